@@ -1,0 +1,106 @@
+"""The catalog's engine, transactions and fencing leases, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.contracts import Attempt, Fence
+from pipeline_tasks.errors import StaleAttempt
+
+BUSY_TIMEOUT_SECONDS = 60
+
+
+def create_engine(url: str) -> sa.Engine:
+    """Return an engine for `sqlite:///path` or `postgresql+psycopg://...`, with the settings that we rely on."""
+    if url.startswith("sqlite"):
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_immediate)
+        return engine
+    return sa.create_engine(url, pool_pre_ping=True)
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own BEGIN is deferred: two readers that both write later would fail with "database is locked".
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    read_only = connection.get_execution_options().get("read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+class Database:
+    """Transactions on the catalog; repositories are built on one of these."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+
+    @contextmanager
+    def write(self, fence: Fence | None = None) -> Iterator[sa.Connection]:
+        """Open a transaction that commits at the end; with a fence, only while its lease is the newest.
+
+        Raises:
+            StaleAttempt: a newer attempt holds the lease; nothing is written.
+        """
+        with self.engine.begin() as connection:
+            if fence is not None:
+                self._check(connection, fence)
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Open a transaction that only reads."""
+        with self.engine.connect().execution_options(read_only=True) as connection:
+            yield connection
+
+    def acquire(self, name: str, attempt: Attempt, *, now: dt.datetime) -> Fence:
+        """Take the lease `name` for this attempt: the newest taker holds it, all earlier fences are stale."""
+        with self.write() as connection:
+            insert_ignore(connection, t.leases, [{"name": name, "token": 0, "holder": "", "acquired_at": now}])
+            row = connection.execute(self._locked(sa.select(t.leases.c.token).where(t.leases.c.name == name)))
+            token = int(row.scalar_one()) + 1
+            connection.execute(
+                t.leases.update()
+                .where(t.leases.c.name == name)
+                .values(token=token, holder=attempt.holder, acquired_at=now)
+            )
+        return Fence(name=name, token=token, holder=attempt.holder)
+
+    def check(self, fence: Fence) -> None:
+        """Raise StaleAttempt unless the fence's lease is still the newest; call before an outside effect."""
+        with self.read() as connection:
+            self._check(connection, fence, lock=False)
+
+    def _check(self, connection: sa.Connection, fence: Fence, *, lock: bool = True) -> None:
+        query = sa.select(t.leases.c.token, t.leases.c.holder).where(t.leases.c.name == fence.name)
+        row = connection.execute(self._locked(query) if lock else query).one_or_none()
+        if row is None or row.token != fence.token:
+            newest = row.holder if row is not None else "nobody"
+            raise StaleAttempt(
+                f"{fence.holder} must hold the lease {fence.name} (got: {newest} holds it). "
+                "A newer attempt goes on; this one publishes nothing."
+            )
+
+    def _locked(self, query: sa.Select[Any]) -> sa.Select[Any]:
+        return query.with_for_update() if self.engine.dialect.name == "postgresql" else query
+
+
+def insert_ignore(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
+    """Insert the rows whose keys are free and return how many were; existing rows stay as they are."""
+    if not rows:
+        return 0
+    module = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return int(connection.execute(module.insert(table).on_conflict_do_nothing(), rows).rowcount)

@@ -1,0 +1,417 @@
+"""The catalog's tables. Times are UTC; unique keys make writes idempotent.
+
+`APPEND_ONLY` tables refuse UPDATE and DELETE by database triggers (see migrations).
+"""
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+
+class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
+    """A timestamp with time zone on every database; SQLite keeps it as a naive UTC value."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a catalog time must carry a time zone (got {value!r}).")
+        utc = value.astimezone(dt.UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+def _text(name: str, **kwargs: Any) -> sa.Column[str]:
+    kwargs.setdefault("nullable", False)
+    return sa.Column(name, sa.Text, **kwargs)
+
+
+def _key(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, primary_key=True)
+
+
+def _integer(name: str, **kwargs: Any) -> sa.Column[int]:
+    kwargs.setdefault("nullable", False)
+    return sa.Column(name, sa.BigInteger, **kwargs)
+
+
+def _json(name: str, *, nullable: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, sa.JSON, nullable=nullable)
+
+
+def _time(name: str, *, nullable: bool = False) -> sa.Column[dt.datetime]:
+    return sa.Column(name, UtcDateTime, nullable=nullable)
+
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    _key("project"),
+    _text("split_key"),
+    _json("labels"),
+    _integer("schema_version"),
+    _json("ls_project_ids"),
+    _time("created_at"),
+)
+
+items = sa.Table(
+    "items",
+    metadata,
+    _key("project"),
+    _key("item_id"),
+    _text("source"),
+    _text("key"),
+    _text("group_key"),
+    _text("media_type"),
+    _text("object_key"),
+    _integer("offset"),
+    _integer("size_bytes"),
+    _text("split"),
+    _text("origin"),
+    _text("source_label", nullable=True),
+    _text("batch_id"),
+    _time("arrived_at"),
+    sa.Index("ix_items_batch", "project", "batch_id"),
+)
+
+seen_objects = sa.Table(
+    "seen_objects",
+    metadata,
+    _key("project"),
+    _key("source"),
+    _key("key"),
+    _text("fingerprint"),
+)
+
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    _key("project"),
+    _key("stage"),
+    _key("source"),
+    _key("key"),
+    _key("digest"),
+    _key("code"),
+    _text("reason"),
+    _text("object_key", nullable=True),
+    _time("at"),
+)
+
+cursors = sa.Table(
+    "cursors",
+    metadata,
+    _key("project"),
+    _key("name"),
+    _json("value"),
+    _integer("generation"),
+    _time("updated_at"),
+)
+
+labeling_tasks = sa.Table(
+    "labeling_tasks",
+    metadata,
+    _key("project"),
+    _key("item_id"),
+    _text("queue"),  # label | exam
+    _text("state"),  # pending | pushing | pushed | done
+    _text("reason"),  # new | uncertain | audit | manual
+    sa.Column("priority", sa.Float, nullable=False),
+    _integer("ls_project_id", nullable=True),
+    _integer("ls_task_id", nullable=True),
+    _json("prediction", nullable=True),
+    _time("requested_at"),
+    _time("pushed_at", nullable=True),
+    sa.Index("ix_labeling_tasks_state", "project", "state"),
+)
+
+annotations = sa.Table(
+    "annotations",
+    metadata,
+    _key("project"),
+    _key("annotation_id"),
+    _key("revision"),
+    _text("item_id"),
+    _text("queue"),
+    _text("annotator"),
+    _text("label", nullable=True),
+    _json("result"),
+    sa.Column("cancelled", sa.Boolean, nullable=False),
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("lead_time_seconds", sa.Float),
+    _time("created_at"),
+    _time("collected_at"),
+    sa.Index("ix_annotations_item", "project", "item_id"),
+)
+
+label_decisions = sa.Table(
+    "label_decisions",
+    metadata,
+    _key("project"),
+    _key("item_id"),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    _text("status"),  # decided | disputed | withdrawn
+    _text("label", nullable=True),
+    _text("method"),  # imported | single | consensus | outcome
+    _json("annotation_ids"),
+    _json("annotators"),
+    sa.Column("agreement", sa.Float),
+    _integer("schema_version"),
+    _time("decided_at"),
+)
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    _key("project"),
+    _key("snapshot_id"),
+    _integer("generation"),
+    _text("parent_id", nullable=True),
+    _text("object_key"),
+    _integer("num_rows"),
+    _json("class_counts"),
+    _integer("schema_version"),
+    _text("run_id"),
+    _time("created_at"),
+    sa.UniqueConstraint("project", "generation", name="uq_snapshots_generation"),
+)
+
+exams = sa.Table(
+    "exams",
+    metadata,
+    _key("project"),
+    sa.Column("epoch", sa.BigInteger, primary_key=True),
+    _text("exam_id"),
+    _text("object_key"),
+    _integer("num_items"),
+    _text("run_id"),
+    _time("opened_at"),
+)
+
+exam_items = sa.Table(
+    "exam_items",
+    metadata,
+    _key("project"),
+    _key("item_id"),
+    _integer("epoch"),
+    _text("label"),
+)
+
+checks = sa.Table(
+    "checks",
+    metadata,
+    _key("project"),
+    _key("stage"),  # items | labels | dataset
+    _key("subject"),  # batch id, snapshot id, ...
+    _key("suite"),
+    sa.Column("success", sa.Boolean, nullable=False),
+    _json("statistics"),
+    _json("failures"),
+    _text("report_key", nullable=True),
+    _text("run_id"),
+    _time("created_at"),
+)
+
+model_versions = sa.Table(
+    "model_versions",
+    metadata,
+    _key("project"),
+    _key("version"),
+    _text("training_key"),
+    _text("recipe"),
+    _json("params"),
+    _text("snapshot_id"),
+    _text("object_key"),
+    _text("digest"),
+    _json("metrics"),
+    _integer("seed"),
+    _text("lock_hash"),
+    _text("code_revision"),
+    _json("tracker"),
+    _text("run_id"),
+    _time("created_at"),
+    sa.UniqueConstraint("project", "training_key", name="uq_model_versions_training_key"),
+)
+
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    _key("project"),
+    _key("verdict_id"),
+    _text("answer"),
+    _text("champion_version", nullable=True),
+    _text("contender_version"),
+    _json("exam_ids"),
+    _json("reasons"),
+    _text("policy_id"),
+    _text("object_key"),
+    _text("run_id"),
+    _time("created_at"),
+)
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    _key("project"),
+    _key("verdict_id"),
+    _text("decision"),  # approve | reject | expired
+    _text("by"),
+    _text("reason"),
+    _time("at"),
+)
+
+releases = sa.Table(
+    "releases",
+    metadata,
+    _key("project"),
+    _key("release_id"),
+    _text("model_version"),
+    _text("verdict_id"),
+    _text("bento_tag"),
+    _text("bento_digest"),
+    _text("object_key"),
+    _json("infra_check"),
+    _text("run_id"),
+    _time("created_at"),
+)
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    _key("project"),
+    _key("deployment_id"),
+    _text("release_id"),
+    _text("model_version"),
+    _text("target"),
+    _text("address"),
+    _time("created_at"),
+)
+
+routes = sa.Table(
+    "routes",
+    metadata,
+    _key("project"),
+    sa.Column("generation", sa.BigInteger, primary_key=True),
+    _text("commit_id", unique=True),
+    _text("parent_commit_id", nullable=True),
+    _text("attempt"),
+    _text("action"),  # promote | rollback
+    _text("champion_version"),
+    _text("verdict_id"),
+    _json("body"),  # {"entries": [...], "shadows": [...], "serving": {threshold, top_k, ...}}
+    _text("actor"),
+    _text("reason"),
+    _time("created_at"),
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    _key("project"),
+    _key("run_id"),
+    _text("kind"),
+    _text("state"),  # open | closed
+    _text("outcome", nullable=True),
+    _text("reason_code", nullable=True),
+    _text("reason", nullable=True),
+    _json("info"),
+    _time("opened_at"),
+    _time("deadline_at"),
+    _time("closed_at", nullable=True),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    _key("name"),
+    _integer("token"),
+    _text("holder"),
+    _time("acquired_at"),
+)
+
+prediction_parts = sa.Table(
+    "prediction_parts",
+    metadata,
+    _key("project"),
+    _key("object_key"),
+    _integer("num_predictions"),
+    _integer("num_feedback"),
+    _time("imported_at"),
+)
+
+audits = sa.Table(
+    "audits",
+    metadata,
+    _key("project"),
+    _key("prediction_id"),
+    _text("item_id"),
+    _text("model_version"),
+    _text("predicted_label"),
+    sa.Column("confidence", sa.Float, nullable=False),
+    _text("kind"),  # audit | uncertain
+    _time("predicted_at"),
+    _time("picked_at"),
+    sa.Index("ix_audits_item", "project", "item_id"),
+)
+
+outcomes = sa.Table(
+    "outcomes",
+    metadata,
+    _key("project"),
+    _key("outcome_id"),
+    _text("prediction_id", nullable=True),
+    _text("business_key", nullable=True),
+    _text("label"),
+    _text("source"),
+    _time("at"),
+)
+
+monitor_windows = sa.Table(
+    "monitor_windows",
+    metadata,
+    _key("project"),
+    _key("window_id"),
+    _json("statistics"),
+    _json("alarms"),
+    _text("run_id"),
+    _time("created_at"),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    _key("key_id"),
+    _text("project"),  # a project's name, or * for all
+    _text("name"),
+    _text("sha256", unique=True),
+    _json("scopes"),
+    _time("created_at"),
+    _time("revoked_at", nullable=True),
+)
+
+APPEND_ONLY = (
+    annotations,
+    label_decisions,
+    snapshots,
+    exams,
+    exam_items,
+    checks,
+    model_versions,
+    verdicts,
+    approvals,
+    releases,
+    deployments,
+    routes,
+    prediction_parts,
+    audits,
+    outcomes,
+)

@@ -1,0 +1,226 @@
+"""The values that travel between stages; standard library only.
+
+A contract is frozen, holds ids and small facts, never bytes, and turns into JSON and back
+(`as_json`) so that it can go through XCom.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Split = Literal["train", "exam"]
+Queue = Literal["label", "exam"]
+Answer = Literal["promote", "keep", "inconclusive"]
+RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of the bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN (Source: RFC 8785, in spirit).
+
+    Raises:
+        ValueError: the value holds a NaN or an infinity.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def content_id(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON."""
+    return sha256_hex(canonical_json(value))
+
+
+def as_json(contract: Any) -> dict[str, Any]:
+    """Return a contract as a JSON-ready dictionary: what a task gives to XCom."""
+    return json.loads(json.dumps(dataclasses.asdict(contract), default=_encode))  # type: ignore[no-any-return]
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    raise TypeError(f"a contract must hold JSON values (got {type(value).__name__}).")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Location:
+    """Where an item's bytes lie: a whole object, or a range of a pack of small items."""
+
+    object_key: str
+    offset: int
+    size_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One piece of data to label or predict on; `item_id` is the SHA-256 of its canonical bytes."""
+
+    project: str
+    item_id: str
+    source: str
+    key: str
+    group_key: str
+    media_type: str
+    location: Location
+    arrived_at: dt.datetime
+    split: Split
+    origin: Literal["source", "production"] = "source"
+    source_label: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attempt:
+    """Who is doing a piece of work: the run, the task and the try number; names the lease holder."""
+
+    run_id: str
+    task: str
+    number: int = 1
+
+    @property
+    def holder(self) -> str:
+        return f"{self.run_id}/{self.task}/{self.number}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fence:
+    """A held lease: publishing checks that `token` is still the newest for `name`."""
+
+    name: str
+    token: int
+    holder: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one ingest run did."""
+
+    project: str
+    batch_id: str
+    num_seen: int
+    num_new: int
+    num_known: int
+    num_quarantined: int
+    num_labeled_at_source: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnnotateReport:
+    """What one annotate run did: labeling tasks asked for, pushed, adopted after a crash, removed as doubles."""
+
+    project: str
+    num_requested: int
+    num_pushed: int
+    num_adopted: int
+    num_duplicates_removed: int
+    ls_project_ids: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CollectReport:
+    """What one collect run did."""
+
+    project: str
+    num_annotations: int
+    num_deleted: int
+    num_decided: int
+    num_disputed: int
+    num_refused: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SnapshotRef:
+    """One dataset version; `snapshot_id` is the SHA-256 of its Parquet manifest's rows."""
+
+    project: str
+    snapshot_id: str
+    object_key: str
+    num_rows: int
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExamRef:
+    """One frozen exam: the items and labels of one epoch."""
+
+    project: str
+    epoch: int
+    exam_id: str
+    object_key: str
+    num_items: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelRef:
+    """One model version in the object store; `digest` is the SHA-256 of its weights file."""
+
+    project: str
+    version: str
+    object_key: str
+    digest: str
+    snapshot_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VerdictRef:
+    """The gate's answer on one contender; the evidence lies under `object_key`."""
+
+    project: str
+    verdict_id: str
+    answer: Answer
+    champion_version: str | None
+    contender_version: str
+    reasons: tuple[str, ...]
+    object_key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReleaseRef:
+    """A model version built into a bento after a `promote` verdict."""
+
+    project: str
+    release_id: str
+    model_version: str
+    verdict_id: str
+    bento_tag: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeploymentRef:
+    """A release running somewhere; `address` is the base URL of its inference service."""
+
+    project: str
+    deployment_id: str
+    release_id: str
+    model_version: str
+    address: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteEntry:
+    """One deployment's share of a project's traffic; weights of a route add up to 100."""
+
+    deployment_id: str
+    model_version: str
+    address: str
+    weight: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Route:
+    """One generation of a project's route: an append-only, linear chain."""
+
+    project: str
+    generation: int
+    commit_id: str
+    parent_commit_id: str | None
+    champion_version: str
+    entries: tuple[RouteEntry, ...]
+    shadows: tuple[RouteEntry, ...] = ()

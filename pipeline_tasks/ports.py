@@ -1,0 +1,145 @@
+"""What the stages need from the outside world; adapters and fakes implement these."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline_tasks.contracts import Location
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object of a listing."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    modified_at: dt.datetime
+
+
+class ObjectStore(Protocol):
+    """Immutable objects in one bucket (S3). Keys are relative; no leading slash.
+
+    All methods raise ServiceUnavailable after the retry budget (90 s) and DataCorrupt when bytes
+    do not match their checksum. A failed `put` does not mean "not written".
+    """
+
+    def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
+        """Write an object whole, idempotently: the same key always gets the same bytes."""
+
+    def put_file(self, key: str, path: Path, *, content_type: str = "application/octet-stream") -> None:
+        """Like `put`, streamed from a file."""
+
+    def create(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> bool:
+        """Write only if the key is free (If-None-Match: *); True when these bytes are what lies there now."""
+
+    def get(self, key: str) -> bytes:
+        """Return the whole object; KeyError if it does not exist."""
+
+    def get_range(self, location: Location) -> bytes:
+        """Return one item's bytes out of an object or a pack."""
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Stream an object into a file."""
+
+    def exists(self, key: str) -> bool: ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield the objects under a prefix, in key order."""
+
+    def delete(self, keys: Iterable[str]) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelingAnnotation:
+    """One annotation as the labeling tool has it."""
+
+    annotation_id: str
+    task_id: int
+    item_id: str
+    annotator: str
+    result: tuple[Mapping[str, Any], ...]
+    cancelled: bool
+    lead_time_seconds: float | None
+    created_at: dt.datetime
+    updated_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelingTask:
+    """A task to push: our item id and what the labeling config shows."""
+
+    item_id: str
+    data: Mapping[str, Any]
+    predictions: tuple[Mapping[str, Any], ...] = ()
+
+
+class LabelingTool(Protocol):
+    """Label Studio, as far as the stages know it."""
+
+    def ensure_project(self, *, title: str, label_config: str, annotators_per_item: int, show_predictions: bool) -> int:
+        """Return the id of the project with this title, created or updated to match."""
+
+    def import_tasks(self, project_id: int, tasks: Sequence[LabelingTask]) -> None:
+        """Create tasks; NOT idempotent, and an error does not mean that nothing was created."""
+
+    def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
+        """Return the ids of the tasks of each item (more than one = duplicates), for all items or the named."""
+
+    def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None: ...
+
+    def annotations(self, project_id: int, *, updated_since: dt.datetime | None) -> Iterator[LabelingAnnotation]:
+        """Yield annotations of tasks changed at or after the time (inclusive), oldest change first."""
+
+    def annotated_task_ids(self, project_id: int) -> set[int]:
+        """Return ids of tasks with an annotation now: what finds deletions."""
+
+    def url(self, project_id: int) -> str:
+        """Return the address a person opens."""
+
+
+class TrackerRun(Protocol):
+    """One experiment run; never raises and never blocks for more than 2 s because the tracker is away."""
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None: ...
+    def summary(self, values: Mapping[str, Any]) -> None: ...
+    def reference(self) -> Mapping[str, str]:
+        """Return where to find the run: mode, run id, and url or directory."""
+
+    def finish(self, *, exit_code: int = 0) -> None: ...
+
+
+class Tracker(Protocol):
+    """Weights & Biases: online, self-hosted or offline."""
+
+    def start(
+        self, *, project: str, run_id: str, group: str, job_type: str, config: Mapping[str, Any]
+    ) -> TrackerRun: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerHandle:
+    """A started inference server."""
+
+    deployment_id: str
+    address: str
+
+
+class DeploymentTarget(Protocol):
+    """Where releases run: `process` (supervised `bentoml serve`), later `docker` and `kubernetes`."""
+
+    def start(self, *, deployment_id: str, bento_tag: str, environment: Mapping[str, str]) -> ServerHandle:
+        """Start (or adopt, by deployment id) a server; returns before it is ready."""
+
+    def wait_ready(self, deployment_id: str, *, timeout_seconds: float) -> None:
+        """Raise ServiceUnavailable, with the last log lines, unless it becomes ready in time."""
+
+    def stop(self, deployment_id: str) -> None:
+        """SIGTERM, wait for in-flight requests, remove; no error if it is gone."""
+
+    def list(self) -> Mapping[str, str]:
+        """Return deployment id -> state of everything this target runs."""

@@ -1,0 +1,262 @@
+"""The typed, validated `project.yaml`: what a user writes to put a model into the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Modality = Literal["image", "text", "tabular"]
+NAME_PATTERN = r"^[a-z][a-z0-9_]{1,38}[a-z0-9]$"
+SCHEMA_VERSION = 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class FolderSource(_Model):
+    """Files below a folder (relative paths start at the project's folder); each file is one item."""
+
+    type: Literal["folder"]
+    name: str = "folder"
+    path: str
+    pattern: str = Field("**/*", description="Glob of the files to read.")
+    label_pattern: str | None = Field(
+        None,
+        description="Regular expression on the key (path below the folder) with a group named `label`; no match = unlabeled.",
+    )
+    group_pattern: str | None = Field(
+        None,
+        description="Regular expression on the key with a group named `group` (patient, user, session); no match = the key itself.",
+    )
+
+
+class S3Source(_Model):
+    """Objects below a prefix of any S3 bucket; each object is one item."""
+
+    type: Literal["s3"]
+    name: str = "s3"
+    bucket: str
+    prefix: str = ""
+    endpoint_url: str | None = Field(None, description="Empty = the stack's own S3.")
+    credentials: str | None = Field(
+        None,
+        description="Prefix of the environment variables that hold the keys: <PREFIX>_ACCESS_KEY and <PREFIX>_SECRET_KEY.",
+    )
+    label_pattern: str | None = None
+    group_pattern: str | None = None
+
+
+class _Rows(_Model):
+    key_column: str
+    content_columns: list[str] = Field(
+        min_length=1, description="The columns that make an item: one for text, the features for tabular."
+    )
+    label_column: str | None = None
+    group_column: str | None = None
+
+
+class TableSource(_Rows):
+    """CSV, Parquet or JSON-lines files; each row is one item."""
+
+    type: Literal["table"]
+    name: str = "table"
+    path: str
+    pattern: str = "**/*"
+
+
+class SqlSource(_Rows):
+    """The rows of a query on any SQLAlchemy URL; each row is one item."""
+
+    type: Literal["sql"]
+    name: str = "sql"
+    url_variable: str = Field(
+        description="Environment variable that holds the SQLAlchemy URL (it may hold a password)."
+    )
+    query: str
+    watermark_column: str | None = Field(
+        None, description="Only rows with a greater value than at the last run are read."
+    )
+
+
+Source = Annotated[FolderSource | S3Source | TableSource | SqlSource, Field(discriminator="type")]
+
+
+class Labels(_Model):
+    """The classes, who gives labels, and how many people look at each item."""
+
+    classes: list[str] = Field(min_length=2)
+    imported: Literal["accept", "ignore"] = Field(
+        "accept", description="What to do with labels that come with the source."
+    )
+    annotators: int = Field(1, ge=1, le=10, description="People per training item.")
+    exam_annotators: int = Field(2, ge=1, le=10, description="People per exam item; they see no model suggestion.")
+    min_agreement: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of annotators behind the winning label, more than this, or the item is disputed.",
+    )
+    suggestions: bool = Field(True, description="Show the champion's answer to labelers of training items.")
+
+
+class SplitConfig(_Model):
+    """How items are divided between training and the exam."""
+
+    exam_share: float = Field(0.1, gt=0, lt=1, description="Share of group keys that go to the exam.")
+
+
+class Checks(_Model):
+    """Overrides of the modality's data checks; see docs/checks.md."""
+
+    min_rows: int = Field(50, ge=1)
+    min_per_class: int = Field(2, ge=1)
+    max_class_share: float = Field(0.9, gt=0, le=1)
+    max_item_bytes: int = Field(20_000_000, ge=1)
+    max_pixels: int = Field(25_000_000, ge=1)
+    min_side_pixels: int = Field(1, ge=1)
+    max_text_characters: int = Field(100_000, ge=1)
+    max_drift: float = Field(
+        0.5,
+        gt=0,
+        description="Largest Jensen-Shannon distance of the label distribution to the last snapshot (0 to 1).",
+    )
+    drift_policy: Literal["warn", "stop"] = "warn"
+    max_quarantine_share: float = Field(
+        0.5, gt=0, le=1, description="A batch with a greater share of bad items stops the run."
+    )
+
+
+class Tune(_Model):
+    """Automated choice of hyper-parameters with Optuna."""
+
+    trials: int = Field(0, ge=0, le=1000)
+    epochs: int = Field(2, ge=1)
+
+
+class Recipe(_Model):
+    """What is trained, and how."""
+
+    name: str = Field(description="A stock recipe (image_cnn, text_bow) or `recipe.py` in the project's folder.")
+    params: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    tune: Tune = Tune()
+
+
+class Floors(_Model):
+    """What the first champion has to reach, since there is nobody to beat."""
+
+    accuracy: float = Field(0.5, ge=0, le=1)
+    recall_per_class: float = Field(0.0, ge=0, le=1)
+
+
+class Limits(_Model):
+    """Satisficing metrics: every one must hold."""
+
+    latency_p99_ms: float = Field(250.0, gt=0, description="One item at a time, in process.")
+    size_mb: float = Field(500.0, gt=0)
+    recall_per_class: float = Field(
+        0.0, ge=0, le=1, description="Floor on the current exam, for classes with min_class_items or more."
+    )
+    min_class_items: int = Field(20, ge=1)
+    max_calibration_error: float = Field(1.0, gt=0, le=1)
+
+
+class ExamConfig(_Model):
+    """When new exam items open a new epoch."""
+
+    min_items: int = Field(100, ge=10)
+
+
+class Gate(_Model):
+    """The rule by which a contender dethrones the champion."""
+
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    min_gain: float = Field(0.0, ge=0, lt=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    previous_margin: float = Field(0.03, ge=0, lt=1, description="Non-inferiority margin on the previous exam.")
+    floors: Floors = Floors()
+    limits: Limits = Limits()
+    exam: ExamConfig = ExamConfig()
+
+
+class Approval(_Model):
+    """Whether a person has to say yes before a promotion."""
+
+    when: Literal["never", "first", "always"] = "never"
+    deadline_hours: float = Field(48.0, gt=0)
+    four_eyes: bool = False
+
+
+class Serving(_Model):
+    """How predictions are answered and what is logged."""
+
+    target: Literal["process"] = "process"
+    review_below: float = Field(0.5, ge=0, le=1, description="Answers with less confidence say needs_review.")
+    top_k: int = Field(3, ge=1)
+    max_request_bytes: int = Field(10_000_000, ge=1)
+    requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
+    drain_seconds: float = Field(30.0, ge=0)
+    keep_previous: bool = Field(True, description="Keep the previous champion running, ready to return.")
+
+
+class Monitor(_Model):
+    """Which production predictions go to people, and when quality raises an alarm."""
+
+    audit_share: float = Field(0.05, ge=0, le=1, description="Random share of predictions that people check.")
+    max_audits: int = Field(200, ge=0, description="Per monitor run.")
+    max_uncertain: int = Field(200, ge=0, description="Per monitor run; the least confident first.")
+    max_share_per_client: float = Field(1.0, gt=0, le=1)
+    min_audited: int = Field(30, ge=1)
+    max_quality_drop: float = Field(0.05, gt=0, le=1)
+
+
+class TrainTrigger(_Model):
+    """When training starts by itself."""
+
+    min_new_labels: int = Field(200, ge=1)
+
+
+class Schedules(_Model):
+    """Cron expressions (UTC) of the sweeps; null = only by hand or by event."""
+
+    ingest: str | None = "*/15 * * * *"
+    annotate: str | None = "*/15 * * * *"
+    collect: str | None = "*/5 * * * *"
+    train: str | None = "0 3 * * *"
+    monitor: str | None = "*/30 * * * *"
+
+
+class Project(_Model):
+    """One project of the loop."""
+
+    version: Literal[1] = 1
+    name: str = Field(pattern=NAME_PATTERN)
+    description: str = ""
+    owner: str = "ml"
+    modality: Modality
+    sources: list[Source] = Field(min_length=1)
+    labels: Labels
+    split: SplitConfig = SplitConfig()
+    checks: Checks = Checks()
+    recipe: Recipe
+    train: TrainTrigger = TrainTrigger()
+    gate: Gate = Gate()
+    approval: Approval = Approval()
+    serving: Serving = Serving()
+    monitor: Monitor = Monitor()
+    schedules: Schedules = Schedules()
+
+
+class LoadedProject(_Model):
+    """A validated project with its folder and labeling configuration."""
+
+    config: Project
+    folder: Path
+    labeling_xml: str
+
+    @property
+    def name(self) -> str:
+        return self.config.name

@@ -1,0 +1,123 @@
+"""Where everything is: the only reader of `os.environ`.
+
+On one machine `dethrone up` writes `stack.json` (addresses) and the secret files below the home folder, and
+that is all a task needs. Beyond one machine each value is set by its environment variable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline_tasks.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """Addresses, folders and secrets of this installation. Secrets are kept out of `repr`."""
+
+    home: Path
+    projects_dir: Path
+    catalog_url: str = dataclasses.field(repr=False)
+    s3_endpoint: str
+    s3_bucket: str
+    s3_region: str
+    s3_access_key: str = dataclasses.field(repr=False)
+    s3_secret_key: str = dataclasses.field(repr=False)
+    label_studio_url: str
+    label_studio_token: str = dataclasses.field(repr=False)
+    airflow_url: str
+    gateway_url: str
+    webhook_secret: str = dataclasses.field(repr=False)
+    split_key: str = dataclasses.field(repr=False)
+    wandb_mode: str
+    environment: Mapping[str, str] = dataclasses.field(repr=False, default_factory=dict)
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def bentoml_home(self) -> Path:
+        return self.home / "bentoml"
+
+    @property
+    def wandb_dir(self) -> Path:
+        return self.home / "wandb"
+
+    @property
+    def scratch_dir(self) -> Path:
+        return self.home / "scratch"
+
+
+def home_from(environment: Mapping[str, str]) -> Path:
+    """Return the one state folder: DETHRONE_HOME, or `.dethrone` below the working directory."""
+    return Path(environment.get("DETHRONE_HOME") or ".dethrone").expanduser().resolve()
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings from the environment, then `stack.json` and `secrets/` in the home folder.
+
+    Raises:
+        ConfigError: a value has neither; the message names the variable and the command that writes it.
+    """
+    env = dict(os.environ if environment is None else environment)
+    home = home_from(env)
+    stack = _read_stack(home)
+
+    def value(variable: str, stack_key: str) -> str:
+        found = env.get(variable) or stack.get(stack_key)
+        if not found:
+            raise ConfigError(
+                f"{variable} must be set, or {home / 'stack.json'} must hold {stack_key} (got neither). "
+                "Start the stack with `dethrone up`, or set the variable."
+            )
+        return str(found)
+
+    def secret(variable: str, name: str) -> str:
+        if env.get(variable):
+            return env[variable]
+        path = Path(env.get(f"{variable}_FILE") or home / "secrets" / name)
+        try:
+            return path.read_text().strip()
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{variable} must be set, or the file {path} must exist (got neither). "
+                "`dethrone up` writes it at its first start."
+            ) from None
+
+    return Settings(
+        home=home,
+        projects_dir=Path(env.get("DETHRONE_PROJECTS") or stack.get("projects_dir") or "projects").resolve(),
+        catalog_url=env.get("DETHRONE_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}",
+        s3_endpoint=value("DETHRONE_S3_ENDPOINT", "s3_endpoint"),
+        s3_bucket=env.get("DETHRONE_S3_BUCKET") or "dethrone",
+        s3_region=env.get("DETHRONE_S3_REGION") or "us-east-1",
+        s3_access_key=secret("DETHRONE_S3_ACCESS_KEY", "s3_access_key"),
+        s3_secret_key=secret("DETHRONE_S3_SECRET_KEY", "s3_secret_key"),
+        label_studio_url=value("DETHRONE_LABEL_STUDIO_URL", "label_studio_url"),
+        label_studio_token=secret("DETHRONE_LABEL_STUDIO_TOKEN", "label_studio_token"),
+        airflow_url=value("DETHRONE_AIRFLOW_URL", "airflow_url"),
+        gateway_url=value("DETHRONE_GATEWAY_URL", "gateway_url"),
+        webhook_secret=secret("DETHRONE_WEBHOOK_SECRET", "webhook_secret"),
+        split_key=secret("DETHRONE_SPLIT_KEY", "split_key"),
+        wandb_mode=_wandb_mode(env),
+        environment=env,
+    )
+
+
+def _read_stack(home: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((home / "stack.json").read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def _wandb_mode(env: Mapping[str, str]) -> str:
+    if env.get("WANDB_MODE"):
+        return env["WANDB_MODE"]
+    return "online" if env.get("WANDB_API_KEY") else "offline"
