@@ -1,0 +1,55 @@
+"""Fixtures that all suites share: catalogs on SQLite and PostgreSQL, object stores, free ports."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline_tasks.catalog import tables
+from pipeline_tasks.catalog.database import Database, create_engine
+from tests import services
+from tests.fakes import FakeObjectStore
+
+
+@pytest.fixture
+def database(tmp_path):
+    """An empty catalog in a SQLite file."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'catalog.db'}")
+    tables.metadata.create_all(engine)
+    yield Database(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def object_store() -> FakeObjectStore:
+    return FakeObjectStore()
+
+
+@pytest.fixture
+def free_port() -> int:
+    return services.free_ports(1)[0]
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """A real PostgreSQL for the whole run (marker `integration`)."""
+    if services.postgres_bin() is None:
+        pytest.skip("PostgreSQL (initdb, pg_ctl) is not installed")
+    with services.running(services.PostgresServer()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed_server():
+    """A real SeaweedFS for the whole run (marker `integration`)."""
+    if not services.weed_path().exists():
+        pytest.skip("SeaweedFS (weed) is not installed")
+    with services.running(services.SeaweedServer()) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
+def catalog_url(request, tmp_path) -> str:
+    """The URL of an empty database of each kind, without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalog.db'}"
+    return request.getfixturevalue("postgres_server").new_database()
