@@ -254,8 +254,10 @@ verdicts = sa.Table(
     _json("reasons"),
     _text("policy_id"),
     _text("object_key"),
+    _text("digest"),  # SHA-256 of verdict.json
     _text("run_id"),
     _time("created_at"),
+    sa.Index("ix_verdicts_contender", "project", "contender_version"),
 )
 
 approvals = sa.Table(
@@ -263,8 +265,10 @@ approvals = sa.Table(
     metadata,
     _key("project"),
     _key("verdict_id"),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),  # an expired request may be asked again
     _text("decision"),  # approve | reject | expired
     _text("by"),
+    _text("requested_by", nullable=True),  # who triggered the run: four eyes
     _text("reason"),
     _time("at"),
 )
