@@ -121,3 +121,9 @@ def _wandb_mode(env: Mapping[str, str]) -> str:
     if env.get("WANDB_MODE"):
         return env["WANDB_MODE"]
     return "online" if env.get("WANDB_API_KEY") else "offline"
+
+
+def projects_dir() -> Path:
+    """Return the folder of the projects without asking for anything else: what a DAG file needs to be parsed."""
+    stack = _read_stack(home_from(os.environ))
+    return Path(os.environ.get("DETHRONE_PROJECTS") or stack.get("projects_dir") or "projects").resolve()

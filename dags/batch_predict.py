@@ -1,0 +1,31 @@
+"""<project>__batch_predict: the champion's answers for many items at once."""
+
+from airflow.sdk import DAG, Param
+
+from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects
+
+DOC = """
+### Predict a batch
+
+Answers every item that was ingested (or one ingest batch) with the champion, offline, and writes one Parquet file.
+
+**When it fails.** Run it again: the output is named by the champion and the items, so it is written once.
+"""
+
+for project in load_valid_projects():
+    name = project.name
+    with DAG(
+        schedule=None,
+        params={
+            "batch_id": Param(None, type=["null", "string"], title="Ingest batch (empty: all items without a label)"),
+        },
+        **dag_arguments(project, "batch_predict", doc=DOC),
+    ):
+        StageOperator(
+            stage="batch_predict",
+            project=name,
+            pool="gpu",
+            arguments={"batch_id": "{{ params.batch_id }}"},
+            inlets=[asset(name, "champion")],
+            outlets=[asset(name, "batch_predictions")],
+        )

@@ -1,0 +1,25 @@
+"""<project>__collect: bring the labelers' answers back."""
+
+from airflow.sdk import DAG
+
+from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, wake_on
+
+DOC = """
+### Collect annotations
+
+Reads what changed in Label Studio since the last run, decides each item's label from all its annotators, and keeps
+the history. Label Studio's webhook wakes it; the schedule sweeps what a lost webhook missed.
+
+**When it fails.** `SCHEMA_DRIFT`: the classes in Label Studio are not those of project.yaml; the message names them.
+Everything else is retried; nothing is read twice.
+"""
+
+for project in load_valid_projects():
+    name = project.name
+    with DAG(
+        schedule=wake_on(project.schedules.collect, asset(name, "annotations")),
+        **dag_arguments(project, "collect", doc=DOC),
+    ):
+        StageOperator(
+            stage="collect", project=name, inlets=[asset(name, "annotations")], outlets=[asset(name, "labels")]
+        )

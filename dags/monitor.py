@@ -1,0 +1,29 @@
+"""<project>__monitor: look at what the champion answers in production."""
+
+from airflow.sdk import DAG
+
+from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, wake_on
+
+DOC = """
+### Watch production
+
+Reads the prediction log, sends a random audit sample and the least confident answers to the labelers, measures the
+live model's quality on audited answers, and wakes training when it has dropped.
+
+**When it fails.** Nothing is lost: the log's parts stay where they are and the next run reads them. `Report` shows
+the numbers; INSUFFICIENT_DATA means neither an alarm nor an all-clear.
+"""
+
+for project in load_valid_projects():
+    name = project.name
+    with DAG(schedule=wake_on(project.schedules.monitor), **dag_arguments(project, "monitor", doc=DOC)):
+        watch = StageOperator(
+            stage="monitor", project=name, inlets=[asset(name, "champion")], outlets=[asset(name, "review")]
+        )
+        alarm = StageOperator(
+            stage="alarm",
+            project=name,
+            arguments={"window_id": "{{ (ti.xcom_pull(task_ids='monitor') or {}).get('window_id') }}"},
+            outlets=[asset(name, "alarms")],
+        )
+        watch >> alarm

@@ -1,0 +1,35 @@
+"""<project>__rollback: return to an earlier champion."""
+
+from airflow.sdk import DAG, Param
+
+from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects
+
+DOC = """
+### Roll back
+
+Gives the traffic back to an earlier champion: the one before, which is kept running, or a version that you name. No
+request fails meanwhile. From a shell: `dethrone rollback <project> --reason "..."`.
+
+**When it fails.** The champion that served keeps serving. `NO_EARLIER_CHAMPION`: there is nothing to return to.
+"""
+
+for project in load_valid_projects():
+    name = project.name
+    with DAG(
+        schedule=None,
+        params={
+            "to_version": Param(None, type=["null", "string"], title="Model version (empty: the champion before)"),
+            "reason": Param("by hand", type="string", minLength=3, title="Why (kept in the ledger)"),
+        },
+        **dag_arguments(project, "rollback", doc=DOC),
+    ):
+        StageOperator(
+            stage="rollback",
+            project=name,
+            arguments={
+                "to_version": "{{ params.to_version }}",
+                "reason": "{{ params.reason }}",
+                "actor": "{{ dag_run.triggering_user_name or 'airflow' }}",
+            },
+            outlets=[asset(name, "champion")],
+        )

@@ -1,0 +1,101 @@
+"""<project>__train: snapshot, train, judge, ask, build, ship."""
+
+import datetime as dt
+
+from airflow.sdk import DAG, Param, TriggerRule
+
+from pipeline_tasks.airflow_glue import (
+    PromotionApproval,
+    StageOperator,
+    asset,
+    dag_arguments,
+    load_valid_projects,
+    wake_on,
+)
+
+DOC = """
+### Train a contender and let it fight the champion
+
+`plan` decides whether there is enough new to train on. `snapshot` freezes the labels (and opens a new exam epoch when
+enough exam items are labeled) and checks them. `train` tunes and trains on the pool `gpu`. `judge` scores champion and
+contender on the same frozen exams. `approve` waits for a person where the project asks for one. `release` builds the
+bento and checks it in its real server. `ship` moves the traffic and keeps the old champion ready. `finish` records how
+the run ended: promoted, rejected(reason), failed(reason) or superseded.
+
+**When it fails.** Look at `finish` for the reason and at `judge` for the report. The champion keeps serving whatever
+happens here. Clearing a failed task goes on from there; a whole new run adopts what was already trained.
+"""
+
+for project in load_valid_projects():
+    name = project.name
+    with DAG(
+        schedule=wake_on(project.schedules.train, asset(name, "labels"), asset(name, "alarms")),
+        params={
+            "force": Param(False, type="boolean", title="Train although there are not enough new labels"),
+            "window": Param(
+                "all",
+                enum=["all", "newest"],
+                title="Labels to train on",
+                description_md="`newest`: only those decided since the champion's snapshot (it tends to forget the old).",
+            ),
+            "seed": Param(None, type=["null", "integer"], title="Seed (empty: the project's)"),
+            "note": Param(None, type=["null", "string"], title="Why this run (optional)"),
+        },
+        **dag_arguments(project, "train", doc=DOC),
+    ):
+        verdict_id = "{{ ti.xcom_pull(task_ids='judge')['verdict_id'] }}"
+        plan = StageOperator(
+            stage="plan_training",
+            task_id="plan",
+            project=name,
+            arguments={"force": "{{ params.force }}"},
+            inlets=[asset(name, "labels"), asset(name, "alarms")],
+        )
+        snapshot = StageOperator(
+            stage="snapshot",
+            project=name,
+            arguments={"window": "{{ params.window }}"},
+            outlets=[asset(name, "snapshots")],
+        )
+        train = StageOperator(
+            stage="train",
+            project=name,
+            pool="gpu",
+            execution_timeout=dt.timedelta(hours=12),
+            arguments={
+                "snapshot_id": "{{ ti.xcom_pull(task_ids='snapshot')['snapshot_id'] }}",
+                "seed": "{{ params.seed }}",
+            },
+            outlets=[asset(name, "models")],
+        )
+        judge = StageOperator(
+            stage="judge",
+            project=name,
+            pool="gpu",
+            arguments={
+                "version": "{{ ti.xcom_pull(task_ids='train')['version'] }}",
+                "epochs": "{{ ti.xcom_pull(task_ids='snapshot')['epochs'] }}",
+            },
+            outlets=[asset(name, "verdicts")],
+        )
+        approve = PromotionApproval(
+            task_id="approve",
+            project=name,
+            verdict_id=verdict_id,
+            response_timeout=dt.timedelta(hours=project.approval.deadline_hours),
+            execution_timeout=None,
+        )
+        release = StageOperator(stage="release", project=name, arguments={"verdict_id": verdict_id})
+        ship = StageOperator(
+            stage="ship",
+            project=name,
+            arguments={"release_id": "{{ ti.xcom_pull(task_ids='release')['release_id'] }}"},
+            outlets=[asset(name, "champion")],
+        )
+        finish = StageOperator(
+            stage="finish",
+            project=name,
+            arguments={"started": "{{ ti.xcom_pull(task_ids='plan') is not none }}"},
+            trigger_rule=TriggerRule.ALL_DONE,
+        )
+        plan >> snapshot >> train >> judge >> approve >> release >> ship >> finish

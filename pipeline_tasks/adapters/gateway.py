@@ -1,0 +1,50 @@
+"""The gateway's administration side, as shipping sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from pipeline_tasks.errors import PermanentError, ServiceUnavailable
+
+
+class GatewayClient:
+    """Asks a running gateway what it follows and what is in flight; needs a key with the scope `admin`."""
+
+    def __init__(self, url: str, *, api_key: str, timeout_seconds: float = 5.0) -> None:
+        self._client = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=timeout_seconds,
+            trust_env=False,
+        )
+
+    def followed_generation(self, project: str) -> int:
+        """Return the route generation that the gateway serves by; 0 if it has none or does not answer."""
+        try:
+            body = self._get(f"/v1/projects/{project}")
+        except ServiceUnavailable:
+            return 0
+        return int(body.get("generation", 0)) if body else 0
+
+    def in_flight(self, deployment_id: str) -> int:
+        """Return how many requests to this deployment are unanswered."""
+        body = self._get("/internal/inflight", params={"deployment": deployment_id})
+        return int(body["in_flight"]) if body else 0
+
+    def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any] | None:
+        try:
+            answer = self._client.get(path, params=params)
+        except httpx.HTTPError as error:
+            raise ServiceUnavailable(f"the gateway must answer {path} (got {type(error).__name__}).") from error
+        if answer.status_code in {404, 503}:
+            return None
+        if answer.status_code in {401, 403}:
+            raise PermanentError(
+                "the gateway's key must have the scope admin (got "
+                f"{answer.status_code}). `dethrone up` issues it; see `dethrone keys list`.",
+                code="GATEWAY_AUTH",
+            )
+        answer.raise_for_status()
+        return dict(answer.json())

@@ -1,0 +1,131 @@
+"""What we add to Airflow's web server: reports behind its login, an overview page, and Label Studio's webhook.
+
+Loaded by every Airflow process (entry point `airflow.plugins`), so imports at module level stay light.
+Everything that a plugin mounts is public unless each route asks for the user: every route here does, but for the
+webhook, which checks a secret header.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import time
+from typing import Any, ClassVar
+
+from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.plugins_manager import AirflowPlugin
+from fastapi import FastAPI, Header, HTTPException, Request, Response
+
+logger = logging.getLogger(__name__)
+
+MAX_WEBHOOK_BYTES = 2_000_000
+DEBOUNCE_SECONDS = 15.0
+WEBHOOK_SECRET_HEADER = "X-Dethrone-Secret"  # noqa: S105 - the header's name, not the secret
+
+REPORT_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+app = FastAPI(title="Dethrone", docs_url=None, redoc_url=None, openapi_url=None)
+_last_event: dict[str, float] = {}
+
+
+@app.get("/")
+def overview(user: GetUserDep) -> Response:  # noqa: ARG001 - asking for the user is the check
+    """Show every project: champion, exam, labels, last runs, and where to look."""
+    from pipeline_tasks import entrypoints
+    from pipeline_tasks.overview import render_overview
+
+    return Response(render_overview(entrypoints.overview()), media_type="text/html", headers=REPORT_HEADERS)
+
+
+@app.get("/reports/{key:path}")
+def report(key: str, user: GetUserDep) -> Response:  # noqa: ARG001
+    """Serve a stored report: a verdict's, a check's or a monitor window's page."""
+    from pipeline_tasks import entrypoints
+
+    if not key.startswith(("verdicts/", "reports/")) or ".." in key or not key.endswith(".html"):
+        raise HTTPException(404, "no such report")
+    try:
+        data = entrypoints.read_object(key)
+    except KeyError:
+        raise HTTPException(404, "no such report") from None
+    return Response(data, media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)
+
+
+@app.post("/hooks/label-studio/{project}")
+async def label_studio_hook(
+    project: str, request: Request, x_dethrone_secret: str = Header(default="")
+) -> dict[str, bool]:
+    """Take Label Studio's word that something changed: at most one wake-up in 15 s, the collect run reads the truth."""
+    from pipeline_tasks.settings import load_settings
+
+    settings = load_settings()
+    if not hmac.compare_digest(x_dethrone_secret.encode(), settings.webhook_secret.encode()):
+        raise HTTPException(401, "the secret header must be the webhook's secret")
+    await _read_bounded(request)
+    if project not in _known_projects():
+        raise HTTPException(404, "no such project")
+    now = time.monotonic()
+    if now - _last_event.get(project, -DEBOUNCE_SECONDS) < DEBOUNCE_SECONDS:
+        return {"woken": False}
+    _last_event[project] = now
+    return {"woken": _wake(f"{project}_annotations")}
+
+
+async def _read_bounded(request: Request) -> Any:
+    """Read and parse the body within the limit; its contents are not used, a forgery can cause one poll at most."""
+    size = 0
+    chunks = []
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_WEBHOOK_BYTES:
+            raise HTTPException(413, f"a webhook's body must be at most {MAX_WEBHOOK_BYTES} bytes")
+        chunks.append(chunk)
+    try:
+        body = json.loads(b"".join(chunks))
+    except ValueError:
+        raise HTTPException(422, "a webhook's body must be JSON") from None
+    if not isinstance(body, dict):
+        raise HTTPException(422, "a webhook's body must be a JSON object")
+    return body
+
+
+def _known_projects() -> set[str]:
+    from pipeline_tasks.settings import projects_dir
+
+    return {path.parent.name for path in projects_dir().glob("*/project.yaml")}
+
+
+def _wake(asset_name: str) -> bool:
+    from airflow.assets.manager import asset_manager
+    from airflow.models.asset import AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        model = session.scalar(select(AssetModel).where(AssetModel.name == asset_name))
+        if model is None:
+            logger.warning("asset %s is not known yet; the schedule will sweep", asset_name)
+            return False
+        asset_manager.register_asset_change(asset=model, extra={}, session=session, source_is_api=True)
+    return True
+
+
+class DethronePlugin(AirflowPlugin):
+    """Mounts the pages and puts them into Airflow's navigation."""
+
+    name = "dethrone"
+    fastapi_apps: ClassVar = [{"app": app, "url_prefix": "/dethrone", "name": "Dethrone"}]
+    external_views: ClassVar = [
+        {
+            "name": "Dethrone",
+            "href": "/dethrone/",
+            "destination": "nav",
+            "url_route": "dethrone",
+            "category": "browse",
+        }
+    ]

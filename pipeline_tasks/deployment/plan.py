@@ -1,0 +1,109 @@
+"""What the next route is, where a rollback goes, and which deployments may be stopped: pure decisions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+from pipeline_tasks.contracts import DeploymentRef, Route, RouteEntry, content_id
+from pipeline_tasks.errors import ConfigError
+
+FULL_SHARE = 100
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteChange:
+    """A route to commit and what it replaces."""
+
+    route: Route
+    replaces: RouteEntry | None
+
+
+def deployment_id_of(project: str, release_id: str) -> str:
+    """Return the one deployment id of a release on a target, so that every attempt finds the same server."""
+    return f"{project.replace('_', '-')}-{release_id[:12]}"
+
+
+def next_route(head: Route | None, deployment: DeploymentRef, *, reason_id: str, attempt: str) -> RouteChange:
+    """Give all traffic to a deployment, one generation after the head.
+
+    `reason_id` is the verdict (promotion) or the generation returned to (rollback); with the attempt it makes the
+    commit id unique, so that a writer can tell its own row after an ambiguous answer.
+    """
+    generation = head.generation + 1 if head else 1
+    commit_id = content_id([deployment.project, generation, deployment.deployment_id, reason_id, attempt])
+    route = Route(
+        project=deployment.project,
+        generation=generation,
+        commit_id=commit_id,
+        parent_commit_id=head.commit_id if head else None,
+        champion_version=deployment.model_version,
+        entries=(
+            RouteEntry(
+                deployment_id=deployment.deployment_id,
+                model_version=deployment.model_version,
+                address=deployment.address,
+                weight=FULL_SHARE,
+            ),
+        ),
+    )
+    return RouteChange(route=route, replaces=head.entries[0] if head else None)
+
+
+def rollback_target(history: Sequence[Route], *, to_version: str | None = None) -> Route:
+    """Return the generation to go back to: the newest one with another champion than the head, or a named version.
+
+    `history` is oldest first. The champion that a rollback left behind is skipped, so that two rollbacks in a row go
+    two champions back instead of forth and back.
+
+    Raises:
+        ConfigError: there is no such generation.
+    """
+    if not history:
+        raise ConfigError("rollback needs a champion (got none). Train and promote a first model.", code="NO_CHAMPION")
+    head = history[-1]
+    if to_version is not None:
+        return _named(history, to_version)
+    first_seen = _first_generation_of(history, head.champion_version)
+    for route in reversed(history):
+        if route.generation < first_seen and route.champion_version != head.champion_version:
+            return route
+    raise ConfigError(
+        f"rollback needs an earlier champion than {head.champion_version} (got none in {len(history)} generations).",
+        code="NO_EARLIER_CHAMPION",
+    )
+
+
+def _named(history: Sequence[Route], version: str) -> Route:
+    if history[-1].champion_version == version:
+        raise ConfigError(f"to_version must differ from the champion (got {version}, which serves now).", code="SAME")
+    for route in reversed(history):
+        if route.champion_version == version:
+            return route
+    known = ", ".join(dict.fromkeys(route.champion_version for route in reversed(history)))
+    raise ConfigError(
+        f"to_version must be a former champion (got {version}). Known: {known}.", code="UNKNOWN_VERSION"
+    )
+
+
+def _first_generation_of(history: Sequence[Route], version: str) -> int:
+    return min(route.generation for route in history if route.champion_version == version)
+
+
+def to_retire(history: Sequence[Route], running: Collection[str], *, keep_previous: bool) -> list[str]:
+    """Return the running deployments that neither serve nor are kept ready to return."""
+    if not history:
+        return sorted(running)
+    keep = {entry.deployment_id for entry in (*history[-1].entries, *history[-1].shadows)}
+    if keep_previous:
+        keep |= _previous(history)
+    return sorted(set(running) - keep)
+
+
+def _previous(history: Sequence[Route]) -> set[str]:
+    serving = {entry.deployment_id for entry in history[-1].entries}
+    for route in reversed(history[:-1]):
+        ids = {entry.deployment_id for entry in route.entries}
+        if ids - serving:
+            return ids
+    return set()

@@ -1,0 +1,237 @@
+"""Ship a release and roll back: start, check, shift the route, drain, stop. A swap never fails a request.
+
+Every step finds what an earlier attempt did: a deployment is adopted by its id, a route that names it is not
+committed again, a stopped server stays stopped.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, Route, RouteEntry
+from pipeline_tasks.deployment.plan import deployment_id_of, next_route, rollback_target, to_retire
+from pipeline_tasks.errors import ServiceUnavailable
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ports import DeploymentTarget
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.waiting import wait_until
+
+logger = logging.getLogger(__name__)
+
+READY_TIMEOUT_SECONDS = 120.0
+FOLLOW_TIMEOUT_SECONDS = 60.0
+
+
+class Gateway(Protocol):
+    """What shipping asks the gateway."""
+
+    def followed_generation(self, project: str) -> int:
+        """Return the route generation that the gateway serves by; 0 if none."""
+
+    def in_flight(self, deployment_id: str) -> int:
+        """Return how many requests to this deployment are unanswered."""
+
+
+def start_release(project: LoadedProject, release: ReleaseRef, *, target: DeploymentTarget) -> DeploymentRef:
+    """Start (or adopt) the release's server and wait until it can predict.
+
+    Raises:
+        ServiceUnavailable: it did not become ready in time; the message has its last log lines.
+    """
+    deployment_id = deployment_id_of(project.name, release.release_id)
+    handle = target.start(
+        deployment_id=deployment_id, bento_tag=release.bento_tag, environment={"DETHRONE_DEPLOYMENT": deployment_id}
+    )
+    target.wait_ready(deployment_id, timeout_seconds=READY_TIMEOUT_SECONDS)
+    return DeploymentRef(
+        project=project.name,
+        deployment_id=deployment_id,
+        release_id=release.release_id,
+        model_version=release.model_version,
+        address=handle.address,
+    )
+
+
+def ship(
+    project: LoadedProject,
+    release: ReleaseRef,
+    *,
+    serving: ServingRepository,
+    target: DeploymentTarget,
+    gateway: Gateway,
+    require_promotable: Callable[[], Any],
+    route_config: dict[str, Any],
+    attempt: Attempt,
+    fence: Fence,
+    now: dt.datetime,
+) -> Route:
+    """Give a release all of its project's traffic and retire what is no longer needed.
+
+    Raises:
+        GateClosed: the verdict does not allow it (any more); nothing has changed.
+        LostRace: somebody else moved the route first.
+    """
+    deployment = start_release(project, release, target=target)
+    head = serving.head_route(project.name)
+    if head is None or deployment.deployment_id not in {entry.deployment_id for entry in head.entries}:
+        require_promotable()
+        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=now)
+        head = _commit(
+            serving,
+            deployment,
+            head=head,
+            action="promote",
+            reason_id=release.verdict_id,
+            verdict_id=release.verdict_id,
+            actor="gate",
+            reason=f"verdict {release.verdict_id[:12]} said promote",
+            route_config=route_config,
+            attempt=attempt,
+            fence=fence,
+            now=now,
+        )
+    settle(project, serving=serving, target=target, gateway=gateway)
+    return head
+
+
+def rollback(
+    project: LoadedProject,
+    *,
+    serving: ServingRepository,
+    target: DeploymentTarget,
+    gateway: Gateway,
+    release_of: Callable[[RouteEntry], ReleaseRef],
+    to_version: str | None,
+    actor: str,
+    reason: str,
+    attempt: Attempt,
+    fence: Fence,
+    now: dt.datetime,
+) -> Route:
+    """Return to an earlier champion, kept ready or started again from its release."""
+    history = serving.history(project.name)
+    committed = _already_rolled_back(history, attempt=attempt, serving=serving, project=project.name)
+    if committed is None:
+        goal = rollback_target(history, to_version=to_version)
+        entry = goal.entries[0]
+        deployment = start_release(project, release_of(entry), target=target)
+        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=now)
+        committed = _commit(
+            serving,
+            deployment,
+            head=history[-1],
+            action="rollback",
+            reason_id=goal.commit_id,
+            verdict_id=serving.verdict_of(project.name, goal.generation),
+            actor=actor,
+            reason=reason,
+            route_config=serving.route_config(project.name, goal.generation),
+            attempt=attempt,
+            fence=fence,
+            now=now,
+        )
+    settle(project, serving=serving, target=target, gateway=gateway)
+    return committed
+
+
+def _already_rolled_back(
+    history: list[Route], *, attempt: Attempt, serving: ServingRepository, project: str
+) -> Route | None:
+    """Find the generation that an earlier attempt of this same run committed."""
+    if not history:
+        return None
+    mine = f"{attempt.run_id}/{attempt.task}/"
+    holder = serving.attempt_of(project, history[-1].generation)
+    return history[-1] if holder.startswith(mine) else None
+
+
+def _commit(
+    serving: ServingRepository,
+    deployment: DeploymentRef,
+    *,
+    head: Route | None,
+    action: str,
+    reason_id: str,
+    verdict_id: str,
+    actor: str,
+    reason: str,
+    route_config: dict[str, Any],
+    attempt: Attempt,
+    fence: Fence,
+    now: dt.datetime,
+) -> Route:
+    change = next_route(head, deployment, reason_id=reason_id, attempt=attempt.holder)
+    crash_point("ship.route.before")
+    serving.commit_route(
+        change.route,
+        action=action,
+        attempt=attempt.holder,
+        verdict_id=verdict_id,
+        actor=actor,
+        reason=reason,
+        serving=route_config,
+        fence=fence,
+        at=now,
+    )
+    crash_point("ship.route.after")
+    logger.info(
+        "route of %s: generation %d, champion %s (%s)",
+        deployment.project,
+        change.route.generation,
+        deployment.model_version,
+        action,
+    )
+    return change.route
+
+
+def settle(
+    project: LoadedProject, *, serving: ServingRepository, target: DeploymentTarget, gateway: Gateway
+) -> list[str]:
+    """Wait until the gateway follows the head, drain what no longer serves, stop what is not kept; return the stopped.
+
+    Raises:
+        ServiceUnavailable: the gateway does not follow in time; nothing is stopped, a retry goes on from here.
+    """
+    history = serving.history(project.name)
+    if not history:
+        return []
+    head = history[-1]
+    wait_until(
+        lambda: gateway.followed_generation(project.name) >= head.generation,
+        timeout_seconds=FOLLOW_TIMEOUT_SECONDS,
+        otherwise=ServiceUnavailable(
+            f"the gateway must follow generation {head.generation} of {project.name} within "
+            f"{FOLLOW_TIMEOUT_SECONDS:.0f} s (got: it does not). Look at `dethrone status` and `dethrone logs gateway`."
+        ),
+    )
+    crash_point("ship.drain.before")
+    prefix = project.name.replace("_", "-") + "-"
+    running = [name for name in target.list() if name.startswith(prefix) and _is_of(project.name, name, history)]
+    retired = to_retire(history, running, keep_previous=project.config.serving.keep_previous)
+    for deployment_id in retired:
+        _drain(gateway, deployment_id, seconds=project.config.serving.drain_seconds)
+        target.stop(deployment_id)
+        crash_point("ship.stop.after")
+    return retired
+
+
+def _is_of(project: str, deployment_id: str, history: list[Route]) -> bool:
+    """Tell this project's deployments from those of a project whose name starts alike (`a` and `a-b`)."""
+    routed = {entry.deployment_id for route in history for entry in route.entries}
+    suffix = deployment_id.removeprefix(project.replace("_", "-") + "-")
+    return deployment_id in routed or "-" not in suffix
+
+
+def _drain(gateway: Gateway, deployment_id: str, *, seconds: float) -> None:
+    try:
+        wait_until(
+            lambda: gateway.in_flight(deployment_id) == 0,
+            timeout_seconds=seconds,
+            otherwise=ServiceUnavailable(f"{deployment_id} still has requests after {seconds:.0f} s."),
+        )
+    except ServiceUnavailable as error:
+        logger.warning("%s Stopping it now: the server itself finishes what it has.", error)

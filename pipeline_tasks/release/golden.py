@@ -1,0 +1,66 @@
+"""Golden requests: the built server must answer as the offline path does. Pure comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GoldenAnswer:
+    """One item's probabilities, computed offline with the stored model version; `probabilities` by class."""
+
+    item_id: str
+    probabilities: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InfraCheck:
+    """What the check saw: how many requests, the largest difference, and each failure in words."""
+
+    num_requests: int
+    max_difference: float
+    tolerance: float
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return self.num_requests > 0 and not self.failures
+
+
+def compare_golden(
+    expected: Sequence[GoldenAnswer], served: Mapping[str, Mapping[str, Any] | str], *, model_version: str
+) -> InfraCheck:
+    """Compare served answers with offline ones, field by field.
+
+    `served` maps an item id to the server's JSON body, or to an error text where it did not answer 200.
+    """
+    failures: list[str] = []
+    worst = 0.0
+    for golden in expected:
+        body = served.get(golden.item_id, "no answer")
+        if isinstance(body, str):
+            failures.append(f"{golden.item_id[:12]}: {body}")
+            continue
+        difference, problem = _differences(golden, body, model_version=model_version)
+        worst = max(worst, difference)
+        if problem:
+            failures.append(f"{golden.item_id[:12]}: {problem}")
+    return InfraCheck(len(expected), worst, TOLERANCE, tuple(failures))
+
+
+def _differences(golden: GoldenAnswer, body: Mapping[str, Any], *, model_version: str) -> tuple[float, str | None]:
+    if body.get("model_version") != model_version:
+        return 0.0, f"model_version must be {model_version} (got {body.get('model_version')})"
+    got = dict(zip(body.get("labels", ()), body.get("probabilities", ()), strict=False))
+    if set(got) != set(golden.probabilities):
+        return 0.0, f"labels must be {sorted(golden.probabilities)} (got {sorted(got)})"
+    differences = [abs(float(got[label]) - value) for label, value in golden.probabilities.items()]
+    if not all(math.isfinite(value) for value in differences):
+        return 0.0, "probabilities must be finite"
+    worst = max(differences)
+    return worst, None if worst <= TOLERANCE else f"probabilities must agree within {TOLERANCE} (got {worst:.2g})"

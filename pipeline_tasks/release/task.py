@@ -1,0 +1,143 @@
+"""Build a release from an approved verdict and check it in its real server before any traffic."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline_tasks.contracts import DeploymentRef, Fence, ModelRef, ReleaseRef, content_id
+from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.release.golden import GoldenAnswer, InfraCheck, compare_golden
+
+logger = logging.getLogger(__name__)
+
+
+class Packager(Protocol):
+    """Turns a model folder into a bento, under exactly one tag."""
+
+    def build(self, model_dir: Path, *, tag: str, labels: Mapping[str, str]) -> str:
+        """Build, or adopt the bento that has this tag already; return the digest of its contents."""
+
+    def export(self, tag: str, path: Path) -> None:
+        """Write the bento, models included, into one file."""
+
+
+class ReleaseRecords(Protocol):
+    """The catalog's releases, as far as this stage needs them."""
+
+    def get(self, project: str, release_id: str) -> ReleaseRef | None:
+        """Return a recorded release."""
+
+    def record(self, release: ReleaseRef, **facts: Any) -> None:
+        """Write the release, with the fence."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GoldenItem:
+    """A request to replay and the offline answer to it."""
+
+    payload: bytes
+    media_type: str
+    expected: GoldenAnswer
+
+
+def release_id_of(model: ModelRef, *, verdict_id: str, lock_hash: str) -> str:
+    """Return the id of what is built from a model version under a verdict: the same inputs, the same release."""
+    return content_id([model.project, model.version, model.digest, verdict_id, lock_hash])[:16]
+
+
+def bento_tag_of(project: str, release_id: str) -> str:
+    """Return the exact tag of a release's bento."""
+    return f"dethrone_{project}:{release_id}"
+
+
+def release(
+    project: LoadedProject,
+    model: ModelRef,
+    *,
+    verdict_id: str,
+    lock_hash: str,
+    records: ReleaseRecords,
+    store: ObjectStore,
+    packager: Packager,
+    start: Callable[[ReleaseRef], DeploymentRef],
+    ask: Callable[[str, bytes, str], Mapping[str, Any] | str],
+    golden: Callable[[], Sequence[GoldenItem]],
+    fence: Fence,
+    run_id: str,
+    now: dt.datetime,
+    scratch: Path,
+) -> ReleaseRef:
+    """Build the bento, start it, replay golden requests, record the release; the server is left running.
+
+    The caller has checked the verdict (`require_promotable`). A recorded release is returned as it is.
+
+    Raises:
+        GateClosed: INFRA_CHECK, the server does not answer as the offline path does.
+    """
+    release_id = release_id_of(model, verdict_id=verdict_id, lock_hash=lock_hash)
+    recorded = records.get(project.name, release_id)
+    if recorded is not None:
+        return recorded
+    tag = bento_tag_of(project.name, release_id)
+    model_dir = fetch_model(store, model, into=scratch / f"model-{model.version}")
+    crash_point("release.build.before")
+    digest = packager.build(model_dir, tag=tag, labels={"model_version": model.version, "verdict": verdict_id[:63]})
+    crash_point("release.build.after")
+    built = ReleaseRef(project.name, release_id, model.version, verdict_id, tag)
+    deployment = start(built)
+    check = check_release(deployment, golden(), ask=ask)
+    if not check.passed:
+        raise GateClosed(_failure(built, check), code="INFRA_CHECK")
+    object_key = f"bentos/{project.name}/{release_id}.bento"
+    exported = scratch / f"{release_id}.bento"
+    packager.export(tag, exported)
+    store.put_file(object_key, exported)
+    exported.unlink()
+    crash_point("release.put.after")
+    records.record(
+        built,
+        bento_digest=digest,
+        object_key=object_key,
+        infra_check=dataclasses.asdict(check),
+        fence=fence,
+        run_id=run_id,
+        now=now,
+    )
+    crash_point("release.put.recorded")
+    logger.info("release %s: %d golden requests agree within %.1g", tag, check.num_requests, check.max_difference)
+    return built
+
+
+def fetch_model(store: ObjectStore, model: ModelRef, *, into: Path) -> Path:
+    """Bring a model version's files into a folder and return it."""
+    into.mkdir(parents=True, exist_ok=True)
+    for name in ("model.safetensors", "model.json"):
+        store.get_file(f"{model.object_key.rstrip('/')}/{name}", into / name)
+    return into
+
+
+def check_release(
+    deployment: DeploymentRef,
+    golden: Sequence[GoldenItem],
+    *,
+    ask: Callable[[str, bytes, str], Mapping[str, Any] | str],
+) -> InfraCheck:
+    """Send each golden request to the started server and compare."""
+    served = {item.expected.item_id: ask(deployment.address, item.payload, item.media_type) for item in golden}
+    return compare_golden([item.expected for item in golden], served, model_version=deployment.model_version)
+
+
+def _failure(built: ReleaseRef, check: InfraCheck) -> str:
+    shown = "; ".join(sorted(check.failures)[:10])
+    return (
+        f"release {built.bento_tag} must answer {check.num_requests} golden requests as the offline path does "
+        f"(got {len(check.failures)} that differ: {shown}). The champion keeps serving."
+    )
