@@ -53,3 +53,18 @@ def catalog_url(request, tmp_path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'catalog.db'}"
     return request.getfixturevalue("postgres_server").new_database()
+
+
+@pytest.fixture
+def s3_store(seaweed_server):
+    """The real adapter on a new bucket of the real server (marker `integration`)."""
+    from pipeline_tasks.adapters.s3 import S3ObjectStore
+
+    store = S3ObjectStore(
+        endpoint=seaweed_server.endpoint,
+        bucket=seaweed_server.new_bucket_name(),
+        access_key=services.S3_ACCESS_KEY,
+        secret_key=services.S3_SECRET_KEY,
+    )
+    store.ensure_bucket()
+    return store

@@ -87,7 +87,7 @@ class FakeObjectStore:
             return key in self.objects
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        with self._effect("list", prefix or "*"):
+        with self._effect("list"):
             keys = sorted((key for key in self.objects if key.startswith(prefix)), key=str.encode)
         for key in keys:
             data = self.objects[key]
@@ -95,7 +95,7 @@ class FakeObjectStore:
             yield ObjectInfo(key=key, size_bytes=len(data), etag=etag, modified_at=self._modified_at[key])
 
     def delete(self, keys: Iterable[str]) -> None:
-        with self._effect("delete", "*"):
+        with self._effect("delete"):
             for key in keys:
                 self.objects.pop(check_key(key), None)
 
@@ -104,8 +104,9 @@ class FakeObjectStore:
         self.content_types[key] = content_type
         self._modified_at[key] = self.now
 
-    def _effect(self, method: str, key: str) -> _Effect:
-        check_key(key.rstrip("/") or "*")
+    def _effect(self, method: str, key: str | None = None) -> _Effect:
+        if key is not None:
+            check_key(key)
         self.calls[method] += 1
         planned = self._planned[method]
         return _Effect(self._lock, planned.popleft() if planned else None)
