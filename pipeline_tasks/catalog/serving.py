@@ -1,0 +1,256 @@
+"""Deployments, the chain of routes, and the keys of the callers."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.contracts import DeploymentRef, Fence, Route, RouteEntry, sha256_hex
+from pipeline_tasks.errors import ConfigError, LostRace, ServiceUnavailable
+
+FULL_SHARE = 100
+TOKEN_BYTES = 32
+SCOPES = ("predict", "feedback", "admin")
+EVERY_PROJECT = "*"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteRecord:
+    """One generation of a route with who moved it, why, and the serving settings that came with it."""
+
+    route: Route
+    action: str
+    attempt: str
+    verdict_id: str
+    actor: str
+    reason: str
+    serving: Mapping[str, Any]
+    created_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What is kept of an API key: never the key itself."""
+
+    key_id: str
+    project: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: dt.datetime
+    revoked_at: dt.datetime | None
+
+
+def new_token() -> str:
+    """Return a fresh API key: 32 random bytes as text; shown once, only its SHA-256 is kept."""
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+class ServingRepository:
+    """What serves, what served, and who may call."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record_deployment(
+        self, deployment: DeploymentRef, *, target: str, now: dt.datetime, fence: Fence | None = None
+    ) -> None:
+        """Write that a release runs on a target; the first record of a deployment id stays."""
+        row = {**dataclasses.asdict(deployment), "target": target, "created_at": now}
+        with self._database.write(fence) as connection:
+            insert_ignore(connection, t.deployments, [row])
+
+    def deployments(self, project: str) -> list[DeploymentRef]:
+        """Return a project's deployments, oldest first."""
+        table = t.deployments.c
+        fields = [table[field.name] for field in dataclasses.fields(DeploymentRef)]
+        query = sa.select(*fields).where(table.project == project).order_by(table.created_at, table.deployment_id)
+        with self._database.read() as connection:
+            return [DeploymentRef(**row) for row in connection.execute(query).mappings()]
+
+    def head_route(self, project: str) -> Route | None:
+        """Return what serves now, or None before the first promotion."""
+        with self._database.read() as connection:
+            return _head(connection, project)
+
+    def history(self, project: str) -> list[Route]:
+        """Return every generation, oldest first."""
+        return [record.route for record in self.records(project)]
+
+    def records(self, project: str) -> list[RouteRecord]:
+        """Return every generation with who moved it and why, oldest first."""
+        query = sa.select(t.routes).where(t.routes.c.project == project).order_by(t.routes.c.generation)
+        with self._database.read() as connection:
+            return [_record(row) for row in connection.execute(query).mappings()]
+
+    def verdict_of(self, project: str, generation: int) -> str:
+        """Return the verdict that a generation stands on."""
+        return self._generation(project, generation).verdict_id
+
+    def route_config(self, project: str, generation: int) -> dict[str, Any]:
+        """Return the serving settings that were committed with a generation."""
+        return dict(self._generation(project, generation).serving)
+
+    def attempt_of(self, project: str, generation: int) -> str:
+        """Return the holder (run/task/try) that committed a generation."""
+        return self._generation(project, generation).attempt
+
+    def commit_route(
+        self,
+        route: Route,
+        *,
+        action: str,
+        attempt: str,
+        verdict_id: str,
+        actor: str,
+        reason: str,
+        serving: Mapping[str, Any],
+        at: dt.datetime,
+        fence: Fence | None = None,
+    ) -> Route:
+        """Move the route by compare-and-swap: `route` is one generation after its parent, the head.
+
+        Committing the same `commit_id` again is a success, also when the first answer was lost.
+
+        Raises:
+            LostRace: another route took the generation; read the head and decide again.
+            ConfigError: the weights do not add up to 100.
+            StaleAttempt: a newer attempt holds the fence; nothing is written.
+            ServiceUnavailable: the catalog is away, and the route was not seen there.
+        """
+        _check_weights(route)
+        facts = {"action": action, "attempt": attempt, "verdict_id": verdict_id, "actor": actor, "reason": reason}
+        row = _row(route, serving=serving) | facts | {"created_at": at}
+        try:
+            with self._database.write(fence) as connection:
+                head = _head(connection, route.project)
+                if (head.generation if head else 0) == route.generation - 1 and _is_child(route, head):
+                    insert_ignore(connection, t.routes, [row])
+        except sa.exc.DBAPIError as error:
+            if not self._was_written(route):
+                raise ServiceUnavailable(
+                    f"the catalog must take generation {route.generation} of {route.project} "
+                    f"(got {type(error.orig).__name__}). Try again: the commit id makes that safe."
+                ) from error
+        self._require_ours(route)
+        return route
+
+    def issue_key(self, project: str, *, name: str, scopes: Sequence[str], token: str, at: dt.datetime) -> ApiKey:
+        """Register a token for a project (`*` = all); the same token again changes nothing.
+
+        Raises:
+            ConfigError: an unknown scope, or a token that is too short to be random.
+        """
+        _check_key(scopes, token)
+        digest = sha256_hex(token.encode())
+        row = {"key_id": digest[:12], "project": project, "name": name, "sha256": digest, "scopes": list(scopes)}
+        with self._database.write() as connection:
+            insert_ignore(connection, t.api_keys, [row | {"created_at": at, "revoked_at": None}])
+        return next(key for key in self.keys() if key.key_id == digest[:12])
+
+    def revoke_key(self, key_id: str, *, at: dt.datetime) -> None:
+        """Withdraw a key; gateways refuse it within a second. Revoking again changes nothing.
+
+        Raises:
+            ConfigError: there is no such key.
+        """
+        mine = t.api_keys.c.key_id == key_id
+        with self._database.write() as connection:
+            connection.execute(t.api_keys.update().where(mine, t.api_keys.c.revoked_at.is_(None)).values(revoked_at=at))
+            if connection.execute(sa.select(t.api_keys.c.key_id).where(mine)).one_or_none() is None:
+                raise ConfigError(f"key_id must be a known key (got {key_id!r}). See `dethrone keys list`.")
+
+    def keys(self) -> list[ApiKey]:
+        """Return every key, oldest first, revoked ones too."""
+        query = sa.select(t.api_keys).order_by(t.api_keys.c.created_at, t.api_keys.c.key_id)
+        with self._database.read() as connection:
+            return [_api_key(row) for row in connection.execute(query).mappings()]
+
+    def _generation(self, project: str, generation: int) -> RouteRecord:
+        query = sa.select(t.routes).where(t.routes.c.project == project, t.routes.c.generation == generation)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        if row is None:
+            raise ConfigError(f"generation must be one of {project}'s (got {generation}). See `dethrone history`.")
+        return _record(row)
+
+    def _was_written(self, route: Route) -> bool:
+        """Tell whether the route stands in the catalog although its commit failed (an answer can be lost)."""
+        try:
+            return self._stored_commit(route) == route.commit_id
+        except sa.exc.DBAPIError:
+            return False
+
+    def _require_ours(self, route: Route) -> None:
+        stored = self._stored_commit(route)
+        if stored != route.commit_id:
+            raise LostRace(
+                f"generation {route.generation} of {route.project} must follow {route.parent_commit_id} "
+                f"(got: {stored or 'another head'} came first). Read the route and decide again."
+            )
+
+    def _stored_commit(self, route: Route) -> str | None:
+        table = t.routes.c
+        query = sa.select(table.commit_id).where(table.project == route.project, table.generation == route.generation)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+
+def _head(connection: sa.Connection, project: str) -> Route | None:
+    query = sa.select(t.routes).where(t.routes.c.project == project).order_by(t.routes.c.generation.desc()).limit(1)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _record(row).route
+
+
+def _is_child(route: Route, head: Route | None) -> bool:
+    return route.parent_commit_id == (head.commit_id if head else None)
+
+
+def _check_weights(route: Route) -> None:
+    weights = [entry.weight for entry in route.entries]
+    if sum(weights) != FULL_SHARE or any(weight < 0 for weight in weights):
+        raise ConfigError(f"weights must be 0 or more and add up to {FULL_SHARE} (got {weights}). Fix the shares.")
+
+
+def _check_key(scopes: Sequence[str], token: str) -> None:
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown or not scopes:
+        raise ConfigError(f"scopes must be one or more of {', '.join(SCOPES)} (got {unknown or 'none'}).")
+    if len(token) < TOKEN_BYTES:
+        raise ConfigError(f"token must have {TOKEN_BYTES} or more characters (got {len(token)}). Use a generated one.")
+
+
+def _row(route: Route, *, serving: Mapping[str, Any]) -> dict[str, Any]:
+    body = {
+        "entries": [dataclasses.asdict(entry) for entry in route.entries],
+        "shadows": [dataclasses.asdict(entry) for entry in route.shadows],
+        "serving": dict(serving),
+    }
+    row = {name: getattr(route, name) for name in ("project", "generation", "commit_id", "parent_commit_id")}
+    return row | {"champion_version": route.champion_version, "body": body}
+
+
+def _record(row: sa.RowMapping) -> RouteRecord:
+    body = row["body"]
+    route = Route(
+        project=row["project"],
+        generation=row["generation"],
+        commit_id=row["commit_id"],
+        parent_commit_id=row["parent_commit_id"],
+        champion_version=row["champion_version"],
+        entries=tuple(RouteEntry(**entry) for entry in body["entries"]),
+        shadows=tuple(RouteEntry(**entry) for entry in body["shadows"]),
+    )
+    facts = {name: row[name] for name in ("action", "attempt", "verdict_id", "actor", "reason", "created_at")}
+    return RouteRecord(route=route, serving=body["serving"], **facts)
+
+
+def _api_key(row: sa.RowMapping) -> ApiKey:
+    fields = {field.name: row[field.name] for field in dataclasses.fields(ApiKey)}
+    return ApiKey(**(fields | {"scopes": tuple(row["scopes"])}))
