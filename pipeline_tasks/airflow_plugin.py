@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-import time
+import threading
 from typing import Any, ClassVar
 
 from airflow.api_fastapi.core_api.security import GetUserDep
@@ -20,7 +20,7 @@ from fastapi import FastAPI, Header, HTTPException, Request, Response
 logger = logging.getLogger(__name__)
 
 MAX_WEBHOOK_BYTES = 2_000_000
-DEBOUNCE_SECONDS = 15.0
+DEBOUNCE_SECONDS = 10.0
 WEBHOOK_SECRET_HEADER = "X-Dethrone-Secret"  # noqa: S105 - the header's name, not the secret
 
 REPORT_HEADERS = {
@@ -30,7 +30,8 @@ REPORT_HEADERS = {
 }
 
 app = FastAPI(title="Dethrone", docs_url=None, redoc_url=None, openapi_url=None)
-_last_event: dict[str, float] = {}
+_scheduled: set[str] = set()
+_lock = threading.Lock()
 
 
 @app.get("/")
@@ -60,7 +61,7 @@ def report(key: str, user: GetUserDep) -> Response:  # noqa: ARG001
 async def label_studio_hook(
     project: str, request: Request, x_dethrone_secret: str = Header(default="")
 ) -> dict[str, bool]:
-    """Take Label Studio's word that something changed: at most one wake-up in 15 s, the collect run reads the truth."""
+    """Take Label Studio's word that something changed; the collect run that it wakes reads the truth."""
     from pipeline_tasks.settings import load_settings
 
     settings = load_settings()
@@ -69,11 +70,7 @@ async def label_studio_hook(
     await _read_bounded(request)
     if project not in _known_projects():
         raise HTTPException(404, "no such project")
-    now = time.monotonic()
-    if now - _last_event.get(project, -DEBOUNCE_SECONDS) < DEBOUNCE_SECONDS:
-        return {"woken": False}
-    _last_event[project] = now
-    return {"woken": _wake(f"{project}_annotations")}
+    return {"scheduled": _schedule_wake(project)}
 
 
 async def _read_bounded(request: Request) -> Any:
@@ -98,6 +95,24 @@ def _known_projects() -> set[str]:
     from pipeline_tasks.settings import projects_dir
 
     return {path.parent.name for path in projects_dir().glob("*/project.yaml")}
+
+
+def _schedule_wake(project: str) -> bool:
+    """Wake the collect DAG a little later, once for all the annotations that come until then."""
+    with _lock:
+        if project in _scheduled:
+            return False
+        _scheduled.add(project)
+    timer = threading.Timer(DEBOUNCE_SECONDS, _wake_now, args=(project,))
+    timer.daemon = True
+    timer.start()
+    return True
+
+
+def _wake_now(project: str) -> None:
+    with _lock:
+        _scheduled.discard(project)
+    _wake(f"{project}_annotations")
 
 
 def _wake(asset_name: str) -> bool:

@@ -1,0 +1,158 @@
+"""Airflow's public REST API, as a user's script would use it: trigger, watch, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from pipeline_tasks.errors import PermanentError, ServiceUnavailable
+
+TERMINAL = frozenset({"success", "failed"})
+MAX_TRIES = 6
+
+
+class AirflowRest:
+    """A client of `/api/v2` with a name and a password; retries what Airflow answers 5xx to."""
+
+    def __init__(self, url: str, *, username: str, password: str, timeout_seconds: float = 30.0) -> None:
+        self._url = url.rstrip("/")
+        self._login = {"username": username, "password": password}
+        self._client = httpx.Client(timeout=timeout_seconds, trust_env=False)
+        self._token: str | None = None
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a run by hand and return its id."""
+        body = {"logical_date": None, "conf": dict(conf or {})}
+        return str(self._call("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """Return one run."""
+        return self._call("GET", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}")
+
+    def runs(self, dag_id: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the newest runs of a DAG, newest first."""
+        params = {"order_by": "-run_after", "limit": str(limit)}
+        return list(self._call("GET", f"/dags/{dag_id}/dagRuns", params=params)["dag_runs"])
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the task instances of a run."""
+        return list(
+            self._call("GET", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances")["task_instances"]
+        )
+
+    def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """Return what a task returned (its XCom), or None."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/xcomEntries/return_value"
+        try:
+            return self._call("GET", path)["value"]
+        except KeyError:
+            return None
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
+        """Return a task attempt's log as text."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/logs/{try_number}"
+        lines = self._call("GET", path, params={"full_content": "true"})["content"]
+        return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in lines)
+
+    def dag_ids(self) -> set[str]:
+        """Return the DAGs that Airflow has loaded."""
+        return {dag["dag_id"] for dag in self._call("GET", "/dags", params={"limit": "500"})["dags"]}
+
+    def import_errors(self) -> list[str]:
+        """Return the stack traces of DAG files that cannot be loaded."""
+        return [error["stack_trace"] for error in self._call("GET", "/importErrors")["import_errors"]]
+
+    def pending_approvals(self) -> list[dict[str, Any]]:
+        """Return the human tasks that wait for an answer."""
+        path = "/dags/~/dagRuns/~/hitlDetails"
+        return list(self._call("GET", path, params={"response_received": "false"})["hitl_details"])
+
+    def answer(self, dag_id: str, run_id: str, *, approve: bool, reason: str, task_id: str = "approve") -> None:
+        """Answer a human task."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/-1/hitlDetails"
+        body = {"chosen_options": ["Approve" if approve else "Reject"], "params_input": {"reason": reason}}
+        self._call("PATCH", path, json=body)
+
+    def watch(
+        self,
+        dag_id: str,
+        run_id: str,
+        *,
+        timeout_seconds: float,
+        on_task: Callable[[str, str], None] | None = None,
+        interval_seconds: float = 1.0,
+    ) -> str:
+        """Wait for a run's end and return its state; `on_task(task, state)` hears of each change.
+
+        Raises:
+            ServiceUnavailable: it has not ended in time.
+        """
+        seen: dict[str, str] = {}
+        for _ in _ticks(timeout_seconds, interval_seconds):
+            for task, state in self._changed(dag_id, run_id, seen):
+                if on_task:
+                    on_task(task, state)
+            state = str(self.run(dag_id, run_id)["state"])
+            if state in TERMINAL:
+                return state
+        raise ServiceUnavailable(f"{dag_id} {run_id} must end within {timeout_seconds:.0f} s (got: still running).")
+
+    def _changed(self, dag_id: str, run_id: str, seen: dict[str, str]) -> list[tuple[str, str]]:
+        changes = []
+        for task in self.tasks(dag_id, run_id):
+            state = str(task["state"] or "none")
+            if seen.get(task["task_id"]) != state:
+                seen[task["task_id"]] = state
+                changes.append((task["task_id"], state))
+        return changes
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        last = "no answer"
+        for attempt in range(MAX_TRIES):
+            if attempt:
+                time.sleep(min(0.5 * 2**attempt, 8.0))
+            try:
+                answer = self._send(method, path, **kwargs)
+            except httpx.HTTPError as error:
+                last = type(error).__name__
+                continue
+            if answer.status_code < 500:
+                return self._checked(answer, path)
+            last = f"HTTP {answer.status_code}"
+        raise ServiceUnavailable(f"Airflow must answer {method} {path} (got {last}). See `dethrone status`.")
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        answer = self._request(method, path, **kwargs)
+        if answer.status_code == 401:
+            self._token = None
+            answer = self._request(method, path, **kwargs)
+        return answer
+
+    def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        if self._token is None:
+            granted = self._client.post(f"{self._url}/auth/token", json=self._login)
+            if granted.status_code in {401, 403}:
+                raise PermanentError("Airflow must accept the password in the secrets folder (got 401).", code="AUTH")
+            granted.raise_for_status()
+            self._token = granted.json()["access_token"]
+        headers = {"Authorization": f"Bearer {self._token}"}
+        return self._client.request(method, f"{self._url}/api/v2{path}", headers=headers, **kwargs)
+
+    @staticmethod
+    def _checked(answer: httpx.Response, path: str) -> dict[str, Any]:
+        if answer.status_code == 404:
+            raise KeyError(path)
+        if answer.status_code >= 400:
+            raise PermanentError(f"Airflow must accept {path} (got {answer.status_code}: {answer.text[:300]}).")
+        return dict(answer.json()) if answer.content else {}
+
+
+def _ticks(timeout_seconds: float, interval_seconds: float) -> Iterator[None]:
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(interval_seconds)
