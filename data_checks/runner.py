@@ -1,0 +1,186 @@
+"""Runs a suite with Great Expectations and fails closed: what was not checked has not passed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from data_checks.guards import guard
+from data_checks.result import ERROR_CODE, CheckResult, RuleResult, Severity
+from data_checks.rules import ROWS, Rule, Suite
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_log = logging.getLogger(__name__)
+TOO_MANY_BAD_ROWS = "TOO_MANY_BAD_ROWS"
+SUITE_EMPTY = "SUITE_EMPTY"
+_MAX_EXAMPLES = 5
+
+
+def run_suite(
+    frame: pd.DataFrame,
+    suite: Suite,
+    *,
+    subject: str,
+    extra: Mapping[str, pd.DataFrame] | None = None,
+    context: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, Any] | None = None,
+) -> CheckResult:
+    """Check the rows, and the suite's further tables in `extra` (`classes`, `facts`); never raises on bad data.
+
+    `context` names what the answer depends on besides rows and rules (an exam, a reference snapshot).
+    """
+    started = time.perf_counter()
+    tables = {ROWS: frame, **(extra or {})}
+    stopped = _stopped_before(frame, suite)
+    rules = [stopped] if stopped else _run_tables(tables, suite)
+    if not stopped:
+        rules.extend(_too_many_bad(rules, suite, len(frame)))
+    facts = {
+        **(statistics or {}),
+        "num_rows": len(frame),
+        "num_rules": len(suite.rules),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return judge(suite, rules, subject=subject, suite_id=suite.suite_id(context), statistics=facts)
+
+
+def judge(
+    suite: Suite, rules: Sequence[RuleResult], *, subject: str, suite_id: str, statistics: Mapping[str, Any]
+) -> CheckResult:
+    """Turn the rules' answers into one: the first rule that stops gives the code."""
+    stopping = [rule for rule in rules if rule.stops]
+    code = (ERROR_CODE if stopping[0].error else stopping[0].name) if stopping else None
+    quarantined = {i for r in rules if r.policy == "quarantine" and not r.success for i in r.failing_ids}
+    return CheckResult(
+        stage=suite.stage,
+        suite=suite_id,
+        subject=subject,
+        success=not stopping,
+        severity=_severity(rules),
+        code=code,
+        rules=tuple(rules),
+        statistics={**statistics, "num_quarantined": len(quarantined)},
+    )
+
+
+def _severity(rules: Sequence[RuleResult]) -> Severity:
+    if any(rule.stops for rule in rules):
+        return "stop"
+    failed = {rule.policy for rule in rules if not rule.success}
+    return "quarantine" if "quarantine" in failed else "warn" if "warn" in failed else "ok"
+
+
+def _stopped_before(frame: pd.DataFrame, suite: Suite) -> RuleResult | None:
+    if not suite.rules:
+        return RuleResult(SUITE_EMPTY, "stop", success=False, expected="the suite must have rules", observed="none")
+    return guard(frame, suite)
+
+
+def _too_many_bad(rules: Sequence[RuleResult], suite: Suite, num_rows: int) -> list[RuleResult]:
+    bad = {i for r in rules if r.policy == "quarantine" and not r.success for i in r.failing_ids}
+    limit = suite.max_quarantine_share
+    if len(bad) <= limit * num_rows:
+        return []
+    expected = f"at most {limit:.0%} of the rows may be bad (checks.max_quarantine_share)"
+    observed = f"{len(bad)} of {num_rows}"
+    return [RuleResult(TOO_MANY_BAD_ROWS, "stop", success=False, expected=expected, observed=observed)]
+
+
+def _run_tables(tables: Mapping[str, pd.DataFrame], suite: Suite) -> list[RuleResult]:
+    results: dict[str, RuleResult] = {}
+    for name in dict.fromkeys(rule.table for rule in suite.rules):
+        rules = [rule for rule in suite.rules if rule.table == name]
+        results.update(_run_table(tables.get(name), rules, suite.id_columns.get(name)))
+    # A rule without an answer has not passed, whatever the reason.
+    return [results.get(rule.name) or _error(rule, "no answer from the validation") for rule in suite.rules]
+
+
+def _run_table(frame: pd.DataFrame | None, rules: Sequence[Rule], id_column: str | None) -> dict[str, RuleResult]:
+    if frame is None or not len(frame):
+        return {rule.name: _error(rule, f"the table {rule.table!r} is missing or empty") for rule in rules}
+    try:
+        answers = _validate(frame, rules, id_column)
+    except Exception as error:  # noqa: BLE001 - any failure of the validator means "not passed"
+        _log.warning("checks could not run: %s: %s", type(error).__name__, error)
+        return {rule.name: _error(rule, f"{type(error).__name__}: {error}") for rule in rules}
+    return {rule.name: _parse(rule, answers[rule.name], id_column) for rule in rules if rule.name in answers}
+
+
+def _validate(frame: pd.DataFrame, rules: Sequence[Rule], id_column: str | None) -> dict[str, Any]:
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    asset = context.data_sources.add_pandas("frames").add_dataframe_asset("frame")
+    batch = asset.add_batch_definition_whole_dataframe("whole")
+    suite = context.suites.add(gx.ExpectationSuite(name="suite", expectations=[_expectation(gx, r) for r in rules]))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name="run", data=batch, suite=suite))
+    result_format: dict[str, Any] = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
+    if id_column is not None:
+        result_format["unexpected_index_column_names"] = [id_column]
+    answer = definition.run(batch_parameters={"dataframe": frame}, result_format=result_format)
+    named = [(one.expectation_config, one) for one in answer.results]
+    return {str(configuration.meta["rule"]): one for configuration, one in named if configuration is not None}
+
+
+def _expectation(gx: Any, rule: Rule) -> Any:
+    if isinstance(rule.expectation, str):
+        return getattr(gx.expectations, rule.expectation)(**rule.arguments, meta={"rule": rule.name})
+    return rule.expectation.model_copy(
+        update={"meta": {**(rule.expectation.meta or {}), "rule": rule.name}, "id": None}
+    )
+
+
+def _parse(rule: Rule, answer: Any, id_column: str | None) -> RuleResult:
+    error = _exception_message(answer.exception_info or {})
+    if error is not None:
+        return _error(rule, error)
+    result = answer.result
+    ids = _failing_ids(result, id_column) if not answer.success else ()
+    return RuleResult(
+        name=rule.name,
+        policy=rule.policy,
+        success=answer.success is True,
+        expected=rule.expected or str(rule.expectation),
+        observed=_observed(result, success=bool(answer.success)),
+        table=rule.table,
+        num_checked=int(result.get("element_count") or 0),
+        num_failed=int(result.get("unexpected_count") or 0) if not answer.success else 0,
+        failing_ids=ids,
+    )
+
+
+def _exception_message(info: Mapping[str, Any]) -> str | None:
+    """Return the first exception's message: Great Expectations nests one report per metric, or gives one flat one."""
+    if "raised_exception" in info:
+        return str(info.get("exception_message") or "unknown error") if info["raised_exception"] else None
+    messages = [_exception_message(one) for one in info.values() if isinstance(one, Mapping)]
+    return next((message for message in messages if message is not None), None)
+
+
+def _failing_ids(result: Mapping[str, Any], id_column: str | None) -> tuple[str, ...]:
+    if id_column is None:
+        return ()
+    return tuple(sorted({str(row[id_column]) for row in result.get("unexpected_index_list") or ()}))
+
+
+def _observed(result: Mapping[str, Any], *, success: bool) -> str:
+    if result.get("observed_value") is not None:
+        return str(result["observed_value"])
+    if success or "unexpected_count" not in result:
+        return "all rows"
+    examples = list(dict.fromkeys(str(value) for value in (result.get("partial_unexpected_list") or ())))
+    shown = ", ".join(examples[:_MAX_EXAMPLES])
+    return f"{result['unexpected_count']} of {result.get('element_count')}: {shown}"
+
+
+def _error(rule: Rule, message: str) -> RuleResult:
+    first_line = message.strip().splitlines()[0][:300] if message.strip() else "unknown error"
+    return RuleResult(
+        name=rule.name, policy=rule.policy, success=False, expected=rule.expected, table=rule.table, error=first_line
+    )
