@@ -1,0 +1,152 @@
+"""Everything Airflow needs before and after its first start: settings, passwords, database, pools."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import sqlite3
+import string
+import subprocess
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from pipeline_tasks.errors import ConfigError, ServiceUnavailable
+from pipeline_tasks.stack.addresses import address
+from pipeline_tasks.stack.layout import StackLayout
+from pipeline_tasks.stack.secret_files import AIRFLOW_ROLES, write_private
+
+POOLS: Mapping[str, tuple[int, str]] = {"gpu": (1, "One accelerator, or the CPU cores where there is none.")}
+MIN_PARALLELISM, MAX_PARALLELISM = 4, 8
+
+
+def render_airflow_cfg(template: str, *, layout: StackLayout, port: int, num_cpus: int) -> str:
+    """Fill in the template; a `%` in a path is doubled, as the settings file wants it.
+
+    Raises:
+        ConfigError: the template names a value that does not exist.
+    """
+    values = {
+        "airflow_home": layout.airflow_home,
+        "dags_folder": layout.root / "dags",
+        "logs_dir": layout.logs_dir / "airflow",
+        "parallelism": min(max(num_cpus * 2, MIN_PARALLELISM), MAX_PARALLELISM),
+        "passwords_file": layout.passwords_file,
+        "port": port,
+        "secrets_dir": layout.secrets_dir,
+        "users": ",".join(f"{user}:{role}" for user, role in AIRFLOW_ROLES.items()),
+    }
+    texts = {key: str(value).replace("%", "%%") for key, value in values.items()}
+    if " " in texts["secrets_dir"]:
+        texts["secrets_dir"] = texts["secrets_dir"].replace(" ", "\\ ")
+    try:
+        return string.Template(template).substitute(texts)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"airflow.cfg.template must use only {', '.join(sorted(texts))} (got {error}). Write $$ for a dollar sign."
+        ) from None
+
+
+def write_airflow_files(layout: StackLayout, *, port: int, secrets: Mapping[str, str]) -> None:
+    """Write `airflow.cfg` and the password file of the simple auth manager, both for the owner only."""
+    template = layout.airflow_template.read_text()
+    text = render_airflow_cfg(template, layout=layout, port=port, num_cpus=os.cpu_count() or 1)
+    write_private(layout.airflow_cfg, text)
+    passwords = {user: secrets[f"airflow_{user}_password"] for user in AIRFLOW_ROLES}
+    write_private(layout.passwords_file, json.dumps(passwords))
+
+
+def migrate(layout: StackLayout, *, airflow: Path, environment: Mapping[str, str], cancel: threading.Event) -> bool:
+    """Bring Airflow's database to the installed version; False when it is there already.
+
+    Works on a copy that takes the database's place at the end, so a kill at any moment leaves the old one whole.
+    No process of Airflow may run meanwhile.
+
+    Raises:
+        ServiceUnavailable: the migration failed; the message holds its last lines.
+    """
+    version = importlib.metadata.version("apache-airflow")
+    stamp, database = layout.airflow_home / "migrated", layout.airflow_home / "airflow.db"
+    if database.exists() and stamp.exists() and stamp.read_text() == version:
+        return False
+    work = layout.airflow_home / "airflow.db.migrating"
+    _remove_database(work)
+    if database.exists():
+        _copy_database(database, work)
+    _run_migration(
+        airflow,
+        environment={**environment, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{work}"},
+        log=layout.log_file("airflow-migrate"),
+        cancel=cancel,
+    )
+    _checkpoint(work)
+    _remove_database(database)
+    work.replace(database)
+    write_private(stamp, version)
+    return True
+
+
+def ensure_pools(port: int, *, username: str, password: str) -> list[str]:
+    """Create the pools that are missing and return their names; a person's change of slots is kept.
+
+    Raises:
+        ServiceUnavailable: the api-server refused or did not answer.
+    """
+    try:
+        with httpx.Client(base_url=address(port), timeout=30, trust_env=False) as client:
+            token = client.post("/auth/token", json={"username": username, "password": password})
+            token.raise_for_status()
+            client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
+            return [name for name in POOLS if _create_pool(client, name)]
+    except httpx.HTTPError as error:
+        raise ServiceUnavailable(
+            f"Airflow must create the pools {', '.join(POOLS)} (got {type(error).__name__}: {error}). "
+            "See `dethrone logs airflow-api-server`."
+        ) from error
+
+
+def _create_pool(client: httpx.Client, name: str) -> bool:
+    if client.get(f"/api/v2/pools/{name}").status_code == httpx.codes.OK:
+        return False
+    slots, description = POOLS[name]
+    body = {"name": name, "slots": slots, "description": description, "include_deferred": False}
+    response = client.post("/api/v2/pools", json=body)
+    if response.status_code == httpx.codes.CONFLICT:
+        return False
+    response.raise_for_status()
+    return True
+
+
+def _run_migration(airflow: Path, *, environment: Mapping[str, str], log: Path, cancel: threading.Event) -> None:
+    with (
+        log.open("ab") as output,
+        subprocess.Popen(  # noqa: S603 - our own interpreter's command
+            [str(airflow), "db", "migrate"], env=dict(environment), stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        while process.poll() is None:
+            if cancel.wait(0.1):
+                process.terminate()
+        code = process.returncode
+    if code != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+        raise ServiceUnavailable(f"airflow db migrate must end with 0 (got {code}). Its last lines:\n{tail}")
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    with contextlib.closing(sqlite3.connect(source)) as old, contextlib.closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
+def _checkpoint(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _remove_database(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""Where the one-machine stack keeps things: paths only, nothing is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from pathlib import Path
+
+MAX_SOCKET_PATH_BYTES = 100  # Linux allows 107; the supervisor adds a suffix of its own while it binds
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StackLayout:
+    """Every path of the stack, derived from the state folder and the source folder."""
+
+    home: Path
+    root: Path
+
+    @property
+    def stack_file(self) -> Path:
+        return self.home / "stack.json"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.home / "up.lock"
+
+    @property
+    def secrets_dir(self) -> Path:
+        return self.home / "secrets"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def supervisor_dir(self) -> Path:
+        return self.home / "supervisor"
+
+    @property
+    def supervisor_conf(self) -> Path:
+        return self.supervisor_dir / "supervisord.conf"
+
+    @property
+    def programs_dir(self) -> Path:
+        return self.supervisor_dir / "conf.d"
+
+    @property
+    def supervisor_pid_file(self) -> Path:
+        return self.supervisor_dir / "supervisord.pid"
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Folder of the unix sockets: below the home, or a short private one when that path is too long to bind."""
+        inside = self.supervisor_dir / "run"
+        if len(str(inside / "seaweedfs-filer.sock").encode()) <= MAX_SOCKET_PATH_BYTES:
+            return inside
+        digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"dethrone-{digest}"
+
+    @property
+    def socket(self) -> Path:
+        return self.runtime_dir / "supervisor.sock"
+
+    @property
+    def s3_dir(self) -> Path:
+        return self.home / "s3"
+
+    @property
+    def label_studio_dir(self) -> Path:
+        return self.home / "label-studio"
+
+    @property
+    def airflow_home(self) -> Path:
+        return self.home / "airflow"
+
+    @property
+    def airflow_cfg(self) -> Path:
+        return self.airflow_home / "airflow.cfg"
+
+    @property
+    def airflow_template(self) -> Path:
+        return self.root / "airflow.cfg.template"
+
+    @property
+    def passwords_file(self) -> Path:
+        return self.airflow_home / "passwords.json"
+
+    @property
+    def bentoml_home(self) -> Path:
+        return self.home / "bentoml"
+
+    @property
+    def label_studio_bin(self) -> Path:
+        return self.root / ".venv-label-studio" / "bin"
+
+    def log_file(self, program: str) -> Path:
+        return self.logs_dir / f"{program}.log"
+
+
+def source_root() -> Path:
+    """Return the folder of this checkout, which holds `dags/`, `airflow.cfg.template` and the environments."""
+    return Path(__file__).resolve().parents[2]

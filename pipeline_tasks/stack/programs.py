@@ -1,0 +1,178 @@
+"""What the stack runs: one `Program` per process, from ports, secrets and paths. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline_tasks.stack.addresses import ADMIN_GRPC_OFFSET, LOOPBACK, address
+from pipeline_tasks.stack.layout import StackLayout
+from pipeline_tasks.stack.supervisor_conf import MARKER, Program
+
+LABEL_STUDIO_USER = "admin@dethrone.local"
+AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+# 127.0.0.0/8 stays open: S3 and the webhook's receiver live there. Everything private or link-local is refused.
+_BANNED_SUBNETS = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,100.64.0.0/10,fc00::/7,fe80::/10"
+# Settings of another installation in the caller's shell would win over the files written here.
+_FOREIGN_PREFIXES = ("AIRFLOW", "LABEL_STUDIO_", "HEARTEX_", "DJANGO_", "SUPERVISOR_", "WEED_", "DETHRONE_STACK")
+_FOREIGN_NAMES = frozenset(
+    {"PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"}
+)
+
+
+def base_environment(
+    environment: Mapping[str, str], *, layout: StackLayout, projects_dir: Path, bin_dir: Path
+) -> dict[str, str]:
+    """Return what every process of the stack inherits: the caller's variables, cleaned, and ours. No secrets."""
+    kept = {
+        key: value
+        for key, value in environment.items()
+        if not key.startswith(_FOREIGN_PREFIXES) and key not in _FOREIGN_NAMES
+    }
+    no_proxy = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), LOOPBACK, "localhost"]))
+    return kept | {
+        MARKER: str(layout.home),
+        "DETHRONE_HOME": str(layout.home),
+        "DETHRONE_PROJECTS": str(projects_dir),
+        "PATH": f"{bin_dir}:{kept.get('PATH', '/usr/local/bin:/usr/bin:/bin')}",
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+        "PYTHONUNBUFFERED": "1",
+        "SPT_NOENV": "1",  # setproctitle would overwrite the environment in which `down` looks for the marker
+        "AIRFLOW_HOME": str(layout.airflow_home),
+        "AIRFLOW_CONFIG": str(layout.airflow_cfg),
+        "BENTOML_HOME": str(layout.bentoml_home),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "GX_ANALYTICS_ENABLED": "false",
+        "WANDB_ERROR_REPORTING": "false",
+    }
+
+
+def stack_programs(
+    layout: StackLayout, *, ports: Mapping[str, int], secrets: Mapping[str, str], bin_dir: Path
+) -> tuple[Program, ...]:
+    """Return every process of the stack but the inference servers, which come and go with releases."""
+    return (
+        s3_program(layout, ports=ports, secrets=secrets, weed=bin_dir / "weed"),
+        label_studio_program(layout, ports=ports, secrets=secrets),
+        *(airflow_program(layout, part=part, airflow=bin_dir / "airflow") for part in AIRFLOW_PARTS),
+        gateway_program(layout, port=ports["gateway"], bentoml=bin_dir / "bentoml"),
+        watchdog_program(layout, python=bin_dir / "python"),
+    )
+
+
+def s3_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mapping[str, str], weed: Path) -> Program:
+    """SeaweedFS; without credentials in its environment it would be open to everyone, so they are always there."""
+    flags = {
+        "dir": layout.s3_dir,
+        "ip": LOOPBACK,
+        "ip.bind": LOOPBACK,
+        "s3.port": ports["s3"],
+        "s3.port.grpc": ports["s3_grpc"],
+        "master.port": ports["s3_master"],
+        "master.port.grpc": ports["s3_master_grpc"],
+        "volume.port": ports["s3_volume"],
+        "volume.port.grpc": ports["s3_volume_grpc"],
+        "filer.port": ports["s3_filer"],
+        "filer.port.grpc": ports["s3_filer_grpc"],
+        "admin.port": ports["s3_admin"],
+        "admin.port.grpc": ports["s3_admin"] + ADMIN_GRPC_OFFSET,
+        "admin.ui": "false",
+        "webdav": "false",
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.autoCreateBucket": "false",  # a typo in a bucket's name must fail, not make a bucket
+        "s3.localSocket": layout.runtime_dir / "seaweedfs-s3.sock",
+        "filer.localSocket": layout.runtime_dir / "seaweedfs-filer.sock",
+        "master.telemetry": "false",
+        "bucket": "dethrone",
+    }
+    return Program(
+        name="s3",
+        command=(str(weed), "-logtostderr=true", "mini", *(f"-{key}={value}" for key, value in flags.items())),
+        environment={
+            "AWS_ACCESS_KEY_ID": secrets["s3_access_key"],
+            "AWS_SECRET_ACCESS_KEY": secrets["s3_secret_key"],
+            "GOMEMLIMIT": "256MiB",  # 0.9 GB of resident memory after 100 MB of uploads without it
+        },
+        directory=layout.s3_dir,
+        log_file=layout.log_file("s3"),
+        stop_wait_seconds=40,  # a graceful stop took up to 25 s
+        priority=10,
+    )
+
+
+def label_studio_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Program:
+    """Label Studio in its own environment: no sign-up, no local files, no calls home, loopback only."""
+    port = ports["label_studio"]
+    return Program(
+        name="label-studio",
+        command=(
+            str(layout.label_studio_bin / "label-studio"),
+            *("start", "--no-browser", "--port", str(port), "--internal-host", LOOPBACK, "--log-level", "WARNING"),
+        ),
+        environment={
+            "LABEL_STUDIO_BASE_DATA_DIR": str(layout.label_studio_dir),
+            "LABEL_STUDIO_HOST": address(port),
+            "LABEL_STUDIO_USERNAME": LABEL_STUDIO_USER,
+            "LABEL_STUDIO_PASSWORD": secrets["label_studio_password"],
+            "LABEL_STUDIO_USER_TOKEN": secrets["label_studio_token"],
+            "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+            "SECRET_KEY": secrets["label_studio_secret_key"],  # persistent: a restart keeps sessions
+            "DISABLE_SIGNUP_WITHOUT_LINK": "true",
+            "LOCAL_FILES_SERVING_ENABLED": "false",
+            "SSRF_PROTECTION_ENABLED": "true",
+            "USE_DEFAULT_BANNED_SUBNETS": "false",
+            "USER_ADDITIONAL_BANNED_SUBNETS": _BANNED_SUBNETS,
+            "COLLECT_ANALYTICS": "false",
+            "SENTRY_DSN": "",
+            "FRONTEND_SENTRY_DSN": "",
+            "LATEST_VERSION_CHECK": "false",
+            "PATH": f"{layout.label_studio_bin}:/usr/local/bin:/usr/bin:/bin",
+        },
+        directory=layout.label_studio_dir,
+        log_file=layout.log_file("label-studio"),
+        priority=20,
+    )
+
+
+def airflow_program(layout: StackLayout, *, part: str, airflow: Path) -> Program:
+    """One of Airflow's four processes: `airflow standalone` would leave its children behind on a signal."""
+    # The log servers of scheduler and triggerer bind to all interfaces whatever the settings say; on one machine the
+    # api-server reads the same files itself, so they are not started.
+    no_log_server = ("--skip-serve-logs",) if part in {"scheduler", "triggerer"} else ()
+    return Program(
+        name=f"airflow-{part}",
+        command=(str(airflow), part, *no_log_server),
+        environment={},
+        directory=layout.airflow_home,
+        log_file=layout.log_file(f"airflow-{part}"),
+        stop_wait_seconds=20,
+        priority=30,
+    )
+
+
+def gateway_program(layout: StackLayout, *, port: int, bentoml: Path) -> Program:
+    """The gateway needs nothing but its own disk, so it comes back first, with the supervisor itself."""
+    service = "bento_services.gateway.service:Gateway"
+    return Program(
+        name="gateway",
+        command=(str(bentoml), "serve", service, "--host", LOOPBACK, "--port", str(port)),
+        environment={"OMP_NUM_THREADS": "1"},
+        directory=layout.root,
+        log_file=layout.log_file("gateway"),
+        stop_wait_seconds=40,
+        priority=40,
+    )
+
+
+def watchdog_program(layout: StackLayout, *, python: Path) -> Program:
+    """The loop that restarts an Airflow scheduler that is alive but stuck."""
+    return Program(
+        name="watchdog",
+        command=(str(python), "-m", "pipeline_tasks.stack.watchdog", "--home", str(layout.home)),
+        environment={},
+        directory=layout.home,
+        log_file=layout.log_file("watchdog"),
+        priority=50,
+    )
