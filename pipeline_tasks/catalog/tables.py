@@ -8,6 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline_tasks.catalog.triggers import POSTGRESQL_FUNCTION, create_statements
+
 metadata = sa.MetaData()
 
 
@@ -25,7 +27,7 @@ class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
         utc = value.astimezone(dt.UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
-    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+    def process_result_value(self, value: dt.datetime | None, _dialect: sa.Dialect) -> dt.datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
@@ -419,3 +421,15 @@ APPEND_ONLY = (
     audits,
     outcomes,
 )
+
+
+def _protect(_metadata: sa.MetaData, connection: sa.Connection, **_: Any) -> None:
+    """Let tables that `metadata.create_all` makes, in tests, refuse what those of the migrations refuse."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(POSTGRESQL_FUNCTION)
+    for table in APPEND_ONLY:
+        for statement in create_statements(table.name, dialect=connection.dialect.name):
+            connection.exec_driver_sql(statement)
+
+
+sa.event.listen(metadata, "after_create", _protect)
