@@ -1,0 +1,55 @@
+"""Writes a new project's folder from a template that works as it is."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.project import NAME_PATTERN
+from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.project_yaml import shown
+
+TEMPLATES_DIR = Path(__file__).parent / "templates"
+PLACEHOLDER = "__NAME__"
+INCOMING = "incoming"
+
+
+def template_names() -> list[str]:
+    """Return the names that `init_project` takes as `template`."""
+    return sorted(path.name for path in TEMPLATES_DIR.iterdir() if path.is_dir())
+
+
+def init_project(projects_dir: Path, *, name: str, template: str) -> Path:
+    """Write `projects_dir/name`, whole or not at all, and return it.
+
+    Raises:
+        ConfigError: the name is not allowed, the template is unknown, or the folder is there already.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigError(f"name must match {NAME_PATTERN} (got {shown(name)}). Use small letters, digits and _.")
+    if template not in template_names():
+        raise ConfigError(f"template must be one of {', '.join(template_names())} (got {shown(template)}).")
+    folder = projects_dir / name
+    if folder.exists():
+        raise ConfigError(f"{folder} must not exist (got a folder). Choose another name, or edit what is there.")
+    projects_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=projects_dir) as scratch:
+        draft = Path(scratch) / name
+        _write(TEMPLATES_DIR / template, draft, name=name)
+        load_project(draft)
+        try:
+            draft.rename(folder)
+        except OSError as error:
+            raise ConfigError(f"{folder} must be a new folder (got {error.strerror}). Choose another name.") from error
+    return folder
+
+
+def _write(template: Path, folder: Path, *, name: str) -> None:
+    shutil.copytree(template, folder)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_text(path.read_text(encoding="utf-8").replace(PLACEHOLDER, name), encoding="utf-8")
+    (folder / INCOMING).mkdir()

@@ -1,0 +1,186 @@
+"""Loads projects: project.yaml and labeling.xml into one checked value, or errors that say file, line, key and fix."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject, Project
+from pipeline_tasks.project_checks import check_project
+from pipeline_tasks.project_labeling import parse_labeling
+from pipeline_tasks.project_yaml import (
+    Document,
+    Path_,
+    Problem,
+    ProjectError,
+    decode_utf8,
+    dotted,
+    parse_yaml,
+    read_limited,
+    shown,
+)
+
+PROJECT_FILE = "project.yaml"
+LABELING_FILE = "labeling.xml"
+_NO_VALUE = object()
+_EXPECTED = {
+    "missing": "set",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "literal_error": "{expected}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "string_pattern_mismatch": "text that matches {pattern}",
+    "union_tag_not_found": "a mapping with a `type`: folder, s3, table or sql",
+    "union_tag_invalid": "of a `type` out of {expected_tags}",
+}
+_ADVICE = {
+    "string_type": "Put it into quotes.",
+    "bool_type": "Write true or false without quotes (yes and no are text).",
+    "int_type": "Write it without quotes and without a point.",
+    "float_type": "Write it without quotes.",
+    "missing": "Add it.",
+}
+
+
+def load_project(folder: Path) -> LoadedProject:
+    """Read and check one project's folder.
+
+    Raises:
+        ProjectError: project.yaml or labeling.xml is missing or wrong; names file, line, column, key and value.
+    """
+    path = folder / PROJECT_FILE
+    data = read_limited(path, what=str(path), advice="Write one with `dethrone init <name>`.")
+    document = parse_yaml(data, file=str(path))
+    config = validate(document)
+    problems = [document.problem(key, message) for key, message in check_project(config, folder=folder)]
+    if config.name != folder.resolve().name:
+        message = f"name must be the name of the project's folder, {folder.resolve().name!r} (got {config.name!r})."
+        problems.append(document.problem(("name",), message))
+    labeling_path = folder / LABELING_FILE
+    labeling_xml = ""
+    try:
+        advice = "Copy one from another project, or write one with `dethrone init <name>`."
+        labeling_xml = decode_utf8(
+            read_limited(labeling_path, what=str(labeling_path), advice=advice), file=str(labeling_path)
+        )
+        classes = config.labels.classes
+        parse_labeling(labeling_xml, modality=config.modality, classes=classes, file=str(labeling_path))
+    except ProjectError as error:
+        problems += error.problems
+    if problems:
+        raise ProjectError(problems)
+    return LoadedProject(config=config, folder=folder.resolve(), labeling_xml=labeling_xml)
+
+
+def load_projects(folder: Path) -> tuple[list[LoadedProject], list[ConfigError]]:
+    """Read every project below a folder; a broken one becomes an error and leaves the others alone."""
+    projects: list[LoadedProject] = []
+    errors: list[ConfigError] = []
+    try:
+        children = sorted(child for child in folder.iterdir() if child.is_dir() and child.name[0] not in "._")
+    except OSError as error:
+        advice = "Set DETHRONE_PROJECTS to the folder that holds your projects."
+        return [], [ConfigError(f"{folder} must be a readable folder (got {error.strerror}). {advice}")]
+    for child in children:
+        try:
+            projects.append(load_project(child))
+        except ConfigError as error:
+            errors.append(error)
+    return projects, errors
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of project.yaml, for editors."""
+    schema = Project.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Dethrone project.yaml"}
+
+
+def validate(document: Document) -> Project:
+    """Return the typed project of a parsed file; raises ProjectError with every problem that pydantic finds."""
+    if not isinstance(document.value, dict):
+        got = "nothing" if document.value is None else shown(document.value)
+        message = f"{PROJECT_FILE} must be a mapping with name, modality, sources, labels and recipe (got {got})."
+        raise ProjectError([document.problem((), message)])
+    version = document.value.get("version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        message = (
+            f"version must be {SCHEMA_VERSION} (got {shown(version)}). "
+            f"This release reads version {SCHEMA_VERSION}; CHANGELOG.md says how to change files of other versions."
+        )
+        raise ProjectError([document.problem(("version",), message)])
+    try:
+        return Project.model_validate(document.value)
+    except ValidationError as error:
+        raise ProjectError([_problem(detail, document=document) for detail in error.errors()]) from None
+
+
+def _problem(detail: ErrorDetails, *, document: Document) -> Problem:
+    path = _path_in_file(detail["loc"], value=document.value)
+    key, kind = dotted(path), detail["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(detail["loc"][:-1])
+        close = difflib.get_close_matches(str(path[-1]), known, n=1)
+        hint = f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(known)}."
+        return document.problem(path, f"{key} must be a known key (got an unknown one). {hint}")
+    got = "nothing" if kind == "missing" else shown(_value_at(document.value, path))
+    expected = _EXPECTED.get(kind, "valid: {message}").format_map({"message": detail["msg"], **detail.get("ctx", {})})
+    advice = _ADVICE.get(kind, "See docs/project.schema.json.")
+    return document.problem(path, f"{key} must be {expected} (got {got}). {advice}")
+
+
+def _path_in_file(location: tuple[int | str, ...], *, value: Any) -> Path_:
+    """Return pydantic's location without the union tags, which the file does not have."""
+    path: list[int | str] = []
+    for index, part in enumerate(location):
+        is_tag = isinstance(value, dict) and value.get("type") == part and index < len(location) - 1
+        if is_tag and path and isinstance(path[-1], int):
+            continue
+        path.append(part)
+        value = _value_at(value, (part,))
+    return tuple(path)
+
+
+def _value_at(value: Any, path: Path_) -> Any:
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return _NO_VALUE
+    return None if value is _NO_VALUE else value
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the schema knows at pydantic's location."""
+    kinds: list[Any] = [Project]
+    for part in location:
+        if isinstance(part, int):
+            continue
+        models = [kind for kind in kinds if part in kind.model_fields]
+        if models:
+            kinds = [m for kind in models for m in _models_in(kind.model_fields[part].annotation)]
+        else:
+            kinds = [kind for kind in kinds if part in typing.get_args(kind.model_fields["type"].annotation)]
+    return sorted({key for kind in kinds for key in kind.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
