@@ -177,6 +177,12 @@ class Gate(_Model):
     min_gain: float = Field(0.0, ge=0, lt=1)
     confidence: float = Field(0.95, gt=0.5, lt=1)
     previous_margin: float = Field(0.03, ge=0, lt=1, description="Non-inferiority margin on the previous exam.")
+    new_classes: Literal["keep", "judge"] = Field(
+        "keep",
+        description="When the exam has a class that the champion never learned: keep the champion, or judge (its "
+        "answers there count as wrong, and on the classes that both know the contender must not be worse by more "
+        "than previous_margin).",
+    )
     floors: Floors = Floors()
     limits: Limits = Limits()
     exam: ExamConfig = ExamConfig()

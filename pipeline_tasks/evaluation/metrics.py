@@ -1,0 +1,157 @@
+"""What one model's answers on one exam are worth. Pure; arrays end in their shape: n items, c classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+NUM_CALIBRATION_BINS = 15
+SHOWN_CONFIDENCE = 0.95
+CONSTANT_SPREAD = 1e-7
+SUM_TOLERANCE = 1e-3
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its two-sided confidence interval; NaN where it cannot be computed."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def is_finite(self) -> bool:
+        return all(math.isfinite(value) for value in (self.estimate, self.low, self.high))
+
+
+NOT_A_NUMBER = Interval(math.nan, math.nan, math.nan)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One class on one exam: how many items carry it, the share of them found, the share of its answers right."""
+
+    label: str
+    num_items: int
+    recall: Interval
+    precision: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Answers whose confidence lies in (low, high]: mean confidence beside the share that is right."""
+
+    low: float
+    high: float
+    num_items: int
+    confidence: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutputHealth:
+    """Whether the raw outputs are probabilities at all."""
+
+    num_non_finite: int
+    num_not_probabilities: int
+    constant: bool
+
+
+def wilson_interval(num_successes: int, num_trials: int, *, confidence: float = SHOWN_CONFIDENCE) -> Interval:
+    """Return a proportion with its Wilson score interval; NaN without trials.
+
+    Source: Wilson 1927; it stays inside 0..1 and is honest for small counts, unlike the normal interval.
+    """
+    if num_trials == 0:
+        return NOT_A_NUMBER
+    z = float(stats.norm.isf((1 - confidence) / 2))
+    share = num_successes / num_trials
+    scale = 1 + z * z / num_trials
+    center = (share + z * z / (2 * num_trials)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / num_trials + z * z / (4 * num_trials**2))
+    # Exact at the ends, where rounding would leave a bound beside 0 or 1.
+    low = 0.0 if num_successes == 0 else center - half
+    high = 1.0 if num_successes == num_trials else center + half
+    return Interval(share, low, high)
+
+
+def confusion_matrix(truth_n: Array, predicted_n: Array, *, num_classes: int) -> Array:
+    """Return counts_cc: row = true class, column = answered class."""
+    flat = np.bincount(truth_n * num_classes + predicted_n, minlength=num_classes * num_classes)
+    return flat.reshape(num_classes, num_classes)
+
+
+def macro_f1(counts_cc: Array) -> float:
+    """Return the mean F1 (harmonic mean of precision and recall) of the classes that the exam has; NaN without items.
+
+    Every class weighs the same, however rare, so a model cannot win by ignoring the rare ones.
+    """
+    items_c, answers_c, hits_c = counts_cc.sum(axis=1), counts_cc.sum(axis=0), np.diag(counts_cc)
+    present_c = items_c > 0
+    if not present_c.any():
+        return math.nan
+    return float(np.mean(2 * hits_c[present_c] / (items_c[present_c] + answers_c[present_c])))
+
+
+def class_scores(counts_cc: Array, *, classes: Sequence[str]) -> tuple[ClassScore, ...]:
+    """Return recall (with Wilson interval) and precision of each class, in the order of `classes`."""
+    scores = []
+    for index, label in enumerate(classes):
+        num_items, num_answers = int(counts_cc[index].sum()), int(counts_cc[:, index].sum())
+        hits = int(counts_cc[index, index])
+        precision = hits / num_answers if num_answers else None
+        scores.append(ClassScore(label, num_items, wilson_interval(hits, num_items), precision))
+    return tuple(scores)
+
+
+def reliability_bins(
+    confidence_n: Array, correct_n: Array, *, num_bins: int = NUM_CALIBRATION_BINS
+) -> tuple[ReliabilityBin, ...]:
+    """Return the filled bins of equal width over confidence 0..1."""
+    edges = np.linspace(0, 1, num_bins + 1)
+    bin_n = np.clip(np.ceil(confidence_n * num_bins).astype(int) - 1, 0, num_bins - 1)
+    bins = []
+    for index in range(num_bins):
+        inside_n = bin_n == index
+        if inside_n.any():
+            bins.append(
+                ReliabilityBin(
+                    low=float(edges[index]),
+                    high=float(edges[index + 1]),
+                    num_items=int(inside_n.sum()),
+                    confidence=float(np.mean(confidence_n[inside_n], dtype=np.float64)),
+                    accuracy=float(np.mean(correct_n[inside_n], dtype=np.float64)),
+                )
+            )
+    return tuple(bins)
+
+
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """Return the expected calibration error, 0 to 1: how far confidence is from the share right, on average.
+
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
+    """
+    num_items = sum(one.num_items for one in bins)
+    if num_items == 0:
+        return math.nan
+    return sum(one.num_items * abs(one.confidence - one.accuracy) for one in bins) / num_items
+
+
+def output_health(probabilities_nc: Array) -> OutputHealth:
+    """Return what is wrong with raw outputs: NaN or infinity, rows that are no probabilities, one answer to all."""
+    finite_n = np.isfinite(probabilities_nc).all(axis=1)
+    rows_nc = probabilities_nc[finite_n].astype(np.float64)
+    wrong_n = (rows_nc < -SUM_TOLERANCE).any(axis=1) | (np.abs(rows_nc.sum(axis=1) - 1) > SUM_TOLERANCE)
+    spread = float(np.ptp(rows_nc, axis=0).max()) if len(rows_nc) > 1 else math.inf
+    return OutputHealth(
+        num_non_finite=int((~finite_n).sum()),
+        num_not_probabilities=int(wrong_n.sum()),
+        constant=spread <= CONSTANT_SPREAD,
+    )
