@@ -1,0 +1,259 @@
+"""A model version's two files: `model.safetensors` and `model.json`. Strict on reading, no pickle anywhere.
+
+The chain of trust: the catalog has the digest of the weights file; the weights file's metadata has the digest of the
+configuration in `model.json`; the configuration has the digest of the recipe's code. So right weights with another
+configuration are refused, although the weights are untouched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline_tasks.contracts import canonical_json, content_id, sha256_hex
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.models.base import Array, Recipe, Signature
+from pipeline_tasks.models.registry import OWN_RECIPE, find_recipe, recipe_from_source
+from pipeline_tasks.models.weights_file import ArtifactInvalid, read_weights, write_weights
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS_NAME = "model.safetensors"
+MANIFEST_NAME = "model.json"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 10_000_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What fixes a model version's behaviour and origin; its digest is bound into the weights file.
+
+    `recipe_source` is the text of the project's own recipe, None for a stock one.
+    """
+
+    project: str
+    version: str
+    recipe: str
+    recipe_digest: str
+    recipe_source: str | None
+    params: Mapping[str, Any]
+    classes: tuple[str, ...]
+    preprocessing: Mapping[str, Any]
+    signature: Signature
+    snapshot_id: str
+    training_key: str
+    warm_start: str | None
+    seed: int
+    threads: int
+    device: str
+    lock_hash: str
+    code_revision: str
+    torch_version: str
+
+    @property
+    def digest(self) -> str:
+        return content_id(dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelManifest:
+    """The contents of `model.json`."""
+
+    config: ModelConfig
+    weights_digest: str
+    weights_size_bytes: int
+    metrics: Mapping[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """Return canonical JSON: the same manifest always gives the same bytes."""
+        return canonical_json({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Artifact:
+    """A model version as bytes, ready to be stored: the weights first, the manifest last."""
+
+    manifest: ModelManifest
+    weights: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model version ready to predict."""
+
+    manifest: ModelManifest
+    recipe: Recipe
+    module: torch.nn.Module
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.manifest.config.classes
+
+    def decode(self, data: bytes) -> Array:
+        """Turn one item's bytes into one array; InputError with a code if they are unusable."""
+        return self.recipe.decode(data, preprocessing=self.manifest.config.preprocessing)
+
+    def predict(self, inputs: list[Array]) -> npt.NDArray[np.float32]:
+        """Return the probabilities (n, c) of decoded items, classes in the order of `classes`."""
+        if not inputs:
+            return np.zeros((0, len(self.classes)), dtype=np.float32)
+        return self.recipe.predict_batch(self.module, self.recipe.collate(inputs))
+
+
+def object_prefix(project: str, version: str) -> str:
+    """Return the prefix of a model version's two objects: the `object_key` of its ModelRef."""
+    return f"models/{project}/{version}"
+
+
+def pack(module: torch.nn.Module, *, config: ModelConfig, metrics: Mapping[str, Any]) -> Artifact:
+    """Return a trained module as an artifact; ArtifactInvalid NON_FINITE if a weight is NaN or infinite."""
+    weights = write_weights(module.state_dict(), metadata={"config": config.digest})
+    read_weights(weights)
+    manifest = ModelManifest(
+        config=config, weights_digest=sha256_hex(weights), weights_size_bytes=len(weights), metrics=metrics
+    )
+    return Artifact(manifest=manifest, weights=weights)
+
+
+def save(artifact: Artifact, folder: Path) -> None:
+    """Write the two files into a folder, the manifest last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS_NAME).write_bytes(artifact.weights)
+    (folder / MANIFEST_NAME).write_bytes(artifact.manifest.to_bytes())
+
+
+def load(folder: Path, *, expected_digest: str | None = None, device: str = "cpu") -> LoadedModel:
+    """Load a model version from a folder that holds exactly its two files, after every check of `load_bytes`.
+
+    Raises:
+        ArtifactInvalid: also FILES: one is missing, there are others, or one is a link.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        raise ArtifactInvalid("FILES", f"{folder} must be a readable folder.") from None
+    names = [entry.name for entry in entries]
+    if names != sorted((WEIGHTS_NAME, MANIFEST_NAME)):
+        raise ArtifactInvalid(
+            "FILES", f"{folder} must hold {MANIFEST_NAME} and {WEIGHTS_NAME} only (got {names[:10]})."
+        )
+    if any(entry.is_symlink() or not entry.is_file() for entry in entries):
+        raise ArtifactInvalid("FILES", f"{folder} must hold regular files (got a link or a folder).")
+    return load_bytes(
+        (folder / MANIFEST_NAME).read_bytes(),
+        (folder / WEIGHTS_NAME).read_bytes(),
+        expected_digest=expected_digest,
+        device=device,
+    )
+
+
+def load_bytes(
+    manifest_bytes: bytes, weights: bytes, *, expected_digest: str | None = None, device: str = "cpu"
+) -> LoadedModel:
+    """Build the module and give it the weights; `expected_digest` is the catalog's (ModelRef.digest).
+
+    Raises:
+        ArtifactInvalid: MANIFEST, DIGEST, CONFIG_MISMATCH, RECIPE, ARCHITECTURE, or a reason of `read_weights`.
+    """
+    manifest = read_manifest(manifest_bytes)
+    _check_digest(manifest, weights, expected_digest=expected_digest)
+    tensors, metadata = read_weights(weights)
+    if metadata.get("config") != manifest.config.digest:
+        raise ArtifactInvalid("CONFIG_MISMATCH", f"{MANIFEST_NAME} must be the one written with these weights.")
+    recipe = recipe_of(manifest.config)
+    module = _build(recipe, manifest.config)
+    check_architecture(module, tensors)
+    module.load_state_dict(tensors)
+    return LoadedModel(manifest=manifest, recipe=recipe, module=module.to(device).eval())
+
+
+def read_manifest(data: bytes) -> ModelManifest:
+    """Parse `model.json`; needs no torch.
+
+    Raises:
+        ArtifactInvalid: MANIFEST.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise _bad_manifest(f"have at most {MAX_MANIFEST_BYTES} bytes (got {len(data)})")
+    try:
+        fields = json.loads(data)
+        if fields.pop("format_version") != FORMAT_VERSION:
+            raise _bad_manifest(f"have format_version {FORMAT_VERSION}")
+        config = dict(fields.pop("config"))
+        signature = dict(config.pop("signature"))
+        for key in ("media_types", "input_shape"):
+            signature[key] = tuple(signature[key])
+        config["classes"] = tuple(config["classes"])
+        manifest = ModelManifest(config=ModelConfig(signature=Signature(**signature), **config), **fields)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _bad_manifest(f"be a model manifest (got {type(error).__name__}: {str(error)[:200]})") from None
+    _check_manifest(manifest)
+    return manifest
+
+
+def recipe_of(config: ModelConfig) -> Recipe:
+    """Return the recipe that a model version was trained with; an own recipe comes out of the manifest.
+
+    Raises:
+        ArtifactInvalid: RECIPE.
+    """
+    try:
+        if config.recipe_source is None:
+            return find_recipe(config.recipe).recipe
+        found = recipe_from_source(config.recipe_source)
+    except ConfigError as error:
+        raise ArtifactInvalid("RECIPE", str(error)) from error
+    if found.code_digest != config.recipe_digest:
+        raise ArtifactInvalid("RECIPE", "recipe_source must hash to recipe_digest.")
+    return found.recipe
+
+
+def check_architecture(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise ArtifactInvalid ARCHITECTURE unless names, shapes and dtypes are exactly the module's."""
+    wanted = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in module.state_dict().items()}
+    got = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()}
+    if wanted != got:
+        names = sorted(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))[:10]
+        differences = ", ".join(f"{name}: {wanted.get(name)} not {got.get(name)}" for name in names)
+        raise ArtifactInvalid("ARCHITECTURE", f"the weights must be the architecture's ({differences}).")
+
+
+def _bad_manifest(expected: str) -> ArtifactInvalid:
+    return ArtifactInvalid("MANIFEST", f"{MANIFEST_NAME} must {expected}.")
+
+
+def _check_manifest(manifest: ModelManifest) -> None:
+    config = manifest.config
+    strings = (config.project, config.version, config.recipe, config.recipe_digest, manifest.weights_digest)
+    if not all(isinstance(value, str) and value for value in strings):
+        raise _bad_manifest("have text in project, version, recipe, recipe_digest and weights_digest")
+    if not isinstance(config.params, dict) or not isinstance(config.preprocessing, dict):
+        raise _bad_manifest("have objects in params and preprocessing")
+    classes = config.classes
+    if len(classes) < 2 or len(set(classes)) != len(classes) or not all(isinstance(name, str) for name in classes):
+        raise _bad_manifest("have two or more different classes")
+    if config.signature.num_classes != len(classes):
+        raise _bad_manifest(f"have {len(classes)} classes in its signature (got {config.signature.num_classes})")
+    if (config.recipe == OWN_RECIPE) != isinstance(config.recipe_source, str):
+        raise _bad_manifest(f"have recipe_source exactly when recipe is {OWN_RECIPE}")
+
+
+def _check_digest(manifest: ModelManifest, weights: bytes, *, expected_digest: str | None) -> None:
+    digest = sha256_hex(weights)
+    if digest != (expected_digest or manifest.weights_digest) or digest != manifest.weights_digest:
+        wanted = expected_digest or manifest.weights_digest
+        raise ArtifactInvalid("DIGEST", f"{WEIGHTS_NAME} must hash to {wanted[:16]}... (got {digest[:16]}...).")
+
+
+def _build(recipe: Recipe, config: ModelConfig) -> torch.nn.Module:
+    try:
+        return recipe.build(recipe.resolve(config.params), len(config.classes))
+    except ConfigError as error:
+        raise ArtifactInvalid("RECIPE", str(error)) from error

@@ -1,0 +1,103 @@
+"""Classification of rows of numbers and categories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.models.base import (
+    Array,
+    FloatRange,
+    IntRange,
+    RecipeParams,
+    Signature,
+    Space,
+    parse_params,
+    predict_softmax,
+)
+from pipeline_tasks.models.tabular_mlp.preprocess import collate_rows, decode_row, row_width
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TabularMlpParams(RecipeParams):
+    """Parameters of `tabular_mlp`."""
+
+    epochs: int = Field(20, ge=1, le=10_000)
+    numbers: list[str] = Field(default_factory=list, description="Columns that hold numbers.")
+    categories: dict[str, list[str]] = Field(
+        default_factory=dict, description="Columns that hold one of these values; any other value counts as none."
+    )
+    hidden: int = Field(64, ge=1, le=8192)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class TabularMlpRecipe:
+    """Standardised numbers and one-hot categories under a small network."""
+
+    name = "tabular_mlp"
+    modality: Literal["tabular"] = "tabular"
+
+    def resolve(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        resolved = parse_params(TabularMlpParams, params)
+        if not resolved.numbers and not any(resolved.categories.values()):
+            raise ConfigError(
+                "recipe.params.numbers must name at least one column, or recipe.params.categories one with its values "
+                "(got neither). List the columns that the model shall see."
+            )
+        return resolved.model_dump()
+
+    def param_space(self, params: Mapping[str, Any]) -> Mapping[str, Space]:  # noqa: ARG002  (the protocol's)
+        return {
+            "learning_rate": FloatRange(5e-4, 2e-2, log=True),
+            "weight_decay": FloatRange(1e-4, 1e-1, log=True),
+            "hidden": IntRange(16, 256, log=True),
+            "dropout": FloatRange(0.0, 0.5),
+        }
+
+    def preprocessing(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {"numbers": list(params["numbers"]), "categories": dict(params["categories"])}
+
+    def signature(self, params: Mapping[str, Any], num_classes: int) -> Signature:
+        return Signature(("application/json",), "float32", (row_width(params),), num_classes)
+
+    def decode(self, data: bytes, *, preprocessing: Mapping[str, Any]) -> Array:
+        return decode_row(data, preprocessing=preprocessing)
+
+    def collate(self, inputs: Sequence[Array]) -> Array:
+        return collate_rows(inputs)
+
+    def augment(self, batch: Array, *, params: Mapping[str, Any], generator: np.random.Generator) -> Array:  # noqa: ARG002
+        return batch
+
+    def build(self, params: Mapping[str, Any], num_classes: int) -> torch.nn.Module:
+        from pipeline_tasks.models.tabular_mlp.model import TabularMlp
+
+        return TabularMlp(
+            width=row_width(params), num_classes=num_classes, hidden=params["hidden"], dropout=params["dropout"]
+        )
+
+    def fit_statistics(self, model: torch.nn.Module, batches: Sequence[Array]) -> None:
+        """Set mean and deviation of each column over the values that are there."""
+        import torch
+
+        rows = np.concatenate(batches).astype(np.float64)
+        present = np.isfinite(rows)
+        counts = np.maximum(present.sum(axis=0), 1)
+        mean = np.where(present, rows, 0.0).sum(axis=0) / counts
+        deviation = np.sqrt((np.where(present, rows - mean, 0.0) ** 2).sum(axis=0) / counts)
+        deviation[deviation < 1e-6] = 1.0
+        state = {"mean": torch.from_numpy(mean).float(), "deviation": torch.from_numpy(deviation).float()}
+        model.load_state_dict(state, strict=False)
+
+    def predict_batch(self, model: torch.nn.Module, inputs: Array) -> npt.NDArray[np.float32]:
+        return predict_softmax(model, inputs)
+
+
+RECIPE = TabularMlpRecipe()

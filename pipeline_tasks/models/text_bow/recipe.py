@@ -1,0 +1,97 @@
+"""Text classification on hashed n-grams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from pipeline_tasks.models.base import (
+    Array,
+    Choice,
+    FloatRange,
+    RecipeParams,
+    Signature,
+    Space,
+    parse_params,
+    predict_softmax,
+)
+from pipeline_tasks.models.text_bow.preprocess import collate_counts, decode_text
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TextBowParams(RecipeParams):
+    """Parameters of `text_bow`."""
+
+    epochs: int = Field(12, ge=1, le=10_000)
+    learning_rate: float = Field(0.3, gt=0, le=10)
+    weight_decay: float = Field(1e-3, ge=0, le=10)
+    buckets: int = Field(2**17, ge=2**8, le=2**24, description="Size of the hash table.")
+    ngrams: int = Field(1, ge=1, le=4, description="Longest run of words that counts as a term.")
+    max_terms: int = Field(1024, ge=1, le=65_536, description="Distinct terms kept per text, most frequent first.")
+    max_characters: int = Field(100_000, ge=1)
+    hidden: int = Field(0, ge=0, le=4096, description="0 = linear.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Without effect while hidden is 0.")
+
+
+class TextBowRecipe:
+    """Hashed bag of n-grams, tf-idf weights, linear layer or one hidden layer."""
+
+    name = "text_bow"
+    modality: Literal["text"] = "text"
+
+    def resolve(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return parse_params(TextBowParams, params).model_dump()
+
+    def param_space(self, params: Mapping[str, Any]) -> Mapping[str, Space]:  # noqa: ARG002  (the protocol's)
+        return {
+            "learning_rate": FloatRange(0.05, 1.0, log=True),
+            "weight_decay": FloatRange(1e-5, 1e-2, log=True),
+            "ngrams": Choice((1, 2)),
+        }
+
+    def preprocessing(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: params[key] for key in ("buckets", "ngrams", "max_terms", "max_characters")}
+
+    def signature(self, params: Mapping[str, Any], num_classes: int) -> Signature:  # noqa: ARG002  (the protocol's)
+        return Signature(("text/plain",), "int32", (-1, 2), num_classes)
+
+    def decode(self, data: bytes, *, preprocessing: Mapping[str, Any]) -> Array:
+        return decode_text(data, preprocessing=preprocessing)
+
+    def collate(self, inputs: Sequence[Array]) -> Array:
+        return collate_counts(inputs)
+
+    def augment(self, batch: Array, *, params: Mapping[str, Any], generator: np.random.Generator) -> Array:  # noqa: ARG002
+        return batch
+
+    def build(self, params: Mapping[str, Any], num_classes: int) -> torch.nn.Module:
+        from pipeline_tasks.models.text_bow.model import TextBow
+
+        return TextBow(
+            buckets=params["buckets"], num_classes=num_classes, hidden=params["hidden"], dropout=params["dropout"]
+        )
+
+    def fit_statistics(self, model: torch.nn.Module, batches: Sequence[Array]) -> None:
+        """Set log((1 + texts) / (1 + texts with the term)) + 1 for each bucket (Source: scikit-learn's smooth idf)."""
+        import torch
+
+        buckets = model.get_buffer("inverse_frequency").numel()
+        frequency = np.zeros(buckets, dtype=np.int64)
+        for batch in batches:
+            used = batch[..., 0][batch[..., 1] > 0]
+            frequency += np.bincount(used, minlength=buckets)
+        num_texts = sum(len(batch) for batch in batches)
+        inverse = np.log((1 + num_texts) / (1 + frequency)) + 1.0
+        model.load_state_dict({"inverse_frequency": torch.from_numpy(inverse).float()}, strict=False)
+
+    def predict_batch(self, model: torch.nn.Module, inputs: Array) -> npt.NDArray[np.float32]:
+        return predict_softmax(model, inputs)
+
+
+RECIPE = TextBowRecipe()

@@ -1,0 +1,132 @@
+"""Strict reading of safetensors bytes: every byte accounted for before anything is built from them.
+
+Source: the format section of the safetensors README (8-byte little-endian header length, JSON header, data).
+The official library checks most of this; duplicate names, unknown keys, size and finiteness are ours.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline_tasks.errors import PermanentError
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_HEADER_BYTES = 4_000_000
+MAX_TENSORS = 10_000
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+class ArtifactInvalid(PermanentError):  # noqa: N818  (as its siblings in errors.py)
+    """A model version's files are not what they should be; it must not be served, released or compared."""
+
+    code = "ARTIFACT_INVALID"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(
+            f"ARTIFACT_INVALID({reason}): {message} Fetch the model version again, or train again if the store has the "
+            "same bytes."
+        )
+        self.reason = reason
+
+
+def read_weights(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors by name and the file's metadata.
+
+    Raises:
+        ArtifactInvalid: HEADER, DUPLICATE_NAME, TOO_MANY_TENSORS, DTYPE, SHAPE, LAYOUT, TRAILING_BYTES or NON_FINITE.
+    """
+    header, data_start = _read_header(data)
+    metadata = _metadata(header.pop("__metadata__", {}))
+    _check_layout(header, num_bytes=len(data) - data_start)
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise ArtifactInvalid("LAYOUT", f"the weights must be a safetensors file (got: {error}).") from None
+    _check_finite(tensors)
+    return tensors, metadata
+
+
+def write_weights(tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> bytes:
+    """Return the tensors as safetensors bytes; the same tensors and metadata always give the same bytes."""
+    from safetensors.torch import save
+
+    plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    return bytes(save(plain, metadata=dict(sorted(metadata.items()))))
+
+
+def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
+    if len(data) < 8:
+        raise ArtifactInvalid("HEADER", f"the weights must have a header of 8 bytes or more (got {len(data)}).")
+    (length,) = struct.unpack("<Q", data[:8])
+    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
+        raise ArtifactInvalid("HEADER", f"the header must fit the file of {len(data)} bytes (got length {length}).")
+    try:
+        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise ArtifactInvalid("HEADER", "the header must be JSON (got other bytes).") from None
+    if not isinstance(header, dict):
+        raise ArtifactInvalid("HEADER", f"the header must be a JSON object (got {type(header).__name__}).")
+    if len(header) > MAX_TENSORS:
+        raise ArtifactInvalid("TOO_MANY_TENSORS", f"there must be at most {MAX_TENSORS} tensors (got {len(header)}).")
+    return header, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ArtifactInvalid("DUPLICATE_NAME", "names in the header must be unique (got one twice).")
+    return result
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(entry, str) for entry in value.values()):
+        raise ArtifactInvalid("HEADER", "__metadata__ must map strings to strings.")
+    return value
+
+
+def _check_layout(header: Mapping[str, Any], *, num_bytes: int) -> None:
+    spans = sorted(_span(name, entry) for name, entry in header.items())
+    end = 0
+    for start, stop, name in spans:
+        if start != end:
+            raise ArtifactInvalid("LAYOUT", f"{name} must start at byte {end} (got {start}: an overlap or a gap).")
+        end = stop
+    if end > num_bytes:
+        raise ArtifactInvalid("LAYOUT", f"the tensors must lie within {num_bytes} bytes (got an end at {end}).")
+    if end < num_bytes:
+        raise ArtifactInvalid("TRAILING_BYTES", f"the file must end with its last tensor (got {num_bytes - end} more).")
+
+
+def _span(name: str, entry: Any) -> tuple[int, int, str]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ArtifactInvalid("HEADER", f"{name} must have dtype, shape and data_offsets and nothing else.")
+    if entry["dtype"] not in DTYPE_BYTES:
+        raise ArtifactInvalid("DTYPE", f"{name} must have one of the dtypes {', '.join(DTYPE_BYTES)}.")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not _naturals(shape) or len(shape) > 16:
+        raise ArtifactInvalid("SHAPE", f"{name} must have a shape of whole numbers from 0 on (got {str(shape)[:60]}).")
+    if not _naturals(offsets) or len(offsets) != 2:
+        raise ArtifactInvalid("LAYOUT", f"{name} must have two data_offsets (got {str(offsets)[:60]}).")
+    size = math.prod(shape) * DTYPE_BYTES[entry["dtype"]]
+    if offsets[1] - offsets[0] != size:
+        raise ArtifactInvalid("LAYOUT", f"{name} must take {size} bytes (got {offsets[1] - offsets[0]}).")
+    return offsets[0], offsets[1], name
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+
+
+def _check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    bad = sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
+    if bad:
+        raise ArtifactInvalid("NON_FINITE", f"every weight must be finite (got NaN or infinity in {bad[:10]}).")
