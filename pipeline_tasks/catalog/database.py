@@ -103,5 +103,11 @@ def insert_ignore(connection: sa.Connection, table: sa.Table, rows: list[dict[st
     """Insert the rows whose keys are free and return how many were; existing rows stay as they are."""
     if not rows:
         return 0
-    module = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return int(connection.execute(module.insert(table).on_conflict_do_nothing(), rows).rowcount)
+    if connection.dialect.name == "postgresql":
+        # The driver batches many rows into one statement and then knows no row count: count what comes back.
+        keys = [column.name for column in table.primary_key]
+        # In one order, so that two writers of the same rows wait for each other instead of deadlocking.
+        ordered = sorted(rows, key=lambda row: tuple(str(row[key]) for key in keys))
+        statement = postgresql.insert(table).on_conflict_do_nothing().returning(table.c[keys[0]])
+        return len(connection.execute(statement, ordered).all())
+    return int(connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows).rowcount)
