@@ -1,0 +1,46 @@
+"""One model version, loaded from its two files after every check of the artifact's chain of trust."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, LoadedModel, load_bytes
+from pipeline_tasks.models.base import Array
+
+
+class ModelVersion:
+    """What the service asks of a model version."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self.version = loaded.manifest.config.version
+        self.labels = loaded.classes
+
+    def decode(self, data: bytes) -> Array:
+        """Return one item; InputError when its bytes are unusable."""
+        return self._loaded.decode(data)
+
+    def example(self) -> Array:
+        """Return zeros of the signature's shape; a free dimension gets length 1."""
+        signature = self._loaded.manifest.config.signature
+        return np.zeros([max(size, 1) for size in signature.input_shape], dtype=signature.input_dtype)
+
+    def predict(self, items: Sequence[Array]) -> Sequence[Sequence[float]]:
+        """Return the probabilities of each item; PermanentError on an output that is not finite."""
+        rows: list[list[float]] = self._loaded.predict(list(items)).tolist()
+        return rows
+
+
+def load_model(folder: Path) -> ModelVersion:
+    """Load the model version; ArtifactInvalid when a byte of it is not what was trained and judged.
+
+    The folder may hold other files: BentoML's model store adds its own.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    manifest = (folder / MANIFEST_NAME).read_bytes()
+    return ModelVersion(load_bytes(manifest, (folder / WEIGHTS_NAME).read_bytes(), device=device))
