@@ -79,24 +79,46 @@ class LabelingTask:
 
 
 class LabelingTool(Protocol):
-    """Label Studio, as far as the stages know it."""
+    """Label Studio, as far as the stages know it.
+
+    All methods raise ServiceUnavailable when it is away or answers with a 5xx, and PermanentError (LS_AUTH) when it
+    refuses the token. An unknown project is a KeyError.
+    """
 
     def ensure_project(self, *, title: str, label_config: str, annotators_per_item: int, show_predictions: bool) -> int:
         """Return the id of the project with this title, created or updated to match."""
 
-    def import_tasks(self, project_id: int, tasks: Sequence[LabelingTask]) -> None:
-        """Create tasks; NOT idempotent, and an error does not mean that nothing was created."""
+    def label_config(self, project_id: int) -> str:
+        """Return the labeling configuration that the project has now, whoever wrote it."""
+
+    def connect_objects(self, project_id: int) -> None:
+        """Let the project show objects by the addresses that `object_url` gives; does nothing where it can already."""
+
+    def object_url(self, object_key: str) -> str | None:
+        """Return what a task says to show an object of our bucket, or None when the bucket is not connected."""
+
+    def import_tasks(self, project_id: int, tasks: Sequence[LabelingTask]) -> list[int]:
+        """Create tasks and return their ids; NOT idempotent, and an error does not mean that nothing was created."""
+
+    def task_count(self, project_id: int) -> int:
+        """Return how many tasks the project has."""
 
     def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
         """Return the ids of the tasks of each item (more than one = duplicates), for all items or the named."""
 
-    def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None: ...
+    def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
+        """Remove tasks with their annotations; no error for tasks that are gone."""
 
-    def annotations(self, project_id: int, *, updated_since: dt.datetime | None) -> Iterator[LabelingAnnotation]:
-        """Yield annotations of tasks changed at or after the time (inclusive), oldest change first."""
+    def annotations(
+        self, project_id: int, *, updated_since: dt.datetime | None = None, task_ids: Sequence[int] | None = None
+    ) -> Iterator[LabelingAnnotation]:
+        """Yield all annotations of each task changed at or after the time, oldest change first, or of the named tasks.
 
-    def annotated_task_ids(self, project_id: int) -> set[int]:
-        """Return ids of tasks with an annotation now: what finds deletions."""
+        The annotations of one task follow each other; a task may come again when it changes meanwhile.
+        """
+
+    def annotation_counts(self, project_id: int) -> dict[int, int]:
+        """Return the number of annotations (skips left out) of each task that has any: what finds deletions."""
 
     def url(self, project_id: int) -> str:
         """Return the address a person opens."""
