@@ -26,6 +26,10 @@ class StackLayout:
         return self.home / "up.lock"
 
     @property
+    def deploy_lock_file(self) -> Path:
+        return self.supervisor_dir / "deploy.lock"
+
+    @property
     def secrets_dir(self) -> Path:
         return self.home / "secrets"
 
@@ -93,6 +97,9 @@ class StackLayout:
     @property
     def label_studio_bin(self) -> Path:
         return self.root / ".venv-label-studio" / "bin"
+
+    def program_file(self, program: str) -> Path:
+        return self.programs_dir / f"{program}.conf"
 
     def log_file(self, program: str) -> Path:
         return self.logs_dir / f"{program}.log"

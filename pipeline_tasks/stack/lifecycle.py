@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
-from pipeline_tasks.stack import addresses, airflow_setup, health, processes, programs
+from pipeline_tasks.stack import addresses, airflow_setup, health, processes, programs, s3_setup
 from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.logs import log_tail
 from pipeline_tasks.stack.secret_files import ensure_secrets, write_private
-from pipeline_tasks.stack.supervisor_conf import Program, render_program, render_supervisord
+from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, Program, render_program, render_supervisord
 from pipeline_tasks.stack.supervisord import RUNNING_STATES, Supervisor, start_daemon
 
 POLL_SECONDS = 0.2
+MAX_STARTS = 3  # a program that ended this often while it was waited for will not come up by waiting longer
 AIRFLOW_PROGRAMS = tuple(f"airflow-{part}" for part in programs.AIRFLOW_PARTS)
 # Which ports are busy because this program of ours holds them.
 PORTS_OF: Mapping[str, tuple[str, ...]] = {
@@ -245,10 +247,10 @@ def write_programs(layout: StackLayout, wanted: tuple[Program, ...]) -> None:
     write_private(layout.supervisor_conf, render_supervisord(layout, user=user))
     names = {f"{program.name}.conf" for program in wanted}
     for path in layout.programs_dir.glob("*.conf"):
-        if path.name not in names and not path.name.startswith("inference-"):
+        if path.name not in names and not path.name.startswith(INFERENCE_PREFIX):
             path.unlink()
     for program in wanted:
-        write_private(layout.programs_dir / f"{program.name}.conf", render_program(program))
+        write_private(layout.program_file(program.name), render_program(program))
 
 
 def _start_all(start: _Start) -> dict[str, float]:
@@ -283,6 +285,7 @@ class _CancelledError(Exception):
 def _start_s3(start: _Start) -> None:
     start.supervisor.start("s3")
     _wait_healthy(start, "s3")
+    s3_setup.check_s3(start.layout, port=start.ports["s3"], secrets=start.secrets)
 
 
 def _start_label_studio(start: _Start) -> None:
@@ -322,13 +325,18 @@ def _wait_healthy(start: _Start, program: str) -> None:
     start.on_event(Event(program, "starting"))
     deadline = time.monotonic() + start.timeout_seconds
     answer = health.Health(ok=False, detail="not asked yet")
+    pids: set[int] = set()
     while time.monotonic() < deadline:
         info = start.supervisor.processes()[program]
+        pids |= {info.pid} if info.pid else set()
+        if len(pids) > MAX_STARTS:
+            raise _not_up(start, program, f"{MAX_STARTS} starts that ended by themselves")
         if info.state in {"FATAL", "EXITED", "UNKNOWN", "STOPPED"}:
             raise _not_up(start, program, f"{info.state}: {info.description}")
         if info.state == "RUNNING":
             answer = health.probe(program, ports=start.ports)
             if answer.ok and _is_own_heartbeat(answer, uptime_seconds=info.uptime_seconds):
+                _check_listener(start, program)
                 return
         if start.cancel.wait(POLL_SECONDS):
             raise _CancelledError
@@ -340,22 +348,29 @@ def _is_own_heartbeat(answer: health.Health, *, uptime_seconds: float) -> bool:
     return answer.heartbeat_at is None or time.time() - answer.heartbeat_at.timestamp() <= uptime_seconds + 1
 
 
+def _check_listener(start: _Start, program: str) -> None:
+    """Refuse an answer that came from another program: Label Studio goes to the next port when its own is taken.
+
+    Raises:
+        ServiceUnavailable: who listens on the port is not of this stack.
+    """
+    names = PORTS_OF.get(program)
+    if not names:
+        return
+    port = start.ports[names[0]]
+    pids = {process.pid for process in processes.stack_processes(start.layout.home)}
+    if port not in processes.listeners(pids):
+        owner = processes.port_owner(port)
+        start.supervisor.stop(program)
+        raise _not_up(start, program, f"port {port} taken meanwhile by {owner}; `dethrone up` again finds another")
+
+
 def _not_up(start: _Start, program: str, reason: str) -> ServiceUnavailable:
     start.on_event(Event(program, "failed", reason))
     tail = "\n".join(log_tail(start.layout.log_file(program), num_lines=15))
     return ServiceUnavailable(
         f"{program} must become healthy (got {reason}). Last lines of {start.layout.log_file(program)}:\n{tail}"
     )
-
-
-def log_tail(path: Path, *, num_lines: int, max_bytes: int = 65536) -> list[str]:
-    """Return the last lines of a log, or one line that says there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - max_bytes))
-            return file.read().decode(errors="replace").splitlines()[-num_lines:]
-    except FileNotFoundError:
-        return ["(no log yet)"]
 
 
 def _shut_down_supervisor(layout: StackLayout, *, on_event: OnEvent) -> None:

@@ -93,6 +93,11 @@ def s3_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mappin
         environment={
             "AWS_ACCESS_KEY_ID": secrets["s3_access_key"],
             "AWS_SECRET_ACCESS_KEY": secrets["s3_secret_key"],
+            # Without these the filer and volume ports give every object to anyone on this machine, unasked.
+            "WEED_JWT_SIGNING_KEY": secrets["s3_jwt_volume_write"],
+            "WEED_JWT_SIGNING_READ_KEY": secrets["s3_jwt_volume_read"],
+            "WEED_JWT_FILER_SIGNING_KEY": secrets["s3_jwt_filer_write"],
+            "WEED_JWT_FILER_SIGNING_READ_KEY": secrets["s3_jwt_filer_read"],
             "GOMEMLIMIT": "256MiB",  # 0.9 GB of resident memory after 100 MB of uploads without it
         },
         directory=layout.s3_dir,

