@@ -121,6 +121,7 @@ class AnnotateReport:
     num_adopted: int
     num_duplicates_removed: int
     ls_project_ids: Mapping[str, int]
+    num_imported_labels: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,6 +134,21 @@ class CollectReport:
     num_decided: int
     num_disputed: int
     num_refused: int
+    num_skipped: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a data check said; `subject` is the batch, snapshot or exam that was looked at."""
+
+    project: str
+    stage: str
+    subject: str
+    suite: str
+    severity: str
+    num_rows: int
+    num_quarantined: int
+    report_key: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,7 +186,7 @@ class ModelRef:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VerdictRef:
-    """The gate's answer on one contender; the evidence lies under `object_key`."""
+    """The gate's answer on one contender; the evidence lies under `object_key`, `code` is the deciding reason's."""
 
     project: str
     verdict_id: str
@@ -179,6 +195,7 @@ class VerdictRef:
     contender_version: str
     reasons: tuple[str, ...]
     object_key: str
+    code: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,0 +1,304 @@
+"""Snapshots, exams, and the checks that stand behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.contracts import ExamRef, Fence, SnapshotRef, Split
+from pipeline_tasks.errors import ConfigError, LostRace
+
+MAX_ATTEMPTS = 20
+ITEM_STAGE = "items"
+LABEL_COLUMNS = (
+    "item_id",
+    "label",
+    "split",
+    "group_key",
+    "object_key",
+    "offset",
+    "size_bytes",
+    "media_type",
+    "version",
+    "method",
+    "annotators",
+    "agreement",
+    "source",
+    "origin",
+    "key",
+    "arrived_at",
+)
+Columns = dict[str, list[Any]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CheckRecord:
+    """One check as the catalog keeps it."""
+
+    project: str
+    stage: str
+    subject: str
+    suite: str
+    success: bool
+    statistics: Mapping[str, Any]
+    failures: Sequence[Mapping[str, Any]]
+    report_key: str | None
+    run_id: str
+    created_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BadRow:
+    """One row that a check puts aside."""
+
+    source: str
+    key: str
+    item_id: str
+    code: str
+    reason: str
+    object_key: str | None
+
+
+class DatasetRepository:
+    """What was frozen for training and for the exam, and which checks it passed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # Labels and items, as far as datasets need them
+
+    def decided(self, project: str, split: Split) -> Columns:
+        """Return the newest decided label of each item of a split, by column, ordered by item id.
+
+        Items that the item checks put in quarantine are left out.
+        """
+        item, newest = t.items.c, _newest_decisions(project)
+        decision = t.label_decisions.c
+        chosen = [decision[name] if name in decision else item[name] for name in LABEL_COLUMNS if name != "item_id"]
+        query = (
+            sa.select(item.item_id, *chosen)
+            .join(newest, sa.and_(newest.c.item_id == item.item_id))
+            .join(
+                t.label_decisions,
+                sa.and_(
+                    decision.project == item.project,
+                    decision.item_id == item.item_id,
+                    decision.version == newest.c.version,
+                ),
+            )
+            .where(item.project == project, item.split == split, decision.status == "decided")
+            .where(item.item_id.not_in(_quarantined(project)))
+            .order_by(item.item_id)
+        )
+        return self._columns(query, LABEL_COLUMNS)
+
+    def batch(self, project: str, batch_id: str) -> Columns:
+        """Return the items of one ingested batch, by column, ordered by item id."""
+        names = [column.name for column in t.items.c if column.name != "project"]
+        chosen = [t.items.c[name] for name in names]
+        where = sa.and_(t.items.c.project == project, t.items.c.batch_id == batch_id)
+        return self._columns(sa.select(*chosen).where(where).order_by(t.items.c.item_id), names)
+
+    def quarantined_items(self, project: str) -> set[str]:
+        """Return the items that the item checks put aside: they are neither labeled nor trained on."""
+        with self._database.read() as connection:
+            return set(connection.scalars(_quarantined(project)))
+
+    # Checks
+
+    def record_check(
+        self, record: CheckRecord, *, quarantine: Iterable[BadRow] = (), fence: Fence | None = None
+    ) -> None:
+        """Write a check and the rows that it puts aside, in one transaction; the first record stays."""
+        bad = [
+            {
+                "project": record.project,
+                "stage": record.stage,
+                "source": row.source,
+                "key": row.key,
+                "digest": row.item_id,
+                "code": row.code,
+                "reason": row.reason,
+                "object_key": row.object_key,
+                "at": record.created_at,
+            }
+            for row in quarantine
+        ]
+        row = {**dataclasses.asdict(record), "failures": list(record.failures), "statistics": dict(record.statistics)}
+        with self._database.write(fence) as connection:
+            insert_ignore(connection, t.checks, [row])
+            insert_ignore(connection, t.quarantine, bad)
+
+    def checks(self, project: str, *, limit: int = 200) -> list[CheckRecord]:
+        """Return a project's checks, newest first."""
+        fields = [t.checks.c[field.name] for field in dataclasses.fields(CheckRecord)]
+        order = (t.checks.c.created_at.desc(), t.checks.c.stage, t.checks.c.subject, t.checks.c.suite)
+        query = sa.select(*fields).where(t.checks.c.project == project).order_by(*order).limit(limit)
+        with self._database.read() as connection:
+            return [CheckRecord(**row) for row in connection.execute(query).mappings()]
+
+    def check_counts(self) -> dict[str, int]:
+        """Return how many checks each project has."""
+        query = sa.select(t.checks.c.project, sa.func.count()).group_by(t.checks.c.project)
+        with self._database.read() as connection:
+            return {str(project): int(count) for project, count in connection.execute(query)}
+
+    # Snapshots
+
+    def head_snapshot(self, project: str) -> SnapshotRef | None:
+        """Return the newest snapshot, or None before the first."""
+        table = t.snapshots.c
+        query = _snapshot_query().where(table.project == project).order_by(table.generation.desc()).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else SnapshotRef(**row)
+
+    def find_snapshot(self, project: str, snapshot_id: str) -> SnapshotRef | None:
+        """Return a snapshot by its id, or None."""
+        where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
+        with self._database.read() as connection:
+            row = connection.execute(_snapshot_query().where(where)).mappings().one_or_none()
+        return None if row is None else SnapshotRef(**row)
+
+    def snapshot(self, project: str, snapshot_id: str) -> SnapshotRef:
+        """Return a snapshot by its id.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = self.find_snapshot(project, snapshot_id)
+        if found is None:
+            raise ConfigError(f"snapshot_id must be a snapshot of {project} (got {snapshot_id!r}). See the train runs.")
+        return found
+
+    def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
+        """Return rows per class of a snapshot."""
+        where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
+        with self._database.read() as connection:
+            counts = connection.execute(sa.select(t.snapshots.c.class_counts).where(where)).scalar_one()
+        return {str(name): int(count) for name, count in counts.items()}
+
+    def champion_snapshot(self, project: str) -> SnapshotRef | None:
+        """Return what the serving champion was trained on, or None while nothing serves."""
+        route, version = t.routes.c, t.model_versions.c
+        query = (
+            sa.select(version.snapshot_id)
+            .join(t.routes, sa.and_(route.project == version.project, route.champion_version == version.version))
+            .where(version.project == project)
+            .order_by(route.generation.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            snapshot_id = connection.scalar(query)
+        return None if snapshot_id is None else self.snapshot(project, str(snapshot_id))
+
+    def add_snapshot(
+        self,
+        *,
+        project: str,
+        snapshot_id: str,
+        object_key: str,
+        class_counts: Mapping[str, int],
+        schema_version: int,
+        run_id: str,
+        now: dt.datetime,
+        fence: Fence,
+    ) -> SnapshotRef:
+        """Append a snapshot to the project's chain, or return the one with this content.
+
+        Raises:
+            StaleAttempt: a newer attempt holds the lease.
+            LostRace: others were faster MAX_ATTEMPTS times in a row.
+        """
+        row = {
+            "project": project,
+            "snapshot_id": snapshot_id,
+            "object_key": object_key,
+            "num_rows": sum(class_counts.values()),
+            "class_counts": dict(class_counts),
+            "schema_version": schema_version,
+            "run_id": run_id,
+            "created_at": now,
+        }
+        for _ in range(MAX_ATTEMPTS):
+            found = self.find_snapshot(project, snapshot_id)
+            if found is not None:
+                return found
+            head = self.head_snapshot(project)
+            link = {
+                "generation": head.generation + 1 if head else 1,
+                "parent_id": head.snapshot_id if head else None,
+            }
+            try:
+                with self._database.write(fence) as connection:
+                    connection.execute(t.snapshots.insert(), row | link)
+            except IntegrityError:
+                continue  # somebody took this generation, or wrote this very snapshot: look again
+        raise LostRace(f"the snapshot chain of {project} must take a new link (got: others were faster). Run again.")
+
+    # Exams
+
+    def exams(self, project: str) -> list[ExamRef]:
+        """Return a project's exams, the current epoch first."""
+        fields = [t.exams.c[field.name] for field in dataclasses.fields(ExamRef)]
+        query = sa.select(*fields).where(t.exams.c.project == project).order_by(t.exams.c.epoch.desc())
+        with self._database.read() as connection:
+            return [ExamRef(**row) for row in connection.execute(query).mappings()]
+
+    def exam_members(self, project: str) -> tuple[set[str], set[str]]:
+        """Return the item ids and the group keys of all epochs."""
+        item, member = t.items.c, t.exam_items.c
+        same = sa.and_(item.project == member.project, item.item_id == member.item_id)
+        query = sa.select(member.item_id, item.group_key).join(t.items, same).where(member.project == project)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return {str(row.item_id) for row in rows}, {str(row.group_key) for row in rows}
+
+    def open_exam(
+        self, exam: ExamRef, *, labels: Sequence[tuple[str, str]], run_id: str, now: dt.datetime, fence: Fence
+    ) -> bool:
+        """Write an epoch with its (item id, label) pairs, all or nothing; False if another attempt opened it first.
+
+        Raises:
+            StaleAttempt: a newer attempt holds the lease.
+        """
+        epoch = {**dataclasses.asdict(exam), "run_id": run_id, "opened_at": now}
+        rows = [
+            {"project": exam.project, "item_id": item_id, "epoch": exam.epoch, "label": label}
+            for item_id, label in labels
+        ]
+        try:
+            with self._database.write(fence) as connection:
+                connection.execute(t.exams.insert(), epoch)
+                connection.execute(t.exam_items.insert(), rows)
+        except IntegrityError:
+            return False
+        return True
+
+    def _columns(self, query: sa.Select[Any], names: Iterable[str]) -> Columns:
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        by_column = list(zip(*rows, strict=True))
+        return {name: list(by_column[index]) if by_column else [] for index, name in enumerate(names)}
+
+
+def _newest_decisions(project: str) -> sa.Subquery:
+    decision = t.label_decisions.c
+    query = sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
+    return query.where(decision.project == project).group_by(decision.item_id).subquery()
+
+
+def _quarantined(project: str) -> sa.Select[Any]:
+    bad = t.quarantine.c
+    return sa.select(bad.digest).where(bad.project == project, bad.stage == ITEM_STAGE)
+
+
+def _snapshot_query() -> sa.Select[Any]:
+    return sa.select(*(t.snapshots.c[field.name] for field in dataclasses.fields(SnapshotRef)))

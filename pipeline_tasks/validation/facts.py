@@ -1,0 +1,69 @@
+"""What an item's bytes say about it: size, readability, pixels, characters, fields. Pure."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.project import Modality
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def item_facts(data: bytes, *, item_id: str, modality: Modality, max_pixels: int) -> dict[str, Any]:
+    """Return the facts of one item; what cannot be read has `readable` False and no further facts."""
+    facts: dict[str, Any] = {"item_id": item_id, "digest_matches": sha256_hex(data) == item_id, "readable": True}
+    try:
+        if modality == "image":
+            return facts | image_facts(data, max_pixels=max_pixels)
+        if modality == "text":
+            return facts | text_facts(data)
+        return facts | row_facts(data)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return facts | {"readable": False, "problem": f"{type(error).__name__}: {error}"[:200]}
+
+
+def image_facts(data: bytes, *, max_pixels: int) -> dict[str, Any]:
+    """Return size and pixel facts; an image beyond `max_pixels` is judged by its header and not decoded.
+
+    Raises:
+        OSError: the bytes are no readable PNG, JPEG or WebP.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit comes before decoding
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        width, height = image.size
+        facts: dict[str, Any] = {"width": width, "height": height, "num_pixels": width * height}
+        if width * height > max_pixels:
+            return facts
+        pixels_hw = np.asarray(image.convert("L"))
+    return facts | {"pixel_mean": float(pixels_hw.mean()), "pixel_spread": int(pixels_hw.max()) - int(pixels_hw.min())}
+
+
+def text_facts(data: bytes) -> dict[str, Any]:
+    """Return the number of characters, spaces at the ends left out.
+
+    Raises:
+        ValueError: the bytes are not UTF-8.
+    """
+    return {"characters": len(data.decode("utf-8").strip())}
+
+
+def row_facts(data: bytes) -> dict[str, Any]:
+    """Return how many fields a row has and how many are empty.
+
+    Raises:
+        ValueError: the bytes are not a JSON object.
+    """
+    row = json.loads(data)
+    if not isinstance(row, dict):
+        raise ValueError(  # noqa: TRY004 - the user's data, not a caller's type
+            f"a row must be a JSON object (got {type(row).__name__})"
+        )
+    return {"num_fields": len(row), "num_empty_fields": sum(value in (None, "") for value in row.values())}

@@ -1,0 +1,95 @@
+"""The one table format of snapshots and exams: rows to Parquet and back, and the id that names the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline_tasks.contracts import Location, content_id
+from pipeline_tasks.errors import DataCorrupt
+
+SCHEMA = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("label", pa.string()),
+        ("weight", pa.float64()),
+        ("split", pa.string()),
+        ("group_key", pa.string()),
+        ("object_key", pa.string()),
+        ("offset", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("media_type", pa.string()),
+        ("decision_version", pa.int64()),
+        ("method", pa.string()),
+        ("annotators", pa.list_(pa.string())),
+        ("source", pa.string()),
+        ("origin", pa.string()),
+        ("arrived_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+FORMAT = 1
+
+
+def build_manifest(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """Return decided labels (as the catalog gives them, by column) as a manifest, sorted by item id."""
+    renamed = dict(columns)
+    renamed["decision_version"] = renamed.pop("version")
+    renamed["weight"] = [1.0] * len(renamed["item_id"])
+    renamed["annotators"] = [sorted(str(name) for name in names or ()) for names in renamed["annotators"]]
+    table = pa.table({name: pa.array(renamed[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
+    return table.sort_by("item_id")
+
+
+def manifest_id(table: pa.Table) -> str:
+    """Return the SHA-256 of the rows, one canonical JSON array a line: Parquet's own bytes depend on its writer."""
+    digest = hashlib.sha256(f"dethrone-manifest-{FORMAT} {json.dumps(SCHEMA.names)}\n".encode())
+    encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for batch in table.to_batches(max_chunksize=50_000):
+        rows = zip(*(_plain(batch.column(name)) for name in SCHEMA.names), strict=True)
+        digest.update("".join(f"{encoder.encode(row)}\n" for row in rows).encode())
+    return digest.hexdigest()
+
+
+def exam_id(table: pa.Table) -> str:
+    """Return the SHA-256 of an exam's (item id, label) pairs, sorted by item id."""
+    return content_id(sorted(zip(table["item_id"].to_pylist(), table["label"].to_pylist(), strict=True)))
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """Return the manifest as Parquet."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def from_parquet(data: bytes, *, object_key: str) -> pa.Table:
+    """Return the manifest that Parquet bytes hold.
+
+    Raises:
+        DataCorrupt: the bytes are no Parquet of this schema.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:
+        raise DataCorrupt(f"{object_key} must be a Parquet manifest (got {type(error).__name__}).") from error
+    if not table.schema.equals(SCHEMA):
+        raise DataCorrupt(f"{object_key} must have the columns {SCHEMA.names} (got {table.schema.names}).")
+    return table
+
+
+def locations(table: pa.Table) -> list[Location]:
+    """Return where each row's bytes lie, in row order."""
+    parts = (table[name].to_pylist() for name in ("object_key", "offset", "size_bytes"))
+    return [Location(*part) for part in zip(*parts, strict=True)]
+
+
+def _plain(column: pa.Array) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
+    return column.to_pylist()  # type: ignore[no-any-return]

@@ -1,0 +1,243 @@
+"""Checks what came in, and freezes labels into snapshots and exams.
+
+Each effect is safe to repeat: objects are named by their content, catalog rows go in once, under the attempt's lease.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.datasets import Columns, DatasetRepository
+from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef
+from pipeline_tasks.errors import DataCorrupt, GateClosed
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject
+from pipeline_tasks.validation import frames, manifest
+from pipeline_tasks.validation.checking import check_dataset, checked_items, checked_labels, without
+from pipeline_tasks.validation.reports import CheckContext
+from pipeline_tasks.validation.trigger import TrainDecision, count_new, enough_new_labels
+
+_log = logging.getLogger(__name__)
+PARQUET = "application/vnd.apache.parquet"
+EXAM_TOO_SMALL, NOTHING_NEW = "EXAM_TOO_SMALL", "NOTHING_NEW"
+Window = Literal["all", "newest"]
+
+
+def check_items(
+    project: LoadedProject,
+    batch_id: str,
+    *,
+    datasets: DatasetRepository,
+    store: ObjectStore,
+    docs_dir: Path,
+    run_id: str,
+    now: dt.datetime,
+) -> CheckReport:
+    """Check one ingested batch; failing items go to quarantine and are neither labeled nor trained on.
+
+    Raises:
+        GateClosed: a rule stops the run, or too great a share of the batch is bad.
+    """
+    return checked_items(project, batch_id, context=CheckContext(project.name, store, datasets, docs_dir, run_id, now))
+
+
+def build_snapshot(
+    project: LoadedProject,
+    *,
+    datasets: DatasetRepository,
+    store: ObjectStore,
+    attempt: Attempt,
+    database: Database,
+    docs_dir: Path,
+    run_id: str,
+    now: dt.datetime,
+    window: Window = "all",
+) -> SnapshotRef:
+    """Freeze the decided training labels as the next snapshot; the same labels give the same snapshot.
+
+    Window `newest` takes only what the champion was not trained on.
+
+    Raises:
+        GateClosed: a check stops the run; no snapshot is recorded.
+        StaleAttempt: a newer attempt is at work.
+    """
+    fence = database.acquire(f"snapshot/{project.name}", attempt, now=now)
+    context = CheckContext(project.name, store, datasets, docs_dir, run_id, now)
+    columns = datasets.decided(project.name, "train")
+    if window == "newest":
+        columns = _newest_only(columns, base=datasets.champion_snapshot(project.name), store=store)
+    columns = checked_labels(project, columns, context=context, fence=fence)
+    table = manifest.build_manifest(columns)
+    snapshot_id = manifest.manifest_id(table)
+    check_dataset(project, table, snapshot_id=snapshot_id, context=context, fence=fence)
+    key = f"snapshots/{project.name}/{snapshot_id}/manifest.parquet"
+    crash_point("snapshot.put.before")
+    database.check(fence)
+    store.put(key, manifest.to_parquet(table), content_type=PARQUET)
+    crash_point("snapshot.put.after")
+    snapshot = datasets.add_snapshot(
+        project=project.name,
+        snapshot_id=snapshot_id,
+        object_key=key,
+        class_counts=frames.count_classes(table["label"].to_pylist(), project.config.labels.classes),
+        schema_version=SCHEMA_VERSION,
+        run_id=run_id,
+        now=now,
+        fence=fence,
+    )
+    crash_point("snapshot.put.recorded")
+    _log.info(
+        "snapshot %s of %s: %d rows, generation %d",
+        snapshot_id[:12],
+        project.name,
+        snapshot.num_rows,
+        snapshot.generation,
+    )
+    return snapshot
+
+
+def open_exam(
+    project: LoadedProject,
+    *,
+    datasets: DatasetRepository,
+    store: ObjectStore,
+    attempt: Attempt,
+    database: Database,
+    docs_dir: Path,
+    run_id: str,
+    now: dt.datetime,
+) -> list[ExamRef]:
+    """Return the current exam and the one before it, after opening a new epoch if enough new exam items are labeled.
+
+    Raises:
+        GateClosed: EXAM_TOO_SMALL while there is no exam and too few items for one, or a check on its labels stops.
+        StaleAttempt: a newer attempt is at work.
+    """
+    exams = datasets.exams(project.name)
+    members, _groups = datasets.exam_members(project.name)
+    columns = without(datasets.decided(project.name, "exam"), members)
+    minimum = project.config.gate.exam.min_items
+    if len(columns["item_id"]) >= minimum:
+        fence = database.acquire(f"exam/{project.name}", attempt, now=now)
+        context = CheckContext(project.name, store, datasets, docs_dir, run_id, now)
+        columns = checked_labels(project, columns, context=context, fence=fence)
+        if len(columns["item_id"]) >= minimum:
+            _open_epoch(project, columns, epoch=exams[0].epoch + 1 if exams else 1, context=context, fence=fence)
+            exams = datasets.exams(project.name)
+    if not exams:
+        _refuse_small_exam(project, num_items=len(columns["item_id"]), minimum=minimum)
+    return exams[:2]
+
+
+def plan_training(
+    project: LoadedProject, *, datasets: DatasetRepository, store: ObjectStore, force: bool = False, alarm: bool = False
+) -> TrainDecision:
+    """Count the labels that are in no recent snapshot and decide whether to train.
+
+    What the last snapshot holds was tried already, so a refused contender is not trained again on the same labels.
+    """
+    columns = datasets.decided(project.name, "train")
+    pairs = zip(columns["item_id"], columns["label"], strict=True)
+    refs = {ref for ref in (datasets.head_snapshot(project.name), datasets.champion_snapshot(project.name)) if ref}
+    known = [_pairs(read_manifest(store, ref, verify=False)) for ref in refs]
+    minimum = project.config.train.min_new_labels
+    return enough_new_labels(num_new=count_new(pairs, known=known), minimum=minimum, force=force, alarm=alarm)
+
+
+def read_manifest(store: ObjectStore, ref: SnapshotRef, *, verify: bool = True) -> pa.Table:
+    """Return a snapshot's rows, sorted by item id (columns: manifest.SCHEMA).
+
+    Raises:
+        DataCorrupt: the rows do not hash to the snapshot's id.
+    """
+    table = _read(store, ref.object_key)
+    if verify:
+        _require_id(ref.object_key, expected=ref.snapshot_id, found=manifest.manifest_id(table))
+    return table
+
+
+def read_exam(store: ObjectStore, ref: ExamRef) -> pa.Table:
+    """Return an exam's rows, sorted by item id (columns: manifest.SCHEMA).
+
+    Raises:
+        DataCorrupt: the item ids and labels do not hash to the exam's id.
+    """
+    table = _read(store, ref.object_key)
+    _require_id(ref.object_key, expected=ref.exam_id, found=manifest.exam_id(table))
+    return table
+
+
+def _open_epoch(project: LoadedProject, columns: Columns, *, epoch: int, context: CheckContext, fence: Fence) -> None:
+    table = manifest.build_manifest(columns)
+    exam_id = manifest.exam_id(table)
+    _refuse_leaked_exam(project, table, context=context)
+    exam = ExamRef(
+        project=project.name,
+        epoch=epoch,
+        exam_id=exam_id,
+        object_key=f"exams/{project.name}/{exam_id}.parquet",
+        num_items=table.num_rows,
+    )
+    crash_point("exam.put.before")
+    context.store.put(exam.object_key, manifest.to_parquet(table), content_type=PARQUET)
+    crash_point("exam.put.after")
+    pairs = list(zip(table["item_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+    context.datasets.open_exam(exam, labels=pairs, run_id=context.run_id, now=context.now, fence=fence)
+    crash_point("exam.put.recorded")
+
+
+def _refuse_leaked_exam(project: LoadedProject, table: pa.Table, *, context: CheckContext) -> None:
+    """Raise GateClosed if the new epoch shares an item or a group with what models were trained on."""
+    head = context.datasets.head_snapshot(project.name)
+    if head is None:
+        return
+    trained = read_manifest(context.store, head, verify=False)
+    for column, code in (("item_id", "ITEM_LEAKAGE"), ("group_key", "GROUP_LEAKAGE")):
+        shared = sorted(set(table[column].to_pylist()) & set(trained[column].to_pylist()))
+        if shared:
+            listed = ", ".join(shared[:10])
+            raise GateClosed(
+                f"an exam of {project.name} must share no {column} with snapshot {head.snapshot_id[:16]} "
+                f"(got {len(shared)}: {listed}). Was split.exam_share changed? The champion stays.",
+                code=code,
+            )
+
+
+def _refuse_small_exam(project: LoadedProject, *, num_items: int, minimum: int) -> None:
+    raise GateClosed(
+        f"gate.exam.min_items must be reached before the first exam can open (got {num_items} labeled exam items of "
+        f"{minimum}). {minimum - num_items} more are needed: label them in the project {project.name!r} exam.",
+        code=EXAM_TOO_SMALL,
+    )
+
+
+def _newest_only(columns: Columns, *, base: SnapshotRef | None, store: ObjectStore) -> Columns:
+    if base is None:
+        return columns
+    known = _pairs(read_manifest(store, base))
+    pairs = zip(columns["item_id"], columns["label"], strict=True)
+    return without(columns, {pair[0] for pair in pairs if pair in known})
+
+
+def _pairs(table: pa.Table) -> set[tuple[str, str]]:
+    return set(zip(table["item_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def _read(store: ObjectStore, key: str) -> pa.Table:
+    try:
+        data = store.get(key)
+    except KeyError:
+        raise DataCorrupt(f"{key} must exist in the object store (got nothing). Restore it from a backup.") from None
+    return manifest.from_parquet(data, object_key=key)
+
+
+def _require_id(key: str, *, expected: str, found: str) -> None:
+    if expected != found:
+        raise DataCorrupt(f"{key} must hash to {expected} (got {found}). Restore the object from a backup.")
