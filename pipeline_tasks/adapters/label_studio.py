@@ -1,0 +1,312 @@
+"""Label Studio through its own API."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
+from pipeline_tasks.ports import LabelingAnnotation, LabelingTask
+
+PAGE_SIZE = 500
+ITEMS_PER_QUERY = 24  # an address may have 4,094 bytes (gunicorn's limit)
+MAX_QUERIED_ITEMS = 480  # above, one listing of the whole project is quicker
+TASKS_PER_QUERY = 200
+WEBHOOK_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
+SECRET_HEADER = "X-Dethrone-Secret"  # noqa: S105 - the header's name, not the secret
+STORAGE_TITLE = "dethrone"
+SUGGESTION_VERSION = "suggestion"  # one name for all: a project shows the predictions of one version only
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where Label Studio reports annotations; `url` has a `{title}` for the project's title."""
+
+    url: str
+    secret: str = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ObjectStorage:
+    """The bucket that Label Studio may read, so that tasks can show large objects."""
+
+    bucket: str
+    endpoint: str
+    region: str
+    access_key: str = dataclasses.field(repr=False)
+    secret_key: str = dataclasses.field(repr=False)
+
+
+class LabelStudio:
+    """A LabelingTool on a Label Studio server (1.23); tokens of both kinds."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        timeout_seconds: float = 120.0,
+        *,
+        webhook: Webhook | None = None,
+        storage: ObjectStorage | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._http = LabelStudioHttp(url, token, timeout_seconds=timeout_seconds, transport=transport)
+        self._webhook = webhook
+        self._storage = storage
+        self._emails: dict[int, str] = {}
+
+    def close(self) -> None:
+        self._http.close()
+
+    def url(self, project_id: int) -> str:
+        return f"{self._http.base_url}/projects/{project_id}/data"
+
+    def ensure_project(self, *, title: str, label_config: str, annotators_per_item: int, show_predictions: bool) -> int:
+        wanted = {
+            "label_config": label_config,
+            "maximum_annotations": annotators_per_item,
+            "sampling": "Sequential sampling",  # tasks are pushed in the order in which they should be labeled
+            "show_collab_predictions": show_predictions,
+        }
+        project = self._oldest(title) or self._create(title, wanted)
+        changed = {key: value for key, value in wanted.items() if project.get(key) != value}
+        if changed:
+            self._http.call("PATCH", f"/api/projects/{project['id']}/", json=changed)
+        if self._webhook is not None:
+            self._ensure_webhook(project["id"], title=title, webhook=self._webhook)
+        return int(project["id"])
+
+    def _oldest(self, title: str) -> dict[str, Any] | None:
+        found = self._http.get("/api/projects/", {"title": title, "page_size": PAGE_SIZE})["results"]
+        same = sorted((project for project in found if project["title"] == title), key=lambda project: project["id"])
+        return dict(same[0]) if same else None
+
+    def _create(self, title: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        created = self._http.post("/api/projects/", {"title": title, **wanted})
+        oldest = self._oldest(title) or created
+        if oldest["id"] != created["id"]:  # another attempt was first: keep its project, ours is empty
+            self._http.call("DELETE", f"/api/projects/{created['id']}/")
+        return dict(oldest)
+
+    def _ensure_webhook(self, project_id: int, *, title: str, webhook: Webhook) -> None:
+        wanted = {
+            "url": webhook.url.format(title=title.removesuffix(" exam")),
+            "send_payload": True,
+            "send_for_all_actions": False,
+            "headers": {SECRET_HEADER: webhook.secret},
+            "actions": list(WEBHOOK_ACTIONS),
+            "is_active": True,
+        }
+        known = self._http.get("/api/webhooks/", {"project": project_id})
+        ours = [hook for hook in known if SECRET_HEADER in (hook.get("headers") or {})]
+        if not ours:
+            self._http.post("/api/webhooks/", {"project": project_id, **wanted})
+        elif any(ours[0].get(key) != value for key, value in wanted.items() if key != "actions"):
+            self._http.call("PATCH", f"/api/webhooks/{ours[0]['id']}/", json=wanted)
+
+    def label_config(self, project_id: int) -> str:
+        return str(self._http.get(f"/api/projects/{project_id}/")["label_config"])
+
+    def connect_objects(self, project_id: int) -> None:
+        if self._storage is None:
+            return
+        known = self._http.get("/api/storages/s3", {"project": project_id})
+        if any(one["bucket"] == self._storage.bucket and one["title"] == STORAGE_TITLE for one in known):
+            return
+        self._http.post(
+            "/api/storages/s3",
+            {
+                "project": project_id,
+                "title": STORAGE_TITLE,
+                "bucket": self._storage.bucket,
+                "s3endpoint": self._storage.endpoint,
+                "region_name": self._storage.region,
+                "aws_access_key_id": self._storage.access_key,
+                "aws_secret_access_key": self._storage.secret_key,
+                "use_blob_urls": True,
+                "presign": False,  # the server hands the bytes through: a browser needs no way to the S3
+            },
+        )
+
+    def object_url(self, object_key: str) -> str | None:
+        return None if self._storage is None else f"s3://{self._storage.bucket}/{object_key}"
+
+    def import_tasks(self, project_id: int, tasks: Sequence[LabelingTask]) -> list[int]:
+        answer = self._http.post(
+            f"/api/projects/{project_id}/import", [_task_body(task) for task in tasks], {"return_task_ids": "true"}
+        )
+        return [int(task_id) for task_id in answer["task_ids"]]
+
+    def task_count(self, project_id: int) -> int:
+        return int(self._http.get(f"/api/projects/{project_id}/")["task_number"])
+
+    def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
+        wanted = None if item_ids is None else frozenset(item_ids)
+        found: dict[str, list[int]] = {}
+        for task in self._tasks_of_items(project_id, None if wanted is None else sorted(wanted)):
+            item_id = str(task["data"].get("item_id", ""))
+            if wanted is None or item_id in wanted:
+                found.setdefault(item_id, []).append(int(task["id"]))
+        return {item_id: sorted(ids) for item_id, ids in found.items()}
+
+    def _tasks_of_items(self, project_id: int, item_ids: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+        if item_ids is None or len(item_ids) > MAX_QUERIED_ITEMS:
+            yield from self._pages(project_id, filters=None, fields="task_only")
+            return
+        for some in batched_list(item_ids, ITEMS_PER_QUERY):
+            filters = _all_of(_filter("data.item_id", "in_list", "String", some))
+            yield from self._pages(project_id, filters=filters, fields="task_only")
+
+    def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
+        if task_ids:
+            selected = {"selectedItems": {"all": False, "included": list(task_ids)}}
+            self._http.post("/api/dm/actions", selected, {"id": "delete_tasks", "project": project_id})
+
+    def annotations(
+        self, project_id: int, *, updated_since: dt.datetime | None = None, task_ids: Sequence[int] | None = None
+    ) -> Iterator[LabelingAnnotation]:
+        tasks = (
+            self._changed_tasks(project_id, updated_since or EPOCH)
+            if task_ids is None
+            else self._named_tasks(project_id, task_ids)
+        )
+        for task in tasks:
+            for annotation in sorted(task["annotations"], key=lambda one: int(one["id"])):
+                yield self._annotation(task, annotation)
+
+    def _named_tasks(self, project_id: int, task_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+        for some in batched_list(list(task_ids), TASKS_PER_QUERY):
+            filters = _all_of(_filter("id", "in_list", "List", some))
+            yield from self._pages(project_id, filters=filters, fields="all")
+
+    def _changed_tasks(self, project_id: int, since: dt.datetime) -> Iterator[dict[str, Any]]:
+        """Walk by the time of change instead of page numbers: a task that changes meanwhile shifts every page."""
+        seen: set[tuple[int, str]] = set()
+        while True:
+            page = self._page(project_id, filters=_annotated_since(since), fields="all", number=1)
+            fresh = [task for task in page if (task["id"], task["updated_at"]) not in seen]
+            if len(page) == PAGE_SIZE and not fresh:
+                yield from self._same_moment(project_id, since, seen)
+                return
+            for task in fresh:
+                seen.add((task["id"], task["updated_at"]))
+                yield task
+            if len(page) < PAGE_SIZE:
+                return
+            since = _time(page[-1]["updated_at"])
+
+    def _same_moment(self, project_id: int, since: dt.datetime, seen: set[tuple[int, str]]) -> Iterator[dict[str, Any]]:
+        """Read on by page number where more tasks than a page holds changed in one microsecond."""
+        for task in self._pages(project_id, filters=_annotated_since(since), fields="all", ordering="tasks:updated_at"):
+            if (task["id"], task["updated_at"]) not in seen:
+                seen.add((task["id"], task["updated_at"]))
+                yield task
+
+    def annotation_counts(self, project_id: int) -> dict[int, int]:
+        filters = _all_of(_filter("total_annotations", "greater_or_equal", "Number", 1))
+        tasks = self._pages(project_id, filters=filters, fields="task_only")
+        return {int(task["id"]): int(task["total_annotations"]) for task in tasks}
+
+    def _pages(
+        self, project_id: int, *, filters: Mapping[str, Any] | None, fields: str, ordering: str = "tasks:id"
+    ) -> Iterator[dict[str, Any]]:
+        number = 1
+        while True:
+            page = self._page(project_id, filters=filters, fields=fields, number=number, ordering=ordering)
+            yield from page
+            if len(page) < PAGE_SIZE:
+                return
+            number += 1
+
+    def _page(
+        self,
+        project_id: int,
+        *,
+        filters: Mapping[str, Any] | None,
+        fields: str,
+        number: int,
+        ordering: str = "tasks:updated_at",
+    ) -> list[dict[str, Any]]:
+        query: dict[str, Any] = {"ordering": [ordering]}
+        if filters is not None:
+            query["filters"] = filters
+        parameters = {
+            "project": project_id,
+            "page": number,
+            "page_size": PAGE_SIZE,
+            "fields": fields,
+            "resolve_uri": "false",
+            "query": json.dumps(query, separators=(",", ":")),
+        }
+        try:
+            return list(self._http.get("/api/tasks/", parameters)["tasks"])
+        except KeyError:
+            if number == 1:
+                raise  # the project is unknown; a later page is past the end
+            return []
+
+    def _annotation(self, task: Mapping[str, Any], annotation: Mapping[str, Any]) -> LabelingAnnotation:
+        return LabelingAnnotation(
+            annotation_id=str(annotation["id"]),
+            task_id=int(task["id"]),
+            item_id=str(task["data"].get("item_id", "")),
+            annotator=self._email(annotation["completed_by"]),
+            result=tuple(annotation["result"] or ()),
+            cancelled=bool(annotation["was_cancelled"]),
+            lead_time_seconds=annotation["lead_time"],
+            created_at=_time(annotation["created_at"]),
+            updated_at=_time(annotation["updated_at"]),
+        )
+
+    def _email(self, user_id: int | None) -> str:
+        """Return the address of an account; `user <id>` for one that is gone."""
+        if user_id is None:
+            return "nobody"
+        if user_id not in self._emails:
+            self._emails = {int(user["id"]): str(user["email"]) for user in self._http.get("/api/users/")}
+            self._emails.setdefault(user_id, f"user {user_id}")
+        return self._emails[user_id]
+
+
+def batched_list(values: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    """Yield slices of at most `size` values."""
+    for start in range(0, len(values), size):
+        yield list(values[start : start + size])
+
+
+def _task_body(task: LabelingTask) -> dict[str, Any]:
+    body: dict[str, Any] = {"data": {**task.data, "item_id": task.item_id}}
+    if task.predictions:
+        body["predictions"] = [{"model_version": SUGGESTION_VERSION, **one} for one in task.predictions]
+    return body
+
+
+def _filter(
+    column: str, operator: str, kind: str, value: Any, child: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    one = {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}
+    return one if child is None else one | {"child_filter": child}
+
+
+def _all_of(*filters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"conjunction": "and", "items": list(filters)}
+
+
+def _annotated_since(since: dt.datetime) -> dict[str, Any]:
+    """Tasks changed at or after a time that have an annotation or a skip; those only pushed need no look."""
+    moment = since.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    answered = [
+        _filter(column, "greater_or_equal", "Number", 1) for column in ("total_annotations", "cancelled_annotations")
+    ]
+    changed = [_filter("updated_at", "greater_or_equal", "Datetime", moment, child) for child in answered]
+    return {"conjunction": "or", "items": changed}
+
+
+def _time(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text)

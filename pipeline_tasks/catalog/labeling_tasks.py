@@ -1,0 +1,275 @@
+"""The queue of items that people should label, and how far each one's way into Label Studio has gone."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.contracts import Fence, Item, Location, Queue, Split
+
+Reason = Literal["new", "uncertain", "audit", "manual"]
+T = TypeVar("T")
+State = Literal["pending", "pushing", "pushed", "done"]
+KEYS_PER_QUERY = 500
+QUEUE_OF_SPLIT: Mapping[Split, Queue] = {"train": "label", "exam": "exam"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QueuedItem:
+    """An item on its way to the labelers; `prediction` is {"label", "score"} or None."""
+
+    item: Item
+    queue: Queue
+    prediction: Mapping[str, Any] | None
+    ls_task_id: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """Labeling tasks of one queue by state."""
+
+    pending: int = 0
+    pushing: int = 0
+    pushed: int = 0
+    done: int = 0
+
+    @property
+    def outstanding(self) -> int:
+        return self.pending + self.pushing + self.pushed
+
+
+class LabelingTaskRepository:
+    """Labeling tasks: pending -> pushing -> pushed -> done."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def request(
+        self,
+        items: Iterable[Item],
+        *,
+        reason: Reason,
+        now: dt.datetime,
+        priority: float = 0.0,
+        predictions: Mapping[str, Mapping[str, Any]] | None = None,
+        fence: Fence | None = None,
+    ) -> int:
+        """Ask people for labels and return how many items were new to the queue; the first request of an item stays.
+
+        The queue follows the item's split; an exam item never carries a prediction.
+        """
+        known = predictions or {}
+        rows = [_request_row(one, reason, priority, known.get(one.item_id), now) for one in items]
+        with self.database.write(fence) as connection:
+            return sum(insert_ignore(connection, t.labeling_tasks, some) for some in slices(rows))
+
+    def request_unlabeled(self, project: str, *, now: dt.datetime, fence: Fence | None = None) -> int:
+        """Ask for labels for every item from a source that has neither a decision nor a labeling task."""
+        decided = sa.exists().where(
+            t.label_decisions.c.project == t.items.c.project, t.label_decisions.c.item_id == t.items.c.item_id
+        )
+        queued = sa.exists().where(
+            t.labeling_tasks.c.project == t.items.c.project, t.labeling_tasks.c.item_id == t.items.c.item_id
+        )
+        query = sa.select(
+            t.items.c.project,
+            t.items.c.item_id,
+            sa.case((t.items.c.split == "exam", "exam"), else_="label"),
+            sa.literal("pending"),
+            sa.literal("new"),
+            sa.literal(0.0),
+            sa.literal(now, t.UtcDateTime()),
+        ).where(t.items.c.project == project, t.items.c.origin == "source", ~decided, ~queued)
+        columns = ["project", "item_id", "queue", "state", "reason", "priority", "requested_at"]
+        with self.database.write(fence) as connection:
+            return int(connection.execute(t.labeling_tasks.insert().from_select(columns, query)).rowcount)
+
+    def without_prediction(self, project: str, *, limit: int, after: str = "") -> list[Item]:
+        """Return pending items of the queue `label` that carry no prediction, by item id from `after` on."""
+        task = t.labeling_tasks.c
+        query = (
+            _queued(project)
+            .where(task.queue == "label", task.state == "pending", task.item_id > after)
+            .where(sa.or_(task.prediction.is_(None), task.prediction == sa.JSON.NULL))
+            .order_by(task.item_id)
+            .limit(limit)
+        )
+        with self.database.read() as connection:
+            return [item_from_row(row) for row in connection.execute(query).mappings()]
+
+    def suggest(
+        self, project: str, predictions: Mapping[str, Mapping[str, Any]], *, fence: Fence | None = None
+    ) -> None:
+        """Keep predictions of pending items; the less sure one is, the sooner its item is labeled."""
+        rows = [
+            {"of": item_id, "said": dict(prediction), "rank": 1.0 - float(prediction["score"])}
+            for item_id, prediction in predictions.items()
+        ]
+        task = t.labeling_tasks.c
+        mine = (task.project == project) & (task.item_id == sa.bindparam("of"))
+        statement = (
+            t.labeling_tasks.update()
+            .where(mine, task.queue == "label", task.state == "pending")
+            .values(prediction=sa.bindparam("said", type_=sa.JSON), priority=sa.bindparam("rank"))
+        )
+        if rows:
+            with self.database.write(fence) as connection:
+                connection.execute(statement, rows)
+
+    def claim(self, project: str, queue: Queue, *, limit: int, fence: Fence | None = None) -> list[QueuedItem]:
+        """Mark the most urgent pending items as `pushing` and return them."""
+        task = t.labeling_tasks.c
+        query = (
+            _queued(project)
+            .where(task.queue == queue, task.state == "pending")
+            .order_by(task.priority.desc(), task.requested_at, task.item_id)
+            .limit(limit)
+        )
+        with self.database.write(fence) as connection:
+            claimed = [_queued_item(row) for row in connection.execute(query).mappings()]
+            _set_state(connection, project, [one.item.item_id for one in claimed], state="pushing")
+        return claimed
+
+    def mark_pushed(
+        self,
+        project: str,
+        task_ids: Mapping[str, int],
+        *,
+        ls_project_id: int,
+        now: dt.datetime,
+        fence: Fence | None = None,
+    ) -> None:
+        """Record the Label Studio task of each item."""
+        task = t.labeling_tasks.c
+        statement = (
+            t.labeling_tasks.update()
+            .where(task.project == project, task.item_id == sa.bindparam("of"), task.state != "done")
+            .values(state="pushed", ls_project_id=ls_project_id, ls_task_id=sa.bindparam("ls_task"), pushed_at=now)
+        )
+        rows = [{"of": item_id, "ls_task": task_id} for item_id, task_id in task_ids.items()]
+        if rows:
+            with self.database.write(fence) as connection:
+                connection.execute(statement, rows)
+
+    def give_back(self, project: str, item_ids: Iterable[str], *, fence: Fence | None = None) -> None:
+        """Put items back to `pending`: they have no task in Label Studio."""
+        with self.database.write(fence) as connection:
+            _set_state(connection, project, list(item_ids), state="pending", ls_project_id=None, ls_task_id=None)
+
+    def in_state(self, project: str, queue: Queue, state: State) -> list[str]:
+        """Return the item ids of a queue in a state, in order."""
+        task = t.labeling_tasks.c
+        query = sa.select(task.item_id).where(task.project == project, task.queue == queue, task.state == state)
+        with self.database.read() as connection:
+            return list(connection.execute(query.order_by(task.item_id)).scalars())
+
+    def recorded_tasks(self, project: str, queue: Queue, *, ls_project_id: int) -> dict[str, int]:
+        """Return item id -> Label Studio task id of everything that was pushed into that project."""
+        task = t.labeling_tasks.c
+        query = sa.select(task.item_id, task.ls_task_id).where(
+            task.project == project,
+            task.queue == queue,
+            task.ls_project_id == ls_project_id,
+            task.ls_task_id.is_not(None),
+        )
+        with self.database.read() as connection:
+            return {row.item_id: row.ls_task_id for row in connection.execute(query)}
+
+    def pushed_elsewhere(self, project: str, queue: Queue, *, ls_project_id: int) -> list[str]:
+        """Return items waiting in another Label Studio project than the present one (it was deleted or replaced)."""
+        task = t.labeling_tasks.c
+        query = sa.select(task.item_id).where(
+            task.project == project, task.queue == queue, task.state == "pushed", task.ls_project_id != ls_project_id
+        )
+        with self.database.read() as connection:
+            return list(connection.execute(query.order_by(task.item_id)).scalars())
+
+    def counts(self, project: str) -> dict[Queue, QueueCounts]:
+        """Return how many labeling tasks of each queue are in each state."""
+        task = t.labeling_tasks.c
+        query = (
+            sa.select(task.queue, task.state, sa.func.count())
+            .where(task.project == project)
+            .group_by(task.queue, task.state)
+        )
+        found: dict[Queue, dict[str, int]] = {"label": {}, "exam": {}}
+        with self.database.read() as connection:
+            for queue, state, count in connection.execute(query):
+                found[queue][state] = count
+        return {queue: QueueCounts(**states) for queue, states in found.items()}
+
+
+def item_from_row(row: sa.RowMapping) -> Item:
+    """Return the item of a row that holds all columns of `items`."""
+    same = ("project", "item_id", "source", "key", "group_key", "media_type", "arrived_at", "split", "origin")
+    return Item(
+        **{name: row[name] for name in same},
+        location=Location(object_key=row["object_key"], offset=row["offset"], size_bytes=row["size_bytes"]),
+        source_label=row["source_label"],
+    )
+
+
+def close_tasks(connection: sa.Connection, project: str, *, done: Sequence[str], reopened: Sequence[str]) -> None:
+    """Mark the tasks of decided items as done, and those of items whose decision fell as waiting again."""
+    task = t.labeling_tasks.c
+    for state, was, item_ids in (("done", ("pushed", "pushing", "pending"), done), ("pushed", ("done",), reopened)):
+        for some in slices(item_ids):
+            where = (task.project == project, task.item_id.in_(some), task.state.in_(was))
+            connection.execute(t.labeling_tasks.update().where(*where).values(state=state))
+
+
+def _queued(project: str) -> sa.Select[Any]:
+    join = t.items.join(
+        t.labeling_tasks,
+        (t.labeling_tasks.c.project == t.items.c.project) & (t.labeling_tasks.c.item_id == t.items.c.item_id),
+    )
+    task = t.labeling_tasks.c
+    return (
+        sa.select(t.items, task.queue, task.prediction, task.ls_task_id)
+        .select_from(join)
+        .where(task.project == project)
+    )
+
+
+def _queued_item(row: sa.RowMapping) -> QueuedItem:
+    return QueuedItem(
+        item=item_from_row(row), queue=row["queue"], prediction=row["prediction"], ls_task_id=row["ls_task_id"]
+    )
+
+
+def _request_row(
+    item: Item, reason: Reason, priority: float, prediction: Mapping[str, Any] | None, now: dt.datetime
+) -> dict[str, Any]:
+    queue = QUEUE_OF_SPLIT[item.split]
+    return {
+        "project": item.project,
+        "item_id": item.item_id,
+        "queue": queue,
+        "state": "pending",
+        "reason": reason,
+        "priority": priority,
+        "ls_project_id": None,
+        "ls_task_id": None,
+        "prediction": dict(prediction) if prediction and queue == "label" else None,
+        "requested_at": now,
+        "pushed_at": None,
+    }
+
+
+def _set_state(connection: sa.Connection, project: str, item_ids: Sequence[str], **values: Any) -> None:
+    task = t.labeling_tasks.c
+    for some in slices(item_ids):
+        where = (task.project == project, task.item_id.in_(some))
+        connection.execute(t.labeling_tasks.update().where(*where).values(**values))
+
+
+def slices(values: Sequence[T]) -> Iterator[list[T]]:
+    """Yield parts that are small enough for one statement."""
+    for start in range(0, len(values), KEYS_PER_QUERY):
+        yield list(values[start : start + KEYS_PER_QUERY])
