@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import threading
+import uuid
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from pipeline_tasks.contracts import Location
 from pipeline_tasks.errors import DataCorrupt
@@ -24,7 +26,7 @@ class FakeObjectStore:
     """
 
     def __init__(self, *, now: dt.datetime = EPOCH) -> None:
-        self.objects: dict[str, bytes] = {}
+        self.objects: MutableMapping[str, bytes] = {}
         self.content_types: dict[str, str] = {}
         self.calls: dict[str, int] = defaultdict(int)
         self.now = now
@@ -92,7 +94,7 @@ class FakeObjectStore:
         for key in keys:
             data = self.objects[key]
             etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            yield ObjectInfo(key=key, size_bytes=len(data), etag=etag, modified_at=self._modified_at[key])
+            yield ObjectInfo(key=key, size_bytes=len(data), etag=etag, modified_at=self._modified_at.get(key, self.now))
 
     def delete(self, keys: Iterable[str]) -> None:
         with self._effect("delete"):
@@ -128,3 +130,45 @@ class _Effect:
         self._lock.release()
         if kind is None and self._planned is not None:
             raise self._planned[0]
+
+
+class FolderObjectStore(FakeObjectStore):
+    """The fake with its objects in a folder, for tests that kill the process which writes them."""
+
+    def __init__(self, folder: Path, *, now: dt.datetime = EPOCH) -> None:
+        super().__init__(now=now)
+        self.objects = _Folder(folder)
+
+
+class _Folder(MutableMapping[str, bytes]):
+    """Object keys and bytes as files; each is written whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / quote(key, safe="")
+
+    def __getitem__(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def __setitem__(self, key: str, data: bytes) -> None:
+        part = self._folder / f"{uuid.uuid4().hex}.part~"
+        part.write_bytes(data)
+        part.replace(self._path(key))
+
+    def __delitem__(self, key: str) -> None:
+        try:
+            self._path(key).unlink()
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return (unquote(path.name) for path in self._folder.iterdir() if not path.name.endswith(".part~"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

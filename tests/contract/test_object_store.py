@@ -7,12 +7,15 @@ import pytest
 
 from pipeline_tasks.contracts import Location, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
+from tests.fakes import FolderObjectStore
 
 PAYLOAD = b"three cats on a mat"
 
 
-@pytest.fixture(params=["fake", pytest.param("s3", marks=pytest.mark.integration)])
-def store(request):
+@pytest.fixture(params=["fake", "folder", pytest.param("s3", marks=pytest.mark.integration)])
+def store(request, tmp_path_factory):
+    if request.param == "folder":
+        return FolderObjectStore(tmp_path_factory.mktemp("objects"))
     return request.getfixturevalue("object_store" if request.param == "fake" else "s3_store")
 
 
