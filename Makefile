@@ -1,0 +1,114 @@
+# Dethrone: every command a person or CI needs. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := all
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+UV_VERSION := 0.13.8
+UV := .venv/bin/uv
+BIN := .venv/bin
+STATE := $(or $(DETHRONE_HOME),.dethrone)
+LABELER ?= scripted
+SIZE ?=
+PYTEST_ARGS ?=
+
+# uv does not read pip's settings: hand over those that say where packages come from.
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifdef PIP_CERT
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
+# TORCH_BACKEND=cpu, =auto or =cu128 takes torch from its own index instead of the package index.
+ifdef TORCH_BACKEND
+export UV_TORCH_BACKEND := $(TORCH_BACKEND)
+endif
+# Compiled bytecode halves the start of every process; the environments are the only ones these variables touch.
+export UV_COMPILE_BYTECODE := 1
+export UV_HTTP_TIMEOUT ?= 180
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
+
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all lock lock-check format
+
+all: format-check lint types test ## format check, lint, types, tests: what CI runs
+
+help: ## list every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: .venv/.installed .venv-label-studio/.installed ## create both environments from the locks
+
+install-dev: .venv/.installed-dev ## add what tests, linters and types need
+
+demo: ## the whole loop on real images; LABELER=me to label yourself, SIZE=small or full
+	@$(MAKE) -j2 install
+	$(BIN)/dethrone demo --labeler $(LABELER) $(if $(SIZE),--size $(SIZE))
+
+up: ## start the stack, or what of it does not run
+	@$(MAKE) -j2 install
+	$(BIN)/dethrone up
+
+down: ## stop everything that was started
+	@if [ -x $(BIN)/dethrone ]; then $(BIN)/dethrone down; else echo "nothing is installed, so nothing runs"; fi
+
+status: ## each part's state, address and health
+	$(BIN)/dethrone status
+
+doctor: ## look for what would break
+	$(BIN)/dethrone doctor
+
+clean: down ## stop everything, then remove the state folder (.dethrone or DETHRONE_HOME)
+	@if [ -d "$(STATE)/secrets" ]; then rm -rf -- "$(STATE)"; echo "removed $(STATE)"; else echo "no state folder at $(STATE)"; fi
+
+format-check: .venv/.installed-dev ## fail when a file is not formatted
+	$(BIN)/ruff format --check .
+
+format: .venv/.installed-dev ## format every file
+	$(BIN)/ruff format .
+
+lint: .venv/.installed-dev ## ruff, with a reason for each ignore
+	$(BIN)/ruff check .
+
+types: .venv/.installed-dev ## mypy, strict
+	$(BIN)/mypy
+
+test: .venv/.installed-dev ## unit, contract, DAG, model and service tests: no network, no Docker, no GPU
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-all: test .venv-label-studio/.installed ## then the suites that start real services, and the whole loop
+	$(BIN)/pytest -m "integration or docker or e2e or slow" $(PYTEST_ARGS)
+
+lock: $(UV) ## resolve the newest versions anew and write requirements/*.lock
+	rm -f requirements/*.lock
+	@./requirements/compile $(UV) requirements
+
+# Without torch's own line: a kept `2.13.0` would mean the build with CUDA where the other one is offered.
+lock-check: $(UV) ## fail when the locks do not follow from pyproject.toml and requirements/*.in
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && cp requirements/*.lock "$$work"/ \
+	&& sed -i '/^torch==/d' "$$work"/*.lock \
+	&& ./requirements/compile $(UV) "$$work" && for lock in requirements/*.lock; do diff -u "$$lock" "$$work/$${lock##*/}"; done \
+	&& echo "the locks are up to date"
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	|| { echo "PYTHON must be Python 3.11 (got $$($(PYTHON) --version 2>&1)). Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -m venv .venv \
+	|| { echo "python3.11 must be able to make environments (it cannot). On Debian: apt install python3.11-venv" >&2; exit 2; }
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.installed: requirements/pipeline.lock pyproject.toml | $(UV)
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements/pipeline.lock
+	UV_COMPILE_BYTECODE=0 $(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+.venv/.installed-dev: requirements/dev.lock .venv/.installed
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements/dev.lock
+	@touch $@
+
+.venv-label-studio/.installed: requirements/label-studio.lock | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-label-studio
+	$(UV) pip install --quiet --python .venv-label-studio/bin/python -r requirements/label-studio.lock
+	@touch $@
