@@ -7,6 +7,7 @@ from airflow.sdk import DAG, Param, TriggerRule
 from pipeline_tasks.airflow_glue import (
     PromotionApproval,
     StageOperator,
+    approval_form,
     asset,
     dag_arguments,
     load_valid_projects,
@@ -82,6 +83,7 @@ for project in load_valid_projects():
             task_id="approve",
             project=name,
             verdict_id=verdict_id,
+            params=approval_form(),
             response_timeout=dt.timedelta(hours=project.approval.deadline_hours),
             execution_timeout=None,
         )

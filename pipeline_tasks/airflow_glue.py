@@ -137,6 +137,11 @@ class StageOperator(BaseOperator):
         return result
 
 
+def approval_form() -> dict[str, Param]:
+    """Return the fields of the approval form."""
+    return {"reason": Param(None, type=["null", "string"], title="Why (kept in the ledger)")}
+
+
 class PromotionApproval(ApprovalOperator):
     """Asks a person where the project says so; no answer in time keeps the champion.
 
@@ -151,7 +156,6 @@ class PromotionApproval(ApprovalOperator):
         super().__init__(
             subject=f"Promote the contender of {project}?",
             defaults=self.REJECT,
-            params={"reason": Param(None, type=["null", "string"], title="Why (kept in the ledger)")},
             **kwargs,
         )
         self.project = project

@@ -1,0 +1,144 @@
+"""`dethrone`: the stack, the stages, and what they know, from a shell. Exit codes: 0 done, 1 failed, 2 usage, 3 a gate said no."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError
+
+DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
+Command = Callable[[argparse.Namespace], Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    parsed = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if parsed.verbose else logging.WARNING, format="%(message)s")
+    try:
+        result = parsed.command(parsed)
+    except GateClosed as error:
+        return _fail(error, REFUSED)
+    except ConfigError as error:
+        return _fail(error, USAGE)
+    except PipelineError as error:
+        return _fail(error, FAILED)
+    except KeyboardInterrupt:
+        print("\nStopped by hand. The same command goes on where it was.", file=sys.stderr)  # noqa: T201
+        return FAILED
+    if isinstance(result, int) and not isinstance(result, bool):
+        return result
+    if result is not None:
+        _print(result, as_json=parsed.json)
+    return DONE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command; the README lists them all (tested)."""
+    parser = argparse.ArgumentParser(prog="dethrone", description=__doc__)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    shared.add_argument("--verbose", action="store_true", help="say what happens meanwhile")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, parents=[shared])
+        sub.set_defaults(command=command)
+        return sub
+
+    _add_stack(add)
+    _add_projects(add)
+    _add_stages(add)
+    _add_views(add)
+    return parser
+
+
+Add = Callable[[str, Command, str], argparse.ArgumentParser]
+
+
+def _add_stack(add: Add) -> None:
+    from pipeline_tasks import commands
+
+    add("up", commands.up, "start the stack, or what of it does not run")
+    add("down", commands.down, "stop everything that was started")
+    add("status", commands.status, "show each part's state, address and health")
+    logs = add("logs", commands.logs, "print the last lines of a part's log")
+    logs.add_argument("part", nargs="?", help="s3, label-studio, airflow-scheduler, gateway, ... (empty: all)")
+    logs.add_argument("--lines", type=int, default=30)
+    add("doctor", commands.doctor, "look for what would break: disk, ports, file modes, the S3's conditional writes")
+    demo = add("demo", commands.demo, "run the whole loop on the demo project")
+    demo.add_argument("--labeler", choices=["scripted", "me"], default="scripted")
+    demo.add_argument("--size", choices=["small", "full"], default="small")
+
+
+def _add_projects(add: Add) -> None:
+    from pipeline_tasks import commands
+
+    init = add("init", commands.init, "write a working start of a new project")
+    init.add_argument("name")
+    init.add_argument("--template", default="image-classification")
+    project = add("project", commands.project, "validate or list projects")
+    project.add_argument("action", choices=["validate", "list", "schema"])
+    project.add_argument("name", nargs="?")
+
+
+def _add_stages(add: Add) -> None:
+    from pipeline_tasks import commands
+
+    for stage, text in (
+        ("ingest", "read what is new at the sources"),
+        ("annotate", "push items without a label to Label Studio"),
+        ("collect", "bring annotations back"),
+        ("monitor", "read the prediction log, pick audits, measure quality"),
+    ):
+        add(stage, commands.stage(stage), text).add_argument("project")
+    train = add("train", commands.train, "snapshot, train, judge, release and ship, without Airflow")
+    train.add_argument("project")
+    train.add_argument("--force", action="store_true", help="although there are not enough new labels")
+    train.add_argument("--window", choices=["all", "newest"], default="all")
+    rollback = add("rollback", commands.rollback, "return to an earlier champion")
+    rollback.add_argument("project")
+    rollback.add_argument("--to-version")
+    rollback.add_argument("--reason", required=True)
+    predict = add("predict", commands.predict, "send one file to the gateway and print the answer")
+    predict.add_argument("project")
+    predict.add_argument("file", type=Path)
+    keys = add("keys", commands.keys, "issue, list or revoke API keys of the gateway")
+    keys.add_argument("action", choices=["issue", "list", "revoke"])
+    keys.add_argument("--project", default="*")
+    keys.add_argument("--name", default="caller")
+    keys.add_argument("--scope", action="append", choices=["predict", "feedback", "admin"])
+    keys.add_argument("--key-id")
+
+
+def _add_views(add: Add) -> None:
+    from pipeline_tasks import commands
+
+    add("history", commands.history, "print who served when, and why").add_argument("project")
+    report = add("report", commands.report, "write a verdict's report to a file")
+    report.add_argument("project")
+    report.add_argument("verdict", nargs="?", help="a verdict's id or its beginning (empty: the newest)")
+    report.add_argument("--output", type=Path)
+    add("quarantine", commands.quarantine, "list what was not accepted, with reasons").add_argument("project")
+    add("verify", commands.verify, "check the invariants: nothing lost, nothing twice, one champion chain")
+
+
+def _fail(error: PipelineError, code: int) -> int:
+    print(f"error [{error.code}]: {error}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _print(result: Any, *, as_json: bool) -> None:
+    if as_json or not isinstance(result, str):
+        print(json.dumps(result, indent=2, default=str))  # noqa: T201
+    else:
+        print(result)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -127,3 +127,8 @@ def projects_dir() -> Path:
     """Return the folder of the projects without asking for anything else: what a DAG file needs to be parsed."""
     stack = _read_stack(home_from(os.environ))
     return Path(os.environ.get("DETHRONE_PROJECTS") or stack.get("projects_dir") or "projects").resolve()
+
+
+def process_environment() -> dict[str, str]:
+    """Return a copy of this process's environment, for the commands that hand it on to programs that they start."""
+    return dict(os.environ)

@@ -1,4 +1,4 @@
-"""How a training run ended, and whether one should start: pure decisions on facts from the catalog."""
+"""How a training run ended, and whether the labelers are in the middle of something: pure decisions."""
 
 from __future__ import annotations
 
@@ -51,48 +51,16 @@ def ending_of(facts: RunFacts) -> Ending:
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LabelState:
-    """What a training run could work with."""
+def labelers_busy(
+    *, num_outstanding: int, last_label_at: dt.datetime | None, patience: dt.timedelta, now: dt.datetime
+) -> str | None:
+    """Return why training should wait, or None: open labeling tasks, and a label younger than `patience`.
 
-    num_new: int
-    num_outstanding: int
-    last_label_at: dt.datetime | None
-    num_exam_new: int = 0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TrainDecision:
-    """Whether to train now, and why (not)."""
-
-    train: bool
-    reason: str
-
-
-def should_train(
-    state: LabelState,
-    *,
-    min_new_labels: int,
-    patience: dt.timedelta,
-    forced: bool,
-    now: dt.datetime,
-) -> TrainDecision:
-    """Train when enough labels are new and the labelers are not in the middle of a batch.
-
-    While labeling tasks are open and the newest label is younger than `patience`, waiting gives a better contender
-    and a whole exam; the next collect, or the sweep, asks again.
+    Waiting gives a better contender and a whole exam; the next collect, or the sweep, asks again.
     """
-    if forced:
-        return TrainDecision(train=True, reason=f"forced by hand, with {state.num_new} new labels")
-    if state.num_new < min_new_labels:
-        return TrainDecision(
-            train=False, reason=f"new labels must be at least {min_new_labels} (got {state.num_new}); nothing to train on yet"
-        )
-    resting = state.last_label_at is None or now - state.last_label_at >= patience
-    if state.num_outstanding and not resting:
-        return TrainDecision(
-            train=False,
-            reason=f"{state.num_outstanding} labeling tasks are open and labels are still coming; waiting for them "
-            f"or for {patience.total_seconds() / 60:.0f} quiet minutes",
-        )
-    return TrainDecision(train=True, reason=f"{state.num_new} new labels")
+    if not num_outstanding or last_label_at is None or now - last_label_at >= patience:
+        return None
+    return (
+        f"{num_outstanding} labeling tasks are open and labels are still coming; waiting for them "
+        f"or for {patience.total_seconds() / 60:.0f} quiet minutes"
+    )

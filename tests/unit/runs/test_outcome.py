@@ -2,7 +2,7 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.runs.outcome import LabelState, RunFacts, ending_of, should_train
+from pipeline_tasks.runs.outcome import RunFacts, ending_of, labelers_busy
 
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 PATIENCE = dt.timedelta(minutes=10)
@@ -39,17 +39,20 @@ def test_a_failed_run_names_the_step(facts, step):
 
 
 @pytest.mark.parametrize(
-    ("state", "forced", "train"),
+    ("num_outstanding", "last_label_at", "busy"),
     [
-        (LabelState(199, 0, NOW), False, False),
-        (LabelState(200, 0, NOW), False, True),
-        (LabelState(200, 5, NOW - dt.timedelta(minutes=9, seconds=59)), False, False),
-        (LabelState(200, 5, NOW - dt.timedelta(minutes=10)), False, True),
-        (LabelState(200, 5, None), False, True),
-        (LabelState(0, 5, NOW), True, True),
+        (0, NOW, False),
+        (5, NOW, True),
+        (5, NOW - dt.timedelta(minutes=9, seconds=59), True),
+        (5, NOW - dt.timedelta(minutes=10), False),
+        (5, None, False),
     ],
 )
-def test_training_waits_for_enough_labels_and_for_busy_labelers(state, forced, train):
-    decision = should_train(state, min_new_labels=200, patience=PATIENCE, forced=forced, now=NOW)
-    assert decision.train is train
-    assert decision.reason
+def test_training_waits_for_busy_labelers(num_outstanding, last_label_at, busy):
+    reason = labelers_busy(num_outstanding=num_outstanding, last_label_at=last_label_at, patience=PATIENCE, now=NOW)
+    assert (reason is not None) == busy
+
+
+def test_the_wait_says_for_what():
+    reason = labelers_busy(num_outstanding=5, last_label_at=NOW, patience=PATIENCE, now=NOW)
+    assert reason == "5 labeling tasks are open and labels are still coming; waiting for them or for 10 quiet minutes"

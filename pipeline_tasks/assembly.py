@@ -1,0 +1,120 @@
+"""Builds the adapters from the settings: the one place that knows which implementation stands behind a port."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import subprocess
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline_tasks import faults
+from pipeline_tasks.adapters.gateway import GatewayClient
+from pipeline_tasks.adapters.s3 import S3ObjectStore
+from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.contracts import Attempt, Fence, sha256_hex
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.settings import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def utc_now() -> dt.datetime:
+    """Return the time: read here, at the edge, and given to the stages as an argument."""
+    return dt.datetime.now(dt.UTC)
+
+
+@dataclasses.dataclass
+class Parts:
+    """One process's adapters and repositories, each built when first used."""
+
+    settings: Settings
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(create_engine(self.settings.catalog_url))
+
+    @cached_property
+    def store(self) -> S3ObjectStore:
+        settings = self.settings
+        return S3ObjectStore(
+            endpoint=settings.s3_endpoint,
+            bucket=settings.s3_bucket,
+            access_key=settings.s3_access_key,
+            secret_key=settings.s3_secret_key,
+            region=settings.s3_region,
+        )
+
+    @cached_property
+    def labeling(self) -> Any:
+        from pipeline_tasks.adapters.label_studio import LabelStudio
+
+        return LabelStudio(self.settings.label_studio_url, self.settings.label_studio_token)
+
+    @cached_property
+    def gateway(self) -> GatewayClient:
+        key = (self.settings.home / "secrets" / "gateway_admin_key").read_text().strip()
+        return GatewayClient(self.settings.gateway_url, api_key=key)
+
+    @cached_property
+    def target(self) -> Any:
+        from pipeline_tasks.adapters.process_target import ProcessTarget
+
+        return ProcessTarget(self.settings.home)
+
+    @cached_property
+    def tracker(self) -> Any:
+        from pipeline_tasks.adapters.wandb_tracker import WandbTracker
+
+        return WandbTracker(directory=self.settings.wandb_dir, mode=self.settings.wandb_mode)
+
+    def project(self, name: str) -> LoadedProject:
+        """Load one project's files.
+
+        Raises:
+            ConfigError: there is no such project, or a file of it is wrong.
+        """
+        folder = self.settings.projects_dir / name
+        if not (folder / "project.yaml").is_file():
+            known = sorted(path.parent.name for path in self.settings.projects_dir.glob("*/project.yaml"))
+            raise ConfigError(
+                f"project must be a folder with a project.yaml below {self.settings.projects_dir} "
+                f"(got {name}). Known: {', '.join(known) or 'none'}."
+            )
+        return load_project(folder)
+
+    def fence(self, project: str, stage: str, attempt: Attempt) -> Fence:
+        """Take the lease of a project's stage for this attempt; an older attempt can publish nothing from now on."""
+        return self.database.acquire(f"{project}/{stage}", attempt, now=utc_now())
+
+
+def build_parts(settings: Settings | None = None) -> Parts:
+    """Return this process's parts, with the crash point armed that a test asked for."""
+    settings = settings or load_settings()
+    faults.arm(
+        settings.environment.get("DETHRONE_CRASH_POINT"), trace_path=settings.environment.get("DETHRONE_CRASH_TRACE")
+    )
+    return Parts(settings)
+
+
+def lock_hash() -> str:
+    """Return the SHA-256 of the lock file that the environment was installed from: the same to train and to serve."""
+    path = ROOT / "requirements" / "pipeline.lock"
+    return sha256_hex(path.read_bytes()) if path.is_file() else "unlocked"
+
+
+def code_revision() -> str:
+    """Return the git revision of this checkout, `-dirty` when files differ from it, or `unknown` outside of git."""
+    try:
+        revision = _git("rev-parse", "HEAD")
+        return f"{revision}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else revision
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True, timeout=20)  # noqa: S603, S607
+    return done.stdout.strip()

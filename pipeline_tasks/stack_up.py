@@ -1,0 +1,37 @@
+"""Bring the whole installation up: the catalog to its schema, then the stack, then the keys that the stack itself uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline_tasks.assembly import utc_now
+from pipeline_tasks.catalog import migrate
+from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.serving import EVERY_PROJECT, ServingRepository
+from pipeline_tasks.stack import lifecycle
+from pipeline_tasks.stack.lifecycle import OnEvent, UpReport
+from pipeline_tasks.stack.secret_files import ensure_secret
+
+STACK_KEYS = {"gateway_admin_key": ("shipping", ["admin"]), "gateway_api_key": ("demo", ["predict", "feedback"])}
+
+
+def start_stack(
+    home: Path, *, projects_dir: Path, environment: Mapping[str, str], on_event: OnEvent = lifecycle.ignore_event
+) -> UpReport:
+    """Start what is not running; safe to repeat, to interrupt and to run twice at once."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    catalog_url = environment.get("DETHRONE_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}"
+    migrate.upgrade(catalog_url)
+    issue_stack_keys(home, catalog_url=catalog_url)
+    return lifecycle.up(home, projects_dir=projects_dir, environment=environment, on_event=on_event)
+
+
+def issue_stack_keys(home: Path, *, catalog_url: str) -> None:
+    """Register the keys of shipping and of the first caller, from their secret files; again changes nothing."""
+    serving = ServingRepository(Database(create_engine(catalog_url)))
+    known = {key.name for key in serving.keys() if key.revoked_at is None}
+    for file_name, (name, scopes) in STACK_KEYS.items():
+        if name not in known:
+            token = ensure_secret(home / "secrets", file_name)
+            serving.issue_key(EVERY_PROJECT, name=name, scopes=scopes, token=token, at=utc_now())
