@@ -112,10 +112,13 @@ def _run_table(frame: pd.DataFrame | None, rules: Sequence[Rule], id_column: str
 
 def _validate(frame: pd.DataFrame, rules: Sequence[Rule], id_column: str | None) -> dict[str, Any]:
     import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.data_context.types import base
 
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    # In memory, without progress bars and without the stock docs site, whose pages need a network.
+    stores = base.InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
+    quiet = base.ProgressBarsConfig(globally=False)
+    config = base.DataContextConfig(store_backend_defaults=stores, progress_bars=quiet)
+    context = gx.get_context(mode="ephemeral", project_config=config)
     asset = context.data_sources.add_pandas("frames").add_dataframe_asset("frame")
     batch = asset.add_batch_definition_whole_dataframe("whole")
     suite = context.suites.add(gx.ExpectationSuite(name="suite", expectations=[_expectation(gx, r) for r in rules]))
@@ -147,7 +150,7 @@ def _parse(rule: Rule, answer: Any, id_column: str | None) -> RuleResult:
         policy=rule.policy,
         success=answer.success is True,
         expected=rule.expected or str(rule.expectation),
-        observed=_observed(result, success=bool(answer.success)),
+        observed=_observed(result, success=bool(answer.success), single=id_column is None),
         table=rule.table,
         num_checked=int(result.get("element_count") or 0),
         num_failed=int(result.get("unexpected_count") or 0) if not answer.success else 0,
@@ -169,13 +172,16 @@ def _failing_ids(result: Mapping[str, Any], id_column: str | None) -> tuple[str,
     return tuple(sorted({str(row[id_column]) for row in result.get("unexpected_index_list") or ()}))
 
 
-def _observed(result: Mapping[str, Any], *, success: bool) -> str:
-    if result.get("observed_value") is not None:
-        return str(result["observed_value"])
+def _observed(result: Mapping[str, Any], *, success: bool, single: bool) -> str:
+    value = result.get("observed_value")
+    if value is not None:
+        return f"{len(value)} columns" if isinstance(value, list) else str(value)
     if success or "unexpected_count" not in result:
         return "all rows"
     examples = list(dict.fromkeys(str(value) for value in (result.get("partial_unexpected_list") or ())))
     shown = ", ".join(examples[:_MAX_EXAMPLES])
+    if single:
+        return shown
     return f"{result['unexpected_count']} of {result.get('element_count')}: {shown}"
 
 
