@@ -78,6 +78,15 @@ class LabelingTask:
     predictions: tuple[Mapping[str, Any], ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnnotatedTask:
+    """A task with at least one annotation; skips do not count."""
+
+    task_id: int
+    item_id: str
+    num_annotations: int
+
+
 class LabelingTool(Protocol):
     """Label Studio, as far as the stages know it.
 
@@ -117,8 +126,8 @@ class LabelingTool(Protocol):
         The annotations of one task follow each other; a task may come again when it changes meanwhile.
         """
 
-    def annotation_counts(self, project_id: int) -> dict[int, int]:
-        """Return the number of annotations (skips left out) of each task that has any: what finds deletions."""
+    def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
+        """Return the tasks that have an annotation now: what finds deletions."""
 
     def url(self, project_id: int) -> str:
         """Return the address a person opens."""

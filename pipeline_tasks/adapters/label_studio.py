@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
-from pipeline_tasks.ports import LabelingAnnotation, LabelingTask
+from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingTask
 
 PAGE_SIZE = 500
 ITEMS_PER_QUERY = 24  # an address may have 4,094 bytes (gunicorn's limit)
@@ -150,7 +150,7 @@ class LabelStudio:
         wanted = None if item_ids is None else frozenset(item_ids)
         found: dict[str, list[int]] = {}
         for task in self._tasks_of_items(project_id, None if wanted is None else sorted(wanted)):
-            item_id = str(task["data"].get("item_id", ""))
+            item_id = _item_id(task)
             if wanted is None or item_id in wanted:
                 found.setdefault(item_id, []).append(int(task["id"]))
         return {item_id: sorted(ids) for item_id, ids in found.items()}
@@ -208,10 +208,12 @@ class LabelStudio:
                 seen.add((task["id"], task["updated_at"]))
                 yield task
 
-    def annotation_counts(self, project_id: int) -> dict[int, int]:
+    def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
         filters = _all_of(_filter("total_annotations", "greater_or_equal", "Number", 1))
-        tasks = self._pages(project_id, filters=filters, fields="task_only")
-        return {int(task["id"]): int(task["total_annotations"]) for task in tasks}
+        return [
+            AnnotatedTask(int(task["id"]), _item_id(task), int(task["total_annotations"]))
+            for task in self._pages(project_id, filters=filters, fields="task_only")
+        ]
 
     def _pages(
         self, project_id: int, *, filters: Mapping[str, Any] | None, fields: str, ordering: str = "tasks:id"
@@ -255,7 +257,7 @@ class LabelStudio:
         return LabelingAnnotation(
             annotation_id=str(annotation["id"]),
             task_id=int(task["id"]),
-            item_id=str(task["data"].get("item_id", "")),
+            item_id=_item_id(task),
             annotator=self._email(annotation["completed_by"]),
             result=tuple(annotation["result"] or ()),
             cancelled=bool(annotation["was_cancelled"]),
@@ -306,6 +308,10 @@ def _annotated_since(since: dt.datetime) -> dict[str, Any]:
     ]
     changed = [_filter("updated_at", "greater_or_equal", "Datetime", moment, child) for child in answered]
     return {"conjunction": "or", "items": changed}
+
+
+def _item_id(task: Mapping[str, Any]) -> str:
+    return str(task["data"].get("item_id", ""))
 
 
 def _time(text: str) -> dt.datetime:

@@ -70,10 +70,7 @@ class LabelingTaskRepository:
             return sum(insert_ignore(connection, t.labeling_tasks, some) for some in slices(rows))
 
     def request_unlabeled(self, project: str, *, now: dt.datetime, fence: Fence | None = None) -> int:
-        """Ask for labels for every item from a source that has neither a decision nor a labeling task."""
-        decided = sa.exists().where(
-            t.label_decisions.c.project == t.items.c.project, t.label_decisions.c.item_id == t.items.c.item_id
-        )
+        """Ask for labels for every good item from a source that has neither a decision nor a labeling task."""
         queued = sa.exists().where(
             t.labeling_tasks.c.project == t.items.c.project, t.labeling_tasks.c.item_id == t.items.c.item_id
         )
@@ -85,7 +82,7 @@ class LabelingTaskRepository:
             sa.literal("new"),
             sa.literal(0.0),
             sa.literal(now, t.UtcDateTime()),
-        ).where(t.items.c.project == project, t.items.c.origin == "source", ~decided, ~queued)
+        ).where(t.items.c.project == project, t.items.c.origin == "source", is_good(), ~has_decision(), ~queued)
         columns = ["project", "item_id", "queue", "state", "reason", "priority", "requested_at"]
         with self.database.write(fence) as connection:
             return int(connection.execute(t.labeling_tasks.insert().from_select(columns, query)).rowcount)
@@ -203,6 +200,18 @@ class LabelingTaskRepository:
             for queue, state, count in connection.execute(query):
                 found[queue][state] = count
         return {queue: QueueCounts(**states) for queue, states in found.items()}
+
+
+def has_decision() -> sa.Exists:
+    """The condition that an item has a decision of any kind."""
+    decision = t.label_decisions.c
+    return sa.exists().where(decision.project == t.items.c.project, decision.item_id == t.items.c.item_id)
+
+
+def is_good() -> sa.ColumnElement[bool]:
+    """The condition that the item checks did not put an item in quarantine."""
+    bad = t.quarantine.c
+    return ~sa.exists().where(bad.project == t.items.c.project, bad.stage == "items", bad.digest == t.items.c.item_id)
 
 
 def item_from_row(row: sa.RowMapping) -> Item:

@@ -1,0 +1,108 @@
+"""From the answers of several people to one decision per item."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, Method, Status
+
+HUMAN_METHODS = ("single", "consensus")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rule:
+    """How many different people an item needs, and which share of them must agree."""
+
+    annotators_needed: int
+    min_agreement: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the answers say together; `agreement` is the share of people behind the most frequent label."""
+
+    status: Status
+    label: str | None
+    method: Method
+    annotation_ids: tuple[str, ...]
+    annotators: tuple[str, ...]
+    agreement: float
+
+
+def counted_answers(annotations: Iterable[AnnotationRow]) -> list[AnnotationRow]:
+    """Return the one answer of each person that counts: the last that is neither deleted nor skipped nor refused."""
+    newest: dict[str, AnnotationRow] = {}
+    for row in sorted(annotations, key=lambda one: (one.revision, one.annotation_id)):
+        if not row.deleted and not row.cancelled and row.label is not None:
+            newest[row.annotator] = row
+    return sorted(newest.values(), key=lambda row: row.annotator)
+
+
+def decide(annotations: Iterable[AnnotationRow], rule: Rule) -> Outcome | None:
+    """Return the decision of an item's people, or None while too few have answered.
+
+    The label of the most people wins when their share is above `min_agreement` (or all agree); otherwise, and when
+    two labels share the lead, the item is disputed and stays out of training and exam.
+    """
+    answers = counted_answers(annotations)
+    if len(answers) < rule.annotators_needed:
+        return None
+    ranking = Counter(answer.label for answer in answers).most_common()
+    label, num_votes = ranking[0]
+    agreement = num_votes / len(answers)
+    tied = len(ranking) > 1 and ranking[1][1] == num_votes
+    agreed = not tied and (agreement > rule.min_agreement or num_votes == len(answers))
+    return Outcome(
+        status="decided" if agreed else "disputed",
+        label=label if agreed else None,
+        method="single" if len(answers) == 1 else "consensus",
+        annotation_ids=tuple(answer.annotation_id for answer in answers),
+        annotators=tuple(answer.annotator for answer in answers),
+        agreement=agreement,
+    )
+
+
+def next_decision(
+    item_id: str,
+    annotations: Sequence[AnnotationRow],
+    *,
+    rule: Rule,
+    previous: DecisionRow | None,
+    schema_version: int,
+    now: dt.datetime,
+) -> DecisionRow | None:
+    """Return the next version of an item's decision, or None when nothing changed.
+
+    Too few answers withdraw a decision that people had made; a label from the source stays until people decide.
+    """
+    outcome = decide(annotations, rule)
+    if outcome is None:
+        if previous is None or previous.method not in HUMAN_METHODS or previous.status == "withdrawn":
+            return None
+        outcome = Outcome("withdrawn", None, previous.method, (), (), 0.0)
+    if previous is not None and _same(previous, outcome):
+        return None
+    return DecisionRow(
+        item_id=item_id,
+        version=1 if previous is None else previous.version + 1,
+        status=outcome.status,
+        label=outcome.label,
+        method=outcome.method,
+        annotation_ids=outcome.annotation_ids,
+        annotators=outcome.annotators,
+        agreement=outcome.agreement,
+        schema_version=schema_version,
+        decided_at=now,
+    )
+
+
+def _same(previous: DecisionRow, outcome: Outcome) -> bool:
+    return (previous.status, previous.label, previous.method, previous.annotation_ids) == (
+        outcome.status,
+        outcome.label,
+        outcome.method,
+        outcome.annotation_ids,
+    )

@@ -1,0 +1,80 @@
+"""What a labeling task shows of an item, and how a suggestion looks; pure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_tasks.contracts import Item
+from pipeline_tasks.errors import InputError
+from pipeline_tasks.project import Modality
+from pipeline_tasks.project_labeling import LabelingConfig
+
+INLINE_BYTES = 64 * 1024  # what ingest packs: an object of its own is shown by its address
+
+
+def is_inline(item: Item, *, modality: Modality, object_url: str | None) -> bool:
+    """Tell whether the task carries the item's bytes itself, rather than the address of its object."""
+    return modality != "image" or object_url is None or item.location.size_bytes <= INLINE_BYTES
+
+
+def render_inline(item: Item, content: bytes, *, modality: Modality) -> dict[str, Any]:
+    """Return the task's data for the bytes of an item.
+
+    Raises:
+        InputError: the bytes are not what the modality holds.
+    """
+    if modality == "image":
+        return {"image": f"data:{item.media_type};base64,{base64.b64encode(content).decode()}"}
+    try:
+        text = content.decode()
+        return {"text": text} if modality == "text" else {"row": _row(text)}
+    except ValueError as error:
+        raise InputError(
+            f"item {item.item_id} must hold {'UTF-8 text' if modality == 'text' else 'one JSON object'} "
+            f"(got {type(error).__name__} in {item.media_type}). Ingest its source again.",
+            code="ITEM_UNREADABLE",
+        ) from None
+
+
+def render_address(object_url: str) -> dict[str, Any]:
+    """Return the task's data for an image that Label Studio reads from the object store itself."""
+    return {"image": object_url}
+
+
+def answer(config: LabelingConfig, label: str) -> list[dict[str, Any]]:
+    """Return one class as a Label Studio result of this labeling configuration."""
+    return [
+        {
+            "from_name": config.choices_name,
+            "to_name": config.object_name,
+            "type": "choices",
+            "value": {"choices": [label]},
+        }
+    ]
+
+
+def suggestion(config: LabelingConfig, prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a prediction {"label", "score"} as Label Studio shows it.
+
+    Raises:
+        InputError: UNKNOWN_CLASS, or SCORE_RANGE for a score that is not from 0 to 1.
+    """
+    label, score = prediction["label"], float(prediction["score"])
+    if label not in config.choices:
+        raise InputError(
+            f"a suggestion must be one of {', '.join(config.choices)} (got {label!r}).", code="UNKNOWN_CLASS"
+        )
+    if not (math.isfinite(score) and 0.0 <= score <= 1.0):
+        raise InputError(f"a suggestion's score must be from 0 to 1 (got {score}).", code="SCORE_RANGE")
+    return {"score": score, "result": answer(config, label)}
+
+
+def _row(text: str) -> dict[str, Any]:
+    row = json.loads(text)
+    if not isinstance(row, dict):
+        raise ValueError(f"a row must be a JSON object (got {type(row).__name__})")  # noqa: TRY004 - caught above
+    return row

@@ -1,0 +1,304 @@
+"""Annotations and the decisions made of them: append-only histories, the newest entry counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import insert_ignore
+from pipeline_tasks.catalog.labeling_tasks import (
+    LabelingTaskRepository,
+    close_tasks,
+    has_decision,
+    is_good,
+    item_from_row,
+    slices,
+)
+from pipeline_tasks.contracts import Fence, Item, Queue
+
+Status = Literal["decided", "disputed", "withdrawn"]
+Method = Literal["imported", "single", "consensus", "outcome"]
+STAGE = "labels"
+DELETED = "~deleted"  # ends the revision of a tombstone: it sorts after the revision that it buries
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnnotationRow:
+    """One revision of an annotation; `revision` is its time of change, a tombstone's ends with `~deleted`."""
+
+    annotation_id: str
+    revision: str
+    item_id: str
+    queue: Queue
+    annotator: str
+    label: str | None
+    result: Sequence[Mapping[str, Any]]
+    cancelled: bool
+    deleted: bool
+    lead_time_seconds: float | None
+    created_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """What an item's label is, as of one version; `label` is None unless the status is `decided`."""
+
+    item_id: str
+    version: int
+    status: Status
+    label: str | None
+    method: Method
+    annotation_ids: tuple[str, ...]
+    annotators: tuple[str, ...]
+    agreement: float | None
+    schema_version: int
+    decided_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refusal:
+    """An annotation or a source label that cannot be one, for the quarantine."""
+
+    source: str
+    key: str
+    item_id: str
+    code: str
+    reason: str
+
+
+class LabelRepository(LabelingTaskRepository):
+    """Labeling tasks, annotations and decisions of all projects."""
+
+    def accept_imported(
+        self, project: str, *, classes: Sequence[str], schema_version: int, now: dt.datetime, fence: Fence | None = None
+    ) -> int:
+        """Make version 1 of the decision of each good item whose source gave a known class; one statement.
+
+        Items whose source label is not a class go to the quarantine of the stage `labels`, and to people.
+        """
+        unlabeled = (t.items.c.project == project, t.items.c.source_label.is_not(None), is_good(), ~has_decision())
+        known = t.items.c.source_label.in_(classes)
+        values: dict[str, sa.ColumnElement[Any]] = {
+            "project": t.items.c.project,
+            "item_id": t.items.c.item_id,
+            "version": sa.literal(1),
+            "status": sa.literal("decided"),
+            "label": t.items.c.source_label,
+            "method": sa.literal("imported"),
+            "annotation_ids": sa.literal([], sa.JSON),
+            "annotators": sa.literal([], sa.JSON),
+            "schema_version": sa.literal(schema_version),
+            "decided_at": sa.literal(now, t.UtcDateTime()),
+        }
+        with self.database.write(fence) as connection:
+            num_accepted = _insert_from(connection, t.label_decisions, values, [*unlabeled, known])
+            _insert_from(connection, t.quarantine, _unknown_class(classes, now), [*unlabeled, ~known])
+            return num_accepted
+
+    def commit(
+        self,
+        project: str,
+        *,
+        annotations: Iterable[AnnotationRow] = (),
+        decisions: Iterable[DecisionRow] = (),
+        refusals: Iterable[Refusal] = (),
+        reopened: Sequence[str] = (),
+        now: dt.datetime,
+        fence: Fence | None = None,
+    ) -> None:
+        """Record a batch whole or not at all: revisions, decisions, refusals, and the labeling tasks they close.
+
+        Raises:
+            StaleAttempt: a newer attempt holds the lease; nothing is written.
+        """
+        decided = list(decisions)
+        rows = [{"project": project, **dataclasses.asdict(row), "collected_at": now} for row in annotations]
+        refused = [_quarantine_row(project, one, now) for one in refusals]
+        with self.database.write(fence) as connection:
+            for some in slices(rows):
+                insert_ignore(connection, t.annotations, some)
+            if decided:
+                connection.execute(t.label_decisions.insert(), [_decision_values(project, one) for one in decided])
+            insert_ignore(connection, t.quarantine, refused)
+            done = [one.item_id for one in decided if one.status != "withdrawn"]
+            close_tasks(connection, project, done=done, reopened=reopened)
+
+    def annotations(self, project: str, item_ids: Iterable[str]) -> dict[str, list[AnnotationRow]]:
+        """Return the newest revision of each annotation of the items, tombstones too, by item id."""
+        column = t.annotations.c
+        found: dict[str, dict[str, AnnotationRow]] = {}
+        with self.database.read() as connection:
+            for some in slices(sorted(set(item_ids))):
+                query = sa.select(t.annotations).where(column.project == project, column.item_id.in_(some))
+                for row in connection.execute(query).mappings():
+                    entry = _annotation_row(row)
+                    known = found.setdefault(entry.item_id, {})
+                    if entry.annotation_id not in known or known[entry.annotation_id].revision < entry.revision:
+                        known[entry.annotation_id] = entry
+        return {item_id: sorted(known.values(), key=_by_id) for item_id, known in found.items()}
+
+    def decisions(self, project: str, item_ids: Iterable[str]) -> dict[str, DecisionRow]:
+        """Return the newest decision of each item that has one, of any status."""
+        found: dict[str, DecisionRow] = {}
+        with self.database.read() as connection:
+            for some in slices(sorted(set(item_ids))):
+                query = _newest(project).where(t.label_decisions.c.item_id.in_(some))
+                for row in connection.execute(query).mappings():
+                    found[row["item_id"]] = _decision_row(row)
+        return found
+
+    def history(self, project: str, item_id: str) -> list[DecisionRow]:
+        """Return every decision on an item, oldest first."""
+        decision = t.label_decisions.c
+        query = sa.select(t.label_decisions).where(decision.project == project, decision.item_id == item_id)
+        with self.database.read() as connection:
+            return [_decision_row(row) for row in connection.execute(query.order_by(decision.version)).mappings()]
+
+    def live_counts(self, project: str, queue: Queue) -> dict[str, int]:
+        """Return the number of annotations (neither deleted nor skipped) of each item of a queue that has any."""
+        column = t.annotations.c
+        newest = (
+            sa.select(column.annotation_id, sa.func.max(column.revision).label("revision"))
+            .where(column.project == project, column.queue == queue)
+            .group_by(column.annotation_id)
+            .subquery()
+        )
+        match = (column.annotation_id == newest.c.annotation_id) & (column.revision == newest.c.revision)
+        query = (
+            sa.select(column.item_id, sa.func.count())
+            .join(newest, match)
+            .where(column.project == project, column.cancelled.is_(False), column.deleted.is_(False))
+            .group_by(column.item_id)
+        )
+        with self.database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def status_counts(self, project: str) -> dict[str, int]:
+        """Return how many items have which status in their newest decision."""
+        newest = _newest(project).subquery()
+        query = sa.select(newest.c.status, sa.func.count()).group_by(newest.c.status)
+        with self.database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def undecided_exam_items(self, project: str) -> list[Item]:
+        """Return the exam items that have no valid label now, in the order of their ids."""
+        newest = _newest(project).subquery()
+        match = (newest.c.item_id == t.items.c.item_id) & (newest.c.status == "decided")
+        query = (
+            sa.select(t.items)
+            .outerjoin(newest, match)
+            .where(t.items.c.project == project, t.items.c.split == "exam", newest.c.item_id.is_(None), is_good())
+            .order_by(t.items.c.item_id)
+        )
+        with self.database.read() as connection:
+            return [item_from_row(row) for row in connection.execute(query).mappings()]
+
+    def known_items(self, project: str, item_ids: Iterable[str]) -> set[str]:
+        """Return which of the ids are items of the project."""
+        found: set[str] = set()
+        with self.database.read() as connection:
+            for some in slices(sorted(set(item_ids))):
+                query = sa.select(t.items.c.item_id).where(t.items.c.project == project, t.items.c.item_id.in_(some))
+                found.update(connection.execute(query).scalars())
+        return found
+
+    def registration(self, project: str) -> tuple[list[str], int, dict[str, int]] | None:
+        """Return a project's classes, their version and its Label Studio projects by queue, or None if it is new."""
+        row = t.projects.c
+        query = sa.select(row.labels, row.schema_version, row.ls_project_ids).where(row.project == project)
+        with self.database.read() as connection:
+            found = connection.execute(query).one_or_none()
+        return None if found is None else (list(found[0]), int(found[1]), dict(found[2]))
+
+    def register(
+        self,
+        project: str,
+        *,
+        classes: Sequence[str],
+        schema_version: int,
+        ls_project_ids: Mapping[str, int],
+        now: dt.datetime,
+        fence: Fence | None = None,
+    ) -> None:
+        """Keep a project's classes and Label Studio projects."""
+        values = {"labels": list(classes), "schema_version": schema_version, "ls_project_ids": dict(ls_project_ids)}
+        new = {"project": project, "split_key": "", "created_at": now, **values}
+        with self.database.write(fence) as connection:
+            insert_ignore(connection, t.projects, [new])
+            connection.execute(t.projects.update().where(t.projects.c.project == project).values(**values))
+
+
+def _insert_from(
+    connection: sa.Connection, table: sa.Table, values: Mapping[str, sa.ColumnElement[Any]], where: Sequence[Any]
+) -> int:
+    module = postgresql if connection.dialect.name == "postgresql" else sqlite
+    query = sa.select(*(value.label(f"new_{name}") for name, value in values.items())).where(*where)
+    statement = module.insert(table).from_select(list(values), query).on_conflict_do_nothing()
+    return int(connection.execute(statement).rowcount)
+
+
+def _unknown_class(classes: Sequence[str], now: dt.datetime) -> dict[str, sa.ColumnElement[Any]]:
+    allowed = ", ".join(classes)
+    reason = sa.literal("label must be one of ") + allowed + " (got " + t.items.c.source_label + ")."
+    return {
+        "project": t.items.c.project,
+        "stage": sa.literal(STAGE),
+        "source": t.items.c.source,
+        "key": t.items.c.key,
+        "digest": t.items.c.item_id,
+        "code": sa.literal("UNKNOWN_CLASS"),
+        "reason": reason,
+        "at": sa.literal(now, t.UtcDateTime()),
+    }
+
+
+def _newest(project: str) -> sa.Select[Any]:
+    decision = t.label_decisions.c
+    newest = (
+        sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
+        .where(decision.project == project)
+        .group_by(decision.item_id)
+        .subquery()
+    )
+    match = (decision.item_id == newest.c.item_id) & (decision.version == newest.c.version)
+    return sa.select(t.label_decisions).join(newest, match).where(decision.project == project)
+
+
+def _by_id(row: AnnotationRow) -> tuple[int, str]:
+    return len(row.annotation_id), row.annotation_id
+
+
+def _annotation_row(row: sa.RowMapping) -> AnnotationRow:
+    return AnnotationRow(**{field.name: row[field.name] for field in dataclasses.fields(AnnotationRow)})
+
+
+def _decision_row(row: sa.RowMapping) -> DecisionRow:
+    values = {field.name: row[field.name] for field in dataclasses.fields(DecisionRow)}
+    return DecisionRow(
+        **(values | {"annotation_ids": tuple(row["annotation_ids"]), "annotators": tuple(row["annotators"])})
+    )
+
+
+def _decision_values(project: str, row: DecisionRow) -> dict[str, Any]:
+    lists = {"annotation_ids": list(row.annotation_ids), "annotators": list(row.annotators)}
+    return {"project": project, **dataclasses.asdict(row), **lists}
+
+
+def _quarantine_row(project: str, refusal: Refusal, now: dt.datetime) -> dict[str, Any]:
+    return {
+        "project": project,
+        "stage": STAGE,
+        "source": refusal.source,
+        "key": refusal.key,
+        "digest": refusal.item_id,
+        "code": refusal.code,
+        "reason": refusal.reason,
+        "object_key": None,
+        "at": now,
+    }
