@@ -150,7 +150,7 @@ def union_of_classes(project_classes: Sequence[str], *others: Sequence[str]) -> 
 def answered_classes(probabilities_nc: Array, *, classes: Sequence[str], position: dict[str, int]) -> Array:
     """Return the index of each item's answer in the common classes; NO_ANSWER where the row is not finite."""
     index_c = np.array([position[label] for label in classes], dtype=np.int64)
-    finite_n = np.isfinite(probabilities_nc).all(axis=1)
+    finite_n = np.asarray(np.isfinite(probabilities_nc).all(axis=1))
     filled_nc = np.where(finite_n[:, None], probabilities_nc, 0)
     return np.where(finite_n, index_c[filled_nc.argmax(axis=1)], NO_ANSWER)
 

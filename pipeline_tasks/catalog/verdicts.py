@@ -1,0 +1,265 @@
+"""Verdicts, approvals and releases: each table only grows."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.contracts import Fence, ReleaseRef, VerdictRef
+from pipeline_tasks.errors import GateClosed, LostRace
+
+ApprovalDecision = Literal["approve", "reject", "expired"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class VerdictRecord:
+    """A verdict as the catalog has it; `digest` is the SHA-256 of its verdict.json."""
+
+    ref: VerdictRef
+    exam_ids: tuple[str, ...]
+    policy_id: str
+    digest: str
+    run_id: str
+    created_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """One person's answer to a request, or its expiry; `requested_by` triggered the run."""
+
+    project: str
+    verdict_id: str
+    sequence: int
+    decision: ApprovalDecision
+    by: str
+    requested_by: str | None
+    reason: str
+    at: dt.datetime
+
+
+class VerdictRepository:
+    """What the gate has answered so far."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, project: str, verdict_id: str) -> VerdictRecord | None:
+        """Return a verdict by its id."""
+        return next(iter(self._select(t.verdicts.c.project == project, t.verdicts.c.verdict_id == verdict_id)), None)
+
+    def find_same_question(
+        self,
+        project: str,
+        *,
+        contender_version: str,
+        champion_version: str | None,
+        exam_ids: Sequence[str],
+        policy_id: str,
+    ) -> VerdictRecord | None:
+        """Return the verdict on the same contender, champion, exams and policy: asked once, answered once."""
+        table = t.verdicts.c
+        found = self._select(
+            table.project == project,
+            table.contender_version == contender_version,
+            table.champion_version.is_not_distinct_from(champion_version),
+            table.policy_id == policy_id,
+        )
+        return next((record for record in found if record.exam_ids == tuple(exam_ids)), None)
+
+    def history(self, project: str) -> list[VerdictRecord]:
+        """Return a project's verdicts, oldest first."""
+        return self._select(t.verdicts.c.project == project)
+
+    def count_uses(self, project: str, exam_id: str) -> int:
+        """Return how many contenders were compared with a champion on this exam while it was the current one."""
+        with self._database.read() as connection:
+            return _count_uses(connection, project=project, exam_id=exam_id)
+
+    def record(self, record: VerdictRecord, *, exam_use: int, fence: Fence) -> VerdictRecord:
+        """Write a verdict; the first record of an id stays and is returned.
+
+        Raises:
+            StaleAttempt: a newer attempt holds the lease.
+            LostRace: another contender used this exam meanwhile, so the level of confidence has moved.
+        """
+        ref = record.ref
+        with self._database.write(fence) as connection:
+            known = connection.execute(
+                sa.select(t.verdicts.c.verdict_id).where(
+                    t.verdicts.c.project == ref.project, t.verdicts.c.verdict_id == ref.verdict_id
+                )
+            ).one_or_none()
+            if known is None:
+                uses = _count_uses(connection, project=ref.project, exam_id=record.exam_ids[0])
+                if ref.champion_version is not None and uses + 1 != exam_use:
+                    raise LostRace(f"exam_use must be {uses + 1} (got {exam_use}): another contender was judged on it.")
+                insert_ignore(connection, t.verdicts, [_verdict_row(record)])
+        return self.find(ref.project, ref.verdict_id) or record
+
+    def class_counts(self, project: str, snapshot_id: str) -> Mapping[str, int] | None:
+        """Return a snapshot's rows per class, or None if the catalog does not know it."""
+        query = sa.select(t.snapshots.c.class_counts).where(
+            t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else dict(row.class_counts)
+
+    def _select(self, *conditions: sa.ColumnElement[bool]) -> list[VerdictRecord]:
+        query = sa.select(t.verdicts).where(*conditions).order_by(t.verdicts.c.created_at, t.verdicts.c.verdict_id)
+        with self._database.read() as connection:
+            return [_verdict(row) for row in connection.execute(query).mappings()]
+
+
+def _count_uses(connection: sa.Connection, *, project: str, exam_id: str) -> int:
+    query = sa.select(t.verdicts.c.exam_ids).where(
+        t.verdicts.c.project == project, t.verdicts.c.champion_version.is_not(None)
+    )
+    return sum(1 for row in connection.execute(query) if row.exam_ids and row.exam_ids[0] == exam_id)
+
+
+def _verdict_row(record: VerdictRecord) -> dict[str, Any]:
+    ref = record.ref
+    return {
+        "project": ref.project,
+        "verdict_id": ref.verdict_id,
+        "answer": ref.answer,
+        "champion_version": ref.champion_version,
+        "contender_version": ref.contender_version,
+        "exam_ids": list(record.exam_ids),
+        "reasons": {"code": ref.code, "texts": list(ref.reasons)},
+        "policy_id": record.policy_id,
+        "object_key": ref.object_key,
+        "digest": record.digest,
+        "run_id": record.run_id,
+        "created_at": record.created_at,
+    }
+
+
+def _verdict(row: Mapping[Any, Any]) -> VerdictRecord:
+    ref = VerdictRef(
+        project=row["project"],
+        verdict_id=row["verdict_id"],
+        answer=row["answer"],
+        champion_version=row["champion_version"],
+        contender_version=row["contender_version"],
+        reasons=tuple(row["reasons"]["texts"]),
+        object_key=row["object_key"],
+        code=row["reasons"]["code"],
+    )
+    return VerdictRecord(ref, tuple(row["exam_ids"]), row["policy_id"], row["digest"], row["run_id"], row["created_at"])
+
+
+class ApprovalRepository:
+    """Who said yes or no to a promotion, when and why."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def history(self, project: str, verdict_id: str) -> list[ApprovalRecord]:
+        """Return the answers to a verdict's requests, oldest first."""
+        with self._database.read() as connection:
+            return _approvals(connection, project=project, verdict_id=verdict_id)
+
+    def latest(self, project: str, verdict_id: str) -> ApprovalRecord | None:
+        """Return the answer that counts."""
+        return next(reversed(self.history(project, verdict_id)), None)
+
+    def append(
+        self,
+        *,
+        project: str,
+        verdict_id: str,
+        decision: ApprovalDecision,
+        by: str,
+        requested_by: str | None,
+        reason: str,
+        at: dt.datetime,
+    ) -> ApprovalRecord:
+        """Write an answer; the same answer of the same person again changes nothing. Only an expiry can be followed.
+
+        Raises:
+            GateClosed: ALREADY_DECIDED, a person has answered otherwise before.
+            LostRace: somebody answered at the same moment.
+        """
+        with self._database.write() as connection:
+            earlier = _approvals(connection, project=project, verdict_id=verdict_id)
+            last = earlier[-1] if earlier else None
+            if last is not None and (last.decision, last.by) == (decision, by):
+                return last
+            if last is not None and last.decision != "expired":
+                raise GateClosed(
+                    f"verdict {verdict_id[:12]} must be open to take the answer {decision} of {by} "
+                    f"(got: {last.by} said {last.decision} before). Judge a new contender.",
+                    code="ALREADY_DECIDED",
+                )
+            record = ApprovalRecord(project, verdict_id, len(earlier) + 1, decision, by, requested_by, reason, at)
+            if insert_ignore(connection, t.approvals, [dataclasses.asdict(record)]) == 0:
+                raise LostRace(f"verdict {verdict_id[:12]} must be open (got: somebody answered at the same moment).")
+        return record
+
+
+def _approvals(connection: sa.Connection, *, project: str, verdict_id: str) -> list[ApprovalRecord]:
+    table = t.approvals.c
+    query = sa.select(t.approvals).where(table.project == project, table.verdict_id == verdict_id)
+    return [ApprovalRecord(**row) for row in connection.execute(query.order_by(table.sequence)).mappings()]
+
+
+class ReleaseRepository:
+    """What was built, out of which model version, under which verdict."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, project: str, release_id: str) -> ReleaseRef | None:
+        """Return a recorded release."""
+        return next(iter(self._select(t.releases.c.project == project, t.releases.c.release_id == release_id)), None)
+
+    def of_model(self, project: str, model_version: str) -> ReleaseRef | None:
+        """Return the newest release of a model version: what a rollback starts again."""
+        found = self._select(t.releases.c.project == project, t.releases.c.model_version == model_version)
+        return found[-1] if found else None
+
+    def facts(self, project: str, release_id: str) -> Mapping[str, Any] | None:
+        """Return a release's whole row: digest, object key, infra check, run, time."""
+        query = sa.select(t.releases).where(t.releases.c.project == project, t.releases.c.release_id == release_id)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else dict(row)
+
+    def record(
+        self,
+        release: ReleaseRef,
+        *,
+        bento_digest: str,
+        object_key: str,
+        infra_check: Mapping[str, Any],
+        fence: Fence,
+        run_id: str,
+        now: dt.datetime,
+    ) -> ReleaseRef:
+        """Write a release; the first record of an id stays and is returned."""
+        row = {
+            **dataclasses.asdict(release),
+            "bento_digest": bento_digest,
+            "object_key": object_key,
+            "infra_check": dict(infra_check),
+            "run_id": run_id,
+            "created_at": now,
+        }
+        with self._database.write(fence) as connection:
+            insert_ignore(connection, t.releases, [row])
+        return self.get(release.project, release.release_id) or release
+
+    def _select(self, *conditions: sa.ColumnElement[bool]) -> list[ReleaseRef]:
+        table = t.releases.c
+        fields = [table[field.name] for field in dataclasses.fields(ReleaseRef)]
+        query = sa.select(*fields).where(*conditions).order_by(table.created_at, table.release_id)
+        with self._database.read() as connection:
+            return [ReleaseRef(**row) for row in connection.execute(query).mappings()]

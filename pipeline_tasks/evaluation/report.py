@@ -1,0 +1,2 @@
+def render(document, evidence, *, counts, read):
+    return ""

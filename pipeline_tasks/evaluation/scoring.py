@@ -1,0 +1,190 @@
+"""Answers of the champion and the contender to the same exam, in one process, from their stored model versions."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline_tasks.contracts import ExamRef, Location, ModelRef, sha256_hex
+from pipeline_tasks.errors import DataCorrupt, InputError, PermanentError, TransientError
+from pipeline_tasks.evaluation.metrics import Array
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.validation import manifest
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 256
+NUM_WARM_UP = 10
+NUM_TIMED = 200
+ReadItems = Callable[[Sequence[Location]], Sequence[bytes]]
+OUTPUT_CODES = ("NON_FINITE_OUTPUT", "SHAPE_OUTPUT")
+
+
+class ScoringModel(Protocol):
+    """A loaded model version with its own pre- and post-processing (models.artifact.LoadedModel)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def decode(self, data: bytes) -> Any:
+        """Turn one item's bytes into the model's input."""
+
+    def predict(self, inputs: list[Any]) -> Array:
+        """Return probabilities (n, c), columns in the order of `classes`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExamItem:
+    """One question of the exam and its right answer."""
+
+    item_id: str
+    label: str
+    media_type: str
+    location: Location
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exam:
+    """A frozen exam as it lies in the object store; `digest` is the SHA-256 of those bytes."""
+
+    ref: ExamRef
+    digest: str
+    items: tuple[ExamItem, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """Latency of one item at a time in this process, after a warm-up, in milliseconds."""
+
+    latency_p50_ms: float
+    latency_p99_ms: float
+
+
+def read_exam(store: ObjectStore, ref: ExamRef) -> Exam:
+    """Read an exam's items and labels.
+
+    Raises:
+        DataCorrupt: it is missing, or its items and labels do not hash to the exam's id.
+    """
+    try:
+        data = store.get(ref.object_key)
+    except KeyError:
+        raise DataCorrupt(
+            f"{ref.object_key} must hold the exam of epoch {ref.epoch} (got nothing). "
+            "Restore it from a backup; the champion stays until then."
+        ) from None
+    table = manifest.from_parquet(data, object_key=ref.object_key)
+    found = manifest.exam_id(table)
+    if found != ref.exam_id or table.num_rows != ref.num_items:
+        raise DataCorrupt(
+            f"{ref.object_key} must hold the {ref.num_items} items and labels of exam {ref.exam_id[:12]} "
+            f"(got {table.num_rows} of exam {found[:12]}). It was changed after it was frozen; restore it from a backup."
+        )
+    columns = (table[name].to_pylist() for name in ("item_id", "label", "media_type"))
+    rows = zip(*columns, manifest.locations(table), strict=True)
+    return Exam(ref=ref, digest=sha256_hex(data), items=tuple(ExamItem(*row) for row in rows))
+
+
+def load_model(ref: ModelRef, *, role: str, load: Callable[[ModelRef], ScoringModel]) -> ScoringModel:
+    """Load a stored model version; what cannot be read is an error, never a win for the other.
+
+    Raises:
+        PermanentError: CHAMPION_UNREADABLE or CONTENDER_UNREADABLE.
+        TransientError: the store does not answer now.
+    """
+    try:
+        return load(ref)
+    except TransientError:
+        raise
+    except (KeyError, OSError, ValueError, PermanentError) as error:
+        raise PermanentError(
+            f"the {role} {ref.version} must be readable from {ref.object_key} (got {type(error).__name__}: {error}). "
+            "No verdict is given and the champion keeps serving; restore the model version from a backup.",
+            code=f"{role.upper()}_UNREADABLE",
+        ) from error
+
+
+def load_stored(store: ObjectStore) -> Callable[[ModelRef], ScoringModel]:
+    """Return a loader of model versions from the object store."""
+
+    def load(ref: ModelRef) -> ScoringModel:
+        from pipeline_tasks.models import artifact
+
+        prefix = ref.object_key.rstrip("/")
+        data, weights = (store.get(f"{prefix}/{name}") for name in (artifact.MANIFEST_NAME, artifact.WEIGHTS_NAME))
+        return artifact.load_bytes(data, weights, expected_digest=ref.digest)
+
+    return load
+
+
+def answer_items(
+    items: Sequence[ExamItem],
+    *,
+    read: ReadItems,
+    models: Sequence[ScoringModel],
+    batch_size: int = BATCH_SIZE,
+) -> list[Array]:
+    """Return each model's probabilities (n, c) on the same bytes, read once, a batch at a time.
+
+    Raises:
+        InputError: a model cannot decode an item that people have labeled.
+    """
+    answers = [np.full((len(items), len(model.classes)), np.nan, dtype=np.float32) for model in models]
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        payloads = list(read([item.location for item in batch]))
+        for model, answer_nc in zip(models, answers, strict=True):
+            inputs = [_decode(model, item, data) for item, data in zip(batch, payloads, strict=True)]
+            answer_nc[start : start + len(batch)] = predict(model, inputs)
+    return answers
+
+
+def _decode(model: ScoringModel, item: ExamItem, data: bytes) -> Any:
+    try:
+        return model.decode(data)
+    except InputError as error:
+        raise InputError(
+            f"exam item {item.item_id} must be decodable by both models (got {error}). "
+            "Delete its annotations in the exam project, so that the next exam leaves it out.",
+            code=error.code,
+        ) from error
+
+
+def predict(model: ScoringModel, inputs: list[Any]) -> Array:
+    """Return probabilities (n, c); rows of NaN when the model's output is unusable, so that the rule sees it."""
+    unusable_nc = np.full((len(inputs), len(model.classes)), np.nan, dtype=np.float32)
+    try:
+        probabilities_nc = np.asarray(model.predict(inputs), dtype=np.float32)
+    except PermanentError as error:
+        if error.code not in OUTPUT_CODES:
+            raise
+        logger.warning("unusable output: %s", error)
+        return unusable_nc
+    return probabilities_nc if probabilities_nc.shape == unusable_nc.shape else unusable_nc
+
+
+def measure_latency(
+    model: ScoringModel, payloads: Sequence[bytes], *, timer: Callable[[], float], num_timed: int = NUM_TIMED
+) -> Measured:
+    """Time single items, decoding included, after a warm-up; `timer` returns seconds."""
+    seconds = []
+    for index, payload in enumerate(_repeat(payloads, NUM_WARM_UP + num_timed)):
+        start = timer()
+        predict(model, [model.decode(payload)])
+        if index >= NUM_WARM_UP:
+            seconds.append(timer() - start)
+    p50, p99 = np.percentile(np.array(seconds) * 1000, [50, 99]) if seconds else (np.nan, np.nan)
+    return Measured(latency_p50_ms=round(float(p50), 3), latency_p99_ms=round(float(p99), 3))
+
+
+def _repeat(payloads: Sequence[bytes], count: int) -> Iterator[bytes]:
+    return (payloads[index % len(payloads)] for index in range(count if payloads else 0))
+
+
+def model_size_bytes(store: ObjectStore, ref: ModelRef) -> int:
+    """Return the size of all objects of a model version."""
+    return sum(info.size_bytes for info in store.list(f"{ref.object_key.rstrip('/')}/"))

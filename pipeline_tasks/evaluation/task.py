@@ -1,0 +1,245 @@
+"""Judge a contender against the champion: score both on the frozen exams, decide, keep the evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
+from pipeline_tasks.contracts import Attempt, ExamRef, Fence, ModelRef, VerdictRef, sha256_hex
+from pipeline_tasks.errors import DataCorrupt, InputError, LostRace
+from pipeline_tasks.evaluation import report, scoring
+from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.evidence import ExamAnswers
+from pipeline_tasks.evaluation.scoring import Exam, Measured, ReadItems, ScoringModel
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.project import LoadedProject
+
+logger = logging.getLogger(__name__)
+
+MAX_EXAMS = 2
+MAX_DECISIONS = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Scored:
+    """All that scoring gave, before the rule has spoken."""
+
+    exams: tuple[Exam, ...]
+    answers: tuple[ExamAnswers, ...]
+    contender: vd.Party
+    champion: vd.Party | None
+    measured: Mapping[str, Measured]
+    leaked_item_ids: tuple[str, ...]
+
+
+def judge(
+    project: LoadedProject,
+    contender: ModelRef,
+    exams: Sequence[ExamRef],
+    *,
+    champion: ModelRef | None,
+    load: Callable[[ModelRef], ScoringModel],
+    read: ReadItems,
+    trained_item_ids: Callable[[str], Collection[str]],
+    verdicts: VerdictRepository,
+    store: ObjectStore,
+    database: Database,
+    attempt: Attempt,
+    run_id: str,
+    now: dt.datetime,
+    timer: Callable[[], float] = time.perf_counter,
+) -> VerdictRef:
+    """Return the verdict on a contender; the same question is asked once and its answer adopted afterwards.
+
+    `exams` are the newest epochs of the project (the newest is the current exam, the one before must not be
+    forgotten); `load` reads a stored model version, `read` items' bytes in order; `trained_item_ids` returns the items
+    that a snapshot trains on.
+
+    Raises:
+        InputError: EXAM_MISSING, there is no exam yet.
+        PermanentError: CHAMPION_UNREADABLE or CONTENDER_UNREADABLE.
+        DataCorrupt: an exam is not the one that was frozen.
+        StaleAttempt: a newer attempt judges the same contender.
+    """
+    chosen = _newest(exams)
+    policy_id = vd.policy_id(project.config.gate, project.config.labels.classes)
+    known = verdicts.find_same_question(
+        project.name,
+        contender_version=contender.version,
+        champion_version=champion.version if champion is not None else None,
+        exam_ids=[ref.exam_id for ref in chosen],
+        policy_id=policy_id,
+    )
+    if known is not None:
+        logger.info("verdict %s stands: %s", known.ref.verdict_id[:12], known.ref.answer)
+        return known.ref
+    fence = database.acquire(f"judge/{project.name}/{contender.version}", attempt, now=now)
+    scored = _score(
+        chosen, contender, champion, load=load, read=read, trained=trained_item_ids, store=store, timer=timer
+    )
+    for _ in range(MAX_DECISIONS):
+        use = verdicts.count_uses(project.name, chosen[0].exam_id) + 1
+        record = _publish(
+            project,
+            scored,
+            exam_use=use,
+            policy_id=policy_id,
+            read=read,
+            verdicts=verdicts,
+            store=store,
+            database=database,
+            fence=fence,
+            run_id=run_id,
+            now=now,
+        )
+        if record is not None:
+            return record.ref
+    raise LostRace(f"exam {chosen[0].epoch} must be free for one verdict at a time (got {MAX_DECISIONS} others).")
+
+
+def _newest(exams: Sequence[ExamRef]) -> list[ExamRef]:
+    if not exams:
+        raise InputError(
+            "exams must hold at least one frozen exam (got none). Label exam items (Label Studio project "
+            "`<name> exam`) until gate.exam.min_items are decided.",
+            code="EXAM_MISSING",
+        )
+    return sorted(exams, key=lambda ref: ref.epoch, reverse=True)[:MAX_EXAMS]
+
+
+def _score(
+    refs: Sequence[ExamRef],
+    contender: ModelRef,
+    champion: ModelRef | None,
+    *,
+    load: Callable[[ModelRef], ScoringModel],
+    read: ReadItems,
+    trained: Callable[[str], Collection[str]],
+    store: ObjectStore,
+    timer: Callable[[], float],
+) -> _Scored:
+    exams = tuple(scoring.read_exam(store, ref) for ref in refs)
+    models = {"contender": scoring.load_model(contender, role="contender", load=load)}
+    if champion is not None:
+        models["champion"] = scoring.load_model(champion, role="champion", load=load)
+    answers = tuple(_answer(exam, models, read=read) for exam in exams)
+    payloads = list(read([item.location for item in exams[0].items[: scoring.NUM_TIMED]]))
+    measured = {role: scoring.measure_latency(model, payloads, timer=timer) for role, model in models.items()}
+    parties = {
+        role: vd.party(ref, classes=models[role].classes, size_bytes=scoring.model_size_bytes(store, ref))
+        for role, ref in (("contender", contender), ("champion", champion))
+        if ref is not None
+    }
+    trained_ids = trained(contender.snapshot_id)
+    leaked = sorted({item.item_id for exam in exams for item in exam.items if item.item_id in trained_ids})
+    return _Scored(exams, answers, parties["contender"], parties.get("champion"), measured, tuple(leaked))
+
+
+def _answer(exam: Exam, models: Mapping[str, ScoringModel], *, read: ReadItems) -> ExamAnswers:
+    found = dict(zip(models, scoring.answer_items(exam.items, read=read, models=list(models.values())), strict=True))
+    return ExamAnswers(
+        exam_id=exam.ref.exam_id,
+        epoch=exam.ref.epoch,
+        object_digest=exam.digest,
+        item_ids=tuple(item.item_id for item in exam.items),
+        labels=tuple(item.label for item in exam.items),
+        contender_nc=found["contender"],
+        champion_nc=found.get("champion"),
+    )
+
+
+def _publish(
+    project: LoadedProject,
+    scored: _Scored,
+    *,
+    exam_use: int,
+    policy_id: str,
+    read: ReadItems,
+    verdicts: VerdictRepository,
+    store: ObjectStore,
+    database: Database,
+    fence: Fence,
+    run_id: str,
+    now: dt.datetime,
+) -> VerdictRecord | None:
+    """Write evidence, document, report, then the catalog's row; None when the exam was used by another meanwhile."""
+    question = vd.Question(
+        project=project.name,
+        policy=project.config.gate,
+        project_classes=tuple(project.config.labels.classes),
+        contender=scored.contender,
+        champion=scored.champion,
+        exams=tuple(vd.exam_name(exam) for exam in scored.exams),
+        exam_use=exam_use,
+        leaked_item_ids=scored.leaked_item_ids,
+    )
+    evidence = vd.evidence_table(scored.exams, scored.answers, question=question)
+    document = vd.build_document(
+        question, scored.answers, measured=scored.measured, evidence_digest=sha256_hex(evidence)
+    )
+    prefix = f"verdicts/{project.name}/{vd.verdict_id_of(document)}"
+    database.check(fence)
+    crash_point("judge.put.before")
+    store.put(f"{prefix}/evidence.parquet", evidence, content_type="application/vnd.apache.parquet")
+    document = _adopt(store, f"{prefix}/verdict.json", document)
+    page = report.render(document, evidence, counts=_counts(verdicts, project.name, scored), read=read)
+    store.put(f"{prefix}/report.html", page.encode(), content_type="text/html; charset=utf-8")
+    crash_point("judge.put.after")
+    record = _record(document, prefix=prefix, policy_id=policy_id, run_id=run_id, now=now)
+    try:
+        kept = verdicts.record(record, exam_use=exam_use, fence=fence)
+    except LostRace as error:
+        logger.info("deciding again: %s", error)
+        return None
+    crash_point("judge.put.recorded")
+    logger.info("verdict %s: %s", kept.ref.verdict_id[:12], document["decision"]["headline"])
+    return kept
+
+
+def _adopt(store: ObjectStore, key: str, document: dict[str, Any]) -> dict[str, Any]:
+    """Write verdict.json unless an earlier attempt did: its measured times are then the ones that count."""
+    if store.create(key, vd.document_bytes(document), content_type="application/json"):
+        return document
+    stored: dict[str, Any] = json.loads(store.get(key))
+    if vd.verdict_id_of(stored) != vd.verdict_id_of(document):
+        raise DataCorrupt(f"{key} must be the verdict of its name (got another). Remove it and judge again.")
+    return stored
+
+
+def _counts(verdicts: VerdictRepository, project: str, scored: _Scored) -> dict[str, Mapping[str, int]]:
+    parties = {"contender": scored.contender, "champion": scored.champion}
+    found = {role: verdicts.class_counts(project, one.snapshot_id) for role, one in parties.items() if one is not None}
+    return {role: counts for role, counts in found.items() if counts is not None}
+
+
+def _record(
+    document: Mapping[str, Any], *, prefix: str, policy_id: str, run_id: str, now: dt.datetime
+) -> VerdictRecord:
+    question, decision = document["question"], document["decision"]
+    champion = question["champion"]
+    ref = VerdictRef(
+        project=question["project"],
+        verdict_id=vd.verdict_id_of(document),
+        answer=decision["answer"],
+        champion_version=champion["version"] if champion is not None else None,
+        contender_version=question["contender"]["version"],
+        reasons=tuple(reason["text"] for reason in decision["reasons"]),
+        object_key=prefix,
+        code=decision["code"],
+    )
+    return VerdictRecord(
+        ref=ref,
+        exam_ids=tuple(exam["exam_id"] for exam in question["exams"]),
+        policy_id=policy_id,
+        digest=sha256_hex(vd.document_bytes(document)),
+        run_id=run_id,
+        created_at=now,
+    )

@@ -1,0 +1,275 @@
+"""The verdict as a document: built from the question and the stored answers, hashed, replayed. Pure.
+
+`verdict.json` has four parts: `question` (who, on which exams, by which rule), `measured` (latencies, which no replay
+can repeat), `evidence` (every figure) and `decision`. The id is the hash of all but `measured`, so the same comparison
+has the same id in every attempt; the catalog keeps the hash of the whole file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline_tasks.contracts import ModelRef, canonical_json, content_id, sha256_hex
+from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.evaluation import evidence as ev
+from pipeline_tasks.evaluation import rule
+from pipeline_tasks.evaluation.metrics import Array
+from pipeline_tasks.evaluation.scoring import Exam, Measured
+from pipeline_tasks.project import Gate
+
+RULE_VERSION = 1
+DIGITS = 9
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Party:
+    """A model version as the question names it."""
+
+    version: str
+    digest: str
+    snapshot_id: str
+    classes: tuple[str, ...]
+    size_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExamName:
+    """A frozen exam as the question names it; `object_digest` is the SHA-256 of its file."""
+
+    exam_id: str
+    epoch: int
+    num_items: int
+    object_key: str
+    object_digest: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What a verdict answers; current exam first. `exam_use` counts comparisons on it, this one included."""
+
+    project: str
+    policy: Gate
+    project_classes: tuple[str, ...]
+    contender: Party
+    champion: Party | None
+    exams: tuple[ExamName, ...]
+    exam_use: int
+    leaked_item_ids: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the question as JSON values."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "policy"}
+        plain = {name: _plain(value) for name, value in fields.items()}
+        return {"rule_version": RULE_VERSION, **plain, "policy": self.policy.model_dump(mode="json")}
+
+
+def party(ref: ModelRef, *, classes: Sequence[str], size_bytes: int) -> Party:
+    """Return a model version as the question names it."""
+    return Party(ref.version, ref.digest, ref.snapshot_id, tuple(classes), size_bytes)
+
+
+def exam_name(exam: Exam) -> ExamName:
+    """Return an exam as the question names it."""
+    ref = exam.ref
+    return ExamName(ref.exam_id, ref.epoch, ref.num_items, ref.object_key, exam.digest)
+
+
+def policy_id(policy: Gate, classes: Sequence[str]) -> str:
+    """Return the hash of everything that rules a comparison: the gate's settings, the classes, the rule's version."""
+    return content_id({"gate": policy.model_dump(mode="json"), "classes": list(classes), "rule": RULE_VERSION})
+
+
+def build_document(
+    question: Question,
+    answers: Sequence[ev.ExamAnswers],
+    *,
+    measured: Mapping[str, Measured],
+    evidence_digest: str,
+) -> dict[str, Any]:
+    """Compute every figure and the answer; `measured` has `contender` and, if there is one, `champion`."""
+    found = build_evidence(question, answers, measured=measured)
+    decision = rule.decide(question.policy, found)
+    return {
+        "question": question.as_json(),
+        "measured": {role: _plain(value) for role, value in measured.items()},
+        "evidence": {
+            "digest": evidence_digest,
+            "current": _plain(found.current),
+            "previous": _plain(found.previous),
+        },
+        "decision": _plain(decision),
+    }
+
+
+def build_evidence(
+    question: Question, answers: Sequence[ev.ExamAnswers], *, measured: Mapping[str, Measured]
+) -> ev.Evidence:
+    """Turn raw answers into what the rule looks at; the current exam's level follows from its use."""
+    policy = question.policy
+    levels = [ev.alpha_for_use(policy, question.exam_use), *[1 - policy.confidence] * (len(answers) - 1)]
+    exams = [
+        ev.build_exam_evidence(
+            one,
+            policy=policy,
+            alpha=level,
+            project_classes=question.project_classes,
+            contender_classes=question.contender.classes,
+            champion_classes=question.champion.classes if question.champion is not None else None,
+        )
+        for one, level in zip(answers, levels, strict=True)
+    ]
+    return ev.Evidence(
+        project_classes=question.project_classes,
+        contender=_facts(question.contender, measured["contender"]),
+        champion=_facts(question.champion, measured["champion"]) if question.champion is not None else None,
+        current=exams[0],
+        previous=exams[1] if len(exams) > 1 else None,
+        exam_use=question.exam_use,
+        leaked_item_ids=question.leaked_item_ids,
+    )
+
+
+def _facts(one: Party, measured: Measured) -> ev.ModelFacts:
+    return ev.ModelFacts(
+        version=one.version,
+        digest=one.digest,
+        snapshot_id=one.snapshot_id,
+        classes=one.classes,
+        size_bytes=one.size_bytes,
+        latency_p50_ms=measured.latency_p50_ms,
+        latency_p99_ms=measured.latency_p99_ms,
+    )
+
+
+def verdict_id_of(document: Mapping[str, Any]) -> str:
+    """Return the hash of a verdict without its measured times: the same in every attempt at the same comparison."""
+    return content_id({key: value for key, value in document.items() if key != "measured"})
+
+
+def evidence_table(exams: Sequence[Exam], answers: Sequence[ev.ExamAnswers], *, question: Question) -> bytes:
+    """Return both models' answers to every item as Parquet, one row per exam and item."""
+    tables = []
+    for exam, one in zip(exams, answers, strict=True):
+        columns: dict[str, Any] = {
+            "exam_id": [one.exam_id] * len(exam.items),
+            "item_id": list(one.item_ids),
+            "label": list(one.labels),
+            "media_type": [item.media_type for item in exam.items],
+            "object_key": [item.location.object_key for item in exam.items],
+            "offset": [item.location.offset for item in exam.items],
+            "size_bytes": [item.location.size_bytes for item in exam.items],
+        }
+        columns |= _answer_columns("contender", one.contender_nc, classes=question.contender.classes)
+        if one.champion_nc is not None and question.champion is not None:
+            columns |= _answer_columns("champion", one.champion_nc, classes=question.champion.classes)
+        tables.append(pa.table(columns))
+    buffer = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _answer_columns(role: str, probabilities_nc: Array, *, classes: Sequence[str]) -> dict[str, Any]:
+    position = {label: index for index, label in enumerate(classes)}
+    answers = ev.answered_classes(probabilities_nc, classes=classes, position=position)
+    flat = pa.array(probabilities_nc.reshape(-1))
+    return {
+        f"{role}_answer": [classes[index] if index != ev.NO_ANSWER else None for index in answers],
+        f"{role}_probabilities": pa.FixedSizeListArray.from_arrays(flat, len(classes)),
+    }
+
+
+def read_answers(data: bytes, *, exams: Sequence[Mapping[str, Any]]) -> list[ev.ExamAnswers]:
+    """Read the answers of each exam of a question back from evidence.parquet."""
+    table = pq.read_table(io.BytesIO(data))
+    found = []
+    for exam in exams:
+        rows = table.filter(pc.equal(table["exam_id"], exam["exam_id"]))
+        has_champion = "champion_probabilities" in rows.column_names
+        found.append(
+            ev.ExamAnswers(
+                exam_id=exam["exam_id"],
+                epoch=exam["epoch"],
+                object_digest=exam["object_digest"],
+                item_ids=tuple(rows["item_id"].to_pylist()),
+                labels=tuple(rows["label"].to_pylist()),
+                contender_nc=_matrix(rows, "contender_probabilities"),
+                champion_nc=_matrix(rows, "champion_probabilities") if has_champion else None,
+            )
+        )
+    return found
+
+
+def _matrix(rows: pa.Table, name: str) -> Array:
+    column = rows[name].combine_chunks()
+    width = column.type.list_size
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, width)
+
+
+def question_from(document: Mapping[str, Any]) -> Question:
+    """Read the question back from a verdict's document."""
+    fields = dict(document["question"])
+    if fields.pop("rule_version") != RULE_VERSION:
+        raise DataCorrupt(
+            f"rule_version must be {RULE_VERSION} to be replayed by this release "
+            f"(got {document['question']['rule_version']}). Replay it with the release that gave it."
+        )
+    champion = fields.pop("champion")
+    return Question(
+        policy=Gate.model_validate(fields.pop("policy")),
+        contender=_party_from(fields.pop("contender")),
+        champion=_party_from(champion) if champion is not None else None,
+        exams=tuple(ExamName(**exam) for exam in fields.pop("exams")),
+        project_classes=tuple(fields.pop("project_classes")),
+        leaked_item_ids=tuple(fields.pop("leaked_item_ids")),
+        **fields,
+    )
+
+
+def _party_from(fields: Mapping[str, Any]) -> Party:
+    return Party(**{**fields, "classes": tuple(fields["classes"])})
+
+
+def replay(document: Mapping[str, Any], evidence: bytes) -> dict[str, Any]:
+    """Compute a verdict again from its stored answers; equal to the stored document, or somebody changed something.
+
+    Raises:
+        DataCorrupt: the answers are not the ones that the verdict names, or another rule gave it.
+    """
+    if sha256_hex(evidence) != document["evidence"]["digest"]:
+        raise DataCorrupt(
+            f"evidence.parquet must hash to {document['evidence']['digest']} (got {sha256_hex(evidence)}). "
+            "It was changed after the verdict was given."
+        )
+    question = question_from(document)
+    answers = read_answers(evidence, exams=document["question"]["exams"])
+    measured = {role: Measured(**_numbers(values)) for role, values in document["measured"].items()}
+    return build_document(question, answers, measured=measured, evidence_digest=document["evidence"]["digest"])
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON values: dataclasses as objects, floats to nine digits, NaN and infinity as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return round(value, DIGITS) if math.isfinite(value) else None
+    return value
+
+
+def document_bytes(document: Mapping[str, Any]) -> bytes:
+    """Return the bytes of verdict.json."""
+    return canonical_json(document)

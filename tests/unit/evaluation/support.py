@@ -1,0 +1,217 @@
+"""Hand-made evidence, models and exams for the gate's tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import math
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_tasks.contracts import Attempt, ExamRef, Location, ModelRef, sha256_hex
+from pipeline_tasks.errors import PermanentError
+from pipeline_tasks.evaluation import evidence as ev
+from pipeline_tasks.evaluation import metrics as m
+from pipeline_tasks.evaluation.statistics import PairedGain
+from pipeline_tasks.project import Gate, LoadedProject, Project
+from pipeline_tasks.validation import manifest
+
+NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+CLASSES = ("shirt", "shoe")
+
+
+def policy(**changes) -> Gate:
+    defaults = {"min_gain": 0.0, "confidence": 0.95, "previous_margin": 0.03, "exam": {"min_items": 100}}
+    return Gate.model_validate({**defaults, **changes})
+
+
+def facts(**changes) -> ev.ModelFacts:
+    defaults = ev.ModelFacts("new", "d1", "s1", CLASSES, 2_000_000, 1.0, 2.0)
+    return dataclasses.replace(defaults, **changes)
+
+
+def scores(*, accuracy=0.9, f1=None, recalls=(0.9, 0.9), items=(500, 500), ece=0.05, health=None) -> ev.ModelScores:
+    def interval(value):
+        return m.Interval(value, value - 0.01, value + 0.01)
+
+    return ev.ModelScores(
+        accuracy=interval(accuracy),
+        macro_f1=interval(accuracy if f1 is None else f1),
+        calibration_error=ece,
+        classes=tuple(
+            m.ClassScore(label, count, interval(recall) if count else m.NOT_A_NUMBER, 0.9)
+            for label, recall, count in zip(CLASSES, recalls, items, strict=True)
+        ),
+        bins=(),
+        confusion=(),
+        health=health or m.OutputHealth(0, 0, constant=False),
+    )
+
+
+def gain(
+    difference=0.05, *, low=None, high=None, p=0.0001, alpha=None, num_items=1000, spread=0.3, use=1
+) -> PairedGain:
+    return PairedGain(
+        metric="accuracy",
+        difference=difference,
+        low=difference - 0.02 if low is None else low,
+        high=difference + 0.02 if high is None else high,
+        p_value=p,
+        alpha=ev.alpha_for_use(policy(), use) if alpha is None else alpha,
+        num_items=num_items,
+        num_wins=80,
+        num_losses=30,
+        spread=spread,
+    )
+
+
+def exam(epoch=2, *, num_items=1000, contender=None, champion=None, gained=None, shared=None) -> ev.ExamEvidence:
+    return ev.ExamEvidence(
+        exam_id=f"exam{epoch}",
+        epoch=epoch,
+        num_items=num_items,
+        classes=CLASSES,
+        contender=contender or scores(),
+        champion=champion or scores(accuracy=0.85),
+        gain=gained or gain(),
+        shared_gain=shared,
+    )
+
+
+def evidence(**changes) -> ev.Evidence:
+    defaults = ev.Evidence(
+        project_classes=CLASSES,
+        contender=facts(),
+        champion=facts(version="old", digest="d0", snapshot_id="s0"),
+        current=exam(),
+        previous=exam(1, gained=gain(0.0, low=-0.02, alpha=0.05)),
+        exam_use=1,
+    )
+    return dataclasses.replace(defaults, **changes)
+
+
+def first_evidence(**changes) -> ev.Evidence:
+    current = dataclasses.replace(exam(1), champion=None, gain=None, **changes)
+    return evidence(champion=None, previous=None, current=current)
+
+
+class TableModel:
+    """A model that answers from a table: payload -> class index, with a fixed confidence."""
+
+    def __init__(self, answers, *, classes=CLASSES, confidence=0.8, broken=None, jitter=True):
+        self.answers, self.classes, self.confidence = dict(answers), tuple(classes), confidence
+        self.broken, self.jitter = broken, jitter
+        self.batches = []
+
+    def decode(self, data):
+        return data
+
+    def predict(self, inputs):
+        self.batches.append(len(inputs))
+        if self.broken == "raises":
+            raise PermanentError("NaN in row 1", code="NON_FINITE_OUTPUT")
+        rows = [self._row(one) for one in inputs]
+        if self.broken == "shape":
+            return np.zeros((len(rows), len(self.classes) + 1), dtype=np.float32)
+        return np.array(rows, dtype=np.float32)
+
+    def _row(self, data):
+        if self.broken == "constant":
+            return [1 / len(self.classes)] * len(self.classes)
+        if self.broken == "nan":
+            return [math.nan] * len(self.classes)
+        confidence = self.confidence + (data[-1] % 10) / 100 if self.jitter else self.confidence
+        rest = (1 - confidence) / (len(self.classes) - 1)
+        return [confidence if index == self.answers[data] else rest for index in range(len(self.classes))]
+
+
+@dataclasses.dataclass
+class World:
+    """A store with exams in it, and the loaders that `judge` takes."""
+
+    store: object
+    models: dict
+    exams: list
+    trained: dict = dataclasses.field(default_factory=dict)
+    loads: list = dataclasses.field(default_factory=list)
+
+    def load(self, ref):
+        self.loads.append(ref.version)
+        found = self.models[ref.version]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def read(self, locations):
+        return [self.store.get_range(location) for location in locations]
+
+    def trained_item_ids(self, snapshot_id):
+        return self.trained.get(snapshot_id, frozenset())
+
+
+def payload(epoch: int, index: int) -> bytes:
+    return f"item {epoch} {index:05d}".encode()
+
+
+def put_exam(store, *, epoch, labels, project="fashion", media_type="text/plain") -> ExamRef:
+    rows = []
+    for index, label in enumerate(labels):
+        data = payload(epoch, index)
+        item_id = sha256_hex(data)
+        key = f"items/{project}/{item_id[:2]}/{item_id}"
+        store.put(key, data)
+        rows.append((item_id, label, Location(key, 0, len(data))))
+    columns = {
+        "item_id": [row[0] for row in rows],
+        "label": [row[1] for row in rows],
+        "split": ["exam"] * len(rows),
+        "group_key": [row[0] for row in rows],
+        "object_key": [row[2].object_key for row in rows],
+        "offset": [row[2].offset for row in rows],
+        "size_bytes": [row[2].size_bytes for row in rows],
+        "media_type": [media_type] * len(rows),
+        "version": [1] * len(rows),
+        "method": ["consensus"] * len(rows),
+        "annotators": [["a", "b"]] * len(rows),
+        "source": ["folder"] * len(rows),
+        "origin": ["source"] * len(rows),
+        "arrived_at": [NOW] * len(rows),
+    }
+    table = manifest.build_manifest(columns)
+    exam_id = manifest.exam_id(table)
+    key = f"exams/{project}/{exam_id}.parquet"
+    store.put(key, manifest.to_parquet(table))
+    return ExamRef(project, epoch, exam_id, key, len(rows))
+
+
+def put_model(store, version, *, project="fashion", size=1000) -> ModelRef:
+    key = f"models/{project}/{version}"
+    store.put(f"{key}/model.safetensors", version.encode().ljust(size, b"."))
+    store.put(f"{key}/model.json", b"{}")
+    return ModelRef(project, version, key, sha256_hex(version.encode()), f"snapshot-{version}")
+
+
+def answers(epoch: int, labels, *, wrong=()):
+    """Return a table of answers: right, but for the item numbers in `wrong`."""
+    right = {payload(epoch, index): CLASSES.index(label) for index, label in enumerate(labels)}
+    return {data: 1 - answer if index in wrong else answer for index, (data, answer) in enumerate(right.items())}
+
+
+def project(*, gate=None, approval=None, classes=CLASSES) -> LoadedProject:
+    config = Project.model_validate(
+        {
+            "name": "fashion",
+            "modality": "text",
+            "sources": [{"type": "folder", "path": "."}],
+            "labels": {"classes": list(classes)},
+            "recipe": {"name": "text_bow"},
+            "gate": gate or {"exam": {"min_items": 10}},
+            "approval": approval or {},
+        }
+    )
+    return LoadedProject(config=config, folder=Path("/nowhere"), labeling_xml="<View/>")
+
+
+def attempt(number=1) -> Attempt:
+    return Attempt("run-1", "judge", number)

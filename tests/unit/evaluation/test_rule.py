@@ -1,0 +1,301 @@
+"""The rule's truth table, its edges, and what a mutation of it would change."""
+
+import dataclasses
+import math
+
+import pytest
+
+from pipeline_tasks.evaluation import metrics as m
+from pipeline_tasks.evaluation import rule
+from pipeline_tasks.evaluation.evidence import alpha_for_use
+from tests.unit.evaluation import support as s
+
+NAN = math.nan
+UNSURE = {"p": 0.2, "low": -0.01}
+BAD_PREVIOUS = s.gain(-0.05, low=-0.07, alpha=0.05)
+UNSURE_PREVIOUS = s.gain(-0.01, low=-0.04, alpha=0.05)
+
+
+def answer(evidence, **changes):
+    decision = rule.decide(s.policy(**changes), evidence)
+    return decision.answer, decision.code
+
+
+def test_a_sure_gain_with_every_limit_held_is_promoted():
+    decision = rule.decide(s.policy(), s.evidence())
+    assert (decision.answer, decision.code) == ("promote", "GAIN_SHOWN")
+    assert decision.headline == (
+        "Promote the contender: accuracy on the current exam of 1000 items is 90.0 % for the contender and 85.0 % for "
+        "the champion: 5.0 points more, at least 3.0 points with 97.0 % confidence (use 1 of this exam)."
+    )
+    assert [reason.code for reason in decision.reasons] == ["GAIN_SHOWN", "PREVIOUS_HELD", "LIMITS"]
+
+
+@pytest.mark.parametrize(
+    ("current", "previous", "limit_broken", "expected"),
+    [
+        # The eight rows of E3: does it win now, is the old held, does it keep within the limits?
+        ("win", "held", False, ("promote", "GAIN_SHOWN")),
+        ("win", "held", True, ("keep", "LATENCY_LIMIT")),
+        ("win", "worse", False, ("keep", "PREVIOUS_WORSE")),
+        ("win", "worse", True, ("keep", "PREVIOUS_WORSE")),
+        ("tie", "held", False, ("keep", "NO_GAIN")),
+        ("tie", "held", True, ("keep", "NO_GAIN")),
+        ("tie", "worse", False, ("keep", "NO_GAIN")),
+        ("tie", "worse", True, ("keep", "NO_GAIN")),
+        # And what is not sure.
+        ("unsure", "held", False, ("inconclusive", "GAIN_UNCERTAIN")),
+        ("unsure", "held", True, ("keep", "LATENCY_LIMIT")),
+        ("unsure", "worse", False, ("keep", "PREVIOUS_WORSE")),
+        ("win", "unsure", False, ("inconclusive", "PREVIOUS_UNCERTAIN")),
+        ("unsure", "unsure", False, ("inconclusive", "GAIN_UNCERTAIN")),
+        ("loss", "held", False, ("keep", "NO_GAIN")),
+        ("win", "none", False, ("promote", "GAIN_SHOWN")),
+    ],
+)
+def test_truth_table(current, previous, limit_broken, expected):
+    gains = {"win": s.gain(), "tie": s.gain(0.0, p=0.6), "unsure": s.gain(0.02, **UNSURE), "loss": s.gain(-0.1, p=1.0)}
+    olds = {"held": s.gain(0.0, low=-0.02, alpha=0.05), "worse": BAD_PREVIOUS, "unsure": UNSURE_PREVIOUS}
+    evidence = s.evidence(
+        current=s.exam(gained=gains[current]),
+        previous=s.exam(1, gained=olds[previous]) if previous != "none" else None,
+        contender=s.facts(latency_p99_ms=251.0 if limit_broken else 250.0),
+    )
+    assert answer(evidence) == expected
+
+
+def test_a_swapped_champion_and_contender_is_kept():
+    swapped = s.exam(contender=s.scores(accuracy=0.85), champion=s.scores(accuracy=0.9), gained=s.gain(-0.05, p=0.9999))
+    assert answer(s.evidence(current=swapped)) == ("keep", "NO_GAIN")
+
+
+LEVEL = alpha_for_use(s.policy(), 1)
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(LEVEL * 0.999, "promote"), (LEVEL, "promote"), (LEVEL * 1.001, "inconclusive")]
+)
+def test_the_gain_must_be_sure_at_exactly_the_level(p, expected):
+    assert answer(s.evidence(current=s.exam(gained=s.gain(p=p))))[0] == expected
+
+
+@pytest.mark.parametrize(("low", "expected"), [(0.021, "promote"), (0.02, "promote"), (0.0199, "inconclusive")])
+def test_a_minimum_gain_must_lie_below_the_lower_bound(low, expected):
+    evidence = s.evidence(current=s.exam(gained=s.gain(0.05, low=low)))
+    assert answer(evidence, min_gain=0.02)[0] == expected
+
+
+@pytest.mark.parametrize(("difference", "expected"), [(0.0201, "inconclusive"), (0.02, "keep"), (0.01, "keep")])
+def test_a_gain_up_to_the_minimum_is_kept(difference, expected):
+    evidence = s.evidence(current=s.exam(gained=s.gain(difference, low=0.001)))
+    assert answer(evidence, min_gain=0.02)[0] == expected
+
+
+def test_the_lower_bound_does_not_decide_where_no_minimum_is_asked():
+    assert answer(s.evidence(current=s.exam(gained=s.gain(0.01, low=-0.001, p=LEVEL / 2))))[0] == "promote"
+
+
+@pytest.mark.parametrize(
+    ("low", "difference", "expected"),
+    [
+        (-0.03, 0.0, "promote"),
+        (-0.0301, 0.0, "inconclusive"),
+        (-0.0301, -0.03, "inconclusive"),
+        (-0.06, -0.0301, "keep"),
+    ],
+)
+def test_the_margin_on_the_previous_exam(low, difference, expected):
+    evidence = s.evidence(previous=s.exam(1, gained=s.gain(difference, low=low, alpha=0.05)))
+    assert answer(evidence)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "code"),
+    [
+        ({"contender": s.facts(latency_p99_ms=10.1)}, {"latency_p99_ms": 10.0}, "LATENCY_LIMIT"),
+        ({"contender": s.facts(size_bytes=10_000_001)}, {"size_mb": 10.0}, "SIZE_LIMIT"),
+        ({"current": s.exam(contender=s.scores(ece=0.101))}, {"max_calibration_error": 0.1}, "CALIBRATION_LIMIT"),
+        ({"current": s.exam(contender=s.scores(recalls=(0.99, 0.599)))}, {"recall_per_class": 0.6}, "RECALL_FLOOR"),
+    ],
+)
+def test_each_limit_alone_keeps_the_champion(changes, limits, code):
+    assert answer(s.evidence(**changes), limits=limits) == ("keep", code)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits"),
+    [
+        ({"contender": s.facts(latency_p99_ms=10.0)}, {"latency_p99_ms": 10.0}),
+        ({"contender": s.facts(size_bytes=10_000_000)}, {"size_mb": 10.0}),
+        ({"current": s.exam(contender=s.scores(ece=0.1))}, {"max_calibration_error": 0.1}),
+        ({"current": s.exam(contender=s.scores(recalls=(0.99, 0.6)))}, {"recall_per_class": 0.6}),
+    ],
+)
+def test_each_limit_is_inclusive(changes, limits):
+    assert answer(s.evidence(**changes), limits=limits)[0] == "promote"
+
+
+@pytest.mark.parametrize(("num_items", "expected"), [(20, "keep"), (19, "promote")])
+def test_the_recall_floor_judges_classes_with_enough_items(num_items, expected):
+    evidence = s.evidence(current=s.exam(contender=s.scores(recalls=(0.9, 0.1), items=(900, num_items))))
+    assert answer(evidence, limits={"recall_per_class": 0.6, "min_class_items": 20})[0] == expected
+
+
+def test_the_recall_floor_names_the_class_and_its_items():
+    evidence = s.evidence(current=s.exam(contender=s.scores(recalls=(0.9, 0.1))))
+    decision = rule.decide(s.policy(limits={"recall_per_class": 0.6}), evidence)
+    assert decision.headline == (
+        "Keep the champion: recall of shoe must be at least 60.0 % (gate.limits.recall_per_class; "
+        "got 10.0 % of 500 items)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"contender": s.scores(health=m.OutputHealth(3, 0, constant=False))}, "METRIC_INVALID"),
+        ({"contender": s.scores(health=m.OutputHealth(0, 2, constant=False))}, "METRIC_INVALID"),
+        ({"contender": s.scores(health=m.OutputHealth(0, 0, constant=True))}, "METRIC_INVALID"),
+        ({"contender": s.scores(accuracy=NAN)}, "METRIC_INVALID"),
+        ({"contender": s.scores(f1=math.inf)}, "METRIC_INVALID"),
+        ({"contender": s.scores(ece=NAN)}, "METRIC_INVALID"),
+        ({"champion": s.scores(accuracy=NAN)}, "CHAMPION_INVALID"),
+        ({"champion": s.scores(health=m.OutputHealth(1, 0, constant=False))}, "CHAMPION_INVALID"),
+        ({"gain": None}, "METRIC_INVALID"),
+        ({"gain": s.gain(NAN)}, "METRIC_INVALID"),
+        ({"gain": s.gain(p=NAN)}, "METRIC_INVALID"),
+        ({"champion": None}, "METRIC_INVALID"),
+        ({"num_items": 0}, "METRIC_INVALID"),
+    ],
+)
+@pytest.mark.parametrize("which", ["current", "previous"])
+def test_what_cannot_be_computed_keeps_the_champion(which, changes, code):
+    evidence = s.evidence()
+    broken = dataclasses.replace(getattr(evidence, which), **changes)
+    assert answer(dataclasses.replace(evidence, **{which: broken})) == ("keep", code)
+
+
+@pytest.mark.parametrize("changes", [{"latency_p99_ms": NAN}, {"latency_p50_ms": math.inf}, {"size_bytes": 0}])
+def test_unmeasured_facts_keep_the_champion(changes):
+    assert answer(s.evidence(contender=s.facts(**changes))) == ("keep", "METRIC_INVALID")
+
+
+def test_a_constant_champion_can_be_beaten():
+    current = s.exam(champion=s.scores(accuracy=0.1, health=m.OutputHealth(0, 0, constant=True)))
+    assert answer(s.evidence(current=current))[0] == "promote"
+
+
+def test_a_leak_keeps_the_champion_and_names_items():
+    decision = rule.decide(s.policy(), s.evidence(leaked_item_ids=("a" * 64, "b" * 64)))
+    assert (decision.answer, decision.code) == ("keep", "EXAM_LEAK")
+    assert "2 exam items are in the contender's training snapshot (aaaaaaaaaaaa, bbbbbbbbbbbb)" in decision.headline
+
+
+@pytest.mark.parametrize(
+    ("num_items", "expected"), [(99, ("inconclusive", "EXAM_TOO_SMALL")), (100, ("promote", "GAIN_SHOWN"))]
+)
+def test_a_small_exam_is_inconclusive(num_items, expected):
+    assert answer(s.evidence(current=s.exam(num_items=num_items))) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "promote"),
+        ({"metric": "macro_f1"}, "inconclusive"),
+        ({"limits": {"recall_per_class": 0.1}}, "inconclusive"),
+        ({"floors": {"recall_per_class": 0.1}}, "promote"),
+    ],
+)
+def test_a_class_missing_from_the_exam_matters_where_the_rule_speaks_of_it(changes, expected):
+    contender = s.scores(recalls=(0.9, 0.9), items=(1000, 0))
+    decision = rule.decide(s.policy(**changes), s.evidence(current=s.exam(contender=contender)))
+    assert decision.answer == expected
+    assert any(reason.code == "EXAM_CLASS_MISSING" and "shoe" in reason.text for reason in decision.reasons)
+
+
+def test_a_class_that_the_contender_never_learned_keeps_the_champion():
+    assert answer(s.evidence(contender=s.facts(classes=("shirt",)))) == ("keep", "CONTENDER_CLASSES")
+
+
+@pytest.mark.parametrize(
+    ("new_classes", "shared", "expected"),
+    [
+        ("keep", s.gain(0.0, low=-0.01, alpha=0.05), ("keep", "CHAMPION_CLASSES")),
+        ("judge", s.gain(0.0, low=-0.01, alpha=0.05), ("promote", "GAIN_SHOWN")),
+        ("judge", s.gain(-0.05, low=-0.07, alpha=0.05), ("keep", "SHARED_CLASSES_WORSE")),
+        ("judge", s.gain(-0.01, low=-0.04, alpha=0.05), ("inconclusive", "SHARED_CLASSES_UNCERTAIN")),
+        ("judge", None, ("keep", "METRIC_INVALID")),
+    ],
+)
+def test_a_class_that_the_champion_never_learned(new_classes, shared, expected):
+    evidence = s.evidence(champion=s.facts(version="old", classes=("shirt",)), current=s.exam(shared=shared))
+    assert answer(evidence, new_classes=new_classes) == expected
+
+
+def test_a_class_that_only_the_champion_knows_is_no_matter():
+    evidence = s.evidence(champion=s.facts(version="old", classes=(*s.CLASSES, "hat")))
+    assert answer(evidence)[0] == "promote"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "expected"), [(0.8, ("promote", "FLOORS_MET")), (0.799, ("keep", "ACCURACY_FLOOR"))]
+)
+def test_the_first_model_meets_floors(accuracy, expected):
+    evidence = s.first_evidence(contender=s.scores(accuracy=accuracy))
+    assert answer(evidence, floors={"accuracy": 0.8}) == expected
+
+
+@pytest.mark.parametrize(("recall", "expected"), [(0.5, "promote"), (0.49, "keep")])
+def test_the_first_model_meets_floors_per_class(recall, expected):
+    evidence = s.first_evidence(contender=s.scores(recalls=(0.9, recall)))
+    assert answer(evidence, floors={"accuracy": 0.8, "recall_per_class": 0.5})[0] == expected
+
+
+def test_the_first_model_meets_the_limits_too():
+    evidence = dataclasses.replace(s.first_evidence(), contender=s.facts(latency_p99_ms=251.0))
+    assert answer(evidence) == ("keep", "LATENCY_LIMIT")
+
+
+def test_the_first_model_needs_every_class_where_floors_ask_for_it():
+    evidence = s.first_evidence(contender=s.scores(items=(1000, 0)))
+    assert answer(evidence, floors={"recall_per_class": 0.1}) == ("inconclusive", "EXAM_CLASS_MISSING")
+
+
+def test_an_uncertain_gain_says_how_many_items_would_decide():
+    decision = rule.decide(s.policy(), s.evidence(current=s.exam(gained=s.gain(0.02, **UNSURE))))
+    assert decision.headline == (
+        "Inconclusive, so keep: accuracy on the current exam of 1000 items is 90.0 % for the contender and 85.0 % for "
+        "the champion: 2.0 points more, which can be chance at 97.0 % confidence (use 1 of this exam). An exam of 1000 "
+        "items shows a true gain of 2.6 points or more; about 660 more exam items would decide this."
+    )
+
+
+def test_models_that_never_differ_are_told_so():
+    same = s.gain(0.0, low=0.0, high=0.0, p=1.0, spread=0.0)
+    assert (
+        "The two models never differ on it."
+        in rule.decide(s.policy(), s.evidence(current=s.exam(gained=same))).headline
+    )
+
+
+def test_each_use_of_an_exam_asks_for_more():
+    levels = [alpha_for_use(s.policy(), use) for use in (1, 2, 3, 50)]
+    assert levels == sorted(levels, reverse=True)
+    assert sum(alpha_for_use(s.policy(), use) for use in range(1, 100_000)) == pytest.approx(0.05, abs=1e-6)
+    evidence = s.evidence(exam_use=3, current=s.exam(gained=s.gain(p=0.02, use=3)))
+    assert answer(evidence) == ("inconclusive", "GAIN_UNCERTAIN")
+
+
+def test_the_uses_start_at_one():
+    with pytest.raises(ValueError, match=r"exam_use must count this comparison, so be 1 or more \(got 0\)"):
+        alpha_for_use(s.policy(), 0)
+
+
+def test_a_gain_computed_at_another_level_is_refused():
+    with pytest.raises(ValueError, match="the gain must be computed at the level"):
+        rule.decide(s.policy(), s.evidence(exam_use=2))
+
+
+def test_long_lists_are_cut_at_ten():
+    assert rule._names([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"

@@ -1,0 +1,377 @@
+"""Judging on a fake store and a real catalog: the answer, the evidence, repeats, races and what cannot be read."""
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+
+from pipeline_tasks.catalog.verdicts import VerdictRepository
+from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.errors import DataCorrupt, InputError, LostRace, PermanentError, ServiceUnavailable, StaleAttempt
+from pipeline_tasks.evaluation import scoring
+from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.task import judge
+from tests.unit.evaluation import support as s
+
+LABELS = [s.CLASSES[index % 2] for index in range(120)]
+
+
+@pytest.fixture
+def verdicts(database):
+    return VerdictRepository(database)
+
+
+@pytest.fixture
+def world(object_store):
+    """Two exams; `old` is right on 80 %, `new` on all of the current exam; they agree on the previous one."""
+    exams = [s.put_exam(object_store, epoch=epoch, labels=LABELS) for epoch in (1, 2)]
+    old = s.answers(1, LABELS, wrong=range(10)) | s.answers(2, LABELS, wrong=range(24))
+    new = s.answers(1, LABELS, wrong=range(10)) | s.answers(2, LABELS)
+    return s.World(object_store, {"old": s.TableModel(old), "new": s.TableModel(new)}, exams)
+
+
+@pytest.fixture
+def run(world, verdicts, database, object_store):
+    def call(contender="new", champion="old", **changes):
+        refs = {version: s.put_model(object_store, version) for version in (contender, champion) if version}
+        ticks = itertools.count()
+        options = {
+            "exams": world.exams,
+            "champion": refs.get(champion),
+            "load": world.load,
+            "read": world.read,
+            "trained_item_ids": world.trained_item_ids,
+            "verdicts": verdicts,
+            "store": object_store,
+            "database": database,
+            "attempt": s.attempt(),
+            "run_id": "run-1",
+            "now": s.NOW,
+            "timer": lambda: next(ticks) / 1000,
+        }
+        options |= changes
+        project = options.pop("project", s.project())
+        return judge(project, refs[contender], options.pop("exams"), **options)
+
+    return call
+
+
+def document_of(store, ref):
+    return json.loads(store.get(f"{ref.object_key}/verdict.json"))
+
+
+def test_a_better_contender_is_promoted(run, object_store, verdicts):
+    ref = run()
+    assert (ref.answer, ref.code) == ("promote", "GAIN_SHOWN")
+    assert (ref.champion_version, ref.contender_version) == ("old", "new")
+    document = document_of(object_store, ref)
+    current = document["evidence"]["current"]
+    assert (current["epoch"], current["num_items"]) == (2, 120)
+    assert current["contender"]["accuracy"]["estimate"] == 1.0
+    assert current["champion"]["accuracy"]["estimate"] == 0.8
+    assert (current["gain"]["num_wins"], current["gain"]["num_losses"]) == (24, 0)
+    assert document["evidence"]["previous"]["gain"]["difference"] == 0.0
+    assert document["measured"]["contender"] == {"latency_p50_ms": 1.0, "latency_p99_ms": 1.0}
+    assert document["question"]["contender"]["size_bytes"] == 1002
+    record = verdicts.find("fashion", ref.verdict_id)
+    assert record.digest == sha256_hex(object_store.get(f"{ref.object_key}/verdict.json"))
+    assert record.ref == ref
+
+
+def test_swapped_roles_keep_the_champion(run):
+    assert run(contender="old", champion="new").answer == "keep"
+
+
+def test_the_same_weights_are_never_promoted(run, world):
+    world.models["copy"] = world.models["old"]
+    assert (run(contender="copy").answer, run(contender="copy").code) == ("keep", "NO_GAIN")
+
+
+def test_the_first_model_is_judged_by_floors(run):
+    ref = run(champion=None)
+    assert (ref.answer, ref.code, ref.champion_version) == ("promote", "FLOORS_MET", None)
+
+
+def test_forgetting_the_old_keeps_the_champion(run, world):
+    world.models["new"].answers |= s.answers(1, LABELS, wrong=range(30))
+    ref = run()
+    assert (ref.answer, ref.code) == ("keep", "PREVIOUS_WORSE")
+
+
+def test_the_newest_two_exams_count_in_any_order(run, world, object_store):
+    exams = [*reversed(world.exams)]
+    first = run(exams=exams)
+    assert [exam["epoch"] for exam in document_of(object_store, first)["question"]["exams"]] == [2, 1]
+
+
+def test_the_stored_evidence_replays_byte_for_byte(run, object_store):
+    ref = run()
+    stored = object_store.get(f"{ref.object_key}/verdict.json")
+    again = vd.replay(json.loads(stored), object_store.get(f"{ref.object_key}/evidence.parquet"))
+    assert vd.document_bytes(again) == stored
+    assert vd.verdict_id_of(again) == ref.verdict_id
+
+
+@pytest.mark.parametrize("broken", ["nan", "raises", "shape"])
+def test_replay_of_a_model_that_gave_nonsense(run, world, object_store, broken):
+    world.models["new"].broken = broken
+    ref = run()
+    stored = object_store.get(f"{ref.object_key}/verdict.json")
+    again = vd.replay(json.loads(stored), object_store.get(f"{ref.object_key}/evidence.parquet"))
+    assert (ref.answer, ref.code) == ("keep", "METRIC_INVALID")
+    assert vd.document_bytes(again) == stored
+
+
+def test_replay_refuses_other_evidence(run, object_store):
+    ref = run()
+    evidence = object_store.get(f"{ref.object_key}/evidence.parquet")
+    with pytest.raises(DataCorrupt, match=r"evidence\.parquet must hash to"):
+        vd.replay(document_of(object_store, ref), evidence + b" ")
+
+
+def test_replay_refuses_another_rule(run, object_store):
+    ref = run()
+    document = document_of(object_store, ref)
+    document["question"]["rule_version"] = 99
+    with pytest.raises(DataCorrupt, match=r"rule_version must be 1 .* \(got 99\)"):
+        vd.replay(document, object_store.get(f"{ref.object_key}/evidence.parquet"))
+
+
+def test_the_same_question_is_asked_once(run, world):
+    first = run()
+    world.loads.clear()
+    assert run(run_id="run-2", attempt=s.attempt(2)) == first
+    assert world.loads == []
+
+
+@pytest.mark.parametrize(
+    "other", [{"confidence": 0.99, "exam": {"min_items": 10}}, {"min_gain": 0.01, "exam": {"min_items": 10}}]
+)
+def test_another_policy_is_another_question(run, other):
+    assert run().verdict_id != run(project=s.project(gate=other)).verdict_id
+
+
+def test_an_attempt_that_died_before_the_row_is_adopted(run, object_store, database, monkeypatch):
+    """Kill after the objects: the next attempt measures other latencies, yet it is the same verdict."""
+    with monkeypatch.context() as patch:
+        patch.setattr(VerdictRepository, "record", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    (key,) = [info.key for info in object_store.list("verdicts/") if info.key.endswith("verdict.json")]
+    before = object_store.get(key)
+    slow = itertools.count()
+    ref = run(attempt=s.attempt(2), timer=lambda: next(slow) / 10)
+    assert f"{ref.object_key}/verdict.json" == key
+    assert object_store.get(key) == before
+    assert len(list(object_store.list("verdicts/"))) == 3
+
+
+def test_a_stale_attempt_publishes_nothing(run, world, database, object_store):
+    def read(locations):
+        database.acquire("judge/fashion/new", s.attempt(2), now=s.NOW)
+        return world.read(locations)
+
+    with pytest.raises(StaleAttempt, match="must hold the lease judge/fashion/new"):
+        run(read=read)
+    assert list(object_store.list("verdicts/")) == []
+
+
+def test_uses_of_an_exam_are_counted_by_question(run, world, verdicts, object_store):
+    run()
+    run()
+    assert verdicts.count_uses("fashion", world.exams[1].exam_id) == 1
+    assert verdicts.count_uses("fashion", world.exams[0].exam_id) == 0
+    world.models["third"] = world.models["new"]
+    assert document_of(object_store, run(contender="third"))["question"]["exam_use"] == 2
+
+
+def test_a_first_model_uses_nothing_up(run, world, verdicts):
+    run(champion=None)
+    assert verdicts.count_uses("fashion", world.exams[1].exam_id) == 0
+
+
+def test_a_verdict_given_meanwhile_on_the_same_exam_is_counted(run, world, verdicts, object_store, monkeypatch):
+    world.models["third"] = world.models["new"]
+    counted = verdicts.count_uses
+    calls = []
+
+    def race(project, exam_id):
+        uses = counted(project, exam_id)
+        calls.append(uses)
+        if len(calls) == 1:
+            monkeypatch.setattr(verdicts, "count_uses", counted)
+            run(contender="third")
+            monkeypatch.setattr(verdicts, "count_uses", race)
+        return uses
+
+    monkeypatch.setattr(verdicts, "count_uses", race)
+    ref = run()
+    assert calls == [0, 1]
+    assert document_of(object_store, ref)["question"]["exam_use"] == 2
+
+
+def test_endless_races_end(run, verdicts, monkeypatch):
+    monkeypatch.setattr(verdicts, "count_uses", lambda *_: 7)
+    with pytest.raises(LostRace, match="must be free for one verdict at a time"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("role", "error"), [("old", KeyError("gone")), ("old", DataCorrupt("bad digest")), ("new", ValueError("bad"))]
+)
+def test_an_unreadable_model_is_an_error_and_no_verdict(run, world, verdicts, role, error):
+    world.models[role] = error
+    code = "CHAMPION_UNREADABLE" if role == "old" else "CONTENDER_UNREADABLE"
+    with pytest.raises(PermanentError, match="must be readable from models/fashion/") as caught:
+        run()
+    assert caught.value.code == code
+    assert verdicts.history("fashion") == []
+
+
+def test_a_store_that_is_away_is_retried(run, world):
+    world.models["old"] = ServiceUnavailable("S3 is away")
+    with pytest.raises(ServiceUnavailable, match="S3 is away"):
+        run()
+
+
+@pytest.mark.parametrize("broken", ["nan", "raises", "shape", "constant"])
+def test_nonsense_from_the_contender_keeps_the_champion(run, world, broken):
+    world.models["new"].broken = broken
+    assert (run().answer, run().code) == ("keep", "METRIC_INVALID")
+
+
+@pytest.mark.parametrize("broken", ["nan", "raises", "shape"])
+def test_nonsense_from_the_champion_is_no_win(run, world, broken):
+    world.models["old"].broken = broken
+    assert (run().answer, run().code) == ("keep", "CHAMPION_INVALID")
+
+
+def test_a_leak_keeps_the_champion(run, world):
+    world.trained["snapshot-new"] = {sha256_hex(s.payload(2, 7)), "something else"}
+    ref = run()
+    assert (ref.answer, ref.code) == ("keep", "EXAM_LEAK")
+    assert sha256_hex(s.payload(2, 7))[:12] in ref.reasons[0]
+
+
+def test_the_items_of_the_champions_snapshot_are_no_leak_of_the_contender(run, world):
+    world.trained["snapshot-old"] = {sha256_hex(s.payload(2, 7))}
+    assert run().answer == "promote"
+
+
+def test_models_with_other_classes_are_compared_by_name(run, world):
+    flipped = {data: 1 - answer for data, answer in world.models["new"].answers.items()}
+    world.models["new"] = s.TableModel(flipped, classes=("shoe", "shirt"))
+    assert run().answer == "promote"
+
+
+def test_a_champion_without_a_class_of_the_exam(run, world, object_store):
+    labels = [*LABELS, *["hat"] * 30]
+    exams = [world.exams[0], s.put_exam(object_store, epoch=2, labels=labels)]
+    right = world.models["new"].answers | {s.payload(2, index): 2 for index in range(120, 150)}
+    world.models["new"] = s.TableModel(right, classes=(*s.CLASSES, "hat"))
+    world.models["old"].answers |= {s.payload(2, index): 0 for index in range(120, 150)}
+    gate = {"exam": {"min_items": 10}}
+    classes = (*s.CLASSES, "hat")
+    ref = run(exams=exams, project=s.project(gate=gate, classes=classes))
+    assert (ref.answer, ref.code) == ("keep", "CHAMPION_CLASSES")
+    ref = run(exams=exams, project=s.project(gate={**gate, "new_classes": "judge"}, classes=classes))
+    assert ref.answer == "promote"
+    shared = document_of(object_store, ref)["evidence"]["current"]["shared_gain"]
+    assert (shared["num_items"], shared["num_wins"]) == (120, 24)
+
+
+def test_macro_f1_is_compared_by_bootstrap(run, object_store):
+    ref = run(project=s.project(gate={"metric": "macro_f1", "exam": {"min_items": 10}}))
+    found = document_of(object_store, ref)["evidence"]["current"]["gain"]
+    assert (ref.answer, found["metric"]) == ("promote", "macro_f1")
+    assert 0.1 < found["low"] < found["difference"] < found["high"] < 0.35
+
+
+def test_no_exam_is_a_clear_error(run):
+    with pytest.raises(InputError, match=r"exams must hold at least one frozen exam \(got none\)") as caught:
+        run(exams=[])
+    assert caught.value.code == "EXAM_MISSING"
+
+
+def test_a_missing_exam_is_a_clear_error(run, world, object_store):
+    object_store.delete([world.exams[1].object_key])
+    with pytest.raises(DataCorrupt, match=r"must hold the exam of epoch 2 \(got nothing\)"):
+        run()
+
+
+def test_an_exam_that_was_changed_is_refused(run, world, object_store):
+    other = s.put_exam(object_store, epoch=2, labels=[*LABELS[:-1], "shirt"])
+    object_store.put(world.exams[1].object_key, object_store.get(other.object_key))
+    with pytest.raises(DataCorrupt, match="It was changed after it was frozen"):
+        run()
+
+
+def test_an_exam_of_another_size_is_refused(run, world):
+    lying = dataclasses.replace(world.exams[1], num_items=119)
+    with pytest.raises(DataCorrupt, match="must hold the 119 items and labels of exam"):
+        run(exams=[world.exams[0], lying])
+
+
+def test_an_exam_item_that_a_model_cannot_decode_is_named(run, world, monkeypatch):
+    def refuse(data):
+        if data == s.payload(2, 3):
+            raise InputError("truncated", code="IMAGE_TRUNCATED")
+        return data
+
+    monkeypatch.setattr(world.models["old"], "decode", refuse)
+    with pytest.raises(InputError, match=f"exam item {sha256_hex(s.payload(2, 3))} must be decodable") as caught:
+        run()
+    assert caught.value.code == "IMAGE_TRUNCATED"
+
+
+def test_a_verdict_in_the_place_of_another_is_refused(run, object_store, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(VerdictRepository, "record", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    (key,) = [info.key for info in object_store.list("verdicts/") if info.key.endswith("verdict.json")]
+    other = json.loads(object_store.get(key))
+    other["decision"]["answer"] = "keep"
+    object_store.objects[key] = vd.document_bytes(other)
+    with pytest.raises(DataCorrupt, match=r"must be the verdict of its name \(got another\)"):
+        run(attempt=s.attempt(2))
+
+
+def test_scoring_goes_batch_by_batch_and_reads_each_item_once(world):
+    exam = scoring.read_exam(world.store, world.exams[1])
+    reads = []
+
+    def read(locations):
+        reads.append(len(locations))
+        return world.read(locations)
+
+    models = [world.models["new"], world.models["old"]]
+    answers = scoring.answer_items(exam.items, read=read, models=models, batch_size=50)
+    assert reads == [50, 50, 20]
+    assert [model.batches for model in models] == [[50, 50, 20], [50, 50, 20]]
+    assert [answer.shape for answer in answers] == [(120, 2), (120, 2)]
+
+
+def test_latency_leaves_the_warm_up_out():
+    timed = itertools.chain.from_iterable((0.0, 0.001 * tick) for tick in range(1, 101))
+    # During the warm-up only the start is read.
+    starts = [0.0] * scoring.NUM_WARM_UP
+    ticks = itertools.chain(starts, timed)
+    model = s.TableModel({b"item 1": 0})
+    found = scoring.measure_latency(model, [b"item 1"], timer=lambda: next(ticks), num_timed=100)
+    assert (found.latency_p50_ms, found.latency_p99_ms) == (50.5, 99.01)
+
+
+def test_latency_of_nothing_is_not_a_number():
+    found = scoring.measure_latency(s.TableModel({}), [], timer=lambda: 0.0)
+    assert found.latency_p99_ms != found.latency_p99_ms
+
+
+def test_a_programming_error_in_a_model_is_not_hidden():
+    class Broken(s.TableModel):
+        def predict(self, inputs):
+            raise PermanentError("no such thing", code="OTHER")
+
+    with pytest.raises(PermanentError, match="no such thing"):
+        scoring.predict(Broken({}), [b"item"])
