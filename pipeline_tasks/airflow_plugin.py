@@ -38,7 +38,7 @@ _lock = threading.Lock()
 def overview(user: GetUserDep) -> Response:  # noqa: ARG001 - asking for the user is the check
     """Show every project: champion, exam, labels, last runs, and where to look."""
     from pipeline_tasks import entrypoints
-    from pipeline_tasks.overview import render_overview
+    from pipeline_tasks.wiring.overview_page import render_overview
 
     return Response(render_overview(entrypoints.overview()), media_type="text/html", headers=REPORT_HEADERS)
 
@@ -55,6 +55,18 @@ def report(key: str, user: GetUserDep) -> Response:  # noqa: ARG001
     except KeyError:
         raise HTTPException(404, "no such report") from None
     return Response(data, media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)
+
+
+@app.get("/data-docs/{path:path}")
+def data_docs(path: str, user: GetUserDep) -> Response:  # noqa: ARG001
+    """Serve the site of data checks."""
+    from pipeline_tasks.settings import load_settings
+
+    root = load_settings().docs_dir.resolve()
+    file = (root / (path or "index.html")).resolve()
+    if not file.is_relative_to(root) or file.suffix != ".html" or not file.is_file():
+        raise HTTPException(404, "no such page; the first check writes the site")
+    return Response(file.read_bytes(), media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)
 
 
 @app.post("/hooks/label-studio/{project}")
@@ -142,5 +154,12 @@ class DethronePlugin(AirflowPlugin):
             "destination": "nav",
             "url_route": "dethrone",
             "category": "browse",
-        }
+        },
+        {
+            "name": "Data checks",
+            "href": "/dethrone/data-docs/index.html",
+            "destination": "nav",
+            "url_route": "data-checks",
+            "category": "browse",
+        },
     ]

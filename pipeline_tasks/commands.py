@@ -28,7 +28,7 @@ def _home() -> Path:
 def up(arguments: argparse.Namespace) -> Any:
     """Start the stack."""
     from pipeline_tasks.stack import render
-    from pipeline_tasks.stack_up import start_stack
+    from pipeline_tasks.wiring.stack_up import start_stack
 
     console = _console()
     with render.progress(console) as on_event:
@@ -137,7 +137,7 @@ def stage(name: str) -> Callable[[argparse.Namespace], Any]:
 
 def train(arguments: argparse.Namespace) -> Any:
     """Run the train DAG's stages one after the other in this process."""
-    from pipeline_tasks.shell_run import train_to_serve
+    from pipeline_tasks.wiring.shell_run import train_to_serve
 
     return train_to_serve(arguments.project, force=arguments.force, window=arguments.window)
 
@@ -204,28 +204,28 @@ def keys(arguments: argparse.Namespace) -> Any:
 
 def history(arguments: argparse.Namespace) -> Any:
     """Print the chain of champions."""
-    from pipeline_tasks import views
+    from pipeline_tasks.wiring import views
 
     return views.history(arguments.project, as_json=arguments.json)
 
 
 def report(arguments: argparse.Namespace) -> Any:
     """Write a verdict's report to a file."""
-    from pipeline_tasks import views
+    from pipeline_tasks.wiring import views
 
     return views.save_report(arguments.project, verdict=arguments.verdict, output=arguments.output)
 
 
 def quarantine(arguments: argparse.Namespace) -> Any:
     """List what was not accepted."""
-    from pipeline_tasks import views
+    from pipeline_tasks.wiring import views
 
     return views.quarantine(arguments.project, as_json=arguments.json)
 
 
 def verify(_arguments: argparse.Namespace) -> Any:
     """Check the invariants; exit code 1 names what is wrong."""
-    from pipeline_tasks import views
+    from pipeline_tasks.wiring import views
 
     violations = views.violations()
     for violation in violations:

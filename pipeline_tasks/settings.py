@@ -53,6 +53,10 @@ class Settings:
     def scratch_dir(self) -> Path:
         return self.home / "scratch"
 
+    @property
+    def docs_dir(self) -> Path:
+        return self.home / "data-docs"
+
 
 def home_from(environment: Mapping[str, str]) -> Path:
     """Return the one state folder: DETHRONE_HOME, or `.dethrone` below the working directory."""

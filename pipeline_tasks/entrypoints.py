@@ -1,0 +1,393 @@
+"""One function per stage: settings and adapters in, ids out. What Airflow's tasks and the shell call.
+
+Every function takes the project's name and the attempt, and returns JSON: ids, counts, and `links` for people. `idle`
+in a result says that there was nothing to do. A gate that says no closes the run as rejected, here, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pipeline_tasks.assembly import Parts, build_parts, code_revision, lock_hash, utc_now
+from pipeline_tasks.contracts import Attempt, as_json
+from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.wiring.links import links_of
+
+RUN_DEADLINE = dt.timedelta(days=7)
+LABELER_PATIENCE = dt.timedelta(minutes=10)
+Result = dict[str, Any]
+Stage = Callable[..., Result]
+
+
+def stage(function: Callable[..., Result]) -> Stage:
+    """Give a stage its parts, and close the attempt's run as rejected when a gate says no."""
+
+    @functools.wraps(function)
+    def run(project: str, *, attempt: Attempt, parts: Parts | None = None, **arguments: Any) -> Result:
+        parts = parts or build_parts()
+        try:
+            return function(parts, project, attempt=attempt, **arguments)
+        except GateClosed as error:
+            _close_rejected(parts, project, attempt=attempt, error=error)
+            raise
+
+    return run
+
+
+def _close_rejected(parts: Parts, project: str, *, attempt: Attempt, error: GateClosed) -> None:
+    from pipeline_tasks.catalog.runs import RunRepository
+
+    superseded = error.code in {"STALE_BASELINE"}
+    with contextlib.suppress(KeyError):  # only training opens a run
+        RunRepository(parts.database).close(
+            project,
+            run_id=attempt.run_id,
+            outcome="superseded" if superseded else "rejected",
+            reason_code=error.code,
+            reason=str(error),
+            at=utc_now(),
+        )
+
+
+@stage
+def ingest(parts: Parts, project: str, *, attempt: Attempt) -> Result:
+    """Read what is new at the sources, then check the batch."""
+    from pipeline_tasks.catalog.datasets import DatasetRepository
+    from pipeline_tasks.catalog.items import ItemRepository
+    from pipeline_tasks.ingest import task as ingest_task
+    from pipeline_tasks.validation import task as validation_task
+
+    loaded = parts.project(project)
+    report = ingest_task.run(
+        loaded,
+        items=ItemRepository(parts.database),
+        store=parts.store,
+        database=parts.database,
+        attempt=attempt,
+        split_key=parts.settings.split_key,
+        environment=parts.settings.environment,
+        home=parts.settings.home,
+        batch_id=attempt.run_id,
+        now=utc_now(),
+    )
+    result = as_json(report)
+    if report.num_new:
+        check = validation_task.check_items(
+            loaded,
+            report.batch_id,
+            datasets=DatasetRepository(parts.database),
+            store=parts.store,
+            docs_dir=parts.settings.docs_dir,
+            run_id=attempt.run_id,
+            now=utc_now(),
+        )
+        result["check"] = as_json(check)
+        result["links"] = links_of(parts.settings, report=check.report_key)
+    elif not report.num_quarantined:
+        result["idle"] = f"nothing new at the sources of {project} ({report.num_seen} items looked at)"
+    return result
+
+
+@stage
+def annotate(parts: Parts, project: str, *, attempt: Attempt) -> Result:
+    """Take over labels that came with the source, and push the rest to Label Studio once."""
+    from pipeline_tasks.annotation import task as annotation_task
+
+    report = annotation_task.annotate(
+        parts.project(project),
+        **_annotation_parts(parts, project),
+        suggest=functools.partial(_suggest, parts, project),
+        attempt=attempt,
+        now=utc_now(),
+    )
+    result = as_json(report)
+    result["links"] = links_of(parts.settings, label_studio=report.ls_project_ids.get("label"))
+    if not (report.num_requested or report.num_pushed or report.num_adopted or report.num_imported_labels):
+        result["idle"] = f"no item of {project} waits for a label that is not in Label Studio already"
+    return result
+
+
+@stage
+def collect(parts: Parts, project: str, *, attempt: Attempt) -> Result:
+    """Bring what changed in Label Studio back, and decide labels."""
+    from pipeline_tasks.annotation import task as annotation_task
+
+    report = annotation_task.collect(
+        parts.project(project), **_annotation_parts(parts, project), attempt=attempt, now=utc_now()
+    )
+    result = as_json(report)
+    result["links"] = links_of(parts.settings, label_studio=_label_studio_project(parts, project))
+    if not (report.num_annotations or report.num_deleted or report.num_decided):
+        result["idle"] = f"nothing changed in Label Studio for {project}"
+    return result
+
+
+def _annotation_parts(parts: Parts, project: str) -> dict[str, Any]:
+    from pipeline_tasks.catalog.labels import LabelRepository
+
+    return {
+        "labels": LabelRepository(parts.database),
+        "store": parts.store,
+        "labeling": parts.labeling(project),
+        "database": parts.database,
+    }
+
+
+def _suggest(parts: Parts, project: str, items: Any) -> Any:
+    from pipeline_tasks.wiring.predicting import champion_predictions
+
+    return champion_predictions(parts, project, items)
+
+
+def _label_studio_project(parts: Parts, project: str) -> int | None:
+    from pipeline_tasks.catalog.labels import LabelRepository
+
+    return LabelRepository(parts.database).ls_project_ids(project).get("label")
+
+
+@stage
+def plan_training(parts: Parts, project: str, *, attempt: Attempt, force: bool = False) -> Result:
+    """Decide whether there is something to train on, and open the run."""
+    from pipeline_tasks.catalog.datasets import DatasetRepository
+    from pipeline_tasks.catalog.monitoring import MonitoringRepository
+    from pipeline_tasks.catalog.runs import RunRepository
+    from pipeline_tasks.runs.outcome import labelers_busy
+    from pipeline_tasks.validation import task as validation_task
+    from pipeline_tasks.wiring.views import labeling_state
+
+    now = utc_now()
+    runs = RunRepository(parts.database)
+    runs.sweep(project, at=now)
+    datasets = DatasetRepository(parts.database)
+    alarm = MonitoringRepository(parts.database).has_open_alarm(project)
+    loaded = parts.project(project)
+    decision = validation_task.plan_training(loaded, datasets=datasets, store=parts.store, force=force, alarm=alarm)
+    state = labeling_state(parts.database, project)
+    busy = labelers_busy(
+        num_outstanding=state.num_outstanding, last_label_at=state.last_label_at, patience=LABELER_PATIENCE, now=now
+    )
+    if not decision.train or (busy and not force):
+        return {"idle": busy if decision.train else decision.reason, "num_new_labels": decision.num_new_labels}
+    runs.open(project, run_id=attempt.run_id, kind="train", deadline_at=now + RUN_DEADLINE, at=now)
+    return {"reason": decision.reason, "code": decision.code, "num_new_labels": decision.num_new_labels}
+
+
+@stage
+def snapshot(parts: Parts, project: str, *, attempt: Attempt, window: str = "all") -> Result:
+    """Open an exam epoch when it is time, then freeze and check the training labels."""
+    from pipeline_tasks.catalog.datasets import DatasetRepository
+    from pipeline_tasks.validation import task as validation_task
+
+    loaded = parts.project(project)
+    shared: dict[str, Any] = {
+        "datasets": DatasetRepository(parts.database),
+        "store": parts.store,
+        "attempt": attempt,
+        "database": parts.database,
+        "docs_dir": parts.settings.docs_dir,
+        "run_id": attempt.run_id,
+        "now": utc_now(),
+    }
+    exams = validation_task.open_exam(loaded, **shared)
+    ref = validation_task.build_snapshot(loaded, **shared, window=window)
+    check = shared["datasets"].check_of(project, stage="dataset", subject=ref.snapshot_id)
+    return {
+        **as_json(ref),
+        "epochs": [exam.epoch for exam in exams],
+        "links": links_of(parts.settings, report=check.report_key if check else None),
+    }
+
+
+@stage
+def train(parts: Parts, project: str, *, attempt: Attempt, snapshot_id: str, seed: int | None = None) -> Result:
+    """Tune and train on a snapshot; the same training is adopted, not repeated."""
+    from pipeline_tasks.catalog.datasets import DatasetRepository
+    from pipeline_tasks.catalog.registry import ModelRepository
+    from pipeline_tasks.training import task as training_task
+    from pipeline_tasks.validation import task as validation_task
+
+    models = ModelRepository(parts.database)
+    ref = DatasetRepository(parts.database).snapshot(project, snapshot_id)
+    model = training_task.train(
+        parts.project(project),
+        ref,
+        manifest=validation_task.read_manifest(parts.store, ref),
+        store=parts.store,
+        models=models,
+        tracker=parts.tracker,
+        attempt=attempt,
+        database=parts.database,
+        run_id=attempt.run_id,
+        now=utc_now(),
+        scratch=parts.settings.scratch_dir,
+        lock_hash=lock_hash(),
+        code_revision=code_revision(),
+        seed=seed,
+    )
+    record = models.get(project, model.version)
+    tracker = record.tracker if record else {}
+    return {**as_json(model), "tracker": dict(tracker), "links": links_of(parts.settings, tracker=tracker)}
+
+
+@stage
+def judge(parts: Parts, project: str, *, attempt: Attempt, version: str, epochs: list[int]) -> Result:
+    """Score contender and champion on the frozen exams and give the verdict."""
+    from pipeline_tasks.wiring.judging import judge_contender
+
+    verdict = judge_contender(parts, project, attempt=attempt, version=version, epochs=epochs)
+    return {**as_json(verdict), "links": links_of(parts.settings, report=f"{verdict.object_key}/report.html")}
+
+
+@stage
+def approval_request(parts: Parts, project: str, *, attempt: Attempt, verdict_id: str) -> Result:  # noqa: ARG001
+    """Tell whether a person has to be asked, and with which words."""
+    from pipeline_tasks.wiring.judging import approval_request_of
+
+    return approval_request_of(parts, project, verdict_id=verdict_id)
+
+
+@stage
+def record_approval(
+    parts: Parts,
+    project: str,
+    *,
+    attempt: Attempt,  # noqa: ARG001
+    verdict_id: str,
+    decision: str,
+    by: str,
+    reason: str,
+    requested_by: str | None = None,
+) -> Result:
+    """Keep who said yes or no, when and why."""
+    from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
+    from pipeline_tasks.evaluation import approval
+
+    record = approval.record_approval(
+        parts.project(project),
+        verdict_id,
+        decision=decision,  # type: ignore[arg-type]
+        by=by,
+        reason=reason,
+        requested_by=requested_by,
+        verdicts=VerdictRepository(parts.database),
+        approvals=ApprovalRepository(parts.database),
+        now=utc_now(),
+    )
+    return as_json(record)
+
+
+@stage
+def release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: str) -> Result:
+    """Build the bento of a promotable verdict and check it in its real server."""
+    from pipeline_tasks.wiring.shipping import build_release
+
+    built = build_release(parts, project, attempt=attempt, verdict_id=verdict_id)
+    return as_json(built)
+
+
+@stage
+def ship(parts: Parts, project: str, *, attempt: Attempt, release_id: str) -> Result:
+    """Give a release the project's traffic."""
+    from pipeline_tasks.wiring.shipping import ship_release
+
+    route = ship_release(parts, project, attempt=attempt, release_id=release_id)
+    return {**as_json(route), "links": links_of(parts.settings, service=route.entries[0].address)}
+
+
+@stage
+def rollback(
+    parts: Parts, project: str, *, attempt: Attempt, to_version: str | None, reason: str, actor: str
+) -> Result:
+    """Return to an earlier champion."""
+    from pipeline_tasks.wiring.shipping import roll_back
+
+    route = roll_back(parts, project, attempt=attempt, to_version=to_version, reason=reason, actor=actor)
+    return {**as_json(route), "links": links_of(parts.settings, service=route.entries[0].address)}
+
+
+@stage
+def finish(parts: Parts, project: str, *, attempt: Attempt, started: bool = True) -> Result:
+    """Close the training run with its one ending."""
+    from pipeline_tasks.catalog.runs import RunRepository
+    from pipeline_tasks.errors import PermanentError
+    from pipeline_tasks.runs.outcome import ending_of
+    from pipeline_tasks.wiring.views import run_facts
+
+    if not started:
+        return {"idle": "there was nothing to train on"}
+    runs = RunRepository(parts.database)
+    record = runs.get(project, attempt.run_id)
+    if record is not None and record.state == "open":
+        ending = ending_of(run_facts(parts.database, project, run_id=attempt.run_id))
+        record = runs.close(
+            project,
+            run_id=attempt.run_id,
+            outcome=ending.outcome,
+            reason_code=ending.reason_code,
+            reason=ending.reason,
+            at=utc_now(),
+        )
+    if record is None:
+        raise PermanentError(f"run {attempt.run_id} must have been opened by `plan` (got none).", code="RUN_UNKNOWN")
+    if record.outcome == "failed":
+        raise PermanentError(str(record.reason), code=str(record.reason_code))
+    return {"outcome": record.outcome, "reason_code": record.reason_code, "reason": record.reason}
+
+
+@stage
+def monitor(parts: Parts, project: str, *, attempt: Attempt) -> Result:
+    """Read the prediction log, pick audits and unsure answers, measure live quality."""
+    from pipeline_tasks.wiring.watching import watch
+
+    return watch(parts, project, attempt=attempt)
+
+
+@stage
+def alarm(parts: Parts, project: str, *, attempt: Attempt, window_id: str | None) -> Result:  # noqa: ARG001
+    """Pass on only when the window raised an alarm: what wakes training."""
+    from pipeline_tasks.catalog.monitoring import MonitoringRepository
+
+    alarms = MonitoringRepository(parts.database).alarms_of(project, window_id) if window_id else []
+    if not alarms:
+        return {"idle": f"no alarm for {project}"}
+    return {"window_id": window_id, "alarms": alarms}
+
+
+@stage
+def batch_predict(parts: Parts, project: str, *, attempt: Attempt, batch_id: str | None = None) -> Result:
+    """Answer many items with the champion, offline."""
+    from pipeline_tasks.wiring.predicting import predict_batch
+
+    return predict_batch(parts, project, attempt=attempt, batch_id=batch_id)
+
+
+def read_object(key: str) -> bytes:
+    """Return a stored object; KeyError if there is none."""
+    return _shared_parts().store.get(key)
+
+
+def overview() -> Any:
+    """Return what the overview page shows."""
+    from pipeline_tasks.wiring.views import overview_lines
+
+    return overview_lines(_shared_parts())
+
+
+@functools.cache
+def _shared_parts() -> Parts:
+    """Return the parts of a long-running web process."""
+    return build_parts()
+
+
+@contextlib.contextmanager
+def opened(settings: Any = None) -> Iterator[Parts]:
+    """Yield parts for a script and close their connections afterwards."""
+    parts = build_parts(settings)
+    try:
+        yield parts
+    finally:
+        parts.database.engine.dispose()

@@ -1,0 +1,111 @@
+"""Wire the gate: which champion, which exams, which bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from pipeline_tasks.assembly import Parts, utc_now
+from pipeline_tasks.catalog.datasets import DatasetRepository
+from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.registry import ModelRepository
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
+from pipeline_tasks.contracts import Attempt, Item, ModelRef, VerdictRef
+from pipeline_tasks.errors import DataCorrupt, PermanentError
+from pipeline_tasks.evaluation import approval, scoring
+from pipeline_tasks.evaluation import task as evaluation_task
+from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.validation import task as validation_task
+from pipeline_tasks.wiring.links import links_of
+
+
+def judge_contender(
+    parts: Parts, project: str, *, attempt: Attempt, version: str, epochs: Collection[int]
+) -> VerdictRef:
+    """Score the contender and the champion that serves on the given exam epochs."""
+    datasets = DatasetRepository(parts.database)
+    exams = [exam for exam in datasets.exams(project) if exam.epoch in set(epochs)]
+    return evaluation_task.judge(
+        parts.project(project),
+        model_of(parts, project, version),
+        exams,
+        champion=champion_of(parts, project),
+        load=scoring.load_stored(parts.store),
+        read=lambda item_ids: bytes_of(parts, project, item_ids),
+        trained_item_ids=lambda snapshot_id: _trained(parts, project, snapshot_id),
+        verdicts=VerdictRepository(parts.database),
+        store=parts.store,
+        database=parts.database,
+        attempt=attempt,
+        run_id=attempt.run_id,
+        now=utc_now(),
+    )
+
+
+def champion_of(parts: Parts, project: str) -> ModelRef | None:
+    """Return the model version that serves, or None before the first promotion."""
+    head = ServingRepository(parts.database).head_route(project)
+    return None if head is None else model_of(parts, project, head.champion_version)
+
+
+def model_of(parts: Parts, project: str, version: str) -> ModelRef:
+    """Return a recorded model version.
+
+    Raises:
+        PermanentError: MODEL_UNKNOWN. A champion that is not in the catalog is an error, never a win.
+    """
+    record = ModelRepository(parts.database).get(project, version)
+    if record is None:
+        raise PermanentError(f"version must be a model of {project} (got {version}).", code="MODEL_UNKNOWN")
+    return record.ref
+
+
+def bytes_of(parts: Parts, project: str, item_ids: Collection[str]) -> Any:
+    """Yield (item, bytes) for the ids, in their order."""
+    return read_items(parts.store, items_of(parts, project, item_ids))
+
+
+def items_of(parts: Parts, project: str, item_ids: Collection[str]) -> list[Item]:
+    """Return the items in the order of their ids.
+
+    Raises:
+        DataCorrupt: an id is in no table, although something refers to it.
+    """
+    found = ItemRepository(parts.database).get(project, item_ids)
+    missing = sorted(set(item_ids) - set(found))
+    if missing:
+        raise DataCorrupt(f"{len(missing)} items of {project} must be in the catalog (got none for {missing[0][:16]}).")
+    return [found[item_id] for item_id in item_ids]
+
+
+def _trained(parts: Parts, project: str, snapshot_id: str) -> set[str]:
+    ref = DatasetRepository(parts.database).snapshot(project, snapshot_id)
+    return set(validation_task.read_manifest(parts.store, ref, verify=False)["item_id"].to_pylist())
+
+
+def approval_request_of(parts: Parts, project: str, *, verdict_id: str) -> dict[str, Any]:
+    """Return whether to ask a person (`needed`), the words to ask with (`body`), or `idle` where nothing may ship."""
+    record = verdict_record(parts, project, verdict_id)
+    if record.ref.answer != "promote":
+        return {"idle": f"the verdict is {record.ref.answer}: the champion stays"}
+    needed = approval.approval_needed(parts.project(project).config.approval, record.ref)
+    links = links_of(parts.settings, report=f"{record.ref.object_key}/report.html")
+    body = _approval_body(parts, record) if needed else ""
+    return {"needed": needed, "verdict_id": verdict_id, "body": body, "links": links}
+
+
+def verdict_record(parts: Parts, project: str, verdict_id: str) -> VerdictRecord:
+    """Return a recorded verdict; PermanentError if there is none."""
+    record = VerdictRepository(parts.database).find(project, verdict_id)
+    if record is None:
+        raise PermanentError(f"verdict_id must be a verdict of {project} (got {verdict_id}).", code="VERDICT_UNKNOWN")
+    return record
+
+
+def _approval_body(parts: Parts, record: VerdictRecord) -> str:
+    from pipeline_tasks.evaluation.report import markdown_summary
+
+    document = approval.read_verdict(parts.store, record)
+    report = links_of(parts.settings, report=f"{record.ref.object_key}/report.html")["Report"]
+    return f"{markdown_summary(document)}\n\n[Open the whole report]({report})"

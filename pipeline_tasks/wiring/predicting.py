@@ -1,0 +1,72 @@
+"""The champion's answers outside of serving: suggestions for labelers, and batches."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from pipeline_tasks.assembly import Parts
+from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.contracts import Attempt, Item, content_id
+from pipeline_tasks.errors import InputError, PermanentError
+from pipeline_tasks.evaluation.scoring import load_stored
+from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.wiring.judging import champion_of
+
+BATCH_SIZE = 256
+
+
+def champion_predictions(parts: Parts, project: str, items: Sequence[Item]) -> dict[str, tuple[str, float]]:
+    """Return item id -> (label, confidence) by the champion; empty before the first one. What it cannot read is left out."""
+    champion = champion_of(parts, project)
+    if champion is None or not items:
+        return {}
+    return {item.item_id: best for item, best, _probabilities in _answers(parts, champion, items)}
+
+
+def _answers(
+    parts: Parts, champion: Any, items: Iterable[Item]
+) -> Iterator[tuple[Item, tuple[str, float], list[float]]]:
+    model = load_stored(parts.store)(champion)
+    pairs = read_items(parts.store, items)
+    while batch := list(islice(pairs, BATCH_SIZE)):
+        readable, inputs = [], []
+        for item, data in batch:
+            try:
+                inputs.append(model.decode(data))
+                readable.append(item)
+            except InputError:
+                continue
+        for item, row in zip(readable, model.predict(inputs), strict=True):
+            best = int(row.argmax())
+            yield item, (model.classes[best], float(row[best])), [float(value) for value in row]
+
+
+def predict_batch(parts: Parts, project: str, *, attempt: Attempt, batch_id: str | None) -> dict[str, Any]:  # noqa: ARG001
+    """Write the champion's answers to a batch (or to every item) as one Parquet object, named by what went in.
+
+    Raises:
+        PermanentError: NO_CHAMPION, nothing was promoted yet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    champion = champion_of(parts, project)
+    if champion is None:
+        raise PermanentError(f"{project} must have a champion to predict with (got none).", code="NO_CHAMPION")
+    items = list(ItemRepository(parts.database).iterate(project, batch_id=batch_id))
+    if not items:
+        return {"idle": f"no item of {project} in {batch_id or 'any batch'}"}
+    name = content_id([champion.version, sorted(item.item_id for item in items)])
+    key = f"batch_predictions/{project}/{name}.parquet"
+    if not parts.store.exists(key):
+        rows = [
+            {"item_id": item.item_id, "key": item.key, "label": label, "confidence": confidence, "probabilities": row}
+            for item, (label, confidence), row in _answers(parts, champion, items)
+        ]
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), buffer)
+        parts.store.put(key, buffer.getvalue(), content_type="application/vnd.apache.parquet")
+    return {"object_key": key, "num_items": len(items), "model_version": champion.version}

@@ -1,0 +1,220 @@
+"""Wire release, ship and rollback."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pipeline_tasks.assembly import ROOT, Parts, lock_hash, utc_now
+from pipeline_tasks.catalog.datasets import DatasetRepository
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
+from pipeline_tasks.contracts import Attempt, ModelRef, ReleaseRef, Route, RouteEntry
+from pipeline_tasks.deployment import task as deployment_task
+from pipeline_tasks.errors import GateClosed, PermanentError
+from pipeline_tasks.evaluation import approval
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.release import task as release_task
+from pipeline_tasks.release.golden import GoldenAnswer
+from pipeline_tasks.validation import task as validation_task
+from pipeline_tasks.wiring.judging import bytes_of, model_of, verdict_record
+
+NUM_GOLDEN = 8
+
+
+class BentoPackager:
+    """Builds bentos in the stack's BentoML home, out of our own process."""
+
+    def __init__(self, bentoml_home: Path) -> None:
+        self._home = bentoml_home
+
+    def build(self, model_dir: Path, *, tag: str, labels: Mapping[str, str]) -> str:
+        """Build, or adopt the bento that has this tag already; return the digest of its contents."""
+        from bento_services.inference.packaging import build_bento
+
+        lock = ROOT / "requirements" / "pipeline.lock"
+        return build_bento(
+            model_dir, tag=tag, labels=labels, bentoml_home=self._home, lock_path=lock if lock.is_file() else None
+        )
+
+    def export(self, tag: str, path: Path) -> None:
+        """Write the bento, models included, into one file."""
+        from bento_services.inference.packaging import export_bento
+
+        export_bento(tag, path, bentoml_home=self._home)
+
+    def restore(self, path: Path) -> None:
+        """Bring an exported bento back into the store; what is there already stays."""
+        from bento_services.inference.packaging import import_bento
+
+        import_bento(path, bentoml_home=self._home)
+
+
+def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: str) -> ReleaseRef:
+    """Build and check the release of a verdict that may be promoted.
+
+    Raises:
+        GateClosed: the verdict does not allow it, the lock differs from the one trained with, or the check failed.
+    """
+    loaded = parts.project(project)
+    require_promotable(parts, loaded, verdict_id)
+    model = model_of(parts, project, verdict_record(parts, project, verdict_id).ref.contender_version)
+    _require_same_lock(parts, project, model)
+    scratch = parts.settings.scratch_dir / "release" / attempt.holder.replace("/", "_").replace(":", "_")
+    return release_task.release(
+        loaded,
+        model,
+        verdict_id=verdict_id,
+        lock_hash=lock_hash(),
+        records=ReleaseRepository(parts.database),
+        store=parts.store,
+        packager=BentoPackager(parts.settings.bentoml_home),
+        start=lambda built: deployment_task.start_release(loaded, built, target=parts.target),
+        ask=ask_server,
+        golden=lambda: golden_items(parts, project, model),
+        fence=parts.fence(project, "release", attempt),
+        run_id=attempt.run_id,
+        now=utc_now(),
+        scratch=scratch,
+    )
+
+
+def require_promotable(parts: Parts, loaded: LoadedProject, verdict_id: str) -> None:
+    """Raise GateClosed unless the verdict may ship now."""
+    head = ServingRepository(parts.database).head_route(loaded.name)
+    approval.require_promotable(
+        loaded,
+        verdict_id,
+        head_version=head.champion_version if head else None,
+        verdicts=VerdictRepository(parts.database),
+        approvals=ApprovalRepository(parts.database),
+        store=parts.store,
+    )
+
+
+def _require_same_lock(parts: Parts, project: str, model: ModelRef) -> None:
+    from pipeline_tasks.catalog.registry import ModelRepository
+
+    record = ModelRepository(parts.database).get(project, model.version)
+    trained_with = record.lock_hash if record else "nothing"
+    if trained_with != lock_hash():
+        raise GateClosed(
+            f"requirements/pipeline.lock must be the one that {model.version} was trained with (trained: "
+            f"{trained_with[:12]}, here: {lock_hash()[:12]}). Train again with this lock.",
+            code="LOCK_MISMATCH",
+        )
+
+
+def ask_server(address: str, payload: bytes, media_type: str) -> Mapping[str, Any] | str:
+    """Send one golden request to an inference server; an error comes back as text."""
+    try:
+        answer = httpx.post(
+            f"{address}/predict", content=payload, headers={"Content-Type": media_type}, timeout=30, trust_env=False
+        )
+    except httpx.HTTPError as error:
+        return type(error).__name__
+    return dict(answer.json()) if answer.status_code == 200 else f"HTTP {answer.status_code}: {answer.text[:200]}"
+
+
+def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[release_task.GoldenItem]:
+    """Return exam items spread over the exam, with the offline answer of the stored model version."""
+    from pipeline_tasks.evaluation.scoring import load_stored
+
+    exam = DatasetRepository(parts.database).exams(project)[0]
+    item_ids = validation_task.read_exam(parts.store, exam)["item_id"].to_pylist()
+    step = max(1, len(item_ids) // NUM_GOLDEN)
+    loaded = load_stored(parts.store)(model)
+    pairs = list(bytes_of(parts, project, item_ids[::step][:NUM_GOLDEN]))
+    probabilities = loaded.predict([loaded.decode(data) for _item, data in pairs])
+    return [
+        release_task.GoldenItem(
+            payload=data,
+            media_type=item.media_type,
+            expected=GoldenAnswer(item.item_id, dict(zip(loaded.classes, map(float, row), strict=True))),
+        )
+        for (item, data), row in zip(pairs, probabilities, strict=True)
+    ]
+
+
+def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: str) -> Route:
+    """Give a recorded release its project's traffic."""
+    loaded = parts.project(project)
+    release = ReleaseRepository(parts.database).get(project, release_id)
+    if release is None:
+        raise PermanentError(f"release_id must be a release of {project} (got {release_id}).", code="RELEASE_UNKNOWN")
+    restore_bento(parts, release)
+    return deployment_task.ship(
+        loaded,
+        release,
+        serving=ServingRepository(parts.database),
+        target=parts.target,
+        gateway=parts.gateway,
+        require_promotable=functools.partial(require_promotable, parts, loaded, release.verdict_id),
+        route_config=route_config(loaded),
+        attempt=attempt,
+        fence=parts.fence(project, "ship", attempt),
+        now=utc_now(),
+    )
+
+
+def route_config(loaded: LoadedProject) -> dict[str, Any]:
+    """Return what the gateway has to know with a route: limits, threshold, classes, what an item looks like."""
+    config = loaded.config
+    return {
+        "review_below": config.serving.review_below,
+        "top_k": config.serving.top_k,
+        "max_request_bytes": config.serving.max_request_bytes,
+        "requests_per_second": config.serving.requests_per_second,
+        "classes": list(config.labels.classes),
+        "modality": config.modality,
+        "recipe": config.recipe.name,
+        "preprocess": {"max_pixels": config.checks.max_pixels, "max_text_characters": config.checks.max_text_characters},
+    }
+
+
+def roll_back(
+    parts: Parts, project: str, *, attempt: Attempt, to_version: str | None, reason: str, actor: str
+) -> Route:
+    """Return to an earlier champion, kept running or started again from its release."""
+
+    def release_of(entry: RouteEntry) -> ReleaseRef:
+        release = ReleaseRepository(parts.database).of_model(project, entry.model_version)
+        if release is None:
+            raise PermanentError(
+                f"{entry.model_version} must have a release to return to (got none).", code="RELEASE_UNKNOWN"
+            )
+        restore_bento(parts, release)
+        return release
+
+    return deployment_task.rollback(
+        parts.project(project),
+        serving=ServingRepository(parts.database),
+        target=parts.target,
+        gateway=parts.gateway,
+        release_of=release_of,
+        to_version=to_version,
+        actor=actor,
+        reason=reason,
+        attempt=attempt,
+        fence=parts.fence(project, "ship", attempt),
+        now=utc_now(),
+    )
+
+
+def restore_bento(parts: Parts, release: ReleaseRef) -> None:
+    """Bring a release's bento back from the object store where this machine has lost it."""
+    name, version = release.bento_tag.split(":")
+    if (parts.settings.bentoml_home / "bentos" / name / version).is_dir():
+        return
+    facts = ReleaseRepository(parts.database).facts(release.project, release.release_id)
+    if facts is None:
+        return
+    path = parts.settings.scratch_dir / f"{release.release_id}.bento"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts.store.get_file(facts["object_key"], path)
+    BentoPackager(parts.settings.bentoml_home).restore(path)
+    path.unlink()

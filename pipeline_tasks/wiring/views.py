@@ -1,0 +1,197 @@
+"""What people ask of the catalog: history, quarantine, invariants, the overview. Only reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline_tasks.assembly import Parts, build_parts, utc_now
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.runs import RunRepository
+from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
+from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.project_loader import load_projects
+from pipeline_tasks.runs.outcome import RunFacts
+from pipeline_tasks.wiring.overview_page import ProjectLine, RunLine
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabelingState:
+    """How the labelers stand: what is open, and when the newest label came."""
+
+    num_items: int
+    num_labels: int
+    num_outstanding: int
+    num_disputed: int
+    last_label_at: dt.datetime | None
+
+
+def labeling_state(database: Database, project: str) -> LabelingState:
+    """Return the counts of a project's items, decided labels and open labeling tasks."""
+    decisions, tasks = t.label_decisions.c, t.labeling_tasks.c
+    newest = (
+        sa.select(decisions.item_id, sa.func.max(decisions.version).label("version"))
+        .where(decisions.project == project)
+        .group_by(decisions.item_id)
+        .subquery()
+    )
+    by_status = (
+        sa.select(decisions.status, sa.func.count())
+        .join(newest, sa.and_(decisions.item_id == newest.c.item_id, decisions.version == newest.c.version))
+        .where(decisions.project == project)
+        .group_by(decisions.status)
+    )
+    with database.read() as connection:
+        statuses = {str(status): int(count) for status, count in connection.execute(by_status).all()}
+        return LabelingState(
+            num_items=_count(connection, t.items, project),
+            num_labels=statuses.get("decided", 0),
+            num_disputed=statuses.get("disputed", 0),
+            num_outstanding=_count(connection, t.labeling_tasks, project, tasks.state.in_(("pending", "pushing", "pushed"))),
+            last_label_at=connection.execute(
+                sa.select(sa.func.max(t.annotations.c.collected_at)).where(t.annotations.c.project == project)
+            ).scalar_one(),
+        )
+
+
+def _count(connection: sa.Connection, table: sa.Table, project: str, *conditions: Any) -> int:
+    query = sa.select(sa.func.count()).select_from(table).where(table.c.project == project, *conditions)
+    return int(connection.execute(query).scalar_one())
+
+
+def run_facts(database: Database, project: str, *, run_id: str) -> RunFacts:
+    """Return what the catalog knows of one training run."""
+    verdict = next((one for one in VerdictRepository(database).history(project) if one.run_id == run_id), None)
+    verdict_ref = verdict.ref if verdict else None
+    answer = ApprovalRepository(database).latest(project, verdict_ref.verdict_id) if verdict_ref else None
+    mine = [one for one in ServingRepository(database).records(project) if one.attempt.startswith(f"{run_id}/")]
+    model = t.model_versions.c
+    with database.read() as connection:
+        trained = connection.execute(
+            sa.select(model.version).where(model.project == project, model.run_id == run_id)
+        ).scalars().first()  # fmt: skip
+    return RunFacts(
+        contender_version=verdict_ref.contender_version if verdict_ref else trained,
+        verdict_answer=verdict_ref.answer if verdict_ref else None,
+        verdict_reasons=verdict_ref.reasons if verdict_ref else (),
+        approval=answer.decision if answer else None,
+        promoted_generation=mine[-1].route.generation if mine else None,
+    )
+
+
+def history(project: str, *, as_json: bool) -> Any:
+    """Return who served when and why: text, or rows for JSON."""
+    records = ServingRepository(build_parts().database).records(project)
+    if as_json:
+        return [_history_row(record) for record in records]
+    if not records:
+        return f"{project} has no champion yet."
+    return "\n".join(
+        f"{row['generation']:>4}  {row['at']:%Y-%m-%d %H:%M:%S}  {row['action']:<8}  {row['champion']}  {row['reason']}"
+        f"  (by {row['actor']})"
+        for row in map(_history_row, records)
+    )
+
+
+def _history_row(record: RouteRecord) -> dict[str, Any]:
+    return {
+        "generation": record.route.generation,
+        "at": record.created_at,
+        "action": record.action,
+        "champion": record.route.champion_version,
+        "verdict_id": record.verdict_id,
+        "reason": record.reason,
+        "actor": record.actor,
+    }
+
+
+def save_report(project: str, *, verdict: str | None, output: Path | None) -> str:
+    """Write a verdict's report into a file and return where it is."""
+    parts = build_parts()
+    verdicts = VerdictRepository(parts.database).history(project)
+    chosen = [one for one in verdicts if verdict is None or one.ref.verdict_id.startswith(verdict)]
+    if not chosen or (verdict is not None and len(chosen) > 1):
+        known = ", ".join(one.ref.verdict_id[:12] for one in verdicts[-10:]) or "none yet"
+        raise ConfigError(f"verdict must name one verdict of {project} (got {verdict}). The newest: {known}.")
+    ref = chosen[-1].ref
+    path = output or Path(f"report-{project}-{ref.verdict_id[:12]}.html")
+    path.write_bytes(parts.store.get(f"{ref.object_key}/report.html"))
+    return f"{ref.answer}: {'; '.join(ref.reasons)}\nThe report is in {path}"
+
+
+def quarantine(project: str, *, as_json: bool) -> Any:
+    """Return what was not accepted, with reasons."""
+    rows = [dataclasses.asdict(one) for one in ItemRepository(build_parts().database).quarantined(project)]
+    if as_json:
+        return rows
+    if not rows:
+        return f"Nothing of {project} is in quarantine."
+    return "\n".join(f"{row['code']:<20}  {row['source']}:{row['key']}  {row['reason']}" for row in rows)
+
+
+def violations() -> list[str]:
+    """Return every broken invariant in words."""
+    from pipeline_tasks import invariants
+
+    parts = build_parts()
+    return [str(violation) for violation in invariants.check(parts.database, parts.store, now=utc_now())]
+
+
+def overview_lines(parts: Parts) -> list[ProjectLine]:
+    """Return what the overview page shows, one entry per valid project."""
+    projects, _errors = load_projects(parts.settings.projects_dir)
+    return [_line(parts, loaded.name, loaded.config.description) for loaded in projects]
+
+
+def _line(parts: Parts, project: str, description: str) -> ProjectLine:
+    from pipeline_tasks.catalog.datasets import DatasetRepository
+
+    records = ServingRepository(parts.database).records(project)
+    state = labeling_state(parts.database, project)
+    exams = DatasetRepository(parts.database).exams(project)
+    runs = RunRepository(parts.database).list(project, kind="train", state="closed", limit=8)
+    return ProjectLine(
+        name=project,
+        description=description,
+        champion=records[-1].route.champion_version if records else None,
+        generation=records[-1].route.generation if records else 0,
+        champion_since=records[-1].created_at if records else None,
+        num_items=state.num_items,
+        num_labels=state.num_labels,
+        num_outstanding=state.num_outstanding,
+        num_quarantined=len(ItemRepository(parts.database).quarantined(project)),
+        exam_epoch=exams[0].epoch if exams else None,
+        exam_items=exams[0].num_items if exams else 0,
+        live_quality=_live_quality(parts, project),
+        links=_links(parts, project),
+        runs=tuple(
+            RunLine(run.closed_at or run.opened_at, str(run.outcome), f"{run.reason_code}: {run.reason}") for run in runs
+        ),
+    )
+
+
+def _live_quality(parts: Parts, project: str) -> str:
+    from pipeline_tasks.catalog.monitoring import MonitoringRepository
+
+    return MonitoringRepository(parts.database).quality_text(project)
+
+
+def _links(parts: Parts, project: str) -> tuple[tuple[str, str], ...]:
+    settings = parts.settings
+    query = sa.select(t.projects.c.ls_project_ids).where(t.projects.c.project == project)
+    with parts.database.read() as connection:
+        ids = connection.execute(query).scalar_one_or_none() or {}
+    verdicts = VerdictRepository(parts.database).history(project)
+    found = [("DAGs", f"{settings.airflow_url}/dags?tags={project}")]
+    found += [(f"Label Studio ({queue})", f"{settings.label_studio_url}/projects/{number}/data") for queue, number in ids.items()]
+    found += [("Data checks", "/dethrone/data-docs/index.html")]
+    if verdicts:
+        found.append(("Newest verdict", f"/dethrone/reports/{verdicts[-1].ref.object_key}/report.html"))
+    return tuple(found)
