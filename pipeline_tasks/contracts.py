@@ -135,6 +135,7 @@ class CollectReport:
     num_disputed: int
     num_refused: int
     num_skipped: int = 0
+    num_deletions_held: int = 0  # so many gone at once that they were not believed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

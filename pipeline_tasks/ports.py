@@ -56,7 +56,7 @@ class ObjectStore(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelingAnnotation:
-    """One annotation as the labeling tool has it."""
+    """One annotation as the labeling tool has it; its id is unique even when the tool was set up anew."""
 
     annotation_id: str
     task_id: int

@@ -255,7 +255,7 @@ class LabelStudio:
 
     def _annotation(self, task: Mapping[str, Any], annotation: Mapping[str, Any]) -> LabelingAnnotation:
         return LabelingAnnotation(
-            annotation_id=str(annotation["id"]),
+            annotation_id=_annotation_id(annotation),
             task_id=int(task["id"]),
             item_id=_item_id(task),
             annotator=self._email(annotation["completed_by"]),
@@ -308,6 +308,11 @@ def _annotated_since(since: dt.datetime) -> dict[str, Any]:
     ]
     changed = [_filter("updated_at", "greater_or_equal", "Datetime", moment, child) for child in answered]
     return {"conjunction": "or", "items": changed}
+
+
+def _annotation_id(annotation: Mapping[str, Any]) -> str:
+    """Return an id that no other server's annotation has: numbers start again when a database is made anew."""
+    return f"{annotation['id']}@{_time(annotation['created_at']).astimezone(dt.UTC):%Y%m%dT%H%M%S%f}"
 
 
 def _item_id(task: Mapping[str, Any]) -> str:

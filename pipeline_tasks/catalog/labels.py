@@ -129,6 +129,12 @@ class LabelRepository(LabelingTaskRepository):
             done = [one.item_id for one in decided if one.status != "withdrawn"]
             close_tasks(connection, project, done=done, reopened=reopened)
 
+    def refuse(self, project: str, refusal: Refusal, *, now: dt.datetime, fence: Fence | None = None) -> None:
+        """Put an item that cannot be shown to people into the quarantine and close its labeling task."""
+        with self.database.write(fence) as connection:
+            insert_ignore(connection, t.quarantine, [_quarantine_row(project, refusal, now)])
+            close_tasks(connection, project, done=[refusal.item_id], reopened=[])
+
     def annotations(self, project: str, item_ids: Iterable[str]) -> dict[str, list[AnnotationRow]]:
         """Return the newest revision of each annotation of the items, tombstones too, by item id."""
         column = t.annotations.c

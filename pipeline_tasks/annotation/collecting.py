@@ -1,0 +1,242 @@
+"""One collect run: new revisions, deletions, decisions, and the cursor last."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from pipeline_tasks.annotation.consensus import Rule, next_decision
+from pipeline_tasks.annotation.reading import (
+    Reading,
+    annotation_row,
+    read_answer,
+    refusal,
+    revision_of,
+    tombstone,
+    unknown_item,
+)
+from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.labeling_tasks import slices
+from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository, Refusal
+from pipeline_tasks.contracts import CollectReport, Fence, Queue
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingTool
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project_labeling import LabelingConfig
+
+logger = logging.getLogger(__name__)
+
+BATCH_ANNOTATIONS = 500
+MAX_DELETIONS = 20
+MAX_DELETED_SHARE = 0.5
+# A change is visible when its transaction ends, its time is from before: read again what is this much older.
+OVERLAP = dt.timedelta(seconds=120)
+
+
+class Collection:
+    """The state of one run over the two Label Studio projects of a project."""
+
+    def __init__(
+        self,
+        *,
+        project: LoadedProject,
+        config: LabelingConfig,
+        labels: LabelRepository,
+        items: ItemRepository,
+        labeling: LabelingTool,
+        fence: Fence,
+        now: dt.datetime,
+    ) -> None:
+        self._project = project
+        self._config = config
+        self._labels = labels
+        self._items = items
+        self._labeling = labeling
+        self._fence = fence
+        self._now = now
+        registered = labels.registration(project.name)
+        self._schema_version = 1 if registered is None else registered[1]
+        self._counts: Counter[str] = Counter()
+
+    def report(self) -> CollectReport:
+        count = self._counts
+        return CollectReport(
+            project=self._project.name,
+            num_annotations=count["annotations"],
+            num_deleted=count["deleted"],
+            num_decided=count["decided"],
+            num_disputed=count["disputed"],
+            num_refused=count["refused"],
+            num_skipped=count["skipped"],
+            num_deletions_held=count["held"],
+        )
+
+    def collect_queue(self, queue: Queue, *, ls_project_id: int) -> None:
+        """Bring one queue up to date; the order makes each step repeatable.
+
+        New revisions first, then deletions together with the decisions that they change, then the other decisions,
+        and the cursor last: a run that stops anywhere is made good by the next one.
+        """
+        name = f"annotations/{queue}"
+        cursor = self._items.cursor(self._project.name, name)
+        known = cursor.value if cursor and cursor.value["ls_project_id"] == ls_project_id else {}
+        since = dt.datetime.fromisoformat(known["changed_at"]) if known else None
+        touched, newest = self._record_changes(queue, ls_project_id=ls_project_id, since=since)
+        corrected = self._record_deletions(queue, ls_project_id=ls_project_id)
+        crash_point("collect.decisions.before")
+        for some in slices(sorted(touched - corrected)):
+            self._commit(queue, some, rows=[], refusals=[])
+        crash_point("collect.decisions.recorded")
+        value = {"ls_project_id": ls_project_id, "changed_at": (newest or since or self._now).isoformat()}
+        if newest is not None and value != known:
+            self._items.move_cursor(
+                self._fence, project=self._project.name, name=name, value=value, after=cursor, now=self._now
+            )
+        crash_point("collect.cursor.recorded")
+
+    def _record_changes(
+        self, queue: Queue, *, ls_project_id: int, since: dt.datetime | None
+    ) -> tuple[set[str], dt.datetime | None]:
+        """Record the revisions since the cursor; return the items they touch and the time of the newest change."""
+        touched: set[str] = set()
+        newest = since
+        batch: list[LabelingAnnotation] = []
+        overlap_start = None if since is None else since - OVERLAP
+        for annotation in self._labeling.annotations(ls_project_id, updated_since=overlap_start):
+            batch.append(annotation)
+            touched.add(annotation.item_id)
+            newest = annotation.updated_at if newest is None else max(newest, annotation.updated_at)
+            if len(batch) == BATCH_ANNOTATIONS:
+                self._record(queue, batch)
+                batch = []
+        self._record(queue, batch)
+        return touched, newest
+
+    def _record(self, queue: Queue, batch: Sequence[LabelingAnnotation]) -> None:
+        if not batch:
+            return
+        rows, refusals = self._new_revisions(queue, batch)
+        crash_point("collect.annotations.before")
+        self._labels.commit(self._project.name, annotations=rows, refusals=refusals, now=self._now, fence=self._fence)
+        crash_point("collect.annotations.recorded")
+
+    def _new_revisions(
+        self, queue: Queue, batch: Sequence[LabelingAnnotation]
+    ) -> tuple[list[AnnotationRow], list[Refusal]]:
+        item_ids = {annotation.item_id for annotation in batch}
+        ours = self._labels.known_items(self._project.name, item_ids)
+        known = self._known_revisions(item_ids)
+        rows: list[AnnotationRow] = []
+        refusals: list[Refusal] = []
+        for annotation in {one.annotation_id: one for one in batch}.values():
+            revision = revision_of(annotation, known.get(annotation.annotation_id))
+            if revision is None:
+                continue
+            is_ours = annotation.item_id in ours
+            reading = read_answer(annotation, self._config) if is_ours else unknown_item(annotation)
+            rows.append(annotation_row(annotation, revision=revision, queue=queue, label=reading.label))
+            refused = refusal(annotation, reading)
+            refusals += [] if refused is None else [refused]
+            self._counts[_kind(reading)] += 1
+        self._counts["annotations"] += len(rows)
+        return rows, refusals
+
+    def _known_revisions(self, item_ids: Iterable[str]) -> dict[str, AnnotationRow]:
+        by_item = self._labels.annotations(self._project.name, item_ids)
+        return {row.annotation_id: row for rows in by_item.values() for row in rows}
+
+    def _record_deletions(self, queue: Queue, *, ls_project_id: int) -> set[str]:
+        """Bury the annotations that are gone from Label Studio, and decide their items anew in the same transaction."""
+        there = self._labeling.annotated_tasks(ls_project_id)
+        counts: Counter[str] = Counter()
+        for task in there:
+            counts[task.item_id] += task.num_annotations
+        recorded = self._labels.live_counts(self._project.name, queue)
+        differing = sorted(item_id for item_id in recorded if recorded[item_id] != counts[item_id])
+        num_gone = sum(max(recorded[item_id] - counts[item_id], 0) for item_id in differing)
+        if is_doubtful(num_gone, num_recorded=sum(recorded.values())):
+            logger.error(
+                "Label Studio project %d lacks %d of %d collected annotations: taken for a loss there, labels stay",
+                ls_project_id,
+                num_gone,
+                sum(recorded.values()),
+            )
+            self._counts["held"] += num_gone
+            return set()
+        for some in slices(differing):
+            present = self._present(ls_project_id, there, some)
+            rows, refusals = self._new_revisions(queue, present)
+            alive = {annotation.annotation_id for annotation in present}
+            gone = [
+                tombstone(row)
+                for row in self._known_revisions(some).values()
+                if row.annotation_id not in alive and not row.deleted and row.queue == queue
+            ]
+            self._counts["deleted"] += len(gone)
+            crash_point("collect.deletions.before")
+            self._commit(queue, some, rows=[*rows, *gone], refusals=refusals)
+            crash_point("collect.deletions.recorded")
+        return set(differing)
+
+    def _present(
+        self, ls_project_id: int, there: Iterable[AnnotatedTask], item_ids: Sequence[str]
+    ) -> list[LabelingAnnotation]:
+        task_ids = [task.task_id for task in there if task.item_id in set(item_ids)]
+        return list(self._labeling.annotations(ls_project_id, task_ids=task_ids)) if task_ids else []
+
+    def _commit(
+        self, queue: Queue, item_ids: Sequence[str], *, rows: Sequence[AnnotationRow], refusals: Sequence[Refusal]
+    ) -> None:
+        """Record rows together with the decisions of the items that follow from them."""
+        decisions = self._decisions(queue, item_ids, rows)
+        reopened = [one.item_id for one in decisions if one.status == "withdrawn"]
+        if rows or decisions or refusals:
+            self._labels.commit(
+                self._project.name,
+                annotations=rows,
+                decisions=decisions,
+                refusals=refusals,
+                reopened=reopened,
+                now=self._now,
+                fence=self._fence,
+            )
+        for decision in decisions:
+            self._counts[decision.status] += 1
+
+    def _decisions(self, queue: Queue, item_ids: Sequence[str], rows: Sequence[AnnotationRow]) -> list[DecisionRow]:
+        name, wanted = self._project.name, self._project.config.labels
+        needed = wanted.exam_annotators if queue == "exam" else wanted.annotators
+        rule = Rule(annotators_needed=needed, min_agreement=wanted.min_agreement)
+        ours = self._labels.known_items(name, item_ids)
+        stored = self._labels.annotations(name, ours)
+        previous = self._labels.decisions(name, ours)
+        decisions = [
+            next_decision(
+                item_id,
+                _newest_of(stored.get(item_id, []), [row for row in rows if row.item_id == item_id]),
+                rule=rule,
+                previous=previous.get(item_id),
+                schema_version=self._schema_version,
+                now=self._now,
+            )
+            for item_id in sorted(ours)
+        ]
+        return [decision for decision in decisions if decision is not None]
+
+
+def is_doubtful(num_gone: int, *, num_recorded: int) -> bool:
+    """Tell whether so much is gone at once that Label Studio lost its data rather than people deleted answers."""
+    return num_gone > MAX_DELETIONS and num_gone > MAX_DELETED_SHARE * num_recorded
+
+
+def _newest_of(stored: Iterable[AnnotationRow], coming: Iterable[AnnotationRow]) -> list[AnnotationRow]:
+    by_id: Mapping[str, AnnotationRow] = {row.annotation_id: row for row in [*stored, *coming]}
+    return list(by_id.values())
+
+
+def _kind(reading: Reading) -> str:
+    if reading.code is not None:
+        return "refused"
+    return "labeled" if reading.label is not None else "skipped"

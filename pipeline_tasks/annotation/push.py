@@ -1,0 +1,154 @@
+"""Bringing queued items into Label Studio exactly once, whatever was interrupted before."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+from pipeline_tasks.annotation.reconcile import plan_reconciliation
+from pipeline_tasks.annotation.rendering import is_inline, render_address, render_inline, suggestion
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.labeling_tasks import QueuedItem
+from pipeline_tasks.catalog.labels import LabelRepository, Refusal
+from pipeline_tasks.contracts import Fence, Queue
+from pipeline_tasks.errors import InputError
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ports import LabelingTask, LabelingTool, ObjectStore
+from pipeline_tasks.project import Modality
+from pipeline_tasks.project_labeling import LabelingConfig
+
+logger = logging.getLogger(__name__)
+
+CHUNK_ITEMS = 200
+CHUNK_BYTES = 16 * 1024 * 1024  # Label Studio takes 250 MB a request, in the memory of one process
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PushCounts:
+    """What one queue's push did."""
+
+    num_pushed: int = 0
+    num_adopted: int = 0
+    num_duplicates_removed: int = 0
+
+    def plus(self, other: PushCounts) -> PushCounts:
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return PushCounts(*(mine + theirs for mine, theirs in pairs))
+
+
+@dataclasses.dataclass(frozen=True)
+class QueuePush:
+    """One queue of one project on its way into its Label Studio project."""
+
+    project: str
+    queue: Queue
+    ls_project_id: int
+    modality: Modality
+    config: LabelingConfig
+    show_suggestions: bool
+    labels: LabelRepository
+    store: ObjectStore
+    labeling: LabelingTool
+    database: Database
+    fence: Fence
+    now: dt.datetime
+    chunk_items: int = CHUNK_ITEMS
+
+    def run(self) -> PushCounts:
+        """Settle what earlier attempts left, push what is pending, and look once more for doubles."""
+        adopted = self._settle_interrupted()
+        before = self._reconcile()
+        pushed = sum(self._push_chunk(chunk) for chunk in self._chunks())
+        counts = PushCounts(num_pushed=pushed, num_adopted=adopted).plus(before)
+        return counts.plus(self._reconcile()) if pushed else counts
+
+    def _settle_interrupted(self) -> int:
+        """Adopt the tasks that an interrupted attempt created without recording them; the rest is pending again."""
+        moved = self.labels.pushed_elsewhere(self.project, self.queue, ls_project_id=self.ls_project_id)
+        self.labels.give_back(self.project, moved, fence=self.fence)
+        stuck = self.labels.in_state(self.project, self.queue, "pushing")
+        found = self.labeling.task_ids(self.ls_project_id, stuck) if stuck else {}
+        self._record({item_id: task_ids[0] for item_id, task_ids in found.items()})
+        self.labels.give_back(self.project, [one for one in stuck if one not in found], fence=self.fence)
+        return len(found)
+
+    def _reconcile(self) -> PushCounts:
+        """Remove doubles and put back items whose task is gone; costs one number when the counts agree."""
+        recorded = self.labels.recorded_tasks(self.project, self.queue, ls_project_id=self.ls_project_id)
+        if self.labeling.task_count(self.ls_project_id) == len(recorded):
+            return PushCounts()
+        found = self.labeling.task_ids(self.ls_project_id)
+        annotated = {task.task_id for task in self.labeling.annotated_tasks(self.ls_project_id)}
+        plan = plan_reconciliation(found=found, recorded=recorded, annotated=annotated)
+        waiting = set(self.labels.in_state(self.project, self.queue, "pushed"))
+        self._record(plan.adopt)
+        self.labels.give_back(self.project, [one for one in plan.lost if one in waiting], fence=self.fence)
+        self._delete(plan.delete)
+        return PushCounts(num_adopted=len(plan.adopt), num_duplicates_removed=len(plan.delete))
+
+    def _delete(self, task_ids: Sequence[int]) -> None:
+        if not task_ids:
+            return
+        self.database.check(self.fence)
+        crash_point("annotate.dedupe.before")
+        self.labeling.delete_tasks(self.ls_project_id, task_ids)
+        crash_point("annotate.dedupe.after")
+        logger.warning("removed %d doubles from Label Studio project %d", len(task_ids), self.ls_project_id)
+
+    def _chunks(self) -> Iterator[list[tuple[QueuedItem, LabelingTask]]]:
+        """Claim pending items and yield them as tasks, as many as one import takes."""
+        while claimed := self.labels.claim(self.project, self.queue, limit=self.chunk_items, fence=self.fence):
+            chunk: list[tuple[QueuedItem, LabelingTask]] = []
+            num_bytes = 0
+            for queued, task in self._render_all(claimed):
+                size = queued.item.location.size_bytes
+                if chunk and num_bytes + size > CHUNK_BYTES:
+                    yield chunk
+                    chunk, num_bytes = [], 0
+                chunk.append((queued, task))
+                num_bytes += size
+            if chunk:
+                yield chunk
+
+    def _render_all(self, claimed: Sequence[QueuedItem]) -> Iterator[tuple[QueuedItem, LabelingTask]]:
+        for queued in claimed:
+            try:
+                yield queued, self._task(queued)
+            except InputError as error:
+                self._refuse(queued, error)
+
+    def _task(self, queued: QueuedItem) -> LabelingTask:
+        item = queued.item
+        url = self.labeling.object_url(item.location.object_key)
+        if is_inline(item, modality=self.modality, object_url=url) or url is None:
+            data = render_inline(item, self.store.get_range(item.location), modality=self.modality)
+        else:
+            data = render_address(url)
+        shown = self.queue == "label" and self.show_suggestions and queued.prediction
+        predictions = (suggestion(self.config, queued.prediction),) if shown and queued.prediction else ()
+        return LabelingTask(item_id=item.item_id, data=data, predictions=predictions)
+
+    def _refuse(self, queued: QueuedItem, error: InputError) -> None:
+        """Put an item that cannot be shown into the quarantine and close its labeling task."""
+        item = queued.item
+        refusal = Refusal(item.source, item.key, item.item_id, error.code, str(error))
+        self.labels.refuse(self.project, refusal, now=self.now, fence=self.fence)
+
+    def _push_chunk(self, chunk: Sequence[tuple[QueuedItem, LabelingTask]]) -> int:
+        tasks = [task for _, task in chunk]
+        self.database.check(self.fence)
+        crash_point("annotate.push.before")
+        task_ids = self.labeling.import_tasks(self.ls_project_id, tasks)
+        crash_point("annotate.push.after")
+        self._record({task.item_id: task_id for task, task_id in zip(tasks, task_ids, strict=True)})
+        crash_point("annotate.push.recorded")
+        logger.info("pushed %d tasks into Label Studio project %d", len(tasks), self.ls_project_id)
+        return len(tasks)
+
+    def _record(self, task_ids: Mapping[str, int]) -> None:
+        if task_ids:
+            self.labels.mark_pushed(
+                self.project, task_ids, ls_project_id=self.ls_project_id, now=self.now, fence=self.fence
+            )

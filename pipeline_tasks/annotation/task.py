@@ -1,0 +1,129 @@
+"""Annotate: items without a label go to people. Collect: their answers come back as decisions."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pipeline_tasks.annotation.collecting import Collection
+from pipeline_tasks.annotation.projects import QUEUES, ensure, labeling_config
+from pipeline_tasks.annotation.push import CHUNK_ITEMS, PushCounts, QueuePush
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.contracts import AnnotateReport, Attempt, CollectReport, Fence, Item
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ports import LabelingTool, ObjectStore
+from pipeline_tasks.project import LoadedProject
+
+SUGGEST_ITEMS = 200
+
+# Item id -> {"label": class, "score": confidence from 0 to 1}; items that it leaves out get no suggestion.
+Suggest = Callable[[Sequence[Item]], Mapping[str, Mapping[str, Any]]]
+
+__all__ = ["Suggest", "annotate", "collect", "ensure"]
+
+
+def annotate(
+    project: LoadedProject,
+    *,
+    labels: LabelRepository,
+    store: ObjectStore,
+    labeling: LabelingTool,
+    attempt: Attempt,
+    database: Database,
+    now: dt.datetime,
+    suggestions: Suggest | None = None,
+    chunk_items: int = CHUNK_ITEMS,
+) -> AnnotateReport:
+    """Accept labels that came with the source, and put every other item without a label into Label Studio, once.
+
+    Raises:
+        StaleAttempt: a newer attempt goes on; this one stopped before its next effect.
+        GateClosed: SCHEMA_DRIFT.
+    """
+    fence = database.acquire(f"{project.name}/annotate", attempt, now=now)
+    ids = ensure(project, labels=labels, labeling=labeling, now=now, fence=fence)
+    crash_point("annotate.request.before")
+    num_imported = _accept_imported(project, labels=labels, now=now, fence=fence)
+    num_requested = labels.request_unlabeled(project.name, now=now, fence=fence)
+    crash_point("annotate.request.recorded")
+    if suggestions is not None and project.config.labels.suggestions:
+        _suggest(project.name, labels=labels, suggestions=suggestions, fence=fence)
+    counts = PushCounts()
+    for queue in QUEUES:
+        push = QueuePush(
+            project=project.name,
+            queue=queue,
+            ls_project_id=ids[queue],
+            modality=project.config.modality,
+            config=labeling_config(project),
+            show_suggestions=project.config.labels.suggestions,
+            labels=labels,
+            store=store,
+            labeling=labeling,
+            database=database,
+            fence=fence,
+            now=now,
+            chunk_items=chunk_items,
+        )
+        counts = counts.plus(push.run())
+    return AnnotateReport(
+        project=project.name,
+        num_requested=num_requested,
+        num_pushed=counts.num_pushed,
+        num_adopted=counts.num_adopted,
+        num_duplicates_removed=counts.num_duplicates_removed,
+        ls_project_ids={str(queue): project_id for queue, project_id in ids.items()},
+        num_imported_labels=num_imported,
+    )
+
+
+def collect(
+    project: LoadedProject,
+    *,
+    labels: LabelRepository,
+    items: ItemRepository,
+    labeling: LabelingTool,
+    attempt: Attempt,
+    database: Database,
+    now: dt.datetime,
+) -> CollectReport:
+    """Bring back what changed in Label Studio since the last run and decide the labels anew where they changed.
+
+    Raises:
+        StaleAttempt: a newer attempt goes on; this one recorded nothing more.
+        GateClosed: SCHEMA_DRIFT.
+    """
+    fence = database.acquire(f"{project.name}/collect", attempt, now=now)
+    ids = ensure(project, labels=labels, labeling=labeling, now=now, fence=fence)
+    run = Collection(
+        project=project,
+        config=labeling_config(project),
+        labels=labels,
+        items=items,
+        labeling=labeling,
+        fence=fence,
+        now=now,
+    )
+    for queue in QUEUES:
+        run.collect_queue(queue, ls_project_id=ids[queue])
+    return run.report()
+
+
+def _accept_imported(project: LoadedProject, *, labels: LabelRepository, now: dt.datetime, fence: Fence) -> int:
+    wanted = project.config.labels
+    registered = labels.registration(project.name)
+    if wanted.imported == "ignore" or registered is None:
+        return 0
+    return labels.accept_imported(
+        project.name, classes=wanted.classes, schema_version=registered[1], now=now, fence=fence
+    )
+
+
+def _suggest(project: str, *, labels: LabelRepository, suggestions: Suggest, fence: Fence) -> None:
+    after = ""
+    while waiting := labels.without_prediction(project, limit=SUGGEST_ITEMS, after=after):
+        labels.suggest(project, suggestions(waiting), fence=fence)
+        after = waiting[-1].item_id
