@@ -49,6 +49,8 @@ def permanent(error: Exception, *, endpoint: str, bucket: str, verb: str, key: s
         advice = "The access key or its secret is wrong: check DETHRONE_S3_ACCESS_KEY and DETHRONE_S3_SECRET_KEY."
     elif code(error) == "RequestTimeTooSkewed":
         advice = "The clocks of this machine and of the store differ by more than 15 minutes: set them."
+    elif code(error) == "InvalidBucketName":
+        advice = "A bucket's name has 3 to 63 small letters, digits and hyphens: set DETHRONE_S3_BUCKET."
     elif status(error) == 403:
         advice = f"The access key is wrong or may not {verb} under {place}: check the key and its permissions."
     else:
