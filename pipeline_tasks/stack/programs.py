@@ -129,6 +129,7 @@ def label_studio_program(layout: StackLayout, *, ports: Mapping[str, int], secre
             "SSRF_PROTECTION_ENABLED": "true",
             "USE_DEFAULT_BANNED_SUBNETS": "false",
             "USER_ADDITIONAL_BANNED_SUBNETS": _BANNED_SUBNETS,
+            "XDG_CONFIG_HOME": str(layout.label_studio_dir / "config"),
             "COLLECT_ANALYTICS": "false",
             "SENTRY_DSN": "",
             "FRONTEND_SENTRY_DSN": "",
@@ -166,6 +167,7 @@ def gateway_program(layout: StackLayout, *, port: int, bentoml: Path) -> Program
         environment={"OMP_NUM_THREADS": "1"},
         directory=layout.root,
         log_file=layout.log_file("gateway"),
+        autostart=True,
         stop_wait_seconds=40,
         priority=40,
     )

@@ -38,6 +38,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "webhook_secret": lambda: secrets.token_hex(_BYTES),
     "split_key": lambda: secrets.token_hex(_BYTES),
     "gateway_api_key": lambda: secrets.token_hex(_BYTES),
+    "gateway_admin_key": lambda: secrets.token_hex(_BYTES),
     **{f"airflow_{user}_password": _password for user in AIRFLOW_ROLES},
 }
 

@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline_tasks.stack import addresses, programs
+from pipeline_tasks.stack.layout import StackLayout
+from pipeline_tasks.stack.secret_files import GENERATORS
+from pipeline_tasks.stack.supervisor_conf import render_program
+
+LAYOUT = StackLayout(home=Path("/srv/dethrone"), root=Path("/opt/dethrone"))
+SECRETS = {name: f"canary-{name}" for name in GENERATORS}
+
+
+@pytest.fixture
+def stack():
+    found = programs.stack_programs(LAYOUT, ports=addresses.DEFAULT_PORTS, secrets=SECRETS, bin_dir=Path("/v/bin"))
+    return {program.name: program for program in found}
+
+
+def base(environment):
+    return programs.base_environment(environment, layout=LAYOUT, projects_dir=Path("/p"), bin_dir=Path("/v/bin"))
+
+
+def test_every_part_is_its_own_program(stack):
+    assert list(stack) == [
+        "s3", "label-studio", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer",
+        "gateway", "watchdog",
+    ]  # fmt: skip
+
+
+def test_no_secret_stands_on_a_command_line(stack):
+    words = " ".join(word for program in stack.values() for word in program.command)
+    assert "canary-" not in words
+
+
+def test_only_s3_and_label_studio_are_given_secrets_and_only_their_own(stack):
+    given = {
+        name: {value.removeprefix("canary-") for value in program.environment.values() if value.startswith("canary-")}
+        for name, program in stack.items()
+    }
+    assert given == {
+        "s3": {
+            "s3_access_key", "s3_secret_key", "s3_jwt_volume_write", "s3_jwt_volume_read", "s3_jwt_filer_write",
+            "s3_jwt_filer_read",
+        },
+        "label-studio": {"label_studio_password", "label_studio_token", "label_studio_secret_key"},
+        **{name: set() for name in list(stack)[2:]},
+    }  # fmt: skip
+
+
+def test_s3_listens_on_loopback_only_names_every_port_and_phones_nobody(stack):
+    command = stack["s3"].command
+    assert {"-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3.autoCreateBucket=false"} <= {
+        *command
+    }
+    assert "-admin.port.grpc=23646" in command
+    for port in addresses.DEFAULT_PORTS.values():
+        wanted = {"8080", "8081", "8000"}
+        assert str(port) in wanted or any(word.endswith(f"={port}") for word in command), port
+    assert stack["s3"].stop_wait_seconds == 40
+
+
+def test_label_studio_is_closed_to_strangers(stack):
+    environment = stack["label-studio"].environment
+    assert environment["DISABLE_SIGNUP_WITHOUT_LINK"] == "true"
+    assert environment["LOCAL_FILES_SERVING_ENABLED"] == "false"
+    assert environment["SSRF_PROTECTION_ENABLED"] == "true"
+    assert "169.254.0.0/16" in environment["USER_ADDITIONAL_BANNED_SUBNETS"]
+    assert "127." not in environment["USER_ADDITIONAL_BANNED_SUBNETS"]
+    assert environment["COLLECT_ANALYTICS"] == "false"
+    assert stack["label-studio"].command[-7:] == (
+        "--no-browser", "--port", "8081", "--internal-host", "127.0.0.1", "--log-level", "WARNING",
+    )  # fmt: skip
+
+
+def test_the_log_servers_that_bind_to_all_interfaces_are_not_started(stack):
+    assert stack["airflow-scheduler"].command == ("/v/bin/airflow", "scheduler", "--skip-serve-logs")
+    assert stack["airflow-triggerer"].command == ("/v/bin/airflow", "triggerer", "--skip-serve-logs")
+    assert stack["airflow-api-server"].command == ("/v/bin/airflow", "api-server")
+
+
+def test_only_serving_comes_back_with_the_supervisor_itself(stack):
+    assert [name for name, program in stack.items() if program.autostart] == ["gateway"]
+
+
+def test_every_program_can_be_written(stack):
+    for program in stack.values():
+        assert render_program(program).startswith(f"[program:{program.name}]\n")
+
+
+def test_settings_of_another_installation_do_not_reach_the_stack():
+    found = base(
+        {
+            "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+            "AIRFLOW_HOME": "/elsewhere",
+            "LABEL_STUDIO_HOST": "http://other",
+            "PYTHONPATH": "/elsewhere",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "WANDB_API_KEY": "kept",
+            "PATH": "/usr/bin",
+        }
+    )
+    assert "AIRFLOW__CORE__EXECUTOR" not in found
+    assert "LABEL_STUDIO_HOST" not in found
+    assert not {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"} & set(found)
+    assert found["AIRFLOW_HOME"] == "/srv/dethrone/airflow"
+    assert found["WANDB_API_KEY"] == "kept"
+    assert found["PATH"] == "/v/bin:/usr/bin"
+
+
+def test_every_process_carries_the_marker_and_the_two_folders():
+    found = base({})
+    assert found["DETHRONE_STACK"] == "/srv/dethrone"
+    assert found["DETHRONE_HOME"] == "/srv/dethrone"
+    assert found["DETHRONE_PROJECTS"] == "/p"
+    assert found["SPT_NOENV"] == "1"
+
+
+def test_a_proxy_is_not_asked_for_loopback():
+    assert base({"no_proxy": "intern.example"})["NO_PROXY"] == "intern.example,127.0.0.1,localhost"
+    assert base({})["no_proxy"] == "127.0.0.1,localhost"
