@@ -134,7 +134,7 @@ def _validate(frame: pd.DataFrame, rules: Sequence[Rule], id_column: str | None)
 def _expectation(gx: Any, rule: Rule) -> Any:
     if isinstance(rule.expectation, str):
         return getattr(gx.expectations, rule.expectation)(**rule.arguments, meta={"rule": rule.name})
-    return rule.expectation.model_copy(
+    return rule.expectation.copy(
         update={"meta": {**(rule.expectation.meta or {}), "rule": rule.name}, "id": None}
     )
 
