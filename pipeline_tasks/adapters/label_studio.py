@@ -125,7 +125,7 @@ class LabelStudio:
                 "project": project_id,
                 "title": STORAGE_TITLE,
                 "bucket": self._storage.bucket,
-                "s3endpoint": self._storage.endpoint,
+                "s3_endpoint": self._storage.endpoint,
                 "region_name": self._storage.region,
                 "aws_access_key_id": self._storage.access_key,
                 "aws_secret_access_key": self._storage.secret_key,
