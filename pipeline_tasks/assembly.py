@@ -50,9 +50,29 @@ class Parts:
 
     @cached_property
     def labeling(self) -> Any:
-        from pipeline_tasks.adapters.label_studio import LabelStudio
+        from pipeline_tasks.adapters.label_studio import LabelStudio, ObjectStorage, Webhook
 
-        return LabelStudio(self.settings.label_studio_url, self.settings.label_studio_token)
+        settings = self.settings
+        return LabelStudio(
+            settings.label_studio_url,
+            settings.label_studio_token,
+            webhook=Webhook(f"{settings.airflow_url}/dethrone/hooks/label-studio/{{title}}", settings.webhook_secret),
+            storage=ObjectStorage(
+                bucket=settings.s3_bucket,
+                endpoint=settings.s3_endpoint,
+                region=settings.s3_region,
+                access_key=settings.s3_access_key,
+                secret_key=settings.s3_secret_key,
+            ),
+        )
+
+    @property
+    def own_s3(self) -> Any:
+        """Return the stack's own S3 for sources that name no other."""
+        from pipeline_tasks.ingest.s3_source import S3Access
+
+        settings = self.settings
+        return S3Access(settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key, settings.s3_region)
 
     @cached_property
     def gateway(self) -> GatewayClient:

@@ -66,13 +66,12 @@ def ingest(parts: Parts, project: str, *, attempt: Attempt) -> Result:
         loaded,
         items=ItemRepository(parts.database),
         store=parts.store,
-        database=parts.database,
         attempt=attempt,
         split_key=parts.settings.split_key,
         environment=parts.settings.environment,
-        home=parts.settings.home,
         batch_id=attempt.run_id,
         now=utc_now(),
+        own_s3=parts.own_s3,
     )
     result = as_json(report)
     if report.num_new:
@@ -97,10 +96,12 @@ def annotate(parts: Parts, project: str, *, attempt: Attempt) -> Result:
     """Take over labels that came with the source, and push the rest to Label Studio once."""
     from pipeline_tasks.annotation import task as annotation_task
 
+    loaded = parts.project(project)
     report = annotation_task.annotate(
-        parts.project(project),
-        **_annotation_parts(parts, project),
-        suggest=functools.partial(_suggest, parts, project),
+        loaded,
+        **_annotation_parts(parts),
+        store=parts.store,
+        suggestions=functools.partial(_suggest, parts, project) if loaded.config.labels.suggestions else None,
         attempt=attempt,
         now=utc_now(),
     )
@@ -115,9 +116,14 @@ def annotate(parts: Parts, project: str, *, attempt: Attempt) -> Result:
 def collect(parts: Parts, project: str, *, attempt: Attempt) -> Result:
     """Bring what changed in Label Studio back, and decide labels."""
     from pipeline_tasks.annotation import task as annotation_task
+    from pipeline_tasks.catalog.items import ItemRepository
 
     report = annotation_task.collect(
-        parts.project(project), **_annotation_parts(parts, project), attempt=attempt, now=utc_now()
+        parts.project(project),
+        **_annotation_parts(parts),
+        items=ItemRepository(parts.database),
+        attempt=attempt,
+        now=utc_now(),
     )
     result = as_json(report)
     result["links"] = links_of(parts.settings, label_studio=_label_studio_project(parts, project))
@@ -126,27 +132,23 @@ def collect(parts: Parts, project: str, *, attempt: Attempt) -> Result:
     return result
 
 
-def _annotation_parts(parts: Parts, project: str) -> dict[str, Any]:
+def _annotation_parts(parts: Parts) -> dict[str, Any]:
     from pipeline_tasks.catalog.labels import LabelRepository
 
-    return {
-        "labels": LabelRepository(parts.database),
-        "store": parts.store,
-        "labeling": parts.labeling(project),
-        "database": parts.database,
-    }
+    return {"labels": LabelRepository(parts.database), "labeling": parts.labeling, "database": parts.database}
 
 
 def _suggest(parts: Parts, project: str, items: Any) -> Any:
-    from pipeline_tasks.wiring.predicting import champion_predictions
+    from pipeline_tasks.wiring.predicting import champion_suggestions
 
-    return champion_predictions(parts, project, items)
+    return champion_suggestions(parts, project, items)
 
 
 def _label_studio_project(parts: Parts, project: str) -> int | None:
     from pipeline_tasks.catalog.labels import LabelRepository
 
-    return LabelRepository(parts.database).ls_project_ids(project).get("label")
+    registered = LabelRepository(parts.database).registration(project)
+    return registered[2].get("label") if registered else None
 
 
 @stage

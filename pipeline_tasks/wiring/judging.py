@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
@@ -11,13 +12,16 @@ from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.registry import ModelRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import Attempt, Item, ModelRef, VerdictRef
+from pipeline_tasks.contracts import Attempt, Item, Location, ModelRef, VerdictRef
 from pipeline_tasks.errors import DataCorrupt, PermanentError
 from pipeline_tasks.evaluation import approval, scoring
 from pipeline_tasks.evaluation import task as evaluation_task
 from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.validation import task as validation_task
 from pipeline_tasks.wiring.links import links_of
+
+FEW_RANGES = 4
 
 
 def judge_contender(
@@ -32,7 +36,7 @@ def judge_contender(
         exams,
         champion=champion_of(parts, project),
         load=scoring.load_stored(parts.store),
-        read=lambda item_ids: bytes_of(parts, project, item_ids),
+        read=lambda locations: read_locations(parts.store, locations),
         trained_item_ids=lambda snapshot_id: _trained(parts, project, snapshot_id),
         verdicts=VerdictRepository(parts.database),
         store=parts.store,
@@ -61,9 +65,19 @@ def model_of(parts: Parts, project: str, version: str) -> ModelRef:
     return record.ref
 
 
-def bytes_of(parts: Parts, project: str, item_ids: Collection[str]) -> Any:
-    """Yield (item, bytes) for the ids, in their order."""
-    return read_items(parts.store, items_of(parts, project, item_ids))
+def bytes_of(parts: Parts, project: str, item_ids: Collection[str]) -> list[tuple[Item, bytes]]:
+    """Return (item, bytes) for the ids, each checked against its id."""
+    return list(read_items(parts.store, items_of(parts, project, item_ids)))
+
+
+def read_locations(store: ObjectStore, locations: Sequence[Location]) -> list[bytes]:
+    """Return the bytes at each place, in their order; a pack that holds several of them is fetched once."""
+    wanted = Counter(location.object_key for location in locations)
+    packs = {key: store.get(key) for key, count in wanted.items() if count > FEW_RANGES}
+    return [
+        packs[at.object_key][at.offset : at.offset + at.size_bytes] if at.object_key in packs else store.get_range(at)
+        for at in locations
+    ]
 
 
 def items_of(parts: Parts, project: str, item_ids: Collection[str]) -> list[Item]:

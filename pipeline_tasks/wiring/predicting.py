@@ -18,12 +18,32 @@ from pipeline_tasks.wiring.judging import champion_of
 BATCH_SIZE = 256
 
 
-def champion_predictions(parts: Parts, project: str, items: Sequence[Item]) -> dict[str, tuple[str, float]]:
-    """Return item id -> (label, confidence) by the champion; empty before the first one. What it cannot read is left out."""
+def champion_suggestions(parts: Parts, project: str, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
+    """Return item id -> {label, score, model_version} by the champion; empty before the first one.
+
+    What it cannot read is left out.
+    """
     champion = champion_of(parts, project)
     if champion is None or not items:
         return {}
-    return {item.item_id: best for item, best, _probabilities in _answers(parts, champion, items)}
+    return {
+        item.item_id: {"label": label, "score": score, "model_version": champion.version}
+        for item, (label, score), _probabilities in _answers(parts, champion, items)
+    }
+
+
+def offline_answer(parts: Parts, project: str, data: bytes) -> tuple[str, float]:
+    """Return the champion's label and confidence for one item's bytes, computed here and not by the server.
+
+    Raises:
+        PermanentError: NO_CHAMPION.
+    """
+    champion = champion_of(parts, project)
+    if champion is None:
+        raise PermanentError(f"{project} must have a champion to predict with (got none).", code="NO_CHAMPION")
+    model = load_stored(parts.store)(champion)
+    (row,) = model.predict([model.decode(data)])
+    return model.classes[int(row.argmax())], float(row.max())
 
 
 def _answers(

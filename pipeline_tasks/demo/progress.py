@@ -1,0 +1,59 @@
+"""Where a project stands, as the demo asks the catalog while it waits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.verdicts import VerdictRepository
+from pipeline_tasks.wiring.views import labeling_state
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """One look at the catalog."""
+
+    num_labels: int
+    num_disputed: int
+    num_outstanding: int
+    num_tasks: int
+    num_pending: int
+    generation: int
+    champion: str | None
+    former_champion: str | None
+    num_refused_contenders: int
+    last_reasons: tuple[str, ...]
+
+
+def read_progress(database: Database, project: str) -> Progress:
+    """Return labels, open tasks, the route and the last verdict."""
+    state = labeling_state(database, project)
+    history = ServingRepository(database).history(project)
+    verdicts = VerdictRepository(database).history(project)
+    champion = history[-1].champion_version if history else None
+    others = [route.champion_version for route in history if route.champion_version != champion]
+    tasks = t.labeling_tasks.c
+    with database.read() as connection:
+        by_state = dict(
+            connection.execute(
+                sa.select(tasks.state, sa.func.count()).where(tasks.project == project).group_by(tasks.state)
+            )
+            .tuples()
+            .all()
+        )
+    return Progress(
+        num_labels=state.num_labels,
+        num_disputed=state.num_disputed,
+        num_outstanding=state.num_outstanding,
+        num_tasks=sum(by_state.values()),
+        num_pending=by_state.get("pending", 0) + by_state.get("pushing", 0),
+        generation=history[-1].generation if history else 0,
+        champion=champion,
+        former_champion=others[-1] if others else None,
+        num_refused_contenders=sum(one.ref.answer != "promote" for one in verdicts),
+        last_reasons=verdicts[-1].ref.reasons if verdicts else (),
+    )

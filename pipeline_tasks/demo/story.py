@@ -1,0 +1,311 @@
+"""`dethrone demo`: three rounds of the loop on real photos, with the real parts. Every number comes from the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline_tasks.adapters.airflow_rest import AirflowRest
+from pipeline_tasks.assembly import Parts, build_parts
+from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.demo import material as demo_material
+from pipeline_tasks.demo.labelers import label_open_tasks
+from pipeline_tasks.demo.narration import Narrator
+from pipeline_tasks.demo.progress import Progress, read_progress
+from pipeline_tasks.demo.traffic import Call, Client, Trickle, report_of, send_all
+from pipeline_tasks.errors import PipelineError, ServiceUnavailable
+from pipeline_tasks.settings import process_environment, projects_dir
+
+PROJECT = "fashion"
+RUN_TIMEOUT_SECONDS = 900.0
+TRICKLE_PER_SECOND = 5.0
+LOG_SHIP_SECONDS = 5  # the gateway ships its log this often
+
+
+@dataclasses.dataclass
+class Stage:
+    """What the chapters share."""
+
+    parts: Parts
+    airflow: AirflowRest
+    narrator: Narrator
+    material: demo_material.Material
+    client: Client
+    labeler: str
+
+    def progress(self) -> Progress:
+        """Read where the project stands from the catalog."""
+        return read_progress(self.parts.database, PROJECT)
+
+
+def tell(home: Path, *, labeler: str, size: str) -> int:
+    """Start the stack, run the three rounds, print what was measured; 0 when every promise held."""
+    narrator = Narrator()
+    narrator.chapter("The stack", "Airflow, Label Studio, an S3 store and the gateway, on this machine, from the package index")
+    _start(home, narrator)
+    stage = _set_up(narrator, labeler=labeler, size=size)
+    for chapter in (first_champion, world_shifts, held_back, rolled_back):
+        chapter(stage)
+    return _close(stage)
+
+
+def _start(home: Path, narrator: Narrator) -> None:
+    from pipeline_tasks.wiring.stack_up import start_stack
+
+    def on_event(event: Any) -> None:
+        if event.state in {"ready", "note", "failed"}:
+            detail = f": {event.detail}" if event.detail else ""
+            narrator.step(f"{event.part} {event.state}{detail}")
+
+    began = time.monotonic()
+    start_stack(home, projects_dir=projects_dir(), environment=process_environment(), on_event=on_event)
+    narrator.fact("stack ready after", f"{time.monotonic() - began:.0f} s")
+
+
+def _set_up(narrator: Narrator, *, labeler: str, size: str) -> Stage:
+    parts = build_parts()
+    secrets = parts.settings.home / "secrets"
+    airflow = AirflowRest(
+        parts.settings.airflow_url, username="admin", password=(secrets / "airflow_admin_password").read_text().strip()
+    )
+    material = demo_material.load_material(size)
+    client = Client(
+        parts.settings.gateway_url,
+        project=PROJECT,
+        api_key=(secrets / "gateway_api_key").read_text().strip(),
+        truth=material.truth_by_image(),
+    )
+    _wait(lambda: f"{PROJECT}__train" in airflow.dag_ids(), "Airflow has loaded the project's DAGs", seconds=120)
+    return Stage(parts, airflow, narrator, material, client, labeler)
+
+
+def first_champion(stage: Stage) -> None:
+    """(a) First data, labels, first champion, a prediction over HTTP."""
+    say = stage.narrator
+    say.chapter("Round 1: the first champion", "Photos of clothes arrive in a folder; most were labeled before, some go to people")
+    written = demo_material.write_arrivals(stage.material, stage.parts.settings.projects_dir / PROJECT / "incoming")
+    say.step(f"{written} new photos in projects/{PROJECT}/incoming ({len(stage.material.labeled)} came with a label)")
+    if stage.progress().generation == 0:
+        _trigger(stage, "ingest")
+        expected = len(stage.material.unlabeled)
+        _wait(lambda: stage.progress().num_tasks >= expected, "annotate was woken and pushed tasks", seconds=240)
+        _label(stage)
+        _until_trained(stage, lambda: stage.progress().generation >= 1)
+    _show_first_prediction(stage)
+
+
+def _show_first_prediction(stage: Stage) -> None:
+    from pipeline_tasks.wiring.predicting import offline_answer
+
+    say = stage.narrator
+    image, truth = stage.material.unlabeled[0]
+    answer = stage.client.ask(image, user_key="visitor-0")
+    label, confidence = offline_answer(stage.parts, PROJECT, image)
+    say.step(
+        f"HTTP: {answer.get('label')} with {float(str(answer.get('confidence', 0))):.4f} by {answer.get('model_version')}; "
+        f"offline: {label} with {confidence:.4f}; truth: {truth}"
+    )
+    same = answer.get("label") == label and abs(float(str(answer.get("confidence", 0))) - confidence) < 1e-4
+    say.fact("prediction over HTTP equals the champion's offline output", "yes" if same else "NO")
+    if not same:
+        raise PipelineError("the served prediction must equal the champion's offline output (got another).")
+
+
+def world_shifts(stage: Stage) -> None:
+    """(b) The world shifts; people look; the contender beats the champion while requests keep coming."""
+    say = stage.narrator
+    degrees = f"{demo_material.ROTATION_DEGREES:.0f}"
+    say.chapter("Round 2: the world shifts", f"The same kind of photos, rotated by {degrees} degrees, reach the gateway")
+    trickle = Trickle(stage.client, [image for image, _ in stage.material.rotated[:200]], per_second=TRICKLE_PER_SECOND)
+    if stage.progress().generation < 2:
+        _send(stage, stage.material.rotated, "rotated")
+        trickle.start()
+        try:
+            _audit(stage)
+            _label(stage)
+            _until_trained(stage, lambda: stage.progress().generation >= 2)
+            _trigger(stage, "monitor")
+        finally:
+            trickle.stop()
+        _tell_quality(stage)
+        _send(stage, stage.material.rotated, "rotated, again, now answered by the new champion")
+
+
+def held_back(stage: Stage) -> None:
+    """(c) A bad contender is held back by the gate."""
+    say = stage.narrator
+    say.chapter(
+        "Round 3: a bad contender",
+        "The photos become blurred. Somebody in a hurry trains by hand on the newest labels only, which forgets the rest",
+    )
+    if stage.progress().num_refused_contenders >= 1:
+        return
+    _send(stage, stage.material.blurred, "blurred")
+    _audit(stage)
+    _label(stage)
+    before = stage.progress().generation
+    run_id = _trigger(stage, "train", {"window": "newest", "force": True, "note": "demo: newest labels only"})
+    verdict = stage.airflow.result(f"{PROJECT}__train", run_id, "judge") or {}
+    for reason in verdict.get("reasons", []):
+        say.step(f"the gate: {reason}")
+    held = verdict.get("answer") != "promote" and stage.progress().generation == before
+    say.fact("a contender that forgot was held back", f"{verdict.get('answer')}" if held else "NO")
+    if not held:
+        raise PipelineError("the gate must hold back the contender that was trained on the newest labels only.")
+
+
+def rolled_back(stage: Stage) -> None:
+    """(c) Roll back to the champion before, and return, while requests keep coming."""
+    say = stage.narrator
+    say.chapter("Rollback", "Back to the champion before, and forth again, while requests keep coming")
+    trickle = Trickle(stage.client, [image for image, _ in stage.material.rotated[:200]], per_second=20.0)
+    trickle.start()
+    try:
+        for _ in range(2):
+            current = stage.progress().champion
+            former = stage.progress().former_champion
+            began = time.monotonic()
+            _trigger(stage, "rollback", {"to_version": former, "reason": "demo: show the way back"})
+            say.step(f"{current} -> {stage.progress().champion} ({time.monotonic() - began:.1f} s with Airflow around it)")
+    finally:
+        trickle.stop()
+
+
+def _send(stage: Stage, images: tuple[tuple[bytes, str], ...], what: str) -> None:
+    before = len(stage.client.calls)
+    send_all(stage.client, [image for image, _label in images])
+    seen = report_of(stage.client.calls[before:])
+    accuracy = ", ".join(f"{share:.3f} by {version}" for version, share in seen.accuracy_by_model.items())
+    stage.narrator.step(
+        f"{seen.num_requests} requests ({what}), {seen.num_failed} failed, p50 {seen.p50_ms:.0f} ms, p99 "
+        f"{seen.p99_ms:.0f} ms; right: {accuracy}"
+    )
+    stage.narrator.fact(f"accuracy on {what} photos (the client knows the truth)", accuracy)
+
+
+def _audit(stage: Stage) -> None:
+    wanted = stage.progress().num_tasks + 1
+    time.sleep(LOG_SHIP_SECONDS + 1)
+    _trigger(stage, "monitor")
+    _wait(lambda: stage.progress().num_tasks >= wanted, "audits and unsure answers are with the labelers", seconds=240)
+    _wait(lambda: stage.progress().num_pending == 0, "every task is in Label Studio", seconds=240)
+
+
+def _tell_quality(stage: Stage) -> None:
+    from pipeline_tasks.catalog.monitoring import MonitoringRepository
+
+    text = MonitoringRepository(stage.parts.database).quality_text(PROJECT)
+    stage.narrator.step(f"live quality on audited predictions: {text}")
+    stage.narrator.fact("live quality on audited predictions", text)
+
+
+def _label(stage: Stage) -> None:
+    """Let people answer: scripted ones over Label Studio's API, or you in the browser."""
+    label_open_tasks(
+        stage.parts, PROJECT, truth=stage.material.truth_by_item(), by_hand=stage.labeler == "me", say=stage.narrator.step
+    )
+    _wait(
+        lambda: stage.progress().num_outstanding == 0,
+        "Label Studio's webhook woke collect, and every answer is in the catalog",
+        seconds=24 * 3600 if stage.labeler == "me" else 180,
+        nudge=functools.partial(stage.airflow.trigger, f"{PROJECT}__collect"),
+    )
+    state = stage.progress()
+    stage.narrator.step(f"labels: {state.num_labels} decided, {state.num_disputed} disputed (they stay out)")
+
+
+def _trigger(stage: Stage, verb: str, conf: dict[str, Any] | None = None) -> str:
+    dag_id = f"{PROJECT}__{verb}"
+    run_id = stage.airflow.trigger(dag_id, conf)
+    _watch(stage, dag_id, run_id)
+    return run_id
+
+
+def _watch(stage: Stage, dag_id: str, run_id: str) -> None:
+    def on_task(task: str, state: str) -> None:
+        if state in {"success", "failed", "up_for_retry", "skipped"}:
+            stage.narrator.step(f"{dag_id}.{task}: {state}")
+
+    state = stage.airflow.watch(dag_id, run_id, timeout_seconds=RUN_TIMEOUT_SECONDS, on_task=on_task)
+    if state != "success":
+        raise PipelineError(f"{dag_id} must succeed (got {state}). Open {stage.parts.settings.airflow_url}/dags/{dag_id}.")
+
+
+def _until_trained(stage: Stage, done: Callable[[], bool]) -> None:
+    """Watch the train runs that the labels wake, until the route has moved."""
+    dag_id = f"{PROJECT}__train"
+    seen: set[str] = set()
+    deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
+    while not done():
+        if time.monotonic() > deadline:
+            raise ServiceUnavailable(f"{dag_id} must promote a contender within {RUN_TIMEOUT_SECONDS:.0f} s (got none).")
+        for run in reversed(stage.airflow.runs(dag_id, limit=5)):
+            if run["dag_run_id"] not in seen and run["state"] in {"running", "queued"}:
+                seen.add(run["dag_run_id"])
+                _watch(stage, dag_id, run["dag_run_id"])
+        time.sleep(1)
+    _tell_verdict(stage)
+
+
+def _tell_verdict(stage: Stage) -> None:
+    state = stage.progress()
+    for reason in state.last_reasons:
+        stage.narrator.step(f"the gate: {reason}")
+    stage.narrator.step(f"champion: {state.champion}, generation {state.generation}")
+    stage.narrator.fact(f"generation {state.generation}", f"{state.champion}: {'; '.join(state.last_reasons)}")
+
+
+def _wait(
+    condition: Callable[[], bool], text: str, *, seconds: float, nudge: Callable[[], Any] | None = None
+) -> None:
+    """Wait for a state that the loop reaches by itself; halfway through, nudge once."""
+    began = time.monotonic()
+    nudged = nudge is None
+    while not condition():
+        waited = time.monotonic() - began
+        if waited > seconds:
+            raise ServiceUnavailable(f"within {seconds:.0f} s this must hold (got: it does not): {text}.")
+        if nudge is not None and not nudged and waited > min(seconds / 2, 45):
+            nudge()
+            nudged = True
+        time.sleep(1)
+
+
+def _close(stage: Stage) -> int:
+    from pipeline_tasks import invariants
+    from pipeline_tasks.assembly import utc_now
+
+    calls: list[Call] = stage.client.calls
+    seen = report_of(calls)
+    say = stage.narrator
+    say.fact("requests to the gateway", f"{seen.num_requests}, {seen.num_failed} failed {dict(seen.failures) or ''}".strip())
+    say.fact("latency at the client", f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms")
+    broken = invariants.check(stage.parts.database, stage.parts.store, now=utc_now())
+    say.fact("invariants (nothing lost, nothing twice, one chain, all gated)", "hold" if not broken else f"{len(broken)} BROKEN")
+    for violation in broken[:10]:
+        say.step(f"broken: {violation}")
+    say.fact("time", f"{say.seconds:.0f} s")
+    say.closing()
+    say.table("Look at", _addresses(stage))
+    return 1 if broken or seen.num_failed else 0
+
+
+def _addresses(stage: Stage) -> list[tuple[str, str]]:
+    settings = stage.parts.settings
+    secrets = settings.home / "secrets"
+    return [
+        ("Airflow", f"{settings.airflow_url}  (admin, password in {secrets / 'airflow_admin_password'})"),
+        ("Overview, reports", f"{settings.airflow_url}/dethrone/"),
+        ("Label Studio", f"{settings.label_studio_url}  (admin@dethrone.local, {secrets / 'label_studio_password'})"),
+        ("Gateway", f"{settings.gateway_url}/v1/projects/{PROJECT}  (key in {secrets / 'gateway_api_key'})"),
+        ("From a shell", f"dethrone history {PROJECT}; dethrone report {PROJECT}; dethrone verify; make down"),
+    ]
+
+
+def digest_of(image: bytes) -> str:
+    """Return the item id of a photo."""
+    return sha256_hex(image)
