@@ -1,0 +1,227 @@
+"""A Label Studio in memory, or in a file that outlives a killed process."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingTask
+
+EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+BUCKET = "bucket"
+
+
+class FakeLabelStudio:
+    """A LabelingTool; `fail` plans errors before a call's effect, or after it (the answer is lost).
+
+    With a path each effect is in the file before the call returns.
+    """
+
+    def __init__(self, path: Path | None = None, *, connected: bool = True) -> None:
+        self._path = path
+        self._connected = connected
+        self.calls: dict[str, int] = defaultdict(int)
+        self._planned: dict[str, deque[tuple[Exception, bool]]] = defaultdict(deque)
+        self.state = {"projects": {}, "tasks": {}, "annotations": {}, "next_id": 1, "tick": 0}
+        if path is not None and path.exists():
+            self.state = json.loads(path.read_text())
+
+    # What a test does
+
+    def fail(self, method: str, error: Exception, *, times: int = 1, after: bool = False) -> None:
+        self._planned[method].extend([(error, after)] * times)
+
+    def tasks_of(self, project_id: int) -> list[dict]:
+        return [task for task in self.state["tasks"].values() if task["project"] == project_id]
+
+    def answer(self, project_id: int, item_id: str, label: str | None, *, by: str = "ann@x", **changes) -> str:
+        """Annotate the item's first task as a person would (None = skip) and return the annotation's id."""
+        task_id = min(task["id"] for task in self.tasks_of(project_id) if task["data"]["item_id"] == item_id)
+        result = changes.pop("result", None)
+        if result is None:
+            value = {"choices": [label]}
+            region = {"from_name": "label", "to_name": "image", "type": "choices", "value": value}
+            result = [] if label is None else [region]
+        annotation_id = str(self._new_id())
+        now = self._tick(task_id)
+        self.state["annotations"][annotation_id] = {
+            "id": annotation_id,
+            "task": task_id,
+            "by": by,
+            "result": result,
+            "cancelled": changes.pop("cancelled", label is None and not result),
+            "created_at": now,
+            "updated_at": now,
+        }
+        self._save()
+        return annotation_id
+
+    def edit(self, annotation_id: str, label: str) -> None:
+        annotation = self.state["annotations"][annotation_id]
+        annotation["result"][0]["value"]["choices"] = [label]
+        annotation["updated_at"] = self._tick(annotation["task"])
+        self._save()
+
+    def delete_annotation(self, annotation_id: str) -> None:
+        annotation = self.state["annotations"].pop(annotation_id)
+        self._tick(annotation["task"])
+        self._save()
+
+    def set_config(self, project_id: int, label_config: str) -> None:
+        self.state["projects"][str(project_id)]["label_config"] = label_config
+        self._save()
+
+    def wipe(self) -> None:
+        """Lose everything, as a deleted database does."""
+        tick = self.state["tick"]
+        self.state = {"projects": {}, "tasks": {}, "annotations": {}, "next_id": 1, "tick": tick}
+        self._save()
+
+    # The port
+
+    def ensure_project(self, *, title: str, label_config: str, annotators_per_item: int, show_predictions: bool) -> int:
+        self._before("ensure_project")
+        same = [one for one in self.state["projects"].values() if one["title"] == title]
+        project_id = same[0]["id"] if same else self._new_id()
+        self.state["projects"][str(project_id)] = {
+            "id": project_id,
+            "title": title,
+            "label_config": label_config,
+            "annotators_per_item": annotators_per_item,
+            "show_predictions": show_predictions,
+        }
+        self._after("ensure_project")
+        return project_id
+
+    def label_config(self, project_id: int) -> str:
+        self._before("label_config")
+        return self.state["projects"][str(project_id)]["label_config"]
+
+    def connect_objects(self, project_id: int) -> None:
+        self._before("connect_objects")
+        self._project(project_id)
+
+    def object_url(self, object_key: str) -> str | None:
+        return f"s3://{BUCKET}/{object_key}" if self._connected else None
+
+    def import_tasks(self, project_id: int, tasks: Sequence[LabelingTask]) -> list[int]:
+        self._before("import_tasks")
+        self._project(project_id)
+        ids = []
+        for task in tasks:
+            task_id = self._new_id()
+            ids.append(task_id)
+            self.state["tasks"][str(task_id)] = {
+                "id": task_id,
+                "project": project_id,
+                "data": {**task.data, "item_id": task.item_id},
+                "predictions": [dict(one) for one in task.predictions],
+                "changed_at": None,
+            }
+        self._after("import_tasks")
+        return ids
+
+    def task_count(self, project_id: int) -> int:
+        self._before("task_count")
+        self._project(project_id)
+        return len(self.tasks_of(project_id))
+
+    def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
+        self._before("task_ids")
+        self._project(project_id)
+        wanted = None if item_ids is None else set(item_ids)
+        found: dict[str, list[int]] = {}
+        for task in self.tasks_of(project_id):
+            item_id = task["data"].get("item_id", "")
+            if wanted is None or item_id in wanted:
+                found.setdefault(item_id, []).append(task["id"])
+        return {item_id: sorted(ids) for item_id, ids in found.items()}
+
+    def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
+        self._before("delete_tasks")
+        gone = set(task_ids)
+        mine = {task["id"] for task in self.tasks_of(project_id)} & gone
+        self.state["tasks"] = {key: one for key, one in self.state["tasks"].items() if one["id"] not in mine}
+        kept = {key: one for key, one in self.state["annotations"].items() if one["task"] not in mine}
+        self.state["annotations"] = kept
+        self._after("delete_tasks")
+
+    def annotations(
+        self, project_id: int, *, updated_since: dt.datetime | None = None, task_ids: Sequence[int] | None = None
+    ) -> Iterator[LabelingAnnotation]:
+        self._before("annotations")
+        self._project(project_id)
+        tasks = [task for task in self.tasks_of(project_id) if task["changed_at"] is not None]
+        if task_ids is not None:
+            tasks = [task for task in tasks if task["id"] in set(task_ids)]
+        elif updated_since is not None:
+            tasks = [task for task in tasks if dt.datetime.fromisoformat(task["changed_at"]) >= updated_since]
+        for task in sorted(tasks, key=lambda one: one["changed_at"]):
+            yield from (self._annotation(task, one) for one in self._of_task(task["id"]))
+
+    def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
+        self._before("annotated_tasks")
+        self._project(project_id)
+        counted = [
+            AnnotatedTask(
+                task["id"],
+                task["data"].get("item_id", ""),
+                sum(not one["cancelled"] for one in self._of_task(task["id"])),
+            )
+            for task in self.tasks_of(project_id)
+        ]
+        return [task for task in counted if task.num_annotations]
+
+    def url(self, project_id: int) -> str:
+        return f"http://label-studio.test/projects/{project_id}/data"
+
+    # Inside
+
+    def _project(self, project_id: int) -> dict:
+        return self.state["projects"][str(project_id)]
+
+    def _of_task(self, task_id: int) -> list[dict]:
+        return [one for one in self.state["annotations"].values() if one["task"] == task_id]
+
+    def _annotation(self, task: dict, one: dict) -> LabelingAnnotation:
+        created_at = dt.datetime.fromisoformat(one["created_at"])
+        return LabelingAnnotation(
+            annotation_id=f"{one['id']}@{created_at:%Y%m%dT%H%M%S%f}",
+            task_id=task["id"],
+            item_id=task["data"].get("item_id", ""),
+            annotator=one["by"],
+            result=tuple(one["result"]),
+            cancelled=one["cancelled"],
+            lead_time_seconds=1.0,
+            created_at=created_at,
+            updated_at=dt.datetime.fromisoformat(one["updated_at"]),
+        )
+
+    def _new_id(self) -> int:
+        self.state["next_id"] += 1
+        return self.state["next_id"] - 1
+
+    def _tick(self, task_id: int) -> str:
+        self.state["tick"] += 1
+        now = (EPOCH + dt.timedelta(seconds=self.state["tick"])).isoformat()
+        self.state["tasks"][str(task_id)]["changed_at"] = now
+        return now
+
+    def _before(self, method: str) -> None:
+        self.calls[method] += 1
+        if self._planned[method] and not self._planned[method][0][1]:
+            raise self._planned[method].popleft()[0]
+
+    def _after(self, method: str) -> None:
+        self._save()
+        if self._planned[method]:
+            raise self._planned[method].popleft()[0]
+
+    def _save(self) -> None:
+        if self._path is not None:
+            fresh = self._path.with_suffix(".new")
+            fresh.write_text(json.dumps(self.state))
+            fresh.replace(self._path)
