@@ -1,0 +1,232 @@
+"""Items, what was seen of each source, what was refused, and how far each source was read."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.contracts import Fence, Item, Location, Split
+from pipeline_tasks.errors import LostRace
+
+LOOKUP_ROWS = 1000  # values in one IN list: far below the limits of both databases
+PAGE_ROWS = 5000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Quarantined:
+    """One refused piece of data; `object_key` is where its bytes lie, if they were kept."""
+
+    stage: str
+    source: str
+    key: str
+    digest: str
+    code: str
+    reason: str
+    object_key: str | None
+    at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far something was read; `generation` grows by one with each move."""
+
+    value: Any
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one transaction of an ingest run records; the bytes of its items are stored before."""
+
+    project: str
+    source: str
+    batch_id: str
+    items: Sequence[Item]
+    seen: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    quarantined: Sequence[Quarantined] = ()
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class ItemRepository:
+    """Items and the bookkeeping of their sources."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def record(self, fence: Fence, chunk: Chunk) -> int:
+        """Record a chunk whole or not at all and return how many of its items are new.
+
+        `labels` gives a label from the source to items that have none; `seen` overwrites.
+
+        Raises:
+            StaleAttempt: a newer attempt holds the lease.
+        """
+        rows = [_item_row(item, batch_id=chunk.batch_id) for item in chunk.items]
+        seen = [
+            {"project": chunk.project, "source": chunk.source, "key": key, "fingerprint": fingerprint}
+            for key, fingerprint in chunk.seen.items()
+        ]
+        refused = [{"project": chunk.project, **dataclasses.asdict(entry)} for entry in chunk.quarantined]
+        with self.database.write(fence) as connection:
+            num_new = insert_ignore(connection, t.items, rows)
+            _add_labels(connection, project=chunk.project, labels=chunk.labels)
+            _upsert_seen(connection, seen)
+            insert_ignore(connection, t.quarantine, refused)
+        return num_new
+
+    def source_labels(self, project: str, item_ids: Iterable[str]) -> dict[str, str | None]:
+        """Return the label from the source (or None) of each of these items that is known."""
+        found: dict[str, str | None] = {}
+        with self.database.read() as connection:
+            for ids in _pages(sorted(set(item_ids))):
+                query = sa.select(t.items.c.item_id, t.items.c.source_label)
+                rows = connection.execute(query.where(t.items.c.project == project, t.items.c.item_id.in_(ids)))
+                found.update((row.item_id, row.source_label) for row in rows)
+        return found
+
+    def seen(self, project: str, source: str, keys: Iterable[str]) -> dict[str, str]:
+        """Return the fingerprint at which each of these keys was read last, for those that were."""
+        found: dict[str, str] = {}
+        seen = t.seen_objects.c
+        with self.database.read() as connection:
+            for page in _pages(list(keys)):
+                query = sa.select(seen.key, seen.fingerprint)
+                where = (seen.project == project, seen.source == source, seen.key.in_(page))
+                found.update((row.key, row.fingerprint) for row in connection.execute(query.where(*where)))
+        return found
+
+    def get(self, project: str, item_ids: Iterable[str]) -> dict[str, Item]:
+        """Return the items with these ids, by id; unknown ids are left out."""
+        found: dict[str, Item] = {}
+        with self.database.read() as connection:
+            for ids in _pages(sorted(set(item_ids))):
+                query = sa.select(t.items).where(t.items.c.project == project, t.items.c.item_id.in_(ids))
+                found.update((row.item_id, _item(row)) for row in connection.execute(query))
+        return found
+
+    def iterate(self, project: str, *, split: Split | None = None, batch_id: str | None = None) -> Iterator[Item]:
+        """Yield the items of a project in the order of their ids, a page at a time."""
+        where = [t.items.c.project == project]
+        where += [t.items.c.split == split] if split is not None else []
+        where += [t.items.c.batch_id == batch_id] if batch_id is not None else []
+        after = ""
+        while True:
+            query = sa.select(t.items).where(*where, t.items.c.item_id > after)
+            with self.database.read() as connection:
+                page = connection.execute(query.order_by(t.items.c.item_id).limit(PAGE_ROWS)).all()
+            yield from map(_item, page)
+            if len(page) < PAGE_ROWS:
+                return
+            after = page[-1].item_id
+
+    def count(self, project: str, *, split: Split | None = None, batch_id: str | None = None) -> int:
+        """Return how many items a project has, all or those of one split or batch."""
+        query = sa.select(sa.func.count()).select_from(t.items).where(t.items.c.project == project)
+        query = query if split is None else query.where(t.items.c.split == split)
+        query = query if batch_id is None else query.where(t.items.c.batch_id == batch_id)
+        with self.database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def quarantined(self, project: str, *, limit: int = 1000) -> list[Quarantined]:
+        """Return what was refused, newest first."""
+        query = sa.select(t.quarantine).where(t.quarantine.c.project == project)
+        query = query.order_by(t.quarantine.c.at.desc(), t.quarantine.c.source, t.quarantine.c.key).limit(limit)
+        with self.database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [Quarantined(**{key: value for key, value in row.items() if key != "project"}) for row in rows]
+
+    def cursor(self, project: str, name: str) -> Cursor | None:
+        """Return how far `name` was read, or None if it never was."""
+        query = sa.select(t.cursors.c.value, t.cursors.c.generation)
+        with self.database.read() as connection:
+            where = (t.cursors.c.project == project, t.cursors.c.name == name)
+            row = connection.execute(query.where(*where)).one_or_none()
+        return None if row is None else Cursor(row.value, row.generation)
+
+    def move_cursor(
+        self, fence: Fence, *, project: str, name: str, value: Any, after: Cursor | None, now: dt.datetime
+    ) -> None:
+        """Set a cursor, if it still is where it was read.
+
+        Raises:
+            LostRace: somebody else moved it.
+            StaleAttempt: a newer attempt holds the lease.
+        """
+        c = t.cursors.c
+        row = {"project": project, "name": name, "value": value, "generation": 1, "updated_at": now}
+        with self.database.write(fence) as connection:
+            if after is None:
+                moved = insert_ignore(connection, t.cursors, [row])
+            else:
+                row["generation"] = after.generation + 1
+                where = (c.project == project, c.name == name, c.generation == after.generation)
+                moved = connection.execute(t.cursors.update().where(*where).values(row)).rowcount
+        if moved != 1:
+            raise LostRace(f"the cursor {name} of {project} must be where it was read (got: moved). Read it again.")
+
+
+def _add_labels(connection: sa.Connection, *, project: str, labels: Mapping[str, str]) -> None:
+    if not labels:
+        return
+    c = t.items.c
+    where = (c.project == project, c.item_id == sa.bindparam("id_"), c.source_label.is_(None))
+    statement = t.items.update().where(*where).values(source_label=sa.bindparam("label_"))
+    connection.execute(statement, [{"id_": item_id, "label_": label} for item_id, label in sorted(labels.items())])
+
+
+def _upsert_seen(connection: sa.Connection, rows: list[dict[str, str]]) -> None:
+    if not rows:
+        return
+    module = postgresql if connection.dialect.name == "postgresql" else sqlite
+    insert = module.insert(t.seen_objects)
+    statement = insert.on_conflict_do_update(
+        index_elements=["project", "source", "key"], set_={"fingerprint": insert.excluded.fingerprint}
+    )
+    connection.execute(statement, rows)
+
+
+def _item_row(item: Item, *, batch_id: str) -> dict[str, Any]:
+    return {
+        "project": item.project,
+        "item_id": item.item_id,
+        "source": item.source,
+        "key": item.key,
+        "group_key": item.group_key,
+        "media_type": item.media_type,
+        "object_key": item.location.object_key,
+        "offset": item.location.offset,
+        "size_bytes": item.location.size_bytes,
+        "split": item.split,
+        "origin": item.origin,
+        "source_label": item.source_label,
+        "batch_id": batch_id,
+        "arrived_at": item.arrived_at,
+    }
+
+
+def _item(row: sa.Row[Any]) -> Item:
+    return Item(
+        project=row.project,
+        item_id=row.item_id,
+        source=row.source,
+        key=row.key,
+        group_key=row.group_key,
+        media_type=row.media_type,
+        location=Location(row.object_key, row.offset, row.size_bytes),
+        arrived_at=row.arrived_at,
+        split=cast("Split", row.split),
+        origin=cast("Literal['source', 'production']", row.origin),
+        source_label=row.source_label,
+    )
+
+
+def _pages(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), LOOKUP_ROWS):
+        yield values[start : start + LOOKUP_ROWS]

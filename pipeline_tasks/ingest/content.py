@@ -1,0 +1,224 @@
+"""What a source gives becomes a candidate for an item, or a refusal with its reason. Pure: values in, values out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_tasks.contracts import canonical_json, content_id, sha256_hex
+from pipeline_tasks.errors import InputError
+from pipeline_tasks.guards.image import guard_image
+from pipeline_tasks.guards.row import guard_row
+from pipeline_tasks.guards.text import decode_text, guard_text
+from pipeline_tasks.ingest.listing import Entry
+from pipeline_tasks.ingest.rows import Row, typed_value
+from pipeline_tasks.project import FolderSource, Project, S3Source, Source, SqlSource, TableSource
+
+GUARDS_VERSION = 1  # raise it when a guard takes what it refused before: refused files are then read again
+MAX_KEY_BYTES = 1024
+MAX_KEPT_BYTES = 20_000_000
+MAX_PRINTED = 300
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PROBLEMS = {
+    "PATH_NOT_ALLOWED": "a link must stay inside the source's folder (got one that leads out). Copy the file.",
+    "TYPE_NOT_ALLOWED": "a source's entry must be a file (got a device, a pipe or a socket).",
+}
+TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
+ROW_MEDIA_TYPE = "application/json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """Checked, canonical bytes that become an item unless their content is known."""
+
+    key: str
+    group_key: str
+    label: str | None
+    data: bytes
+    media_type: str
+    item_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something that is not taken, and why; `data` is kept when it is there."""
+
+    key: str
+    digest: str
+    code: str
+    reason: str
+    data: bytes | None = None
+
+
+def policy_id(project: Project) -> str:
+    """Return a digest of all that decides on a refusal: when it changes, what was refused gets a second look."""
+    checks = project.checks
+    limits = [checks.max_item_bytes, checks.max_pixels, checks.min_side_pixels, checks.max_text_characters]
+    labels = [project.labels.classes, project.labels.imported]
+    return content_id([GUARDS_VERSION, project.modality, limits, labels])[:12]
+
+
+def examine_problem(entry: Entry, *, project: Project, any_size: bool = False) -> Refusal | None:
+    """Return why an entry must not even be read, from its listing alone."""
+    if entry.problem:
+        return _refusal(entry.key, entry.fingerprint, entry.problem, _PROBLEMS[entry.problem])
+    limit = project.checks.max_item_bytes
+    if not any_size and entry.size_bytes > max(limit, MAX_KEPT_BYTES):
+        return _refusal(entry.key, entry.fingerprint, "FILE_TOO_LARGE", _too_large(entry.size_bytes, limit=limit))
+    return None
+
+
+def examine_file(key: str, data: bytes, *, project: Project, source: FolderSource | S3Source) -> Candidate | Refusal:
+    """Return the candidate in a file's bytes, or why there is none."""
+    try:
+        check_key(key)
+        group_key = check_key(_group(source.group_pattern, key=key, group="group") or key)
+        label = check_label(_group(source.label_pattern, key=key, group="label"), project=project)
+        content, media_type = canonical_file(data, project=project)
+    except InputError as error:
+        return Refusal(printable_key(key), sha256_hex(data), error.code, str(error), data)
+    return Candidate(key, group_key, label, content, media_type, sha256_hex(content))
+
+
+def examine_row(row: Row, *, file: str, project: Project, source: TableSource | SqlSource) -> Candidate | Refusal:
+    """Return the candidate in a row, or why there is none."""
+    place = f"{file}, {row.place}" if file else row.place
+    key = place
+    if row.error is not None:
+        return _refusal(key, "", row.error.code, f"{row.error} [{place}]")
+    try:
+        key = check_key(_name(row, source.key_column) or "")
+        group_key = check_key((_name(row, source.group_column) if source.group_column else None) or key)
+        label_text = _name(row, source.label_column) if source.label_column else None
+        label = check_label(label_text, project=project)
+        content, media_type = _canonical_row(row, project=project, source=source)
+    except InputError as error:
+        reason = f"{error} [{place}]"
+        return _refusal(key, repr(sorted(row.values.items(), key=lambda pair: str(pair[0]))), error.code, reason)
+    return Candidate(key, group_key, label, content, media_type, sha256_hex(content))
+
+
+def canonical_file(data: bytes, *, project: Project) -> tuple[bytes, str]:
+    """Return a file's canonical bytes and media type: an image as it is, a text in its normal form.
+
+    Raises:
+        InputError: the modality's guard refuses it.
+    """
+    checks = project.checks
+    if len(data) > checks.max_item_bytes:
+        raise InputError(_too_large(len(data), limit=checks.max_item_bytes), code="FILE_TOO_LARGE")
+    if project.modality == "image":
+        image = guard_image(data, max_pixels=checks.max_pixels, min_side_pixels=checks.min_side_pixels)
+        return data, image.media_type
+    text = guard_text(decode_text(data), max_characters=checks.max_text_characters)
+    return text.encode(), TEXT_MEDIA_TYPE
+
+
+def check_key(key: str) -> str:
+    """Return the key.
+
+    Raises:
+        InputError: KEY_INVALID: empty, longer than 1,024 bytes, control characters or not Unicode.
+    """
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise InputError("a key must be valid UTF-8 (got other bytes). Rename it.", code="KEY_INVALID") from None
+    if not 0 < size <= MAX_KEY_BYTES:
+        raise InputError(f"a key must have 1 to {MAX_KEY_BYTES} bytes (got {size}).", code="KEY_INVALID")
+    if _CONTROL.search(key):
+        raise InputError("a key must have no control characters (got one). Rename it.", code="KEY_INVALID")
+    return key
+
+
+def check_label(label: str | None, *, project: Project) -> str | None:
+    """Return a label from the source, None where there is none or labels are not taken from it.
+
+    Raises:
+        InputError: UNKNOWN_CLASS.
+    """
+    if label is None or label == "" or project.labels.imported == "ignore":
+        return None
+    if label not in project.labels.classes:
+        allowed = ", ".join(project.labels.classes[:50])
+        raise InputError(
+            f"a label must be one of labels.classes: {allowed} (got {label[:60]!r}). "
+            "Upper and lower case and spaces count. Correct the label, or add the class.",
+            code="UNKNOWN_CLASS",
+        )
+    return label
+
+
+def printable_key(key: str) -> str:
+    """Return a key that every database and terminal takes; a shortened one ends with its digest."""
+    if len(key) <= MAX_PRINTED and key.isascii() and key.isprintable():
+        return key
+    text = key.encode("utf-8", "backslashreplace").decode()
+    text = _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
+    return text if len(text) <= MAX_PRINTED else f"{text[:280]}...{sha256_hex(text.encode())[:12]}"
+
+
+def refuse_entry(entry: Entry, error: InputError) -> Refusal:
+    """Return the refusal of an entry whose bytes are not at hand."""
+    return _refusal(entry.key, entry.fingerprint, error.code, str(error))
+
+
+def source_policy_id(source: Source) -> str:
+    """Return a digest of how a source's content is read, not of where it is: when it changes, all is read again."""
+    where = {"path", "pattern", "bucket", "prefix", "endpoint_url", "credentials", "url_variable", "query"}
+    return content_id(source.model_dump(mode="json", exclude=where))[:12]
+
+
+def _refusal(key: str, identity: str, code: str, reason: str) -> Refusal:
+    name = printable_key(key)
+    digest = sha256_hex(f"{name}\0{identity}".encode("utf-8", "backslashreplace"))
+    return Refusal(name, digest, code, reason)
+
+
+def _too_large(size_bytes: int, *, limit: int) -> str:
+    return f"an item must have at most {limit:,} bytes (got {size_bytes:,}). Shrink it, or raise checks.max_item_bytes."
+
+
+def _canonical_row(row: Row, *, project: Project, source: TableSource | SqlSource) -> tuple[bytes, str]:
+    limit = project.checks.max_text_characters
+    if project.modality == "text":
+        value = _value(row.values, source.content_columns[0])
+        if value is None:
+            raise InputError(f"{source.content_columns[0]} must have a text (got nothing).", code="TEXT_EMPTY")
+        if not isinstance(value, str):
+            got = type(value).__name__
+            raise InputError(f"{source.content_columns[0]} must be a text (got {got}).", code="VALUE_TYPE")
+        return guard_text(value, max_characters=limit).encode(), TEXT_MEDIA_TYPE
+    present = [column for column in source.content_columns if column in row.values]
+    values = {column: typed_value(row, column) for column in present}
+    content = canonical_json(guard_row(values, columns=source.content_columns, max_characters=limit))
+    if len(content) > project.checks.max_item_bytes:
+        raise InputError(_too_large(len(content), limit=project.checks.max_item_bytes), code="ROW_TOO_LONG")
+    return content, ROW_MEDIA_TYPE
+
+
+def _name(row: Row, column: str) -> str | None:
+    """Return a key, group or class as text: 7, 7.0 and "7" are the same name."""
+    value = _value(row.values, column)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _value(values: Mapping[str, Any], column: str) -> Any:
+    if column not in values:
+        raise InputError(f"{column} must be a column of the row (got none of that name).", code="COLUMN_MISSING")
+    return values[column]
+
+
+def _group(pattern: str | None, *, key: str, group: str) -> str | None:
+    if pattern is None:
+        return None
+    match = re.search(pattern, key)
+    return match.group(group) if match else None

@@ -1,0 +1,95 @@
+"""Items out of production: predictions that the monitor picks for people to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Iterable
+from functools import partial
+
+from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.contracts import Fence, Item, canonical_json, sha256_hex
+from pipeline_tasks.errors import InputError
+from pipeline_tasks.guards.row import guard_row
+from pipeline_tasks.ingest.content import (
+    ROW_MEDIA_TYPE,
+    Candidate,
+    Refusal,
+    canonical_file,
+    check_key,
+    printable_key,
+)
+from pipeline_tasks.ingest.split import split_of
+from pipeline_tasks.ingest.writer import ItemWriter, Target
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.project import Project
+
+SOURCE = "production"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProductionRecord:
+    """One logged prediction's input; the group key is the caller's user key, or nothing."""
+
+    prediction_id: str
+    data: bytes
+    group_key: str | None = None
+
+
+def add_production_items(
+    project: Project,
+    *,
+    records: Iterable[ProductionRecord],
+    items: ItemRepository,
+    store: ObjectStore,
+    fence: Fence,
+    split_key: str,
+    batch_id: str,
+    now: dt.datetime,
+) -> dict[str, Item]:
+    """Store inputs of predictions as items and return the item of each prediction id; repeating it changes nothing.
+
+    Bytes that are an item already stay that item. What a guard refuses goes to quarantine and has no answer here.
+    """
+    share = project.split.exam_share
+    split = partial(split_of, project=project.name, split_key=split_key, exam_share=share)
+    target = Target(project.name, SOURCE, batch_id, now, split, origin="production")
+    item_ids: dict[str, str] = {}
+    with ItemWriter(target, items=items, store=store, fence=fence) as writer:
+        for record in records:
+            outcome = examine_record(record, project=project)
+            if isinstance(outcome, Candidate):
+                item_ids[record.prediction_id] = outcome.item_id
+                writer.add(outcome)
+            else:
+                writer.refuse(outcome)
+        writer.close()
+    found = items.get(project.name, item_ids.values())
+    return {prediction_id: found[item_id] for prediction_id, item_id in item_ids.items()}
+
+
+def examine_record(record: ProductionRecord, *, project: Project) -> Candidate | Refusal:
+    """Return the candidate in a prediction's input, or why there is none."""
+    try:
+        check_key(record.prediction_id)
+        content, media_type = _canonical(record.data, project=project)
+        item_id = sha256_hex(content)
+        group_key = check_key(record.group_key or item_id)
+    except InputError as error:
+        key = printable_key(record.prediction_id)
+        return Refusal(key, sha256_hex(record.data), error.code, str(error), record.data)
+    return Candidate(record.prediction_id, group_key, None, content, media_type, item_id)
+
+
+def _canonical(data: bytes, *, project: Project) -> tuple[bytes, str]:
+    if project.modality != "tabular":
+        return canonical_file(data, project=project)
+    try:
+        row = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError("a row must be a JSON object (got other bytes).", code="ROW_NOT_JSON") from None
+    if not isinstance(row, dict):
+        raise InputError(f"a row must be a JSON object (got {type(row).__name__}).", code="ROW_NOT_JSON")
+    values = guard_row(row, columns=sorted(row), max_characters=project.checks.max_text_characters)
+    return canonical_json(values), ROW_MEDIA_TYPE

@@ -1,0 +1,190 @@
+"""The stage `ingest`: reads what is new in every source, refuses what is bad, stores and records the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from pipeline_tasks.catalog.items import Cursor, ItemRepository
+from pipeline_tasks.contracts import Attempt, Fence, IngestReport, Split
+from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError, SourceUnavailable
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ingest.content import Refusal
+from pipeline_tasks.ingest.feed import Fed, cursor_name, feed_files, feed_sql, feed_tables
+from pipeline_tasks.ingest.s3_source import S3Access
+from pipeline_tasks.ingest.sources import open_files, open_folder, open_sql
+from pipeline_tasks.ingest.split import split_of
+from pipeline_tasks.ingest.writer import ItemWriter, Target
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.project import LoadedProject, Source, SqlSource, TableSource
+
+MAX_SHOWN = 10
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(slots=True)
+class _Tally:
+    """What was counted over all sources."""
+
+    num_seen: int = 0
+    num_new: int = 0
+    num_known: int = 0
+    num_labeled: int = 0
+    reasons: Counter[str] = dataclasses.field(default_factory=Counter)
+    examples: dict[str, Refusal] = dataclasses.field(default_factory=dict)
+
+    def add(self, writer: ItemWriter) -> None:
+        self.num_new += writer.num_new
+        self.num_known += writer.num_known
+        self.num_labeled += writer.num_labeled
+        self.reasons.update(writer.reasons)
+        self.examples = {**writer.examples, **self.examples}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Context:
+    """What every source of one run needs."""
+
+    project: LoadedProject
+    items: ItemRepository
+    store: ObjectStore
+    fence: Fence
+    environment: Mapping[str, str]
+    own_s3: S3Access | None
+    batch_id: str
+    split_key: str
+    now: dt.datetime
+
+
+def run(
+    project: LoadedProject,
+    *,
+    items: ItemRepository,
+    store: ObjectStore,
+    attempt: Attempt,
+    split_key: str,
+    environment: Mapping[str, str],
+    batch_id: str,
+    now: dt.datetime,
+    own_s3: S3Access | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> IngestReport:
+    """Ingest everything that is new; one source that fails does not keep the others from being read.
+
+    Raises:
+        SourceUnavailable: a source cannot be reached now; all others were read and recorded.
+        ConfigError: a source's settings are wrong; all others were read and recorded.
+        GateClosed: TOO_MANY_BAD_ITEMS, after good and bad ones were recorded.
+        StaleAttempt: a newer attempt took over.
+        ServiceUnavailable: the object store does not answer.
+    """
+    started = clock()
+    fence = items.database.acquire(f"{project.name}/ingest", attempt, now=now)
+    context = _Context(project, items, store, fence, environment, own_s3, batch_id, split_key, now)
+    tally = _Tally()
+    errors: list[PipelineError] = []
+    for source in project.config.sources:
+        try:
+            _ingest_source(source, context=context, tally=tally)
+        except (SourceUnavailable, ConfigError) as error:
+            logger.warning("%s: %s", source.name, error)
+            errors.append(error)
+    if errors:
+        raise _one_error(errors)
+    _check_share(tally, project=project)
+    return IngestReport(
+        project=project.name,
+        batch_id=batch_id,
+        num_seen=tally.num_seen,
+        num_new=items.count(project.name, batch_id=batch_id),
+        num_known=tally.num_known,
+        num_quarantined=sum(tally.reasons.values()),
+        num_labeled_at_source=tally.num_labeled,
+        seconds=round(clock() - started, 3),
+    )
+
+
+def _ingest_source(source: Source, *, context: _Context, tally: _Tally) -> None:
+    """Read one source; whatever was read before an error is recorded too, and the cursor moves last."""
+    project, name = context.project.config, cursor_name(source)
+    cursor = context.items.cursor(project.name, name)
+    split = partial(_split, project=context.project, split_key=context.split_key)
+    target = Target(project.name, source.name, context.batch_id, context.now, split)
+    fed: Fed | None = None
+    failure: PipelineError | None = None
+    with ItemWriter(target, items=context.items, store=context.store, fence=context.fence) as writer:
+        try:
+            fed = _feed(source, context=context, writer=writer, cursor=cursor)
+        except (SourceUnavailable, ConfigError) as error:
+            failure = error
+        writer.close()
+    tally.add(writer)
+    if failure is not None:
+        raise failure
+    if fed is not None:
+        tally.num_seen += fed.num_seen
+        _move_cursor(fed, name=name, cursor=cursor, context=context)
+
+
+def _feed(source: Source, *, context: _Context, writer: ItemWriter, cursor: Cursor | None) -> Fed:
+    loaded, project, environment = context.project, context.project.config, context.environment
+    if isinstance(source, SqlSource):
+        rows = open_sql(loaded, source, environment=environment)
+        return feed_sql(rows, source=source, project=project, writer=writer, cursor=cursor)
+    if isinstance(source, TableSource):
+        folder = open_folder(loaded, source)
+        return feed_tables(
+            folder, source=source, project=project, items=context.items, writer=writer, cursor=cursor, now=context.now
+        )
+    files = open_files(loaded, source, environment=environment, own_s3=context.own_s3)
+    return feed_files(
+        files, source=source, project=project, items=context.items, writer=writer, cursor=cursor, now=context.now
+    )
+
+
+def _move_cursor(fed: Fed, *, name: str, cursor: Cursor | None, context: _Context) -> None:
+    if fed.cursor is None or (cursor is not None and fed.cursor == cursor.value):
+        return
+    crash_point("ingest.cursor.before")
+    context.items.move_cursor(
+        context.fence, project=context.project.name, name=name, value=fed.cursor, after=cursor, now=context.now
+    )
+    crash_point("ingest.cursor.recorded")
+
+
+def _split(group_key: str, *, project: LoadedProject, split_key: str) -> Split:
+    share = project.config.split.exam_share
+    return split_of(group_key, project=project.name, split_key=split_key, exam_share=share)
+
+
+def _one_error(errors: list[PipelineError]) -> PipelineError:
+    """Return the errors of several sources as one: a retry helps if any of them may go away."""
+    if len(errors) == 1:
+        return errors[0]
+    text = "\n".join(str(error) for error in errors[:MAX_SHOWN])
+    transient = any(isinstance(error, SourceUnavailable) for error in errors)
+    return SourceUnavailable(text) if transient else ConfigError(text)
+
+
+def _check_share(tally: _Tally, *, project: LoadedProject) -> None:
+    """Stop the run when too much of what was new is bad; everything is recorded by then."""
+    num_bad = sum(tally.reasons.values())
+    total = num_bad + tally.num_new + tally.num_known
+    limit = project.config.checks.max_quarantine_share
+    if not total or num_bad / total <= limit:
+        return
+    lines = [
+        f"  {count} x {code}, such as {tally.examples[code].key}: {tally.examples[code].reason}"
+        for code, count in tally.reasons.most_common(MAX_SHOWN)
+    ]
+    raise GateClosed(
+        f"the share of refused items must be at most checks.max_quarantine_share = {limit:g} "
+        f"(got {num_bad} of {total}). Good items were taken. Correct the source, or raise the limit:\n"
+        + "\n".join(lines),
+        code="TOO_MANY_BAD_ITEMS",
+    )
