@@ -29,6 +29,7 @@ SOURCES = (
     "pipeline_tasks/__init__.py",
     "pipeline_tasks/contracts.py",
     "pipeline_tasks/errors.py",
+    "pipeline_tasks/guards/*.py",
     "pipeline_tasks/models/**/*.py",
 )
 # BentoML pins itself.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from bento_services.inference.schemas import MODEL_FAILED, Prediction, Refusal, Row
+from bento_services.inference.schemas import MODEL_FAILED, Prediction, Row
 from pipeline_tasks.models.base import Array
 
 logger = logging.getLogger(__name__)
@@ -32,20 +32,8 @@ class Model(Protocol):
         """Return the probabilities of each item; PermanentError on an output that is not finite."""
 
 
-def predict_rows(model: Model, items: Sequence[Array | Refusal]) -> list[Row]:
-    """Return one row per item, in order; refusals stay as they are, and an item that fails the model fails alone."""
-    good = [(index, item) for index, item in enumerate(items) if not isinstance(item, Refusal)]
-    rows: list[Row] = [item if isinstance(item, Refusal) else MODEL_FAILED for item in items]
-    answers = _answers(model, [item for _, item in good])
-    for (index, _), answer in zip(good, answers, strict=True):
-        rows[index] = answer
-    return rows
-
-
-def _answers(model: Model, items: Sequence[Array]) -> list[Row]:
-    """Predict in one pass; when that fails, once more one by one, so that only the guilty item has no answer."""
-    if not items:
-        return []
+def predict_rows(model: Model, items: Sequence[Array]) -> list[Row]:
+    """Return one row per item, in order; when a pass fails, one by one, so that only the guilty item has no answer."""
     try:
         return _one_pass(model, items)
     except Exception:
@@ -53,7 +41,7 @@ def _answers(model: Model, items: Sequence[Array]) -> list[Row]:
             logger.exception("the model failed on one item")
             return [MODEL_FAILED]
         logger.warning("a batch of %d failed; predicting its items one by one", len(items))
-        return [row for item in items for row in _answers(model, [item])]
+        return [row for item in items for row in predict_rows(model, [item])]
 
 
 def _one_pass(model: Model, items: Sequence[Array]) -> list[Row]:
@@ -71,7 +59,7 @@ def warm_up(model: Model, *, sizes: Sequence[int] = BATCH_SIZES) -> None:
         model.predict([model.example()] * size)
 
 
-def probe(model: Model, *, predict: Callable[[Model, Sequence[Array]], list[Row]] = predict_rows) -> bool:
+def probe(model: Model) -> bool:
     """Return whether the model predicts now: what readiness means."""
-    (row,) = predict(model, [model.example()])
+    (row,) = predict_rows(model, [model.example()])
     return isinstance(row, Prediction)

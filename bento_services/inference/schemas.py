@@ -1,8 +1,7 @@
 """What goes in and out over HTTP: one item's raw bytes, one JSON answer, no per-request schema building.
 
 BentoML's own descriptors rebuild a pydantic schema for every response and parse bodies without a limit; these two
-replace them. An item is read and decoded here, outside the batch: a bad one becomes a Refusal, which travels through
-the batch untouched, so that it can fail nobody else.
+replace them. An item is read and decoded here, before any batch: a bad one becomes a Refusal and can fail nobody else.
 """
 
 from __future__ import annotations
@@ -93,9 +92,11 @@ async def decode_item(data: bytes, *, decode: Callable[[bytes], Array]) -> Array
         return decode(data)
     except InputError as error:
         return Refusal(422, error.code, str(error), "body")
-    except Exception:  # a decoder's defect must not look like the caller's fault, nor stop the process
-        logger.exception("decoding failed")
+    except MemoryError:
         return MODEL_FAILED
+    except Exception:  # the decoder is pure: what breaks it is in the bytes
+        logger.exception("decoding failed")
+        return Refusal(422, "ITEM_INVALID", "the item must decode (got an error in its bytes).", "body")
 
 
 class RawItem(IODescriptor):  # type: ignore[misc]  # BentoML is untyped
@@ -107,16 +108,16 @@ class RawItem(IODescriptor):  # type: ignore[misc]  # BentoML is untyped
 
     @classmethod
     async def from_http_request(cls, request: Request, serde: Any) -> Any:  # noqa: ARG003  (BentoML's signature)
-        """Return a batch of one: the decoded item or its refusal."""
+        """Return the decoded item or its refusal."""
         if cls.decoder is None:
-            return [Refusal(503, "NOT_READY", "the model must be loaded first (got a request before). Try again.")]
+            return Refusal(503, "NOT_READY", "the model must be loaded first (got a request before). Try again.")
         try:
             data = await read_body(request, limit_bytes=MAX_BODY_BYTES)
         except InputError as error:
-            return [Refusal(413, error.code, str(error), "body")]
+            return Refusal(413, error.code, str(error), "body")
         except ClientDisconnect:
-            return [Refusal(400, "CLIENT_GONE", "the body must arrive whole (got a closed connection).", "body")]
-        return [await decode_item(data, decode=cls.decoder)]
+            return Refusal(400, "CLIENT_GONE", "the body must arrive whole (got a closed connection).", "body")
+        return await decode_item(data, decode=cls.decoder)
 
 
 class JsonAnswer(IODescriptor):  # type: ignore[misc]  # BentoML is untyped
@@ -126,8 +127,8 @@ class JsonAnswer(IODescriptor):  # type: ignore[misc]  # BentoML is untyped
 
     @classmethod
     async def to_http_response(cls, obj: Any, serde: Any) -> Response:  # noqa: ARG003  (BentoML's signature)
-        """Return the response of a batch of one."""
-        (row,) = obj
+        """Return a row's response."""
+        row: Row = obj
         status = row.status if isinstance(row, Refusal) else 200
         headers = {"Retry-After": "1"} if status == 503 else None
         content = json.dumps(row.body(), allow_nan=False, separators=(",", ":"))

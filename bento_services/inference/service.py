@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 import bentoml
 
-from bento_services.inference.predictor import MAX_BATCH_SIZE, predict_rows, probe, warm_up
-from bento_services.inference.schemas import JsonAnswer, RawItem
+from bento_services.inference.batcher import MicroBatcher, QueueFullError, TooLateError
+from bento_services.inference.predictor import BATCH_SIZES, MAX_BATCH_SIZE, predict_rows, probe, warm_up
+from bento_services.inference.schemas import JsonAnswer, RawItem, Refusal, Row
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.models.base import Array
 
 REQUEST_TIMEOUT_SECONDS = 10
-MAX_CONCURRENCY = 8 * MAX_BATCH_SIZE  # more than this in flight is answered 429 at once
-MAX_LATENCY_MS = 10_000  # not a batching window: a low value makes the dispatcher throw requests away
+MAX_QUEUE = 8 * MAX_BATCH_SIZE
+DEADLINE_SECONDS = 5.0  # what the gateway waits for an answer
+
+OVERLOADED = Refusal(503, "OVERLOADED", "the model must have a free slot (got none). Try another replica, or later.")
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +30,7 @@ logger = logging.getLogger(__name__)
 @bentoml.service(
     name="inference",
     workers=1,
-    traffic={"timeout": REQUEST_TIMEOUT_SECONDS, "max_concurrency": MAX_CONCURRENCY},
+    traffic={"timeout": REQUEST_TIMEOUT_SECONDS},
     logging={"access": {"enabled": False}},
     metrics={"enabled": True},
     tracing={"excluded_urls": ".*"},
@@ -42,6 +48,13 @@ class Inference:
         self._model = load_model(_model_dir())
         warm_up(self._model)
         RawItem.decoder = self._model.decode
+        self._batcher: MicroBatcher[Array, Row] = MicroBatcher(
+            functools.partial(predict_rows, self._model),
+            max_batch_size=MAX_BATCH_SIZE,
+            max_queue=MAX_QUEUE,
+            deadline_seconds=DEADLINE_SECONDS,
+            observe=batch_metrics(),
+        )
         logger.info("model version %s is loaded and warm", self._model.version)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -55,17 +68,29 @@ class Inference:
         """Answer /readyz: ready means that a prediction was just made."""
         return await anyio.to_thread.run_sync(probe, self._model)
 
-    @bentoml.api(  # type: ignore[untyped-decorator]
-        route="/predict",
-        batchable=True,
-        max_batch_size=MAX_BATCH_SIZE,
-        max_latency_ms=MAX_LATENCY_MS,
-        input_spec=RawItem,
-        output_spec=JsonAnswer,
-    )
-    def predict(self, items: list[Any]) -> list[Any]:
+    @bentoml.api(route="/predict", input_spec=RawItem, output_spec=JsonAnswer)  # type: ignore[untyped-decorator]
+    async def predict(self, item: Any) -> Any:
         """Predict one item: its encoded bytes in the body, probabilities by label in the answer."""
-        return list(predict_rows(self._model, items))
+        if isinstance(item, Refusal):
+            return item
+        try:
+            return await self._batcher.submit(item)
+        except (QueueFullError, TooLateError):
+            return OVERLOADED
+
+
+def batch_metrics() -> Callable[[int, float], None]:
+    """Return what counts batch sizes and waits; made inside the serving process, where BentoML collects them."""
+    from prometheus_client import Histogram
+
+    sizes = Histogram("dethrone_batch_size", "Items predicted together", buckets=BATCH_SIZES)
+    waits = Histogram("dethrone_batch_wait_seconds", "Wait of a batch's oldest item")
+
+    def observe(size: int, wait_seconds: float) -> None:
+        sizes.observe(size)
+        waits.observe(wait_seconds)
+
+    return observe
 
 
 def _model_dir() -> Path:

@@ -1,0 +1,124 @@
+"""The gateway's HTTP side: paths, request ids, and every outcome in one shape."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Match, Route
+
+from bento_services.gateway.core import Gateway
+from bento_services.gateway.errors import ApiError, error_response, json_response
+from bento_services.gateway.guard import check_project, check_request_id
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+ID_BYTES = 16
+
+Handler = Callable[[Gateway, Request, str], Awaitable[Response]]
+
+logger = logging.getLogger(__name__)
+
+
+def new_id() -> str:
+    """Return a new id: random, so that it depends on no clock."""
+    return secrets.token_hex(ID_BYTES)
+
+
+def build_app() -> Starlette:
+    """Return the application; its `state.gateway` is set when the service starts."""
+    paths: list[tuple[str, str, Handler]] = [
+        ("/v1/projects/{project}/predict", "POST", _predict),
+        ("/v1/projects/{project}/feedback", "POST", _feedback),
+        ("/v1/projects/{project}", "GET", _describe),
+        ("/feedback", "POST", _feedback),
+        ("/internal/inflight", "GET", _in_flight),
+        ("/metrics", "GET", _metrics),
+    ]
+    routes = [Route(path, _endpoint(handler), methods=[method]) for path, method, handler in paths]
+    return Starlette(routes=[*routes, Route("/{path:path}", _endpoint(_not_found), methods=METHODS)])
+
+
+def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Give a handler its gateway and request id, and turn whatever it raises into the error contract."""
+
+    async def endpoint(request: Request) -> Response:
+        gateway: Gateway = request.app.state.gateway
+        request_id = gateway.new_id()
+        started = gateway.monotonic()
+        try:
+            request_id = check_request_id(request.headers.get("x-request-id"), new_id=lambda: request_id)
+            response = await handler(gateway, request, request_id)
+        except ApiError as error:
+            gateway.metrics.add("dethrone_refused_total", label=f'code="{error.code}"')
+            response = error_response(error, request_id=request_id)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            gateway.metrics.add("dethrone_refused_total", label='code="INTERNAL"')
+            message = "the gateway must answer (got an error of its own). Report the request id."
+            response = error_response(ApiError(500, "INTERNAL", message), request_id=request_id)
+        gateway.metrics.observe(gateway.monotonic() - started)
+        return response
+
+    return endpoint
+
+
+async def _predict(gateway: Gateway, request: Request, request_id: str) -> Response:
+    answer = await gateway.predict(request, project=request.path_params["project"], request_id=request_id)
+    return _answer(answer, request_id)
+
+
+async def _feedback(gateway: Gateway, request: Request, request_id: str) -> Response:
+    project = request.path_params.get("project")
+    if project is not None:
+        check_project(project)
+    return _answer(await gateway.feedback(request, project=project, request_id=request_id), request_id, status=202)
+
+
+async def _describe(gateway: Gateway, request: Request, request_id: str) -> Response:
+    project = check_project(request.path_params["project"])
+    gateway.authorize(request, scope=None, project=project)
+    return _answer(gateway.describe(project), request_id)
+
+
+async def _in_flight(gateway: Gateway, request: Request, request_id: str) -> Response:
+    gateway.authorize(request, scope="admin")
+    deployment = request.query_params.get("deployment", "")
+    body = {"deployment": deployment[:200], "in_flight": gateway.dispatcher.in_flight(deployment)}
+    return _answer(body, request_id)
+
+
+async def _metrics(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
+    if not _is_local(request):
+        gateway.authorize(request, scope="admin")
+    return PlainTextResponse(gateway.metrics.render(gateway.gauges()), media_type="text/plain; version=0.0.4")
+
+
+async def _not_found(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
+    routes = [route for route in request.app.routes if isinstance(route, Route) and route.path != "/{path:path}"]
+    allowed = [route.methods or set() for route in routes if route.matches(request.scope)[0] == Match.PARTIAL]
+    if allowed:
+        error = ApiError(405, "METHOD_NOT_ALLOWED", f"the method must be {', '.join(sorted(allowed[0]))} here.")
+        response = error_response(error, request_id=request_id)
+        response.headers["Allow"] = ", ".join(sorted(allowed[0]))
+        return response
+    raise ApiError(404, "NOT_FOUND", "the path must be one of the API's. See bento_services/gateway/README.md.")
+
+
+def _answer(body: Mapping[str, Any], request_id: str, *, status: int = 200) -> Response:
+    return json_response(body, status=status, request_id=request_id)
+
+
+def _is_local(request: Request) -> bool:
+    """Tell a caller on this machine from one whom a proxy on this machine forwards."""
+    if request.client is None or any(name in request.headers for name in ("x-forwarded-for", "forwarded")):
+        return False
+    try:
+        return ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False

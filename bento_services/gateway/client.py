@@ -1,0 +1,115 @@
+"""Ask an inference service, and believe its answer only when it makes sense."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import aiohttp
+
+from pipeline_tasks.contracts import RouteEntry
+
+# Shorter than the 5 s after which the server closes an idle connection, so that we close it first.
+KEEP_ALIVE_SECONDS = 3.0
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+SUM_TOLERANCE = 1e-3
+
+Failure = Literal["unreachable", "timeout", "overloaded", "failed", "nonsense"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scores:
+    """A believable answer: the probability of each class."""
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rejected:
+    """The service says that the item itself is bad: asking again cannot help."""
+
+    status: int
+    code: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failed:
+    """No usable answer: another replica may have one."""
+
+    kind: Failure
+
+
+Reply = Scores | Rejected | Failed
+
+
+class InferenceClient:
+    """A pool of kept-alive connections to the inference services."""
+
+    def __init__(self, *, timeout_seconds: float) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(1.0, timeout_seconds))
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
+        """Return the deployment's answer on one item; never raises for what the other side does."""
+        session = self._open()
+        try:
+            async with session.post(
+                f"{entry.address}/predict", data=payload, headers={"Content-Type": media_type}, allow_redirects=False
+            ) as response:
+                body = await response.content.read(MAX_ANSWER_BYTES)
+                return read_reply(response.status, body, version=entry.model_version, classes=classes)
+        except TimeoutError:
+            return Failed("timeout")
+        except (aiohttp.ClientError, OSError, ValueError):
+            return Failed("unreachable")
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, trust_env=False)
+        return self._session
+
+
+def read_reply(status: int, body: bytes, *, version: str, classes: Sequence[str]) -> Reply:
+    """Judge an answer: its status, then whether it is a distribution over the classes by the right version."""
+    if status in {413, 422}:
+        return _rejected(status, body)
+    if status != 200:
+        return Failed("overloaded" if status == 429 or b'"OVERLOADED"' in body else "failed")
+    try:
+        document = json.loads(body)
+        labels = tuple(document["labels"])
+        probabilities = tuple(float(value) for value in document["probabilities"])
+        if document["model_version"] != version:
+            return Failed("nonsense")
+    except (ValueError, TypeError, KeyError):
+        return Failed("nonsense")
+    return Scores(labels, probabilities) if _makes_sense(labels, probabilities, classes) else Failed("nonsense")
+
+
+def _makes_sense(labels: Sequence[Any], probabilities: Sequence[float], classes: Sequence[str]) -> bool:
+    known = len(labels) > 0 and all(isinstance(label, str) for label in labels) and len(set(labels)) == len(labels)
+    expected = not classes or set(labels) == set(classes)
+    finite = all(math.isfinite(value) and 0.0 <= value <= 1.0 + SUM_TOLERANCE for value in probabilities)
+    return known and expected and finite and len(labels) == len(probabilities) and _sums_to_one(probabilities)
+
+
+def _sums_to_one(probabilities: Sequence[float]) -> bool:
+    return abs(math.fsum(probabilities) - 1.0) <= SUM_TOLERANCE
+
+
+def _rejected(status: int, body: bytes) -> Rejected | Failed:
+    try:
+        error: Mapping[str, Any] = json.loads(body)["error"]
+        return Rejected(status, str(error["code"]), str(error["message"]))
+    except (ValueError, TypeError, KeyError):
+        return Failed("nonsense")

@@ -1,0 +1,135 @@
+"""What the gateway is told from outside: its only reader of the environment and of the secret files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline_tasks.errors import ConfigError
+
+MIB = 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Where the prediction log goes; secrets are kept out of `repr`."""
+
+    endpoint: str
+    bucket: str
+    region: str
+    access_key: str = dataclasses.field(repr=False)
+    secret_key: str = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """The gateway's folders, addresses and limits."""
+
+    home: Path
+    catalog_url: str = dataclasses.field(repr=False)
+    poll_seconds: float = 0.5
+    ship_seconds: float = 5.0
+    spool_limit_bytes: int = 1024 * MIB
+    segment_limit_bytes: int = 8 * MIB
+    inference_timeout_seconds: float = 5.0
+    body_timeout_seconds: float = 10.0
+    max_in_flight: int = 512
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.home / "spool"
+
+    @property
+    def routes_file(self) -> Path:
+        return self.home / "serving" / "routes.json"
+
+
+def load_config(environment: Mapping[str, str] | None = None) -> GatewayConfig:
+    """Read DETHRONE_HOME and the DETHRONE_* limits; every one but the home has a default.
+
+    Raises:
+        ConfigError: a number is not one, or not above zero.
+    """
+    env = os.environ if environment is None else environment
+    home = Path(env.get("DETHRONE_HOME") or ".dethrone").expanduser().resolve()
+    defaults = GatewayConfig(home=home, catalog_url="")
+    return GatewayConfig(
+        home=home,
+        catalog_url=env.get("DETHRONE_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}",
+        poll_seconds=_number(env, "DETHRONE_ROUTE_POLL_SECONDS", defaults.poll_seconds),
+        ship_seconds=_number(env, "DETHRONE_LOG_SHIP_SECONDS", defaults.ship_seconds),
+        spool_limit_bytes=int(_number(env, "DETHRONE_SPOOL_MAX_BYTES", defaults.spool_limit_bytes)),
+        segment_limit_bytes=int(_number(env, "DETHRONE_SPOOL_SEGMENT_BYTES", defaults.segment_limit_bytes)),
+        inference_timeout_seconds=_number(
+            env, "DETHRONE_INFERENCE_TIMEOUT_SECONDS", defaults.inference_timeout_seconds
+        ),
+        body_timeout_seconds=_number(env, "DETHRONE_BODY_TIMEOUT_SECONDS", defaults.body_timeout_seconds),
+        max_in_flight=int(_number(env, "DETHRONE_MAX_IN_FLIGHT", defaults.max_in_flight)),
+    )
+
+
+def store_config_reader(home: Path, environment: Mapping[str, str] | None = None) -> Callable[[], StoreConfig]:
+    """Return a function that reads the store's address and keys when they are needed.
+
+    The gateway serves before the stack has written them, and without them.
+    """
+    env = dict(os.environ if environment is None else environment)
+    return lambda: load_store_config(home, env)
+
+
+def load_store_config(home: Path, environment: Mapping[str, str]) -> StoreConfig:
+    """Read the store's address and keys from the environment, then `stack.json` and `secrets/` in the home folder.
+
+    Raises:
+        ConfigError: a value has neither.
+    """
+    endpoint = environment.get("DETHRONE_S3_ENDPOINT") or _stack(home).get("s3_endpoint")
+    if not endpoint:
+        raise ConfigError(
+            "DETHRONE_S3_ENDPOINT must be set, or stack.json must hold s3_endpoint (got neither). "
+            "Start the stack with `dethrone up`; until then predictions wait in the spool."
+        )
+    return StoreConfig(
+        endpoint=str(endpoint),
+        bucket=environment.get("DETHRONE_S3_BUCKET") or "dethrone",
+        region=environment.get("DETHRONE_S3_REGION") or "us-east-1",
+        access_key=_secret(home, environment, "DETHRONE_S3_ACCESS_KEY", "s3_access_key"),
+        secret_key=_secret(home, environment, "DETHRONE_S3_SECRET_KEY", "s3_secret_key"),
+    )
+
+
+def _number(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{name} must be a number above 0 (got {text!r}).")
+    return value
+
+
+def _stack(home: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((home / "stack.json").read_text()))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _secret(home: Path, env: Mapping[str, str], variable: str, name: str) -> str:
+    if env.get(variable):
+        return env[variable]
+    path = Path(env.get(f"{variable}_FILE") or home / "secrets" / name)
+    try:
+        return path.read_text().strip()
+    except OSError:
+        raise ConfigError(
+            f"{variable} must be set, or the file {name} must exist in secrets/ (got neither). "
+            "`dethrone up` writes it at its first start."
+        ) from None

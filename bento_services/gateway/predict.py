@@ -1,0 +1,145 @@
+"""Pick a deployment, ask it, replay once elsewhere, and finish the answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from bento_services.gateway.client import Failed, Rejected, Reply, Scores
+from bento_services.gateway.errors import ApiError
+from bento_services.gateway.routes import ProjectRoute, ServingSettings, choose, choose_other
+from pipeline_tasks.contracts import RouteEntry
+
+SUSPECT_SECONDS = 1.0
+DIGITS = 6
+
+
+class Asks(Protocol):
+    """What predicts: the inference client, or a stub."""
+
+    async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
+        """Return a deployment's answer on one item."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """One item and how the caller wants it answered."""
+
+    payload: bytes
+    media_type: str
+    sticky_key: str
+    version: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answered:
+    """Scores, and the deployment that gave them."""
+
+    entry: RouteEntry
+    scores: Scores
+    replayed: bool
+
+
+class Dispatcher:
+    """Sends questions to deployments and knows what is in flight; lives in one event loop."""
+
+    def __init__(self, client: Asks, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._monotonic = monotonic
+        self._in_flight: Counter[str] = Counter()
+        self._suspect_until: dict[str, float] = {}
+        self.num_replays = 0
+
+    def in_flight(self, deployment_id: str) -> int:
+        """Return how many requests to this deployment are unanswered."""
+        return self._in_flight[deployment_id]
+
+    async def predict(self, question: Question, *, current_route: Callable[[], ProjectRoute]) -> Answered:
+        """Ask the deployment that the route gives, and after a failure one other: predictions are pure, so it is safe.
+
+        The route is read again before each try: a swap in between is followed.
+
+        Raises:
+            ApiError: 404 unknown version, 422 and 413 a bad item, 503 nothing usable answered.
+        """
+        route = current_route()
+        entry = choose(route, sticky_key=question.sticky_key, version=question.version, avoid=self._suspects())
+        if entry is None:
+            raise _nothing_serves(question.version)
+        reply = await self._ask(entry, question, route)
+        replayed = isinstance(reply, Failed)
+        if replayed:
+            self.num_replays += 1
+            route = current_route()
+            entry = choose_other(route, entry, version=question.version, avoid=self._suspects())
+            reply = await self._ask(entry, question, route)
+        return Answered(entry, _scores(reply), replayed)
+
+    async def _ask(self, entry: RouteEntry, question: Question, route: ProjectRoute) -> Reply:
+        # No await between the choice of an entry and this count: a drain that sees 0 has seen every chosen request.
+        self._in_flight[entry.deployment_id] += 1
+        try:
+            reply = await self._client.ask(
+                entry, question.payload, media_type=question.media_type, classes=route.settings.classes
+            )
+        finally:
+            self._in_flight[entry.deployment_id] -= 1
+            if self._in_flight[entry.deployment_id] == 0:
+                del self._in_flight[entry.deployment_id]
+        self._remember(entry, reply)
+        return reply
+
+    def _remember(self, entry: RouteEntry, reply: Reply) -> None:
+        if isinstance(reply, Failed) and reply.kind in {"unreachable", "timeout"}:
+            self._suspect_until[entry.deployment_id] = self._monotonic() + SUSPECT_SECONDS
+        else:
+            self._suspect_until.pop(entry.deployment_id, None)
+
+    def _suspects(self) -> set[str]:
+        now = self._monotonic()
+        return {name for name, until in self._suspect_until.items() if until > now}
+
+
+def _nothing_serves(version: str | None) -> ApiError:
+    if version is None:
+        return ApiError(
+            503, "NOTHING_SERVES", "the project must have a champion (got none yet).", retry_after_seconds=5
+        )
+    return ApiError(
+        404,
+        "MODEL_VERSION_UNKNOWN",
+        "X-Model-Version must be a version that serves now. See GET /v1/projects/{project}.",
+        field="X-Model-Version",
+    )
+
+
+def _scores(reply: Reply) -> Scores:
+    if isinstance(reply, Scores):
+        return reply
+    if isinstance(reply, Rejected):
+        raise ApiError(reply.status, reply.code, reply.message, field="body")
+    if reply.kind == "overloaded":
+        raise ApiError(
+            503, "OVERLOADED", "the model must have a free slot (got none). Try again.", retry_after_seconds=1
+        )
+    raise ApiError(
+        503,
+        "MODEL_FAILED",
+        "the model must answer with sense and in time (got neither). Try again.",
+        retry_after_seconds=1,
+    )
+
+
+def finish(scores: Scores, settings: ServingSettings) -> dict[str, Any]:
+    """Return the business part of an answer: label, confidence, the best `top_k`, and whether a person will look."""
+    ranked = sorted(zip(scores.probabilities, scores.labels, strict=True), key=lambda pair: (-pair[0], pair[1]))
+    confidence, label = ranked[0]
+    return {
+        "label": label,
+        "confidence": round(confidence, DIGITS),
+        "top": [{"label": name, "confidence": round(value, DIGITS)} for value, name in ranked[: settings.top_k]],
+        "needs_review": confidence < settings.review_below,
+    }

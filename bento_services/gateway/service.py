@@ -1,0 +1,90 @@
+"""The gateway service: the business side of a prediction; no model and no torch in this process."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+
+import bentoml
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bento_services.gateway.app import build_app, new_id
+from bento_services.gateway.client import InferenceClient
+from bento_services.gateway.config import load_config, store_config_reader
+from bento_services.gateway.core import Gateway as Core
+from bento_services.gateway.follower import RouteFollower, SqlCatalog
+from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.predict import Dispatcher
+from bento_services.gateway.shipper import Shipper, s3_put
+from bento_services.gateway.spool import Spool
+
+REQUEST_TIMEOUT_SECONDS = 30
+HIDDEN = frozenset({"/schema.json"})
+
+app = build_app()
+logger = logging.getLogger(__name__)
+
+
+class HideInternals:
+    """Sends BentoML's own open pages, which say what is inside, to a path that nobody serves."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in HIDDEN:
+            scope = {**scope, "path": "/not-found", "raw_path": b"/not-found"}
+        await self._app(scope, receive, send)
+
+
+@bentoml.service(
+    name="gateway",
+    workers=1,  # rates, in-flight counts and repeated answers live in one process
+    traffic={"timeout": REQUEST_TIMEOUT_SECONDS},
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": False},  # our own are exact, and BentoML's would be open to everybody
+    tracing={"excluded_urls": ".*"},
+)
+@bentoml.asgi_app(app, path="/")
+class Gateway:
+    """Authenticates, limits, checks, routes, answers and logs."""
+
+    def __init__(self) -> None:
+        config = load_config()
+        metrics = Metrics()
+        spool = Spool(config.spool_dir, limit_bytes=config.spool_limit_bytes, segment_bytes=config.segment_limit_bytes)
+        self._client = InferenceClient(timeout_seconds=config.inference_timeout_seconds)
+        self._follower = RouteFollower(
+            SqlCatalog(config.catalog_url), local_copy=config.routes_file, poll_seconds=config.poll_seconds
+        )
+        self._shipper = Shipper(
+            spool, s3_put(store_config_reader(config.home)), metrics=metrics, interval_seconds=config.ship_seconds
+        )
+        app.state.gateway = Core(
+            config,
+            follower=self._follower,
+            dispatcher=Dispatcher(self._client),
+            spool=spool,
+            metrics=metrics,
+            new_id=new_id,
+            wall_ms=lambda: time.time_ns() // 1_000_000,
+        )
+        self._follower.start()
+        self._shipper.start()
+        gc.collect()
+        gc.freeze()
+
+    async def __is_ready__(self) -> bool:
+        """Answer /readyz: ready means that there are routes to follow, the catalog's or the last known."""
+        return self._follower.snapshot is not None
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    async def close(self) -> None:
+        """Stop following and ship what the log holds."""
+        self._follower.stop()
+        await self._client.close()
+        self._shipper.stop()
+
+
+Gateway.add_asgi_middleware(HideInternals)  # type: ignore[attr-defined]

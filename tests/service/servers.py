@@ -1,0 +1,157 @@
+"""Real processes for the service tests: the gateway, an inference bento, and stub inference servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import torch
+
+from pipeline_tasks.models.artifact import ModelConfig, Origin, pack, save
+from pipeline_tasks.models.registry import find_recipe
+from tests.services import answers, free_ports, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+BENTOML = Path(sys.executable).parent / "bentoml"
+CLASSES = ("bag", "boot", "coat")
+
+
+def write_model(folder: Path, *, version: str, recipe: str = "image_cnn", seed: int = 0) -> None:
+    """Write the two files of an untrained model version."""
+    torch.manual_seed(seed)
+    found = find_recipe(recipe)
+    params = found.recipe.resolve({})
+    config = ModelConfig(
+        project="fashion",
+        version=version,
+        recipe=recipe,
+        recipe_digest=found.code_digest,
+        recipe_source=None,
+        params=params,
+        classes=CLASSES,
+        preprocessing=found.recipe.preprocessing(params),
+        signature=found.recipe.signature(params, len(CLASSES)),
+        snapshot_id="s1",
+        training_key="k1",
+        warm_start=None,
+        seed=seed,
+        threads=1,
+        lock_hash="l1",
+    )
+    origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
+    save(pack(found.recipe.build(params, len(CLASSES)), config=config, origin=origin, metrics={}), folder)
+
+
+class Served:
+    """A `bentoml serve` of its own process group, stopped by its process id."""
+
+    def __init__(self, target: str, *, home: Path, environment: dict[str, str], cwd: Path) -> None:
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = home / f"serve-{self.port}.log"
+        base = {"PATH": os.environ["PATH"], "HOME": str(home), "OMP_NUM_THREADS": "1", "TMPDIR": tempfile.gettempdir()}
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [str(BENTOML), "serve", target, "--host", "127.0.0.1", "--port", str(self.port)],
+                env=base | {"BENTOML_DO_NOT_TRACK": "True"} | environment,
+                cwd=cwd,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_ready(self, *, timeout_seconds: float = 60) -> None:
+        wait_until(
+            lambda: answers(f"{self.url}/readyz") or self._process.poll() is not None,
+            timeout_seconds=timeout_seconds,
+            what=f"{self.url} ({self.log.read_text()[-2000:]})",
+        )
+        if self._process.poll() is not None:
+            raise RuntimeError(f"bentoml serve ended early: {self.log.read_text()[-2000:]}")
+
+    def stop(self) -> None:
+        """SIGTERM, then wait; kill what is left."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL the whole group, as a machine would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(timeout=20)
+
+
+@contextlib.contextmanager
+def serving(target: str, *, home: Path, environment: dict[str, str], cwd: Path = ROOT, wait: bool = True):
+    """Run a service until the block ends."""
+    served = Served(target, home=home, environment=environment, cwd=cwd)
+    try:
+        if wait:
+            served.wait_ready()
+        yield served
+    finally:
+        served.stop()
+
+
+def gateway_environment(home: Path, **more: str) -> dict[str, str]:
+    """What the gateway is given in tests: a fast shipping interval, and a store that is not there."""
+    return {
+        "DETHRONE_HOME": str(home),
+        "BENTOML_HOME": str(home / "bentoml"),
+        "DETHRONE_LOG_SHIP_SECONDS": "0.3",
+    } | more
+
+
+class StubInference:
+    """An inference service that answers what a test wants, in a thread of this process."""
+
+    def __init__(self, *, version: str, delay_seconds: float = 0.0) -> None:
+        self.version = version
+        self.delay_seconds = delay_seconds
+        self.status = 200
+        self.body: bytes | None = None
+        self.num_requests = 0
+        self.last_body = b""
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                stub.last_body = self.rfile.read(int(self.headers["Content-Length"]))
+                stub.num_requests += 1
+                time.sleep(stub.delay_seconds)
+                body = stub.body if stub.body is not None else stub.answer()
+                head = f"HTTP/1.1 {stub.status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                self.wfile.write(head.encode() + body)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    def answer(self) -> bytes:
+        return json.dumps(
+            {"model_version": self.version, "labels": list(CLASSES), "probabilities": [0.7, 0.2, 0.1]}
+        ).encode()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
