@@ -103,14 +103,15 @@ def _run_table(frame: pd.DataFrame | None, rules: Sequence[Rule], id_column: str
     if frame is None or not len(frame):
         return {rule.name: _error(rule, f"the table {rule.table!r} is missing or empty") for rule in rules}
     try:
-        answers = _validate(frame, rules, id_column)
+        answers = _validate(frame, rules)
     except Exception as error:  # noqa: BLE001 - any failure of the validator means "not passed"
         _log.warning("checks could not run: %s: %s", type(error).__name__, error)
         return {rule.name: _error(rule, f"{type(error).__name__}: {error}") for rule in rules}
-    return {rule.name: _parse(rule, answers[rule.name], id_column) for rule in rules if rule.name in answers}
+    row_ids = None if id_column is None else frame[id_column].tolist()
+    return {rule.name: _parse(rule, answers[rule.name], row_ids) for rule in rules if rule.name in answers}
 
 
-def _validate(frame: pd.DataFrame, rules: Sequence[Rule], id_column: str | None) -> dict[str, Any]:
+def _validate(frame: pd.DataFrame, rules: Sequence[Rule]) -> dict[str, Any]:
     import great_expectations as gx
     from great_expectations.data_context.types import base
 
@@ -123,10 +124,11 @@ def _validate(frame: pd.DataFrame, rules: Sequence[Rule], id_column: str | None)
     batch = asset.add_batch_definition_whole_dataframe("whole")
     suite = context.suites.add(gx.ExpectationSuite(name="suite", expectations=[_expectation(gx, r) for r in rules]))
     definition = context.validation_definitions.add(gx.ValidationDefinition(name="run", data=batch, suite=suite))
-    result_format: dict[str, Any] = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
-    if id_column is not None:
-        result_format["unexpected_index_column_names"] = [id_column]
-    answer = definition.run(batch_parameters={"dataframe": frame}, result_format=result_format)
+    # Without unexpected_index_column_names the failing rows come as positions, which we turn into ids ourselves: with
+    # it, Great Expectations 1.24 looks each failing row up by itself, 80 s for 400,000 of them instead of 4 s.
+    complete = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
+    positions = frame.reset_index(drop=True)
+    answer = definition.run(batch_parameters={"dataframe": positions}, result_format=complete)
     named = [(one.expectation_config, one) for one in answer.results]
     return {str(configuration.meta["rule"]): one for configuration, one in named if configuration is not None}
 
@@ -134,23 +136,21 @@ def _validate(frame: pd.DataFrame, rules: Sequence[Rule], id_column: str | None)
 def _expectation(gx: Any, rule: Rule) -> Any:
     if isinstance(rule.expectation, str):
         return getattr(gx.expectations, rule.expectation)(**rule.arguments, meta={"rule": rule.name})
-    return rule.expectation.copy(
-        update={"meta": {**(rule.expectation.meta or {}), "rule": rule.name}, "id": None}
-    )
+    return rule.expectation.copy(update={"meta": {**(rule.expectation.meta or {}), "rule": rule.name}, "id": None})
 
 
-def _parse(rule: Rule, answer: Any, id_column: str | None) -> RuleResult:
+def _parse(rule: Rule, answer: Any, row_ids: Sequence[Any] | None) -> RuleResult:
     error = _exception_message(answer.exception_info or {})
     if error is not None:
         return _error(rule, error)
     result = answer.result
-    ids = _failing_ids(result, id_column) if not answer.success else ()
+    ids = _failing_ids(result, row_ids) if not answer.success else ()
     return RuleResult(
         name=rule.name,
         policy=rule.policy,
         success=answer.success is True,
         expected=rule.expected or str(rule.expectation),
-        observed=_observed(result, success=bool(answer.success), single=id_column is None),
+        observed=_observed(result, success=bool(answer.success), single=row_ids is None),
         table=rule.table,
         num_checked=int(result.get("element_count") or 0),
         num_failed=int(result.get("unexpected_count") or 0) if not answer.success else 0,
@@ -166,10 +166,10 @@ def _exception_message(info: Mapping[str, Any]) -> str | None:
     return next((message for message in messages if message is not None), None)
 
 
-def _failing_ids(result: Mapping[str, Any], id_column: str | None) -> tuple[str, ...]:
-    if id_column is None:
+def _failing_ids(result: Mapping[str, Any], row_ids: Sequence[Any] | None) -> tuple[str, ...]:
+    if row_ids is None:
         return ()
-    return tuple(sorted({str(row[id_column]) for row in result.get("unexpected_index_list") or ()}))
+    return tuple(sorted({str(row_ids[position]) for position in result.get("unexpected_index_list") or ()}))
 
 
 def _observed(result: Mapping[str, Any], *, success: bool, single: bool) -> str:

@@ -53,6 +53,11 @@ def test_all_failing_rows_are_named_even_when_there_are_many():
     assert failure.failing_ids == tuple(f"{i:04}" for i in range(500))
 
 
+def test_row_ids_do_not_depend_on_the_index_of_the_table():
+    shuffled = frame().set_axis([7, 7, 0, 3])
+    assert run_suite(shuffled, suite(KNOWN), subject="s").failures[0].failing_ids == ("d",)
+
+
 def test_both_rows_of_a_duplicate_fail_under_one_id():
     result = run_suite(frame(item_id=["a", "b", "c", "c"]), suite(UNIQUE), subject="s")
     assert result.failures[0].failing_ids == ("c",)
@@ -77,7 +82,7 @@ def test_guards_stop_what_the_suite_would_let_through(data, code, monkeypatch):
 @pytest.mark.parametrize("data", [frame().iloc[:0], frame(label=[None] * 4)])
 def test_great_expectations_itself_passes_those(data):
     # The reason for the guards: the day that this fails, they may go.
-    answers = runner._validate(data, [KNOWN, UNIQUE], "item_id")
+    answers = runner._validate(data, [KNOWN, UNIQUE])
     assert all(answer.success for answer in answers.values())
 
 
