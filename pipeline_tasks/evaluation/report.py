@@ -1,2 +1,227 @@
-def render(document, evidence, *, counts, read):
-    return ""
+"""One self-contained page per verdict: no network, no script, for screen and paper."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from pipeline_tasks.evaluation import report_charts as charts
+from pipeline_tasks.evaluation import report_tables as tables
+from pipeline_tasks.evaluation.advice import what_would_change
+from pipeline_tasks.evaluation.report_charts import text
+from pipeline_tasks.evaluation.report_examples import choose, example_cards, read_examples
+from pipeline_tasks.evaluation.scoring import ReadItems
+from pipeline_tasks.evaluation.summary import markdown_summary
+from pipeline_tasks.evaluation.verdict import verdict_id_of
+
+__all__ = ["markdown_summary", "render"]
+
+Document = Mapping[str, Any]
+WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
+FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
+STANDS = {"for": "speaks for", "against": "against", "open": "open", "note": "note"}
+
+
+def render(document: Document, evidence: bytes, *, counts: Mapping[str, Mapping[str, int]], read: ReadItems) -> str:
+    """Return the page of a verdict. `counts` has the rows per class of the snapshots, by role, where known."""
+    parts = [
+        _answer(document),
+        _section("Why", _reasons(document)),
+        _differences(document),
+        _section("Side by side", f'<div class="card">{tables.side_by_side(document)}</div>', _interval_note()),
+        _section(
+            "Classes, worst first",
+            f'<div class="card">{tables.class_table(document)}</div>',
+            tables.class_note(document),
+        ),
+        _section(
+            "What is taken for what",
+            _matrices(document),
+            "Rows are true classes, columns are answers. "
+            "Right answers lie on the diagonal, errors are red; shading is the share of the row.",
+        ),
+        _section(
+            "Does confidence mean anything?",
+            _reliability(document),
+            "A dot per range of confidence, larger "
+            "with more answers. On the dashed line, 80 % sure means right 8 times in 10; below it, too sure.",
+        ),
+        _examples(document, evidence, read=read),
+        _section("Training data", f'<div class="card">{tables.data(document, counts)}</div>'),
+        _section("Exams and leak check", f'<div class="card">{tables.exams(document)}</div>'),
+        _section("What would change this answer", f'<div class="card">{_list(what_would_change(document))}</div>'),
+        _section("How this was decided", f'<div class="card">{tables.method(document)}</div>'),
+    ]
+    return _page(f"{document['question']['project']}: {_word(document)}", "".join(parts))
+
+
+def _page(title: str, body: str) -> str:
+    style = _style()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="referrer" content="no-referrer">'
+        f"<style>{style}</style></head><body><main>{body}</main></body></html>"
+    )
+
+
+@cache
+def _style() -> str:
+    return resources.files("pipeline_tasks.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    quiet = f'<p class="quiet">{text(note)}</p>' if note else ""
+    return f"<section><h2>{text(title)}</h2>{quiet}{body}</section>"
+
+
+def _word(document: Document) -> str:
+    words = WORDS if document["question"]["champion"] is not None else FIRST_WORDS
+    return words[document["decision"]["answer"]]
+
+
+def _answer(document: Document) -> str:
+    question, decision = document["question"], document["decision"]
+    sentence = decision["headline"].partition(": ")[2]
+    return (
+        f'<div class="answer {decision["answer"]}"><h1>{text(question["project"])} · verdict '
+        f"<code>{verdict_id_of(document)[:12]}</code></h1>"
+        f'<p class="word">{text(_word(document))}</p>'
+        f'<p class="sentence">{text(sentence[:1].upper() + sentence[1:])}</p>{_tiles(document)}</div>'
+    )
+
+
+def _tiles(document: Document) -> str:
+    question, current = document["question"], document["evidence"]["current"]
+    metric = question["policy"]["metric"]
+    name = tables.METRICS[metric]
+    contender = _metric(current["contender"], metric)
+    tiles = []
+    if current["champion"] is not None:
+        champion = _metric(current["champion"], metric)
+        tiles.append((f'{name}, <span class="champion-name">champion</span>', tables.percent(champion["estimate"])))
+    tiles.append((f'{name}, <span class="contender-name">contender</span>', tables.percent(contender["estimate"])))
+    gain = current["gain"]
+    if gain is not None:
+        tiles.append(("Difference on the current exam", f"{100 * gain['difference']:+.1f} points"))
+    tiles.append(("Items in the current exam", f"{current['num_items']:,}"))
+    cells = "".join(f'<div class="tile"><div class="small">{label}</div><b>{value}</b></div>' for label, value in tiles)
+    return f'<div class="tiles">{cells}</div>'
+
+
+def _metric(scores: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = scores[metric]
+    return found
+
+
+def _reasons(document: Document) -> str:
+    rows = "".join(
+        f'<li><span class="badge {one["stand"]}">{STANDS[one["stand"]]}</span>'
+        f"<div>{text(one['text'][:1].upper() + one['text'][1:])} "
+        f'<span class="small"><code>{text(one["code"])}</code></span></div></li>'
+        for one in document["decision"]["reasons"]
+    )
+    return f'<div class="card"><ul class="reasons">{rows}</ul></div>'
+
+
+def _differences(document: Document) -> str:
+    policy = document["question"]["policy"]
+    rows = []
+    for name, limit, limit_name in (
+        ("current", policy["min_gain"], "must be passed"),
+        ("previous", -policy["previous_margin"], "must not be crossed"),
+    ):
+        exam = document["evidence"][name]
+        gain = exam["gain"] if exam is not None else None
+        if gain is None or gain["difference"] is None:
+            continue
+        rows.append(
+            {
+                **gain,
+                "name": f"{name.capitalize()} exam (epoch {exam['epoch']})",
+                "detail": f"{exam['num_items']:,} items: {gain['num_wins']} won, {gain['num_losses']} lost",
+                "limit": limit,
+                "limit_name": f"{100 * limit:+.1f} {limit_name}" if limit else limit_name,
+            }
+        )
+    if not rows:
+        return ""
+    levels = " and ".join(f"{tables.percent(1 - row['alpha'])} ({row['name'].split()[0].lower()})" for row in rows)
+    note = (
+        f"{tables.METRICS[policy['metric']]} of the contender minus the champion's, on the same items. Each whisker is "
+        f"a one-sided bound with a confidence of {levels}. For a promotion each left end must lie right of the red line."
+    )
+    return _section("Difference", f'<div class="card">{charts.gain_chart(rows)}</div>', note)
+
+
+def _interval_note() -> str:
+    return (
+        "Scores are on the current exam with two-sided 95 % intervals (Wilson for accuracy, bootstrap for macro F1). "
+        "Overlapping intervals prove nothing: the two models answered the same items, see Difference."
+    )
+
+
+def _each_role(document: Document, draw: Any) -> str:
+    current = document["evidence"]["current"]
+    cards = "".join(
+        f'<div class="card"><h3 class="{role}-name">{role.capitalize()}</h3>{draw(current[role], role)}</div>'
+        for role in ("champion", "contender")
+        if current[role] is not None
+    )
+    return f'<div class="pair">{cards}</div>'
+
+
+def _matrices(document: Document) -> str:
+    current = document["evidence"]["current"]
+    classes = current["classes"]
+    errors = current["contender"]["confusion"] or (current["champion"] or {}).get("confusion") or []
+    chosen = charts.worst_classes(errors, classes) if errors else []
+
+    def draw(scores: Mapping[str, Any], role: str) -> str:
+        if not scores["confusion"]:
+            return '<p class="quiet">Its outputs cannot be counted.</p>'
+        part = [[scores["confusion"][row][column] for column in chosen] for row in chosen]
+        return charts.confusion_chart(part, [classes[index] for index in chosen], role=role)
+
+    left_out = len(classes) - len(chosen)
+    note = f'<p class="quiet">{left_out} classes with fewer errors are left out.</p>' if left_out and errors else ""
+    return _each_role(document, draw) + note
+
+
+def _reliability(document: Document) -> str:
+    def draw(scores: Mapping[str, Any], role: str) -> str:
+        if not scores["bins"]:
+            return '<p class="quiet">Its outputs are no probabilities.</p>'
+        caption = f'<p class="small">Calibration error {scores["calibration_error"]:.3f}</p>'
+        return charts.reliability_chart(scores["bins"], role=role) + caption
+
+    return _each_role(document, draw)
+
+
+def _examples(document: Document, evidence: bytes, *, read: ReadItems) -> str:
+    examples = read_examples(evidence, exam_id=document["evidence"]["current"]["exam_id"])
+    if document["question"]["champion"] is None:
+        return _example_section("Wrong, and sure of it", "wrong", examples, read=read)
+    won = _example_section("Only the contender is right", "won", examples, read=read)
+    return won + _example_section("Only the champion is right", "lost", examples, read=read)
+
+
+def _example_section(title: str, kind: str, examples: Any, *, read: ReadItems) -> str:
+    chosen = choose(examples, kind)
+    total = sum(example.kind == kind for example in examples)
+    note = f"{len(chosen)} of {total:,} such items in the current exam, the contender's surest answers first. "
+    note += "The right answer is in bold; look for wrong labels too."
+    return _section(title, f'<div class="card">{example_cards(chosen, read=read)}</div>', note if chosen else "")
+
+
+def _list(lines: Sequence[str]) -> str:
+    if not lines:
+        return "<p>A contender with valid outputs, judged anew.</p>"
+    return f"<ul>{''.join(f'<li>{text(line)}</li>' for line in lines)}</ul>"

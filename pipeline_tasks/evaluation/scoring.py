@@ -82,7 +82,7 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> Exam:
     if found != ref.exam_id or table.num_rows != ref.num_items:
         raise DataCorrupt(
             f"{ref.object_key} must hold the {ref.num_items} items and labels of exam {ref.exam_id[:12]} "
-            f"(got {table.num_rows} of exam {found[:12]}). It was changed after it was frozen; restore it from a backup."
+            f"(got {table.num_rows} of exam {found[:12]}). It was changed after it was frozen; restore it."
         )
     columns = (table[name].to_pylist() for name in ("item_id", "label", "media_type"))
     rows = zip(*columns, manifest.locations(table), strict=True)
@@ -132,15 +132,32 @@ def answer_items(
 
     Raises:
         InputError: a model cannot decode an item that people have labeled.
+        DataCorrupt: an item's bytes are not what its id says.
     """
     answers = [np.full((len(items), len(model.classes)), np.nan, dtype=np.float32) for model in models]
     for start in range(0, len(items), batch_size):
         batch = items[start : start + batch_size]
-        payloads = list(read([item.location for item in batch]))
+        payloads = read_checked(batch, read=read)
         for model, answer_nc in zip(models, answers, strict=True):
             inputs = [_decode(model, item, data) for item, data in zip(batch, payloads, strict=True)]
             answer_nc[start : start + len(batch)] = predict(model, inputs)
     return answers
+
+
+def read_checked(items: Sequence[ExamItem], *, read: ReadItems) -> list[bytes]:
+    """Return the items' bytes, each checked against its id.
+
+    Raises:
+        DataCorrupt: the stored bytes of an item are not the ones that people have labeled.
+    """
+    payloads = list(read([item.location for item in items]))
+    for item, data in zip(items, payloads, strict=True):
+        if sha256_hex(data) != item.item_id:
+            raise DataCorrupt(
+                f"{item.location.object_key} must hold exam item {item.item_id} at offset {item.location.offset} "
+                f"(got bytes that hash to {sha256_hex(data)}). Restore the object from a backup."
+            )
+    return payloads
 
 
 def _decode(model: ScoringModel, item: ExamItem, data: bytes) -> Any:

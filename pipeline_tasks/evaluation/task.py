@@ -66,7 +66,7 @@ def judge(
     Raises:
         InputError: EXAM_MISSING, there is no exam yet.
         PermanentError: CHAMPION_UNREADABLE or CONTENDER_UNREADABLE.
-        DataCorrupt: an exam is not the one that was frozen.
+        DataCorrupt: an exam or an item of it is not the one that was frozen.
         StaleAttempt: a newer attempt judges the same contender.
     """
     chosen = _newest(exams)
@@ -131,7 +131,7 @@ def _score(
     if champion is not None:
         models["champion"] = scoring.load_model(champion, role="champion", load=load)
     answers = tuple(_answer(exam, models, read=read) for exam in exams)
-    payloads = list(read([item.location for item in exams[0].items[: scoring.NUM_TIMED]]))
+    payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
     measured = {role: scoring.measure_latency(model, payloads, timer=timer) for role, model in models.items()}
     parties = {
         role: vd.party(ref, classes=models[role].classes, size_bytes=scoring.model_size_bytes(store, ref))

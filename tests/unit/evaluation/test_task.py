@@ -307,6 +307,14 @@ def test_an_exam_that_was_changed_is_refused(run, world, object_store):
         run()
 
 
+def test_an_item_that_was_changed_is_refused(run, object_store):
+    item_id = sha256_hex(s.payload(2, 5))
+    key = f"items/fashion/{item_id[:2]}/{item_id}"
+    object_store.corrupt(key)
+    with pytest.raises(DataCorrupt, match=f"{key} must hold exam item {item_id} at offset 0"):
+        run()
+
+
 def test_an_exam_of_another_size_is_refused(run, world):
     lying = dataclasses.replace(world.exams[1], num_items=119)
     with pytest.raises(DataCorrupt, match="must hold the 119 items and labels of exam"):

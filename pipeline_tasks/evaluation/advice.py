@@ -1,0 +1,116 @@
+"""What would change a verdict's answer, in words. Pure; reads the verdict's document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_tasks.evaluation.evidence import alpha_for_use
+from pipeline_tasks.evaluation.statistics import (
+    PairedGain,
+    detectable_gain,
+    mcnemar_p_value,
+    more_items_needed,
+    tango_bound,
+)
+from pipeline_tasks.project import Gate
+
+Document = Mapping[str, Any]
+
+
+def what_would_change(document: Document) -> list[str]:
+    """Return sentences on what would turn the answer, the nearest first."""
+    question, decision = document["question"], document["decision"]
+    policy = Gate.model_validate(question["policy"])
+    gain = _gain(document["evidence"]["current"]["gain"])
+    lines = []
+    if decision["answer"] == "promote":
+        lines += _promotion_would_fall(document, policy=policy, gain=gain)
+    else:
+        blocking = [reason for reason in decision["reasons"] if reason["stand"] in {"against", "open"}]
+        if len(blocking) > 1:
+            lines.append(f"All {len(blocking)} findings that speak against or are open would have to change.")
+        lines += _limits_in_reach(document, policy=policy)
+        if gain is not None:
+            lines += _gain_in_reach(gain, policy=policy)
+    if gain is not None:
+        lines.append(_next_use(policy, exam_use=question["exam_use"]))
+    return lines
+
+
+def _gain(fields: Mapping[str, Any] | None) -> PairedGain | None:
+    if fields is None or any(value is None for value in fields.values()):
+        return None
+    return PairedGain(**fields)
+
+
+def _promotion_would_fall(document: Document, *, policy: Gate, gain: PairedGain | None) -> list[str]:
+    if gain is None:
+        accuracy = document["evidence"]["current"]["contender"]["accuracy"]["estimate"]
+        spare = accuracy - policy.floors.accuracy
+        return [f"The first model is {_points(spare)} above the floor; a floor above {_percent(accuracy)} refuses it."]
+    lines = []
+    if gain.metric == "accuracy":
+        flips = flips_to_lose(gain, min_gain=policy.min_gain)
+        lines.append(
+            f"{flips} of the {gain.num_wins} labels by which the contender wins would have to be wrong, each in the "
+            "champion's favour, before the gain were no longer sure."
+        )
+    lines.append(f"gate.min_gain above {_points(max(gain.low, 0.0))} would ask for more than this exam can show.")
+    return lines
+
+
+def flips_to_lose(gain: PairedGain, *, min_gain: float) -> int:
+    """Return how many wins would have to turn into losses before the gain is no longer shown."""
+    for flips in range(gain.num_wins + 1):
+        wins, losses = gain.num_wins - flips, gain.num_losses + flips
+        shown = mcnemar_p_value(wins, losses) <= gain.alpha
+        if shown and min_gain > 0:
+            shown = tango_bound(wins, losses, gain.num_items, alpha=gain.alpha) >= min_gain
+        if not shown:
+            return flips
+    return gain.num_wins
+
+
+def _limits_in_reach(document: Document, *, policy: Gate) -> list[str]:
+    contender = document["evidence"]["current"]["contender"]
+    floor = policy.limits.recall_per_class
+    lines = []
+    for one in contender["classes"]:
+        recall = one["recall"]["estimate"]
+        if recall is not None and one["num_items"] >= policy.limits.min_class_items and recall < floor:
+            missing = math.ceil(floor * one["num_items"] - 1e-9) - round(recall * one["num_items"])
+            lines.append(f"{one['label']}: {missing} more of its {one['num_items']} items right would meet the floor.")
+    return lines[:10]
+
+
+def _gain_in_reach(gain: PairedGain, *, policy: Gate) -> list[str]:
+    lines = []
+    more = more_items_needed(gain, threshold=policy.min_gain)
+    if more:
+        lines.append(
+            f"About {more:,} more exam items would show a gain of {_points(gain.difference)}, if it is real, "
+            "in 8 of 10 such exams."
+        )
+    smallest = detectable_gain(gain, min_gain=policy.min_gain)
+    if smallest is not None:
+        lines.append(f"A true gain of {_points(smallest)} or more would be seen on {gain.num_items} items.")
+    return lines
+
+
+def _next_use(policy: Gate, *, exam_use: int) -> str:
+    level = 1 - alpha_for_use(policy, exam_use + 1)
+    return (
+        f"The next contender on this exam has to be sure at {100 * level:.2f} %: each use costs, so that however often "
+        f"it is used, one that is no better has at most {_percent(1 - policy.confidence)} chance in "
+        "all. New exam items open a fresh exam."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:.1f} points"

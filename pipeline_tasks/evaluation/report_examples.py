@@ -1,0 +1,124 @@
+"""Items to look at: where the two models differ, or where a first model is wrong. Pictures are drawn anew."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from pipeline_tasks.contracts import Location
+from pipeline_tasks.evaluation.report_charts import short, text
+from pipeline_tasks.evaluation.scoring import ReadItems
+
+logger = logging.getLogger(__name__)
+
+MAX_EXAMPLES = 12
+THUMBNAIL_PIXELS = 192
+MAX_PIXELS = 25_000_000
+MAX_TEXT = 420
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """One exam item with both answers; confidences are 0 to 1."""
+
+    item_id: str
+    label: str
+    media_type: str
+    location: Location
+    contender: str
+    contender_confidence: float
+    champion: str | None
+    champion_confidence: float | None
+
+    @property
+    def kind(self) -> str:
+        """Return `won`, `lost`, `wrong` (no champion to compare with) or `same`."""
+        right = self.contender == self.label
+        if self.champion is None:
+            return "same" if right else "wrong"
+        champion_right = self.champion == self.label
+        return "same" if right == champion_right else ("won" if right else "lost")
+
+
+def read_examples(evidence: bytes, *, exam_id: str) -> list[Example]:
+    """Return every item of an exam with its answers; items without a usable answer are left out."""
+    rows = [row for row in pq.read_table(io.BytesIO(evidence)).to_pylist() if row["exam_id"] == exam_id]
+    return [_example(row) for row in rows if row["contender_answer"] is not None]
+
+
+def _example(row: dict[str, Any]) -> Example:
+    champion = row.get("champion_probabilities")
+    return Example(
+        item_id=row["item_id"],
+        label=row["label"],
+        media_type=row["media_type"],
+        location=Location(row["object_key"], row["offset"], row["size_bytes"]),
+        contender=row["contender_answer"],
+        contender_confidence=float(np.max(row["contender_probabilities"])),
+        champion=row.get("champion_answer"),
+        champion_confidence=float(np.max(champion)) if champion is not None else None,
+    )
+
+
+def choose(examples: Sequence[Example], kind: str) -> list[Example]:
+    """Return the examples of a kind that say most: the surest answers first."""
+    found = [example for example in examples if example.kind == kind]
+    return sorted(found, key=lambda one: (-one.contender_confidence, one.item_id))[:MAX_EXAMPLES]
+
+
+def example_cards(examples: Sequence[Example], *, read: ReadItems) -> str:
+    """Return the examples as a grid of cards."""
+    if not examples:
+        return '<p class="quiet">None.</p>'
+    payloads = read([example.location for example in examples])
+    cards = "".join(_card(example, data) for example, data in zip(examples, payloads, strict=True))
+    images = examples[0].media_type.startswith("image/")
+    return f'<div class="examples{"" if images else " texts"}">{cards}</div>'
+
+
+def _card(example: Example, data: bytes) -> str:
+    champion = ""
+    if example.champion is not None and example.champion_confidence is not None:
+        champion = (
+            f'<div><span class="champion-name">champion</span> {text(short(example.champion, 40))} '
+            f"({100 * example.champion_confidence:.0f} %)</div>"
+        )
+    return (
+        f'<div class="example">{preview(data, media_type=example.media_type)}'
+        f"<h3>{text(short(example.label, 40))}</h3>{champion}"
+        f'<div><span class="contender-name">contender</span> {text(short(example.contender, 40))} '
+        f"({100 * example.contender_confidence:.0f} %)</div>"
+        f'<div class="small"><code>{text(example.item_id[:12])}</code></div></div>'
+    )
+
+
+def preview(data: bytes, *, media_type: str) -> str:
+    """Return a thumbnail, drawn anew so that nothing but pixels passes, or the beginning of the text."""
+    if media_type.startswith("image/"):
+        return _thumbnail(data)
+    if media_type.startswith("text/") or media_type.endswith(("json", "+json")):
+        return f"<pre>{text(short(data.decode('utf-8', errors='replace').strip(), MAX_TEXT))}</pre>"
+    return f'<p class="quiet">{len(data):,} bytes of {text(media_type)}</p>'
+
+
+def _thumbnail(data: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return '<p class="quiet">too large to show</p>'
+            image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+            small = image.convert("RGB")
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        logger.warning("no thumbnail: %s", type(error).__name__)
+        return '<p class="quiet">cannot be shown</p>'
+    buffer = io.BytesIO()
+    small.save(buffer, "PNG", optimize=True)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -1,0 +1,218 @@
+"""The report's tables: the two models side by side, the classes, the data, the exams, the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline_tasks.evaluation import report_charts as charts
+from pipeline_tasks.evaluation.report_charts import short, text
+from pipeline_tasks.evaluation.verdict import verdict_id_of
+
+Document = Mapping[str, Any]
+METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
+MAX_CLASS_ROWS = 60
+
+
+def side_by_side(document: Document) -> str:
+    """Return both models' figures on the current exam, with the limits of the contender."""
+    question, current, previous = (
+        document["question"],
+        document["evidence"]["current"],
+        document["evidence"]["previous"],
+    )
+    roles = [role for role in ("champion", "contender") if question[role] is not None]
+    limits = question["policy"]["limits"]
+    head = "".join(f'<th><span class="{role}-name">{role.capitalize()}</span></th>' for role in roles)
+    rows = [_row("Model version", [f"<code>{text(question[role]['version'])}</code>" for role in roles], "")]
+    exams = [("Accuracy", "accuracy", current), ("Macro F1", "macro_f1", current)]
+    if previous is not None:
+        exams.append(
+            (f"{METRICS[question['policy']['metric']]}, previous exam", question["policy"]["metric"], previous)
+        )
+    for name, metric, exam in exams:
+        cells = [_interval(exam[role], metric, role=role) for role in roles]
+        rows.append(_row(name, cells, _floor(document) if (metric, exam) == ("accuracy", current) else ""))
+    errors = [_number(_score(current[role], "calibration_error"), "{:.3f}") for role in roles]
+    rows.append(_row("Calibration error", errors, f"at most {limits['max_calibration_error']:g}"))
+    for name, key in (("Latency, median", "latency_p50_ms"), ("Latency, p99", "latency_p99_ms")):
+        cells = [_number(document["measured"][role][key], "{:.2f} ms") for role in roles]
+        limit = f"at most {limits['latency_p99_ms']:g} ms" if key == "latency_p99_ms" else ""
+        rows.append(_row(name, cells, limit))
+    sizes = [f"{question[role]['size_bytes'] / 1e6:.2f} MB" for role in roles]
+    rows.append(_row("Size", sizes, f"at most {limits['size_mb']:g} MB"))
+    return f"<table><tr><th></th>{head}<th>Limit for the contender</th></tr>{''.join(rows)}</table>"
+
+
+def _floor(document: Document) -> str:
+    if document["question"]["champion"] is not None:
+        return ""
+    return f"at least {percent(document['question']['policy']['floors']['accuracy'])} (first model)"
+
+
+def _row(name: str, cells: Sequence[str], limit: str) -> str:
+    values = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr><td>{text(name)}</td>{values}<td class="small">{text(limit)}</td></tr>'
+
+
+def _score(scores: Mapping[str, Any] | None, name: str) -> Any:
+    return None if scores is None else scores[name]
+
+
+def _interval(scores: Mapping[str, Any] | None, metric: str, *, role: str) -> str:
+    found = _score(scores, metric)
+    if found is None or found["estimate"] is None:
+        return "not computable"
+    ends = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
+    return f'{percent(found["estimate"])} <span class="small">{ends}</span>{charts.interval_bar(found, role=role)}'
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not computable" if value is None else form.format(value)
+
+
+def _class_rows(document: Document) -> list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
+    current = document["evidence"]["current"]
+    champion = {one["label"]: one for one in (current["champion"] or {}).get("classes", [])}
+    rows = [(one, champion.get(one["label"])) for one in current["contender"]["classes"]]
+
+    def worst_first(row: tuple[Mapping[str, Any], Mapping[str, Any] | None]) -> tuple[float, str]:
+        recall = row[0]["recall"]["estimate"]
+        return (2.0 if recall is None else recall, row[0]["label"])
+
+    return sorted(rows, key=worst_first)
+
+
+def class_note(document: Document) -> str:
+    """Return what the table of classes shows."""
+    limits = document["question"]["policy"]["limits"]
+    note = "Recall: of the items that are this class, the share that is found."
+    if limits["recall_per_class"]:
+        note += f" The dashed line is the floor, for classes of {limits['min_class_items']} items or more."
+    return note
+
+
+def class_table(document: Document) -> str:
+    """Return recall and precision per class, the contender's lowest recall first."""
+    floor = document["question"]["policy"]["limits"]["recall_per_class"]
+    has_champion = document["evidence"]["current"]["champion"] is not None
+    rows = _class_rows(document)
+    cells = "".join(_class_row(*row, floor=floor, has_champion=has_champion) for row in rows[:MAX_CLASS_ROWS])
+    hidden = len(rows) - MAX_CLASS_ROWS
+    more = f'<p class="small">and {hidden} classes with a higher recall</p>' if hidden > 0 else ""
+    champion = '<th class="number"><span class="champion-name">Champion</span></th>' if has_champion else ""
+    change = '<th class="number">Change</th>' if has_champion else ""
+    return (
+        f'<table><tr><th>Class</th><th class="number">Items</th>{champion}'
+        f'<th class="number"><span class="contender-name">Contender</span></th>{change}<th></th>'
+        f'<th class="number">Precision</th></tr>{cells}</table>{more}'
+    )
+
+
+def _class_row(
+    contender: Mapping[str, Any], champion: Mapping[str, Any] | None, *, floor: float, has_champion: bool
+) -> str:
+    new = contender["recall"]["estimate"]
+    old = champion["recall"]["estimate"] if champion is not None else None
+    ends = ""
+    if new is not None:
+        low, high = contender["recall"]["low"], contender["recall"]["high"]
+        ends = f' <span class="small">{100 * low:.0f} to {100 * high:.0f}</span>'
+    cells = [f"<td>{text(short(contender['label'], 60))}</td>", f'<td class="number">{contender["num_items"]:,}</td>']
+    if has_champion:
+        cells.append(f'<td class="number">{_share(old)}</td>')
+    cells.append(f'<td class="number"><b>{_share(new)}</b>{ends}</td>')
+    if has_champion:
+        cells.append(f'<td class="number">{_change(old, new)}</td>')
+    cells.append(f"<td>{charts.recall_bar(old, new, floor=floor)}</td>")
+    cells.append(f'<td class="number">{_share(contender["precision"])}</td>')
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _change(old: float | None, new: float | None) -> str:
+    if old is None or new is None:
+        return ""
+    points = round(100 * (new - old), 1)
+    kind = "up" if points > 0 else "down" if points < 0 else "note"
+    return f'<span class="{kind}">{points:+.1f}</span>' if points else '<span class="note">0.0</span>'
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def percent(value: float | None) -> str:
+    """Return a share as text."""
+    return "not computable" if value is None else f"{100 * value:.1f} %"
+
+
+def data(document: Document, counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Return the rows per class that each model was trained on."""
+    question = document["question"]
+    new, old = counts.get("contender"), counts.get("champion")
+    if new is None:
+        return f"<p>Snapshot <code>{text(question['contender']['snapshot_id'])}</code>; its counts are not known.</p>"
+    labels = sorted({*new, *(old or {})}, key=lambda label: (-new.get(label, 0), label))
+    head = '<th class="number">Rows</th>'
+    if old is not None:
+        head = '<th class="number">Champion</th><th class="number">Contender</th><th class="number">Change</th>'
+    rows = [("All classes", sum(new.values()), sum((old or {}).values()))]
+    rows += [(label, new.get(label, 0), (old or {}).get(label, 0)) for label in labels[:MAX_CLASS_ROWS]]
+    body = "".join(_data_row(*row, compared=old is not None) for row in rows)
+    names = [f"contender <code>{text(question['contender']['snapshot_id'][:16])}</code>"]
+    if question["champion"] is not None:
+        names.insert(0, f"champion <code>{text(question['champion']['snapshot_id'][:16])}</code>")
+    caption = f'<p class="small">Snapshots: {", ".join(names)}</p>'
+    return f"<table><tr><th>Label</th>{head}</tr>{body}</table>{caption}"
+
+
+def _data_row(label: str, new: int, old: int, *, compared: bool) -> str:
+    numbers = [f"{old:,}", f"{new:,}", f"{new - old:+,}"] if compared else [f"{new:,}"]
+    cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
+    return f"<tr><td>{text(short(label, 60))}</td>{cells}</tr>"
+
+
+def exams(document: Document) -> str:
+    """Return which exams were used and whether the contender has seen them."""
+    question = document["question"]
+    rows = "".join(
+        f"<tr><td>{'Current' if index == 0 else 'Previous'}</td><td>{exam['epoch']}</td>"
+        f'<td class="number">{exam["num_items"]:,}</td><td><code>{text(exam["exam_id"])}</code></td></tr>'
+        for index, exam in enumerate(question["exams"])
+    )
+    leaked = question["leaked_item_ids"]
+    listed = "".join(f"<li><code>{text(item_id)}</code></li>" for item_id in leaked[:20])
+    total = sum(exam["num_items"] for exam in question["exams"])
+    leak = f"<p>Leak check: {len(leaked)} of {total:,} exam items are in the contender's training snapshot.</p>"
+    use = f"<p>Use {question['exam_use']} of the current exam.</p>" if question["champion"] is not None else ""
+    head = '<tr><th></th><th>Epoch</th><th class="number">Items</th><th>Hash of items and labels</th></tr>'
+    return f"<table>{head}{rows}</table>{use}{leak}{f'<ul>{listed}</ul>' if leaked else ''}"
+
+
+def method(document: Document) -> str:
+    """Return the settings and hashes that this verdict rests on."""
+    question = document["question"]
+    settings = "".join(
+        f"<tr><td><code>gate.{text(name)}</code></td><td>{text(value)}</td></tr>"
+        for name, value in sorted(_flat(question["policy"]).items())
+    )
+    digests = [("verdict", verdict_id_of(document)), ("evidence.parquet", document["evidence"]["digest"])]
+    digests += [(f"{role} weights", question[role]["digest"]) for role in ("champion", "contender") if question[role]]
+    hashes = "".join(f"<tr><td>{text(name)}</td><td><code>{text(value)}</code></td></tr>" for name, value in digests)
+    return (
+        "<p>Both models were loaded from their stored versions and answered the same bytes in one process. Accuracy is "
+        "compared by McNemar's exact test with Tango's score bounds, macro F1 by a paired bootstrap. The answers to "
+        "every item are kept in evidence.parquet, from which this verdict can be computed again.</p>"
+        f"<table><tr><th>Setting</th><th>Value</th></tr>{settings}</table>"
+        f"<table><tr><th>What</th><th>SHA-256</th></tr>{hashes}</table>"
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
