@@ -1,0 +1,137 @@
+"""A small image project with items, for the tests of annotate and collect; runs in child processes too."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from pathlib import Path
+
+from pipeline_tasks import faults
+from pipeline_tasks.annotation.task import annotate, collect
+from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.items import Chunk, ItemRepository
+from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.contracts import Attempt, Item, Location, sha256_hex
+from pipeline_tasks.project import Labels, LoadedProject, Project
+from tests.fakes import FakeObjectStore
+from tests.fakes_labeling import FakeLabelStudio
+
+NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+CLASSES = ["cat", "dog", "owl"]
+XML = (
+    '<View><Image name="image" value="$image"/><Choices name="label" toName="image">'
+    '<Choice value="cat"/><Choice value="dog"/><Choice value="owl"/></Choices></View>'
+)
+NAME = "pets"
+
+
+def make_project(*, modality="image", xml=XML, classes=CLASSES, **labels) -> LoadedProject:
+    config = Project.model_validate(
+        {
+            "name": NAME,
+            "modality": modality,
+            "sources": [{"type": "folder", "path": "in"}],
+            "labels": Labels(classes=classes, **labels),
+            "recipe": {"name": "image_cnn"},
+        }
+    )
+    return LoadedProject(config=config, folder=Path("projects") / NAME, labeling_xml=xml)
+
+
+def content_of(number: int) -> bytes:
+    return f"image {number}".encode()
+
+
+def make_item(number: int, *, split="train", label=None, content=None, **changes) -> Item:
+    data = content_of(number) if content is None else content
+    digest = sha256_hex(data)
+    fields = {
+        "project": NAME,
+        "item_id": digest,
+        "source": "folder",
+        "key": f"{number}.png",
+        "group_key": f"{number}",
+        "media_type": "image/png",
+        "location": Location(f"items/{NAME}/{digest[:2]}/{digest}", 0, len(data)),
+        "arrived_at": NOW,
+        "split": split,
+        "source_label": label,
+    }
+    return Item(**(fields | changes))
+
+
+class Case:
+    """A catalog, an object store and a labeling tool with the stage functions bound to them."""
+
+    def __init__(self, database: Database, labeling, *, project: LoadedProject | None = None, store=None) -> None:
+        self.database = database
+        self.labels = LabelRepository(database)
+        self.items = ItemRepository(database)
+        self.store = store or FakeObjectStore()
+        self.labeling = labeling
+        self.project = project or make_project()
+        self.attempts = 0
+
+    def add(self, *items: Item) -> list[str]:
+        fence = self.database.acquire("ingest", Attempt("run", "ingest"), now=NOW)
+        self.items.record(fence, Chunk(NAME, "folder", "batch", items))
+        return [item.item_id for item in items]
+
+    def add_numbers(self, numbers, *, split="train", label=None) -> list[str]:
+        for number in numbers:
+            item = make_item(number)
+            self.store.put(item.location.object_key, content_of(number))
+        return self.add(*(make_item(number, split=split, label=label) for number in numbers))
+
+    def annotate(self, **arguments):
+        self.attempts += 1
+        return annotate(
+            arguments.pop("project", self.project),
+            labels=self.labels,
+            store=self.store,
+            labeling=self.labeling,
+            attempt=Attempt("run", "annotate", self.attempts),
+            database=self.database,
+            now=NOW,
+            **arguments,
+        )
+
+    def collect(self, *, now=NOW, project=None):
+        self.attempts += 1
+        return collect(
+            project or self.project,
+            labels=self.labels,
+            items=self.items,
+            labeling=self.labeling,
+            attempt=Attempt("run", "collect", self.attempts),
+            database=self.database,
+            now=now,
+        )
+
+    def ls_project(self, queue="label") -> int:
+        return self.labels.registration(NAME)[2][queue]
+
+    def label_of(self, item_id: str):
+        newest = self.labels.decisions(NAME, [item_id]).get(item_id)
+        return None if newest is None else (newest.version, newest.status, newest.label)
+
+    def tasks_per_item(self, queue="label") -> dict[str, int]:
+        return {item_id: len(ids) for item_id, ids in self.labeling.task_ids(self.ls_project(queue)).items()}
+
+
+def child(stage: str, folder: str, crash_at: str, trace: str) -> None:
+    """Run one stage in a process that dies at a crash point: the crash matrix starts this."""
+    faults.arm(crash_at or None, trace_path=trace or None)
+    engine = create_engine(f"sqlite:///{folder}/catalog.db")
+    store = FakeObjectStore()
+    for number in range(20):
+        store.put(make_item(number).location.object_key, content_of(number))
+    case = Case(Database(engine), FakeLabelStudio(Path(folder) / "ls.json"), store=store)
+    if stage == "annotate":
+        case.annotate(chunk_items=3)
+    else:
+        case.collect()
+
+
+if __name__ == "__main__":
+    child(*sys.argv[1:])
