@@ -1,0 +1,84 @@
+"""A whole stack of its own for the end-to-end tests: its own home folder, free ports, the installed `dethrone`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DETHRONE = Path(sys.executable).with_name("dethrone")
+
+
+class Installation:
+    """One home folder and the commands on it, as a user gives them."""
+
+    def __init__(self, home: Path, projects: Path) -> None:
+        self.home = home
+        self.projects = projects
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "DETHRONE", "WANDB"))}
+        return kept | {"DETHRONE_HOME": str(self.home), "DETHRONE_PROJECTS": str(self.projects)}
+
+    def run(self, *arguments: str, timeout: float = 900, check: bool = True) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [str(DETHRONE), *arguments],
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            pytest.fail(f"dethrone {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def json(self, *arguments: str) -> object:
+        return json.loads(self.run(*arguments, "--json").stdout)
+
+    def popen(self, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [str(DETHRONE), *arguments],
+            env=self.environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def stack(self) -> dict:
+        return json.loads((self.home / "stack.json").read_text())
+
+    def secret(self, name: str) -> str:
+        return (self.home / "secrets" / name).read_text().strip()
+
+
+@pytest.fixture(scope="session")
+def make_installation(tmp_path_factory):
+    """Return a factory of installations; each one is taken down at the end, whatever happened."""
+    made: list[Installation] = []
+
+    def make(name: str) -> Installation:
+        folder = tmp_path_factory.mktemp(name)
+        projects = folder / "projects"
+        for project in ("fashion", "newsgroups"):
+            source = ROOT / "projects" / project
+            target = projects / project
+            target.mkdir(parents=True)
+            for file in source.iterdir():
+                if file.is_file():
+                    (target / file.name).write_bytes(file.read_bytes())
+            (target / "incoming").mkdir()
+        installation = Installation(folder / "home", projects)
+        made.append(installation)
+        return installation
+
+    yield make
+    for installation in made:
+        installation.run("down", check=False)
