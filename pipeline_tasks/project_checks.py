@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import FolderSource, Project, S3Source, Source, SqlSource, TableSource
 from pipeline_tasks.project_yaml import Path_, shown
 
@@ -138,6 +139,7 @@ def _check_recipe(project: Project, *, folder: Path) -> Iterator[Finding]:
                 f"Use {fitting} or {OWN_RECIPE}."
             ),
         )
+    yield from _check_params(project)
     epochs, tune = project.recipe.params.get("epochs"), project.recipe.tune
     if tune.trials and isinstance(epochs, int) and tune.epochs > epochs:
         yield (
@@ -147,6 +149,37 @@ def _check_recipe(project: Project, *, folder: Path) -> Iterator[Finding]:
                 "a trial is shorter than the training."
             ),
         )
+
+
+def _check_params(project: Project) -> Iterator[Finding]:
+    """Check the parameters of a stock recipe; the project's own recipe runs only where it is used."""
+    if STOCK_RECIPES.get(project.recipe.name) != project.modality:
+        return
+    from pipeline_tasks.models.registry import find_recipe
+
+    try:
+        find_recipe(project.recipe.name).recipe.resolve(project.recipe.params)
+    except ConfigError as error:
+        yield ("recipe", "params"), str(error)
+        return
+    if project.modality == "tabular":
+        yield from _check_columns(project)
+
+
+def _check_columns(project: Project) -> Iterator[Finding]:
+    """Check that every source gives the columns that the stock recipe for rows wants."""
+    params = project.recipe.params
+    wanted = [*params.get("numbers", []), *params.get("categories", {})]
+    for index, source in enumerate(project.sources):
+        missing = [name for name in wanted if name not in getattr(source, "content_columns", wanted)]
+        if missing:
+            yield (
+                ("sources", index, "content_columns"),
+                (
+                    f"sources[{index}].content_columns must have the columns that recipe.params names "
+                    f"(got none of the name {', '.join(missing[:10])}). Add them, or correct recipe.params."
+                ),
+            )
 
 
 def _check_people(project: Project) -> Iterator[Finding]:
