@@ -8,7 +8,9 @@ from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 
 MAX_KEY_BYTES = 1024
-_CONTENT_ADDRESSED = re.compile(r"^(?:items|packs)/[^/]+/[0-9a-f]{2}/([0-9a-f]{64})(?:\.pack)?$")
+_CONTENT_ADDRESSED = re.compile(
+    r"^(?:(?:items|packs)/[^/]+/[0-9a-f]{2}|predictions/[^/]+/[0-9-]{10})/([0-9a-f]{64})(?:\.pack|\.parquet)?$"
+)
 
 
 def check_key(key: str) -> str:
@@ -28,7 +30,7 @@ def check_key(key: str) -> str:
 
 
 def digest_in_key(key: str) -> str | None:
-    """Return the SHA-256 that the bytes of `items/` and `packs/` objects must have; None for all other keys."""
+    """Return the SHA-256 that the bytes of an object in `items/`, `packs/` or `predictions/` must have; else None."""
     match = _CONTENT_ADDRESSED.match(key)
     return match.group(1) if match else None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from pipeline_tasks.catalog import tables
@@ -10,11 +12,21 @@ from tests import services
 from tests.fakes import FakeObjectStore
 
 
-@pytest.fixture
-def database(tmp_path):
-    """An empty catalog in a SQLite file."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'catalog.db'}")
+@pytest.fixture(scope="session")
+def catalog_template(tmp_path_factory):
+    """A SQLite file with the empty tables: copying it is faster than creating them for each test."""
+    path = tmp_path_factory.mktemp("template") / "catalog.db"
+    engine = create_engine(f"sqlite:///{path}")
     tables.metadata.create_all(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def database(tmp_path, catalog_template):
+    """An empty catalog in a SQLite file."""
+    shutil.copy(catalog_template, tmp_path / "catalog.db")
+    engine = create_engine(f"sqlite:///{tmp_path / 'catalog.db'}")
     yield Database(engine)
     engine.dispose()
 

@@ -1,0 +1,249 @@
+"""What must hold after any crash: nothing lost, nothing twice, one chain of gated champions. Reads only.
+
+`check` is run by tests after every fault, and by `dethrone check`. The numbers are those of the reliability guide; I8
+(secrets) and the processes of I9 are looked for by the stack's own tests, which know where to look.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.invariants_champions import chain_violations, gate_violations, served_violations, whole_violations
+from pipeline_tasks.invariants_report import Row, Violation, listed
+from pipeline_tasks.object_keys import digest_in_key
+from pipeline_tasks.ports import LabelingTool, ObjectStore
+
+SERVED_SLACK = dt.timedelta(seconds=30)
+TEMPORARY_FOR = dt.timedelta(hours=1)
+INGEST_STAGES = ("ingest", "items")
+"""Stages whose quarantine holds bytes that became no item; later stages set aside items that exist."""
+
+
+def check(
+    database: Database,
+    store: ObjectStore,
+    *,
+    now: dt.datetime,
+    labeling: LabelingTool | None = None,
+    approval_when: Mapping[str, str] | None = None,
+    served_slack: dt.timedelta = SERVED_SLACK,
+    deep: bool = False,
+) -> list[Violation]:
+    """Return what is not as it must be in a loop at rest, in the order of the invariants; we want an empty list.
+
+    `labeling` adds the comparison with the labeling tool; `approval_when` gives each project's approval rule
+    (`never`, `first`, `always`); `deep` re-reads and re-hashes every item's object, which takes as long as it takes.
+    """
+    with database.read() as connection:
+        projects = _projects(connection)
+        found = [
+            *(one for project in projects for one in _items(connection, store, project, deep=deep)),
+            *(one for project in projects for one in _labels(connection, store, project, labeling)),
+            *(one for project in projects for one in _predictions(connection, store, project, served_slack)),
+            *(one for project in projects for one in _champions(connection, store, project, approval_when or {})),
+            *_runs(connection, now),
+            *_leftovers(connection, store, now),
+        ]
+    return sorted(found, key=lambda one: (one.invariant, one.project))
+
+
+def _projects(connection: sa.Connection) -> list[str]:
+    tables = (t.projects, t.items, t.routes, t.runs, t.labeling_tasks, t.quarantine)
+    query = sa.union(*(sa.select(table.c.project) for table in tables))
+    return sorted(connection.execute(query).scalars())
+
+
+def _rows(connection: sa.Connection, table: sa.Table, project: str) -> list[Row]:
+    return list(connection.execute(sa.select(table).where(table.c.project == project)).mappings())
+
+
+def _items(connection: sa.Connection, store: ObjectStore, project: str, *, deep: bool) -> Iterator[Violation]:
+    """I1: every item is there once, with its bytes, and what refers to an item refers to one that exists."""
+    yield from _dangling(connection, project)
+    refused = sa.and_(t.quarantine.c.project == project, t.quarantine.c.stage.in_(INGEST_STAGES))
+    both = sa.select(t.items.c.item_id).where(
+        t.items.c.project == project, t.items.c.item_id.in_(sa.select(t.quarantine.c.digest).where(refused))
+    )
+    yield from listed("I1", project, "items that are in quarantine too", connection.execute(both).scalars())
+    end = sa.func.max(t.items.c.offset + t.items.c.size_bytes).label("end")
+    query = sa.select(t.items.c.object_key, end).where(t.items.c.project == project).group_by(t.items.c.object_key)
+    needed = {row.object_key: int(row.end) for row in connection.execute(query)}
+    there = {info.key: info.size_bytes for kind in ("items", "packs") for info in store.list(f"{kind}/{project}/")}
+    yield from listed("I1", project, "objects of items that are not in the store", needed.keys() - there.keys())
+    short = [key for key, size in needed.items() if there.get(key, size) < size]
+    yield from listed("I1", project, "objects that end before their last item", short)
+    if deep:
+        named = sorted(key for key in needed if key in there and digest_in_key(key) is not None)
+        yield from listed("I1", project, "objects that do not hash to their name", _corrupt(store, named))
+
+
+def _dangling(connection: sa.Connection, project: str) -> Iterator[Violation]:
+    for table in (t.labeling_tasks, t.annotations, t.label_decisions, t.exam_items, t.audits):
+        exists = sa.exists().where(t.items.c.project == table.c.project, t.items.c.item_id == table.c.item_id)
+        query = sa.select(table.c.item_id).where(table.c.project == project, ~exists).distinct()
+        yield from listed("I1", project, f"{table.name} of unknown items", connection.execute(query).scalars())
+    exam = sa.select(t.exam_items.c.item_id).where(t.exam_items.c.project == project)
+    leaked = sa.select(t.items.c.item_id).where(
+        t.items.c.project == project, t.items.c.item_id.in_(exam), t.items.c.split != "exam"
+    )
+    yield from listed("I1", project, "exam items whose split is train", connection.execute(leaked).scalars())
+
+
+def _corrupt(store: ObjectStore, keys: Iterable[str]) -> Iterator[str]:
+    for key in keys:
+        try:
+            store.get(key)
+        except DataCorrupt:
+            yield key
+
+
+def _labels(
+    connection: sa.Connection, store: ObjectStore, project: str, labeling: LabelingTool | None
+) -> Iterator[Violation]:
+    """I1, I2: snapshots hold each item once and whole; the labeling tool has each asked-for task, once."""
+    snapshots = sorted(_rows(connection, t.snapshots, project), key=lambda row: row["generation"])
+    yield from _snapshot_chain(project, snapshots)
+    for row in snapshots:
+        if not store.exists(row["object_key"]):
+            yield Violation("I1", project, f"snapshot {row['snapshot_id'][:12]} has no manifest {row['object_key']}")
+        else:
+            yield from _manifest(connection, store, project, row)
+    approved = [row["verdict_id"] for row in _rows(connection, t.approvals, project) if row["decision"] == "approve"]
+    yield from listed("I2", project, "verdicts approved more than once", _repeated(approved))
+    if labeling is not None:
+        yield from _labeling_tool(connection, project, labeling)
+
+
+def _snapshot_chain(project: str, snapshots: list[Row]) -> Iterator[Violation]:
+    parent = None
+    for number, row in enumerate(snapshots, start=1):
+        if row["generation"] != number or row["parent_id"] != parent:
+            message = f"snapshot {row['snapshot_id'][:12]} must be generation {number} after {parent}"
+            yield Violation("I3", project, f"{message} (got {row['generation']} after {row['parent_id']})")
+        parent = row["snapshot_id"]
+
+
+def _manifest(connection: sa.Connection, store: ObjectStore, project: str, row: Row) -> Iterator[Violation]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = f"snapshot {row['snapshot_id'][:12]}"
+    try:
+        manifest = pq.read_table(pa.BufferReader(store.get(row["object_key"])), columns=["item_id", "split"])
+    except (DataCorrupt, pa.ArrowException) as error:
+        yield Violation("I1", project, f"{name} must be readable (got {type(error).__name__})")
+        return
+    rows = manifest.to_pylist()
+    ids = [one["item_id"] for one in rows]
+    if len(ids) != row["num_rows"]:
+        yield Violation("I1", project, f"{name} must have {row['num_rows']} rows (got {len(ids)})")
+    known = sa.select(t.items.c.item_id).where(t.items.c.project == project)
+    exam = sa.select(t.exam_items.c.item_id).where(t.exam_items.c.project == project)
+    yield from listed("I2", project, f"items twice in {name}", _repeated(ids))
+    yield from listed("I1", project, f"unknown items in {name}", set(ids) - set(connection.execute(known).scalars()))
+    trained = {one["item_id"] for one in rows if one["split"] == "train"}
+    trained &= set(connection.execute(exam).scalars())
+    yield from listed("I1", project, f"exam items trained on in {name}", trained)
+
+
+def _labeling_tool(connection: sa.Connection, project: str, labeling: LabelingTool) -> Iterator[Violation]:
+    query = sa.select(t.projects.c.ls_project_ids).where(t.projects.c.project == project)
+    known = connection.execute(query).scalar_one_or_none() or {}
+    there: dict[str, list[int]] = {}
+    for ls_project_id in known.values():
+        for item_id, task_ids in labeling.task_ids(int(ls_project_id)).items():
+            there.setdefault(item_id, []).extend(task_ids)
+    tasks = {row["item_id"]: row for row in _rows(connection, t.labeling_tasks, project)}
+    pushed = {item_id for item_id, row in tasks.items() if row["state"] == "pushed"}
+    twice = [item_id for item_id, task_ids in there.items() if len(task_ids) > 1]
+    yield from listed("I2", project, "items with more than one labeling task", twice)
+    yield from listed("I1", project, "pushed items without their labeling task", pushed - there.keys())
+    yield from listed("I1", project, "labeling tasks that nobody asked for", there.keys() - tasks.keys())
+    unplaced = [item_id for item_id, row in tasks.items() if row["state"] == "pushed" and row["ls_task_id"] is None]
+    yield from listed("I1", project, "pushed items without a task id", unplaced)
+
+
+def _predictions(
+    connection: sa.Connection, store: ObjectStore, project: str, slack: dt.timedelta
+) -> Iterator[Violation]:
+    """I2, I5: each logged prediction once, from a model that the route named at the time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = ["kind", "prediction_id", "model_version", "at_ms"]
+    logged: list[dict[str, Any]] = []
+    keys = [info.key for info in store.list(f"predictions/{project}/")]
+    imported = sa.select(t.prediction_parts.c.object_key).where(t.prediction_parts.c.project == project)
+    gone = set(connection.execute(imported).scalars()) - set(keys)
+    yield from listed("I1", project, "imported prediction parts that are gone", gone)
+    for key in keys:
+        try:
+            part = pq.read_table(pa.BufferReader(store.get(key)), columns=columns)
+        except (DataCorrupt, pa.ArrowException) as error:
+            yield Violation("I1", project, f"{key} must be readable (got {type(error).__name__})")
+            continue
+        logged += [row for row in part.to_pylist() if row["kind"] == "prediction"]
+    ids = [row["prediction_id"] for row in logged if row["prediction_id"] is not None]
+    yield from listed("I2", project, "predictions logged more than once", _repeated(ids))
+    yield from served_violations(project, _rows(connection, t.routes, project), logged, slack=slack)
+
+
+def _champions(
+    connection: sa.Connection, store: ObjectStore, project: str, approval_when: Mapping[str, str]
+) -> Iterator[Violation]:
+    """I3, I4, I6: one linear chain of routes, its newest three whole, each generation gated."""
+    routes = sorted(_rows(connection, t.routes, project), key=lambda row: row["generation"])
+    models = {row["version"]: row for row in _rows(connection, t.model_versions, project)}
+    releases = _rows(connection, t.releases, project)
+    yield from chain_violations(project, routes, _rows(connection, t.deployments, project))
+    yield from whole_violations(project, routes, models, releases, store)
+    yield from gate_violations(
+        project,
+        routes,
+        verdicts={row["verdict_id"]: row for row in _rows(connection, t.verdicts, project)},
+        approvals=_rows(connection, t.approvals, project),
+        releases=releases,
+        approval_when=approval_when.get(project, "never"),
+        store=store,
+    )
+
+
+def _runs(connection: sa.Connection, now: dt.datetime) -> Iterator[Violation]:
+    """I7: no run open past its deadline; a closed one has an outcome, a reason, and says what the route says."""
+    promoted = {
+        (row.project, row.attempt.split("/")[0])
+        for row in connection.execute(sa.select(t.routes).where(t.routes.c.action == "promote"))
+    }
+    for run in connection.execute(sa.select(t.runs)).mappings():
+        name = f"run {run['run_id']}"
+        ended = all(run[field] is not None for field in ("outcome", "reason_code", "reason", "closed_at"))
+        if run["state"] == "open" and run["deadline_at"] < now:
+            deadline = run["deadline_at"].isoformat()
+            yield Violation("I7", run["project"], f"{name} must be closed by its deadline {deadline} (got open)")
+        if (run["state"] == "closed") != ended:
+            yield Violation("I7", run["project"], f"{name} is {run['state']} with outcome {run['outcome']}")
+        moved = (run["project"], run["run_id"]) in promoted
+        if run["kind"] == "train" and run["state"] == "closed" and moved != (run["outcome"] == "promoted"):
+            did = "moved the route" if moved else "did not move the route"
+            yield Violation("I7", run["project"], f"{name} ended {run['outcome']} but {did}")
+
+
+def _leftovers(connection: sa.Connection, store: ObjectStore, now: dt.datetime) -> Iterator[Violation]:
+    """I9: nothing temporary stays, and leases are counted up from one by somebody."""
+    old = [info.key for info in store.list("self-test/") if info.modified_at < now - TEMPORARY_FOR]
+    yield from listed("I9", "*", "temporary objects older than an hour", old)
+    leases = connection.execute(sa.select(t.leases)).mappings()
+    broken = [row["name"] for row in leases if row["token"] < 1 or not row["holder"]]
+    yield from listed("I9", "*", "leases without a holder", broken)
+
+
+def _repeated(values: Iterable[str]) -> list[str]:
+    return [value for value, count in Counter(values).items() if count > 1]

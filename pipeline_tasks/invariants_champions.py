@@ -1,0 +1,172 @@
+"""The invariants of the champions: one linear chain, whole, gated, serving what it names. Rows in, violations out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.invariants_report import Row, Violation
+from pipeline_tasks.ports import ObjectStore
+
+FULL_SHARE = 100
+NUM_KEPT_WHOLE = 3  # the head and its two predecessors
+
+
+def chain_violations(project: str, routes: Sequence[Row], deployments: Iterable[Row]) -> Iterator[Violation]:
+    """I3: generations count up by one, each names its parent, and traffic goes to known deployments of its champion."""
+    known = {row["deployment_id"]: row["model_version"] for row in deployments}
+    parent = None
+    for number, route in enumerate(routes, start=1):
+        name, entries = f"generation {route['generation']}", route["body"]["entries"]
+        if route["generation"] != number:
+            yield Violation("I3", project, f"generation {number} must follow {number - 1} (got {route['generation']})")
+        if route["parent_commit_id"] != parent:
+            yield Violation("I3", project, f"{name} must have the parent {parent} (got {route['parent_commit_id']})")
+        if sum(entry["weight"] for entry in entries) != FULL_SHARE:
+            yield Violation("I3", project, f"{name} must give away {FULL_SHARE} % of the traffic")
+        if route["champion_version"] not in {entry["model_version"] for entry in entries}:
+            yield Violation("I3", project, f"{name} must route to its champion {route['champion_version']}")
+        for entry in entries:
+            if known.get(entry["deployment_id"]) != entry["model_version"]:
+                yield Violation("I3", project, f"{name} routes to {entry['deployment_id']}, which is not recorded")
+        parent = route["commit_id"]
+
+
+def whole_violations(
+    project: str, routes: Sequence[Row], models: Mapping[str, Row], releases: Iterable[Row], store: ObjectStore
+) -> Iterator[Violation]:
+    """I4: model and release of the head and its two predecessors exist and hash to what the catalog says."""
+    by_model: dict[str, list[Row]] = {}
+    for release in releases:
+        by_model.setdefault(release["model_version"], []).append(release)
+    for version in dict.fromkeys(route["champion_version"] for route in reversed(routes[-NUM_KEPT_WHOLE:])):
+        model = models.get(version)
+        if model is None:
+            yield Violation("I4", project, f"champion {version} must be a recorded model version (got none)")
+            continue
+        folder = model["object_key"].rstrip("/")
+        yield from _same_digest(project, f"{folder}/model.safetensors", model["digest"], store)
+        for key in (f"{folder}/model.json", *(release["object_key"] for release in by_model.get(version, ()))):
+            if not store.exists(key):
+                yield Violation("I4", project, f"champion {version} must have {key} (got no such object)")
+
+
+def gate_violations(
+    project: str,
+    routes: Sequence[Row],
+    *,
+    verdicts: Mapping[str, Row],
+    approvals: Iterable[Row],
+    releases: Iterable[Row],
+    approval_when: str,
+    store: ObjectStore,
+) -> Iterator[Violation]:
+    """I6: a promotion stands on a verdict on that model against that champion, an approval and a release before it."""
+    answers: dict[str, Row] = {}
+    for row in sorted(approvals, key=lambda one: one["sequence"]):
+        answers[row["verdict_id"]] = row
+    released = {(row["model_version"], row["verdict_id"]): row for row in releases}
+    champion, former = None, set[str]()
+    for route in routes:
+        version = route["champion_version"]
+        if route["action"] == "rollback":
+            if version not in former:
+                yield _ungated(project, route, "returns to a model that never was champion")
+        elif route["action"] == "promote":
+            verdict = verdicts.get(route["verdict_id"])
+            yield from _verdict_faults(project, route, verdict, champion=champion, store=store)
+            needed = approval_when == "always" or (approval_when == "first" and champion is None)
+            yield from _approval_faults(project, route, answers.get(route["verdict_id"]), needed=needed)
+            yield from _release_faults(project, route, released.get((version, route["verdict_id"])))
+        else:
+            yield _ungated(project, route, f"has the unknown action {route['action']}")
+        champion = version
+        former.add(version)
+
+
+def served_violations(
+    project: str, routes: Sequence[Row], logged: Iterable[Row], *, slack: dt.timedelta
+) -> Iterator[Violation]:
+    """I5: each prediction names a model that the route named at its time, give or take the slack."""
+    intervals: dict[str, list[tuple[dt.datetime, dt.datetime | None]]] = {}
+    ordered = sorted(routes, key=lambda row: row["generation"])
+    for number, route in enumerate(ordered):
+        end = ordered[number + 1]["created_at"] + slack if number + 1 < len(ordered) else None
+        for entry in (*route["body"]["entries"], *route["body"].get("shadows", ())):
+            intervals.setdefault(entry["model_version"], []).append((route["created_at"] - slack, end))
+    wrong: Counter[str] = Counter()
+    for row in logged:
+        version, at = row["model_version"], dt.datetime.fromtimestamp(row["at_ms"] / 1000, dt.UTC)
+        if version is None:
+            continue
+        if not any(begin <= at and (end is None or at <= end) for begin, end in intervals.get(version, ())):
+            wrong[version] += 1
+    for version, count in sorted(wrong.items()):
+        yield Violation("I5", project, f"{count} predictions came from {version} while the route did not name it")
+
+
+def _verdict_faults(
+    project: str, route: Row, verdict: Row | None, *, champion: str | None, store: ObjectStore
+) -> Iterator[Violation]:
+    if verdict is None:
+        yield _ungated(project, route, "has no verdict")
+        return
+    if verdict["answer"] != "promote":
+        yield _ungated(project, route, f"stands on a verdict that says {verdict['answer']}")
+    if verdict["contender_version"] != route["champion_version"]:
+        yield _ungated(project, route, f"stands on a verdict on {verdict['contender_version']}")
+    if verdict["champion_version"] != champion:
+        yield _ungated(project, route, f"was compared with {verdict['champion_version']}, the champion was {champion}")
+    if verdict["created_at"] > route["created_at"]:
+        yield _ungated(project, route, "was judged after it served")
+    key = f"{verdict['object_key'].rstrip('/')}/verdict.json"
+    try:
+        found = sha256_hex(store.get(key))
+    except (KeyError, DataCorrupt) as error:
+        found = type(error).__name__
+    if found != verdict["digest"]:
+        yield _ungated(
+            project, route, f"must have the verdict {key} with the SHA-256 {verdict['digest']} (got {found})"
+        )
+
+
+def _approval_faults(project: str, route: Row, answer: Row | None, *, needed: bool) -> Iterator[Violation]:
+    if answer is None:
+        if needed:
+            yield _ungated(project, route, "has no approval")
+    elif answer["decision"] != "approve":
+        yield _ungated(project, route, f"serves though the approval said {answer['decision']}")
+    elif answer["at"] > route["created_at"]:
+        yield _ungated(project, route, "was approved after it served")
+
+
+def _release_faults(project: str, route: Row, release: Row | None) -> Iterator[Violation]:
+    if release is None:
+        yield _ungated(project, route, "has no release of that model and verdict")
+    elif release["infra_check"].get("failures"):
+        yield _ungated(project, route, "serves a release that failed its infra check")
+    elif release["created_at"] > route["created_at"]:
+        yield _ungated(project, route, "was released after it served")
+
+
+def _ungated(project: str, route: Row, fault: str) -> Violation:
+    return Violation("I6", project, f"generation {route['generation']} ({route['champion_version']}) {fault}")
+
+
+def _same_digest(project: str, key: str, digest: str, store: ObjectStore) -> Iterator[Violation]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "object"
+        try:
+            store.get_file(key, path)
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except (KeyError, DataCorrupt) as error:
+            found = type(error).__name__
+    if found != digest:
+        yield Violation("I4", project, f"{key} must have the SHA-256 {digest} (got {found})")
