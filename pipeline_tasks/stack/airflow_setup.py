@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import shlex
 import sqlite3
 import string
 import subprocess
@@ -21,6 +22,7 @@ from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.secret_files import AIRFLOW_ROLES, write_private
 
 POOLS: Mapping[str, tuple[int, str]] = {"gpu": (1, "One accelerator, or the CPU cores where there is none.")}
+_CONFIG_SECRETS = ("airflow_fernet_key", "airflow_api_secret", "airflow_jwt_secret")
 MIN_PARALLELISM, MAX_PARALLELISM = 4, 8
 
 
@@ -37,12 +39,10 @@ def render_airflow_cfg(template: str, *, layout: StackLayout, port: int, num_cpu
         "parallelism": min(max(num_cpus * 2, MIN_PARALLELISM), MAX_PARALLELISM),
         "passwords_file": layout.passwords_file,
         "port": port,
-        "secrets_dir": layout.secrets_dir,
+        **{f"cat_{name}": shlex.join(["cat", str(layout.secrets_dir / name)]) for name in _CONFIG_SECRETS},
         "users": ",".join(f"{user}:{role}" for user, role in AIRFLOW_ROLES.items()),
     }
     texts = {key: str(value).replace("%", "%%") for key, value in values.items()}
-    if " " in texts["secrets_dir"]:
-        texts["secrets_dir"] = texts["secrets_dir"].replace(" ", "\\ ")
     try:
         return string.Template(template).substitute(texts)
     except (KeyError, ValueError) as error:
@@ -101,7 +101,7 @@ def ensure_pools(port: int, *, username: str, password: str) -> list[str]:
             token = client.post("/auth/token", json={"username": username, "password": password})
             token.raise_for_status()
             client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"
-            return [name for name in POOLS if _create_pool(client, name)]
+            return [name for name in POOLS if create_pool(client, name)]
     except httpx.HTTPError as error:
         raise ServiceUnavailable(
             f"Airflow must create the pools {', '.join(POOLS)} (got {type(error).__name__}: {error}). "
@@ -109,7 +109,8 @@ def ensure_pools(port: int, *, username: str, password: str) -> list[str]:
         ) from error
 
 
-def _create_pool(client: httpx.Client, name: str) -> bool:
+def create_pool(client: httpx.Client, name: str) -> bool:
+    """Create one pool; False when it is there, whoever made it."""
     if client.get(f"/api/v2/pools/{name}").status_code == httpx.codes.OK:
         return False
     slots, description = POOLS[name]

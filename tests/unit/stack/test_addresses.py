@@ -11,6 +11,10 @@ def all_free(port):
     return True
 
 
+def none_free(port):
+    return False
+
+
 def test_the_first_start_gets_the_usual_ports():
     choice = addresses.choose_ports({}, held=[], is_free=all_free)
     assert choice.ports == addresses.DEFAULT_PORTS
@@ -57,7 +61,7 @@ def test_the_maintenance_port_needs_the_one_ten_thousand_above_it():
 
 def test_no_free_port_is_an_error_that_names_the_range():
     with pytest.raises(ConfigError, match=r"port must be a free one from 32760 to 32767 \(got none\)"):
-        addresses.next_free_port(32760, avoid=[], is_free=lambda port: False)
+        addresses.next_free_port(32760, avoid=[], is_free=none_free)
 
 
 def test_port_is_free_sees_a_listener():
