@@ -116,13 +116,13 @@ def _check_png(data: bytes, *, max_pixels: int) -> None:
             raise _truncated(f"no end chunk in {len(data):,} bytes")
         length = int.from_bytes(data[position : position + 4], "big")
         kind, start, end = data[position + 4 : position + 8], position + 8, position + 8 + length
+        if end + 4 > len(data):
+            raise _truncated(f"a chunk of {length:,} bytes ends behind the file")
         if position == len(_PNG_MAGIC):
             if kind != b"IHDR" or length != 13:
                 raise _not_an_image("a PNG without a header")
             width, height = struct.unpack(">II", data[start : start + 8])
             _check_size(width, height, max_pixels=max_pixels)
-        if end + 4 > len(data):
-            raise _truncated(f"a chunk of {length:,} bytes ends behind the file")
         if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise InputError(
                 "an image must decode (got a wrong checksum inside the PNG). Send it again.", code="IMAGE_CORRUPT"
