@@ -137,6 +137,20 @@ def test_small_sides_are_refused():
     assert guard_image(image_bytes("PNG"), max_pixels=10_000, min_side_pixels=48).height == 48
 
 
+def code_of(data):
+    """Return the code of the refusal, or None; any other exception fails the test."""
+    try:
+        guard_image(data, max_pixels=64 * 48)
+    except InputError as error:
+        return error.code
+    return None
+
+
+@given(st.integers(0, 2000), st.sampled_from(["PNG", "JPEG", "WEBP"]))
+def test_a_cut_file_gives_an_image_or_an_input_error(length, kind):
+    assert code_of(image_bytes(kind)[:length]) != "INPUT_INVALID"
+
+
 @given(
     st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x99\0\0\0WEBPVP8 "])
 )
