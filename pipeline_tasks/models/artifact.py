@@ -33,7 +33,7 @@ MAX_MANIFEST_BYTES = 10_000_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What fixes a model version's behaviour and origin; its digest is bound into the weights file.
+    """What fixes a model version's behaviour and what it was trained from; its digest is bound into the weights file.
 
     `recipe_source` is the text of the project's own recipe, None for a stock one.
     """
@@ -52,10 +52,7 @@ class ModelConfig:
     warm_start: str | None
     seed: int
     threads: int
-    device: str
     lock_hash: str
-    code_revision: str
-    torch_version: str
 
     @property
     def digest(self) -> str:
@@ -63,10 +60,20 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a model version was trained: facts for people, which no decision depends on."""
+
+    code_revision: str
+    torch_version: str
+    device: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ModelManifest:
     """The contents of `model.json`."""
 
     config: ModelConfig
+    origin: Origin
     weights_digest: str
     weights_size_bytes: int
     metrics: Mapping[str, Any]
@@ -112,12 +119,16 @@ def object_prefix(project: str, version: str) -> str:
     return f"models/{project}/{version}"
 
 
-def pack(module: torch.nn.Module, *, config: ModelConfig, metrics: Mapping[str, Any]) -> Artifact:
+def pack(module: torch.nn.Module, *, config: ModelConfig, origin: Origin, metrics: Mapping[str, Any]) -> Artifact:
     """Return a trained module as an artifact; ArtifactInvalid NON_FINITE if a weight is NaN or infinite."""
     weights = write_weights(module.state_dict(), metadata={"config": config.digest})
     read_weights(weights)
     manifest = ModelManifest(
-        config=config, weights_digest=sha256_hex(weights), weights_size_bytes=len(weights), metrics=metrics
+        config=config,
+        origin=origin,
+        weights_digest=sha256_hex(weights),
+        weights_size_bytes=len(weights),
+        metrics=metrics,
     )
     return Artifact(manifest=manifest, weights=weights)
 
@@ -191,7 +202,8 @@ def read_manifest(data: bytes) -> ModelManifest:
         for key in ("media_types", "input_shape"):
             signature[key] = tuple(signature[key])
         config["classes"] = tuple(config["classes"])
-        manifest = ModelManifest(config=ModelConfig(signature=Signature(**signature), **config), **fields)
+        origin = Origin(**fields.pop("origin"))
+        manifest = ModelManifest(ModelConfig(signature=Signature(**signature), **config), origin, **fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _bad_manifest(f"be a model manifest (got {type(error).__name__}: {str(error)[:200]})") from None
     _check_manifest(manifest)

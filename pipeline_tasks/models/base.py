@@ -9,7 +9,7 @@ Names of arrays carry shapes: `n` items, `c` classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -93,7 +93,7 @@ class Recipe(Protocol):
         """Return the parameters, checked and complete with defaults; ConfigError names the wrong key."""
 
     def param_space(self, params: Mapping[str, Any]) -> Mapping[str, Space]:
-        """Return what tuning may change, and between which bounds."""
+        """Return what tuning may change, and between which bounds; nothing that `preprocessing` returns."""
 
     def preprocessing(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the part of the parameters that decoding needs (JSON)."""
@@ -113,8 +113,8 @@ class Recipe(Protocol):
     def build(self, params: Mapping[str, Any], num_classes: int) -> torch.nn.Module:
         """Build the module with fresh weights; it maps a collated batch to logits (n, c)."""
 
-    def fit_statistics(self, model: torch.nn.Module, batches: Sequence[Array]) -> None:
-        """Set the module's input statistics (means, document frequencies) from the training batches."""
+    def fit_statistics(self, model: torch.nn.Module, batches: Iterable[Array]) -> None:
+        """Set the module's input statistics (means, document frequencies) from the training batches, read once."""
 
     def predict_batch(self, model: torch.nn.Module, inputs: Array) -> npt.NDArray[np.float32]:
         """Return the probabilities (n, c) of a collated batch; PermanentError NON_FINITE_OUTPUT on a NaN."""
@@ -169,6 +169,6 @@ def predict_softmax(model: torch.nn.Module, inputs: Array) -> npt.NDArray[np.flo
     model.eval()
     device = next(model.parameters()).device
     with torch.inference_mode():
-        logits_nc = model(torch.from_numpy(np.ascontiguousarray(inputs)).to(device))
+        logits_nc = model(torch.from_numpy(np.require(inputs, requirements=["C", "W"])).to(device))
         probabilities_nc = torch.softmax(logits_nc.float(), dim=1).cpu().numpy()
     return check_probabilities(probabilities_nc, num_rows=len(inputs))

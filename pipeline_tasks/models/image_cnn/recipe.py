@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     import torch
 
 
+STATISTICS_BATCHES = 20
+
+
 class ImageCnnParams(RecipeParams):
     """Parameters of `image_cnn`."""
 
@@ -34,7 +38,7 @@ class ImageCnnParams(RecipeParams):
     hidden: int = Field(128, ge=1, le=8192)
     dropout: float = Field(0.25, ge=0, lt=1)
     augment: Literal["none", "flip"] = "none"
-    max_pixels: int = Field(25_000_000, ge=1)
+    max_pixels: int = Field(100_000_000, ge=1)
 
 
 class ImageCnnRecipe:
@@ -71,23 +75,33 @@ class ImageCnnRecipe:
         return flip_some(batch, generator=generator) if params["augment"] == "flip" else batch
 
     def build(self, params: Mapping[str, Any], num_classes: int) -> torch.nn.Module:
+        import torch
+
         from pipeline_tasks.models.image_cnn.model import ImageCnn
 
-        return ImageCnn(
+        model = ImageCnn(
             channels=params["channels"],
             num_classes=num_classes,
             width=params["width"],
             hidden=params["hidden"],
             dropout=params["dropout"],
         )
+        # Twice as fast on a CPU; torch's type stubs lack the argument.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
 
-    def fit_statistics(self, model: torch.nn.Module, batches: Sequence[Array]) -> None:
-        """Set mean and deviation of each channel, over at most the first 20 batches."""
+    def fit_statistics(self, model: torch.nn.Module, batches: Iterable[Array]) -> None:
+        """Set mean and deviation of each channel over the first batches: a few thousand images say enough."""
         import torch
 
-        some = np.concatenate([batch.astype(np.float64) / 255.0 for batch in batches[:20]])
-        mean = some.mean(axis=(0, 2, 3)).reshape(1, -1, 1, 1)
-        deviation = np.maximum(some.std(axis=(0, 2, 3)), 1e-3).reshape(1, -1, 1, 1)
+        sums, squares, count = 0.0, 0.0, 0
+        for batch in itertools.islice(batches, STATISTICS_BATCHES):
+            scaled = batch.astype(np.float64) / 255.0
+            sums, squares = sums + scaled.sum(axis=(0, 2, 3)), squares + (scaled**2).sum(axis=(0, 2, 3))
+            count += scaled.size // scaled.shape[1]
+        mean = np.reshape(sums / max(count, 1), (1, -1, 1, 1))
+        variance = np.reshape(squares / max(count, 1), (1, -1, 1, 1)) - mean**2
+        deviation = np.sqrt(np.maximum(variance, 1e-6))
         state = {"mean": torch.from_numpy(mean).float(), "deviation": torch.from_numpy(deviation).float()}
         model.load_state_dict(state, strict=False)
 

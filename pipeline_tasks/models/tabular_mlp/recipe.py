@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -83,11 +83,11 @@ class TabularMlpRecipe:
             width=row_width(params), num_classes=num_classes, hidden=params["hidden"], dropout=params["dropout"]
         )
 
-    def fit_statistics(self, model: torch.nn.Module, batches: Sequence[Array]) -> None:
+    def fit_statistics(self, model: torch.nn.Module, batches: Iterable[Array]) -> None:
         """Set mean and deviation of each column over the values that are there."""
         import torch
 
-        rows = np.concatenate(batches).astype(np.float64)
+        rows = np.concatenate(list(batches)).astype(np.float64)
         present = np.isfinite(rows)
         counts = np.maximum(present.sum(axis=0), 1)
         mean = np.where(present, rows, 0.0).sum(axis=0) / counts

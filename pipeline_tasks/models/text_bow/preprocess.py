@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_tasks.errors import InputError
+from pipeline_tasks.guards.text import decode_text as read_utf8
+from pipeline_tasks.guards.text import guard_text
 from pipeline_tasks.models.base import Array
 
 _TOKEN = re.compile(r"\w\w+")
@@ -21,29 +22,18 @@ def decode_text(data: bytes, *, preprocessing: Mapping[str, Any]) -> Array:
     """Return the text's n-grams as int32 (k, 2): bucket and count, most frequent first, then by bucket.
 
     Raises:
-        InputError: EMPTY_FILE, TEXT_NOT_UTF8, TEXT_EMPTY or TEXT_TOO_LONG.
+        InputError: with a code of the text guard.
     """
-    text = _read(data, max_characters=int(preprocessing["max_characters"]))
+    text = guard_text(read_utf8(data), max_characters=int(preprocessing["max_characters"]))
     buckets = int(preprocessing["buckets"])
-    counts = Counter(zlib.crc32(gram) % buckets for gram in _ngrams(text, longest=int(preprocessing["ngrams"])))
+    counts = Counter(
+        zlib.crc32(gram) % buckets for gram in _ngrams(_folded(text), longest=int(preprocessing["ngrams"]))
+    )
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[: int(preprocessing["max_terms"])]
     return np.array(ranked or [(0, 0)], dtype=np.int32)
 
 
-def _read(data: bytes, *, max_characters: int) -> str:
-    if not data:
-        raise InputError("a text must have characters (got an empty file).", code="EMPTY_FILE")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"a text must be UTF-8 (got a bad byte at {error.start}).", code="TEXT_NOT_UTF8") from None
-    if len(text) > max_characters:
-        raise InputError(
-            f"a text must have at most {max_characters} characters (got {len(text)}). Cut it, or raise the limit.",
-            code="TEXT_TOO_LONG",
-        )
-    if not text.strip():
-        raise InputError("a text must have more than white space.", code="TEXT_EMPTY")
+def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).lower()
 
 

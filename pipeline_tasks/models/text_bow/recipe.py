@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -34,7 +34,7 @@ class TextBowParams(RecipeParams):
     buckets: int = Field(2**17, ge=2**8, le=2**24, description="Size of the hash table.")
     ngrams: int = Field(1, ge=1, le=4, description="Longest run of words that counts as a term.")
     max_terms: int = Field(1024, ge=1, le=65_536, description="Distinct terms kept per text, most frequent first.")
-    max_characters: int = Field(100_000, ge=1)
+    max_characters: int = Field(1_000_000, ge=1)
     hidden: int = Field(0, ge=0, le=4096, description="0 = linear.")
     dropout: float = Field(0.2, ge=0, lt=1, description="Without effect while hidden is 0.")
 
@@ -52,7 +52,7 @@ class TextBowRecipe:
         return {
             "learning_rate": FloatRange(0.05, 1.0, log=True),
             "weight_decay": FloatRange(1e-5, 1e-2, log=True),
-            "ngrams": Choice((1, 2)),
+            "hidden": Choice((0, 64)),
         }
 
     def preprocessing(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,16 +77,17 @@ class TextBowRecipe:
             buckets=params["buckets"], num_classes=num_classes, hidden=params["hidden"], dropout=params["dropout"]
         )
 
-    def fit_statistics(self, model: torch.nn.Module, batches: Sequence[Array]) -> None:
+    def fit_statistics(self, model: torch.nn.Module, batches: Iterable[Array]) -> None:
         """Set log((1 + texts) / (1 + texts with the term)) + 1 for each bucket (Source: scikit-learn's smooth idf)."""
         import torch
 
         buckets = model.get_buffer("inverse_frequency").numel()
         frequency = np.zeros(buckets, dtype=np.int64)
+        num_texts = 0
         for batch in batches:
+            num_texts += len(batch)
             used = batch[..., 0][batch[..., 1] > 0]
             frequency += np.bincount(used, minlength=buckets)
-        num_texts = sum(len(batch) for batch in batches)
         inverse = np.log((1 + num_texts) / (1 + frequency)) + 1.0
         model.load_state_dict({"inverse_frequency": torch.from_numpy(inverse).float()}, strict=False)
 

@@ -1,0 +1,111 @@
+"""Decoded inputs in one file of the scratch folder: decoded once, used by every trial, epoch and resumed attempt."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline_tasks.errors import GateClosed, InputError
+from pipeline_tasks.models.base import Array
+
+VALUES_NAME = "inputs.bin"
+INDEX_NAME = "inputs.json"
+MAX_SKIPPED_SHARE = 0.01
+
+
+class DecodedInputs:
+    """Items as arrays that may differ in the length of their first axis; the file is mapped, not read into memory."""
+
+    def __init__(self, folder: Path, index: dict[str, Any]) -> None:
+        shape = (-1, *index["tail_shape"])
+        self._values = np.memmap(folder / index["file"], dtype=index["dtype"], mode="r").reshape(shape)
+        self._starts = index["starts"]
+        self._lengths = index["lengths"]
+        self.skipped: dict[int, str] = {int(row): code for row, code in index["skipped"].items()}
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def take(self, rows: Iterable[int]) -> list[Array]:
+        """Return the arrays of these rows."""
+        return [self._values[self._starts[row] : self._starts[row] + self._lengths[row]] for row in rows]
+
+
+def decode_inputs(
+    items: Callable[[], Iterable[tuple[int, bytes]]],
+    *,
+    num_rows: int,
+    decode: Callable[[bytes], Array],
+    folder: Path,
+    key: str,
+) -> DecodedInputs:
+    """Decode every item into the folder, or return what an earlier attempt with the same key left there.
+
+    `items` yields (row, bytes) in any order. Rows that cannot be decoded are listed in `skipped` with their code.
+
+    Raises:
+        GateClosed: UNDECODABLE, more than 1 % of the rows cannot be decoded.
+    """
+    index_path = folder / INDEX_NAME
+    if index_path.exists():
+        index = json.loads(index_path.read_text())
+        if index["key"] == key:
+            return DecodedInputs(folder, index)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, path = tempfile.mkstemp(dir=folder, suffix=f"-{VALUES_NAME}")
+    with os.fdopen(descriptor, "wb") as file:
+        written = _write(file, items(), num_rows=num_rows, decode=decode)
+    index = {"key": key, "file": Path(path).name, **written}
+    _check_skipped(index["skipped"], num_rows=num_rows)
+    replace_file(index_path, json.dumps(index).encode())
+    return DecodedInputs(folder, index)
+
+
+def _write(
+    file: BinaryIO, items: Iterable[tuple[int, bytes]], *, num_rows: int, decode: Callable[[bytes], Array]
+) -> dict[str, Any]:
+    starts, lengths, skipped = [0] * num_rows, [0] * num_rows, {}
+    position, dtype, tail = 0, "uint8", []
+    for row, data in items:
+        try:
+            array = np.ascontiguousarray(decode(data))
+        except InputError as error:
+            skipped[row] = error.code
+            continue
+        dtype, tail = array.dtype.str, list(array.shape[1:])
+        file.write(array.data)
+        starts[row], lengths[row] = position, len(array)
+        position += len(array)
+    return {"dtype": dtype, "tail_shape": tail, "starts": starts, "lengths": lengths, "skipped": skipped}
+
+
+def _check_skipped(skipped: dict[int, str], *, num_rows: int) -> None:
+    if len(skipped) > MAX_SKIPPED_SHARE * num_rows:
+        codes = ", ".join(sorted(set(skipped.values()))[:10])
+        raise GateClosed(
+            f"at least {1 - MAX_SKIPPED_SHARE:.0%} of a snapshot's rows must decode with the recipe "
+            f"(got {len(skipped)} of {num_rows} that do not: {codes}). Check recipe.params against the items.",
+            code="UNDECODABLE",
+        )
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one: temporary file, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def batches_of(rows: npt.NDArray[np.int64], *, batch_size: int) -> Sequence[npt.NDArray[np.int64]]:
+    """Cut positions into batches; the last one may be short."""
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

@@ -1,0 +1,68 @@
+"""Validation metrics of one training, with intervals. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Z_95 = 1.959963984540054
+
+
+def wilson_interval(successes: int, total: int, *, z: float = Z_95) -> tuple[float, float]:
+    """Return the Wilson score interval of a share: where the true share lies with 95 % confidence; (0, 1) for none.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share = successes / total
+    middle = share + z * z / (2 * total)
+    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def validation_metrics(
+    probabilities_nc: npt.NDArray[np.float32], targets_n: npt.NDArray[np.int64], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a model's probabilities (n, c) are worth against the right classes, overall and per class.
+
+    Accuracy is the share of right answers; F1 the harmonic mean of precision and recall, macro F1 its mean over the
+    classes that occur; log loss the mean of -log of the right class's probability.
+    """
+    predicted_n = probabilities_nc.argmax(axis=1)
+    right = int((predicted_n == targets_n).sum())
+    per_class = {name: _class_metrics(predicted_n == index, targets_n == index) for index, name in enumerate(classes)}
+    occurring = [entry["f1"] for entry in per_class.values() if entry["num_items"]]
+    chosen = probabilities_nc[np.arange(len(targets_n)), targets_n].astype(np.float64)
+    return {
+        "num_items": len(targets_n),
+        "accuracy": _rounded(right / len(targets_n)),
+        "accuracy_interval": _interval(right, len(targets_n)),
+        "macro_f1": _rounded(sum(occurring) / len(occurring)),
+        "log_loss": _rounded(float(-np.log(np.maximum(chosen, 1e-12)).mean())),
+        "per_class": per_class,
+    }
+
+
+def _class_metrics(predicted_n: npt.NDArray[np.bool_], actual_n: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    hits, named, there = int((predicted_n & actual_n).sum()), int(predicted_n.sum()), int(actual_n.sum())
+    return {
+        "num_items": there,
+        "precision": _rounded(hits / named) if named else 0.0,
+        "recall": _rounded(hits / there) if there else 0.0,
+        "recall_interval": _interval(hits, there),
+        "f1": _rounded(2 * hits / (named + there)) if named + there else 0.0,
+    }
+
+
+def _interval(successes: int, total: int) -> list[float]:
+    return [_rounded(bound) for bound in wilson_interval(successes, total)]
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6)

@@ -1,0 +1,99 @@
+"""Publishing a model version: weights, then manifest, then the catalog row; nothing is ever overwritten by another."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.registry import ModelRecord, ModelRepository
+from pipeline_tasks.contracts import Fence, sha256_hex
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.models import artifact as models
+from pipeline_tasks.models.weights_file import ArtifactInvalid, read_weights
+from pipeline_tasks.ports import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+Validate = Callable[[torch.nn.Module], Mapping[str, Any]]
+
+
+def publish_model(
+    artifact: models.Artifact,
+    *,
+    store: ObjectStore,
+    repository: ModelRepository,
+    database: Database,
+    fence: Fence,
+    validate: Validate,
+    complete: Callable[[models.ModelManifest], ModelRecord],
+) -> ModelRecord:
+    """Store the two objects and record the model version; return the record that stands.
+
+    `complete` makes the catalog's record of a manifest; `validate` measures a module again.
+
+    Raises:
+        StaleAttempt: a newer attempt holds the lease.
+    """
+    database.check(fence)
+    crash_point("train.put.before")
+    manifest = store_artifact(artifact, store=store, database=database, fence=fence, validate=validate)
+    crash_point("train.put.after")
+    record = repository.record(complete(manifest), fence=fence)
+    crash_point("train.put.recorded")
+    return record
+
+
+def store_artifact(
+    artifact: models.Artifact, *, store: ObjectStore, database: Database, fence: Fence, validate: Validate
+) -> models.ModelManifest:
+    """Write weights and manifest and return the manifest that stands under the version's prefix.
+
+    On a CPU a repeated training gives the same bytes. On a GPU it may not; then the weights that came first stay, and
+    the manifest is made for them, so that two attempts at one time can never mix their files.
+    """
+    config = artifact.manifest.config
+    prefix = models.object_prefix(config.project, config.version)
+    stored = artifact
+    if not store.create(f"{prefix}/{models.WEIGHTS_NAME}", artifact.weights):
+        stored = _adopt(artifact, store=store, database=database, fence=fence, validate=validate)
+    database.check(fence)
+    key = f"{prefix}/{models.MANIFEST_NAME}"
+    if not store.create(key, stored.manifest.to_bytes(), content_type="application/json"):
+        logger.info("%s was published by an earlier attempt: adopting it", prefix)
+        return models.read_manifest(store.get(key))
+    return stored.manifest
+
+
+def _adopt(
+    artifact: models.Artifact, *, store: ObjectStore, database: Database, fence: Fence, validate: Validate
+) -> models.Artifact:
+    """Return an artifact of the weights that lie there; weights of another configuration are replaced."""
+    config = artifact.manifest.config
+    key = f"{models.object_prefix(config.project, config.version)}/{models.WEIGHTS_NAME}"
+    weights = store.get(key)
+    try:
+        tensors, metadata = read_weights(weights)
+        matches = metadata.get("config") == config.digest
+    except ArtifactInvalid:
+        matches = False
+    if not matches:
+        # Left by a crash between the two puts, and no manifest names it: no reader can have seen it.
+        database.check(fence)
+        store.put(key, artifact.weights)
+        return artifact
+    module = models.recipe_of(config).build(config.params, len(config.classes))
+    models.check_architecture(module, tensors)
+    module.load_state_dict(tensors)
+    logger.info("%s was written by an earlier attempt: adopting it", key)
+    manifest = dataclasses.replace(
+        artifact.manifest,
+        weights_digest=sha256_hex(weights),
+        weights_size_bytes=len(weights),
+        metrics={**artifact.manifest.metrics, "validation": validate(module)},
+    )
+    return models.Artifact(manifest=manifest, weights=weights)

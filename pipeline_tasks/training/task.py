@@ -1,0 +1,378 @@
+"""The train stage: adopt, or decode, tune, fit, publish."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.registry import ModelRecord, ModelRepository
+from pipeline_tasks.contracts import Attempt, Item, ModelRef, SnapshotRef, content_id
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.models import artifact as model_files
+from pipeline_tasks.models.base import Recipe
+from pipeline_tasks.models.registry import FoundRecipe, find_recipe
+from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.training.checkpoint import Checkpoints
+from pipeline_tasks.training.dataset import (
+    InnerSplit,
+    ManifestTable,
+    TrainingRow,
+    class_indices,
+    inner_split,
+    loss_weights,
+    rows_of,
+)
+from pipeline_tasks.training.inputs import DecodedInputs, decode_inputs
+from pipeline_tasks.training.keys import TrainingKey
+from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, validate
+from pipeline_tasks.training.publish import publish_model
+from pipeline_tasks.training.tuning import Report, TrialRecord, choose_params
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_THREADS = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Job:
+    """What every step of one training needs."""
+
+    project: LoadedProject
+    snapshot: SnapshotRef
+    found: FoundRecipe
+    key: TrainingKey
+    folder: Path
+    device: str
+    tracker: Tracker
+    run_id: str
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.found.recipe
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        return self.key.params
+
+    def start_run(self, *, suffix: str, job_type: str, params: Mapping[str, Any]) -> TrackerRun:
+        """Open the tracker's run of this training or trial; its id follows from the training key."""
+        facts = {"snapshot": self.snapshot.snapshot_id, "version": self.key.version, "seed": self.key.seed}
+        return self.tracker.start(
+            project=self.project.name,
+            run_id=f"{self.project.name}-{self.key.version}{suffix}",
+            group=self.run_id,
+            job_type=job_type,
+            config={**facts, "recipe": self.key.recipe, "device": self.device, **params},
+        )
+
+
+def train(
+    project: LoadedProject,
+    snapshot: SnapshotRef,
+    manifest: ManifestTable,
+    *,
+    store: ObjectStore,
+    models: ModelRepository,
+    tracker: Tracker,
+    attempt: Attempt,
+    database: Database,
+    run_id: str,
+    now: dt.datetime,
+    scratch: Path,
+    lock_hash: str,
+    code_revision: str,
+    threads: int = DEFAULT_THREADS,
+    seed: int | None = None,
+    params_override: Mapping[str, Any] | None = None,
+    warm_start: ModelRef | None = None,
+    device: str | None = None,
+) -> ModelRef:
+    """Return the model version of this snapshot: the one that exists for the training key, or a new one.
+
+    Raises:
+        ConfigError: the recipe or its parameters are wrong.
+        GateClosed: NON_FINITE, UNDECODABLE, UNKNOWN_LABEL or TOO_FEW_GROUPS.
+        PermanentError: OUT_OF_MEMORY.
+        StaleAttempt: a newer attempt of the same training has taken over.
+    """
+    found = _find_recipe(project)
+    key = _training_key(
+        project,
+        snapshot,
+        found,
+        params_override=params_override,
+        seed=seed,
+        threads=threads,
+        lock_hash=lock_hash,
+        warm_start=warm_start,
+    )
+    recorded = models.find(project.name, training_key=key.digest)
+    if recorded is not None:
+        logger.info("model version %s exists for this training: adopting it", recorded.ref.version)
+        return recorded.ref
+    fence = database.acquire(f"train/{project.name}/{key.version}", attempt, now=now)
+    folder = scratch / f"train-{project.name}-{key.version}"
+    job = _Job(project, snapshot, found, key, folder, pick_device(wanted=device), tracker, run_id)
+    data = _load_data(job, rows_of(manifest), store=store)
+    artifact, run = _fit(job, data, code_revision=code_revision, start=_start_tensors(warm_start, store=store))
+    run.finish()
+
+    def complete(stored: model_files.ModelManifest) -> ModelRecord:
+        return _record(job, stored, tracker=run.reference(), run_id=run_id, now=now)
+
+    record = publish_model(
+        artifact,
+        store=store,
+        repository=models,
+        database=database,
+        fence=fence,
+        validate=lambda module: validate(job.recipe, module, data),
+        complete=complete,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return record.ref
+
+
+def _find_recipe(project: LoadedProject) -> FoundRecipe:
+    found = find_recipe(project.config.recipe.name, folder=project.folder)
+    if found.recipe.modality != project.config.modality:
+        raise ConfigError(
+            f"recipe.name must be a recipe for {project.config.modality} (got {project.config.recipe.name}, "
+            f"which is for {found.recipe.modality}). Change recipe.name or modality in project.yaml."
+        )
+    return found
+
+
+def _training_key(
+    project: LoadedProject,
+    snapshot: SnapshotRef,
+    found: FoundRecipe,
+    *,
+    params_override: Mapping[str, Any] | None,
+    seed: int | None,
+    threads: int,
+    lock_hash: str,
+    warm_start: ModelRef | None,
+) -> TrainingKey:
+    config = project.config.recipe
+    tune = config.tune.model_dump() if config.tune.trials else None
+    return TrainingKey(
+        project=project.name,
+        snapshot_id=snapshot.snapshot_id,
+        classes=tuple(project.config.labels.classes),
+        recipe=config.name,
+        recipe_digest=found.code_digest,
+        params=found.recipe.resolve({**config.params, **(params_override or {})}),
+        tune=tune,
+        seed=config.seed if seed is None else seed,
+        threads=threads,
+        lock_hash=lock_hash,
+        warm_start=warm_start.digest if warm_start else None,
+    )
+
+
+def _load_data(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) -> TrainingData:
+    classes = job.key.classes
+    targets_n = class_indices(rows, classes)
+    split = inner_split([row.group_key for row in rows], share=job.defaults["validation_share"])
+    preprocessing = job.recipe.preprocessing(job.defaults)
+    inputs = decode_inputs(
+        lambda: _read(job, rows, store=store),
+        num_rows=len(rows),
+        decode=lambda data: job.recipe.decode(data, preprocessing=preprocessing),
+        folder=job.folder,
+        key=content_id([job.snapshot.snapshot_id, job.found.code_digest, preprocessing]),
+    )
+    weights_n = loss_weights(
+        targets_n,
+        np.array([row.weight for row in rows], dtype=np.float32),
+        num_classes=len(classes),
+        balanced=job.defaults["class_weights"] == "balanced",
+    )
+    return TrainingData(inputs, targets_n, weights_n, _without_skipped(split, inputs), classes)
+
+
+def _read(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
+    position = {row.item_id: index for index, row in enumerate(rows)}
+    items = (_item(job, row) for row in rows)
+    for item, data in read_items(store, items):
+        yield position[item.item_id], data
+
+
+def _item(job: _Job, row: TrainingRow) -> Item:
+    return Item(
+        project=job.project.name,
+        item_id=row.item_id,
+        source="snapshot",
+        key=row.item_id,
+        group_key=row.group_key,
+        media_type="application/octet-stream",
+        location=row.location,
+        arrived_at=dt.datetime.min.replace(tzinfo=dt.UTC),
+        split="train",
+    )
+
+
+def _without_skipped(split: InnerSplit, inputs: DecodedInputs) -> InnerSplit:
+    if not inputs.skipped:
+        return split
+    logger.warning(
+        "%d items do not decode and are left out: %s", len(inputs.skipped), sorted(inputs.skipped.items())[:10]
+    )
+    skipped = np.array(sorted(inputs.skipped), dtype=np.int64)
+    return InnerSplit(train=np.setdiff1d(split.train, skipped), validation=np.setdiff1d(split.validation, skipped))
+
+
+def _start_tensors(warm_start: ModelRef | None, *, store: ObjectStore) -> Mapping[str, torch.Tensor] | None:
+    if warm_start is None:
+        return None
+    manifest, weights = (
+        store.get(f"{warm_start.object_key}/{name}") for name in (model_files.MANIFEST_NAME, model_files.WEIGHTS_NAME)
+    )
+    return model_files.load_bytes(manifest, weights, expected_digest=warm_start.digest).module.state_dict()
+
+
+def _fit(
+    job: _Job, data: TrainingData, *, code_revision: str, start: Mapping[str, torch.Tensor] | None
+) -> tuple[model_files.Artifact, TrackerRun]:
+    params, trials = _tune(job, data, start=start)
+    run = job.start_run(suffix="", job_type="train", params=params)
+    plan = FitPlan(params, params["epochs"], job.key.seed, job.key.threads, job.device, start)
+    checkpoints = Checkpoints(job.folder / "checkpoints", key=content_id([job.key.digest, params]))
+
+    def on_epoch(report: EpochReport) -> None:
+        run.log(_curve(report), step=report.step)
+        logger.info(
+            "epoch %d of %d: loss %.4f, validation accuracy %.4f",
+            report.epoch,
+            plan.epochs,
+            report.loss,
+            report.metrics["accuracy"],
+        )
+
+    try:
+        module, history = fit(job.recipe, data, plan, checkpoints=checkpoints, on_epoch=on_epoch)
+        artifact = _pack(job, data, module, history, params=params, trials=trials, code_revision=code_revision)
+    except Exception:
+        run.finish(exit_code=1)
+        raise
+    run.summary({"weights_digest": artifact.manifest.weights_digest, **history[-1]["metrics"]})
+    return artifact, run
+
+
+def _tune(
+    job: _Job, data: TrainingData, *, start: Mapping[str, torch.Tensor] | None
+) -> tuple[dict[str, Any], list[TrialRecord]]:
+    tune = job.project.config.recipe.tune
+    if tune.trials == 0:
+        return dict(job.defaults), []
+
+    def score(number: int, params: Mapping[str, Any], report: Report) -> float:
+        run = job.start_run(suffix=f"-trial-{number}", job_type="tune", params=params)
+        plan = FitPlan(params, tune.epochs, job.key.seed, job.key.threads, job.device, start, f"trial {number + 1}")
+
+        def on_epoch(epoch: EpochReport) -> None:
+            run.log(_curve(epoch), step=epoch.step)
+            report(epoch.epoch, epoch.metrics["accuracy"])
+
+        try:
+            _, history = fit(job.recipe, data, plan, on_epoch=on_epoch)
+        finally:
+            run.finish()
+        return float(history[-1]["metrics"]["accuracy"])
+
+    return choose_params(
+        job.recipe.param_space(job.defaults),
+        job.defaults,
+        trials=tune.trials,
+        seed=job.key.seed,
+        folder=job.folder,
+        score=score,
+    )
+
+
+def _curve(report: EpochReport) -> dict[str, float]:
+    return {
+        "epoch": float(report.epoch),
+        "train/loss": report.loss,
+        "train/learning_rate": report.learning_rate,
+        "validation/accuracy": report.metrics["accuracy"],
+        "validation/macro_f1": report.metrics["macro_f1"],
+        "validation/log_loss": report.metrics["log_loss"],
+    }
+
+
+def _pack(
+    job: _Job,
+    data: TrainingData,
+    module: torch.nn.Module,
+    history: list[dict[str, Any]],
+    *,
+    params: Mapping[str, Any],
+    trials: Sequence[TrialRecord],
+    code_revision: str,
+) -> model_files.Artifact:
+    key = job.key
+    config = model_files.ModelConfig(
+        project=key.project,
+        version=key.version,
+        recipe=key.recipe,
+        recipe_digest=key.recipe_digest,
+        recipe_source=job.found.own_source,
+        params=dict(params),
+        classes=key.classes,
+        preprocessing=job.recipe.preprocessing(params),
+        signature=job.recipe.signature(params, len(key.classes)),
+        snapshot_id=key.snapshot_id,
+        training_key=key.digest,
+        warm_start=key.warm_start,
+        seed=key.seed,
+        threads=key.threads,
+        lock_hash=key.lock_hash,
+    )
+    metrics = {
+        "validation": history[-1]["metrics"],
+        "num_train": len(data.split.train),
+        "num_skipped": len(data.inputs.skipped),
+        "epochs": [{name: entry[name] for name in ("epoch", "loss")} for entry in history],
+        "trials": [dataclasses.asdict(trial) for trial in trials],
+    }
+    origin = model_files.Origin(code_revision=code_revision, torch_version=torch.__version__, device=job.device)
+    return model_files.pack(module, config=config, origin=origin, metrics=metrics)
+
+
+def _record(
+    job: _Job, manifest: model_files.ModelManifest, *, tracker: Mapping[str, str], run_id: str, now: dt.datetime
+) -> ModelRecord:
+    config = manifest.config
+    ref = ModelRef(
+        project=config.project,
+        version=config.version,
+        object_key=model_files.object_prefix(config.project, config.version),
+        digest=manifest.weights_digest,
+        snapshot_id=config.snapshot_id,
+    )
+    return ModelRecord(
+        ref=ref,
+        training_key=job.key.digest,
+        recipe=config.recipe,
+        params=dict(config.params),
+        metrics=dict(manifest.metrics),
+        seed=config.seed,
+        lock_hash=config.lock_hash,
+        code_revision=manifest.origin.code_revision,
+        tracker=dict(tracker),
+        run_id=run_id,
+        created_at=now,
+    )
