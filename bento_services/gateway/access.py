@@ -15,7 +15,7 @@ EVERY_PROJECT = "*"
 MAX_TOKEN_LENGTH = 512
 MAX_BUCKETS = 10_000
 BURST_SECONDS = 1.0
-_BEARER = re.compile(r"^Bearer ([\x21-\x7e]{1,512})$", re.IGNORECASE)
+_BEARER = re.compile(r"Bearer ([\x21-\x7e]{1,512})", re.IGNORECASE)
 
 
 def authenticate(snapshot: Snapshot, authorization: str | None, *, scope: str | None) -> KeyInfo:
@@ -26,7 +26,7 @@ def authenticate(snapshot: Snapshot, authorization: str | None, *, scope: str | 
     Raises:
         ApiError: 401 without a valid key, 403 when it lacks the scope.
     """
-    match = _BEARER.match(authorization or "")
+    match = _BEARER.fullmatch(authorization or "")
     if match is None:
         raise ApiError(
             401, "KEY_MISSING", "Authorization must be `Bearer <API key>`. See `dethrone keys`.", field="Authorization"

@@ -28,14 +28,14 @@ DECODE_IN_THREAD_BYTES = 32 * 1024
 MAX_NAME_LENGTH = 200
 MAX_PIXELS = 25_000_000
 MAX_CHARACTERS = 100_000
-_PROJECT = re.compile(r"^[a-z][a-z0-9_]{1,38}[a-z0-9]$")
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
-_VISIBLE = re.compile(r"^[\x20-\x7e]{1,200}$")
+_PROJECT = re.compile(r"[a-z][a-z0-9_]{1,38}[a-z0-9]")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_VISIBLE = re.compile(r"[\x20-\x7e]{1,200}")
 
 
 def check_project(name: str) -> str:
     """Return a project's name from a path; 404 for what cannot be one."""
-    if not _PROJECT.match(name):
+    if not _PROJECT.fullmatch(name):
         raise unknown_project()
     return name
 
@@ -49,7 +49,7 @@ def check_request_id(value: str | None, *, new_id: Callable[[], str]) -> str:
     """Return the caller's request id, or a new one; 400 for what could forge a log line."""
     if value is None:
         return new_id()
-    if not _REQUEST_ID.match(value):
+    if not _REQUEST_ID.fullmatch(value):
         raise ApiError(
             400,
             "REQUEST_ID_INVALID",
@@ -62,7 +62,7 @@ def check_request_id(value: str | None, *, new_id: Callable[[], str]) -> str:
 def check_header(request: Request, name: str) -> str | None:
     """Return an optional header of visible ASCII, 400 for anything else."""
     value = request.headers.get(name)
-    if value is not None and not _VISIBLE.match(value):
+    if value is not None and not _VISIBLE.fullmatch(value):
         raise ApiError(
             400, "HEADER_INVALID", f"{name} must be 1 to {MAX_NAME_LENGTH} visible ASCII characters.", field=name
         )

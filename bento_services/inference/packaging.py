@@ -34,7 +34,7 @@ SOURCES = (
 )
 # BentoML pins itself.
 REQUIREMENTS = ("httptools", "numpy", "pillow", "pydantic", "safetensors", "torch", "uvloop")
-TAG = re.compile(r"^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?:[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$")
+TAG = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?:[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([A-Za-z0-9.+!_-]+)")
 BUILD_TIMEOUT_SECONDS = 300
 
@@ -102,7 +102,7 @@ def pins(lock_path: Path | None) -> list[str]:
 
 
 def _check(tag: str, labels: Mapping[str, str]) -> None:
-    if not TAG.match(tag) or tag.endswith(":latest"):
+    if not TAG.fullmatch(tag) or tag.endswith(":latest"):
         raise ConfigError(f"tag must be name:version in lower case, 63 characters each, not latest (got {tag!r}).")
     for key, value in labels.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", key) or not re.fullmatch(

@@ -136,7 +136,7 @@ class StubInference:
                 stub.num_requests += 1
                 time.sleep(stub.delay_seconds)
                 body = stub.body if stub.body is not None else stub.answer()
-                head = f"HTTP/1.1 {stub.status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+                head = f"HTTP/1.1 {stub.status} X\r\nContent-Length: {len(body)}\r\n\r\n"
                 self.wfile.write(head.encode() + body)
 
             def log_message(self, *_: object) -> None: ...
