@@ -1,6 +1,7 @@
 """The migrations on SQLite and PostgreSQL: same schema as tables.py, append-only, safe to race."""
 
 import datetime as dt
+import shutil
 import subprocess
 import sys
 
@@ -109,3 +110,30 @@ def test_racing_upgrades_from_four_processes_all_succeed(catalog_url):
         (0, migrate.head_revision().encode())
     ] * 4, answers
     assert migrate.check(catalog_url) == migrate.head_revision()
+
+
+@pytest.fixture
+def later_version(tmp_path, monkeypatch):
+    """The code as it will be when a table has been added, with its own copy of the migrations."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(migrate._FOLDER, folder)
+    added = sa.Table("added", tables.metadata, sa.Column("key", sa.Text, primary_key=True))
+    added.append_column(sa.Column("at", tables.UtcDateTime, nullable=False))
+    monkeypatch.setattr(migrate, "_FOLDER", folder)
+    yield folder
+    tables.metadata.remove(added)
+
+
+def test_a_schema_change_is_written_as_a_migration_checked_and_applied(migrated, catalog_url, later_version):
+    older = migrate.head_revision()
+    migrate.write_revision(catalog_url, "Add a table")
+    newer = f"{int(older) + 1:04d}"
+    assert (later_version / "versions" / f"{newer}_add_a_table.py").exists()
+    with pytest.raises(PermanentError, match=rf"must be {newer} \(got {older}\)") as caught:
+        migrate.check(catalog_url)
+    assert caught.value.code == "CATALOG_OUTDATED"
+    assert migrate.upgrade(catalog_url) == newer == migrate.check(catalog_url)
+    with migrated.begin() as connection:
+        connection.execute(tables.metadata.tables["added"].insert(), {"key": "k", "at": NOW})
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
