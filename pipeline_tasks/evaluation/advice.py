@@ -32,8 +32,11 @@ def what_would_change(document: Document) -> list[str]:
         if len(blocking) > 1:
             lines.append(f"All {len(blocking)} findings that speak against or are open would have to change.")
         lines += _limits_in_reach(document, policy=policy)
-        if gain is not None:
+        codes = {reason["code"] for reason in blocking}
+        if gain is not None and codes & {"NO_GAIN", "GAIN_UNCERTAIN"}:
             lines += _gain_in_reach(gain, policy=policy)
+        if codes & {"PREVIOUS_WORSE", "PREVIOUS_UNCERTAIN"}:
+            lines.append(_margin_in_reach(document["evidence"]["previous"]["gain"]))
     if gain is not None:
         lines.append(_next_use(policy, exam_use=question["exam_use"]))
     return lines
@@ -97,6 +100,14 @@ def _gain_in_reach(gain: PairedGain, *, policy: Gate) -> list[str]:
     if smallest is not None:
         lines.append(f"A true gain of {_points(smallest)} or more would be seen on {gain.num_items} items.")
     return lines
+
+
+def _margin_in_reach(gain: Mapping[str, Any]) -> str:
+    asked = math.ceil(-1000 * gain["low"]) / 1000
+    return (
+        f"A gate.previous_margin of {asked:g} would allow what was seen on the previous exam; training on the older "
+        "items as well is the usual way not to forget them."
+    )
 
 
 def _next_use(policy: Gate, *, exam_use: int) -> str:

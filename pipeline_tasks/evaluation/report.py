@@ -21,8 +21,6 @@ from pipeline_tasks.evaluation.verdict import verdict_id_of
 __all__ = ["markdown_summary", "render"]
 
 Document = Mapping[str, Any]
-WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
-FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
 STANDS = {"for": "speaks for", "against": "against", "open": "open", "note": "note"}
 
 
@@ -32,7 +30,7 @@ def render(document: Document, evidence: bytes, *, counts: Mapping[str, Mapping[
         _answer(document),
         _section("Why", _reasons(document)),
         _differences(document),
-        _section("Side by side", f'<div class="card">{tables.side_by_side(document)}</div>', _interval_note()),
+        _section("Side by side", f'<div class="card">{tables.side_by_side(document)}</div>', _interval_note(document)),
         _section(
             "Classes, worst first",
             f'<div class="card">{tables.class_table(document)}</div>',
@@ -83,8 +81,7 @@ def _section(title: str, body: str, note: str = "") -> str:
 
 
 def _word(document: Document) -> str:
-    words = WORDS if document["question"]["champion"] is not None else FIRST_WORDS
-    return words[document["decision"]["answer"]]
+    return str(document["decision"]["headline"]).partition(": ")[0]
 
 
 def _answer(document: Document) -> str:
@@ -156,16 +153,16 @@ def _differences(document: Document) -> str:
     levels = " and ".join(f"{tables.percent(1 - row['alpha'])} ({row['name'].split()[0].lower()})" for row in rows)
     note = (
         f"{tables.METRICS[policy['metric']]} of the contender minus the champion's, on the same items. Each whisker is "
-        f"a one-sided bound with a confidence of {levels}. For a promotion each left end must lie right of the red line."
+        f"a one-sided bound with a confidence of {levels}. For a promotion each must lie right of its red line."
     )
     return _section("Difference", f'<div class="card">{charts.gain_chart(rows)}</div>', note)
 
 
-def _interval_note() -> str:
-    return (
-        "Scores are on the current exam with two-sided 95 % intervals (Wilson for accuracy, bootstrap for macro F1). "
-        "Overlapping intervals prove nothing: the two models answered the same items, see Difference."
-    )
+def _interval_note(document: Document) -> str:
+    note = "On the current exam, with two-sided 95 % intervals (Wilson for accuracy, bootstrap for macro F1)."
+    if document["question"]["champion"] is None:
+        return note
+    return f"{note} Overlapping intervals prove nothing: both models answered the same items, see Difference."
 
 
 def _each_role(document: Document, draw: Any) -> str:
@@ -216,8 +213,10 @@ def _examples(document: Document, evidence: bytes, *, read: ReadItems) -> str:
 def _example_section(title: str, kind: str, examples: Any, *, read: ReadItems) -> str:
     chosen = choose(examples, kind)
     total = sum(example.kind == kind for example in examples)
-    note = f"{len(chosen)} of {total:,} such items in the current exam, the contender's surest answers first. "
-    note += "The right answer is in bold; look for wrong labels too."
+    note = (
+        f"{len(chosen)} of {total:,} such items in the current exam, class by class, the contender's surest answers "
+        "first. The right answer is in bold; look for wrong labels too."
+    )
     return _section(title, f'<div class="card">{example_cards(chosen, read=read)}</div>', note if chosen else "")
 
 

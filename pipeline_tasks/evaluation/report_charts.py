@@ -10,6 +10,8 @@ from typing import Any
 MAX_MATRIX_CLASSES = 20
 MAX_NUMBERED_CLASSES = 12
 ERROR_GAIN = 2.5
+MIN_BIN_ITEMS = 5
+MIN_BIN_SHARE = 0.01
 
 
 def text(value: object) -> str:
@@ -56,7 +58,7 @@ def _gain_row(row: Mapping[str, Any], *, x: Any, y: float, edge: float) -> str:
     name = text(row["limit_name"])
     bar = (
         f'<line class="limit" x1="{limit:.1f}" x2="{limit:.1f}" y1="{y - 18:.1f}" y2="{y + 18:.1f}"/>'
-        f'<text class="limit-text" x="{limit:.1f}" y="{y + 31:.1f}" text-anchor="middle">{name}</text>'
+        f'<text class="limit-text" x="{limit - 6:.1f}" y="{y + 30:.1f}" text-anchor="end">{name}</text>'
     )
     return (
         f'<text class="strong" x="0" y="{y - 1:.1f}">{text(row["name"])}</text>'
@@ -102,7 +104,7 @@ def confusion_chart(counts: Sequence[Sequence[int]], classes: Sequence[str], *, 
     """Return a heat map: one row per true class, shaded by the share of it that got each answer; errors in red."""
     size = 460 / max(len(classes), 4)
     left, top = 118, 92
-    width, height = left + size * len(classes) + 8, top + size * len(classes) + 8
+    width, height = left + size * len(classes) + 62, top + size * len(classes) + 8
     parts = []
     for index, label in enumerate(classes):
         middle = index * size + size / 2
@@ -170,7 +172,9 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, role: str) -> str:
         for tick in (0, 0.25, 0.5, 0.75, 1)
     )
     most = max((one["num_items"] for one in bins), default=1)
-    points = " ".join(f"{x(one['confidence']):.1f},{y(one['accuracy']):.1f}" for one in bins)
+    total = sum(one["num_items"] for one in bins)
+    solid = [one for one in bins if one["num_items"] >= max(MIN_BIN_ITEMS, MIN_BIN_SHARE * total)]
+    points = " ".join(f"{x(one['confidence']):.1f},{y(one['accuracy']):.1f}" for one in solid)
     dots = "".join(
         f'<circle class="{role}-fill" cx="{x(one["confidence"]):.1f}" cy="{y(one["accuracy"]):.1f}" '
         f'r="{2.5 + 9 * math.sqrt(one["num_items"] / most):.1f}" fill-opacity="0.75"/>'

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,9 +70,16 @@ def _example(row: dict[str, Any]) -> Example:
 
 
 def choose(examples: Sequence[Example], kind: str) -> list[Example]:
-    """Return the examples of a kind that say most: the surest answers first."""
-    found = [example for example in examples if example.kind == kind]
-    return sorted(found, key=lambda one: (-one.contender_confidence, one.item_id))[:MAX_EXAMPLES]
+    """Return the examples of a kind that say most: class after class, each class's surest answers first."""
+    found = sorted(
+        (one for one in examples if one.kind == kind), key=lambda one: (-one.contender_confidence, one.item_id)
+    )
+    seen: Counter[str] = Counter()
+    rounds = []
+    for one in found:
+        rounds.append((seen[one.label], one))
+        seen[one.label] += 1
+    return [one for _, one in sorted(rounds, key=lambda pair: pair[0])[:MAX_EXAMPLES]]
 
 
 def example_cards(examples: Sequence[Example], *, read: ReadItems) -> str:
@@ -89,13 +97,13 @@ def _card(example: Example, data: bytes) -> str:
     if example.champion is not None and example.champion_confidence is not None:
         champion = (
             f'<div><span class="champion-name">champion</span> {text(short(example.champion, 40))} '
-            f"({100 * example.champion_confidence:.0f} %)</div>"
+            f"({100 * example.champion_confidence:.0f}&nbsp;%)</div>"
         )
     return (
         f'<div class="example">{preview(data, media_type=example.media_type)}'
         f"<h3>{text(short(example.label, 40))}</h3>{champion}"
         f'<div><span class="contender-name">contender</span> {text(short(example.contender, 40))} '
-        f"({100 * example.contender_confidence:.0f} %)</div>"
+        f"({100 * example.contender_confidence:.0f}&nbsp;%)</div>"
         f'<div class="small"><code>{text(example.item_id[:12])}</code></div></div>'
     )
 

@@ -18,6 +18,8 @@ from pipeline_tasks.project import Gate
 
 Stand = Literal["for", "against", "open", "note"]
 MAX_NAMED = 10
+WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
+FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
 METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
@@ -44,23 +46,22 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     """Return the answer on one contender. Whatever cannot be computed speaks against it."""
     invalid = _check_validity(evidence)
     if invalid:
-        return _conclude(invalid)
+        return _conclude(invalid, first=evidence.champion is None)
     if evidence.champion is None:
         reasons = _check_floors(policy, evidence)
     else:
         reasons = [*_check_gain(policy, evidence), *_check_previous(policy, evidence)]
     reasons += [*_check_exam(policy, evidence), *_check_classes(policy, evidence), *_check_limits(policy, evidence)]
-    return _conclude(reasons)
+    return _conclude(reasons, first=evidence.champion is None)
 
 
-def _conclude(reasons: Sequence[Reason]) -> Decision:
+def _conclude(reasons: Sequence[Reason], *, first: bool) -> Decision:
     rank: dict[Stand, int] = {"against": 0, "open": 1, "for": 2, "note": 3}
     ordered = tuple(sorted(reasons, key=lambda reason: rank[reason.stand]))
-    first = ordered[0]
+    deciding = ordered[0]
     answers: dict[Stand, Answer] = {"against": "keep", "open": "inconclusive", "for": "promote", "note": "keep"}
-    verbs = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive, so keep"}
-    answer = answers[first.stand]
-    return Decision(answer, first.code, f"{verbs[answer]}: {first.text}", ordered)
+    answer = answers[deciding.stand]
+    return Decision(answer, deciding.code, f"{(FIRST_WORDS if first else WORDS)[answer]}: {deciding.text}", ordered)
 
 
 def _check_validity(evidence: Evidence) -> list[Reason]:

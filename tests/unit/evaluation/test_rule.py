@@ -252,6 +252,17 @@ def test_the_first_model_meets_floors_per_class(recall, expected):
     assert answer(evidence, floors={"accuracy": 0.8, "recall_per_class": 0.5})[0] == expected
 
 
+def test_the_first_model_is_named_as_such():
+    assert rule.decide(s.policy(), s.first_evidence()).headline == (
+        "Promote the first model: it is the first model, and it meets the floors: it is right on 90.0 % of 1000 items, "
+        "at least 50.0 % were asked for."
+    )
+    refused = rule.decide(s.policy(floors={"accuracy": 0.95}), s.first_evidence())
+    assert refused.headline == (
+        "No champion yet: a first model's accuracy must be at least 95.0 % (got 90.0 % of 1000 items)."
+    )
+
+
 def test_the_first_model_meets_the_limits_too():
     evidence = dataclasses.replace(s.first_evidence(), contender=s.facts(latency_p99_ms=251.0))
     assert answer(evidence) == ("keep", "LATENCY_LIMIT")
@@ -265,7 +276,7 @@ def test_the_first_model_needs_every_class_where_floors_ask_for_it():
 def test_an_uncertain_gain_says_how_many_items_would_decide():
     decision = rule.decide(s.policy(), s.evidence(current=s.exam(gained=s.gain(0.02, **UNSURE))))
     assert decision.headline == (
-        "Inconclusive, so keep: accuracy on the current exam of 1000 items is 90.0 % for the contender and 85.0 % for "
+        "Inconclusive: accuracy on the current exam of 1000 items is 90.0 % for the contender and 85.0 % for "
         "the champion: 2.0 points more, which can be chance at 97.0 % confidence (use 1 of this exam). An exam of 1000 "
         "items shows a true gain of 2.6 points or more; about 660 more exam items would decide this."
     )
