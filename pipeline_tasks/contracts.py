@@ -153,6 +153,25 @@ class CheckReport:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class MonitorReport:
+    """What one monitor run did: `state` is OK, ALARM, INSUFFICIENT_DATA or NO_REFERENCE; `alarms` are sentences."""
+
+    project: str
+    window_id: str
+    num_parts: int
+    num_predictions: int
+    num_errors: int
+    num_feedback: int
+    num_audits: int
+    num_uncertain: int
+    num_refused: int
+    state: str
+    quality: str
+    alarms: tuple[str, ...]
+    wake_training: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class SnapshotRef:
     """One dataset version; `snapshot_id` is the SHA-256 of its Parquet manifest's rows."""
 

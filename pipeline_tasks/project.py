@@ -216,6 +216,9 @@ class Monitor(_Model):
     max_uncertain: int = Field(200, ge=0, description="Per monitor run; the least confident first.")
     max_share_per_client: float = Field(1.0, gt=0, le=1)
     min_audited: int = Field(30, ge=1)
+    window_audits: int = Field(
+        60, ge=1, description="Live quality is computed on this many newest audited answers of a model version."
+    )
     max_quality_drop: float = Field(0.05, gt=0, le=1)
 
 

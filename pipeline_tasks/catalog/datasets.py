@@ -144,6 +144,15 @@ class DatasetRepository:
         with self._database.read() as connection:
             return [CheckRecord(**row) for row in connection.execute(query).mappings()]
 
+    def check_of(self, project: str, *, stage: str, subject: str) -> CheckRecord | None:
+        """Return the newest check of a subject, or None."""
+        fields = [t.checks.c[field.name] for field in dataclasses.fields(CheckRecord)]
+        where = sa.and_(t.checks.c.project == project, t.checks.c.stage == stage, t.checks.c.subject == subject)
+        query = sa.select(*fields).where(where).order_by(t.checks.c.created_at.desc()).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else CheckRecord(**row)
+
     def check_counts(self) -> dict[str, int]:
         """Return how many checks each project has."""
         query = sa.select(t.checks.c.project, sa.func.count()).group_by(t.checks.c.project)

@@ -1,0 +1,229 @@
+"""What production said: imported parts of the prediction log, picks for people, outcomes, and the monitor's windows."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.labeling_tasks import slices
+from pipeline_tasks.contracts import Fence
+
+PickKind = Literal["audit", "uncertain"]
+IMPORT, QUALITY = "import", "quality"
+MAX_SHOWN_VERSIONS = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One prediction that people are asked about, and what the model had said."""
+
+    prediction_id: str
+    item_id: str
+    model_version: str
+    predicted_label: str
+    confidence: float
+    kind: PickKind
+    predicted_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AuditedPrediction:
+    """An audited prediction whose item has a label now."""
+
+    prediction_id: str
+    model_version: str
+    predicted_label: str
+    label: str
+    predicted_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutcomeRow:
+    """What really was the case, by prediction id or business key, as a caller told us."""
+
+    outcome_id: str
+    prediction_id: str | None
+    business_key: str | None
+    label: str
+    source: str
+    at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartRow:
+    """One imported part of the prediction log."""
+
+    object_key: str
+    num_predictions: int
+    num_feedback: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WindowRow:
+    """One window: of imported parts (`statistics.kind` import) or of live quality (quality)."""
+
+    window_id: str
+    statistics: Mapping[str, Any]
+    alarms: Sequence[Mapping[str, Any]]
+    created_at: dt.datetime
+
+
+class MonitoringRepository:
+    """What the monitor has read, asked and found."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def imported_parts(self, project: str) -> set[str]:
+        """Return the keys of the parts that are done."""
+        query = sa.select(t.prediction_parts.c.object_key).where(t.prediction_parts.c.project == project)
+        with self._database.read() as connection:
+            return set(connection.scalars(query))
+
+    def picked(self, project: str, prediction_ids: Iterable[str]) -> dict[str, AuditRow]:
+        """Return the picks among these predictions, by prediction id."""
+        column = t.audits.c
+        fields = [column[field.name] for field in dataclasses.fields(AuditRow)]
+        found: dict[str, AuditRow] = {}
+        with self._database.read() as connection:
+            for some in slices(sorted(set(prediction_ids))):
+                query = sa.select(*fields).where(column.project == project, column.prediction_id.in_(some))
+                found.update({row["prediction_id"]: AuditRow(**row) for row in connection.execute(query).mappings()})
+        return found
+
+    def asked(self, project: str, item_ids: Iterable[str]) -> set[str]:
+        """Return which of the items people were asked about already, or that have a decision."""
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for some in slices(sorted(set(item_ids))):
+                for table in (t.labeling_tasks, t.label_decisions):
+                    query = sa.select(table.c.item_id).where(table.c.project == project, table.c.item_id.in_(some))
+                    found.update(connection.scalars(query))
+        return found
+
+    def record_picks(self, project: str, picks: Sequence[AuditRow], *, now: dt.datetime, fence: Fence) -> None:
+        """Write down what was picked, before anything is done about it: a second attempt finds the same picks."""
+        rows = [{"project": project, "picked_at": now, **dataclasses.asdict(pick)} for pick in picks]
+        with self._database.write(fence) as connection:
+            for some in slices(rows):
+                insert_ignore(connection, t.audits, some)
+
+    def finish_import(
+        self,
+        project: str,
+        *,
+        parts: Sequence[PartRow],
+        outcomes: Sequence[OutcomeRow],
+        window: WindowRow,
+        run_id: str,
+        fence: Fence,
+    ) -> None:
+        """Record outcomes, the window of the imported parts, and last that the parts are done: all or nothing."""
+        done = [{"project": project, "imported_at": window.created_at, **dataclasses.asdict(part)} for part in parts]
+        told = [{"project": project, **dataclasses.asdict(outcome)} for outcome in outcomes]
+        with self._database.write(fence) as connection:
+            for some in slices(told):
+                insert_ignore(connection, t.outcomes, some)
+            insert_ignore(connection, t.monitor_windows, [_window_values(project, window, run_id)])
+            for some in slices(done):
+                insert_ignore(connection, t.prediction_parts, some)
+
+    def save_window(self, project: str, window: WindowRow, *, run_id: str, fence: Fence) -> None:
+        """Write a window of live quality; a repeated attempt of one run replaces its own."""
+        column = t.monitor_windows.c
+        where = sa.and_(column.project == project, column.window_id == window.window_id)
+        with self._database.write(fence) as connection:
+            connection.execute(t.monitor_windows.delete().where(where))
+            connection.execute(t.monitor_windows.insert(), _window_values(project, window, run_id))
+
+    def audited(self, project: str) -> list[AuditedPrediction]:
+        """Return the random audits whose items have a decided label now, oldest prediction first."""
+        audit, decision = t.audits.c, t.label_decisions.c
+        newest = (
+            sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
+            .where(decision.project == project)
+            .group_by(decision.item_id)
+            .subquery()
+        )
+        same = sa.and_(decision.item_id == newest.c.item_id, decision.version == newest.c.version)
+        query = (
+            sa.select(
+                audit.prediction_id, audit.model_version, audit.predicted_label, decision.label, audit.predicted_at
+            )
+            .join(newest, newest.c.item_id == audit.item_id)
+            .join(t.label_decisions, sa.and_(decision.project == audit.project, same))
+            .where(audit.project == project, audit.kind == "audit", decision.status == "decided")
+            .order_by(audit.predicted_at, audit.prediction_id)
+        )
+        with self._database.read() as connection:
+            return [AuditedPrediction(**row) for row in connection.execute(query).mappings()]
+
+    def windows(self, project: str, kind: str, *, limit: int = 500) -> list[WindowRow]:
+        """Return the newest windows of a kind, oldest first."""
+        column = t.monitor_windows.c
+        fields = [column[field.name] for field in dataclasses.fields(WindowRow)]
+        query = (
+            sa.select(*fields)
+            .where(column.project == project, column.window_id.startswith(f"{kind}-"))
+            .order_by(column.created_at.desc(), column.window_id.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [WindowRow(**row) for row in connection.execute(query).mappings()][::-1]
+
+    def alarms_of(self, project: str, window_id: str) -> list[dict[str, Any]]:
+        """Return the alarms of a window that should wake training: each cause once per champion and snapshot."""
+        column = t.monitor_windows.c
+        query = sa.select(column.alarms).where(column.project == project, column.window_id == window_id)
+        with self._database.read() as connection:
+            alarms = connection.execute(query).scalar_one_or_none() or []
+        return [dict(alarm) for alarm in alarms if alarm["wake"]]
+
+    def has_open_alarm(self, project: str) -> bool:
+        """Return whether the newest look at live quality found the champion of now too weak."""
+        windows = self.windows(project, QUALITY, limit=1)
+        champion = self.champion(project)
+        return any(
+            alarm["cause"] == "QUALITY_DROP" and champion is not None and alarm["model_version"] == champion[0]
+            for window in windows
+            for alarm in window.alarms
+        )
+
+    def quality_text(self, project: str) -> str:
+        """Return live quality in words, the newest model version first."""
+        windows = self.windows(project, QUALITY, limit=1)
+        versions = list(windows[0].statistics["versions"].values()) if windows else []
+        return "; ".join(str(one["text"]) for one in versions[:MAX_SHOWN_VERSIONS]) or "nothing audited yet"
+
+    def champion(self, project: str) -> tuple[str, str] | None:
+        """Return the serving model version and the verdict that it stands on, or None while nothing serves."""
+        route = t.routes.c
+        query = sa.select(route.champion_version, route.verdict_id).where(route.project == project)
+        with self._database.read() as connection:
+            row = connection.execute(query.order_by(route.generation.desc()).limit(1)).one_or_none()
+        return None if row is None else (str(row.champion_version), str(row.verdict_id))
+
+    def verdict_key(self, project: str, verdict_id: str) -> str | None:
+        """Return the folder of a verdict's documents, or None if there is no such verdict."""
+        verdict = t.verdicts.c
+        query = sa.select(verdict.object_key).where(verdict.project == project, verdict.verdict_id == verdict_id)
+        with self._database.read() as connection:
+            found = connection.scalar(query)
+        return None if found is None else str(found)
+
+
+def _window_values(project: str, window: WindowRow, run_id: str) -> dict[str, Any]:
+    return {
+        "project": project,
+        "window_id": window.window_id,
+        "statistics": dict(window.statistics),
+        "alarms": [dict(alarm) for alarm in window.alarms],
+        "run_id": run_id,
+        "created_at": window.created_at,
+    }

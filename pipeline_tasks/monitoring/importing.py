@@ -1,0 +1,266 @@
+"""Brings the prediction log in: picks what people look at, asks them, and records the parts last.
+
+What is picked is written down before anything is done about it, and a part counts as read only when all that follows
+from it is recorded: a monitor that dies goes on with the same picks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.datasets import DatasetRepository
+from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.monitoring import (
+    IMPORT,
+    AuditRow,
+    MonitoringRepository,
+    PartRow,
+    PickKind,
+    WindowRow,
+)
+from pipeline_tasks.contracts import Fence, Item, content_id
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ingest.content import Candidate
+from pipeline_tasks.ingest.production import ProductionRecord, add_production_items, examine_record
+from pipeline_tasks.ingest.split import split_of
+from pipeline_tasks.monitoring import drift
+from pipeline_tasks.monitoring.parts import Part, Prediction, merge_predictions, read_part, read_payloads
+from pipeline_tasks.monitoring.picking import pick_audits, pick_uncertain
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.project import LoadedProject
+
+MAX_PARTS = 500
+MAX_BYTES = 512 * 2**20
+AUDIT_PRIORITY = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outside:
+    """What the monitor works on."""
+
+    database: Database
+    store: ObjectStore
+    items: ItemRepository
+    labels: LabelRepository
+    datasets: DatasetRepository
+    monitoring: MonitoringRepository
+    split_key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImportCounts:
+    """What one import did."""
+
+    num_parts: int = 0
+    num_predictions: int = 0
+    num_errors: int = 0
+    num_feedback: int = 0
+    num_audits: int = 0
+    num_uncertain: int = 0
+    num_refused: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Examined:
+    record: ProductionRecord
+    candidate: Candidate
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Pick:
+    prediction: Prediction
+    examined: _Examined
+    kind: PickKind
+
+
+def import_parts(
+    project: LoadedProject, *, outside: Outside, fence: Fence, run_id: str, now: dt.datetime
+) -> ImportCounts:
+    """Read new parts of the log, ask people about the picks, and record the parts last.
+
+    Raises:
+        DataCorrupt: a part is damaged.
+    """
+    parts = _new_parts(project.name, outside=outside)
+    if not parts:
+        return ImportCounts()
+    predictions = merge_predictions(parts)
+    crash_point("monitor.pick.before")
+    picks, num_refused = _pick(project, predictions, outside=outside)
+    outside.monitoring.record_picks(project.name, [_audit_row(pick) for pick in picks], now=now, fence=fence)
+    crash_point("monitor.picks.recorded")
+    items = _store_items(project, picks, outside=outside, fence=fence, run_id=run_id, now=now)
+    _request_labels(picks, items, outside=outside, fence=fence, now=now)
+    crash_point("monitor.pick.after")
+    outside.monitoring.finish_import(
+        project.name,
+        parts=[PartRow(part.object_key, len(part.predictions), len(part.outcomes)) for part in parts],
+        outcomes=[outcome for part in parts for outcome in part.outcomes],
+        window=_import_window(parts, predictions, now=now),
+        run_id=run_id,
+        fence=fence,
+    )
+    crash_point("monitor.pick.recorded")
+    return ImportCounts(
+        num_parts=len(parts),
+        num_predictions=len(predictions),
+        num_errors=sum(part.num_errors for part in parts),
+        num_feedback=sum(len(part.outcomes) for part in parts),
+        num_audits=sum(pick.kind == "audit" for pick in picks),
+        num_uncertain=sum(pick.kind == "uncertain" for pick in picks),
+        num_refused=num_refused,
+    )
+
+
+def _new_parts(project: str, *, outside: Outside) -> list[Part]:
+    done = outside.monitoring.imported_parts(project)
+    found: list[Part] = []
+    size = 0
+    for info in outside.store.list(f"predictions/{project}/"):
+        if info.key in done:
+            continue
+        if found and (len(found) >= MAX_PARTS or size + info.size_bytes > MAX_BYTES):
+            break  # the next run goes on here
+        found.append(read_part(outside.store.get(info.key), object_key=info.key))
+        size += info.size_bytes
+    return found
+
+
+def _pick(project: LoadedProject, predictions: Sequence[Prediction], *, outside: Outside) -> tuple[list[_Pick], int]:
+    """Return what people look at, and how many picks were refused as unreadable."""
+    policy, name = project.config.monitor, project.name
+    before = outside.monitoring.picked(name, [one.prediction_id for one in predictions])
+    examine = _Examiner(project, outside.store)
+    audits = pick_audits(
+        predictions,
+        key=outside.split_key,
+        share=policy.audit_share,
+        limit=policy.max_audits,
+        max_share_per_client=policy.max_share_per_client,
+        already={one for one, row in before.items() if row.kind == "audit"},
+    )
+    audited = {one.prediction_id for one in audits}
+
+    def wanted(prediction: Prediction) -> bool:
+        examined = examine(prediction)
+        if examined is None or outside.monitoring.asked(name, [examined.candidate.item_id]):
+            return False
+        share = project.config.split.exam_share
+        side = split_of(examined.candidate.group_key, project=name, split_key=outside.split_key, exam_share=share)
+        return side == "train"
+
+    uncertain = pick_uncertain(
+        [one for one in predictions if one.prediction_id not in audited],
+        limit=policy.max_uncertain,
+        max_share_per_client=policy.max_share_per_client,
+        wanted=wanted,
+        already={one for one, row in before.items() if row.kind == "uncertain"},
+    )
+    chosen: list[tuple[Prediction, PickKind]] = [(one, "audit") for one in audits]
+    chosen += [(one, "uncertain") for one in uncertain]
+    examined = [(one, examine(one), kind) for one, kind in chosen]
+    picks = [_Pick(one, found, kind) for one, found, kind in examined if found is not None]
+    return picks, len(chosen) - len(picks)
+
+
+class _Examiner:
+    """Turns predictions into item candidates, reading each part's payloads once and only when asked."""
+
+    def __init__(self, project: LoadedProject, store: ObjectStore) -> None:
+        self._project = project
+        self._store = store
+        self._payloads: dict[str, dict[str, bytes]] = {}
+        self._found: dict[str, _Examined | None] = {}
+
+    def __call__(self, prediction: Prediction) -> _Examined | None:
+        if prediction.prediction_id not in self._found:
+            self._found[prediction.prediction_id] = self._examine(prediction)
+        return self._found[prediction.prediction_id]
+
+    def _examine(self, prediction: Prediction) -> _Examined | None:
+        key = prediction.object_key
+        if key not in self._payloads:
+            self._payloads[key] = read_payloads(self._store.get(key), object_key=key)
+        data = self._payloads[key].get(prediction.prediction_id)
+        if data is None:
+            return None
+        record = ProductionRecord(prediction.prediction_id, data, prediction.user_key)
+        outcome = examine_record(record, project=self._project.config)
+        return _Examined(record, outcome) if isinstance(outcome, Candidate) else None
+
+
+def _audit_row(pick: _Pick) -> AuditRow:
+    one = pick.prediction
+    return AuditRow(
+        prediction_id=one.prediction_id,
+        item_id=pick.examined.candidate.item_id,
+        model_version=one.model_version,
+        predicted_label=one.label,
+        confidence=one.confidence,
+        kind=pick.kind,
+        predicted_at=one.at,
+    )
+
+
+def _store_items(
+    project: LoadedProject, picks: Sequence[_Pick], *, outside: Outside, fence: Fence, run_id: str, now: dt.datetime
+) -> dict[str, Item]:
+    if not picks:
+        return {}
+    return add_production_items(
+        project.config,
+        records=[pick.examined.record for pick in picks],
+        items=outside.items,
+        store=outside.store,
+        fence=fence,
+        split_key=outside.split_key,
+        batch_id=run_id,
+        now=now,
+    )
+
+
+def _request_labels(
+    picks: Sequence[_Pick], items: Mapping[str, Item], *, outside: Outside, fence: Fence, now: dt.datetime
+) -> None:
+    """Ask people about the picks; audits go first, so that a content that is both counts as an audit.
+
+    An audit carries no suggestion: people who see the model's answer tend to agree with it.
+    """
+    audits = {
+        items[p.prediction.prediction_id].item_id: items[p.prediction.prediction_id] for p in picks if p.kind == "audit"
+    }
+    outside.labels.request(audits.values(), reason="audit", priority=AUDIT_PRIORITY, now=now, fence=fence)
+    for pick in picks:
+        if pick.kind == "uncertain":
+            item = items[pick.prediction.prediction_id]
+            said = {"label": pick.prediction.label, "score": pick.prediction.confidence}
+            outside.labels.request(
+                [item],
+                reason="uncertain",
+                priority=1.0 - pick.prediction.confidence,
+                predictions={item.item_id: said},
+                now=now,
+                fence=fence,
+            )
+
+
+def _import_window(parts: Sequence[Part], predictions: Sequence[Prediction], *, now: dt.datetime) -> WindowRow:
+    by_version: dict[str, list[tuple[str, float]]] = {}
+    for one in predictions:
+        by_version.setdefault(one.model_version, []).append((one.label, one.confidence))
+    keys = [part.object_key for part in parts]
+    statistics: dict[str, Any] = {
+        "kind": IMPORT,
+        "num_parts": len(parts),
+        "num_predictions": len(predictions),
+        "num_errors": sum(part.num_errors for part in parts),
+        "histograms": {version: drift.histogram(pairs).as_json() for version, pairs in sorted(by_version.items())},
+        "first_at": min((one.at for one in predictions), default=now).isoformat(),
+        "last_at": max((one.at for one in predictions), default=now).isoformat(),
+    }
+    return WindowRow(f"{IMPORT}-{content_id(keys)[:16]}", statistics, (), now)

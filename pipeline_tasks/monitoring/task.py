@@ -1,0 +1,137 @@
+"""Reads the prediction log, asks people about some of it, and says whether the champion is as good as promised."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_tasks.catalog.monitoring import (
+    IMPORT,
+    QUALITY,
+    AuditedPrediction,
+    MonitoringRepository,
+    WindowRow,
+)
+from pipeline_tasks.contracts import Attempt, Fence, MonitorReport, content_id
+from pipeline_tasks.monitoring import drift, quality
+from pipeline_tasks.monitoring.drift import Histogram
+from pipeline_tasks.monitoring.importing import Outside, import_parts
+from pipeline_tasks.monitoring.reference import ExamReference, load_reference
+from pipeline_tasks.project import LoadedProject
+
+_log = logging.getLogger(__name__)
+
+
+def run(project: LoadedProject, *, outside: Outside, attempt: Attempt, run_id: str, now: dt.datetime) -> MonitorReport:
+    """Import what is new in the prediction log, then measure live quality and drift.
+
+    Raises:
+        StaleAttempt: a newer attempt is at work.
+        DataCorrupt: a part of the log is damaged.
+    """
+    fence = outside.database.acquire(f"monitor/{project.name}", attempt, now=now)
+    counts = import_parts(project, outside=outside, fence=fence, run_id=run_id, now=now)
+    window = measure(project, outside=outside, fence=fence, run_id=run_id, now=now)
+    statistics = window.statistics
+    _log.info("monitor of %s: %d predictions, %s", project.name, counts.num_predictions, statistics["state"])
+    return MonitorReport(
+        project=project.name,
+        window_id=window.window_id,
+        **dataclasses.asdict(counts),
+        state=statistics["state"],
+        quality=outside.monitoring.quality_text(project.name),
+        alarms=tuple(str(alarm["message"]) for alarm in window.alarms),
+        wake_training=any(alarm["wake"] for alarm in window.alarms),
+    )
+
+
+def measure(project: LoadedProject, *, outside: Outside, fence: Fence, run_id: str, now: dt.datetime) -> WindowRow:
+    """Compute live quality by model version and the champion's drift, and record them as a window.
+
+    All of it follows from the log, the labels and the verdict: computed again, it is the same.
+    """
+    monitoring, name = outside.monitoring, project.name
+    champion = monitoring.champion(name)
+    reference = None
+    if champion is not None:
+        key = monitoring.verdict_key(name, champion[1])
+        reference = load_reference(outside.store, key, version=champion[0])
+    versions = _quality_of_versions(project, outside=outside, champion=champion, reference=reference)
+    version = champion[0] if champion else None
+    moved = _drift(monitoring, name, version=version, reference=reference)
+    window_id = f"{QUALITY}-{content_id([name, run_id])[:16]}"
+    current = versions.get(version) if version else None
+    statistics = {
+        "kind": QUALITY,
+        "champion": version,
+        "state": current.state if current else "INSUFFICIENT_DATA",
+        "versions": {one.model_version: one.as_json() for one in versions.values()},
+        "drift": moved.as_json(),
+    }
+    alarms = _alarms(current, moved, version=version)
+    earlier = {
+        alarm["key"] for one in monitoring.windows(name, QUALITY) if one.window_id != window_id for alarm in one.alarms
+    }
+    head = outside.datasets.head_snapshot(name)
+    known = [_with_wake(alarm, snapshot=head.snapshot_id if head else "", earlier=earlier) for alarm in alarms]
+    window = WindowRow(window_id, statistics, known, now)
+    monitoring.save_window(name, window, run_id=run_id, fence=fence)
+    return window
+
+
+def _quality_of_versions(
+    project: LoadedProject,
+    *,
+    outside: Outside,
+    champion: tuple[str, str] | None,
+    reference: ExamReference | None,
+) -> dict[str, quality.VersionQuality]:
+    """Return live quality by model version, the one audited last first; the champion is always there."""
+    by_version: dict[str, list[AuditedPrediction]] = {}
+    for one in outside.monitoring.audited(project.name):
+        by_version.setdefault(one.model_version, []).append(one)
+    newest_first = sorted(by_version, key=lambda version: by_version[version][-1].predicted_at, reverse=True)
+    names = list(dict.fromkeys([*newest_first, *([champion[0]] if champion else [])]))
+    return {
+        name: quality.measure(
+            name,
+            by_version.get(name, []),
+            exam_accuracy=reference.accuracy if reference and champion and name == champion[0] else None,
+            policy=project.config.monitor,
+        )
+        for name in names
+    }
+
+
+def _drift(
+    monitoring: MonitoringRepository, project: str, *, version: str | None, reference: ExamReference | None
+) -> drift.Drift:
+    windows = [one.statistics["histograms"].get(version) for one in monitoring.windows(project, IMPORT)]
+    histograms = [Histogram.from_json(one) for one in windows if one is not None]
+    return drift.measure(histograms, exam=reference.answers if reference else None)
+
+
+def _alarms(current: quality.VersionQuality | None, moved: drift.Drift, *, version: str | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if current is not None and current.state == "ALARM":
+        message = f"Live quality has dropped: {current.text}."
+        found.append({"cause": "QUALITY_DROP", "model_version": version, "message": message})
+    if moved.state == "DRIFT":
+        message = (
+            f"Answers of {version} have moved from its {moved.reference}: confidence PSI {moved.confidence_psi:.2f}, "
+            f"label distance {moved.label_js or 0:.2f}."
+        )
+        found.append({"cause": "DRIFT", "model_version": version, "message": message})
+    return found
+
+
+def _with_wake(alarm: Mapping[str, Any], *, snapshot: str, earlier: set[str]) -> dict[str, Any]:
+    """Return the alarm with its key, and whether it wakes training: once per cause, champion and snapshot.
+
+    Drift alone asks people, not training: without new labels there is nothing better to learn.
+    """
+    key = content_id([alarm["cause"], alarm["model_version"], snapshot])
+    return {**alarm, "key": key, "wake": alarm["cause"] == "QUALITY_DROP" and key not in earlier}
