@@ -147,7 +147,7 @@ def test_a_route_that_vanished_from_the_catalog_keeps_serving(database, catalog,
     following.poll()
     with database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE routes")
-    tables.metadata.create_all(database.engine)
+    tables.routes.create(database.engine)
     assert following.poll()
     assert following.snapshot.routes["fashion"].generation == 1
 
