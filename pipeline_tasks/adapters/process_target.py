@@ -43,10 +43,10 @@ class ProcessTarget:
         *,
         command: ServeCommand = bentoml_command,
         poll_seconds: float = 0.1,
-        root: Path | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
-        self._layout = StackLayout(home=home.resolve(), root=root or source_root())
-        self._supervisor = Supervisor(self._layout.socket)
+        self._layout = StackLayout(home=home.resolve(), root=source_root())
+        self._supervisor = supervisor or Supervisor(self._layout.socket)
         self._command = command
         self._poll_seconds = poll_seconds
 

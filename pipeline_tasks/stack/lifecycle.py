@@ -24,6 +24,7 @@ from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, Program, rend
 from pipeline_tasks.stack.supervisord import RUNNING_STATES, Supervisor, start_daemon
 
 POLL_SECONDS = 0.2
+DEFAULT_TIMEOUT_SECONDS = 600.0  # 40 s are enough on two idle cores; a part that has died is told at once
 MAX_STARTS = 3  # a program that ended this often while it was waited for will not come up by waiting longer
 AIRFLOW_PROGRAMS = tuple(f"airflow-{part}" for part in programs.AIRFLOW_PARTS)
 # Which ports are busy because this program of ours holds them.
@@ -85,7 +86,7 @@ def up(
     environment: Mapping[str, str],
     root: Path | None = None,
     on_event: OnEvent = ignore_event,
-    timeout_seconds: float = 300.0,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
 ) -> UpReport:
     """Start what is not running and return when every part is healthy.
 
@@ -175,7 +176,7 @@ def _prepare(
 ) -> tuple[_Start, Mapping[str, tuple[int, int]], list[int]]:
     """Write every file and have a supervisor that follows them; nothing is started that was not running."""
     bin_dir = Path(sys.executable).parent
-    secrets = _make_folders(layout)
+    secrets = make_folders(layout)
     supervisor = Supervisor(layout.socket)
     ended = _end_orphans(layout, supervisor, on_event=on_event)
     choice = _choose_ports(layout, supervisor, on_event=on_event)
@@ -200,7 +201,12 @@ def _installed(program: Program, *, layout: StackLayout) -> bool:
     return program.name != "gateway" or (layout.root / "bento_services" / "gateway" / "service.py").exists()
 
 
-def _make_folders(layout: StackLayout) -> dict[str, str]:
+def make_folders(layout: StackLayout) -> dict[str, str]:
+    """Make every folder, for the owner only, and every secret that has no file yet; return the secrets.
+
+    Raises:
+        ConfigError: the folder of the sockets belongs to another user.
+    """
     folders = (
         layout.logs_dir, layout.supervisor_dir, layout.programs_dir, layout.runtime_dir, layout.s3_dir,
         layout.label_studio_dir, layout.airflow_home, layout.bentoml_home,

@@ -43,8 +43,8 @@ class _UnixTransport(xmlrpc.client.Transport):
         self._timeout_seconds = timeout_seconds
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        del host
         connection = http.client.HTTPConnection("localhost", timeout=self._timeout_seconds)
+        self._connection = host, connection  # where the base class finds it to close it
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.settimeout(self._timeout_seconds)
         connection.sock.connect(str(self._path))

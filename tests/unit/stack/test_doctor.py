@@ -1,0 +1,133 @@
+import os
+import types
+from pathlib import Path
+
+import pytest
+
+from pipeline_tasks.errors import ServiceUnavailable
+from pipeline_tasks.stack import addresses, doctor
+from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.secret_files import ensure_secrets
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return StackLayout(home=tmp_path, root=source_root())
+
+
+def test_python_of_another_minor_version_is_refused():
+    assert doctor.check_python((3, 11, 2)) == doctor.Check("python", True, "3.11.2")
+    assert not doctor.check_python((3, 12, 0)).ok
+
+
+def test_versions_below_the_floor_are_named():
+    good = dict.fromkeys(doctor.MIN_VERSIONS, "99.0")
+    assert doctor.check_versions(good).ok
+    found = doctor.check_versions(good | {"bentoml": "1.4.2", "torch": "2.5.1+cpu", "supervisor": None})
+    assert not found.ok
+    assert found.detail == "bentoml 1.4.2 (needs 1.4.39), supervisor missing (needs 4.3), torch 2.5.1+cpu (needs 2.13)"
+    assert found.advice == "Run `make install`."
+
+
+def test_a_local_version_tag_does_not_count():
+    assert doctor.check_versions({"torch": "2.13.0+cpu"}).ok
+
+
+@pytest.mark.parametrize(("gib", "ok"), [(4.9, False), (5.0, True)])
+def test_space_needs_five_gib(gib, ok):
+    found = doctor.check_space(int(gib * 1024**3))
+    assert found.ok is ok
+    assert found.detail == f"{gib} GiB free"
+    assert bool(found.advice) is not ok
+
+
+@pytest.mark.parametrize(("gib", "ok"), [(3.9, False), (4.0, True)])
+def test_memory_needs_four_gib(gib, ok):
+    assert doctor.check_memory(int(gib * 1024**3)).ok is ok
+
+
+def test_a_missing_environment_is_named(tmp_path):
+    found = doctor.check_environments(StackLayout(home=tmp_path, root=tmp_path))
+    assert not found.ok
+    assert str(tmp_path / ".venv-label-studio" / "bin" / "label-studio") in found.detail
+    assert found.advice == "Run `make install`."
+
+
+def test_secrets_before_the_first_start_are_no_problem(layout):
+    assert doctor.check_secret_files(layout) == doctor.Check("secrets", True, "none yet: `dethrone up` writes them")
+
+
+def test_secrets_that_others_can_read_or_that_are_gone_are_named_but_not_shown(layout):
+    values = ensure_secrets(layout.secrets_dir)
+    assert doctor.check_secret_files(layout).ok
+    (layout.secrets_dir / "split_key").chmod(0o640)
+    (layout.secrets_dir / "webhook_secret").write_text("")
+    (layout.secrets_dir / "label_studio_token").unlink()
+    found = doctor.check_secret_files(layout)
+    assert not found.ok
+    assert set(found.detail.split("; ")) == {
+        "readable by others: split_key", "missing or empty: webhook_secret", "missing or empty: label_studio_token",
+    }  # fmt: skip
+    assert not [name for name, value in values.items() if value in found.detail]
+
+
+def test_settings_older_than_the_template_are_told(layout):
+    assert doctor.check_airflow_settings(layout).ok
+    layout.airflow_home.mkdir()
+    layout.airflow_cfg.touch()
+    assert doctor.check_airflow_settings(layout).ok
+    os.utime(layout.airflow_cfg, (0, 0))
+    found = doctor.check_airflow_settings(layout)
+    assert not found.ok
+    assert "the template is newer" in found.advice
+
+
+def test_taken_ports_are_named_though_not_fatal(layout, monkeypatch):
+    monkeypatch.setattr(addresses, "port_is_free", lambda port: port != 8080)
+    found = doctor.check_ports(layout)
+    assert found.ok
+    assert found.detail.startswith("airflow 8080 is taken by ")
+    assert found.advice == "`dethrone up` uses others."
+
+
+def test_processes_without_a_supervisor_are_a_problem(layout, monkeypatch):
+    assert doctor.check_leftovers(layout).ok
+    monkeypatch.setattr(doctor.processes, "stack_processes", lambda _: [types.SimpleNamespace(pid=7)])
+    assert doctor.check_leftovers(layout) == doctor.Check(
+        "leftovers", False, "processes [7] without a supervisor", "Run `dethrone down`."
+    )
+
+
+def test_a_listener_on_all_interfaces_is_a_problem():
+    assert doctor.check_listeners({8080: {"127.0.0.1"}, 8081: {"::1"}}).detail == "2 ports, loopback only"
+    found = doctor.check_listeners({8080: {"127.0.0.1"}, 8793: {"0.0.0.0"}, 8794: {"::"}})
+    assert not found.ok
+    assert found.detail == "ports [8793, 8794] answer on all interfaces"
+
+
+@pytest.mark.parametrize(("skew", "ok"), [(0, True), (-5, True), (6, False), (-900, False)])
+def test_clocks_may_differ_by_five_seconds(skew, ok):
+    assert doctor.check_clock(skew).ok is ok
+
+
+def test_a_check_that_cannot_run_is_a_finding_not_a_crash():
+    def fails():
+        raise ServiceUnavailable("S3 must answer (got nothing).")
+
+    found = doctor.guarded("clock", fails)
+    assert found == doctor.Check(
+        "clock", False, "S3 must answer (got nothing).", "See `dethrone status` and `dethrone logs`."
+    )
+
+
+def test_with_the_stack_down_every_file_check_runs(layout):
+    names = [check.name for check in doctor.doctor(layout.home)]
+    assert names == [
+        "python", "versions", "disk space", "memory", "environments", "secrets", "airflow settings", "ports",
+        "leftovers",
+    ]  # fmt: skip
+
+
+def test_the_home_need_not_exist_yet(tmp_path):
+    assert doctor.doctor(tmp_path / "a" / "b")[2].name == "disk space"
+    assert not Path(tmp_path / "a").exists()
