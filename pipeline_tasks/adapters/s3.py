@@ -59,6 +59,7 @@ class S3ObjectStore:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
+        client: Any = None,
     ) -> None:
         self.endpoint = endpoint
         self.bucket = bucket
@@ -67,21 +68,13 @@ class S3ObjectStore:
         self._clock = clock
         self._sleep = sleep
         self._rng = rng or random.Random()  # noqa: S311 - jitter between retries, no secret
-        self._client: Any = boto3.session.Session().client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name=region,
-            aws_access_key_id=access_key,
-            aws_secret_access_key=secret_key,
-            config=Config(
-                s3={"addressing_style": "path"},
-                signature_version="s3v4",
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                read_timeout=read_timeout_seconds,
-                max_pool_connections=max_connections,
-                # Ours is the only retry: one hidden in the SDK turns a successful conditional write into a 412.
-                retries={"total_max_attempts": 1, "mode": "standard"},
-            ),
+        self._client: Any = client or _make_client(
+            endpoint=endpoint,
+            access_key=access_key,
+            secret_key=secret_key,
+            region=region,
+            max_connections=max_connections,
+            read_timeout_seconds=read_timeout_seconds,
         )
 
     def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
@@ -313,6 +306,27 @@ class S3ObjectStore:
                 logger.warning("cannot %s %s now (%s), trying again", verb, key, s3_errors.reason(error))
             self._sleep(wait)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _make_client(
+    *, endpoint: str, access_key: str, secret_key: str, region: str, max_connections: int, read_timeout_seconds: float
+) -> Any:
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=Config(
+            s3={"addressing_style": "path"},
+            signature_version="s3v4",
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            read_timeout=read_timeout_seconds,
+            max_pool_connections=max_connections,
+            # Ours is the only retry: one hidden in the SDK turns a successful conditional write into a 412.
+            retries={"total_max_attempts": 1, "mode": "standard"},
+        ),
+    )
 
 
 def _file_digest(path: Path) -> str:
