@@ -1,0 +1,239 @@
+"""What every LabelingTool does, the fake and Label Studio alike."""
+
+import datetime as dt
+import itertools
+
+import pytest
+
+from pipeline_tasks.errors import PermanentError, ServiceUnavailable
+from pipeline_tasks.ports import LabelingTask
+from tests import services
+from tests.fakes_labeling import FakeLabelStudio
+from tests.labeling_case import XML
+from tests.labeling_server import LabelStudioServer, label_studio_bin
+
+TITLES = (f"contract {number}" for number in itertools.count(1))
+
+
+@pytest.fixture(scope="module")
+def server():
+    if label_studio_bin() is None:
+        pytest.skip("Label Studio (DETHRONE_TEST_LABEL_STUDIO_BIN, or .venv-label-studio) is not installed")
+    with services.running(LabelStudioServer()) as running:
+        yield running
+
+
+class Real:
+    """The adapter on a real server, with what the tests need of people."""
+
+    def __init__(self, server):
+        from pipeline_tasks.adapters.label_studio import LabelStudio
+        from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
+
+        self.tool = LabelStudio(server.url, server.token)
+        self.http = LabelStudioHttp(server.url, server.token, timeout_seconds=60)
+
+    def answer(self, project_id, item_id, label, *, by=None):
+        (task_id, *_) = self.tool.task_ids(project_id, [item_id])[item_id]
+        region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [label]}}
+        body = {"result": [], "was_cancelled": True} if label is None else {"result": [region], "lead_time": 1.0}
+        return self.http.post(f"/api/tasks/{task_id}/annotations/", body)["id"]
+
+    def edit(self, annotation_id, label):
+        region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [label]}}
+        self.http.call("PATCH", f"/api/annotations/{annotation_id}/", json={"result": [region]})
+
+    def delete_annotation(self, annotation_id):
+        self.http.call("DELETE", f"/api/annotations/{annotation_id}/")
+
+
+class Fake:
+    def __init__(self):
+        self.tool = FakeLabelStudio()
+        self.answer, self.edit = self.tool.answer, self.tool.edit
+        self.delete_annotation = self.tool.delete_annotation
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.integration)])
+def people(request):
+    return Fake() if request.param == "fake" else Real(request.getfixturevalue("server"))
+
+
+@pytest.fixture
+def tool(people):
+    return people.tool
+
+
+@pytest.fixture
+def project_id(tool):
+    return ensure(tool, next(TITLES))
+
+
+def ensure(tool, title, *, xml=XML, people=1, show=True):
+    return tool.ensure_project(title=title, label_config=xml, annotators_per_item=people, show_predictions=show)
+
+
+def tasks(*item_ids, **more):
+    return [LabelingTask(item_id, {"image": "data:image/png;base64,AA=="}, **more) for item_id in item_ids]
+
+
+def test_a_project_is_made_once_and_brought_up_to_date(tool):
+    title = next(TITLES)
+    project_id = ensure(tool, title)
+    assert ensure(tool, title) == project_id
+    assert tool.label_config(project_id) == XML
+    changed = XML.replace("<View>", '<View><Header value="Which?"/>')
+    assert ensure(tool, title, xml=changed, people=2, show=False) == project_id
+    assert tool.label_config(project_id) == changed
+    assert ensure(tool, f"{title} exam") != project_id
+    assert str(project_id) in tool.url(project_id)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda tool: tool.label_config(999_999),
+        lambda tool: tool.task_count(999_999),
+        lambda tool: tool.task_ids(999_999),
+        lambda tool: tool.import_tasks(999_999, tasks("a")),
+        lambda tool: list(tool.annotations(999_999)),
+        lambda tool: tool.annotated_tasks(999_999),
+    ],
+)
+def test_an_unknown_project_is_a_key_error(tool, call):
+    with pytest.raises(KeyError):
+        call(tool)
+
+
+def test_tasks_are_imported_in_order_and_never_merged(tool, project_id):
+    first = tool.import_tasks(project_id, tasks("a", "b", "c"))
+    second = tool.import_tasks(project_id, tasks("b"))
+    assert first == sorted(first)
+    assert tool.task_count(project_id) == 4
+    assert tool.task_ids(project_id) == {"a": [first[0]], "b": [first[1], second[0]], "c": [first[2]]}
+    assert tool.task_ids(project_id, ["c", "nobody"]) == {"c": [first[2]]}
+    assert tool.task_ids(project_id, []) == {}
+
+
+def test_tasks_are_deleted_with_no_error_for_those_that_are_gone(tool, project_id):
+    ids = tool.import_tasks(project_id, tasks("a", "b", "c"))
+    tool.delete_tasks(project_id, ids[:2])
+    tool.delete_tasks(project_id, ids[:2])
+    tool.delete_tasks(project_id, [])
+    assert tool.task_ids(project_id) == {"c": [ids[2]]}
+
+
+def test_annotations_come_with_item_person_and_times(tool, people, project_id):
+    ids = tool.import_tasks(project_id, tasks("a", "b", "c"))
+    people.answer(project_id, "b", "dog")
+    people.answer(project_id, "c", None)
+    found = list(tool.annotations(project_id))
+    assert [(one.item_id, one.task_id, one.cancelled) for one in found] == [("b", ids[1], False), ("c", ids[2], True)]
+    (answer, skip) = found
+    assert answer.result[0]["value"] == {"choices": ["dog"]}
+    assert "@" in answer.annotator
+    assert answer.lead_time_seconds == 1.0
+    assert answer.updated_at >= answer.created_at
+    assert answer.created_at.utcoffset() == dt.timedelta(0)
+    assert skip.result == ()
+    assert [(one.task_id, one.item_id, one.num_annotations) for one in tool.annotated_tasks(project_id)] == [
+        (ids[1], "b", 1)
+    ]
+
+
+def test_annotations_are_read_from_a_time_on_oldest_change_first(tool, people, project_id):
+    tool.import_tasks(project_id, tasks("a", "b", "c"))
+    first = people.answer(project_id, "a", "dog")
+    people.answer(project_id, "b", "dog")
+    people.answer(project_id, "c", "owl")
+    everything = list(tool.annotations(project_id))
+    assert [one.item_id for one in everything] == ["a", "b", "c"]
+    since = everything[1].updated_at
+    assert [one.item_id for one in tool.annotations(project_id, updated_since=since)] == ["b", "c"]
+    people.edit(first, "cat")
+    again = list(tool.annotations(project_id, updated_since=since))
+    assert [one.item_id for one in again] == ["b", "c", "a"]
+    assert again[2].result[0]["value"] == {"choices": ["cat"]}
+    assert again[2].annotation_id == everything[0].annotation_id
+    assert again[2].updated_at > everything[0].updated_at
+
+
+def test_annotations_of_named_tasks_and_of_none(tool, people, project_id):
+    ids = tool.import_tasks(project_id, tasks("a", "b"))
+    people.answer(project_id, "a", "dog")
+    people.answer(project_id, "b", "dog")
+    assert [one.item_id for one in tool.annotations(project_id, task_ids=ids[1:])] == ["b"]
+    assert list(tool.annotations(project_id, task_ids=[999_999])) == []
+
+
+def test_a_deleted_annotation_is_gone(tool, people, project_id):
+    ids = tool.import_tasks(project_id, tasks("a"))
+    first = people.answer(project_id, "a", "dog")
+    people.answer(project_id, "a", "cat")
+    people.delete_annotation(first)
+    (left,) = tool.annotations(project_id, task_ids=ids)
+    assert left.result[0]["value"] == {"choices": ["cat"]}
+    assert [one.num_annotations for one in tool.annotated_tasks(project_id)] == [1]
+
+
+def test_suggestions_are_taken(tool, project_id):
+    region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}
+    tool.import_tasks(project_id, tasks("a", predictions=({"score": 0.4, "result": [region]},)))
+    assert tool.task_count(project_id) == 1
+
+
+@pytest.mark.integration
+def test_pages_are_walked_to_the_end_and_an_item_query_to_its_last_part(server, monkeypatch):
+    from pipeline_tasks.adapters import label_studio
+
+    monkeypatch.setattr(label_studio, "PAGE_SIZE", 3)
+    monkeypatch.setattr(label_studio, "ITEMS_PER_QUERY", 2)
+    real = Real(server)
+    project_id = ensure(real.tool, next(TITLES))
+    names = [f"{number:064x}" for number in range(8)]
+    ids = real.tool.import_tasks(project_id, tasks(*names))
+    for name in names[:7]:
+        real.answer(project_id, name, "dog")
+    assert list(real.tool.task_ids(project_id).values()) == [[task_id] for task_id in ids]
+    assert sorted(real.tool.task_ids(project_id, names[2:7])) == names[2:7]
+    assert [one.item_id for one in real.tool.annotations(project_id)] == names[:7]
+    assert len(real.tool.annotated_tasks(project_id)) == 7
+
+
+@pytest.mark.integration
+def test_a_wrong_token_says_which_setting_to_change(server):
+    from pipeline_tasks.adapters.label_studio import LabelStudio
+
+    with pytest.raises(PermanentError, match=r"DETHRONE_LABEL_STUDIO_TOKEN must be .* \(got HTTP 401: Invalid token") as caught:
+        LabelStudio(server.url, "0" * 40).task_count(1)
+    assert caught.value.code == "LS_AUTH"
+
+
+@pytest.mark.integration
+def test_a_personal_access_token_is_exchanged(server):
+    real = Real(server)
+    made = real.http.post("/api/token/", {})
+    from pipeline_tasks.adapters.label_studio import LabelStudio
+
+    assert ensure(LabelStudio(server.url, made["token"]), next(TITLES)) > 0
+
+
+@pytest.mark.integration
+def test_a_webhook_is_made_once_with_its_secret(server):
+    from pipeline_tasks.adapters.label_studio import LabelStudio, Webhook
+
+    real, title = Real(server), "hooked"
+    for secret in ("one", "one", "two"):
+        hook = Webhook("http://127.0.0.1:1/hooks/{title}", secret)
+        project_id = ensure(LabelStudio(server.url, server.token, webhook=hook), f"{title} exam")
+    (found,) = real.http.get("/api/webhooks/", {"project": project_id})
+    assert (found["url"], found["headers"]) == (f"http://127.0.0.1:1/hooks/{title}", {"X-Dethrone-Secret": "two"})
+    assert sorted(found["actions"]) == ["ANNOTATIONS_DELETED", "ANNOTATION_CREATED", "ANNOTATION_UPDATED"]
+
+
+@pytest.mark.integration
+def test_a_server_that_is_away_is_unavailable(free_port):
+    from pipeline_tasks.adapters.label_studio import LabelStudio
+
+    with pytest.raises(ServiceUnavailable, match=r"must answer GET /api/projects/1/ \(got ConnectError\)"):
+        LabelStudio(f"http://127.0.0.1:{free_port}", "0" * 40).task_count(1)

@@ -1,0 +1,106 @@
+"""Annotate and collect with a kill at every crash point of theirs: nothing lost, no item twice in Label Studio."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline_tasks.catalog import tables
+from pipeline_tasks.catalog.database import Database, create_engine
+from tests.fakes_labeling import FakeLabelStudio
+from tests.labeling_case import Case
+
+ROOT = Path(__file__).parents[3]
+SOURCES = sorted((ROOT / "pipeline_tasks" / "annotation").glob("*.py"))
+POINTS = sorted({name for path in SOURCES for name in re.findall(r'crash_point\("([^"]+)"\)', path.read_text())})
+KILLED = -signal.SIGKILL
+NUM_ITEMS = 7
+
+
+def run(stage, folder, crash_at="", trace=""):
+    command = [sys.executable, "-m", "tests.labeling_case", stage, str(folder), crash_at, str(trace)]
+    return subprocess.run(command, cwd=ROOT, timeout=120, check=False, capture_output=True).returncode
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A catalog and a Label Studio in files, with seven items; a double and a deleted answer where `prepare` makes them."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'catalog.db'}")
+    tables.metadata.create_all(engine)
+    case = Case(Database(engine), FakeLabelStudio(tmp_path / "ls.json"))
+    case.folder = tmp_path
+    case.train = case.add_numbers(range(5))
+    case.exam = case.add_numbers(range(5, NUM_ITEMS), split="exam")
+    yield case
+    engine.dispose()
+
+
+def reopened(case):
+    fresh = Case(case.database, FakeLabelStudio(case.folder / "ls.json"), store=case.store)
+    fresh.train, fresh.exam = case.train, case.exam
+    return fresh
+
+
+def with_double(case):
+    """Let Label Studio hold a double of one item, as an older attempt leaves it."""
+    from pipeline_tasks.ports import LabelingTask
+
+    case.annotate()
+    case.labeling.import_tasks(case.ls_project(), [LabelingTask(case.train[0], {"image": "x"})])
+
+
+def with_answers(case):
+    """Let people answer, one of them deleting an answer that was collected."""
+    case.annotate()
+    gone = case.labeling.answer(case.ls_project(), case.train[0], "cat")
+    case.collect()
+    case.labeling.delete_annotation(gone)
+    for item_id in case.train[1:]:
+        case.labeling.answer(case.ls_project(), item_id, "dog")
+    for item_id in case.exam:
+        case.labeling.answer(case.ls_project("exam"), item_id, "owl", by="a@x")
+        case.labeling.answer(case.ls_project("exam"), item_id, "owl", by="b@x")
+
+
+def points_of(stage):
+    return [name for name in POINTS if name.startswith(f"{stage}.")]
+
+
+def test_every_point_is_passed(case):
+    trace = case.folder / "trace"
+    trace.touch()
+    assert run("annotate", case.folder, trace=trace) == 0
+    with_double(reopened(case))
+    assert run("annotate", case.folder, trace=trace) == 0
+    with_answers(reopened(case))
+    assert run("collect", case.folder, trace=trace) == 0
+    assert sorted(set(trace.read_text().split())) == POINTS
+
+
+@pytest.mark.parametrize("point", points_of("annotate"))
+def test_annotate_killed_anywhere_pushes_each_item_once(case, point):
+    if point.startswith("annotate.dedupe."):
+        with_double(case)
+    assert run("annotate", case.folder, crash_at=point) == KILLED
+    assert run("annotate", case.folder) == 0
+    after = reopened(case)
+    assert after.tasks_per_item("label") == dict.fromkeys(case.train, 1)
+    assert after.tasks_per_item("exam") == dict.fromkeys(case.exam, 1)
+    states = after.labels.counts("pets")
+    assert (states["label"].pushed, states["exam"].pushed) == (5, 2)
+    assert states["label"].outstanding + states["exam"].outstanding == NUM_ITEMS
+
+
+@pytest.mark.parametrize("point", points_of("collect"))
+def test_collect_killed_anywhere_decides_each_item_once(case, point):
+    with_answers(case)
+    assert run("collect", case.folder, crash_at=point) == KILLED
+    assert run("collect", case.folder) == 0
+    after = reopened(case)
+    assert after.label_of(case.train[0]) == (2, "withdrawn", None)
+    assert [after.label_of(item_id) for item_id in case.train[1:]] == [(1, "decided", "dog")] * 4
+    assert [after.label_of(item_id) for item_id in case.exam] == [(1, "decided", "owl")] * 2
+    assert after.collect().num_annotations == 0
