@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ RETRY_BUDGET_SECONDS = 90.0  # SeaweedFS needs 12 to 24 s to come back after kil
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 20
 LONGEST_PAUSE_SECONDS = 5.0
+PART_ATTEMPTS = 5
 CHUNK_BYTES = 8 * 1024 * 1024
 DELETE_BATCH = 1000
 CORRUPT_READS = 3  # a flipped bit on the way goes away when read again; one on the disk does not
@@ -68,7 +69,8 @@ class S3ObjectStore:
         self._clock = clock
         self._sleep = sleep
         self._rng = rng or random.Random()  # noqa: S311 - jitter between retries, no secret
-        self._client: Any = client or _make_client(
+        self._make_client = partial(
+            _make_client,
             endpoint=endpoint,
             access_key=access_key,
             secret_key=secret_key,
@@ -76,6 +78,13 @@ class S3ObjectStore:
             max_connections=max_connections,
             read_timeout_seconds=read_timeout_seconds,
         )
+        # Ours is the only retry: one hidden in the SDK turns a successful conditional write into a 412.
+        self._client: Any = client or self._make_client(max_attempts=1)
+
+    @cached_property
+    def _upload_client(self) -> Any:
+        """Repeats single parts of a large file by itself; never used for conditional writes."""
+        return self._make_client(max_attempts=PART_ATTEMPTS)
 
     def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
         check_digest(check_key(key), data)
@@ -93,7 +102,7 @@ class S3ObjectStore:
 
         def upload() -> None:
             with path.open("rb") as file:
-                self._client.upload_fileobj(file, self.bucket, key, ExtraArgs=extra, Config=transfer)
+                self._upload_client.upload_fileobj(file, self.bucket, key, ExtraArgs=extra, Config=transfer)
 
         self._retried("put", key, upload)
 
@@ -309,7 +318,14 @@ class S3ObjectStore:
 
 
 def _make_client(
-    *, endpoint: str, access_key: str, secret_key: str, region: str, max_connections: int, read_timeout_seconds: float
+    *,
+    endpoint: str,
+    access_key: str,
+    secret_key: str,
+    region: str,
+    max_connections: int,
+    read_timeout_seconds: float,
+    max_attempts: int,
 ) -> Any:
     return boto3.session.Session().client(
         "s3",
@@ -323,8 +339,7 @@ def _make_client(
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             read_timeout=read_timeout_seconds,
             max_pool_connections=max_connections,
-            # Ours is the only retry: one hidden in the SDK turns a successful conditional write into a 412.
-            retries={"total_max_attempts": 1, "mode": "standard"},
+            retries={"total_max_attempts": max_attempts, "mode": "standard"},
         ),
     )
 

@@ -12,6 +12,8 @@ LOST = frozenset({"PreconditionFailed", "412"})
 # The bytes arrived, but not the ones that were sent.
 DAMAGED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "XAmzContentChecksumMismatch"})
 BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ConditionalRequestConflict", "OperationAborted"})
+# The upload of a large file was completed, but the answer was lost and the SDK asked again: begin anew.
+LOST_UPLOAD = frozenset({"NoSuchUpload"})
 
 
 def code(error: Exception) -> str:
@@ -34,7 +36,7 @@ def reason(error: Exception) -> str:
 def is_transient(error: Exception) -> bool:
     """Return whether the same request may succeed later."""
     if isinstance(error, ClientError):
-        return status(error) >= 500 or status(error) == 429 or code(error) in BUSY | DAMAGED
+        return status(error) >= 500 or status(error) == 429 or code(error) in BUSY | DAMAGED | LOST_UPLOAD
     return isinstance(error, HTTPClientError | ConnectionError | IncompleteReadError | ResponseParserError)
 
 

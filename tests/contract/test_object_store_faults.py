@@ -20,14 +20,14 @@ DATA = random.Random(7).randbytes(200_000)
 KEY = f"items/pets/{sha256_hex(DATA)[:2]}/{sha256_hex(DATA)}"
 
 
-def make_store(endpoint, bucket, *, budget_seconds=30.0, secret_key=services.S3_SECRET_KEY, access_key=None):
+def make_store(endpoint, bucket, *, budget_seconds=60.0, read_timeout_seconds=2.0, secret_key=None, access_key=None):
     return S3ObjectStore(
         endpoint=endpoint,
         bucket=bucket,
         access_key=access_key or services.S3_ACCESS_KEY,
-        secret_key=secret_key,
+        secret_key=secret_key or services.S3_SECRET_KEY,
         budget_seconds=budget_seconds,
-        read_timeout_seconds=1.0,
+        read_timeout_seconds=read_timeout_seconds,
         rng=random.Random(0),
         sleep=lambda seconds: time.sleep(min(seconds, 0.02)),
     )
@@ -173,15 +173,27 @@ def test_a_burst_of_errors_loses_no_object_of_a_batch(proxy, store, s3_store):
 
 
 @pytest.mark.parametrize("mode", ["reset", "http5xx", "exec_then_drop"])
-def test_a_large_file_survives_broken_parts_and_leaves_no_stale_upload(proxy, store, s3_store, tmp_path, mode):
-    data = random.Random(1).randbytes(20 * 1024 * 1024)
+@pytest.mark.parametrize("step", ["partNumber", "uploads", "uploadId"])
+def test_a_large_file_survives_a_broken_upload_and_leaves_no_stale_one(proxy, s3_store, tmp_path, mode, step):
+    store = make_store(proxy.url, s3_store.bucket, read_timeout_seconds=20.0)
+    data = random.Random(1).randbytes(17 * 1024 * 1024)
     (tmp_path / "in").write_bytes(data)
-    proxy.add(Fault(mode, 2, method="PUT", path="partNumber"))
+    proxy.add(planned := Fault(mode, 1, method="PUT" if step == "partNumber" else "POST", path=step))
     store.put_file("bentos/pets/r1.bento", tmp_path / "in")
+    assert planned.count == 0
     s3_store.get_file("bentos/pets/r1.bento", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == data
     s3_store.abort_stale_uploads(before=dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1))
     assert s3_store.abort_stale_uploads(before=dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)) == 0
+
+
+def test_a_broken_part_is_repeated_alone(proxy, s3_store, tmp_path):
+    store = make_store(proxy.url, s3_store.bucket, read_timeout_seconds=20.0)
+    (tmp_path / "in").write_bytes(bytes(17 * 1024 * 1024))
+    proxy.add(Fault("reset", 2, method="PUT", path="partNumber"))
+    store.put_file("bentos/pets/r1.bento", tmp_path / "in")
+    parts = [path for method, path, _ in proxy.log if method == "PUT" and "partNumber" in path]
+    assert len(parts) == 3 + 2
 
 
 def test_racing_creates_through_lost_answers_have_one_winner_each(proxy, store):
