@@ -18,7 +18,7 @@ from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.logs import log_tail
 from pipeline_tasks.stack.secret_files import write_private
 from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, Program, read_port, render_program
-from pipeline_tasks.stack.supervisord import Supervisor
+from pipeline_tasks.stack.supervisord import GAVE_UP_STATES, Supervisor
 
 FIRST_PORT = 3000
 STOP_WAIT_SECONDS = 40  # in-flight requests end within this time, then SIGKILL
@@ -82,7 +82,7 @@ class ProcessTarget:
         pids: set[int] = set()
         while time.monotonic() < deadline:
             info = self._supervisor.processes().get(name)
-            if info is None or info.state in {"FATAL", "STOPPED", "EXITED", "UNKNOWN"}:
+            if info is None or info.state in GAVE_UP_STATES:
                 reason = f"{info.state}: {info.description}" if info else "no such program"
                 break
             pids |= {info.pid} if info.pid else set()

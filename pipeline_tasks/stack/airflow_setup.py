@@ -18,6 +18,7 @@ import httpx
 
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack.addresses import address
+from pipeline_tasks.stack.events import StartCancelled
 from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.secret_files import AIRFLOW_ROLES, write_private
 
@@ -68,6 +69,7 @@ def migrate(layout: StackLayout, *, airflow: Path, environment: Mapping[str, str
 
     Raises:
         ServiceUnavailable: the migration failed; the message holds its last lines.
+        StartCancelled: another part failed meanwhile.
     """
     version = importlib.metadata.version("apache-airflow")
     stamp, database = layout.airflow_home / "migrated", layout.airflow_home / "airflow.db"
@@ -132,6 +134,7 @@ def _run_migration(airflow: Path, *, environment: Mapping[str, str], log: Path, 
         while process.poll() is None:
             if cancel.wait(0.1):
                 process.terminate()
+                raise StartCancelled
         code = process.returncode
     if code != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])

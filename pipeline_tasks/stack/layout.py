@@ -71,6 +71,10 @@ class StackLayout:
         return self.home / "s3"
 
     @property
+    def s3_identities_file(self) -> Path:
+        return self.supervisor_dir / "s3.json"
+
+    @property
     def label_studio_dir(self) -> Path:
         return self.home / "label-studio"
 

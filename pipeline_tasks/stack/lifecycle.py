@@ -9,44 +9,23 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
-from pipeline_tasks.stack import addresses, airflow_setup, health, processes, programs, s3_setup
+from pipeline_tasks.stack import addresses, airflow_setup, processes, programs
+from pipeline_tasks.stack.events import Event, OnEvent, ignore_event
 from pipeline_tasks.stack.layout import StackLayout, source_root
-from pipeline_tasks.stack.logs import log_tail
 from pipeline_tasks.stack.secret_files import ensure_secrets, write_private
+from pipeline_tasks.stack.startup import POLL_SECONDS, PORTS_OF, Start, start_all
 from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, Program, render_program, render_supervisord
 from pipeline_tasks.stack.supervisord import RUNNING_STATES, Supervisor, start_daemon
 
-POLL_SECONDS = 0.2
+__all__ = ["Event", "OnEvent", "UpReport", "down", "ignore_event", "up"]
+
 DEFAULT_TIMEOUT_SECONDS = 600.0  # 40 s are enough on two idle cores; a part that has died is told at once
-MAX_STARTS = 3  # a program that ended this often while it was waited for will not come up by waiting longer
-AIRFLOW_PROGRAMS = tuple(f"airflow-{part}" for part in programs.AIRFLOW_PARTS)
-# Which ports are busy because this program of ours holds them.
-PORTS_OF: Mapping[str, tuple[str, ...]] = {
-    "s3": tuple(name for name in addresses.DEFAULT_PORTS if name == "s3" or name.startswith("s3_")),
-    "label-studio": ("label_studio",),
-    "airflow-api-server": ("airflow",),
-    "gateway": ("gateway",),
-}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened while the stack starts or stops."""
-
-    part: str
-    state: str  # starting | ready | note | failed | stopped
-    detail: str = ""
-    seconds: float = 0.0
-
-
-OnEvent = Callable[[Event], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,26 +36,6 @@ class UpReport:
     moved: Mapping[str, tuple[int, int]]
     seconds: Mapping[str, float]
     leftovers_ended: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Start:
-    """What the starting threads share."""
-
-    layout: StackLayout
-    supervisor: Supervisor
-    ports: Mapping[str, int]
-    secrets: Mapping[str, str] = dataclasses.field(repr=False)
-    environment: Mapping[str, str] = dataclasses.field(repr=False)
-    bin_dir: Path
-    on_event: OnEvent
-    timeout_seconds: float
-    cancel: threading.Event
-
-
-def ignore_event(event: Event) -> None:
-    """Do nothing with an event."""
-    del event
 
 
 def up(
@@ -101,7 +60,7 @@ def up(
             layout, projects_dir=projects_dir.resolve(), environment=environment, on_event=on_event,
             timeout_seconds=timeout_seconds,
         )  # fmt: skip
-        seconds = _start_all(start)
+        seconds = start_all(start)
         return UpReport(
             stack=addresses.read_stack(layout.stack_file), moved=moved, seconds=seconds, leftovers_ended=tuple(ended)
         )
@@ -173,16 +132,17 @@ def _prepare(
     environment: Mapping[str, str],
     on_event: OnEvent,
     timeout_seconds: float,
-) -> tuple[_Start, Mapping[str, tuple[int, int]], list[int]]:
+) -> tuple[Start, Mapping[str, tuple[int, int]], list[int]]:
     """Write every file and have a supervisor that follows them; nothing is started that was not running."""
     bin_dir = Path(sys.executable).parent
     secrets = make_folders(layout)
     supervisor = Supervisor(layout.socket)
     ended = _end_orphans(layout, supervisor, on_event=on_event)
-    choice = _choose_ports(layout, supervisor, on_event=on_event)
+    choice = choose_ports(layout, supervisor, on_event=on_event)
     stack = addresses.stack_document(choice.ports, projects_dir=projects_dir, home=layout.home)
     addresses.write_stack(layout.stack_file, stack)
     airflow_setup.write_airflow_files(layout, port=choice.ports["airflow"], secrets=secrets)
+    write_private(layout.s3_identities_file, programs.s3_identities(secrets))
     wanted = programs.stack_programs(layout, ports=choice.ports, secrets=secrets, bin_dir=bin_dir)
     write_programs(layout, tuple(program for program in wanted if _installed(program, layout=layout)))
     base = programs.base_environment(environment, layout=layout, projects_dir=projects_dir, bin_dir=bin_dir)
@@ -190,7 +150,7 @@ def _prepare(
         supervisor.update()
     else:
         start_daemon(layout, python=bin_dir / "python", environment=base)
-    start = _Start(
+    start = Start(
         layout=layout, supervisor=supervisor, ports=choice.ports, secrets=secrets, environment=base, bin_dir=bin_dir,
         on_event=on_event, timeout_seconds=timeout_seconds, cancel=threading.Event(),
     )  # fmt: skip
@@ -231,7 +191,8 @@ def _end_orphans(layout: StackLayout, supervisor: Supervisor, *, on_event: OnEve
     return ended
 
 
-def _choose_ports(layout: StackLayout, supervisor: Supervisor, *, on_event: OnEvent) -> addresses.PortChoice:
+def choose_ports(layout: StackLayout, supervisor: Supervisor, *, on_event: OnEvent) -> addresses.PortChoice:
+    """Pick the ports of this start and say which were taken, by whom, and what is used instead."""
     remembered = addresses.read_stack(layout.stack_file).get("ports", {})
     infos = supervisor.processes() if supervisor.is_up() else {}
     held = [
@@ -257,126 +218,6 @@ def write_programs(layout: StackLayout, wanted: tuple[Program, ...]) -> None:
             path.unlink()
     for program in wanted:
         write_private(layout.program_file(program.name), render_program(program))
-
-
-def _start_all(start: _Start) -> dict[str, float]:
-    """Start the parts side by side; the first failure or Ctrl-C stops the waiting, not the parts."""
-    jobs: dict[str, Callable[[_Start], None]] = {
-        "s3": _start_s3, "label-studio": _start_label_studio, "airflow": _start_airflow, "gateway": _start_gateway,
-    }  # fmt: skip
-    seconds: dict[str, float] = {}
-
-    def timed(part: str) -> None:
-        began = time.monotonic()
-        jobs[part](start)
-        seconds[part] = time.monotonic() - began
-        start.on_event(Event(part, "ready", seconds=seconds[part]))
-
-    with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
-        futures: list[Future[None]] = [pool.submit(timed, part) for part in jobs]
-        try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            start.cancel.set()  # without effect on those that are done
-        for future in futures:
-            if (error := future.exception()) is not None and not isinstance(error, _CancelledError):
-                raise error
-    return seconds
-
-
-class _CancelledError(Exception):
-    """Another part failed, or the person pressed Ctrl-C."""
-
-
-def _start_s3(start: _Start) -> None:
-    start.supervisor.start("s3")
-    _wait_healthy(start, "s3")
-    s3_setup.check_s3(start.layout, port=start.ports["s3"], secrets=start.secrets)
-
-
-def _start_label_studio(start: _Start) -> None:
-    start.supervisor.start("label-studio")
-    _wait_healthy(start, "label-studio")
-
-
-def _start_airflow(start: _Start) -> None:
-    states = start.supervisor.processes()
-    if not any(states[name].state in RUNNING_STATES for name in AIRFLOW_PROGRAMS):
-        start.on_event(Event("airflow", "starting", "bringing its database to this version"))
-        airflow = start.bin_dir / "airflow"
-        airflow_setup.migrate(start.layout, airflow=airflow, environment=start.environment, cancel=start.cancel)
-    for name in (*AIRFLOW_PROGRAMS, "watchdog"):
-        start.supervisor.start(name)
-    for name in AIRFLOW_PROGRAMS:
-        _wait_healthy(start, name)
-    airflow_setup.ensure_pools(
-        start.ports["airflow"], username="admin", password=start.secrets["airflow_admin_password"]
-    )
-
-
-def _start_gateway(start: _Start) -> None:
-    if "gateway" not in start.supervisor.processes():
-        start.on_event(Event("gateway", "note", "not part of this checkout"))
-        return
-    start.supervisor.start("gateway")
-    _wait_healthy(start, "gateway")
-
-
-def _wait_healthy(start: _Start, program: str) -> None:
-    """Return when the program runs and answers.
-
-    Raises:
-        ServiceUnavailable: it gave up or took too long; the message holds its last log lines.
-    """
-    start.on_event(Event(program, "starting"))
-    deadline = time.monotonic() + start.timeout_seconds
-    answer = health.Health(ok=False, detail="not asked yet")
-    pids: set[int] = set()
-    while time.monotonic() < deadline:
-        info = start.supervisor.processes()[program]
-        pids |= {info.pid} if info.pid else set()
-        if len(pids) > MAX_STARTS:
-            raise _not_up(start, program, f"{MAX_STARTS} starts that ended by themselves")
-        if info.state in {"FATAL", "EXITED", "UNKNOWN", "STOPPED"}:
-            raise _not_up(start, program, f"{info.state}: {info.description}")
-        if info.state == "RUNNING":
-            answer = health.probe(program, ports=start.ports)
-            if answer.ok and _is_own_heartbeat(answer, uptime_seconds=info.uptime_seconds):
-                _check_listener(start, program)
-                return
-        if start.cancel.wait(POLL_SECONDS):
-            raise _CancelledError
-    raise _not_up(start, program, f"no health after {start.timeout_seconds:.0f} s: {answer.detail}")
-
-
-def _is_own_heartbeat(answer: health.Health, *, uptime_seconds: float) -> bool:
-    """Return whether the heartbeat is of this process: for 30 s the api-server also shows the one before it."""
-    return answer.heartbeat_at is None or time.time() - answer.heartbeat_at.timestamp() <= uptime_seconds + 1
-
-
-def _check_listener(start: _Start, program: str) -> None:
-    """Refuse an answer that came from another program: Label Studio goes to the next port when its own is taken.
-
-    Raises:
-        ServiceUnavailable: who listens on the port is not of this stack.
-    """
-    names = PORTS_OF.get(program)
-    if not names:
-        return
-    port = start.ports[names[0]]
-    pids = {process.pid for process in processes.stack_processes(start.layout.home)}
-    if port not in processes.listeners(pids):
-        owner = processes.port_owner(port)
-        start.supervisor.stop(program)
-        raise _not_up(start, program, f"port {port} taken meanwhile by {owner}; `dethrone up` again finds another")
-
-
-def _not_up(start: _Start, program: str, reason: str) -> ServiceUnavailable:
-    start.on_event(Event(program, "failed", reason))
-    tail = "\n".join(log_tail(start.layout.log_file(program), num_lines=15))
-    return ServiceUnavailable(
-        f"{program} must become healthy (got {reason}). Last lines of {start.layout.log_file(program)}:\n{tail}"
-    )
 
 
 def _shut_down_supervisor(layout: StackLayout, *, on_event: OnEvent) -> None:

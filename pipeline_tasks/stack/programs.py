@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def stack_programs(
 
 
 def s3_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mapping[str, str], weed: Path) -> Program:
-    """SeaweedFS; without credentials in its environment it would be open to everyone, so they are always there."""
+    """SeaweedFS; without identities it would be open to everyone, so `s3_identities` is always written before."""
     flags = {
         "dir": layout.s3_dir,
         "ip": LOOPBACK,
@@ -81,6 +82,7 @@ def s3_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mappin
         "webdav": "false",
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
+        "s3.config": layout.s3_identities_file,
         "s3.autoCreateBucket": "false",  # a typo in a bucket's name must fail, not make a bucket
         "s3.localSocket": layout.runtime_dir / "seaweedfs-s3.sock",
         "filer.localSocket": layout.runtime_dir / "seaweedfs-filer.sock",
@@ -91,8 +93,9 @@ def s3_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mappin
         name="s3",
         command=(str(weed), "-logtostderr=true", "mini", *(f"-{key}={value}" for key, value in flags.items())),
         environment={
-            "AWS_ACCESS_KEY_ID": secrets["s3_access_key"],
-            "AWS_SECRET_ACCESS_KEY": secrets["s3_secret_key"],
+            # The identities stand in a file: those of the environment are logged, and the caller's would be let in.
+            "AWS_ACCESS_KEY_ID": "",
+            "AWS_SECRET_ACCESS_KEY": "",
             # Without these the filer and volume ports give every object to anyone on this machine, unasked.
             "WEED_JWT_SIGNING_KEY": secrets["s3_jwt_volume_write"],
             "WEED_JWT_SIGNING_READ_KEY": secrets["s3_jwt_volume_read"],
@@ -105,6 +108,16 @@ def s3_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mappin
         stop_wait_seconds=40,  # a graceful stop took up to 25 s
         priority=10,
     )
+
+
+def s3_identities(secrets: Mapping[str, str]) -> str:
+    """Return the file that lets one identity in, and nobody else."""
+    identity = {
+        "name": "dethrone",
+        "credentials": [{"accessKey": secrets["s3_access_key"], "secretKey": secrets["s3_secret_key"]}],
+        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    }
+    return json.dumps({"identities": [identity]})
 
 
 def label_studio_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Program:

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline_tasks.stack.doctor import Check
-from pipeline_tasks.stack.lifecycle import Event, OnEvent, UpReport
+from pipeline_tasks.stack.events import Event, OnEvent
+from pipeline_tasks.stack.lifecycle import UpReport
 from pipeline_tasks.stack.status import StackStatus
 
 _STYLES: Mapping[str, str] = {

@@ -16,6 +16,7 @@ from pipeline_tasks.errors import ServiceUnavailable
 from pipeline_tasks.stack.layout import StackLayout
 
 RUNNING_STATES = frozenset({"STARTING", "RUNNING", "BACKOFF", "STOPPING"})
+GAVE_UP_STATES = frozenset({"FATAL", "STOPPED", "UNKNOWN"})  # EXITED is a moment before the next start
 _NOT_RUNNING_FAULT = 70
 _ALREADY_STARTED_FAULT = 60
 _BAD_NAME_FAULT = 10

@@ -114,7 +114,7 @@ def test_no_secret_is_in_a_process_list_or_a_log_or_the_settings(running):
 def test_files_with_secrets_are_for_their_owner_only(running):
     layout = running.layout
     files = [*layout.secrets_dir.iterdir(), *layout.programs_dir.iterdir(), layout.supervisor_conf]
-    files += [layout.airflow_cfg, layout.passwords_file, layout.stack_file]
+    files += [layout.airflow_cfg, layout.passwords_file, layout.stack_file, layout.s3_identities_file]
     assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o600"}
     assert oct(layout.socket.stat().st_mode & 0o777) == "0o700"
     assert oct(running.home.stat().st_mode & 0o777) == "0o700"

@@ -13,6 +13,7 @@ import yaml
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack import airflow_setup
 from pipeline_tasks.stack.airflow_database import CONNECT_ARGS
+from pipeline_tasks.stack.events import StartCancelled
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.secret_files import ensure_secrets
 
@@ -152,8 +153,9 @@ def test_a_half_made_copy_of_a_killed_start_is_thrown_away(layout, tmp_path):
 def test_a_cancelled_migration_ends_its_process(layout, tmp_path):
     cancel = threading.Event()
     cancel.set()
-    with pytest.raises(ServiceUnavailable, match="airflow db migrate must end with 0"):
+    with pytest.raises(StartCancelled):
         migrate(layout, fake_airflow(tmp_path, script="exec sleep 60"), cancel)
+    assert not (layout.airflow_home / "airflow.db").exists()
 
 
 def pools_client(pool_status, post_status):

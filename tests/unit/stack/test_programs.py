@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,7 @@ def test_only_s3_and_label_studio_are_given_secrets_and_only_their_own(stack):
         for name, program in stack.items()
     }
     assert given == {
-        "s3": {
-            "s3_access_key", "s3_secret_key", "s3_jwt_volume_write", "s3_jwt_volume_read", "s3_jwt_filer_write",
-            "s3_jwt_filer_read",
-        },
+        "s3": {"s3_jwt_volume_write", "s3_jwt_volume_read", "s3_jwt_filer_write", "s3_jwt_filer_read"},
         "label-studio": {"label_studio_password", "label_studio_token", "label_studio_secret_key"},
         **{name: set() for name in list(stack)[2:]},
     }  # fmt: skip
@@ -58,6 +56,21 @@ def test_s3_listens_on_loopback_only_names_every_port_and_phones_nobody(stack):
         wanted = {"8080", "8081", "8000"}
         assert str(port) in wanted or any(word.endswith(f"={port}") for word in command), port
     assert stack["s3"].stop_wait_seconds == 40
+
+
+def test_s3_lets_in_the_generated_identity_and_not_the_callers(stack):
+    assert json.loads(programs.s3_identities(SECRETS)) == {
+        "identities": [
+            {
+                "name": "dethrone",
+                "credentials": [{"accessKey": "canary-s3_access_key", "secretKey": "canary-s3_secret_key"}],
+                "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+            }
+        ]
+    }
+    assert "-s3.config=/srv/dethrone/supervisor/s3.json" in stack["s3"].command
+    assert stack["s3"].environment["AWS_ACCESS_KEY_ID"] == ""
+    assert stack["s3"].environment["AWS_SECRET_ACCESS_KEY"] == ""
 
 
 def test_label_studio_is_closed_to_strangers(stack):

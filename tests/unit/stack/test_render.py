@@ -4,7 +4,8 @@ from rich.console import Console
 
 from pipeline_tasks.stack import render
 from pipeline_tasks.stack.doctor import Check
-from pipeline_tasks.stack.lifecycle import Event, UpReport
+from pipeline_tasks.stack.events import Event
+from pipeline_tasks.stack.lifecycle import UpReport
 from pipeline_tasks.stack.status import PartStatus, StackStatus
 
 

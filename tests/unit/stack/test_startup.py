@@ -1,0 +1,142 @@
+import datetime as dt
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline_tasks.errors import ServiceUnavailable
+from pipeline_tasks.stack import airflow_setup, health, processes, s3_setup, startup
+from pipeline_tasks.stack.addresses import DEFAULT_PORTS
+from pipeline_tasks.stack.events import StartCancelled
+from pipeline_tasks.stack.layout import StackLayout
+from pipeline_tasks.stack.supervisord import ProcessInfo
+
+PARTS = ("s3", "label-studio", *startup.AIRFLOW_PROGRAMS, "watchdog", "gateway")
+
+
+class Supervisor:
+    """Programs that run as soon as they are started, unless the test says what becomes of them."""
+
+    def __init__(self, states=()):
+        self.started, self.stopped, self.states = [], [], dict(states)
+
+    def start(self, name):
+        self.started.append(name)
+
+    def stop(self, name):
+        self.stopped.append(name)
+
+    def processes(self):
+        return {name: self._info(name) for name in PARTS}
+
+    def _info(self, name):
+        if name not in self.started:
+            return ProcessInfo(name, "STOPPED", None, 0.0, "Not started")
+        state, pid = self.states.get(name, ("RUNNING", 7))
+        pid = next(pid) if hasattr(pid, "__next__") else pid
+        return ProcessInfo(name, state, pid, 5.0, f"it is {state}")
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Every effect beside the supervisor: what was done, and answers that a test may change."""
+    done = []
+    answers = {}
+    monkeypatch.setattr(startup, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(health, "probe", lambda name, **_: answers.get(name, health.Health(ok=True, detail="")))
+    monkeypatch.setattr(processes, "stack_processes", lambda _: [])
+    monkeypatch.setattr(processes, "listeners", lambda _: {port: {"127.0.0.1"} for port in DEFAULT_PORTS.values()})
+    monkeypatch.setattr(s3_setup, "check_s3", lambda *_, **__: done.append("s3 checked"))
+    monkeypatch.setattr(airflow_setup, "migrate", lambda *_, **__: done.append("migrated"))
+    monkeypatch.setattr(airflow_setup, "ensure_pools", lambda *_, **__: done.append("pools"))
+    return done, answers
+
+
+def start_with(supervisor, tmp_path, *, events=None, timeout_seconds=5.0):
+    return startup.Start(
+        layout=StackLayout(home=tmp_path, root=tmp_path),
+        supervisor=supervisor,
+        ports=DEFAULT_PORTS,
+        secrets={"airflow_admin_password": "x"},
+        environment={},
+        bin_dir=Path("/v/bin"),
+        on_event=(events if events is not None else []).append,
+        timeout_seconds=timeout_seconds,
+        cancel=threading.Event(),
+    )
+
+
+def test_every_part_is_started_and_timed(world, tmp_path):
+    supervisor, events = Supervisor(), []
+    seconds = startup.start_all(start_with(supervisor, tmp_path, events=events))
+    assert sorted(supervisor.started) == sorted(PARTS)
+    assert set(seconds) == {"s3", "label-studio", "airflow", "gateway"}
+    assert sorted(world[0]) == ["migrated", "pools", "s3 checked"]
+    assert {event.part for event in events if event.state == "ready"} == set(seconds)
+
+
+def test_the_database_is_not_touched_while_a_process_of_airflow_runs(world, tmp_path):
+    supervisor = Supervisor()
+    supervisor.started.append("airflow-triggerer")
+    startup.start_all(start_with(supervisor, tmp_path))
+    assert "migrated" not in world[0]
+
+
+def test_a_part_that_gave_up_fails_the_start_with_its_log_and_stops_the_others_waiting(world, tmp_path):
+    world[1]["label-studio"] = health.Health(ok=False, detail="")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "s3.log").write_text("disk is full\n")
+    start = start_with(Supervisor({"s3": ("FATAL", None)}), tmp_path, timeout_seconds=60)
+    began = time.monotonic()
+    expected = r"s3 must become healthy \(got FATAL: it is FATAL\)\. Last lines of .*s3\.log:\ndisk is full"
+    with pytest.raises(ServiceUnavailable, match=expected):
+        startup.start_all(start)
+    assert time.monotonic() - began < 5
+
+
+def test_a_part_that_ends_again_and_again_is_not_waited_for(world, tmp_path):
+    start = start_with(Supervisor({"s3": ("STARTING", iter(range(1, 99)))}), tmp_path, timeout_seconds=60)
+    with pytest.raises(ServiceUnavailable, match=r"got 3 starts that ended by themselves"):
+        startup.start_all(start)
+
+
+def test_a_part_that_never_answers_is_given_up_with_what_was_seen(world, tmp_path):
+    world[1]["gateway"] = health.Health(ok=False, detail="HTTP 503 at http://g")
+    start = start_with(Supervisor(), tmp_path, timeout_seconds=0.1)
+    with pytest.raises(ServiceUnavailable, match=r"gateway .*got no health after 0 s: HTTP 503 at http://g"):
+        startup.start_all(start)
+
+
+def test_the_heartbeat_of_the_process_before_is_not_health(world, tmp_path):
+    old = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=20)  # the fake runs for 5 s
+    world[1]["airflow-scheduler"] = health.Health(ok=True, detail="scheduler healthy", heartbeat_at=old)
+    with pytest.raises(ServiceUnavailable, match="airflow-scheduler must become healthy"):
+        startup.start_all(start_with(Supervisor(), tmp_path, timeout_seconds=0.1))
+
+
+def test_an_answer_from_another_program_on_our_port_is_not_health(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "listeners", lambda _: {DEFAULT_PORTS["s3"]: {"127.0.0.1"}})
+    monkeypatch.setattr(processes, "port_owner", lambda port: f"nginx (pid 9) on {port}")
+    supervisor = Supervisor()
+    start = start_with(supervisor, tmp_path)
+    with pytest.raises(ServiceUnavailable, match=r"taken meanwhile by nginx \(pid 9\) on \d+; `dethrone up` again"):
+        startup.start_all(start)
+    assert supervisor.stopped
+
+
+def test_a_cancelled_wait_is_no_failure_of_the_part(world, tmp_path):
+    world[1]["s3"] = health.Health(ok=False, detail="")
+    start = start_with(Supervisor(), tmp_path)
+    start.supervisor.start("s3")
+    start.cancel.set()
+    with pytest.raises(StartCancelled):
+        startup.wait_healthy(start, "s3")
+
+
+def test_a_checkout_without_a_gateway_starts_without_one(world, tmp_path, monkeypatch):
+    supervisor, events = Supervisor(), []
+    monkeypatch.setattr(supervisor, "processes", lambda: {n: supervisor._info(n) for n in PARTS if n != "gateway"})
+    startup.start_all(start_with(supervisor, tmp_path, events=events))
+    assert "gateway" not in supervisor.started
+    assert next(event.detail for event in events if event.part == "gateway") == "not part of this checkout"
