@@ -252,17 +252,20 @@ def test_an_interrupted_first_up_goes_on(after_seconds, how):
     home = Path(tempfile.mkdtemp(prefix="dethrone-cut-")).resolve()
     one = Stack(home)
     code = (
-        "import os, sys; from pathlib import Path; from pipeline_tasks.stack import lifecycle\n"
+        "import os, signal, sys; from pathlib import Path; from pipeline_tasks.stack import lifecycle\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored\n"
         "lifecycle.up(Path(sys.argv[1]), projects_dir=Path(sys.argv[1]) / 'projects', environment=dict(os.environ))"
     )
+    first = subprocess.Popen([sys.executable, "-c", code, str(home)], stderr=subprocess.DEVNULL)
     try:
-        first = subprocess.Popen([sys.executable, "-c", code, str(home)], stderr=subprocess.DEVNULL)
         time.sleep(after_seconds)
         first.send_signal(how)
         first.wait(timeout=30)
         one.up()
         assert status(home).healthy
     finally:
+        first.kill()
+        first.wait()
         one.down()
         left = one.processes()
         shutil.rmtree(home)

@@ -37,15 +37,16 @@ server.serve_forever(); server.server_close()
 """
 
 
-def tiny_server(bento_tag, port):
-    code = "import sys; print('broken bento'); sys.exit(3)" if bento_tag == "broken" else SERVER
-    return (sys.executable, str(scripts(code)), "--port", str(port))
+def tiny_server(home):
+    """Return a command that serves from a script below the home."""
 
+    def command(bento_tag, port):
+        code = "import sys; print('broken bento'); sys.exit(3)" if bento_tag == "broken" else SERVER
+        path = home / f"server-{bento_tag}.py"
+        path.write_text(code)
+        return (sys.executable, str(path), "--port", str(port))
 
-def scripts(code):
-    path = Path(tempfile.gettempdir()) / f"dethrone-test-{os.getpid()}-{abs(hash(code))}.py"
-    path.write_text(code)
-    return path
+    return command
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def start_supervisor(layout):
 
 @pytest.fixture
 def target(home):
-    return ProcessTarget(home, command=tiny_server)
+    return ProcessTarget(home, command=tiny_server(home))
 
 
 def begin(target, name, tag="tag", **environment):

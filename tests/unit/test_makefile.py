@@ -1,0 +1,47 @@
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "Makefile").read_text()
+LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
+
+
+def targets():
+    return set(re.findall(r"^([a-z][a-z-]*):", TEXT, re.MULTILINE))
+
+
+def test_help_lists_every_target():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0] for line in listed.splitlines()} == targets()
+
+
+def test_every_target_is_phony():
+    phony = re.search(r"^\.PHONY: (.*)$", TEXT, re.MULTILINE).group(1).split()
+    assert set(phony) == targets()
+
+
+def test_the_promised_targets_exist():
+    promised = "all help install demo up down status clean format-check lint types test test-all lock lock-check"
+    assert set(promised.split()) <= targets()
+
+
+def test_there_is_a_lock_for_each_environment():
+    assert [path.name for path in LOCKS] == ["dev.lock", "label-studio.lock", "pipeline.lock"]
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_a_lock_is_exact_and_names_no_place(path):
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    assert len(lines) > 20
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9._-]+==[0-9][0-9A-Za-z.]*( ; .*)?", line)] == []
+    assert not re.search(r"https?://|file:|find-links|index-url|(^|\s)/", path.read_text())
+
+
+def test_the_pipeline_lock_holds_every_exact_pin_of_the_project():
+    pins = re.findall(r'^    "([a-z0-9-]+==[^"]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    locked = set((ROOT / "requirements" / "pipeline.lock").read_text().splitlines())
+    assert len(pins) == 10
+    assert set(pins) <= locked
