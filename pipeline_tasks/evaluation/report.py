@@ -67,7 +67,7 @@ def _page(title: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="referrer" content="no-referrer">'
         f"<style>{style}</style></head><body><main>{body}</main></body></html>"
-    )
+    ).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 @cache

@@ -264,7 +264,7 @@ def _power(gain: PairedGain, policy: Gate) -> str:
     if smallest is None:
         return "The two models never differ on it."
     more = more_items_needed(gain, threshold=policy.min_gain)
-    shown = f"An exam of {gain.num_items} items shows a true gain of {_points(smallest)} or more"
+    shown = f"An exam of {gain.num_items} items reliably shows true gains of {_points(smallest)} or more"
     return f"{shown}; about {_rounded(more)} more exam items would decide this." if more else f"{shown}."
 
 

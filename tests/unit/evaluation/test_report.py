@@ -55,7 +55,7 @@ class Page(html.parser.HTMLParser):
         self.attributes += attrs
 
     def handle_data(self, data):
-        self.words.append(data)
+        self.words.append(data.replace("\N{NO-BREAK SPACE}", " "))
 
 
 @pytest.fixture

@@ -278,7 +278,7 @@ def test_an_uncertain_gain_says_how_many_items_would_decide():
     assert decision.headline == (
         "Inconclusive: accuracy on the current exam of 1000 items is 90.0 % for the contender and 85.0 % for "
         "the champion: 2.0 points more, which can be chance at 97.0 % confidence (use 1 of this exam). An exam of 1000 "
-        "items shows a true gain of 2.6 points or more; about 660 more exam items would decide this."
+        "items reliably shows true gains of 2.6 points or more; about 660 more exam items would decide this."
     )
 
 
