@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -50,8 +51,10 @@ class SqlCatalog:
 def _read_only_engine(url: str) -> sa.Engine:
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
-        # A plain path would create an empty database where there is none yet.
-        return sa.create_engine(f"sqlite:///file:{Path(parsed.database).resolve()}?mode=ro&uri=true")
+        # A plain path would create an empty database where there is none yet; a kept connection would go on reading
+        # the file that a restored catalog has replaced.
+        uri = f"{Path(parsed.database).resolve().as_uri()}?mode=ro"
+        return sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True), poolclass=sa.NullPool)
     return sa.create_engine(url, pool_pre_ping=True, pool_size=1, connect_args={"connect_timeout": 3})
 
 

@@ -168,6 +168,24 @@ def test_reading_a_catalog_that_is_not_there_yet_creates_none(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_catalog_that_was_replaced_by_another_file_is_followed(tmp_path):
+    from pipeline_tasks.catalog.database import Database, create_engine
+
+    folder = tmp_path / "a folder with 100% # and é"
+    folder.mkdir()
+    path = folder / "catalog.db"
+    following = follower(SqlCatalog(f"sqlite:///{path}"), tmp_path)
+    for generations in (1, 2):
+        engine = create_engine(f"sqlite:///{tmp_path / str(generations)}")
+        tables.metadata.create_all(engine)
+        for generation in range(1, generations + 1):
+            commit(Database(engine), generation)
+        engine.dispose()
+        (tmp_path / str(generations)).replace(path)
+        assert following.poll()
+        assert following.snapshot.routes["fashion"].generation == generations
+
+
 @pytest.mark.integration
 def test_postgresql_is_followed_alike(postgres_server, tmp_path):
     from pipeline_tasks.catalog.database import Database, create_engine

@@ -1,0 +1,370 @@
+"""The gateway in its real server: swaps and kills under load, outages of the catalog and the store, raw sockets."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import datetime as dt
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline_tasks.catalog import tables
+from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.contracts import Route, RouteEntry
+from tests.service.conftest import png
+from tests.service.servers import CLASSES, ROOT, StubInference, gateway_environment, serving
+from tests.services import S3_ACCESS_KEY, S3_SECRET_KEY, answers, free_ports, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+SERVICE = "bento_services.gateway.service:Gateway"
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+TOKEN = "t" * 43
+HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "image/png"}
+SERVING = {
+    "classes": list(CLASSES),
+    "modality": "image",
+    "requests_per_second": 1e6,
+    "preprocess": {"max_pixels": 1000000},
+}
+
+
+class Stack:
+    """A catalog with a key, and the routes that a test commits."""
+
+    def __init__(self, home) -> None:
+        self.home = home
+        engine = create_engine(f"sqlite:///{home / 'catalog.db'}")
+        tables.metadata.create_all(engine)
+        self.serving = ServingRepository(Database(engine))
+        self.serving.issue_key("*", name="t", scopes=["predict", "feedback", "admin"], token=TOKEN, at=NOW)
+
+    def route(self, *entries: RouteEntry) -> Route:
+        head = self.serving.head_route("fashion")
+        generation = head.generation + 1 if head else 1
+        parent = head.commit_id if head else None
+        route = Route("fashion", generation, f"c{generation}", parent, entries[0].model_version, entries)
+        facts = {"action": "promote", "attempt": "r/ship/1", "verdict_id": "v", "actor": "gate", "reason": "won"}
+        return self.serving.commit_route(route, **facts, serving=SERVING, at=NOW)
+
+    def gateway(self, **more: str):
+        return serving(SERVICE, home=self.home, environment=gateway_environment(self.home, **more))
+
+
+@pytest.fixture
+def stack(tmp_path) -> Stack:
+    return Stack(tmp_path)
+
+
+class Load:
+    """Clients that keep asking until they are told to stop; counts what they got."""
+
+    def __init__(self, url: str, *, num_clients: int = 6) -> None:
+        self.codes = collections.Counter()
+        self.versions = collections.Counter()
+        self._url = f"{url}/v1/projects/fashion/predict"
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(num_clients)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=30)
+
+    def _run(self) -> None:
+        body = png()
+        with httpx.Client(headers=HEADERS, trust_env=False, timeout=30) as client:
+            while not self._stop.is_set():
+                try:
+                    response = client.post(self._url, content=body)
+                except httpx.HTTPError as error:
+                    self.codes[type(error).__name__] += 1
+                    continue
+                self.codes[response.status_code] += 1
+                if response.status_code == 200:
+                    self.versions[response.json()["model_version"]] += 1
+
+
+def get(url: str, path: str) -> dict:
+    return httpx.get(f"{url}{path}", headers=HEADERS, trust_env=False).json()
+
+
+def metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics", trust_env=False).text.splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} "))
+
+
+def follows(url: str, generation: int) -> None:
+    wait_until(
+        lambda: get(url, "/v1/projects/fashion").get("generation") == generation, timeout_seconds=20, what="the route"
+    )
+
+
+def ask(url: str, **headers: str) -> httpx.Response:
+    return httpx.post(
+        f"{url}/v1/projects/fashion/predict", content=png(), headers=HEADERS | headers, trust_env=False, timeout=20
+    )
+
+
+def test_twenty_swaps_under_load_fail_no_request(stack):
+    stubs = [StubInference(version="A", delay_seconds=0.005), StubInference(version="B", delay_seconds=0.005)]
+    entries = [RouteEntry(f"d{stub.version}", stub.version, stub.url, 100) for stub in stubs]
+    stack.route(entries[0])
+    with stack.gateway() as gateway:
+        follows(gateway.url, 1)
+        with Load(gateway.url) as load:
+            for number in range(20):
+                new, old = entries[(number + 1) % 2], entries[number % 2]
+                generation = stack.route(new).generation
+                follows(gateway.url, generation)
+                path = f"/internal/inflight?deployment={old.deployment_id}"
+                wait_until(lambda p=path: get(gateway.url, p)["in_flight"] == 0, timeout_seconds=20, what="the drain")
+                before = stubs[number % 2].num_requests
+                time.sleep(0.05)
+                assert stubs[number % 2].num_requests == before, "a drained deployment gets no request"
+        assert set(load.codes) == {200}
+        assert sum(load.codes.values()) > 200
+        assert min(load.versions["A"], load.versions["B"]) > 20
+        served, logged = (metric(gateway.url, f"dethrone_predictions_{name}_total") for name in ("served", "logged"))
+        assert served == logged == sum(load.codes.values())
+    for stub in stubs:
+        stub.stop()
+
+
+class Replica:
+    """A stub in its own process, killed and started again on the same port."""
+
+    def __init__(self) -> None:
+        self.port = free_ports(1)[0]
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.service.stub_process", str(self.port), "A"]
+        self._process = subprocess.Popen(command, cwd=ROOT)
+        wait_until(lambda: answers(f"http://127.0.0.1:{self.port}/"), timeout_seconds=30, what="the replica")
+
+    def kill(self) -> None:
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def entry(self, number: int) -> RouteEntry:
+        return RouteEntry(f"r{number}", "A", f"http://127.0.0.1:{self.port}", 50)
+
+
+def test_ten_kills_of_a_replica_under_load_fail_no_request(stack):
+    replicas = [Replica(), Replica()]
+    stack.route(*(replica.entry(number) for number, replica in enumerate(replicas)))
+    try:
+        with stack.gateway() as gateway:
+            follows(gateway.url, 1)
+            with Load(gateway.url) as load:
+                for number in range(10):
+                    victim = replicas[number % 2]
+                    time.sleep(0.3)
+                    victim.kill()
+                    time.sleep(0.3)
+                    victim.start()
+            assert set(load.codes) == {200}
+            assert sum(load.codes.values()) > 200
+            assert metric(gateway.url, "dethrone_replays") > 0
+    finally:
+        for replica in replicas:
+            replica.kill()
+
+
+def test_answers_without_sense_or_in_time_are_the_champions(stack):
+    champion, candidate = StubInference(version="A"), StubInference(version="B")
+    stack.route(RouteEntry("dA", "A", champion.url, 0), RouteEntry("dB", "B", candidate.url, 100))
+    with stack.gateway(DETHRONE_INFERENCE_TIMEOUT_SECONDS="1") as gateway:
+        follows(gateway.url, 1)
+        assert ask(gateway.url).json()["model_version"] == "B"
+        for status, body in (
+            (200, b'{"model_version":"B","labels":["bag"],"probabilities":[NaN]}'),
+            (500, b""),
+            (429, b""),
+        ):
+            candidate.status, candidate.body = status, body
+            assert ask(gateway.url).json()["model_version"] == "A"
+        candidate.status, candidate.body, candidate.delay_seconds = 200, None, 3.0
+        assert ask(gateway.url).json()["model_version"] == "A"
+        named = ask(gateway.url, **{"X-Model-Version": "B"})
+        assert (named.status_code, named.json()["error"]["code"]) == (503, "MODEL_FAILED")
+    champion.stop()
+    candidate.stop()
+
+
+def test_serving_goes_on_without_the_catalog_also_after_a_kill(stack):
+    stub = StubInference(version="A")
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    with stack.gateway() as gateway:
+        follows(gateway.url, 1)
+        away = stack.home / "catalog.away"
+        for name in ("catalog.db", "catalog.db-wal", "catalog.db-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                (stack.home / name).rename(f"{away}{name.removeprefix('catalog.db')}")
+        wait_until(
+            lambda: metric(gateway.url, "dethrone_catalog_age_seconds") == -1, timeout_seconds=20, what="the outage"
+        )
+        assert ask(gateway.url).status_code == 200
+        gateway.kill()
+    with stack.gateway() as gateway:
+        assert ask(gateway.url).status_code == 200
+        assert ask(gateway.url, Authorization="Bearer wrong").status_code == 401
+        for name in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                (stack.home / f"catalog.away{name}").rename(stack.home / f"catalog.db{name}")
+        stack.route(RouteEntry("dA", "A", stub.url, 100))
+        follows(gateway.url, 2)
+    stub.stop()
+
+
+def rows_in(store, prefix: str = "predictions/") -> list[dict]:
+    parts = [store.get(info.key) for info in store.list(prefix)]
+    return [row for part in parts for row in pq.read_table(io.BytesIO(part)).to_pylist()]
+
+
+def test_every_answer_is_in_the_store_once_after_an_outage_a_kill_and_a_stop(stack, seaweed_server, s3_store):
+    stub = StubInference(version="A")
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    keys = {"DETHRONE_S3_ACCESS_KEY": S3_ACCESS_KEY, "DETHRONE_S3_SECRET_KEY": S3_SECRET_KEY}
+    store = keys | {"DETHRONE_S3_BUCKET": s3_store.bucket}
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
+    sent = []
+    with stack.gateway(**store, DETHRONE_S3_ENDPOINT=nobody) as gateway:
+        follows(gateway.url, 1)
+        sent += [ask(gateway.url).json()["prediction_id"] for _ in range(20)]
+        wait_until(
+            lambda: "does not take the prediction log" in gateway.log.read_text(), timeout_seconds=30, what="the outage"
+        )
+        sent += [ask(gateway.url).json()["prediction_id"] for _ in range(20)]
+        gateway.kill()
+    with stack.gateway(**store, DETHRONE_S3_ENDPOINT=seaweed_server.endpoint) as gateway:
+        sent += [ask(gateway.url).json()["prediction_id"] for _ in range(20)]
+        bad = httpx.post(
+            f"{gateway.url}/v1/projects/fashion/predict", content=b"x", headers=HEADERS, trust_env=False, timeout=20
+        )
+        assert bad.status_code == 422
+    rows = rows_in(s3_store)
+    assert sorted(row["prediction_id"] for row in rows if row["prediction_id"]) == sorted(sent)
+    assert [row["error_code"] for row in rows if row["error_code"]] == [bad.json()["error"]["code"]]
+    assert {row["payload"] for row in rows if row["status"] == 200} == {png()}
+    assert list((stack.home / "spool").iterdir()) == []
+    stub.stop()
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """A gateway with one stub, for requests that bend HTTP itself."""
+    stack = Stack(tmp_path_factory.mktemp("quiet"))
+    stub = StubInference(version="A")
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    with stack.gateway(DETHRONE_BODY_TIMEOUT_SECONDS="1") as gateway:
+        follows(gateway.url, 1)
+        yield gateway
+    stub.stop()
+
+
+def raw(port: int, data: bytes, *, timeout_seconds: float = 8.0) -> bytes:
+    """Send bytes and return what comes until the other side closes, falls silent or resets."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds) as connection:
+        got = b""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            connection.sendall(data)
+            while chunk := connection.recv(65536):
+                got += chunk
+        return got
+
+
+HEAD = (
+    b"POST /v1/projects/fashion/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nAuthorization: Bearer %s\r\n"
+)
+GOOD_HEAD = HEAD % TOKEN.encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GOOD_HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n",
+        GOOD_HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+        GOOD_HEAD + b"Content-Length: -5\r\n\r\nhello",
+        GOOD_HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        GOOD_HEAD + b"X-A: a\x00b\r\nContent-Length: 0\r\n\r\n",
+        GOOD_HEAD + b"X-A: " + b"a" * 200_000 + b"\r\nContent-Length: 0\r\n\r\n",
+        GOOD_HEAD + b"Content-Length: 100\r\n\r\nslow",
+        b"GET http://169.254.169.254/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x00" * 1000,
+    ],
+)
+def test_bent_http_is_refused_and_the_next_request_is_answered(quiet, data):
+    got = raw(quiet.port, data)
+    statuses = [line.split(b" ")[1] for line in got.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+    assert all(status[:1] == b"4" for status in statuses), got[:500]
+    assert b"Traceback" not in got
+    assert ask(quiet.url).status_code == 200
+
+
+def test_only_health_is_open(quiet):
+    def status(path: str) -> int:
+        return httpx.get(f"{quiet.url}{path}", trust_env=False).status_code
+
+    assert {path: status(path) for path in ("/healthz", "/livez", "/readyz")} == {
+        "/healthz": 200,
+        "/livez": 200,
+        "/readyz": 200,
+    }
+    for path in ("/", "/docs.json", "/schema.json", "/static_content/x", "/openapi.json"):
+        assert status(path) == 404
+    assert (
+        httpx.get(f"{quiet.url}/metrics", headers={"X-Forwarded-For": "10.0.0.1"}, trust_env=False).status_code == 401
+    )
+
+
+def test_a_hundred_megabytes_are_refused_without_being_held(quiet):
+    import psutil
+
+    def rss() -> int:
+        return max(process.memory_info().rss for process in psutil.process_iter() if _is_worker(process, quiet.port))
+
+    before = rss()
+    head = GOOD_HEAD + b"Content-Length: 100000000\r\n\r\n"
+    got = raw(quiet.port, head + b"x" * 1_000_000)
+    assert got.startswith(b"HTTP/1.1 413 ")
+    endless = GOOD_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + (b"100000\r\n" + b"x" * 0x100000 + b"\r\n") * 30
+    got = raw(quiet.port, endless)
+    assert got == b"" or got.startswith(b"HTTP/1.1 413 ")
+    assert rss() - before < 50_000_000
+    assert ask(quiet.url).status_code == 200
+
+
+def _is_worker(process, port: int) -> bool:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return any(connection.laddr.port == port for connection in process.net_connections() if connection.laddr)
+    return False
+
+
+def test_no_torch_is_loaded_in_the_gateway(quiet):
+    import psutil
+
+    workers = [process for process in psutil.process_iter() if _is_worker(process, quiet.port)]
+    maps = "".join(entry.path for process in workers for entry in process.memory_maps())
+    assert workers
+    assert "torch" not in maps

@@ -1,0 +1,161 @@
+"""The built bento, served by the real `bentoml serve`: what a release is."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bento_services.inference.packaging import build_bento, export_bento, import_bento
+from pipeline_tasks.errors import PermanentError
+from pipeline_tasks.models.artifact import load
+from tests.service.conftest import png
+from tests.service.servers import CLASSES, serving, write_model
+from tests.services import answers, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+TAG = "dethrone_fashion:r1"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A bento store with one release, the model's folder, and a folder with nothing in it."""
+    folder = tmp_path_factory.mktemp("release")
+    write_model(folder / "model", version="v1")
+    digest = build_bento(folder / "model", tag=TAG, labels={"model_version": "v1"}, bentoml_home=folder / "bentoml")
+    (folder / "empty").mkdir()
+    return folder, digest
+
+
+@pytest.fixture(scope="module")
+def served(built):
+    """The release, served from an exported copy in a store that never saw its model."""
+    folder, _ = built
+    export_bento(TAG, folder / "r1.bento", bentoml_home=folder / "bentoml")
+    assert import_bento(folder / "r1.bento", bentoml_home=folder / "elsewhere") == TAG
+    assert import_bento(folder / "r1.bento", bentoml_home=folder / "elsewhere") == TAG
+    environment = {"BENTOML_HOME": str(folder / "elsewhere")}
+    with serving(TAG, home=folder, environment=environment, cwd=folder / "empty") as server:
+        yield server
+
+
+@pytest.fixture
+def client(served):
+    with httpx.Client(base_url=served.url, trust_env=False, timeout=20) as client:
+        yield client
+
+
+def ask(client, body: bytes, media_type: str = "image/png") -> httpx.Response:
+    return client.post("/predict", content=body, headers={"Content-Type": media_type})
+
+
+def test_many_at_once_get_what_the_offline_path_gives(built, client):
+    model = load(built[0] / "model")
+    images = [png(seed) for seed in range(200)]
+    expected = [model.predict([model.decode(image)])[0] for image in images]
+    with ThreadPoolExecutor(32) as pool:
+        responses = list(pool.map(lambda image: ask(client, image), images))
+    assert {response.status_code for response in responses} == {200}
+    for response, probabilities in zip(responses, expected, strict=True):
+        body = response.json()
+        assert (body["model_version"], tuple(body["labels"])) == ("v1", CLASSES)
+        assert body["probabilities"] == pytest.approx(probabilities.tolist(), abs=1e-5)
+
+
+def test_requests_that_wait_together_were_predicted_together(client):
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda seed: ask(client, png(seed)), range(200)))
+    lines = client.get("/metrics").text.splitlines()
+    alone = next(line for line in lines if line.startswith("dethrone_batch_size_bucket") and 'le="1.0"' in line)
+    batches = next(line for line in lines if line.startswith("dethrone_batch_size_count"))
+    assert float(alone.rpartition(" ")[2]) < float(batches.rpartition(" ")[2])
+
+
+def test_bad_neighbours_fail_alone(client):
+    bodies = [png(seed) if seed % 3 else b"not an image" for seed in range(90)]
+    with ThreadPoolExecutor(32) as pool:
+        responses = list(pool.map(lambda body: ask(client, body), bodies))
+    codes = [response.status_code for response in responses]
+    assert codes == [200 if seed % 3 else 422 for seed in range(90)]
+    assert responses[0].json()["error"]["code"] in {"NOT_AN_IMAGE", "TYPE_NOT_ALLOWED"}
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "status"),
+    [
+        (b"", "image/png", 422),
+        (png()[:-20], "image/png", 422),
+        (pickle.dumps({"a": 1}), "application/vnd.bentoml+pickle", 415),
+        (pickle.dumps({"a": 1}), "application/octet-stream", 422),
+        (b"[" * 100_000, "application/json", 422),
+    ],
+)
+def test_hostile_bodies_are_4xx_and_the_process_lives(client, body, media_type, status):
+    assert ask(client, body, media_type).status_code == status
+    assert ask(client, png()).status_code == 200
+
+
+def test_ready_means_that_it_predicts(client):
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_stopped_server_answers_what_it_took(built):
+    folder, _ = built
+    environment = {"BENTOML_HOME": str(folder / "bentoml")}
+    with (
+        serving(TAG, home=folder, environment=environment, cwd=folder / "empty") as server,
+        ThreadPoolExecutor(9) as pool,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=20) as client,
+    ):
+        calls = [pool.submit(ask, client, png(seed)) for seed in range(60)]
+        calls[0].result()
+        pool.submit(server.stop)
+        codes = [call.result().status_code for call in calls[:8]]
+    assert codes == [200] * 8
+
+
+def test_building_again_adopts_and_another_content_is_refused(built, tmp_path):
+    folder, digest = built
+    again = build_bento(folder / "model", tag=TAG, labels={"model_version": "v1"}, bentoml_home=folder / "bentoml")
+    assert again == digest
+    write_model(tmp_path / "other", version="v2", seed=1)
+    with pytest.raises(PermanentError, match="must hold the contents") as caught:
+        build_bento(tmp_path / "other", tag=TAG, labels={}, bentoml_home=folder / "bentoml")
+    assert caught.value.code == "BENTO_CONFLICT"
+
+
+def test_a_build_that_was_killed_after_its_model_was_stored_goes_on(built, tmp_path):
+    folder, digest = built
+    home = tmp_path / "bentoml"
+    shutil.copytree(folder / "bentoml" / "models", home / "models")
+    assert build_bento(folder / "model", tag=TAG, labels={"model_version": "v1"}, bentoml_home=home) == digest
+
+
+def test_a_bento_holds_no_other_code_of_ours(built):
+    source = built[0] / "bentoml" / "bentos" / "dethrone_fashion" / "r1" / "src"
+    names = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
+    assert "bento_services/inference/service.py" in names
+    for unwanted in (
+        "bento_services/gateway",
+        "pipeline_tasks/catalog",
+        "pipeline_tasks/settings",
+        "pipeline_tasks/adapters",
+    ):
+        assert [name for name in names if name.startswith(unwanted)] == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+def test_a_model_with_one_changed_byte_never_becomes_ready(built, tmp_path, name):
+    home = tmp_path / "bentoml"
+    shutil.copytree(built[0] / "bentoml", home)
+    changed = next(Path(home / "models").rglob(name))
+    data = bytearray(changed.read_bytes())
+    data[len(data) // 2] ^= 1
+    changed.write_bytes(bytes(data))
+    with serving(TAG, home=tmp_path, environment={"BENTOML_HOME": str(home)}, cwd=tmp_path, wait=False) as server:
+        wait_until(lambda: "ArtifactInvalid" in server.log.read_text(), timeout_seconds=90, what="the refusal")
+        assert not answers(f"{server.url}/readyz")
