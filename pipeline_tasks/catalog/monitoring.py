@@ -130,7 +130,8 @@ class MonitoringRepository:
         with self._database.write(fence) as connection:
             for some in slices(told):
                 insert_ignore(connection, t.outcomes, some)
-            insert_ignore(connection, t.monitor_windows, [_window_values(project, window, run_id)])
+            row = _window_values(project, _after_all(connection, project, window), run_id)
+            insert_ignore(connection, t.monitor_windows, [row])
             for some in slices(done):
                 insert_ignore(connection, t.prediction_parts, some)
 
@@ -140,7 +141,8 @@ class MonitoringRepository:
         where = sa.and_(column.project == project, column.window_id == window.window_id)
         with self._database.write(fence) as connection:
             connection.execute(t.monitor_windows.delete().where(where))
-            connection.execute(t.monitor_windows.insert(), _window_values(project, window, run_id))
+            row = _window_values(project, _after_all(connection, project, window), run_id)
+            connection.execute(t.monitor_windows.insert(), row)
 
     def audited(self, project: str) -> list[AuditedPrediction]:
         """Return the random audits whose items have a decided label now, oldest prediction first."""
@@ -216,6 +218,17 @@ class MonitoringRepository:
         with self._database.read() as connection:
             found = connection.scalar(query)
         return None if found is None else str(found)
+
+
+def _after_all(connection: sa.Connection, project: str, window: WindowRow) -> WindowRow:
+    """Return the window with a time after all others of its kind, also when this host's clock is behind."""
+    column = t.monitor_windows.c
+    kind = window.window_id.partition("-")[0]
+    of_kind = sa.and_(column.project == project, column.window_id.startswith(f"{kind}-"))
+    newest = connection.scalar(sa.select(column.created_at).where(of_kind).order_by(column.created_at.desc()).limit(1))
+    if newest is None or newest < window.created_at:
+        return window
+    return dataclasses.replace(window, created_at=newest + dt.timedelta(microseconds=1))
 
 
 def _window_values(project: str, window: WindowRow, run_id: str) -> dict[str, Any]:

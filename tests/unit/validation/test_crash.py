@@ -1,5 +1,6 @@
 """Kill the stages at every crash point; the next run ends with the same result, once."""
 
+import great_expectations  # noqa: F401 - imported once here, not in each child process
 import pytest
 import sqlalchemy as sa
 
