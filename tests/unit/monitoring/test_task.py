@@ -269,3 +269,14 @@ def test_the_same_window_is_computed_again_from_the_log(new_production):
     again = production.run("run-2", number=2)
     assert dataclasses.asdict(again) == dataclasses.asdict(first)
     assert production.monitoring.windows("pets", "quality")[-1] == window
+
+
+def test_an_audit_is_never_shown_with_the_models_answer(new_production):
+    production = new_production(audit_share=1.0, max_audits=3, max_uncertain=3)
+    train = group_of("train")
+    production.log(*[record(number, confidence=0.1, user_key=train) for number in range(6)])
+    production.run()
+    # Neither by the monitor, nor later by `annotate`, which adds suggestions to what has none.
+    audits = [row for row in production.rows(t.labeling_tasks) if row["reason"] == "audit"]
+    assert [row["prediction"] for row in audits] == [None] * 3
+    assert production.outside.labels.without_prediction("pets", limit=10) == []
