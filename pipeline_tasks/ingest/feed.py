@@ -121,9 +121,9 @@ def feed_tables(
         fresh = _fresh(window, files=files, project=project, items=items, policy=policy)
         for entry in _examine_listed(fresh, writer=writer, project=project, policy=policy, by_row=True):
             before = files.fingerprint_of(entry)
-            num_rows += _feed_table(files, entry, source=source, project=project, writer=writer, policy=policy)
-            if before is None or files.fingerprint_of(entry) != before:
-                is_complete = False
+            read, was_read = _feed_table(files, entry, source=source, project=project, writer=writer, policy=policy)
+            num_rows += read
+            is_complete = is_complete and was_read and before == files.fingerprint_of(entry)
     return Fed(num_rows, memory.cursor_value(digest) if is_complete else None)
 
 
@@ -141,8 +141,11 @@ def feed_sql(rows: SqlRows, *, source: SqlSource, project: Project, writer: Item
 
 def _feed_table(
     files: FolderFiles, entry: Entry, *, source: TableSource, project: Project, writer: ItemWriter, policy: _Policy
-) -> int:
-    """Give one file's rows to the writer; a file that cannot be read on is refused, its rows before that are taken."""
+) -> tuple[int, bool]:
+    """Give one file's rows to the writer; return how many, and whether the file is done with.
+
+    A file that cannot be read on is refused, its rows before that are taken.
+    """
     num_rows = 0
     num_refused = sum(writer.reasons.values())
     try:
@@ -154,11 +157,11 @@ def _feed_table(
     except OSError as error:
         message = f"a file must be readable (got {error.strerror}). Check its permissions; the next run tries again."
         writer.refuse(refuse_entry(entry, InputError(message, code="FILE_UNREADABLE")))
-        return max(num_rows, 1)
+        return num_rows, False
     has_refused = sum(writer.reasons.values()) > num_refused
     mark = policy.refused(entry.fingerprint) if has_refused else policy.taken(entry.fingerprint)
     writer.mark_seen({printable_key(entry.key): mark})
-    return max(num_rows, 1)
+    return num_rows, True
 
 
 def _table_rows(files: FolderFiles, entry: Entry, *, source: TableSource, project: Project) -> Iterator[Row]:
