@@ -85,15 +85,18 @@ class LabelingTaskRepository:
         ).where(t.items.c.project == project, t.items.c.origin == "source", is_good(), ~has_decision(), ~queued)
         columns = ["project", "item_id", "queue", "state", "reason", "priority", "requested_at"]
         with self.database.write(fence) as connection:
-            return int(connection.execute(t.labeling_tasks.insert().from_select(columns, query)).rowcount)
+            plan_for_bulk(connection)
+            statement = t.labeling_tasks.insert().from_select(columns, query)
+            return int(connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount)
 
     def without_prediction(self, project: str, *, limit: int, after: str = "") -> list[Item]:
-        """Return pending items of the queue `label` that carry no prediction, by item id from `after` on."""
+        """Return pending items of the queue `label` that may carry a prediction and do not, by id from `after` on."""
         task = t.labeling_tasks.c
         query = (
             _queued(project)
             .where(task.queue == "label", task.state == "pending", task.item_id > after)
-            .where(sa.or_(task.prediction.is_(None), task.prediction == sa.JSON.NULL))
+            .where(task.reason != "audit")  # people who see the model's answer tend to agree with it
+            .where(sa.or_(task.prediction.is_(sa.null()), sa.cast(task.prediction, sa.Text) == "null"))
             .order_by(task.item_id)
             .limit(limit)
         )
@@ -200,6 +203,16 @@ class LabelingTaskRepository:
             for queue, state, count in connection.execute(query):
                 found[queue][state] = count
         return {queue: QueueCounts(**states) for queue, states in found.items()}
+
+
+def plan_for_bulk(connection: sa.Connection) -> None:
+    """Keep PostgreSQL, in this transaction, from comparing each row with each.
+
+    It takes a table that was filled a moment ago for an empty one, and walks over the rows that the same statement
+    inserts: 168 s for 20,000 rows.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL enable_nestloop = off")
 
 
 def has_decision() -> sa.Exists:

@@ -18,6 +18,7 @@ from pipeline_tasks.catalog.labeling_tasks import (
     has_decision,
     is_good,
     item_from_row,
+    plan_for_bulk,
     slices,
 )
 from pipeline_tasks.contracts import Fence, Item, Queue
@@ -97,9 +98,9 @@ class LabelRepository(LabelingTaskRepository):
             "decided_at": sa.literal(now, t.UtcDateTime()),
         }
         with self.database.write(fence) as connection:
-            num_accepted = _insert_from(connection, t.label_decisions, values, [*unlabeled, known])
+            plan_for_bulk(connection)
             _insert_from(connection, t.quarantine, _unknown_class(classes, now), [*unlabeled, ~known])
-            return num_accepted
+            return _insert_from(connection, t.label_decisions, values, [*unlabeled, known])
 
     def commit(
         self,
@@ -246,7 +247,7 @@ def _insert_from(
     module = postgresql if connection.dialect.name == "postgresql" else sqlite
     query = sa.select(*(value.label(f"new_{name}") for name, value in values.items())).where(*where)
     statement = module.insert(table).from_select(list(values), query).on_conflict_do_nothing()
-    return int(connection.execute(statement).rowcount)
+    return int(connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount)
 
 
 def _unknown_class(classes: Sequence[str], now: dt.datetime) -> dict[str, sa.ColumnElement[Any]]:

@@ -204,7 +204,9 @@ def test_pages_are_walked_to_the_end_and_an_item_query_to_its_last_part(server, 
 def test_a_wrong_token_says_which_setting_to_change(server):
     from pipeline_tasks.adapters.label_studio import LabelStudio
 
-    with pytest.raises(PermanentError, match=r"DETHRONE_LABEL_STUDIO_TOKEN must be .* \(got HTTP 401: Invalid token") as caught:
+    with pytest.raises(
+        PermanentError, match=r"DETHRONE_LABEL_STUDIO_TOKEN must be .* \(got HTTP 401: Invalid token"
+    ) as caught:
         LabelStudio(server.url, "0" * 40).task_count(1)
     assert caught.value.code == "LS_AUTH"
 

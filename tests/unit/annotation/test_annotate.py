@@ -6,7 +6,7 @@ from pipeline_tasks.annotation import push as push_module
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import ServiceUnavailable, StaleAttempt
 from tests.fakes_labeling import FakeLabelStudio
-from tests.labeling_case import NAME, NOW, Case, content_of, make_item, make_project
+from tests.labeling_case import NAME, NOW, XML, Case, content_of, make_item, make_project
 
 
 @pytest.fixture
@@ -187,9 +187,7 @@ def test_a_request_of_the_monitor_with_a_prediction_for_an_exam_item_shows_none(
     item = make_item(1, split="exam", origin="production")
     case.store.put(item.location.object_key, content_of(1))
     case.add(item)
-    case.labels.request(
-        [item], reason="audit", now=NOW, predictions={item.item_id: {"label": "cat", "score": 0.3}}
-    )
+    case.labels.request([item], reason="audit", now=NOW, predictions={item.item_id: {"label": "cat", "score": 0.3}})
     assert case.annotate().num_pushed == 1
     assert case.labeling.tasks_of(case.ls_project("exam"))[0]["predictions"] == []
 
@@ -210,8 +208,8 @@ def test_an_import_carries_no_more_bytes_than_allowed(case, monkeypatch):
 
 
 def test_an_item_that_cannot_be_shown_goes_to_the_quarantine_and_the_rest_is_pushed(database):
-    xml = '<View><Text name="t" value="$text"/><Choices name="c" toName="t"><Choice value="a"/><Choice value="b"/></Choices></View>'
-    case = Case(database, FakeLabelStudio(), project=make_project(modality="text", xml=xml, classes=["a", "b"]))
+    xml = XML.replace('<Image name="image" value="$image"/>', '<Text name="image" value="$text"/>')
+    case = Case(database, FakeLabelStudio(), project=make_project(modality="text", xml=xml))
     bad = make_item(1, content=b"\xff\xfe", media_type="text/plain")
     case.store.put(bad.location.object_key, b"\xff\xfe")
     case.add(bad)

@@ -75,7 +75,10 @@ def test_an_edited_answer_makes_a_new_revision_and_a_new_version(pushed):
     pushed.collect()
     pushed.labeling.edit(annotation_id, "dog")
     assert counts(pushed.collect()) == (1, 0, 1, 0, 0)
-    assert [(one.version, one.label) for one in pushed.labels.history(NAME, pushed.train[0])] == [(1, "cat"), (2, "dog")]
+    assert [(one.version, one.label) for one in pushed.labels.history(NAME, pushed.train[0])] == [
+        (1, "cat"),
+        (2, "dog"),
+    ]
 
 
 def test_a_deleted_answer_leaves_a_tombstone_and_its_item_waits_again(pushed):
@@ -183,7 +186,7 @@ def test_classes_changed_in_label_studio_itself_stop_the_run(pushed):
     pushed.labeling.set_config(pushed.ls_project(), XML.replace('"owl"', '"eagle"'))
     with pytest.raises(GateClosed, match=r"choices of the Label Studio project 'pets'.*added eagle; removed owl"):
         pushed.collect()
-    with pytest.raises(GateClosed, match="SCHEMA|added eagle"):
+    with pytest.raises(GateClosed, match="added eagle"):
         pushed.annotate()
 
 

@@ -27,7 +27,7 @@ def run(stage, folder, crash_at="", trace=""):
 
 @pytest.fixture
 def case(tmp_path):
-    """A catalog and a Label Studio in files, with seven items; a double and a deleted answer where `prepare` makes them."""
+    """A catalog and a Label Studio in files, with seven items."""
     engine = create_engine(f"sqlite:///{tmp_path / 'catalog.db'}")
     tables.metadata.create_all(engine)
     case = Case(Database(engine), FakeLabelStudio(tmp_path / "ls.json"))
