@@ -32,12 +32,12 @@ for project in load_valid_projects():
     with DAG(
         schedule=wake_on(project.schedules.train, asset(name, "labels"), asset(name, "alarms")),
         params={
-            "force": Param(False, type="boolean", title="Train although there are not enough new labels"),
+            "force": Param(default=False, type="boolean", title="Train although there are not enough new labels"),
             "window": Param(
                 "all",
                 enum=["all", "newest"],
                 title="Labels to train on",
-                description_md="`newest`: only those decided since the champion's snapshot (it tends to forget the old).",
+                description_md="`newest`: only what the champion was not trained on (it tends to forget the old).",
             ),
             "seed": Param(None, type=["null", "integer"], title="Seed (empty: the project's)"),
             "note": Param(None, type=["null", "string"], title="Why this run (optional)"),

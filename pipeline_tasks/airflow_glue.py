@@ -10,7 +10,7 @@ import datetime as dt
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -116,7 +116,7 @@ class StageOperator(BaseOperator):
     """
 
     template_fields = ("arguments",)
-    operator_extra_links: ClassVar = tuple(StageLink(label=label) for label in LINKS)
+    operator_extra_links = tuple(StageLink(label=label) for label in LINKS)
     ui_color = "#e8f0fe"
 
     def __init__(self, *, stage: str, project: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -150,7 +150,7 @@ class PromotionApproval(ApprovalOperator):
     """
 
     template_fields = (*ApprovalOperator.template_fields, "verdict_id")
-    operator_extra_links: ClassVar = (StageLink(label="Report"),)
+    operator_extra_links = (StageLink(label="Report"),)
 
     def __init__(self, *, project: str, verdict_id: str, **kwargs: Any) -> None:
         super().__init__(
@@ -189,6 +189,7 @@ class PromotionApproval(ApprovalOperator):
             verdict_id=self.verdict_id,
             decision=decision,
             by=str(user.get("name") or "nobody"),
+            requested_by=context["dag_run"].triggering_user_name,
             reason=str((event.get("params_input") or {}).get("reason") or ""),
         )
         return super().execute_complete(context, event)

@@ -11,7 +11,7 @@ import hmac
 import json
 import logging
 import threading
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.plugins_manager import AirflowPlugin
@@ -146,8 +146,8 @@ class DethronePlugin(AirflowPlugin):
     """Mounts the pages and puts them into Airflow's navigation."""
 
     name = "dethrone"
-    fastapi_apps: ClassVar = [{"app": app, "url_prefix": "/dethrone", "name": "Dethrone"}]
-    external_views: ClassVar = [
+    fastapi_apps = [  # noqa: RUF012{"app": app, "url_prefix": "/dethrone", "name": "Dethrone"}]
+    external_views = [  # noqa: RUF012
         {
             "name": "Dethrone",
             "href": "/dethrone/",

@@ -1,4 +1,7 @@
-"""`dethrone`: the stack, the stages, and what they know, from a shell. Exit codes: 0 done, 1 failed, 2 usage, 3 a gate said no."""
+"""`dethrone`: the stack, the stages, and what they know, from a shell.
+
+Exit codes: 0 done, 1 failed, 2 usage or a wrong file, 3 a gate said no.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import contextlib
 import datetime as dt
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pipeline_tasks.assembly import Parts, build_parts, code_revision, lock_hash, utc_now
 from pipeline_tasks.contracts import Attempt, as_json
@@ -41,12 +41,11 @@ def stage(function: Callable[..., Result]) -> Stage:
 def _close_rejected(parts: Parts, project: str, *, attempt: Attempt, error: GateClosed) -> None:
     from pipeline_tasks.catalog.runs import RunRepository
 
-    superseded = error.code in {"STALE_BASELINE"}
     with contextlib.suppress(KeyError):  # only training opens a run
         RunRepository(parts.database).close(
             project,
             run_id=attempt.run_id,
-            outcome="superseded" if superseded else "rejected",
+            outcome="superseded" if error.code == "STALE_BASELINE" else "rejected",
             reason_code=error.code,
             reason=str(error),
             at=utc_now(),
@@ -179,7 +178,7 @@ def plan_training(parts: Parts, project: str, *, attempt: Attempt, force: bool =
 
 
 @stage
-def snapshot(parts: Parts, project: str, *, attempt: Attempt, window: str = "all") -> Result:
+def snapshot(parts: Parts, project: str, *, attempt: Attempt, window: Literal["all", "newest"] = "all") -> Result:
     """Open an exam epoch when it is time, then freeze and check the training labels."""
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.validation import task as validation_task

@@ -43,7 +43,9 @@ def label_open_tasks(
     ids = registered[2]
     if by_hand:
         for queue in QUEUES:
-            say(f"label in the browser: {parts.labeling.url(ids[queue])} (queue `{queue}`); the demo goes on when all is done")
+            say(
+                f"label in the browser: {parts.labeling.url(ids[queue])} (queue `{queue}`); the demo waits until all is done"
+            )
         return
     names = ", ".join(f"{one.email.split('@')[0]} ({one.error_rate:.0%} wrong on purpose)" for one in TEAM)
     say(f"scripted annotators, not people: {names}; they answer over Label Studio's own API")
@@ -80,6 +82,6 @@ def _answer(
     )
     if report.num_answers:
         say(
-            f"queue `{queue}`: {report.num_answers} answers by {people} of the three per item, {report.num_wrong} wrong, "
+            f"queue `{queue}`: {report.num_answers} answers, {people} per item, {report.num_wrong} of them wrong, "
             f"{report.seconds:.0f} s"
         )

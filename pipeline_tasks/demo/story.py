@@ -45,7 +45,9 @@ class Stage:
 def tell(home: Path, *, labeler: str, size: str) -> int:
     """Start the stack, run the three rounds, print what was measured; 0 when every promise held."""
     narrator = Narrator()
-    narrator.chapter("The stack", "Airflow, Label Studio, an S3 store and the gateway, on this machine, from the package index")
+    narrator.chapter(
+        "The stack", "Airflow, Label Studio, an S3 store and the gateway, on this machine, from the package index"
+    )
     _start(home, narrator)
     stage = _set_up(narrator, labeler=labeler, size=size)
     for chapter in (first_champion, world_shifts, held_back, rolled_back):
@@ -86,7 +88,10 @@ def _set_up(narrator: Narrator, *, labeler: str, size: str) -> Stage:
 def first_champion(stage: Stage) -> None:
     """(a) First data, labels, first champion, a prediction over HTTP."""
     say = stage.narrator
-    say.chapter("Round 1: the first champion", "Photos of clothes arrive in a folder; most were labeled before, some go to people")
+    say.chapter(
+        "Round 1: the first champion",
+        "Photos of clothes arrive in a folder; most were labeled before, some go to people",
+    )
     written = demo_material.write_arrivals(stage.material, stage.parts.settings.projects_dir / PROJECT / "incoming")
     say.step(f"{written} new photos in projects/{PROJECT}/incoming ({len(stage.material.labeled)} came with a label)")
     if stage.progress().generation == 0:
@@ -106,8 +111,8 @@ def _show_first_prediction(stage: Stage) -> None:
     answer = stage.client.ask(image, user_key="visitor-0")
     label, confidence = offline_answer(stage.parts, PROJECT, image)
     say.step(
-        f"HTTP: {answer.get('label')} with {float(str(answer.get('confidence', 0))):.4f} by {answer.get('model_version')}; "
-        f"offline: {label} with {confidence:.4f}; truth: {truth}"
+        f"over HTTP: {answer.get('label')}, {float(str(answer.get('confidence', 0))):.4f}, by "
+        f"{answer.get('model_version')}; offline: {label}, {confidence:.4f}; truth: {truth}"
     )
     same = answer.get("label") == label and abs(float(str(answer.get("confidence", 0))) - confidence) < 1e-4
     say.fact("prediction over HTTP equals the champion's offline output", "yes" if same else "NO")
@@ -119,7 +124,9 @@ def world_shifts(stage: Stage) -> None:
     """(b) The world shifts; people look; the contender beats the champion while requests keep coming."""
     say = stage.narrator
     degrees = f"{demo_material.ROTATION_DEGREES:.0f}"
-    say.chapter("Round 2: the world shifts", f"The same kind of photos, rotated by {degrees} degrees, reach the gateway")
+    say.chapter(
+        "Round 2: the world shifts", f"The same kind of photos, rotated by {degrees} degrees, reach the gateway"
+    )
     trickle = Trickle(stage.client, [image for image, _ in stage.material.rotated[:200]], per_second=TRICKLE_PER_SECOND)
     if stage.progress().generation < 2:
         _send(stage, stage.material.rotated, "rotated")
@@ -140,7 +147,7 @@ def held_back(stage: Stage) -> None:
     say = stage.narrator
     say.chapter(
         "Round 3: a bad contender",
-        "The photos become blurred. Somebody in a hurry trains by hand on the newest labels only, which forgets the rest",
+        "The photos become blurred. Somebody in a hurry trains by hand on the newest labels only",
     )
     if stage.progress().num_refused_contenders >= 1:
         return
@@ -170,7 +177,9 @@ def rolled_back(stage: Stage) -> None:
             former = stage.progress().former_champion
             began = time.monotonic()
             _trigger(stage, "rollback", {"to_version": former, "reason": "demo: show the way back"})
-            say.step(f"{current} -> {stage.progress().champion} ({time.monotonic() - began:.1f} s with Airflow around it)")
+            say.step(
+                f"{current} -> {stage.progress().champion} ({time.monotonic() - began:.1f} s with Airflow around it)"
+            )
     finally:
         trickle.stop()
 
@@ -206,7 +215,11 @@ def _tell_quality(stage: Stage) -> None:
 def _label(stage: Stage) -> None:
     """Let people answer: scripted ones over Label Studio's API, or you in the browser."""
     label_open_tasks(
-        stage.parts, PROJECT, truth=stage.material.truth_by_item(), by_hand=stage.labeler == "me", say=stage.narrator.step
+        stage.parts,
+        PROJECT,
+        truth=stage.material.truth_by_item(),
+        by_hand=stage.labeler == "me",
+        say=stage.narrator.step,
     )
     _wait(
         lambda: stage.progress().num_outstanding == 0,
@@ -232,7 +245,9 @@ def _watch(stage: Stage, dag_id: str, run_id: str) -> None:
 
     state = stage.airflow.watch(dag_id, run_id, timeout_seconds=RUN_TIMEOUT_SECONDS, on_task=on_task)
     if state != "success":
-        raise PipelineError(f"{dag_id} must succeed (got {state}). Open {stage.parts.settings.airflow_url}/dags/{dag_id}.")
+        raise PipelineError(
+            f"{dag_id} must succeed (got {state}). Open {stage.parts.settings.airflow_url}/dags/{dag_id}."
+        )
 
 
 def _until_trained(stage: Stage, done: Callable[[], bool]) -> None:
@@ -242,7 +257,9 @@ def _until_trained(stage: Stage, done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
     while not done():
         if time.monotonic() > deadline:
-            raise ServiceUnavailable(f"{dag_id} must promote a contender within {RUN_TIMEOUT_SECONDS:.0f} s (got none).")
+            raise ServiceUnavailable(
+                f"{dag_id} must promote a contender within {RUN_TIMEOUT_SECONDS:.0f} s (got none)."
+            )
         for run in reversed(stage.airflow.runs(dag_id, limit=5)):
             if run["dag_run_id"] not in seen and run["state"] in {"running", "queued"}:
                 seen.add(run["dag_run_id"])
@@ -259,9 +276,7 @@ def _tell_verdict(stage: Stage) -> None:
     stage.narrator.fact(f"generation {state.generation}", f"{state.champion}: {'; '.join(state.last_reasons)}")
 
 
-def _wait(
-    condition: Callable[[], bool], text: str, *, seconds: float, nudge: Callable[[], Any] | None = None
-) -> None:
+def _wait(condition: Callable[[], bool], text: str, *, seconds: float, nudge: Callable[[], Any] | None = None) -> None:
     """Wait for a state that the loop reaches by itself; halfway through, nudge once."""
     began = time.monotonic()
     nudged = nudge is None
@@ -282,10 +297,15 @@ def _close(stage: Stage) -> int:
     calls: list[Call] = stage.client.calls
     seen = report_of(calls)
     say = stage.narrator
-    say.fact("requests to the gateway", f"{seen.num_requests}, {seen.num_failed} failed {dict(seen.failures) or ''}".strip())
+    say.fact(
+        "requests to the gateway", f"{seen.num_requests}, {seen.num_failed} failed {dict(seen.failures) or ''}".strip()
+    )
     say.fact("latency at the client", f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms")
     broken = invariants.check(stage.parts.database, stage.parts.store, now=utc_now())
-    say.fact("invariants (nothing lost, nothing twice, one chain, all gated)", "hold" if not broken else f"{len(broken)} BROKEN")
+    say.fact(
+        "invariants (nothing lost, nothing twice, one chain, all gated)",
+        "hold" if not broken else f"{len(broken)} BROKEN",
+    )
     for violation in broken[:10]:
         say.step(f"broken: {violation}")
     say.fact("time", f"{say.seconds:.0f} s")

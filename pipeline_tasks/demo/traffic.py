@@ -113,7 +113,7 @@ class Trickle:
 
 def report_of(calls: Sequence[Call]) -> TrafficReport:
     """Sum calls up: failures by kind, accuracy by the model that answered, latency percentiles in ms."""
-    failures = collections.Counter("no answer" if call.status == 0 else str(call.status) for call in calls if call.status != 200)
+    failures = collections.Counter(str(call.status or "no answer") for call in calls if call.status != 200)
     by_model: dict[str, list[bool]] = collections.defaultdict(list)
     for call in calls:
         if call.status == 200:

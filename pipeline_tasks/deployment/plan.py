@@ -81,9 +81,7 @@ def _named(history: Sequence[Route], version: str) -> Route:
         if route.champion_version == version:
             return route
     known = ", ".join(dict.fromkeys(route.champion_version for route in reversed(history)))
-    raise ConfigError(
-        f"to_version must be a former champion (got {version}). Known: {known}.", code="UNKNOWN_VERSION"
-    )
+    raise ConfigError(f"to_version must be a former champion (got {version}). Known: {known}.", code="UNKNOWN_VERSION")
 
 
 def _first_generation_of(history: Sequence[Route], version: str) -> int:

@@ -35,8 +35,18 @@ class ReleaseRecords(Protocol):
     def get(self, project: str, release_id: str) -> ReleaseRef | None:
         """Return a recorded release."""
 
-    def record(self, release: ReleaseRef, **facts: Any) -> None:
-        """Write the release, with the fence."""
+    def record(
+        self,
+        release: ReleaseRef,
+        *,
+        bento_digest: str,
+        object_key: str,
+        infra_check: Mapping[str, Any],
+        fence: Fence,
+        run_id: str,
+        now: dt.datetime,
+    ) -> ReleaseRef:
+        """Write the release, with the fence; the first record of an id stays and is returned."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

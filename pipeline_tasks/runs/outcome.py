@@ -34,14 +34,15 @@ class Ending:
 def ending_of(facts: RunFacts) -> Ending:
     """Return how the run ended, from the strongest fact down: promoted, refused by a person, by the gate, or failed."""
     if facts.promoted_generation is not None:
-        return Ending("promoted", "PROMOTED", f"{facts.contender_version} serves as generation {facts.promoted_generation}")
+        serves = f"{facts.contender_version} serves as generation {facts.promoted_generation}"
+        return Ending("promoted", "PROMOTED", serves)
     if facts.approval == "reject":
         return Ending("rejected", "REJECTED_BY_REVIEWER", "a reviewer said no; the champion stays")
     if facts.approval == "expired":
         return Ending("rejected", "APPROVAL_EXPIRED", "nobody answered in time; the champion stays")
     if facts.verdict_answer in {"keep", "inconclusive"}:
         code = "NOT_BETTER" if facts.verdict_answer == "keep" else "INCONCLUSIVE"
-        return Ending("rejected", code, "; ".join(facts.verdict_reasons) or "the gate gave no reason")
+        return Ending("rejected", code, " ".join(facts.verdict_reasons) or "the gate gave no reason")
     step = "ship" if facts.verdict_answer == "promote" else ("judge" if facts.contender_version else "train")
     return Ending(
         "failed",

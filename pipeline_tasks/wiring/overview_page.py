@@ -43,8 +43,10 @@ h1{font-size:1.5rem;margin:0 0 .2rem} h2{font-size:1.15rem;margin:0} p.lead{colo
 section{border:1px solid #d8dee6;border-radius:8px;padding:1rem 1.2rem;margin:0 0 1.2rem}
 dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:.6rem 1.2rem;margin:.8rem 0}
 dt{font-size:.78rem;color:#667;text-transform:uppercase;letter-spacing:.03em} dd{margin:0;font-weight:600}
-table{border-collapse:collapse;width:100%;font-size:.92rem} td,th{text-align:left;padding:.25rem .6rem .25rem 0;vertical-align:top}
-th{color:#667;font-weight:500;border-bottom:1px solid #d8dee6} .promoted{color:#0a7a3d} .failed{color:#b3261e} .rejected{color:#8a5a00}
+table{border-collapse:collapse;width:100%;font-size:.92rem}
+td,th{text-align:left;padding:.25rem .6rem .25rem 0;vertical-align:top}
+th{color:#667;font-weight:500;border-bottom:1px solid #d8dee6}
+.promoted{color:#0a7a3d} .failed{color:#b3261e} .rejected{color:#8a5a00}
 a{color:#0b57d0} nav a{margin-right:1rem} code{font-size:.9em}
 """
 

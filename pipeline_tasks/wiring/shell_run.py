@@ -1,4 +1,4 @@
-"""The train DAG's stages one after the other in one process: what `dethrone train` does, and benchmarks compare with."""
+"""The train DAG's stages one after the other in one process: `dethrone train`, and what benchmarks compare with."""
 
 from __future__ import annotations
 

@@ -172,7 +172,10 @@ def route_config(loaded: LoadedProject) -> dict[str, Any]:
         "classes": list(config.labels.classes),
         "modality": config.modality,
         "recipe": config.recipe.name,
-        "preprocess": {"max_pixels": config.checks.max_pixels, "max_text_characters": config.checks.max_text_characters},
+        "preprocess": {
+            "max_pixels": config.checks.max_pixels,
+            "max_text_characters": config.checks.max_text_characters,
+        },
     }
 
 

@@ -1,4 +1,4 @@
-"""Bring the whole installation up: the catalog to its schema, then the stack, then the keys that the stack itself uses."""
+"""Bring the whole installation up: the catalog to its schema, the keys that the stack itself uses, the stack."""
 
 from __future__ import annotations
 

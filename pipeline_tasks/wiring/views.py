@@ -54,7 +54,7 @@ def labeling_state(database: Database, project: str) -> LabelingState:
             num_items=_count(connection, t.items, project),
             num_labels=statuses.get("decided", 0),
             num_disputed=statuses.get("disputed", 0),
-            num_outstanding=_count(connection, t.labeling_tasks, project, tasks.state.in_(("pending", "pushing", "pushed"))),
+            num_outstanding=_count(connection, t.labeling_tasks, project, tasks.state != "done"),
             last_label_at=connection.execute(
                 sa.select(sa.func.max(t.annotations.c.collected_at)).where(t.annotations.c.project == project)
             ).scalar_one(),
@@ -172,7 +172,8 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
         live_quality=_live_quality(parts, project),
         links=_links(parts, project),
         runs=tuple(
-            RunLine(run.closed_at or run.opened_at, str(run.outcome), f"{run.reason_code}: {run.reason}") for run in runs
+            RunLine(run.closed_at or run.opened_at, str(run.outcome), f"{run.reason_code}: {run.reason}")
+            for run in runs
         ),
     )
 
@@ -190,7 +191,10 @@ def _links(parts: Parts, project: str) -> tuple[tuple[str, str], ...]:
         ids = connection.execute(query).scalar_one_or_none() or {}
     verdicts = VerdictRepository(parts.database).history(project)
     found = [("DAGs", f"{settings.airflow_url}/dags?tags={project}")]
-    found += [(f"Label Studio ({queue})", f"{settings.label_studio_url}/projects/{number}/data") for queue, number in ids.items()]
+    found += [
+        (f"Label Studio ({queue})", f"{settings.label_studio_url}/projects/{number}/data")
+        for queue, number in ids.items()
+    ]
     found += [("Data checks", "/dethrone/data-docs/index.html")]
     if verdicts:
         found.append(("Newest verdict", f"/dethrone/reports/{verdicts[-1].ref.object_key}/report.html"))

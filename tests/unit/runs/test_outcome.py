@@ -28,7 +28,7 @@ def test_a_run_has_exactly_one_ending(facts, outcome, code):
 
 
 def test_the_reason_of_a_refusal_is_the_verdicts_own():
-    assert ending_of(RunFacts("v1", "keep", ("gain 0.01 < 0.02", "recall"))).reason == "gain 0.01 < 0.02; recall"
+    assert ending_of(RunFacts("v1", "keep", ("gain 0.01 < 0.02", "recall"))).reason == "gain 0.01 < 0.02 recall"
 
 
 @pytest.mark.parametrize(

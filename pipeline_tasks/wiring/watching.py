@@ -1,0 +1,35 @@
+"""Wire the monitor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline_tasks.assembly import Parts, utc_now
+from pipeline_tasks.catalog.datasets import DatasetRepository
+from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.monitoring import MonitoringRepository
+from pipeline_tasks.contracts import Attempt, as_json
+from pipeline_tasks.monitoring import task as monitoring_task
+from pipeline_tasks.monitoring.importing import Outside
+from pipeline_tasks.wiring.links import links_of
+
+
+def watch(parts: Parts, project: str, *, attempt: Attempt) -> dict[str, Any]:
+    """Import what is new in the prediction log and measure live quality and drift."""
+    report = monitoring_task.run(
+        parts.project(project),
+        outside=Outside(
+            database=parts.database,
+            store=parts.store,
+            items=ItemRepository(parts.database),
+            labels=LabelRepository(parts.database),
+            datasets=DatasetRepository(parts.database),
+            monitoring=MonitoringRepository(parts.database),
+            split_key=parts.settings.split_key,
+        ),
+        attempt=attempt,
+        run_id=attempt.run_id,
+        now=utc_now(),
+    )
+    return {**as_json(report), "links": links_of(parts.settings, service=parts.settings.gateway_url)}
