@@ -134,7 +134,8 @@ def test_a_prefix_is_ingested_with_keys_from_the_environment(s3_place, tmp_path,
     start, end = text.index("  - type: folder"), text.index("\nlabels:")
     source = (
         f"  - type: s3\n    bucket: {s3_place.bucket}\n    prefix: in/\n"
-        f"    endpoint_url: {s3_place.access.endpoint_url}\n    credentials: PARTNER\n    label_pattern: '^(?P<label>[^/]+)/'\n"
+        f"    endpoint_url: {s3_place.access.endpoint_url}\n    credentials: PARTNER\n"
+        "    label_pattern: '^(?P<label>[^/]+)/'\n"
     )
     (folder / "project.yaml").write_text(text[:start] + source + text[end:])
     for number in range(30):
