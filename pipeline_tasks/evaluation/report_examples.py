@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from pipeline_tasks.contracts import Location
 from pipeline_tasks.evaluation.report_charts import short, text
 from pipeline_tasks.evaluation.scoring import ReadItems
+from pipeline_tasks.evaluation.verdict import probability_matrix
 
 logger = logging.getLogger(__name__)
 
@@ -50,22 +52,35 @@ class Example:
 
 
 def read_examples(evidence: bytes, *, exam_id: str) -> list[Example]:
-    """Return every item of an exam with its answers; items without a usable answer are left out."""
-    rows = [row for row in pq.read_table(io.BytesIO(evidence)).to_pylist() if row["exam_id"] == exam_id]
-    return [_example(row) for row in rows if row["contender_answer"] is not None]
+    """Return the items of an exam that are worth a look: those on which a model is wrong and has a usable answer."""
+    table = pq.read_table(io.BytesIO(evidence))
+    keep = pc.and_(pc.equal(table["exam_id"], exam_id), pc.is_valid(table["contender_answer"]))
+    wrong = pc.not_equal(table["contender_answer"], table["label"])
+    has_champion = "champion_answer" in table.column_names
+    if has_champion:
+        wrong = pc.or_kleene(wrong, pc.not_equal(table["champion_answer"], table["label"]))
+    rows = table.filter(pc.and_(keep, wrong))
+    values = {name: rows[name].to_pylist() for name in rows.column_names if not name.endswith("_probabilities")}
+    values["contender_confidence"] = _confidence(rows, "contender_probabilities")
+    if has_champion:
+        values["champion_confidence"] = _confidence(rows, "champion_probabilities")
+    return [_example(dict(zip(values, row, strict=True))) for row in zip(*values.values(), strict=True)]
+
+
+def _confidence(rows: pa.Table, name: str) -> list[float]:
+    return [] if rows.num_rows == 0 else [float(value) for value in probability_matrix(rows, name).max(axis=1)]
 
 
 def _example(row: dict[str, Any]) -> Example:
-    champion = row.get("champion_probabilities")
     return Example(
         item_id=row["item_id"],
         label=row["label"],
         media_type=row["media_type"],
         location=Location(row["object_key"], row["offset"], row["size_bytes"]),
         contender=row["contender_answer"],
-        contender_confidence=float(np.max(row["contender_probabilities"])),
+        contender_confidence=row["contender_confidence"],
         champion=row.get("champion_answer"),
-        champion_confidence=float(np.max(champion)) if champion is not None else None,
+        champion_confidence=row.get("champion_confidence"),
     )
 
 

@@ -201,14 +201,15 @@ def read_answers(data: bytes, *, exams: Sequence[Mapping[str, Any]]) -> list[ev.
                 object_digest=exam["object_digest"],
                 item_ids=tuple(rows["item_id"].to_pylist()),
                 labels=tuple(rows["label"].to_pylist()),
-                contender_nc=_matrix(rows, "contender_probabilities"),
-                champion_nc=_matrix(rows, "champion_probabilities") if has_champion else None,
+                contender_nc=probability_matrix(rows, "contender_probabilities"),
+                champion_nc=probability_matrix(rows, "champion_probabilities") if has_champion else None,
             )
         )
     return found
 
 
-def _matrix(rows: pa.Table, name: str) -> Array:
+def probability_matrix(rows: pa.Table, name: str) -> Array:
+    """Return a column of probabilities as (n, c)."""
     column = rows[name].combine_chunks()
     width = column.type.list_size
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, width)
