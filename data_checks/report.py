@@ -97,19 +97,18 @@ def _style() -> str:
 
 def _facts(result: CheckResult, *, created_at: dt.datetime, run_id: str) -> str:
     numbers = result.statistics
-    pairs = [
+    pairs: list[tuple[str, str]] = [
         ("Rows", f"{numbers.get('num_rows', 0):,}"),
         ("Rules", f"{len(result.rules) - len(result.failures)} of {len(result.rules)} hold"),
         ("Rows put aside", f"{numbers.get('num_quarantined', 0):,}"),
-        ("Subject", result.subject),
-        ("Suite", result.suite),
-        ("Run", run_id),
         ("When", f"{_time(created_at)} UTC"),
     ]
+    names = [("Subject", result.subject), ("Suite", result.suite), ("Run", run_id)]
     if numbers.get("label_drift") is not None:
         pairs.insert(3, ("Label drift", f"{numbers['label_drift']:.3f}"))
     cells = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in pairs)
-    return f'<dl class="facts">{cells}</dl>'
+    lines = "".join(f"<p>{name} <code>{_text(value)}</code></p>" for name, value in names)
+    return f'<dl class="facts">{cells}</dl><div class="names">{lines}</div>'
 
 
 def _charts(statistics: Mapping[str, Any]) -> str:
@@ -124,7 +123,11 @@ def _failure(rule: RuleResult) -> str:
     hidden = len(rule.failing_ids) - len(ids)
     more = f"<li>and {hidden:,} more</li>" if hidden else ""
     listed = "".join(f"<li><code>{_text(row_id)}</code></li>" for row_id in ids)
-    details = f"<details><summary>{rule.num_failed:,} rows</summary><ul>{listed}{more}</ul></details>" if ids else ""
+    details = (
+        f"<details><summary>{rule.num_failed:,} {'row' if rule.num_failed == 1 else 'rows'}</summary><ul>{listed}{more}</ul></details>"
+        if ids
+        else ""
+    )
     found = rule.error or rule.observed
     kind = "stop" if rule.stops else rule.policy
     effect = "could not be checked, so it stops the run" if rule.error else _POLICIES[rule.policy]

@@ -174,7 +174,7 @@ def _between(
     table: str = "rows",
 ) -> Rule:
     limits = {key: value for key, value in (("min_value", low), ("max_value", high)) if value is not None}
-    words = [f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else ""]
+    words = [f"at least {low:,}" if low is not None else "", f"at most {high:,}" if high is not None else ""]
     return Rule(
         name,
         "ExpectColumnValuesToBeBetween",

@@ -1,4 +1,5 @@
 import textwrap
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -88,3 +89,14 @@ def test_an_unknown_policy_is_refused(tmp_path):
 
 def test_a_rule_is_a_value():
     assert Rule("A", "X", {"column": "c"}) == Rule("A", "X", {"column": "c"})
+
+
+def test_the_documented_file_works(tmp_path):
+    text = (Path(__file__).resolve().parents[3] / "docs" / "checks.md").read_text()
+    (tmp_path / "checks.py").write_text(text.split("```python\n")[1].split("```")[0])
+    rules = project_rules(tmp_path, "items")
+    frame = pd.DataFrame({"item_id": ["a", "b"], "width": [28, 30], "pixel_mean": [1.0, 90.0]})
+    result = run_suite(frame, Suite(name="own", stage="items", rules=rules, required=("item_id",)), subject="s")
+    assert result.quarantined == {"b": ("EXPECT_COLUMN_VALUES_TO_BE_BETWEEN_WIDTH",)}
+    assert [(rule.name, rule.success) for rule in result.rules][1] == ("DARK", False)
+    assert project_rules(tmp_path, "labels") == ()
