@@ -31,7 +31,8 @@ class RecipeParams(BaseModel):
 
     epochs: int = Field(6, ge=1, le=10_000)
     batch_size: int = Field(64, ge=1, le=65_536)
-    learning_rate: float = Field(4e-3, gt=0, le=10)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(4e-3, gt=0, le=1000, description="The peak of the one-cycle schedule.")
     weight_decay: float = Field(1e-2, ge=0, le=10)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     validation_share: float = Field(0.1, gt=0, lt=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -107,5 +108,5 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def batches_of(rows: npt.NDArray[np.int64], *, batch_size: int) -> Sequence[npt.NDArray[np.int64]]:
-    """Cut positions into batches; the last one may be short."""
-    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    """Cut positions into as few batches as hold them, as equal as can be: a last batch of two would steer the model."""
+    return np.array_split(rows, max(1, math.ceil(len(rows) / batch_size)))

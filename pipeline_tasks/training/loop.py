@@ -153,10 +153,15 @@ def _prepare(recipe: Recipe, data: TrainingData, plan: FitPlan) -> _Learner:
     if plan.start_tensors is not None:
         module.load_state_dict(plan.start_tensors)
     module = module.to(plan.device)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=plan.params["learning_rate"], weight_decay=plan.params["weight_decay"]
-    )
+    optimizer = _optimizer(module, plan.params)
     return _Learner(recipe, data, plan, module, optimizer)
+
+
+def _optimizer(module: nn.Module, params: Mapping[str, Any]) -> torch.optim.Optimizer:
+    rate, decay = params["learning_rate"], params["weight_decay"]
+    if params["optimizer"] == "sgd":
+        return torch.optim.SGD(module.parameters(), lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=decay)
 
 
 def _batches(recipe: Recipe, inputs: DecodedInputs, rows: npt.NDArray[np.int64]) -> Iterator[Array]:
@@ -205,7 +210,9 @@ def _train_step(learner: _Learner, rows: npt.NDArray[np.int64], *, generator: np
 def _set_rate(learner: _Learner, *, step: int) -> float:
     rate, beta = one_cycle(step, num_steps=learner.num_steps, peak=learner.plan.params["learning_rate"])
     for group in learner.optimizer.param_groups:
-        group["lr"], group["betas"] = rate, (beta, 0.999)
+        group["lr"] = rate
+        if "betas" in group:
+            group["betas"] = (beta, 0.999)
     return rate
 
 

@@ -185,7 +185,6 @@ def _training_key(
 def _load_data(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) -> TrainingData:
     classes = job.key.classes
     targets_n = class_indices(rows, classes)
-    split = inner_split([row.group_key for row in rows], share=job.defaults["validation_share"])
     preprocessing = job.recipe.preprocessing(job.defaults)
     inputs = decode_inputs(
         lambda: _read(job, rows, store=store),
@@ -200,7 +199,8 @@ def _load_data(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) ->
         num_classes=len(classes),
         balanced=job.defaults["class_weights"] == "balanced",
     )
-    return TrainingData(inputs, targets_n, weights_n, _without_skipped(split, inputs), classes)
+    split = _split(rows, inputs, share=job.defaults["validation_share"])
+    return TrainingData(inputs, targets_n, weights_n, split, classes)
 
 
 def _read(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
@@ -224,14 +224,13 @@ def _item(job: _Job, row: TrainingRow) -> Item:
     )
 
 
-def _without_skipped(split: InnerSplit, inputs: DecodedInputs) -> InnerSplit:
-    if not inputs.skipped:
-        return split
-    logger.warning(
-        "%d items do not decode and are left out: %s", len(inputs.skipped), sorted(inputs.skipped.items())[:10]
-    )
-    skipped = np.array(sorted(inputs.skipped), dtype=np.int64)
-    return InnerSplit(train=np.setdiff1d(split.train, skipped), validation=np.setdiff1d(split.validation, skipped))
+def _split(rows: Sequence[TrainingRow], inputs: DecodedInputs, *, share: float) -> InnerSplit:
+    if inputs.skipped:
+        some = sorted(inputs.skipped.items())[:10]
+        logger.warning("%d items do not decode and are left out: %s", len(inputs.skipped), some)
+    kept = np.array([position for position in range(len(rows)) if position not in inputs.skipped], dtype=np.int64)
+    split = inner_split([rows[position].group_key for position in kept], share=share)
+    return InnerSplit(train=kept[split.train], validation=kept[split.validation])
 
 
 def _start_tensors(warm_start: ModelRef | None, *, store: ObjectStore) -> Mapping[str, torch.Tensor] | None:

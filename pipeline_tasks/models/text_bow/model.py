@@ -9,15 +9,16 @@ from torch import nn
 class TextBow(nn.Module):
     """Logarithmic counts times inverse document frequency, scaled to length one, summed in an embedding.
 
+    `sparse` gradients touch only the rows of a batch: plain SGD without decay can use them, and is ten times as fast.
     With `hidden` 0 the embedding gives the logits: a linear model on tf-idf. The document frequencies are a buffer.
     """
 
     inverse_frequency: torch.Tensor
 
-    def __init__(self, *, buckets: int, num_classes: int, hidden: int, dropout: float) -> None:
+    def __init__(self, *, buckets: int, num_classes: int, hidden: int, dropout: float, sparse: bool) -> None:
         super().__init__()
         self.register_buffer("inverse_frequency", torch.ones(buckets))
-        self.embedding = nn.EmbeddingBag(buckets, hidden or num_classes, mode="sum")
+        self.embedding = nn.EmbeddingBag(buckets, hidden or num_classes, mode="sum", sparse=sparse)
         self.bias = nn.Parameter(torch.zeros(hidden or num_classes))
         # Near zero: the row of an n-gram that training never saw must not add noise.
         nn.init.normal_(self.embedding.weight, std=0.01 if hidden else 0.0)

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import (
     Array,
-    Choice,
     FloatRange,
     RecipeParams,
     Signature,
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 class TextBowParams(RecipeParams):
     """Parameters of `text_bow`."""
 
-    epochs: int = Field(12, ge=1, le=10_000)
-    learning_rate: float = Field(0.3, gt=0, le=10)
-    weight_decay: float = Field(1e-3, ge=0, le=10)
+    epochs: int = Field(16, ge=1, le=10_000)
+    batch_size: int = Field(32, ge=1, le=65_536)
+    # Adam gives a word that occurs once as large a step as any other: 3 to 5 points less accuracy at 2,000 texts.
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    learning_rate: float = Field(60.0, gt=0, le=1000)
+    weight_decay: float = Field(0.0, ge=0, le=10)
     buckets: int = Field(2**17, ge=2**8, le=2**24, description="Size of the hash table.")
     ngrams: int = Field(1, ge=1, le=4, description="Longest run of words that counts as a term.")
     max_terms: int = Field(1024, ge=1, le=65_536, description="Distinct terms kept per text, most frequent first.")
@@ -46,13 +49,18 @@ class TextBowRecipe:
     modality: Literal["text"] = "text"
 
     def resolve(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return parse_params(TextBowParams, params).model_dump()
+        resolved = parse_params(TextBowParams, params)
+        if resolved.hidden and resolved.optimizer == "sgd" and resolved.learning_rate > 1:
+            raise ConfigError(
+                "recipe.params.learning_rate must be at most 1 with a hidden layer and sgd "
+                f"(got {resolved.learning_rate}). Set optimizer to adamw and learning_rate to 0.003."
+            )
+        return resolved.model_dump()
 
     def param_space(self, params: Mapping[str, Any]) -> Mapping[str, Space]:  # noqa: ARG002  (the protocol's)
         return {
-            "learning_rate": FloatRange(0.05, 1.0, log=True),
-            "weight_decay": FloatRange(1e-5, 1e-2, log=True),
-            "hidden": Choice((0, 64)),
+            "learning_rate": FloatRange(20.0, 120.0, log=True),
+            "label_smoothing": FloatRange(0.0, 0.2),
         }
 
     def preprocessing(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +82,11 @@ class TextBowRecipe:
         from pipeline_tasks.models.text_bow.model import TextBow
 
         return TextBow(
-            buckets=params["buckets"], num_classes=num_classes, hidden=params["hidden"], dropout=params["dropout"]
+            buckets=params["buckets"],
+            num_classes=num_classes,
+            hidden=params["hidden"],
+            dropout=params["dropout"],
+            sparse=params["optimizer"] == "sgd" and params["weight_decay"] == 0,
         )
 
     def fit_statistics(self, model: torch.nn.Module, batches: Iterable[Array]) -> None:
