@@ -123,11 +123,8 @@ def _failure(rule: RuleResult) -> str:
     hidden = len(rule.failing_ids) - len(ids)
     more = f"<li>and {hidden:,} more</li>" if hidden else ""
     listed = "".join(f"<li><code>{_text(row_id)}</code></li>" for row_id in ids)
-    details = (
-        f"<details><summary>{rule.num_failed:,} {'row' if rule.num_failed == 1 else 'rows'}</summary><ul>{listed}{more}</ul></details>"
-        if ids
-        else ""
-    )
+    count = "1 row" if rule.num_failed == 1 else f"{rule.num_failed:,} rows"
+    details = f"<details><summary>{count}</summary><ul>{listed}{more}</ul></details>" if ids else ""
     found = rule.error or rule.observed
     kind = "stop" if rule.stops else rule.policy
     effect = "could not be checked, so it stops the run" if rule.error else _POLICIES[rule.policy]
