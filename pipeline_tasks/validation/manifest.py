@@ -33,7 +33,10 @@ SCHEMA = pa.schema(
         ("arrived_at", pa.timestamp("us", tz="UTC")),
     ]
 )
-FORMAT = 1
+# When an item came in and in which pack it lies say nothing about what is learned from it: two installations (or one
+# that was killed half-way) that hold the same items with the same labels have the same snapshot.
+IDENTITY = tuple(name for name in SCHEMA.names if name not in {"object_key", "offset", "arrived_at"})
+FORMAT = 2
 
 
 def build_manifest(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
@@ -48,10 +51,10 @@ def build_manifest(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
 
 def manifest_id(table: pa.Table) -> str:
     """Return the SHA-256 of the rows, one canonical JSON array a line: Parquet's own bytes depend on its writer."""
-    digest = hashlib.sha256(f"dethrone-manifest-{FORMAT} {json.dumps(SCHEMA.names)}\n".encode())
+    digest = hashlib.sha256(f"dethrone-manifest-{FORMAT} {json.dumps(IDENTITY)}\n".encode())
     encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for batch in table.to_batches(max_chunksize=50_000):
-        rows = zip(*(_plain(batch.column(name)) for name in SCHEMA.names), strict=True)
+        rows = zip(*(batch.column(name).to_pylist() for name in IDENTITY), strict=True)
         digest.update("".join(f"{encoder.encode(row)}\n" for row in rows).encode())
     return digest.hexdigest()
 
@@ -87,9 +90,3 @@ def locations(table: pa.Table) -> list[Location]:
     """Return where each row's bytes lie, in row order."""
     parts = (table[name].to_pylist() for name in ("object_key", "offset", "size_bytes"))
     return [Location(*part) for part in zip(*parts, strict=True)]
-
-
-def _plain(column: pa.Array) -> list[Any]:
-    if pa.types.is_timestamp(column.type):
-        return column.cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
-    return column.to_pylist()  # type: ignore[no-any-return]
