@@ -89,7 +89,14 @@ class Parts:
     def tracker(self) -> Any:
         from pipeline_tasks.adapters.wandb_tracker import WandbTracker
 
-        return WandbTracker(directory=self.settings.wandb_dir, mode=self.settings.wandb_mode)
+        environment = self.settings.environment
+        return WandbTracker(
+            directory=self.settings.wandb_dir,
+            mode=self.settings.wandb_mode,
+            api_key=environment.get("WANDB_API_KEY"),
+            base_url=environment.get("WANDB_BASE_URL"),
+            environment=environment,
+        )
 
     def project(self, name: str) -> LoadedProject:
         """Load one project's files.
@@ -114,9 +121,7 @@ class Parts:
 def build_parts(settings: Settings | None = None) -> Parts:
     """Return this process's parts, with the crash point armed that a test asked for."""
     settings = settings or load_settings()
-    faults.arm(
-        settings.environment.get("DETHRONE_CRASH_POINT"), trace_path=settings.environment.get("DETHRONE_CRASH_TRACE")
-    )
+    faults.arm_from(settings.environment)
     return Parts(settings)
 
 

@@ -124,7 +124,7 @@ def _read_stack(home: Path) -> dict[str, Any]:
 def _wandb_mode(env: Mapping[str, str]) -> str:
     if env.get("WANDB_MODE"):
         return env["WANDB_MODE"]
-    return "online" if env.get("WANDB_API_KEY") else "offline"
+    return "online" if env.get("WANDB_API_KEY") or env.get("WANDB_BASE_URL") else "offline"
 
 
 def projects_dir() -> Path:

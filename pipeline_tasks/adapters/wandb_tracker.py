@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 MODES = ("online", "offline", "disabled")
 QUEUE_LENGTH = 10_000
+PASSED_ON = frozenset(
+    ("PATH", "LANG", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+)
 WORKER_PATH = Path(__file__).with_name("wandb_worker.py")
 
 
@@ -155,15 +158,20 @@ class WandbRun:
             )
             self._worker.stop()
 
+    @property
+    def metrics_path(self) -> Path:
+        return self._metrics.path
+
     def note_started(self, answer: Mapping[str, Any]) -> None:
         """Take over what the worker says about the run."""
         self._facts["mode"] = str(answer["mode"])
         self._facts.update({name: str(answer[name]) for name in ("url", "directory") if answer.get(name)})
         if answer.get("note"):
             logger.warning(
-                "W&B is not reachable (%s): run %s goes on offline; upload it later with `dethrone sync-wandb`",
+                "W&B is not reachable (%s): run %s goes on offline; upload it later with `wandb sync --yes %s`",
                 answer["note"],
                 self.run_id,
+                answer["directory"],
             )
         self.started.set()
 
@@ -300,6 +308,11 @@ class _WorkerProcess:
             elif answer["event"] == "finished":
                 run.finished.set()
                 del self._runs[run.run_id]
+            elif answer["event"] == "failed":
+                logger.warning("W&B refused to %s (%s): see %s", answer["op"], answer["note"], run.metrics_path)
+                if answer["op"] in {"start", "finish"}:
+                    run.note_lost()
+                    del self._runs[run.run_id]
         self._outbox.put(None)
         self._process.wait()
         for run in list(self._runs.values()):
@@ -310,12 +323,12 @@ class _WorkerProcess:
 def worker_environment(
     base: Mapping[str, str], *, directory: Path, api_key: str | None, base_url: str | None
 ) -> dict[str, str]:
-    """Return the environment of the library's process: everything it writes goes below the directory."""
+    """Return the environment of the library's process: none of our secrets, and all it writes below the directory."""
     directory = directory.resolve()
     result = {
         "PATH": os.defpath,
+        **{name: value for name, value in base.items() if name.upper() in PASSED_ON or name.startswith("WANDB_")},
         "HOME": str(directory),
-        **base,
         "WANDB_DIR": str(directory),
         "WANDB_DATA_DIR": str(directory / "data"),
         "WANDB_CACHE_DIR": str(directory / "cache"),

@@ -25,13 +25,21 @@ class _Worker:
     def __init__(self, answers: TextIO) -> None:
         self._answers = answers
         self._runs: dict[str, Any] = {}
+        self._online = True
 
     def handle(self, message: Mapping[str, Any]) -> None:
+        """Do what a message says; a failure of the library costs that message."""
+        try:
+            self._handle(message)
+        except Exception as error:  # noqa: BLE001  (the next message may succeed)
+            self._answer(event="failed", run=message["run"], op=message["op"], note=_in_words(error))
+
+    def _handle(self, message: Mapping[str, Any]) -> None:
         run_id = message["run"]
         if message["op"] == "start":
             self._start(message)
         elif run_id not in self._runs:
-            self._answer(event="refused", run=run_id, note="no such run is open")
+            raise LookupError(f"{run_id} is not open")
         elif message["op"] == "log":
             self._runs[run_id].log(message["values"], step=message["step"])
         elif message["op"] == "summary":
@@ -46,7 +54,18 @@ class _Worker:
             run.finish(exit_code=255)
 
     def _start(self, message: Mapping[str, Any]) -> None:
-        run, note = _open(message)
+        note = ""
+        if message["mode"] == "online" and self._online:
+            try:
+                run = _init(message, mode="online")
+            except Exception as error:  # noqa: BLE001  (whatever the failure is, the run goes on offline)
+                note = _in_words(error)
+                # Not tried again: each of many trials would wait for the time limit. The teardown frees the run's id.
+                self._online = False
+                wandb.teardown()
+                run = _init(message, mode="offline")
+        else:
+            run = _init(message, mode="offline")
         self._runs[message["run"]] = run
         self._answer(
             event="started",
@@ -62,14 +81,9 @@ class _Worker:
         self._answers.flush()
 
 
-def _open(message: Mapping[str, Any]) -> tuple[Any, str]:
-    if message["mode"] == "offline":
-        return _init(message, mode="offline"), ""
-    try:
-        return _init(message, mode="online"), ""
-    except Exception as error:  # noqa: BLE001  (whatever the tracker's failure is, the run goes on offline)
-        first_line = next(iter(str(error).splitlines()), "")
-        return _init(message, mode="offline"), f"{type(error).__name__}: {first_line[:200]}"
+def _in_words(error: Exception) -> str:
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line[:200]}"
 
 
 def _init(message: Mapping[str, Any], *, mode: str) -> Any:
