@@ -18,6 +18,7 @@ from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.predict import Dispatcher
 from bento_services.gateway.shipper import Shipper, s3_put
 from bento_services.gateway.spool import Spool
+from bento_services.parent import die_with_parent
 
 REQUEST_TIMEOUT_SECONDS = 30
 HIDDEN = frozenset({"/schema.json"})
@@ -51,6 +52,7 @@ class Gateway:
     """Authenticates, limits, checks, routes, answers and logs."""
 
     def __init__(self) -> None:
+        die_with_parent()
         config = load_config()
         metrics = Metrics()
         spool = Spool(config.spool_dir, limit_bytes=config.spool_limit_bytes, segment_bytes=config.segment_limit_bytes)

@@ -24,7 +24,7 @@ SERVICE = "bento_services.inference.service:Inference"
 MODEL_FILES = ("model.safetensors", "model.json")
 # What runs inside a release, and nothing else of ours: no catalog, no adapters, no credentials' readers.
 SOURCES = (
-    "bento_services/__init__.py",
+    "bento_services/*.py",
     "bento_services/inference/*.py",
     "pipeline_tasks/__init__.py",
     "pipeline_tasks/contracts.py",

@@ -15,6 +15,7 @@ import bentoml
 from bento_services.inference.batcher import MicroBatcher, QueueFullError, TooLateError
 from bento_services.inference.predictor import BATCH_SIZES, MAX_BATCH_SIZE, predict_rows, probe, warm_up
 from bento_services.inference.schemas import JsonAnswer, RawItem, Refusal, Row
+from bento_services.parent import die_with_parent
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Array
 
@@ -43,6 +44,7 @@ class Inference:
 
         from bento_services.inference.model import load_model
 
+        die_with_parent()
         # Determinism and throughput: one thread a process; the machine is shared by replicas, not by threads.
         torch.set_num_threads(1)
         self._model = load_model(_model_dir())

@@ -361,6 +361,16 @@ def _is_worker(process, port: int) -> bool:
     return False
 
 
+def test_a_killed_server_leaves_no_worker_and_its_port_is_free_again(stack):
+    with stack.gateway() as gateway:
+        assert answers(f"{gateway.url}/healthz")
+        gateway.kill()
+        wait_until(lambda: not answers(f"{gateway.url}/healthz"), timeout_seconds=5, what="the end of the worker")
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            wait_until(lambda: probe.connect_ex(("127.0.0.1", gateway.port)) != 0, timeout_seconds=5, what="the port")
+
+
 def test_no_torch_is_loaded_in_the_gateway(quiet):
     import psutil
 
