@@ -146,7 +146,7 @@ class DethronePlugin(AirflowPlugin):
     """Mounts the pages and puts them into Airflow's navigation."""
 
     name = "dethrone"
-    fastapi_apps = [  # noqa: RUF012{"app": app, "url_prefix": "/dethrone", "name": "Dethrone"}]
+    fastapi_apps = [{"app": app, "url_prefix": "/dethrone", "name": "Dethrone"}]  # noqa: RUF012
     external_views = [  # noqa: RUF012
         {
             "name": "Dethrone",

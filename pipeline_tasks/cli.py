@@ -77,6 +77,7 @@ def _add_stack(add: Add) -> None:
     demo = add("demo", commands.demo, "run the whole loop on the demo project")
     demo.add_argument("--labeler", choices=["scripted", "me"], default="scripted")
     demo.add_argument("--size", choices=["small", "full"], default="small")
+    demo.add_argument("--rounds", type=int, choices=[1, 2, 3, 4], default=4, help="stop after this many chapters")
 
 
 def _add_projects(add: Add) -> None:

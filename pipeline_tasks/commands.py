@@ -90,7 +90,7 @@ def demo(arguments: argparse.Namespace) -> Any:
     """Run the whole loop."""
     from pipeline_tasks.demo.story import tell
 
-    return tell(_home(), labeler=arguments.labeler, size=arguments.size)
+    return tell(_home(), labeler=arguments.labeler, size=arguments.size, rounds=arguments.rounds)
 
 
 def init(arguments: argparse.Namespace) -> str:

@@ -41,8 +41,10 @@ def stage(function: Callable[..., Result]) -> Stage:
 def _close_rejected(parts: Parts, project: str, *, attempt: Attempt, error: GateClosed) -> None:
     from pipeline_tasks.catalog.runs import RunRepository
 
-    with contextlib.suppress(KeyError):  # only training opens a run
-        RunRepository(parts.database).close(
+    runs = RunRepository(parts.database)
+    record = runs.get(project, attempt.run_id)
+    if record is not None and record.state == "open":  # only training opens a run
+        runs.close(
             project,
             run_id=attempt.run_id,
             outcome="superseded" if error.code == "STALE_BASELINE" else "rejected",
@@ -322,8 +324,13 @@ def finish(parts: Parts, project: str, *, attempt: Attempt, started: bool = True
         return {"idle": "there was nothing to train on"}
     runs = RunRepository(parts.database)
     record = runs.get(project, attempt.run_id)
+    ending = ending_of(run_facts(parts.database, project, run_id=attempt.run_id))
+    if record is not None and record.outcome == "failed" and ending.outcome != "failed":
+        # A failed task was cleared and the run went on: what it came to counts, its history is kept.
+        record = runs.open(
+            project, run_id=attempt.run_id, kind="train", deadline_at=utc_now() + RUN_DEADLINE, at=record.opened_at
+        )
     if record is not None and record.state == "open":
-        ending = ending_of(run_facts(parts.database, project, run_id=attempt.run_id))
         record = runs.close(
             project,
             run_id=attempt.run_id,

@@ -22,6 +22,8 @@ from pipeline_tasks.waiting import wait_until
 
 logger = logging.getLogger(__name__)
 
+Clock = Callable[[], dt.datetime]  # asked at the commit: starting a server can take longer than a route may lag
+
 READY_TIMEOUT_SECONDS = 120.0
 FOLLOW_TIMEOUT_SECONDS = 60.0
 
@@ -67,7 +69,7 @@ def ship(
     route_config: dict[str, Any],
     attempt: Attempt,
     fence: Fence,
-    now: dt.datetime,
+    clock: Clock,
 ) -> Route:
     """Give a release all of its project's traffic and retire what is no longer needed.
 
@@ -79,7 +81,7 @@ def ship(
     head = serving.head_route(project.name)
     if head is None or deployment.deployment_id not in {entry.deployment_id for entry in head.entries}:
         require_promotable()
-        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=now)
+        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
         head = _commit(
             serving,
             deployment,
@@ -92,7 +94,7 @@ def ship(
             route_config=route_config,
             attempt=attempt,
             fence=fence,
-            now=now,
+            now=clock(),
         )
     settle(project, serving=serving, target=target, gateway=gateway)
     return head
@@ -110,7 +112,7 @@ def rollback(
     reason: str,
     attempt: Attempt,
     fence: Fence,
-    now: dt.datetime,
+    clock: Clock,
 ) -> Route:
     """Return to an earlier champion, kept ready or started again from its release."""
     history = serving.history(project.name)
@@ -119,7 +121,7 @@ def rollback(
         goal = rollback_target(history, to_version=to_version)
         entry = goal.entries[0]
         deployment = start_release(project, release_of(entry), target=target)
-        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=now)
+        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
         committed = _commit(
             serving,
             deployment,
@@ -132,7 +134,7 @@ def rollback(
             route_config=serving.route_config(project.name, goal.generation),
             attempt=attempt,
             fence=fence,
-            now=now,
+            now=clock(),
         )
     settle(project, serving=serving, target=target, gateway=gateway)
     return committed

@@ -157,7 +157,7 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
         route_config=route_config(loaded),
         attempt=attempt,
         fence=parts.fence(project, "ship", attempt),
-        now=utc_now(),
+        clock=utc_now,
     )
 
 
@@ -204,7 +204,7 @@ def roll_back(
         reason=reason,
         attempt=attempt,
         fence=parts.fence(project, "ship", attempt),
-        now=utc_now(),
+        clock=utc_now,
     )
 
 

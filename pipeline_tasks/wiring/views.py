@@ -137,11 +137,20 @@ def quarantine(project: str, *, as_json: bool) -> Any:
 
 
 def violations() -> list[str]:
-    """Return every broken invariant in words."""
+    """Return every broken invariant in words; the loop should be at rest."""
     from pipeline_tasks import invariants
 
     parts = build_parts()
-    return [str(violation) for violation in invariants.check(parts.database, parts.store, now=utc_now())]
+    projects, _errors = load_projects(parts.settings.projects_dir)
+    found = invariants.check(
+        parts.database,
+        parts.store,
+        now=utc_now(),
+        labeling=parts.labeling,
+        approval_when={loaded.name: loaded.config.approval.when for loaded in projects},
+        deep=True,
+    )
+    return [str(violation) for violation in found]
 
 
 def overview_lines(parts: Parts) -> list[ProjectLine]:
