@@ -125,7 +125,7 @@ def _validate(frame: pd.DataFrame, rules: Sequence[Rule]) -> dict[str, Any]:
     suite = context.suites.add(gx.ExpectationSuite(name="suite", expectations=[_expectation(gx, r) for r in rules]))
     definition = context.validation_definitions.add(gx.ValidationDefinition(name="run", data=batch, suite=suite))
     # Without unexpected_index_column_names the failing rows come as positions, which we turn into ids ourselves: with
-    # it, Great Expectations 1.24 looks each failing row up by itself, 80 s for 400,000 of them instead of 4 s.
+    # it, Great Expectations 1.24 looks each failing row up by itself (91.7 s against 32.7 s at 400,000 of them).
     complete = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
     positions = frame.reset_index(drop=True)
     answer = definition.run(batch_parameters={"dataframe": positions}, result_format=complete)
