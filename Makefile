@@ -111,4 +111,5 @@ $(UV):
 .venv-label-studio/.installed: requirements/label-studio.lock | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-label-studio
 	$(UV) pip install --quiet --python .venv-label-studio/bin/python -r requirements/label-studio.lock
+	@./requirements/label-studio-template .venv-label-studio
 	@touch $@

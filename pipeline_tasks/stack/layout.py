@@ -79,6 +79,14 @@ class StackLayout:
         return self.home / "label-studio"
 
     @property
+    def label_studio_stamp(self) -> Path:
+        return self.label_studio_dir / "first-start-done"
+
+    @property
+    def label_studio_template(self) -> Path:
+        return self.root / ".venv-label-studio" / "template" / "label_studio.sqlite3"
+
+    @property
     def airflow_home(self) -> Path:
         return self.home / "airflow"
 

@@ -25,6 +25,7 @@ from pipeline_tasks.stack.supervisord import RUNNING_STATES, Supervisor, start_d
 
 __all__ = ["Event", "OnEvent", "UpReport", "down", "ignore_event", "up"]
 
+SHUTDOWN_SECONDS = 90.0  # the longest stop of one program is 40 s; on a busy machine the supervisor itself is slow
 DEFAULT_TIMEOUT_SECONDS = 600.0  # 40 s are enough on two idle cores; a part that has died is told at once
 
 
@@ -227,6 +228,6 @@ def _shut_down_supervisor(layout: StackLayout, *, on_event: OnEvent) -> None:
     pid = supervisor.pid()
     on_event(Event("stack", "note", "stopping"))
     supervisor.shutdown()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SHUTDOWN_SECONDS
     while time.monotonic() < deadline and any(found.pid == pid for found in processes.stack_processes(layout.home)):
         time.sleep(POLL_SECONDS)

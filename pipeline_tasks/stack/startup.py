@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from pipeline_tasks.errors import ServiceUnavailable
-from pipeline_tasks.stack import addresses, airflow_setup, health, processes, programs, s3_setup
+from pipeline_tasks.stack import addresses, airflow_setup, health, label_studio_setup, processes, programs, s3_setup
 from pipeline_tasks.stack.events import Event, OnEvent, StartCancelled
 from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.logs import log_tail
@@ -75,8 +75,13 @@ def _start_s3(start: Start) -> None:
 
 
 def _start_label_studio(start: Start) -> None:
+    if start.supervisor.processes()["label-studio"].state not in RUNNING_STATES:
+        label_studio_setup.prepare_database(start.layout)
     start.supervisor.start("label-studio")
     wait_healthy(start, "label-studio")
+    label_studio_setup.confirm_token(
+        start.layout, port=start.ports["label_studio"], token=start.secrets["label_studio_token"]
+    )
 
 
 def _start_airflow(start: Start) -> None:

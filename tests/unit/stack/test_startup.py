@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_tasks.errors import ServiceUnavailable
-from pipeline_tasks.stack import airflow_setup, health, processes, s3_setup, startup
+from pipeline_tasks.stack import airflow_setup, health, label_studio_setup, processes, s3_setup, startup
 from pipeline_tasks.stack.addresses import DEFAULT_PORTS
 from pipeline_tasks.stack.events import StartCancelled
 from pipeline_tasks.stack.layout import StackLayout
@@ -48,6 +48,8 @@ def world(monkeypatch):
     monkeypatch.setattr(processes, "stack_processes", lambda _: [])
     monkeypatch.setattr(processes, "listeners", lambda _: {port: {"127.0.0.1"} for port in DEFAULT_PORTS.values()})
     monkeypatch.setattr(s3_setup, "check_s3", lambda *_, **__: done.append("s3 checked"))
+    monkeypatch.setattr(label_studio_setup, "prepare_database", lambda _: done.append("prepared"))
+    monkeypatch.setattr(label_studio_setup, "confirm_token", lambda *_, **__: done.append("token"))
     monkeypatch.setattr(airflow_setup, "migrate", lambda *_, **__: done.append("migrated"))
     monkeypatch.setattr(airflow_setup, "ensure_pools", lambda *_, **__: done.append("pools"))
     return done, answers
@@ -58,7 +60,7 @@ def start_with(supervisor, tmp_path, *, events=None, timeout_seconds=5.0):
         layout=StackLayout(home=tmp_path, root=tmp_path),
         supervisor=supervisor,
         ports=DEFAULT_PORTS,
-        secrets={"airflow_admin_password": "x"},
+        secrets={"airflow_admin_password": "x", "label_studio_token": "t"},
         environment={},
         bin_dir=Path("/v/bin"),
         on_event=(events if events is not None else []).append,
@@ -72,15 +74,15 @@ def test_every_part_is_started_and_timed(world, tmp_path):
     seconds = startup.start_all(start_with(supervisor, tmp_path, events=events))
     assert sorted(supervisor.started) == sorted(PARTS)
     assert set(seconds) == {"s3", "label-studio", "airflow", "gateway"}
-    assert sorted(world[0]) == ["migrated", "pools", "s3 checked"]
+    assert sorted(world[0]) == ["migrated", "pools", "prepared", "s3 checked", "token"]
     assert {event.part for event in events if event.state == "ready"} == set(seconds)
 
 
-def test_the_database_is_not_touched_while_a_process_of_airflow_runs(world, tmp_path):
+def test_no_database_is_touched_while_its_programs_run(world, tmp_path):
     supervisor = Supervisor()
-    supervisor.started.append("airflow-triggerer")
+    supervisor.started += ["airflow-triggerer", "label-studio"]
     startup.start_all(start_with(supervisor, tmp_path))
-    assert "migrated" not in world[0]
+    assert sorted(world[0]) == ["pools", "s3 checked", "token"]
 
 
 def test_a_part_that_gave_up_fails_the_start_with_its_log_and_stops_the_others_waiting(world, tmp_path):
