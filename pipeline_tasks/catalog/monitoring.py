@@ -145,7 +145,10 @@ class MonitoringRepository:
             connection.execute(t.monitor_windows.insert(), row)
 
     def audited(self, project: str) -> list[AuditedPrediction]:
-        """Return the random audits whose items have a decided label now, oldest prediction first."""
+        """Return the random audits whose items have a decided label now, oldest prediction first.
+
+        A model's answers to the same item are one observation, however often a client asked.
+        """
         audit, decision = t.audits.c, t.label_decisions.c
         newest = (
             sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
@@ -160,7 +163,8 @@ class MonitoringRepository:
             )
             .join(newest, newest.c.item_id == audit.item_id)
             .join(t.label_decisions, sa.and_(decision.project == audit.project, same))
-            .where(audit.project == project, audit.kind == "audit", decision.status == "decided")
+            .where(audit.prediction_id.in_(_one_audit_per_item(project)), audit.project == project)
+            .where(decision.status == "decided")
             .order_by(audit.predicted_at, audit.prediction_id)
         )
         with self._database.read() as connection:
@@ -240,3 +244,10 @@ def _window_values(project: str, window: WindowRow, run_id: str) -> dict[str, An
         "run_id": run_id,
         "created_at": window.created_at,
     }
+
+
+def _one_audit_per_item(project: str) -> sa.Select[Any]:
+    """Select one random audit for each model version and item."""
+    audit = t.audits.c
+    mine = sa.and_(audit.project == project, audit.kind == "audit")
+    return sa.select(sa.func.min(audit.prediction_id)).where(mine).group_by(audit.model_version, audit.item_id)

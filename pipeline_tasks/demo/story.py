@@ -274,7 +274,7 @@ def _tell_verdict(stage: Stage) -> None:
     for reason in state.last_reasons:
         stage.narrator.step(f"the gate: {reason}")
     stage.narrator.step(f"champion: {state.champion}, generation {state.generation}")
-    stage.narrator.fact(f"generation {state.generation}", f"{state.champion}: {'; '.join(state.last_reasons)}")
+    stage.narrator.fact(f"generation {state.generation}", f"{state.champion}: {state.last_reasons[0]}")
 
 
 def _wait(condition: Callable[[], bool], text: str, *, seconds: float, nudge: Callable[[], Any] | None = None) -> None:
