@@ -59,6 +59,17 @@ def seaweed_server():
         yield server
 
 
+@pytest.fixture(scope="session")
+def label_studio_server():
+    """A real Label Studio for the whole run (marker `integration`)."""
+    from tests.labeling_server import LabelStudioServer, label_studio_bin
+
+    if label_studio_bin() is None:
+        pytest.skip("Label Studio (DETHRONE_TEST_LABEL_STUDIO_BIN, or .venv-label-studio) is not installed")
+    with services.running(LabelStudioServer()) as server:
+        yield server
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
 def catalog_url(request, tmp_path) -> str:
     """The URL of an empty database of each kind, without tables."""

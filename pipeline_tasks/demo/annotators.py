@@ -173,7 +173,19 @@ class Account:
 
         Raises:
             PermanentError: LS_AUTH: neither worked.
+            ServiceUnavailable: no answer within the budget.
         """
+        deadline = time.monotonic() + BUDGET_SECONDS
+        while True:
+            try:
+                self._enter(invite_token)
+                return
+            except httpx.HTTPError as error:  # it may have been carried out: the next try logs in first
+                if time.monotonic() > deadline:
+                    raise self._unavailable(f"let {self.email} in") from error
+            time.sleep(RETRY_SECONDS)
+
+    def _enter(self, invite_token: str) -> None:
         form = {"email": self.email, "password": self._password}
         if self._submit("/user/login/", form):
             return
@@ -196,9 +208,7 @@ class Account:
         path = f"/api/tasks/{job.task_id}/annotations/"
         while not self._post(path, body):
             if time.monotonic() > deadline:
-                raise ServiceUnavailable(
-                    f"Label Studio must take the answer of {self.email} within {BUDGET_SECONDS:.0f} s (got none)."
-                )
+                raise self._unavailable(f"take the answer of {self.email}")
             time.sleep(RETRY_SECONDS)
             if self._has_answered(path):
                 return
@@ -209,7 +219,12 @@ class Account:
         token = self._client.cookies["csrftoken"]
         headers = {"Referer": f"{self._url}{path}"}
         response = self._client.post(path, data={**form, "csrfmiddlewaretoken": token}, headers=headers)
+        if response.is_server_error:
+            response.raise_for_status()
         return response.status_code == httpx.codes.FOUND
+
+    def _unavailable(self, what: str) -> ServiceUnavailable:
+        return ServiceUnavailable(f"Label Studio at {self._url} must {what} within {BUDGET_SECONDS:.0f} s (got none).")
 
     def _post(self, path: str, body: Mapping[str, object]) -> bool:
         headers = {"X-CSRFToken": self._client.cookies["csrftoken"], "Referer": self._url}

@@ -7,20 +7,15 @@ import pytest
 
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 from pipeline_tasks.ports import LabelingTask
-from tests import services
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import XML
-from tests.labeling_server import LabelStudioServer, label_studio_bin
 
 TITLES = (f"contract {number}" for number in itertools.count(1))
 
 
-@pytest.fixture(scope="module")
-def server():
-    if label_studio_bin() is None:
-        pytest.skip("Label Studio (DETHRONE_TEST_LABEL_STUDIO_BIN, or .venv-label-studio) is not installed")
-    with services.running(LabelStudioServer()) as running:
-        yield running
+@pytest.fixture
+def server(label_studio_server):
+    return label_studio_server
 
 
 class Real:
