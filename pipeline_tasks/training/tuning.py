@@ -39,7 +39,7 @@ class TrialRecord:
     intermediate: dict[str, float]
 
 
-class _Pruned(Exception):  # noqa: N818  (a signal, not an error)
+class _Pruned(Exception):
     """The trial is worse than the median of the others so far."""
 
 
@@ -57,7 +57,7 @@ def choose_params(
     `score(number, params, report)` trains and returns the validation accuracy; it calls `report(epoch, accuracy)`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {name: _distribution(entry) for name, entry in space.items()}
+    distributions = {name: distribution_of(entry, default=defaults[name]) for name, entry in space.items()}
     records = _load(folder / LOG_NAME)
     while len(records) < trials:
         record = _run_trial(records, distributions, defaults, seed=seed, score=score)
@@ -130,14 +130,21 @@ def _replay(
     return study
 
 
-def _distribution(space: Space) -> optuna.distributions.BaseDistribution:
-    if isinstance(space, FloatRange):
-        return optuna.distributions.FloatDistribution(space.low, space.high, log=space.log)
-    if isinstance(space, IntRange):
-        return optuna.distributions.IntDistribution(space.low, space.high, log=space.log)
+def distribution_of(space: Space, *, default: Any) -> optuna.distributions.BaseDistribution:
+    """Return Optuna's form of a space, widened so that it holds the project's own value.
+
+    Raises:
+        TypeError: a recipe's `param_space` holds something else.
+    """
     if isinstance(space, Choice):
-        return optuna.distributions.CategoricalDistribution(space.values)
-    raise TypeError(f"param_space must hold FloatRange, IntRange or Choice (got {type(space).__name__}).")
+        return optuna.distributions.CategoricalDistribution(tuple(dict.fromkeys((*space.values, default))))
+    if not isinstance(space, FloatRange | IntRange):
+        raise TypeError(f"param_space must hold FloatRange, IntRange or Choice (got {type(space).__name__}).")
+    low, high = min(space.low, default), max(space.high, default)
+    log = space.log and low > 0
+    if isinstance(space, IntRange):
+        return optuna.distributions.IntDistribution(int(low), int(high), log=log)
+    return optuna.distributions.FloatDistribution(low, high, log=log)
 
 
 def _load(path: Path) -> list[TrialRecord]:
