@@ -18,7 +18,9 @@ from pipeline_tasks.settings import home_from, load_settings, process_environmen
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    """Return a console that is wide enough for tables where the output goes to a file."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, width=140)
 
 
 def _home() -> Path:
@@ -190,7 +192,7 @@ def keys(arguments: argparse.Namespace) -> Any:
 
     serving = ServingRepository(build_parts().database)
     if arguments.action == "list":
-        return [dataclasses.asdict(key) for key in serving.keys()]
+        return [dataclasses.asdict(key) for key in serving.api_keys()]
     if arguments.action == "revoke":
         if not arguments.key_id:
             raise ConfigError("--key-id must be given with revoke (got none). `dethrone keys list` shows them.")

@@ -25,11 +25,11 @@ class FolderSource(_Model):
     pattern: str = Field("**/*", description="Glob of the files to read.")
     label_pattern: str | None = Field(
         None,
-        description="Regular expression on the key (path below the folder) with a group named `label`; no match = unlabeled.",
+        description="Regular expression on the key (path below the folder) with a group `label`; no match = unlabeled.",
     )
     group_pattern: str | None = Field(
         None,
-        description="Regular expression on the key with a group named `group` (patient, user, session); no match = the key itself.",
+        description="Regular expression on the key with a group `group` (patient, user, session); no match = the key.",
     )
 
 
@@ -43,7 +43,7 @@ class S3Source(_Model):
     endpoint_url: str | None = Field(None, description="Empty = the stack's own S3.")
     credentials: str | None = Field(
         None,
-        description="Prefix of the environment variables that hold the keys: <PREFIX>_ACCESS_KEY and <PREFIX>_SECRET_KEY.",
+        description="Prefix of the environment variables with the keys: <PREFIX>_ACCESS_KEY and <PREFIX>_SECRET_KEY.",
     )
     label_pattern: str | None = None
     group_pattern: str | None = None
@@ -99,7 +99,7 @@ class Labels(_Model):
         le=1,
         description="Share of annotators behind the winning label, more than this, or the item is disputed.",
     )
-    suggestions: bool = Field(True, description="Show the champion's answer to labelers of training items.")
+    suggestions: bool = Field(default=True, description="Show the champion's answer to labelers of training items.")
 
 
 class SplitConfig(_Model):
@@ -205,7 +205,7 @@ class Serving(_Model):
     max_request_bytes: int = Field(10_000_000, ge=1)
     requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
     drain_seconds: float = Field(30.0, ge=0)
-    keep_previous: bool = Field(True, description="Keep the previous champion running, ready to return.")
+    keep_previous: bool = Field(default=True, description="Keep the previous champion running, ready to return.")
 
 
 class Monitor(_Model):

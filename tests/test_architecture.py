@@ -10,7 +10,11 @@ PACKAGES = ("dags", "pipeline_tasks", "bento_services", "data_checks")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 AIRFLOW_FILES = {"pipeline_tasks/airflow_glue.py", "pipeline_tasks/airflow_plugin.py"}
-ENVIRONMENT_FILES = {"pipeline_tasks/settings.py", "bento_services/gateway/config.py", "bento_services/inference/config.py"}
+ENVIRONMENT_FILES = {
+    "pipeline_tasks/settings.py",
+    "bento_services/gateway/config.py",
+    "bento_services/inference/config.py",
+}
 HEAVY = {"torch", "great_expectations", "wandb", "bentoml", "pandas", "optuna", "label_studio_sdk", "boto3", "scipy"}
 
 # layer -> what it may import of ours. Longest matching prefix wins.
@@ -83,7 +87,9 @@ def test_imports_go_down_only(path):
         wrong = {
             name
             for name in names
-            if not any(name == prefix or name.startswith(f"{prefix}.") or prefix.startswith(f"{name}.") for prefix in allowed)
+            if not any(
+                name == prefix or name.startswith(f"{prefix}.") or prefix.startswith(f"{name}.") for prefix in allowed
+            )
         }
         assert not wrong, f"{module_of(path)} may import {allowed} of ours"
     assert not {name for name in names if name.split(".")[0] == "dags"}, "nothing imports a DAG file"
@@ -97,7 +103,9 @@ def test_only_the_glue_knows_airflow(path):
     assert not {name for name in imports_of(path) if name.split(".")[0] == "airflow"}
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if module_of(path).startswith("pipeline_tasks")], ids=module_of)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if module_of(path).startswith("pipeline_tasks")], ids=module_of
+)
 def test_stages_do_not_read_the_environment(path):
     if path.relative_to(ROOT).as_posix() in ENVIRONMENT_FILES:
         return
@@ -114,7 +122,11 @@ def test_stages_do_not_read_the_environment(path):
 
 @pytest.mark.parametrize(
     "path",
-    [ROOT / "pipeline_tasks" / "airflow_glue.py", ROOT / "pipeline_tasks" / "airflow_plugin.py", *sorted((ROOT / "dags").glob("*.py"))],
+    [
+        ROOT / "pipeline_tasks" / "airflow_glue.py",
+        ROOT / "pipeline_tasks" / "airflow_plugin.py",
+        *sorted((ROOT / "dags").glob("*.py")),
+    ],
     ids=lambda path: path.name,
 )
 def test_what_every_airflow_process_parses_is_light(path):

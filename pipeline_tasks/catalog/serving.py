@@ -152,7 +152,7 @@ class ServingRepository:
         row = {"key_id": digest[:12], "project": project, "name": name, "sha256": digest, "scopes": list(scopes)}
         with self._database.write() as connection:
             insert_ignore(connection, t.api_keys, [row | {"created_at": at, "revoked_at": None}])
-        return next(key for key in self.keys() if key.key_id == digest[:12])
+        return next(key for key in self.api_keys() if key.key_id == digest[:12])
 
     def revoke_key(self, key_id: str, *, at: dt.datetime) -> None:
         """Withdraw a key; gateways refuse it within a second. Revoking again changes nothing.
@@ -166,7 +166,7 @@ class ServingRepository:
             if connection.execute(sa.select(t.api_keys.c.key_id).where(mine)).one_or_none() is None:
                 raise ConfigError(f"key_id must be a known key (got {key_id!r}). See `dethrone keys list`.")
 
-    def keys(self) -> list[ApiKey]:
+    def api_keys(self) -> list[ApiKey]:
         """Return every key, oldest first, revoked ones too."""
         query = sa.select(t.api_keys).order_by(t.api_keys.c.created_at, t.api_keys.c.key_id)
         with self._database.read() as connection:

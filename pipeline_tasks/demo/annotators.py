@@ -179,11 +179,12 @@ class Account:
         while True:
             try:
                 self._enter(invite_token)
-                return
             except httpx.HTTPError as error:  # it may have been carried out: the next try logs in first
                 if time.monotonic() > deadline:
                     raise self._unavailable(f"let {self.email} in") from error
-            time.sleep(RETRY_SECONDS)
+                time.sleep(RETRY_SECONDS)
+            else:
+                return
 
     def _enter(self, invite_token: str) -> None:
         form = {"email": self.email, "password": self._password}

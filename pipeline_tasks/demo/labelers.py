@@ -43,9 +43,7 @@ def label_open_tasks(
     ids = registered[2]
     if by_hand:
         for queue in QUEUES:
-            say(
-                f"label in the browser: {parts.labeling.url(ids[queue])} (queue `{queue}`); the demo waits until all is done"
-            )
+            say(f"label in the browser: {parts.labeling.url(ids[queue])} (queue `{queue}`); the demo waits for you")
         return
     names = ", ".join(f"{one.email.split('@')[0]} ({one.error_rate:.0%} wrong on purpose)" for one in TEAM)
     say(f"scripted annotators, not people: {names}; they answer over Label Studio's own API")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -13,7 +14,8 @@ class Narrator:
     """Prints what happens, with the seconds since the start."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        chosen = console or Console(highlight=False)
+        self._console = chosen if chosen.is_terminal else Console(highlight=False, width=140)
         self._began = time.monotonic()
         self._facts: list[tuple[str, str]] = []
 
@@ -30,7 +32,7 @@ class Narrator:
 
     def step(self, text: str) -> None:
         """Say that something is done or seen."""
-        self._console.print(f"[dim]{self.seconds:6.1f} s[/dim]  {text}")
+        self._console.print(f"[dim]{self.seconds:6.1f} s[/dim]  {escape(text)}", soft_wrap=True)
 
     def fact(self, name: str, value: str) -> None:
         """Keep a number of this run for the table at the end."""
@@ -41,7 +43,7 @@ class Narrator:
         """Print two columns."""
         table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
         for name, value in rows:
-            table.add_row(name, value)
+            table.add_row(escape(name), escape(value))
         self._console.print()
         self._console.print(table)
 

@@ -38,7 +38,7 @@ def read_progress(database: Database, project: str) -> Progress:
     others = [route.champion_version for route in history if route.champion_version != champion]
     tasks = t.labeling_tasks.c
     with database.read() as connection:
-        by_state = dict(
+        by_state: dict[str, int] = dict(
             connection.execute(
                 sa.select(tasks.state, sa.func.count()).where(tasks.project == project).group_by(tasks.state)
             )

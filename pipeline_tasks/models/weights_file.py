@@ -22,7 +22,7 @@ MAX_TENSORS = 10_000
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
-class ArtifactInvalid(PermanentError):  # noqa: N818  (as its siblings in errors.py)
+class ArtifactInvalid(PermanentError):
     """A model version's files are not what they should be; it must not be served, released or compared."""
 
     code = "ARTIFACT_INVALID"

@@ -24,5 +24,5 @@ def ignore_event(event: Event) -> None:
     del event
 
 
-class StartCancelled(Exception):  # noqa: N818 - nothing went wrong here
+class StartCancelled(Exception):
     """Another part failed, or the person pressed Ctrl-C: stop waiting."""

@@ -69,7 +69,6 @@ def _project(line: ProjectLine) -> str:
     facts = (
         ("Champion", champion),
         ("Serving since", f"{line.champion_since:%Y-%m-%d %H:%M} UTC" if line.champion_since else "-"),
-        ("Live quality", line.live_quality),
         ("Exam", exam),
         ("Items", f"{line.num_items:,}"),
         ("Labels", f"{line.num_labels:,}"),
@@ -82,7 +81,8 @@ def _project(line: ProjectLine) -> str:
     )
     return (
         f"<section><h2>{escape(line.name)}</h2><p class=lead>{escape(line.description)}</p>"
-        f"<dl>{entries}</dl><nav>{links}</nav>{_runs(line.runs)}</section>"
+        f"<dl>{entries}</dl><p><b>Live quality</b> on audited answers: {escape(line.live_quality)}</p>"
+        f"<nav>{links}</nav>{_runs(line.runs)}</section>"
     )
 
 

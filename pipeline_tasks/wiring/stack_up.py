@@ -30,7 +30,7 @@ def start_stack(
 def issue_stack_keys(home: Path, *, catalog_url: str) -> None:
     """Register the keys of shipping and of the first caller, from their secret files; again changes nothing."""
     serving = ServingRepository(Database(create_engine(catalog_url)))
-    known = {key.name for key in serving.keys() if key.revoked_at is None}
+    known = {key.name for key in serving.api_keys() if key.revoked_at is None}
     for file_name, (name, scopes) in STACK_KEYS.items():
         if name not in known:
             token = ensure_secret(home / "secrets", file_name)

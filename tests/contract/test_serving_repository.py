@@ -254,14 +254,14 @@ def test_issuing_the_same_token_again_changes_nothing(serving):
     first = serving.issue_key("*", name="stack", scopes=["admin"], token="t" * 64, at=NOW)
     second = serving.issue_key("*", name="other", scopes=["predict"], token="t" * 64, at=NOW)
     assert first == second
-    assert serving.keys() == [first]
+    assert serving.api_keys() == [first]
 
 
 def test_a_revoked_key_stays_revoked_at_its_first_time(serving):
     key = serving.issue_key("fashion", name="shop", scopes=["predict"], token=new_token(), at=NOW)
     serving.revoke_key(key.key_id, at=NOW + dt.timedelta(hours=1))
     serving.revoke_key(key.key_id, at=NOW + dt.timedelta(hours=2))
-    assert serving.keys() == [dataclasses.replace(key, revoked_at=NOW + dt.timedelta(hours=1))]
+    assert serving.api_keys() == [dataclasses.replace(key, revoked_at=NOW + dt.timedelta(hours=1))]
 
 
 def test_revoking_an_unknown_key_says_where_to_look(serving):

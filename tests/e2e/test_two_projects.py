@@ -73,7 +73,7 @@ def test_texts_go_from_a_file_to_a_champion_that_a_person_approved(installation)
 
 def test_the_champion_answers_texts(installation, tmp_path):
     file = tmp_path / "one.txt"
-    file.write_text("The goalie made forty saves and the team won the playoff game in overtime; hockey at its best, NHL.")
+    file.write_text("The goalie made forty saves and the team won the playoff game in overtime. Hockey, NHL.")
     answer = installation.json("predict", "newsgroups", str(file))
     assert answer["label"] == "rec.sport.hockey"
 

@@ -123,15 +123,15 @@ def test_a_changed_verdict_is_refused(given, require, object_store, change):
         require(ref.verdict_id)
 
 
-def test_a_forged_answer_in_the_catalog_is_refused(given, verdicts, database, require, object_store):
-    """A row that says promote over a document that says keep."""
-    document = {"question": {}, "measured": {}, "decision": {"answer": "keep"}}
+@pytest.mark.parametrize(("in_row", "in_document"), [("promote", "keep"), ("keep", "promote")])
+def test_the_row_and_the_document_must_both_say_promote(database, require, object_store, in_row, in_document):
+    document = {"question": {}, "measured": {}, "decision": {"answer": in_document}}
     data, verdict_id = vd.document_bytes(document), vd.verdict_id_of(document)
     object_store.put(f"verdicts/fashion/{verdict_id}/verdict.json", data)
-    ref = VerdictRef("fashion", verdict_id, "promote", "old", "new", (), f"verdicts/fashion/{verdict_id}")
+    ref = VerdictRef("fashion", verdict_id, in_row, "old", "new", (), f"verdicts/fashion/{verdict_id}")
     record = VerdictRecord(ref, ("exam2",), "policy", sha256_hex(data), "run-1", s.NOW)
     fence = database.acquire("judge", s.attempt(), now=s.NOW)
-    verdicts.record(record, exam_use=1, fence=fence)
+    VerdictRepository(database).record(record, exam_use=1, fence=fence)
     closed(require, verdict_id, code="NOT_PROMOTE")
 
 

@@ -113,6 +113,19 @@ def test_macro_f1_bounds_reach_levels_below_the_number_of_resamples():
     assert strict.low < usual.low - 0.03
 
 
+def test_macro_f1_bounds_are_the_more_careful_of_percentile_and_normal():
+    truth, contender, champion = draw(num_items=60, quality_contender=0.9, quality_champion=0.7, seed=4)
+    kwargs = {"num_classes": 3, "seed": 7}
+    gain = s.compare_macro_f1(truth, contender, champion, alpha=0.05, **kwargs)
+    resampled = s.bootstrap_macro_f1(truth, contender, champion, num_resamples=s.NUM_RESAMPLES, **kwargs)
+    gains = resampled[0] - resampled[1]
+    error = 1.6448536269514722 * gains.std()
+    percentile, normal = np.quantile(gains, 0.05), gain.difference - error
+    assert percentile != pytest.approx(normal, abs=1e-5)
+    assert gain.low == pytest.approx(min(percentile, normal), abs=1e-9)
+    assert gain.high == pytest.approx(max(np.quantile(gains, 0.95), gain.difference + error), abs=1e-9)
+
+
 def test_bootstrap_resamples_every_item_when_chunked(monkeypatch):
     truth, contender, champion = draw(num_items=200, quality_contender=0.9, quality_champion=0.8, seed=3)
     kwargs = {"num_classes": 3, "seed": 5, "num_resamples": 50}
