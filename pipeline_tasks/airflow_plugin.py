@@ -37,21 +37,20 @@ _lock = threading.Lock()
 @app.get("/")
 def overview(user: GetUserDep) -> Response:  # noqa: ARG001 - asking for the user is the check
     """Show every project: champion, exam, labels, last runs, and where to look."""
-    from pipeline_tasks import entrypoints
-    from pipeline_tasks.wiring.overview_page import render_overview
+    from pipeline_tasks.wiring.pages import overview_html
 
-    return Response(render_overview(entrypoints.overview()), media_type="text/html", headers=REPORT_HEADERS)
+    return Response(overview_html(), media_type="text/html", headers=REPORT_HEADERS)
 
 
 @app.get("/reports/{key:path}")
 def report(key: str, user: GetUserDep) -> Response:  # noqa: ARG001
     """Serve a stored report: a verdict's, a check's or a monitor window's page."""
-    from pipeline_tasks import entrypoints
+    from pipeline_tasks.wiring.pages import read_object
 
     if not key.startswith(("verdicts/", "reports/")) or ".." in key or not key.endswith(".html"):
         raise HTTPException(404, "no such report")
     try:
-        data = entrypoints.read_object(key)
+        data = read_object(key)
     except KeyError:
         raise HTTPException(404, "no such report") from None
     return Response(data, media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)

@@ -6,10 +6,9 @@ in a result says that there was nothing to do. A gate that says no closes the ru
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pipeline_tasks.assembly import Parts, build_parts, code_revision, lock_hash, utc_now
@@ -371,31 +370,3 @@ def batch_predict(parts: Parts, project: str, *, attempt: Attempt, batch_id: str
     from pipeline_tasks.wiring.predicting import predict_batch
 
     return predict_batch(parts, project, attempt=attempt, batch_id=batch_id)
-
-
-def read_object(key: str) -> bytes:
-    """Return a stored object; KeyError if there is none."""
-    return _shared_parts().store.get(key)
-
-
-def overview() -> Any:
-    """Return what the overview page shows."""
-    from pipeline_tasks.wiring.views import overview_lines
-
-    return overview_lines(_shared_parts())
-
-
-@functools.cache
-def _shared_parts() -> Parts:
-    """Return the parts of a long-running web process."""
-    return build_parts()
-
-
-@contextlib.contextmanager
-def opened(settings: Any = None) -> Iterator[Parts]:
-    """Yield parts for a script and close their connections afterwards."""
-    parts = build_parts(settings)
-    try:
-        yield parts
-    finally:
-        parts.database.engine.dispose()

@@ -80,7 +80,7 @@ class LabelingTask:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnnotatedTask:
-    """A task with at least one annotation; skips do not count."""
+    """A task with at least one annotation; skips count as annotations here."""
 
     task_id: int
     item_id: str

@@ -84,7 +84,7 @@ class Collection:
         known = cursor.value if cursor and cursor.value["ls_project_id"] == ls_project_id else {}
         since = dt.datetime.fromisoformat(known["changed_at"]) if known else None
         touched, newest = self._record_changes(queue, ls_project_id=ls_project_id, since=since)
-        corrected = self._record_deletions(queue, ls_project_id=ls_project_id)
+        corrected = self._settle_differences(queue, ls_project_id=ls_project_id)
         crash_point("collect.decisions.before")
         for some in slices(sorted(touched - corrected)):
             self._commit(queue, some, rows=[], refusals=[])
@@ -147,15 +147,19 @@ class Collection:
         by_item = self._labels.annotations(self._project.name, item_ids)
         return {row.annotation_id: row for rows in by_item.values() for row in rows}
 
-    def _record_deletions(self, queue: Queue, *, ls_project_id: int) -> set[str]:
-        """Bury the annotations that are gone from Label Studio, and decide their items anew in the same transaction."""
+    def _settle_differences(self, queue: Queue, *, ls_project_id: int) -> set[str]:
+        """Bury annotations that are gone, take up those that the changes missed, and decide anew in one transaction.
+
+        A request that was killed halfway leaves an annotation without touching its task: only the count shows it.
+        """
         there = self._labeling.annotated_tasks(ls_project_id)
         counts: Counter[str] = Counter()
         for task in there:
             counts[task.item_id] += task.num_annotations
         recorded = self._labels.live_counts(self._project.name, queue)
-        differing = sorted(item_id for item_id in recorded if recorded[item_id] != counts[item_id])
-        num_gone = sum(max(recorded[item_id] - counts[item_id], 0) for item_id in differing)
+        everyone = counts.keys() | recorded.keys()
+        differing = sorted(item_id for item_id in everyone if recorded.get(item_id, 0) != counts[item_id])
+        num_gone = sum(max(recorded.get(item_id, 0) - counts[item_id], 0) for item_id in differing)
         if is_doubtful(num_gone, num_recorded=sum(recorded.values())):
             logger.error(
                 "Label Studio project %d lacks %d of %d collected annotations: taken for a loss there, labels stay",
@@ -175,9 +179,9 @@ class Collection:
                 if row.annotation_id not in alive and not row.deleted and row.queue == queue
             ]
             self._counts["deleted"] += len(gone)
-            crash_point("collect.deletions.before")
+            crash_point("collect.differences.before")
             self._commit(queue, some, rows=[*rows, *gone], refusals=refusals)
-            crash_point("collect.deletions.recorded")
+            crash_point("collect.differences.recorded")
         return set(differing)
 
     def _present(

@@ -168,7 +168,7 @@ class LabelRepository(LabelingTaskRepository):
             return [_decision_row(row) for row in connection.execute(query.order_by(decision.version)).mappings()]
 
     def live_counts(self, project: str, queue: Queue) -> dict[str, int]:
-        """Return the number of annotations (neither deleted nor skipped) of each item of a queue that has any."""
+        """Return the number of annotations, skips too, that are not deleted of each item of a queue that has any."""
         column = t.annotations.c
         newest = (
             sa.select(column.annotation_id, sa.func.max(column.revision).label("revision"))
@@ -180,7 +180,7 @@ class LabelRepository(LabelingTaskRepository):
         query = (
             sa.select(column.item_id, sa.func.count())
             .join(newest, match)
-            .where(column.project == project, column.cancelled.is_(False), column.deleted.is_(False))
+            .where(column.project == project, column.deleted.is_(False))
             .group_by(column.item_id)
         )
         with self.database.read() as connection:

@@ -132,7 +132,8 @@ def test_annotations_come_with_item_person_and_times(tool, people, project_id):
     assert answer.created_at.utcoffset() == dt.timedelta(0)
     assert skip.result == ()
     assert [(one.task_id, one.item_id, one.num_annotations) for one in tool.annotated_tasks(project_id)] == [
-        (ids[1], "b", 1)
+        (ids[1], "b", 1),
+        (ids[2], "c", 1),
     ]
 
 

@@ -200,6 +200,18 @@ def test_changes_within_the_overlap_are_found_although_the_cursor_is_past_them(p
     assert counts(pushed.collect()) == (1, 0, 1, 0, 0)
 
 
+def test_an_annotation_whose_request_was_killed_before_it_touched_its_task_is_found(pushed, monkeypatch):
+    monkeypatch.setattr(collecting, "OVERLAP", dt.timedelta(0))
+    pushed.say(pushed.train[0], "cat")
+    pushed.collect()
+    pushed.say(pushed.train[1], "dog")
+    (task,) = [one for one in pushed.labeling.state["tasks"].values() if one["data"]["item_id"] == pushed.train[1]]
+    task["changed_at"] = "2026-01-01T00:00:00+00:00"  # as old as the push
+    assert counts(pushed.collect()) == (1, 0, 1, 0, 0)
+    assert pushed.label_of(pushed.train[1]) == (1, "decided", "dog")
+    assert counts(pushed.collect()) == (0, 0, 0, 0, 0)
+
+
 def test_only_what_changed_is_read_again(pushed, monkeypatch):
     monkeypatch.setattr(collecting, "OVERLAP", dt.timedelta(0))
     asked = []

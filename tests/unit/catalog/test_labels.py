@@ -138,14 +138,14 @@ def test_a_revision_is_recorded_once_and_the_newest_counts(case, labels):
     assert (newest.revision, newest.label) == ("r2", "owl")
 
 
-def test_live_counts_leave_out_skips_and_the_deleted(case, labels):
+def test_live_counts_leave_out_the_deleted(case, labels):
     a, b, c = case.add(*(make_item(number) for number in range(3)))
     rows = [
         annotation(1, a), annotation(2, a), annotation(3, b, cancelled=True), annotation(4, c),
         annotation(4, c, revision="r1~deleted", deleted=True), annotation(5, a, queue="exam"),
     ]  # fmt: skip
     labels.commit(NAME, annotations=rows, now=NOW)
-    assert labels.live_counts(NAME, "label") == {a: 2}
+    assert labels.live_counts(NAME, "label") == {a: 2, b: 1}
     assert labels.live_counts(NAME, "exam") == {a: 1}
 
 
