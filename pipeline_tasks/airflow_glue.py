@@ -20,10 +20,13 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.project import Project
+from pipeline_tasks.settings import installed_at
 
 logger = logging.getLogger(__name__)
 
-START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+# A schedule with `catchup` off still makes up the last tick before its first parse, for every sweep at once: on a new
+# installation that is a crowd of runs with nothing to do. So schedules begin when the installation did.
+START = installed_at() or dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PR_SET_PDEATHSIG = 1
 
 RETRY_ARGUMENTS: dict[str, Any] = {

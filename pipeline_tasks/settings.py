@@ -7,6 +7,7 @@ that is all a task needs. Beyond one machine each value is set by its environmen
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_tasks.errors import ConfigError
+
+INSTALLED_AT = "installed_at"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,3 +139,11 @@ def projects_dir() -> Path:
 def process_environment() -> dict[str, str]:
     """Return a copy of this process's environment, for the commands that hand it on to programs that they start."""
     return dict(os.environ)
+
+
+def installed_at() -> dt.datetime | None:
+    """Return when this installation was first started, or None: schedules begin then, not with what lies before."""
+    try:
+        return dt.datetime.fromisoformat((home_from(os.environ) / INSTALLED_AT).read_text().strip())
+    except FileNotFoundError:
+        return None

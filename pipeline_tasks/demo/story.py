@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_tasks.adapters.airflow_rest import AirflowRest
-from pipeline_tasks.assembly import Parts, build_parts
+from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.demo import material as demo_material
 from pipeline_tasks.demo.labelers import label_open_tasks
 from pipeline_tasks.demo.narration import Narrator
 from pipeline_tasks.demo.progress import Progress, read_progress
+from pipeline_tasks.demo.task_narrator import narrate_tasks
 from pipeline_tasks.demo.traffic import Call, Client, Trickle, report_of, send_all
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
 from pipeline_tasks.settings import process_environment, projects_dir
@@ -51,8 +52,9 @@ def tell(home: Path, *, labeler: str, size: str, rounds: int = len(CHAPTERS)) ->
     )
     _start(home, narrator)
     stage = _set_up(narrator, labeler=labeler, size=size)
-    for chapter in CHAPTERS[:rounds]:
-        globals()[chapter](stage)
+    with narrate_tasks(stage.airflow, f"{PROJECT}__", say=narrator.step, since=utc_now()):
+        for chapter in CHAPTERS[:rounds]:
+            globals()[chapter](stage)
     return _close(stage)
 
 
@@ -240,11 +242,7 @@ def _trigger(stage: Stage, verb: str, conf: dict[str, Any] | None = None) -> str
 
 
 def _watch(stage: Stage, dag_id: str, run_id: str) -> None:
-    def on_task(task: str, state: str) -> None:
-        if state in {"success", "failed", "up_for_retry", "skipped"}:
-            stage.narrator.step(f"{dag_id}.{task}: {state}")
-
-    state = stage.airflow.watch(dag_id, run_id, timeout_seconds=RUN_TIMEOUT_SECONDS, on_task=on_task)
+    state = stage.airflow.watch(dag_id, run_id, timeout_seconds=RUN_TIMEOUT_SECONDS)
     if state != "success":
         raise PipelineError(
             f"{dag_id} must succeed (got {state}). Open {stage.parts.settings.airflow_url}/dags/{dag_id}."
@@ -293,7 +291,6 @@ def _wait(condition: Callable[[], bool], text: str, *, seconds: float, nudge: Ca
 
 def _close(stage: Stage) -> int:
     from pipeline_tasks import invariants
-    from pipeline_tasks.assembly import utc_now
 
     calls: list[Call] = stage.client.calls
     seen = report_of(calls)

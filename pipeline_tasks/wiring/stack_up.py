@@ -9,6 +9,7 @@ from pipeline_tasks.assembly import utc_now
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import EVERY_PROJECT, ServingRepository
+from pipeline_tasks.settings import INSTALLED_AT
 from pipeline_tasks.stack import lifecycle
 from pipeline_tasks.stack.lifecycle import OnEvent, UpReport
 from pipeline_tasks.stack.secret_files import ensure_secret
@@ -22,9 +23,16 @@ def start_stack(
     """Start what is not running; safe to repeat, to interrupt and to run twice at once."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     catalog_url = environment.get("DETHRONE_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}"
+    _remember_start(home)
     migrate.upgrade(catalog_url)
     issue_stack_keys(home, catalog_url=catalog_url)
     return lifecycle.up(home, projects_dir=projects_dir, environment=environment, on_event=on_event)
+
+
+def _remember_start(home: Path) -> None:
+    path = home / INSTALLED_AT
+    if not path.exists():
+        path.write_text(f"{utc_now().replace(microsecond=0).isoformat()}\n")
 
 
 def issue_stack_keys(home: Path, *, catalog_url: str) -> None:

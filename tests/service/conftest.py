@@ -109,8 +109,8 @@ class Bench:
 def routes(**settings) -> list[ProjectRoute]:
     limits = {"max_request_bytes": MAX_REQUEST_BYTES, "requests_per_second": 1e6, "classes": CLASSES}
     image = ServingSettings(**({**limits, "modality": "image", "preprocess": {"max_pixels": 25_000_000}} | settings))
-    text = ServingSettings(**{**limits, "modality": "text", "preprocess": {"max_characters": 1000}})
-    row = ServingSettings(**{**limits, "modality": "tabular", "preprocess": {"numbers": ["age"], "categories": {}}})
+    text = ServingSettings(**{**limits, "modality": "text", "preprocess": {"max_text_characters": 1000}})
+    row = ServingSettings(**{**limits, "modality": "tabular", "preprocess": {}})
     entries = (RouteEntry("d1", "A", "http://d1", 100), RouteEntry("d2", "B", "http://d2", 0))
     return [
         ProjectRoute("fashion", 3, "c3", "A", entries, (), image),

@@ -10,10 +10,14 @@ import httpx
 import pytest
 
 from bento_services.gateway.client import Failed, Rejected, Scores
-from bento_services.gateway.routes import snapshot_of
+from bento_services.gateway.errors import ApiError
+from bento_services.gateway.guard import canonical_item
+from bento_services.gateway.routes import ServingSettings, parse_route, snapshot_of
 from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.wiring.shipping import route_config
 from tests.service.conftest import bearer, png, snapshot, token_of
-from tests.service.servers import CLASSES
+from tests.service.servers import CLASSES, ROOT
 
 
 def error_of(response) -> tuple[int, str, str | None]:
@@ -359,3 +363,26 @@ def test_served_is_logged_plus_dropped_under_a_crowd(bench):
     assert logged == len(bench.records())
     assert dropped == served - logged
     assert 0 < logged < 60
+
+
+@pytest.mark.parametrize("name", ["fashion", "newsgroups"])
+def test_what_the_release_stage_commits_is_what_the_gateway_reads(name):
+    settings = route_config(load_project(ROOT / "projects" / name))
+    row = {"project": name, "generation": 1, "commit_id": "c", "champion_version": "A"}
+    parsed = parse_route(row | {"body": {"entries": [], "serving": settings}}).settings
+    assert {field: getattr(parsed, field) for field in settings} == settings | {"classes": tuple(settings["classes"])}
+    assert set(settings["preprocess"]) == {"max_pixels", "max_text_characters"}
+
+
+@pytest.mark.parametrize(
+    ("modality", "limits", "payload", "code"),
+    [
+        ("image", {"max_pixels": 100}, png(), "IMAGE_TOO_LARGE"),
+        ("text", {"max_text_characters": 3}, b"long", "TEXT_TOO_LONG"),
+        ("tabular", {"max_text_characters": 3}, b'{"a":"long"}', "VALUE_TOO_LONG"),
+    ],
+)
+def test_the_limits_of_the_route_hold(modality, limits, payload, code):
+    with pytest.raises(ApiError, match="at most") as caught:
+        asyncio.run(canonical_item(payload, ServingSettings(modality=modality, preprocess=limits)))
+    assert (caught.value.status, caught.value.code) == (422, code)

@@ -148,7 +148,8 @@ def test_a_hostile_text_is_a_422_with_its_code(bench, body, code):
         (b'{"age":[1]}', 422, "VALUE_TYPE"),
         (b"[1]", 400, "JSON_INVALID"),
         (b"null", 400, "JSON_INVALID"),
-        (b"{}", 422, "COLUMN_MISSING"),
+        (b"{}", 422, "ROW_EMPTY"),
+        (b'{"age":null}', 422, "ROW_EMPTY"),
     ],
 )
 def test_a_hostile_row_is_refused_with_its_code(bench, body, status, code):
