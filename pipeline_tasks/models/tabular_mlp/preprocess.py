@@ -13,6 +13,7 @@ from pipeline_tasks.errors import InputError
 from pipeline_tasks.models.base import Array
 
 MAX_ROW_BYTES = 1_000_000
+MAX_NUMBER = float(np.finfo(np.float32).max)
 
 
 def decode_row(data: bytes, *, preprocessing: Mapping[str, Any]) -> Array:
@@ -59,11 +60,13 @@ def _number(row: Mapping[str, Any], name: str) -> float:
     if value is None or value == "":
         return math.nan
     try:
-        number = float(np.float32(value))
-    except (TypeError, ValueError, OverflowError):
+        number = float(value) if isinstance(value, int | float | str) else math.inf
+    except (ValueError, OverflowError):
         number = math.inf
-    if not math.isfinite(number):
-        raise InputError(f"{name} must be a finite number or null (got {str(value)[:60]!r}).", code="VALUE_INVALID")
+    if not abs(number) <= MAX_NUMBER:
+        raise InputError(
+            f"{name} must be null or a number up to 3.4e38 (got {str(value)[:60]!r}).", code="VALUE_INVALID"
+        )
     return number
 
 
