@@ -32,7 +32,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
 
-.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all lock lock-check format
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services lock lock-check format
 
 all: format-check lint types test ## format check, lint, types, tests: what CI runs
 
@@ -78,7 +78,9 @@ types: .venv/.installed-dev ## mypy, strict
 test: .venv/.installed-dev ## unit, contract, DAG, model and service tests: no network, no Docker, no GPU
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-test-all: test .venv-label-studio/.installed ## then the suites that start real services, and the whole loop
+test-all: test test-services ## the fast tests, then the suites that start real services
+
+test-services: .venv-label-studio/.installed ## integration, Docker, slow and end-to-end suites; they start what they need
 	$(BIN)/pytest -m "integration or docker or e2e or slow" $(PYTEST_ARGS)
 
 lock: $(UV) ## resolve the newest versions anew and write requirements/*.lock

@@ -10,7 +10,7 @@ from pipeline_tasks.demo import fashion
 
 ROTATION_DEGREES = 20.0
 BLUR_SIGMA = 2.0
-SHIFT_SIZES = {"small": (650, 420), "full": (1600, 500)}  # rotated, blurred
+SHIFT_SIZES = {"small": (450, 260), "full": (1600, 500)}  # rotated, blurred
 NUM_UNLABELED = 40
 
 

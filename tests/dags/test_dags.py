@@ -90,10 +90,10 @@ def test_assets_tie_the_dags_together(dags, verb):
 
 @pytest.mark.parametrize("verb", STRUCTURE)
 def test_events_wake_and_a_schedule_sweeps(dags, verb):
-    timetable = dags[f"fashion__{verb}"].timetable
+    timetable = dags[f"newsgroups__{verb}"].timetable
     condition = getattr(timetable, "asset_condition", None)
     assets = {asset.name for asset in getattr(condition, "objects", [condition])} if condition is not None else set()
-    assert assets == {f"fashion_{kind}" for kind in WAKERS[verb]}
+    assert assets == {f"newsgroups_{kind}" for kind in WAKERS[verb]}
     swept = verb in {"ingest", "annotate", "collect", "train", "monitor"}
     assert ("cron" in timetable.__class__.__name__.lower() or "ortime" in timetable.__class__.__name__.lower()) == swept
 
