@@ -147,12 +147,15 @@ def _guard_image(payload: bytes, limits: Mapping[str, Any]) -> bytes:
 
 
 def _guard_text(payload: bytes, limits: Mapping[str, Any]) -> bytes:
-    return guard_text(decode_text(payload), max_characters=int(limits.get("max_characters", MAX_CHARACTERS))).encode()
+    return guard_text(
+        decode_text(payload), max_characters=int(limits.get("max_text_characters", MAX_CHARACTERS))
+    ).encode()
 
 
 def _guard_row(payload: bytes, limits: Mapping[str, Any]) -> bytes:
-    columns = [*limits.get("numbers", ()), *limits.get("categories", ())]
-    guard_row(parse_json_object(payload), columns=columns, max_characters=MAX_CHARACTERS)
+    row = parse_json_object(payload)
+    # Which columns the model needs is the inference service's to say; here every value that came must be plain.
+    guard_row(row, columns=list(row), max_characters=int(limits.get("max_text_characters", MAX_CHARACTERS)))
     return payload
 
 
