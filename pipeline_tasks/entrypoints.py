@@ -170,7 +170,10 @@ def plan_training(parts: Parts, project: str, *, attempt: Attempt, force: bool =
     decision = validation_task.plan_training(loaded, datasets=datasets, store=parts.store, force=force, alarm=alarm)
     state = labeling_state(parts.database, project)
     busy = labelers_busy(
-        num_outstanding=state.num_outstanding, last_label_at=state.last_label_at, patience=LABELER_PATIENCE, now=now
+        num_outstanding=state.num_outstanding,
+        last_activity_at=state.last_activity_at,
+        patience=LABELER_PATIENCE,
+        now=now,
     )
     if not decision.train or (busy and not force):
         return {"idle": busy if decision.train else decision.reason, "num_new_labels": decision.num_new_labels}

@@ -53,15 +53,15 @@ def ending_of(facts: RunFacts) -> Ending:
 
 
 def labelers_busy(
-    *, num_outstanding: int, last_label_at: dt.datetime | None, patience: dt.timedelta, now: dt.datetime
+    *, num_outstanding: int, last_activity_at: dt.datetime | None, patience: dt.timedelta, now: dt.datetime
 ) -> str | None:
-    """Return why training should wait, or None: open labeling tasks, and a label younger than `patience`.
+    """Return why training should wait, or None: open labeling tasks, and something moved within `patience`.
 
     Waiting gives a better contender and a whole exam; the next collect, or the sweep, asks again.
     """
-    if not num_outstanding or last_label_at is None or now - last_label_at >= patience:
+    if not num_outstanding or last_activity_at is None or now - last_activity_at >= patience:
         return None
     return (
-        f"{num_outstanding} labeling tasks are open and labels are still coming; waiting for them "
+        f"{num_outstanding} labeling tasks are open and labelers are at work; waiting for them "
         f"or for {patience.total_seconds() / 60:.0f} quiet minutes"
     )

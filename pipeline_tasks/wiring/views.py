@@ -24,13 +24,13 @@ from pipeline_tasks.wiring.overview_page import ProjectLine, RunLine
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelingState:
-    """How the labelers stand: what is open, and when the newest label came."""
+    """How the labelers stand: what is open, and when a task was last given to them or an answer last came back."""
 
     num_items: int
     num_labels: int
     num_outstanding: int
     num_disputed: int
-    last_label_at: dt.datetime | None
+    last_activity_at: dt.datetime | None
 
 
 def labeling_state(database: Database, project: str) -> LabelingState:
@@ -55,10 +55,17 @@ def labeling_state(database: Database, project: str) -> LabelingState:
             num_labels=statuses.get("decided", 0),
             num_disputed=statuses.get("disputed", 0),
             num_outstanding=_count(connection, t.labeling_tasks, project, tasks.state != "done"),
-            last_label_at=connection.execute(
-                sa.select(sa.func.max(t.annotations.c.collected_at)).where(t.annotations.c.project == project)
-            ).scalar_one(),
+            last_activity_at=_newest(
+                connection,
+                sa.select(sa.func.max(t.annotations.c.collected_at)).where(t.annotations.c.project == project),
+                sa.select(sa.func.max(tasks.pushed_at)).where(tasks.project == project),
+            ),
         )
+
+
+def _newest(connection: sa.Connection, *queries: sa.Select[Any]) -> dt.datetime | None:
+    times = [connection.execute(query).scalar_one() for query in queries]
+    return max((time for time in times if time is not None), default=None)
 
 
 def _count(connection: sa.Connection, table: sa.Table, project: str, *conditions: Any) -> int:

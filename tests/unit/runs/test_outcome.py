@@ -39,7 +39,7 @@ def test_a_failed_run_names_the_step(facts, step):
 
 
 @pytest.mark.parametrize(
-    ("num_outstanding", "last_label_at", "busy"),
+    ("num_outstanding", "last_activity_at", "busy"),
     [
         (0, NOW, False),
         (5, NOW, True),
@@ -48,11 +48,11 @@ def test_a_failed_run_names_the_step(facts, step):
         (5, None, False),
     ],
 )
-def test_training_waits_for_busy_labelers(num_outstanding, last_label_at, busy):
-    reason = labelers_busy(num_outstanding=num_outstanding, last_label_at=last_label_at, patience=PATIENCE, now=NOW)
+def test_training_waits_for_busy_labelers(num_outstanding, last_activity_at, busy):
+    reason = labelers_busy(num_outstanding=num_outstanding, last_activity_at=last_activity_at, patience=PATIENCE, now=NOW)
     assert (reason is not None) == busy
 
 
 def test_the_wait_says_for_what():
-    reason = labelers_busy(num_outstanding=5, last_label_at=NOW, patience=PATIENCE, now=NOW)
-    assert reason == "5 labeling tasks are open and labels are still coming; waiting for them or for 10 quiet minutes"
+    reason = labelers_busy(num_outstanding=5, last_activity_at=NOW, patience=PATIENCE, now=NOW)
+    assert reason == "5 labeling tasks are open and labelers are at work; waiting for them or for 10 quiet minutes"
