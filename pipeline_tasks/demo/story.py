@@ -110,6 +110,8 @@ def _show_first_prediction(stage: Stage) -> None:
     from pipeline_tasks.wiring.predicting import offline_answer
 
     say = stage.narrator
+    gateway = stage.parts.gateway
+    _wait(lambda: gateway.followed_generation(PROJECT) >= 1, "the gateway follows the route", seconds=120)
     image, truth = stage.material.unlabeled[0]
     answer = stage.client.ask(image, user_key="visitor-0")
     label, confidence = offline_answer(stage.parts, PROJECT, image)
