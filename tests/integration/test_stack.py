@@ -212,7 +212,7 @@ def test_a_taken_port_is_named_and_another_is_used_and_kept(running):
 def test_a_killed_part_comes_back_by_itself(running, program):
     pid = running.pids()[program]
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240  # 20 s on two idle cores; a busy machine takes minutes for the api-server
     while time.monotonic() < deadline:
         if running.pids()[program] not in {pid, None, 0} and status(running.home).healthy:
             return
