@@ -6,6 +6,7 @@ a bounded queue and into a metrics file, which is the truth: the tracker may be 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 MODES = ("online", "offline", "disabled")
 QUEUE_LENGTH = 10_000
+JOIN_SECONDS = 5.0
 PASSED_ON = frozenset(
     ("PATH", "LANG", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 )
@@ -86,7 +88,8 @@ class WandbTracker:
         Raises:
             ConfigError: the server refuses, or there is no key.
         """
-        runs = [path for path in sorted((self._directory / "wandb").glob("*run-*")) if not _is_synced(path)]
+        # An online run's folder never gets the mark of a sync, so only offline ones are looked at.
+        runs = [path for path in sorted((self._directory / "wandb").glob("offline-run-*")) if not _is_synced(path)]
         if not runs:
             return []
         command = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, runs)]
@@ -239,8 +242,10 @@ class _WorkerProcess:
         self._outbox: queue.Queue[str | None] = queue.Queue(QUEUE_LENGTH)
         self._runs: dict[str, WandbRun] = {}
         self._dropped = 0
-        for target in (self._feed, self._listen):
-            threading.Thread(target=target, name=f"wandb-{target.__name__}", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="wandb-listen", daemon=True)
+        self._feeder = threading.Thread(target=self._feed, name="wandb-feed", daemon=True)
+        self._listener.start()
+        self._feeder.start()
 
     @classmethod
     def spawn(cls, *, environment: Mapping[str, str], directory: Path) -> _WorkerProcess | None:
@@ -280,10 +285,14 @@ class _WorkerProcess:
                 logger.warning("W&B does not keep up: values are left out there, and are whole in the metrics file")
 
     def stop(self) -> None:
-        """Kill the process and its children; what they wrote to disk stays."""
+        """Kill the process and its children; what they wrote to disk stays, and no run waits any more."""
+        open_runs = [self._runs.pop(run_id) for run_id in list(self._runs)]
         if self.alive:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._listener.join(JOIN_SECONDS)
+        for run in open_runs:
+            run.note_lost()
 
     def _feed(self) -> None:
         pipe = self._process.stdin
@@ -298,6 +307,18 @@ class _WorkerProcess:
                 return
 
     def _listen(self) -> None:
+        self._take_answers()
+        with contextlib.suppress(queue.Full):
+            self._outbox.put_nowait(None)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError, ValueError):
+                pipe.close()  # type: ignore[union-attr]
+        for run in list(self._runs.values()):
+            logger.warning("the W&B process ended early: run %s is in its metrics file", run.run_id)
+            run.note_lost()
+
+    def _take_answers(self) -> None:
         for line in self._process.stdout or ():
             answer = json.loads(line)
             run = self._runs.get(answer["run"])
@@ -307,17 +328,12 @@ class _WorkerProcess:
                 run.note_started(answer)
             elif answer["event"] == "finished":
                 run.finished.set()
-                del self._runs[run.run_id]
+                self._runs.pop(run.run_id, None)
             elif answer["event"] == "failed":
                 logger.warning("W&B refused to %s (%s): see %s", answer["op"], answer["note"], run.metrics_path)
                 if answer["op"] in {"start", "finish"}:
                     run.note_lost()
-                    del self._runs[run.run_id]
-        self._outbox.put(None)
-        self._process.wait()
-        for run in list(self._runs.values()):
-            logger.warning("the W&B process ended early: run %s is in its metrics file", run.run_id)
-            run.note_lost()
+                    self._runs.pop(run.run_id, None)
 
 
 def worker_environment(
