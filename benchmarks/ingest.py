@@ -16,6 +16,7 @@ import datetime as dt
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -251,6 +252,7 @@ def main() -> None:
     if arguments.command == "child":
         child(arguments)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the server and the files go when this goes
     share = 100 if arguments.quick else 1
     scratch = Path(tempfile.mkdtemp(prefix="bench_ingest_"))
     try:
