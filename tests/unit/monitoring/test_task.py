@@ -220,6 +220,17 @@ def test_a_new_champion_has_no_alarm_until_it_was_audited_itself(new_production)
     assert report.quality == "m1: 0.400 (0.219 to 0.613) on 20 audited; m2: nothing audited yet, exam 0.950"
 
 
+def test_a_client_that_asks_the_same_again_and_again_counts_once(new_production):
+    production = new_production(audit_share=1.0)
+    production.crown("m1", accuracy=0.9)
+    same = record(0).payload
+    production.log(*[record(number, payload=same) for number in range(30)], record(40))
+    production.run("run-1")
+    for item_id in {row["item_id"] for row in production.rows(t.audits)}:
+        production.decide(item_id, "cat")
+    assert production.run("run-2").quality.startswith("m1: 1.000 (0.342 to 1.000) on 2 audited")
+
+
 def test_unsure_picks_do_not_count_as_audits(new_production):
     production = new_production(max_uncertain=20)
     production.crown("m1", accuracy=0.9)
