@@ -1,9 +1,8 @@
-"""A small image project with items, for the tests of annotate and collect; runs in child processes too."""
+"""A small image project with items, for the tests of annotate and collect."""
 
 from __future__ import annotations
 
 import datetime as dt
-import sys
 from pathlib import Path
 
 from pipeline_tasks import faults
@@ -120,7 +119,7 @@ class Case:
 
 
 def child(stage: str, folder: str, crash_at: str, trace: str) -> None:
-    """Run one stage in a process that dies at a crash point: the crash matrix starts this."""
+    """Run one stage on files, dying at a crash point: what the crash matrix does in a process of its own."""
     faults.arm(crash_at or None, trace_path=trace or None)
     engine = create_engine(f"sqlite:///{folder}/catalog.db")
     store = FakeObjectStore()
@@ -131,7 +130,3 @@ def child(stage: str, folder: str, crash_at: str, trace: str) -> None:
         case.annotate(chunk_items=3)
     else:
         case.collect()
-
-
-if __name__ == "__main__":
-    child(*sys.argv[1:])
