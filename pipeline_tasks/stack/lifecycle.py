@@ -19,12 +19,13 @@ from pipeline_tasks.stack import addresses, airflow_setup, processes, programs
 from pipeline_tasks.stack.events import Event, OnEvent, ignore_event
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.secret_files import ensure_secrets, write_private
-from pipeline_tasks.stack.startup import POLL_SECONDS, PORTS_OF, Start, start_all
+from pipeline_tasks.stack.startup import POLL_SECONDS, PORTS_OF, PortTaken, Start, start_all
 from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, Program, render_program, render_supervisord
 from pipeline_tasks.stack.supervisord import RUNNING_STATES, Supervisor, start_daemon
 
 __all__ = ["Event", "OnEvent", "UpReport", "down", "ignore_event", "up"]
 
+PORT_ATTEMPTS = 3
 SHUTDOWN_SECONDS = 90.0  # the longest stop of one program is 40 s; on a busy machine the supervisor itself is slow
 DEFAULT_TIMEOUT_SECONDS = 600.0  # 40 s are enough on two idle cores; a part that has died is told at once
 
@@ -57,14 +58,21 @@ def up(
     layout = StackLayout(home=home.resolve(), root=root or source_root())
     layout.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with exclusive(layout, on_event=on_event):
-        start, moved, ended = _prepare(
-            layout, projects_dir=projects_dir.resolve(), environment=environment, on_event=on_event,
-            timeout_seconds=timeout_seconds,
-        )  # fmt: skip
-        seconds = start_all(start)
-        return UpReport(
-            stack=addresses.read_stack(layout.stack_file), moved=moved, seconds=seconds, leftovers_ended=tuple(ended)
-        )
+        for attempt in range(1, PORT_ATTEMPTS + 1):
+            start, moved, ended = _prepare(
+                layout, projects_dir=projects_dir.resolve(), environment=environment, on_event=on_event,
+                timeout_seconds=timeout_seconds,
+            )  # fmt: skip
+            try:
+                seconds = start_all(start)
+            except PortTaken as error:
+                if attempt == PORT_ATTEMPTS:
+                    raise
+                on_event(Event("stack", "note", f"trying other ports: {error}"))
+            else:
+                break
+        stack = addresses.read_stack(layout.stack_file)
+        return UpReport(stack=stack, moved=moved, seconds=seconds, leftovers_ended=tuple(ended))
 
 
 def down(home: Path, *, root: Path | None = None, on_event: OnEvent = ignore_event) -> list[int]:

@@ -17,6 +17,7 @@ from pipeline_tasks.stack.logs import log_tail
 from pipeline_tasks.stack.supervisord import GAVE_UP_STATES, RUNNING_STATES, Supervisor
 
 POLL_SECONDS = 0.2
+PORT_CHECK_SECONDS = 2.0
 MAX_STARTS = 3  # a program that ended this often while it was waited for will not come up by waiting longer
 AIRFLOW_PROGRAMS = tuple(f"airflow-{part}" for part in programs.AIRFLOW_PARTS)
 # Which ports are busy because this program of ours holds them.
@@ -26,6 +27,12 @@ PORTS_OF: Mapping[str, tuple[str, ...]] = {
     "airflow-api-server": ("airflow",),
     "gateway": ("gateway",),
 }
+
+
+class PortTaken(ServiceUnavailable):
+    """Another program took a port between its choice and its use: another choice helps."""
+
+    code = "PORT_TAKEN"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,23 +119,30 @@ def wait_healthy(start: Start, program: str) -> None:
 
     Raises:
         ServiceUnavailable: it gave up or took too long; the message holds its last log lines.
+        PortTaken: another program listens on one of its ports.
+        StartCancelled: another part failed meanwhile.
     """
     start.on_event(Event(program, "starting"))
     deadline = time.monotonic() + start.timeout_seconds
     answer = health.Health(ok=False, detail="not asked yet")
     pids: set[int] = set()
+    look_at_ports = time.monotonic() + PORT_CHECK_SECONDS
     while time.monotonic() < deadline:
         info = start.supervisor.processes()[program]
         pids |= {info.pid} if info.pid else set()
         if len(pids) > MAX_STARTS:
+            _check_ports(start, program)
             raise _not_up(start, program, f"{MAX_STARTS} starts that ended by themselves")
         if info.state in GAVE_UP_STATES:
+            _check_ports(start, program)
             raise _not_up(start, program, f"{info.state}: {info.description}")
         if info.state == "RUNNING":
             answer = health.probe(program, ports=start.ports)
-            if answer.ok and _is_own_heartbeat(answer, uptime_seconds=info.uptime_seconds):
-                _check_listener(start, program)
-                return
+        if time.monotonic() >= look_at_ports or answer.ok:
+            _check_ports(start, program)
+            look_at_ports = time.monotonic() + PORT_CHECK_SECONDS
+        if info.state == "RUNNING" and answer.ok and _is_own_heartbeat(answer, uptime_seconds=info.uptime_seconds):
+            return
         if start.cancel.wait(POLL_SECONDS):
             raise StartCancelled
     raise _not_up(start, program, f"no health after {start.timeout_seconds:.0f} s: {answer.detail}")
@@ -139,21 +153,25 @@ def _is_own_heartbeat(answer: health.Health, *, uptime_seconds: float) -> bool:
     return answer.heartbeat_at is None or time.time() - answer.heartbeat_at.timestamp() <= uptime_seconds + 1
 
 
-def _check_listener(start: Start, program: str) -> None:
-    """Refuse an answer that came from another program: Label Studio goes to the next port when its own is taken.
+def _check_ports(start: Start, program: str) -> None:
+    """Refuse to wait for, or to believe, another program that took one of this program's ports meanwhile.
+
+    Label Studio then goes to the next port without a word; the others end.
 
     Raises:
-        ServiceUnavailable: who listens on the port is not of this stack.
+        PortTaken: who listens there is not of this stack; the program is stopped.
     """
-    names = PORTS_OF.get(program)
-    if not names:
+    busy = [port for name in PORTS_OF.get(program, ()) if not addresses.port_is_free(port := start.ports[name])]
+    if not busy:
         return
-    port = start.ports[names[0]]
-    pids = {process.pid for process in processes.stack_processes(start.layout.home)}
-    if port not in processes.listeners(pids):
-        owner = processes.port_owner(port)
+    ours = processes.listeners({process.pid for process in processes.stack_processes(start.layout.home)})
+    taken = [port for port in busy if port not in ours and not addresses.port_is_free(port)]
+    if taken:
         start.supervisor.stop(program)
-        raise _not_up(start, program, f"port {port} taken meanwhile by {owner}; `dethrone up` again finds another")
+        raise PortTaken(
+            f"port {taken[0]} must stay free for {program} (got {processes.port_owner(taken[0])}, which took it "
+            "while the stack started). Run `dethrone up` again: it finds another."
+        )
 
 
 def _not_up(start: Start, program: str, reason: str) -> ServiceUnavailable:

@@ -8,6 +8,7 @@ import pytest
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, lifecycle
 from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.startup import PortTaken
 from pipeline_tasks.stack.supervisor_conf import Program
 from pipeline_tasks.stack.supervisord import ProcessInfo
 
@@ -86,6 +87,42 @@ def test_the_lock_is_free_again_after_its_holder(layout):
     for _ in range(2):
         with lifecycle.exclusive(layout, on_event=lifecycle.ignore_event):
             assert layout.lock_file.read_text() == str(os.getpid())
+
+
+def no_prepare(*_, **__):
+    return None, {}, []
+
+
+def run_up(tmp_path, events):
+    return lifecycle.up(tmp_path, projects_dir=tmp_path, environment={}, on_event=events.append)
+
+
+def test_a_port_that_was_taken_meanwhile_gets_another_choice(layout, monkeypatch):
+    outcomes = iter([PortTaken("port 8333 must stay free."), {"s3": 1.0}])
+
+    def start_all(_):
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(lifecycle, "_prepare", no_prepare)
+    monkeypatch.setattr(lifecycle, "start_all", start_all)
+    events = []
+    assert run_up(layout.home, events).seconds == {"s3": 1.0}
+    assert [event.detail for event in events] == ["trying other ports: port 8333 must stay free."]
+
+
+def test_a_port_that_is_taken_again_and_again_is_an_error(layout, monkeypatch):
+    def start_all(_):
+        raise PortTaken("port 8333 must stay free.")
+
+    monkeypatch.setattr(lifecycle, "_prepare", no_prepare)
+    monkeypatch.setattr(lifecycle, "start_all", start_all)
+    events = []
+    with pytest.raises(PortTaken, match="port 8333 must stay free"):
+        run_up(layout.home, events)
+    assert len(events) == 2
 
 
 def test_down_without_a_home_does_nothing(tmp_path):

@@ -117,14 +117,28 @@ def test_the_heartbeat_of_the_process_before_is_not_health(world, tmp_path):
         startup.start_all(start_with(Supervisor(), tmp_path, timeout_seconds=0.1))
 
 
-def test_an_answer_from_another_program_on_our_port_is_not_health(world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("state", ["RUNNING", "FATAL"])
+def test_another_program_on_one_of_our_ports_is_named_and_ours_is_stopped(world, tmp_path, monkeypatch, state):
+    monkeypatch.setattr(startup.addresses, "port_is_free", lambda port: port != DEFAULT_PORTS["s3_filer"])
     monkeypatch.setattr(processes, "listeners", lambda _: {DEFAULT_PORTS["s3"]: {"127.0.0.1"}})
-    monkeypatch.setattr(processes, "port_owner", lambda port: f"nginx (pid 9) on {port}")
-    supervisor = Supervisor()
-    start = start_with(supervisor, tmp_path)
-    with pytest.raises(ServiceUnavailable, match=r"taken meanwhile by nginx \(pid 9\) on \d+; `dethrone up` again"):
-        startup.start_all(start)
-    assert supervisor.stopped
+    monkeypatch.setattr(processes, "port_owner", lambda _: "nginx (pid 9)")
+    supervisor = Supervisor({"s3": (state, 7)})
+    with pytest.raises(
+        startup.PortTaken, match=r"port 8888 must stay free for s3 \(got nginx \(pid 9\), which took it"
+    ):
+        startup.start_all(start_with(supervisor, tmp_path))
+    assert supervisor.stopped == ["s3"]
+
+
+def test_a_stranger_on_the_port_is_seen_long_before_the_time_is_over(world, tmp_path, monkeypatch):
+    world[1]["label-studio"] = health.Health(ok=False, detail="HTTP 404")
+    monkeypatch.setattr(startup, "PORT_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(startup.addresses, "port_is_free", lambda port: port != DEFAULT_PORTS["label_studio"])
+    monkeypatch.setattr(processes, "listeners", lambda _: {})
+    began = time.monotonic()
+    with pytest.raises(startup.PortTaken, match="port 8081 must stay free for label-studio"):
+        startup.start_all(start_with(Supervisor(), tmp_path, timeout_seconds=60))
+    assert time.monotonic() - began < 5
 
 
 def test_a_cancelled_wait_is_no_failure_of_the_part(world, tmp_path):
