@@ -14,6 +14,7 @@ from pipeline_tasks.contracts import RouteEntry
 
 # Shorter than the 5 s after which the server closes an idle connection, so that we close it first.
 KEEP_ALIVE_SECONDS = 3.0
+CONNECT_SECONDS = 2.0  # more than the second after which a lost SYN is sent again
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 SUM_TOLERANCE = 1e-3
 
@@ -51,7 +52,7 @@ class InferenceClient:
     """A pool of kept-alive connections to the inference services."""
 
     def __init__(self, *, timeout_seconds: float) -> None:
-        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(1.0, timeout_seconds))
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:

@@ -69,11 +69,11 @@ class Served:
                 start_new_session=True,
             )
 
-    def wait_ready(self, *, timeout_seconds: float = 60) -> None:
+    def wait_ready(self, *, timeout_seconds: float = 150) -> None:
         wait_until(
             lambda: answers(f"{self.url}/readyz") or self._process.poll() is not None,
             timeout_seconds=timeout_seconds,
-            what=f"{self.url} ({self.log.read_text()[-2000:]})",
+            what=self.url,
         )
         if self._process.poll() is not None:
             raise RuntimeError(f"bentoml serve ended early: {self.log.read_text()[-2000:]}")
@@ -141,6 +141,7 @@ class StubInference:
 
             def log_message(self, *_: object) -> None: ...
 
+        ThreadingHTTPServer.request_queue_size = 128
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"

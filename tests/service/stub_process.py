@@ -25,4 +25,5 @@ class Handler(http.server.BaseHTTPRequestHandler):
 if __name__ == "__main__":
     Handler.version = sys.argv[2]
     http.server.ThreadingHTTPServer.allow_reuse_address = True
+    http.server.ThreadingHTTPServer.request_queue_size = 128
     http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
