@@ -100,6 +100,14 @@ def test_an_unknown_project_is_a_key_error(tool, call):
         call(tool)
 
 
+def test_a_project_without_tasks_has_nothing(tool, project_id):
+    assert tool.task_count(project_id) == 0
+    assert tool.task_ids(project_id) == {}
+    assert list(tool.annotations(project_id)) == []
+    assert list(tool.annotations(project_id, task_ids=[1])) == []
+    assert tool.annotated_tasks(project_id) == []
+
+
 def test_tasks_are_imported_in_order_and_never_merged(tool, project_id):
     first = tool.import_tasks(project_id, tasks("a", "b", "c"))
     second = tool.import_tasks(project_id, tasks("b"))
