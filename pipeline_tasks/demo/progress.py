@@ -20,8 +20,7 @@ class Progress:
     num_labels: int
     num_disputed: int
     num_outstanding: int
-    num_tasks: int
-    num_pending: int
+    num_pushed: int
     generation: int
     champion: str | None
     former_champion: str | None
@@ -49,8 +48,8 @@ def read_progress(database: Database, project: str) -> Progress:
         num_labels=state.num_labels,
         num_disputed=state.num_disputed,
         num_outstanding=state.num_outstanding,
-        num_tasks=sum(by_state.values()),
-        num_pending=by_state.get("pending", 0) + by_state.get("pushing", 0),
+        # Nothing counts before the push is whole: who starts to label in the middle of it meets half of the tasks.
+        num_pushed=0 if by_state.keys() & {"pending", "pushing"} else sum(by_state.values()),
         generation=history[-1].generation if history else 0,
         champion=champion,
         former_champion=others[-1] if others else None,

@@ -100,7 +100,7 @@ def first_champion(stage: Stage) -> None:
     if stage.progress().generation == 0:
         _trigger(stage, "ingest")
         expected = len(stage.material.unlabeled)
-        _wait(lambda: stage.progress().num_tasks >= expected, "annotate was woken and pushed tasks", seconds=240)
+        _wait(lambda: stage.progress().num_pushed >= expected, "annotate was woken and pushed tasks", seconds=240)
         _label(stage)
         _until_trained(stage, lambda: stage.progress().generation >= 1)
     _show_first_prediction(stage)
@@ -202,11 +202,10 @@ def _send(stage: Stage, images: tuple[tuple[bytes, str], ...], what: str) -> Non
 
 
 def _audit(stage: Stage) -> None:
-    wanted = stage.progress().num_tasks + 1
+    wanted = stage.progress().num_pushed + 1
     time.sleep(LOG_SHIP_SECONDS + 1)
     _trigger(stage, "monitor")
-    _wait(lambda: stage.progress().num_tasks >= wanted, "audits and unsure answers are with the labelers", seconds=240)
-    _wait(lambda: stage.progress().num_pending == 0, "every task is in Label Studio", seconds=240)
+    _wait(lambda: stage.progress().num_pushed >= wanted, "audits and unsure answers are with the labelers", seconds=240)
 
 
 def _tell_quality(stage: Stage) -> None:
