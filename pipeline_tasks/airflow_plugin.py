@@ -11,6 +11,7 @@ import hmac
 import json
 import logging
 import threading
+import time
 from typing import Any
 
 from airflow.api_fastapi.core_api.security import GetUserDep
@@ -20,7 +21,8 @@ from fastapi import FastAPI, Header, HTTPException, Request, Response
 logger = logging.getLogger(__name__)
 
 MAX_WEBHOOK_BYTES = 2_000_000
-DEBOUNCE_SECONDS = 10.0
+QUIET_SECONDS = 4.0  # wake when the labelers pause for so long,
+MOST_SECONDS = 60.0  # or so long after the first annotation that nobody was woken for
 WEBHOOK_SECRET_HEADER = "X-Dethrone-Secret"  # noqa: S105 - the header's name, not the secret
 
 REPORT_HEADERS = {
@@ -30,7 +32,7 @@ REPORT_HEADERS = {
 }
 
 app = FastAPI(title="Dethrone", docs_url=None, redoc_url=None, openapi_url=None)
-_scheduled: set[str] = set()
+_scheduled: dict[str, tuple[threading.Timer, float]] = {}
 _lock = threading.Lock()
 
 
@@ -109,20 +111,23 @@ def _known_projects() -> set[str]:
 
 
 def _schedule_wake(project: str) -> bool:
-    """Wake the collect DAG a little later, once for all the annotations that come until then."""
+    """Wake the collect DAG once for many annotations: after a pause, or after a minute without one."""
+    now = time.monotonic()
     with _lock:
-        if project in _scheduled:
-            return False
-        _scheduled.add(project)
-    timer = threading.Timer(DEBOUNCE_SECONDS, _wake_now, args=(project,))
-    timer.daemon = True
-    timer.start()
+        timer, first = _scheduled.pop(project, (None, now))
+        if timer is not None:
+            timer.cancel()
+        delay = max(0.0, min(QUIET_SECONDS, first + MOST_SECONDS - now))
+        timer = threading.Timer(delay, _wake_now, args=(project,))
+        timer.daemon = True
+        _scheduled[project] = (timer, first)
+        timer.start()
     return True
 
 
 def _wake_now(project: str) -> None:
     with _lock:
-        _scheduled.discard(project)
+        _scheduled.pop(project, None)
     _wake(f"{project}_annotations")
 
 
