@@ -75,8 +75,10 @@ def migrate(layout: StackLayout, *, airflow: Path, environment: Mapping[str, str
     stamp, database = layout.airflow_home / "migrated", layout.airflow_home / "airflow.db"
     if database.exists() and stamp.exists() and stamp.read_text() == version:
         return False
-    work = layout.airflow_home / "airflow.db.migrating"
-    _remove_database(work)
+    # A file of its own: the migration of a killed `up` may still be at work on the one before.
+    for path in layout.airflow_home.glob("airflow.db.migrating-*"):
+        path.unlink(missing_ok=True)
+    work = layout.airflow_home / f"airflow.db.migrating-{os.getpid()}"
     if database.exists():
         _copy_database(database, work)
     _run_migration(

@@ -145,8 +145,18 @@ def test_a_failed_migration_leaves_the_old_database_and_says_why(layout, tmp_pat
 
 
 def test_a_half_made_copy_of_a_killed_start_is_thrown_away(layout, tmp_path):
-    (layout.airflow_home / "airflow.db.migrating").write_bytes(b"half")
+    (layout.airflow_home / "airflow.db.migrating-1").write_bytes(b"half")
+    (layout.airflow_home / "airflow.db.migrating-1-journal").touch()
     assert migrate(layout, fake_airflow(tmp_path, script=CREATE)) is True
+    assert rows(layout) == 1
+    assert not list(layout.airflow_home.glob("airflow.db.*"))
+
+
+def test_the_migration_of_a_killed_start_may_still_be_at_work(layout, tmp_path):
+    with sqlite3.connect(layout.airflow_home / "airflow.db.migrating-1") as orphan:
+        orphan.execute("create table t (n)")
+        orphan.execute("begin exclusive")
+        assert migrate(layout, fake_airflow(tmp_path, script=CREATE)) is True
     assert rows(layout) == 1
 
 
