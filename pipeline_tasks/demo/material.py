@@ -10,7 +10,7 @@ from pipeline_tasks.demo import fashion
 
 ROTATION_DEGREES = 20.0
 BLUR_SIGMA = 2.0
-SHIFT_SIZES = {"small": (450, 260), "full": (1600, 500)}  # rotated, blurred
+SHIFT_SIZES = {"small": (900, 260), "full": (1600, 500)}  # rotated, blurred
 NUM_UNLABELED = 40
 
 
@@ -22,6 +22,11 @@ class Material:
     unlabeled: tuple[tuple[bytes, str], ...]
     rotated: tuple[tuple[bytes, str], ...]
     blurred: tuple[tuple[bytes, str], ...]
+
+    def rotated_batches(self) -> tuple[tuple[tuple[bytes, str], ...], ...]:
+        """Return the rotated photos in two halves: the second is for when the first did not decide."""
+        half = len(self.rotated) // 2
+        return self.rotated[:half], self.rotated[half:]
 
     def truth_by_item(self) -> dict[str, str]:
         """Return item id (SHA-256 of the file) -> class: what the scripted annotators know."""

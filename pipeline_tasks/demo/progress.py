@@ -24,7 +24,9 @@ class Progress:
     generation: int
     champion: str | None
     former_champion: str | None
+    num_verdicts: int
     num_refused_contenders: int
+    last_answer: str | None
     last_reasons: tuple[str, ...]
 
 
@@ -53,6 +55,8 @@ def read_progress(database: Database, project: str) -> Progress:
         generation=history[-1].generation if history else 0,
         champion=champion,
         former_champion=others[-1] if others else None,
+        num_verdicts=len(verdicts),
+        last_answer=verdicts[-1].ref.answer if verdicts else None,
         num_refused_contenders=sum(one.ref.answer != "promote" for one in verdicts),
         last_reasons=verdicts[-1].ref.reasons if verdicts else (),
     )
