@@ -6,7 +6,7 @@ from data_checks.rules import CLASSES, FACTS, Policy, Rule, Suite
 from pipeline_tasks.project import Modality, Project
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
-TEXT_TYPES = ("text/plain",)
+TEXT_TYPES = ("text/plain; charset=utf-8", "text/plain")
 ROW_TYPES = ("application/json",)
 MEDIA_TYPES: dict[Modality, tuple[str, ...]] = {"image": IMAGE_TYPES, "text": TEXT_TYPES, "tabular": ROW_TYPES}
 
