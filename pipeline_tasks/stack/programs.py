@@ -56,7 +56,10 @@ def stack_programs(
     return (
         s3_program(layout, ports=ports, secrets=secrets, weed=bin_dir / "weed"),
         label_studio_program(layout, ports=ports, secrets=secrets),
-        *(airflow_program(layout, part=part, airflow=bin_dir / "airflow") for part in AIRFLOW_PARTS),
+        *(
+            airflow_program(layout, part=part, port=ports["airflow"], airflow=bin_dir / "airflow")
+            for part in AIRFLOW_PARTS
+        ),
         gateway_program(layout, port=ports["gateway"], bentoml=bin_dir / "bentoml"),
         watchdog_program(layout, python=bin_dir / "python"),
     )
@@ -155,7 +158,7 @@ def label_studio_program(layout: StackLayout, *, ports: Mapping[str, int], secre
     )
 
 
-def airflow_program(layout: StackLayout, *, part: str, airflow: Path) -> Program:
+def airflow_program(layout: StackLayout, *, part: str, port: int, airflow: Path) -> Program:
     """One of Airflow's four processes: `airflow standalone` would leave its children behind on a signal."""
     # The log servers of scheduler and triggerer bind to all interfaces whatever the settings say; on one machine the
     # api-server reads the same files itself, so they are not started.
@@ -163,7 +166,9 @@ def airflow_program(layout: StackLayout, *, part: str, airflow: Path) -> Program
     return Program(
         name=f"airflow-{part}",
         command=(str(airflow), part, *no_log_server),
-        environment={},
+        # In airflow.cfg too; here so that every part is restarted, and not only the api-server, when the port changes:
+        # a scheduler with the old one sends its tasks to nobody.
+        environment={"AIRFLOW__API__BASE_URL": address(port)},
         directory=layout.airflow_home,
         log_file=layout.log_file(f"airflow-{part}"),
         stop_wait_seconds=20,

@@ -132,3 +132,10 @@ def test_every_process_carries_the_marker_and_the_two_folders():
 def test_a_proxy_is_not_asked_for_loopback():
     assert base({"no_proxy": "intern.example"})["NO_PROXY"] == "intern.example,127.0.0.1,localhost"
     assert base({})["no_proxy"] == "127.0.0.1,localhost"
+
+
+def test_another_port_of_airflow_restarts_all_of_its_parts(stack):
+    moved = {**addresses.DEFAULT_PORTS, "airflow": 9999}
+    found = programs.stack_programs(LAYOUT, ports=moved, secrets=SECRETS, bin_dir=Path("/v/bin"))
+    changed = {program.name for program in found if render_program(program) != render_program(stack[program.name])}
+    assert changed == {"airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"}
