@@ -68,7 +68,12 @@ def _rows(connection: sa.Connection, table: sa.Table, project: str) -> list[Row]
 def _items(connection: sa.Connection, store: ObjectStore, project: str, *, deep: bool) -> Iterator[Violation]:
     """I1: every item is there once, with its bytes, and what refers to an item refers to one that exists."""
     yield from _dangling(connection, project)
-    refused = sa.and_(t.quarantine.c.project == project, t.quarantine.c.stage.in_(INGEST_STAGES))
+    # A second copy of an item with another label is refused; the item itself stays what it is.
+    refused = sa.and_(
+        t.quarantine.c.project == project,
+        t.quarantine.c.stage.in_(INGEST_STAGES),
+        t.quarantine.c.code != "LABEL_CONFLICT",
+    )
     both = sa.select(t.items.c.item_id).where(
         t.items.c.project == project, t.items.c.item_id.in_(sa.select(t.quarantine.c.digest).where(refused))
     )

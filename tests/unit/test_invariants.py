@@ -286,12 +286,12 @@ def change_entry(generation: int, **values):
     return lambda world: world.row("routes", generation=generation)["body"]["entries"][0].update(values)
 
 
-def quarantine(stage: str):
+def quarantine(stage: str, *, code: str = "IMAGE_TRUNCATED"):
     def apply(world):
         refused = {
             "source": "folder",
             "key": "x",
-            "code": "IMAGE_TRUNCATED",
+            "code": code,
             "reason": "r",
             "object_key": None,
             "at": NOW,
@@ -485,6 +485,11 @@ def test_each_broken_invariant_is_named(world, violations, apply, message):
 def test_quarantine_of_a_later_stage_is_no_loss(world, violations):
     quarantine("labels")(world)
     assert violations(world) == []
+
+
+def test_a_second_copy_with_another_label_is_refused_and_the_item_stays(world, violations):
+    quarantine("ingest", code="LABEL_CONFLICT")(world)
+    assert violations() == []
 
 
 def test_predictions_around_a_switch_are_served_by_either(world, violations):
