@@ -489,7 +489,7 @@ def test_quarantine_of_a_later_stage_is_no_loss(world, violations):
 
 def test_a_second_copy_with_another_label_is_refused_and_the_item_stays(world, violations):
     quarantine("ingest", code="LABEL_CONFLICT")(world)
-    assert violations() == []
+    assert violations(world) == []
 
 
 def test_predictions_around_a_switch_are_served_by_either(world, violations):
