@@ -59,8 +59,8 @@ class Supervisor:
 
 def test_the_ports_of_running_parts_are_kept_and_those_of_stopped_ones_tried_again(layout, monkeypatch):
     addresses.write_stack(layout.stack_file, {"ports": {"airflow": 8090, "label_studio": 8091}})
-    is_free = {"is_free": lambda port: port not in {8090, 8091}}
-    monkeypatch.setattr(addresses.choose_ports, "__kwdefaults__", is_free)
+    monkeypatch.setattr(addresses, "port_is_free", lambda port: port not in {8090, 8091})
+    monkeypatch.setattr(lifecycle.processes, "port_owner", lambda _: "another program")
     events = []
     supervisor = Supervisor({"airflow-api-server": "RUNNING", "label-studio": "STOPPED"})
     choice = lifecycle.choose_ports(layout, supervisor, on_event=events.append)
