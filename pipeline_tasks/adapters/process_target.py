@@ -136,7 +136,7 @@ class ProcessTarget:
     def _free_port(self) -> int:
         """Return a port that no deployment remembers, running or not, and nobody listens on."""
         remembered = [read_port(path) for path in self._layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf")]
-        return addresses.next_free_port(FIRST_PORT, avoid=remembered)
+        return addresses.next_free_port(FIRST_PORT, avoid=remembered, is_free=addresses.port_is_free)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -210,7 +210,7 @@ def choose_ports(layout: StackLayout, supervisor: Supervisor, *, on_event: OnEve
         if program in infos and infos[program].state in RUNNING_STATES
         for port_name in names
     ]
-    choice = addresses.choose_ports(remembered, held=held)
+    choice = addresses.choose_ports(remembered, held=held, is_free=addresses.port_is_free)
     for name, (wanted, chosen) in choice.moved.items():
         owner = processes.port_owner(wanted)
         on_event(Event(name, "note", f"port {wanted} is taken by {owner}: using {chosen}"))

@@ -2,7 +2,7 @@ import pytest
 
 from pipeline_tasks.adapters.process_target import ProcessTarget, bentoml_command
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
-from pipeline_tasks.stack import addresses
+from pipeline_tasks.stack import addresses, health
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.supervisord import ProcessInfo
 
@@ -123,7 +123,8 @@ def test_a_server_that_ends_again_and_again_is_not_waited_for(target, supervisor
         target.wait_ready("d1", timeout_seconds=60)
 
 
-def test_a_server_that_never_answers_is_given_up(target):
+def test_a_server_that_never_answers_is_given_up(target, monkeypatch):
+    monkeypatch.setattr(health, "http_health", lambda *_, **__: health.Health(ok=False, detail="ConnectError"))
     start(target, "d1")
     with pytest.raises(ServiceUnavailable, match=r"\(got no answer in 0 s\)[\s\S]*\(no log yet\)"):
         target.wait_ready("d1", timeout_seconds=0.05)
