@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import getpass
 import os
+import shutil
 import sys
 import threading
 import time
@@ -91,7 +92,7 @@ def down(home: Path, *, root: Path | None = None, on_event: OnEvent = ignore_eve
         left = [process.pid for process in processes.stack_processes(layout.home)]
         if left:
             raise ServiceUnavailable(f"every process of the stack must end (got pids {left} alive). End them by hand.")
-        layout.socket.unlink(missing_ok=True)
+        shutil.rmtree(layout.runtime_dir, ignore_errors=True)  # sockets only, and perhaps outside the home
         layout.supervisor_pid_file.unlink(missing_ok=True)
         on_event(Event("stack", "stopped", "nothing of it is left", time.monotonic() - began))
         return ended

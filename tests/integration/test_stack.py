@@ -75,7 +75,6 @@ def stack():
         one.down()
         left = one.processes()
         shutil.rmtree(home)
-        shutil.rmtree(one.layout.runtime_dir, ignore_errors=True)
         assert left == []
 
 

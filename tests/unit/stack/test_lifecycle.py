@@ -1,5 +1,6 @@
 import fcntl
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from pipeline_tasks.stack.supervisord import ProcessInfo
 def layout(tmp_path):
     one = StackLayout(home=tmp_path, root=source_root())
     lifecycle.make_folders(one)
-    return one
+    yield one
+    shutil.rmtree(one.runtime_dir, ignore_errors=True)  # outside tmp_path where that is long
 
 
 def program(name):
@@ -132,3 +134,4 @@ def test_down_without_a_home_does_nothing(tmp_path):
 
 def test_down_of_what_is_down_is_fine(layout):
     assert lifecycle.down(layout.home) == []
+    assert not layout.runtime_dir.exists()
