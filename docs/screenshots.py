@@ -1,11 +1,12 @@
 """Takes the README's screenshots from a running stack after `make demo`.
 
-    .venv/bin/python docs/screenshots.py        (needs Chromium at /usr/bin/chromium)
+.venv/bin/python docs/screenshots.py        (needs Chromium at /usr/bin/chromium)
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -29,7 +30,7 @@ def main() -> None:
         "airflow-train": f"{airflow}/dags/{PROJECT}__train",
         "overview": f"{airflow}/plugin/dethrone",
         "report": f"{airflow}/dethrone/reports/verdicts/{PROJECT}/{verdict}/report.html",
-        "label-studio": f"{studio}/projects/1/data",
+        "label-studio": f"{studio}/projects/{_labeling_project(home)}/data",
     }
     IMAGES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
@@ -45,6 +46,13 @@ def main() -> None:
             page.wait_for_timeout(WAIT_MS)
             page.screenshot(path=str(IMAGES / f"{name}.png"))
         browser.close()
+
+
+def _labeling_project(home: Path) -> int:
+    """Return the demo's Label Studio project for training items."""
+    with sqlite3.connect(home / "catalog.db") as catalog:
+        (ids,) = catalog.execute("SELECT ls_project_ids FROM projects WHERE project = ?", (PROJECT,)).fetchone()
+    return int(json.loads(ids)["label"])
 
 
 def _log_in(page: Page, address: str, field: str, name: str, password: str) -> None:

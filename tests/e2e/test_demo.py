@@ -70,9 +70,13 @@ def test_a_second_demo_goes_on_where_the_first_was(told):
 def test_each_item_is_in_label_studio_once(told):
     installation, _done = told
     from pipeline_tasks.adapters.label_studio import LabelStudio
+    from pipeline_tasks.catalog.database import Database, create_engine
+    from pipeline_tasks.catalog.labels import LabelRepository
 
     labeling = LabelStudio(installation.stack["label_studio_url"], installation.secret("label_studio_token"))
-    found = [ids for project_id in (1, 2) for ids in labeling.task_ids(project_id).values()]
+    registered = LabelRepository(Database(create_engine(f"sqlite:///{installation.home / 'catalog.db'}"))).registration
+    project_ids = registered("fashion")[2].values()
+    found = [ids for project_id in project_ids for ids in labeling.task_ids(project_id).values()]
     assert len(found) > 300
     assert all(len(ids) == 1 for ids in found)
 
