@@ -24,7 +24,9 @@ def test_every_target_is_phony():
 
 
 def test_the_promised_targets_exist():
-    promised = "all help install demo up down status clean format-check lint types test test-all test-services lock lock-check"
+    promised = (
+        "all help install demo up down status clean format-check lint types test test-all test-services lock lock-check"
+    )
     assert set(promised.split()) <= targets()
 
 

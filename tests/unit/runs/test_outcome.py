@@ -49,7 +49,8 @@ def test_a_failed_run_names_the_step(facts, step):
     ],
 )
 def test_training_waits_for_busy_labelers(num_outstanding, last_activity_at, busy):
-    reason = labelers_busy(num_outstanding=num_outstanding, last_activity_at=last_activity_at, patience=PATIENCE, now=NOW)
+    state = {"num_outstanding": num_outstanding, "last_activity_at": last_activity_at}
+    reason = labelers_busy(**state, patience=PATIENCE, now=NOW)
     assert (reason is not None) == busy
 
 
