@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -90,32 +90,18 @@ class AirflowRest:
         run_id: str,
         *,
         timeout_seconds: float,
-        on_task: Callable[[str, str], None] | None = None,
         interval_seconds: float = 1.0,
     ) -> str:
-        """Wait for a run's end and return its state; `on_task(task, state)` hears of each change.
+        """Wait for a run's end and return its state.
 
         Raises:
             ServiceUnavailable: it has not ended in time.
         """
-        seen: dict[str, str] = {}
         for _ in _ticks(timeout_seconds, interval_seconds):
-            for task, state in self._changed(dag_id, run_id, seen):
-                if on_task:
-                    on_task(task, state)
             state = str(self.run(dag_id, run_id)["state"])
             if state in TERMINAL:
                 return state
         raise ServiceUnavailable(f"{dag_id} {run_id} must end within {timeout_seconds:.0f} s (got: still running).")
-
-    def _changed(self, dag_id: str, run_id: str, seen: dict[str, str]) -> list[tuple[str, str]]:
-        changes = []
-        for task in self.tasks(dag_id, run_id):
-            state = str(task["state"] or "none")
-            if seen.get(task["task_id"]) != state:
-                seen[task["task_id"]] = state
-                changes.append((task["task_id"], state))
-        return changes
 
     def _call(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         last = "no answer"

@@ -11,7 +11,6 @@ from typing import Any
 
 from pipeline_tasks.adapters.airflow_rest import AirflowRest
 from pipeline_tasks.assembly import Parts, build_parts, utc_now
-from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.demo import material as demo_material
 from pipeline_tasks.demo.labelers import label_open_tasks
 from pipeline_tasks.demo.narration import Narrator
@@ -325,8 +324,3 @@ def _addresses(stage: Stage) -> list[tuple[str, str]]:
         ("Gateway", f"{settings.gateway_url}/v1/projects/{PROJECT}  (key in {secrets / 'gateway_api_key'})"),
         ("From a shell", f"dethrone history {PROJECT}; dethrone report {PROJECT}; dethrone verify; make down"),
     ]
-
-
-def digest_of(image: bytes) -> str:
-    """Return the item id of a photo."""
-    return sha256_hex(image)
