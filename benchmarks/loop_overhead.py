@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import json, sys
@@ -110,16 +112,14 @@ def _write_projects(folder: Path, names: list[str], *, epochs: int) -> None:
 
     photos = Path(folder) / "photos"
     material.write_arrivals(material.load_material("small"), photos)
-    text = (ROOT / "projects" / "fashion" / "project.yaml").read_text()
+    document = yaml.safe_load((ROOT / "projects" / "fashion" / "project.yaml").read_text())
+    document["sources"][0]["path"] = str(photos)
+    document["recipe"]["params"]["epochs"] = epochs
+    document["schedules"] = dict.fromkeys(("ingest", "annotate", "collect", "train", "monitor"))
     for name in names:
         project = folder / name
         project.mkdir(parents=True)
-        changed = text.replace("name: fashion", f"name: {name}", 1).replace("path: incoming", f"path: {photos}")
-        lines = [
-            f"    epochs: {epochs}" if line.strip().startswith("epochs:") else line for line in changed.splitlines()
-        ]
-        quiet = "schedules: {ingest: null, annotate: null, collect: null, train: null, monitor: null}"
-        (project / "project.yaml").write_text("\n".join([*lines, quiet, ""]))
+        (project / "project.yaml").write_text(yaml.safe_dump(document | {"name": name}, sort_keys=False))
         (project / "labeling.xml").write_text((ROOT / "projects" / "fashion" / "labeling.xml").read_text())
 
 

@@ -33,9 +33,7 @@ def test_every_folder_is_for_the_owner_only(layout):
 
 def test_a_socket_folder_of_somebody_else_is_refused(layout, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    with pytest.raises(
-        ConfigError, match=r"run must belong to you \(got user id \d+\)\. Set DETHRONE_HOME to a shorter"
-    ):
+    with pytest.raises(ConfigError, match=r"must belong to you \(got user id \d+\)\. Set DETHRONE_HOME to a shorter"):
         lifecycle.make_folders(layout)
 
 

@@ -81,9 +81,16 @@ def test_label_studio_is_closed_to_strangers(stack):
     assert "169.254.0.0/16" in environment["USER_ADDITIONAL_BANNED_SUBNETS"]
     assert "127." not in environment["USER_ADDITIONAL_BANNED_SUBNETS"]
     assert environment["COLLECT_ANALYTICS"] == "false"
-    assert stack["label-studio"].command[-7:] == (
-        "--no-browser", "--port", "8081", "--internal-host", "127.0.0.1", "--log-level", "WARNING",
-    )  # fmt: skip
+    command = stack["label-studio"].command
+    assert command[command.index("--bind") + 1] == "127.0.0.1:8081"
+    assert environment["LOG_LEVEL"] == "WARNING"
+
+
+def test_the_module_that_label_studio_is_served_from_exists(stack):
+    command = stack["label-studio"].command
+    module, _, attribute = command[command.index("gunicorn") + 1].partition(":")
+    source = Path(command[command.index("--pythonpath") + 1]) / f"{module}.py"
+    assert f"\n{attribute} = " in source.read_text()
 
 
 def test_the_log_servers_that_bind_to_all_interfaces_are_not_started(stack):
