@@ -42,7 +42,8 @@ def ending_of(facts: RunFacts) -> Ending:
         return Ending("rejected", "APPROVAL_EXPIRED", "nobody answered in time; the champion stays")
     if facts.verdict_answer in {"keep", "inconclusive"}:
         code = "NOT_BETTER" if facts.verdict_answer == "keep" else "INCONCLUSIVE"
-        return Ending("rejected", code, " ".join(facts.verdict_reasons) or "the gate gave no reason")
+        sentences = [reason[:1].upper() + reason[1:] for reason in facts.verdict_reasons]
+        return Ending("rejected", code, " ".join(sentences) or "the gate gave no reason")
     step = "ship" if facts.verdict_answer == "promote" else ("judge" if facts.contender_version else "train")
     return Ending(
         "failed",

@@ -11,7 +11,7 @@ from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.supervisor_conf import MARKER, Program
 
 LABEL_STUDIO_USER = "admin@dethrone.local"
-# An answer of an annotator costs 24 to 29 ms with two processes, 42 to 46 ms with one; a third brings nothing on two cores.
+# An answer of an annotator costs 24 to 29 ms with two processes, 42 to 46 ms with one (2 cores).
 LABEL_STUDIO_WORKERS = 2
 _LABEL_STUDIO_SERVER = Path(__file__).parent / "label_studio_server"
 AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")

@@ -42,6 +42,7 @@ body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding
 h1{font-size:1.5rem;margin:0 0 .2rem} h2{font-size:1.15rem;margin:0} p.lead{color:#566; margin:.2rem 0 1.5rem}
 section{border:1px solid #d8dee6;border-radius:8px;padding:1rem 1.2rem;margin:0 0 1.2rem}
 dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:.6rem 1.2rem;margin:.8rem 0}
+td.when{white-space:nowrap;padding-right:1rem}
 dt{font-size:.78rem;color:#667;text-transform:uppercase;letter-spacing:.03em} dd{margin:0;font-weight:600}
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 td,th{text-align:left;padding:.25rem .6rem .25rem 0;vertical-align:top}
@@ -90,7 +91,7 @@ def _runs(runs: Sequence[RunLine]) -> str:
     if not runs:
         return "<p>No training run has ended yet.</p>"
     rows = "".join(
-        f"<tr><td>{run.at:%Y-%m-%d %H:%M}</td><td class={escape(run.outcome)}>{escape(run.outcome)}</td>"
+        f"<tr><td class=when>{run.at:%Y-%m-%d %H:%M}</td><td class={escape(run.outcome)}>{escape(run.outcome)}</td>"
         f"<td>{escape(run.reason)}</td></tr>"
         for run in runs
     )

@@ -1,8 +1,11 @@
 """`make demo` as a newcomer runs it: the whole story on the real stack, again, and what it leaves behind."""
 
+import argparse
 import re
 
 import pytest
+
+from pipeline_tasks.cli import build_parser
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -137,3 +140,20 @@ def test_reports_need_a_login(told):
         assert httpx.get(f"{airflow}{path}", trust_env=False).status_code in {401, 403}
     forged = httpx.post(f"{airflow}/dethrone/hooks/label-studio/fashion", json={}, trust_env=False)
     assert forged.status_code == 401
+
+
+def test_every_command_of_the_readme_runs(told, tmp_path):
+    installation, _done = told
+    photo = next(installation.projects.joinpath("fashion", "incoming").rglob("*.png"))
+    lines = [
+        "up", "status", "logs gateway", "doctor", "init garments", "project validate garments", "ingest fashion",
+        "annotate fashion", "collect fashion", "monitor fashion", "train fashion", "rollback fashion --reason test",
+        f"predict fashion {photo}", "keys issue --project fashion", "keys list", "history fashion",
+        f"report fashion --output {tmp_path / 'report.html'}", "quarantine fashion", "verify",
+        "demo --rounds 1", "down",
+    ]  # fmt: skip
+    (tried,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    assert {line.split()[0] for line in lines} == set(tried.choices)
+    for line in lines:
+        assert installation.run(*line.split()).returncode == 0, line
+    assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -28,7 +28,8 @@ def test_a_run_has_exactly_one_ending(facts, outcome, code):
 
 
 def test_the_reason_of_a_refusal_is_the_verdicts_own():
-    assert ending_of(RunFacts("v1", "keep", ("gain 0.01 < 0.02", "recall"))).reason == "gain 0.01 < 0.02 recall"
+    facts = RunFacts("v1", "keep", ("it gains nothing.", "the limits hold."))
+    assert ending_of(facts).reason == "It gains nothing. The limits hold."
 
 
 @pytest.mark.parametrize(
