@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline_tasks.contracts import sha256_hex
@@ -63,12 +64,21 @@ def load_material(size: str) -> Material:
 
 
 def write_arrivals(material: Material, folder: Path) -> int:
-    """Put the first photos where the project's source looks, as a user would; return how many files are new."""
-    written = 0
-    for number, (image, label) in enumerate(material.labeled):
-        written += _write_once(folder / "labeled" / label / f"{number:05d}.png", image)
-    for number, (image, _label) in enumerate(material.unlabeled):
-        written += _write_once(folder / "new" / f"{number:05d}.png", image)
+    """Put the first photos where the project's source looks, as a user would; return how many files are new.
+
+    Each folder appears whole: a sweep of ingest that falls into the writing would split the first data in two.
+    """
+    labeled = {f"{label}/{number:05d}.png": image for number, (image, label) in enumerate(material.labeled)}
+    unlabeled = {f"{number:05d}.png": image for number, (image, _label) in enumerate(material.unlabeled)}
+    return _arrive(folder / "labeled", labeled) + _arrive(folder / "new", unlabeled)
+
+
+def _arrive(target: Path, files: Mapping[str, bytes]) -> int:
+    hidden = target.with_name(f".{target.name}")  # names that begin with a dot are not looked at
+    place = target if target.exists() else hidden
+    written = sum(_write_once(place / name, data) for name, data in files.items())
+    if place == hidden and files:
+        hidden.rename(target)
     return written
 
 
