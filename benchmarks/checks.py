@@ -59,7 +59,7 @@ def check(rows: int, bad_share: float) -> dict[str, float]:
     counts = frames.count_classes(dataset["label"].tolist(), CLASSES)
     extra = {
         "classes": frames.classes_frame(counts),
-        "facts": frames.facts_frame(leaked_items=0, leaked_groups=0, label_drift=0.0),
+        "facts": frames.facts_frame(leaked_items=0, leaked_groups=0, label_drift=0.0, near_duplicates=0),
     }
     second = run_suite(dataset, dataset_suite(_project()), subject="benchmark", extra=extra)
     ended = time.perf_counter()

@@ -18,6 +18,7 @@ MODALITY_COLUMNS: dict[Modality, tuple[str, ...]] = {
 }
 LABEL_COLUMNS = ("item_id", "label", "num_annotators", "method")
 DATASET_COLUMNS = ("item_id", "label", "group_key", "weight", "split")
+NEAR_DUPLICATE_OF_EXAM = "NEAR_DUPLICATE_OF_EXAM"
 
 
 def items_suite(project: Project) -> Suite:
@@ -77,10 +78,27 @@ def dataset_suite(project: Project) -> Suite:
             _between("ITEM_LEAKAGE", "leaked_items", high=0, table=FACTS, policy="stop"),
             _between("GROUP_LEAKAGE", "leaked_groups", high=0, table=FACTS, policy="stop"),
             _between("LABEL_DRIFT", "label_drift", high=checks.max_drift, table=FACTS, policy=checks.drift_policy),
+            *_near_duplicate_rules(project),
         ),
         required=DATASET_COLUMNS,
         min_classes=2,
     )
+
+
+def _near_duplicate_rules(project: Project) -> tuple[Rule, ...]:
+    policy = project.gate.exam.near_duplicates.policy
+    if policy == "off":
+        return ()
+    done = "such items are left out of the snapshot" if policy == "exclude" else "the run stops"
+    rule = Rule(
+        NEAR_DUPLICATE_OF_EXAM,
+        "ExpectColumnValuesToBeBetween",
+        {"column": "near_duplicates", "max_value": 0},
+        policy="warn" if policy == "exclude" else "stop",
+        table=FACTS,
+        expected=f"a training item must be no near duplicate of an exam item (gate.exam.near_duplicates); {done}",
+    )
+    return (rule,)
 
 
 def _item_rules(project: Project) -> tuple[Rule, ...]:

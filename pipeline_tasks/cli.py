@@ -58,6 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_projects(add)
     _add_stages(add)
     _add_views(add)
+    _add_audit(add)
+    _add_lineage(add)
     return parser
 
 
@@ -123,13 +125,58 @@ def _add_stages(add: Add) -> None:
 def _add_views(add: Add) -> None:
     from pipeline_tasks import commands
 
-    add("history", commands.history, "print who served when, and why").add_argument("project")
     report = add("report", commands.report, "write a verdict's report to a file")
     report.add_argument("project")
     report.add_argument("verdict", nargs="?", help="a verdict's id or its beginning (empty: the newest)")
     report.add_argument("--output", type=Path)
     add("quarantine", commands.quarantine, "list what was not accepted, with reasons").add_argument("project")
-    add("verify", commands.verify, "check the invariants: nothing lost, nothing twice, one champion chain")
+
+
+def _add_audit(add: Add) -> None:
+    from pipeline_tasks import commands_audit
+
+    history = add("history", commands_audit.history, "print the ledger: verdicts, approvals, promotions, rollbacks")
+    history.add_argument("project")
+    history.add_argument("--at", metavar="TIME", help="what served at this ISO time, and why (no time zone: UTC)")
+    history.add_argument("--ledger", action="store_true", help="with --json: every entry, not just who served")
+    verify = add("verify", commands_audit.verify, "check the invariants: nothing lost, nothing twice, one whole ledger")
+    verify.add_argument(
+        "--anchor",
+        action="append",
+        default=[],
+        metavar="PROJECT:SEQ:HASH",
+        help="the ledger must still hold this entry, noted down from `dethrone history` (may be repeated)",
+    )
+    replay = add("replay", commands_audit.replay, "compute a verdict again from its evidence and compare every byte")
+    replay.add_argument("verdict", help="a verdict's id or its beginning")
+    replay.add_argument("--project", help="where verdicts of several projects begin so")
+
+
+def _add_lineage(add: Add) -> None:
+    from pipeline_tasks import commands_lineage
+
+    lineage = add("lineage", commands_lineage.lineage, "show where something came from and what it touched")
+    lineage.add_argument(
+        "id",
+        help="(the beginning of) the id of a prediction, model version, snapshot, verdict or item; `kind:id` names the "
+        "kind: label:<item id>, or prediction:<id> where the catalog knows another thing that begins so",
+    )
+    lineage.add_argument("--project", help="where ids of several projects begin so")
+    blast = add("blast-radius", commands_lineage.blast_radius, "list snapshots, models, predictions, services affected")
+    blast.add_argument("project")
+    what = blast.add_mutually_exclusive_group(required=True)
+    what.add_argument("--item", metavar="ID", help="(the beginning of) an item's id")
+    what.add_argument("--label", metavar="ITEM_ID", help="the same item's label")
+    what.add_argument("--annotator", metavar="NAME", help="everything that a person labeled")
+    retrain = add("retrain", commands_lineage.retrain, "train a model version again from its lineage and compare")
+    retrain.add_argument("version", help="a model version, or its beginning")
+    retrain.add_argument("--project", help="where versions of several projects begin so")
+    retrain.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest difference of a metric (empty: 0 and the same weights; 0.02 where code, environment or hardware "
+        "are not the recorded ones)",
+    )
 
 
 def _fail(error: PipelineError, code: int) -> int:

@@ -204,13 +204,6 @@ def keys(arguments: argparse.Namespace) -> Any:
     return {**dataclasses.asdict(key), "token": token, "note": "the token is shown this once"}
 
 
-def history(arguments: argparse.Namespace) -> Any:
-    """Print the chain of champions."""
-    from pipeline_tasks.wiring import views
-
-    return views.history(arguments.project, as_json=arguments.json)
-
-
 def report(arguments: argparse.Namespace) -> Any:
     """Write a verdict's report to a file."""
     from pipeline_tasks.wiring import views
@@ -223,18 +216,6 @@ def quarantine(arguments: argparse.Namespace) -> Any:
     from pipeline_tasks.wiring import views
 
     return views.quarantine(arguments.project, as_json=arguments.json)
-
-
-def verify(_arguments: argparse.Namespace) -> Any:
-    """Check the invariants; exit code 1 names what is wrong."""
-    from pipeline_tasks.wiring import views
-
-    violations = views.violations()
-    for violation in violations:
-        print(violation)  # noqa: T201
-    if not violations:
-        print("Nothing lost, nothing twice, one champion chain, every promotion gated.")  # noqa: T201
-    return 1 if violations else 0
 
 
 def _attempt(task: str) -> Any:

@@ -183,6 +183,19 @@ class SnapshotRef:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Leak:
+    """An exam item and the item of a training snapshot that it is (`exact`), or all but is (`near`).
+
+    `similarity` is 0 to 1: correlation of the pixels, Jaccard index of the shingles, 1 for equal rounded rows.
+    """
+
+    item_id: str
+    trained_item_id: str
+    kind: Literal["exact", "near"]
+    similarity: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ExamRef:
     """One frozen exam: the items and labels of one epoch."""
 

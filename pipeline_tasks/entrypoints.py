@@ -203,6 +203,7 @@ def snapshot(parts: Parts, project: str, *, attempt: Attempt, window: Literal["a
     return {
         **as_json(ref),
         "epochs": [exam.epoch for exam in exams],
+        "num_near_duplicates_of_exam": check.statistics.get("num_near_duplicates", 0) if check else 0,
         "links": links_of(parts.settings, report=check.report_key if check else None),
     }
 

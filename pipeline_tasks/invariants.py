@@ -1,22 +1,24 @@
 """What must hold after any crash: nothing lost, nothing twice, one chain of gated champions. Reads only.
 
-`check` is run by tests after every fault, and by `dethrone check`. The numbers are those of the reliability guide; I8
-(secrets) and the processes of I9 are looked for by the stack's own tests, which know where to look.
+`check` is run by tests after every fault, and by `dethrone verify`. The numbers are those of the reliability guide; I10
+is the ledger. I8 (secrets) and the processes of I9 are looked for by the stack's own tests, which know where to look.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline_tasks.catalog import ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.invariants_champions import chain_violations, gate_violations, served_violations, whole_violations
+from pipeline_tasks.invariants_ledger import ledger_violations
 from pipeline_tasks.invariants_report import Row, Violation, listed
 from pipeline_tasks.object_keys import digest_in_key
 from pipeline_tasks.ports import LabelingTool, ObjectStore
@@ -34,29 +36,33 @@ def check(
     now: dt.datetime,
     labeling: LabelingTool | None = None,
     approval_when: Mapping[str, str] | None = None,
+    anchors: Mapping[str, Sequence[tuple[int, str]]] | None = None,
     served_slack: dt.timedelta = SERVED_SLACK,
     deep: bool = False,
 ) -> list[Violation]:
     """Return what is not as it must be in a loop at rest, in the order of the invariants; we want an empty list.
 
     `labeling` adds the comparison with the labeling tool; `approval_when` gives each project's approval rule
-    (`never`, `first`, `always`); `deep` re-reads and re-hashes every item's object, which takes as long as it takes.
+    (`never`, `first`, `always`); `anchors` gives, by project, ledger entries (sequence, hash) noted down elsewhere;
+    `deep` re-reads and re-hashes every item's object and every verdict's evidence, which takes as long as it takes.
     """
+    known = anchors or {}
     with database.read() as connection:
-        projects = _projects(connection)
+        projects = sorted({*_projects(connection), *known})
         found = [
             *(one for project in projects for one in _items(connection, store, project, deep=deep)),
             *(one for project in projects for one in _labels(connection, store, project, labeling)),
             *(one for project in projects for one in _predictions(connection, store, project, served_slack)),
             *(one for project in projects for one in _champions(connection, store, project, approval_when or {})),
+            *(one for project in projects for one in _ledger(connection, store, project, known, deep=deep)),
             *_runs(connection, now),
             *_leftovers(connection, store, now),
         ]
-    return sorted(found, key=lambda one: (one.invariant, one.project))
+    return sorted(found, key=lambda one: (int(one.invariant.removeprefix("I")), one.project))
 
 
 def _projects(connection: sa.Connection) -> list[str]:
-    tables = (t.projects, t.items, t.routes, t.runs, t.labeling_tasks, t.quarantine)
+    tables = (t.projects, t.items, t.verdicts, t.approvals, t.routes, t.ledger, t.runs, t.labeling_tasks, t.quarantine)
     query = sa.union(*(sa.select(table.c.project) for table in tables))
     return sorted(connection.execute(query).scalars())
 
@@ -218,6 +224,25 @@ def _champions(
         releases=releases,
         approval_when=approval_when.get(project, "never"),
         store=store,
+    )
+
+
+def _ledger(
+    connection: sa.Connection,
+    store: ObjectStore,
+    project: str,
+    anchors: Mapping[str, Sequence[tuple[int, str]]],
+    *,
+    deep: bool,
+) -> Iterator[Violation]:
+    """I10: the ledger is an unbroken chain that says what the rows and the stored evidence say."""
+    yield from ledger_violations(
+        project,
+        ledger_repository.read_entries(connection, project),
+        ledger_repository.read_drafts(connection, project),
+        store=store,
+        anchors=anchors.get(project, ()),
+        deep=deep,
     )
 
 

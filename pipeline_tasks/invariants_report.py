@@ -12,7 +12,7 @@ Row: TypeAlias = Mapping[Any, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is not as it must be; `invariant` is I1 to I9 of the reliability guide."""
+    """One thing that is not as it must be; `invariant` is I1 to I9 of the reliability guide, or I10, the ledger."""
 
     invariant: str
     project: str

@@ -164,10 +164,64 @@ class Limits(_Model):
     max_calibration_error: float = Field(1.0, gt=0, le=1)
 
 
+class SliceFloors(_Model):
+    """What the contender has to reach on every value of a slice; a first model too."""
+
+    accuracy: float = Field(0.0, ge=0, le=1, description="0 = no floor.")
+
+
+class Slice(_Model):
+    """A way to divide the exam's items; without a floor and without `max_loss` it is shown and not judged."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="As the report and the reasons call it.")
+    by: Literal["source", "origin", "media_type", "key_pattern"] = Field(
+        description="What an item's slice is: the source it came from, its origin (source or production), its media "
+        "type, or what `pattern` finds in its key."
+    )
+    pattern: str | None = Field(
+        None,
+        description="For key_pattern: a regular expression that is searched in the item's key (path, object key or row "
+        "key), with a group `slice`, as in `^(?P<slice>[^/]+)/` for the first folder; no match = in no slice.",
+    )
+    min_items: int = Field(20, ge=1, description="Values with fewer items on the current exam are listed, not judged.")
+    floors: SliceFloors = SliceFloors()
+    max_loss: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Non-inferiority margin: on every value of min_items or more it must be shown, at gate.confidence, "
+        "that the contender's accuracy is worse than the champion's by no more than this. Small slices cannot show "
+        "small margins: where two models differ on 10 % of the items, 0.05 needs about 250 items a value.",
+    )
+
+
+class NearDuplicates(_Model):
+    """What is done with training items that all but are an exam item; docs/checks.md, "Exam and training set"."""
+
+    policy: Literal["exclude", "stop", "off"] = Field(
+        "exclude",
+        description="exclude: leave them out of the snapshot, each with its reason; stop: end the run; off: compare by "
+        "id only, here and at the gate.",
+    )
+    image_similarity: float = Field(
+        0.995, ge=0.9, le=1, description="Least correlation of the 16 x 16 grey pixels of two copies of one photo."
+    )
+    text_similarity: float = Field(
+        0.9, ge=0.7, le=1, description="Least Jaccard index of the five-character shingles of two copies of one text."
+    )
+    significant_digits: int = Field(
+        4,
+        ge=2,
+        le=12,
+        description="Fractions of a row are compared rounded to so many digits; whole numbers as they are.",
+    )
+
+
 class ExamConfig(_Model):
-    """When new exam items open a new epoch."""
+    """When new exam items open a new epoch, and what may resemble them in the training set."""
 
     min_items: int = Field(100, ge=10)
+    near_duplicates: NearDuplicates = NearDuplicates()
 
 
 class Gate(_Model):
@@ -185,6 +239,9 @@ class Gate(_Model):
     )
     floors: Floors = Floors()
     limits: Limits = Limits()
+    slices: list[Slice] = Field(
+        default_factory=list, description="Floors and margins on parts of the current exam, however good the whole is."
+    )
     exam: ExamConfig = ExamConfig()
 
 

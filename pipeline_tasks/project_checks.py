@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project import FolderSource, Project, S3Source, Source, SqlSource, TableSource
+from pipeline_tasks.project import FolderSource, Project, S3Source, Slice, Source, SqlSource, TableSource
 from pipeline_tasks.project_yaml import Path_, shown
 
 # Stock recipes and the modality each one learns from; models/<recipe>/ holds the code.
@@ -30,6 +30,7 @@ def check_project(project: Project, *, folder: Path) -> list[Finding]:
         *_check_recipe(project, folder=folder),
         *_check_people(project),
         *_check_limits(project),
+        *_check_slices(project),
         *_check_schedules(project),
     ]
 
@@ -94,6 +95,23 @@ def _check_pattern(key: str, pattern: str | None, *, group: str) -> Iterator[tup
         return
     if group not in groups:
         yield key, f"must have a group (?P<{group}>...) (got {shown(pattern)})."
+
+
+def _check_slices(project: Project) -> Iterator[Finding]:
+    counts = Counter(one.name for one in project.gate.slices)
+    for index, one in enumerate(project.gate.slices):
+        for key, message in _check_slice(one, count=counts[one.name]):
+            yield ("gate", "slices", index, key), f"gate.slices[{index}].{key} {message}"
+
+
+def _check_slice(one: Slice, *, count: int) -> Iterator[tuple[str, str]]:
+    if count > 1:
+        yield "name", f"must be unique (got {one.name!r} {count} times): reasons and reports go by it."
+    if one.by == "key_pattern" and one.pattern is None:
+        yield "pattern", "must be a regular expression with a group (?P<slice>...) where by is key_pattern (got none)."
+    if one.by != "key_pattern" and one.pattern is not None:
+        yield "pattern", f"must be left out where by is {one.by} (got {shown(one.pattern)}). Set by to key_pattern."
+    yield from _check_pattern("pattern", one.pattern, group="slice")
 
 
 def _check_path(key: str, path: str) -> Iterator[tuple[str, str]]:

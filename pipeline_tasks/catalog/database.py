@@ -63,8 +63,11 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Open a transaction that only reads."""
-        with self.engine.connect().execution_options(read_only=True) as connection:
+        """Open a transaction that only reads; all its queries see the catalog at one moment."""
+        options: dict[str, Any] = {"read_only": True}
+        if self.engine.dialect.name == "postgresql":  # SQLite does so by itself
+            options["isolation_level"] = "REPEATABLE READ"
+        with self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     def acquire(self, name: str, attempt: Attempt, *, now: dt.datetime) -> Fence:

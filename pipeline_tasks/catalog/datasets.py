@@ -16,7 +16,7 @@ from pipeline_tasks.contracts import ExamRef, Fence, SnapshotRef, Split
 from pipeline_tasks.errors import ConfigError, LostRace
 
 MAX_ATTEMPTS = 20
-ITEM_STAGE = "items"
+ITEM_STAGE, DATASET_STAGE = "items", "dataset"
 LABEL_COLUMNS = (
     "item_id",
     "label",
@@ -110,6 +110,13 @@ class DatasetRepository:
         """Return the items that the item checks put aside: they are neither labeled nor trained on."""
         with self._database.read() as connection:
             return set(connection.scalars(_quarantined(project)))
+
+    def set_aside(self, project: str, code: str) -> set[str]:
+        """Return the items that a check of a dataset left out for this reason."""
+        bad = t.quarantine.c
+        query = sa.select(bad.digest).where(bad.project == project, bad.stage == DATASET_STAGE, bad.code == code)
+        with self._database.read() as connection:
+            return set(connection.scalars(query))
 
     # Checks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -74,6 +75,14 @@ class WindowRow:
     created_at: dt.datetime
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImportedCounts:
+    """Which parts of the log the monitor has read, and how many answers of each model version it found in them."""
+
+    object_keys: frozenset[str]
+    by_version: Mapping[str, int]
+
+
 class MonitoringRepository:
     """What the monitor has read, asked and found."""
 
@@ -85,6 +94,20 @@ class MonitoringRepository:
         query = sa.select(t.prediction_parts.c.object_key).where(t.prediction_parts.c.project == project)
         with self._database.read() as connection:
             return set(connection.scalars(query))
+
+    def imported_counts(self, project: str) -> ImportedCounts:
+        """Return what the monitor counted; what a crashed gateway shipped again in another part counts twice."""
+        part, window = t.prediction_parts.c, t.monitor_windows.c
+        parts = sa.select(part.object_key).where(part.project == project)
+        imports = window.window_id.startswith(f"{IMPORT}-")
+        windows = sa.select(window.statistics).where(window.project == project, imports)
+        by_version: Counter[str] = Counter()
+        with self._database.read() as connection:
+            keys = frozenset(connection.scalars(parts))
+            for statistics in connection.scalars(windows):
+                for version, histogram in statistics["histograms"].items():
+                    by_version[version] += sum(histogram["confidence"])
+        return ImportedCounts(keys, dict(by_version))
 
     def picked(self, project: str, prediction_ids: Iterable[str]) -> dict[str, AuditRow]:
         """Return the picks among these predictions, by prediction id."""

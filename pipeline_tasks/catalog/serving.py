@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline_tasks.catalog import ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.contracts import DeploymentRef, Fence, Route, RouteEntry, sha256_hex
@@ -129,9 +130,11 @@ class ServingRepository:
         row = _row(route, serving=serving) | facts | {"created_at": at}
         try:
             with self._database.write(fence) as connection:
+                ledger_repository.lock(connection, route.project)
                 head = _head(connection, route.project)
-                if (head.generation if head else 0) == route.generation - 1 and _is_child(route, head):
-                    insert_ignore(connection, t.routes, [row])
+                follows = (head.generation if head else 0) == route.generation - 1 and _is_child(route, head)
+                if follows and insert_ignore(connection, t.routes, [row]):
+                    ledger_repository.append_route(connection, row)
         except sa.exc.DBAPIError as error:
             if not self._was_written(route):
                 raise ServiceUnavailable(

@@ -319,6 +319,21 @@ routes = sa.Table(
     _time("created_at"),
 )
 
+ledger = sa.Table(
+    "ledger",
+    metadata,
+    _key("project"),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),  # counts up from 1 without a gap
+    _text("kind"),  # verdict | approval | route
+    _text("subject"),  # verdict id | verdict id/sequence | commit id
+    _json("body"),  # the facts of the row that it speaks of
+    _text("evidence_digest", nullable=True),  # SHA-256 of the verdict.json behind it
+    _text("previous_hash", nullable=True),
+    _text("entry_hash"),
+    _time("at"),
+    sa.UniqueConstraint("project", "kind", "subject", name="uq_ledger_subject"),
+)
+
 runs = sa.Table(
     "runs",
     metadata,
@@ -417,6 +432,7 @@ APPEND_ONLY = (
     releases,
     deployments,
     routes,
+    ledger,
     prediction_parts,
     audits,
     outcomes,

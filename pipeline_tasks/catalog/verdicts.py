@@ -1,4 +1,4 @@
-"""Verdicts, approvals and releases: each table only grows."""
+"""Verdicts, approvals and releases: each table only grows; verdicts and approvals write their ledger entry too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from pipeline_tasks.catalog import ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.contracts import Fence, ReleaseRef, VerdictRef
@@ -53,6 +54,11 @@ class VerdictRepository:
         """Return a verdict by its id."""
         return next(iter(self._select(t.verdicts.c.project == project, t.verdicts.c.verdict_id == verdict_id)), None)
 
+    def find_beginning(self, beginning: str, *, project: str | None = None) -> list[VerdictRecord]:
+        """Return the verdicts whose id begins so, of one project or of all."""
+        conditions = [t.verdicts.c.verdict_id.startswith(beginning, autoescape=True)]
+        return self._select(*conditions, *([t.verdicts.c.project == project] if project is not None else []))
+
     def find_same_question(
         self,
         project: str,
@@ -90,6 +96,8 @@ class VerdictRepository:
         """
         ref = record.ref
         with self._database.write(fence) as connection:
+            # Before the uses are counted: two contenders at one moment must not both be the n-th on an exam.
+            ledger_repository.lock(connection, ref.project)
             known = connection.execute(
                 sa.select(t.verdicts.c.verdict_id).where(
                     t.verdicts.c.project == ref.project, t.verdicts.c.verdict_id == ref.verdict_id
@@ -99,7 +107,9 @@ class VerdictRepository:
                 uses = _count_uses(connection, project=ref.project, exam_id=record.exam_ids[0])
                 if ref.champion_version is not None and uses + 1 != exam_use:
                     raise LostRace(f"exam_use must be {uses + 1} (got {exam_use}): another contender was judged on it.")
-                insert_ignore(connection, t.verdicts, [_verdict_row(record)])
+                row = _verdict_row(record)
+                connection.execute(t.verdicts.insert(), row)
+                ledger_repository.append_verdict(connection, row)
         return self.find(ref.project, ref.verdict_id) or record
 
     def class_counts(self, project: str, snapshot_id: str) -> Mapping[str, int] | None:
@@ -186,9 +196,9 @@ class ApprovalRepository:
 
         Raises:
             GateClosed: ALREADY_DECIDED, a person has answered otherwise before.
-            LostRace: somebody answered at the same moment.
         """
         with self._database.write() as connection:
+            ledger_repository.lock(connection, project)
             earlier = _approvals(connection, project=project, verdict_id=verdict_id)
             last = earlier[-1] if earlier else None
             if last is not None and (last.decision, last.by) == (decision, by):
@@ -200,8 +210,8 @@ class ApprovalRepository:
                     code="ALREADY_DECIDED",
                 )
             record = ApprovalRecord(project, verdict_id, len(earlier) + 1, decision, by, requested_by, reason, at)
-            if insert_ignore(connection, t.approvals, [dataclasses.asdict(record)]) == 0:
-                raise LostRace(f"verdict {verdict_id[:12]} must be open (got: somebody answered at the same moment).")
+            connection.execute(t.approvals.insert(), dataclasses.asdict(record))
+            ledger_repository.append_approval(connection, dataclasses.asdict(record))
         return record
 
 

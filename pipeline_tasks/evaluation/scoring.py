@@ -30,6 +30,10 @@ class ScoringModel(Protocol):
     @property
     def classes(self) -> tuple[str, ...]: ...
 
+    @property
+    def decoding(self) -> str:
+        """Return what names the way of decoding: models with the same name decode any bytes to the same input."""
+
     def decode(self, data: bytes) -> Any:
         """Turn one item's bytes into the model's input."""
 
@@ -44,6 +48,8 @@ class ExamItem:
     item_id: str
     label: str
     media_type: str
+    source: str
+    origin: str
     location: Location
 
 
@@ -84,7 +90,7 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> Exam:
             f"{ref.object_key} must hold the {ref.num_items} items and labels of exam {ref.exam_id[:12]} "
             f"(got {table.num_rows} of exam {found[:12]}). It was changed after it was frozen; restore it."
         )
-    columns = (table[name].to_pylist() for name in ("item_id", "label", "media_type"))
+    columns = (table[name].to_pylist() for name in ("item_id", "label", "media_type", "source", "origin"))
     rows = zip(*columns, manifest.locations(table), strict=True)
     return Exam(ref=ref, digest=sha256_hex(data), items=tuple(ExamItem(*row) for row in rows))
 
@@ -128,19 +134,26 @@ def answer_items(
     models: Sequence[ScoringModel],
     batch_size: int = BATCH_SIZE,
 ) -> list[Array]:
-    """Return each model's probabilities (n, c) on the same bytes, read once, a batch at a time.
+    """Return each model's probabilities (n, c) on the same bytes, read once, a batch at a time, in the order of places.
+
+    The order keeps neighbours in a pack together; items that lie anywhere would fetch every pack for every batch.
 
     Raises:
         InputError: a model cannot decode an item that people have labeled.
         DataCorrupt: an item's bytes are not what its id says.
     """
     answers = [np.full((len(items), len(model.classes)), np.nan, dtype=np.float32) for model in models]
+    order = sorted(range(len(items)), key=lambda row: (items[row].location.object_key, items[row].location.offset))
     for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
+        rows = order[start : start + batch_size]
+        batch = [items[row] for row in rows]
         payloads = read_checked(batch, read=read)
+        inputs: dict[str, list[Any]] = {}
         for model, answer_nc in zip(models, answers, strict=True):
-            inputs = [_decode(model, item, data) for item, data in zip(batch, payloads, strict=True)]
-            answer_nc[start : start + len(batch)] = predict(model, inputs)
+            if model.decoding not in inputs:
+                pairs = zip(batch, payloads, strict=True)
+                inputs[model.decoding] = [_decode(model, item, data) for item, data in pairs]
+            answer_nc[rows] = predict(model, inputs[model.decoding])
     return answers
 
 

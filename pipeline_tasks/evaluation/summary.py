@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline_tasks.evaluation.report_slices import weakest_slices
+
 MAX_CLASSES = 3
 _SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]()#+!|~-"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 
@@ -26,6 +28,13 @@ def markdown_summary(document: Mapping[str, Any], *, report_url: str | None = No
     if weakest:
         named = ", ".join(f"{markdown(one['label'])} {_percent(one['recall']['estimate'])}" for one in weakest)
         lines += ["", f"Weakest classes of the contender (recall): {named}."]
+    rows = weakest_slices(document, limit=MAX_CLASSES)
+    if rows:
+        named = ", ".join(
+            f"{markdown(declared['name'])} {markdown(score['value'])} {_percent(score['contender']['estimate'])}"
+            for declared, score in rows
+        )
+        lines += ["", f"Weakest slices of the contender (accuracy): {named}."]
     if report_url is not None:
         lines += ["", f"[The whole report]({report_url})"]
     version = question["contender"]["version"]

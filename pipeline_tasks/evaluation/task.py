@@ -7,25 +7,28 @@ import datetime as dt
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import Attempt, ExamRef, Fence, ModelRef, VerdictRef, sha256_hex
+from pipeline_tasks.contracts import Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, InputError, LostRace
 from pipeline_tasks.evaluation import report, scoring
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.evidence import ExamAnswers
+from pipeline_tasks.evaluation.report_leaks import FindItems
 from pipeline_tasks.evaluation.scoring import Exam, Measured, ReadItems, ScoringModel
+from pipeline_tasks.evaluation.slices import values_of
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project import LoadedProject, Slice
 
 logger = logging.getLogger(__name__)
 
 MAX_EXAMS = 2
 MAX_DECISIONS = 5
+FindLeaks = Callable[[str, Sequence[ExamRef]], Sequence[Leak]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,7 +40,8 @@ class _Scored:
     contender: vd.Party
     champion: vd.Party | None
     measured: Mapping[str, Measured]
-    leaked_item_ids: tuple[str, ...]
+    leaks: tuple[Leak, ...]
+    champion_leaks: tuple[Leak, ...]
 
 
 def judge(
@@ -48,7 +52,8 @@ def judge(
     champion: ModelRef | None,
     load: Callable[[ModelRef], ScoringModel],
     read: ReadItems,
-    trained_item_ids: Callable[[str], Collection[str]],
+    find_leaks: FindLeaks,
+    find_items: FindItems,
     verdicts: VerdictRepository,
     store: ObjectStore,
     database: Database,
@@ -60,8 +65,9 @@ def judge(
     """Return the verdict on a contender; the same question is asked once and its answer adopted afterwards.
 
     `exams` are the newest epochs of the project (the newest is the current exam, the one before must not be
-    forgotten); `load` reads a stored model version, `read` items' bytes in order; `trained_item_ids` returns the items
-    that a snapshot trains on.
+    forgotten); `load` reads a stored model version, `read` items' bytes in order; `find_leaks` returns the items of
+    exams that a snapshot trains on, exactly or nearly, `find_items` items by id (asked for the leaks that the
+    report shows, and for slices by key_pattern).
 
     Raises:
         InputError: EXAM_MISSING, there is no exam yet.
@@ -83,7 +89,16 @@ def judge(
         return known.ref
     fence = database.acquire(f"judge/{project.name}/{contender.version}", attempt, now=now)
     scored = _score(
-        chosen, contender, champion, load=load, read=read, trained=trained_item_ids, store=store, timer=timer
+        chosen,
+        contender,
+        champion,
+        slices=project.config.gate.slices,
+        load=load,
+        read=read,
+        find_leaks=find_leaks,
+        find_items=find_items,
+        store=store,
+        timer=timer,
     )
     for _ in range(MAX_DECISIONS):
         use = verdicts.count_uses(project.name, chosen[0].exam_id) + 1
@@ -93,6 +108,7 @@ def judge(
             exam_use=use,
             policy_id=policy_id,
             read=read,
+            find_items=find_items,
             verdicts=verdicts,
             store=store,
             database=database,
@@ -120,9 +136,11 @@ def _score(
     contender: ModelRef,
     champion: ModelRef | None,
     *,
+    slices: Sequence[Slice],
     load: Callable[[ModelRef], ScoringModel],
     read: ReadItems,
-    trained: Callable[[str], Collection[str]],
+    find_leaks: FindLeaks,
+    find_items: FindItems,
     store: ObjectStore,
     timer: Callable[[], float],
 ) -> _Scored:
@@ -130,7 +148,7 @@ def _score(
     models = {"contender": scoring.load_model(contender, role="contender", load=load)}
     if champion is not None:
         models["champion"] = scoring.load_model(champion, role="champion", load=load)
-    answers = tuple(_answer(exam, models, read=read) for exam in exams)
+    answers = tuple(_answer(exam, models, slices=slices, read=read, find_items=find_items) for exam in exams)
     payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
     measured = {role: scoring.measure_latency(model, payloads, timer=timer) for role, model in models.items()}
     parties = {
@@ -138,12 +156,27 @@ def _score(
         for role, ref in (("contender", contender), ("champion", champion))
         if ref is not None
     }
-    trained_ids = trained(contender.snapshot_id)
-    leaked = sorted({item.item_id for exam in exams for item in exam.items if item.item_id in trained_ids})
-    return _Scored(exams, answers, parties["contender"], parties.get("champion"), measured, tuple(leaked))
+    return _Scored(
+        exams=exams,
+        answers=answers,
+        contender=parties["contender"],
+        champion=parties.get("champion"),
+        measured=measured,
+        leaks=tuple(find_leaks(contender.snapshot_id, refs)),
+        champion_leaks=tuple(find_leaks(champion.snapshot_id, refs)) if champion is not None else (),
+    )
 
 
-def _answer(exam: Exam, models: Mapping[str, ScoringModel], *, read: ReadItems) -> ExamAnswers:
+def _answer(
+    exam: Exam,
+    models: Mapping[str, ScoringModel],
+    *,
+    slices: Sequence[Slice],
+    read: ReadItems,
+    find_items: FindItems,
+) -> ExamAnswers:
+    by_key = any(one.by == "key_pattern" for one in slices)
+    keys = {item.item_id: item.key for item in find_items([item.item_id for item in exam.items])} if by_key else {}
     found = dict(zip(models, scoring.answer_items(exam.items, read=read, models=list(models.values())), strict=True))
     return ExamAnswers(
         exam_id=exam.ref.exam_id,
@@ -153,6 +186,7 @@ def _answer(exam: Exam, models: Mapping[str, ScoringModel], *, read: ReadItems) 
         labels=tuple(item.label for item in exam.items),
         contender_nc=found["contender"],
         champion_nc=found.get("champion"),
+        slices=values_of(exam.items, slices, keys=keys),
     )
 
 
@@ -163,6 +197,7 @@ def _publish(
     exam_use: int,
     policy_id: str,
     read: ReadItems,
+    find_items: FindItems,
     verdicts: VerdictRepository,
     store: ObjectStore,
     database: Database,
@@ -179,7 +214,8 @@ def _publish(
         champion=scored.champion,
         exams=tuple(vd.exam_name(exam) for exam in scored.exams),
         exam_use=exam_use,
-        leaked_item_ids=scored.leaked_item_ids,
+        leaks=scored.leaks,
+        champion_leaks=scored.champion_leaks,
     )
     evidence = vd.evidence_table(scored.exams, scored.answers, question=question)
     document = vd.build_document(
@@ -190,7 +226,9 @@ def _publish(
     crash_point("judge.put.before")
     store.put(f"{prefix}/evidence.parquet", evidence, content_type="application/vnd.apache.parquet")
     document = _adopt(store, f"{prefix}/verdict.json", document)
-    page = report.render(document, evidence, counts=_counts(verdicts, project.name, scored), read=read)
+    page = report.render(
+        document, evidence, counts=_counts(verdicts, project.name, scored), read=read, find_items=find_items
+    )
     store.put(f"{prefix}/report.html", page.encode(), content_type="text/html; charset=utf-8")
     crash_point("judge.put.after")
     record = _record(document, prefix=prefix, policy_id=policy_id, run_id=run_id, now=now)

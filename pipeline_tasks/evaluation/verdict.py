@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline_tasks.contracts import ModelRef, canonical_json, content_id, sha256_hex
+from pipeline_tasks.contracts import Leak, ModelRef, canonical_json, content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import rule
@@ -26,8 +26,9 @@ from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.scoring import Exam, Measured
 from pipeline_tasks.project import Gate
 
-RULE_VERSION = 1
+RULE_VERSION = 2
 DIGITS = 9
+SLICE_COLUMN = "slice:"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +55,10 @@ class ExamName:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """What a verdict answers; current exam first. `exam_use` counts comparisons on it, this one included."""
+    """What a verdict answers; current exam first. `exam_use` counts comparisons on it, this one included.
+
+    `leaks` are the exam items that the contender's training snapshot holds, `champion_leaks` those in the champion's.
+    """
 
     project: str
     policy: Gate
@@ -63,7 +67,8 @@ class Question:
     champion: Party | None
     exams: tuple[ExamName, ...]
     exam_use: int
-    leaked_item_ids: tuple[str, ...]
+    leaks: tuple[Leak, ...]
+    champion_leaks: tuple[Leak, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
@@ -134,7 +139,8 @@ def build_evidence(
         current=exams[0],
         previous=exams[1] if len(exams) > 1 else None,
         exam_use=question.exam_use,
-        leaked_item_ids=question.leaked_item_ids,
+        leaks=question.leaks,
+        champion_leaks=question.champion_leaks,
     )
 
 
@@ -168,6 +174,7 @@ def evidence_table(exams: Sequence[Exam], answers: Sequence[ev.ExamAnswers], *, 
             "offset": [item.location.offset for item in exam.items],
             "size_bytes": [item.location.size_bytes for item in exam.items],
         }
+        columns |= {f"{SLICE_COLUMN}{name}": pa.array(values, pa.string()) for name, values in one.slices.items()}
         columns |= _answer_columns("contender", one.contender_nc, classes=question.contender.classes)
         if one.champion_nc is not None and question.champion is not None:
             columns |= _answer_columns("champion", one.champion_nc, classes=question.champion.classes)
@@ -203,9 +210,15 @@ def read_answers(data: bytes, *, exams: Sequence[Mapping[str, Any]]) -> list[ev.
                 labels=tuple(rows["label"].to_pylist()),
                 contender_nc=probability_matrix(rows, "contender_probabilities"),
                 champion_nc=probability_matrix(rows, "champion_probabilities") if has_champion else None,
+                slices=_slice_values(rows),
             )
         )
     return found
+
+
+def _slice_values(rows: pa.Table) -> dict[str, tuple[str | None, ...]]:
+    chosen = [name for name in rows.column_names if name.startswith(SLICE_COLUMN)]
+    return {name.removeprefix(SLICE_COLUMN): tuple(rows[name].to_pylist()) for name in chosen}
 
 
 def probability_matrix(rows: pa.Table, name: str) -> Array:
@@ -230,7 +243,8 @@ def question_from(document: Mapping[str, Any]) -> Question:
         champion=_party_from(champion) if champion is not None else None,
         exams=tuple(ExamName(**exam) for exam in fields.pop("exams")),
         project_classes=tuple(fields.pop("project_classes")),
-        leaked_item_ids=tuple(fields.pop("leaked_item_ids")),
+        leaks=tuple(Leak(**leak) for leak in fields.pop("leaks")),
+        champion_leaks=tuple(Leak(**leak) for leak in fields.pop("champion_leaks")),
         **fields,
     )
 

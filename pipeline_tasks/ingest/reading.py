@@ -1,10 +1,11 @@
-"""Reads items back: packs whole and once each, every item's bytes checked against its id."""
+"""Reads items back: packs whole and once each, every item's bytes checked against its id, or bytes by place."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 
 from pipeline_tasks.contracts import Item, Location, sha256_hex
@@ -56,15 +57,60 @@ def check_item(item: Item, data: bytes) -> bytes:
     return data
 
 
-def _read_group(store: ObjectStore, group: Sequence[Item]) -> list[bytes]:
+class PlaceReader:
+    """Reads bytes by place, in the order asked for; keeps the pack that it read last, since neighbours come next."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._key, self._pack = "", b""
+
+    def __call__(self, locations: Sequence[Location]) -> list[bytes]:
+        """Return the bytes at each place; who asks in the order of places reads each pack once.
+
+        Raises:
+            DataCorrupt: an object is gone.
+        """
+        rows: dict[str, list[int]] = {}
+        for row, at in enumerate(locations):
+            rows.setdefault(at.object_key, []).append(row)
+        found, alone = [b""] * len(locations), []
+        for key, chosen in rows.items():
+            if len(chosen) <= FEW_ITEMS and key != self._key:
+                alone += chosen
+                continue
+            self._fetch(key)
+            for row in chosen:
+                found[row] = _part(self._pack, locations[row])
+        if alone:
+            with ThreadPoolExecutor(READS, thread_name_prefix="read-places") as pool:
+                for row, data in zip(alone, pool.map(self._range, [locations[row] for row in alone]), strict=True):
+                    found[row] = data
+        return found
+
+    def _fetch(self, key: str) -> None:
+        if key != self._key:
+            self._key, self._pack = "", b""
+            with _gone_is_corrupt(key):
+                self._key, self._pack = key, self._store.get(key)
+
+    def _range(self, location: Location) -> bytes:
+        with _gone_is_corrupt(location.object_key):
+            return self._store.get_range(location)
+
+
+@contextmanager
+def _gone_is_corrupt(key: str) -> Iterator[None]:
     try:
+        yield
+    except KeyError as error:
+        raise DataCorrupt(f"{key} must exist (got no such object). Restore it, or ingest its source again.") from error
+
+
+def _read_group(store: ObjectStore, group: Sequence[Item]) -> list[bytes]:
+    with _gone_is_corrupt(group[0].location.object_key):
         if len(group) <= FEW_ITEMS:
             return [store.get_range(item.location) for item in group]
         data = store.get(group[0].location.object_key)
-    except KeyError as error:
-        raise DataCorrupt(
-            f"{group[0].location.object_key} must exist (got no such object). Restore it, or ingest its source again."
-        ) from error
     return [_part(data, item.location) for item in group]
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "model.safetensors"
 MANIFEST_NAME = "model.json"
 FORMAT_VERSION = 1
+UNRECORDED = "unrecorded"
 MAX_MANIFEST_BYTES = 10_000_000
 
 
@@ -61,11 +62,17 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a model version was trained: facts for people, which no decision depends on."""
+    """Where a model version was trained: what `dethrone retrain` compares before it asks for the same bits.
+
+    `precision` is the arithmetic of the forward pass, `cpu_capability` torch's instruction set (AVX2, AVX512, ...);
+    model versions from before they were recorded have neither.
+    """
 
     code_revision: str
     torch_version: str
     device: str
+    precision: str = UNRECORDED
+    cpu_capability: str = UNRECORDED
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,6 +109,12 @@ class LoadedModel:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.manifest.config.classes
+
+    @property
+    def decoding(self) -> str:
+        """Return the hash of all that decoding depends on."""
+        config = self.manifest.config
+        return content_id([config.recipe, config.recipe_digest, dict(config.preprocessing)])
 
     def decode(self, data: bytes) -> Array:
         """Turn one item's bytes into one array; InputError with a code if they are unusable."""

@@ -65,7 +65,7 @@ def read_part(data: bytes, *, object_key: str) -> Part:
     Raises:
         DataCorrupt: the bytes are no Parquet with the log's columns.
     """
-    rows = _read(data, LIGHT_COLUMNS, object_key=object_key).to_pylist()
+    rows = read_columns(data, LIGHT_COLUMNS, object_key=object_key).to_pylist()
     predictions = [row for row in rows if row["kind"] == "prediction"]
     answered = [row for row in predictions if row["status"] == 200 and row["prediction_id"] and row["payload_sha256"]]
     told = [row for row in rows if row["kind"] == "feedback" and row["outcome_label"] is not None]
@@ -79,7 +79,7 @@ def read_part(data: bytes, *, object_key: str) -> Part:
 
 def read_payloads(data: bytes, *, object_key: str) -> dict[str, bytes]:
     """Return the payload of each prediction that has one."""
-    table = _read(data, ["prediction_id", "payload"], object_key=object_key)
+    table = read_columns(data, ["prediction_id", "payload"], object_key=object_key)
     pairs = zip(table["prediction_id"].to_pylist(), table["payload"].to_pylist(), strict=True)
     return {prediction_id: payload for prediction_id, payload in pairs if prediction_id and payload is not None}
 
@@ -90,9 +90,14 @@ def merge_predictions(parts: Sequence[Part]) -> list[Prediction]:
     return [by_id[prediction_id] for prediction_id in sorted(by_id)]
 
 
-def _read(data: bytes, columns: list[str], *, object_key: str) -> pa.Table:
+def read_columns(data: bytes, columns: list[str], *, object_key: str, filters: Any = None) -> pa.Table:
+    """Return these columns of a part, of the rows that the pyarrow expression `filters` lets through.
+
+    Raises:
+        DataCorrupt: the bytes are no Parquet with these columns.
+    """
     try:
-        table = pq.read_table(io.BytesIO(data), columns=columns)
+        table = pq.read_table(io.BytesIO(data), columns=columns, filters=filters)
     except (pa.ArrowException, OSError) as error:
         raise DataCorrupt(f"{object_key} must be a Parquet part (got {type(error).__name__}: {error}).") from error
     missing = sorted(set(columns) - set(table.column_names))

@@ -88,6 +88,11 @@ def pick_device(*, wanted: str | None = None) -> str:
     return wanted or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def precision_of(device: str) -> str:
+    """Return the arithmetic of the forward pass on a device."""
+    return "bfloat16 autocast" if device.startswith("cuda") else "float32"
+
+
 @contextmanager
 def reproducible(*, threads: int, device: str) -> Iterator[None]:
     """Pin torch's threads, and refuse operations that differ from run to run on a CPU; put both back at the end."""
@@ -195,7 +200,7 @@ def _train_step(learner: _Learner, rows: npt.NDArray[np.int64], *, generator: np
     inputs = torch.from_numpy(np.ascontiguousarray(batch)).to(plan.device)
     targets_n = torch.from_numpy(data.targets_n[rows]).to(plan.device)
     weights_n = torch.from_numpy(data.weights_n[rows]).to(plan.device)
-    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=plan.device.startswith("cuda")):
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=precision_of(plan.device) != "float32"):
         logits_nc = learner.module(inputs)
     losses_n = nn.functional.cross_entropy(
         logits_nc.float(), targets_n, reduction="none", label_smoothing=plan.params["label_smoothing"]

@@ -6,36 +6,26 @@ import dataclasses
 import datetime as dt
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.registry import ModelRecord, ModelRepository
-from pipeline_tasks.contracts import Attempt, Item, ModelRef, SnapshotRef, content_id
+from pipeline_tasks.contracts import Attempt, ModelRef, SnapshotRef, content_id
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.ingest.reading import read_items
 from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.base import Recipe
 from pipeline_tasks.models.registry import FoundRecipe, find_recipe
 from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.training.checkpoint import Checkpoints
-from pipeline_tasks.training.dataset import (
-    InnerSplit,
-    ManifestTable,
-    TrainingRow,
-    class_indices,
-    inner_split,
-    loss_weights,
-    rows_of,
-)
-from pipeline_tasks.training.inputs import DecodedInputs, decode_inputs
+from pipeline_tasks.training.dataset import ManifestTable, TrainingRow, rows_of
 from pipeline_tasks.training.keys import TrainingKey
-from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, validate
+from pipeline_tasks.training.loading import LoadPlan, load_data
+from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
 from pipeline_tasks.training.publish import publish_model
 from pipeline_tasks.training.tuning import Report, TrialRecord, choose_params
 
@@ -185,54 +175,9 @@ def _training_key(
 
 
 def _load_data(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) -> TrainingData:
-    classes = job.key.classes
-    targets_n = class_indices(rows, classes)
-    preprocessing = job.recipe.preprocessing(job.defaults)
-    inputs = decode_inputs(
-        lambda: _read(job, rows, store=store),
-        num_rows=len(rows),
-        decode=lambda data: job.recipe.decode(data, preprocessing=preprocessing),
-        folder=job.folder,
-        key=content_id([job.snapshot.snapshot_id, job.found.code_digest, preprocessing]),
-    )
-    weights_n = loss_weights(
-        targets_n,
-        np.array([row.weight for row in rows], dtype=np.float32),
-        num_classes=len(classes),
-        balanced=job.defaults["class_weights"] == "balanced",
-    )
-    split = _split(rows, inputs, share=job.defaults["validation_share"])
-    return TrainingData(inputs, targets_n, weights_n, split, classes)
-
-
-def _read(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
-    position = {row.item_id: index for index, row in enumerate(rows)}
-    items = (_item(job, row) for row in rows)
-    for item, data in read_items(store, items):
-        yield position[item.item_id], data
-
-
-def _item(job: _Job, row: TrainingRow) -> Item:
-    return Item(
-        project=job.project.name,
-        item_id=row.item_id,
-        source="snapshot",
-        key=row.item_id,
-        group_key=row.group_key,
-        media_type="application/octet-stream",
-        location=row.location,
-        arrived_at=dt.datetime.min.replace(tzinfo=dt.UTC),
-        split="train",
-    )
-
-
-def _split(rows: Sequence[TrainingRow], inputs: DecodedInputs, *, share: float) -> InnerSplit:
-    if inputs.skipped:
-        some = sorted(inputs.skipped.items())[:10]
-        logger.warning("%d items do not decode and are left out: %s", len(inputs.skipped), some)
-    kept = np.array([position for position in range(len(rows)) if position not in inputs.skipped], dtype=np.int64)
-    split = inner_split([rows[position].group_key for position in kept], share=share)
-    return InnerSplit(train=kept[split.train], validation=kept[split.validation])
+    key = job.key
+    plan = LoadPlan(key.project, key.snapshot_id, job.found, key.params, key.classes, job.folder)
+    return load_data(plan, rows, store=store)
 
 
 def _start_tensors(warm_start: ModelRef | None, *, store: ObjectStore) -> Mapping[str, torch.Tensor] | None:
@@ -343,14 +288,32 @@ def _pack(
         lock_hash=key.lock_hash,
     )
     metrics = {
+        **training_metrics(data, history),
+        "trials": [dataclasses.asdict(trial) for trial in trials],
+    }
+    origin = origin_of(code_revision=code_revision, device=job.device)
+    return model_files.pack(module, config=config, origin=origin, metrics=metrics)
+
+
+def training_metrics(data: TrainingData, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a fit says of itself: the last epoch's validation, how many rows, the loss of each epoch."""
+    return {
         "validation": history[-1]["metrics"],
         "num_train": len(data.split.train),
         "num_skipped": len(data.inputs.skipped),
         "epochs": [{name: entry[name] for name in ("epoch", "loss")} for entry in history],
-        "trials": [dataclasses.asdict(trial) for trial in trials],
     }
-    origin = model_files.Origin(code_revision=code_revision, torch_version=torch.__version__, device=job.device)
-    return model_files.pack(module, config=config, origin=origin, metrics=metrics)
+
+
+def origin_of(*, code_revision: str, device: str) -> model_files.Origin:
+    """Return where this process trains: what the bits of the weights depend on beside the training key."""
+    return model_files.Origin(
+        code_revision=code_revision,
+        torch_version=torch.__version__,
+        device=device,
+        precision=precision_of(device),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+    )
 
 
 def _record(

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from data_checks.overrides import project_rules
-from data_checks.result import CheckResult
+from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Suite, extend
 from data_checks.runner import run_suite
-from data_checks.suites import dataset_suite, items_suite, labels_suite
+from data_checks.suites import NEAR_DUPLICATE_OF_EXAM, dataset_suite, items_suite, labels_suite
 from pipeline_tasks.catalog.datasets import BadRow, Columns, DatasetRepository
-from pipeline_tasks.contracts import CheckReport, Fence, Location, content_id
+from pipeline_tasks.contracts import CheckReport, Fence, Leak, content_id
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject, Modality
 from pipeline_tasks.validation import frames
 from pipeline_tasks.validation.facts import item_facts
+from pipeline_tasks.validation.item_bytes import map_items
+from pipeline_tasks.validation.leakage import Comparison, places_of
 from pipeline_tasks.validation.reports import CheckContext, publish_check
 
-READERS = 8
+MAX_NAMED, MAX_STORED = 10, 100
 FACT_COLUMNS: dict[Modality, tuple[str, ...]] = {
     "image": ("width", "height", "num_pixels", "pixel_mean", "pixel_spread"),
     "text": ("characters",),
@@ -62,9 +65,16 @@ def checked_labels(project: LoadedProject, columns: Columns, *, context: CheckCo
 
 
 def check_dataset(
-    project: LoadedProject, table: pa.Table, *, snapshot_id: str, context: CheckContext, fence: Fence
+    project: LoadedProject,
+    table: pa.Table,
+    *,
+    snapshot_id: str,
+    columns: Columns,
+    comparison: Comparison,
+    context: CheckContext,
+    fence: Fence,
 ) -> None:
-    """Run the dataset suite on a candidate snapshot and publish it.
+    """Run the dataset suite on a candidate snapshot and publish it, with what was left out of `columns` and why.
 
     Raises:
         GateClosed: a rule stops the run.
@@ -77,23 +87,79 @@ def check_dataset(
     exam_ids, exam_groups = datasets.exam_members(project.name)
     leaked_items = exam_ids & set(table["item_id"].to_pylist())
     leaked_groups = exam_groups & set(table["group_key"].to_pylist())
-    facts = frames.facts_frame(leaked_items=len(leaked_items), leaked_groups=len(leaked_groups), label_drift=drift)
+    leaks = comparison.leaks
+    facts = frames.facts_frame(
+        leaked_items=len(leaked_items),
+        leaked_groups=len(leaked_groups),
+        label_drift=drift,
+        near_duplicates=len(leaks),
+    )
+    subjects: dict[str, Any] = {
+        "reference": reference,
+        "exams": [exam.exam_id for exam in datasets.exams(project.name)],
+    }
+    if leaks:
+        subjects["near_duplicates"] = content_id([dataclasses.asdict(leak) for leak in leaks])
     result = run_suite(
         frames.dataset_frame(table),
         _with_own_rules(dataset_suite(project.config), project),
         subject=snapshot_id,
         extra={"classes": frames.classes_frame(counts), "facts": facts},
-        context={"reference": reference, "exams": [exam.exam_id for exam in datasets.exams(project.name)]},
+        context=subjects,
         statistics={
             "class_counts": counts,
             "reference_class_counts": before,
             "label_drift": drift,
             "leaked_items": sorted(leaked_items)[:10],
             "leaked_groups": sorted(leaked_groups)[:10],
+            "num_near_duplicates": len(leaks),
+            "num_not_compared": comparison.num_not_compared,
+            "near_duplicates": [dataclasses.asdict(leak) for leak in leaks[:MAX_STORED]],
         },
     )
-    key = publish_check(result, context, fence=fence)
+    result = _naming_pairs(result, leaks, num_checked=len(columns["item_id"]))
+    excluded = leaks if project.config.gate.exam.near_duplicates.policy == "exclude" else ()
+    key = publish_check(result, context, quarantine=_left_out(excluded, columns), fence=fence)
     result.require(report=key)
+
+
+def _naming_pairs(result: CheckResult, leaks: Sequence[Leak], *, num_checked: int) -> CheckResult:
+    """Return the result with the near duplicates named, item by item, where it only had their number."""
+    pairs = ", ".join(f"{one.trained_item_id[:12]} is like {likeness(one)}" for one in leaks[:MAX_NAMED])
+    more = f" and {len(leaks) - MAX_NAMED} more" if len(leaks) > MAX_NAMED else ""
+
+    def named(rule: RuleResult) -> RuleResult:
+        if rule.name != NEAR_DUPLICATE_OF_EXAM or rule.success or rule.error is not None:
+            return rule
+        return dataclasses.replace(
+            rule,
+            observed=f"{len(leaks)} of {num_checked}: {pairs}{more}",
+            num_checked=num_checked,
+            num_failed=len(leaks),
+            failing_ids=tuple(one.trained_item_id for one in leaks),
+        )
+
+    return dataclasses.replace(result, rules=tuple(named(rule) for rule in result.rules))
+
+
+def likeness(leak: Leak) -> str:
+    """Return which exam item a training item is like, and how much."""
+    return f"exam item {leak.item_id[:12]} (similarity {leak.similarity:.4f})"
+
+
+def _left_out(leaks: Sequence[Leak], columns: Columns) -> list[BadRow]:
+    position = {item_id: index for index, item_id in enumerate(columns["item_id"])}
+    return [
+        BadRow(
+            source=columns["source"][position[leak.trained_item_id]],
+            key=columns["key"][position[leak.trained_item_id]],
+            item_id=leak.trained_item_id,
+            code=NEAR_DUPLICATE_OF_EXAM,
+            reason=f"near duplicate of {likeness(leak)}; left out of the training set",
+            object_key=columns["object_key"][position[leak.trained_item_id]],
+        )
+        for leak in leaks
+    ]
 
 
 def without(columns: Columns, item_ids: set[str]) -> Columns:
@@ -114,24 +180,11 @@ def _with_own_rules(suite: Suite, project: LoadedProject) -> Suite:
 def _items_frame(project: LoadedProject, batch: Columns, *, store: ObjectStore) -> pd.DataFrame:
     """Return the batch with what its bytes say, one row per item."""
     config = project.config
-    by_object: dict[str, list[tuple[str, Location]]] = {}
-    for item_id, *where in zip(
-        *(batch[name] for name in ("item_id", "object_key", "offset", "size_bytes")), strict=True
-    ):
-        by_object.setdefault(where[0], []).append((item_id, Location(*where)))
 
-    def facts_of(group: tuple[str, list[tuple[str, Location]]]) -> list[dict[str, Any]]:
-        key, members = group
-        whole = store.get(key) if len(members) > 1 else None
-        limit = config.checks.max_pixels
-        found = []
-        for item_id, place in members:
-            data = store.get_range(place) if whole is None else whole[place.offset : place.offset + place.size_bytes]
-            found.append(item_facts(data, item_id=item_id, modality=config.modality, max_pixels=limit))
-        return found
+    def facts_of(item_id: str, data: bytes) -> dict[str, Any]:
+        return item_facts(data, item_id=item_id, modality=config.modality, max_pixels=config.checks.max_pixels)
 
-    with ThreadPoolExecutor(READERS) as pool:
-        facts = [row for rows in pool.map(facts_of, by_object.items()) for row in rows]
+    facts = list(map_items(store, places_of(batch).items(), facts_of))
     known = pd.DataFrame(
         {name: batch[name] for name in ("item_id", "media_type", "size_bytes", "group_key", "source", "key")}
     )

@@ -47,10 +47,19 @@ def classes_frame(counts: Mapping[str, int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "num_rows", "share"])
 
 
-def facts_frame(*, leaked_items: int, leaked_groups: int, label_drift: float | None) -> pd.DataFrame:
+def facts_frame(
+    *, leaked_items: int, leaked_groups: int, label_drift: float | None, near_duplicates: int
+) -> pd.DataFrame:
     """Return the one row of facts about a dataset as a whole; no drift without an earlier dataset."""
     return pd.DataFrame(
-        [{"leaked_items": leaked_items, "leaked_groups": leaked_groups, "label_drift": label_drift or 0.0}]
+        [
+            {
+                "leaked_items": leaked_items,
+                "leaked_groups": leaked_groups,
+                "label_drift": label_drift or 0.0,
+                "near_duplicates": near_duplicates,
+            }
+        ]
     )
 
 

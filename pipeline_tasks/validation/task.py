@@ -12,6 +12,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from data_checks.suites import NEAR_DUPLICATE_OF_EXAM
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import Columns, DatasetRepository
 from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef
@@ -21,6 +22,7 @@ from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject
 from pipeline_tasks.validation import frames, manifest
 from pipeline_tasks.validation.checking import check_dataset, checked_items, checked_labels, without
+from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, keep_fingerprints, places_of
 from pipeline_tasks.validation.reports import CheckContext
 from pipeline_tasks.validation.trigger import TrainDecision, count_new, enough_new_labels
 
@@ -74,9 +76,23 @@ def build_snapshot(
     if window == "newest":
         columns = _newest_only(columns, base=datasets.champion_snapshot(project.name), store=store)
     columns = checked_labels(project, columns, context=context, fence=fence)
-    table = manifest.build_manifest(columns)
+    comparison = _compared_with_exams(project, columns, context=context)
+    kept = columns
+    if project.config.gate.exam.near_duplicates.policy == "exclude":
+        kept = without(columns, {leak.trained_item_id for leak in comparison.leaks})
+    table = manifest.build_manifest(kept)
     snapshot_id = manifest.manifest_id(table)
-    check_dataset(project, table, snapshot_id=snapshot_id, context=context, fence=fence)
+    check_dataset(
+        project,
+        table,
+        snapshot_id=snapshot_id,
+        columns=columns,
+        comparison=comparison,
+        context=context,
+        fence=fence,
+    )
+    item_ids = table["item_id"].to_pylist()
+    keep_fingerprints(project, snapshot_id, comparison.values, item_ids=item_ids, store=store)
     key = f"snapshots/{project.name}/{snapshot_id}/manifest.parquet"
     crash_point("snapshot.put.before")
     database.check(fence)
@@ -101,6 +117,17 @@ def build_snapshot(
         snapshot.generation,
     )
     return snapshot
+
+
+def _compared_with_exams(project: LoadedProject, columns: Columns, *, context: CheckContext) -> Comparison:
+    """Compare the training items with every exam that was ever frozen; what was looked at before is taken over."""
+    datasets = context.datasets
+    known = [ref for ref in (datasets.champion_snapshot(project.name), datasets.head_snapshot(project.name)) if ref]
+    exams = datasets.exams(project.name)
+    found = compare_with_exams(project, places_of(columns), exams, known=known, store=context.store)
+    if found.leaks:
+        _log.warning("%d training items of %s are near duplicates of exam items", len(found.leaks), project.name)
+    return found
 
 
 def open_exam(
@@ -144,6 +171,9 @@ def plan_training(
     What the last snapshot holds was tried already, so a refused contender is not trained again on the same labels.
     """
     columns = datasets.decided(project.name, "train")
+    if project.config.gate.exam.near_duplicates.policy == "exclude":
+        # What is left out for good is in no snapshot, and would count as new for ever.
+        columns = without(columns, datasets.set_aside(project.name, NEAR_DUPLICATE_OF_EXAM))
     pairs = zip(columns["item_id"], columns["label"], strict=True)
     refs = {ref for ref in (datasets.head_snapshot(project.name), datasets.champion_snapshot(project.name)) if ref}
     known = [_pairs(read_manifest(store, ref, verify=False)) for ref in refs]

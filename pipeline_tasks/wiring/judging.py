@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -12,16 +11,13 @@ from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.registry import ModelRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import Attempt, Item, Location, ModelRef, VerdictRef
+from pipeline_tasks.contracts import Attempt, ExamRef, Item, Leak, ModelRef, VerdictRef
 from pipeline_tasks.errors import DataCorrupt, PermanentError
 from pipeline_tasks.evaluation import approval, scoring
 from pipeline_tasks.evaluation import task as evaluation_task
-from pipeline_tasks.ingest.reading import read_items
-from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.validation import task as validation_task
+from pipeline_tasks.ingest.reading import PlaceReader, read_items
+from pipeline_tasks.validation import leakage
 from pipeline_tasks.wiring.links import links_of
-
-FEW_RANGES = 4
 
 
 def judge_contender(
@@ -36,8 +32,9 @@ def judge_contender(
         exams,
         champion=champion_of(parts, project),
         load=scoring.load_stored(parts.store),
-        read=lambda locations: read_locations(parts.store, locations),
-        trained_item_ids=lambda snapshot_id: _trained(parts, project, snapshot_id),
+        read=PlaceReader(parts.store),
+        find_leaks=lambda snapshot_id, refs: _leaks(parts, project, snapshot_id, refs),
+        find_items=lambda item_ids: items_of(parts, project, item_ids),
         verdicts=VerdictRepository(parts.database),
         store=parts.store,
         database=parts.database,
@@ -70,16 +67,6 @@ def bytes_of(parts: Parts, project: str, item_ids: Collection[str]) -> list[tupl
     return list(read_items(parts.store, items_of(parts, project, item_ids)))
 
 
-def read_locations(store: ObjectStore, locations: Sequence[Location]) -> list[bytes]:
-    """Return the bytes at each place, in their order; a pack that holds several of them is fetched once."""
-    wanted = Counter(location.object_key for location in locations)
-    packs = {key: store.get(key) for key, count in wanted.items() if count > FEW_RANGES}
-    return [
-        packs[at.object_key][at.offset : at.offset + at.size_bytes] if at.object_key in packs else store.get_range(at)
-        for at in locations
-    ]
-
-
 def items_of(parts: Parts, project: str, item_ids: Collection[str]) -> list[Item]:
     """Return the items in the order of their ids.
 
@@ -93,9 +80,9 @@ def items_of(parts: Parts, project: str, item_ids: Collection[str]) -> list[Item
     return [found[item_id] for item_id in item_ids]
 
 
-def _trained(parts: Parts, project: str, snapshot_id: str) -> set[str]:
-    ref = DatasetRepository(parts.database).snapshot(project, snapshot_id)
-    return set(validation_task.read_manifest(parts.store, ref, verify=False)["item_id"].to_pylist())
+def _leaks(parts: Parts, project: str, snapshot_id: str, exams: Sequence[ExamRef]) -> list[Leak]:
+    snapshot = DatasetRepository(parts.database).snapshot(project, snapshot_id)
+    return leakage.find_leaks(parts.project(project), snapshot, exams, store=parts.store)
 
 
 def approval_request_of(parts: Parts, project: str, *, verdict_id: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""What people ask of the catalog: history, quarantine, invariants, the overview. Only reads."""
+"""What people ask of the catalog: reports, quarantine, invariants, the overview. Only reads."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.runs import RunRepository
-from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
+from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project_loader import load_projects
@@ -93,32 +94,6 @@ def run_facts(database: Database, project: str, *, run_id: str) -> RunFacts:
     )
 
 
-def history(project: str, *, as_json: bool) -> Any:
-    """Return who served when and why: text, or rows for JSON."""
-    records = ServingRepository(build_parts().database).records(project)
-    if as_json:
-        return [_history_row(record) for record in records]
-    if not records:
-        return f"{project} has no champion yet."
-    return "\n".join(
-        f"{row['generation']:>4}  {row['at']:%Y-%m-%d %H:%M:%S}  {row['action']:<8}  {row['champion']}  {row['reason']}"
-        f"  (by {row['actor']})"
-        for row in map(_history_row, records)
-    )
-
-
-def _history_row(record: RouteRecord) -> dict[str, Any]:
-    return {
-        "generation": record.route.generation,
-        "at": record.created_at,
-        "action": record.action,
-        "champion": record.route.champion_version,
-        "verdict_id": record.verdict_id,
-        "reason": record.reason,
-        "actor": record.actor,
-    }
-
-
 def save_report(project: str, *, verdict: str | None, output: Path | None) -> str:
     """Write a verdict's report into a file and return where it is."""
     parts = build_parts()
@@ -143,9 +118,14 @@ def quarantine(project: str, *, as_json: bool) -> Any:
     return "\n".join(f"{row['code']:<20}  {row['source']}:{row['key']}  {row['reason']}" for row in rows)
 
 
-def violations() -> list[str]:
-    """Return every broken invariant in words; the loop should be at rest."""
+def violations(anchors: Sequence[str] = ()) -> list[str]:
+    """Return every broken invariant in words; the loop should be at rest.
+
+    `anchors` are `PROJECT:SEQ:HASH` of ledger entries that were noted down elsewhere.
+    """
     from pipeline_tasks import invariants
+    from pipeline_tasks.catalog.ledger_repository import LedgerRepository
+    from pipeline_tasks.wiring.audit import parse_anchors
 
     parts = build_parts()
     projects, _errors = load_projects(parts.settings.projects_dir)
@@ -155,6 +135,7 @@ def violations() -> list[str]:
         now=utc_now(),
         labeling=parts.labeling,
         approval_when={loaded.name: loaded.config.approval.when for loaded in projects},
+        anchors=parse_anchors(anchors, projects=LedgerRepository(parts.database).projects()),
         deep=True,
     )
     return [str(violation) for violation in found]

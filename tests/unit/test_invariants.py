@@ -3,12 +3,14 @@
 import copy
 import datetime as dt
 import io
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.ledger_repository import backfill
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.invariants import check
 from pipeline_tasks.invariants_report import Violation, listed
@@ -119,13 +121,15 @@ class World:
             champion, parent = version, f"commit-{number}"
 
     def _model(self, version: str, *, champion: str | None, minutes: float) -> None:
-        weights, verdict = f"weights of {version}".encode(), f"verdict on {version}".encode()
+        weights, answers = f"weights of {version}".encode(), f"answers of {version}".encode()
+        verdict = json.dumps({"evidence": {"digest": sha256_hex(answers)}}).encode()
         folder, verdict_key = f"models/pets/{version}", f"verdicts/pets/verdict-{version}"
         bento = f"bentos/pets/release-{version}.bento"
         self.objects |= {
             f"{folder}/model.safetensors": weights,
             f"{folder}/model.json": b"{}",
             f"{verdict_key}/verdict.json": verdict,
+            f"{verdict_key}/evidence.parquet": answers,
             bento: b"bento",
         }
         run_id, before = f"run-{version}", at(minutes - 1)
@@ -236,6 +240,7 @@ def violations(database, object_store):
             for name, rows in world.rows.items():
                 if rows:
                     connection.execute(t.metadata.tables[name].insert(), rows)
+            backfill(connection)
         object_store.objects.update(world.objects)
         found = check(database, object_store, now=NOW, labeling=Labeling(world.ls_tasks), **arguments)
         return [str(one) for one in found]

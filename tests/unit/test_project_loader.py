@@ -158,6 +158,51 @@ SINGLE = [
         "[cat, dot]",
         "labeling.xml:5:5: <Choice> must be one of labels.classes: cat, dot (got 'dog'). Did you mean 'dot'?",
     ),
+    (
+        "  confidence: 0.95",
+        "  slices: [{name: camera, by: key_pattern, pattern: '^([^/]+)/'}]",
+        "gate.slices[0].pattern must have a group (?P<slice>...) (got '^([^/]+)/').",
+    ),
+    (
+        "  confidence: 0.95",
+        "  slices: [{name: camera, by: key_pattern, pattern: '(?P<slice>'}]",
+        "gate.slices[0].pattern must be a regular expression (got '(?P<slice>':",
+    ),
+    (
+        "  confidence: 0.95",
+        "  slices: [{name: camera, by: key_pattern}]",
+        "gate.slices[0].pattern must be a regular expression with a group (?P<slice>...) where by is key_pattern",
+    ),
+    (
+        "  confidence: 0.95",
+        "  slices: [{name: camera, by: source, pattern: '(?P<slice>.)'}]",
+        "gate.slices[0].pattern must be left out where by is source",
+    ),
+    (
+        "  confidence: 0.95",
+        "  slices: [{name: camera, by: source}, {name: camera, by: origin}]",
+        "gate.slices[1].name must be unique (got 'camera' 2 times)",
+    ),
+    (
+        "  confidence: 0.95",
+        "  slices: [{name: camera, by: color}]",
+        "gate.slices[0].by must be",
+    ),
+    (
+        "  confidence: 0.95",
+        "  slices: [{name: camera, by: source, floor: 0.8}]",
+        "gate.slices[0].floor must be a known key (got an unknown one). Did you mean floors?",
+    ),
+    (
+        "  confidence: 0.95",
+        "  slices: [{name: camera, by: source, floors: {accuracy: 80}}]",
+        "gate.slices[0].floors.accuracy must be at most 1",
+    ),
+    (
+        "  confidence: 0.95",
+        "  slices: [{name: camera, by: source, min_items: 0}]",
+        "gate.slices[0].min_items must be at least 1 (got 0).",
+    ),
     ("  exam_annotators: 2", "  exam_annotators: 0", "labels.exam_annotators must be at least 1 (got 0)."),
     (
         "  name: image_cnn",

@@ -106,6 +106,7 @@ COUNTS = [("cat", 2, 0.67), ("dog", 1, 0.33)]
         ({}, [("cat", 2, 0.95), ("dog", 1, 0.05)], {}, "CLASS_SHARE"),
         ({}, COUNTS, {"leaked_items": 1}, "ITEM_LEAKAGE"),
         ({}, COUNTS, {"leaked_groups": 1}, "GROUP_LEAKAGE"),
+        ({}, COUNTS, {"near_duplicates": 1}, "NEAR_DUPLICATE_OF_EXAM"),
         ({}, COUNTS, {"label_drift": 0.51}, "LABEL_DRIFT"),
     ],
 )
@@ -113,7 +114,18 @@ def test_each_rule_on_a_dataset_can_fail(rows, counts, facts, code):
     checks = {"min_rows": 3, "min_per_class": 1, "drift_policy": "stop"}
     extra = {
         "classes": pd.DataFrame(counts, columns=["label", "num_rows", "share"]),
-        "facts": pd.DataFrame([{"leaked_items": 0, "leaked_groups": 0, "label_drift": 0.0} | facts]),
+        "facts": pd.DataFrame(
+            [{"leaked_items": 0, "leaked_groups": 0, "label_drift": 0.0, "near_duplicates": 0} | facts]
+        ),
     }
-    result = run_suite(pd.DataFrame(ROWS | rows), dataset_suite(project(checks=checks)), subject="s", extra=extra)
+    gate = {"exam": {"near_duplicates": {"policy": "stop"}}}
+    suite = dataset_suite(project(checks=checks, gate=gate))
+    result = run_suite(pd.DataFrame(ROWS | rows), suite, subject="s", extra=extra)
     assert result.code == code
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("exclude", "warn"), ("stop", "stop"), ("off", None)])
+def test_the_rule_on_near_duplicates_follows_the_gate(policy, expected):
+    suite = dataset_suite(project(gate={"exam": {"near_duplicates": {"policy": policy}}}))
+    rules = {rule.name: rule.policy for rule in suite.rules}
+    assert rules.get("NEAR_DUPLICATE_OF_EXAM") == expected

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_tasks.contracts import Attempt, ExamRef, Location, ModelRef, sha256_hex
+from pipeline_tasks.contracts import Attempt, ExamRef, Item, Location, ModelRef, sha256_hex
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.project import Gate, LoadedProject, Project
 from pipeline_tasks.validation import manifest
+from pipeline_tasks.validation.near_duplicates import exact_leaks
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 CLASSES = ("shirt", "shoe")
@@ -66,7 +67,9 @@ def gain(
     )
 
 
-def exam(epoch=2, *, num_items=1000, contender=None, champion=None, gained=None, shared=None) -> ev.ExamEvidence:
+def exam(
+    epoch=2, *, num_items=1000, contender=None, champion=None, gained=None, shared=None, slices=()
+) -> ev.ExamEvidence:
     return ev.ExamEvidence(
         exam_id=f"exam{epoch}",
         epoch=epoch,
@@ -76,6 +79,7 @@ def exam(epoch=2, *, num_items=1000, contender=None, champion=None, gained=None,
         champion=champion or scores(accuracy=0.85),
         gain=gained or gain(),
         shared_gain=shared,
+        slices=slices,
     )
 
 
@@ -102,6 +106,7 @@ class TableModel:
     def __init__(self, answers, *, classes=CLASSES, confidence=0.8, broken=None, jitter=True):
         self.answers, self.classes, self.confidence = dict(answers), tuple(classes), confidence
         self.broken, self.jitter = broken, jitter
+        self.decoding = f"table {id(self)}"
         self.batches = []
 
     def decode(self, data):
@@ -134,7 +139,15 @@ class World:
     models: dict
     exams: list
     trained: dict = dataclasses.field(default_factory=dict)
+    near: dict = dataclasses.field(default_factory=dict)
     loads: list = dataclasses.field(default_factory=list)
+    lookups: int = 0
+
+    @property
+    def items(self):
+        """Every item in the store, by id."""
+        keys = [key for key in self.store.objects if key.startswith("items/")]
+        return {key.rsplit("/", 1)[-1]: item_at(key, self.store.objects[key]) for key in keys}
 
     def load(self, ref):
         self.loads.append(ref.version)
@@ -146,8 +159,31 @@ class World:
     def read(self, locations):
         return [self.store.get_range(location) for location in locations]
 
-    def trained_item_ids(self, snapshot_id):
-        return self.trained.get(snapshot_id, frozenset())
+    def find_leaks(self, snapshot_id, exams):
+        tables = [manifest.from_parquet(self.store.get(ref.object_key), object_key=ref.object_key) for ref in exams]
+        held = {item_id for table in tables for item_id in table["item_id"].to_pylist()}
+        exact = exact_leaks(held, self.trained.get(snapshot_id, frozenset()))
+        return [*exact, *(leak for leak in self.near.get(snapshot_id, ()) if leak.item_id in held)]
+
+    def find_items(self, item_ids):
+        self.lookups += 1
+        items = self.items
+        return [items[item_id] for item_id in item_ids]
+
+
+def item_at(key: str, data: bytes, *, media_type="text/plain") -> Item:
+    """Return an item; number n of an exam came in as `camera<n mod 3>/<n>`."""
+    item_id, number = sha256_hex(data), data[-5:].decode()
+    place = Location(key, 0, len(data))
+    source_key = f"camera{int(number) % 3}/{number}" if number.isdigit() else key
+    return Item("fashion", item_id, "folder", source_key, item_id, media_type, place, NOW, "train")
+
+
+def put_item(store, data: bytes) -> str:
+    """Put an item beside the exams' and return its id."""
+    item_id = sha256_hex(data)
+    store.put(f"items/fashion/{item_id[:2]}/{item_id}", data)
+    return item_id
 
 
 def payload(epoch: int, index: int) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline_tasks.catalog.verdicts import VerdictRepository
-from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.contracts import Leak, sha256_hex
 from pipeline_tasks.evaluation import advice, report, report_charts, report_examples
 from pipeline_tasks.evaluation.summary import markdown_summary
 from pipeline_tasks.evaluation.task import judge
@@ -62,14 +62,16 @@ class Page(html.parser.HTMLParser):
 def make(database, object_store):
     """Judge for real and return (document, page, evidence)."""
 
-    def call(*, classes=s.CLASSES, champion=True, wrong=range(24), media_type="text/plain", gate=None, broken=None):
+    def call(
+        *, classes=s.CLASSES, champion=True, wrong=range(24), media_type="text/plain", gate=None, broken=None, near=None
+    ):
         rename = dict(zip(s.CLASSES, classes, strict=False))
         labels = [rename[label] for label in LABELS]
         exams = [s.put_exam(object_store, epoch=epoch, labels=labels, media_type=media_type) for epoch in (1, 2)]
         old = s.answers(1, LABELS) | s.answers(2, LABELS, wrong=wrong)
         new = s.answers(1, LABELS) | s.answers(2, LABELS, wrong=[100])
         models = {"old": s.TableModel(old, classes=classes), "new": s.TableModel(new, classes=classes, broken=broken)}
-        world = s.World(object_store, models, exams)
+        world = s.World(object_store, models, exams, near=near or {})
         ticks = itertools.count()
         ref = judge(
             s.project(gate=gate, classes=classes),
@@ -78,7 +80,8 @@ def make(database, object_store):
             champion=s.put_model(object_store, "old") if champion else None,
             load=world.load,
             read=world.read,
-            trained_item_ids=world.trained_item_ids,
+            find_leaks=world.find_leaks,
+            find_items=world.find_items,
             verdicts=VerdictRepository(database),
             store=object_store,
             database=database,
@@ -269,3 +272,38 @@ def test_no_script_runs_and_nothing_is_fetched_in_a_browser(make, monkeypatch, t
         assert messages == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280
         browser.close()
+
+
+def test_the_page_shows_leaks_in_pairs(make, object_store):
+    copy = s.put_item(object_store, b"all but <item> 7")
+    item_id = sha256_hex(s.payload(2, 7))
+    page = make(near={"snapshot-new": [Leak(item_id, copy, "near", 0.9971)]})[1]
+    words = " ".join(Page(page).words)
+    assert "1 of 240 exam items are in the contender's training snapshot, 0 exactly and 1 as near duplicates." in words
+    assert "0 of 240 exam items are in the champion's training snapshot." in words
+    assert f"{item_id} is like {copy} , similarity 0.9971" in " ".join(words.split())
+    assert "all but <item> 7" in words
+    assert "item 2 00007" in words
+
+
+def test_the_page_shows_an_exact_leak_once(make, object_store):
+    item_id = sha256_hex(s.payload(2, 7))
+    page = make(near={"snapshot-new": [Leak(item_id, item_id, "exact", 1.0)]})[1]
+    assert "the same bytes" in page
+    assert "training snapshot, 1 exactly and 0 as near duplicates." in page
+    assert "similarity" not in page.partition("Exams and leak check")[2].partition("</section>")[0]
+
+
+def test_the_page_lists_twenty_leaks_and_shows_twelve_pairs(make, object_store):
+    copy = s.put_item(object_store, b"a copy")
+    leaks = [Leak(sha256_hex(s.payload(2, index)), copy, "near", 0.99) for index in range(23)]
+    section = make(near={"snapshot-new": leaks})[1].partition("Exams and leak check")[2].partition("</section>")[0]
+    assert section.count("<li>") == 21
+    assert "and 3 more, in verdict.json" in section
+    assert section.count('<div class="example">') == 12
+
+
+def test_the_page_says_when_near_duplicates_were_not_looked_for(make):
+    gate = {"exam": {"min_items": 10, "near_duplicates": {"policy": "off"}}}
+    assert "Only identical items were looked for" in make(gate=gate)[1]
+    assert "Only identical items were looked for" not in make()[1]

@@ -5,10 +5,14 @@ import math
 
 import pytest
 
+from pipeline_tasks.contracts import Leak
 from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation import rule
 from pipeline_tasks.evaluation.evidence import alpha_for_use
 from tests.unit.evaluation import support as s
+
+EXACT = Leak("a" * 64, "a" * 64, "exact", 1.0)
+NEAR = Leak("b" * 64, "c" * 64, "near", 0.9971)
 
 NAN = math.nan
 UNSURE = {"p": 0.2, "low": -0.01}
@@ -186,9 +190,32 @@ def test_a_constant_champion_can_be_beaten():
 
 
 def test_a_leak_keeps_the_champion_and_names_items():
-    decision = rule.decide(s.policy(), s.evidence(leaked_item_ids=("a" * 64, "b" * 64)))
+    leaks = (EXACT, NEAR)
+    decision = rule.decide(s.policy(), s.evidence(leaks=leaks))
     assert (decision.answer, decision.code) == ("keep", "EXAM_LEAK")
-    assert "2 exam items are in the contender's training snapshot (aaaaaaaaaaaa, bbbbbbbbbbbb)" in decision.headline
+    assert (
+        "2 exam items are in the contender's training snapshot, 1 exactly and 1 as near duplicates "
+        "(aaaaaaaaaaaa, bbbbbbbbbbbb). Its score on them is worth nothing" in decision.headline
+    )
+
+
+@pytest.mark.parametrize(("leak", "words"), [(EXACT, "1 exactly ("), (NEAR, "1 as near duplicates (")])
+def test_one_kind_of_leak_is_enough(leak, words):
+    decision = rule.decide(s.policy(), s.evidence(leaks=(leak,)))
+    assert (decision.answer, decision.code) == ("keep", "EXAM_LEAK")
+    assert words in decision.headline
+
+
+def test_a_champion_that_knows_exam_items_is_told_of_and_blocks_nothing():
+    decision = rule.decide(s.policy(), s.evidence(champion_leaks=(NEAR,)))
+    assert decision.answer == "promote"
+    (note,) = [reason for reason in decision.reasons if reason.code == "CHAMPION_EXAM_LEAK"]
+    assert note.stand == "note"
+    assert note.text == (
+        "1 exam items are in the champion's training snapshot, 1 as near duplicates (bbbbbbbbbbbb): "
+        "it answers them with an unfair advantage."
+    )
+    assert "CHAMPION_EXAM_LEAK" not in {reason.code for reason in rule.decide(s.policy(), s.evidence()).reasons}
 
 
 @pytest.mark.parametrize(
@@ -309,4 +336,4 @@ def test_a_gain_computed_at_another_level_is_refused():
 
 
 def test_long_lists_are_cut_at_ten():
-    assert rule._names([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
+    assert rule.names([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pipeline_tasks.catalog.verdicts import VerdictRepository
-from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.contracts import Leak, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, InputError, LostRace, PermanentError, ServiceUnavailable, StaleAttempt
 from pipeline_tasks.evaluation import scoring
 from pipeline_tasks.evaluation import verdict as vd
@@ -41,7 +41,8 @@ def run(world, verdicts, database, object_store):
             "champion": refs.get(champion),
             "load": world.load,
             "read": world.read,
-            "trained_item_ids": world.trained_item_ids,
+            "find_leaks": world.find_leaks,
+            "find_items": world.find_items,
             "verdicts": verdicts,
             "store": object_store,
             "database": database,
@@ -134,7 +135,7 @@ def test_replay_refuses_another_rule(run, object_store):
     ref = run()
     document = document_of(object_store, ref)
     document["question"]["rule_version"] = 99
-    with pytest.raises(DataCorrupt, match=r"rule_version must be 1 .* \(got 99\)"):
+    with pytest.raises(DataCorrupt, match=r"rule_version must be 2 .* \(got 99\)"):
         vd.replay(document, object_store.get(f"{ref.object_key}/evidence.parquet"))
 
 
@@ -254,9 +255,37 @@ def test_a_leak_keeps_the_champion(run, world):
     assert sha256_hex(s.payload(2, 7))[:12] in ref.reasons[0]
 
 
-def test_the_items_of_the_champions_snapshot_are_no_leak_of_the_contender(run, world):
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_near_duplicate_keeps_the_champion_and_stands_in_the_verdict(run, world, object_store, epoch):
+    copy = s.put_item(object_store, b"all but item 7")
+    world.near["snapshot-new"] = [Leak(sha256_hex(s.payload(epoch, 7)), copy, "near", 0.9971)]
+    ref = run()
+    assert (ref.answer, ref.code) == ("keep", "EXAM_LEAK")
+    document = document_of(object_store, ref)
+    item_id = sha256_hex(s.payload(epoch, 7))
+    assert document["question"]["leaks"] == [
+        {"item_id": item_id, "trained_item_id": copy, "kind": "near", "similarity": 0.9971}
+    ]
+    assert document["question"]["champion_leaks"] == []
+    assert vd.replay(document, object_store.get(f"{ref.object_key}/evidence.parquet")) == document
+
+
+def test_the_items_of_the_champions_snapshot_are_a_note_and_no_leak_of_the_contender(run, world, object_store):
     world.trained["snapshot-old"] = {sha256_hex(s.payload(2, 7))}
-    assert run().answer == "promote"
+    ref = run()
+    assert ref.answer == "promote"
+    assert any("1 exam items are in the champion's training snapshot" in reason for reason in ref.reasons)
+    document = document_of(object_store, ref)
+    assert document["question"]["leaks"] == []
+    assert [leak["kind"] for leak in document["question"]["champion_leaks"]] == ["exact"]
+    assert vd.replay(document, object_store.get(f"{ref.object_key}/evidence.parquet")) == document
+
+
+def test_an_old_verdict_without_pairs_says_which_rule_gave_it(run, object_store):
+    document = document_of(object_store, run())
+    document["question"]["rule_version"] = 1
+    with pytest.raises(DataCorrupt, match=r"rule_version must be 2 to be replayed by this release \(got 1\)"):
+        vd.question_from(document)
 
 
 def test_models_with_other_classes_are_compared_by_name(run, world):
@@ -359,6 +388,36 @@ def test_scoring_goes_batch_by_batch_and_reads_each_item_once(world):
     assert reads == [50, 50, 20]
     assert [model.batches for model in models] == [[50, 50, 20], [50, 50, 20]]
     assert [answer.shape for answer in answers] == [(120, 2), (120, 2)]
+
+
+def test_scoring_reads_in_the_order_of_places(world):
+    items = scoring.read_exam(world.store, world.exams[1]).items[::-1]
+    asked = []
+
+    def read(locations):
+        asked.extend(locations)
+        return world.read(locations)
+
+    (answers,) = scoring.answer_items(items, read=read, models=[world.models["old"]], batch_size=50)
+    by_item = dict(zip([item.item_id for item in items], answers.argmax(axis=1), strict=True))
+    assert [location.object_key for location in asked] == sorted(item.location.object_key for item in items)
+    for data, answer in s.answers(2, LABELS, wrong=range(24)).items():
+        assert by_item[sha256_hex(data)] == answer
+
+
+@pytest.mark.parametrize(("same", "expected"), [(True, (120, 0)), (False, (120, 120))])
+def test_models_that_decode_alike_share_the_decoding(world, monkeypatch, same, expected):
+    exam = scoring.read_exam(world.store, world.exams[1])
+    models = [world.models["new"], world.models["old"]]
+    decoded = [[], []]
+    for model, seen in zip(models, decoded, strict=True):
+        monkeypatch.setattr(model, "decode", lambda data, seen=seen: seen.append(data) or data)
+    if same:
+        models[1].decoding = models[0].decoding
+    answers = scoring.answer_items(exam.items, read=world.read, models=models)
+    assert tuple(len(seen) for seen in decoded) == expected
+    labels = [s.CLASSES.index(item.label) for item in exam.items]
+    assert [float((answer.argmax(axis=1) == labels).mean()) for answer in answers] == [1.0, 0.8]
 
 
 def test_latency_leaves_the_warm_up_out():

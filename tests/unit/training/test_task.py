@@ -17,7 +17,7 @@ from pipeline_tasks.contracts import Attempt, sha256_hex
 from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError, StaleAttempt
 from pipeline_tasks.ingest.reading import read_items
 from pipeline_tasks.models import artifact
-from pipeline_tasks.training import loop, task
+from pipeline_tasks.training import loading, loop
 from tests import crash
 from tests.fakes import FolderObjectStore
 from tests.fakes_tracking import FakeTracker
@@ -66,7 +66,7 @@ def test_exam_rows_are_never_read(scene, monkeypatch):
             read.append(item.item_id)
             yield item, data
 
-    monkeypatch.setattr(task, "read_items", spy)
+    monkeypatch.setattr(loading, "read_items", spy)
     scene.train()
     assert len(read) == 81
     assert not exam_ids & set(read)

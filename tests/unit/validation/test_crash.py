@@ -66,7 +66,9 @@ def state(folder):
         ],
         "counts": {name: len(found) for name, found in rows.items()},
         "checks": sorted((stage, subject, success) for stage, subject, success, _ in checks),
-        "objects": sorted(o.key for o in scene.store.list("") if o.key.split("/")[0] in {"snapshots", "exams"}),
+        "objects": sorted(
+            o.key for o in scene.store.list("") if o.key.split("/")[0] in {"snapshots", "exams", "fingerprints"}
+        ),
         "pages": len(list((folder / "data-docs").rglob("*.html"))),
     }
 
@@ -78,7 +80,7 @@ def test_the_same_end_after_a_kill_at_every_point(new_world):
         f"{effect}.{moment}"
         for effect in ("check.report", "exam.put", "snapshot.put")
         for moment in ("before", "after", "recorded")
-    }
+    } | {"fingerprints.put.before", "fingerprints.put.after"}
     expected = state(calm)
     assert expected["counts"] == {"snapshots": 1, "exams": 1, "exam_items": 10, "quarantine": 1}
     crash.crash_everywhere(points, world=new_world, run=freeze, check=lambda folder: compare(state(folder), expected))

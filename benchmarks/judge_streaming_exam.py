@@ -1,0 +1,192 @@
+"""The stored exam that judge_streaming.py judges: a folder of packs, two models, and labels for generated images."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLASSES = tuple(f"class-{index}" for index in range(10))
+PROJECT, NOW = "bench", dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+PACK_BYTES = 16 * 1024 * 1024
+OTHER_BYTES = 9
+RIGHT_SHARE = 0.85
+NOISE = 0.05
+FIXED = {
+    "split": "exam",
+    "media_type": "image/png",
+    "version": 1,
+    "method": "consensus",
+    "annotators": ["a", "b"],
+    "source": "folder",
+    "origin": "source",
+    "arrived_at": NOW,
+}
+
+
+class FolderStore:
+    """An object store in a folder, as far as judging needs one; counts the bytes that it hands out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.num_reads, self.read_bytes = 0, 0
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self._counted((self.root / key).read_bytes())
+        except FileNotFoundError:
+            raise KeyError(key) from None
+
+    def get_range(self, location: Any) -> bytes:
+        with (self.root / location.object_key).open("rb") as file:
+            file.seek(location.offset)
+            return self._counted(file.read(location.size_bytes))
+
+    def put(self, key: str, data: bytes, *, content_type: str = "") -> None:  # noqa: ARG002  (the port's)
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def create(self, key: str, data: bytes, *, content_type: str = "") -> bool:  # noqa: ARG002  (the port's)
+        if (self.root / key).exists():
+            return (self.root / key).read_bytes() == data
+        self.put(key, data)
+        return True
+
+    def list(self, prefix: str) -> Iterator[Any]:
+        from pipeline_tasks.ports import ObjectInfo
+
+        for path in sorted((self.root / prefix).rglob("*")):
+            yield ObjectInfo(str(path.relative_to(self.root)), path.stat().st_size, "", NOW)
+
+    def _counted(self, data: bytes) -> bytes:
+        self.num_reads += 1
+        self.read_bytes += len(data)
+        return data
+
+
+def pictures(count: int) -> Iterator[bytes]:
+    """Yield different PNGs with some structure, so that they are as large and as slow to decode as real ones."""
+    from PIL import Image
+
+    random = np.random.default_rng(1)
+    rows, columns = np.mgrid[0:28, 0:28]
+    for number in range(count):
+        a, b, c = random.random(3)
+        waves = 127 + 80 * np.sin(rows * a + columns * b + 6 * c) + random.normal(0, 12, (28, 28))
+        pixels = np.clip(waves, 0, 255).astype(np.uint8)
+        pixels[0, :4] = list(number.to_bytes(4, "big"))
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+        yield buffer.getvalue()
+
+
+def write_packs(store: FolderStore, count: int) -> list[tuple[str, Any]]:
+    """Write the exam's items among other bytes and return (item id, location), in the order of arrival."""
+    from pipeline_tasks.contracts import Location
+
+    random, rows = np.random.default_rng(2), []
+    pack, pending = bytearray(), []
+
+    def flush() -> None:
+        digest = hashlib.sha256(pack).hexdigest()
+        key = f"packs/{PROJECT}/{digest[:2]}/{digest}.pack"
+        store.put(key, bytes(pack))
+        rows.extend((item_id, Location(key, offset, size)) for item_id, offset, size in pending)
+        pack.clear()
+        pending.clear()
+
+    for data in pictures(count):
+        pending.append((hashlib.sha256(data).hexdigest(), len(pack), len(data)))
+        pack += data + random.bytes(OTHER_BYTES * len(data))
+        if len(pack) >= PACK_BYTES:
+            flush()
+    if pending:
+        flush()
+    return rows
+
+
+def write_model(store: FolderStore, version: str, *, base: Any = None) -> tuple[Any, Any]:
+    """Store a model of random weights (`base` and some noise, where given); return its reference and module."""
+    import torch
+
+    from pipeline_tasks.contracts import ModelRef, sha256_hex
+    from pipeline_tasks.models.artifact import ModelConfig, Origin, pack
+    from pipeline_tasks.models.registry import find_recipe
+
+    torch.manual_seed(len(version))
+    found = find_recipe("image_cnn")
+    recipe, params = found.recipe, found.recipe.resolve({})
+    module = recipe.build(params, len(CLASSES))
+    if base is not None:
+        noisy = {
+            name: value + NOISE * value.std() * torch.randn_like(value)
+            if value.dim() > 1 and value.numel() > 1
+            else value
+            for name, value in base.state_dict().items()
+        }
+        module.load_state_dict(noisy)
+    config = ModelConfig(
+        project=PROJECT,
+        version=version,
+        recipe="image_cnn",
+        recipe_digest=found.code_digest,
+        recipe_source=None,
+        params=params,
+        classes=CLASSES,
+        preprocessing=recipe.preprocessing(params),
+        signature=recipe.signature(params, len(CLASSES)),
+        snapshot_id="s1",
+        training_key="k1",
+        warm_start=None,
+        seed=0,
+        threads=1,
+        lock_hash="l1",
+    )
+    artifact = pack(module, config=config, origin=Origin("c1", torch.__version__, "cpu"), metrics={})
+    key = f"models/{PROJECT}/{version}"
+    store.put(f"{key}/model.safetensors", artifact.weights)
+    store.put(f"{key}/model.json", artifact.manifest.to_bytes())
+    return ModelRef(PROJECT, version, key, sha256_hex(artifact.weights), "s1"), module
+
+
+def write_exam(store: FolderStore, rows: list[tuple[str, Any]], *, champion: Any) -> Any:
+    """Freeze an exam on which the champion is right on 85 % of the items."""
+    from pipeline_tasks.contracts import ExamRef
+    from pipeline_tasks.evaluation import scoring
+    from pipeline_tasks.validation import manifest
+
+    model, random, labels = scoring.load_stored(store)(champion), np.random.default_rng(3), []
+    for start in range(0, len(rows), 512):
+        batch = rows[start : start + 512]
+        answers = model.predict([model.decode(store.get_range(location)) for _, location in batch]).argmax(axis=1)
+        kept = random.random(len(batch)) < RIGHT_SHARE
+        labels += [CLASSES[index] for index in np.where(kept, answers, random.integers(0, len(CLASSES), len(batch)))]
+    columns: dict[str, list[Any]] = {name: [value] * len(rows) for name, value in FIXED.items()}
+    columns |= {"item_id": [item_id for item_id, _ in rows], "label": labels}
+    columns["group_key"] = columns["item_id"]
+    for name in ("object_key", "offset", "size_bytes"):
+        columns[name] = [getattr(location, name) for _, location in rows]
+    table = manifest.build_manifest(columns)
+    exam_id = manifest.exam_id(table)
+    key = f"exams/{PROJECT}/{exam_id}.parquet"
+    store.put(key, manifest.to_parquet(table))
+    return ExamRef(PROJECT, 1, exam_id, key, table.num_rows)
+
+
+def prepare(root: Path, count: int) -> None:
+    """Write items, models and the exam, and their references into refs.json."""
+    store = FolderStore(root)
+    rows = write_packs(store, count)
+    champion, module = write_model(store, "champion")
+    contender, _ = write_model(store, "contender", base=module)
+    exam = write_exam(store, rows, champion=champion)
+    refs = {"champion": champion, "contender": contender, "exam": exam}
+    (root / "refs.json").write_text(json.dumps({name: dataclasses.asdict(ref) for name, ref in refs.items()}))

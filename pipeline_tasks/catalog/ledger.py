@@ -1,0 +1,216 @@
+"""The ledger's chain: what an entry says, how it hashes, and what is wrong with a chain. Pure.
+
+Each project has one chain. An entry tells of one verdict, approval or route (a promotion or a rollback), carries the
+hash of the evidence behind it and of the entry before it, and is written in the transaction of the row it speaks of.
+The hash of verdict.json covers the hash of evidence.parquet, which stands in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pipeline_tasks.contracts import content_id
+
+Kind = Literal["verdict", "approval", "route"]
+KINDS: tuple[Kind, ...] = ("verdict", "approval", "route")  # in the order that rows of one moment came about
+SHORT = 12
+
+VERDICT_FACTS = (
+    "answer",
+    "champion_version",
+    "contender_version",
+    "exam_ids",
+    "reasons",
+    "policy_id",
+    "object_key",
+    "run_id",
+)
+APPROVAL_FACTS = ("verdict_id", "sequence", "decision", "by", "requested_by", "reason")
+ROUTE_FACTS = (
+    "generation",
+    "commit_id",
+    "parent_commit_id",
+    "attempt",
+    "action",
+    "champion_version",
+    "verdict_id",
+    "actor",
+    "reason",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Draft:
+    """What an entry will say; `evidence_digest` is the SHA-256 of the verdict.json that it stands on."""
+
+    project: str
+    kind: Kind
+    subject: str
+    body: Mapping[str, Any]
+    evidence_digest: str | None
+    at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry(Draft):
+    """A link of a project's chain: `entry_hash` covers everything else, `previous_hash` is None in the first."""
+
+    sequence: int
+    previous_hash: str | None
+    entry_hash: str
+
+
+def verdict_draft(row: Mapping[Any, Any]) -> Draft:
+    """Return what the ledger says of a row of `verdicts`."""
+    body = {name: row[name] for name in VERDICT_FACTS}
+    return Draft(row["project"], "verdict", row["verdict_id"], body, row["digest"], row["created_at"])
+
+
+def approval_draft(row: Mapping[Any, Any], *, evidence_digest: str | None) -> Draft:
+    """Return what the ledger says of a row of `approvals`; the digest is that of the verdict answered to."""
+    body = {name: row[name] for name in APPROVAL_FACTS}
+    subject = f"{row['verdict_id']}/{row['sequence']}"
+    return Draft(row["project"], "approval", subject, body, evidence_digest, row["at"])
+
+
+def route_draft(row: Mapping[Any, Any], *, evidence_digest: str | None) -> Draft:
+    """Return what the ledger says of a row of `routes`; `body_digest` covers the shares and the serving settings."""
+    body = {name: row[name] for name in ROUTE_FACTS} | {"body_digest": content_id(row["body"])}
+    return Draft(row["project"], "route", row["commit_id"], body, evidence_digest, row["created_at"])
+
+
+def link(draft: Draft, head: Entry | None) -> Entry:
+    """Return the entry that follows the head of a chain."""
+    facts = {field.name: getattr(draft, field.name) for field in dataclasses.fields(Draft)}
+    unsealed = Entry(
+        **facts,
+        sequence=head.sequence + 1 if head else 1,
+        previous_hash=head.entry_hash if head else None,
+        entry_hash="",
+    )
+    return dataclasses.replace(unsealed, entry_hash=hash_of(unsealed))
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """Return an entry as JSON values: what `dethrone history --ledger --json` prints and what is hashed."""
+    facts = {field.name: getattr(entry, field.name) for field in dataclasses.fields(Entry)}
+    return facts | {"body": dict(entry.body), "at": _time(entry.at)}
+
+
+def hash_of(entry: Entry) -> str:
+    """Return the SHA-256 of the canonical JSON of all that an entry says but its own hash."""
+    facts = entry_json(entry)
+    del facts["entry_hash"]
+    return content_id(facts)
+
+
+def in_order(drafts: Iterable[Draft]) -> list[Draft]:
+    """Return drafts in the order of their time; those of one moment as verdict, approval, route, by number and id."""
+
+    def key(draft: Draft) -> tuple[dt.datetime, int, int, str]:
+        number = draft.body.get("generation", draft.body.get("sequence", 0))
+        return draft.at, KINDS.index(draft.kind), number, draft.subject
+
+    return sorted(drafts, key=key)
+
+
+def chain(drafts: Iterable[Draft]) -> list[Entry]:
+    """Return the chain of a project's drafts, from its first entry on."""
+    entries: list[Entry] = []
+    for draft in drafts:
+        entries.append(link(draft, entries[-1] if entries else None))
+    return entries
+
+
+def name_of(entry: Entry) -> str:
+    """Return how an entry is called in messages."""
+    return f"entry {entry.sequence} ({entry.kind} {_short_subject(entry)})"
+
+
+def chain_faults(entries: Sequence[Entry]) -> Iterator[str]:
+    """Tell what was changed, removed, inserted or moved inside a chain; `entries` are ordered by sequence.
+
+    A removed end leaves a sound chain: `row_faults` sees it, by the rows that have lost their entries.
+    """
+    head: Entry | None = None
+    told: dict[tuple[str, str], int] = {}
+    for entry in entries:
+        expected = head.sequence + 1 if head else 1
+        if entry.sequence != expected:
+            yield f"{name_of(entry)} must be entry {expected}: what stood between was removed"
+        previous = head.entry_hash if head else None
+        if entry.previous_hash != previous:
+            after = name_of(head) if head else "nothing"
+            yield (
+                f"{name_of(entry)} must follow {after} with the hash {_short(previous)} "
+                f"(got {_short(entry.previous_hash)}): one of the two was changed, removed, inserted or moved"
+            )
+        if hash_of(entry) != entry.entry_hash:
+            yield (
+                f"{name_of(entry)} must hash to {_short(entry.entry_hash)} (got {_short(hash_of(entry))}): "
+                "it was changed"
+            )
+        first = told.setdefault((entry.kind, entry.subject), entry.sequence)
+        if first != entry.sequence:
+            yield f"{name_of(entry)} must be told once (got it in entry {first} too)"
+        head = entry
+
+
+def row_faults(entries: Sequence[Entry], drafts: Sequence[Draft]) -> Iterator[str]:
+    """Tell where the ledger and the rows differ; `drafts` are what the rows would say today."""
+    told = {(entry.kind, entry.subject): entry for entry in entries}
+    rows = {(draft.kind, draft.subject): draft for draft in drafts}
+    for key, draft in rows.items():
+        if key not in told:
+            yield f"{_unwritten(draft)}: it was written past the ledger, or its entry was removed"
+    for key, entry in told.items():
+        if key not in rows:
+            yield f"{name_of(entry)} must have its row in the catalog (got none): the row was removed or never there"
+            continue
+        for name, said, found in _differences(entry, rows[key]):
+            yield f"{name_of(entry)} says {name} {said!r}, its row says {found!r}: one of the two was changed"
+
+
+def anchor_faults(entries: Sequence[Entry], *, sequence: int, entry_hash: str) -> Iterator[str]:
+    """Tell if a chain no longer holds an entry that was noted down elsewhere: all of it was written anew."""
+    found = next((entry.entry_hash for entry in entries if entry.sequence == sequence), None)
+    if found != entry_hash:
+        yield (
+            f"entry {sequence} must have the hash {entry_hash} that was noted down (got {found or 'no such entry'}): "
+            "the ledger was rewritten or cut"
+        )
+
+
+def _unwritten(draft: Draft) -> str:
+    subject = _short_subject(draft)
+    if draft.kind != "route":
+        return f"{draft.kind} {subject} must have an entry in the ledger (got none)"
+    moved = f"generation {draft.body['generation']} (commit {subject}) made {draft.body['champion_version']} champion"
+    return f"{moved} otherwise than by promote or rollback, without an entry in the ledger"
+
+
+def _differences(entry: Entry, draft: Draft) -> Iterator[tuple[str, Any, Any]]:
+    # Only what the entry tells: an entry that an older release wrote may tell less than this one would.
+    for name, said in entry.body.items():
+        if said != draft.body.get(name):
+            yield name, said, draft.body.get(name)
+    if entry.evidence_digest != draft.evidence_digest:
+        yield "evidence", entry.evidence_digest, draft.evidence_digest
+    if entry.at != draft.at:
+        yield "time", _time(entry.at), _time(draft.at)
+
+
+def _short_subject(draft: Draft) -> str:
+    head, slash, number = draft.subject.partition("/")
+    return f"{head[:SHORT]}{slash}{number}"
+
+
+def _short(value: str | None) -> str:
+    return value[:SHORT] if value else "none"
+
+
+def _time(at: dt.datetime) -> str:
+    return at.astimezone(dt.UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,130 @@
+"""The ledger in the catalog: appended to in the transaction of the row it speaks of, read to be shown and verified."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import ledger
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.ledger import Draft, Entry, Kind
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Entry))
+
+
+class LedgerRepository:
+    """Reads the chains of entries."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def projects(self) -> list[str]:
+        """Return the projects that have a ledger."""
+        query = sa.select(t.ledger.c.project).distinct().order_by(t.ledger.c.project)
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
+
+    def entries(self, project: str) -> list[Entry]:
+        """Return a project's entries, oldest first."""
+        with self._database.read() as connection:
+            return read_entries(connection, project)
+
+    def find(self, project: str, kind: Kind, subject: str) -> Entry | None:
+        """Return the entry of one verdict, approval or route."""
+        return next((one for one in self.entries(project) if (one.kind, one.subject) == (kind, subject)), None)
+
+
+def lock(connection: sa.Connection, project: str) -> None:
+    """Let one writer of a project's ledger at a time into its transaction; the others wait until it has committed.
+
+    Taken before the head is read, so that two writers cannot both follow it. SQLite has one writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        name = {"name": f"dethrone/ledger/{project}"}
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), name)
+
+
+def append(connection: sa.Connection, draft: Draft) -> Entry:
+    """Write the entry that follows the head, in the caller's transaction."""
+    lock(connection, draft.project)
+    entry = ledger.link(draft, _head(connection, draft.project))
+    connection.execute(t.ledger.insert(), _row(entry))
+    return entry
+
+
+def append_verdict(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+    """Write the entry of a row of `verdicts` that this transaction has inserted."""
+    return append(connection, ledger.verdict_draft(row))
+
+
+def append_approval(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+    """Write the entry of a row of `approvals` that this transaction has inserted."""
+    digest = _verdict_digest(connection, row["project"], row["verdict_id"])
+    return append(connection, ledger.approval_draft(row, evidence_digest=digest))
+
+
+def append_route(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+    """Write the entry of a row of `routes` that this transaction has inserted."""
+    digest = _verdict_digest(connection, row["project"], row["verdict_id"])
+    return append(connection, ledger.route_draft(row, evidence_digest=digest))
+
+
+def read_entries(connection: sa.Connection, project: str) -> list[Entry]:
+    """Return a project's entries, oldest first."""
+    query = sa.select(t.ledger).where(t.ledger.c.project == project).order_by(t.ledger.c.sequence)
+    return [_entry(row) for row in connection.execute(query).mappings()]
+
+
+def read_drafts(connection: sa.Connection, project: str) -> list[Draft]:
+    """Return what the ledger has to say of a project's verdicts, approvals and routes, in the order of their time."""
+    verdicts = _facts(connection, t.verdicts, project, (*ledger.VERDICT_FACTS, "verdict_id", "digest", "created_at"))
+    digests = {row["verdict_id"]: row["digest"] for row in verdicts}
+    approvals = _facts(connection, t.approvals, project, (*ledger.APPROVAL_FACTS, "at"))
+    routes = _facts(connection, t.routes, project, (*ledger.ROUTE_FACTS, "body", "created_at"))
+    return ledger.in_order(
+        [
+            *(ledger.verdict_draft(row) for row in verdicts),
+            *(ledger.approval_draft(row, evidence_digest=digests.get(row["verdict_id"])) for row in approvals),
+            *(ledger.route_draft(row, evidence_digest=digests.get(row["verdict_id"])) for row in routes),
+        ]
+    )
+
+
+def backfill(connection: sa.Connection) -> None:
+    """Write the ledgers of a catalog that is older than the ledger: once, by the migration that brings the table.
+
+    Never later: a row that has come in past the ledger must stay visible as one.
+    """
+    tables = (t.verdicts, t.approvals, t.routes)
+    for project in connection.execute(sa.union(*(sa.select(table.c.project) for table in tables))).scalars().all():
+        rows = [_row(entry) for entry in ledger.chain(read_drafts(connection, project))]
+        connection.execute(t.ledger.insert(), rows)
+
+
+def _facts(connection: sa.Connection, table: sa.Table, project: str, names: Sequence[str]) -> list[sa.RowMapping]:
+    # Named columns only: the migration reads tables that later ones may have widened in tables.py.
+    columns = [table.c[name] for name in ("project", *names)]
+    return list(connection.execute(sa.select(*columns).where(table.c.project == project)).mappings())
+
+
+def _verdict_digest(connection: sa.Connection, project: str, verdict_id: str) -> str | None:
+    query = sa.select(t.verdicts.c.digest).where(t.verdicts.c.project == project, t.verdicts.c.verdict_id == verdict_id)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def _head(connection: sa.Connection, project: str) -> Entry | None:
+    query = sa.select(t.ledger).where(t.ledger.c.project == project).order_by(t.ledger.c.sequence.desc()).limit(1)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else _entry(row)
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in _FIELDS} | {"body": dict(entry.body)}
+
+
+def _entry(row: Mapping[Any, Any]) -> Entry:
+    return Entry(**{name: row[name] for name in _FIELDS})

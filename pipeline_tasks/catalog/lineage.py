@@ -1,0 +1,232 @@
+"""Reads for lineage: what hangs on an id, in both directions. Rows are dictionaries with the columns' names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.labeling_tasks import slices
+
+Row = Mapping[str, Any]
+Kind = Literal["model", "snapshot", "verdict", "item", "label", "prediction"]
+_ID_COLUMNS: tuple[tuple[Kind, sa.Column[str]], ...] = (
+    ("model", t.model_versions.c.version),
+    ("snapshot", t.snapshots.c.snapshot_id),
+    ("verdict", t.verdicts.c.verdict_id),
+    ("item", t.items.c.item_id),
+    ("prediction", t.audits.c.prediction_id),
+    ("prediction", t.outcomes.c.prediction_id),
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class Subject:
+    """Something that has a lineage."""
+
+    kind: Kind
+    project: str
+    id: str
+
+
+class LineageRepository:
+    """Answers what came from what; counts are counted by the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, beginning: str, *, kind: Kind | None, project: str | None, limit: int) -> list[Subject]:
+        """Return what has an id with this beginning; an id that is exactly this one leaves out longer ones.
+
+        Predictions are found here only when they were audited or have an outcome. A label has its item's id.
+        """
+        wanted = "item" if kind == "label" else kind
+        found: set[Subject] = set()
+        for name, column in _ID_COLUMNS:
+            if wanted in (None, name):
+                found |= {
+                    Subject(kind or name, row.project, row.id)
+                    for row in self._ids(column, beginning, project=project, limit=limit)
+                }
+        exact = {one for one in found if one.id == beginning}
+        return sorted(exact or found)[:limit]
+
+    def _ids(self, column: sa.Column[str], beginning: str, *, project: str | None, limit: int) -> Sequence[sa.Row[Any]]:
+        of_project = column.table.c.project
+        query = sa.select(of_project, column.label("id")).distinct().order_by(column, of_project).limit(limit)
+        if project is not None:
+            query = query.where(of_project == project)
+        with self._database.read() as connection:
+            exact = connection.execute(query.where(column == beginning)).all()
+            starts = query.where(column.startswith(beginning, autoescape=True))
+            # SQLite's LIKE does not tell capitals from small letters; ids do.
+            return exact or [row for row in connection.execute(starts) if row.id.startswith(beginning)]
+
+    def projects(self) -> list[str]:
+        """Return the projects that something was recorded of."""
+        tables = (t.projects, t.items, t.model_versions)
+        query = sa.union(*(sa.select(table.c.project) for table in tables))
+        with self._database.read() as connection:
+            return sorted(connection.scalars(query))
+
+    # What an item is and what people said of it
+
+    def item(self, project: str, item_id: str) -> Row | None:
+        """Return an item."""
+        return self._one(t.items, t.items.c.project == project, t.items.c.item_id == item_id)
+
+    def decisions(self, project: str, item_id: str) -> list[Row]:
+        """Return every version of an item's label, oldest first."""
+        column = t.label_decisions.c
+        return self._rows(
+            sa.select(t.label_decisions)
+            .where(column.project == project, column.item_id == item_id)
+            .order_by(column.version)
+        )
+
+    def annotations(self, project: str, item_id: str) -> list[Row]:
+        """Return the newest revision of each annotation of an item, oldest annotation first."""
+        column = t.annotations.c
+        newest = (
+            sa.select(column.annotation_id, sa.func.max(column.revision).label("revision"))
+            .where(column.project == project, column.item_id == item_id)
+            .group_by(column.annotation_id)
+            .subquery()
+        )
+        same = sa.and_(column.annotation_id == newest.c.annotation_id, column.revision == newest.c.revision)
+        names = ("annotation_id", "annotator", "label", "queue", "cancelled", "deleted", "created_at")
+        return self._rows(
+            sa.select(*(column[name] for name in names))
+            .join(newest, same)
+            .where(column.project == project)
+            .order_by(column.created_at, column.annotation_id)
+        )
+
+    def annotators(self, project: str) -> list[str]:
+        """Return the names that the catalog has of a project's annotators."""
+        query = sa.select(t.annotations.c.annotator).where(t.annotations.c.project == project).distinct()
+        with self._database.read() as connection:
+            return sorted(connection.scalars(query))
+
+    def annotator_counts(self, project: str, annotator: str) -> tuple[int, int]:
+        """Return how many annotations a person gave, and on how many items."""
+        column = t.annotations.c
+        query = sa.select(
+            sa.func.count(column.annotation_id.distinct()), sa.func.count(column.item_id.distinct())
+        ).where(column.project == project, column.annotator == annotator)
+        with self._database.read() as connection:
+            row = connection.execute(query).one()
+        return int(row[0]), int(row[1])
+
+    def exams(self, project: str) -> list[Row]:
+        """Return a project's exam epochs, newest first."""
+        column = t.exams.c
+        return self._rows(sa.select(t.exams).where(column.project == project).order_by(column.epoch.desc()))
+
+    def exams_with(self, project: str, item_id: str) -> list[Row]:
+        """Return the exam epochs that hold an item, with the label that it has there."""
+        exam, member = t.exams.c, t.exam_items.c
+        query = (
+            sa.select(exam.epoch, exam.exam_id, exam.num_items, exam.object_key, member.label)
+            .join(t.exam_items, sa.and_(exam.project == member.project, exam.epoch == member.epoch))
+            .where(member.project == project, member.item_id == item_id)
+            .order_by(exam.epoch.desc())
+        )
+        return self._rows(query)
+
+    # Predictions that people looked at or callers told about
+
+    def audits_of_item(self, project: str, item_id: str) -> list[Row]:
+        """Return the predictions that made an item one to look at."""
+        column = t.audits.c
+        where = (column.project == project, column.item_id == item_id)
+        return self._rows(sa.select(t.audits).where(*where).order_by(column.predicted_at, column.prediction_id))
+
+    def audit(self, project: str, prediction_id: str) -> Row | None:
+        """Return why and as which item a prediction was looked at."""
+        return self._one(t.audits, t.audits.c.project == project, t.audits.c.prediction_id == prediction_id)
+
+    def outcomes(self, project: str, prediction_id: str) -> list[Row]:
+        """Return what callers told of a prediction."""
+        column = t.outcomes.c
+        where = (column.project == project, column.prediction_id == prediction_id)
+        return self._rows(sa.select(t.outcomes).where(*where).order_by(column.at, column.outcome_id))
+
+    # Snapshots, models, and what became of them
+
+    def snapshots(self, project: str) -> list[Row]:
+        """Return a project's snapshots, newest first."""
+        column = t.snapshots.c
+        return self._rows(sa.select(t.snapshots).where(column.project == project).order_by(column.generation.desc()))
+
+    def snapshot(self, project: str, snapshot_id: str) -> Row | None:
+        """Return a snapshot."""
+        return self._one(t.snapshots, t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
+
+    def batches(self, project: str, item_ids: Collection[str]) -> dict[str, str]:
+        """Return the batch that each of these items came in."""
+        column = t.items.c
+        found: dict[str, str] = {}
+        for some in slices(sorted(item_ids)):
+            query = sa.select(column.item_id, column.batch_id).where(
+                column.project == project, column.item_id.in_(some)
+            )
+            found |= {row["item_id"]: row["batch_id"] for row in self._rows(query)}
+        return found
+
+    def model(self, project: str, version: str) -> Row | None:
+        """Return a model version."""
+        return self._one(t.model_versions, t.model_versions.c.project == project, t.model_versions.c.version == version)
+
+    def models_of(self, project: str, snapshot_ids: Collection[str]) -> list[Row]:
+        """Return the model versions that were trained on these snapshots, oldest first."""
+        column = t.model_versions.c
+        query = sa.select(t.model_versions).where(column.project == project, column.snapshot_id.in_(snapshot_ids))
+        return self._rows(query.order_by(column.created_at, column.version))
+
+    def verdict(self, project: str, verdict_id: str) -> Row | None:
+        """Return a verdict."""
+        return self._one(t.verdicts, t.verdicts.c.project == project, t.verdicts.c.verdict_id == verdict_id)
+
+    def verdicts(self, project: str) -> list[Row]:
+        """Return a project's verdicts, oldest first."""
+        column = t.verdicts.c
+        return self._rows(
+            sa.select(t.verdicts).where(column.project == project).order_by(column.created_at, column.verdict_id)
+        )
+
+    def approvals(self, project: str, verdict_id: str) -> list[Row]:
+        """Return the answers of people to a verdict, oldest first."""
+        column = t.approvals.c
+        where = (column.project == project, column.verdict_id == verdict_id)
+        return self._rows(sa.select(t.approvals).where(*where).order_by(column.sequence))
+
+    def releases(self, project: str) -> list[Row]:
+        """Return a project's releases, oldest first."""
+        column = t.releases.c
+        return self._rows(
+            sa.select(t.releases).where(column.project == project).order_by(column.created_at, column.release_id)
+        )
+
+    def deployments(self, project: str) -> list[Row]:
+        """Return a project's deployments, oldest first."""
+        column = t.deployments.c
+        return self._rows(
+            sa.select(t.deployments).where(column.project == project).order_by(column.created_at, column.deployment_id)
+        )
+
+    def routes(self, project: str) -> list[Row]:
+        """Return every generation of a project's route, oldest first; the last one serves."""
+        column = t.routes.c
+        return self._rows(sa.select(t.routes).where(column.project == project).order_by(column.generation))
+
+    def _one(self, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Row | None:
+        return next(iter(self._rows(sa.select(table).where(*conditions).limit(1))), None)
+
+    def _rows(self, query: sa.Select[Any]) -> list[Row]:
+        with self._database.read() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]

@@ -1,0 +1,123 @@
+"""Slices of an exam: which value each item has, and how both models do on the items of each value. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipeline_tasks.evaluation import metrics, statistics
+from pipeline_tasks.evaluation.metrics import Array, Interval
+from pipeline_tasks.evaluation.scoring import ExamItem
+from pipeline_tasks.evaluation.statistics import PairedGain
+from pipeline_tasks.project import Slice
+
+MAX_SMALL_NAMED = 10
+SliceValues = Mapping[str, Sequence[str | None]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SliceScore:
+    """Accuracy on the items of one value; `gain` where a margin against the champion was asked for."""
+
+    value: str
+    num_items: int
+    contender: Interval
+    champion: Interval | None
+    gain: PairedGain | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SliceEvidence:
+    """One declared slice on one exam: the values with enough items, and what was left out.
+
+    `small` names the largest of the `num_small` values that have too few items.
+    """
+
+    name: str
+    scores: tuple[SliceScore, ...]
+    num_small: int
+    small: tuple[tuple[str, int], ...]
+    num_without_value: int
+
+
+def values_of(items: Sequence[ExamItem], slices: Sequence[Slice], *, keys: Mapping[str, str]) -> SliceValues:
+    """Return each slice's value of each item, None for none; `keys` (item id to key) is read where a pattern asks."""
+    return {one.name: tuple(_value(item, one, keys=keys) for item in items) for one in slices}
+
+
+def _value(item: ExamItem, chosen: Slice, *, keys: Mapping[str, str]) -> str | None:
+    if chosen.by == "source":
+        return item.source
+    if chosen.by == "origin":
+        return item.origin
+    if chosen.by == "media_type":
+        return item.media_type
+    found = re.search(chosen.pattern or "", keys[item.item_id])
+    return found["slice"] or None if found is not None else None
+
+
+def score_slices(
+    slices: Sequence[Slice],
+    values: SliceValues,
+    *,
+    contender_right_n: Array,
+    champion_right_n: Array | None,
+    alpha: float,
+) -> tuple[SliceEvidence, ...]:
+    """Return the evidence of each declared slice; `alpha` is the level of the margins' bounds."""
+    return tuple(
+        _score_slice(one, values[one.name], contender_right_n, champion_right_n, alpha=alpha) for one in slices
+    )
+
+
+def _score_slice(
+    chosen: Slice,
+    values: Sequence[str | None],
+    contender_right_n: Array,
+    champion_right_n: Array | None,
+    *,
+    alpha: float,
+) -> SliceEvidence:
+    rows: dict[str, list[int]] = {}
+    for row, value in enumerate(values):
+        if value is not None:
+            rows.setdefault(value, []).append(row)
+    counts = Counter({value: len(found) for value, found in rows.items()})
+    small = sorted(
+        (pair for pair in counts.items() if pair[1] < chosen.min_items), key=lambda pair: (-pair[1], pair[0])
+    )
+    scores = [
+        _score_value(
+            value,
+            contender_right_n[rows[value]],
+            champion_right_n[rows[value]] if champion_right_n is not None else None,
+            alpha=alpha if chosen.max_loss is not None else None,
+        )
+        for value in sorted(rows)
+        if counts[value] >= chosen.min_items
+    ]
+    without = len(values) - counts.total()
+    return SliceEvidence(chosen.name, tuple(scores), len(small), tuple(small[:MAX_SMALL_NAMED]), without)
+
+
+def _score_value(
+    value: str, contender_right_n: Array, champion_right_n: Array | None, *, alpha: float | None
+) -> SliceScore:
+    gain = None
+    if champion_right_n is not None and alpha is not None:
+        gain = statistics.compare_accuracy(contender_right_n, champion_right_n, alpha=alpha)
+    return SliceScore(
+        value=value,
+        num_items=len(contender_right_n),
+        contender=_share_right(contender_right_n),
+        champion=_share_right(champion_right_n) if champion_right_n is not None else None,
+        gain=gain,
+    )
+
+
+def _share_right(right_n: Array) -> Interval:
+    return metrics.wilson_interval(int(np.count_nonzero(right_n)), len(right_n))

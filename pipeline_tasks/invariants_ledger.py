@@ -1,0 +1,70 @@
+"""The invariant of the ledger: an unbroken chain that says what the rows and the stored evidence say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from pipeline_tasks.catalog import ledger
+from pipeline_tasks.catalog.ledger import Draft, Entry
+from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.invariants_report import Violation
+from pipeline_tasks.ports import ObjectStore
+
+
+def ledger_violations(
+    project: str,
+    entries: Sequence[Entry],
+    drafts: Sequence[Draft],
+    *,
+    store: ObjectStore,
+    anchors: Sequence[tuple[int, str]] = (),
+    deep: bool = False,
+) -> Iterator[Violation]:
+    """I10: the chain is whole, agrees with the rows (`drafts`), holds its anchors, and its evidence is what it was.
+
+    `anchors` are (sequence, hash) pairs that were noted down elsewhere; `deep` hashes the models' answers too.
+    """
+    messages = [
+        *ledger.chain_faults(entries),
+        *ledger.row_faults(entries, drafts),
+        *(
+            fault
+            for sequence, entry_hash in anchors
+            for fault in ledger.anchor_faults(entries, sequence=sequence, entry_hash=entry_hash)
+        ),
+        *(fault for entry in entries if entry.kind == "verdict" for fault in _evidence_faults(entry, store, deep=deep)),
+    ]
+    yield from (Violation("I10", project, message) for message in messages)
+
+
+def _evidence_faults(entry: Entry, store: ObjectStore, *, deep: bool) -> Iterator[str]:
+    folder = str(entry.body["object_key"]).rstrip("/")
+    key = f"{folder}/verdict.json"
+    data, found = _read(store, key)
+    if found != entry.evidence_digest:
+        yield f"{ledger.name_of(entry)} must have {key} with the SHA-256 {entry.evidence_digest} (got {found})"
+    elif deep:
+        expected = _evidence_digest(data)
+        key = f"{folder}/evidence.parquet"
+        _data, found = _read(store, key)
+        if found != expected:
+            yield f"{ledger.name_of(entry)} must have {key} with the SHA-256 {expected} (got {found})"
+
+
+def _evidence_digest(document: bytes) -> str | None:
+    """Return the hash of evidence.parquet that a verdict.json names; the ledger covers it with the document."""
+    try:
+        return str(json.loads(document)["evidence"]["digest"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(store: ObjectStore, key: str) -> tuple[bytes, str]:
+    """Return an object and its SHA-256, or the name of the error that came instead."""
+    try:
+        data = store.get(key)
+    except (KeyError, DataCorrupt) as error:
+        return b"", type(error).__name__
+    return data, sha256_hex(data)

@@ -1,0 +1,179 @@
+"""Training once more from what a model version recorded of itself, and comparing what comes out. Nothing is published.
+
+On a CPU with one thread the weights are a function of snapshot, recipe, parameters, seed, code and environment; where
+one of these is another than the recorded one, only metrics within a tolerance can be asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline_tasks.models import artifact as model_files
+from pipeline_tasks.models.registry import FoundRecipe, find_recipe, recipe_from_source
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.training.dataset import TrainingRow
+from pipeline_tasks.training.loading import LoadPlan, load_data
+from pipeline_tasks.training.loop import FitPlan, fit
+from pipeline_tasks.training.task import origin_of, training_metrics
+
+DEVICE, THREADS = "cpu", 1
+DEFAULT_TOLERANCE = 0.02
+TOLERATED = ("accuracy", "macro_f1", "log_loss")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Here:
+    """What a training in this process depends on beside the recorded facts."""
+
+    lock_hash: str
+    code_revision: str
+    recipe_digest: str
+    origin: model_files.Origin
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MetricPair:
+    """One validation metric as it was recorded and as it came out now."""
+
+    name: str
+    recorded: float
+    reproduced: float
+
+    @property
+    def difference(self) -> float:
+        return abs(self.recorded - self.reproduced)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Comparison:
+    """Whether a training could be reproduced; `tolerance` 0 asks for the same weights and the same metrics."""
+
+    agrees: bool
+    tolerance: float
+    weights_equal: bool
+    recorded_digest: str
+    reproduced_digest: str
+    metrics: tuple[MetricPair, ...]
+    warnings: tuple[str, ...]
+
+
+def recipe_as_recorded(config: model_files.ModelConfig) -> FoundRecipe:
+    """Return the recipe of a model version: its own source out of `model.json`, or the stock one of today's code."""
+    return find_recipe(config.recipe) if config.recipe_source is None else recipe_from_source(config.recipe_source)
+
+
+def here(*, lock_hash: str, code_revision: str, found: FoundRecipe) -> Here:
+    """Return what this process trains with."""
+    return Here(lock_hash, code_revision, found.code_digest, origin_of(code_revision=code_revision, device=DEVICE))
+
+
+def reproduce(
+    manifest: model_files.ModelManifest,
+    rows: Sequence[TrainingRow],
+    *,
+    found: FoundRecipe,
+    store: ObjectStore,
+    folder: Path,
+    origin: model_files.Origin,
+    start: Mapping[str, torch.Tensor] | None = None,
+) -> model_files.Artifact:
+    """Train on a CPU with one thread as the manifest says, in an empty folder; `start` are a warm start's weights.
+
+    Raises:
+        ConfigError: the recipe of today does not take the recorded parameters.
+        DataCorrupt: an item's bytes are gone or changed.
+        GateClosed: as in training.
+    """
+    config = manifest.config
+    params = found.recipe.resolve(config.params)
+    data = load_data(
+        LoadPlan(
+            config.project, config.snapshot_id, found, _before_tuning(params, manifest.metrics), config.classes, folder
+        ),
+        rows,
+        store=store,
+    )
+    plan = FitPlan(params, params["epochs"], config.seed, THREADS, DEVICE, start, "retrain")
+    module, history = fit(found.recipe, data, plan)
+    return model_files.pack(module, config=config, origin=origin, metrics=training_metrics(data, history))
+
+
+def _before_tuning(params: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that the data was loaded with: before tuning, which trial 0 holds."""
+    trials = metrics.get("trials") or [{"params": {}}]
+    return {**params, **trials[0]["params"]}
+
+
+def warnings_of(manifest: model_files.ModelManifest, now: Here) -> list[str]:
+    """Return, in words, each way in which a training here is not the recorded one; none = the same bits are due."""
+    config, origin = manifest.config, manifest.origin
+    pairs = [
+        ("environment lock", config.lock_hash, now.lock_hash),
+        ("code revision", origin.code_revision, now.code_revision),
+        ("recipe code", config.recipe_digest, now.recipe_digest),
+        ("torch", origin.torch_version, now.origin.torch_version),
+        ("device", origin.device, now.origin.device),
+        ("number of threads", str(config.threads), str(THREADS)),
+        ("precision", origin.precision, now.origin.precision),
+        ("CPU instructions", origin.cpu_capability, now.origin.cpu_capability),
+    ]
+    found = [
+        f"{name} must be the recorded one for the same bits (recorded {_short(recorded)}, got {_short(got)})."
+        for name, recorded, got in pairs
+        if recorded not in (got, model_files.UNRECORDED)
+    ]
+    if now.code_revision == origin.code_revision and (
+        now.code_revision.endswith("-dirty") or now.code_revision == "unknown"
+    ):
+        found.append(f"code revision must be a commit for the same bits (got {_short(now.code_revision)} both times).")
+    return found
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= 24 else f"{value[:12]}...{'-dirty' if value.endswith('-dirty') else ''}"
+
+
+def compare(
+    manifest: model_files.ModelManifest,
+    reproduced: model_files.Artifact,
+    *,
+    warnings: Sequence[str],
+    tolerance: float | None,
+) -> Comparison:
+    """Compare a model version with its reproduction; without a tolerance: 0 if there is no warning, else 0.02."""
+    allowed = tolerance if tolerance is not None else (DEFAULT_TOLERANCE if warnings else 0.0)
+    again = reproduced.manifest
+    pairs = metric_pairs(manifest.metrics["validation"], again.metrics["validation"])
+    weights_equal = again.weights_digest == manifest.weights_digest
+    same_rows = _row_counts(manifest.metrics) == _row_counts(again.metrics)
+    if allowed == 0:
+        agrees = weights_equal and all(manifest.metrics[name] == again.metrics[name] for name in again.metrics)
+    else:
+        agrees = same_rows and all(pair.difference <= allowed for pair in pairs if pair.name in TOLERATED)
+    return Comparison(
+        agrees=agrees,
+        tolerance=allowed,
+        weights_equal=weights_equal,
+        recorded_digest=manifest.weights_digest,
+        reproduced_digest=again.weights_digest,
+        metrics=tuple(pairs),
+        warnings=tuple(warnings),
+    )
+
+
+def metric_pairs(recorded: Mapping[str, Any], reproduced: Mapping[str, Any]) -> list[MetricPair]:
+    """Return the metrics of the whole, then the recall of each class; a metric that is gone counts as 0."""
+    pairs = [MetricPair(name, float(recorded[name]), float(reproduced.get(name, 0.0))) for name in TOLERATED]
+    again = reproduced.get("per_class", {})
+    for name, entry in recorded["per_class"].items():
+        pairs.append(MetricPair(f"recall of {name}", entry["recall"], again.get(name, {}).get("recall", 0.0)))
+    return pairs
+
+
+def _row_counts(metrics: Mapping[str, Any]) -> tuple[int, int, int]:
+    return metrics["num_train"], metrics["num_skipped"], metrics["validation"]["num_items"]

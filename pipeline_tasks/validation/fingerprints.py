@@ -1,0 +1,196 @@
+"""What an item looks like, in a few hundred bytes: enough to find copies of it that differ in their bytes. Pure.
+
+Legend: h, w pixels; c channels; n items.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import re
+import unicodedata
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline_tasks.contracts import canonical_json, sha256_hex
+from pipeline_tasks.errors import DataCorrupt, InputError
+from pipeline_tasks.project import Modality, NearDuplicates
+
+FORMAT = 1  # raise it when the same bytes get another fingerprint: stored ones are then computed anew
+SCHEMA = pa.schema([("item_id", pa.string()), ("fingerprint", pa.binary())])
+MIN_GREY_SPREAD = 4.0  # standard deviation in grey levels; below it an image has too little in it to be told apart
+SIDE, GREY_SIDE, COLOUR_SIDE = 32, 16, 4
+HASH_BYTES, GREY_BYTES, COLOUR_BYTES = 8, GREY_SIDE**2, 2 * COLOUR_SIDE**2
+NUM_PERMUTATIONS = 128
+MINHASH_SEED, MINHASH_SCHEME = 1, "affine32"
+SHINGLE_CHARACTERS = 5
+FLOAT_NOISE_DIGITS = 12
+WIDTHS: dict[Modality, int] = {
+    "image": HASH_BYTES + GREY_BYTES + COLOUR_BYTES,
+    "text": NUM_PERMUTATIONS * 4,
+    "tabular": 32,
+}
+_WORDS = re.compile(r"\w+")
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fingerprints:
+    """The fingerprints of a set of items: `values` uint8 (n, width). What has none stands in `not_compared`."""
+
+    item_ids: tuple[str, ...]
+    values: Bytes
+    not_compared: tuple[str, ...] = ()
+
+
+def kind(modality: Modality, settings: NearDuplicates) -> str:
+    """Return what two fingerprints must have in common to be compared; stands in the name of their file."""
+    digits = f"-{settings.significant_digits}" if modality == "tabular" else ""
+    return f"{modality}-{FORMAT}{digits}"
+
+
+def fingerprint(data: bytes, *, modality: Modality, max_pixels: int, digits: int) -> bytes | None:
+    """Return an item's fingerprint, or None where there is nothing to compare: unreadable bytes, a flat image."""
+    try:
+        if modality == "image":
+            return image_fingerprint(data, max_pixels=max_pixels)
+        if modality == "text":
+            return text_fingerprint(data.decode("utf-8-sig"))
+        return row_fingerprint(json.loads(data), digits=digits)
+    except (InputError, ValueError, RecursionError):
+        return None
+
+
+def image_fingerprint(data: bytes, *, max_pixels: int) -> bytes | None:
+    """Return perceptual hash, 16 x 16 grey pixels and 4 x 4 colours; None for an image of (nearly) one grey.
+
+    The image is decoded as the models decode it. The hash is the sign of the lowest frequencies of its cosine
+    transform. Source: imagehash.phash, after Krawetz, "Looks Like It" (2011).
+
+    Raises:
+        InputError: the bytes are no image of at most `max_pixels`.
+    """
+    import imagehash
+
+    from pipeline_tasks.models.image_cnn.preprocess import decode_image
+
+    pixels_chw = decode_image(data, preprocessing={"image_size": SIDE, "channels": 3, "max_pixels": max_pixels})
+    colours = Image.fromarray(np.ascontiguousarray(pixels_chw.transpose(1, 2, 0))).convert("YCbCr")
+    planes_hwc = np.asarray(colours, dtype=np.float64)
+    grey_hw = _pooled(planes_hwc[..., 0], side=GREY_SIDE)
+    if float(grey_hw.std()) < MIN_GREY_SPREAD:
+        return None
+    bits = imagehash.phash(colours.getchannel("Y")).hash
+    chroma = [_pooled(planes_hwc[..., channel], side=COLOUR_SIDE) for channel in (1, 2)]
+    parts = [np.packbits(bits), *(np.rint(plane).astype(np.uint8) for plane in (grey_hw, *chroma))]
+    return b"".join(part.tobytes() for part in parts)
+
+
+def _pooled(plane_hw: npt.NDArray[np.float64], *, side: int) -> npt.NDArray[np.float64]:
+    step = SIDE // side
+    pooled: npt.NDArray[np.float64] = plane_hw.reshape(side, step, side, step).mean(axis=(1, 3))
+    return pooled
+
+
+def text_fingerprint(text: str) -> bytes:
+    """Return the MinHash signature of the text's shingles. Source: Broder 1997, datasketch.MinHash."""
+    signature = _empty_signature().copy()
+    signature.update_batch([shingle.encode() for shingle in shingles(text)])
+    return np.asarray(signature.hashvalues, dtype="<u4").tobytes()
+
+
+@cache
+def _empty_signature() -> Any:
+    from datasketch import MinHash
+
+    return MinHash(num_perm=NUM_PERMUTATIONS, seed=MINHASH_SEED, hashfunc=zlib.crc32, scheme=MINHASH_SCHEME)
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Return every run of five characters, white space, punctuation and case left out; a shorter text is one shingle.
+
+    A text without letters and digits is its own only shingle.
+    """
+    plain = " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
+    last = max(len(plain) - SHINGLE_CHARACTERS, 0)
+    return frozenset(plain[start : start + SHINGLE_CHARACTERS] for start in range(last + 1))
+
+
+def row_fingerprint(row: Mapping[str, Any], *, digits: int) -> bytes:
+    """Return the hash of the row, fractions rounded to `digits` significant digits and texts without case.
+
+    Raises:
+        ValueError: the row is no JSON object.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(  # noqa: TRY004 - the user's data, not a caller's type
+            f"a row must be a JSON object (got {type(row).__name__})."
+        )
+    plain = {str(name): _rounded(value, digits=digits) for name, value in row.items()}
+    return bytes.fromhex(sha256_hex(canonical_json(plain)))
+
+
+def _rounded(value: Any, *, digits: int) -> Any:
+    """Return a value as it is compared. Whole numbers stay whole: 201501 and 201502 may be two months."""
+    if isinstance(value, str):
+        return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if isinstance(value, int) or not math.isfinite(value):
+        return str(value)
+    clean = float(f"{value:.{FLOAT_NOISE_DIGITS}g}")  # 3.0000000000000004 is 3
+    return str(int(clean)) if clean.is_integer() else f"{clean:.{digits}g}"
+
+
+def pack(values: Mapping[str, bytes | None], *, modality: Modality) -> Fingerprints:
+    """Return fingerprints by item id as arrays, sorted by item id."""
+    found = sorted((item_id, value) for item_id, value in values.items() if value is not None)
+    joined = np.frombuffer(b"".join(value for _, value in found), dtype=np.uint8)
+    return Fingerprints(
+        item_ids=tuple(item_id for item_id, _ in found),
+        values=joined.reshape(len(found), WIDTHS[modality]),
+        not_compared=tuple(sorted(item_id for item_id, value in values.items() if value is None)),
+    )
+
+
+def unpack(stored: Fingerprints) -> dict[str, bytes | None]:
+    """Return the fingerprints by item id, None where there is none."""
+    values = {item_id: row.tobytes() for item_id, row in zip(stored.item_ids, stored.values, strict=True)}
+    return values | dict.fromkeys(stored.not_compared)
+
+
+def to_parquet(values: Mapping[str, bytes | None], *, item_ids: Sequence[str]) -> bytes:
+    """Return the fingerprints of these items as Parquet, in their order."""
+    table = pa.table({"item_id": list(item_ids), "fingerprint": [values[one] for one in item_ids]}, schema=SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def from_parquet(data: bytes, *, object_key: str, modality: Modality) -> dict[str, bytes | None]:
+    """Return stored fingerprints by item id.
+
+    Raises:
+        DataCorrupt: the bytes are not what `to_parquet` writes.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:
+        raise DataCorrupt(f"{object_key} must be Parquet (got {type(error).__name__}). Delete it.") from error
+    if not table.schema.equals(SCHEMA):
+        raise DataCorrupt(f"{object_key} must have the columns {SCHEMA.names} (got {table.schema.names}). Delete it.")
+    found = dict(zip(table["item_id"].to_pylist(), table["fingerprint"].to_pylist(), strict=True))
+    if any(value is not None and len(value) != WIDTHS[modality] for value in found.values()):
+        raise DataCorrupt(f"{object_key} must hold fingerprints of {WIDTHS[modality]} bytes (got others). Delete it.")
+    return found

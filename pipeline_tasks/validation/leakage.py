@@ -1,0 +1,209 @@
+"""Compares training items with the exam: fingerprints from the object store, computed once per item, then pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline_tasks.contracts import ExamRef, Leak, Location, SnapshotRef, sha256_hex
+from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.validation import fingerprints as fp
+from pipeline_tasks.validation import manifest, near_duplicates
+from pipeline_tasks.validation.item_bytes import map_items
+
+_log = logging.getLogger(__name__)
+PARQUET = "application/vnd.apache.parquet"
+Places = Mapping[str, Location]
+Values = dict[str, bytes | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Comparison:
+    """Training items that are near duplicates of exam items, each with its likest, and all their fingerprints."""
+
+    leaks: tuple[Leak, ...] = ()
+    values: Mapping[str, bytes | None] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_not_compared(self) -> int:
+        """How many training items have nothing to compare: unreadable, or an image of one colour."""
+        return sum(value is None for value in self.values.values())
+
+
+def places_of(columns: Mapping[str, Sequence[Any]] | pa.Table) -> dict[str, Location]:
+    """Return where each item of a manifest, or of its columns, lies."""
+    names = ("item_id", "object_key", "offset", "size_bytes")
+    plain = columns.select(list(names)).to_pydict() if isinstance(columns, pa.Table) else columns
+    return {item_id: Location(*where) for item_id, *where in zip(*(plain[name] for name in names), strict=True)}
+
+
+def compare_with_exams(
+    project: LoadedProject,
+    trained: Places,
+    exams: Iterable[ExamRef],
+    *,
+    known: Iterable[SnapshotRef],
+    store: ObjectStore,
+) -> Comparison:
+    """Return which training items are near duplicates of an item of any of the exams.
+
+    The fingerprints of `known` snapshots are taken over. Items that are in an exam themselves are not compared here.
+
+    Raises:
+        DataCorrupt: an item's bytes, or an exam, are missing or changed.
+    """
+    if project.config.gate.exam.near_duplicates.policy == "off":
+        return Comparison()
+    values: Values = {}
+    for ref in known:
+        values |= _stored(project, ref.snapshot_id, store=store) or {}
+    values = _complete(project, trained, known=values, store=store)
+    exam_places = _exam_places(store, exams)
+    exam_values = _exam_values(project, exam_places, store=store)
+    leaks = _near(project, exam_values, values, places=_joined(trained, exam_places), store=store)
+    return Comparison(tuple(near_duplicates.best_by_trained_item(leaks)), values)
+
+
+def keep_fingerprints(
+    project: LoadedProject,
+    subject: str,
+    values: Mapping[str, bytes | None],
+    *,
+    item_ids: Sequence[str],
+    store: ObjectStore,
+) -> None:
+    """Write the fingerprints of a snapshot or an exam, unless they lie there already."""
+    key = fingerprints_key(project, subject)
+    if not values or store.exists(key):
+        return
+    crash_point("fingerprints.put.before")
+    store.create(key, fp.to_parquet(values, item_ids=item_ids), content_type=PARQUET)
+    crash_point("fingerprints.put.after")
+
+
+def find_leaks(
+    project: LoadedProject, snapshot: SnapshotRef, exams: Sequence[ExamRef], *, store: ObjectStore
+) -> list[Leak]:
+    """Return the exam items that a snapshot holds, exactly or nearly, each with the likest training item.
+
+    Raises:
+        DataCorrupt: a manifest, an exam or an item's bytes are missing or changed.
+    """
+    trained = places_of(_manifest(store, snapshot.object_key))
+    exam_places = _exam_places(store, exams)
+    leaks = near_duplicates.exact_leaks(_joined({}, exam_places), trained)
+    if project.config.gate.exam.near_duplicates.policy != "off":
+        values = _values_of(project, snapshot.snapshot_id, trained, store=store)
+        exam_values = _exam_values(project, exam_places, store=store)
+        leaks += _near(project, exam_values, values, places=_joined(trained, exam_places), store=store)
+    return near_duplicates.best_by_exam_item(leaks)
+
+
+def fingerprints_key(project: LoadedProject, subject: str) -> str:
+    """Return where the fingerprints of a snapshot or an exam lie."""
+    kind = fp.kind(project.config.modality, project.config.gate.exam.near_duplicates)
+    return f"fingerprints/{project.name}/{kind}/{subject}.parquet"
+
+
+def _near(
+    project: LoadedProject,
+    exam_values: Mapping[str, bytes | None],
+    values: Mapping[str, bytes | None],
+    *,
+    places: Places,
+    store: ObjectStore,
+) -> list[Leak]:
+    config = project.config
+    return near_duplicates.near_leaks(
+        fp.pack(exam_values, modality=config.modality),
+        fp.pack(values, modality=config.modality),
+        modality=config.modality,
+        settings=config.gate.exam.near_duplicates,
+        read=lambda item_ids: _read(store, places, item_ids),
+    )
+
+
+def _exam_values(project: LoadedProject, exams: Mapping[str, Places], *, store: ObjectStore) -> Values:
+    values: Values = {}
+    for exam_id, places in exams.items():
+        values |= _values_of(project, exam_id, places, store=store)
+    return values
+
+
+def _joined(trained: Places, exams: Mapping[str, Places]) -> dict[str, Location]:
+    joined = dict(trained)
+    for places in exams.values():
+        joined |= places
+    return joined
+
+
+def _values_of(project: LoadedProject, subject: str, places: Places, *, store: ObjectStore) -> Values:
+    """Return the fingerprints of a snapshot's or an exam's items, from the store or computed and stored."""
+    values = _complete(project, places, known=_stored(project, subject, store=store) or {}, store=store)
+    keep_fingerprints(project, subject, values, item_ids=sorted(places), store=store)
+    return values
+
+
+def _complete(project: LoadedProject, places: Places, *, known: Values, store: ObjectStore) -> Values:
+    config = project.config
+    digits = config.gate.exam.near_duplicates.significant_digits
+
+    def look(item_id: str, data: bytes) -> tuple[str, bytes | None]:
+        value = fp.fingerprint(
+            _checked(item_id, data), modality=config.modality, max_pixels=config.checks.max_pixels, digits=digits
+        )
+        return item_id, value
+
+    missing = [(item_id, place) for item_id, place in places.items() if item_id not in known]
+    if missing:
+        _log.info("computing %d of %d fingerprints of %s", len(missing), len(places), project.name)
+    computed = dict(_mapped(store, missing, look))
+    return {item_id: computed[item_id] if item_id in computed else known[item_id] for item_id in places}
+
+
+def _stored(project: LoadedProject, subject: str, *, store: ObjectStore) -> Values | None:
+    key = fingerprints_key(project, subject)
+    try:
+        data = store.get(key)
+    except KeyError:
+        return None
+    return fp.from_parquet(data, object_key=key, modality=project.config.modality)
+
+
+def _read(store: ObjectStore, places: Places, item_ids: Collection[str]) -> dict[str, bytes]:
+    wanted = [(item_id, places[item_id]) for item_id in sorted(item_ids)]
+    return dict(_mapped(store, wanted, lambda item_id, data: (item_id, _checked(item_id, data))))
+
+
+def _mapped(store: ObjectStore, places: Iterable[tuple[str, Location]], look: Any) -> Iterable[tuple[str, Any]]:
+    try:
+        yield from map_items(store, places, look)
+    except KeyError as error:
+        raise DataCorrupt(f"the object {error} must exist (got nothing). Restore it from a backup.") from error
+
+
+def _checked(item_id: str, data: bytes) -> bytes:
+    found = sha256_hex(data)
+    if found != item_id:
+        raise DataCorrupt(f"item {item_id} must have the bytes of its id (got {found}). Restore it from a backup.")
+    return data
+
+
+def _exam_places(store: ObjectStore, exams: Iterable[ExamRef]) -> dict[str, dict[str, Location]]:
+    """Return where each exam's items lie, by exam id."""
+    return {exam.exam_id: places_of(_manifest(store, exam.object_key)) for exam in exams}
+
+
+def _manifest(store: ObjectStore, key: str) -> pa.Table:
+    try:
+        data = store.get(key)
+    except KeyError:
+        raise DataCorrupt(f"{key} must exist in the object store (got nothing). Restore it from a backup.") from None
+    return manifest.from_parquet(data, object_key=key)

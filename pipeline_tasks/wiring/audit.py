@@ -1,0 +1,300 @@
+"""What the ledger tells people: the history, what served at a time and why, a verdict computed again. Only reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline_tasks.assembly import Parts
+from pipeline_tasks.catalog.ledger import SHORT, Entry, entry_json
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
+from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
+from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRecord, VerdictRepository
+from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.errors import ConfigError, DataCorrupt
+from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.ports import ObjectStore
+
+NUM_PATHS = 10
+SAID = {"approve": "yes", "reject": "no", "expired": "expired"}
+_MISSING = object()
+
+
+def route_rows(parts: Parts, project: str) -> list[dict[str, Any]]:
+    """Return who served when and why, each generation with its entry in the ledger."""
+    entries = {one.subject: one for one in LedgerRepository(parts.database).entries(project) if one.kind == "route"}
+    records = ServingRepository(parts.database).records(project)
+    return [_route_row(record, entries.get(record.route.commit_id)) for record in records]
+
+
+def _route_row(record: RouteRecord, entry: Entry | None) -> dict[str, Any]:
+    return {
+        "generation": record.route.generation,
+        "at": record.created_at,
+        "action": record.action,
+        "champion": record.route.champion_version,
+        "verdict_id": record.verdict_id,
+        "reason": record.reason,
+        "actor": record.actor,
+        "ledger_sequence": entry.sequence if entry else None,
+        "entry_hash": entry.entry_hash if entry else None,
+    }
+
+
+def ledger_rows(parts: Parts, project: str) -> list[dict[str, Any]]:
+    """Return every entry of a project's ledger, oldest first, as it is hashed."""
+    return [entry_json(entry) for entry in LedgerRepository(parts.database).entries(project)]
+
+
+def ledger_text(parts: Parts, project: str) -> str:
+    """Return a project's ledger for people, one entry a line, and the anchor of its head."""
+    entries = LedgerRepository(parts.database).entries(project)
+    if not entries:
+        return f"{project} has no champion yet: nothing was judged."
+    head = entries[-1]
+    anchor = f"{project}:{head.sequence}:{head.entry_hash}"
+    lines = [
+        f"{entry.sequence:>4}  {entry.at:%Y-%m-%d %H:%M:%S}  {entry.entry_hash[:SHORT]}  {entry_text(entry)}"
+        for entry in entries
+    ]
+    return "\n".join([*lines, "", f"To prove later that none of this was rewritten, keep this elsewhere: {anchor}"])
+
+
+def entry_text(entry: Entry) -> str:
+    """Return an entry in words, on one line."""
+    body = entry.body
+    if entry.kind == "verdict":
+        compared = f"{body['contender_version']} against {body['champion_version'] or 'nobody'}"
+        reason = next(iter(body["reasons"].get("texts", ())), "no reason")
+        text = f"verdict    {body['answer']}  {compared}: {reason}  [{entry.subject[:SHORT]}]"
+    elif entry.kind == "approval":
+        said = SAID.get(body["decision"], body["decision"])
+        text = f"approval   {said}  by {body['by']} on verdict {body['verdict_id'][:SHORT]}: {body['reason']}"
+    else:
+        name = "promotion" if body["action"] == "promote" else body["action"]
+        moved = f"generation {body['generation']}: {body['champion_version']}"
+        text = f"{name:<9}  {moved}  by {body['actor']}: {body['reason']}"
+    return " ".join(text.splitlines())
+
+
+def parse_time(text: str, *, now: dt.datetime) -> dt.datetime:
+    """Return an ISO time; one without a time zone is UTC.
+
+    Raises:
+        ConfigError: it is none, or lies in the future.
+    """
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--at must be an ISO time such as 2026-11-21T14:00:00Z (got {text!r}).") from None
+    at = at.replace(tzinfo=dt.UTC) if at.tzinfo is None else at.astimezone(dt.UTC)
+    if at > now:
+        raise ConfigError(f"--at must be a time that has come (got {at.isoformat()}, now is {now.isoformat()}).")
+    return at
+
+
+def served_at(records: Sequence[RouteRecord], *, at: dt.datetime) -> tuple[RouteRecord | None, RouteRecord | None]:
+    """Return the generation that served at a time and the one that followed it; `records` are oldest first."""
+    number = max((number for number, record in enumerate(records, start=1) if record.created_at <= at), default=0)
+    return (records[number - 1] if number else None), (records[number] if number < len(records) else None)
+
+
+def history_at(parts: Parts, project: str, *, at: dt.datetime) -> dict[str, Any]:
+    """Return what served at a time, since and until when, by which verdict, who approved it and why."""
+    record, following = served_at(ServingRepository(parts.database).records(project), at=at)
+    found: dict[str, Any] = {"project": project, "at": at, "until": following.created_at if following else None}
+    if record is None:
+        return found | {"champion": None}
+    verdict = VerdictRepository(parts.database).find(project, record.verdict_id)
+    answer = ApprovalRepository(parts.database).latest(project, record.verdict_id)
+    entry = LedgerRepository(parts.database).find(project, "route", record.route.commit_id)
+    return found | {
+        "champion": record.route.champion_version,
+        "generation": record.route.generation,
+        "shares": {one.model_version: one.weight for one in record.route.entries},
+        "since": record.created_at,
+        "action": record.action,
+        "actor": record.actor,
+        "reason": record.reason,
+        "verdict": _verdict_facts(record.verdict_id, verdict),
+        "approval": {"decision": answer.decision, "by": answer.by, "at": answer.at, "reason": answer.reason}
+        if answer
+        else None,
+        "entry_hash": entry.entry_hash if entry else None,
+    }
+
+
+def _verdict_facts(verdict_id: str, record: VerdictRecord | None) -> dict[str, Any]:
+    if record is None:
+        return {"verdict_id": verdict_id, "answer": None, "reasons": (), "at": None}
+    answer = {"answer": record.ref.answer, "reasons": record.ref.reasons, "at": record.created_at}
+    return {"verdict_id": verdict_id, **answer}
+
+
+def at_text(found: Mapping[str, Any]) -> str:
+    """Return the answer of `history_at` for people."""
+    project, at = found["project"], f"{found['at']:%Y-%m-%d %H:%M:%S} UTC"
+    until = f"until {found['until']:%Y-%m-%d %H:%M:%S}" if found["until"] else "to this day"
+    if found["champion"] is None:
+        return f"At {at} nothing of {project} served, {until}."
+    shares = ", ".join(f"{version} {weight} %" for version, weight in found["shares"].items())
+    verdict, answer = found["verdict"], found["approval"]
+    judged = f"said {verdict['answer']}: {'; '.join(verdict['reasons'])}" if verdict["answer"] else "is not recorded"
+    approved = "nobody was asked"
+    if answer:
+        said = SAID.get(answer["decision"], answer["decision"])
+        approved = f"{said}, by {answer['by']} at {answer['at']:%Y-%m-%d %H:%M:%S}: {answer['reason']}"
+    return "\n".join(
+        (
+            f"At {at} {project} served {found['champion']} (generation {found['generation']}: {shares}).",
+            f"since     {found['since']:%Y-%m-%d %H:%M:%S}, {until}",
+            f"how       {found['action']} by {found['actor']}: {found['reason']}",
+            f"verdict   {verdict['verdict_id'][:SHORT]} {judged}",
+            f"approval  {approved}",
+        )
+    )
+
+
+def parse_anchors(texts: Sequence[str], *, projects: Sequence[str]) -> dict[str, list[tuple[int, str]]]:
+    """Return the anchors by project; `SEQ:HASH` will do where there is one project with a ledger.
+
+    Raises:
+        ConfigError: an anchor is not of that form, or the project is not clear.
+    """
+    found: dict[str, list[tuple[int, str]]] = {}
+    for text in texts:
+        *names, sequence, entry_hash = ["", "", *text.split(":")][-3:]
+        project = next(iter(name for name in names if name), None)
+        is_hash = len(entry_hash) == 64 and set(entry_hash) <= set("0123456789abcdef")
+        if not (sequence.isdecimal() and is_hash) or text.count(":") > 2:
+            raise ConfigError(
+                f"--anchor must be PROJECT:SEQ:HASH with the whole hash (got {text!r}). "
+                "`dethrone history <project>` prints that of the newest entry."
+            )
+        if project is None and len(projects) != 1:
+            raise ConfigError(f"--anchor must name its project (got {text!r}). Known: {', '.join(projects) or 'none'}.")
+        found.setdefault(project or projects[0], []).append((int(sequence), entry_hash))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Replay:
+    """A verdict computed again; `differences` is empty when every byte is the same."""
+
+    project: str
+    verdict_id: str
+    answer: str
+    digest: str
+    differences: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """Return whether the verdict is what its evidence gives."""
+        return not self.differences
+
+
+def replay(parts: Parts, beginning: str, *, project: str | None = None) -> Replay:
+    """Compute a stored verdict again from its stored evidence and compare it with what is kept, byte for byte.
+
+    Raises:
+        ConfigError: the beginning names no verdict, or several.
+        DataCorrupt: another rule than this release's gave the verdict.
+    """
+    record = _named_verdict(VerdictRepository(parts.database), beginning, project=project)
+    entry = LedgerRepository(parts.database).find(record.ref.project, "verdict", record.ref.verdict_id)
+    differences = tuple(_differences(parts.store, record, entry))
+    return Replay(record.ref.project, record.ref.verdict_id, record.ref.answer, record.digest, differences)
+
+
+def replay_text(found: Replay) -> str:
+    """Return the result of a replay for people."""
+    name = f"verdict {found.verdict_id[:SHORT]} of {found.project} ({found.answer})"
+    if found.same:
+        return f"same: {name} is byte for byte what its evidence gives (SHA-256 {found.digest})."
+    return "\n".join([f"different: {name} is not what its evidence gives:", *(f"  {one}" for one in found.differences)])
+
+
+def _named_verdict(verdicts: VerdictRepository, beginning: str, *, project: str | None) -> VerdictRecord:
+    found = verdicts.find_beginning(beginning, project=project)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(f"{one.ref.verdict_id[: max(SHORT, len(beginning))]} of {one.ref.project}" for one in found[:10])
+    known = f"it fits {names}: give more of it, or --project" if found else "`dethrone history <project>` shows them"
+    raise ConfigError(f"verdict must be the beginning of one verdict's id (got {beginning[:80]!r}; {known}).")
+
+
+def _differences(store: ObjectStore, record: VerdictRecord, entry: Entry | None) -> Iterator[str]:
+    folder = record.ref.object_key.rstrip("/")
+    stored, evidence = _object(store, f"{folder}/verdict.json"), _object(store, f"{folder}/evidence.parquet")
+    if stored is None or evidence is None:
+        yield f"{folder} must hold verdict.json and evidence.parquet (got: one is missing or unreadable)"
+        return
+    found = list(_wrong_hashes(sha256_hex(stored), record, entry))
+    yield from found
+    try:
+        yield from _recomputed(stored, evidence, record)
+    except DataCorrupt as error:
+        if not found:
+            raise
+        yield str(error)
+
+
+def _wrong_hashes(digest: str, record: VerdictRecord, entry: Entry | None) -> Iterator[str]:
+    if digest != record.digest:
+        yield f"verdict.json must hash to {record.digest}, as the catalog says (got {digest})"
+    said = entry.evidence_digest if entry else "no entry"
+    if digest != said:
+        yield f"verdict.json must hash to what the ledger says, {said} (got {digest})"
+
+
+def _recomputed(stored: bytes, evidence: bytes, record: VerdictRecord) -> Iterator[str]:
+    try:
+        document = json.loads(stored)
+        expected = document["evidence"]["digest"]
+    except (ValueError, LookupError, TypeError) as error:
+        yield f"verdict.json must be a verdict (got {type(error).__name__})"
+        return
+    if sha256_hex(evidence) != expected:
+        yield f"evidence.parquet must hash to {expected} (got {sha256_hex(evidence)})"
+        return
+    try:
+        again = vd.replay(document, evidence)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        yield f"verdict.json must be a verdict that can be computed again (got {type(error).__name__}: {error})"
+        return
+    if vd.verdict_id_of(again) != record.ref.verdict_id:
+        yield f"the id must be {record.ref.verdict_id} (got {vd.verdict_id_of(again)})"
+    paths = list(differing_paths(document, json.loads(vd.document_bytes(again))))
+    yield from paths[:NUM_PATHS]
+    if len(paths) > NUM_PATHS:
+        yield f"and {len(paths) - NUM_PATHS} more"
+    elif not paths and vd.document_bytes(again) != stored:
+        yield "verdict.json says the same in other bytes"
+
+
+def differing_paths(stored: Any, again: Any, path: str = "") -> Iterator[str]:
+    """Yield where two JSON documents differ, in the order of the keys."""
+    if isinstance(stored, dict) and isinstance(again, dict):
+        for key in sorted(stored.keys() | again.keys()):
+            inner = f"{path}.{key}" if path else key
+            yield from differing_paths(stored.get(key, _MISSING), again.get(key, _MISSING), inner)
+    elif isinstance(stored, list) and isinstance(again, list) and len(stored) == len(again):
+        for number, (one, other) in enumerate(zip(stored, again, strict=True)):
+            yield from differing_paths(one, other, f"{path}[{number}]")
+    elif stored != again:
+        yield f"{path}: stored {_brief(stored)}, computed {_brief(again)}"
+
+
+def _brief(value: Any) -> str:
+    text = "nothing" if value is _MISSING else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _object(store: ObjectStore, key: str) -> bytes | None:
+    try:
+        return store.get(key)
+    except (KeyError, DataCorrupt):
+        return None

@@ -1,0 +1,373 @@
+"""The ledger on SQLite and PostgreSQL: written with its rows, one chain under racing writers, tampering is named."""
+
+import dataclasses
+import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+from pipeline_tasks.catalog import ledger, ledger_repository, migrate
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
+from pipeline_tasks.contracts import Attempt, sha256_hex
+from pipeline_tasks.errors import GateClosed, LostRace
+from pipeline_tasks.invariants import check
+from tests.ledger_case import NAME, NOW, Case, entry_of, minutes
+
+KINDS = ["verdict", "approval", "route", "verdict", "verdict", "route", "route"]
+
+
+@pytest.fixture
+def database(catalog_url):
+    migrate.upgrade(catalog_url)
+    engine = create_engine(catalog_url)
+    yield Database(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def case(database, object_store):
+    return Case(database, object_store)
+
+
+@pytest.fixture
+def entries(database):
+    return lambda project=NAME: LedgerRepository(database).entries(project)
+
+
+@pytest.fixture
+def faults(database, object_store):
+    """Return what `dethrone verify` says of the ledger."""
+
+    def call(*, anchors=None, deep=True):
+        found = check(database, object_store, now=minutes(60), anchors=anchors, deep=deep)
+        return [one.message for one in found if one.invariant == "I10"]
+
+    return call
+
+
+def count(database, table) -> int:
+    with database.read() as connection:
+        return connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+
+
+def test_each_verdict_approval_and_route_has_an_entry(case, entries, faults):
+    case.tell()
+    assert [entry.kind for entry in entries()] == KINDS
+    assert [entry.sequence for entry in entries()] == [1, 2, 3, 4, 5, 6, 7]
+    assert [entry.at for entry in entries()] == [minutes(number) for number in range(1, 8)]
+    assert list(ledger.chain_faults(entries())) == []
+    assert faults() == []
+
+
+def test_an_entry_says_who_decided_what_why_and_on_which_evidence(case, entries, database):
+    case.tell()
+    verdict, approval, route = entries()[:3]
+    (digest, *_others) = [one.digest for one in case.verdicts.history(NAME)]
+    assert {entry.evidence_digest for entry in (verdict, approval, route)} == {digest}
+    assert verdict.body["reasons"] == {"code": "CODE", "texts": ["it gains 3 points", "no class lost"]}
+    assert (verdict.body["answer"], verdict.body["contender_version"]) == ("promote", "v1")
+    assert dict(approval.body) == {
+        "verdict_id": "verdict-v1",
+        "sequence": 1,
+        "decision": "approve",
+        "by": "ann",
+        "requested_by": "bob",
+        "reason": "looks good",
+    }
+    assert (route.body["action"], route.body["generation"], route.body["actor"]) == ("promote", 1, "gate")
+    assert LedgerRepository(database).find(NAME, "route", "fashion-commit-1") == route
+    assert LedgerRepository(database).find(NAME, "route", "nothing") is None
+
+
+def test_the_same_again_writes_no_second_entry(case, entries):
+    case.answer(case.judge("v1"))
+    route = case.move("v1")
+    case.answer(case.judge("v1"))
+    facts = {"action": "promote", "attempt": "a", "verdict_id": "verdict-v1", "actor": "gate", "reason": "again"}
+    case.serving.commit_route(route, **facts, serving={}, at=NOW)
+    assert [entry.kind for entry in entries()] == ["verdict", "approval", "route"]
+
+
+def test_what_was_refused_writes_no_entry(case, entries):
+    case.answer(case.judge("v1"), "reject")
+    route = case.move("v1")
+    with pytest.raises(GateClosed, match="ann said reject before"):
+        case.answer("verdict-v1", "approve")
+    facts = {"action": "promote", "attempt": "a", "verdict_id": "verdict-v1", "actor": "gate", "reason": "late"}
+    with pytest.raises(LostRace, match="must follow None"):
+        case.serving.commit_route(dataclasses.replace(route, commit_id="other"), **facts, serving={}, at=NOW)
+    assert [entry.kind for entry in entries()] == ["verdict", "approval", "route"]
+
+
+@pytest.mark.parametrize("table", [t.verdicts, t.approvals, t.routes], ids=lambda table: table.name)
+def test_a_row_whose_entry_cannot_be_written_is_not_written(case, database, monkeypatch, table):
+    def fail(*_arguments):
+        raise ZeroDivisionError("the ledger is full")
+
+    case.judge("v0")
+    before = count(database, table)
+    monkeypatch.setattr(ledger_repository, "append", fail)
+    write = {"verdicts": lambda: case.judge("v1"), "approvals": lambda: case.answer("verdict-v0")}
+    with pytest.raises(ZeroDivisionError, match="the ledger is full"):
+        write.get(table.name, lambda: case.move("v0"))()
+    assert count(database, table) == before
+
+
+def test_projects_have_chains_of_their_own(case, entries, faults, database, object_store):
+    other = Case(database, object_store, project="texts")
+    other.judge("w1")
+    case.tell()
+    other.move("w1")
+    assert [entry.sequence for entry in entries("texts")] == [1, 2]
+    assert LedgerRepository(database).projects() == ["fashion", "texts"]
+    assert faults() == []
+
+
+def test_two_threads_that_append_fifty_entries_each_leave_one_chain(case, entries, faults):
+    def judge(writer: int) -> None:
+        for number in range(50):
+            case.judge(f"{writer}-{number}")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(judge, range(2)))
+    assert [entry.sequence for entry in entries()] == list(range(1, 101))
+    assert faults(deep=False) == []
+
+
+def test_a_verdict_an_approval_and_a_promotion_at_one_moment_all_succeed(case, entries, faults):
+    for number in range(20):
+        case.judge(f"asked-{number}")
+    writers = (
+        lambda: [case.judge(f"new-{number}") for number in range(20)],
+        lambda: [case.answer(f"verdict-asked-{number}") for number in range(20)],
+        lambda: [case.move(f"asked-{number}") for number in range(20)],
+    )
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(writer) for writer in writers]:
+            future.result(timeout=120)
+    kinds = [entry.kind for entry in entries()]
+    assert (kinds.count("verdict"), kinds.count("approval"), kinds.count("route")) == (40, 20, 20)
+    assert faults(deep=False) == []
+
+
+def test_two_contenders_at_one_moment_are_not_both_the_same_use_of_an_exam(case):
+    """The level of confidence falls with each use: two that count as the same one would both get the higher level."""
+    case.judge("v0", champion="none")
+    first = case.verdicts.history(NAME)[0]
+
+    def judge(number: int) -> int | None:
+        ref = dataclasses.replace(first.ref, verdict_id=f"verdict-{number}")
+        fence = case.database.acquire(f"judge/{number}", Attempt("run-1", "judge"), now=NOW)
+        use = case.verdicts.count_uses(NAME, "exam1") + 1
+        try:
+            case.verdicts.record(dataclasses.replace(first, ref=ref), exam_use=use, fence=fence)
+        except LostRace:
+            return None
+        return use
+
+    with ThreadPoolExecutor(8) as pool:
+        uses = [use for use in pool.map(judge, range(80)) if use is not None]
+    assert sorted(uses) == list(range(2, len(uses) + 2))
+
+
+def test_an_older_catalog_gets_its_ledger_when_it_is_upgraded(catalog_url, object_store):
+    with migrate._connection(catalog_url) as connection:
+        command.upgrade(migrate._config(connection), "0001")
+    told, expected = _told_rows(object_store)
+    engine = create_engine(catalog_url)
+    with engine.begin() as connection:
+        for table, rows in told.items():
+            connection.execute(table.insert(), list(reversed(rows)))
+    assert migrate.upgrade(catalog_url) == migrate.head_revision()
+
+    found = LedgerRepository(Database(engine)).entries(NAME)
+    assert found == expected
+    messages = check(Database(engine), object_store, now=minutes(60), deep=True)
+    assert [one for one in messages if one.invariant == "I10"] == []
+    engine.dispose()
+
+
+def _told_rows(store):
+    """Return the rows of a told history by table, and the entries that were written with them."""
+    engine = create_engine("sqlite://")
+    t.metadata.create_all(engine)
+    database = Database(engine)
+    Case(database, store).tell()
+    with engine.connect() as connection:
+        rows = {
+            table: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+            for table in (t.verdicts, t.approvals, t.routes)
+        }
+        entries = ledger_repository.read_entries(connection, NAME)
+    engine.dispose()
+    return rows, entries
+
+
+def set_entry(sequence, **values):
+    return t.ledger, [t.ledger.update().where(entry_of(sequence)).values(**values)]
+
+
+def remove(*sequences):
+    return t.ledger, [t.ledger.delete().where(t.ledger.c.sequence.in_(sequences))]
+
+
+def swap(one, other):
+    def move(a, b):
+        return t.ledger.update().where(entry_of(a)).values(sequence=b)
+
+    return t.ledger, [move(one, 100), move(other, one), move(100, other)]
+
+
+def insert():
+    """Push the entries from 4 on up by one and put one of the intruder's between."""
+    upwards = [t.ledger.update().where(entry_of(number)).values(sequence=number + 1) for number in range(7, 3, -1)]
+    forged = {"project": NAME, "kind": "approval", "subject": "verdict-v3/1", "body": {"by": "me"}, "at": NOW}
+    hashes = {"sequence": 4, "evidence_digest": None, "previous_hash": "x", "entry_hash": "y"}
+    return t.ledger, [*upwards, t.ledger.insert().values(**forged, **hashes)]
+
+
+def change(table, where, **values):
+    conditions = [table.c[name] == value for name, value in where.items()]
+    return table, [table.update().where(*conditions).values(**values)]
+
+
+def drop(table, where):
+    return table, [table.delete().where(*[table.c[name] == value for name, value in where.items()])]
+
+
+V1, GENERATION_3 = {"verdict_id": "verdict-v1"}, {"generation": 3}
+TAMPERED = [
+    (set_entry(2, body={"by": "me"}), "entry 2 (approval verdict-v1/1) must hash to"),
+    (set_entry(7, at=NOW), "entry 7 (route fashion-comm) must hash to"),
+    (set_entry(7, entry_hash="0" * 64), "entry 7 (route fashion-comm) must hash to 000000000000"),
+    (set_entry(4, previous_hash="0" * 64), "entry 4 (verdict verdict-v2) must follow entry 3 (route fashion-comm)"),
+    (remove(3), "entry 4 (verdict verdict-v2) must be entry 3: what stood between was removed"),
+    (remove(3), "generation 1 (commit fashion-comm) made v1 champion otherwise than by promote or rollback"),
+    (remove(1), "entry 2 (approval verdict-v1/1) must be entry 1"),
+    (remove(7), "generation 3 (commit fashion-comm) made v1 champion otherwise than by promote or rollback"),
+    (remove(5, 6, 7), "verdict verdict-v3 must have an entry in the ledger (got none)"),
+    (remove(1, 2, 3, 4, 5, 6, 7), "approval verdict-v1/1 must have an entry in the ledger (got none)"),
+    (swap(4, 5), "entry 4 (verdict verdict-v3) must follow entry 3 (route fashion-comm)"),
+    (insert(), "entry 4 (approval verdict-v3/1) must follow entry 3"),
+    (insert(), "entry 4 (approval verdict-v3/1) must have its row in the catalog (got none)"),
+    (insert(), "entry 5 (verdict verdict-v2) must hash to"),
+    (change(t.verdicts, {"verdict_id": "verdict-v2"}, answer="promote"), "entry 4 (verdict verdict-v2) says answer"),
+    (change(t.verdicts, V1, digest="0" * 64), "entry 1 (verdict verdict-v1) says evidence"),
+    (change(t.verdicts, V1, digest="0" * 64), "entry 3 (route fashion-comm) says evidence"),
+    (
+        change(t.verdicts, V1, created_at=NOW),
+        "entry 1 (verdict verdict-v1) says time '2026-01-01T12:01:00.000000+00:00'",
+    ),
+    (change(t.approvals, V1, by="me"), "entry 2 (approval verdict-v1/1) says by 'ann', its row says 'me'"),
+    (change(t.approvals, V1, decision="reject"), "entry 2 (approval verdict-v1/1) says decision 'approve'"),
+    (change(t.routes, GENERATION_3, champion_version="v3"), "entry 7 (route fashion-comm) says champion_version 'v1'"),
+    (change(t.routes, GENERATION_3, body={"entries": []}), "entry 7 (route fashion-comm) says body_digest"),
+    (change(t.routes, GENERATION_3, reason="none"), "entry 7 (route fashion-comm) says reason 'complaints'"),
+    (drop(t.verdicts, {"verdict_id": "verdict-v2"}), "entry 4 (verdict verdict-v2) must have its row in the catalog"),
+    (drop(t.approvals, V1), "entry 2 (approval verdict-v1/1) must have its row in the catalog (got none)"),
+    (drop(t.routes, GENERATION_3), "entry 7 (route fashion-comm) must have its row in the catalog (got none)"),
+]
+
+
+@pytest.mark.parametrize(("tampering", "message"), TAMPERED, ids=[message[:70] for _, message in TAMPERED])
+def test_tampering_is_named(case, faults, tampering, message):
+    case.tell()
+    table, statements = tampering
+    case.tamper(table, *statements)
+    assert any(message in fault for fault in faults()), faults()
+
+
+def test_an_entry_that_was_changed_and_hashed_anew_is_named(case, faults, entries):
+    case.tell()
+    forged = dataclasses.replace(entries()[1], body=dict(entries()[1].body) | {"by": "me"})
+    forged = dataclasses.replace(forged, entry_hash=ledger.hash_of(forged))
+    values = {"body": forged.body, "entry_hash": forged.entry_hash}
+    case.tamper(t.ledger, t.ledger.update().where(entry_of(2)).values(**values))
+    assert [fault.split(" with")[0] for fault in faults()] == [
+        "entry 3 (route fashion-comm) must follow entry 2 (approval verdict-v1/1)",
+        "entry 2 (approval verdict-v1/1) says by 'me', its row says 'ann': one of the two was changed",
+    ]
+
+
+def test_a_champion_that_was_moved_past_the_ledger_is_named(case, faults, database):
+    """Triggers refuse no INSERT: whoever has the password can add a generation that the gateway follows."""
+    case.tell()
+    with database.write() as connection:
+        newest = dict(connection.execute(sa.select(t.routes).where(t.routes.c.generation == 3)).mappings().one())
+        moved = {"generation": 4, "commit_id": "c4", "parent_commit_id": newest["commit_id"], "champion_version": "v9"}
+        connection.execute(t.routes.insert(), newest | moved)
+    (fault,) = faults()
+    assert fault.startswith("generation 4 (commit c4) made v9 champion otherwise than by promote or rollback, without")
+
+
+@pytest.mark.parametrize("name", ["verdict.json", "evidence.parquet"])
+@pytest.mark.parametrize("change", ["other bytes", "gone"])
+def test_evidence_that_is_not_what_it_was_is_named(case, faults, object_store, name, change):
+    case.tell()
+    key = f"verdicts/fashion/v2/{name}"
+    if change == "gone":
+        del object_store.objects[key]
+    else:
+        object_store.objects[key] += b" "
+    (fault,) = faults()
+    assert fault.startswith(f"entry 4 (verdict verdict-v2) must have {key} with the SHA-256 ")
+    assert ("KeyError" in fault) == (change == "gone")
+    assert len(faults(deep=False)) == (name == "verdict.json")
+
+
+def test_a_verdict_that_names_no_evidence_is_named(case, faults, object_store):
+    case.judge("v1")
+    with case.database.read() as connection:
+        (draft,) = ledger_repository.read_drafts(connection, NAME)
+    digest = sha256_hex(b"[]")
+    forged = ledger.link(dataclasses.replace(draft, evidence_digest=digest), None)
+    values = {"evidence_digest": digest, "entry_hash": forged.entry_hash}
+    case.tamper(t.ledger, t.ledger.update().values(**values))
+    case.tamper(t.verdicts, t.verdicts.update().values(digest=digest))
+    object_store.objects["verdicts/fashion/v1/verdict.json"] = b"[]"
+    (fault,) = faults()
+    assert "evidence.parquet with the SHA-256 None" in fault
+
+
+def test_a_history_that_was_rewritten_as_a_whole_is_seen_by_its_anchor_only(case, faults, entries):
+    case.tell()
+    head, middle = entries()[-1], entries()[3]
+    anchors = {NAME: [(head.sequence, head.entry_hash), (middle.sequence, middle.entry_hash)]}
+    assert faults(anchors=anchors) == []
+
+    case.tamper(t.approvals, t.approvals.update().values(by="me"))
+    with case.database.read() as connection:
+        chain = ledger.chain(ledger_repository.read_drafts(connection, NAME))
+    case.tamper(t.ledger, t.ledger.delete(), *[t.ledger.insert().values(**dataclasses.asdict(one)) for one in chain])
+
+    assert faults() == []
+    assert [fault.split(" (got")[0] for fault in faults(anchors=anchors)] == [
+        f"entry 7 must have the hash {head.entry_hash} that was noted down",
+        f"entry 4 must have the hash {middle.entry_hash} that was noted down",
+    ]
+
+
+def test_a_history_that_is_gone_with_its_rows_is_seen_by_its_anchor(faults):
+    (fault,) = faults(anchors={"gone": [(2, "a" * 64)]})
+    assert fault.endswith("that was noted down (got no such entry): the ledger was rewritten or cut")
+
+
+def test_a_reader_sees_rows_and_entries_of_one_moment(case, database):
+    case.judge("v1")
+    with database.read() as connection:
+        before = ledger_repository.read_entries(connection, NAME)
+        case.judge("v2")
+        drafts = ledger_repository.read_drafts(connection, NAME)
+    assert list(ledger.row_faults(before, drafts)) == []
+
+
+def test_times_of_entries_keep_their_microseconds(case, entries, faults):
+    case.judge("v1", at=1 / 7)
+    assert entries()[0].at == minutes(1 / 7)
+    assert entries()[0].at.microsecond
+    assert entries()[0].at.tzinfo == dt.UTC
+    assert faults() == []

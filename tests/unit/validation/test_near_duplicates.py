@@ -1,0 +1,334 @@
+"""Pairs: what must be found, what must not, on hand-made values and on the demo's photos."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline_tasks.contracts import Leak
+from pipeline_tasks.demo import fashion
+from pipeline_tasks.project import NearDuplicates
+from pipeline_tasks.validation import fingerprints as fp
+from pipeline_tasks.validation import near_duplicates as nd
+
+SETTINGS = NearDuplicates()
+
+
+def packed(items: dict[str, bytes], *, modality) -> fp.Fingerprints:
+    values = {name: fp.fingerprint(data, modality=modality, max_pixels=10**6, digits=4) for name, data in items.items()}
+    assert None not in values.values()
+    return fp.pack(values, modality=modality)
+
+
+def pairs(exam: dict[str, bytes], trained: dict[str, bytes], *, modality, **settings) -> set[tuple[str, str]]:
+    read = (exam | trained).__getitem__
+    leaks = nd.near_leaks(
+        packed(exam, modality=modality),
+        packed(trained, modality=modality),
+        modality=modality,
+        settings=NearDuplicates(**settings),
+        read=lambda ids: {one: read(one) for one in ids},
+    )
+    assert all(leak.kind == "near" for leak in leaks)
+    return {(leak.item_id, leak.trained_item_id) for leak in leaks}
+
+
+def encoded(pixels, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, **({"format": "PNG"} | options))
+    return buffer.getvalue()
+
+
+# Images
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return fashion.load_subset()[0][:200]
+
+
+def brighter(pixels):
+    return np.clip(pixels * 1.1, 0, 255).astype(np.uint8)
+
+
+def resized(pixels, side):
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+
+
+COPIES = {
+    "PNG written anew": lambda pixels: encoded(pixels, compress_level=1),
+    "JPEG": lambda pixels: encoded(pixels, format="JPEG", quality=75),
+    "WebP": lambda pixels: encoded(pixels, format="WEBP", quality=80),
+    "brighter": lambda pixels: encoded(brighter(pixels)),
+    "larger": lambda pixels: encoded(resized(pixels, 56)),
+}
+OTHERS = {
+    "rotated": lambda pixels: encoded(fashion.rotate(pixels[None], degrees=20)[0]),
+    "blurred": lambda pixels: encoded(fashion.blur(pixels[None], sigma=2)[0]),
+    "mirrored": lambda pixels: encoded(np.ascontiguousarray(pixels[:, ::-1])),
+}
+
+
+def as_items(photos, encode) -> dict[str, bytes]:
+    return {f"{index:03d}": encode(pixels) for index, pixels in enumerate(photos)}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_of_a_photo_are_found_and_nothing_else(photos, name):
+    exam = as_items(photos, encoded)
+    copies = {f"copy {key}": data for key, data in as_items(photos, COPIES[name]).items()}
+    found = pairs(exam, copies, modality="image")
+    own = {(key, f"copy {key}") for key in exam}
+    assert found <= own
+    assert len(found) >= 0.985 * len(own)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_demos_shifted_photos_are_other_photos(photos, name):
+    exam = as_items(photos, encoded)
+    others = {f"other {key}": data for key, data in as_items(photos, OTHERS[name]).items()}
+    found = pairs(exam, others, modality="image")
+    assert len(found) <= 0.01 * len(exam), found
+
+
+def test_a_photo_of_a_usual_size_may_be_moved_by_a_pixel(photos):
+    large = [resized(pixels, 224) for pixels in photos[:60]]
+    exam = as_items(large, encoded)
+    moved = as_items(large, lambda pixels: encoded(np.roll(pixels, 1, axis=1)))
+    found = pairs(exam, {f"moved {key}": data for key, data in moved.items()}, modality="image")
+    assert found <= {(key, f"moved {key}") for key in exam}
+    assert len(found) >= 57
+
+
+def test_other_photos_of_the_same_kind_are_no_duplicates(photos):
+    assert (
+        pairs(
+            as_items(photos[:100], encoded),
+            {f"t{k}": v for k, v in as_items(photos[100:], encoded).items()},
+            modality="image",
+        )
+        == set()
+    )
+
+
+def test_the_threshold_of_the_project_decides(photos):
+    exam = {"e": encoded(photos[0])}
+    small = {"t": encoded(resized(photos[0], 20))}
+    (leak,) = nd.near_leaks(
+        packed(exam, modality="image"),
+        packed(small, modality="image"),
+        modality="image",
+        settings=NearDuplicates(image_similarity=0.9),
+        read=lambda _: {},
+    )
+    assert 0.9 < leak.similarity < 1
+    assert leak.similarity == round(leak.similarity, 4)
+    assert pairs(exam, small, modality="image", image_similarity=leak.similarity - 0.001) == {("e", "t")}
+    assert pairs(exam, small, modality="image", image_similarity=min(leak.similarity + 0.001, 1)) == set()
+
+
+def coloured(photo, colour) -> bytes:
+    grey = photo[..., None] / 255
+    luma = np.dot(colour, (0.299, 0.587, 0.114))
+    return encoded(np.clip(np.rint(grey * np.array(colour) * (110 / luma)), 0, 255).astype(np.uint8))
+
+
+def test_a_product_in_another_colour_is_another_product(photos):
+    blue, red = ({key: coloured(photos[1], tint)} for key, tint in (("e", (60, 100, 220)), ("t", (200, 80, 60))))
+    assert pairs(blue, red, modality="image") == set()
+    assert pairs(blue, {"t": coloured(photos[1], (62, 101, 215))}, modality="image") == {("e", "t")}
+
+
+def test_the_colour_threshold_counts(photos, monkeypatch):
+    blue, red = ({key: coloured(photos[1], tint)} for key, tint in (("e", (60, 100, 220)), ("t", (200, 80, 60))))
+    monkeypatch.setattr(nd, "MAX_COLOUR_DISTANCE", 255.0)
+    assert pairs(blue, red, modality="image") == {("e", "t")}
+
+
+def test_grey_correlation_by_hand():
+    one = np.array([[0, 0, 10, 10], [1, 2, 3, 4], [1, 2, 3, 4]], dtype=np.float32)
+    other = np.array([[5, 5, 25, 25], [4, 3, 2, 1], [7, 7, 7, 7]], dtype=np.float32)
+    assert nd.grey_correlation(one, other) == pytest.approx([1.0, -1.0, 0.0])
+
+
+@pytest.mark.parametrize("distance", range(14))
+def test_every_hash_within_the_distance_is_found_and_none_beyond(distance):
+    random = np.random.default_rng(distance)
+    exam = random.integers(0, 2**63, 300, dtype=np.uint64)
+    flips = [sum(1 << int(bit) for bit in random.choice(64, distance, replace=False)) for _ in exam]
+    trained = exam ^ np.array(flips, dtype=np.uint64)
+    e, t = nd.hash_candidates(exam, trained)
+    found = set(zip(e.tolist(), t.tolist(), strict=True))
+    assert found == ({(index, index) for index in range(300)} if distance <= nd.MAX_HASH_DISTANCE else set())
+
+
+def test_hash_candidates_are_the_pairs_that_all_pairs_would_give(photos):
+    values = packed(as_items(photos, encoded), modality="image").values
+    hashes = nd._hashes(values)
+    e, t = nd.hash_candidates(hashes[:80], hashes[80:])
+    distances = np.bitwise_count(hashes[:80, None] ^ hashes[None, 80:])
+    assert set(zip(e.tolist(), t.tolist(), strict=True)) == set(
+        zip(*(axis.tolist() for axis in np.nonzero(distances <= nd.MAX_HASH_DISTANCE)), strict=True)
+    )
+    assert len(e) > 0
+
+
+def test_pairs_are_compared_in_parts(photos, monkeypatch):
+    exam = as_items(photos[:20], encoded)
+    copies = {f"copy {key}": data for key, data in as_items(photos[:20], COPIES["JPEG"]).items()}
+    whole = pairs(exam, copies, modality="image")
+    monkeypatch.setattr(nd, "PAIRS_AT_ONCE", 3)
+    assert pairs(exam, copies, modality="image") == whole
+    assert len(whole) == 20
+
+
+# Texts
+
+TEXT = "The penguins game unbeaten streak carries over to next season, meaning if they start the season with another. "
+WORDS = [f"word{index}" for index in range(400)]
+
+
+def utf8(**texts: str) -> dict[str, bytes]:
+    return {name: text.encode() for name, text in texts.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (TEXT.upper().replace(" ", "\n") + "!!", True),
+        (TEXT + "So.", True),
+        (TEXT.replace("penguins", "flyers"), False),
+        (TEXT + "What do the others of this group think about the next game?", False),
+    ],
+)
+def test_copies_of_a_short_text(text, found):
+    assert pairs(utf8(e=TEXT), utf8(t=text), modality="text") == ({("e", "t")} if found else set())
+
+
+def test_a_long_text_with_a_few_other_words_is_a_copy():
+    text = " ".join(WORDS)
+    changed = " ".join(["other", *WORDS[1:200], "new", *WORDS[200:]])
+    assert pairs(utf8(e=text), utf8(t=changed), modality="text") == {("e", "t")}
+
+
+@pytest.mark.parametrize(("kept", "found"), [(0.93, True), (0.87, False)])
+def test_the_true_jaccard_index_decides(kept, found):
+    """Ten texts on either side of 0.9: an estimate from 128 permutations would take some of them for the other."""
+    exam = {f"e{n}": " ".join(f"{n}a{word}" for word in WORDS) for n in range(10)}
+    count = round(len(WORDS) * kept)
+    trained = {f"t{n}": " ".join(f"{n}a{word}" for word in WORDS[:count]) for n in range(10)}
+    expected = {(f"e{n}", f"t{n}") for n in range(10)} if found else set()
+    assert pairs(utf8(**exam), utf8(**trained), modality="text") == expected
+
+
+def test_the_text_threshold_of_the_project_decides():
+    exam, trained = utf8(e=" ".join(WORDS)), utf8(t=" ".join(WORDS[:320]))
+    assert pairs(exam, trained, modality="text", text_similarity=0.75) == {("e", "t")}
+    assert pairs(exam, trained, modality="text", text_similarity=0.85) == set()
+
+
+def test_short_texts_are_equal_or_other():
+    found = pairs(utf8(e1="test", e2="dead mouse"), utf8(t1="Test!", t2="testing", t3="dead house"), modality="text")
+    assert found == {("e1", "t1")}
+
+
+def test_texts_are_read_for_candidates_only_and_in_parts(monkeypatch):
+    exam = {f"e{n}": " ".join(f"{n}a{word}" for word in WORDS) for n in range(6)}
+    trained = {f"t{n}": text + " end" for n, text in enumerate(exam.values())} | {"far": "something else entirely"}
+    asked = []
+    data = utf8(**exam, **trained)
+
+    def read(ids):
+        asked.append(set(ids))
+        return {one: data[one] for one in ids}
+
+    monkeypatch.setattr(nd, "TEXT_PAIRS_AT_ONCE", 2)
+    sides = (packed(utf8(**one), modality="text") for one in (exam, trained))
+    leaks = nd.near_leaks(*sides, modality="text", settings=SETTINGS, read=read)
+    assert len(leaks) == 6
+    assert [len(ids) for ids in asked] == [4, 4, 4]
+    assert "far" not in set().union(*asked)
+
+
+def test_copies_of_one_template_do_not_cost_all_pairs():
+    exam = {f"e{n:02d}": " ".join([*WORDS, f"number{n}"]) for n in range(20)}
+    trained = {f"t{n:02d}": " ".join([*WORDS, f"other{n}"]) for n in range(20)}
+    read = utf8(**exam, **trained)
+    count = 0
+
+    def counted(ids):
+        nonlocal count
+        count += len(ids)
+        return {one: read[one] for one in ids}
+
+    sides = (packed(utf8(**one), modality="text") for one in (exam, trained))
+    leaks = nd.near_leaks(*sides, modality="text", settings=SETTINGS, read=counted)
+    # Every item is in a pair all the same: none of either side is missed.
+    assert {leak.item_id for leak in leaks} == set(exam)
+    assert {leak.trained_item_id for leak in leaks} == set(trained)
+    assert len(leaks) <= 2 * 20 * nd.MAX_TEXTS_PER_ITEM
+
+
+# Rows
+
+
+def test_rows_that_are_equal_when_rounded_are_found():
+    exam = {"e1": b'{"a": 1.00004, "b": "X"}', "e2": b'{"a": 2.5, "b": "y"}'}
+    trained = {"t1": b'{"a": 1.00003, "b": "x"}', "t2": b'{"a": 1.1, "b": "x"}', "t3": b'{"b": "x", "a": 1.000041}'}
+    assert pairs(exam, trained, modality="tabular") == {("e1", "t1"), ("e1", "t3")}
+
+
+# All
+
+
+@pytest.mark.parametrize(("modality", "data"), [("text", b"some words of a text"), ("tabular", b'{"a": 1}')])
+def test_an_item_is_no_near_duplicate_of_itself(modality, data):
+    assert pairs({"same": data}, {"same": data, "other": data}, modality=modality) == {("same", "other")}
+
+
+@pytest.mark.parametrize("modality", ["image", "text", "tabular"])
+def test_nothing_against_nothing(modality):
+    nothing, one = fp.pack({}, modality=modality), fp.pack({"a": b"\1" * fp.WIDTHS[modality]}, modality=modality)
+    for sides in ((nothing, nothing), (nothing, one), (one, nothing)):
+        assert nd.near_leaks(*sides, modality=modality, settings=SETTINGS, read=lambda _: {}) == []
+
+
+def test_pairs_come_by_exam_item_the_likest_first():
+    text = " ".join(WORDS)
+    exam, trained = utf8(e2=text, e1=text + " more"), utf8(t1=text + " end of it", t2=text)
+    read = exam | trained
+    leaks = nd.near_leaks(
+        packed(exam, modality="text"),
+        packed(trained, modality="text"),
+        modality="text",
+        settings=SETTINGS,
+        read=lambda ids: {one: read[one] for one in ids},
+    )
+    assert [leak.item_id for leak in leaks] == ["e1", "e1", "e2", "e2"]
+    assert (leaks[2].trained_item_id, leaks[2].similarity) == ("t2", 1.0)
+    assert leaks[3].similarity < 1
+
+
+def test_exact_leaks_are_the_shared_ids():
+    assert nd.exact_leaks(["b", "a", "c"], {"c", "b", "d"}) == [
+        Leak("b", "b", "exact", 1.0),
+        Leak("c", "c", "exact", 1.0),
+    ]
+
+
+def test_the_best_of_each_side():
+    leaks = [
+        Leak("e1", "t1", "near", 0.995),
+        Leak("e1", "t2", "near", 0.999),
+        Leak("e2", "t2", "near", 0.996),
+        Leak("e2", "e2", "exact", 1.0),
+        Leak("e3", "t1", "near", 1.0),
+    ]
+    assert nd.best_by_exam_item(leaks) == [leaks[1], leaks[3], leaks[4]]
+    assert nd.best_by_trained_item(leaks) == [leaks[3], leaks[4], leaks[1]]
+
+
+def test_an_exact_leak_goes_before_an_equally_like_copy():
+    near, exact = Leak("e", "a", "near", 1.0), Leak("e", "e", "exact", 1.0)
+    assert nd.best_by_exam_item([near, exact]) == [exact]
