@@ -94,14 +94,16 @@ def migrate(layout: StackLayout, *, airflow: Path, environment: Mapping[str, str
     return True
 
 
-def ensure_pools(port: int, *, username: str, password: str) -> list[str]:
+def ensure_pools(port: int, *, username: str, password: str, timeout_seconds: float = 120) -> list[str]:
     """Create the pools that are missing and return their names; a person's change of slots is kept.
+
+    A first answer of a fresh api-server takes long on a busy machine: each request may take `timeout_seconds`.
 
     Raises:
         ServiceUnavailable: the api-server refused or did not answer.
     """
     try:
-        with httpx.Client(base_url=address(port), timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=address(port), timeout=timeout_seconds, trust_env=False) as client:
             token = client.post("/auth/token", json={"username": username, "password": password})
             token.raise_for_status()
             client.headers["Authorization"] = f"Bearer {token.json()['access_token']}"

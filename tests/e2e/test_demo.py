@@ -145,11 +145,14 @@ def test_reports_need_a_login(told):
 def test_every_command_of_the_readme_runs(told, tmp_path):
     installation, _done = told
     photo = next(installation.projects.joinpath("fashion", "incoming").rglob("*.png"))
+    last = installation.json("history", "fashion")[-1]
     lines = [
         "up", "status", "logs gateway", "doctor", "init garments", "project validate garments", "ingest fashion",
         "annotate fashion", "collect fashion", "monitor fashion", "train fashion", "rollback fashion --reason test",
         f"predict fashion {photo}", "keys issue --project fashion", "keys list", "history fashion",
         f"report fashion --output {tmp_path / 'report.html'}", "quarantine fashion", "verify",
+        f"replay {last['verdict_id']}", f"lineage {last['champion']}", f"retrain {last['champion']}",
+        "blast-radius fashion --annotator demo@dethrone.local",
         "demo --rounds 1", "down",
     ]  # fmt: skip
     (tried,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
