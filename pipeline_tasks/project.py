@@ -155,6 +155,7 @@ class Floors(_Model):
 class Limits(_Model):
     """Satisficing metrics: every one must hold."""
 
+    latency_p50_ms: float | None = Field(None, gt=0, description="Median; one item at a time, in process.")
     latency_p99_ms: float = Field(250.0, gt=0, description="One item at a time, in process.")
     size_mb: float = Field(500.0, gt=0)
     recall_per_class: float = Field(

@@ -37,7 +37,7 @@ def side_by_side(document: Document) -> str:
     rows.append(_row("Calibration error", errors, f"at most {limits['max_calibration_error']:g}"))
     for name, key in (("Latency, median", "latency_p50_ms"), ("Latency, p99", "latency_p99_ms")):
         cells = [_number(document["measured"][role][key], "{:.2f} ms") for role in roles]
-        limit = f"at most {limits['latency_p99_ms']:g} ms" if key == "latency_p99_ms" else ""
+        limit = f"at most {limits[key]:g} ms" if limits.get(key) is not None else ""
         rows.append(_row(name, cells, limit))
     sizes = [f"{question[role]['size_bytes'] / 1e6:.2f} MB" for role in roles]
     rows.append(_row("Size", sizes, f"at most {limits['size_mb']:g} MB"))

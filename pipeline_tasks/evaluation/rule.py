@@ -185,9 +185,14 @@ def _check_limits(policy: Gate, evidence: Evidence) -> list[Reason]:
     limits, scores, facts = policy.limits, evidence.current.contender, evidence.contender
     size_mb = facts.size_bytes / 1e6
     reasons = []
-    if facts.latency_p99_ms > limits.latency_p99_ms:
-        text = f"p99 latency must be at most {limits.latency_p99_ms:g} ms (got {facts.latency_p99_ms:.1f} ms)."
-        reasons.append(Reason("LATENCY_LIMIT", "against", text))
+    latencies = (
+        ("p50", facts.latency_p50_ms, limits.latency_p50_ms),
+        ("p99", facts.latency_p99_ms, limits.latency_p99_ms),
+    )
+    for name, latency_ms, limit_ms in latencies:
+        if limit_ms is not None and latency_ms > limit_ms:
+            text = f"{name} latency must be at most {limit_ms:g} ms (got {latency_ms:.1f} ms)."
+            reasons.append(Reason("LATENCY_LIMIT", "against", text))
     if size_mb > limits.size_mb:
         text = f"the model's size must be at most {limits.size_mb:g} MB (got {size_mb:.1f} MB)."
         reasons.append(Reason("SIZE_LIMIT", "against", text))

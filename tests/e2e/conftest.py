@@ -64,13 +64,14 @@ def make_installation(tmp_path_factory):
     """Return a factory of installations; each one is taken down at the end, whatever happened."""
     made: list[Installation] = []
 
-    def make(name: str) -> Installation:
+    def make(name: str, *, projects_of: tuple[str, ...] = ("fashion", "newsgroups")) -> Installation:
         folder = tmp_path_factory.mktemp(name)
         projects = folder / "projects"
-        for project in ("fashion", "newsgroups"):
+        projects.mkdir()
+        for project in projects_of:
             source = ROOT / "projects" / project
             target = projects / project
-            target.mkdir(parents=True)
+            target.mkdir()
             for file in source.iterdir():
                 if file.is_file():
                     (target / file.name).write_bytes(file.read_bytes())

@@ -58,6 +58,8 @@ def rule_refuses_another_level(rule):
 def rule_holds_latency(rule):
     slow = s.evidence(contender=s.facts(latency_p99_ms=10.1))
     assert decided(rule, slow, limits={"latency_p99_ms": 10.0}) == ("keep", "LATENCY_LIMIT")
+    half = s.evidence(contender=s.facts(latency_p50_ms=5.1))
+    assert decided(rule, half, limits={"latency_p50_ms": 5.0}) == ("keep", "LATENCY_LIMIT")
 
 
 def rule_holds_size(rule):

@@ -67,8 +67,8 @@ RULE_MUTATIONS = [
     ("minimum gain inverted", "gain.low >= min_gain", "gain.low <= min_gain", check.rule_asks_for_the_minimum_gain),
     ("other bound", "gain.low >= min_gain", "gain.high >= min_gain", check.rule_asks_for_the_minimum_gain),
     ("level unchecked", "if not math.isclose(gain.alpha, level):", "if False:", check.rule_refuses_another_level),
-    ("latency dropped", "if facts.latency_p99_ms > limits.latency_p99_ms:", "if False:", check.rule_holds_latency),
-    ("latency inverted", "latency_p99_ms > limits", "latency_p99_ms < limits", check.rule_holds_latency),
+    ("latency dropped", "limit_ms is not None and latency_ms > limit_ms", "False", check.rule_holds_latency),
+    ("latency inverted", "latency_ms > limit_ms", "latency_ms < limit_ms", check.rule_holds_latency),
     ("size dropped", "if size_mb > limits.size_mb:", "if False:", check.rule_holds_size),
     ("size inverted", "size_mb > limits.size_mb", "size_mb < limits.size_mb", check.rule_holds_size),
     (

@@ -117,6 +117,7 @@ def test_the_margin_on_the_previous_exam(low, difference, expected):
     ("changes", "limits", "code"),
     [
         ({"contender": s.facts(latency_p99_ms=10.1)}, {"latency_p99_ms": 10.0}, "LATENCY_LIMIT"),
+        ({"contender": s.facts(latency_p50_ms=5.1)}, {"latency_p50_ms": 5.0}, "LATENCY_LIMIT"),
         ({"contender": s.facts(size_bytes=10_000_001)}, {"size_mb": 10.0}, "SIZE_LIMIT"),
         ({"current": s.exam(contender=s.scores(ece=0.101))}, {"max_calibration_error": 0.1}, "CALIBRATION_LIMIT"),
         ({"current": s.exam(contender=s.scores(recalls=(0.99, 0.599)))}, {"recall_per_class": 0.6}, "RECALL_FLOOR"),
@@ -130,6 +131,7 @@ def test_each_limit_alone_keeps_the_champion(changes, limits, code):
     ("changes", "limits"),
     [
         ({"contender": s.facts(latency_p99_ms=10.0)}, {"latency_p99_ms": 10.0}),
+        ({"contender": s.facts(latency_p50_ms=5.0)}, {"latency_p50_ms": 5.0}),
         ({"contender": s.facts(size_bytes=10_000_000)}, {"size_mb": 10.0}),
         ({"current": s.exam(contender=s.scores(ece=0.1))}, {"max_calibration_error": 0.1}),
         ({"current": s.exam(contender=s.scores(recalls=(0.99, 0.6)))}, {"recall_per_class": 0.6}),
