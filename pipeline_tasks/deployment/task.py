@@ -107,6 +107,7 @@ def rollback(
     target: DeploymentTarget,
     gateway: Gateway,
     release_of: Callable[[RouteEntry], ReleaseRef],
+    check: Callable[[ReleaseRef, DeploymentRef], object],
     to_version: str | None,
     actor: str,
     reason: str,
@@ -114,13 +115,22 @@ def rollback(
     fence: Fence,
     clock: Clock,
 ) -> Route:
-    """Return to an earlier champion, kept ready or started again from its release."""
+    """Return to an earlier champion, kept ready or started again from its release.
+
+    `check` looks at the started server before any traffic, as before its promotion.
+
+    Raises:
+        GateClosed: the earlier champion does not pass the check; nothing has changed.
+        LostRace: somebody else moved the route first.
+    """
     history = serving.history(project.name)
     committed = _already_rolled_back(history, attempt=attempt, serving=serving, project=project.name)
     if committed is None:
         goal = rollback_target(history, to_version=to_version)
         entry = goal.entries[0]
-        deployment = start_release(project, release_of(entry), target=target)
+        release = release_of(entry)
+        deployment = start_release(project, release, target=target)
+        check(release, deployment)
         serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
         committed = _commit(
             serving,

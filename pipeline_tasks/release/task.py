@@ -14,9 +14,11 @@ from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
-from pipeline_tasks.release.golden import GoldenAnswer, InfraCheck, compare_golden
+from pipeline_tasks.release.golden import GoldenAnswer, InfraCheck, compare_golden, golden_bytes
 
 logger = logging.getLogger(__name__)
+
+MODEL_FILES = ("model.safetensors", "model.json")
 
 
 class Packager(Protocol):
@@ -103,10 +105,10 @@ def release(
     crash_point("release.build.after")
     built = ReleaseRef(project.name, release_id, model.version, verdict_id, tag)
     deployment = start(built)
-    check = check_release(deployment, golden(), ask=ask)
-    if not check.passed:
-        raise GateClosed(_failure(built, check), code="INFRA_CHECK")
-    object_key = f"bentos/{project.name}/{release_id}.bento"
+    items = golden()
+    check = require_golden_answers(built, deployment, items, ask=ask)
+    store.put(golden_key(built), golden_bytes([item.expected for item in items]), content_type="application/json")
+    object_key = bento_key(built)
     exported = scratch / f"{release_id}.bento"
     packager.export(tag, exported)
     store.put_file(object_key, exported)
@@ -129,25 +131,59 @@ def release(
 def fetch_model(store: ObjectStore, model: ModelRef, *, into: Path) -> Path:
     """Bring a model version's files into a folder and return it."""
     into.mkdir(parents=True, exist_ok=True)
-    for name in ("model.safetensors", "model.json"):
+    for name in MODEL_FILES:
         store.get_file(f"{model.object_key.rstrip('/')}/{name}", into / name)
     return into
 
 
-def check_release(
+def bento_key(release: ReleaseRef) -> str:
+    """Return where the exported bento lies in the object store."""
+    return f"bentos/{release.project}/{release.release_id}.bento"
+
+
+def golden_key(release: ReleaseRef) -> str:
+    """Return where the offline answers lie that the release was checked against."""
+    return f"bentos/{release.project}/{release.release_id}.golden.json"
+
+
+def require_artifacts(release: ReleaseRef, model: ModelRef, *, store: ObjectStore) -> None:
+    """Check that all of what a recorded release is made of is still there.
+
+    Raises:
+        GateClosed: ARTIFACT_GONE, the model, the bento or the golden answers are not in the object store.
+    """
+    model_keys = [f"{model.object_key.rstrip('/')}/{name}" for name in MODEL_FILES]
+    gone = [key for key in (*model_keys, bento_key(release), golden_key(release)) if not store.exists(key)]
+    if gone:
+        raise GateClosed(
+            f"release {release.bento_tag} must be whole to serve again (got nothing under {', '.join(gone)}). "
+            "Restore it from a backup, or name another version. The champion keeps serving.",
+            code="ARTIFACT_GONE",
+        )
+
+
+def require_golden_answers(
+    release: ReleaseRef,
     deployment: DeploymentRef,
     golden: Sequence[GoldenItem],
     *,
     ask: Callable[[str, bytes, str], Mapping[str, Any] | str],
 ) -> InfraCheck:
-    """Send each golden request to the started server and compare."""
+    """Send each golden request to the started server, and return how it did.
+
+    Raises:
+        GateClosed: INFRA_CHECK, the server does not answer as the offline path does.
+    """
     served = {item.expected.item_id: ask(deployment.address, item.payload, item.media_type) for item in golden}
-    return compare_golden([item.expected for item in golden], served, model_version=deployment.model_version)
+    check = compare_golden([item.expected for item in golden], served, model_version=deployment.model_version)
+    if not check.passed:
+        raise GateClosed(_failure(release, check), code="INFRA_CHECK")
+    return check
 
 
-def _failure(built: ReleaseRef, check: InfraCheck) -> str:
+def _failure(release: ReleaseRef, check: InfraCheck) -> str:
     shown = "; ".join(sorted(check.failures)[:10])
     return (
-        f"release {built.bento_tag} must answer {check.num_requests} golden requests as the offline path does "
+        f"release {release.bento_tag} must answer {check.num_requests} golden requests as the offline path does "
         f"(got {len(check.failures)} that differ: {shown}). The champion keeps serving."
     )

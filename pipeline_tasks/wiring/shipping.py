@@ -13,13 +13,13 @@ from pipeline_tasks.assembly import ROOT, Parts, lock_hash, utc_now
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
-from pipeline_tasks.contracts import Attempt, ModelRef, ReleaseRef, Route, RouteEntry
+from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRef, Route, RouteEntry
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.errors import GateClosed, PermanentError
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.release import task as release_task
-from pipeline_tasks.release.golden import GoldenAnswer
+from pipeline_tasks.release.golden import GoldenAnswer, golden_answers
 from pipeline_tasks.validation import task as validation_task
 from pipeline_tasks.wiring.judging import bytes_of, model_of, verdict_record
 
@@ -140,6 +140,16 @@ def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[releas
     ]
 
 
+def golden_again(parts: Parts, release: ReleaseRef) -> list[release_task.GoldenItem]:
+    """Return the requests that a recorded release was checked with, and the answers it has to give."""
+    stored = golden_answers(parts.store.get(release_task.golden_key(release)))
+    answers = {one.item_id: one for one in stored}
+    return [
+        release_task.GoldenItem(payload=data, media_type=item.media_type, expected=answers[item.item_id])
+        for item, data in bytes_of(parts, release.project, list(answers))
+    ]
+
+
 def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: str) -> Route:
     """Give a recorded release its project's traffic."""
     loaded = parts.project(project)
@@ -190,8 +200,13 @@ def roll_back(
             raise PermanentError(
                 f"{entry.model_version} must have a release to return to (got none).", code="RELEASE_UNKNOWN"
             )
+        release_task.require_artifacts(release, model_of(parts, project, entry.model_version), store=parts.store)
         restore_bento(parts, release)
         return release
+
+    def check(release: ReleaseRef, deployment: DeploymentRef) -> None:
+        golden = golden_again(parts, release)
+        release_task.require_golden_answers(release, deployment, golden, ask=ask_server)
 
     return deployment_task.rollback(
         parts.project(project),
@@ -199,6 +214,7 @@ def roll_back(
         target=parts.target,
         gateway=parts.gateway,
         release_of=release_of,
+        check=check,
         to_version=to_version,
         actor=actor,
         reason=reason,
