@@ -75,7 +75,11 @@ class Question:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "policy"}
         plain = {name: _plain(value) for name, value in fields.items()}
         # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
-        return {"rule_version": RULE_VERSION, **plain, "policy": self.policy.model_dump(mode="json", exclude_unset=True)}
+        return {
+            "rule_version": RULE_VERSION,
+            **plain,
+            "policy": self.policy.model_dump(mode="json", exclude_unset=True),
+        }
 
 
 def party(ref: ModelRef, *, classes: Sequence[str], size_bytes: int) -> Party:

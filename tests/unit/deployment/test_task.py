@@ -138,6 +138,26 @@ def test_shipping_what_serves_is_done_already_and_asks_no_gate(yard):
     assert again.generation == 1
 
 
+def test_a_retry_of_ship_does_not_undo_a_rollback(yard):
+    yard.ship("a")
+    attempt = yard.attempt()
+    yard.ship("b", attempt=attempt)
+    yard.rollback()
+    started = list(yard.target.started)
+    with pytest.raises(GateClosed, match=r"generation 2, and ann has moved the route since \(generation 3, rollback:"):
+        yard.ship("b", attempt=Attempt(attempt.run_id, attempt.task, 2))
+    assert yard.champions == ["a", "b", "a"]
+    assert yard.target.started == started
+
+
+def test_a_person_can_return_to_what_was_rolled_back(yard):
+    yard.ship("a")
+    yard.ship("b")
+    yard.rollback()
+    assert yard.rollback(to_version="b").champion_version == "b"
+    assert yard.ship("b").generation == 4
+
+
 def test_rollback_checks_the_started_server_and_returns_to_the_champion_before(yard):
     yard.ship("a")
     yard.ship("b")

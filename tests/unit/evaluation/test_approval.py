@@ -190,20 +190,30 @@ def test_a_no_or_silence_does_not_ship(given, require, say, decision, code):
     closed(require, ref.verdict_id, project=ALWAYS, code=code)
 
 
-def test_the_first_answer_of_a_person_stands(given, require, say):
+def test_the_newest_answer_counts(given, require, say, approvals):
     ref = given()
+    later = (s.NOW + dt.timedelta(minutes=minutes) for minutes in (1, 2))
     say(ref.verdict_id, "reject")
-    message = closed(say, ref.verdict_id, "approve", by="carol", code="ALREADY_DECIDED")
-    assert "alice said reject before" in message
     closed(require, ref.verdict_id, project=ALWAYS, code="APPROVAL_REJECTED")
+    say(ref.verdict_id, "approve", by="carol", now=next(later))
+    assert require(ref.verdict_id, project=ALWAYS) == ref
+    say(ref.verdict_id, "reject", now=next(later))
+    closed(require, ref.verdict_id, project=ALWAYS, code="APPROVAL_REJECTED")
+    assert [one.decision for one in approvals.history("fashion", ref.verdict_id)] == ["reject", "approve", "reject"]
 
 
 def test_the_same_answer_again_changes_nothing(given, say, approvals):
     ref = given()
     first = say(ref.verdict_id, "approve")
-    again = say(ref.verdict_id, "approve", now=s.NOW + dt.timedelta(minutes=1))
-    assert again == first
+    assert say(ref.verdict_id, "approve") == first
     assert approvals.history("fashion", ref.verdict_id) == [first]
+
+
+def test_the_same_no_of_another_day_is_another_answer(given, say, approvals):
+    ref = given()
+    say(ref.verdict_id, "reject")
+    say(ref.verdict_id, "reject", now=s.NOW + dt.timedelta(days=1))
+    assert len(approvals.history("fashion", ref.verdict_id)) == 2
 
 
 def test_an_expired_request_can_be_asked_again(given, require, say, approvals):
