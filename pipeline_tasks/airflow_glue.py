@@ -233,7 +233,8 @@ def call(stage: Callable[..., dict[str, Any]], project: str, context: Context, *
     try:
         return stage(project, attempt=attempt, **arguments)
     except PermanentError as error:
-        raise AirflowFailException(f"[{error.code}] {error}") from error
+        code = f"[{error.code}] "
+        raise AirflowFailException(code + str(error).removeprefix(code)) from error
 
 
 def die_with_parent() -> None:

@@ -48,7 +48,7 @@ def refuse_undone(records: Sequence[RouteRecord], release: ReleaseRef, *, deploy
         return
     last = records[-1]
     raise GateClosed(
-        f"[ROLLED_BACK] {release.model_version} was promoted as generation {promoted[-1].route.generation}, and "
+        f"{release.model_version} was promoted as generation {promoted[-1].route.generation}, and "
         f"{last.actor} has moved the route since (generation {last.route.generation}, {last.action}: {last.reason}). "
         f"To return to it: dethrone rollback {release.project} --to-version {release.model_version} --reason '...'.",
         code="ROLLED_BACK",

@@ -140,10 +140,10 @@ def test_an_answer_is_kept_before_anything_goes_on(approval, called, answer, exp
 
 def test_an_answer_that_may_not_count_fails_the_task(approval, monkeypatch, called):
     def refuse(*_, **__):
-        raise GateClosed("somebody else must approve it", code="SELF_APPROVAL")
+        raise GateClosed("[SELF_APPROVAL] somebody else must approve it", code="SELF_APPROVAL")
 
     monkeypatch.setattr(entrypoints, "record_approval", refuse)
-    with pytest.raises(AirflowFailException, match=r"\[SELF_APPROVAL\] somebody else"):
+    with pytest.raises(AirflowFailException, match=r"^\[SELF_APPROVAL\] somebody else"):
         approval.task.execute_complete(context(user="alice"), event("Approve"))
 
 
