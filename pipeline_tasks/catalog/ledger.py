@@ -125,9 +125,10 @@ def chain(drafts: Iterable[Draft]) -> list[Entry]:
     return entries
 
 
-def name_of(entry: Entry) -> str:
-    """Return how an entry is called in messages."""
-    return f"entry {entry.sequence} ({entry.kind} {_short_subject(entry)})"
+def name_of(entry: Draft) -> str:
+    """Return how an entry, or a row that is told of, is called in messages."""
+    name = f"{entry.kind} {_short_subject(entry)}"
+    return f"entry {entry.sequence} ({name})" if isinstance(entry, Entry) else name
 
 
 def chain_faults(entries: Sequence[Entry]) -> Iterator[str]:

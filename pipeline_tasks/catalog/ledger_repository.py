@@ -35,7 +35,10 @@ class LedgerRepository:
 
     def find(self, project: str, kind: Kind, subject: str) -> Entry | None:
         """Return the entry of one verdict, approval or route."""
-        return next((one for one in self.entries(project) if (one.kind, one.subject) == (kind, subject)), None)
+        mine = (t.ledger.c.project == project, t.ledger.c.kind == kind, t.ledger.c.subject == subject)
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(t.ledger).where(*mine)).mappings().one_or_none()
+        return None if row is None else _entry(row)
 
 
 def lock(connection: sa.Connection, project: str) -> None:

@@ -11,6 +11,7 @@ import httpx
 
 from pipeline_tasks.assembly import ROOT, Parts, lock_hash, utc_now
 from pipeline_tasks.catalog.datasets import DatasetRepository
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRef, Route, RouteEntry
@@ -92,6 +93,7 @@ def require_promotable(parts: Parts, loaded: LoadedProject, verdict_id: str) -> 
         head_version=head.champion_version if head else None,
         verdicts=VerdictRepository(parts.database),
         approvals=ApprovalRepository(parts.database),
+        ledger=LedgerRepository(parts.database),
         store=parts.store,
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline_tasks.catalog import ledger, ledger_repository, migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
-from pipeline_tasks.contracts import Attempt, sha256_hex
+from pipeline_tasks.contracts import Attempt, canonical_json, sha256_hex
 from pipeline_tasks.errors import GateClosed, LostRace
 from pipeline_tasks.invariants import check
 from tests.ledger_case import NAME, NOW, Case, entry_of, minutes
@@ -308,13 +309,13 @@ def test_a_champion_that_was_moved_past_the_ledger_is_named(case, faults, databa
 @pytest.mark.parametrize("change", ["other bytes", "gone"])
 def test_evidence_that_is_not_what_it_was_is_named(case, faults, object_store, name, change):
     case.tell()
-    key = f"verdicts/fashion/v2/{name}"
+    key = f"verdicts/fashion/verdict-v2/{name}"
     if change == "gone":
         del object_store.objects[key]
     else:
         object_store.objects[key] += b" "
     (fault,) = faults()
-    assert fault.startswith(f"entry 4 (verdict verdict-v2) must have {key} with the SHA-256 ")
+    assert fault.startswith(f"verdict verdict-v2 must have {key} with the SHA-256 ")
     assert ("KeyError" in fault) == (change == "gone")
     assert len(faults(deep=False)) == (name == "verdict.json")
 
@@ -323,14 +324,53 @@ def test_a_verdict_that_names_no_evidence_is_named(case, faults, object_store):
     case.judge("v1")
     with case.database.read() as connection:
         (draft,) = ledger_repository.read_drafts(connection, NAME)
-    digest = sha256_hex(b"[]")
+    document = json.loads(object_store.objects["verdicts/fashion/verdict-v1/verdict.json"])
+    del document["evidence"]
+    digest = sha256_hex(canonical_json(document))
     forged = ledger.link(dataclasses.replace(draft, evidence_digest=digest), None)
     values = {"evidence_digest": digest, "entry_hash": forged.entry_hash}
     case.tamper(t.ledger, t.ledger.update().values(**values))
     case.tamper(t.verdicts, t.verdicts.update().values(digest=digest))
-    object_store.objects["verdicts/fashion/v1/verdict.json"] = b"[]"
+    object_store.objects["verdicts/fashion/verdict-v1/verdict.json"] = canonical_json(document)
     (fault,) = faults()
     assert "evidence.parquet with the SHA-256 None" in fault
+
+
+def test_a_row_that_points_at_another_projects_genuine_promote_is_named(case, faults, database):
+    """One INSERT with its entry: nothing has a wrong hash, and the chain is whole."""
+    case.tell()
+    with database.write() as connection:
+        genuine = connection.execute(sa.select(t.verdicts).where(t.verdicts.c.verdict_id == "verdict-v3"))
+        forged = dict(genuine.mappings().one()) | {"project": "shoes", "contender_version": "evil", "exam_ids": ["e9"]}
+        connection.execute(t.verdicts.insert(), forged)
+        ledger_repository.append_verdict(connection, forged)
+    said = "verdict verdict-v3 contradicts its document; "
+    assert faults(deep=False) == [
+        f"{said}project: the catalog says 'shoes', the document 'fashion'",
+        f"{said}contender: the catalog says 'evil', the document 'v3'",
+        f"{said}exams: the catalog says ['e9'], the document ['exam1']",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "verdict.json must be JSON (got something else)"),
+        (b"[]", "verdict.json must hold a question and a decision (got TypeError: list indices must be integers"),
+        (b"{}", "verdict.json must hold a question and a decision (got KeyError: 'question')"),
+    ],
+)
+def test_evidence_that_is_no_verdict_is_named(case, faults, object_store, data, message):
+    case.judge("v1")
+    with case.database.read() as connection:
+        (draft,) = ledger_repository.read_drafts(connection, NAME)
+    forged = ledger.link(dataclasses.replace(draft, evidence_digest=sha256_hex(data)), None)
+    values = {"evidence_digest": sha256_hex(data), "entry_hash": forged.entry_hash}
+    case.tamper(t.ledger, t.ledger.update().values(**values))
+    case.tamper(t.verdicts, t.verdicts.update().values(digest=sha256_hex(data)))
+    object_store.objects["verdicts/fashion/verdict-v1/verdict.json"] = data
+    (fault,) = faults(deep=False)
+    assert fault.startswith(f"verdict verdict-v1 contradicts its document; {message}")
 
 
 def test_a_history_that_was_rewritten_as_a_whole_is_seen_by_its_anchor_only(case, faults, entries):

@@ -3,7 +3,6 @@
 import copy
 import datetime as dt
 import io
-import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +10,10 @@ import pytest
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.ledger_repository import backfill
-from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.invariants import check
 from pipeline_tasks.invariants_report import Violation, listed
+from tests.documents import verdict_document
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 PACK = b"aaaabbbbcccc"
@@ -122,7 +122,8 @@ class World:
 
     def _model(self, version: str, *, champion: str | None, minutes: float) -> None:
         weights, answers = f"weights of {version}".encode(), f"answers of {version}".encode()
-        verdict = json.dumps({"evidence": {"digest": sha256_hex(answers)}}).encode()
+        said = {"project": "pets", "contender": version, "champion": champion, "exam_ids": ["e"]}
+        verdict = canonical_json(verdict_document(**said, evidence=answers))
         folder, verdict_key = f"models/pets/{version}", f"verdicts/pets/verdict-{version}"
         bento = f"bentos/pets/release-{version}.bento"
         self.objects |= {
