@@ -35,16 +35,16 @@ def check(
     *,
     now: dt.datetime,
     labeling: LabelingTool | None = None,
-    approval_when: Mapping[str, str] | None = None,
+    approval_when: Mapping[str, str] | None = None,  # noqa: ARG001  not used any more; goes when no caller gives it
     anchors: Mapping[str, Sequence[tuple[int, str]]] | None = None,
     served_slack: dt.timedelta = SERVED_SLACK,
     deep: bool = False,
 ) -> list[Violation]:
     """Return what is not as it must be in a loop at rest, in the order of the invariants; we want an empty list.
 
-    `labeling` adds the comparison with the labeling tool; `approval_when` gives each project's approval rule
-    (`never`, `first`, `always`); `anchors` gives, by project, ledger entries (sequence, hash) noted down elsewhere;
-    `deep` re-reads and re-hashes every item's object and every verdict's evidence, which takes as long as it takes.
+    `labeling` adds the comparison with the labeling tool; `anchors` gives, by project, ledger entries (sequence, hash)
+    noted down elsewhere; `deep` re-reads and re-hashes every item's object and every verdict's evidence, which takes as
+    long as it takes.
     """
     known = anchors or {}
     with database.read() as connection:
@@ -53,7 +53,7 @@ def check(
             *(one for project in projects for one in _items(connection, store, project, deep=deep)),
             *(one for project in projects for one in _labels(connection, store, project, labeling)),
             *(one for project in projects for one in _predictions(connection, store, project, served_slack)),
-            *(one for project in projects for one in _champions(connection, store, project, approval_when or {})),
+            *(one for project in projects for one in _champions(connection, store, project)),
             *(one for project in projects for one in _ledger(connection, store, project, known, deep=deep)),
             *_runs(connection, now),
             *_leftovers(connection, store, now),
@@ -207,9 +207,7 @@ def _predictions(
     yield from served_violations(project, _rows(connection, t.routes, project), logged, slack=slack)
 
 
-def _champions(
-    connection: sa.Connection, store: ObjectStore, project: str, approval_when: Mapping[str, str]
-) -> Iterator[Violation]:
+def _champions(connection: sa.Connection, store: ObjectStore, project: str) -> Iterator[Violation]:
     """I3, I4, I6: one linear chain of routes, its newest three whole, each generation gated."""
     routes = sorted(_rows(connection, t.routes, project), key=lambda row: row["generation"])
     models = {row["version"]: row for row in _rows(connection, t.model_versions, project)}
@@ -222,7 +220,6 @@ def _champions(
         verdicts={row["verdict_id"]: row for row in _rows(connection, t.verdicts, project)},
         approvals=_rows(connection, t.approvals, project),
         releases=releases,
-        approval_when=approval_when.get(project, "never"),
         store=store,
     )
 

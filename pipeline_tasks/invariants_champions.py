@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pipeline_tasks.catalog.ledger import approval_rule_of
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.invariants_report import Row, Violation
@@ -64,30 +65,53 @@ def gate_violations(
     verdicts: Mapping[str, Row],
     approvals: Iterable[Row],
     releases: Iterable[Row],
-    approval_when: str,
     store: ObjectStore,
 ) -> Iterator[Violation]:
-    """I6: a promotion stands on a verdict on that model against that champion, an approval and a release before it."""
+    """I6: a promotion stands on a verdict on that model against that champion, an approval and a release before it.
+
+    Whether an approval was needed is what the route says of its own time, not what the project asks for today.
+    """
     answers: dict[str, Row] = {}
     for row in sorted(approvals, key=lambda one: one["sequence"]):
         answers[row["verdict_id"]] = row
     released = {(row["model_version"], row["verdict_id"]): row for row in releases}
-    champion, former = None, set[str]()
+    champion, former, asked = None, set[str](), False
     for route in routes:
-        version = route["champion_version"]
+        version, faults = route["champion_version"], list[str]()
         if route["action"] == "rollback":
             if version not in former:
-                yield _ungated(project, route, "returns to a model that never was champion")
+                faults.append("returns to a model that never was champion")
         elif route["action"] == "promote":
+            if asked and approval_rule_of(route) is None:
+                faults.append("does not say whether it needed an approval")
+            asked = asked or approval_rule_of(route) is not None
             verdict = verdicts.get(route["verdict_id"])
-            yield from _verdict_faults(project, route, verdict, champion=champion, store=store)
-            needed = approval_when == "always" or (approval_when == "first" and champion is None)
-            yield from _approval_faults(project, route, answers.get(route["verdict_id"]), needed=needed)
-            yield from _release_faults(project, route, released.get((version, route["verdict_id"])))
+            faults += _verdict_faults(route, verdict, champion=champion, store=store)
+            faults += _approval_faults(route, answers.get(route["verdict_id"]), champion=champion)
+            faults += _release_faults(route, released.get((version, route["verdict_id"])))
         else:
-            yield _ungated(project, route, f"has the unknown action {route['action']}")
+            faults.append(f"has the unknown action {route['action']}")
         champion = version
         former.add(version)
+        beside = {entry["model_version"] for entry in (*route["body"]["entries"], *route["body"].get("shadows", ()))}
+        for name in sorted(beside - former):
+            mine = [one for one in verdicts.values() if one["contender_version"] == name]
+            if not any(_has_passed(one, route, answers=answers, released=released) for one in mine):
+                faults.append(f"routes to {name} too, which has not passed verdict, approval and release")
+        yield from (_ungated(project, route, fault) for fault in faults)
+
+
+def _has_passed(
+    verdict: Row, route: Row, *, answers: Mapping[str, Row], released: Mapping[tuple[str, str], Row]
+) -> bool:
+    """Tell whether the contender of a verdict could have been champion at the time of the route."""
+    release = released.get((verdict["contender_version"], verdict["verdict_id"]))
+    answer = answers.get(verdict["verdict_id"])
+    faults = [
+        *_approval_faults(route, answer, champion=verdict["champion_version"]),
+        *_release_faults(route, release),
+    ]
+    return verdict["answer"] == "promote" and verdict["created_at"] <= route["created_at"] and not faults
 
 
 def served_violations(
@@ -111,48 +135,45 @@ def served_violations(
         yield Violation("I5", project, f"{count} predictions came from {version} while the route did not name it")
 
 
-def _verdict_faults(
-    project: str, route: Row, verdict: Row | None, *, champion: str | None, store: ObjectStore
-) -> Iterator[Violation]:
+def _verdict_faults(route: Row, verdict: Row | None, *, champion: str | None, store: ObjectStore) -> Iterator[str]:
     if verdict is None:
-        yield _ungated(project, route, "has no verdict")
+        yield "has no verdict"
         return
     if verdict["answer"] != "promote":
-        yield _ungated(project, route, f"stands on a verdict that says {verdict['answer']}")
+        yield f"stands on a verdict that says {verdict['answer']}"
     if verdict["contender_version"] != route["champion_version"]:
-        yield _ungated(project, route, f"stands on a verdict on {verdict['contender_version']}")
+        yield f"stands on a verdict on {verdict['contender_version']}"
     if verdict["champion_version"] != champion:
-        yield _ungated(project, route, f"was compared with {verdict['champion_version']}, the champion was {champion}")
+        yield f"was compared with {verdict['champion_version']}, the champion was {champion}"
     if verdict["created_at"] > route["created_at"]:
-        yield _ungated(project, route, "was judged after it served")
+        yield "was judged after it served"
     key = f"{verdict['object_key'].rstrip('/')}/verdict.json"
     try:
         found = sha256_hex(store.get(key))
     except (KeyError, DataCorrupt) as error:
         found = type(error).__name__
     if found != verdict["digest"]:
-        yield _ungated(
-            project, route, f"must have the verdict {key} with the SHA-256 {verdict['digest']} (got {found})"
-        )
+        yield f"must have the verdict {key} with the SHA-256 {verdict['digest']} (got {found})"
 
 
-def _approval_faults(project: str, route: Row, answer: Row | None, *, needed: bool) -> Iterator[Violation]:
+def _approval_faults(route: Row, answer: Row | None, *, champion: str | None) -> Iterator[str]:
+    rule = approval_rule_of(route)
     if answer is None:
-        if needed:
-            yield _ungated(project, route, "has no approval")
+        if rule == "always" or (rule == "first" and champion is None):
+            yield "has no approval"
     elif answer["decision"] != "approve":
-        yield _ungated(project, route, f"serves though the approval said {answer['decision']}")
+        yield f"serves though the approval said {answer['decision']}"
     elif answer["at"] > route["created_at"]:
-        yield _ungated(project, route, "was approved after it served")
+        yield "was approved after it served"
 
 
-def _release_faults(project: str, route: Row, release: Row | None) -> Iterator[Violation]:
+def _release_faults(route: Row, release: Row | None) -> Iterator[str]:
     if release is None:
-        yield _ungated(project, route, "has no release of that model and verdict")
+        yield "has no release of that model and verdict"
     elif release["infra_check"].get("failures"):
-        yield _ungated(project, route, "serves a release that failed its infra check")
+        yield "serves a release that failed its infra check"
     elif release["created_at"] > route["created_at"]:
-        yield _ungated(project, route, "was released after it served")
+        yield "was released after it served"
 
 
 def _ungated(project: str, route: Row, fault: str) -> Violation:

@@ -77,9 +77,22 @@ def approval_draft(row: Mapping[Any, Any], *, evidence_digest: str | None) -> Dr
 
 
 def route_draft(row: Mapping[Any, Any], *, evidence_digest: str | None) -> Draft:
-    """Return what the ledger says of a row of `routes`; `body_digest` covers the shares and the serving settings."""
+    """Return what the ledger says of a row of `routes`; `body_digest` covers the shares and the serving settings.
+
+    `approval` is the project's `approval.when` at that time; older routes do not say it, and keep their hashes.
+    """
     body = {name: row[name] for name in ROUTE_FACTS} | {"body_digest": content_id(row["body"])}
+    rule = approval_rule_of(row)
+    if rule is not None:
+        body["approval"] = rule
     return Draft(row["project"], "route", row["commit_id"], body, evidence_digest, row["created_at"])
+
+
+def approval_rule_of(row: Mapping[Any, Any]) -> str | None:
+    """Return what a row of `routes` says of the project's `approval.when` at its time; None in older rows."""
+    serving = row["body"].get("serving") if isinstance(row["body"], Mapping) else None
+    rule = serving.get("approval") if isinstance(serving, Mapping) else None
+    return None if rule is None else str(rule)
 
 
 def link(draft: Draft, head: Entry | None) -> Entry:

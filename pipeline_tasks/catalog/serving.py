@@ -14,7 +14,7 @@ from pipeline_tasks.catalog import ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.contracts import DeploymentRef, Fence, Route, RouteEntry, sha256_hex
-from pipeline_tasks.errors import ConfigError, LostRace, ServiceUnavailable
+from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable
 
 FULL_SHARE = 100
 TOKEN_BYTES = 32
@@ -122,6 +122,7 @@ class ServingRepository:
         Raises:
             LostRace: another route took the generation; read the head and decide again.
             ConfigError: the weights do not add up to 100.
+            GateClosed: UNGATED_ENTRY, a model beside the champion that no verdict has let through.
             StaleAttempt: a newer attempt holds the fence; nothing is written.
             ServiceUnavailable: the catalog is away, and the route was not seen there.
         """
@@ -133,8 +134,10 @@ class ServingRepository:
                 ledger_repository.lock(connection, route.project)
                 head = _head(connection, route.project)
                 follows = (head.generation if head else 0) == route.generation - 1 and _is_child(route, head)
-                if follows and insert_ignore(connection, t.routes, [row]):
-                    ledger_repository.append_route(connection, row)
+                if follows:
+                    _require_gated(connection, route)
+                    if insert_ignore(connection, t.routes, [row]):
+                        ledger_repository.append_route(connection, row)
         except sa.exc.DBAPIError as error:
             if not self._was_written(route):
                 raise ServiceUnavailable(
@@ -213,6 +216,27 @@ def _head(connection: sa.Connection, project: str) -> Route | None:
 
 def _is_child(route: Route, head: Route | None) -> bool:
     return route.parent_commit_id == (head.commit_id if head else None)
+
+
+def _require_gated(connection: sa.Connection, route: Route) -> None:
+    """Refuse a model beside the champion that neither was champion nor has a promote verdict, whatever its share.
+
+    A share of 0 and a shadow count too: callers can name their version.
+    """
+    beside = {entry.model_version for entry in (*route.entries, *route.shadows)} - {route.champion_version}
+    if not beside:
+        return
+    champions = sa.select(t.routes.c.champion_version).where(t.routes.c.project == route.project)
+    promoted = sa.select(t.verdicts.c.contender_version).where(
+        t.verdicts.c.project == route.project, t.verdicts.c.answer == "promote"
+    )
+    unknown = sorted(beside - set(connection.execute(sa.union(champions, promoted)).scalars()))
+    if unknown:
+        raise GateClosed(
+            f"entries of generation {route.generation} of {route.project} must be its champion, former champions or "
+            f"models with a promote verdict (got {', '.join(unknown)}). Judge them first.",
+            code="UNGATED_ENTRY",
+        )
 
 
 def _check_weights(route: Route) -> None:

@@ -174,9 +174,13 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
 
 
 def route_config(loaded: LoadedProject) -> dict[str, Any]:
-    """Return what the gateway has to know with a route: limits, threshold, classes, what an item looks like."""
+    """Return what the gateway has to know with a route: limits, threshold, classes, what an item looks like.
+
+    `approval` is for whoever looks back: the rule may be another one by then.
+    """
     config = loaded.config
     return {
+        "approval": config.approval.when,
         "review_below": config.serving.review_below,
         "top_k": config.serving.top_k,
         "max_request_bytes": config.serving.max_request_bytes,

@@ -523,9 +523,80 @@ def test_the_last_answer_of_an_approval_counts(world, violations):
 
 
 @pytest.mark.parametrize(("rule", "missing"), [("never", []), ("first", [1]), ("always", [1, 2, 3, 4])])
-def test_approvals_are_needed_where_the_project_asks_for_them(world, violations, rule, missing):
+def test_approvals_are_needed_where_the_project_asked_for_them(world, violations, rule, missing):
+    for route in world.rows["routes"]:
+        route["body"]["serving"] = {"approval": rule}
     expected = [f"I6 pets: generation {number} (v{number}) has no approval" for number in missing]
-    assert violations(world, approval_when={"pets": rule}) == expected
+    assert violations(world) == expected
+
+
+def test_a_rule_that_came_later_asks_nothing_of_what_served_before(world, violations):
+    world.row("routes", generation=4)["body"]["serving"] = {"approval": "always"}
+    approve("approve", minutes=35, verdict_id="verdict-v4")(world)
+    assert violations(world) == []
+
+
+def test_a_rule_that_went_later_does_not_hide_a_missing_approval(world, violations):
+    world.row("routes", generation=3)["body"]["serving"] = {"approval": "always"}
+    world.row("routes", generation=4)["body"]["serving"] = {"approval": "never"}
+    assert violations(world) == ["I6 pets: generation 3 (v3) has no approval"]
+
+
+def test_a_promotion_that_leaves_the_rule_out_is_named(world, violations):
+    """Whoever writes a route by hand must not get the leniency that routes of older releases need."""
+    world.row("routes", generation=3)["body"]["serving"] = {"approval": "never"}
+    world.route(5, "v2", parent="commit-4", minutes=60, action="rollback")
+    assert violations(world) == ["I6 pets: generation 4 (v4) does not say whether it needed an approval"]
+
+
+def beside(world, name="evil", *, weight=99, shadow=False) -> None:
+    """Put a judged, released and deployed model beside the champion, without traffic of its own."""
+    world._model(name, champion="v3", minutes=38)
+    world.remove("runs", run_id=f"run-{name}")
+    route = world.row("routes", generation=4)
+    entry = {"deployment_id": f"deployment-{name}", "model_version": name, "address": "", "weight": weight}
+    route["body"]["shadows" if shadow else "entries"].append(entry)
+    route["body"]["entries"][0]["weight"] = 100 if shadow else 100 - weight
+
+
+def test_a_model_that_passed_the_gate_may_stand_beside_the_champion(world, violations):
+    beside(world, weight=10)
+    assert violations(world) == []
+
+
+@pytest.mark.parametrize(("weight", "shadow"), [(99, False), (1, False), (0, False), (0, True)])
+@pytest.mark.parametrize(
+    "miss",
+    [
+        lambda world: world.remove("verdicts", verdict_id="verdict-evil"),
+        lambda world: world.remove("releases", release_id="release-evil"),
+        lambda world: world.row("verdicts", verdict_id="verdict-evil").update(created_at=at(45)),
+        lambda world: world.row("releases", release_id="release-evil").update(created_at=at(45)),
+        lambda world: world.row("releases", release_id="release-evil").update(infra_check={"failures": ["NaN"]}),
+        approve("reject", verdict_id="verdict-evil"),
+    ],
+    ids=["verdict", "release", "late verdict", "late release", "infra check", "rejected"],
+)
+def test_an_ungated_model_beside_the_champion_is_named(world, violations, weight, shadow, miss):
+    beside(world, weight=weight, shadow=shadow)
+    miss(world)
+    found = violations(world, deep=True)
+    assert "I6 pets: generation 4 (v4) routes to evil too, which has not passed verdict, approval and release" in found
+
+
+def test_a_model_beside_the_champion_needs_the_approval_that_was_asked_for(world, violations):
+    beside(world)
+    world.row("routes", generation=4)["body"]["serving"] = {"approval": "always"}
+    approve("approve", verdict_id="verdict-v4")(world)
+    assert violations(world) == [
+        "I6 pets: generation 4 (v4) routes to evil too, which has not passed verdict, approval and release"
+    ]
+
+
+def test_a_contender_that_the_gate_kept_out_is_named(world, violations):
+    beside(world)
+    world.row("verdicts", verdict_id="verdict-evil").update(answer="keep")
+    assert any("routes to evil too" in one for one in violations(world))
 
 
 def test_a_long_list_of_names_is_cut_after_ten():
