@@ -53,7 +53,7 @@ def check(
             *(one for project in projects for one in _items(connection, store, project, deep=deep)),
             *(one for project in projects for one in _labels(connection, store, project, labeling)),
             *(one for project in projects for one in _predictions(connection, store, project, served_slack)),
-            *(one for project in projects for one in _champions(connection, store, project)),
+            *(one for project in projects for one in _champions(connection, store, project, deep=deep)),
             *(one for project in projects for one in _ledger(connection, store, project, known, deep=deep)),
             *_runs(connection, now),
             *_leftovers(connection, store, now),
@@ -207,13 +207,13 @@ def _predictions(
     yield from served_violations(project, _rows(connection, t.routes, project), logged, slack=slack)
 
 
-def _champions(connection: sa.Connection, store: ObjectStore, project: str) -> Iterator[Violation]:
+def _champions(connection: sa.Connection, store: ObjectStore, project: str, *, deep: bool) -> Iterator[Violation]:
     """I3, I4, I6: one linear chain of routes, its newest three whole, each generation gated."""
     routes = sorted(_rows(connection, t.routes, project), key=lambda row: row["generation"])
     models = {row["version"]: row for row in _rows(connection, t.model_versions, project)}
     releases = _rows(connection, t.releases, project)
     yield from chain_violations(project, routes, _rows(connection, t.deployments, project))
-    yield from whole_violations(project, routes, models, releases, store)
+    yield from whole_violations(project, routes, models, releases, store, deep=deep)
     yield from gate_violations(
         project,
         routes,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.invariants_report import Row, Violation
 from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.release.task import EXPORT_SHA256, sha256_of
 
 FULL_SHARE = 100
 NUM_KEPT_WHOLE = 3  # the head and its two predecessors
@@ -40,9 +40,18 @@ def chain_violations(project: str, routes: Sequence[Row], deployments: Iterable[
 
 
 def whole_violations(
-    project: str, routes: Sequence[Row], models: Mapping[str, Row], releases: Iterable[Row], store: ObjectStore
+    project: str,
+    routes: Sequence[Row],
+    models: Mapping[str, Row],
+    releases: Iterable[Row],
+    store: ObjectStore,
+    *,
+    deep: bool = False,
 ) -> Iterator[Violation]:
-    """I4: model and release of the head and its two predecessors exist and hash to what the catalog says."""
+    """I4: model and release of the head and its two predecessors exist and hash to what the catalog says.
+
+    `deep` hashes the exported bentos too; those of older releases have no recorded hash.
+    """
     by_model: dict[str, list[Row]] = {}
     for release in releases:
         by_model.setdefault(release["model_version"], []).append(release)
@@ -53,8 +62,12 @@ def whole_violations(
             continue
         folder = model["object_key"].rstrip("/")
         yield from _same_digest(project, f"{folder}/model.safetensors", model["digest"], store)
-        for key in (f"{folder}/model.json", *(release["object_key"] for release in by_model.get(version, ()))):
-            if not store.exists(key):
+        exported = {release["object_key"]: release["infra_check"] for release in by_model.get(version, ())}
+        for key in (f"{folder}/model.json", *exported):
+            digest = exported.get(key, {}).get(EXPORT_SHA256)
+            if deep and digest is not None:
+                yield from _same_digest(project, key, digest, store)
+            elif not store.exists(key):
                 yield Violation("I4", project, f"champion {version} must have {key} (got no such object)")
 
 
@@ -185,8 +198,7 @@ def _same_digest(project: str, key: str, digest: str, store: ObjectStore) -> Ite
         path = Path(folder) / "object"
         try:
             store.get_file(key, path)
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(path)
         except (KeyError, DataCorrupt) as error:
             found = type(error).__name__
     if found != digest:

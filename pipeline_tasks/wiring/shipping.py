@@ -54,6 +54,12 @@ class BentoPackager:
 
         import_bento(path, bentoml_home=self._home)
 
+    def digest(self, tag: str) -> str | None:
+        """Return the digest of the contents that the store has under a tag now; None if they are not all there."""
+        from bento_services.inference.packaging import stored_digest
+
+        return stored_digest(tag, bentoml_home=self._home)
+
 
 def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: str) -> ReleaseRef:
     """Build and check the release of a verdict that may be promoted.
@@ -206,7 +212,8 @@ def roll_back(
             raise PermanentError(
                 f"{entry.model_version} must have a release to return to (got none).", code="RELEASE_UNKNOWN"
             )
-        release_task.require_artifacts(release, model_of(parts, project, entry.model_version), store=parts.store)
+        model, key = model_of(parts, project, entry.model_version), release_facts(parts, release)["object_key"]
+        release_task.require_artifacts(release, model, object_key=key, store=parts.store)
         restore_bento(parts, release)
         return release
 
@@ -231,15 +238,21 @@ def roll_back(
 
 
 def restore_bento(parts: Parts, release: ReleaseRef) -> None:
-    """Bring a release's bento back from the object store where this machine has lost it."""
-    name, version = release.bento_tag.split(":")
-    if (parts.settings.bentoml_home / "bentos" / name / version).is_dir():
-        return
+    """Bring a release's bento back where this machine has lost it; refuse one that is not what was checked."""
+    release_task.restore_bento(
+        release,
+        release_facts(parts, release),
+        store=parts.store,
+        packager=BentoPackager(parts.settings.bentoml_home),
+        scratch=parts.settings.scratch_dir,
+    )
+
+
+def release_facts(parts: Parts, release: ReleaseRef) -> Mapping[str, Any]:
+    """Return a recorded release's whole row; PermanentError if there is none."""
     facts = ReleaseRepository(parts.database).facts(release.project, release.release_id)
     if facts is None:
-        return
-    path = parts.settings.scratch_dir / f"{release.release_id}.bento"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parts.store.get_file(facts["object_key"], path)
-    BentoPackager(parts.settings.bentoml_home).restore(path)
-    path.unlink()
+        raise PermanentError(
+            f"release_id must be a release of {release.project} (got {release.release_id}).", code="RELEASE_UNKNOWN"
+        )
+    return facts

@@ -169,7 +169,7 @@ class World:
             bento_tag=version,
             bento_digest="d",
             object_key=bento,
-            infra_check={"failures": []},
+            infra_check={"failures": [], "export_sha256": sha256_hex(b"bento")},
             run_id=run_id,
             created_at=before,
         )
@@ -422,7 +422,14 @@ BROKEN = [
         drop_object("models/pets/v2/model.json"),
         "I4 pets: champion v2 must have models/pets/v2/model.json (got no such object)",
     ),
-    (drop_object("bentos/pets/release-v3.bento"), "I4 pets: champion v3 must have bentos/pets/release-v3.bento"),
+    (
+        drop_object("bentos/pets/release-v3.bento"),
+        f"I4 pets: bentos/pets/release-v3.bento must have the SHA-256 {sha256_hex(b'bento')} (got KeyError)",
+    ),
+    (
+        set_object("bentos/pets/release-v3.bento", b"x"),
+        f"I4 pets: bentos/pets/release-v3.bento must have the SHA-256 {sha256_hex(b'bento')} (got {sha256_hex(b'x')})",
+    ),
     (
         lambda world: world.remove("model_versions", version="v4"),
         "I4 pets: champion v4 must be a recorded model version (got none)",
@@ -486,6 +493,22 @@ def test_each_broken_invariant_is_named(world, violations, apply, message):
     apply(world)
     found = violations(world, deep=True)
     assert any(message in one for one in found), found
+
+
+@pytest.mark.parametrize(("deep", "recorded"), [(False, True), (True, False)])
+def test_a_bento_that_is_gone_is_named_without_its_hash_too(world, violations, deep, recorded):
+    world.objects.pop("bentos/pets/release-v3.bento")
+    if not recorded:
+        world.row("releases", model_version="v3").update(infra_check={"failures": []})
+    assert violations(world, deep=deep) == [
+        "I4 pets: champion v3 must have bentos/pets/release-v3.bento (got no such object)"
+    ]
+
+
+def test_a_bento_of_an_older_release_has_no_hash_to_compare(world, violations):
+    world.row("releases", model_version="v3").update(infra_check={"failures": []})
+    world.objects["bentos/pets/release-v3.bento"] = b"x"
+    assert violations(world, deep=True) == []
 
 
 def test_quarantine_of_a_later_stage_is_no_loss(world, violations):
