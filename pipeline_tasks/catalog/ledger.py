@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline_tasks.contracts import content_id
+from pipeline_tasks.errors import InputError
 
 Kind = Literal["verdict", "approval", "route"]
 KINDS: tuple[Kind, ...] = ("verdict", "approval", "route")  # in the order that rows of one moment came about
@@ -40,6 +41,9 @@ ROUTE_FACTS = (
     "actor",
     "reason",
 )
+
+NO_TEXTS = ("exam_ids", "reasons", "sequence", "generation")
+MAY_BE_NONE = (("verdict", "champion_version"), ("approval", "requested_by"), ("route", "parent_commit_id"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,6 +90,18 @@ def route_draft(row: Mapping[Any, Any], *, evidence_digest: str | None) -> Draft
     if rule is not None:
         body["approval"] = rule
     return Draft(row["project"], "route", row["commit_id"], body, evidence_digest, row["created_at"])
+
+
+def check_texts(draft: Draft) -> None:
+    """Do nothing if what must be text is text: a database may keep another type as text, and then the hash differs.
+
+    Raises:
+        InputError: a fact, such as the reason of a rollback, is something else.
+    """
+    for name, value in draft.body.items():
+        absent = value is None and (draft.kind, name) in MAY_BE_NONE
+        if name not in NO_TEXTS and not absent and not isinstance(value, str):
+            raise InputError(f"{name} of the {draft.kind} must be text (got {value!r}). Give it as a string.")
 
 
 def approval_rule_of(row: Mapping[Any, Any]) -> str | None:

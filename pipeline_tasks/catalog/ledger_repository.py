@@ -52,7 +52,8 @@ def lock(connection: sa.Connection, project: str) -> None:
 
 
 def append(connection: sa.Connection, draft: Draft) -> Entry:
-    """Write the entry that follows the head, in the caller's transaction."""
+    """Write the entry that follows the head, in the caller's transaction; InputError if a fact has a wrong type."""
+    ledger.check_texts(draft)
     lock(connection, draft.project)
     entry = ledger.link(draft, _head(connection, draft.project))
     connection.execute(t.ledger.insert(), _row(entry))

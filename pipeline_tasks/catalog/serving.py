@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks.catalog import ledger_repository
+from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.contracts import DeploymentRef, Fence, Route, RouteEntry, sha256_hex
@@ -122,6 +122,7 @@ class ServingRepository:
         Raises:
             LostRace: another route took the generation; read the head and decide again.
             ConfigError: the weights do not add up to 100.
+            InputError: a version, the actor or the reason is not text.
             GateClosed: UNGATED_ENTRY, a model beside the champion that no verdict has let through.
             StaleAttempt: a newer attempt holds the fence; nothing is written.
             ServiceUnavailable: the catalog is away, and the route was not seen there.
@@ -129,6 +130,7 @@ class ServingRepository:
         _check_weights(route)
         facts = {"action": action, "attempt": attempt, "verdict_id": verdict_id, "actor": actor, "reason": reason}
         row = _row(route, serving=serving) | facts | {"created_at": at}
+        ledger.check_texts(ledger.route_draft(row, evidence_digest=None))
         try:
             with self._database.write(fence) as connection:
                 ledger_repository.lock(connection, route.project)

@@ -14,7 +14,7 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.contracts import Attempt, canonical_json, sha256_hex
-from pipeline_tasks.errors import GateClosed, LostRace
+from pipeline_tasks.errors import GateClosed, InputError, LostRace
 from pipeline_tasks.invariants import check
 from tests.ledger_case import NAME, NOW, Case, entry_of, minutes
 
@@ -102,6 +102,14 @@ def test_what_was_refused_writes_no_entry(case, entries):
     with pytest.raises(LostRace, match="must follow None"):
         case.serving.commit_route(dataclasses.replace(route, commit_id="other"), **facts, serving={}, at=NOW)
     assert [entry.kind for entry in entries()] == ["verdict", "approval", "route"]
+
+
+def test_an_approval_whose_reason_is_no_text_is_not_written(case, entries, database):
+    facts = {"project": NAME, "verdict_id": case.judge("v1"), "decision": "approve", "by": "ann", "requested_by": None}
+    with pytest.raises(InputError, match=r"reason of the approval must be text \(got 5\)"):
+        case.approvals.append(**facts, reason=5, at=NOW)
+    assert count(database, t.approvals) == 0
+    assert [entry.kind for entry in entries()] == ["verdict"]
 
 
 @pytest.mark.parametrize("table", [t.verdicts, t.approvals, t.routes], ids=lambda table: table.name)

@@ -16,7 +16,7 @@ from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import ServingRepository, new_token
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Route, RouteEntry
-from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable, StaleAttempt
+from pipeline_tasks.errors import ConfigError, GateClosed, InputError, LostRace, ServiceUnavailable, StaleAttempt
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PROMOTERS = 8
@@ -162,6 +162,18 @@ def test_a_former_champion_and_a_promoted_contender_may_stand_beside_it(serving,
         route = child_of(head, version="b", commit_id=f"c{number}")
         head = commit(serving, with_beside(route, beside, weight=weight, shadow=shadow))
     assert serving.head_route("fashion") == head
+
+
+@pytest.mark.parametrize("name", ["actor", "reason", "verdict_id", "attempt", "action"])
+@pytest.mark.parametrize("value", [None, 5, True, b"x"])
+def test_what_must_be_text_is_text(serving, name, value):
+    """SQLite would keep 5 as "5", and the entry of the ledger would look forged for ever."""
+    with pytest.raises(InputError, match=rf"{name} of the route must be text \(got "):
+        commit(serving, child_of(None, version="a", commit_id="c1"), **{name: value})
+    route = child_of(None, version="a", commit_id="c1")
+    with pytest.raises(InputError, match="champion_version of the route must be text"):
+        commit(serving, dataclasses.replace(route, champion_version=value))
+    assert serving.head_route("fashion") is None
 
 
 def test_a_stale_fence_writes_nothing(serving, database):
