@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks.catalog import ledger_repository
+from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.errors import DataCorrupt
@@ -47,14 +47,16 @@ def check(
     long as it takes.
     """
     known = anchors or {}
+    # Before the catalog is read: what is noted down by then is in the ledger, even while the loop goes on.
+    noted = ledger.noted_in(info.key for info in store.list(ledger.NOTED_PREFIX))
     with database.read() as connection:
-        projects = sorted({*_projects(connection), *known})
+        projects = sorted({*_projects(connection), *known, *noted})
         found = [
             *(one for project in projects for one in _items(connection, store, project, deep=deep)),
             *(one for project in projects for one in _labels(connection, store, project, labeling)),
             *(one for project in projects for one in _predictions(connection, store, project, served_slack)),
             *(one for project in projects for one in _champions(connection, store, project, deep=deep)),
-            *(one for project in projects for one in _ledger(connection, store, project, known, deep=deep)),
+            *(one for project in projects for one in _ledger(connection, store, project, known, noted, deep=deep)),
             *_runs(connection, now),
             *_leftovers(connection, store, now),
         ]
@@ -229,6 +231,7 @@ def _ledger(
     store: ObjectStore,
     project: str,
     anchors: Mapping[str, Sequence[tuple[int, str]]],
+    noted: Mapping[str, Sequence[tuple[int, str]]],
     *,
     deep: bool,
 ) -> Iterator[Violation]:
@@ -239,6 +242,7 @@ def _ledger(
         ledger_repository.read_drafts(connection, project),
         store=store,
         anchors=anchors.get(project, ()),
+        noted=noted.get(project, ()),
         deep=deep,
     )
 

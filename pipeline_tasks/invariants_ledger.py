@@ -22,11 +22,13 @@ def ledger_violations(
     *,
     store: ObjectStore,
     anchors: Sequence[tuple[int, str]] = (),
+    noted: Sequence[tuple[int, str]] = (),
     deep: bool = False,
 ) -> Iterator[Violation]:
     """I10: the chain is whole, agrees with the rows (`drafts`), holds its anchors, and its evidence is what it was.
 
-    `anchors` are (sequence, hash) pairs that were noted down elsewhere; `deep` hashes the models' answers too.
+    `anchors` are (sequence, hash) pairs that people noted down elsewhere, `noted` those that the object store has;
+    `deep` hashes the models' answers too.
     """
     messages = [
         *ledger.chain_faults(entries),
@@ -36,6 +38,7 @@ def ledger_violations(
             for sequence, entry_hash in anchors
             for fault in ledger.anchor_faults(entries, sequence=sequence, entry_hash=entry_hash)
         ),
+        *ledger.noted_faults(entries, noted),
         *(fault for draft in drafts if draft.kind == "verdict" for fault in _evidence_faults(draft, store, deep=deep)),
     ]
     yield from (Violation("I10", project, message) for message in messages)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -42,6 +43,8 @@ ROUTE_FACTS = (
     "reason",
 )
 
+NOTED_PREFIX = "ledger/"
+NOTED = re.compile(rf"{NOTED_PREFIX}([^/]+)/([0-9]{{12}})-([0-9a-f]{{64}})")
 NO_TEXTS = ("exam_ids", "reasons", "sequence", "generation")
 MAY_BE_NONE = (("verdict", "champion_version"), ("approval", "requested_by"), ("route", "parent_commit_id"))
 
@@ -154,6 +157,20 @@ def chain(drafts: Iterable[Draft]) -> list[Entry]:
     return entries
 
 
+def noted_key(entry: Entry) -> str:
+    """Return where an entry is noted down in the object store: its key says all that a comparison needs."""
+    return f"{NOTED_PREFIX}{entry.project}/{entry.sequence:012d}-{entry.entry_hash}"
+
+
+def noted_in(keys: Iterable[str]) -> dict[str, list[tuple[int, str]]]:
+    """Return (sequence, hash) by project of the entries that the keys of objects note down."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for match in map(NOTED.fullmatch, keys):
+        if match is not None:
+            found.setdefault(match[1], []).append((int(match[2]), match[3]))
+    return found
+
+
 def name_of(entry: Draft) -> str:
     """Return how an entry, or a row that is told of, is called in messages."""
     name = f"{entry.kind} {_short_subject(entry)}"
@@ -211,6 +228,17 @@ def anchor_faults(entries: Sequence[Entry], *, sequence: int, entry_hash: str) -
         yield (
             f"entry {sequence} must have the hash {entry_hash} that was noted down (got {found or 'no such entry'}): "
             "the ledger was rewritten or cut"
+        )
+
+
+def noted_faults(entries: Sequence[Entry], noted: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Tell if entries that were noted down in the object store are not in the chain: its end, or all of it, is gone."""
+    gone = sorted(set(noted) - {(entry.sequence, entry.entry_hash) for entry in entries})
+    if gone:
+        sequence, entry_hash = gone[0]
+        yield (
+            f"{len(gone)} of what the object store has noted down must be in the ledger (got none of it; first entry "
+            f"{sequence}, {sequence:012d}-{entry_hash}): the ledger was rewritten or cut"
         )
 
 

@@ -33,6 +33,11 @@ class LedgerRepository:
         with self._database.read() as connection:
             return read_entries(connection, project)
 
+    def head(self, project: str) -> Entry | None:
+        """Return a project's newest entry."""
+        with self._database.read() as connection:
+            return _head(connection, project)
+
     def find(self, project: str, kind: Kind, subject: str) -> Entry | None:
         """Return the entry of one verdict, approval or route."""
         mine = (t.ledger.c.project == project, t.ledger.c.kind == kind, t.ledger.c.subject == subject)

@@ -23,6 +23,7 @@ from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer, golden_answers
 from pipeline_tasks.validation import task as validation_task
 from pipeline_tasks.wiring.judging import bytes_of, model_of, verdict_record
+from pipeline_tasks.wiring.noting import note_head
 
 NUM_GOLDEN = 8
 
@@ -69,6 +70,7 @@ def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: s
     """
     loaded = parts.project(project)
     require_promotable(parts, loaded, verdict_id)
+    note_head(parts, project)
     model = model_of(parts, project, verdict_record(parts, project, verdict_id).ref.contender_version)
     _require_same_lock(parts, project, model)
     scratch = parts.settings.scratch_dir / "release" / attempt.holder.replace("/", "_").replace(":", "_")
@@ -165,7 +167,7 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
     if release is None:
         raise PermanentError(f"release_id must be a release of {project} (got {release_id}).", code="RELEASE_UNKNOWN")
     restore_bento(parts, release)
-    return deployment_task.ship(
+    route = deployment_task.ship(
         loaded,
         release,
         serving=ServingRepository(parts.database),
@@ -177,6 +179,8 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
         fence=parts.fence(project, "ship", attempt),
         clock=utc_now,
     )
+    note_head(parts, project)
+    return route
 
 
 def route_config(loaded: LoadedProject) -> dict[str, Any]:
@@ -221,7 +225,7 @@ def roll_back(
         golden = golden_again(parts, release)
         release_task.require_golden_answers(release, deployment, golden, ask=ask_server)
 
-    return deployment_task.rollback(
+    route = deployment_task.rollback(
         parts.project(project),
         serving=ServingRepository(parts.database),
         target=parts.target,
@@ -235,6 +239,8 @@ def roll_back(
         fence=parts.fence(project, "ship", attempt),
         clock=utc_now,
     )
+    note_head(parts, project)
+    return route
 
 
 def restore_bento(parts: Parts, release: ReleaseRef) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.contracts import Attempt, canonical_json, sha256_hex
 from pipeline_tasks.errors import GateClosed, InputError, LostRace
 from pipeline_tasks.invariants import check
+from pipeline_tasks.wiring.noting import note_head
 from tests.ledger_case import NAME, NOW, Case, entry_of, minutes
 
 KINDS = ["verdict", "approval", "route", "verdict", "verdict", "route", "route"]
@@ -402,6 +404,75 @@ def test_a_history_that_was_rewritten_as_a_whole_is_seen_by_its_anchor_only(case
 def test_a_history_that_is_gone_with_its_rows_is_seen_by_its_anchor(faults):
     (fault,) = faults(anchors={"gone": [(2, "a" * 64)]})
     assert fault.endswith("that was noted down (got no such entry): the ledger was rewritten or cut")
+
+
+@pytest.fixture
+def note(database, object_store):
+    return lambda: note_head(SimpleNamespace(database=database, store=object_store), NAME)
+
+
+def test_nothing_is_noted_of_an_empty_ledger_and_the_same_head_is_noted_once(case, note, object_store, entries):
+    note()
+    assert not [key for key in object_store.objects if key.startswith("ledger/")]
+    case.judge("v1")
+    note()
+    note()
+    ((key, data),) = [item for item in object_store.objects.items() if item[0].startswith("ledger/")]
+    assert key == f"ledger/fashion/000000000001-{entries()[0].entry_hash}"
+    assert json.loads(data) == ledger.entry_json(entries()[0])
+
+
+def test_a_cut_end_whose_row_is_gone_too_is_seen_by_what_the_object_store_noted(case, note, faults, entries):
+    """A no that is deleted with its entry leaves a whole chain and rows that agree with it."""
+    case.answer(case.judge("v1", at=1), "reject", at=2)
+    note()
+    assert faults() == []
+    cut = entries()[1]
+    case.tamper(t.approvals, t.approvals.delete())
+    case.tamper(t.ledger, t.ledger.delete().where(entry_of(2)))
+    (fault,) = faults(deep=False)
+    assert fault == (
+        "1 of what the object store has noted down must be in the ledger (got none of it; first entry 2, "
+        f"000000000002-{cut.entry_hash}): the ledger was rewritten or cut"
+    )
+    case.answer("verdict-v1", "approve", at=3)  # a yes in its place, noted down as well, does not hide it
+    note()
+    assert faults() == [fault]
+
+
+def test_a_history_that_was_rewritten_as_a_whole_is_seen_by_what_the_object_store_noted(case, note, faults):
+    case.tell()
+    note()
+    case.tamper(t.approvals, t.approvals.update().values(by="me"))
+    with case.database.read() as connection:
+        chain = ledger.chain(ledger_repository.read_drafts(connection, NAME))
+    case.tamper(t.ledger, t.ledger.delete(), *[t.ledger.insert().values(**dataclasses.asdict(one)) for one in chain])
+    (fault,) = faults()
+    assert fault.startswith("1 of what the object store has noted down must be in the ledger")
+
+
+def test_a_project_that_is_gone_from_the_catalog_is_seen_by_what_the_object_store_noted(faults, object_store):
+    object_store.put(f"ledger/gone/000000000002-{'a' * 64}", b"{}")
+    object_store.put(f"ledger/gone/000000000001-{'b' * 64}", b"{}")
+    object_store.put("ledger/gone/notes.txt", b"not ours")
+    (fault,) = faults()
+    assert fault.startswith("2 of what the object store has noted down must be")
+    assert f"first entry 1, 000000000001-{'b' * 64})" in fault
+
+
+def test_what_is_noted_while_verify_runs_is_no_cut_end(case, note, faults, object_store, monkeypatch):
+    """The object store is listed first: what it has noted by then, the catalog has had before."""
+    case.judge("v1")
+    listed = object_store.list
+
+    def judge_and_list(prefix):
+        if prefix == "ledger/":
+            case.judge("v2")
+            note()
+        return listed(prefix)
+
+    monkeypatch.setattr(object_store, "list", judge_and_list)
+    assert faults() == []
 
 
 def test_a_reader_sees_rows_and_entries_of_one_moment(case, database):
