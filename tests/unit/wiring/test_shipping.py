@@ -4,10 +4,16 @@ import types
 
 import pytest
 
-from pipeline_tasks.catalog.verdicts import ReleaseRepository
-from pipeline_tasks.contracts import Attempt, ReleaseRef, sha256_hex
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.ledger import noted_key
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
+from pipeline_tasks.catalog.verdicts import ReleaseRepository, VerdictRecord, VerdictRepository
+from pipeline_tasks.contracts import Attempt, ReleaseRef, VerdictRef, canonical_json, sha256_hex
 from pipeline_tasks.errors import GateClosed, PermanentError
+from pipeline_tasks.evaluation.verdict import verdict_id_of
 from pipeline_tasks.wiring import shipping
+from tests.documents import verdict_document
+from tests.ledger_case import Case
 from tests.unit.evaluation import support as s
 
 RELEASE = ReleaseRef("fashion", "r1", "m1", "v1", "dethrone_fashion:r1")
@@ -45,6 +51,71 @@ def test_a_release_that_is_not_recorded_is_not_restored(parts):
     with pytest.raises(PermanentError, match=r"release_id must be a release of fashion \(got r1\)") as error:
         shipping.restore_bento(parts, RELEASE)
     assert error.value.code == "RELEASE_UNKNOWN"
+
+
+@pytest.fixture
+def moving(parts, monkeypatch):
+    """Parts with one project, whose releases and routes go straight into the catalog."""
+    case = Case(parts.database, parts.store)
+    parts.project, parts.fence = lambda _: s.project(), lambda *_: None
+    parts.target = parts.gateway = None
+    monkeypatch.setattr(shipping, "restore_bento", lambda *_: None)
+    monkeypatch.setattr(shipping.deployment_task, "ship", lambda *_, **__: case.move("m1"))
+    monkeypatch.setattr(
+        shipping.deployment_task, "rollback", lambda *_, **__: case.move("m1", action="rollback", verdict_id="v1")
+    )
+    return parts
+
+
+def noted(parts) -> list[str]:
+    head = LedgerRepository(parts.database).head("fashion")
+    keys = [key for key in parts.store.objects if key.startswith("ledger/")]
+    assert keys[-1] == noted_key(head)
+    return keys
+
+
+def test_a_promotion_and_a_rollback_are_noted_down(moving):
+    record(moving)
+    assert shipping.ship_release(moving, "fashion", attempt=s.attempt(), release_id="r1").generation == 1
+    assert len(noted(moving)) == 1
+    back = {"to_version": None, "reason": "complaints", "actor": "ops"}
+    assert shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back).generation == 2
+    assert len(noted(moving)) == 2
+
+
+def test_a_verdict_is_noted_down_before_its_release_is_built(moving, monkeypatch):
+    verdict_id = give(moving)
+    keys = []
+
+    def build(*_, **__):
+        keys.extend(noted(moving))
+        return RELEASE
+
+    monkeypatch.setattr(shipping, "_require_same_lock", lambda *_: None)
+    monkeypatch.setattr(shipping, "model_of", lambda *_: None)
+    monkeypatch.setattr(shipping.release_task, "release", build)
+    assert shipping.build_release(moving, "fashion", attempt=s.attempt(), verdict_id=verdict_id) == RELEASE
+    assert len(keys) == 1
+
+
+def test_a_verdict_past_the_ledger_builds_no_release(moving):
+    verdict_id = give(moving)
+    Case(moving.database, moving.store).tamper(t.ledger, t.ledger.delete())
+    with pytest.raises(GateClosed, match=r"the ledger must have an entry with its SHA-256 \(got none\)"):
+        shipping.build_release(moving, "fashion", attempt=s.attempt(), verdict_id=verdict_id)
+
+
+def give(parts) -> str:
+    """Record a sound verdict that says promote, with nobody to beat, and return its id."""
+    document = verdict_document(champion=None)
+    verdict_id, data = verdict_id_of(document), canonical_json(document)
+    key = f"verdicts/fashion/{verdict_id}"
+    parts.store.put(f"{key}/verdict.json", data)
+    ref = VerdictRef("fashion", verdict_id, "promote", None, "new", (), key, "FLOORS_MET")
+    record = VerdictRecord(ref, ("exam2", "exam1"), "policy", sha256_hex(data), "run-1", s.NOW)
+    fence = parts.database.acquire("judge", s.attempt(), now=s.NOW)
+    VerdictRepository(parts.database).record(record, exam_use=1, fence=fence)
+    return verdict_id
 
 
 @pytest.mark.parametrize("when", ["never", "first", "always"])
