@@ -222,6 +222,7 @@ def _champions(connection: sa.Connection, store: ObjectStore, project: str, *, d
         verdicts={row["verdict_id"]: row for row in _rows(connection, t.verdicts, project)},
         approvals=_rows(connection, t.approvals, project),
         releases=releases,
+        models=models,
         store=store,
     )
 

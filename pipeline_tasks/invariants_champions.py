@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline_tasks.catalog.ledger import approval_rule_of
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.invariants_report import Row, Violation
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.release.task import EXPORT_SHA256, sha256_of
@@ -78,6 +79,7 @@ def gate_violations(
     verdicts: Mapping[str, Row],
     approvals: Iterable[Row],
     releases: Iterable[Row],
+    models: Mapping[str, Row],
     store: ObjectStore,
 ) -> Iterator[Violation]:
     """I6: a promotion stands on a verdict on that model against that champion, an approval and a release before it.
@@ -99,7 +101,7 @@ def gate_violations(
                 faults.append("does not say whether it needed an approval")
             asked = asked or approval_rule_of(route) is not None
             verdict = verdicts.get(route["verdict_id"])
-            faults += _verdict_faults(route, verdict, champion=champion, store=store)
+            faults += _verdict_faults(route, verdict, champion=champion, model=models.get(version), store=store)
             faults += _approval_faults(route, answers.get(route["verdict_id"]), champion=champion)
             faults += _release_faults(route, released.get((version, route["verdict_id"])))
         else:
@@ -148,7 +150,9 @@ def served_violations(
         yield Violation("I5", project, f"{count} predictions came from {version} while the route did not name it")
 
 
-def _verdict_faults(route: Row, verdict: Row | None, *, champion: str | None, store: ObjectStore) -> Iterator[str]:
+def _verdict_faults(
+    route: Row, verdict: Row | None, *, champion: str | None, model: Row | None, store: ObjectStore
+) -> Iterator[str]:
     if verdict is None:
         yield "has no verdict"
         return
@@ -162,11 +166,14 @@ def _verdict_faults(route: Row, verdict: Row | None, *, champion: str | None, st
         yield "was judged after it served"
     key = f"{verdict['object_key'].rstrip('/')}/verdict.json"
     try:
-        found = sha256_hex(store.get(key))
+        document = store.get(key)
+        found = sha256_hex(document)
     except (KeyError, DataCorrupt) as error:
         found = type(error).__name__
     if found != verdict["digest"]:
         yield f"must have the verdict {key} with the SHA-256 {verdict['digest']} (got {found})"
+    elif model is not None and model["digest"] != judged_weights(document):
+        yield f"has the weights {model['digest'][:12]}, judged were {str(judged_weights(document))[:12]}"
 
 
 def _approval_faults(route: Row, answer: Row | None, *, champion: str | None) -> Iterator[str]:

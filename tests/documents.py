@@ -16,12 +16,13 @@ def verdict_document(
     exam_ids: Sequence[str] = ("exam2", "exam1"),
     answer: str = "promote",
     evidence: bytes = b"answers",
+    weights: str = "digest",
 ) -> dict[str, Any]:
     """Return a document that a row with these facts does not contradict."""
     return {
         "question": {
             "project": project,
-            "contender": {"version": contender},
+            "contender": {"version": contender, "digest": weights},
             "champion": None if champion is None else {"version": champion},
             "exams": [{"exam_id": exam_id} for exam_id in exam_ids],
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,14 @@ def contradictions(record: VerdictRecord, document: Mapping[str, Any]) -> Iterat
     for name, value in said.items():
         if value != found[name]:
             yield f"{name}: the catalog says {value!r}, the document {found[name]!r}"
+
+
+def judged_weights(data: bytes) -> str | None:
+    """Return the SHA-256 of the weights that a verdict.json judged; None if it does not say."""
+    try:
+        return str(json.loads(data)["question"]["contender"]["digest"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _facts(document: Mapping[str, Any], *, verdict_id: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRe
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.errors import GateClosed, PermanentError
 from pipeline_tasks.evaluation import approval
+from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer, golden_answers
@@ -71,7 +72,7 @@ def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: s
     loaded = parts.project(project)
     require_promotable(parts, loaded, verdict_id)
     note_head(parts, project)
-    model = model_of(parts, project, verdict_record(parts, project, verdict_id).ref.contender_version)
+    model = _judged_model(parts, project, verdict_id)
     _require_same_lock(parts, project, model)
     scratch = parts.settings.scratch_dir / "release" / attempt.holder.replace("/", "_").replace(":", "_")
     return release_task.release(
@@ -104,6 +105,19 @@ def require_promotable(parts: Parts, loaded: LoadedProject, verdict_id: str) -> 
         ledger=LedgerRepository(parts.database),
         store=parts.store,
     )
+
+
+def _judged_model(parts: Parts, project: str, verdict_id: str) -> ModelRef:
+    record = verdict_record(parts, project, verdict_id)
+    model = model_of(parts, project, record.ref.contender_version)
+    judged = judged_weights(parts.store.get(f"{record.ref.object_key}/verdict.json"))
+    if model.digest != judged:
+        raise GateClosed(
+            f"{model.version} must have the weights that were judged, {str(judged)[:12]} (got {model.digest[:12]}). "
+            "The catalog's row was changed after the verdict; `dethrone verify` names what else was.",
+            code="ARTIFACT_CHANGED",
+        )
+    return model
 
 
 def _require_same_lock(parts: Parts, project: str, model: ModelRef) -> None:

@@ -123,7 +123,7 @@ class World:
     def _model(self, version: str, *, champion: str | None, minutes: float) -> None:
         weights, answers = f"weights of {version}".encode(), f"answers of {version}".encode()
         said = {"project": "pets", "contender": version, "champion": champion, "exam_ids": ["e"]}
-        verdict = canonical_json(verdict_document(**said, evidence=answers))
+        verdict = canonical_json(verdict_document(**said, evidence=answers, weights=sha256_hex(weights)))
         folder, verdict_key = f"models/pets/{version}", f"verdicts/pets/verdict-{version}"
         bento = f"bentos/pets/release-{version}.bento"
         self.objects |= {
@@ -370,6 +370,12 @@ def corrupt_predictions(world):
     world.objects[next(key for key in world.objects if key.startswith("predictions/"))] = b"garbage"
 
 
+def other_weights(world):
+    """Put other weights in place of those that were judged, and let the catalog name them."""
+    world.objects[V4_KEY] = b"other"
+    world.row("model_versions", version="v4").update(digest=sha256_hex(b"other"))
+
+
 V4_KEY = "models/pets/v4/model.safetensors"
 BROKEN = [
     # I1 nothing lost
@@ -461,6 +467,7 @@ BROKEN = [
         "I6 pets: generation 2 (v2) must have the verdict verdicts/pets",
     ),
     (drop_object("verdicts/pets/verdict-v2/verdict.json"), "(got KeyError)"),
+    (other_weights, f"I6 pets: generation 4 (v4) has the weights {sha256_hex(b'other')[:12]}, judged were "),
     (approve("reject"), "I6 pets: generation 1 (v1) serves though the approval said reject"),
     (approve("approve", minutes=11), "I6 pets: generation 1 (v1) was approved after it served"),
     (

@@ -5,8 +5,8 @@ import datetime as dt
 import pytest
 
 from pipeline_tasks.catalog.verdicts import VerdictRecord
-from pipeline_tasks.contracts import VerdictRef
-from pipeline_tasks.evaluation.contradictions import contradictions
+from pipeline_tasks.contracts import VerdictRef, canonical_json
+from pipeline_tasks.evaluation.contradictions import contradictions, judged_weights
 from tests.documents import verdict_document
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -53,3 +53,12 @@ def test_each_fact_that_differs_is_named(changes, message):
 def test_what_is_no_verdict_is_named(document):
     (message,) = contradictions(record(), document)
     assert message.startswith("verdict.json must hold a question and a decision (got ")
+
+
+def test_the_judged_weights_are_those_of_the_contender():
+    assert judged_weights(canonical_json(verdict_document(weights="d" * 64))) == "d" * 64
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"question": {"contender": null}}'])
+def test_a_document_that_names_no_weights_gives_none(data):
+    assert judged_weights(data) is None

@@ -1,5 +1,6 @@
 """What the wiring of release, ship and rollback adds: the bento of a recorded release, and what goes with a route."""
 
+import dataclasses
 import types
 
 import pytest
@@ -8,7 +9,7 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.ledger import noted_key
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository, VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import Attempt, ReleaseRef, VerdictRef, canonical_json, sha256_hex
+from pipeline_tasks.contracts import Attempt, ModelRef, ReleaseRef, RouteEntry, VerdictRef, canonical_json, sha256_hex
 from pipeline_tasks.errors import GateClosed, PermanentError
 from pipeline_tasks.evaluation.verdict import verdict_id_of
 from pipeline_tasks.wiring import shipping
@@ -83,6 +84,24 @@ def test_a_promotion_and_a_rollback_are_noted_down(moving):
     assert len(noted(moving)) == 2
 
 
+def test_a_rollback_asks_for_the_recorded_artifacts(moving, monkeypatch):
+    record(moving)
+    asked = []
+
+    def roll_back(*_, release_of, **__):
+        asked.append(release_of(RouteEntry("d", "m1", "", 100)))
+
+    monkeypatch.setattr(shipping.deployment_task, "rollback", roll_back)
+    monkeypatch.setattr(shipping, "model_of", lambda *_: ModelRef("fashion", "m1", "models/m1", "digest", "snapshot"))
+    back = {"to_version": None, "reason": "complaints", "actor": "ops"}
+    with pytest.raises(GateClosed, match=f"got nothing under .*{KEY}, bentos/fashion/r1.golden.json"):
+        shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back)
+    for key in ("models/m1/model.safetensors", "models/m1/model.json", KEY, "bentos/fashion/r1.golden.json"):
+        moving.store.put(key, b"x")
+    shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back)
+    assert asked == [RELEASE]
+
+
 def test_a_verdict_is_noted_down_before_its_release_is_built(moving, monkeypatch):
     verdict_id = give(moving)
     keys = []
@@ -91,11 +110,15 @@ def test_a_verdict_is_noted_down_before_its_release_is_built(moving, monkeypatch
         keys.extend(noted(moving))
         return RELEASE
 
+    model = ModelRef("fashion", "new", "models/new", "digest", "snapshot")
     monkeypatch.setattr(shipping, "_require_same_lock", lambda *_: None)
-    monkeypatch.setattr(shipping, "model_of", lambda *_: None)
+    monkeypatch.setattr(shipping, "model_of", lambda *_: model)
     monkeypatch.setattr(shipping.release_task, "release", build)
     assert shipping.build_release(moving, "fashion", attempt=s.attempt(), verdict_id=verdict_id) == RELEASE
     assert len(keys) == 1
+    monkeypatch.setattr(shipping, "model_of", lambda *_: dataclasses.replace(model, digest="other"))
+    with pytest.raises(GateClosed, match=r"new must have the weights that were judged, digest \(got other\)"):
+        shipping.build_release(moving, "fashion", attempt=s.attempt(), verdict_id=verdict_id)
 
 
 def test_a_verdict_past_the_ledger_builds_no_release(moving):
