@@ -180,7 +180,8 @@ def name_of(entry: Draft) -> str:
 def chain_faults(entries: Sequence[Entry]) -> Iterator[str]:
     """Tell what was changed, removed, inserted or moved inside a chain; `entries` are ordered by sequence.
 
-    A removed end leaves a sound chain: `row_faults` sees it, by the rows that have lost their entries.
+    A removed end leaves a sound chain: `row_faults` sees it, by the rows that have lost their entries; `noted_faults`
+    does where the rows are gone too.
     """
     head: Entry | None = None
     told: dict[tuple[str, str], int] = {}
