@@ -86,9 +86,9 @@ def gate_violations(
 
     Whether an approval was needed is what the route says of its own time, not what the project asks for today.
     """
-    answers: dict[str, Row] = {}
+    answers: dict[str, list[Row]] = {}
     for row in sorted(approvals, key=lambda one: one["sequence"]):
-        answers[row["verdict_id"]] = row
+        answers.setdefault(row["verdict_id"], []).append(row)
     released = {(row["model_version"], row["verdict_id"]): row for row in releases}
     champion, former, asked = None, set[str](), False
     for route in routes:
@@ -102,7 +102,7 @@ def gate_violations(
             asked = asked or approval_rule_of(route) is not None
             verdict = verdicts.get(route["verdict_id"])
             faults += _verdict_faults(route, verdict, champion=champion, model=models.get(version), store=store)
-            faults += _approval_faults(route, answers.get(route["verdict_id"]), champion=champion)
+            faults += _approval_faults(route, answers.get(route["verdict_id"], ()), champion=champion)
             faults += _release_faults(route, released.get((version, route["verdict_id"])))
         else:
             faults.append(f"has the unknown action {route['action']}")
@@ -117,13 +117,12 @@ def gate_violations(
 
 
 def _has_passed(
-    verdict: Row, route: Row, *, answers: Mapping[str, Row], released: Mapping[tuple[str, str], Row]
+    verdict: Row, route: Row, *, answers: Mapping[str, Sequence[Row]], released: Mapping[tuple[str, str], Row]
 ) -> bool:
     """Tell whether the contender of a verdict could have been champion at the time of the route."""
     release = released.get((verdict["contender_version"], verdict["verdict_id"]))
-    answer = answers.get(verdict["verdict_id"])
     faults = [
-        *_approval_faults(route, answer, champion=verdict["champion_version"]),
+        *_approval_faults(route, answers.get(verdict["verdict_id"], ()), champion=verdict["champion_version"]),
         *_release_faults(route, release),
     ]
     return verdict["answer"] == "promote" and verdict["created_at"] <= route["created_at"] and not faults
@@ -176,8 +175,11 @@ def _verdict_faults(
         yield f"has the weights {model['digest'][:12]}, judged were {str(judged_weights(document))[:12]}"
 
 
-def _approval_faults(route: Row, answer: Row | None, *, champion: str | None) -> Iterator[str]:
+def _approval_faults(route: Row, answers: Sequence[Row], *, champion: str | None) -> Iterator[str]:
     rule = approval_rule_of(route)
+    # What counted then: a later answer to the same verdict speaks of a later route.
+    earlier = [one for one in answers if one["at"] <= route["created_at"]]
+    answer = earlier[-1] if earlier else next(iter(answers), None)
     if answer is None:
         if rule == "always" or (rule == "first" and champion is None):
             yield "has no approval"

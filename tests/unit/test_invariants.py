@@ -552,6 +552,12 @@ def test_the_last_answer_of_an_approval_counts(world, violations):
     assert violations(world) == []
 
 
+def test_a_later_no_does_not_undo_what_was_approved_when_it_served(world, violations):
+    approve("approve", sequence=1)(world)
+    approve("reject", sequence=2, minutes=60)(world)
+    assert violations(world) == []
+
+
 @pytest.mark.parametrize(("rule", "missing"), [("never", []), ("first", [1]), ("always", [1, 2, 3, 4])])
 def test_approvals_are_needed_where_the_project_asked_for_them(world, violations, rule, missing):
     for route in world.rows["routes"]:
