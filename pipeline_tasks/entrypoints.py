@@ -272,6 +272,7 @@ def record_approval(
     """Keep who said yes or no, when (`at`) and why."""
     from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
     from pipeline_tasks.evaluation import approval
+    from pipeline_tasks.wiring.noting import note_head
 
     record = approval.record_approval(
         parts.project(project),
@@ -284,6 +285,7 @@ def record_approval(
         approvals=ApprovalRepository(parts.database),
         now=at,
     )
+    note_head(parts, project)
     return as_json(record)
 
 

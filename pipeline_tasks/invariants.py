@@ -35,7 +35,6 @@ def check(
     *,
     now: dt.datetime,
     labeling: LabelingTool | None = None,
-    approval_when: Mapping[str, str] | None = None,  # noqa: ARG001  not used any more; goes when no caller gives it
     anchors: Mapping[str, Sequence[tuple[int, str]]] | None = None,
     served_slack: dt.timedelta = SERVED_SLACK,
     deep: bool = False,
@@ -129,8 +128,9 @@ def _labels(
             yield Violation("I1", project, f"snapshot {row['snapshot_id'][:12]} has no manifest {row['object_key']}")
         else:
             yield from _manifest(connection, store, project, row)
-    approved = [row["verdict_id"] for row in _rows(connection, t.approvals, project) if row["decision"] == "approve"]
-    yield from listed("I2", project, "verdicts approved more than once", _repeated(approved))
+    given = _rows(connection, t.approvals, project)
+    twice = _repeated(f"{row['decision']} by {row['by']} at {row['at']} on {row['verdict_id']}" for row in given)
+    yield from listed("I2", project, "answers to requests for approval that are kept twice", twice)
     if labeling is not None:
         yield from _labeling_tool(connection, project, labeling)
 

@@ -46,7 +46,7 @@ def record_approval(
     """Keep a person's answer, or that nobody gave one in time.
 
     Raises:
-        GateClosed: VERDICT_UNKNOWN, NOT_PROMOTE, SELF_APPROVAL or ALREADY_DECIDED; nothing is kept.
+        GateClosed: VERDICT_UNKNOWN, NOT_PROMOTE or SELF_APPROVAL; nothing is kept.
         ConfigError: the decision is none of approve, reject, expired, or nobody's name comes with it.
     """
     if decision not in DECISIONS or not by.strip():

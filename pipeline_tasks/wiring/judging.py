@@ -18,6 +18,7 @@ from pipeline_tasks.evaluation import task as evaluation_task
 from pipeline_tasks.ingest.reading import PlaceReader, read_items
 from pipeline_tasks.validation import leakage
 from pipeline_tasks.wiring.links import links_of
+from pipeline_tasks.wiring.noting import note_head
 
 
 def judge_contender(
@@ -26,7 +27,7 @@ def judge_contender(
     """Score the contender and the champion that serves on the given exam epochs."""
     datasets = DatasetRepository(parts.database)
     exams = [exam for exam in datasets.exams(project) if exam.epoch in set(epochs)]
-    return evaluation_task.judge(
+    verdict = evaluation_task.judge(
         parts.project(project),
         model_of(parts, project, version),
         exams,
@@ -42,6 +43,8 @@ def judge_contender(
         run_id=attempt.run_id,
         now=utc_now(),
     )
+    note_head(parts, project)
+    return verdict
 
 
 def champion_of(parts: Parts, project: str) -> ModelRef | None:

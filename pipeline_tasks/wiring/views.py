@@ -135,13 +135,11 @@ def violations(anchors: Sequence[str] = ()) -> list[str]:
     from pipeline_tasks.wiring.audit import parse_anchors
 
     parts = build_parts()
-    projects, _errors = load_projects(parts.settings.projects_dir)
     found = invariants.check(
         parts.database,
         parts.store,
         now=utc_now(),
         labeling=parts.labeling,
-        approval_when={loaded.name: loaded.config.approval.when for loaded in projects},
         anchors=parse_anchors(anchors, projects=LedgerRepository(parts.database).projects()),
         deep=True,
     )
