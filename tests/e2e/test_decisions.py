@@ -278,11 +278,13 @@ def test_everything_verifies_and_every_verdict_replays(office):
 
 
 def test_the_reports_say_it_in_one_sentence(office, tmp_path):
-    for name, start in (
-        ("slice", "Keep the champion: accuracy on slice desk = west"),
-        ("inconclusive", "Inconclusive: accuracy on the current exam"),
-        ("promoted", "Promote the contender: accuracy on the current exam"),
+    for name, answer, sentence in (
+        ("slice", "Keep the champion", "Accuracy on slice desk = west must be at least 75.0 %"),
+        ("inconclusive", "Inconclusive", "Accuracy on the current exam of 600 items"),
+        ("promoted", "Promote the contender", "Accuracy on the current exam of 600 items"),
     ):
         path = tmp_path / f"{name}.html"
         office.installation.run("report", desks.PROJECT, office.ended[name], "--output", str(path))
-        assert start in path.read_text(), name
+        text = path.read_text()
+        assert f"<title>desks: {answer}</title>" in text
+        assert re.search(rf"{re.escape(answer)}</h1>\s*<p[^>]*>{re.escape(sentence)}", text), name
