@@ -134,7 +134,7 @@ class SeaweedServer:
         environment = {
             "AWS_ACCESS_KEY_ID": S3_ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": S3_SECRET_KEY,
-            "GOMEMLIMIT": "256MiB",
+            "GOMEMLIMIT": "512MiB",
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
         }
