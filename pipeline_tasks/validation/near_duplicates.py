@@ -128,7 +128,7 @@ def _image_pairs(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> set[Pa
 
 
 def _image_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> Iterator[tuple[Indices, Indices]]:
-    """Yield (exam, training) indices of all pairs whose greys may correlate as much, at most PAIRS_AT_ONCE at a time."""
+    """Yield (exam, training) indices of all pairs that may correlate so much, at most PAIRS_AT_ONCE at a time."""
     axes_wk = _axes(exam_ew)
     exam_ek, trained_tk = (_directions(values_nw, axes_wk) for values_nw in (exam_ew, trained_tw))
     for first_e in range(0, len(exam_ek), EXAM_AT_ONCE):
@@ -200,12 +200,14 @@ def grey_correlation(one_pw: npt.NDArray[np.float32], other_pw: npt.NDArray[np.f
     count = one_pw.shape[1]
 
     def spread(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        product = np.einsum("pw,pw->p", one, other).astype(np.float64)
-        sums = one.sum(axis=1).astype(np.float64) * other.sum(axis=1)
-        return np.asarray(count * product - sums)
+        product_p = np.einsum("pw,pw->p", one, other).astype(np.float64)
+        sums_p = one.sum(axis=1).astype(np.float64) * other.sum(axis=1)
+        found: npt.NDArray[np.float64] = count * product_p - sums_p
+        return found
 
-    scale = np.sqrt(spread(one_pw, one_pw) * spread(other_pw, other_pw))
-    return spread(one_pw, other_pw) / np.maximum(scale, 1e-9)
+    scale_p = np.sqrt(spread(one_pw, one_pw) * spread(other_pw, other_pw))
+    correlation_p: npt.NDArray[np.float64] = spread(one_pw, other_pw) / np.maximum(scale_p, 1e-9)
+    return correlation_p
 
 
 # Texts
