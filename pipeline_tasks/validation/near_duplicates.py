@@ -226,7 +226,11 @@ def _text_pairs(exam: Fingerprints, trained: Fingerprints, *, minimum: float, re
 
 
 def _text_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> list[Pair]:
-    """Return (exam, training, estimated Jaccard) of pairs that share a band of their signatures."""
+    """Return (exam, training, estimated Jaccard) of pairs that share a band of their signatures.
+
+    A pair that is not among the MAX_TEXTS_PER_ITEM likeliest so far of either text is left out at once. Estimates are
+    128ths, so those of an exam text change a few hundred times at most, however many texts of one template there are.
+    """
     from datasketch import LeanMinHash, MinHashLSH
 
     exam_signatures, trained_signatures = (np.ascontiguousarray(one).view("<u4") for one in (exam_ew, trained_tw))
@@ -237,12 +241,18 @@ def _text_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> li
 
     for e, values in enumerate(exam_signatures):
         index.insert(e, lean(values), check_duplication=False)
-    found = []
+    likeliest_em = np.zeros((len(exam_signatures), MAX_TEXTS_PER_ITEM))  # ascending
+    found: list[Pair] = []
     for t, values in enumerate(trained_signatures):
         near = np.array(sorted(index.query(lean(values))), dtype=np.int64)
-        if len(near):
-            estimates = (exam_signatures[near] == values).mean(axis=1)
-            found += [(int(e), t, float(one)) for e, one in zip(near, estimates, strict=True) if one >= minimum]
+        estimates = (exam_signatures[near] == values).mean(axis=1)
+        order = np.argsort(-estimates, kind="stable")
+        of_trained = np.isin(np.arange(len(near)), order[:MAX_TEXTS_PER_ITEM])
+        wanted = (estimates >= minimum) & (of_trained | (estimates > likeliest_em[near, 0]))
+        near, estimates = near[wanted], estimates[wanted]
+        found += zip(near.tolist(), [t] * len(near), estimates.tolist(), strict=True)
+        likeliest_em[near, 0] = np.maximum(likeliest_em[near, 0], estimates)
+        likeliest_em[near] = np.sort(likeliest_em[near], axis=1)
     return found
 
 

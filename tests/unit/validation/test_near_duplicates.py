@@ -335,6 +335,28 @@ def test_copies_of_one_template_do_not_cost_all_pairs():
     assert len(leaks) <= 2 * 20 * nd.MAX_TEXTS_PER_ITEM
 
 
+def test_candidates_of_one_template_are_few_and_hold_the_likeliest_of_each_text():
+    random = np.random.default_rng(2)
+    signature = random.integers(0, 2**32, fp.NUM_PERMUTATIONS, dtype=np.uint32)
+
+    def near(count):
+        values = np.tile(signature, (count, 1))
+        for row in values:
+            changed = random.choice(fp.NUM_PERMUTATIONS, random.integers(1, 12), replace=False)
+            row[changed] = random.integers(0, 2**32, len(changed), dtype=np.uint32)
+        return values
+
+    exam, trained = near(40), near(300)
+    estimates_et = (exam[:, None] == trained[None]).mean(axis=2)
+    found = nd._text_candidates(exam.view(np.uint8), trained.view(np.uint8), minimum=0.75)
+    assert all(estimate == estimates_et[e, t] for e, t, estimate in found)
+    assert len(found) < 0.3 * estimates_et.size
+    for own, other_et in ((0, estimates_et), (1, estimates_et.T)):
+        for index, row in enumerate(other_et):
+            kept = sorted((pair[2] for pair in found if pair[own] == index), reverse=True)
+            assert kept[: nd.MAX_TEXTS_PER_ITEM] == sorted(row, reverse=True)[: nd.MAX_TEXTS_PER_ITEM]
+
+
 # Rows
 
 
