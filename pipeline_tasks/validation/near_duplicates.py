@@ -3,7 +3,7 @@
 Texts and rows: no pair is looked at that no hash has brought together. Images: the first look is at every pair, 25
 multiplications each (about a nanosecond), so its work grows with exam items times training items; photos of one kind
 have too many hashes in common for buckets of hashes to help. Memory grows with the number of items only.
-Legend: e exam items, t training items, n items, p pairs, w bytes, k axes.
+Legend: e exam items, s stacks of them, t training items, n items, p pairs, w bytes, k axes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ BANDS, BAND_ROWS = 25, 5
 ESTIMATE_SLACK = 0.15  # at least 3.7 standard errors of a Jaccard estimate from 128 permutations
 MAX_TEXTS_PER_ITEM = 5  # the likeliest so many are compared in full: copies of one template must not cost all pairs
 NUM_AXES = 24  # of 256; fewer let more pairs through to the second look, more make the first one slower
-EXAM_AT_ONCE, TRAINED_AT_ONCE = 256, 1024  # their bounds, 1 MiB, stay in the processor's cache
+# The bounds of 32 stacks, 1 MiB, stay in the processor's cache. OpenBLAS computes a product of up to 2 ** 18
+# multiplications in one thread; beyond, its threads wait for one another in a loop: five times the CPU time under load.
+STACKS_AT_ONCE, EXAM_ROWS, TRAINED_ROWS = 32, 32, 256
 ENOUGH_PARTNERS = 100
 IMAGES_AT_ONCE, PAIRS_AT_ONCE, TEXT_PAIRS_AT_ONCE = 10_000, 20_000, 500
 ROUNDING = 1e-5  # of a bound in 32 bits; measured below 1e-6
@@ -118,7 +120,8 @@ def _image_pairs(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> set[Pa
     Pairs of which both have ENOUGH_PARTNERS already are not confirmed: photos that are all alike would cost all pairs.
     """
     of_exam, of_trained = _Likest(len(exam_ew)), _Likest(len(trained_tw))
-    for e, t in _image_candidates(exam_ew, trained_tw, minimum=minimum):
+    for pair_p in _in_parts(_image_candidates(exam_ew, trained_tw, minimum=minimum)):
+        e, t = np.divmod(pair_p, len(trained_tw))
         known_p = np.minimum(of_exam.confirmed_n[e], of_trained.confirmed_n[t])
         wanted_p = known_p < ENOUGH_PARTNERS
         exam_p, trained_p, similarity_p = _confirmed(exam_ew, trained_tw, e[wanted_p], t[wanted_p], minimum=minimum)
@@ -127,17 +130,35 @@ def _image_pairs(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> set[Pa
     return {*of_exam.pairs(), *((e, t, similarity) for t, e, similarity in of_trained.pairs())}
 
 
-def _image_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> Iterator[tuple[Indices, Indices]]:
-    """Yield (exam, training) indices of all pairs that may correlate so much, at most PAIRS_AT_ONCE at a time."""
+def _image_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> Iterator[Indices]:
+    """Yield all pairs whose greys may correlate so much, as exam index times training items plus training index."""
     axes_wk = _axes(exam_ew)
-    exam_ek, trained_tk = (_directions(values_nw, axes_wk) for values_nw in (exam_ew, trained_tw))
-    for first_e in range(0, len(exam_ek), EXAM_AT_ONCE):
-        for first_t in range(0, len(trained_tk), TRAINED_AT_ONCE):
-            bound_et = exam_ek[first_e : first_e + EXAM_AT_ONCE] @ trained_tk[first_t : first_t + TRAINED_AT_ONCE].T
-            near_p = np.flatnonzero(bound_et >= minimum - ROUNDING)
-            for start in range(0, len(near_p), PAIRS_AT_ONCE):
-                e, t = np.divmod(near_p[start : start + PAIRS_AT_ONCE], bound_et.shape[1])
-                yield e + first_e, t + first_t
+    trained_tk = _directions(trained_tw, axes_wk)
+    stacks_sek = _stacked(_directions(exam_ew, axes_wk))
+    for first_s in range(0, len(stacks_sek), STACKS_AT_ONCE):
+        for first_t in range(0, len(trained_tk), TRAINED_ROWS):
+            bound_set = stacks_sek[first_s : first_s + STACKS_AT_ONCE] @ trained_tk[first_t : first_t + TRAINED_ROWS].T
+            near_p = np.flatnonzero(bound_set >= minimum - ROUNDING)
+            if len(near_p):
+                e, t = np.divmod(near_p, bound_set.shape[-1])
+                yield (e + first_s * EXAM_ROWS) * len(trained_tk) + t + first_t
+
+
+def _in_parts(found: Iterable[Indices]) -> Iterator[Indices]:
+    """Yield the same pairs, PAIRS_AT_ONCE at a time: so many are looked at for the price of few."""
+    waiting_p: Indices = np.empty(0, dtype=np.int64)
+    for pair_p in found:
+        waiting_p = np.concatenate([waiting_p, pair_p])
+        while len(waiting_p) >= PAIRS_AT_ONCE:
+            yield waiting_p[:PAIRS_AT_ONCE]
+            waiting_p = waiting_p[PAIRS_AT_ONCE:]
+    yield waiting_p
+
+
+def _stacked(vectors_nk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the vectors in stacks of EXAM_ROWS; zeros fill the last, whose bounds are zero with everything."""
+    filled_nk = np.pad(vectors_nk, ((0, -len(vectors_nk) % EXAM_ROWS), (0, 0)))
+    return filled_nk.reshape(-1, EXAM_ROWS, vectors_nk.shape[1])
 
 
 def _axes(values_nw: Bytes) -> npt.NDArray[np.float64]:

@@ -174,9 +174,9 @@ def all_pairs(exam_ew, trained_tw):
 
 
 @pytest.mark.parametrize("minimum", [0.9, 0.97, 0.995, 0.999])
-@pytest.mark.parametrize("blocks", [(256, 1024, 20_000), (7, 11, 3)])
+@pytest.mark.parametrize("blocks", [(32, 32, 256, 20_000), (2, 7, 11, 3)])
 def test_the_pairs_are_the_likest_of_what_looking_at_all_pairs_confirms(alike, minimum, blocks, monkeypatch):
-    for name, size in zip(("EXAM_AT_ONCE", "TRAINED_AT_ONCE", "PAIRS_AT_ONCE"), blocks, strict=True):
+    for name, size in zip(("STACKS_AT_ONCE", "EXAM_ROWS", "TRAINED_ROWS", "PAIRS_AT_ONCE"), blocks, strict=True):
         monkeypatch.setattr(nd, name, size)
     correlation_et, others_et = all_pairs(*alike)
     confirmed_et = np.where(others_et & (correlation_et >= minimum), correlation_et, 0)
@@ -190,9 +190,8 @@ def test_the_pairs_are_the_likest_of_what_looking_at_all_pairs_confirms(alike, m
 
 def test_no_pair_above_the_threshold_is_ruled_out_by_the_bound(alike):
     correlation_et, _ = all_pairs(*alike)
-    found = {
-        pair for e, t in nd._image_candidates(*alike, minimum=0.95) for pair in zip(e.tolist(), t.tolist(), strict=True)
-    }
+    candidates = np.concatenate(list(nd._image_candidates(*alike, minimum=0.95)))
+    found = set(zip(*(axis.tolist() for axis in np.divmod(candidates, len(alike[1]))), strict=True))
     assert set(zip(*(axis.tolist() for axis in np.nonzero(correlation_et >= 0.95)), strict=True)) <= found
     assert len(found) < 0.2 * correlation_et.size  # and most others are
 
@@ -202,7 +201,7 @@ def test_a_pair_of_just_the_threshold_is_no_victim_of_rounding(alike):
     for e, t in zip(*np.nonzero(correlation_et >= 0.99), strict=True):
         one, other = alike[0][[e]], alike[1][[t]]
         minimum = float(nd.grey_correlation(nd._grey(one), nd._grey(other))[0])
-        assert [len(e) for e, _ in nd._image_candidates(one, other, minimum=minimum)] == [1]
+        assert [part.tolist() for part in nd._image_candidates(one, other, minimum=minimum)] == [[0]]
 
 
 @pytest.mark.parametrize("distance", [9, 10, 11, 12])
@@ -229,7 +228,7 @@ def test_photos_that_are_all_alike_do_not_cost_all_pairs(photos, monkeypatch):
     looked = []
     original = nd.grey_correlation
     monkeypatch.setattr(nd, "grey_correlation", lambda one, other: looked.append(len(one)) or original(one, other))
-    for name, value in {"PAIRS_AT_ONCE": 500, "EXAM_AT_ONCE": 50, "TRAINED_AT_ONCE": 50, "ENOUGH_PARTNERS": 20}.items():
+    for name, value in {"PAIRS_AT_ONCE": 500, "STACKS_AT_ONCE": 2, "TRAINED_ROWS": 50, "ENOUGH_PARTNERS": 20}.items():
         monkeypatch.setattr(nd, name, value)
     found = nd._image_pairs(values[:200], values[200:], minimum=0.99)
     assert {e for e, _, _ in found} == set(range(200))
@@ -242,7 +241,7 @@ def test_pairs_are_compared_in_parts(photos, monkeypatch):
     exam = as_items(photos[:20], encoded)
     copies = {f"copy {key}": data for key, data in as_items(photos[:20], COPIES["JPEG"]).items()}
     whole = pairs(exam, copies, modality="image")
-    for name in ("PAIRS_AT_ONCE", "EXAM_AT_ONCE", "TRAINED_AT_ONCE", "IMAGES_AT_ONCE"):
+    for name in ("PAIRS_AT_ONCE", "STACKS_AT_ONCE", "EXAM_ROWS", "TRAINED_ROWS", "IMAGES_AT_ONCE"):
         monkeypatch.setattr(nd, name, 3)
     assert pairs(exam, copies, modality="image") == whole
     assert len(whole) == 20
