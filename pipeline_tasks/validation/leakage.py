@@ -1,15 +1,20 @@
-"""Compares training items with the exam: fingerprints from the object store, computed once per item, then pairs."""
+"""Compares training items with the exam: fingerprints from the object store, computed once per item, then pairs.
+
+What is computed is stored in parts as it comes, below `parts/<subject>/`, so that a retry goes on where the last
+attempt ended; once the subject's own file is there the parts are removed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline_tasks.contracts import ExamRef, Leak, Location, SnapshotRef, sha256_hex
+from pipeline_tasks.contracts import ExamRef, Leak, Location, SnapshotRef, content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
@@ -20,6 +25,8 @@ from pipeline_tasks.validation.item_bytes import map_items
 
 _log = logging.getLogger(__name__)
 PARQUET = "application/vnd.apache.parquet"
+PART_ITEMS = 5_000  # 1.5 MB; seconds of computing for small photos, minutes for large ones
+TRAINING = "training"  # the subject of a snapshot in the making, whose id is not known yet
 Places = Mapping[str, Location]
 Values = dict[str, bytes | None]
 
@@ -54,7 +61,8 @@ def compare_with_exams(
 ) -> Comparison:
     """Return which training items are near duplicates of an item of any of the exams.
 
-    The fingerprints of `known` snapshots are taken over. Items that are in an exam themselves are not compared here.
+    The fingerprints of `known` snapshots, and of an attempt that did not get to its end, are taken over. Items that
+    are in an exam themselves are not compared here.
 
     Raises:
         DataCorrupt: an item's bytes, or an exam, are missing or changed.
@@ -64,7 +72,7 @@ def compare_with_exams(
     values: Values = {}
     for ref in known:
         values |= _stored(project, ref.snapshot_id, store=store) or {}
-    values = _complete(project, trained, known=values, store=store)
+    values = _complete(project, TRAINING, trained, known=values, store=store)
     exam_places = _exam_places(store, exams)
     exam_values = _exam_values(project, exam_places, store=store)
     leaks = _near(project, exam_values, values, places=_joined(trained, exam_places), store=store)
@@ -86,6 +94,12 @@ def keep_fingerprints(
     crash_point("fingerprints.put.before")
     store.create(key, fp.to_parquet(values, item_ids=item_ids), content_type=PARQUET)
     crash_point("fingerprints.put.after")
+
+
+def forget_parts(project: LoadedProject, subject: str = TRAINING, *, store: ObjectStore) -> None:
+    """Remove the parts of a subject whose own file is stored and, for a snapshot, recorded: later runs read that."""
+    store.delete([info.key for info in store.list(_parts_prefix(project, subject))])
+    crash_point("fingerprints.put.recorded")
 
 
 def find_leaks(
@@ -146,12 +160,31 @@ def _joined(trained: Places, exams: Mapping[str, Places]) -> dict[str, Location]
 
 def _values_of(project: LoadedProject, subject: str, places: Places, *, store: ObjectStore) -> Values:
     """Return the fingerprints of a snapshot's or an exam's items, from the store or computed and stored."""
-    values = _complete(project, places, known=_stored(project, subject, store=store) or {}, store=store)
+    known = _stored(project, subject, store=store) or {}
+    values = _complete(project, subject, places, known=known, store=store)
     keep_fingerprints(project, subject, values, item_ids=sorted(places), store=store)
+    forget_parts(project, subject, store=store)
     return values
 
 
-def _complete(project: LoadedProject, places: Places, *, known: Values, store: ObjectStore) -> Values:
+def _complete(project: LoadedProject, subject: str, places: Places, *, known: Values, store: ObjectStore) -> Values:
+    """Return the fingerprints of all these items; what is neither known nor in a part is computed and kept in parts."""
+    if not places.keys() <= known.keys():
+        known = known | _parts(project, subject, store=store)
+    missing = [(item_id, place) for item_id, place in places.items() if item_id not in known]
+    if missing:
+        _log.info("computing %d of %d fingerprints of %s", len(missing), len(places), project.name)
+    computed: Values = {}
+    for part in _in_parts(_computed(project, missing, store=store)):
+        _keep_part(project, subject, part, store=store)
+        computed |= part
+        _log.info("%d of %d fingerprints of %s computed", len(computed), len(missing), project.name)
+    return {item_id: computed[item_id] if item_id in computed else known[item_id] for item_id in places}
+
+
+def _computed(
+    project: LoadedProject, places: Iterable[tuple[str, Location]], *, store: ObjectStore
+) -> Iterable[tuple[str, bytes | None]]:
     config = project.config
     digits = config.gate.exam.near_duplicates.significant_digits
 
@@ -161,15 +194,40 @@ def _complete(project: LoadedProject, places: Places, *, known: Values, store: O
         )
         return item_id, value
 
-    missing = [(item_id, place) for item_id, place in places.items() if item_id not in known]
-    if missing:
-        _log.info("computing %d of %d fingerprints of %s", len(missing), len(places), project.name)
-    computed = dict(_mapped(store, missing, look))
-    return {item_id: computed[item_id] if item_id in computed else known[item_id] for item_id in places}
+    return _mapped(store, places, look)
+
+
+def _in_parts(pairs: Iterable[tuple[str, bytes | None]]) -> Iterator[Values]:
+    waiting = iter(pairs)
+    while part := dict(islice(waiting, PART_ITEMS)):
+        yield part
+
+
+def _keep_part(project: LoadedProject, subject: str, part: Values, *, store: ObjectStore) -> None:
+    """Store a part under the hash of its item ids, so that whoever computes the same items writes the same object."""
+    item_ids = sorted(part)
+    key = f"{_parts_prefix(project, subject)}{content_id(item_ids)}.parquet"
+    crash_point("fingerprints.part.before")
+    store.create(key, fp.to_parquet(part, item_ids=item_ids), content_type=PARQUET)
+    crash_point("fingerprints.part.after")
+
+
+def _parts(project: LoadedProject, subject: str, *, store: ObjectStore) -> Values:
+    values: Values = {}
+    for info in store.list(_parts_prefix(project, subject)):
+        values |= _fingerprints_at(project, info.key, store=store) or {}
+    return values
+
+
+def _parts_prefix(project: LoadedProject, subject: str) -> str:
+    return f"{fingerprints_key(project, f'parts/{subject}').removesuffix('.parquet')}/"
 
 
 def _stored(project: LoadedProject, subject: str, *, store: ObjectStore) -> Values | None:
-    key = fingerprints_key(project, subject)
+    return _fingerprints_at(project, fingerprints_key(project, subject), store=store)
+
+
+def _fingerprints_at(project: LoadedProject, key: str, *, store: ObjectStore) -> Values | None:
     try:
         data = store.get(key)
     except KeyError:

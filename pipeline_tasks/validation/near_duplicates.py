@@ -1,13 +1,14 @@
-"""Which training items are, or all but are, an item of the exam: candidates by hashing, then a stricter look. Pure.
+"""Which training items are, or all but are, an item of the exam: a cheap first look, then a stricter one. Pure.
 
-No pair is looked at that no hash has brought together, so the work grows with the number of items, not of pairs.
-Legend: e exam items, t training items, p pairs.
+Texts and rows: no pair is looked at that no hash has brought together. Images: the first look is at every pair, 25
+multiplications each (about a nanosecond), so its work grows with exam items times training items; photos of one kind
+have too many hashes in common for buckets of hashes to help. Memory grows with the number of items only.
+Legend: e exam items, s stacks of them, t training items, n items, p pairs, w bytes, k axes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,18 @@ from pipeline_tasks.project import Modality, NearDuplicates
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation.fingerprints import Bytes, Fingerprints
 
-MAX_HASH_DISTANCE = 10  # of 64 bits; the search below finds every pair up to 11
-WORD_BITS, MAX_WORD_DISTANCE = 16, 2
+MAX_HASH_DISTANCE = 10  # of 64 bits
 MAX_COLOUR_DISTANCE = 6.0  # mean absolute difference of the colour planes, in levels of 255
 BANDS, BAND_ROWS = 25, 5
 ESTIMATE_SLACK = 0.15  # at least 3.7 standard errors of a Jaccard estimate from 128 permutations
 MAX_TEXTS_PER_ITEM = 5  # the likeliest so many are compared in full: copies of one template must not cost all pairs
-PAIRS_AT_ONCE, TEXT_PAIRS_AT_ONCE = 20_000, 500
+NUM_AXES = 24  # of 256; fewer let more pairs through to the second look, more make the first one slower
+# The bounds of 32 stacks, 1 MiB, stay in the processor's cache. OpenBLAS computes a product of up to 2 ** 18
+# multiplications in one thread; beyond, its threads wait for one another in a loop: five times the CPU time under load.
+STACKS_AT_ONCE, EXAM_ROWS, TRAINED_ROWS = 32, 32, 256
+ENOUGH_PARTNERS = 100
+IMAGES_AT_ONCE, PAIRS_AT_ONCE, TEXT_PAIRS_AT_ONCE = 10_000, 20_000, 500
+ROUNDING = 1e-5  # of a bound in 32 bits; measured below 1e-6
 SIMILARITY_DIGITS = 4
 
 Pair = tuple[int, int, float]
@@ -40,12 +46,15 @@ def exact_leaks(exam_ids: Iterable[str], trained_ids: Collection[str]) -> list[L
 def near_leaks(
     exam: Fingerprints, trained: Fingerprints, *, modality: Modality, settings: NearDuplicates, read: ReadBytes
 ) -> list[Leak]:
-    """Return every confirmed pair but an item with itself, sorted by exam item, the likest first.
+    """Return confirmed pairs but an item with itself, sorted by exam item, the likest first.
 
-    `read` gives the bytes of items by id; it is asked for the texts of candidates only.
+    Every item of either side that has a copy on the other is in one of these, images with the likest of their first
+    ENOUGH_PARTNERS copies; among items that are all alike not every pair is returned. `read` gives the bytes of items
+    by id; it is asked for the texts of candidates only.
     """
     if not exam.item_ids or not trained.item_ids:
         return []
+    pairs: Iterable[Pair]
     if modality == "image":
         pairs = _image_pairs(exam.values, trained.values, minimum=settings.image_similarity)
     elif modality == "text":
@@ -83,14 +92,113 @@ def _best(leaks: Iterable[Leak], *, key: Callable[[Leak], str]) -> list[Leak]:
 # Images
 
 
-def _image_pairs(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> Iterator[Pair]:
-    exam_p, trained_p = hash_candidates(_hashes(exam_ew), _hashes(trained_tw))
-    for start in range(0, len(exam_p), PAIRS_AT_ONCE):
-        e, t = exam_p[start : start + PAIRS_AT_ONCE], trained_p[start : start + PAIRS_AT_ONCE]
-        similarity_p = grey_correlation(_grey(exam_ew[e]), _grey(trained_tw[t]))
-        colour_p = np.abs(_colours(exam_ew[e]) - _colours(trained_tw[t])).mean(axis=1)
-        keep = (similarity_p >= minimum) & (colour_p <= MAX_COLOUR_DISTANCE)
-        yield from zip(e[keep].tolist(), t[keep].tolist(), similarity_p[keep].tolist(), strict=True)
+class _Likest:
+    """How many confirmed partners each item has so far, and the likest of them (-1 while there is none)."""
+
+    def __init__(self, count: int) -> None:
+        self.similarity_n = np.zeros(count)
+        self.partner_n = np.full(count, -1, dtype=np.int64)
+        self.confirmed_n = np.zeros(count, dtype=np.int64)
+
+    def take(self, own_p: Indices, other_p: Indices, similarity_p: npt.NDArray[np.float64]) -> None:
+        order_p = np.lexsort((other_p, -similarity_p, own_p))
+        own, first, count = np.unique(own_p[order_p], return_index=True, return_counts=True)
+        self.confirmed_n[own] += count
+        chosen = order_p[first]
+        better = similarity_p[chosen] > self.similarity_n[own]
+        self.similarity_n[own[better]] = similarity_p[chosen[better]]
+        self.partner_n[own[better]] = other_p[chosen[better]]
+
+    def pairs(self) -> Iterator[Pair]:
+        own = np.flatnonzero(self.partner_n >= 0)
+        yield from zip(own.tolist(), self.partner_n[own].tolist(), self.similarity_n[own].tolist(), strict=True)
+
+
+def _image_pairs(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> set[Pair]:
+    """Return the likest confirmed partner of every exam item and of every training item that has one.
+
+    Pairs of which both have ENOUGH_PARTNERS already are not confirmed: photos that are all alike would cost all pairs.
+    """
+    of_exam, of_trained = _Likest(len(exam_ew)), _Likest(len(trained_tw))
+    for pair_p in _in_parts(_image_candidates(exam_ew, trained_tw, minimum=minimum)):
+        e, t = np.divmod(pair_p, len(trained_tw))
+        known_p = np.minimum(of_exam.confirmed_n[e], of_trained.confirmed_n[t])
+        wanted_p = known_p < ENOUGH_PARTNERS
+        exam_p, trained_p, similarity_p = _confirmed(exam_ew, trained_tw, e[wanted_p], t[wanted_p], minimum=minimum)
+        of_exam.take(exam_p, trained_p, similarity_p)
+        of_trained.take(trained_p, exam_p, similarity_p)
+    return {*of_exam.pairs(), *((e, t, similarity) for t, e, similarity in of_trained.pairs())}
+
+
+def _image_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> Iterator[Indices]:
+    """Yield all pairs whose greys may correlate so much, as exam index times training items plus training index."""
+    axes_wk = _axes(exam_ew)
+    trained_tk = _directions(trained_tw, axes_wk)
+    stacks_sek = _stacked(_directions(exam_ew, axes_wk))
+    for first_s in range(0, len(stacks_sek), STACKS_AT_ONCE):
+        for first_t in range(0, len(trained_tk), TRAINED_ROWS):
+            bound_set = stacks_sek[first_s : first_s + STACKS_AT_ONCE] @ trained_tk[first_t : first_t + TRAINED_ROWS].T
+            near_p = np.flatnonzero(bound_set >= minimum - ROUNDING)
+            if len(near_p):
+                e, t = np.divmod(near_p, bound_set.shape[-1])
+                yield (e + first_s * EXAM_ROWS) * len(trained_tk) + t + first_t
+
+
+def _in_parts(found: Iterable[Indices]) -> Iterator[Indices]:
+    """Yield the same pairs, PAIRS_AT_ONCE at a time: so many are looked at for the price of few."""
+    waiting_p: Indices = np.empty(0, dtype=np.int64)
+    for pair_p in found:
+        waiting_p = np.concatenate([waiting_p, pair_p])
+        while len(waiting_p) >= PAIRS_AT_ONCE:
+            yield waiting_p[:PAIRS_AT_ONCE]
+            waiting_p = waiting_p[PAIRS_AT_ONCE:]
+    yield waiting_p
+
+
+def _stacked(vectors_nk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the vectors in stacks of EXAM_ROWS; zeros fill the last, whose bounds are zero with everything."""
+    filled_nk = np.pad(vectors_nk, ((0, -len(vectors_nk) % EXAM_ROWS), (0, 0)))
+    return filled_nk.reshape(-1, EXAM_ROWS, vectors_nk.shape[1])
+
+
+def _axes(values_nw: Bytes) -> npt.NDArray[np.float64]:
+    """Return the axes (256, k) along which some of these images differ most, orthonormal."""
+    some_nw = _unit(_grey(values_nw[:: max(1, len(values_nw) // IMAGES_AT_ONCE)][:IMAGES_AT_ONCE]))
+    axes: npt.NDArray[np.float64] = np.linalg.eigh(some_nw.T @ some_nw).eigenvectors[:, -NUM_AXES:]
+    return axes
+
+
+def _directions(values_nw: Bytes, axes_wk: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Return vectors (n, k + 1) whose products are at least the correlations of the greys.
+
+    The last is the length of what the axes leave out; the product of two lengths is never less than the product of the
+    vectors (Cauchy and Schwarz), so a pair that the bound rules out could not have been confirmed.
+    """
+    found_nk = np.empty((len(values_nw), axes_wk.shape[1] + 1), dtype=np.float32)
+    for start in range(0, len(values_nw), IMAGES_AT_ONCE):
+        along_nk = _unit(_grey(values_nw[start : start + IMAGES_AT_ONCE])) @ axes_wk
+        rest_n = np.sqrt(np.maximum(1 - (along_nk**2).sum(axis=1), 0))
+        found_nk[start : start + IMAGES_AT_ONCE] = np.column_stack([along_nk, rest_n])
+    return found_nk
+
+
+def _unit(grey_nw: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    centred_nw = grey_nw.astype(np.float64) - grey_nw.mean(axis=1, keepdims=True, dtype=np.float64)
+    unit: npt.NDArray[np.float64] = centred_nw / np.maximum(np.linalg.norm(centred_nw, axis=1, keepdims=True), 1e-9)
+    return unit
+
+
+def _confirmed(
+    exam_ew: Bytes, trained_tw: Bytes, e: Indices, t: Indices, *, minimum: float
+) -> tuple[Indices, Indices, npt.NDArray[np.float64]]:
+    """Return those of the pairs whose hashes, greys and colours are all close enough, with the greys' correlation."""
+    close = np.bitwise_count(_hashes(exam_ew[e]) ^ _hashes(trained_tw[t])) <= MAX_HASH_DISTANCE
+    e, t = e[close], t[close]
+    similarity_p = grey_correlation(_grey(exam_ew[e]), _grey(trained_tw[t]))
+    alike = similarity_p >= minimum
+    e, t, similarity_p = e[alike], t[alike], similarity_p[alike]
+    same = np.abs(_colours(exam_ew[e]) - _colours(trained_tw[t])).mean(axis=1) <= MAX_COLOUR_DISTANCE
+    return e[same], t[same], similarity_p[same]
 
 
 def _hashes(values_nw: Bytes) -> npt.NDArray[np.uint64]:
@@ -105,47 +213,22 @@ def _colours(values_nw: Bytes) -> npt.NDArray[np.float32]:
     return values_nw[:, fp.HASH_BYTES + fp.GREY_BYTES :].astype(np.float32)
 
 
-def hash_candidates(exam_e: npt.NDArray[np.uint64], trained_t: npt.NDArray[np.uint64]) -> tuple[Indices, Indices]:
-    """Return (exam, training) indices of every pair of 64-bit hashes at most MAX_HASH_DISTANCE bits apart.
-
-    Two hashes at most 11 bits apart have one of four 16-bit words at most 2 bits apart, so each exam hash is looked up
-    under 137 neighbours of each of its words. Source: Norouzi, Punjani and Fleet 2012, multi-index hashing.
-    """
-    found: list[Indices] = []
-    words_e4, words_t4 = (np.ascontiguousarray(one).view(np.uint16).reshape(-1, 4) for one in (exam_e, trained_t))
-    for word in range(4):
-        order_t = np.argsort(words_t4[:, word], kind="stable")
-        sorted_t = words_t4[order_t, word]
-        for mask in _neighbour_masks():
-            probe_e = words_e4[:, word] ^ mask
-            first_e = np.searchsorted(sorted_t, probe_e, side="left")
-            count_e = np.searchsorted(sorted_t, probe_e, side="right") - first_e
-            e = np.repeat(np.arange(len(exam_e)), count_e)
-            if not len(e):
-                continue
-            within = np.arange(len(e)) - np.repeat(np.cumsum(count_e) - count_e, count_e)
-            t = order_t[np.repeat(first_e, count_e) + within]
-            close = np.bitwise_count(exam_e[e] ^ trained_t[t]) <= MAX_HASH_DISTANCE
-            found.append(e[close] * len(trained_t) + t[close])
-    pairs = np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
-    return pairs // len(trained_t), pairs % len(trained_t)
-
-
-def _neighbour_masks() -> list[np.uint16]:
-    """Return every 16-bit word with at most MAX_WORD_DISTANCE bits set."""
-    chosen = (bits for size in range(MAX_WORD_DISTANCE + 1) for bits in combinations(range(WORD_BITS), size))
-    return [np.uint16(sum(1 << bit for bit in bits)) for bits in chosen]
-
-
 def grey_correlation(one_pw: npt.NDArray[np.float32], other_pw: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return the correlation of the grey pixels of each pair: 1 = the same but for brightness and contrast."""
-    one, other = (
-        values.astype(np.float64) - values.mean(axis=1, keepdims=True, dtype=np.float64)
-        for values in (one_pw, other_pw)
-    )
-    scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    correlation: npt.NDArray[np.float64] = (one * other).sum(axis=1) / np.maximum(scale, 1e-9)
-    return correlation
+    """Return the correlation of the grey pixels of each pair: 1 = the same but for brightness and contrast.
+
+    Grey levels are whole numbers; sums of 256 of their products stay below 2 ** 24 and so are exact in 32 bits.
+    """
+    count = one_pw.shape[1]
+
+    def spread(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        product_p = np.einsum("pw,pw->p", one, other).astype(np.float64)
+        sums_p = one.sum(axis=1).astype(np.float64) * other.sum(axis=1)
+        found: npt.NDArray[np.float64] = count * product_p - sums_p
+        return found
+
+    scale_p = np.sqrt(spread(one_pw, one_pw) * spread(other_pw, other_pw))
+    correlation_p: npt.NDArray[np.float64] = spread(one_pw, other_pw) / np.maximum(scale_p, 1e-9)
+    return correlation_p
 
 
 # Texts
@@ -164,7 +247,11 @@ def _text_pairs(exam: Fingerprints, trained: Fingerprints, *, minimum: float, re
 
 
 def _text_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> list[Pair]:
-    """Return (exam, training, estimated Jaccard) of pairs that share a band of their signatures."""
+    """Return (exam, training, estimated Jaccard) of pairs that share a band of their signatures.
+
+    A pair that is not among the MAX_TEXTS_PER_ITEM likeliest so far of either text is left out at once. Estimates are
+    128ths, so those of an exam text change a few hundred times at most, however many texts of one template there are.
+    """
     from datasketch import LeanMinHash, MinHashLSH
 
     exam_signatures, trained_signatures = (np.ascontiguousarray(one).view("<u4") for one in (exam_ew, trained_tw))
@@ -175,12 +262,18 @@ def _text_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> li
 
     for e, values in enumerate(exam_signatures):
         index.insert(e, lean(values), check_duplication=False)
-    found = []
+    likeliest_em = np.zeros((len(exam_signatures), MAX_TEXTS_PER_ITEM))  # ascending
+    found: list[Pair] = []
     for t, values in enumerate(trained_signatures):
         near = np.array(sorted(index.query(lean(values))), dtype=np.int64)
-        if len(near):
-            estimates = (exam_signatures[near] == values).mean(axis=1)
-            found += [(int(e), t, float(one)) for e, one in zip(near, estimates, strict=True) if one >= minimum]
+        estimates = (exam_signatures[near] == values).mean(axis=1)
+        order = np.argsort(-estimates, kind="stable")
+        of_trained = np.isin(np.arange(len(near)), order[:MAX_TEXTS_PER_ITEM])
+        wanted = (estimates >= minimum) & (of_trained | (estimates > likeliest_em[near, 0]))
+        near, estimates = near[wanted], estimates[wanted]
+        found += zip(near.tolist(), [t] * len(near), estimates.tolist(), strict=True)
+        likeliest_em[near, 0] = np.maximum(likeliest_em[near, 0], estimates)
+        likeliest_em[near] = np.sort(likeliest_em[near], axis=1)
     return found
 
 
@@ -206,9 +299,16 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 # Rows
 
 
-def _row_pairs(exam_ew: Bytes, trained_tw: Bytes) -> Iterator[Pair]:
-    by_hash: dict[bytes, list[int]] = {}
-    for e, row in enumerate(exam_ew):
-        by_hash.setdefault(row.tobytes(), []).append(e)
-    for t, row in enumerate(trained_tw):
-        yield from ((e, t, 1.0) for e in by_hash.get(row.tobytes(), ()))
+def _row_pairs(exam_ew: Bytes, trained_tw: Bytes) -> set[Pair]:
+    """Return every row that has an equal on the other side, with the first of its equals there."""
+    exam, trained = ([row.tobytes() for row in values_nw] for values_nw in (exam_ew, trained_tw))
+    first_e, first_t = _first_index(exam), _first_index(trained)
+    of_exam = {(e, first_t[row], 1.0) for e, row in enumerate(exam) if row in first_t}
+    return of_exam | {(first_e[row], t, 1.0) for t, row in enumerate(trained) if row in first_e}
+
+
+def _first_index(rows: Sequence[bytes]) -> dict[bytes, int]:
+    first: dict[bytes, int] = {}
+    for index, row in enumerate(rows):
+        first.setdefault(row, index)
+    return first

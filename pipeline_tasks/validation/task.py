@@ -22,7 +22,7 @@ from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject
 from pipeline_tasks.validation import frames, manifest
 from pipeline_tasks.validation.checking import check_dataset, checked_items, checked_labels, without
-from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, keep_fingerprints, places_of
+from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, forget_parts, keep_fingerprints, places_of
 from pipeline_tasks.validation.reports import CheckContext
 from pipeline_tasks.validation.trigger import TrainDecision, count_new, enough_new_labels
 
@@ -109,6 +109,7 @@ def build_snapshot(
         fence=fence,
     )
     crash_point("snapshot.put.recorded")
+    forget_parts(project, store=store)
     _log.info(
         "snapshot %s of %s: %d rows, generation %d",
         snapshot_id[:12],

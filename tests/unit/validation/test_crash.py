@@ -80,7 +80,7 @@ def test_the_same_end_after_a_kill_at_every_point(new_world):
         f"{effect}.{moment}"
         for effect in ("check.report", "exam.put", "snapshot.put")
         for moment in ("before", "after", "recorded")
-    } | {"fingerprints.put.before", "fingerprints.put.after"}
+    } | {f"fingerprints.{point}" for point in ("part.before", "part.after", "put.before", "put.after", "put.recorded")}
     expected = state(calm)
     assert expected["counts"] == {"snapshots": 1, "exams": 1, "exam_items": 10, "quarantine": 1}
     crash.crash_everywhere(points, world=new_world, run=freeze, check=lambda folder: compare(state(folder), expected))

@@ -11,7 +11,7 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import ExamRef
 from pipeline_tasks.errors import DataCorrupt, GateClosed
 from pipeline_tasks.validation import fingerprints as fp
-from pipeline_tasks.validation import leakage, manifest
+from pipeline_tasks.validation import item_bytes, leakage, manifest
 from pipeline_tasks.validation.task import build_snapshot, open_exam, plan_training, read_manifest
 from tests.unit.validation.builders import CLASSES, Scene, loaded_project, png
 
@@ -256,6 +256,82 @@ def test_the_champions_fingerprints_are_taken_over_too(scene, exam, computed):
     computed.clear()
     build_snapshot(scene.project, **scene.freezing)
     assert computed == []
+
+
+def part_keys(scene) -> list[str]:
+    return [key for key in scene.store.objects if "/parts/" in key]
+
+
+def test_a_retry_goes_on_where_the_last_attempt_ended(scene, exam, computed, monkeypatch):
+    monkeypatch.setattr(leakage, "PART_ITEMS", 2)
+    original = fp.fingerprint
+
+    def dies_at_the_fifth(data, **options):
+        value = original(data, **options)
+        if len(computed) == 5:
+            raise TimeoutError("the task's time is over")
+        return value
+
+    with monkeypatch.context() as first_attempt:
+        first_attempt.setattr(fp, "fingerprint", dies_at_the_fifth)
+        first_attempt.setattr(item_bytes, "READERS", 1)
+        with pytest.raises(TimeoutError):
+            build_snapshot(scene.project, **scene.freezing)
+    assert len(part_keys(scene)) == 2
+    computed.clear()
+    snapshot = build_snapshot(scene.project, **scene.freezing)
+    assert len(computed) == 2 + 10  # two of the six training photos, and the exam's
+    assert part_keys(scene) == []
+    key = leakage.fingerprints_key(scene.project, snapshot.snapshot_id)
+    stored = fp.from_parquet(scene.store.get(key), object_key=key, modality="image")
+    assert stored == {item_id: original_of(scene, item_id) for item_id in snapshot_ids(scene, snapshot)}
+
+
+def snapshot_ids(scene, snapshot) -> list[str]:
+    return read_manifest(scene.store, snapshot)["item_id"].to_pylist()
+
+
+def original_of(scene, item_id: str) -> bytes | None:
+    return fp.image_fingerprint(scene.store.get(f"items/pets/{item_id[:2]}/{item_id}"), max_pixels=10**6)
+
+
+def test_a_closed_gate_costs_no_fingerprint_twice(scene, exam, computed):
+    with_policy(scene, "stop")
+    labeled(scene, nearly(100))
+    for expected in (7 + 10, 0):
+        computed.clear()
+        with pytest.raises(GateClosed, match="is like exam item"):
+            build_snapshot(scene.project, **scene.freezing)
+        assert len(computed) == expected
+    assert len(part_keys(scene)) == 1
+
+
+def test_the_same_items_are_the_same_part(scene, exam):
+    """Two attempts at once write one object; their parts say nothing else."""
+    values = {"b": b"\1" * 296, "a": None}
+    for part in (values, dict(reversed(values.items()))):
+        leakage._keep_part(scene.project, "training", part, store=scene.store)
+    assert len(part_keys(scene)) == 1
+    assert leakage._parts(scene.project, "training", store=scene.store) == values
+    assert leakage._parts(scene.project, "train", store=scene.store) == {}
+
+
+def test_a_part_that_is_gone_meanwhile_is_computed_anew(scene, exam, computed, monkeypatch):
+    with_policy(scene, "stop")
+    copy = labeled(scene, nearly(100))
+    with pytest.raises(GateClosed):
+        build_snapshot(scene.project, **scene.freezing)
+    computed.clear()
+    listed = scene.store.list
+    monkeypatch.setattr(scene.store, "list", lambda prefix: _deleted_after(scene, list(listed(prefix))))
+    with_policy(scene, "exclude")
+    assert copy not in snapshot_items(scene)
+    assert len(computed) == 7
+
+
+def _deleted_after(scene, infos):
+    scene.store.delete([info.key for info in infos if "/parts/" in info.key])
+    return infos
 
 
 def test_other_digits_are_other_fingerprints(scene):

@@ -152,33 +152,100 @@ def test_grey_correlation_by_hand():
     assert nd.grey_correlation(one, other) == pytest.approx([1.0, -1.0, 0.0])
 
 
-@pytest.mark.parametrize("distance", range(14))
-def test_every_hash_within_the_distance_is_found_and_none_beyond(distance):
-    random = np.random.default_rng(distance)
-    exam = random.integers(0, 2**63, 300, dtype=np.uint64)
-    flips = [sum(1 << int(bit) for bit in random.choice(64, distance, replace=False)) for _ in exam]
-    trained = exam ^ np.array(flips, dtype=np.uint64)
-    e, t = nd.hash_candidates(exam, trained)
-    found = set(zip(e.tolist(), t.tolist(), strict=True))
-    assert found == ({(index, index) for index in range(300)} if distance <= nd.MAX_HASH_DISTANCE else set())
+@pytest.fixture(scope="module")
+def alike(photos):
+    """Fingerprints of 60 exam photos and of 200 training photos: a third copies, the others of the same kinds."""
+    random = np.random.default_rng(3)
+
+    def noisy(pixels):
+        return encoded(np.clip(pixels + random.integers(-9, 10, pixels.shape), 0, 255).astype(np.uint8))
+
+    exam = packed(as_items(photos[:60], noisy), modality="image").values
+    return exam, packed(as_items(photos, noisy), modality="image").values
 
 
-def test_hash_candidates_are_the_pairs_that_all_pairs_would_give(photos):
-    values = packed(as_items(photos, encoded), modality="image").values
-    hashes = nd._hashes(values)
-    e, t = nd.hash_candidates(hashes[:80], hashes[80:])
-    distances = np.bitwise_count(hashes[:80, None] ^ hashes[None, 80:])
-    assert set(zip(e.tolist(), t.tolist(), strict=True)) == set(
-        zip(*(axis.tolist() for axis in np.nonzero(distances <= nd.MAX_HASH_DISTANCE)), strict=True)
-    )
-    assert len(e) > 0
+def all_pairs(exam_ew, trained_tw):
+    """Return which of all pairs each rule confirms, (e, t), and the correlations; the plain way."""
+    exam, trained = (nd._grey(one).astype(np.float64) for one in (exam_ew, trained_tw))
+    correlation_et = np.corrcoef(exam, trained)[: len(exam), len(exam) :]
+    hash_et = np.bitwise_count(nd._hashes(exam_ew)[:, None] ^ nd._hashes(trained_tw)[None]) <= nd.MAX_HASH_DISTANCE
+    colours = np.abs(nd._colours(exam_ew)[:, None] - nd._colours(trained_tw)[None]).mean(axis=2)
+    return correlation_et, hash_et & (colours <= nd.MAX_COLOUR_DISTANCE)
+
+
+@pytest.mark.parametrize("minimum", [0.9, 0.97, 0.995, 0.999])
+@pytest.mark.parametrize("blocks", [(32, 32, 256, 20_000), (2, 7, 11, 3)])
+def test_the_pairs_are_the_likest_of_what_looking_at_all_pairs_confirms(alike, minimum, blocks, monkeypatch):
+    for name, size in zip(("STACKS_AT_ONCE", "EXAM_ROWS", "TRAINED_ROWS", "PAIRS_AT_ONCE"), blocks, strict=True):
+        monkeypatch.setattr(nd, name, size)
+    correlation_et, others_et = all_pairs(*alike)
+    confirmed_et = np.where(others_et & (correlation_et >= minimum), correlation_et, 0)
+    expected = {(e, int(row.argmax())) for e, row in enumerate(confirmed_et) if row.any()}
+    expected |= {(int(column.argmax()), t) for t, column in enumerate(confirmed_et.T) if column.any()}
+    found = nd._image_pairs(*alike, minimum=minimum)
+    assert {(e, t) for e, t, _ in found} == expected
+    assert all(similarity == pytest.approx(correlation_et[e, t], abs=1e-9) for e, t, similarity in found)
+    assert len(expected) >= 20
+
+
+def test_no_pair_above_the_threshold_is_ruled_out_by_the_bound(alike):
+    correlation_et, _ = all_pairs(*alike)
+    candidates = np.concatenate(list(nd._image_candidates(*alike, minimum=0.95)))
+    found = set(zip(*(axis.tolist() for axis in np.divmod(candidates, len(alike[1]))), strict=True))
+    assert set(zip(*(axis.tolist() for axis in np.nonzero(correlation_et >= 0.95)), strict=True)) <= found
+    assert len(found) < 0.2 * correlation_et.size  # and most others are
+
+
+def test_a_pair_of_just_the_threshold_is_no_victim_of_rounding(alike):
+    correlation_et, _ = all_pairs(*alike)
+    for e, t in zip(*np.nonzero(correlation_et >= 0.99), strict=True):
+        one, other = alike[0][[e]], alike[1][[t]]
+        minimum = float(nd.grey_correlation(nd._grey(one), nd._grey(other))[0])
+        assert [part.tolist() for part in nd._image_candidates(one, other, minimum=minimum)] == [[0]]
+
+
+@pytest.mark.parametrize("distance", [9, 10, 11, 12])
+def test_hashes_far_apart_are_not_confirmed(alike, distance):
+    exam = alike[0].copy()
+    trained = exam.copy()
+    for row, bits in enumerate(
+        np.random.default_rng(distance).permuted(np.tile(np.arange(64), (len(exam), 1)), axis=1)
+    ):
+        for bit in bits[:distance]:
+            trained[row, bit // 8] ^= 1 << (bit % 8)
+    own = {(e, e) for e in range(len(exam))}
+    found = {(e, t) for e, t, _ in nd._image_pairs(exam, trained, minimum=0.9999)}
+    assert found == (own if distance <= nd.MAX_HASH_DISTANCE else set())
+
+
+def test_photos_that_are_all_alike_do_not_cost_all_pairs(photos, monkeypatch):
+    """A fixed camera before one scene: each is a copy of each, and both sides are found all the same."""
+    random = np.random.default_rng(5)
+    noise = random.integers(-3, 4, (700, fp.GREY_BYTES))
+    values = np.tile(packed({"a": encoded(photos[0])}, modality="image").values, (700, 1))
+    grey = slice(fp.HASH_BYTES, fp.HASH_BYTES + fp.GREY_BYTES)
+    values[:, grey] = np.clip(values[:, grey].astype(int) + noise, 0, 255)
+    looked = []
+    original = nd.grey_correlation
+    monkeypatch.setattr(nd, "grey_correlation", lambda one, other: looked.append(len(one)) or original(one, other))
+    for name, value in {"PAIRS_AT_ONCE": 500, "STACKS_AT_ONCE": 2, "TRAINED_ROWS": 50, "ENOUGH_PARTNERS": 20}.items():
+        monkeypatch.setattr(nd, name, value)
+    found = nd._image_pairs(values[:200], values[200:], minimum=0.99)
+    assert {e for e, _, _ in found} == set(range(200))
+    assert {t for _, t, _ in found} == set(range(500))
+    assert len(found) <= 700
+    assert sum(looked) < 0.5 * 200 * 500
+    of_one = nd._image_pairs(values[:1], values[200:], minimum=0.99)
+    assert {t for _, t, _ in of_one} == set(range(500))  # that one side has enough stops nothing
+    assert {e for e, _, _ in nd._image_pairs(values[:200], values[200:201], minimum=0.99)} == set(range(200))
 
 
 def test_pairs_are_compared_in_parts(photos, monkeypatch):
     exam = as_items(photos[:20], encoded)
     copies = {f"copy {key}": data for key, data in as_items(photos[:20], COPIES["JPEG"]).items()}
     whole = pairs(exam, copies, modality="image")
-    monkeypatch.setattr(nd, "PAIRS_AT_ONCE", 3)
+    for name in ("PAIRS_AT_ONCE", "STACKS_AT_ONCE", "EXAM_ROWS", "TRAINED_ROWS", "IMAGES_AT_ONCE"):
+        monkeypatch.setattr(nd, name, 3)
     assert pairs(exam, copies, modality="image") == whole
     assert len(whole) == 20
 
@@ -270,6 +337,28 @@ def test_copies_of_one_template_do_not_cost_all_pairs():
     assert len(leaks) <= 2 * 20 * nd.MAX_TEXTS_PER_ITEM
 
 
+def test_candidates_of_one_template_are_few_and_hold_the_likeliest_of_each_text():
+    random = np.random.default_rng(2)
+    signature = random.integers(0, 2**32, fp.NUM_PERMUTATIONS, dtype=np.uint32)
+
+    def near(count):
+        values = np.tile(signature, (count, 1))
+        for row in values:
+            changed = random.choice(fp.NUM_PERMUTATIONS, random.integers(1, 12), replace=False)
+            row[changed] = random.integers(0, 2**32, len(changed), dtype=np.uint32)
+        return values
+
+    exam, trained = near(40), near(300)
+    estimates_et = (exam[:, None] == trained[None]).mean(axis=2)
+    found = nd._text_candidates(exam.view(np.uint8), trained.view(np.uint8), minimum=0.75)
+    assert all(estimate == estimates_et[e, t] for e, t, estimate in found)
+    assert len(found) < 0.3 * estimates_et.size
+    for own, other_et in ((0, estimates_et), (1, estimates_et.T)):
+        for index, row in enumerate(other_et):
+            kept = sorted((pair[2] for pair in found if pair[own] == index), reverse=True)
+            assert kept[: nd.MAX_TEXTS_PER_ITEM] == sorted(row, reverse=True)[: nd.MAX_TEXTS_PER_ITEM]
+
+
 # Rows
 
 
@@ -277,6 +366,14 @@ def test_rows_that_are_equal_when_rounded_are_found():
     exam = {"e1": b'{"a": 1.00004, "b": "X"}', "e2": b'{"a": 2.5, "b": "y"}'}
     trained = {"t1": b'{"a": 1.00003, "b": "x"}', "t2": b'{"a": 1.1, "b": "x"}', "t3": b'{"b": "x", "a": 1.000041}'}
     assert pairs(exam, trained, modality="tabular") == {("e1", "t1"), ("e1", "t3")}
+
+
+def test_equal_rows_do_not_cost_all_pairs():
+    exam, trained = ({f"{side}{n:03d}": f'{{"a": 1.0000{n:03d}}}'.encode() for n in range(300)} for side in "et")
+    found = pairs(exam, trained, modality="tabular")
+    assert {e for e, _ in found} == set(exam)
+    assert {t for _, t in found} == set(trained)
+    assert len(found) == 599
 
 
 # All
