@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -13,16 +12,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
+from bento_services.gateway.batch import predict_batch
 from bento_services.gateway.core import Gateway
 from bento_services.gateway.errors import ApiError, error_response, json_response
+from bento_services.gateway.feedback import take_feedback
 from bento_services.gateway.guard import check_project, check_request_id
+from bento_services.gateway.timing import TIMING_HEADER, format_timing
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ID_BYTES = 16
 
 Handler = Callable[[Gateway, Request, str], Awaitable[Response]]
-
-logger = logging.getLogger(__name__)
 
 
 def new_id() -> str:
@@ -34,6 +34,7 @@ def build_app() -> Starlette:
     """Return the application; its `state.gateway` is set when the service starts."""
     paths: list[tuple[str, str, Handler]] = [
         ("/v1/projects/{project}/predict", "POST", _predict),
+        ("/v1/projects/{project}/predict:batch", "POST", _predict_batch),
         ("/v1/projects/{project}/feedback", "POST", _feedback),
         ("/v1/projects/{project}", "GET", _describe),
         ("/feedback", "POST", _feedback),
@@ -57,12 +58,13 @@ def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         except ApiError as error:
             gateway.metrics.add("dethrone_refused_total", label=f'code="{error.code}"')
             response = error_response(error, request_id=request_id)
-        except Exception:
-            logger.exception("request %s failed", request_id)
-            gateway.metrics.add("dethrone_refused_total", label='code="INTERNAL"')
-            message = "the gateway must answer (got an error of its own). Report the request id."
-            response = error_response(ApiError(500, "INTERNAL", message), request_id=request_id)
-        gateway.metrics.observe(gateway.monotonic() - started)
+        except Exception as error:  # noqa: BLE001  a defect is logged, and the caller hears of it in one shape
+            body = {"error": gateway.defect(error, request_id=request_id)}
+            response = json_response(body, status=500, request_id=request_id)
+        seconds = gateway.monotonic() - started
+        gateway.metrics.observe(seconds)
+        spans = getattr(request.state, "spans", {})
+        response.headers[TIMING_HEADER] = format_timing(spans, total_seconds=seconds)
         return response
 
     return endpoint
@@ -73,11 +75,18 @@ async def _predict(gateway: Gateway, request: Request, request_id: str) -> Respo
     return _answer(answer, request_id)
 
 
+async def _predict_batch(gateway: Gateway, request: Request, request_id: str) -> Response:
+    answer = await predict_batch(gateway, request, project=request.path_params["project"], request_id=request_id)
+    return _answer(answer, request_id)
+
+
 async def _feedback(gateway: Gateway, request: Request, request_id: str) -> Response:
     project = request.path_params.get("project")
     if project is not None:
         check_project(project)
-    return _answer(await gateway.feedback(request, project=project, request_id=request_id), request_id, status=202)
+    return _answer(
+        await take_feedback(gateway, request, project=project, request_id=request_id), request_id, status=202
+    )
 
 
 async def _describe(gateway: Gateway, request: Request, request_id: str) -> Response:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import aiohttp
 
+from bento_services.gateway.timing import TIMING_HEADER, parse_timing
 from pipeline_tasks.contracts import RouteEntry
 
 # Shorter than the 5 s after which the server closes an idle connection, so that we close it first.
@@ -27,6 +28,7 @@ class Scores:
 
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
+    spans: Mapping[str, float] = dataclasses.field(default_factory=dict, compare=False)  # seconds by part of the work
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,7 +65,11 @@ class InferenceClient:
                 f"{entry.address}/predict", data=payload, headers={"Content-Type": media_type}, allow_redirects=False
             ) as response:
                 body = await response.content.read(MAX_ANSWER_BYTES)
-                return read_reply(response.status, body, version=entry.model_version, classes=classes)
+                reply = read_reply(response.status, body, version=entry.model_version, classes=classes)
+                timing = response.headers.get(TIMING_HEADER)
+                if timing is not None and isinstance(reply, Scores):
+                    return dataclasses.replace(reply, spans=parse_timing(timing))
+                return reply
         except TimeoutError:
             return Failed("timeout")
         except (aiohttp.ClientError, OSError, ValueError):

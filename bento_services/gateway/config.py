@@ -38,6 +38,8 @@ class GatewayConfig:
     inference_timeout_seconds: float = 5.0
     body_timeout_seconds: float = 10.0
     max_in_flight: int = 512
+    batch_max_items: int = 256
+    batch_max_bytes: int = 32 * MIB
 
     @property
     def spool_dir(self) -> Path:
@@ -69,6 +71,8 @@ def load_config(environment: Mapping[str, str] | None = None) -> GatewayConfig:
         ),
         body_timeout_seconds=_number(env, "DETHRONE_BODY_TIMEOUT_SECONDS", defaults.body_timeout_seconds),
         max_in_flight=int(_number(env, "DETHRONE_MAX_IN_FLIGHT", defaults.max_in_flight)),
+        batch_max_items=int(_number(env, "DETHRONE_BATCH_MAX_ITEMS", defaults.batch_max_items)),
+        batch_max_bytes=int(_number(env, "DETHRONE_BATCH_MAX_BYTES", defaults.batch_max_bytes)),
     )
 
 
