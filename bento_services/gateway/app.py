@@ -17,6 +17,7 @@ from bento_services.gateway.core import Gateway
 from bento_services.gateway.errors import ApiError, error_response, json_response
 from bento_services.gateway.feedback import take_feedback
 from bento_services.gateway.guard import check_project, check_request_id
+from bento_services.gateway.later import accept, look_up
 from bento_services.gateway.timing import TIMING_HEADER, format_timing
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -35,6 +36,8 @@ def build_app() -> Starlette:
     paths: list[tuple[str, str, Handler]] = [
         ("/v1/projects/{project}/predict", "POST", _predict),
         ("/v1/projects/{project}/predict:batch", "POST", _predict_batch),
+        ("/v1/projects/{project}/predict:async", "POST", _predict_async),
+        ("/v1/predictions/{prediction_id}", "GET", _prediction),
         ("/v1/projects/{project}/feedback", "POST", _feedback),
         ("/v1/projects/{project}", "GET", _describe),
         ("/feedback", "POST", _feedback),
@@ -78,6 +81,21 @@ async def _predict(gateway: Gateway, request: Request, request_id: str) -> Respo
 async def _predict_batch(gateway: Gateway, request: Request, request_id: str) -> Response:
     answer = await predict_batch(gateway, request, project=request.path_params["project"], request_id=request_id)
     return _answer(answer, request_id)
+
+
+async def _predict_async(gateway: Gateway, request: Request, request_id: str) -> Response:
+    accepted = await accept(gateway, request, project=request.path_params["project"], request_id=request_id)
+    response = _answer(accepted, request_id, status=202)
+    response.headers["Location"] = f"/v1/predictions/{accepted['prediction_id']}"
+    return response
+
+
+async def _prediction(gateway: Gateway, request: Request, request_id: str) -> Response:
+    found = await look_up(gateway, request, prediction_id=request.path_params["prediction_id"])
+    response = _answer(found, request_id)
+    if found["status"] == "pending":
+        response.headers["Retry-After"] = "1"
+    return response
 
 
 async def _feedback(gateway: Gateway, request: Request, request_id: str) -> Response:

@@ -15,12 +15,15 @@ from starlette.requests import Request
 from bento_services.gateway import guard
 from bento_services.gateway.access import RateLimiter, authenticate, require_project
 from bento_services.gateway.answers import AnswerCache, AnswerKey
+from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.config import GatewayConfig
 from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.follower import RouteFollower
 from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.predict import DIGITS, Answered, Dispatcher, Question, finish
+from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.records import LogRecord
+from bento_services.gateway.reviews import Reviews
 from bento_services.gateway.routes import KeyInfo, ProjectRoute, Snapshot
 from bento_services.gateway.spool import Spool
 from pipeline_tasks.contracts import sha256_hex
@@ -28,6 +31,15 @@ from pipeline_tasks.contracts import sha256_hex
 logger = logging.getLogger(__name__)
 
 NOT_LOGGED = frozenset({429})  # a flood must not fill the log; it is counted
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Later:
+    """What reading a prediction later needs: the local store, what the catalog knows of people's answers, callbacks."""
+
+    store: PredictionStore
+    reviews: Reviews
+    callbacks: CallbackClient
 
 
 @dataclasses.dataclass(slots=True)
@@ -57,6 +69,7 @@ class Gateway:
         dispatcher: Dispatcher,
         spool: Spool,
         metrics: Metrics,
+        later: Later,
         new_id: Callable[[], str],
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
@@ -66,6 +79,7 @@ class Gateway:
         self.dispatcher = dispatcher
         self.spool = spool
         self.metrics = metrics
+        self.later = later
         self.new_id = new_id
         self.monotonic = monotonic
         self.wall_ms = wall_ms
@@ -134,6 +148,13 @@ class Gateway:
             raise
 
     async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
+        _, version = await self.read_item(request, key, route, trace)
+        return await self.answer(trace, route, version=version, chosen_id="x-request-id" in request.headers)
+
+    async def read_item(
+        self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace
+    ) -> tuple[bytes, str | None]:
+        """Return the bytes of the one item in a request's body, and the model version that the caller names."""
         self.take(key, route)
         version = self.read_headers(request, trace)
         trace.media_type = guard.check_media_type(request, modality=route.settings.modality)
@@ -143,7 +164,7 @@ class Gateway:
                 limit_bytes=route.settings.max_request_bytes,
                 timeout_seconds=self.config.body_timeout_seconds,
             )
-        return await self.answer(trace, route, version=version, chosen_id="x-request-id" in request.headers)
+        return trace.payload, version
 
     def read_headers(self, request: Request, trace: Trace) -> str | None:
         """Note the caller's keys in the trace and return the model version that the caller names."""
@@ -187,7 +208,15 @@ class Gateway:
             self.num_open -= 1
         trace.spans.update(answered.scores.spans)
         with self.span(trace, "log"):
-            return self._log_answer(trace, answered, self.route(trace.project))
+            answer = self._log_answer(trace, answered, self.route(trace.project))
+            if answer["needs_review"] and trace.prediction_id is None:
+                self.later.store.remember(
+                    answer["prediction_id"],
+                    project=trace.project,
+                    answer=answer,
+                    item_id=guard.item_id(item, modality=route.settings.modality),
+                )
+        return answer
 
     def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:
         """Log a defect of ours and return what a caller may know of it."""

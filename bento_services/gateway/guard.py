@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.routes import ServingSettings
+from pipeline_tasks.contracts import content_id, sha256_hex
 from pipeline_tasks.errors import InputError
 from pipeline_tasks.guards.image import guard_image
 from pipeline_tasks.guards.row import guard_row
@@ -186,6 +187,11 @@ GUARDS: Mapping[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {
     "text": _guard_text,
     "tabular": _guard_row,
 }
+
+
+def item_id(item: bytes, *, modality: str) -> str:
+    """Return the id that the catalog gives to a checked item: the digest of its canonical bytes."""
+    return content_id(json.loads(item)) if modality == "tabular" else sha256_hex(item)
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:

@@ -10,12 +10,17 @@ import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bento_services.gateway.app import build_app, new_id
+from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.client import InferenceClient
 from bento_services.gateway.config import load_config, store_config_reader
 from bento_services.gateway.core import Gateway as Core
+from bento_services.gateway.core import Later
 from bento_services.gateway.follower import RouteFollower, SqlCatalog
+from bento_services.gateway.later import Worker
 from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.predict import Dispatcher
+from bento_services.gateway.prediction_store import PredictionStore
+from bento_services.gateway.reviews import SqlReviews
 from bento_services.gateway.shipper import Shipper, s3_put
 from bento_services.gateway.spool import Spool
 from bento_services.parent import die_with_parent
@@ -63,15 +68,23 @@ class Gateway:
         self._shipper = Shipper(
             spool, s3_put(store_config_reader(config.home)), metrics=metrics, interval_seconds=config.ship_seconds
         )
-        app.state.gateway = Core(
+        later = Later(
+            store=PredictionStore(config.predictions_file, limits=config.store, wall_seconds=time.time),
+            reviews=SqlReviews(config.catalog_url),
+            callbacks=CallbackClient(config.callbacks),
+        )
+        core = app.state.gateway = Core(
             config,
             follower=self._follower,
             dispatcher=Dispatcher(self._client),
             spool=spool,
             metrics=metrics,
+            later=later,
             new_id=new_id,
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )
+        self._later = later
+        self._worker = Worker(core)
         self._follower.start()
         self._shipper.start()
         gc.collect()
@@ -81,11 +94,19 @@ class Gateway:
         """Answer /readyz: ready means that there are routes to follow, the catalog's or the last known."""
         return self._follower.snapshot is not None
 
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def begin(self) -> None:
+        """Go on with the predictions that wait."""
+        self._worker.start()
+
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close(self) -> None:
         """Stop following and ship what the log holds."""
         self._follower.stop()
+        await self._worker.stop()
         await self._client.close()
+        await self._later.callbacks.close()
+        self._later.store.close()
         self._shipper.stop()
 
 
