@@ -20,7 +20,8 @@ from bento_services.gateway.config import GatewayConfig
 from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.follower import RouteFollower
 from bento_services.gateway.metrics import Metrics
-from bento_services.gateway.predict import DIGITS, Answered, Dispatcher, Question, finish
+from bento_services.gateway.postprocess import DIGITS, finish
+from bento_services.gateway.predict import Answered, Dispatcher, Question
 from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.records import LogRecord
 from bento_services.gateway.reviews import Reviews
@@ -235,7 +236,7 @@ class Gateway:
             trace.spans[name] = trace.spans.get(name, 0.0) + self.monotonic() - began
 
     def _log_answer(self, trace: Trace, answered: Answered, route: ProjectRoute) -> dict[str, Any]:
-        business = finish(answered.scores, route.settings)
+        finished = finish(answered.scores, route.settings)
         scores = zip(answered.scores.labels, answered.scores.probabilities, strict=True)
         record = self._record(
             trace,
@@ -243,13 +244,14 @@ class Gateway:
             prediction_id=trace.prediction_id or self.new_id(),
             model_version=answered.entry.model_version,
             deployment_id=answered.entry.deployment_id,
-            label=business["label"],
-            confidence=business["confidence"],
-            needs_review=business["needs_review"],
+            label=finished.model_label,
+            confidence=finished.model_confidence,
+            answer_label=finished.label,
+            needs_review=finished.needs_review,
             scores=json.dumps({label: round(value, DIGITS) for label, value in scores}, separators=(",", ":")),
         )
         self.metrics.record_outcome(logged=self.spool.append(record))
-        return {"prediction_id": record.prediction_id, "model_version": record.model_version, **business}
+        return {"prediction_id": record.prediction_id, "model_version": record.model_version, **finished.as_json()}
 
     def log_error(self, trace: Trace, error: ApiError) -> None:
         """Log an item that got no answer; a promised prediction id is kept."""
@@ -288,19 +290,26 @@ class Gateway:
             "modality": route.settings.modality,
             "classes": list(route.settings.classes),
             "review_below": route.settings.review_below,
+            "abstain_below": route.settings.abstain_below,
+            "thresholds": dict(route.settings.thresholds),
+            "business_labels": dict(route.settings.business_labels),
             "max_request_bytes": route.settings.max_request_bytes,
         }
 
     def gauges(self) -> dict[str, float]:
         """Return what is measured at the time of a scrape; the catalog's age is -1 while it is away."""
-        age = self.follower.age_seconds()
-        snapshot = self.follower.snapshot
+        age, snapshot = self.follower.age_seconds(), self.follower.snapshot
         generations = {
             f'dethrone_route_generation{{project="{name}"}}': float(route.generation)
             for name, route in (snapshot.routes.items() if snapshot else ())
         }
+        breakers = self.dispatcher.breakers
+        if snapshot:
+            breakers.forget({entry.deployment_id for route in snapshot.routes.values() for entry in route.entries})
         return {
             **generations,
+            **breakers.gauges(),
+            "dethrone_breaker_opened": float(breakers.num_opened),
             "dethrone_catalog_age_seconds": -1.0 if age is None else round(age, 3),
             "dethrone_spool_bytes": float(self.spool.size_bytes),
             "dethrone_requests_open": float(self.num_open),

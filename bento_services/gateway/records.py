@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         ("error_code", pa.string()),
         ("business_key", pa.string()),
         ("outcome_label", pa.string()),
+        ("answer_label", pa.string()),
     ]
 )
 
@@ -73,6 +74,7 @@ class LogRecord:
     error_code: str | None = None
     business_key: str | None = None
     outcome_label: str | None = None
+    answer_label: str | None = None  # what the caller was told after thresholds; `label` is the model's own best class
 
 
 def to_bytes(record: LogRecord) -> bytes:

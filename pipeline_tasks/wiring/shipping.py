@@ -167,6 +167,9 @@ def route_config(loaded: LoadedProject) -> dict[str, Any]:
     return {
         "review_below": config.serving.review_below,
         "top_k": config.serving.top_k,
+        "thresholds": dict(config.serving.thresholds),
+        "abstain_below": config.serving.abstain_below,
+        "business_labels": dict(config.serving.business_labels),
         "max_request_bytes": config.serving.max_request_bytes,
         "requests_per_second": config.serving.requests_per_second,
         "classes": list(config.labels.classes),

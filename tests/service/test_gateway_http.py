@@ -36,6 +36,8 @@ def test_a_prediction_has_its_id_version_label_and_whether_a_person_looks(bench)
         "model_version": "A",
         "label": "bag",
         "confidence": 0.7,
+        "business_label": "bag",
+        "abstained": False,
         "top": [
             {"label": "bag", "confidence": 0.7},
             {"label": "boot", "confidence": 0.2},
@@ -44,6 +46,20 @@ def test_a_prediction_has_its_id_version_label_and_whether_a_person_looks(bench)
         "needs_review": False,
     }
     assert bench.models.asked == [("d1", png(), "image/png")]
+
+
+def test_an_abstained_prediction_has_no_label_and_logs_what_the_model_said(bench):
+    bench.follow(snapshot(thresholds={"bag": 0.9}, abstain_below=0.6, business_labels={"boot": "Footwear"}))
+    body = bench.predict().json()
+    assert (body["label"], body["business_label"], body["abstained"], body["needs_review"]) == (None, None, True, True)
+    bench.models.replies = {"d1": Scores(CLASSES, (0.1, 0.8, 0.1))}
+    assert bench.predict(png(1)).json()["business_label"] == "Footwear"
+    first, second = bench.records()
+    assert (first.label, first.answer_label, first.confidence, first.needs_review) == ("bag", None, 0.7, True)
+    assert (second.label, second.answer_label) == ("boot", "boot")
+    told = bench.client.get("/v1/projects/fashion", headers=bearer()).json()
+    assert (told["thresholds"], told["abstain_below"]) == ({"bag": 0.9}, 0.6)
+    assert told["business_labels"] == {"boot": "Footwear"}
 
 
 def test_a_prediction_is_logged_whole_before_it_is_answered(bench):
@@ -370,6 +386,7 @@ def test_what_the_release_stage_commits_is_what_the_gateway_reads(name):
     settings = route_config(load_project(ROOT / "projects" / name))
     row = {"project": name, "generation": 1, "commit_id": "c", "champion_version": "A"}
     parsed = parse_route(row | {"body": {"entries": [], "serving": settings}}).settings
+    assert {"thresholds", "abstain_below", "business_labels", "top_k"} <= set(settings)
     assert {field: getattr(parsed, field) for field in settings} == settings | {"classes": tuple(settings["classes"])}
     assert set(settings["preprocess"]) == {"max_pixels", "max_text_characters"}
 
