@@ -250,13 +250,13 @@ class Gateway:
             needs_review=finished.needs_review,
             scores=json.dumps({label: round(value, DIGITS) for label, value in scores}, separators=(",", ":")),
         )
-        self.metrics.record_outcome(logged=self.spool.append(record))
+        self.metrics.record_outcome(self.spool.append(record))
         return {"prediction_id": record.prediction_id, "model_version": record.model_version, **finished.as_json()}
 
     def log_error(self, trace: Trace, error: ApiError) -> None:
         """Log an item that got no answer; a promised prediction id is kept."""
         record = self._record(trace, status=error.status, prediction_id=trace.prediction_id, error_code=error.code)
-        self.metrics.record_outcome(logged=self.spool.append(record))
+        self.metrics.record_outcome(self.spool.append(record))
 
     def _record(self, trace: Trace, **facts: Any) -> LogRecord:
         return LogRecord(

@@ -44,7 +44,7 @@ async def take_feedback(
         business_key=fields.business_key,
         outcome_label=fields.label,
     )
-    if not gateway.spool.append(record):
+    if gateway.spool.append(record) != "logged":
         gateway.metrics.add("dethrone_feedback_refused_total")
         raise ApiError(
             503, "LOG_FULL", "the log must have room (got none). Send it again later.", retry_after_seconds=30

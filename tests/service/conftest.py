@@ -135,6 +135,9 @@ class Bench:
         names = ("served", "logged", "dropped")
         return tuple(self.metrics.get(f"dethrone_predictions_{name}_total") for name in names)
 
+    def failed(self) -> int:
+        return self.metrics.get("dethrone_predictions_failed_total")
+
     def follow(self, snapshot: Snapshot) -> None:
         self.catalog.snapshot = snapshot
         self.follower.poll()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -379,6 +382,27 @@ def test_served_is_logged_plus_dropped_under_a_crowd(bench):
     assert logged == len(bench.records())
     assert dropped == served - logged
     assert 0 < logged < 60
+
+
+def test_served_is_logged_plus_dropped_plus_failed_whatever_the_disk_does(bench, monkeypatch):
+    real, calls = os.write, itertools.count()
+
+    def flaky(descriptor, data):
+        number = next(calls)
+        if number % 4 == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data[: len(data) // 2] if number % 4 == 2 else data)
+
+    monkeypatch.setattr("bento_services.gateway.spool.os.write", flaky)
+    bench.spool._limit_bytes = 30_000
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(lambda n: bench.predict(png(n) if n % 5 else b"no image").status_code, range(80)))
+    served, logged, dropped = bench.counts()
+    monkeypatch.undo()
+    assert sorted(set(codes)) == [200, 422]
+    assert min(logged, dropped, bench.failed()) > 0
+    assert served == 80 == logged + dropped + bench.failed()
+    assert logged == len(bench.records())
 
 
 @pytest.mark.parametrize("name", ["fashion", "newsgroups"])

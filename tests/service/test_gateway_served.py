@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import io
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,9 +16,11 @@ import threading
 import time
 
 import httpx
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from bento_services.gateway.records import LogRecord, read_records
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import ServingRepository
@@ -272,6 +275,46 @@ def test_every_answer_is_in_the_store_once_after_an_outage_a_kill_and_a_stop(sta
     stub.stop()
 
 
+def accounts(url: str) -> dict[str, int]:
+    """Return the counters of one scrape: `served` is the sum of the others, or the test ends here."""
+    text = httpx.get(f"{url}/metrics", trust_env=False, timeout=20).text
+    names = ("served", "logged", "dropped", "failed")
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines())
+    found = {name: int(lines[f"dethrone_predictions_{name}_total"]) for name in names}
+    assert found["served"] == found["logged"] + found["dropped"] + found["failed"]
+    return found
+
+
+def spooled(folder) -> list[LogRecord]:
+    return [record for path in sorted(folder.iterdir()) for record, _ in read_records(path.read_bytes())]
+
+
+def test_the_accounts_add_up_under_load_a_refusing_disk_a_full_spool_and_a_kill(stack):
+    stub = StubInference(version="A")
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    sizes = {"DETHRONE_SPOOL_SEGMENT_BYTES": "60000", "DETHRONE_SPOOL_MAX_BYTES": "400000"}
+    with stack.gateway(**sizes) as gateway:
+        follows(gateway.url, 1)
+        (worker,) = [process for process in psutil.process_iter() if _is_worker(process, gateway.port)]
+        with Load(gateway.url) as load:
+            load.wait_for_more(50)
+            accounts(gateway.url)
+            worker.rlimit(psutil.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))  # from now on no file takes a byte
+            wait_until(lambda: accounts(gateway.url)["failed"] > 20, timeout_seconds=30, what="failed records")
+            worker.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            before = accounts(gateway.url)
+            wait_until(
+                lambda: accounts(gateway.url)["logged"] > before["logged"] + 50, timeout_seconds=30, what="new records"
+            )
+            wait_until(lambda: accounts(gateway.url)["dropped"] > 50, timeout_seconds=60, what="a full spool")
+        assert set(load.codes) == {200}
+        last = accounts(gateway.url)
+        assert last["served"] == sum(load.codes.values())
+        gateway.kill()
+    assert len(spooled(stack.home / "spool")) == last["logged"]
+    stub.stop()
+
+
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
     """A gateway with one stub, for requests that bend HTTP itself."""
@@ -334,7 +377,7 @@ def test_only_health_is_open(quiet):
         "/livez": 200,
         "/readyz": 200,
     }
-    for path in ("/", "/docs.json", "/schema.json", "/static_content/x", "/openapi.json"):
+    for path in ("/", "/docs.json", "/schema.json", "/static_content/x"):
         assert status(path) == 404
     assert (
         httpx.get(f"{quiet.url}/metrics", headers={"X-Forwarded-For": "10.0.0.1"}, trust_env=False).status_code == 401
@@ -342,8 +385,6 @@ def test_only_health_is_open(quiet):
 
 
 def test_a_hundred_megabytes_are_refused_without_being_held(quiet):
-    import psutil
-
     def rss() -> int:
         return max(process.memory_info().rss for process in psutil.process_iter() if _is_worker(process, quiet.port))
 
@@ -359,8 +400,6 @@ def test_a_hundred_megabytes_are_refused_without_being_held(quiet):
 
 
 def _is_worker(process, port: int) -> bool:
-    import psutil
-
     with contextlib.suppress(psutil.Error):
         return any(connection.laddr.port == port for connection in process.net_connections() if connection.laddr)
     return False
@@ -377,8 +416,6 @@ def test_a_killed_server_leaves_no_worker_and_its_port_is_free_again(stack):
 
 
 def test_no_torch_is_loaded_in_the_gateway(quiet):
-    import psutil
-
     workers = [process for process in psutil.process_iter() if _is_worker(process, quiet.port)]
     maps = "".join(entry.path for process in workers for entry in process.memory_maps())
     assert workers
