@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
+from bento_services.gateway import docs_page, openapi
 from bento_services.gateway.batch import predict_batch
 from bento_services.gateway.core import Gateway
 from bento_services.gateway.errors import ApiError, error_response, json_response
@@ -22,6 +23,7 @@ from bento_services.gateway.timing import TIMING_HEADER, format_timing
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ID_BYTES = 16
+PAGE = docs_page.render()
 
 Handler = Callable[[Gateway, Request, str], Awaitable[Response]]
 
@@ -43,6 +45,8 @@ def build_app() -> Starlette:
         ("/feedback", "POST", _feedback),
         ("/internal/inflight", "GET", _in_flight),
         ("/metrics", "GET", _metrics),
+        ("/openapi.json", "GET", _openapi),
+        ("/docs", "GET", _docs),
     ]
     routes = [Route(path, _endpoint(handler), methods=[method]) for path, method, handler in paths]
     return Starlette(routes=[*routes, Route("/{path:path}", _endpoint(_not_found), methods=METHODS)])
@@ -120,10 +124,19 @@ async def _in_flight(gateway: Gateway, request: Request, request_id: str) -> Res
     return _answer(body, request_id)
 
 
-async def _metrics(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
+async def _metrics(gateway: Gateway, request: Request, request_id: str) -> Response:
     if not _is_local(request):
         gateway.authorize(request, scope="admin")
-    return PlainTextResponse(gateway.metrics.render(gateway.gauges()), media_type="text/plain; version=0.0.4")
+    text = gateway.metrics.render(gateway.gauges())
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4", headers={"X-Request-Id": request_id})
+
+
+async def _openapi(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
+    return Response(openapi.TEXT, media_type="application/json", headers={"X-Request-Id": request_id})
+
+
+async def _docs(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
+    return Response(PAGE, media_type="text/html", headers=docs_page.SECURITY_HEADERS | {"X-Request-Id": request_id})
 
 
 async def _not_found(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
@@ -134,7 +147,7 @@ async def _not_found(gateway: Gateway, request: Request, request_id: str) -> Res
         response = error_response(error, request_id=request_id)
         response.headers["Allow"] = ", ".join(sorted(allowed[0]))
         return response
-    raise ApiError(404, "NOT_FOUND", "the path must be one of the API's. See bento_services/gateway/README.md.")
+    raise ApiError(404, "NOT_FOUND", "the path must be one of the API's. See /docs.")
 
 
 def _answer(body: Mapping[str, Any], request_id: str, *, status: int = 200) -> Response:

@@ -40,7 +40,9 @@ def finish(scores: Scores, settings: ServingSettings) -> Finished:
     The confidence is the chosen class's probability, 0 to 1, or the best class's where none is chosen. Equal
     probabilities are ordered by name, so that an answer does not depend on the order of the classes.
     """
-    ranked = sorted(zip(scores.probabilities, scores.labels, strict=True), key=lambda pair: (-pair[0], pair[1]))
+    # The model's sum is 1 but for rounding: a probability may lie a little above 1.
+    shares = [min(value, 1.0) for value in scores.probabilities]
+    ranked = sorted(zip(shares, scores.labels, strict=True), key=lambda pair: (-pair[0], pair[1]))
     fitting = [pair for pair in ranked if pair[0] >= max(settings.thresholds.get(pair[1], 0.0), settings.abstain_below)]
     confidence, label = fitting[0] if fitting else (ranked[0][0], None)
     return Finished(

@@ -1,0 +1,126 @@
+"""The running gateway against its own document: schemathesis over all of it, and the page's commands in a shell."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+from html import unescape
+
+import httpx
+import pytest
+
+from bento_services.gateway.examples import EXAMPLES
+from pipeline_tasks.contracts import RouteEntry
+from tests.service.conftest import png
+from tests.service.servers import StubInference
+from tests.service.test_gateway_served import TOKEN, Stack, accounts, follows
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+NUM_EXAMPLES = int(os.environ.get("DETHRONE_FUZZ_EXAMPLES", "40"))
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    stack = Stack(tmp_path_factory.mktemp("fuzz"))
+    stub = StubInference(version="A")
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    with stack.gateway(DETHRONE_BODY_TIMEOUT_SECONDS="2") as served:
+        follows(served.url, 1)
+        yield served
+    stub.stop()
+
+
+def checked(case, response) -> None:
+    text = response.text
+    assert "Traceback" not in text, "no stack trace reaches a caller"
+    assert "site-packages" not in text
+    assert response.status_code < 500 or response.status_code == 503, "a defect"
+
+
+def test_whatever_the_schema_allows_or_not_is_answered_as_documented(gateway):
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    from hypothesis import HealthCheck, Phase, given, settings
+    from schemathesis.specs.openapi import checks as known
+
+    schema = schemathesis.openapi.from_url(f"{gateway.url}/openapi.json")
+    statuses, operations, numbers = {}, set(), itertools.count()
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
+            strategy = operation.as_strategy(generation_mode=mode)
+
+            def ask(case, operation=operation):
+                next(numbers)
+                case.headers = {**(case.headers or {}), **HEADERS}
+                response = case.call(timeout=30)
+                checked(case, response)
+                case.validate_response(
+                    response,
+                    checks=[
+                        known.status_code_conformance,
+                        known.content_type_conformance,
+                        known.response_schema_conformance,
+                        known.response_headers_conformance,
+                    ],
+                )
+                statuses.setdefault(operation.label, set()).add(response.status_code)
+
+            limits = settings(
+                max_examples=NUM_EXAMPLES,
+                deadline=None,
+                phases=[Phase.explicit, Phase.generate],
+                suppress_health_check=list(HealthCheck),
+                derandomize=True,
+                database=None,
+            )
+            limits(given(case=strategy)(ask))()
+            operations.add(operation.label)
+    print(f"{next(numbers)} requests, {statuses}")
+    assert len(operations) == 14
+    assert accounts(gateway.url)["served"] > 0
+    assert "Traceback" not in gateway.log.read_text()
+    answer = httpx.post(
+        f"{gateway.url}/v1/projects/fashion/predict",
+        content=png(),
+        headers=HEADERS | {"Content-Type": "image/png"},
+        trust_env=False,
+    )
+    assert answer.status_code == 200
+
+
+def test_the_commands_of_the_page_work_in_a_shell_in_their_order(gateway, tmp_path):
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    page = unescape(httpx.get(f"{gateway.url}/docs", trust_env=False).text)
+    (tmp_path / "item.png").write_bytes(png())
+    accepted = httpx.post(
+        f"{gateway.url}/v1/projects/fashion/predict:async",
+        content=png(),
+        headers=HEADERS | {"Content-Type": "image/png"},
+        trust_env=False,
+    )
+    environment = {
+        "PATH": os.environ["PATH"],
+        "GATEWAY": gateway.url,
+        "KEY": TOKEN,
+        "PROJECT": "fashion",
+        "PREDICTION_ID": accepted.json()["prediction_id"],
+        "NO_PROXY": "127.0.0.1",
+    }
+    for example in EXAMPLES:
+        if example.operation == "feedbackOfKey":
+            continue  # needs a key of one project; this one is for all
+        command = example.as_curl()
+        assert command in page
+        shown = subprocess.run(
+            ["bash", "-c", f"{command} --output /dev/null --write-out '%{{http_code}}'"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert shown.stdout == str(example.status), example.title
