@@ -52,7 +52,7 @@ def test_whatever_the_schema_allows_or_not_is_answered_as_documented(gateway):
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
             strategy = operation.as_strategy(generation_mode=mode)
 
-            def ask(case, operation=operation):
+            def ask(case):
                 next(numbers)
                 case.headers = {**(case.headers or {}), **HEADERS}
                 response = case.call(timeout=30)
@@ -66,7 +66,7 @@ def test_whatever_the_schema_allows_or_not_is_answered_as_documented(gateway):
                         known.response_headers_conformance,
                     ],
                 )
-                statuses.setdefault(operation.label, set()).add(response.status_code)
+                statuses.setdefault(case.operation.label, set()).add(response.status_code)
 
             limits = settings(
                 max_examples=NUM_EXAMPLES,
