@@ -49,7 +49,13 @@ def build_app() -> Starlette:
         ("/docs", "GET", _docs),
     ]
     routes = [Route(path, _endpoint(handler), methods=[method]) for path, method, handler in paths]
-    return Starlette(routes=[*routes, Route("/{path:path}", _endpoint(_not_found), methods=METHODS)])
+    catch_all = Route("/{path:path}", _endpoint(_not_found), methods=METHODS)
+    return Starlette(routes=[*routes, catch_all], exception_handlers={404: _unrouted, 405: _unrouted})
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:  # noqa: ARG001  (Starlette's signature)
+    """Answer for what even the last route does not match: a path with a line break, a method of one's own."""
+    return await _endpoint(_not_found)(request)
 
 
 def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:

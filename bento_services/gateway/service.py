@@ -33,13 +33,16 @@ logger = logging.getLogger(__name__)
 
 
 class HideInternals:
-    """Sends BentoML's own open pages, which say what is inside, to a path that nobody serves."""
+    """Sends what BentoML would answer itself to a path that nobody serves.
+
+    That is its open pages, which say what is inside, and paths with a line break, which its mount does not match.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in HIDDEN:
+        if scope["type"] == "http" and (scope["path"] in HIDDEN or "\n" in scope["path"]):
             scope = {**scope, "path": "/not-found", "raw_path": b"/not-found"}
         await self._app(scope, receive, send)
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from bento_services.gateway.examples import EXAMPLES
+from bento_services.gateway.openapi import DOCUMENT
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.conftest import png
 from tests.service.servers import StubInference
@@ -33,6 +34,13 @@ def gateway(tmp_path_factory):
     stub.stop()
 
 
+def takes_anything(label: str) -> bool:
+    """Say whether there is a parameter or a body that could be wrong."""
+    method, path = label.split(" ")
+    operation = DOCUMENT["paths"][path][method.lower()]
+    return bool(operation.get("parameters") or operation.get("requestBody"))
+
+
 def checked(case, response) -> None:
     text = response.text
     assert "Traceback" not in text, "no stack trace reaches a caller"
@@ -50,6 +58,8 @@ def test_whatever_the_schema_allows_or_not_is_answered_as_documented(gateway):
     for result in schema.get_all_operations():
         operation = result.ok()
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
+            if mode == schemathesis.GenerationMode.NEGATIVE and not takes_anything(operation.label):
+                continue
             strategy = operation.as_strategy(generation_mode=mode)
 
             def ask(case):

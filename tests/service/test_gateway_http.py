@@ -361,6 +361,10 @@ def test_metrics_are_for_this_machine_or_an_admin(bench):
         ("POST", "/v1/projects/..%2ftexts/predict", (404, "NOT_FOUND", None)),
         ("POST", "/v1/projects/%00/predict", (404, "PROJECT_UNKNOWN", "project")),
         ("POST", "//v1/projects/fashion/predict", (404, "NOT_FOUND", None)),
+        ("POST", "/v1/projects/a%0ab/predict", (404, "PROJECT_UNKNOWN", "project")),
+        ("GET", "/a%0ab", (404, "NOT_FOUND", None)),
+        ("BREW", "/coffee", (404, "NOT_FOUND", None)),
+        ("BREW", "/v1/projects/fashion", (405, "METHOD_NOT_ALLOWED", None)),
     ],
 )
 def test_other_paths_and_methods_have_the_same_error_shape(bench, method, path, expected):
