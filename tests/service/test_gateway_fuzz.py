@@ -48,34 +48,48 @@ def checked(case, response) -> None:
     assert response.status_code < 500 or response.status_code == 503, "a defect"
 
 
+def make_real(case, prediction_id: str) -> None:
+    """Aim a generated request at a project that is there, so that it gets further than the first check."""
+    if "project" in (case.path_parameters or {}):
+        case.path_parameters["project"] = "fashion"
+    if "prediction_id" in (case.path_parameters or {}):
+        case.path_parameters["prediction_id"] = prediction_id
+    case.headers = {name: value for name, value in (case.headers or {}).items() if name != "X-Model-Version"}
+    if case.operation.path.endswith(("predict", "predict:async")):
+        case.body, case.media_type = png(), "image/png"
+        case.headers["Content-Type"] = "image/png"
+
+
 def test_whatever_the_schema_allows_or_not_is_answered_as_documented(gateway):
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
     from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
     from schemathesis.specs.openapi import checks as known
 
     schema = schemathesis.openapi.from_url(f"{gateway.url}/openapi.json")
-    statuses, operations, numbers = {}, set(), itertools.count()
+    conformance = [
+        known.status_code_conformance,
+        known.content_type_conformance,
+        known.response_schema_conformance,
+        known.response_headers_conformance,
+    ]
+    statuses: dict[str, set[int]] = {}
+    numbers = itertools.count()
+    prediction_id = accepted(gateway.url)
     for result in schema.get_all_operations():
         operation = result.ok()
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
             if mode == schemathesis.GenerationMode.NEGATIVE and not takes_anything(operation.label):
                 continue
-            strategy = operation.as_strategy(generation_mode=mode)
 
-            def ask(case):
+            def ask(case, real):
                 next(numbers)
+                if real:
+                    make_real(case, prediction_id)
                 case.headers = {**(case.headers or {}), **HEADERS}
                 response = case.call(timeout=30)
                 checked(case, response)
-                case.validate_response(
-                    response,
-                    checks=[
-                        known.status_code_conformance,
-                        known.content_type_conformance,
-                        known.response_schema_conformance,
-                        known.response_headers_conformance,
-                    ],
-                )
+                case.validate_response(response, checks=conformance)
                 statuses.setdefault(case.operation.label, set()).add(response.status_code)
 
             limits = settings(
@@ -86,19 +100,23 @@ def test_whatever_the_schema_allows_or_not_is_answered_as_documented(gateway):
                 derandomize=True,
                 database=None,
             )
-            limits(given(case=strategy)(ask))()
-            operations.add(operation.label)
+            limits(given(case=operation.as_strategy(generation_mode=mode), real=st.booleans())(ask))()
     print(f"{next(numbers)} requests, {statuses}")
-    assert len(operations) == 14
+    labels = {f"{method.upper()} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods}
+    assert set(statuses) | {"GET /openapi.json"} == labels, "schemathesis leaves out where it read the document"
+    assert {min(found) for found in statuses.values()} <= {200, 202}, "every operation was also answered well"
     assert accounts(gateway.url)["served"] > 0
     assert "Traceback" not in gateway.log.read_text()
-    answer = httpx.post(
-        f"{gateway.url}/v1/projects/fashion/predict",
-        content=png(),
-        headers=HEADERS | {"Content-Type": "image/png"},
-        trust_env=False,
-    )
-    assert answer.status_code == 200
+    assert ask_one(gateway.url, "predict").status_code == 200
+
+
+def ask_one(url: str, verb: str) -> httpx.Response:
+    headers = HEADERS | {"Content-Type": "image/png"}
+    return httpx.post(f"{url}/v1/projects/fashion/{verb}", content=png(), headers=headers, trust_env=False)
+
+
+def accepted(url: str) -> str:
+    return ask_one(url, "predict:async").json()["prediction_id"]
 
 
 def test_the_commands_of_the_page_work_in_a_shell_in_their_order(gateway, tmp_path):
@@ -106,18 +124,12 @@ def test_the_commands_of_the_page_work_in_a_shell_in_their_order(gateway, tmp_pa
         pytest.skip("curl is not installed")
     page = unescape(httpx.get(f"{gateway.url}/docs", trust_env=False).text)
     (tmp_path / "item.png").write_bytes(png())
-    accepted = httpx.post(
-        f"{gateway.url}/v1/projects/fashion/predict:async",
-        content=png(),
-        headers=HEADERS | {"Content-Type": "image/png"},
-        trust_env=False,
-    )
     environment = {
         "PATH": os.environ["PATH"],
         "GATEWAY": gateway.url,
         "KEY": TOKEN,
         "PROJECT": "fashion",
-        "PREDICTION_ID": accepted.json()["prediction_id"],
+        "PREDICTION_ID": accepted(gateway.url),
         "NO_PROXY": "127.0.0.1",
     }
     for example in EXAMPLES:
