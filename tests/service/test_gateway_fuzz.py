@@ -58,6 +58,8 @@ def make_real(case, prediction_id: str) -> None:
     if case.operation.path.endswith(("predict", "predict:async")):
         case.body, case.media_type = png(), "image/png"
         case.headers["Content-Type"] = "image/png"
+    if case.operation.path.endswith("feedback") and isinstance(case.body, dict):
+        case.body = {"label": "boot", "business_key": str(case.body.get("business_key") or "k"), "project": "fashion"}
 
 
 def test_whatever_the_schema_allows_or_not_is_answered_as_documented(gateway):
@@ -104,7 +106,7 @@ def test_whatever_the_schema_allows_or_not_is_answered_as_documented(gateway):
     print(f"{next(numbers)} requests, {statuses}")
     labels = {f"{method.upper()} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods}
     assert set(statuses) | {"GET /openapi.json"} == labels, "schemathesis leaves out where it read the document"
-    assert {min(found) for found in statuses.values()} <= {200, 202}, "every operation was also answered well"
+    assert [label for label, found in statuses.items() if not found & {200, 202}] == [], "never answered well"
     assert accounts(gateway.url)["served"] > 0
     assert "Traceback" not in gateway.log.read_text()
     assert ask_one(gateway.url, "predict").status_code == 200
