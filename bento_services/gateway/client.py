@@ -55,14 +55,17 @@ class InferenceClient:
 
     def __init__(self, *, timeout_seconds: float) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
+        self._timeout_ms = str(max(1, int(timeout_seconds * 1000)))
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
         """Return the deployment's answer on one item; never raises for what the other side does."""
         session = self._open()
+        # The model need not work on what nobody waits for any more.
+        headers = {"Content-Type": media_type, "X-Request-Timeout-Ms": self._timeout_ms}
         try:
             async with session.post(
-                f"{entry.address}/predict", data=payload, headers={"Content-Type": media_type}, allow_redirects=False
+                f"{entry.address}/predict", data=payload, headers=headers, allow_redirects=False
             ) as response:
                 body = await response.content.read(MAX_ANSWER_BYTES)
                 reply = read_reply(response.status, body, version=entry.model_version, classes=classes)
@@ -90,6 +93,8 @@ def read_reply(status: int, body: bytes, *, version: str, classes: Sequence[str]
     """Judge an answer: its status, then whether it is a distribution over the classes by the right version."""
     if status in {413, 422}:
         return _rejected(status, body)
+    if status == 504:
+        return Failed("timeout")
     if status != 200:
         return Failed("overloaded" if status == 429 or b'"OVERLOADED"' in body else "failed")
     try:

@@ -26,6 +26,7 @@ from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.records import LogRecord
 from bento_services.gateway.reviews import Reviews
 from bento_services.gateway.routes import KeyInfo, ProjectRoute, Snapshot
+from bento_services.gateway.shadows import Mirror
 from bento_services.gateway.spool import Spool
 from pipeline_tasks.contracts import sha256_hex
 
@@ -81,6 +82,7 @@ class Gateway:
         self.spool = spool
         self.metrics = metrics
         self.later = later
+        self.mirror = Mirror(dispatcher, spool=spool, metrics=metrics, monotonic=monotonic)
         self.new_id = new_id
         self.monotonic = monotonic
         self.wall_ms = wall_ms
@@ -209,7 +211,8 @@ class Gateway:
             self.num_open -= 1
         trace.spans.update(answered.scores.spans)
         with self.span(trace, "log"):
-            answer = self._log_answer(trace, answered, self.route(trace.project))
+            route = self.route(trace.project)
+            answer, record = self._log_answer(trace, answered, route)
             if answer["needs_review"] and trace.prediction_id is None:
                 self.later.store.remember(
                     answer["prediction_id"],
@@ -217,6 +220,8 @@ class Gateway:
                     answer=answer,
                     item_id=guard.item_id(item, modality=route.settings.modality),
                 )
+        if route.shadows and version is None:
+            self.mirror.send(question, record, route=route)
         return answer
 
     def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:
@@ -235,7 +240,7 @@ class Gateway:
         finally:
             trace.spans[name] = trace.spans.get(name, 0.0) + self.monotonic() - began
 
-    def _log_answer(self, trace: Trace, answered: Answered, route: ProjectRoute) -> dict[str, Any]:
+    def _log_answer(self, trace: Trace, answered: Answered, route: ProjectRoute) -> tuple[dict[str, Any], LogRecord]:
         finished = finish(answered.scores, route.settings)
         scores = zip(answered.scores.labels, answered.scores.probabilities, strict=True)
         record = self._record(
@@ -251,7 +256,8 @@ class Gateway:
             scores=json.dumps({label: round(value, DIGITS) for label, value in scores}, separators=(",", ":")),
         )
         self.metrics.record_outcome(self.spool.append(record))
-        return {"prediction_id": record.prediction_id, "model_version": record.model_version, **finished.as_json()}
+        ids = {"prediction_id": record.prediction_id, "model_version": record.model_version}
+        return {**ids, **finished.as_json()}, record
 
     def log_error(self, trace: Trace, error: ApiError) -> None:
         """Log an item that got no answer; a promised prediction id is kept."""
@@ -305,7 +311,8 @@ class Gateway:
         }
         breakers = self.dispatcher.breakers
         if snapshot:
-            breakers.forget({entry.deployment_id for route in snapshot.routes.values() for entry in route.entries})
+            routed = [entry for route in snapshot.routes.values() for entry in (*route.entries, *route.shadows)]
+            breakers.forget({entry.deployment_id for entry in routed})
         return {
             **generations,
             **breakers.gauges(),

@@ -66,16 +66,17 @@ class Dispatcher:
         entry = choose(route, sticky_key=question.sticky_key, version=question.version, avoid=self.breakers.avoided())
         if entry is None:
             raise _nothing_serves(question.version)
-        reply = await self._ask(entry, question, route)
+        reply = await self.ask(entry, question, route)
         replayed = isinstance(reply, Failed)
         if replayed:
             self.num_replays += 1
             route = current_route()
             entry = choose_other(route, entry, version=question.version, avoid=self.breakers.avoided())
-            reply = await self._ask(entry, question, route)
+            reply = await self.ask(entry, question, route)
         return Answered(entry, _scores(reply), replayed)
 
-    async def _ask(self, entry: RouteEntry, question: Question, route: ProjectRoute) -> Reply:
+    async def ask(self, entry: RouteEntry, question: Question, route: ProjectRoute) -> Reply:
+        """Ask one deployment, counted as in flight; its breaker hears how it ended."""
         # No await between the choice of an entry and this count: a drain that sees 0 has seen every chosen request.
         self._in_flight[entry.deployment_id] += 1
         self.breakers.asked(entry.deployment_id)

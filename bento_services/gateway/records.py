@@ -53,7 +53,7 @@ SCHEMA = pa.schema(
 class LogRecord:
     """One line of the prediction log; fields that do not apply are None. Times are UTC milliseconds since 1970."""
 
-    kind: Literal["prediction", "feedback"]
+    kind: Literal["prediction", "feedback", "shadow"]
     prediction_id: str | None
     request_id: str
     project: str

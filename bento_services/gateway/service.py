@@ -76,7 +76,7 @@ class Gateway:
             reviews=SqlReviews(config.catalog_url),
             callbacks=CallbackClient(config.callbacks),
         )
-        core = app.state.gateway = Core(
+        self._core = app.state.gateway = Core(
             config,
             follower=self._follower,
             dispatcher=Dispatcher(self._client),
@@ -87,7 +87,7 @@ class Gateway:
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )
         self._later = later
-        self._worker = Worker(core)
+        self._worker = Worker(self._core)
         self._follower.start()
         self._shipper.start()
         gc.collect()
@@ -107,6 +107,7 @@ class Gateway:
         """Stop following and ship what the log holds."""
         self._follower.stop()
         await self._worker.stop()
+        await self._core.mirror.stop()
         await self._client.close()
         await self._later.callbacks.close()
         self._later.store.close()

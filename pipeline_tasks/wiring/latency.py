@@ -24,7 +24,11 @@ TIMEOUT_SECONDS = 30.0
 # As the gateway names its parts in `Server-Timing`; what it passes on from the inference service.
 GATEWAY_PARTS = ("read", "check", "inference", "log")
 INFERENCE_PARTS = ("queue", "decode", "model")
+# Sums and counts of the model server's own histograms -> what they are the time of.
+COUNTERS = {"dethrone_batch_wait_seconds": "queue_wait_mean_ms", "dethrone_pass_seconds": "pass_mean_ms"}
+MEANS = {"queue_wait_mean_ms": "waiting for a pass", "pass_mean_ms": "the model's pass"}
 _PART = re.compile(r"\s*([a-z]+)\s*;\s*dur=([0-9.]+)\s*")
+_NUMBER = re.compile(r"[0-9.]+(?:e[+-]?[0-9]+)?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,10 +58,17 @@ def measure(
     """
     payloads = [file] if file is not None else _items(parts, project)
     key = (parts.settings.home / "secrets" / "gateway_api_key").read_text().strip()
+    route = ServingRepository(parts.database).head_route(project)
+    champion = (
+        next((one for one in route.entries if one.model_version == route.champion_version), None) if route else None
+    )
+    address = None if champion is None else champion.address
     with httpx.Client(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
-        asks = _asks(client, parts, project, key=key, monotonic=monotonic)
+        asks = _asks(client, parts, project, key=key, address=address, monotonic=monotonic)
+        before = _counters(client, address)
         through, direct = _alternate(asks, payloads, num_requests=num_requests)
-    return {"project": project, "num_requests": len(through), **report(through, direct)}
+        means = counter_means(before, _counters(client, address))
+    return {"project": project, "num_requests": len(through), **report(through, direct), "model_server": means}
 
 
 def payload_of(path: Path, *, media_type: str) -> Payload:
@@ -79,13 +90,17 @@ Ask = Callable[[Payload], Sample]
 
 
 def _asks(
-    client: httpx.Client, parts: Parts, project: str, *, key: str, monotonic: Callable[[], float]
+    client: httpx.Client,
+    parts: Parts,
+    project: str,
+    *,
+    key: str,
+    address: str | None,
+    monotonic: Callable[[], float],
 ) -> tuple[Ask, Ask | None]:
     """Return how to ask the gateway, and how to ask the champion's own server if it can be reached from here."""
     headers = {"Authorization": f"Bearer {key}", "X-User-Key": USER_KEY}
     gateway = f"{parts.settings.gateway_url}/v1/projects/{project}/predict"
-    route = ServingRepository(parts.database).head_route(project)
-    entries = [] if route is None else [one for one in route.entries if one.model_version == route.champion_version]
 
     def ask(url: str, payload: Payload, sent: Mapping[str, str]) -> Sample:
         began = monotonic()
@@ -99,9 +114,9 @@ def _asks(
         return ask(gateway, payload, headers)
 
     def direct(payload: Payload) -> Sample:
-        return ask(f"{entries[0].address}/predict", payload, {})
+        return ask(f"{address}/predict", payload, {})
 
-    return through, direct if entries else None
+    return through, None if address is None else direct
 
 
 def _alternate(
@@ -124,6 +139,29 @@ def _alternate(
             except (httpx.HTTPError, ServiceUnavailable):
                 reachable = False  # its address may be one of another machine's loopback: the gateway's word remains
     return samples[0][-num_requests:], samples[1][-num_requests:] if reachable else []
+
+
+def _counters(client: httpx.Client, address: str | None) -> dict[str, float]:
+    """Return the lines of the model server's metrics that have no label; none where it cannot be reached."""
+    if address is None:
+        return {}
+    try:
+        lines = client.get(f"{address}/metrics").text.splitlines()
+    except httpx.HTTPError:
+        return {}
+    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#") and "{" not in line)
+    return {pair[0]: float(pair[1]) for pair in pairs if len(pair) == 2 and _NUMBER.fullmatch(pair[1])}
+
+
+def counter_means(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean times that the model server counted between two readings, in milliseconds."""
+    found = {}
+    for name, title in COUNTERS.items():
+        seconds = after.get(f"{name}_sum", 0.0) - before.get(f"{name}_sum", 0.0)
+        number = after.get(f"{name}_count", 0.0) - before.get(f"{name}_count", 0.0)
+        if number > 0:
+            found[title] = round(seconds / number * 1000, 3)
+    return found
 
 
 def parse_timing(text: str) -> dict[str, float]:
@@ -196,7 +234,10 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield _row("the model's server alone", found["direct"])
         yield f"The gateway adds {found['gateway_adds_p50_ms']:.2f} ms to the median."
-    if not found["inference_tells"]:
+    if found["model_server"]:
+        said = ", ".join(f"{MEANS[name]} {value:.2f} ms" for name, value in found["model_server"].items())
+        yield f"By the model server's own counters, over both ways: {said} on average."
+    elif not found["inference_tells"]:
         yield "This release does not tell queue and model apart."
 
 

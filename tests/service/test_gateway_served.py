@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -241,6 +242,41 @@ def test_serving_goes_on_without_the_catalog_also_after_a_kill(stack):
     stub.stop()
 
 
+def submit(url: str, body: bytes) -> str:
+    response = httpx.post(
+        f"{url}/v1/projects/fashion/predict:async", content=body, headers=HEADERS, trust_env=False, timeout=20
+    )
+    assert response.status_code == 202, response.text
+    return response.headers["location"]
+
+
+def test_accepted_predictions_are_made_after_a_kill_each_logged_under_its_one_id(stack):
+    stub = StubInference(version="A")
+    stub.status = 500  # the model cannot answer yet
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    with stack.gateway() as gateway:
+        follows(gateway.url, 1)
+        paths = [submit(gateway.url, png(seed)) for seed in range(20)]
+        assert {get(gateway.url, path)["status"] for path in paths} == {"pending"}
+        gateway.kill()
+    stub.status = 200
+    with sqlite3.connect(stack.home / "serving" / "predictions.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM predictions WHERE state = 'pending'").fetchone() == (20,)
+        connection.execute("UPDATE predictions SET due_at = 0 WHERE state = 'pending'")  # the dead one's leases run out
+    with stack.gateway() as gateway:
+        wait_until(
+            lambda: {get(gateway.url, path)["status"] for path in paths} == {"done"}, timeout_seconds=60, what="answers"
+        )
+        answers_ = [get(gateway.url, path)["prediction"] for path in paths]
+        assert accounts(gateway.url)["logged"] == 20
+        gateway.kill()
+    ids = [path.rpartition("/")[2] for path in paths]
+    assert [answer["prediction_id"] for answer in answers_] == ids
+    assert sorted(record.prediction_id for record in spooled(stack.home / "spool")) == sorted(ids)
+    assert int(stub.last_headers["X-Request-Timeout-Ms"]) == 5000
+    stub.stop()
+
+
 def rows_in(store, prefix: str = "predictions/") -> list[dict]:
     parts = [store.get(info.key) for info in store.list(prefix)]
     return [row for part in parts for row in pq.read_table(io.BytesIO(part)).to_pylist()]
@@ -289,19 +325,25 @@ def spooled(folder) -> list[LogRecord]:
     return [record for path in sorted(folder.iterdir()) for record, _ in read_records(path.read_bytes())]
 
 
+def limit_files(processes: list[psutil.Process], size_bytes: int) -> None:
+    """Let the kernel refuse writes beyond a size, as a full disk does."""
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
+
+
 def test_the_accounts_add_up_under_load_a_refusing_disk_a_full_spool_and_a_kill(stack):
     stub = StubInference(version="A")
     stack.route(RouteEntry("dA", "A", stub.url, 100))
     sizes = {"DETHRONE_SPOOL_SEGMENT_BYTES": "60000", "DETHRONE_SPOOL_MAX_BYTES": "400000"}
     with stack.gateway(**sizes) as gateway:
         follows(gateway.url, 1)
-        (worker,) = [process for process in psutil.process_iter() if _is_worker(process, gateway.port)]
+        workers = [process for process in psutil.process_iter() if _is_worker(process, gateway.port)]
         with Load(gateway.url) as load:
             load.wait_for_more(50)
             accounts(gateway.url)
-            worker.rlimit(psutil.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))  # from now on no file takes a byte
+            limit_files(workers, 1)  # from now on no file takes a byte
             wait_until(lambda: accounts(gateway.url)["failed"] > 20, timeout_seconds=30, what="failed records")
-            worker.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            limit_files(workers, resource.RLIM_INFINITY)
             before = accounts(gateway.url)
             wait_until(
                 lambda: accounts(gateway.url)["logged"] > before["logged"] + 50, timeout_seconds=30, what="new records"

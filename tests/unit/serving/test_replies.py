@@ -65,6 +65,7 @@ def test_nonsense_is_not_believed(body):
         (404, b"", Failed("failed")),
         (302, b"", Failed("failed")),
         (429, b"", Failed("overloaded")),
+        (504, b'{"error":{"code":"DEADLINE_EXCEEDED"}}', Failed("timeout")),
         (503, b'{"error":{"code":"OVERLOADED"}}', Failed("overloaded")),
         (503, b'{"error":{"code":"MODEL_FAILED"}}', Failed("failed")),
         (422, b'{"error":{"code":"NOT_AN_IMAGE","message":"m"}}', Rejected(422, "NOT_AN_IMAGE", "m")),

@@ -13,7 +13,7 @@ import pytest
 from pipeline_tasks.contracts import Route, RouteEntry
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.wiring import latency
-from pipeline_tasks.wiring.latency import Payload, Sample, as_text, parse_timing, quantile, report, split
+from pipeline_tasks.wiring.latency import Payload, Sample, as_text, counter_means, parse_timing, quantile, report, split
 
 TOLD = {"read": 0.001, "check": 0.0005, "inference": 0.006, "log": 0.0002, "total": 0.009}
 MODEL = {"queue": 0.001, "decode": 0.0005, "model": 0.003}
@@ -31,6 +31,14 @@ def test_the_parts_of_a_request_add_up_to_what_its_caller_saw():
     assert told["model server: model"] == 0.003
 
 
+def test_counters_give_the_mean_of_what_came_between():
+    before = {"dethrone_batch_wait_seconds_sum": 1.0, "dethrone_batch_wait_seconds_count": 100.0}
+    after = {"dethrone_batch_wait_seconds_sum": 1.5, "dethrone_batch_wait_seconds_count": 200.0}
+    assert counter_means(before, after) == {"queue_wait_mean_ms": 5.0}
+    assert counter_means({}, {}) == {}
+    assert counter_means(after, before) == {}, "it was started again in between"
+
+
 def test_the_header_is_read_in_seconds():
     assert parse_timing("read;dur=1.500, total;dur=9.000, strange, x;dur=1;desc=y") == {"read": 0.0015, "total": 0.009}
 
@@ -41,14 +49,16 @@ def test_a_quantile_is_a_value_that_was_seen(share, expected):
 
 
 def test_the_report_says_what_the_gateway_adds_and_what_is_not_told():
-    found = report([Sample(0.010, TOLD)] * 3, [Sample(0.0085, {})] * 3)
+    found = report([Sample(0.010, TOLD)] * 3, [Sample(0.0085, {})] * 3) | {"model_server": {}}
     assert found["gateway_adds_p50_ms"] == 1.5
     text = as_text({"project": "fashion", "num_requests": 3, **found})
     assert "The gateway adds 1.50 ms to the median." in text
     assert "does not tell queue and model apart" in text
-    alone = report([Sample(0.010, TOLD | MODEL)], [])
+    alone = report([Sample(0.010, TOLD | MODEL)], []) | {"model_server": {"pass_mean_ms": 2.5}}
     assert (alone["direct"], alone["gateway_adds_p50_ms"], alone["inference_tells"]) == (None, None, True)
-    assert "cannot be asked directly" in as_text({"project": "fashion", "num_requests": 1, **alone})
+    text = as_text({"project": "fashion", "num_requests": 1, **alone})
+    assert "cannot be asked directly" in text
+    assert "the model's pass 2.50 ms on average" in text
 
 
 class Server:
@@ -68,6 +78,21 @@ class Server:
                 self.send_header("Content-Length", "2")
                 self.end_headers()
                 self.wfile.write(b"{}")
+
+            def do_GET(self):
+                number = len(server.seen)
+                lines = [
+                    "# HELP dethrone_pass_seconds x",
+                    f"dethrone_pass_seconds_sum {0.002 * number}",
+                    f"dethrone_pass_seconds_count {float(number)}",
+                    'dethrone_pass_seconds_bucket{le="1"} 3',
+                    "strange nan",
+                ]
+                body = "\n".join(lines).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
             def log_message(self, *_):
                 pass
@@ -131,13 +156,14 @@ def test_items_of_the_project_are_asked_about_both_ways_in_turn(servers, measure
     assert model.seen[1][1]["Authorization"] is None
     assert [body for _, _, body in gateway.seen[:4]] == [b"a", b"b", b"a", b"b"]
     assert found["through_gateway"]["p50_ms"] == 1.0
+    assert found["model_server"] == {"pass_mean_ms": 2.0}
     json.dumps(found)
 
 
 def test_a_model_server_that_cannot_be_reached_is_left_out(servers, measured):
     gateway = servers()
     found = measured(gateway.url, "http://127.0.0.1:9", file=Payload(b"x", "text/plain"))
-    assert (found["direct"], found["num_requests"]) == (None, 20)
+    assert (found["direct"], found["num_requests"], found["model_server"]) == (None, 20, {})
     assert measured(gateway.url, None, file=Payload(b"x", "text/plain"))["direct"] is None
 
 
