@@ -90,12 +90,8 @@ def _is_address(host: str) -> bool:
 def is_public(address: str) -> bool:
     """Say whether an IP address is one of the public internet, whatever it is wrapped in."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return is_public(str(found.ipv4_mapped))
-        if any(found in network for network in TRANSLATED):
-            return False
-    return found.is_global and not found.is_multicast
+    translated = any(found in network for network in TRANSLATED)
+    return found.is_global and not found.is_multicast and not translated
 
 
 class PublicResolver(AbstractResolver):
