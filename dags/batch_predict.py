@@ -2,7 +2,7 @@
 
 from airflow.sdk import DAG, Param
 
-from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects
+from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, param
 
 DOC = """
 ### Predict a batch
@@ -25,7 +25,7 @@ for project in load_valid_projects():
             stage="batch_predict",
             project=name,
             pool="gpu",
-            arguments={"batch_id": "{{ params.batch_id }}"},
+            arguments={"batch_id": param("batch_id")},
             inlets=[asset(name, "champion")],
             outlets=[asset(name, "batch_predictions")],
         )

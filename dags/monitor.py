@@ -2,7 +2,7 @@
 
 from airflow.sdk import DAG
 
-from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, wake_on
+from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, result, wake_on
 
 DOC = """
 ### Watch production
@@ -23,7 +23,7 @@ for project in load_valid_projects():
         alarm = StageOperator(
             stage="alarm",
             project=name,
-            arguments={"window_id": "{{ (ti.xcom_pull(task_ids='monitor') or {}).get('window_id') }}"},
+            arguments={"window_id": result("monitor", "window_id")},
             outlets=[asset(name, "alarms")],
         )
         watch >> alarm

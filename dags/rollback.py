@@ -2,7 +2,7 @@
 
 from airflow.sdk import DAG, Param
 
-from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects
+from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, param, triggered_by
 
 DOC = """
 ### Roll back
@@ -27,9 +27,9 @@ for project in load_valid_projects():
             stage="rollback",
             project=name,
             arguments={
-                "to_version": "{{ params.to_version }}",
-                "reason": "{{ params.reason }}",
-                "actor": "{{ dag_run.triggering_user_name or 'airflow' }}",
+                "to_version": param("to_version"),
+                "reason": param("reason"),
+                "actor": triggered_by(),
             },
             outlets=[asset(name, "champion")],
         )

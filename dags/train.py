@@ -11,6 +11,9 @@ from pipeline_tasks.airflow_glue import (
     asset,
     dag_arguments,
     load_valid_projects,
+    param,
+    ran,
+    result,
     wake_on,
 )
 
@@ -26,6 +29,8 @@ the run ended: promoted, rejected(reason), failed(reason) or superseded.
 **When it fails.** Look at `finish` for the reason and at `judge` for the report. The champion keeps serving whatever
 happens here. Clearing a failed task goes on from there; a whole new run adopts what was already trained.
 """
+
+SCALES_WITH_DATA = dt.timedelta(hours=12)
 
 for project in load_valid_projects():
     name = project.name
@@ -44,28 +49,29 @@ for project in load_valid_projects():
         },
         **dag_arguments(project, "train", doc=DOC),
     ):
-        verdict_id = "{{ ti.xcom_pull(task_ids='judge')['verdict_id'] }}"
+        verdict_id = result("judge", "verdict_id")
         plan = StageOperator(
             stage="plan_training",
             task_id="plan",
             project=name,
-            arguments={"force": "{{ params.force }}"},
+            arguments={"force": param("force")},
             inlets=[asset(name, "labels"), asset(name, "alarms")],
         )
         snapshot = StageOperator(
             stage="snapshot",
             project=name,
-            arguments={"window": "{{ params.window }}"},
+            execution_timeout=SCALES_WITH_DATA,
+            arguments={"window": param("window")},
             outlets=[asset(name, "snapshots")],
         )
         train = StageOperator(
             stage="train",
             project=name,
             pool="gpu",
-            execution_timeout=dt.timedelta(hours=12),
+            execution_timeout=SCALES_WITH_DATA,
             arguments={
-                "snapshot_id": "{{ ti.xcom_pull(task_ids='snapshot')['snapshot_id'] }}",
-                "seed": "{{ params.seed }}",
+                "snapshot_id": result("snapshot", "snapshot_id"),
+                "seed": param("seed"),
             },
             outlets=[asset(name, "models")],
         )
@@ -73,9 +79,10 @@ for project in load_valid_projects():
             stage="judge",
             project=name,
             pool="gpu",
+            execution_timeout=SCALES_WITH_DATA,
             arguments={
-                "version": "{{ ti.xcom_pull(task_ids='train')['version'] }}",
-                "epochs": "{{ ti.xcom_pull(task_ids='snapshot')['epochs'] }}",
+                "version": result("train", "version"),
+                "epochs": result("snapshot", "epochs"),
             },
             outlets=[asset(name, "verdicts")],
         )
@@ -91,13 +98,13 @@ for project in load_valid_projects():
         ship = StageOperator(
             stage="ship",
             project=name,
-            arguments={"release_id": "{{ ti.xcom_pull(task_ids='release')['release_id'] }}"},
+            arguments={"release_id": result("release", "release_id")},
             outlets=[asset(name, "champion")],
         )
         finish = StageOperator(
             stage="finish",
             project=name,
-            arguments={"started": "{{ ti.xcom_pull(task_ids='plan') is not none }}"},
+            arguments={"started": ran("plan"), "verdict_id": verdict_id},
             trigger_rule=TriggerRule.ALL_DONE,
         )
         plan >> snapshot >> train >> judge >> approve >> release >> ship >> finish

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import datetime as dt
+import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -85,9 +86,28 @@ def dag_arguments(project: Project, verb: str, *, doc: str) -> dict[str, Any]:
         "default_args": {"owner": project.owner, **RETRY_ARGUMENTS},
         "doc_md": doc,
         "description": f"{verb} of {project.name}",
-        "render_template_as_native_obj": True,
         "dagrun_timeout": dt.timedelta(days=7) if verb == "train" else dt.timedelta(hours=6),
     }
+
+
+def param(name: str) -> str:
+    """Return the template of a run's parameter, as JSON: a reason that is a number stays a text."""
+    return f"{{{{ params.{name} | tojson }}}}"
+
+
+def result(task_id: str, key: str) -> str:
+    """Return the template of what an earlier task returned under `key`, as JSON; null where it returned nothing."""
+    return f"{{{{ (ti.xcom_pull(task_ids='{task_id}') or {{}}).get('{key}') | tojson }}}}"
+
+
+def ran(task_id: str) -> str:
+    """Return the template of whether an earlier task returned anything, as JSON."""
+    return f"{{{{ (ti.xcom_pull(task_ids='{task_id}') is not none) | tojson }}}}"
+
+
+def triggered_by() -> str:
+    """Return the template of who started the run, as JSON."""
+    return "{{ (dag_run.triggering_user_name or 'airflow') | tojson }}"
 
 
 @attrs.define()
@@ -114,15 +134,17 @@ LINKS = ("Report", "Data Docs", "Label Studio", "W&B run", "Service")
 class StageOperator(BaseOperator):
     """Runs one stage through its entry point: `entrypoints.<stage>(project, attempt=..., **arguments)`.
 
-    A stage's result is a JSON dictionary of ids. `links` in it become buttons; `idle` (a sentence) means that there
-    was nothing to do: the task is skipped, so that no asset event wakes anybody.
+    The arguments are templates that render to JSON (`param`, `result`): rendering to native objects would make a
+    number of an id such as 12345678901e3456. A stage's result is a JSON dictionary of ids. `links` in it become
+    buttons; `idle` (a sentence) means that there was nothing to do: the task is skipped, so that no asset event wakes
+    anybody.
     """
 
     template_fields = ("arguments",)
     operator_extra_links = tuple(StageLink(label=label) for label in LINKS)
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, stage: str, project: str, arguments: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, stage: str, project: str, arguments: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         super().__init__(task_id=kwargs.pop("task_id", stage), **kwargs)
         self.stage = stage
         self.project = project
@@ -133,11 +155,12 @@ class StageOperator(BaseOperator):
         from pipeline_tasks import entrypoints
 
         die_with_parent()
-        result = call(getattr(entrypoints, self.stage), self.project, context, **self.arguments)
-        self.links = dict(result.get("links", {}))
-        if result.get("idle"):
-            raise AirflowSkipException(str(result["idle"]))
-        return result
+        arguments = {name: json.loads(text) for name, text in self.arguments.items()}
+        found = call(getattr(entrypoints, self.stage), self.project, context, **arguments)
+        self.links = dict(found.get("links", {}))
+        if found.get("idle"):
+            raise AirflowSkipException(str(found["idle"]))
+        return found
 
 
 def approval_form() -> dict[str, Param]:
@@ -169,33 +192,38 @@ class PromotionApproval(ApprovalOperator):
         from pipeline_tasks import entrypoints
 
         die_with_parent()
-        request = call(entrypoints.approval_request, self.project, context, verdict_id=self.verdict_id)
+        verdict_id = json.loads(self.verdict_id)
+        request = call(entrypoints.approval_request, self.project, context, verdict_id=verdict_id)
         self.links = dict(request.get("links", {}))
         if request.get("idle"):
             raise AirflowSkipException(str(request["idle"]))
         if not request["needed"]:
-            return {"verdict_id": self.verdict_id, "needed": False}
+            return {"verdict_id": verdict_id, "needed": False}
         self.body = request["body"]
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Record the answer, then let Airflow go on or skip."""
+        """Record the answer, then let Airflow go on or skip; an error is no answer and fails the task."""
+        if "error" not in event:
+            self._record(context, event)
+        return super().execute_complete(context, event)
+
+    def _record(self, context: Context, event: Mapping[str, Any]) -> None:
         from pipeline_tasks import entrypoints
 
         user = event.get("responded_by_user") or {}
         approved = event.get("chosen_options") == [self.APPROVE]
-        decision = "approve" if approved else ("reject" if user else "expired")
         call(
             entrypoints.record_approval,
             self.project,
             context,
-            verdict_id=self.verdict_id,
-            decision=decision,
+            verdict_id=json.loads(self.verdict_id),
+            decision="approve" if approved else ("reject" if user else "expired"),
             by=str(user.get("name") or "nobody"),
             requested_by=context["dag_run"].triggering_user_name,
             reason=str((event.get("params_input") or {}).get("reason") or ""),
+            at=event["responded_at"],
         )
-        return super().execute_complete(context, event)
 
 
 def call(stage: Callable[..., dict[str, Any]], project: str, context: Context, **arguments: Any) -> dict[str, Any]:
@@ -205,7 +233,8 @@ def call(stage: Callable[..., dict[str, Any]], project: str, context: Context, *
     try:
         return stage(project, attempt=attempt, **arguments)
     except PermanentError as error:
-        raise AirflowFailException(f"[{error.code}] {error}") from error
+        code = f"[{error.code}] "
+        raise AirflowFailException(code + str(error).removeprefix(code)) from error
 
 
 def die_with_parent() -> None:

@@ -266,9 +266,10 @@ def record_approval(
     decision: str,
     by: str,
     reason: str,
+    at: dt.datetime,
     requested_by: str | None = None,
 ) -> Result:
-    """Keep who said yes or no, when and why."""
+    """Keep who said yes or no, when (`at`) and why."""
     from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
     from pipeline_tasks.evaluation import approval
 
@@ -281,7 +282,7 @@ def record_approval(
         requested_by=requested_by,
         verdicts=VerdictRepository(parts.database),
         approvals=ApprovalRepository(parts.database),
-        now=utc_now(),
+        now=at,
     )
     return as_json(record)
 
@@ -316,24 +317,34 @@ def rollback(
 
 
 @stage
-def finish(parts: Parts, project: str, *, attempt: Attempt, started: bool = True) -> Result:
-    """Close the training run with its one ending."""
+def finish(
+    parts: Parts, project: str, *, attempt: Attempt, started: bool = True, verdict_id: str | None = None
+) -> Result:
+    """Close the training run with its one ending; `verdict_id` is what its judging gave, if it came that far."""
     from pipeline_tasks.catalog.runs import RunRepository
     from pipeline_tasks.errors import PermanentError
-    from pipeline_tasks.runs.outcome import ending_of
+    from pipeline_tasks.runs.outcome import ending_of, went_on
     from pipeline_tasks.wiring.views import run_facts
 
     if not started:
         return {"idle": "there was nothing to train on"}
     runs = RunRepository(parts.database)
     record = runs.get(project, attempt.run_id)
-    ending = ending_of(run_facts(parts.database, project, run_id=attempt.run_id))
-    if record is not None and record.outcome == "failed" and ending.outcome != "failed":
-        # A failed task was cleared and the run went on: what it came to counts, its history is kept.
+    if record is None:
+        raise PermanentError(f"run {attempt.run_id} must have been opened by `plan` (got none).", code="RUN_UNKNOWN")
+    facts = run_facts(parts.database, project, run_id=attempt.run_id, verdict_id=verdict_id, opened_at=record.opened_at)
+    ending = ending_of(facts)
+    if went_on(record.outcome, ending):
+        # A task was cleared and the run went on: what it came to counts, its endings so far are kept.
         record = runs.open(
-            project, run_id=attempt.run_id, kind="train", deadline_at=utc_now() + RUN_DEADLINE, at=record.opened_at
+            project,
+            run_id=attempt.run_id,
+            kind="train",
+            deadline_at=utc_now() + RUN_DEADLINE,
+            at=record.opened_at,
+            reopen=True,
         )
-    if record is not None and record.state == "open":
+    if record.state == "open":
         record = runs.close(
             project,
             run_id=attempt.run_id,
@@ -342,8 +353,6 @@ def finish(parts: Parts, project: str, *, attempt: Attempt, started: bool = True
             reason=ending.reason,
             at=utc_now(),
         )
-    if record is None:
-        raise PermanentError(f"run {attempt.run_id} must have been opened by `plan` (got none).", code="RUN_UNKNOWN")
     if record.outcome == "failed":
         raise PermanentError(str(record.reason), code=str(record.reason_code))
     return {"outcome": record.outcome, "reason_code": record.reason_code, "reason": record.reason}

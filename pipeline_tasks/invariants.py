@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks.catalog import ledger_repository
+from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.errors import DataCorrupt
@@ -35,26 +35,28 @@ def check(
     *,
     now: dt.datetime,
     labeling: LabelingTool | None = None,
-    approval_when: Mapping[str, str] | None = None,
+    approval_when: Mapping[str, str] | None = None,  # noqa: ARG001  not used any more; goes when no caller gives it
     anchors: Mapping[str, Sequence[tuple[int, str]]] | None = None,
     served_slack: dt.timedelta = SERVED_SLACK,
     deep: bool = False,
 ) -> list[Violation]:
     """Return what is not as it must be in a loop at rest, in the order of the invariants; we want an empty list.
 
-    `labeling` adds the comparison with the labeling tool; `approval_when` gives each project's approval rule
-    (`never`, `first`, `always`); `anchors` gives, by project, ledger entries (sequence, hash) noted down elsewhere;
-    `deep` re-reads and re-hashes every item's object and every verdict's evidence, which takes as long as it takes.
+    `labeling` adds the comparison with the labeling tool; `anchors` gives, by project, ledger entries (sequence, hash)
+    noted down elsewhere; `deep` re-reads and re-hashes every item's object and every verdict's evidence, which takes as
+    long as it takes.
     """
     known = anchors or {}
+    # Before the catalog is read: what is noted down by then is in the ledger, even while the loop goes on.
+    noted = ledger.noted_in(info.key for info in store.list(ledger.NOTED_PREFIX))
     with database.read() as connection:
-        projects = sorted({*_projects(connection), *known})
+        projects = sorted({*_projects(connection), *known, *noted})
         found = [
             *(one for project in projects for one in _items(connection, store, project, deep=deep)),
             *(one for project in projects for one in _labels(connection, store, project, labeling)),
             *(one for project in projects for one in _predictions(connection, store, project, served_slack)),
-            *(one for project in projects for one in _champions(connection, store, project, approval_when or {})),
-            *(one for project in projects for one in _ledger(connection, store, project, known, deep=deep)),
+            *(one for project in projects for one in _champions(connection, store, project, deep=deep)),
+            *(one for project in projects for one in _ledger(connection, store, project, known, noted, deep=deep)),
             *_runs(connection, now),
             *_leftovers(connection, store, now),
         ]
@@ -207,22 +209,20 @@ def _predictions(
     yield from served_violations(project, _rows(connection, t.routes, project), logged, slack=slack)
 
 
-def _champions(
-    connection: sa.Connection, store: ObjectStore, project: str, approval_when: Mapping[str, str]
-) -> Iterator[Violation]:
+def _champions(connection: sa.Connection, store: ObjectStore, project: str, *, deep: bool) -> Iterator[Violation]:
     """I3, I4, I6: one linear chain of routes, its newest three whole, each generation gated."""
     routes = sorted(_rows(connection, t.routes, project), key=lambda row: row["generation"])
     models = {row["version"]: row for row in _rows(connection, t.model_versions, project)}
     releases = _rows(connection, t.releases, project)
     yield from chain_violations(project, routes, _rows(connection, t.deployments, project))
-    yield from whole_violations(project, routes, models, releases, store)
+    yield from whole_violations(project, routes, models, releases, store, deep=deep)
     yield from gate_violations(
         project,
         routes,
         verdicts={row["verdict_id"]: row for row in _rows(connection, t.verdicts, project)},
         approvals=_rows(connection, t.approvals, project),
         releases=releases,
-        approval_when=approval_when.get(project, "never"),
+        models=models,
         store=store,
     )
 
@@ -232,6 +232,7 @@ def _ledger(
     store: ObjectStore,
     project: str,
     anchors: Mapping[str, Sequence[tuple[int, str]]],
+    noted: Mapping[str, Sequence[tuple[int, str]]],
     *,
     deep: bool,
 ) -> Iterator[Violation]:
@@ -242,6 +243,7 @@ def _ledger(
         ledger_repository.read_drafts(connection, project),
         store=store,
         anchors=anchors.get(project, ()),
+        noted=noted.get(project, ()),
         deep=deep,
     )
 

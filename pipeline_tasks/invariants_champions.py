@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pipeline_tasks.catalog.ledger import approval_rule_of
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.invariants_report import Row, Violation
 from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.release.task import EXPORT_SHA256, sha256_of
 
 FULL_SHARE = 100
 NUM_KEPT_WHOLE = 3  # the head and its two predecessors
@@ -39,9 +41,18 @@ def chain_violations(project: str, routes: Sequence[Row], deployments: Iterable[
 
 
 def whole_violations(
-    project: str, routes: Sequence[Row], models: Mapping[str, Row], releases: Iterable[Row], store: ObjectStore
+    project: str,
+    routes: Sequence[Row],
+    models: Mapping[str, Row],
+    releases: Iterable[Row],
+    store: ObjectStore,
+    *,
+    deep: bool = False,
 ) -> Iterator[Violation]:
-    """I4: model and release of the head and its two predecessors exist and hash to what the catalog says."""
+    """I4: model and release of the head and its two predecessors exist and hash to what the catalog says.
+
+    `deep` hashes the exported bentos too; those of older releases have no recorded hash.
+    """
     by_model: dict[str, list[Row]] = {}
     for release in releases:
         by_model.setdefault(release["model_version"], []).append(release)
@@ -52,8 +63,12 @@ def whole_violations(
             continue
         folder = model["object_key"].rstrip("/")
         yield from _same_digest(project, f"{folder}/model.safetensors", model["digest"], store)
-        for key in (f"{folder}/model.json", *(release["object_key"] for release in by_model.get(version, ()))):
-            if not store.exists(key):
+        exported = {release["object_key"]: release["infra_check"] for release in by_model.get(version, ())}
+        for key in (f"{folder}/model.json", *exported):
+            digest = exported.get(key, {}).get(EXPORT_SHA256)
+            if deep and digest is not None:
+                yield from _same_digest(project, key, digest, store)
+            elif not store.exists(key):
                 yield Violation("I4", project, f"champion {version} must have {key} (got no such object)")
 
 
@@ -64,30 +79,53 @@ def gate_violations(
     verdicts: Mapping[str, Row],
     approvals: Iterable[Row],
     releases: Iterable[Row],
-    approval_when: str,
+    models: Mapping[str, Row],
     store: ObjectStore,
 ) -> Iterator[Violation]:
-    """I6: a promotion stands on a verdict on that model against that champion, an approval and a release before it."""
-    answers: dict[str, Row] = {}
+    """I6: a promotion stands on a verdict on that model against that champion, an approval and a release before it.
+
+    Whether an approval was needed is what the route says of its own time, not what the project asks for today.
+    """
+    answers: dict[str, list[Row]] = {}
     for row in sorted(approvals, key=lambda one: one["sequence"]):
-        answers[row["verdict_id"]] = row
+        answers.setdefault(row["verdict_id"], []).append(row)
     released = {(row["model_version"], row["verdict_id"]): row for row in releases}
-    champion, former = None, set[str]()
+    champion, former, asked = None, set[str](), False
     for route in routes:
-        version = route["champion_version"]
+        version, faults = route["champion_version"], list[str]()
         if route["action"] == "rollback":
             if version not in former:
-                yield _ungated(project, route, "returns to a model that never was champion")
+                faults.append("returns to a model that never was champion")
         elif route["action"] == "promote":
+            if asked and approval_rule_of(route) is None:
+                faults.append("does not say whether it needed an approval")
+            asked = asked or approval_rule_of(route) is not None
             verdict = verdicts.get(route["verdict_id"])
-            yield from _verdict_faults(project, route, verdict, champion=champion, store=store)
-            needed = approval_when == "always" or (approval_when == "first" and champion is None)
-            yield from _approval_faults(project, route, answers.get(route["verdict_id"]), needed=needed)
-            yield from _release_faults(project, route, released.get((version, route["verdict_id"])))
+            faults += _verdict_faults(route, verdict, champion=champion, model=models.get(version), store=store)
+            faults += _approval_faults(route, answers.get(route["verdict_id"], ()), champion=champion)
+            faults += _release_faults(route, released.get((version, route["verdict_id"])))
         else:
-            yield _ungated(project, route, f"has the unknown action {route['action']}")
+            faults.append(f"has the unknown action {route['action']}")
         champion = version
         former.add(version)
+        beside = {entry["model_version"] for entry in (*route["body"]["entries"], *route["body"].get("shadows", ()))}
+        for name in sorted(beside - former):
+            mine = [one for one in verdicts.values() if one["contender_version"] == name]
+            if not any(_has_passed(one, route, answers=answers, released=released) for one in mine):
+                faults.append(f"routes to {name} too, which has not passed verdict, approval and release")
+        yield from (_ungated(project, route, fault) for fault in faults)
+
+
+def _has_passed(
+    verdict: Row, route: Row, *, answers: Mapping[str, Sequence[Row]], released: Mapping[tuple[str, str], Row]
+) -> bool:
+    """Tell whether the contender of a verdict could have been champion at the time of the route."""
+    release = released.get((verdict["contender_version"], verdict["verdict_id"]))
+    faults = [
+        *_approval_faults(route, answers.get(verdict["verdict_id"], ()), champion=verdict["champion_version"]),
+        *_release_faults(route, release),
+    ]
+    return verdict["answer"] == "promote" and verdict["created_at"] <= route["created_at"] and not faults
 
 
 def served_violations(
@@ -112,47 +150,52 @@ def served_violations(
 
 
 def _verdict_faults(
-    project: str, route: Row, verdict: Row | None, *, champion: str | None, store: ObjectStore
-) -> Iterator[Violation]:
+    route: Row, verdict: Row | None, *, champion: str | None, model: Row | None, store: ObjectStore
+) -> Iterator[str]:
     if verdict is None:
-        yield _ungated(project, route, "has no verdict")
+        yield "has no verdict"
         return
     if verdict["answer"] != "promote":
-        yield _ungated(project, route, f"stands on a verdict that says {verdict['answer']}")
+        yield f"stands on a verdict that says {verdict['answer']}"
     if verdict["contender_version"] != route["champion_version"]:
-        yield _ungated(project, route, f"stands on a verdict on {verdict['contender_version']}")
+        yield f"stands on a verdict on {verdict['contender_version']}"
     if verdict["champion_version"] != champion:
-        yield _ungated(project, route, f"was compared with {verdict['champion_version']}, the champion was {champion}")
+        yield f"was compared with {verdict['champion_version']}, the champion was {champion}"
     if verdict["created_at"] > route["created_at"]:
-        yield _ungated(project, route, "was judged after it served")
+        yield "was judged after it served"
     key = f"{verdict['object_key'].rstrip('/')}/verdict.json"
     try:
-        found = sha256_hex(store.get(key))
+        document = store.get(key)
+        found = sha256_hex(document)
     except (KeyError, DataCorrupt) as error:
         found = type(error).__name__
     if found != verdict["digest"]:
-        yield _ungated(
-            project, route, f"must have the verdict {key} with the SHA-256 {verdict['digest']} (got {found})"
-        )
+        yield f"must have the verdict {key} with the SHA-256 {verdict['digest']} (got {found})"
+    elif model is not None and model["digest"] != judged_weights(document):
+        yield f"has the weights {model['digest'][:12]}, judged were {str(judged_weights(document))[:12]}"
 
 
-def _approval_faults(project: str, route: Row, answer: Row | None, *, needed: bool) -> Iterator[Violation]:
+def _approval_faults(route: Row, answers: Sequence[Row], *, champion: str | None) -> Iterator[str]:
+    rule = approval_rule_of(route)
+    # What counted then: a later answer to the same verdict speaks of a later route.
+    earlier = [one for one in answers if one["at"] <= route["created_at"]]
+    answer = earlier[-1] if earlier else next(iter(answers), None)
     if answer is None:
-        if needed:
-            yield _ungated(project, route, "has no approval")
+        if rule == "always" or (rule == "first" and champion is None):
+            yield "has no approval"
     elif answer["decision"] != "approve":
-        yield _ungated(project, route, f"serves though the approval said {answer['decision']}")
+        yield f"serves though the approval said {answer['decision']}"
     elif answer["at"] > route["created_at"]:
-        yield _ungated(project, route, "was approved after it served")
+        yield "was approved after it served"
 
 
-def _release_faults(project: str, route: Row, release: Row | None) -> Iterator[Violation]:
+def _release_faults(route: Row, release: Row | None) -> Iterator[str]:
     if release is None:
-        yield _ungated(project, route, "has no release of that model and verdict")
+        yield "has no release of that model and verdict"
     elif release["infra_check"].get("failures"):
-        yield _ungated(project, route, "serves a release that failed its infra check")
+        yield "serves a release that failed its infra check"
     elif release["created_at"] > route["created_at"]:
-        yield _ungated(project, route, "was released after it served")
+        yield "was released after it served"
 
 
 def _ungated(project: str, route: Row, fault: str) -> Violation:
@@ -164,8 +207,7 @@ def _same_digest(project: str, key: str, digest: str, store: ObjectStore) -> Ite
         path = Path(folder) / "object"
         try:
             store.get_file(key, path)
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sha256_of(path)
         except (KeyError, DataCorrupt) as error:
             found = type(error).__name__
     if found != digest:

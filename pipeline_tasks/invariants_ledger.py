@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from pipeline_tasks.catalog import ledger
 from pipeline_tasks.catalog.ledger import Draft, Entry
-from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.catalog.verdicts import VerdictRecord
+from pipeline_tasks.contracts import VerdictRef, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.evaluation.contradictions import contradictions
 from pipeline_tasks.invariants_report import Violation
 from pipeline_tasks.ports import ObjectStore
 
@@ -20,11 +22,13 @@ def ledger_violations(
     *,
     store: ObjectStore,
     anchors: Sequence[tuple[int, str]] = (),
+    noted: Sequence[tuple[int, str]] = (),
     deep: bool = False,
 ) -> Iterator[Violation]:
     """I10: the chain is whole, agrees with the rows (`drafts`), holds its anchors, and its evidence is what it was.
 
-    `anchors` are (sequence, hash) pairs that were noted down elsewhere; `deep` hashes the models' answers too.
+    `anchors` are (sequence, hash) pairs that people noted down elsewhere, `noted` those that the object store has;
+    `deep` hashes the models' answers too.
     """
     messages = [
         *ledger.chain_faults(entries),
@@ -34,23 +38,46 @@ def ledger_violations(
             for sequence, entry_hash in anchors
             for fault in ledger.anchor_faults(entries, sequence=sequence, entry_hash=entry_hash)
         ),
-        *(fault for entry in entries if entry.kind == "verdict" for fault in _evidence_faults(entry, store, deep=deep)),
+        *ledger.noted_faults(entries, noted),
+        *(fault for draft in drafts if draft.kind == "verdict" for fault in _evidence_faults(draft, store, deep=deep)),
     ]
     yield from (Violation("I10", project, message) for message in messages)
 
 
-def _evidence_faults(entry: Entry, store: ObjectStore, *, deep: bool) -> Iterator[str]:
-    folder = str(entry.body["object_key"]).rstrip("/")
-    key = f"{folder}/verdict.json"
-    data, found = _read(store, key)
-    if found != entry.evidence_digest:
-        yield f"{ledger.name_of(entry)} must have {key} with the SHA-256 {entry.evidence_digest} (got {found})"
-    elif deep:
+def _evidence_faults(draft: Draft, store: ObjectStore, *, deep: bool) -> Iterator[str]:
+    name, folder = ledger.name_of(draft), str(draft.body["object_key"]).rstrip("/")
+    data, found = _read(store, f"{folder}/verdict.json")
+    if found != draft.evidence_digest:
+        yield f"{name} must have {folder}/verdict.json with the SHA-256 {draft.evidence_digest} (got {found})"
+        return
+    yield from (f"{name} contradicts its document; {fault}" for fault in _contradictions(draft, data))
+    if deep:
         expected = _evidence_digest(data)
-        key = f"{folder}/evidence.parquet"
-        _data, found = _read(store, key)
+        _data, found = _read(store, f"{folder}/evidence.parquet")
         if found != expected:
-            yield f"{ledger.name_of(entry)} must have {key} with the SHA-256 {expected} (got {found})"
+            yield f"{name} must have {folder}/evidence.parquet with the SHA-256 {expected} (got {found})"
+
+
+def _contradictions(draft: Draft, document: bytes) -> Iterator[str]:
+    body = draft.body
+    ref = VerdictRef(
+        project=draft.project,
+        verdict_id=draft.subject,
+        answer=body["answer"],
+        champion_version=body["champion_version"],
+        contender_version=body["contender_version"],
+        reasons=(),
+        object_key=body["object_key"],
+    )
+    record = VerdictRecord(
+        ref, tuple(body["exam_ids"]), body["policy_id"], str(draft.evidence_digest), body["run_id"], draft.at
+    )
+    try:
+        found = json.loads(document)
+    except ValueError:
+        yield "verdict.json must be JSON (got something else)"
+        return
+    yield from contradictions(record, found)
 
 
 def _evidence_digest(document: bytes) -> str | None:

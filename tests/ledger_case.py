@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,8 +11,9 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import Attempt, Route, RouteEntry, VerdictRef, sha256_hex
+from pipeline_tasks.contracts import Attempt, Route, RouteEntry, VerdictRef, canonical_json, sha256_hex
 from pipeline_tasks.ports import ObjectStore
+from tests.documents import verdict_document
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 NAME = "fashion"
@@ -34,8 +34,9 @@ class Case:
 
     def judge(self, version: str, *, answer: str = "promote", champion: str | None = None, at: float = 0) -> str:
         """Write a verdict with its evidence; its id is `verdict-<version>`."""
-        key, answers = f"verdicts/{self.project}/{version}", f"answers of {version}".encode()
-        document = json.dumps({"on": version, "evidence": {"digest": sha256_hex(answers)}}).encode()
+        key, answers = f"verdicts/{self.project}/verdict-{version}", f"answers of {version}".encode()
+        said = {"project": self.project, "contender": version, "champion": champion, "answer": answer}
+        document = canonical_json(verdict_document(**said, exam_ids=["exam1"], evidence=answers))
         self.store.put(f"{key}/verdict.json", document)
         self.store.put(f"{key}/evidence.parquet", answers)
         reasons = ("it gains 3 points", "no class lost")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,27 @@ def source_files() -> list[Path]:
 
 def content_digest(model_dir: Path, *, requirements: list[str]) -> str:
     """Return the SHA-256 over code, pins and model: what a release is, without its build time."""
-    root = _root()
-    code = {str(path): sha256_hex((root / path).read_bytes()) for path in source_files()}
+    return _digest(_root(), source_files(), model_dir=model_dir, requirements=requirements)
+
+
+def stored_digest(tag: str, *, bentoml_home: Path) -> str | None:
+    """Return the `content_digest` of the files that a store holds under a tag now; None if they are not all there.
+
+    It is computed from what would be served: the label that says it was written by the build.
+    """
+    name, version = tag.split(":")
+    bento, model_dir = bentoml_home / "bentos" / name / version, bentoml_home / "models" / name / version
+    pinned = bento / "env" / "python" / "requirements.txt"
+    if not pinned.is_file() or not all((model_dir / one).is_file() for one in MODEL_FILES):
+        return None
+    files = sorted(path.relative_to(bento / "src") for path in (bento / "src").rglob("*.py"))
+    # BentoML adds its own pin to those of the build.
+    requirements = [line for line in pinned.read_text().splitlines() if line and not line.startswith("bentoml==")]
+    return _digest(bento / "src", files, model_dir=model_dir, requirements=requirements)
+
+
+def _digest(root: Path, files: Sequence[Path], *, model_dir: Path, requirements: list[str]) -> str:
+    code = {str(path): sha256_hex((root / path).read_bytes()) for path in files}
     model = {name: sha256_hex((model_dir / name).read_bytes()) for name in MODEL_FILES}
     return content_id({"code": code, "model": model, "requirements": requirements})
 

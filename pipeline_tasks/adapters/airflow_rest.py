@@ -84,6 +84,11 @@ class AirflowRest:
         body = {"chosen_options": ["Approve" if approve else "Reject"], "params_input": {"reason": reason}}
         self._call("PATCH", path, json=body)
 
+    def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Clear a task and all behind it: they run again."""
+        body = {"dry_run": False, "dag_run_id": run_id, "task_ids": [task_id], "include_downstream": True}
+        self._call("POST", f"/dags/{dag_id}/clearTaskInstances", json={**body, "only_failed": False})
+
     def watch(
         self,
         dag_id: str,

@@ -33,11 +33,20 @@ class GatewayClient:
         body = self._get("/internal/inflight", params={"deployment": deployment_id})
         return int(body["in_flight"]) if body else 0
 
-    def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any] | None:
+    def counters(self) -> dict[str, float]:
+        """Return the gateway's counters and gauges since its start, by name; those with labels are left out."""
+        lines = self._ask("/metrics").raise_for_status().text.splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#") and "{" not in line)
+        return {name: float(value) for name, value in pairs}
+
+    def _ask(self, path: str, params: dict[str, str] | None = None) -> httpx.Response:
         try:
-            answer = self._client.get(path, params=params)
+            return self._client.get(path, params=params)
         except httpx.HTTPError as error:
             raise ServiceUnavailable(f"the gateway must answer {path} (got {type(error).__name__}).") from error
+
+    def _get(self, path: str, params: dict[str, str] | None = None) -> dict[str, Any] | None:
+        answer = self._ask(path, params)
         if answer.status_code in {404, 503}:
             return None
         if answer.status_code in {401, 403}:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline_tasks.contracts import content_id
+from pipeline_tasks.errors import InputError
 
 Kind = Literal["verdict", "approval", "route"]
 KINDS: tuple[Kind, ...] = ("verdict", "approval", "route")  # in the order that rows of one moment came about
@@ -40,6 +42,11 @@ ROUTE_FACTS = (
     "actor",
     "reason",
 )
+
+NOTED_PREFIX = "ledger/"
+NOTED = re.compile(rf"{NOTED_PREFIX}([^/]+)/([0-9]{{12}})-([0-9a-f]{{64}})")
+NO_TEXTS = ("exam_ids", "reasons", "sequence", "generation")
+MAY_BE_NONE = (("verdict", "champion_version"), ("approval", "requested_by"), ("route", "parent_commit_id"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,9 +84,34 @@ def approval_draft(row: Mapping[Any, Any], *, evidence_digest: str | None) -> Dr
 
 
 def route_draft(row: Mapping[Any, Any], *, evidence_digest: str | None) -> Draft:
-    """Return what the ledger says of a row of `routes`; `body_digest` covers the shares and the serving settings."""
+    """Return what the ledger says of a row of `routes`; `body_digest` covers the shares and the serving settings.
+
+    `approval` is the project's `approval.when` at that time; older routes do not say it, and keep their hashes.
+    """
     body = {name: row[name] for name in ROUTE_FACTS} | {"body_digest": content_id(row["body"])}
+    rule = approval_rule_of(row)
+    if rule is not None:
+        body["approval"] = rule
     return Draft(row["project"], "route", row["commit_id"], body, evidence_digest, row["created_at"])
+
+
+def check_texts(draft: Draft) -> None:
+    """Do nothing if what must be text is text: a database may keep another type as text, and then the hash differs.
+
+    Raises:
+        InputError: a fact, such as the reason of a rollback, is something else.
+    """
+    for name, value in draft.body.items():
+        absent = value is None and (draft.kind, name) in MAY_BE_NONE
+        if name not in NO_TEXTS and not absent and not isinstance(value, str):
+            raise InputError(f"{name} of the {draft.kind} must be text (got {value!r}). Give it as a string.")
+
+
+def approval_rule_of(row: Mapping[Any, Any]) -> str | None:
+    """Return what a row of `routes` says of the project's `approval.when` at its time; None in older rows."""
+    serving = row["body"].get("serving") if isinstance(row["body"], Mapping) else None
+    rule = serving.get("approval") if isinstance(serving, Mapping) else None
+    return None if rule is None else str(rule)
 
 
 def link(draft: Draft, head: Entry | None) -> Entry:
@@ -125,15 +157,31 @@ def chain(drafts: Iterable[Draft]) -> list[Entry]:
     return entries
 
 
-def name_of(entry: Entry) -> str:
-    """Return how an entry is called in messages."""
-    return f"entry {entry.sequence} ({entry.kind} {_short_subject(entry)})"
+def noted_key(entry: Entry) -> str:
+    """Return where an entry is noted down in the object store: its key says all that a comparison needs."""
+    return f"{NOTED_PREFIX}{entry.project}/{entry.sequence:012d}-{entry.entry_hash}"
+
+
+def noted_in(keys: Iterable[str]) -> dict[str, list[tuple[int, str]]]:
+    """Return (sequence, hash) by project of the entries that the keys of objects note down."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for match in map(NOTED.fullmatch, keys):
+        if match is not None:
+            found.setdefault(match[1], []).append((int(match[2]), match[3]))
+    return found
+
+
+def name_of(entry: Draft) -> str:
+    """Return how an entry, or a row that is told of, is called in messages."""
+    name = f"{entry.kind} {_short_subject(entry)}"
+    return f"entry {entry.sequence} ({name})" if isinstance(entry, Entry) else name
 
 
 def chain_faults(entries: Sequence[Entry]) -> Iterator[str]:
     """Tell what was changed, removed, inserted or moved inside a chain; `entries` are ordered by sequence.
 
-    A removed end leaves a sound chain: `row_faults` sees it, by the rows that have lost their entries.
+    A removed end leaves a sound chain: `row_faults` sees it, by the rows that have lost their entries; `noted_faults`
+    does where the rows are gone too.
     """
     head: Entry | None = None
     told: dict[tuple[str, str], int] = {}
@@ -181,6 +229,17 @@ def anchor_faults(entries: Sequence[Entry], *, sequence: int, entry_hash: str) -
         yield (
             f"entry {sequence} must have the hash {entry_hash} that was noted down (got {found or 'no such entry'}): "
             "the ledger was rewritten or cut"
+        )
+
+
+def noted_faults(entries: Sequence[Entry], noted: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Tell if entries that were noted down in the object store are not in the chain: its end, or all of it, is gone."""
+    gone = sorted(set(noted) - {(entry.sequence, entry.entry_hash) for entry in entries})
+    if gone:
+        sequence, entry_hash = gone[0]
+        yield (
+            f"{len(gone)} of what the object store has noted down must be in the ledger (got none of it; first entry "
+            f"{sequence}, {sequence:012d}-{entry_hash}): the ledger was rewritten or cut"
         )
 
 

@@ -33,9 +33,17 @@ class LedgerRepository:
         with self._database.read() as connection:
             return read_entries(connection, project)
 
+    def head(self, project: str) -> Entry | None:
+        """Return a project's newest entry."""
+        with self._database.read() as connection:
+            return _head(connection, project)
+
     def find(self, project: str, kind: Kind, subject: str) -> Entry | None:
         """Return the entry of one verdict, approval or route."""
-        return next((one for one in self.entries(project) if (one.kind, one.subject) == (kind, subject)), None)
+        mine = (t.ledger.c.project == project, t.ledger.c.kind == kind, t.ledger.c.subject == subject)
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(t.ledger).where(*mine)).mappings().one_or_none()
+        return None if row is None else _entry(row)
 
 
 def lock(connection: sa.Connection, project: str) -> None:
@@ -49,7 +57,8 @@ def lock(connection: sa.Connection, project: str) -> None:
 
 
 def append(connection: sa.Connection, draft: Draft) -> Entry:
-    """Write the entry that follows the head, in the caller's transaction."""
+    """Write the entry that follows the head, in the caller's transaction; InputError if a fact has a wrong type."""
+    ledger.check_texts(draft)
     lock(connection, draft.project)
     entry = ledger.link(draft, _head(connection, draft.project))
     connection.execute(t.ledger.insert(), _row(entry))

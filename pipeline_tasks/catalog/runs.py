@@ -21,7 +21,7 @@ DEADLINE_CODE = "DEADLINE"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What the catalog keeps of one run; `info["endings"]` holds failures that were opened again."""
+    """What the catalog keeps of one run; `info["endings"]` holds the endings after which it was opened again."""
 
     project: str
     run_id: str
@@ -51,8 +51,11 @@ class RunRepository:
         deadline_at: dt.datetime,
         at: dt.datetime,
         info: Mapping[str, Any] | None = None,
+        reopen: bool = False,
     ) -> RunRecord:
         """Open a run, once; one that failed (and was cleared to run again) is opened anew with its deadline.
+
+        `reopen` opens one anew that was closed in any way; its endings so far are kept.
 
         Raises:
             ValueError: the deadline is not after the opening.
@@ -63,7 +66,7 @@ class RunRepository:
         with self._database.write() as connection:
             insert_ignore(connection, t.runs, [row | {"opened_at": at, "deadline_at": deadline_at}])
             found = _locked(connection, project, run_id)
-            if found is not None and found.outcome == "failed":
+            if found is not None and (found.outcome == "failed" or (reopen and found.state == "closed")):
                 _update(connection, found, _reopened(found, deadline_at=deadline_at))
             return _required(_locked(connection, project, run_id), project, run_id)
 

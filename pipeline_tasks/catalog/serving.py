@@ -10,11 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks.catalog import ledger_repository
+from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.contracts import DeploymentRef, Fence, Route, RouteEntry, sha256_hex
-from pipeline_tasks.errors import ConfigError, LostRace, ServiceUnavailable
+from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable
 
 FULL_SHARE = 100
 TOKEN_BYTES = 32
@@ -122,19 +122,24 @@ class ServingRepository:
         Raises:
             LostRace: another route took the generation; read the head and decide again.
             ConfigError: the weights do not add up to 100.
+            InputError: a version, the actor or the reason is not text.
+            GateClosed: UNGATED_ENTRY, a model beside the champion that no verdict has let through.
             StaleAttempt: a newer attempt holds the fence; nothing is written.
             ServiceUnavailable: the catalog is away, and the route was not seen there.
         """
         _check_weights(route)
         facts = {"action": action, "attempt": attempt, "verdict_id": verdict_id, "actor": actor, "reason": reason}
         row = _row(route, serving=serving) | facts | {"created_at": at}
+        ledger.check_texts(ledger.route_draft(row, evidence_digest=None))
         try:
             with self._database.write(fence) as connection:
                 ledger_repository.lock(connection, route.project)
                 head = _head(connection, route.project)
                 follows = (head.generation if head else 0) == route.generation - 1 and _is_child(route, head)
-                if follows and insert_ignore(connection, t.routes, [row]):
-                    ledger_repository.append_route(connection, row)
+                if follows:
+                    _require_gated(connection, route)
+                    if insert_ignore(connection, t.routes, [row]):
+                        ledger_repository.append_route(connection, row)
         except sa.exc.DBAPIError as error:
             if not self._was_written(route):
                 raise ServiceUnavailable(
@@ -213,6 +218,27 @@ def _head(connection: sa.Connection, project: str) -> Route | None:
 
 def _is_child(route: Route, head: Route | None) -> bool:
     return route.parent_commit_id == (head.commit_id if head else None)
+
+
+def _require_gated(connection: sa.Connection, route: Route) -> None:
+    """Refuse a model beside the champion that neither was champion nor has a promote verdict, whatever its share.
+
+    A share of 0 and a shadow count too: callers can name their version.
+    """
+    beside = {entry.model_version for entry in (*route.entries, *route.shadows)} - {route.champion_version}
+    if not beside:
+        return
+    champions = sa.select(t.routes.c.champion_version).where(t.routes.c.project == route.project)
+    promoted = sa.select(t.verdicts.c.contender_version).where(
+        t.verdicts.c.project == route.project, t.verdicts.c.answer == "promote"
+    )
+    unknown = sorted(beside - set(connection.execute(sa.union(champions, promoted)).scalars()))
+    if unknown:
+        raise GateClosed(
+            f"entries of generation {route.generation} of {route.project} must be its champion, former champions or "
+            f"models with a promote verdict (got {', '.join(unknown)}). Judge them first.",
+            code="UNGATED_ENTRY",
+        )
 
 
 def _check_weights(route: Route) -> None:

@@ -13,7 +13,7 @@ from pipeline_tasks.catalog import ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.contracts import Fence, ReleaseRef, VerdictRef
-from pipeline_tasks.errors import GateClosed, LostRace
+from pipeline_tasks.errors import LostRace
 
 ApprovalDecision = Literal["approve", "reject", "expired"]
 
@@ -192,23 +192,16 @@ class ApprovalRepository:
         reason: str,
         at: dt.datetime,
     ) -> ApprovalRecord:
-        """Write an answer; the same answer of the same person again changes nothing. Only an expiry can be followed.
+        """Write an answer; `at` is when it was given, so the same one again, from a retry, changes nothing.
 
-        Raises:
-            GateClosed: ALREADY_DECIDED, a person has answered otherwise before.
+        The newest answer counts: a run that asks again can be told no after a yes, and yes after a no.
         """
         with self._database.write() as connection:
             ledger_repository.lock(connection, project)
             earlier = _approvals(connection, project=project, verdict_id=verdict_id)
             last = earlier[-1] if earlier else None
-            if last is not None and (last.decision, last.by) == (decision, by):
+            if last is not None and (last.decision, last.by, last.at) == (decision, by, at):
                 return last
-            if last is not None and last.decision != "expired":
-                raise GateClosed(
-                    f"verdict {verdict_id[:12]} must be open to take the answer {decision} of {by} "
-                    f"(got: {last.by} said {last.decision} before). Judge a new contender.",
-                    code="ALREADY_DECIDED",
-                )
             record = ApprovalRecord(project, verdict_id, len(earlier) + 1, decision, by, requested_by, reason, at)
             connection.execute(t.approvals.insert(), dataclasses.asdict(record))
             ledger_repository.append_approval(connection, dataclasses.asdict(record))

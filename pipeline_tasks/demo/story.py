@@ -24,7 +24,6 @@ PROJECT = "fashion"
 RUN_TIMEOUT_SECONDS = 900.0
 TRICKLE_PER_SECOND = 5.0
 CHAPTERS = ("first_champion", "world_shifts", "held_back", "rolled_back")
-LOG_SHIP_SECONDS = 5  # the gateway ships its log this often
 
 
 @dataclasses.dataclass
@@ -210,7 +209,12 @@ def _send(stage: Stage, images: tuple[tuple[bytes, str], ...], what: str) -> Non
 
 def _audit(stage: Stage) -> None:
     wanted = stage.progress().num_pushed + 1
-    time.sleep(LOG_SHIP_SECONDS + 1)
+    logged = stage.parts.gateway.counters()["dethrone_predictions_logged_total"]
+    _wait(
+        lambda: stage.parts.gateway.counters().get("dethrone_log_shipped_records_total", 0) >= logged,
+        "the gateway has shipped its log of what was just asked",
+        seconds=120,
+    )
     _trigger(stage, "monitor")
     _wait(lambda: stage.progress().num_pushed >= wanted, "audits and unsure answers are with the labelers", seconds=240)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, Route, RouteEntry
 from pipeline_tasks.deployment.plan import deployment_id_of, next_route, rollback_target, to_retire
-from pipeline_tasks.errors import ServiceUnavailable
+from pipeline_tasks.errors import GateClosed, ServiceUnavailable
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import DeploymentTarget
 from pipeline_tasks.project import LoadedProject
@@ -36,6 +36,23 @@ class Gateway(Protocol):
 
     def in_flight(self, deployment_id: str) -> int:
         """Return how many requests to this deployment are unanswered."""
+
+
+def refuse_undone(records: Sequence[RouteRecord], release: ReleaseRef, *, deployment_id: str) -> None:
+    """Raise GateClosed if the verdict was promoted before and its release does not serve any more.
+
+    A retry, or a cleared task, must not undo the rollback of a person.
+    """
+    promoted = [one for one in records if one.action == "promote" and one.verdict_id == release.verdict_id]
+    if not promoted or deployment_id in {entry.deployment_id for entry in records[-1].route.entries}:
+        return
+    last = records[-1]
+    raise GateClosed(
+        f"{release.model_version} was promoted as generation {promoted[-1].route.generation}, and "
+        f"{last.actor} has moved the route since (generation {last.route.generation}, {last.action}: {last.reason}). "
+        f"To return to it: dethrone rollback {release.project} --to-version {release.model_version} --reason '...'.",
+        code="ROLLED_BACK",
+    )
 
 
 def start_release(project: LoadedProject, release: ReleaseRef, *, target: DeploymentTarget) -> DeploymentRef:
@@ -74,9 +91,12 @@ def ship(
     """Give a release all of its project's traffic and retire what is no longer needed.
 
     Raises:
-        GateClosed: the verdict does not allow it (any more); nothing has changed.
+        GateClosed: the verdict does not allow it (any more), or its promotion was undone; nothing has changed.
         LostRace: somebody else moved the route first.
     """
+    refuse_undone(
+        serving.records(project.name), release, deployment_id=deployment_id_of(project.name, release.release_id)
+    )
     deployment = start_release(project, release, target=target)
     head = serving.head_route(project.name)
     if head is None or deployment.deployment_id not in {entry.deployment_id for entry in head.entries}:
@@ -107,6 +127,7 @@ def rollback(
     target: DeploymentTarget,
     gateway: Gateway,
     release_of: Callable[[RouteEntry], ReleaseRef],
+    check: Callable[[ReleaseRef, DeploymentRef], object],
     to_version: str | None,
     actor: str,
     reason: str,
@@ -114,13 +135,22 @@ def rollback(
     fence: Fence,
     clock: Clock,
 ) -> Route:
-    """Return to an earlier champion, kept ready or started again from its release."""
+    """Return to an earlier champion, kept ready or started again from its release.
+
+    `check` looks at the started server before any traffic, as before its promotion.
+
+    Raises:
+        GateClosed: the earlier champion does not pass the check; nothing has changed.
+        LostRace: somebody else moved the route first.
+    """
     history = serving.history(project.name)
     committed = _already_rolled_back(history, attempt=attempt, serving=serving, project=project.name)
     if committed is None:
         goal = rollback_target(history, to_version=to_version)
         entry = goal.entries[0]
-        deployment = start_release(project, release_of(entry), target=target)
+        release = release_of(entry)
+        deployment = start_release(project, release, target=target)
+        check(release, deployment)
         serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
         committed = _commit(
             serving,

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from typing import Any
 
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.verdicts import (
     ApprovalDecision,
     ApprovalRecord,
@@ -15,6 +16,7 @@ from pipeline_tasks.catalog.verdicts import (
 )
 from pipeline_tasks.contracts import VerdictRef, sha256_hex
 from pipeline_tasks.errors import ConfigError, DataCorrupt, GateClosed
+from pipeline_tasks.evaluation.contradictions import contradictions
 from pipeline_tasks.evaluation.verdict import verdict_id_of
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import Approval, LoadedProject
@@ -75,18 +77,23 @@ def require_promotable(
     head_version: str | None,
     verdicts: VerdictRepository,
     approvals: ApprovalRepository,
+    ledger: LedgerRepository,
     store: ObjectStore,
 ) -> VerdictRef:
     """Return the verdict if it may become a release now; `head_version` is the champion that serves (None: nobody).
 
     Raises:
-        GateClosed: VERDICT_UNKNOWN, NOT_PROMOTE, STALE_BASELINE, APPROVAL_MISSING, APPROVAL_REJECTED,
+        GateClosed: VERDICT_UNKNOWN, NOT_IN_LEDGER, NOT_PROMOTE, STALE_BASELINE, APPROVAL_MISSING, APPROVAL_REJECTED,
             APPROVAL_EXPIRED or SELF_APPROVAL.
-        DataCorrupt: the stored verdict is not the one that was given.
+        DataCorrupt: the stored verdict is not the one that was given, or speaks of another comparison than its row.
     """
     record = _known(verdicts, project.name, verdict_id)
     document = read_verdict(store, record)
-    if document["decision"]["answer"] != "promote" or record.ref.answer != "promote":
+    entry = ledger.find(project.name, "verdict", verdict_id)
+    if entry is None or entry.evidence_digest != record.digest:
+        text = f"the ledger must have an entry with its SHA-256 (got {'another' if entry else 'none'})"
+        raise _closed("NOT_IN_LEDGER", record.ref, text)
+    if document["decision"]["answer"] != "promote":
         raise _closed("NOT_PROMOTE", record.ref, f"its answer must be promote (got {record.ref.answer})")
     # The contender itself at the head is a repeat of a promotion that went through: it must stay repeatable.
     if head_version not in {record.ref.champion_version, record.ref.contender_version}:
@@ -114,10 +121,10 @@ def _require_yes(policy: Approval, verdict: VerdictRef, *, answer: ApprovalRecor
 
 
 def read_verdict(store: ObjectStore, record: VerdictRecord) -> dict[str, Any]:
-    """Return the stored document of a verdict after checking both of its hashes.
+    """Return the stored document of a verdict after checking both of its hashes, and that its row says the same.
 
     Raises:
-        DataCorrupt: it is missing, or not the one that was given.
+        DataCorrupt: it is missing, not the one that was given, or contradicts its row.
     """
     key = f"{record.ref.object_key}/verdict.json"
     try:
@@ -132,6 +139,12 @@ def read_verdict(store: ObjectStore, record: VerdictRecord) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(data)
     if verdict_id_of(document) != record.ref.verdict_id:
         raise DataCorrupt(f"{key} must be the verdict {record.ref.verdict_id} (got {verdict_id_of(document)}).")
+    faults = list(contradictions(record, document))
+    if faults:
+        raise DataCorrupt(
+            f"{key} must say what the catalog says of verdict {record.ref.verdict_id[:12]} (got: {'; '.join(faults)}). "
+            "The row was not written by the gate; `dethrone verify` names what else was not."
+        )
     return document
 
 

@@ -203,15 +203,19 @@ def _check_limits(policy: Gate, evidence: Evidence) -> list[Reason]:
         )
         reasons.append(Reason("CALIBRATION_LIMIT", "against", text))
     reasons += _recall_floor(limits.recall_per_class, evidence, min_items=limits.min_class_items, key="gate.limits")
-    if not reasons:
-        reasons.append(Reason("LIMITS", "note", "every limit holds: latency, size, calibration, recall per class."))
+    if not any(reason.stand == "against" for reason in reasons):
+        recall = ", recall per class" if limits.recall_per_class else ""
+        reasons.append(Reason("LIMITS", "note", f"every limit holds: latency, size, calibration{recall}."))
     return reasons
 
 
 def _recall_floor(floor: float, evidence: Evidence, *, min_items: int, key: str) -> list[Reason]:
-    judged = [score for score in evidence.current.contender.classes if score.num_items >= min_items]
+    if not floor:
+        return []
+    classes = evidence.current.contender.classes
+    judged = [score for score in classes if score.num_items >= min_items]
     low = sorted((score for score in judged if score.recall.estimate < floor), key=lambda one: one.recall.estimate)
-    return [
+    reasons = [
         Reason(
             "RECALL_FLOOR",
             "against",
@@ -220,6 +224,11 @@ def _recall_floor(floor: float, evidence: Evidence, *, min_items: int, key: str)
         )
         for score in low[:MAX_NAMED]
     ]
+    small = [f"{score.label} ({score.num_items})" for score in classes if 0 < score.num_items < min_items]
+    if small:
+        text = f"{key}.recall_per_class is not judged for classes of fewer than {min_items} items: {names(small)}."
+        reasons.append(Reason("CLASS_SMALL", "note", text))
+    return reasons
 
 
 def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
@@ -231,7 +240,7 @@ def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
         reasons.append(Reason("ACCURACY_FLOOR", "against", text))
     min_items, floor = policy.limits.min_class_items, policy.floors.recall_per_class
     reasons += _recall_floor(floor, evidence, min_items=min_items, key="gate.floors")
-    if not reasons:
+    if not any(reason.stand == "against" for reason in reasons):
         text = (
             f"it is the first model, and it meets the floors: it is right on {found}, "
             f"at least {percent(policy.floors.accuracy)} were asked for."

@@ -77,6 +77,8 @@ def judge(
     """
     chosen = _newest(exams)
     policy_id = vd.policy_id(project.config.gate, project.config.labels.classes)
+    # The lease comes first: else an attempt that looks before an earlier one records would use the exam twice.
+    fence = database.acquire(f"judge/{project.name}/{contender.version}", attempt, now=now)
     known = verdicts.find_same_question(
         project.name,
         contender_version=contender.version,
@@ -87,7 +89,6 @@ def judge(
     if known is not None:
         logger.info("verdict %s stands: %s", known.ref.verdict_id[:12], known.ref.answer)
         return known.ref
-    fence = database.acquire(f"judge/{project.name}/{contender.version}", attempt, now=now)
     scored = _score(
         chosen,
         contender,
@@ -208,7 +209,7 @@ def _publish(
     """Write evidence, document, report, then the catalog's row; None when the exam was used by another meanwhile."""
     question = vd.Question(
         project=project.name,
-        policy=project.config.gate,
+        policy=vd.spelled_out(project.config.gate),
         project_classes=tuple(project.config.labels.classes),
         contender=scored.contender,
         champion=scored.champion,

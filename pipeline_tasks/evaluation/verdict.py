@@ -26,7 +26,7 @@ from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.scoring import Exam, Measured
 from pipeline_tasks.project import Gate
 
-RULE_VERSION = 2
+RULE_VERSION = 3
 DIGITS = 9
 SLICE_COLUMN = "slice:"
 
@@ -74,7 +74,12 @@ class Question:
         """Return the question as JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "policy"}
         plain = {name: _plain(value) for name, value in fields.items()}
-        return {"rule_version": RULE_VERSION, **plain, "policy": self.policy.model_dump(mode="json")}
+        # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
+        return {
+            "rule_version": RULE_VERSION,
+            **plain,
+            "policy": self.policy.model_dump(mode="json", exclude_unset=True),
+        }
 
 
 def party(ref: ModelRef, *, classes: Sequence[str], size_bytes: int) -> Party:
@@ -88,9 +93,18 @@ def exam_name(exam: Exam) -> ExamName:
     return ExamName(ref.exam_id, ref.epoch, ref.num_items, ref.object_key, exam.digest)
 
 
+def spelled_out(policy: Gate) -> Gate:
+    """Return the same policy with every setting given, defaults too: as a question names it."""
+    return Gate.model_validate(policy.model_dump(mode="json"))
+
+
 def policy_id(policy: Gate, classes: Sequence[str]) -> str:
-    """Return the hash of everything that rules a comparison: the gate's settings, the classes, the rule's version."""
-    return content_id({"gate": policy.model_dump(mode="json"), "classes": list(classes), "rule": RULE_VERSION})
+    """Return the hash of everything that rules a comparison: the gate's settings, the classes, the rule's version.
+
+    Settings at their defaults are left out: a release that brings a new one asks no question anew.
+    """
+    gate = policy.model_dump(mode="json", exclude_defaults=True)
+    return content_id({"gate": gate, "classes": list(classes), "rule": RULE_VERSION})
 
 
 def build_document(

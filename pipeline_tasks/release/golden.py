@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pipeline_tasks.contracts import canonical_json
 
 TOLERANCE = 1e-4
 
@@ -30,6 +33,16 @@ class InfraCheck:
     @property
     def passed(self) -> bool:
         return self.num_requests > 0 and not self.failures
+
+
+def golden_bytes(answers: Sequence[GoldenAnswer]) -> bytes:
+    """Return the answers as they are stored with a release."""
+    return canonical_json([dataclasses.asdict(answer) for answer in answers])
+
+
+def golden_answers(data: bytes) -> list[GoldenAnswer]:
+    """Return what `golden_bytes` wrote."""
+    return [GoldenAnswer(**answer) for answer in json.loads(data)]
 
 
 def compare_golden(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,12 @@ from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
-from pipeline_tasks.release.golden import GoldenAnswer, InfraCheck, compare_golden
+from pipeline_tasks.release.golden import GoldenAnswer, InfraCheck, compare_golden, golden_bytes
 
 logger = logging.getLogger(__name__)
+
+MODEL_FILES = ("model.safetensors", "model.json")
+EXPORT_SHA256 = "export_sha256"  # in a release's infra_check: the hash of the exported bento
 
 
 class Packager(Protocol):
@@ -27,6 +31,12 @@ class Packager(Protocol):
 
     def export(self, tag: str, path: Path) -> None:
         """Write the bento, models included, into one file."""
+
+    def restore(self, path: Path) -> None:
+        """Bring an exported bento back into the store; what is there already stays."""
+
+    def digest(self, tag: str) -> str | None:
+        """Return the digest of the contents that the store has under a tag now; None if they are not all there."""
 
 
 class ReleaseRecords(Protocol):
@@ -103,12 +113,13 @@ def release(
     crash_point("release.build.after")
     built = ReleaseRef(project.name, release_id, model.version, verdict_id, tag)
     deployment = start(built)
-    check = check_release(deployment, golden(), ask=ask)
-    if not check.passed:
-        raise GateClosed(_failure(built, check), code="INFRA_CHECK")
-    object_key = f"bentos/{project.name}/{release_id}.bento"
+    items = golden()
+    check = require_golden_answers(built, deployment, items, ask=ask)
+    store.put(golden_key(built), golden_bytes([item.expected for item in items]), content_type="application/json")
     exported = scratch / f"{release_id}.bento"
     packager.export(tag, exported)
+    export_digest = sha256_of(exported)
+    object_key = bento_key(built, digest=export_digest)
     store.put_file(object_key, exported)
     exported.unlink()
     crash_point("release.put.after")
@@ -116,7 +127,7 @@ def release(
         built,
         bento_digest=digest,
         object_key=object_key,
-        infra_check=dataclasses.asdict(check),
+        infra_check=dataclasses.asdict(check) | {EXPORT_SHA256: export_digest},
         fence=fence,
         run_id=run_id,
         now=now,
@@ -129,25 +140,103 @@ def release(
 def fetch_model(store: ObjectStore, model: ModelRef, *, into: Path) -> Path:
     """Bring a model version's files into a folder and return it."""
     into.mkdir(parents=True, exist_ok=True)
-    for name in ("model.safetensors", "model.json"):
+    for name in MODEL_FILES:
         store.get_file(f"{model.object_key.rstrip('/')}/{name}", into / name)
     return into
 
 
-def check_release(
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bento_key(release: ReleaseRef, *, digest: str) -> str:
+    """Return where an exported bento goes; by its digest, so that an attempt that lost its lease overwrites nothing."""
+    return f"bentos/{release.project}/{release.release_id}-{digest[:16]}.bento"
+
+
+def golden_key(release: ReleaseRef) -> str:
+    """Return where the offline answers lie that the release was checked against."""
+    return f"bentos/{release.project}/{release.release_id}.golden.json"
+
+
+def restore_bento(
+    release: ReleaseRef, facts: Mapping[str, Any], *, store: ObjectStore, packager: Packager, scratch: Path
+) -> None:
+    """Let this machine have the bento of a recorded release (`facts` is its row), as it was checked.
+
+    Raises:
+        GateClosed: ARTIFACT_GONE, neither this machine nor the object store has it; ARTIFACT_CHANGED, what is there
+            is not what was checked.
+    """
+    if packager.digest(release.bento_tag) is None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        exported = scratch / f"{release.release_id}.bento"
+        try:
+            store.get_file(facts["object_key"], exported)
+            _require_same(release, facts["object_key"], facts["infra_check"].get(EXPORT_SHA256), sha256_of(exported))
+            packager.restore(exported)
+        except KeyError:
+            raise _gone(release, [facts["object_key"]]) from None
+        finally:
+            exported.unlink(missing_ok=True)
+    found = packager.digest(release.bento_tag)
+    _require_same(release, f"{release.bento_tag} in the BentoML store", facts["bento_digest"], found)
+
+
+def _require_same(release: ReleaseRef, what: str, expected: str | None, found: str | None) -> None:
+    if expected is not None and found != expected:  # a release from before the export was hashed has nothing to expect
+        raise GateClosed(
+            f"release {release.bento_tag} must serve what was checked: {what} must have the digest {expected[:12]} "
+            f"(got {(found or 'none')[:12]}). Remove it there so that it is restored, or restore it from a backup. "
+            "The champion keeps serving.",
+            code="ARTIFACT_CHANGED",
+        )
+
+
+def require_artifacts(release: ReleaseRef, model: ModelRef, *, object_key: str, store: ObjectStore) -> None:
+    """Check that all of what a recorded release is made of is still there; its exported bento lies at `object_key`.
+
+    Raises:
+        GateClosed: ARTIFACT_GONE, the model, the bento or the golden answers are not in the object store.
+    """
+    model_keys = [f"{model.object_key.rstrip('/')}/{name}" for name in MODEL_FILES]
+    gone = [key for key in (*model_keys, object_key, golden_key(release)) if not store.exists(key)]
+    if gone:
+        raise _gone(release, gone)
+
+
+def _gone(release: ReleaseRef, keys: Sequence[str]) -> GateClosed:
+    return GateClosed(
+        f"release {release.bento_tag} must be whole to serve again (got nothing under {', '.join(keys)}). "
+        "Restore it from a backup, or name another version. The champion keeps serving.",
+        code="ARTIFACT_GONE",
+    )
+
+
+def require_golden_answers(
+    release: ReleaseRef,
     deployment: DeploymentRef,
     golden: Sequence[GoldenItem],
     *,
     ask: Callable[[str, bytes, str], Mapping[str, Any] | str],
 ) -> InfraCheck:
-    """Send each golden request to the started server and compare."""
+    """Send each golden request to the started server, and return how it did.
+
+    Raises:
+        GateClosed: INFRA_CHECK, the server does not answer as the offline path does.
+    """
     served = {item.expected.item_id: ask(deployment.address, item.payload, item.media_type) for item in golden}
-    return compare_golden([item.expected for item in golden], served, model_version=deployment.model_version)
+    check = compare_golden([item.expected for item in golden], served, model_version=deployment.model_version)
+    if not check.passed:
+        raise GateClosed(_failure(release, check), code="INFRA_CHECK")
+    return check
 
 
-def _failure(built: ReleaseRef, check: InfraCheck) -> str:
+def _failure(release: ReleaseRef, check: InfraCheck) -> str:
     shown = "; ".join(sorted(check.failures)[:10])
     return (
-        f"release {built.bento_tag} must answer {check.num_requests} golden requests as the offline path does "
+        f"release {release.bento_tag} must answer {check.num_requests} golden requests as the offline path does "
         f"(got {len(check.failures)} that differ: {shown}). The champion keeps serving."
     )

@@ -53,6 +53,13 @@ def ending_of(facts: RunFacts) -> Ending:
     )
 
 
+def went_on(outcome: RunOutcome | None, ending: Ending) -> bool:
+    """Return whether a closed run has come to something else since: a failure was cleared, a no became a yes."""
+    if outcome == "failed":
+        return ending.outcome != "failed"
+    return outcome in {"rejected", "superseded"} and ending.outcome == "promoted"
+
+
 def labelers_busy(
     *, num_outstanding: int, last_activity_at: dt.datetime | None, patience: dt.timedelta, now: dt.datetime
 ) -> str | None:

@@ -16,6 +16,7 @@ from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRecord, V
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import ConfigError, DataCorrupt
 from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.contradictions import contradictions
 from pipeline_tasks.ports import ObjectStore
 
 NUM_PATHS = 10
@@ -267,6 +268,7 @@ def _recomputed(stored: bytes, evidence: bytes, record: VerdictRecord) -> Iterat
         return
     if vd.verdict_id_of(again) != record.ref.verdict_id:
         yield f"the id must be {record.ref.verdict_id} (got {vd.verdict_id_of(again)})"
+    yield from contradictions(record, again)
     paths = list(differing_paths(document, json.loads(vd.document_bytes(again))))
     yield from paths[:NUM_PATHS]
     if len(paths) > NUM_PATHS:

@@ -10,7 +10,7 @@ from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.registry import ModelRepository
 from pipeline_tasks.catalog.serving import ServingRepository
-from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
+from pipeline_tasks.catalog.verdicts import ApprovalRecord, ApprovalRepository, VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import Attempt, ExamRef, Item, Leak, ModelRef, VerdictRef
 from pipeline_tasks.errors import DataCorrupt, PermanentError
 from pipeline_tasks.evaluation import approval, scoring
@@ -86,13 +86,18 @@ def _leaks(parts: Parts, project: str, snapshot_id: str, exams: Sequence[ExamRef
 
 
 def approval_request_of(parts: Parts, project: str, *, verdict_id: str) -> dict[str, Any]:
-    """Return whether to ask a person (`needed`), the words to ask with (`body`), or `idle` where nothing may ship."""
+    """Return whether to ask a person (`needed`), the words to ask with (`body`), or `idle` where nothing may ship.
+
+    A run that adopts a verdict passes where a yes stands, and asks again after a no or no answer.
+    """
     record = verdict_record(parts, project, verdict_id)
     if record.ref.answer != "promote":
         return {"idle": f"the verdict is {record.ref.answer}: the champion stays"}
-    needed = approval.approval_needed(parts.project(project).config.approval, record.ref)
+    policy = parts.project(project).config.approval
+    latest = ApprovalRepository(parts.database).latest(project, verdict_id)
+    needed = approval.approval_needed(policy, record.ref) and not _is_yes(latest, four_eyes=policy.four_eyes)
     links = links_of(parts.settings, report=f"{record.ref.object_key}/report.html")
-    body = _approval_body(parts, record) if needed else ""
+    body = _approval_body(parts, record, latest=latest) if needed else ""
     return {"needed": needed, "verdict_id": verdict_id, "body": body, "links": links}
 
 
@@ -104,9 +109,19 @@ def verdict_record(parts: Parts, project: str, verdict_id: str) -> VerdictRecord
     return record
 
 
-def _approval_body(parts: Parts, record: VerdictRecord) -> str:
+def _is_yes(answer: ApprovalRecord | None, *, four_eyes: bool) -> bool:
+    if answer is None or answer.decision != "approve":
+        return False
+    return not (four_eyes and answer.requested_by and answer.by.casefold() == answer.requested_by.casefold())
+
+
+def _approval_body(parts: Parts, record: VerdictRecord, *, latest: ApprovalRecord | None) -> str:
     from pipeline_tasks.evaluation.report import markdown_summary
 
     document = approval.read_verdict(parts.store, record)
     report = links_of(parts.settings, report=f"{record.ref.object_key}/report.html")["Report"]
-    return f"{markdown_summary(document)}\n\n[Open the whole report]({report})"
+    body = f"{markdown_summary(document)}\n\n[Open the whole report]({report})"
+    if latest is None:
+        return body
+    said = f'"{latest.reason}"' if latest.reason else "no reason given"
+    return f"{body}\n\nAsked before: {latest.decision} by {latest.by} on {latest.at:%Y-%m-%d %H:%M} UTC, {said}."

@@ -53,4 +53,4 @@ def train_to_serve(
     if not request.get("idle"):
         built = call("release", verdict_id=verdict["verdict_id"])
         call("ship", release_id=built["release_id"])
-    return call("finish")
+    return call("finish", verdict_id=verdict["verdict_id"])

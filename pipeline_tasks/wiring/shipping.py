@@ -11,17 +11,20 @@ import httpx
 
 from pipeline_tasks.assembly import ROOT, Parts, lock_hash, utc_now
 from pipeline_tasks.catalog.datasets import DatasetRepository
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
-from pipeline_tasks.contracts import Attempt, ModelRef, ReleaseRef, Route, RouteEntry
+from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRef, Route, RouteEntry
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.errors import GateClosed, PermanentError
 from pipeline_tasks.evaluation import approval
+from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.release import task as release_task
-from pipeline_tasks.release.golden import GoldenAnswer
+from pipeline_tasks.release.golden import GoldenAnswer, golden_answers
 from pipeline_tasks.validation import task as validation_task
 from pipeline_tasks.wiring.judging import bytes_of, model_of, verdict_record
+from pipeline_tasks.wiring.noting import note_head
 
 NUM_GOLDEN = 8
 
@@ -53,6 +56,12 @@ class BentoPackager:
 
         import_bento(path, bentoml_home=self._home)
 
+    def digest(self, tag: str) -> str | None:
+        """Return the digest of the contents that the store has under a tag now; None if they are not all there."""
+        from bento_services.inference.packaging import stored_digest
+
+        return stored_digest(tag, bentoml_home=self._home)
+
 
 def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: str) -> ReleaseRef:
     """Build and check the release of a verdict that may be promoted.
@@ -62,7 +71,8 @@ def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: s
     """
     loaded = parts.project(project)
     require_promotable(parts, loaded, verdict_id)
-    model = model_of(parts, project, verdict_record(parts, project, verdict_id).ref.contender_version)
+    note_head(parts, project)
+    model = _judged_model(parts, project, verdict_id)
     _require_same_lock(parts, project, model)
     scratch = parts.settings.scratch_dir / "release" / attempt.holder.replace("/", "_").replace(":", "_")
     return release_task.release(
@@ -92,8 +102,22 @@ def require_promotable(parts: Parts, loaded: LoadedProject, verdict_id: str) -> 
         head_version=head.champion_version if head else None,
         verdicts=VerdictRepository(parts.database),
         approvals=ApprovalRepository(parts.database),
+        ledger=LedgerRepository(parts.database),
         store=parts.store,
     )
+
+
+def _judged_model(parts: Parts, project: str, verdict_id: str) -> ModelRef:
+    record = verdict_record(parts, project, verdict_id)
+    model = model_of(parts, project, record.ref.contender_version)
+    judged = judged_weights(parts.store.get(f"{record.ref.object_key}/verdict.json"))
+    if model.digest != judged:
+        raise GateClosed(
+            f"{model.version} must have the weights that were judged, {str(judged)[:12]} (got {model.digest[:12]}). "
+            "The catalog's row was changed after the verdict; `dethrone verify` names what else was.",
+            code="ARTIFACT_CHANGED",
+        )
+    return model
 
 
 def _require_same_lock(parts: Parts, project: str, model: ModelRef) -> None:
@@ -140,6 +164,16 @@ def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[releas
     ]
 
 
+def golden_again(parts: Parts, release: ReleaseRef) -> list[release_task.GoldenItem]:
+    """Return the requests that a recorded release was checked with, and the answers it has to give."""
+    stored = golden_answers(parts.store.get(release_task.golden_key(release)))
+    answers = {one.item_id: one for one in stored}
+    return [
+        release_task.GoldenItem(payload=data, media_type=item.media_type, expected=answers[item.item_id])
+        for item, data in bytes_of(parts, release.project, list(answers))
+    ]
+
+
 def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: str) -> Route:
     """Give a recorded release its project's traffic."""
     loaded = parts.project(project)
@@ -147,7 +181,7 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
     if release is None:
         raise PermanentError(f"release_id must be a release of {project} (got {release_id}).", code="RELEASE_UNKNOWN")
     restore_bento(parts, release)
-    return deployment_task.ship(
+    route = deployment_task.ship(
         loaded,
         release,
         serving=ServingRepository(parts.database),
@@ -159,12 +193,18 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
         fence=parts.fence(project, "ship", attempt),
         clock=utc_now,
     )
+    note_head(parts, project)
+    return route
 
 
 def route_config(loaded: LoadedProject) -> dict[str, Any]:
-    """Return what the gateway has to know with a route: limits, threshold, classes, what an item looks like."""
+    """Return what the gateway has to know with a route: limits, threshold, classes, what an item looks like.
+
+    `approval` is for whoever looks back: the rule may be another one by then.
+    """
     config = loaded.config
     return {
+        "approval": config.approval.when,
         "review_below": config.serving.review_below,
         "top_k": config.serving.top_k,
         "thresholds": dict(config.serving.thresholds),
@@ -193,15 +233,22 @@ def roll_back(
             raise PermanentError(
                 f"{entry.model_version} must have a release to return to (got none).", code="RELEASE_UNKNOWN"
             )
+        model, key = model_of(parts, project, entry.model_version), release_facts(parts, release)["object_key"]
+        release_task.require_artifacts(release, model, object_key=key, store=parts.store)
         restore_bento(parts, release)
         return release
 
-    return deployment_task.rollback(
+    def check(release: ReleaseRef, deployment: DeploymentRef) -> None:
+        golden = golden_again(parts, release)
+        release_task.require_golden_answers(release, deployment, golden, ask=ask_server)
+
+    route = deployment_task.rollback(
         parts.project(project),
         serving=ServingRepository(parts.database),
         target=parts.target,
         gateway=parts.gateway,
         release_of=release_of,
+        check=check,
         to_version=to_version,
         actor=actor,
         reason=reason,
@@ -209,18 +256,26 @@ def roll_back(
         fence=parts.fence(project, "ship", attempt),
         clock=utc_now,
     )
+    note_head(parts, project)
+    return route
 
 
 def restore_bento(parts: Parts, release: ReleaseRef) -> None:
-    """Bring a release's bento back from the object store where this machine has lost it."""
-    name, version = release.bento_tag.split(":")
-    if (parts.settings.bentoml_home / "bentos" / name / version).is_dir():
-        return
+    """Bring a release's bento back where this machine has lost it; refuse one that is not what was checked."""
+    release_task.restore_bento(
+        release,
+        release_facts(parts, release),
+        store=parts.store,
+        packager=BentoPackager(parts.settings.bentoml_home),
+        scratch=parts.settings.scratch_dir,
+    )
+
+
+def release_facts(parts: Parts, release: ReleaseRef) -> Mapping[str, Any]:
+    """Return a recorded release's whole row; PermanentError if there is none."""
     facts = ReleaseRepository(parts.database).facts(release.project, release.release_id)
     if facts is None:
-        return
-    path = parts.settings.scratch_dir / f"{release.release_id}.bento"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parts.store.get_file(facts["object_key"], path)
-    BentoPackager(parts.settings.bentoml_home).restore(path)
-    path.unlink()
+        raise PermanentError(
+            f"release_id must be a release of {release.project} (got {release.release_id}).", code="RELEASE_UNKNOWN"
+        )
+    return facts

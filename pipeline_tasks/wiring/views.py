@@ -74,11 +74,18 @@ def _count(connection: sa.Connection, table: sa.Table, project: str, *conditions
     return int(connection.execute(query).scalar_one())
 
 
-def run_facts(database: Database, project: str, *, run_id: str) -> RunFacts:
-    """Return what the catalog knows of one training run."""
-    verdict = next((one for one in VerdictRepository(database).history(project) if one.run_id == run_id), None)
+def run_facts(
+    database: Database, project: str, *, run_id: str, verdict_id: str | None, opened_at: dt.datetime
+) -> RunFacts:
+    """Return what the catalog knows of one training run.
+
+    `verdict_id` is what the run's judging came to, which may be the verdict of an earlier run on the same question;
+    a person's answers count from the run's opening on.
+    """
+    verdict = VerdictRepository(database).find(project, verdict_id) if verdict_id else None
     verdict_ref = verdict.ref if verdict else None
-    answer = ApprovalRepository(database).latest(project, verdict_ref.verdict_id) if verdict_ref else None
+    answers = ApprovalRepository(database).history(project, verdict_ref.verdict_id) if verdict_ref else []
+    answer = next((one for one in reversed(answers) if one.at >= opened_at), None)
     mine = [one for one in ServingRepository(database).records(project) if one.attempt.startswith(f"{run_id}/")]
     model = t.model_versions.c
     with database.read() as connection:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import datetime as dt
+import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -12,9 +14,10 @@ from pipeline_tasks.catalog import ledger, ledger_repository, migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
-from pipeline_tasks.contracts import Attempt, sha256_hex
-from pipeline_tasks.errors import GateClosed, LostRace
+from pipeline_tasks.contracts import Attempt, canonical_json, sha256_hex
+from pipeline_tasks.errors import GateClosed, InputError, LostRace
 from pipeline_tasks.invariants import check
+from pipeline_tasks.wiring.noting import note_head
 from tests.ledger_case import NAME, NOW, Case, entry_of, minutes
 
 KINDS = ["verdict", "approval", "route", "verdict", "verdict", "route", "route"]
@@ -101,6 +104,14 @@ def test_what_was_refused_writes_no_entry(case, entries):
     with pytest.raises(LostRace, match="must follow None"):
         case.serving.commit_route(dataclasses.replace(route, commit_id="other"), **facts, serving={}, at=NOW)
     assert [entry.kind for entry in entries()] == ["verdict", "approval", "route"]
+
+
+def test_an_approval_whose_reason_is_no_text_is_not_written(case, entries, database):
+    facts = {"project": NAME, "verdict_id": case.judge("v1"), "decision": "approve", "by": "ann", "requested_by": None}
+    with pytest.raises(InputError, match=r"reason of the approval must be text \(got 5\)"):
+        case.approvals.append(**facts, reason=5, at=NOW)
+    assert count(database, t.approvals) == 0
+    assert [entry.kind for entry in entries()] == ["verdict"]
 
 
 @pytest.mark.parametrize("table", [t.verdicts, t.approvals, t.routes], ids=lambda table: table.name)
@@ -308,13 +319,13 @@ def test_a_champion_that_was_moved_past_the_ledger_is_named(case, faults, databa
 @pytest.mark.parametrize("change", ["other bytes", "gone"])
 def test_evidence_that_is_not_what_it_was_is_named(case, faults, object_store, name, change):
     case.tell()
-    key = f"verdicts/fashion/v2/{name}"
+    key = f"verdicts/fashion/verdict-v2/{name}"
     if change == "gone":
         del object_store.objects[key]
     else:
         object_store.objects[key] += b" "
     (fault,) = faults()
-    assert fault.startswith(f"entry 4 (verdict verdict-v2) must have {key} with the SHA-256 ")
+    assert fault.startswith(f"verdict verdict-v2 must have {key} with the SHA-256 ")
     assert ("KeyError" in fault) == (change == "gone")
     assert len(faults(deep=False)) == (name == "verdict.json")
 
@@ -323,14 +334,53 @@ def test_a_verdict_that_names_no_evidence_is_named(case, faults, object_store):
     case.judge("v1")
     with case.database.read() as connection:
         (draft,) = ledger_repository.read_drafts(connection, NAME)
-    digest = sha256_hex(b"[]")
+    document = json.loads(object_store.objects["verdicts/fashion/verdict-v1/verdict.json"])
+    del document["evidence"]
+    digest = sha256_hex(canonical_json(document))
     forged = ledger.link(dataclasses.replace(draft, evidence_digest=digest), None)
     values = {"evidence_digest": digest, "entry_hash": forged.entry_hash}
     case.tamper(t.ledger, t.ledger.update().values(**values))
     case.tamper(t.verdicts, t.verdicts.update().values(digest=digest))
-    object_store.objects["verdicts/fashion/v1/verdict.json"] = b"[]"
+    object_store.objects["verdicts/fashion/verdict-v1/verdict.json"] = canonical_json(document)
     (fault,) = faults()
     assert "evidence.parquet with the SHA-256 None" in fault
+
+
+def test_a_row_that_points_at_another_projects_genuine_promote_is_named(case, faults, database):
+    """One INSERT with its entry: nothing has a wrong hash, and the chain is whole."""
+    case.tell()
+    with database.write() as connection:
+        genuine = connection.execute(sa.select(t.verdicts).where(t.verdicts.c.verdict_id == "verdict-v3"))
+        forged = dict(genuine.mappings().one()) | {"project": "shoes", "contender_version": "evil", "exam_ids": ["e9"]}
+        connection.execute(t.verdicts.insert(), forged)
+        ledger_repository.append_verdict(connection, forged)
+    said = "verdict verdict-v3 contradicts its document; "
+    assert faults(deep=False) == [
+        f"{said}project: the catalog says 'shoes', the document 'fashion'",
+        f"{said}contender: the catalog says 'evil', the document 'v3'",
+        f"{said}exams: the catalog says ['e9'], the document ['exam1']",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "verdict.json must be JSON (got something else)"),
+        (b"[]", "verdict.json must hold a question and a decision (got TypeError: list indices must be integers"),
+        (b"{}", "verdict.json must hold a question and a decision (got KeyError: 'question')"),
+    ],
+)
+def test_evidence_that_is_no_verdict_is_named(case, faults, object_store, data, message):
+    case.judge("v1")
+    with case.database.read() as connection:
+        (draft,) = ledger_repository.read_drafts(connection, NAME)
+    forged = ledger.link(dataclasses.replace(draft, evidence_digest=sha256_hex(data)), None)
+    values = {"evidence_digest": sha256_hex(data), "entry_hash": forged.entry_hash}
+    case.tamper(t.ledger, t.ledger.update().values(**values))
+    case.tamper(t.verdicts, t.verdicts.update().values(digest=sha256_hex(data)))
+    object_store.objects["verdicts/fashion/verdict-v1/verdict.json"] = data
+    (fault,) = faults(deep=False)
+    assert fault.startswith(f"verdict verdict-v1 contradicts its document; {message}")
 
 
 def test_a_history_that_was_rewritten_as_a_whole_is_seen_by_its_anchor_only(case, faults, entries):
@@ -354,6 +404,75 @@ def test_a_history_that_was_rewritten_as_a_whole_is_seen_by_its_anchor_only(case
 def test_a_history_that_is_gone_with_its_rows_is_seen_by_its_anchor(faults):
     (fault,) = faults(anchors={"gone": [(2, "a" * 64)]})
     assert fault.endswith("that was noted down (got no such entry): the ledger was rewritten or cut")
+
+
+@pytest.fixture
+def note(database, object_store):
+    return lambda: note_head(SimpleNamespace(database=database, store=object_store), NAME)
+
+
+def test_nothing_is_noted_of_an_empty_ledger_and_the_same_head_is_noted_once(case, note, object_store, entries):
+    note()
+    assert not [key for key in object_store.objects if key.startswith("ledger/")]
+    case.judge("v1")
+    note()
+    note()
+    ((key, data),) = [item for item in object_store.objects.items() if item[0].startswith("ledger/")]
+    assert key == f"ledger/fashion/000000000001-{entries()[0].entry_hash}"
+    assert json.loads(data) == ledger.entry_json(entries()[0])
+
+
+def test_a_cut_end_whose_row_is_gone_too_is_seen_by_what_the_object_store_noted(case, note, faults, entries):
+    """A no that is deleted with its entry leaves a whole chain and rows that agree with it."""
+    case.answer(case.judge("v1", at=1), "reject", at=2)
+    note()
+    assert faults() == []
+    cut = entries()[1]
+    case.tamper(t.approvals, t.approvals.delete())
+    case.tamper(t.ledger, t.ledger.delete().where(entry_of(2)))
+    (fault,) = faults(deep=False)
+    assert fault == (
+        "1 of what the object store has noted down must be in the ledger (got none of it; first entry 2, "
+        f"000000000002-{cut.entry_hash}): the ledger was rewritten or cut"
+    )
+    case.answer("verdict-v1", "approve", at=3)  # a yes in its place, noted down as well, does not hide it
+    note()
+    assert faults() == [fault]
+
+
+def test_a_history_that_was_rewritten_as_a_whole_is_seen_by_what_the_object_store_noted(case, note, faults):
+    case.tell()
+    note()
+    case.tamper(t.approvals, t.approvals.update().values(by="me"))
+    with case.database.read() as connection:
+        chain = ledger.chain(ledger_repository.read_drafts(connection, NAME))
+    case.tamper(t.ledger, t.ledger.delete(), *[t.ledger.insert().values(**dataclasses.asdict(one)) for one in chain])
+    (fault,) = faults()
+    assert fault.startswith("1 of what the object store has noted down must be in the ledger")
+
+
+def test_a_project_that_is_gone_from_the_catalog_is_seen_by_what_the_object_store_noted(faults, object_store):
+    object_store.put(f"ledger/gone/000000000002-{'a' * 64}", b"{}")
+    object_store.put(f"ledger/gone/000000000001-{'b' * 64}", b"{}")
+    object_store.put("ledger/gone/notes.txt", b"not ours")
+    (fault,) = faults()
+    assert fault.startswith("2 of what the object store has noted down must be")
+    assert f"first entry 1, 000000000001-{'b' * 64})" in fault
+
+
+def test_what_is_noted_while_verify_runs_is_no_cut_end(case, note, faults, object_store, monkeypatch):
+    """The object store is listed first: what it has noted by then, the catalog has had before."""
+    case.judge("v1")
+    listed = object_store.list
+
+    def judge_and_list(prefix):
+        if prefix == "ledger/":
+            case.judge("v2")
+            note()
+        return listed(prefix)
+
+    monkeypatch.setattr(object_store, "list", judge_and_list)
+    assert faults() == []
 
 
 def test_a_reader_sees_rows_and_entries_of_one_moment(case, database):

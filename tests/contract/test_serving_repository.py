@@ -16,7 +16,7 @@ from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import ServingRepository, new_token
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Route, RouteEntry
-from pipeline_tasks.errors import ConfigError, LostRace, ServiceUnavailable, StaleAttempt
+from pipeline_tasks.errors import ConfigError, GateClosed, InputError, LostRace, ServiceUnavailable, StaleAttempt
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PROMOTERS = 8
@@ -72,7 +72,7 @@ def test_the_head_is_the_newest_generation_and_the_history_is_oldest_first(servi
 
 def test_a_generation_keeps_who_moved_it_why_and_its_settings(serving):
     route = dataclasses.replace(
-        child_of(None, version="a", commit_id="c1"), shadows=(RouteEntry("s", "b", "http://127.0.0.1:2", 0),)
+        child_of(None, version="a", commit_id="c1"), shadows=(RouteEntry("s", "a", "http://127.0.0.1:2", 0),)
     )
     commit(serving, route, action="rollback", actor="ops", reason="bad day", verdict_id="v9")
 
@@ -123,6 +123,56 @@ def test_weights_that_do_not_add_up_are_refused(serving, weights):
     route = dataclasses.replace(child_of(None, version="a", commit_id="c1"), entries=entries)
     with pytest.raises(ConfigError, match="weights must be 0 or more and add up to 100"):
         commit(serving, route)
+    assert serving.head_route("fashion") is None
+
+
+def with_beside(route: Route, version: str, *, weight: int, shadow: bool) -> Route:
+    entry = RouteEntry("d-beside", version, "http://127.0.0.1:2", weight)
+    if shadow:
+        return dataclasses.replace(route, shadows=(entry,))
+    own = dataclasses.replace(route.entries[0], weight=100 - weight)
+    return dataclasses.replace(route, entries=(own, entry))
+
+
+def record_verdict(database, *, project="fashion", contender, answer="promote") -> None:
+    row = {"project": project, "verdict_id": f"v-{contender}", "answer": answer, "contender_version": contender}
+    row |= {"champion_version": None, "exam_ids": ["e"], "reasons": {"code": "C", "texts": []}, "policy_id": "p"}
+    with database.write() as connection:
+        row |= {"object_key": "k", "digest": "d", "run_id": "r", "created_at": NOW}
+        connection.execute(tables.verdicts.insert(), row)
+
+
+@pytest.mark.parametrize(("weight", "shadow"), [(99, False), (0, False), (0, True)])
+def test_a_model_beside_the_champion_that_no_verdict_let_through_is_refused(serving, database, weight, shadow):
+    first = commit(serving, child_of(None, version="a", commit_id="c1"))
+    record_verdict(database, contender="kept", answer="keep")
+    record_verdict(database, contender="foreign", project="shoes")
+    for version in ("evil", "kept", "foreign"):
+        route = child_of(first, version="a", commit_id="c2")
+        with pytest.raises(GateClosed, match=rf"entries of generation 2 of fashion must be .* \(got {version}\)"):
+            commit(serving, with_beside(route, version, weight=weight, shadow=shadow))
+    assert serving.history("fashion") == [first]
+
+
+@pytest.mark.parametrize(("weight", "shadow"), [(99, False), (0, False), (0, True)])
+def test_a_former_champion_and_a_promoted_contender_may_stand_beside_it(serving, database, weight, shadow):
+    head = commit(serving, child_of(None, version="a", commit_id="c1"))
+    record_verdict(database, contender="new")
+    for number, beside in enumerate(("a", "new"), start=2):
+        route = child_of(head, version="b", commit_id=f"c{number}")
+        head = commit(serving, with_beside(route, beside, weight=weight, shadow=shadow))
+    assert serving.head_route("fashion") == head
+
+
+@pytest.mark.parametrize("name", ["actor", "reason", "verdict_id", "attempt", "action"])
+@pytest.mark.parametrize("value", [None, 5, True, b"x"])
+def test_what_must_be_text_is_text(serving, name, value):
+    """SQLite would keep 5 as "5", and the entry of the ledger would look forged for ever."""
+    with pytest.raises(InputError, match=rf"{name} of the route must be text \(got "):
+        commit(serving, child_of(None, version="a", commit_id="c1"), **{name: value})
+    route = child_of(None, version="a", commit_id="c1")
+    with pytest.raises(InputError, match="champion_version of the route must be text"):
+        commit(serving, dataclasses.replace(route, champion_version=value))
     assert serving.head_route("fashion") is None
 
 

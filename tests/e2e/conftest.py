@@ -59,9 +59,9 @@ class Installation:
         return (self.home / "secrets" / name).read_text().strip()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_installation(tmp_path_factory):
-    """Return a factory of installations; each one is taken down at the end, whatever happened."""
+    """Return a factory of installations; each is taken down with its module: two stacks at once starve each other."""
     made: list[Installation] = []
 
     def make(name: str, *, projects_of: tuple[str, ...] = ("fashion", "newsgroups")) -> Installation:

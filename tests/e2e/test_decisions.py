@@ -54,6 +54,10 @@ class Office:
         """The same labels, started by hand by admin."""
         return self.airflow().trigger(TRAIN, {"force": True, "note": "the same again"})
 
+    def clear(self, run_id: str, task: str) -> None:
+        """Clear a task and all behind it, as the button in Airflow does."""
+        self.airflow().clear(TRAIN, run_id, task)
+
     def state(self, run_id: str, task: str) -> str | None:
         return {one["task_id"]: one["state"] for one in self.airflow().tasks(TRAIN, run_id)}.get(task)
 
@@ -208,14 +212,11 @@ def test_whoever_started_the_run_cannot_approve_it_and_somebody_else_can(office)
     office.asked(run_id)
     office.airflow("admin").answer(TRAIN, run_id, approve=True, reason="my own")
     office.until(lambda: office.state(run_id, "approve") == "failed", 120, "the refusal of the own approval")
-    assert office.airflow().watch(TRAIN, run_id, timeout_seconds=RUN_SECONDS) == "failed"
-    log = office.airflow().log(TRAIN, run_id, "approve", 1)
-    assert "SELF_APPROVAL" in log
+    assert office.end(run_id)["reason_code"] == "SELF_APPROVAL"
     assert office.champion() == before
     office.ended["own approval"] = verdict["verdict_id"]
 
-    run_id = office.again()
-    verdict = office.verdict(run_id)
+    office.clear(run_id, "approve")
     office.asked(run_id)
     office.airflow("alice").answer(TRAIN, run_id, approve=True, reason="west is right again")
     assert office.end(run_id)["outcome"] == "promoted"
@@ -244,7 +245,8 @@ def test_the_way_back(office):
 def test_the_ledger_tells_all_of_it(office):
     rows = office.installation.json("history", desks.PROJECT, "--ledger")
     verdicts = [row["subject"] for row in rows if row["kind"] == "verdict"]
-    assert verdicts == list(office.ended.values())
+    assert verdicts == list(dict.fromkeys(office.ended.values()))  # one question, asked by four runs, is one verdict
+    assert len(verdicts) == 4
     answers = [
         (row["body"]["decision"], row["body"]["by"], row["body"]["reason"]) for row in rows if row["kind"] == "approval"
     ]
@@ -271,7 +273,7 @@ def test_everything_verifies_and_every_verdict_replays(office):
     head = office.installation.json("history", desks.PROJECT, "--ledger")[-1]
     anchor = f"{desks.PROJECT}:{head['sequence']}:{head['entry_hash']}"
     assert "Nothing lost, nothing twice" in office.installation.run("verify", "--anchor", anchor).stdout
-    for verdict_id in office.ended.values():
+    for verdict_id in set(office.ended.values()):
         assert office.installation.json("replay", verdict_id)["same"] is True
 
 

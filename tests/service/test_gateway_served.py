@@ -198,9 +198,10 @@ def test_ten_kills_of_a_replica_under_load_fail_no_request(stack):
 
 def test_answers_without_sense_or_in_time_are_the_champions(stack):
     champion, candidate = StubInference(version="A"), StubInference(version="B")
+    stack.route(RouteEntry("dB", "B", candidate.url, 100))
     stack.route(RouteEntry("dA", "A", champion.url, 0), RouteEntry("dB", "B", candidate.url, 100))
     with stack.gateway(DETHRONE_INFERENCE_TIMEOUT_SECONDS="1") as gateway:
-        follows(gateway.url, 1)
+        follows(gateway.url, 2)
         assert ask(gateway.url).json()["model_version"] == "B"
         for status, body in (
             (200, b'{"model_version":"B","labels":["bag"],"probabilities":[NaN]}'),

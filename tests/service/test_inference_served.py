@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bento_services.inference.packaging import build_bento, export_bento, import_bento
+from bento_services.inference.packaging import build_bento, export_bento, import_bento, stored_digest
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.models.artifact import load
 from tests.service.conftest import png
@@ -116,6 +116,16 @@ def test_a_stopped_server_answers_what_it_took(built):
         pool.submit(server.stop)
         codes = [call.result().status_code for call in calls[:8]]
     assert codes == [200] * 8
+
+
+def test_what_was_built_and_what_was_restored_have_the_recorded_digest(built, tmp_path):
+    folder, digest = built
+    home = tmp_path / "bentoml"
+    export_bento(TAG, tmp_path / "r1.bento", bentoml_home=folder / "bentoml")
+    import_bento(tmp_path / "r1.bento", bentoml_home=home)
+    assert [stored_digest(TAG, bentoml_home=one) for one in (folder / "bentoml", home)] == [digest, digest]
+    (home / "models" / "dethrone_fashion" / "r1" / "model.json").write_bytes(b"{}")
+    assert stored_digest(TAG, bentoml_home=home) != digest
 
 
 def test_building_again_adopts_and_another_content_is_refused(built, tmp_path):

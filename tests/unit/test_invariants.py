@@ -3,7 +3,6 @@
 import copy
 import datetime as dt
 import io
-import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +10,10 @@ import pytest
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.ledger_repository import backfill
-from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.invariants import check
 from pipeline_tasks.invariants_report import Violation, listed
+from tests.documents import verdict_document
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 PACK = b"aaaabbbbcccc"
@@ -122,7 +122,8 @@ class World:
 
     def _model(self, version: str, *, champion: str | None, minutes: float) -> None:
         weights, answers = f"weights of {version}".encode(), f"answers of {version}".encode()
-        verdict = json.dumps({"evidence": {"digest": sha256_hex(answers)}}).encode()
+        said = {"project": "pets", "contender": version, "champion": champion, "exam_ids": ["e"]}
+        verdict = canonical_json(verdict_document(**said, evidence=answers, weights=sha256_hex(weights)))
         folder, verdict_key = f"models/pets/{version}", f"verdicts/pets/verdict-{version}"
         bento = f"bentos/pets/release-{version}.bento"
         self.objects |= {
@@ -168,7 +169,7 @@ class World:
             bento_tag=version,
             bento_digest="d",
             object_key=bento,
-            infra_check={"failures": []},
+            infra_check={"failures": [], "export_sha256": sha256_hex(b"bento")},
             run_id=run_id,
             created_at=before,
         )
@@ -369,6 +370,12 @@ def corrupt_predictions(world):
     world.objects[next(key for key in world.objects if key.startswith("predictions/"))] = b"garbage"
 
 
+def other_weights(world):
+    """Put other weights in place of those that were judged, and let the catalog name them."""
+    world.objects[V4_KEY] = b"other"
+    world.row("model_versions", version="v4").update(digest=sha256_hex(b"other"))
+
+
 V4_KEY = "models/pets/v4/model.safetensors"
 BROKEN = [
     # I1 nothing lost
@@ -421,7 +428,14 @@ BROKEN = [
         drop_object("models/pets/v2/model.json"),
         "I4 pets: champion v2 must have models/pets/v2/model.json (got no such object)",
     ),
-    (drop_object("bentos/pets/release-v3.bento"), "I4 pets: champion v3 must have bentos/pets/release-v3.bento"),
+    (
+        drop_object("bentos/pets/release-v3.bento"),
+        f"I4 pets: bentos/pets/release-v3.bento must have the SHA-256 {sha256_hex(b'bento')} (got KeyError)",
+    ),
+    (
+        set_object("bentos/pets/release-v3.bento", b"x"),
+        f"I4 pets: bentos/pets/release-v3.bento must have the SHA-256 {sha256_hex(b'bento')} (got {sha256_hex(b'x')})",
+    ),
     (
         lambda world: world.remove("model_versions", version="v4"),
         "I4 pets: champion v4 must be a recorded model version (got none)",
@@ -453,6 +467,7 @@ BROKEN = [
         "I6 pets: generation 2 (v2) must have the verdict verdicts/pets",
     ),
     (drop_object("verdicts/pets/verdict-v2/verdict.json"), "(got KeyError)"),
+    (other_weights, f"I6 pets: generation 4 (v4) has the weights {sha256_hex(b'other')[:12]}, judged were "),
     (approve("reject"), "I6 pets: generation 1 (v1) serves though the approval said reject"),
     (approve("approve", minutes=11), "I6 pets: generation 1 (v1) was approved after it served"),
     (
@@ -485,6 +500,22 @@ def test_each_broken_invariant_is_named(world, violations, apply, message):
     apply(world)
     found = violations(world, deep=True)
     assert any(message in one for one in found), found
+
+
+@pytest.mark.parametrize(("deep", "recorded"), [(False, True), (True, False)])
+def test_a_bento_that_is_gone_is_named_without_its_hash_too(world, violations, deep, recorded):
+    world.objects.pop("bentos/pets/release-v3.bento")
+    if not recorded:
+        world.row("releases", model_version="v3").update(infra_check={"failures": []})
+    assert violations(world, deep=deep) == [
+        "I4 pets: champion v3 must have bentos/pets/release-v3.bento (got no such object)"
+    ]
+
+
+def test_a_bento_of_an_older_release_has_no_hash_to_compare(world, violations):
+    world.row("releases", model_version="v3").update(infra_check={"failures": []})
+    world.objects["bentos/pets/release-v3.bento"] = b"x"
+    assert violations(world, deep=True) == []
 
 
 def test_quarantine_of_a_later_stage_is_no_loss(world, violations):
@@ -521,10 +552,87 @@ def test_the_last_answer_of_an_approval_counts(world, violations):
     assert violations(world) == []
 
 
+def test_a_later_no_does_not_undo_what_was_approved_when_it_served(world, violations):
+    approve("approve", sequence=1)(world)
+    approve("reject", sequence=2, minutes=60)(world)
+    assert violations(world) == []
+
+
 @pytest.mark.parametrize(("rule", "missing"), [("never", []), ("first", [1]), ("always", [1, 2, 3, 4])])
-def test_approvals_are_needed_where_the_project_asks_for_them(world, violations, rule, missing):
+def test_approvals_are_needed_where_the_project_asked_for_them(world, violations, rule, missing):
+    for route in world.rows["routes"]:
+        route["body"]["serving"] = {"approval": rule}
     expected = [f"I6 pets: generation {number} (v{number}) has no approval" for number in missing]
-    assert violations(world, approval_when={"pets": rule}) == expected
+    assert violations(world) == expected
+
+
+def test_a_rule_that_came_later_asks_nothing_of_what_served_before(world, violations):
+    world.row("routes", generation=4)["body"]["serving"] = {"approval": "always"}
+    approve("approve", minutes=35, verdict_id="verdict-v4")(world)
+    assert violations(world) == []
+
+
+def test_a_rule_that_went_later_does_not_hide_a_missing_approval(world, violations):
+    world.row("routes", generation=3)["body"]["serving"] = {"approval": "always"}
+    world.row("routes", generation=4)["body"]["serving"] = {"approval": "never"}
+    assert violations(world) == ["I6 pets: generation 3 (v3) has no approval"]
+
+
+def test_a_promotion_that_leaves_the_rule_out_is_named(world, violations):
+    """Whoever writes a route by hand must not get the leniency that routes of older releases need."""
+    world.row("routes", generation=3)["body"]["serving"] = {"approval": "never"}
+    world.route(5, "v2", parent="commit-4", minutes=60, action="rollback")
+    assert violations(world) == ["I6 pets: generation 4 (v4) does not say whether it needed an approval"]
+
+
+def beside(world, name="evil", *, weight=99, shadow=False) -> None:
+    """Put a judged, released and deployed model beside the champion, without traffic of its own."""
+    world._model(name, champion="v3", minutes=38)
+    world.remove("runs", run_id=f"run-{name}")
+    route = world.row("routes", generation=4)
+    entry = {"deployment_id": f"deployment-{name}", "model_version": name, "address": "", "weight": weight}
+    route["body"]["shadows" if shadow else "entries"].append(entry)
+    route["body"]["entries"][0]["weight"] = 100 if shadow else 100 - weight
+
+
+def test_a_model_that_passed_the_gate_may_stand_beside_the_champion(world, violations):
+    beside(world, weight=10)
+    assert violations(world) == []
+
+
+@pytest.mark.parametrize(("weight", "shadow"), [(99, False), (1, False), (0, False), (0, True)])
+@pytest.mark.parametrize(
+    "miss",
+    [
+        lambda world: world.remove("verdicts", verdict_id="verdict-evil"),
+        lambda world: world.remove("releases", release_id="release-evil"),
+        lambda world: world.row("verdicts", verdict_id="verdict-evil").update(created_at=at(45)),
+        lambda world: world.row("releases", release_id="release-evil").update(created_at=at(45)),
+        lambda world: world.row("releases", release_id="release-evil").update(infra_check={"failures": ["NaN"]}),
+        approve("reject", verdict_id="verdict-evil"),
+    ],
+    ids=["verdict", "release", "late verdict", "late release", "infra check", "rejected"],
+)
+def test_an_ungated_model_beside_the_champion_is_named(world, violations, weight, shadow, miss):
+    beside(world, weight=weight, shadow=shadow)
+    miss(world)
+    found = violations(world, deep=True)
+    assert "I6 pets: generation 4 (v4) routes to evil too, which has not passed verdict, approval and release" in found
+
+
+def test_a_model_beside_the_champion_needs_the_approval_that_was_asked_for(world, violations):
+    beside(world)
+    world.row("routes", generation=4)["body"]["serving"] = {"approval": "always"}
+    approve("approve", verdict_id="verdict-v4")(world)
+    assert violations(world) == [
+        "I6 pets: generation 4 (v4) routes to evil too, which has not passed verdict, approval and release"
+    ]
+
+
+def test_a_contender_that_the_gate_kept_out_is_named(world, violations):
+    beside(world)
+    world.row("verdicts", verdict_id="verdict-evil").update(answer="keep")
+    assert any("routes to evil too" in one for one in violations(world))
 
 
 def test_a_long_list_of_names_is_cut_after_ten():

@@ -129,6 +129,16 @@ def test_an_entry_of_an_older_release_may_tell_less():
     assert list(ledger.row_faults(ledger.chain([told]), [draft])) == []
 
 
+def test_a_route_of_today_says_the_rule_of_its_time_and_an_older_entry_need_not():
+    body = ROUTE["body"] | {"serving": {"review_below": 0.6, "approval": "always"}}
+    today = ledger.route_draft(ROUTE | {"body": body}, evidence_digest=None)
+    assert today.body["approval"] == "always"
+    older = ledger.route_draft(ROUTE, evidence_digest=None)
+    assert "approval" not in older.body
+    told = dataclasses.replace(today, body={name: today.body[name] for name in older.body})
+    assert list(ledger.row_faults(ledger.chain([told]), [today])) == []
+
+
 def test_a_subject_that_is_told_twice_is_named():
     entries = ledger.chain([*drafts(), drafts()[1]])
     assert list(ledger.chain_faults(entries)) == ["entry 5 (approval v1/1) must be told once (got it in entry 2 too)"]

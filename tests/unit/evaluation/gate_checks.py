@@ -16,6 +16,7 @@ from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.scoring import Measured
 from pipeline_tasks.evaluation.slices import score_slices
 from pipeline_tasks.project import Slice
+from tests.documents import verdict_document
 from tests.fakes import FakeObjectStore
 from tests.unit.evaluation import support as s
 
@@ -352,15 +353,25 @@ def scoring_checks_the_bytes(scoring):
 
 
 def shipping(
-    approval: ModuleType, *, decision=None, by="alice", answer="promote", head="old", when="always", four_eyes=False
+    approval: ModuleType,
+    *,
+    decision=None,
+    by="alice",
+    answer="promote",
+    contender="new",
+    head="old",
+    when="always",
+    four_eyes=False,
+    told=True,
 ) -> str:
     """Return "ships", or the code of what stands in the way."""
-    document = {"question": {}, "measured": {}, "decision": {"answer": answer}}
+    document = verdict_document(answer=answer)
     verdict_id, data = vd.verdict_id_of(document), vd.document_bytes(document)
-    ref = VerdictRef("fashion", verdict_id, answer, "old", "new", (), "verdicts/1", "CODE")
-    record = VerdictRecord(ref, ("exam2",), "policy", sha256_hex(data), "run-1", s.NOW)
+    key = f"verdicts/fashion/{verdict_id}"
+    ref = VerdictRef("fashion", verdict_id, answer, "old", contender, (), key, "CODE")
+    record = VerdictRecord(ref, ("exam2", "exam1"), "policy", sha256_hex(data), "run-1", s.NOW)
     store = FakeObjectStore()
-    store.put("verdicts/1/verdict.json", data)
+    store.put(f"{key}/verdict.json", data)
     given = SimpleNamespace(decision=decision, by=by, requested_by="bob") if decision else None
     try:
         approval.require_promotable(
@@ -369,9 +380,10 @@ def shipping(
             head_version=head,
             verdicts=SimpleNamespace(find=lambda *_: record),
             approvals=SimpleNamespace(latest=lambda *_: given),
+            ledger=SimpleNamespace(find=lambda *_: SimpleNamespace(evidence_digest=record.digest) if told else None),
             store=store,
         )
-    except GateClosed as error:
+    except (GateClosed, DataCorrupt) as error:
         return error.code
     return "ships"
 
@@ -398,6 +410,14 @@ def approval_stops_another_answer(approval):
 
 def approval_stops_a_stale_baseline(approval):
     assert shipping(approval, decision="approve", head="newer") == "STALE_BASELINE"
+
+
+def approval_stops_a_row_that_contradicts_its_document(approval):
+    assert shipping(approval, decision="approve", contender="evil", head="old") == "DATA_CORRUPT"
+
+
+def approval_stops_what_the_ledger_does_not_know(approval):
+    assert shipping(approval, decision="approve", told=False) == "NOT_IN_LEDGER"
 
 
 def approval_needs_four_eyes(approval):

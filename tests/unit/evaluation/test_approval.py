@@ -5,11 +5,15 @@ import json
 
 import pytest
 
+from pipeline_tasks.catalog import ledger_repository
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import VerdictRef, sha256_hex
 from pipeline_tasks.errors import ConfigError, DataCorrupt, GateClosed
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.approval import approval_needed, read_verdict, record_approval, require_promotable
+from tests.documents import verdict_document
 from tests.unit.evaluation import support as s
 
 NEVER = s.project()
@@ -30,7 +34,7 @@ def approvals(database):
 @pytest.fixture
 def given(database, verdicts, object_store):
     def give(answer="promote", champion="old", contender="new"):
-        document = {"question": {"contender": contender}, "measured": {}, "decision": {"answer": answer}}
+        document = verdict_document(contender=contender, champion=champion, answer=answer)
         verdict_id = vd.verdict_id_of(document)
         key = f"verdicts/fashion/{verdict_id}"
         data = vd.document_bytes(document)
@@ -45,10 +49,16 @@ def given(database, verdicts, object_store):
 
 
 @pytest.fixture
-def require(verdicts, approvals, object_store):
+def require(database, verdicts, approvals, object_store):
     def call(verdict_id, *, project=NEVER, head="old"):
         return require_promotable(
-            project, verdict_id, head_version=head, verdicts=verdicts, approvals=approvals, store=object_store
+            project,
+            verdict_id,
+            head_version=head,
+            verdicts=verdicts,
+            approvals=approvals,
+            ledger=LedgerRepository(database),
+            store=object_store,
         )
 
     return call
@@ -123,16 +133,53 @@ def test_a_changed_verdict_is_refused(given, require, object_store, change):
         require(ref.verdict_id)
 
 
-@pytest.mark.parametrize(("in_row", "in_document"), [("promote", "keep"), ("keep", "promote")])
-def test_the_row_and_the_document_must_both_say_promote(database, require, object_store, in_row, in_document):
-    document = {"question": {}, "measured": {}, "decision": {"answer": in_document}}
-    data, verdict_id = vd.document_bytes(document), vd.verdict_id_of(document)
-    object_store.put(f"verdicts/fashion/{verdict_id}/verdict.json", data)
-    ref = VerdictRef("fashion", verdict_id, in_row, "old", "new", (), f"verdicts/fashion/{verdict_id}")
-    record = VerdictRecord(ref, ("exam2",), "policy", sha256_hex(data), "run-1", s.NOW)
-    fence = database.acquire("judge", s.attempt(), now=s.NOW)
-    VerdictRepository(database).record(record, exam_use=1, fence=fence)
-    closed(require, verdict_id, code="NOT_PROMOTE")
+@pytest.mark.parametrize(
+    ("forged", "told"),
+    [
+        ({"answer": "promote"}, "answer: the catalog says 'promote', the document 'keep'"),
+        ({"contender_version": "evil"}, "contender: the catalog says 'evil', the document 'new'"),
+        ({"champion_version": None}, "champion: the catalog says None, the document 'old'"),
+    ],
+)
+def test_a_row_that_contradicts_its_document_does_not_ship(database, given, require, forged, told):
+    ref = given("keep")
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER verdicts_append_only_UPDATE")
+        connection.execute(t.verdicts.update().values(**{"answer": "promote"} | forged))
+    with pytest.raises(DataCorrupt, match="must say what the catalog says of verdict") as caught:
+        require(ref.verdict_id)
+    assert told in str(caught.value)
+
+
+def test_another_projects_genuine_promote_does_not_ship(database, given, require, verdicts):
+    """One INSERT with its entry in the ledger: the document, its hash and its id are all genuine."""
+    ref = given()
+    row = {"project": "shoes", "verdict_id": ref.verdict_id, "answer": "promote", "champion_version": None}
+    row |= {"contender_version": "evil", "exam_ids": ["exam2"], "reasons": {"code": "GAIN_SHOWN", "texts": ["fine"]}}
+    row |= {"policy_id": "p", "object_key": ref.object_key, "run_id": "r", "created_at": s.NOW}
+    row |= {"digest": verdicts.find("fashion", ref.verdict_id).digest}
+    with database.write() as connection:
+        connection.execute(t.verdicts.insert(), row)
+        ledger_repository.append_verdict(connection, row)
+    shoes = NEVER.model_copy(update={"config": NEVER.config.model_copy(update={"name": "shoes"})})
+    with pytest.raises(DataCorrupt, match="project: the catalog says 'shoes', the document 'fashion'; contender:"):
+        require(ref.verdict_id, project=shoes, head=None)
+
+
+def test_a_verdict_past_the_ledger_does_not_ship(database, given, require):
+    ref = given()
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER ledger_append_only_DELETE")
+        connection.execute(t.ledger.delete())
+    assert "an entry with its SHA-256 (got none)" in closed(require, ref.verdict_id, code="NOT_IN_LEDGER")
+
+
+def test_a_verdict_whose_entry_names_another_document_does_not_ship(database, given, require):
+    ref = given()
+    with database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER ledger_append_only_UPDATE")
+        connection.execute(t.ledger.update().values(evidence_digest="0" * 64))
+    assert "an entry with its SHA-256 (got another)" in closed(require, ref.verdict_id, code="NOT_IN_LEDGER")
 
 
 def test_a_document_under_another_id_is_refused(given, verdicts, object_store):
@@ -190,20 +237,30 @@ def test_a_no_or_silence_does_not_ship(given, require, say, decision, code):
     closed(require, ref.verdict_id, project=ALWAYS, code=code)
 
 
-def test_the_first_answer_of_a_person_stands(given, require, say):
+def test_the_newest_answer_counts(given, require, say, approvals):
     ref = given()
+    later = (s.NOW + dt.timedelta(minutes=minutes) for minutes in (1, 2))
     say(ref.verdict_id, "reject")
-    message = closed(say, ref.verdict_id, "approve", by="carol", code="ALREADY_DECIDED")
-    assert "alice said reject before" in message
     closed(require, ref.verdict_id, project=ALWAYS, code="APPROVAL_REJECTED")
+    say(ref.verdict_id, "approve", by="carol", now=next(later))
+    assert require(ref.verdict_id, project=ALWAYS) == ref
+    say(ref.verdict_id, "reject", now=next(later))
+    closed(require, ref.verdict_id, project=ALWAYS, code="APPROVAL_REJECTED")
+    assert [one.decision for one in approvals.history("fashion", ref.verdict_id)] == ["reject", "approve", "reject"]
 
 
 def test_the_same_answer_again_changes_nothing(given, say, approvals):
     ref = given()
     first = say(ref.verdict_id, "approve")
-    again = say(ref.verdict_id, "approve", now=s.NOW + dt.timedelta(minutes=1))
-    assert again == first
+    assert say(ref.verdict_id, "approve") == first
     assert approvals.history("fashion", ref.verdict_id) == [first]
+
+
+def test_the_same_no_of_another_day_is_another_answer(given, say, approvals):
+    ref = given()
+    say(ref.verdict_id, "reject")
+    say(ref.verdict_id, "reject", now=s.NOW + dt.timedelta(days=1))
+    assert len(approvals.history("fashion", ref.verdict_id)) == 2
 
 
 def test_an_expired_request_can_be_asked_again(given, require, say, approvals):

@@ -358,7 +358,7 @@ OTHER_MUTATIONS = [
     (
         "approval",
         "any answer ships",
-        'if document["decision"]["answer"] != "promote" or record.ref.answer != "promote":',
+        'if document["decision"]["answer"] != "promote":',
         "if False:",
         check.approval_stops_another_answer,
     ),
@@ -368,6 +368,20 @@ OTHER_MUTATIONS = [
         "if head_version not in {record.ref.champion_version, record.ref.contender_version}:",
         "if False:",
         check.approval_stops_a_stale_baseline,
+    ),
+    (
+        "approval",
+        "row and document differ",
+        "faults = list(contradictions(record, document))",
+        "faults = []",
+        check.approval_stops_a_row_that_contradicts_its_document,
+    ),
+    (
+        "approval",
+        "past the ledger",
+        "if entry is None or entry.evidence_digest != record.digest:",
+        "if False:",
+        check.approval_stops_what_the_ledger_does_not_know,
     ),
     (
         "approval",

@@ -147,6 +147,25 @@ def test_the_recall_floor_judges_classes_with_enough_items(num_items, expected):
     assert answer(evidence, limits={"recall_per_class": 0.6, "min_class_items": 20})[0] == expected
 
 
+def test_a_class_too_small_for_the_recall_floor_is_named_and_not_said_to_hold():
+    evidence = s.evidence(current=s.exam(contender=s.scores(recalls=(0.9, 0.1), items=(900, 19))))
+    limits = {"recall_per_class": 0.6, "min_class_items": 20}
+    texts = {reason.code: reason.text for reason in rule.decide(s.policy(limits=limits), evidence).reasons}
+    assert texts["CLASS_SMALL"] == (
+        "gate.limits.recall_per_class is not judged for classes of fewer than 20 items: shoe (19)."
+    )
+    assert "CLASS_SMALL" not in {reason.code for reason in rule.decide(s.policy(), evidence).reasons}
+
+
+def test_limits_that_were_not_asked_for_are_not_said_to_hold():
+    def held(**limits):
+        (found,) = [one for one in rule.decide(s.policy(limits=limits), s.evidence()).reasons if one.code == "LIMITS"]
+        return found.text
+
+    assert held() == "every limit holds: latency, size, calibration."
+    assert held(recall_per_class=0.5) == "every limit holds: latency, size, calibration, recall per class."
+
+
 def test_the_recall_floor_names_the_class_and_its_items():
     evidence = s.evidence(current=s.exam(contender=s.scores(recalls=(0.9, 0.1))))
     decision = rule.decide(s.policy(limits={"recall_per_class": 0.6}), evidence)

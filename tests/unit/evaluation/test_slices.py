@@ -341,7 +341,7 @@ def test_the_summary_names_the_weakest_slices(run):
 
 def test_the_documented_slices_are_valid():
     document = (Path(__file__).resolve().parents[3] / "docs" / "gate.md").read_text()
-    block = document.split("```yaml\n")[1].split("```")[0]
+    block = next(one for one in document.split("```yaml\n")[1:] if "slices:" in one).split("```")[0]
     camera, shop = Gate.model_validate(yaml.safe_load(block)["gate"]).slices
     assert (camera.floors.accuracy, camera.max_loss, shop.max_loss) == (0.8, None, 0.05)
     assert sl.values_of([item("a")], [camera], keys={"a": "camera12/x.png"}) == {"camera": ("camera12",)}

@@ -135,7 +135,7 @@ def test_replay_refuses_another_rule(run, object_store):
     ref = run()
     document = document_of(object_store, ref)
     document["question"]["rule_version"] = 99
-    with pytest.raises(DataCorrupt, match=r"rule_version must be 2 .* \(got 99\)"):
+    with pytest.raises(DataCorrupt, match=r"rule_version must be 3 .* \(got 99\)"):
         vd.replay(document, object_store.get(f"{ref.object_key}/evidence.parquet"))
 
 
@@ -284,7 +284,7 @@ def test_the_items_of_the_champions_snapshot_are_a_note_and_no_leak_of_the_conte
 def test_an_old_verdict_without_pairs_says_which_rule_gave_it(run, object_store):
     document = document_of(object_store, run())
     document["question"]["rule_version"] = 1
-    with pytest.raises(DataCorrupt, match=r"rule_version must be 2 to be replayed by this release \(got 1\)"):
+    with pytest.raises(DataCorrupt, match=r"rule_version must be 3 to be replayed by this release \(got 1\)"):
         vd.question_from(document)
 
 
@@ -442,3 +442,34 @@ def test_a_programming_error_in_a_model_is_not_hidden():
 
     with pytest.raises(PermanentError, match="no such thing"):
         scoring.predict(Broken({}), [b"item"])
+
+
+def test_a_verdict_from_before_a_gate_setting_came_replays_as_it_was(run, object_store):
+    ref = run()
+    evidence = object_store.get(f"{ref.object_key}/evidence.parquet")
+    document = document_of(object_store, ref)
+    assert document["question"]["policy"]["limits"]["latency_p50_ms"] is None  # defaults are spelled out
+    del document["question"]["policy"]["limits"]["latency_p50_ms"]
+    assert vd.replay(document, evidence) == document
+
+
+def test_two_attempts_that_overlap_use_the_exam_once(run, verdicts, database, monkeypatch):
+    acquire, taken = database.acquire, []
+
+    def overlapped(name, attempt, *, now):
+        if not taken:
+            taken.append(name)
+            run(attempt=s.attempt(1))  # a whole first attempt, just before the second takes the lease
+        return acquire(name, attempt, now=now)
+
+    monkeypatch.setattr(database, "acquire", overlapped)
+    second = run(attempt=s.attempt(2))
+    assert [one.ref for one in verdicts.history("fashion")] == [second]
+
+
+def test_a_setting_at_its_default_asks_no_question_anew():
+    gate = s.project().config.gate
+    named = s.project(gate={"exam": {"min_items": 10}, "confidence": 0.95}).config.gate
+    assert vd.policy_id(gate, s.CLASSES) == vd.policy_id(named, s.CLASSES)
+    other = s.project(gate={"exam": {"min_items": 10}, "confidence": 0.9}).config.gate
+    assert vd.policy_id(gate, s.CLASSES) != vd.policy_id(other, s.CLASSES)

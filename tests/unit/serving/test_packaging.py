@@ -1,10 +1,13 @@
 """What a bento may hold and be called; building one for real is in tests/service."""
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
-from bento_services.inference.packaging import build_bento, content_digest, pins, source_files
+from bento_services.inference import packaging
+from bento_services.inference.packaging import build_bento, content_digest, pins, source_files, stored_digest
 from pipeline_tasks.errors import ConfigError
 
 
@@ -34,6 +37,45 @@ def test_the_digest_changes_with_a_byte_of_the_model_and_with_a_pin(model_dir):
     assert digest != content_digest(model_dir, requirements=["torch==2.13.1"])
     (model_dir / "model.json").write_bytes(b"{ }")
     assert digest != content_digest(model_dir, requirements=["torch==2.13.0"])
+
+
+def put_bento(home: Path, model_dir: Path, *, requirements: list[str]) -> Path:
+    """Lay the files of a bento and its model where BentoML keeps them; return the bento's folder."""
+    bento, model = home / "bentos" / "fashion" / "r1", home / "models" / "fashion" / "r1"
+    for path in source_files():
+        (bento / "src" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(packaging.__file__).parents[2] / path, bento / "src" / path)
+    (bento / "src" / "bento_services" / "__pycache__").mkdir()
+    (bento / "src" / "bento_services" / "__pycache__" / "parent.cpython-311.pyc").write_bytes(b"compiled")
+    (bento / "env" / "python").mkdir(parents=True)
+    (bento / "env" / "python" / "requirements.txt").write_text("\n".join([*requirements, "bentoml==1.4.39", ""]))
+    shutil.copytree(model_dir, model)
+    return bento
+
+
+def test_what_a_store_holds_has_the_digest_of_what_was_built(model_dir, tmp_path):
+    digest = content_digest(model_dir, requirements=["torch==2.13.0"])
+    bento = put_bento(tmp_path, model_dir, requirements=["torch==2.13.0"])
+    assert stored_digest("fashion:r1", bentoml_home=tmp_path) == digest
+    for path in (
+        tmp_path / "models" / "fashion" / "r1" / "model.safetensors",
+        bento / "src" / "bento_services" / "parent.py",
+        bento / "env" / "python" / "requirements.txt",
+    ):
+        kept = path.read_bytes()
+        path.write_bytes(kept + b"# changed\n")
+        assert stored_digest("fashion:r1", bentoml_home=tmp_path) != digest
+        path.write_bytes(kept)
+    (bento / "src" / "sitecustomize.py").write_text("")
+    assert stored_digest("fashion:r1", bentoml_home=tmp_path) != digest
+
+
+@pytest.mark.parametrize("lost", ["bentos", "models"])
+def test_a_bento_that_is_not_all_there_has_no_digest(model_dir, tmp_path, lost):
+    assert stored_digest("fashion:r1", bentoml_home=tmp_path) is None
+    put_bento(tmp_path, model_dir, requirements=["torch==2.13.0"])
+    shutil.rmtree(tmp_path / lost)
+    assert stored_digest("fashion:r1", bentoml_home=tmp_path) is None
 
 
 def test_pins_come_from_the_lock_or_from_here(tmp_path):

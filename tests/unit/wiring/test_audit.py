@@ -7,8 +7,10 @@ import json
 import types
 
 import pytest
+import sqlalchemy as sa
 
 from pipeline_tasks import assembly, cli
+from pipeline_tasks.catalog import ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import sha256_hex
@@ -264,6 +266,23 @@ def test_a_catalog_that_was_adapted_to_a_changed_verdict_does_not_help(judged, p
         "verdict.json must hash to what the ledger s",
         'decision.answer: stored "keep", computed "p',
     ]
+
+
+def test_a_row_that_points_at_another_projects_genuine_verdict_is_different(judged, parts, database):
+    ref = judged()
+    with database.write() as connection:
+        forged = dict(connection.execute(sa.select(t.verdicts)).mappings().one())
+        forged |= {"project": "shoes", "contender_version": "evil", "champion_version": None, "exam_ids": ["e9"]}
+        connection.execute(t.verdicts.insert(), forged)
+        ledger_repository.append_verdict(connection, forged)
+    assert audit.replay(parts, ref.verdict_id, project="fashion").same
+    exams = list(VerdictRepository(database).find("fashion", ref.verdict_id).exam_ids)
+    assert audit.replay(parts, ref.verdict_id, project="shoes").differences == (
+        "project: the catalog says 'shoes', the document 'fashion'",
+        "contender: the catalog says 'evil', the document 'new'",
+        "champion: the catalog says None, the document 'old'",
+        f"exams: the catalog says ['e9'], the document {exams}",
+    )
 
 
 def test_a_verdict_that_is_not_in_the_ledger_is_different(judged, parts):

@@ -1,0 +1,78 @@
+"""Rates watched while they come in: bounds that hold at every look, however often and whenever one looks. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+PRIOR = 0.5  # Jeffreys: about as good for rare events as for common ones
+PRECISION = 1e-9
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rate:
+    """How many of how many trials had the event."""
+
+    num_events: int
+    num_trials: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_events <= self.num_trials:
+            raise ValueError(f"num_events must be 0 to num_trials (got {self.num_events} of {self.num_trials}).")
+
+    @property
+    def share(self) -> float:
+        """The share of trials with the event; NaN before the first trial."""
+        return self.num_events / self.num_trials if self.num_trials else math.nan
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Difference:
+    """One rate minus another, with bounds that both hold at every look with confidence 1 - alpha."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def bounds(rate: Rate, *, alpha: float) -> tuple[float, float]:
+    """Return bounds on the true rate: the chance that it is ever outside, at any look, is at most alpha.
+
+    They are the rates p for which the beta mixture's likelihood ratio against p is below 1 / alpha. Source: Robbins
+    1970, "Statistical methods related to the law of the iterated logarithm"; Ville's inequality.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1 (got {alpha}).")
+    if not rate.num_trials:
+        return 0.0, 1.0
+    share, limit = rate.share, -math.log(alpha)
+    low = 0.0 if not rate.num_events else _crossing(rate, outside=0.0, inside=share, limit=limit)
+    high = 1.0 if rate.num_events == rate.num_trials else _crossing(rate, outside=1.0, inside=share, limit=limit)
+    return low, high
+
+
+def compare(one: Rate, other: Rate, *, alpha: float) -> Difference:
+    """Return `one` minus `other`; each rate's bounds get half of alpha."""
+    (one_low, one_high), (other_low, other_high) = bounds(one, alpha=alpha / 2), bounds(other, alpha=alpha / 2)
+    return Difference(one.share - other.share, one_low - other_high, one_high - other_low)
+
+
+def _crossing(rate: Rate, *, outside: float, inside: float, limit: float) -> float:
+    """Return, by bisection, where the log ratio between an impossible rate and the observed one crosses the limit."""
+    while abs(outside - inside) > PRECISION:
+        middle = (outside + inside) / 2
+        if _log_ratio(rate, middle) < limit:
+            inside = middle
+        else:
+            outside = middle
+    return outside
+
+
+def _log_ratio(rate: Rate, p: float) -> float:
+    events, others = rate.num_events, rate.num_trials - rate.num_events
+    mixture = _log_beta(PRIOR + events, PRIOR + others) - _log_beta(PRIOR, PRIOR)
+    return mixture - events * math.log(p) - others * math.log1p(-p)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

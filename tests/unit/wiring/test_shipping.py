@@ -1,0 +1,146 @@
+"""What the wiring of release, ship and rollback adds: the bento of a recorded release, and what goes with a route."""
+
+import dataclasses
+import types
+
+import pytest
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.ledger import noted_key
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
+from pipeline_tasks.catalog.verdicts import ReleaseRepository, VerdictRecord, VerdictRepository
+from pipeline_tasks.contracts import Attempt, ModelRef, ReleaseRef, RouteEntry, VerdictRef, canonical_json, sha256_hex
+from pipeline_tasks.errors import GateClosed, PermanentError
+from pipeline_tasks.evaluation.verdict import verdict_id_of
+from pipeline_tasks.wiring import shipping
+from tests.documents import verdict_document
+from tests.ledger_case import Case
+from tests.unit.evaluation import support as s
+
+RELEASE = ReleaseRef("fashion", "r1", "m1", "v1", "dethrone_fashion:r1")
+KEY = "bentos/fashion/r1-abc.bento"
+
+
+@pytest.fixture
+def parts(database, object_store, tmp_path):
+    settings = types.SimpleNamespace(bentoml_home=tmp_path / "bentoml", scratch_dir=tmp_path / "scratch")
+    return types.SimpleNamespace(database=database, store=object_store, settings=settings)
+
+
+def record(parts, **infra_check) -> None:
+    fence = parts.database.acquire("release", Attempt("run", "release"), now=s.NOW)
+    facts = {"bento_digest": "d", "object_key": KEY, "infra_check": infra_check}
+    ReleaseRepository(parts.database).record(RELEASE, **facts, fence=fence, run_id="run", now=s.NOW)
+
+
+def test_a_bento_that_is_nowhere_closes_the_gate(parts):
+    record(parts)
+    with pytest.raises(GateClosed, match=f"got nothing under {KEY}") as error:
+        shipping.restore_bento(parts, RELEASE)
+    assert error.value.code == "ARTIFACT_GONE"
+
+
+def test_another_export_than_the_checked_one_closes_the_gate(parts):
+    record(parts, export_sha256=sha256_hex(b"checked"))
+    parts.store.put(KEY, b"swapped")
+    with pytest.raises(GateClosed, match=f"must have the digest {sha256_hex(b'checked')[:12]}") as error:
+        shipping.restore_bento(parts, RELEASE)
+    assert error.value.code == "ARTIFACT_CHANGED"
+
+
+def test_a_release_that_is_not_recorded_is_not_restored(parts):
+    with pytest.raises(PermanentError, match=r"release_id must be a release of fashion \(got r1\)") as error:
+        shipping.restore_bento(parts, RELEASE)
+    assert error.value.code == "RELEASE_UNKNOWN"
+
+
+@pytest.fixture
+def moving(parts, monkeypatch):
+    """Parts with one project, whose releases and routes go straight into the catalog."""
+    case = Case(parts.database, parts.store)
+    parts.project, parts.fence = lambda _: s.project(), lambda *_: None
+    parts.target = parts.gateway = None
+    monkeypatch.setattr(shipping, "restore_bento", lambda *_: None)
+    monkeypatch.setattr(shipping.deployment_task, "ship", lambda *_, **__: case.move("m1"))
+    monkeypatch.setattr(
+        shipping.deployment_task, "rollback", lambda *_, **__: case.move("m1", action="rollback", verdict_id="v1")
+    )
+    return parts
+
+
+def noted(parts) -> list[str]:
+    head = LedgerRepository(parts.database).head("fashion")
+    keys = [key for key in parts.store.objects if key.startswith("ledger/")]
+    assert keys[-1] == noted_key(head)
+    return keys
+
+
+def test_a_promotion_and_a_rollback_are_noted_down(moving):
+    record(moving)
+    assert shipping.ship_release(moving, "fashion", attempt=s.attempt(), release_id="r1").generation == 1
+    assert len(noted(moving)) == 1
+    back = {"to_version": None, "reason": "complaints", "actor": "ops"}
+    assert shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back).generation == 2
+    assert len(noted(moving)) == 2
+
+
+def test_a_rollback_asks_for_the_recorded_artifacts(moving, monkeypatch):
+    record(moving)
+    asked = []
+
+    def roll_back(*_, release_of, **__):
+        asked.append(release_of(RouteEntry("d", "m1", "", 100)))
+
+    monkeypatch.setattr(shipping.deployment_task, "rollback", roll_back)
+    monkeypatch.setattr(shipping, "model_of", lambda *_: ModelRef("fashion", "m1", "models/m1", "digest", "snapshot"))
+    back = {"to_version": None, "reason": "complaints", "actor": "ops"}
+    with pytest.raises(GateClosed, match=f"got nothing under .*{KEY}, bentos/fashion/r1.golden.json"):
+        shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back)
+    for key in ("models/m1/model.safetensors", "models/m1/model.json", KEY, "bentos/fashion/r1.golden.json"):
+        moving.store.put(key, b"x")
+    shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back)
+    assert asked == [RELEASE]
+
+
+def test_a_verdict_is_noted_down_before_its_release_is_built(moving, monkeypatch):
+    verdict_id = give(moving)
+    keys = []
+
+    def build(*_, **__):
+        keys.extend(noted(moving))
+        return RELEASE
+
+    model = ModelRef("fashion", "new", "models/new", "digest", "snapshot")
+    monkeypatch.setattr(shipping, "_require_same_lock", lambda *_: None)
+    monkeypatch.setattr(shipping, "model_of", lambda *_: model)
+    monkeypatch.setattr(shipping.release_task, "release", build)
+    assert shipping.build_release(moving, "fashion", attempt=s.attempt(), verdict_id=verdict_id) == RELEASE
+    assert len(keys) == 1
+    monkeypatch.setattr(shipping, "model_of", lambda *_: dataclasses.replace(model, digest="other"))
+    with pytest.raises(GateClosed, match=r"new must have the weights that were judged, digest \(got other\)"):
+        shipping.build_release(moving, "fashion", attempt=s.attempt(), verdict_id=verdict_id)
+
+
+def test_a_verdict_past_the_ledger_builds_no_release(moving):
+    verdict_id = give(moving)
+    Case(moving.database, moving.store).tamper(t.ledger, t.ledger.delete())
+    with pytest.raises(GateClosed, match=r"the ledger must have an entry with its SHA-256 \(got none\)"):
+        shipping.build_release(moving, "fashion", attempt=s.attempt(), verdict_id=verdict_id)
+
+
+def give(parts) -> str:
+    """Record a sound verdict that says promote, with nobody to beat, and return its id."""
+    document = verdict_document(champion=None)
+    verdict_id, data = verdict_id_of(document), canonical_json(document)
+    key = f"verdicts/fashion/{verdict_id}"
+    parts.store.put(f"{key}/verdict.json", data)
+    ref = VerdictRef("fashion", verdict_id, "promote", None, "new", (), key, "FLOORS_MET")
+    record = VerdictRecord(ref, ("exam2", "exam1"), "policy", sha256_hex(data), "run-1", s.NOW)
+    fence = parts.database.acquire("judge", s.attempt(), now=s.NOW)
+    VerdictRepository(parts.database).record(record, exam_use=1, fence=fence)
+    return verdict_id
+
+
+@pytest.mark.parametrize("when", ["never", "first", "always"])
+def test_a_route_keeps_the_approval_rule_of_its_time(when):
+    assert shipping.route_config(s.project(approval={"when": when}))["approval"] == when
