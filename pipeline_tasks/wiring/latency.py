@@ -142,15 +142,20 @@ def _alternate(
 
 
 def _counters(client: httpx.Client, address: str | None) -> dict[str, float]:
-    """Return the lines of the model server's metrics that have no label; none where it cannot be reached."""
+    """Return the model server's metrics, summed over labels; none where it cannot be reached."""
     if address is None:
         return {}
     try:
         lines = client.get(f"{address}/metrics").text.splitlines()
     except httpx.HTTPError:
         return {}
-    pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#") and "{" not in line)
-    return {pair[0]: float(pair[1]) for pair in pairs if len(pair) == 2 and _NUMBER.fullmatch(pair[1])}
+    found: dict[str, float] = {}
+    for line in lines:
+        name, _, value = line.rpartition(" ")
+        if not line.startswith("#") and _NUMBER.fullmatch(value):
+            bare = name.partition("{")[0]
+            found[bare] = found.get(bare, 0.0) + float(value)
+    return found
 
 
 def counter_means(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

@@ -83,7 +83,8 @@ class Server:
                 number = len(server.seen)
                 lines = [
                     "# HELP dethrone_pass_seconds x",
-                    f"dethrone_pass_seconds_sum {0.002 * number}",
+                    f'dethrone_pass_seconds_sum{{worker="1"}} {0.001 * number}',
+                    f'dethrone_pass_seconds_sum{{worker="2"}} {0.001 * number}',
                     f"dethrone_pass_seconds_count {float(number)}",
                     'dethrone_pass_seconds_bucket{le="1"} 3',
                     "strange nan",
