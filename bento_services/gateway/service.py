@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 class OwnPaths:
     """Answers everything but the health checks, and leaves those to BentoML.
 
-    As a BentoML middleware it would stand behind those for spans, timers and contexts, which cost more than the gateway's
-    own work, and before BentoML's open pages, which say what is inside. When the application starts, it therefore steps
-    in front of the whole stack.
+    As a BentoML middleware it would stand behind those for spans, timers and contexts, which cost more than the
+    gateway's own work, and beside BentoML's open pages, which say what is inside. When the application starts, it
+    therefore steps in front of the whole stack.
     """
 
     def __init__(self, outer: ASGIApp) -> None:
