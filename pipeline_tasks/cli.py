@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_views(add)
     _add_audit(add)
     _add_lineage(add)
+    _add_serving(add)
     return parser
 
 
@@ -177,6 +178,15 @@ def _add_lineage(add: Add) -> None:
         help="largest difference of a metric (empty: 0 and the same weights; 0.02 where code, environment or hardware "
         "are not the recorded ones)",
     )
+
+
+def _add_serving(add: Add) -> None:
+    from pipeline_tasks import commands_serving
+
+    latency = add("latency", commands_serving.latency, "send real requests (they are logged); show where the time goes")
+    latency.add_argument("project")
+    latency.add_argument("--requests", type=int, default=200)
+    latency.add_argument("--file", type=Path, help="what to ask about (empty: items of the project)")
 
 
 def _fail(error: PipelineError, code: int) -> int:

@@ -260,6 +260,18 @@ class Serving(_Model):
     target: Literal["process"] = "process"
     review_below: float = Field(0.5, ge=0, le=1, description="Answers with less confidence say needs_review.")
     top_k: int = Field(3, ge=1)
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="Least probability by class: the answer is the most probable class that reaches its own; when none "
+        "does, the gateway abstains (label null, needs_review true). A class that is not named needs none.",
+    )
+    abstain_below: float = Field(
+        0.0, ge=0, le=1, description="A class with less probability than this is never the answer; 0 = never abstain."
+    )
+    business_labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="What the business calls a class; told as business_label beside label. Feedback keeps the class.",
+    )
     max_request_bytes: int = Field(10_000_000, ge=1)
     requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
     drain_seconds: float = Field(30.0, ge=0)

@@ -30,6 +30,7 @@ def check_project(project: Project, *, folder: Path) -> list[Finding]:
         *_check_recipe(project, folder=folder),
         *_check_people(project),
         *_check_limits(project),
+        *_check_serving(project),
         *_check_slices(project),
         *_check_schedules(project),
     ]
@@ -232,11 +233,6 @@ def _check_limits(project: Project) -> Iterator[Finding]:
                 f"{checks.max_pixels}): no image could pass."
             ),
         )
-    if project.serving.top_k > classes:
-        yield (
-            ("serving", "top_k"),
-            f"serving.top_k must be at most the number of labels.classes (got {project.serving.top_k} and {classes}).",
-        )
     if monitor.max_audits and monitor.audit_share and monitor.min_audited > monitor.max_audits:
         yield (
             ("monitor", "min_audited"),
@@ -245,6 +241,31 @@ def _check_limits(project: Project) -> Iterator[Finding]:
                 f"{monitor.max_audits}): quality could never be judged."
             ),
         )
+
+
+def _check_serving(project: Project) -> Iterator[Finding]:
+    serving, classes = project.serving, project.labels.classes
+    if serving.top_k > len(classes):
+        yield (
+            ("serving", "top_k"),
+            f"serving.top_k must be at most the number of labels.classes (got {serving.top_k} and {len(classes)}).",
+        )
+    for key in ("thresholds", "business_labels"):
+        for name in getattr(serving, key):
+            if name not in classes:
+                yield (
+                    ("serving", key, name),
+                    f"serving.{key} must name classes of labels.classes, letter by letter (got {shown(name)}).",
+                )
+    for name, text in serving.business_labels.items():
+        if not 1 <= len(text) <= 100 or not text.isprintable() or text != text.strip():
+            yield (
+                ("serving", "business_labels", name),
+                (
+                    f"serving.business_labels.{name} must be 1 to 100 visible characters without space at the ends "
+                    f"(got {shown(text)})."
+                ),
+            )
 
 
 def _check_schedules(project: Project) -> Iterator[Finding]:

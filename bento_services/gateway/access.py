@@ -64,8 +64,11 @@ class RateLimiter:
     def __init__(self) -> None:
         self._buckets: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
 
-    def take(self, key_id: str, project: str, *, per_second: float, now: float) -> None:
-        """Count one request; `now` is a monotonic time in seconds.
+    def take(self, key_id: str, project: str, *, per_second: float, now: float, cost: int = 1) -> None:
+        """Count a request of `cost` items; `now` is a monotonic time in seconds.
+
+        One with more items than there are tokens passes and is paid off by those who come after it: otherwise a batch
+        above one second's worth could never pass.
 
         Raises:
             ApiError: 429 with the time after which there is room again.
@@ -84,4 +87,4 @@ class RateLimiter:
                 f"a key must send at most {per_second:g} requests per second. Slow down.",
                 retry_after_seconds=(1.0 - bucket.tokens) / per_second,
             )
-        bucket.tokens -= 1.0
+        bucket.tokens -= cost

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -13,16 +12,20 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
+from bento_services.gateway import docs_page, openapi
+from bento_services.gateway.batch import predict_batch
 from bento_services.gateway.core import Gateway
 from bento_services.gateway.errors import ApiError, error_response, json_response
+from bento_services.gateway.feedback import take_feedback
 from bento_services.gateway.guard import check_project, check_request_id
+from bento_services.gateway.later import accept, look_up
+from bento_services.gateway.timing import TIMING_HEADER, format_timing
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ID_BYTES = 16
+PAGE = docs_page.render()
 
 Handler = Callable[[Gateway, Request, str], Awaitable[Response]]
-
-logger = logging.getLogger(__name__)
 
 
 def new_id() -> str:
@@ -34,14 +37,25 @@ def build_app() -> Starlette:
     """Return the application; its `state.gateway` is set when the service starts."""
     paths: list[tuple[str, str, Handler]] = [
         ("/v1/projects/{project}/predict", "POST", _predict),
+        ("/v1/projects/{project}/predict:batch", "POST", _predict_batch),
+        ("/v1/projects/{project}/predict:async", "POST", _predict_async),
+        ("/v1/predictions/{prediction_id}", "GET", _prediction),
         ("/v1/projects/{project}/feedback", "POST", _feedback),
         ("/v1/projects/{project}", "GET", _describe),
         ("/feedback", "POST", _feedback),
         ("/internal/inflight", "GET", _in_flight),
         ("/metrics", "GET", _metrics),
+        ("/openapi.json", "GET", _openapi),
+        ("/docs", "GET", _docs),
     ]
     routes = [Route(path, _endpoint(handler), methods=[method]) for path, method, handler in paths]
-    return Starlette(routes=[*routes, Route("/{path:path}", _endpoint(_not_found), methods=METHODS)])
+    catch_all = Route("/{path:path}", _endpoint(_not_found), methods=METHODS)
+    return Starlette(routes=[*routes, catch_all], exception_handlers={404: _unrouted, 405: _unrouted})
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:  # noqa: ARG001  (Starlette's signature)
+    """Answer for what even the last route does not match: a path with a line break, a method of one's own."""
+    return await _endpoint(_not_found)(request)
 
 
 def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -57,12 +71,13 @@ def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         except ApiError as error:
             gateway.metrics.add("dethrone_refused_total", label=f'code="{error.code}"')
             response = error_response(error, request_id=request_id)
-        except Exception:
-            logger.exception("request %s failed", request_id)
-            gateway.metrics.add("dethrone_refused_total", label='code="INTERNAL"')
-            message = "the gateway must answer (got an error of its own). Report the request id."
-            response = error_response(ApiError(500, "INTERNAL", message), request_id=request_id)
-        gateway.metrics.observe(gateway.monotonic() - started)
+        except Exception as error:  # noqa: BLE001  a defect is logged, and the caller hears of it in one shape
+            body = {"error": gateway.defect(error, request_id=request_id)}
+            response = json_response(body, status=500, request_id=request_id)
+        seconds = gateway.monotonic() - started
+        gateway.metrics.observe(seconds)
+        spans = getattr(request.state, "spans", {})
+        response.headers[TIMING_HEADER] = format_timing(spans, total_seconds=seconds)
         return response
 
     return endpoint
@@ -73,11 +88,33 @@ async def _predict(gateway: Gateway, request: Request, request_id: str) -> Respo
     return _answer(answer, request_id)
 
 
+async def _predict_batch(gateway: Gateway, request: Request, request_id: str) -> Response:
+    answer = await predict_batch(gateway, request, project=request.path_params["project"], request_id=request_id)
+    return _answer(answer, request_id)
+
+
+async def _predict_async(gateway: Gateway, request: Request, request_id: str) -> Response:
+    accepted = await accept(gateway, request, project=request.path_params["project"], request_id=request_id)
+    response = _answer(accepted, request_id, status=202)
+    response.headers["Location"] = f"/v1/predictions/{accepted['prediction_id']}"
+    return response
+
+
+async def _prediction(gateway: Gateway, request: Request, request_id: str) -> Response:
+    found = await look_up(gateway, request, prediction_id=request.path_params["prediction_id"])
+    response = _answer(found, request_id)
+    if found["status"] == "pending":
+        response.headers["Retry-After"] = "1"
+    return response
+
+
 async def _feedback(gateway: Gateway, request: Request, request_id: str) -> Response:
     project = request.path_params.get("project")
     if project is not None:
         check_project(project)
-    return _answer(await gateway.feedback(request, project=project, request_id=request_id), request_id, status=202)
+    return _answer(
+        await take_feedback(gateway, request, project=project, request_id=request_id), request_id, status=202
+    )
 
 
 async def _describe(gateway: Gateway, request: Request, request_id: str) -> Response:
@@ -93,10 +130,19 @@ async def _in_flight(gateway: Gateway, request: Request, request_id: str) -> Res
     return _answer(body, request_id)
 
 
-async def _metrics(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
+async def _metrics(gateway: Gateway, request: Request, request_id: str) -> Response:
     if not _is_local(request):
         gateway.authorize(request, scope="admin")
-    return PlainTextResponse(gateway.metrics.render(gateway.gauges()), media_type="text/plain; version=0.0.4")
+    text = gateway.metrics.render(gateway.gauges())
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4", headers={"X-Request-Id": request_id})
+
+
+async def _openapi(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
+    return Response(openapi.TEXT, media_type="application/json", headers={"X-Request-Id": request_id})
+
+
+async def _docs(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
+    return Response(PAGE, media_type="text/html", headers=docs_page.SECURITY_HEADERS | {"X-Request-Id": request_id})
 
 
 async def _not_found(gateway: Gateway, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
@@ -107,7 +153,7 @@ async def _not_found(gateway: Gateway, request: Request, request_id: str) -> Res
         response = error_response(error, request_id=request_id)
         response.headers["Allow"] = ", ".join(sorted(allowed[0]))
         return response
-    raise ApiError(404, "NOT_FOUND", "the path must be one of the API's. See bento_services/gateway/README.md.")
+    raise ApiError(404, "NOT_FOUND", "the path must be one of the API's. See /docs.")
 
 
 def _answer(body: Mapping[str, Any], request_id: str, *, status: int = 200) -> Response:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import aiohttp
 
+from bento_services.gateway.timing import TIMING_HEADER, parse_timing
 from pipeline_tasks.contracts import RouteEntry
 
 # Shorter than the 5 s after which the server closes an idle connection, so that we close it first.
@@ -27,6 +28,7 @@ class Scores:
 
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
+    spans: Mapping[str, float] = dataclasses.field(default_factory=dict, compare=False)  # seconds by part of the work
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,17 +55,24 @@ class InferenceClient:
 
     def __init__(self, *, timeout_seconds: float) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
+        self._timeout_ms = str(max(1, int(timeout_seconds * 1000)))
         self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
         """Return the deployment's answer on one item; never raises for what the other side does."""
         session = self._open()
+        # The model need not work on what nobody waits for any more.
+        headers = {"Content-Type": media_type, "X-Request-Timeout-Ms": self._timeout_ms}
         try:
             async with session.post(
-                f"{entry.address}/predict", data=payload, headers={"Content-Type": media_type}, allow_redirects=False
+                f"{entry.address}/predict", data=payload, headers=headers, allow_redirects=False
             ) as response:
                 body = await response.content.read(MAX_ANSWER_BYTES)
-                return read_reply(response.status, body, version=entry.model_version, classes=classes)
+                reply = read_reply(response.status, body, version=entry.model_version, classes=classes)
+                timing = response.headers.get(TIMING_HEADER)
+                if timing is not None and isinstance(reply, Scores):
+                    return dataclasses.replace(reply, spans=parse_timing(timing))
+                return reply
         except TimeoutError:
             return Failed("timeout")
         except (aiohttp.ClientError, OSError, ValueError):
@@ -84,6 +93,8 @@ def read_reply(status: int, body: bytes, *, version: str, classes: Sequence[str]
     """Judge an answer: its status, then whether it is a distribution over the classes by the right version."""
     if status in {413, 422}:
         return _rejected(status, body)
+    if status == 504:
+        return Failed("timeout")
     if status != 200:
         return Failed("overloaded" if status == 429 or b'"OVERLOADED"' in body else "failed")
     try:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bento_services.gateway.callbacks import CallbackPolicy, parse_policy
+from bento_services.gateway.prediction_store import StoreLimits
 from pipeline_tasks.errors import ConfigError
 
 MIB = 1024 * 1024
@@ -38,6 +40,10 @@ class GatewayConfig:
     inference_timeout_seconds: float = 5.0
     body_timeout_seconds: float = 10.0
     max_in_flight: int = 512
+    batch_max_items: int = 256
+    batch_max_bytes: int = 32 * MIB
+    callbacks: CallbackPolicy = dataclasses.field(default_factory=CallbackPolicy)
+    store: StoreLimits = dataclasses.field(default_factory=StoreLimits)
 
     @property
     def spool_dir(self) -> Path:
@@ -46,6 +52,10 @@ class GatewayConfig:
     @property
     def routes_file(self) -> Path:
         return self.home / "serving" / "routes.json"
+
+    @property
+    def predictions_file(self) -> Path:
+        return self.home / "serving" / "predictions.db"
 
 
 def load_config(environment: Mapping[str, str] | None = None) -> GatewayConfig:
@@ -69,6 +79,14 @@ def load_config(environment: Mapping[str, str] | None = None) -> GatewayConfig:
         ),
         body_timeout_seconds=_number(env, "DETHRONE_BODY_TIMEOUT_SECONDS", defaults.body_timeout_seconds),
         max_in_flight=int(_number(env, "DETHRONE_MAX_IN_FLIGHT", defaults.max_in_flight)),
+        batch_max_items=int(_number(env, "DETHRONE_BATCH_MAX_ITEMS", defaults.batch_max_items)),
+        batch_max_bytes=int(_number(env, "DETHRONE_BATCH_MAX_BYTES", defaults.batch_max_bytes)),
+        callbacks=_callbacks(env),
+        store=StoreLimits(
+            max_pending=int(_number(env, "DETHRONE_ASYNC_MAX_PENDING", defaults.store.max_pending)),
+            max_pending_bytes=int(_number(env, "DETHRONE_ASYNC_MAX_BYTES", defaults.store.max_pending_bytes)),
+            keep_seconds=_number(env, "DETHRONE_PREDICTION_KEEP_SECONDS", defaults.store.keep_seconds),
+        ),
     )
 
 
@@ -100,6 +118,13 @@ def load_store_config(home: Path, environment: Mapping[str, str]) -> StoreConfig
         access_key=_secret(home, environment, "DETHRONE_S3_ACCESS_KEY", "s3_access_key"),
         secret_key=_secret(home, environment, "DETHRONE_S3_SECRET_KEY", "s3_secret_key"),
     )
+
+
+def _callbacks(env: Mapping[str, str]) -> CallbackPolicy:
+    try:
+        return parse_policy(env.get("DETHRONE_CALLBACK_HOSTS", ""))
+    except ValueError as error:
+        raise ConfigError(f"DETHRONE_CALLBACK_HOSTS {error} Example: hooks.example.com, http://10.0.0.5:9000") from None
 
 
 def _number(env: Mapping[str, str], name: str, default: float) -> float:

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
 
 from bento_services.gateway import guard
-from bento_services.gateway.access import EVERY_PROJECT, RateLimiter, authenticate, require_project
+from bento_services.gateway.access import RateLimiter, authenticate, require_project
 from bento_services.gateway.answers import AnswerCache, AnswerKey
+from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.config import GatewayConfig
-from bento_services.gateway.errors import ApiError
+from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.follower import RouteFollower
 from bento_services.gateway.metrics import Metrics
-from bento_services.gateway.predict import DIGITS, Answered, Dispatcher, Question, finish
+from bento_services.gateway.postprocess import DIGITS, finish
+from bento_services.gateway.predict import Answered, Dispatcher, Question
+from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.records import LogRecord
+from bento_services.gateway.reviews import Reviews
 from bento_services.gateway.routes import KeyInfo, ProjectRoute, Snapshot
+from bento_services.gateway.shadows import Mirror
 from bento_services.gateway.spool import Spool
 from pipeline_tasks.contracts import sha256_hex
 
-MAX_FEEDBACK_BYTES = 64 * 1024
+logger = logging.getLogger(__name__)
+
 NOT_LOGGED = frozenset({429})  # a flood must not fill the log; it is counted
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Later:
+    """What reading a prediction later needs: the local store, what the catalog knows of people's answers, callbacks."""
+
+    store: PredictionStore
+    reviews: Reviews
+    callbacks: CallbackClient
 
 
 @dataclasses.dataclass(slots=True)
@@ -39,6 +56,8 @@ class Trace:
     business_key: str | None = None
     media_type: str | None = None
     payload: bytes | None = None
+    prediction_id: str | None = None  # promised before the answer
+    spans: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds by part, as `Server-Timing` tells them
 
 
 class Gateway:
@@ -52,6 +71,7 @@ class Gateway:
         dispatcher: Dispatcher,
         spool: Spool,
         metrics: Metrics,
+        later: Later,
         new_id: Callable[[], str],
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
@@ -61,9 +81,11 @@ class Gateway:
         self.dispatcher = dispatcher
         self.spool = spool
         self.metrics = metrics
+        self.later = later
+        self.mirror = Mirror(dispatcher, spool=spool, metrics=metrics, monotonic=monotonic)
         self.new_id = new_id
         self.monotonic = monotonic
-        self._wall_ms = wall_ms
+        self.wall_ms = wall_ms
         self._limiter = RateLimiter()
         self._answers = AnswerCache()
         self.num_open = 0
@@ -96,41 +118,77 @@ class Gateway:
 
     async def predict(self, request: Request, *, project: str, request_id: str) -> Mapping[str, Any]:
         """Answer one prediction request. Whatever happens after the caller is known is logged."""
+        key, route = self.admit(request, project)
+        trace = self.trace(request, project=project, key=key, request_id=request_id)
+        return await self.logged(trace, self._predict(request, key, route, trace))
+
+    def admit(self, request: Request, project: str) -> tuple[KeyInfo, ProjectRoute]:
+        """Return the key of a caller who may ask for predictions, and the route of the project."""
         guard.check_project(project)
-        key = self.authorize(request, scope="predict", project=project)
-        route = self.route(project)
+        return self.authorize(request, scope="predict", project=project), self.route(project)
+
+    def trace(self, request: Request, *, project: str, key: KeyInfo, request_id: str) -> Trace:
+        """Start the trace of one item; the response of the request tells its spans."""
         trace = Trace(request_id=request_id, project=project, started=self.monotonic(), client=key.key_id)
+        request.state.spans = trace.spans
+        return trace
+
+    def take(self, key: KeyInfo, route: ProjectRoute, *, num_items: int = 1) -> None:
+        """Count items against the caller's rate; 429 above it."""
+        rate = route.settings.requests_per_second
+        self._limiter.take(key.key_id, route.project, per_second=rate, now=self.monotonic(), cost=num_items)
+
+    async def logged(self, trace: Trace, work: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return what the work answers; log the error that it ends with instead."""
         try:
-            self._limiter.take(key.key_id, project, per_second=route.settings.requests_per_second, now=trace.started)
-            return await self._predict(request, route, trace)
+            return await work
         except ApiError as error:
             if error.status not in NOT_LOGGED:
-                self._log_error(trace, error)
+                self.log_error(trace, error)
             raise
         except Exception:
-            self._log_error(trace, ApiError(500, "INTERNAL", ""))
+            self.log_error(trace, ApiError(500, "INTERNAL", ""))
             raise
 
-    async def _predict(self, request: Request, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
+    async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
+        _, version = await self.read_item(request, key, route, trace)
+        return await self.answer(trace, route, version=version, chosen_id="x-request-id" in request.headers)
+
+    async def read_item(
+        self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace
+    ) -> tuple[bytes, str | None]:
+        """Return the bytes of the one item in a request's body, and the model version that the caller names."""
+        self.take(key, route)
+        version = self.read_headers(request, trace)
+        trace.media_type = guard.check_media_type(request, modality=route.settings.modality)
+        with self.span(trace, "read"):
+            trace.payload = await guard.read_body(
+                request,
+                limit_bytes=route.settings.max_request_bytes,
+                timeout_seconds=self.config.body_timeout_seconds,
+            )
+        return trace.payload, version
+
+    def read_headers(self, request: Request, trace: Trace) -> str | None:
+        """Note the caller's keys in the trace and return the model version that the caller names."""
         trace.user_key = guard.check_header(request, "X-User-Key")
         trace.business_key = guard.check_header(request, "X-Business-Key")
-        version = guard.check_header(request, "X-Model-Version")
-        trace.media_type = guard.check_media_type(request, modality=route.settings.modality)
-        trace.payload = await guard.read_body(
-            request,
-            limit_bytes=route.settings.max_request_bytes,
-            timeout_seconds=self.config.body_timeout_seconds,
-        )
-        chosen_id = "x-request-id" in request.headers
+        return guard.check_header(request, "X-Model-Version")
+
+    async def answer(
+        self, trace: Trace, route: ProjectRoute, *, version: str | None, chosen_id: bool
+    ) -> Mapping[str, Any]:
+        """Answer one item; the same item under the same id of the caller's choice gets its earlier answer again."""
+        if not chosen_id:
+            return await self._dispatch(route, trace, version=version)
         answer_key = AnswerKey(trace.client, trace.project, trace.request_id)
-        fingerprint = f"{sha256_hex(trace.payload)}/{version}/{trace.user_key}" if chosen_id else ""
-        earlier = self._answers.find(answer_key, fingerprint=fingerprint) if chosen_id else None
+        fingerprint = f"{sha256_hex(trace.payload or b'')}/{version}/{trace.user_key}"
+        earlier = self._answers.find(answer_key, fingerprint=fingerprint)
         if earlier is not None:
             self.metrics.add("dethrone_answers_repeated_total")
             return earlier
         answer = await self._dispatch(route, trace, version=version)
-        if chosen_id:
-            self._answers.keep(answer_key, answer, fingerprint=fingerprint)
+        self._answers.keep(answer_key, answer, fingerprint=fingerprint)
         return answer
 
     async def _dispatch(self, route: ProjectRoute, trace: Trace, *, version: str | None) -> Mapping[str, Any]:
@@ -139,45 +197,79 @@ class Gateway:
             raise ApiError(503, "OVERLOADED", "the gateway must have a free slot (got none).", retry_after_seconds=1)
         self.num_open += 1
         try:
-            item = await guard.canonical_item(trace.payload or b"", route.settings)
+            with self.span(trace, "check"):
+                item = await guard.canonical_item(trace.payload or b"", route.settings)
             question = Question(
                 payload=item,
                 media_type=trace.media_type or "application/octet-stream",
                 sticky_key=f"{trace.project}/{trace.user_key or trace.request_id}",
                 version=version,
             )
-            answered = await self.dispatcher.predict(question, current_route=lambda: self.route(trace.project))
+            with self.span(trace, "inference"):
+                answered = await self.dispatcher.predict(question, current_route=lambda: self.route(trace.project))
         finally:
             self.num_open -= 1
-        return self._log_answer(trace, answered, self.route(trace.project))
+        trace.spans.update(answered.scores.spans)
+        with self.span(trace, "log"):
+            route = self.route(trace.project)
+            answer, record = self._log_answer(trace, answered, route)
+            if answer["needs_review"] and trace.prediction_id is None:
+                self.later.store.remember(
+                    answer["prediction_id"],
+                    project=trace.project,
+                    answer=answer,
+                    item_id=guard.item_id(item, modality=route.settings.modality),
+                )
+        if route.shadows and version is None:
+            self.mirror.send(question, record, route=route)
+        return answer
 
-    def _log_answer(self, trace: Trace, answered: Answered, route: ProjectRoute) -> dict[str, Any]:
-        business = finish(answered.scores, route.settings)
+    def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:
+        """Log a defect of ours and return what a caller may know of it."""
+        logger.error("request %s failed", request_id, exc_info=error)
+        self.metrics.add("dethrone_refused_total", label='code="INTERNAL"')
+        message = "the gateway must answer (got an error of its own). Report the request id."
+        return error_body(ApiError(500, "INTERNAL", message), request_id=request_id)
+
+    @contextlib.contextmanager
+    def span(self, trace: Trace, name: str) -> Iterator[None]:
+        """Measure a part of a request; parts of one name add up."""
+        began = self.monotonic()
+        try:
+            yield
+        finally:
+            trace.spans[name] = trace.spans.get(name, 0.0) + self.monotonic() - began
+
+    def _log_answer(self, trace: Trace, answered: Answered, route: ProjectRoute) -> tuple[dict[str, Any], LogRecord]:
+        finished = finish(answered.scores, route.settings)
         scores = zip(answered.scores.labels, answered.scores.probabilities, strict=True)
         record = self._record(
             trace,
             status=200,
-            prediction_id=self.new_id(),
+            prediction_id=trace.prediction_id or self.new_id(),
             model_version=answered.entry.model_version,
             deployment_id=answered.entry.deployment_id,
-            label=business["label"],
-            confidence=business["confidence"],
-            needs_review=business["needs_review"],
+            label=finished.model_label,
+            confidence=finished.model_confidence,
+            answer_label=finished.label,
+            needs_review=finished.needs_review,
             scores=json.dumps({label: round(value, DIGITS) for label, value in scores}, separators=(",", ":")),
         )
-        self.metrics.record_outcome(logged=self.spool.append(record))
-        return {"prediction_id": record.prediction_id, "model_version": record.model_version, **business}
+        self.metrics.record_outcome(self.spool.append(record))
+        ids = {"prediction_id": record.prediction_id, "model_version": record.model_version}
+        return {**ids, **finished.as_json()}, record
 
-    def _log_error(self, trace: Trace, error: ApiError) -> None:
-        record = self._record(trace, status=error.status, prediction_id=None, error_code=error.code)
-        self.metrics.record_outcome(logged=self.spool.append(record))
+    def log_error(self, trace: Trace, error: ApiError) -> None:
+        """Log an item that got no answer; a promised prediction id is kept."""
+        record = self._record(trace, status=error.status, prediction_id=trace.prediction_id, error_code=error.code)
+        self.metrics.record_outcome(self.spool.append(record))
 
     def _record(self, trace: Trace, **facts: Any) -> LogRecord:
         return LogRecord(
             kind="prediction",
             request_id=trace.request_id,
             project=trace.project,
-            at_ms=self._wall_ms(),
+            at_ms=self.wall_ms(),
             client=trace.client,
             latency_ms=round((self.monotonic() - trace.started) * 1000, 3),
             user_key=trace.user_key,
@@ -187,39 +279,6 @@ class Gateway:
             payload_sha256=None if trace.payload is None else sha256_hex(trace.payload),
             **facts,
         )
-
-    async def feedback(self, request: Request, *, project: str | None, request_id: str) -> Mapping[str, Any]:
-        """Log what really was the case, by prediction id or business key; 503 when it cannot be kept."""
-        started = self.monotonic()
-        key = self.authorize(request, scope="feedback", project=project)
-        body = await guard.read_body(
-            request, limit_bytes=MAX_FEEDBACK_BYTES, timeout_seconds=self.config.body_timeout_seconds
-        )
-        fields = guard.parse_feedback(body)
-        project = _feedback_project(project, fields.project, key)
-        require_project(key, project)
-        route = self.route(project)
-        self._limiter.take(key.key_id, project, per_second=route.settings.requests_per_second, now=started)
-        guard.check_label(fields.label, route.settings.classes)
-        record = LogRecord(
-            kind="feedback",
-            prediction_id=fields.prediction_id,
-            request_id=request_id,
-            project=project,
-            at_ms=self._wall_ms(),
-            status=202,
-            client=key.key_id,
-            latency_ms=round((self.monotonic() - started) * 1000, 3),
-            business_key=fields.business_key,
-            outcome_label=fields.label,
-        )
-        if not self.spool.append(record):
-            self.metrics.add("dethrone_feedback_refused_total")
-            raise ApiError(
-                503, "LOG_FULL", "the log must have room (got none). Send it again later.", retry_after_seconds=30
-            )
-        self.metrics.add("dethrone_feedback_logged_total")
-        return {"accepted": True, "request_id": request_id}
 
     def describe(self, project: str) -> dict[str, Any]:
         """Return what serves now, without internal addresses."""
@@ -237,31 +296,29 @@ class Gateway:
             "modality": route.settings.modality,
             "classes": list(route.settings.classes),
             "review_below": route.settings.review_below,
+            "abstain_below": route.settings.abstain_below,
+            "thresholds": dict(route.settings.thresholds),
+            "business_labels": dict(route.settings.business_labels),
             "max_request_bytes": route.settings.max_request_bytes,
         }
 
     def gauges(self) -> dict[str, float]:
         """Return what is measured at the time of a scrape; the catalog's age is -1 while it is away."""
-        age = self.follower.age_seconds()
-        snapshot = self.follower.snapshot
+        age, snapshot = self.follower.age_seconds(), self.follower.snapshot
         generations = {
             f'dethrone_route_generation{{project="{name}"}}': float(route.generation)
             for name, route in (snapshot.routes.items() if snapshot else ())
         }
+        breakers = self.dispatcher.breakers
+        if snapshot:
+            routed = [entry for route in snapshot.routes.values() for entry in (*route.entries, *route.shadows)]
+            breakers.forget({entry.deployment_id for entry in routed})
         return {
             **generations,
+            **breakers.gauges(),
+            "dethrone_breaker_opened": float(breakers.num_opened),
             "dethrone_catalog_age_seconds": -1.0 if age is None else round(age, 3),
             "dethrone_spool_bytes": float(self.spool.size_bytes),
             "dethrone_requests_open": float(self.num_open),
             "dethrone_replays": float(self.dispatcher.num_replays),
         }
-
-
-def _feedback_project(in_path: str | None, in_body: str | None, key: KeyInfo) -> str:
-    """Return the project that a feedback is about: named in the path or the body, or the only one of the key."""
-    if in_path and in_body and in_path != in_body:
-        raise ApiError(422, "FIELD_INVALID", "project must be the one in the path, or absent.", field="project")
-    named = in_path or in_body or (None if key.project == EVERY_PROJECT else key.project)
-    if named is None:
-        raise ApiError(422, "FIELD_MISSING", "project must be given: this key is for every project.", field="project")
-    return guard.check_project(named)

@@ -38,11 +38,14 @@ def json_response(
     return Response(content, status_code=status, media_type="application/json", headers={**extra, **(headers or {})})
 
 
+def error_body(error: ApiError, *, request_id: str) -> dict[str, Any]:
+    """Return what the contract says of an error."""
+    return {"code": error.code, "message": error.message, "field": error.field, "request_id": request_id}
+
+
 def error_response(error: ApiError, *, request_id: str) -> Response:
     """Return an error as the contract has it."""
-    body = {
-        "error": {"code": error.code, "message": error.message, "field": error.field, "request_id": request_id},
-    }
+    body = {"error": error_body(error, request_id=request_id)}
     headers = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))

@@ -38,7 +38,7 @@ class SqlCatalog:
     """The catalog's database, read only."""
 
     def __init__(self, url: str) -> None:
-        self._engine = _read_only_engine(url)
+        self._engine = read_only_engine(url)
 
     def read(self) -> Snapshot:
         with self._engine.connect() as connection:
@@ -48,7 +48,8 @@ class SqlCatalog:
         return snapshot_of(routes, keys, projects=projects)
 
 
-def _read_only_engine(url: str) -> sa.Engine:
+def read_only_engine(url: str) -> sa.Engine:
+    """Return an engine on the catalog that cannot write."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         # A plain path would create an empty database where there is none yet; a kept connection would go on reading

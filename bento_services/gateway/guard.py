@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.routes import ServingSettings
+from pipeline_tasks.contracts import content_id, sha256_hex
 from pipeline_tasks.errors import InputError
 from pipeline_tasks.guards.image import guard_image
 from pipeline_tasks.guards.row import guard_row
@@ -71,6 +72,12 @@ def check_header(request: Request, name: str) -> str | None:
 
 def check_media_type(request: Request, *, modality: str) -> str:
     """Return the media type of the body; 415 for one that this project does not take, and for encoded bodies."""
+    require_identity(request)
+    return require_media_type(_content_type(request), modality=modality, field="Content-Type")
+
+
+def require_identity(request: Request) -> None:
+    """Refuse a compressed body; 415."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise ApiError(
@@ -79,7 +86,14 @@ def check_media_type(request: Request, *, modality: str) -> str:
             "Content-Encoding must be absent: send the bytes as they are.",
             field="Content-Encoding",
         )
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def require_media_type(media_type: str, *, modality: str, field: str) -> str:
+    """Return the media type if an item of the modality can have it; 415 otherwise."""
     allowed = MEDIA_TYPES.get(modality)
     if allowed is None:
         allowed = frozenset[str]().union(*MEDIA_TYPES.values())
@@ -87,10 +101,19 @@ def check_media_type(request: Request, *, modality: str) -> str:
         raise ApiError(
             415,
             "MEDIA_TYPE_UNSUPPORTED",
-            f"Content-Type must be one of {', '.join(sorted(allowed))} (got {media_type[:60] or 'none'}).",
-            field="Content-Type",
+            f"{field} must be one of {', '.join(sorted(allowed))} (got {media_type[:60] or 'none'}).",
+            field=field,
         )
     return media_type
+
+
+def check_json_type(request: Request) -> None:
+    """Refuse a body that does not say that it is JSON; 415."""
+    require_identity(request)
+    if _content_type(request) != "application/json":
+        raise ApiError(
+            415, "MEDIA_TYPE_UNSUPPORTED", "Content-Type must be application/json here.", field="Content-Type"
+        )
 
 
 async def read_body(request: Request, *, limit_bytes: int, timeout_seconds: float) -> bytes:
@@ -166,6 +189,11 @@ GUARDS: Mapping[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {
 }
 
 
+def item_id(item: bytes, *, modality: str) -> str:
+    """Return the id that the catalog gives to a checked item: the digest of its canonical bytes."""
+    return content_id(json.loads(item)) if modality == "tabular" else sha256_hex(item)
+
+
 def parse_json_object(body: bytes) -> dict[str, Any]:
     """Return a JSON object read strictly: UTF-8, no double key, no NaN; 400 or 422 otherwise."""
     try:
@@ -190,6 +218,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _not_finite(text: str) -> float:
     raise ApiError(422, "NOT_FINITE", f"numbers must be finite (got {text}).", field="body")
+
+
+def refuse_unknown(document: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a field that means nothing here: a misspelt one would be lost silently; 422."""
+    unknown = sorted(set(document) - set(known))
+    if unknown:
+        shown = unknown[0][:60].encode("ascii", "backslashreplace").decode()
+        message = f"fields must be among {', '.join(known)} (got {shown!r})."
+        raise ApiError(422, "FIELD_UNKNOWN", message, field=shown)
 
 
 def text_field(document: Mapping[str, Any], name: str, *, required: bool) -> str | None:
@@ -221,14 +258,7 @@ def parse_feedback(body: bytes) -> FeedbackFields:
     """Read a feedback's body strictly: no unknown field, one of prediction_id and business_key."""
     document = parse_json_object(body)
     known = [field.name for field in dataclasses.fields(FeedbackFields)]
-    unknown = sorted(set(document) - set(known))
-    if unknown:
-        raise ApiError(
-            422,
-            "FIELD_UNKNOWN",
-            f"fields must be among {', '.join(known)} (got {unknown[0][:60]!r}).",
-            field=unknown[0][:60],
-        )
+    refuse_unknown(document, known)
     label = text_field(document, "label", required=True) or ""
     optional = {name: text_field(document, name, required=False) for name in known if name != "label"}
     if not optional["prediction_id"] and not optional["business_key"]:

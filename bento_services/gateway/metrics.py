@@ -1,10 +1,12 @@
-"""Counters and one histogram, as Prometheus text. Exact: `served = logged + dropped` at every scrape."""
+"""Counters and one histogram, as Prometheus text. Exact: `served = logged + dropped + failed` at every scrape."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
 from collections.abc import Mapping
+
+from bento_services.gateway.spool import Outcome
 
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -23,11 +25,11 @@ class Metrics:
         with self._lock:
             self._counts[name, label] += amount
 
-    def record_outcome(self, *, logged: bool) -> None:
+    def record_outcome(self, outcome: Outcome) -> None:
         """Count one served prediction together with what became of its record: no scrape sees only half."""
         with self._lock:
             self._counts["dethrone_predictions_served_total", ""] += 1
-            self._counts[f"dethrone_predictions_{'logged' if logged else 'dropped'}_total", ""] += 1
+            self._counts[f"dethrone_predictions_{outcome}_total", ""] += 1
 
     def observe(self, seconds: float) -> None:
         """Add one request's time to the histogram."""
@@ -44,7 +46,7 @@ class Metrics:
         """Return the exposition text; `gauges` are read by the caller at the time of the scrape."""
         with self._lock:
             counts, buckets, total = dict(self._counts), list(self._buckets), self._sum_seconds
-        for name in ("served", "logged", "dropped"):
+        for name in ("served", "logged", "dropped", "failed"):
             counts.setdefault((f"dethrone_predictions_{name}_total", ""), 0)
         lines = [_line(name, label, value) for (name, label), value in sorted(counts.items())]
         return "\n".join([*lines, *_histogram(buckets, total), *_gauges(gauges)]) + "\n"

@@ -6,15 +6,13 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+from bento_services.gateway.breaker import Breakers
 from bento_services.gateway.client import Failed, Rejected, Reply, Scores
 from bento_services.gateway.errors import ApiError
-from bento_services.gateway.routes import ProjectRoute, ServingSettings, choose, choose_other
+from bento_services.gateway.routes import ProjectRoute, choose, choose_other
 from pipeline_tasks.contracts import RouteEntry
-
-SUSPECT_SECONDS = 1.0
-DIGITS = 6
 
 
 class Asks(Protocol):
@@ -48,9 +46,8 @@ class Dispatcher:
 
     def __init__(self, client: Asks, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._client = client
-        self._monotonic = monotonic
         self._in_flight: Counter[str] = Counter()
-        self._suspect_until: dict[str, float] = {}
+        self.breakers = Breakers(monotonic=monotonic)
         self.num_replays = 0
 
     def in_flight(self, deployment_id: str) -> int:
@@ -66,21 +63,23 @@ class Dispatcher:
             ApiError: 404 unknown version, 422 and 413 a bad item, 503 nothing usable answered.
         """
         route = current_route()
-        entry = choose(route, sticky_key=question.sticky_key, version=question.version, avoid=self._suspects())
+        entry = choose(route, sticky_key=question.sticky_key, version=question.version, avoid=self.breakers.avoided())
         if entry is None:
             raise _nothing_serves(question.version)
-        reply = await self._ask(entry, question, route)
+        reply = await self.ask(entry, question, route)
         replayed = isinstance(reply, Failed)
         if replayed:
             self.num_replays += 1
             route = current_route()
-            entry = choose_other(route, entry, version=question.version, avoid=self._suspects())
-            reply = await self._ask(entry, question, route)
+            entry = choose_other(route, entry, version=question.version, avoid=self.breakers.avoided())
+            reply = await self.ask(entry, question, route)
         return Answered(entry, _scores(reply), replayed)
 
-    async def _ask(self, entry: RouteEntry, question: Question, route: ProjectRoute) -> Reply:
+    async def ask(self, entry: RouteEntry, question: Question, route: ProjectRoute) -> Reply:
+        """Ask one deployment, counted as in flight; its breaker hears how it ended."""
         # No await between the choice of an entry and this count: a drain that sees 0 has seen every chosen request.
         self._in_flight[entry.deployment_id] += 1
+        self.breakers.asked(entry.deployment_id)
         try:
             reply = await self._client.ask(
                 entry, question.payload, media_type=question.media_type, classes=route.settings.classes
@@ -89,18 +88,8 @@ class Dispatcher:
             self._in_flight[entry.deployment_id] -= 1
             if self._in_flight[entry.deployment_id] == 0:
                 del self._in_flight[entry.deployment_id]
-        self._remember(entry, reply)
+        self.breakers.heard(entry.deployment_id, reply)
         return reply
-
-    def _remember(self, entry: RouteEntry, reply: Reply) -> None:
-        if isinstance(reply, Failed) and reply.kind in {"unreachable", "timeout"}:
-            self._suspect_until[entry.deployment_id] = self._monotonic() + SUSPECT_SECONDS
-        else:
-            self._suspect_until.pop(entry.deployment_id, None)
-
-    def _suspects(self) -> set[str]:
-        now = self._monotonic()
-        return {name for name, until in self._suspect_until.items() if until > now}
 
 
 def _nothing_serves(version: str | None) -> ApiError:
@@ -131,15 +120,3 @@ def _scores(reply: Reply) -> Scores:
         "the model must answer with sense and in time (got neither). Try again.",
         retry_after_seconds=1,
     )
-
-
-def finish(scores: Scores, settings: ServingSettings) -> dict[str, Any]:
-    """Return the business part of an answer: label, confidence, the best `top_k`, and whether a person will look."""
-    ranked = sorted(zip(scores.probabilities, scores.labels, strict=True), key=lambda pair: (-pair[0], pair[1]))
-    confidence, label = ranked[0]
-    return {
-        "label": label,
-        "confidence": round(confidence, DIGITS),
-        "top": [{"label": name, "confidence": round(value, DIGITS)} for value, name in ranked[: settings.top_k]],
-        "needs_review": confidence < settings.review_below,
-    }

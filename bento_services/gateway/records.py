@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         ("error_code", pa.string()),
         ("business_key", pa.string()),
         ("outcome_label", pa.string()),
+        ("answer_label", pa.string()),
     ]
 )
 
@@ -52,7 +53,7 @@ SCHEMA = pa.schema(
 class LogRecord:
     """One line of the prediction log; fields that do not apply are None. Times are UTC milliseconds since 1970."""
 
-    kind: Literal["prediction", "feedback"]
+    kind: Literal["prediction", "feedback", "shadow"]
     prediction_id: str | None
     request_id: str
     project: str
@@ -73,6 +74,7 @@ class LogRecord:
     error_code: str | None = None
     business_key: str | None = None
     outcome_label: str | None = None
+    answer_label: str | None = None  # what the caller was told after thresholds; `label` is the model's own best class
 
 
 def to_bytes(record: LogRecord) -> bytes:

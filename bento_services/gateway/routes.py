@@ -22,6 +22,9 @@ class ServingSettings:
 
     review_below: float = 0.5
     top_k: int = 3
+    abstain_below: float = 0.0
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    business_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     max_request_bytes: int = 10_000_000
     requests_per_second: float = 500.0
     classes: tuple[str, ...] = ()

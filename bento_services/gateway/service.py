@@ -10,33 +10,48 @@ import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bento_services.gateway.app import build_app, new_id
+from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.client import InferenceClient
 from bento_services.gateway.config import load_config, store_config_reader
 from bento_services.gateway.core import Gateway as Core
+from bento_services.gateway.core import Later
 from bento_services.gateway.follower import RouteFollower, SqlCatalog
+from bento_services.gateway.later import Worker
 from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.predict import Dispatcher
+from bento_services.gateway.prediction_store import PredictionStore
+from bento_services.gateway.reviews import SqlReviews
 from bento_services.gateway.shipper import Shipper, s3_put
 from bento_services.gateway.spool import Spool
 from bento_services.parent import die_with_parent
 
 REQUEST_TIMEOUT_SECONDS = 30
-HIDDEN = frozenset({"/schema.json"})
+HEALTH_PATHS = frozenset({"/healthz", "/livez", "/readyz"})
 
 app = build_app()
 logger = logging.getLogger(__name__)
 
 
-class HideInternals:
-    """Sends BentoML's own open pages, which say what is inside, to a path that nobody serves."""
+class OwnPaths:
+    """Answers everything but the health checks, and leaves those to BentoML.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    As a BentoML middleware it would stand behind those for spans, timers and contexts, which cost more than the
+    gateway's own work, and beside BentoML's open pages, which say what is inside. When the application starts, it
+    therefore steps in front of the whole stack.
+    """
+
+    def __init__(self, outer: ASGIApp) -> None:
+        self._outer = outer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in HIDDEN:
-            scope = {**scope, "path": "/not-found", "raw_path": b"/not-found"}
-        await self._app(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] not in HEALTH_PATHS:
+            await app(scope, receive, send)
+            return
+        if scope["type"] == "lifespan":
+            whole = scope["app"]
+            if not isinstance(whole.middleware_stack, OwnPaths):
+                whole.middleware_stack = OwnPaths(whole.middleware_stack)
+        await self._outer(scope, receive, send)
 
 
 @bentoml.service(
@@ -63,15 +78,23 @@ class Gateway:
         self._shipper = Shipper(
             spool, s3_put(store_config_reader(config.home)), metrics=metrics, interval_seconds=config.ship_seconds
         )
-        app.state.gateway = Core(
+        later = Later(
+            store=PredictionStore(config.predictions_file, limits=config.store, wall_seconds=time.time),
+            reviews=SqlReviews(config.catalog_url),
+            callbacks=CallbackClient(config.callbacks),
+        )
+        self._core = app.state.gateway = Core(
             config,
             follower=self._follower,
             dispatcher=Dispatcher(self._client),
             spool=spool,
             metrics=metrics,
+            later=later,
             new_id=new_id,
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )
+        self._later = later
+        self._worker = Worker(self._core)
         self._follower.start()
         self._shipper.start()
         gc.collect()
@@ -81,12 +104,21 @@ class Gateway:
         """Answer /readyz: ready means that there are routes to follow, the catalog's or the last known."""
         return self._follower.snapshot is not None
 
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def begin(self) -> None:
+        """Go on with the predictions that wait."""
+        self._worker.start()
+
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close(self) -> None:
         """Stop following and ship what the log holds."""
         self._follower.stop()
+        await self._worker.stop()
+        await self._core.mirror.stop()
         await self._client.close()
+        await self._later.callbacks.close()
+        self._later.store.close()
         self._shipper.stop()
 
 
-Gateway.add_asgi_middleware(HideInternals)  # type: ignore[attr-defined]
+Gateway.add_asgi_middleware(OwnPaths)  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 Policy: a record is written with one `write` before its answer is sent and is in the kernel's hands then, so it survives
 a killed gateway; it is forced to the disk when its segment is sealed (a power cut loses at most one shipping interval).
-A full spool or disk drops the record and the caller counts it: serving never waits for the log.
+A full spool drops the record, a disk that refuses it fails it; the caller counts both: serving never waits for the log.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import logging
 import os
 import threading
 from pathlib import Path
+from typing import Literal
 
 from bento_services.gateway.records import LogRecord, read_records, to_bytes
 
+Outcome = Literal["logged", "dropped", "failed"]
 OPEN, SEALED = ".open", ".sealed"
 
 logger = logging.getLogger(__name__)
@@ -45,20 +47,20 @@ class Spool:
         """The bytes that wait here, open and sealed."""
         return self._size + self._sealed_bytes
 
-    def append(self, record: LogRecord) -> bool:
-        """Write a record; False when there is no room for it."""
-        data = to_bytes(record)
-        with self._lock:
-            if self.size_bytes + len(data) > self._limit_bytes:
-                return False
-            try:
+    def append(self, record: LogRecord) -> Outcome:
+        """Write a record, and say what became of it: exactly one of the outcomes, whatever happens."""
+        try:
+            data = to_bytes(record)
+            with self._lock:
+                if self.size_bytes + len(data) > self._limit_bytes:
+                    return "dropped"
                 self._write(data)
-            except OSError as error:
-                logger.warning("the spool cannot take a record: %s", error.strerror)
-                return False
-            if self._size >= self._segment_bytes:
-                self._seal()
-        return True
+                if self._size >= self._segment_bytes:
+                    self._seal()
+        except (OSError, ValueError, TypeError) as error:
+            logger.warning("the spool cannot take a record: %s", error)
+            return "failed"
+        return "logged"
 
     def seal(self) -> None:
         """Close the open segment, if it holds anything, so that it can be shipped."""
@@ -88,9 +90,29 @@ class Spool:
             while written < len(data):
                 written += os.write(descriptor, data[written:])
         except OSError:
-            os.ftruncate(descriptor, self._size)
+            self._take_back(descriptor)
             raise
         self._size += len(data)
+
+    def _take_back(self, descriptor: int) -> None:
+        """Cut half a record off; where that fails too, nothing may follow it in this segment."""
+        try:
+            os.ftruncate(descriptor, self._size)
+        except OSError as error:
+            logger.warning("the segment is given up: %s", error.strerror)
+            self._give_up(descriptor)
+
+    def _give_up(self, descriptor: int) -> None:
+        """Close a segment with a torn end: what stands before it is shipped, as after a kill."""
+        path, size = self._path, self._size
+        self._descriptor, self._path, self._size = None, None, 0
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                path.rename(path.with_suffix(SEALED))
+                self._sealed_bytes += path.with_suffix(SEALED).stat().st_size
+        logger.warning("%d bytes of whole records stand in it", size)
 
     def _open(self) -> int:
         names = [path.name.partition("-")[0] for path in self._folder.glob("*-*.*")]

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import io
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from starlette.testclient import TestClient
 from bento_services.gateway.app import build_app
 from bento_services.gateway.client import Scores
 from bento_services.gateway.config import GatewayConfig
-from bento_services.gateway.core import Gateway
+from bento_services.gateway.core import Gateway, Later
 from bento_services.gateway.follower import RouteFollower
+from bento_services.gateway.later import Worker
 from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.predict import Dispatcher
+from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.records import LogRecord, read_records
 from bento_services.gateway.routes import KeyInfo, ProjectRoute, ServingSettings, Snapshot, snapshot_of
 from bento_services.gateway.spool import Spool
@@ -66,6 +69,31 @@ class StubModels:
         return self.replies.get(entry.deployment_id, Scores(CLASSES, (0.7, 0.2, 0.1)))
 
 
+class StubReviews:
+    """What the catalog knows of people's answers; `error` is a catalog that is away."""
+
+    def __init__(self) -> None:
+        self.audited = {}
+        self.error = None
+
+    def find(self, prediction_id, *, project="", item_id=""):
+        if self.error is not None:
+            raise self.error
+        return self.audited.get(prediction_id)
+
+
+class StubCallbacks:
+    """Takes calls, or refuses them."""
+
+    def __init__(self) -> None:
+        self.calls = []
+        self.takes = True
+
+    async def post(self, url, *, event, prediction_id):
+        self.calls.append((url, event, prediction_id))
+        return self.takes
+
+
 class FixedCatalog:
     def __init__(self, snapshot: Snapshot | None) -> None:
         self.snapshot = snapshot
@@ -87,6 +115,12 @@ class Bench:
     spool: Spool
     metrics: Metrics
     gateway: Gateway
+    reviews: StubReviews
+    callbacks: StubCallbacks
+
+    def work(self) -> None:
+        """Make what waits, once."""
+        asyncio.run(Worker(self.gateway).run_once())
 
     def predict(self, body: bytes | None = None, *, project: str = "fashion", headers=None, **more):
         content = png() if body is None else body
@@ -100,6 +134,9 @@ class Bench:
     def counts(self) -> tuple[int, int, int]:
         names = ("served", "logged", "dropped")
         return tuple(self.metrics.get(f"dethrone_predictions_{name}_total") for name in names)
+
+    def failed(self) -> int:
+        return self.metrics.get("dethrone_predictions_failed_total")
 
     def follow(self, snapshot: Snapshot) -> None:
         self.catalog.snapshot = snapshot
@@ -128,12 +165,14 @@ def snapshot(**settings) -> Snapshot:
 
 
 @pytest.fixture
-def bench(tmp_path) -> Bench:
+def bench(tmp_path):
     config = GatewayConfig(home=tmp_path, catalog_url="", body_timeout_seconds=0.3, max_in_flight=8)
     catalog, models, metrics = FixedCatalog(snapshot()), StubModels(), Metrics()
     follower = RouteFollower(catalog, local_copy=config.routes_file, poll_seconds=60)
     follower.poll()
     spool = Spool(config.spool_dir, limit_bytes=50_000_000, segment_bytes=1_000_000)
+    store = PredictionStore(config.predictions_file, limits=config.store, wall_seconds=time.time)
+    later = Later(store=store, reviews=StubReviews(), callbacks=StubCallbacks())
     numbers, times = itertools.count(1), itertools.count(1_767_225_600_000)
     gateway = Gateway(
         config,
@@ -141,10 +180,12 @@ def bench(tmp_path) -> Bench:
         dispatcher=Dispatcher(models),
         spool=spool,
         metrics=metrics,
+        later=later,
         new_id=lambda: f"id{next(numbers):08d}",
         wall_ms=lambda: next(times),
     )
     app = build_app()
     app.state.gateway = gateway
     client = TestClient(app, raise_server_exceptions=False)
-    return Bench(client, models, catalog, follower, spool, metrics, gateway)
+    yield Bench(client, models, catalog, follower, spool, metrics, gateway, later.reviews, later.callbacks)
+    store.close()

@@ -125,6 +125,7 @@ class StubInference:
         self.body: bytes | None = None
         self.num_requests = 0
         self.last_body = b""
+        self.last_headers: dict[str, str] = {}
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -133,6 +134,7 @@ class StubInference:
 
             def do_POST(self) -> None:
                 stub.last_body = self.rfile.read(int(self.headers["Content-Length"]))
+                stub.last_headers = dict(self.headers)
                 stub.num_requests += 1
                 time.sleep(stub.delay_seconds)
                 body = stub.body if stub.body is not None else stub.answer()

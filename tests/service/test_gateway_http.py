@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -36,6 +39,8 @@ def test_a_prediction_has_its_id_version_label_and_whether_a_person_looks(bench)
         "model_version": "A",
         "label": "bag",
         "confidence": 0.7,
+        "business_label": "bag",
+        "abstained": False,
         "top": [
             {"label": "bag", "confidence": 0.7},
             {"label": "boot", "confidence": 0.2},
@@ -44,6 +49,20 @@ def test_a_prediction_has_its_id_version_label_and_whether_a_person_looks(bench)
         "needs_review": False,
     }
     assert bench.models.asked == [("d1", png(), "image/png")]
+
+
+def test_an_abstained_prediction_has_no_label_and_logs_what_the_model_said(bench):
+    bench.follow(snapshot(thresholds={"bag": 0.9}, abstain_below=0.6, business_labels={"boot": "Footwear"}))
+    body = bench.predict().json()
+    assert (body["label"], body["business_label"], body["abstained"], body["needs_review"]) == (None, None, True, True)
+    bench.models.replies = {"d1": Scores(CLASSES, (0.1, 0.8, 0.1))}
+    assert bench.predict(png(1)).json()["business_label"] == "Footwear"
+    first, second = bench.records()
+    assert (first.label, first.answer_label, first.confidence, first.needs_review) == ("bag", None, 0.7, True)
+    assert (second.label, second.answer_label) == ("boot", "boot")
+    told = bench.client.get("/v1/projects/fashion", headers=bearer()).json()
+    assert (told["thresholds"], told["abstain_below"]) == ({"bag": 0.9}, 0.6)
+    assert told["business_labels"] == {"boot": "Footwear"}
 
 
 def test_a_prediction_is_logged_whole_before_it_is_answered(bench):
@@ -342,6 +361,10 @@ def test_metrics_are_for_this_machine_or_an_admin(bench):
         ("POST", "/v1/projects/..%2ftexts/predict", (404, "NOT_FOUND", None)),
         ("POST", "/v1/projects/%00/predict", (404, "PROJECT_UNKNOWN", "project")),
         ("POST", "//v1/projects/fashion/predict", (404, "NOT_FOUND", None)),
+        ("POST", "/v1/projects/a%0ab/predict", (404, "PROJECT_UNKNOWN", "project")),
+        ("GET", "/a%0ab", (404, "NOT_FOUND", None)),
+        ("BREW", "/coffee", (404, "NOT_FOUND", None)),
+        ("BREW", "/v1/projects/fashion", (405, "METHOD_NOT_ALLOWED", None)),
     ],
 )
 def test_other_paths_and_methods_have_the_same_error_shape(bench, method, path, expected):
@@ -365,11 +388,34 @@ def test_served_is_logged_plus_dropped_under_a_crowd(bench):
     assert 0 < logged < 60
 
 
+def test_served_is_logged_plus_dropped_plus_failed_whatever_the_disk_does(bench, monkeypatch):
+    real, calls = os.write, itertools.count()
+
+    def flaky(descriptor, data):
+        number = next(calls)
+        if number % 4 == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data[: len(data) // 2] if number % 4 == 2 else data)
+
+    monkeypatch.setattr("bento_services.gateway.spool.os.write", flaky)
+    bench.spool._limit_bytes = 30_000
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(lambda n: bench.predict(png(n) if n % 5 else b"no image").status_code, range(80)))
+    served, logged, dropped = bench.counts()
+    monkeypatch.undo()
+    assert sorted(set(codes)) == [200, 422]
+    assert min(logged, dropped, bench.failed()) > 0
+    assert served == 80 == logged + dropped + bench.failed()
+    assert logged == len(bench.records())
+
+
 @pytest.mark.parametrize("name", ["fashion", "newsgroups"])
 def test_what_the_release_stage_commits_is_what_the_gateway_reads(name):
     settings = route_config(load_project(ROOT / "projects" / name))
+    del settings["approval"]  # for those who look back, not for the gateway
     row = {"project": name, "generation": 1, "commit_id": "c", "champion_version": "A"}
     parsed = parse_route(row | {"body": {"entries": [], "serving": settings}}).settings
+    assert {"thresholds", "abstain_below", "business_labels", "top_k"} <= set(settings)
     assert {field: getattr(parsed, field) for field in settings} == settings | {"classes": tuple(settings["classes"])}
     assert set(settings["preprocess"]) == {"max_pixels", "max_text_characters"}
 

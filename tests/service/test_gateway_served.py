@@ -7,17 +7,21 @@ import contextlib
 import datetime as dt
 import io
 import os
+import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 
 import httpx
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from bento_services.gateway.records import LogRecord, read_records
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import ServingRepository
@@ -239,6 +243,41 @@ def test_serving_goes_on_without_the_catalog_also_after_a_kill(stack):
     stub.stop()
 
 
+def submit(url: str, body: bytes) -> str:
+    response = httpx.post(
+        f"{url}/v1/projects/fashion/predict:async", content=body, headers=HEADERS, trust_env=False, timeout=20
+    )
+    assert response.status_code == 202, response.text
+    return response.headers["location"]
+
+
+def test_accepted_predictions_are_made_after_a_kill_each_logged_under_its_one_id(stack):
+    stub = StubInference(version="A")
+    stub.status = 500  # the model cannot answer yet
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    with stack.gateway() as gateway:
+        follows(gateway.url, 1)
+        paths = [submit(gateway.url, png(seed)) for seed in range(20)]
+        assert {get(gateway.url, path)["status"] for path in paths} == {"pending"}
+        gateway.kill()
+    stub.status = 200
+    with sqlite3.connect(stack.home / "serving" / "predictions.db") as connection:
+        assert connection.execute("SELECT COUNT(*) FROM predictions WHERE state = 'pending'").fetchone() == (20,)
+        connection.execute("UPDATE predictions SET due_at = 0 WHERE state = 'pending'")  # the dead one's leases run out
+    with stack.gateway() as gateway:
+        wait_until(
+            lambda: {get(gateway.url, path)["status"] for path in paths} == {"done"}, timeout_seconds=60, what="answers"
+        )
+        answers_ = [get(gateway.url, path)["prediction"] for path in paths]
+        assert accounts(gateway.url)["logged"] == 20
+        gateway.kill()
+    ids = [path.rpartition("/")[2] for path in paths]
+    assert [answer["prediction_id"] for answer in answers_] == ids
+    assert sorted(record.prediction_id for record in spooled(stack.home / "spool")) == sorted(ids)
+    assert int(stub.last_headers["X-Request-Timeout-Ms"]) == 5000
+    stub.stop()
+
+
 def rows_in(store, prefix: str = "predictions/") -> list[dict]:
     parts = [store.get(info.key) for info in store.list(prefix)]
     return [row for part in parts for row in pq.read_table(io.BytesIO(part)).to_pylist()]
@@ -270,6 +309,52 @@ def test_every_answer_is_in_the_store_once_after_an_outage_a_kill_and_a_stop(sta
     assert [row["error_code"] for row in rows if row["error_code"]] == [bad.json()["error"]["code"]]
     assert {row["payload"] for row in rows if row["status"] == 200} == {png()}
     assert list((stack.home / "spool").iterdir()) == []
+    stub.stop()
+
+
+def accounts(url: str) -> dict[str, int]:
+    """Return the counters of one scrape: `served` is the sum of the others, or the test ends here."""
+    text = httpx.get(f"{url}/metrics", trust_env=False, timeout=20).text
+    names = ("served", "logged", "dropped", "failed")
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines())
+    found = {name: int(lines[f"dethrone_predictions_{name}_total"]) for name in names}
+    assert found["served"] == found["logged"] + found["dropped"] + found["failed"]
+    return found
+
+
+def spooled(folder) -> list[LogRecord]:
+    return [record for path in sorted(folder.iterdir()) for record, _ in read_records(path.read_bytes())]
+
+
+def limit_files(processes: list[psutil.Process], size_bytes: int) -> None:
+    """Let the kernel refuse writes beyond a size, as a full disk does."""
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
+
+
+def test_the_accounts_add_up_under_load_a_refusing_disk_a_full_spool_and_a_kill(stack):
+    stub = StubInference(version="A")
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    sizes = {"DETHRONE_SPOOL_SEGMENT_BYTES": "60000", "DETHRONE_SPOOL_MAX_BYTES": "400000"}
+    with stack.gateway(**sizes) as gateway:
+        follows(gateway.url, 1)
+        workers = [process for process in psutil.process_iter() if _is_worker(process, gateway.port)]
+        with Load(gateway.url) as load:
+            load.wait_for_more(50)
+            accounts(gateway.url)
+            limit_files(workers, 1)  # from now on no file takes a byte
+            wait_until(lambda: accounts(gateway.url)["failed"] > 20, timeout_seconds=30, what="failed records")
+            limit_files(workers, resource.RLIM_INFINITY)
+            before = accounts(gateway.url)
+            wait_until(
+                lambda: accounts(gateway.url)["logged"] > before["logged"] + 50, timeout_seconds=30, what="new records"
+            )
+            wait_until(lambda: accounts(gateway.url)["dropped"] > 50, timeout_seconds=60, what="a full spool")
+        assert set(load.codes) == {200}
+        last = accounts(gateway.url)
+        assert last["served"] == sum(load.codes.values())
+        gateway.kill()
+    assert len(spooled(stack.home / "spool")) == last["logged"]
     stub.stop()
 
 
@@ -335,16 +420,17 @@ def test_only_health_is_open(quiet):
         "/livez": 200,
         "/readyz": 200,
     }
-    for path in ("/", "/docs.json", "/schema.json", "/static_content/x", "/openapi.json"):
+    for path in ("/openapi.json", "/docs"):
+        assert status(path) == 200
+    for path in ("/", "/docs.json", "/schema.json", "/static_content/x", "/a%0Ab", "/v1/projects/a%0Ab"):
         assert status(path) == 404
+        assert httpx.get(f"{quiet.url}{path}", headers=HEADERS, trust_env=False).json()["error"]["code"]
     assert (
         httpx.get(f"{quiet.url}/metrics", headers={"X-Forwarded-For": "10.0.0.1"}, trust_env=False).status_code == 401
     )
 
 
 def test_a_hundred_megabytes_are_refused_without_being_held(quiet):
-    import psutil
-
     def rss() -> int:
         return max(process.memory_info().rss for process in psutil.process_iter() if _is_worker(process, quiet.port))
 
@@ -360,8 +446,6 @@ def test_a_hundred_megabytes_are_refused_without_being_held(quiet):
 
 
 def _is_worker(process, port: int) -> bool:
-    import psutil
-
     with contextlib.suppress(psutil.Error):
         return any(connection.laddr.port == port for connection in process.net_connections() if connection.laddr)
     return False
@@ -378,8 +462,6 @@ def test_a_killed_server_leaves_no_worker_and_its_port_is_free_again(stack):
 
 
 def test_no_torch_is_loaded_in_the_gateway(quiet):
-    import psutil
-
     workers = [process for process in psutil.process_iter() if _is_worker(process, quiet.port)]
     maps = "".join(entry.path for process in workers for entry in process.memory_maps())
     assert workers

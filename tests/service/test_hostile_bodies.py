@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import pickle
 import struct
@@ -18,6 +19,7 @@ from tests.service.conftest import MAX_REQUEST_BYTES, bearer, png
 from tests.service.test_gateway_http import error_of
 
 MAX_SECONDS = 1.0
+JSON_TYPE = {"Content-Type": "application/json"}
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -103,6 +105,22 @@ def test_a_hostile_image_is_a_422_with_its_code(bench, body, media_type):
     assert time.monotonic() - began < MAX_SECONDS
     assert "Traceback" not in response.text
     assert bench.models.asked == []
+
+
+def test_hostile_images_in_a_batch_and_asynchronously_are_refused_each_by_itself(bench):
+    items = [{"base64": base64.b64encode(body).decode()} for body in IMAGES.values() if len(body) < MAX_REQUEST_BYTES]
+    honest = {"base64": base64.b64encode(png()).decode()}
+    response = bench.client.post(
+        "/v1/projects/fashion/predict:batch", json={"items": [*items, honest]}, headers=bearer() | JSON_TYPE
+    )
+    assert [result["status"] for result in response.json()["results"]] == [422] * len(items) + [200]
+    assert "Traceback" not in response.text
+    assert len(bench.models.asked) == 1
+    for body in IMAGES.values():
+        refused = bench.client.post("/v1/projects/fashion/predict:async", content=body, headers=bearer())
+        assert error_of(refused)[0] == 422
+    bench.work()
+    assert len(bench.models.asked) == 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])

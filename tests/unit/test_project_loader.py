@@ -222,6 +222,19 @@ SINGLE = [
         "recipe.tune.epochs must be at most recipe.params.epochs (got 9 and 5)",
     ),
     ("  when: never ", "  four_eyes: true ", "approval.four_eyes must be false where approval.when is never"),
+    (
+        "  top_k: 2",
+        "  thresholds: {zebra: 0.5}",
+        "serving.thresholds must name classes of labels.classes, letter by letter (got 'zebra').",
+    ),
+    ("  top_k: 2", "  thresholds: {zebra: 1.5}", "serving.thresholds.zebra must be at most 1.0 (got 1.5)."),
+    ("  top_k: 2", "  abstain_below: -1", "serving.abstain_below must be at least 0.0 (got -1)."),
+    (
+        "  top_k: 2",
+        "  business_labels: {zebra: x}",
+        "serving.business_labels must name classes of labels.classes, letter by letter (got 'zebra').",
+    ),
+    ("  top_k: 2", "  business_labels: {cat: ' x'}", "serving.business_labels.cat must be 1 to 100 visible"),
     ("  top_k: 2", "  top_k: 3", "serving.top_k must be at most the number of labels.classes (got 3 and 2)."),
     (
         "train:",

@@ -16,7 +16,7 @@ def commands():
 
 
 def test_every_command_stands_in_the_readme():
-    text = README.split("## Commands")[1].split("## Add a project")[0]
+    text = README.split("## Commands")[1].split("## Call a model")[0]
     assert [name for name in commands() if not re.search(rf"`(dethrone )?{name}\b", text)] == []
 
 

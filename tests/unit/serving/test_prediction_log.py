@@ -131,11 +131,11 @@ def test_the_spool_keeps_order_over_segments_and_restarts(tmp_path):
     folder = tmp_path / "spool"
     first = Spool(folder, limit_bytes=MIB, segment_bytes=600)
     for number in range(5):
-        assert first.append(record(number))
+        assert first.append(record(number)) == "logged"
     first.close()
     second = Spool(folder, limit_bytes=MIB, segment_bytes=600)
     for number in range(5, 8):
-        assert second.append(record(number))
+        assert second.append(record(number)) == "logged"
     assert [found.prediction_id for found in spooled(second)] == [f"p{n}" for n in range(8)]
     assert second.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
     assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o600"}
@@ -144,17 +144,20 @@ def test_the_spool_keeps_order_over_segments_and_restarts(tmp_path):
 def test_a_full_spool_says_no_and_takes_again_after_shipping(tmp_path):
     one = len(to_bytes(record(0)))
     spool = Spool(tmp_path, limit_bytes=3 * one, segment_bytes=MIB)
-    assert [spool.append(record(number)) for number in range(5)] == [True, True, True, False, False]
+    assert [spool.append(record(number)) for number in range(5)] == [
+        *["logged"] * 3,
+        *["dropped"] * 2,
+    ]
     store = Store()
     assert shipper(spool, store).ship()
     assert spool.size_bytes == 0
-    assert spool.append(record(5))
+    assert spool.append(record(5)) == "logged"
     assert [row["prediction_id"] for row in store.rows()] == ["p0", "p1", "p2"]
 
 
 @pytest.mark.parametrize("short", [0, 7])
-def test_a_full_disk_drops_the_record_and_leaves_no_half_of_it(spool, monkeypatch, short):
-    assert spool.append(record(0))
+def test_a_full_disk_fails_the_record_and_leaves_no_half_of_it(spool, monkeypatch, short):
+    assert spool.append(record(0)) == "logged"
     real = os.write
     calls = []
 
@@ -165,10 +168,35 @@ def test_a_full_disk_drops_the_record_and_leaves_no_half_of_it(spool, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(spool_module.os, "write", full)
-    assert spool.append(record(1)) is False
+    assert spool.append(record(1)) == "failed"
     monkeypatch.undo()
-    assert spool.append(record(2))
+    assert spool.append(record(2)) == "logged"
     assert [found.prediction_id for found in spooled(spool)] == ["p0", "p2"]
+
+
+def test_a_segment_whose_torn_end_cannot_be_cut_off_is_given_up_and_its_whole_records_shipped(spool, monkeypatch):
+    assert spool.append(record(0)) == "logged"
+    real = os.write
+
+    def torn(descriptor, data):
+        real(descriptor, data[:9])
+        raise OSError(errno.EIO, "Input/output error")
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(spool_module.os, "write", torn)
+    monkeypatch.setattr(spool_module.os, "ftruncate", broken)
+    assert spool.append(record(1)) == "failed"
+    monkeypatch.undo()
+    assert spool.append(record(2)) == "logged"
+    assert [found.prediction_id for found in spooled(spool)] == ["p0", "p2"]
+    assert spool.size_bytes == sum(path.stat().st_size for path in spool.sealed())
+
+
+def test_a_record_that_cannot_be_written_down_is_failed_not_raised(spool):
+    assert spool.append(record(1, latency_ms=float("nan"))) == "failed"
+    assert spool.append(record(2)) == "logged"
 
 
 def test_a_restart_adopts_what_a_killed_gateway_left_without_the_torn_end(tmp_path):
@@ -176,7 +204,7 @@ def test_a_restart_adopts_what_a_killed_gateway_left_without_the_torn_end(tmp_pa
     dead.write_bytes(to_bytes(record(1)) + to_bytes(record(2))[:-3])
     (tmp_path / "000000000008-4242.open").write_bytes(b"")
     spool = Spool(tmp_path, limit_bytes=MIB, segment_bytes=MIB)
-    assert spool.append(record(3))
+    assert spool.append(record(3)) == "logged"
     assert [found.prediction_id for found in spooled(spool)] == ["p1", "p3"]
     assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == ["000000000007", "000000000008"]
 
@@ -255,11 +283,11 @@ def test_the_thread_ships_while_running_and_once_more_when_it_stops(spool):
     assert [row["prediction_id"] for row in store.rows()] == ["p1"]
 
 
-def test_every_scrape_shows_served_as_logged_plus_dropped():
+def test_every_scrape_shows_served_as_logged_plus_dropped_plus_failed():
     metrics = Metrics()
     assert "dethrone_predictions_served_total 0\n" in metrics.render({})
-    for number in range(7):
-        metrics.record_outcome(logged=number % 3 > 0)
+    for outcome in ("logged", "dropped", "logged", "failed", "logged", "dropped", "logged"):
+        metrics.record_outcome(outcome)
     metrics.observe(0.003)
     metrics.observe(99.0)
     metrics.add("dethrone_refused_total", label='code="X"')
@@ -267,7 +295,8 @@ def test_every_scrape_shows_served_as_logged_plus_dropped():
     for line in (
         "dethrone_predictions_served_total 7",
         "dethrone_predictions_logged_total 4",
-        "dethrone_predictions_dropped_total 3",
+        "dethrone_predictions_dropped_total 2",
+        "dethrone_predictions_failed_total 1",
         'dethrone_refused_total{code="X"} 1',
         'dethrone_request_seconds_bucket{le="0.005"} 1',
         'dethrone_request_seconds_bucket{le="+Inf"} 2',

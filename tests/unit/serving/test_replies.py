@@ -8,7 +8,7 @@ import pytest
 
 from bento_services.gateway.client import Failed, Rejected, Scores, read_reply
 from bento_services.gateway.errors import ApiError
-from bento_services.gateway.predict import Dispatcher, Question, finish
+from bento_services.gateway.predict import Dispatcher, Question
 from bento_services.gateway.routes import ProjectRoute, ServingSettings
 from pipeline_tasks.contracts import RouteEntry
 
@@ -65,6 +65,7 @@ def test_nonsense_is_not_believed(body):
         (404, b"", Failed("failed")),
         (302, b"", Failed("failed")),
         (429, b"", Failed("overloaded")),
+        (504, b'{"error":{"code":"DEADLINE_EXCEEDED"}}', Failed("timeout")),
         (503, b'{"error":{"code":"OVERLOADED"}}', Failed("overloaded")),
         (503, b'{"error":{"code":"MODEL_FAILED"}}', Failed("failed")),
         (422, b'{"error":{"code":"NOT_AN_IMAGE","message":"m"}}', Rejected(422, "NOT_AN_IMAGE", "m")),
@@ -193,19 +194,3 @@ def test_what_is_in_flight_is_counted_until_its_answer_also_when_that_raises():
     assert [type(result) for result in results] == [RuntimeError, RuntimeError]
     assert seen == [1, 2]
     assert dispatcher.in_flight("a1") == 0
-
-
-def test_an_answer_is_the_best_class_the_top_k_and_whether_a_person_looks():
-    answer = finish(SCORES, ServingSettings(review_below=0.7, top_k=2))
-    assert answer == {
-        "label": "bag",
-        "confidence": 0.7,
-        "top": [{"label": "bag", "confidence": 0.7}, {"label": "boot", "confidence": 0.2}],
-        "needs_review": False,
-    }
-    assert finish(SCORES, ServingSettings(review_below=0.71))["needs_review"] is True
-
-
-def test_equal_scores_are_ordered_by_name():
-    tie = Scores(("b", "a"), (0.5, 0.5))
-    assert [entry["label"] for entry in finish(tie, ServingSettings())["top"]] == ["a", "b"]

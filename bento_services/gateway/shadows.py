@@ -1,0 +1,87 @@
+"""Mirrors: a shadow deployment is asked what the caller asked, once the caller has the answer, and is logged."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable
+
+from bento_services.gateway.client import Rejected, Scores
+from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.postprocess import DIGITS, finish
+from bento_services.gateway.predict import Dispatcher, Question
+from bento_services.gateway.records import LogRecord
+from bento_services.gateway.routes import ProjectRoute
+from bento_services.gateway.spool import Spool
+from pipeline_tasks.contracts import RouteEntry
+
+MAX_IN_FLIGHT = 32
+
+
+class Mirror:
+    """Asks shadows in tasks of their own: none waits for them, and too many at a time are skipped and counted."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, *, spool: Spool, metrics: Metrics, monotonic: Callable[[], float]
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._spool = spool
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def send(self, question: Question, answered: LogRecord, *, route: ProjectRoute) -> None:
+        """Ask every shadow of the route about an item that was answered; returns at once."""
+        for entry in route.shadows:
+            if len(self._tasks) >= MAX_IN_FLIGHT or entry.deployment_id in self._dispatcher.breakers.avoided():
+                self._count("skipped")
+                continue
+            task = asyncio.get_running_loop().create_task(self._ask(entry, question, answered, route))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Wait for what is under way: each is bounded by the client's time limit."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _ask(self, entry: RouteEntry, question: Question, answered: LogRecord, route: ProjectRoute) -> None:
+        began = self._monotonic()
+        reply = await self._dispatcher.ask(entry, question, route)
+        latency_ms = round((self._monotonic() - began) * 1000, 3)
+        if isinstance(reply, Scores):
+            finished = finish(reply, route.settings)
+            scores = zip(reply.labels, reply.probabilities, strict=True)
+            record = dataclasses.replace(
+                _like(answered, entry, latency_ms=latency_ms),
+                status=200,
+                label=finished.model_label,
+                confidence=finished.model_confidence,
+                scores=json.dumps({label: round(value, DIGITS) for label, value in scores}, separators=(",", ":")),
+            )
+        else:
+            code = reply.code if isinstance(reply, Rejected) else f"SHADOW_{reply.kind.upper()}"
+            record = dataclasses.replace(_like(answered, entry, latency_ms=latency_ms), status=503, error_code=code)
+        self._count(self._spool.append(record))
+
+    def _count(self, outcome: str) -> None:
+        self._metrics.add("dethrone_shadows_total", label=f'outcome="{outcome}"')
+
+
+def _like(answered: LogRecord, entry: RouteEntry, *, latency_ms: float) -> LogRecord:
+    """Return the record of the same item by another deployment; the payload stands in the answered one's."""
+    return LogRecord(
+        kind="shadow",
+        prediction_id=answered.prediction_id,
+        request_id=answered.request_id,
+        project=answered.project,
+        at_ms=answered.at_ms,
+        status=503,
+        client=answered.client,
+        latency_ms=latency_ms,
+        model_version=entry.model_version,
+        deployment_id=entry.deployment_id,
+        user_key=answered.user_key,
+        business_key=answered.business_key,
+        payload_sha256=answered.payload_sha256,
+    )

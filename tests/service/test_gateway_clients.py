@@ -1,0 +1,99 @@
+"""The clients against the running gateway, and what they were generated from against the gateway's own document."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+
+import dethrone_client
+import httpx
+import pytest
+
+from bento_services.gateway.openapi import DOCUMENT
+from pipeline_tasks.contracts import RouteEntry
+from tests.service.conftest import png
+from tests.service.servers import ROOT, StubInference
+from tests.service.test_gateway_served import TOKEN, Stack, follows
+
+TYPESCRIPT = ROOT / "clients" / "typescript"
+
+
+def test_the_clients_are_generated_from_this_document():
+    assert json.loads((TYPESCRIPT / "openapi.json").read_text()) == DOCUMENT, (
+        "clients/typescript/README.md says how to generate it again"
+    )
+
+
+def test_the_generated_types_have_every_operation_and_schema():
+    generated = (TYPESCRIPT / "src" / "schema.ts").read_text()
+    compiled = (TYPESCRIPT / "dist" / "schema.d.ts").read_text()
+    names = list(DOCUMENT["components"]["schemas"])
+    names += [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
+    for name in names:
+        assert f" {name}: {{" in generated, name
+        assert f" {name}: {{" in compiled, name
+
+
+def test_generating_again_gives_the_committed_types(tmp_path):
+    tool = TYPESCRIPT / "node_modules" / ".bin" / "openapi-typescript"
+    if shutil.which("node") is None or not tool.exists():
+        pytest.skip("node or clients/typescript/node_modules is not installed")
+    command = [str(tool), str(TYPESCRIPT / "openapi.json"), "--output", str(tmp_path / "schema.ts")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "schema.ts").read_text() == (TYPESCRIPT / "src" / "schema.ts").read_text()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    stack = Stack(tmp_path_factory.mktemp("clients"))
+    stub = StubInference(version="A")
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    with stack.gateway() as served:
+        follows(served.url, 1)
+        yield served
+    stub.stop()
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_the_python_client_speaks_to_the_running_gateway(gateway):
+    with dethrone_client.Client(
+        gateway.url, api_key=TOKEN, project="fashion", transport=httpx.HTTPTransport(trust_env=False)
+    ) as client:
+        answer = client.predict(png(), media_type="image/png", business_key="order-7")
+        assert (answer.label, answer.model_version, answer.abstained) == ("bag", "A", False)
+        good, bad = client.predict_batch([png(), b"no image"])
+        assert (good.label, bad.code) == ("bag", "NOT_AN_IMAGE")
+        later = client.predict_async(png(1), media_type="image/png")
+        assert client.wait(later.prediction_id, timeout_seconds=30).prediction_id == later.prediction_id
+        client.feedback("boot", prediction_id=answer.prediction_id)
+        assert client.project().champion_version == "A"
+        with pytest.raises(dethrone_client.ApiError, match="422 NOT_AN_IMAGE"):
+            client.predict(b"no image", media_type="image/png")
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_the_typescript_client_speaks_to_the_running_gateway(gateway, tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    (tmp_path / "item.png").write_bytes(png())
+    environment = {
+        "PATH": os.environ["PATH"],
+        "GATEWAY": gateway.url,
+        "KEY": TOKEN,
+        "PROJECT": "fashion",
+        "ITEM": str(tmp_path / "item.png"),
+    }
+    command = [node, str(TYPESCRIPT / "tests" / "try.mjs")]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert shown.returncode == 0, shown.stderr
+    got = json.loads(shown.stdout)
+    assert (got["prediction"]["label"], got["later"]["status"], got["feedback"]["accepted"]) == ("bag", "done", True)
+    assert [result["status"] for result in got["batch"]["results"]] == [200, 422]
+    assert got["later"]["prediction_id"] == got["accepted"]["prediction_id"]
+    assert got["project"]["champion_version"] == "A"
+    assert got["refused"] == {"status": 422, "code": "NOT_AN_IMAGE"}

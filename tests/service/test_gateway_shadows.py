@@ -1,0 +1,115 @@
+"""Shadows: asked after the caller has the answer, logged beside it, and never a caller's trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import httpx
+import pytest
+
+from bento_services.gateway import shadows as module
+from bento_services.gateway.client import Failed, Scores
+from bento_services.gateway.routes import snapshot_of
+from pipeline_tasks.contracts import RouteEntry
+from tests.service.conftest import bearer, png, snapshot
+from tests.service.servers import CLASSES
+
+SHADOW = RouteEntry("s1", "C", "http://s1", 0)
+
+
+@pytest.fixture
+def mirrored(bench):
+    known = snapshot()
+    fashion = dataclasses.replace(known.routes["fashion"], shadows=(SHADOW,))
+    bench.follow(snapshot_of([fashion], list(known.keys.values())))
+    bench.models.replies = {"s1": Scores(CLASSES, (0.1, 0.8, 0.1))}
+    return bench
+
+
+def ask(bench, number: int = 1, **headers: str) -> list[httpx.Response]:
+    async def send():
+        transport = httpx.ASGITransport(app=bench.client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            url = "/v1/projects/fashion/predict"
+            calls = [client.post(url, content=png(n), headers=bearer() | headers) for n in range(number)]
+            responses = await asyncio.gather(*calls)
+            await bench.gateway.mirror.stop()
+            return responses
+
+    return asyncio.run(send())
+
+
+def outcomes(bench) -> dict[str, int]:
+    names = ("logged", "dropped", "failed", "skipped")
+    return {name: bench.metrics.get("dethrone_shadows_total", label=f'outcome="{name}"') for name in names}
+
+
+def test_a_shadow_is_asked_the_same_and_logged_beside_the_answer_without_its_payload(mirrored):
+    (response,) = ask(mirrored)
+    assert response.json()["model_version"] == "A"
+    assert [asked[:2] for asked in mirrored.models.asked] == [("d1", png(0)), ("s1", png(0))]
+    answer, shadow = mirrored.records()
+    assert (answer.kind, shadow.kind, shadow.prediction_id) == ("prediction", "shadow", answer.prediction_id)
+    assert (shadow.model_version, shadow.deployment_id, shadow.label, shadow.confidence) == ("C", "s1", "boot", 0.8)
+    assert (shadow.payload, shadow.payload_sha256, shadow.status) == (None, answer.payload_sha256, 200)
+    assert mirrored.counts() == (1, 1, 0)
+    assert outcomes(mirrored)["logged"] == 1
+
+
+def test_the_caller_does_not_wait_for_a_shadow(mirrored):
+    asked = mirrored.models.ask
+    order = []
+
+    async def slow(entry, *args, **kwargs):
+        if entry.deployment_id == "s1":
+            await asyncio.sleep(0.2)
+        order.append(entry.deployment_id)
+        return await asked(entry, *args, **kwargs)
+
+    mirrored.models.ask = slow
+    (response,) = ask(mirrored)
+    total = float(response.headers["server-timing"].rpartition("total;dur=")[2])
+    assert total < 200
+    assert order == ["d1", "s1"]
+
+
+@pytest.mark.parametrize("kind", ["unreachable", "timeout", "nonsense", "failed", "overloaded"])
+def test_a_shadow_that_fails_is_logged_and_no_callers_trouble(mirrored, kind):
+    mirrored.models.replies = {"s1": Failed(kind)}
+    assert ask(mirrored)[0].status_code == 200
+    _, shadow = mirrored.records()
+    assert (shadow.status, shadow.error_code, shadow.label) == (503, f"SHADOW_{kind.upper()}", None)
+    assert mirrored.counts() == (1, 1, 0)
+
+
+def test_a_dead_shadow_is_left_alone_for_a_while(mirrored):
+    mirrored.models.replies = {"s1": Failed("unreachable")}
+    ask(mirrored)
+    ask(mirrored, 3)
+    assert outcomes(mirrored) == {"logged": 1, "dropped": 0, "failed": 0, "skipped": 3}
+
+
+def test_no_more_shadows_than_the_bound_are_asked_at_a_time(mirrored, monkeypatch):
+    monkeypatch.setattr(module, "MAX_IN_FLIGHT", 2)
+    mirrored.models.delay_seconds = 0.05
+    assert {response.status_code for response in ask(mirrored, 8)} == {200}
+    found = outcomes(mirrored)
+    assert (found["logged"], found["skipped"]) == (2, 6)
+    assert mirrored.gateway.dispatcher.in_flight("s1") == 0
+
+
+def test_a_caller_who_names_a_version_is_not_mirrored(mirrored):
+    ask(mirrored, **{"X-Model-Version": "A"})
+    assert [deployment for deployment, _, _ in mirrored.models.asked] == ["d1"]
+
+
+def test_monitoring_takes_shadows_for_neither_predictions_nor_errors(mirrored):
+    from bento_services.gateway.records import to_parts
+    from pipeline_tasks.monitoring.parts import read_part
+
+    mirrored.models.replies = {"s1": Failed("nonsense")}
+    ask(mirrored, 2)
+    ((key, data),) = to_parts(mirrored.records()).items()
+    part = read_part(data, object_key=key)
+    assert ({one.model_version for one in part.predictions}, len(part.predictions), part.num_errors) == ({"A"}, 2, 0)
