@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, LoadedModel, load_bytes
-from pipeline_tasks.models.base import Array
+from pipeline_tasks.models.base import Array, Signature
 
 
 class ModelVersion:
@@ -19,25 +19,36 @@ class ModelVersion:
         self.version = loaded.manifest.config.version
         self.labels = loaded.classes
 
+    @property
+    def signature(self) -> Signature:
+        """Return the shape and dtype of a decoded item."""
+        return self._loaded.manifest.config.signature
+
     def decode(self, data: bytes) -> Array:
         """Return one item; InputError when its bytes are unusable."""
         return self._loaded.decode(data)
 
     def example(self) -> Array:
         """Return zeros of the signature's shape; a free dimension gets length 1."""
-        signature = self._loaded.manifest.config.signature
+        signature = self.signature
         return np.zeros([max(size, 1) for size in signature.input_shape], dtype=signature.input_dtype)
 
-    def predict(self, items: Sequence[Array]) -> Sequence[Sequence[float]]:
-        """Return the probabilities of each item; PermanentError on an output that is not finite."""
-        rows: list[list[float]] = self._loaded.predict(list(items)).tolist()
-        return rows
+    def predict(self, items: Sequence[Array]) -> Array:
+        """Return the probabilities (n, c) of the items; PermanentError on an output that is not finite."""
+        return self._loaded.predict(list(items))
+
+    def recover(self) -> None:
+        """Give the GPU's cached memory back."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def load_model(folder: Path) -> ModelVersion:
     """Load the model version; ArtifactInvalid when a byte of it is not what was trained and judged.
 
-    The folder may hold other files: BentoML's model store adds its own.
+    The folder may hold other files: BentoML's model store adds its own, and the release its tuning.
     """
     import torch
 

@@ -1,0 +1,65 @@
+"""Warm-up through the endpoint: what the first requests would pay for is paid before the service is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+
+from PIL import Image
+from starlette.types import Message, Scope
+
+from bento_services.inference.bodies import BATCH, NPY, join_batch, npy_bytes, takes_tensors
+from bento_services.inference.endpoint import MAX_DEADLINE_SECONDS, Endpoint
+from bento_services.inference.tuning import warm_sizes
+
+logger = logging.getLogger(__name__)
+
+
+async def warm_through(endpoint: Endpoint, *, max_batch_size: int) -> None:
+    """Run every batch size through the model's thread, and requests of every form through the endpoint, alone and many.
+
+    A model that fails on its example is not stopped here: /readyz says so.
+    """
+    serving = endpoint.serving
+    if serving is None:
+        return
+    example = serving.model.example()
+    loop = asyncio.get_running_loop()
+    for size in warm_sizes(max_batch_size):
+        await serving.batcher.submit([example] * size, deadline=loop.time() + MAX_DEADLINE_SECONDS)
+    statuses: list[int] = []
+    for media_type, body in _bodies(endpoint):
+        statuses += await asyncio.gather(
+            *(_ask(endpoint, body, media_type=media_type) for _ in range(2 * max_batch_size))
+        )
+    logger.info("warm: batches of 1 to %d, %d requests", max_batch_size, len(statuses))
+
+
+def _bodies(endpoint: Endpoint) -> list[tuple[str, bytes]]:
+    """Return a body of each form; those of another modality are refused, which costs little and harms nobody."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(buffer, format="PNG")
+    encoded = [("image/png", buffer.getvalue()), ("text/plain", b"warm up"), ("application/json", b"{}")]
+    taken = endpoint.serving.signature.media_types if endpoint.serving else ()
+    bodies = [(media_type, body) for media_type, body in encoded if media_type in taken]
+    bodies += [(BATCH, join_batch([body])) for _, body in bodies]
+    if endpoint.serving and takes_tensors(endpoint.serving.signature):
+        bodies.append((NPY, npy_bytes(endpoint.serving.model.example())))
+    return bodies
+
+
+async def _ask(endpoint: Endpoint, body: bytes, *, media_type: str) -> int:
+    """Send one request into the endpoint and return its status."""
+    answered: list[int] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            answered.append(message["status"])
+
+    scope: Scope = {"type": "http", "method": "POST", "headers": [(b"content-type", media_type.encode())]}
+    await endpoint.predict(scope, receive, send)
+    return answered[0]
