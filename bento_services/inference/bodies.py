@@ -11,8 +11,10 @@ import functools
 import io
 import json
 import logging
+import math
 import struct
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -166,7 +168,7 @@ def _of_tensor(array: Array, *, signature: Signature, max_items: int) -> Content
     shape, single = signature.input_shape, array.ndim == len(signature.input_shape)
     got = array.shape if single else array.shape[1:]
     fits = len(got) == len(shape) and all(want in {-1, size} and size for want, size in zip(shape, got, strict=True))
-    if not fits or array.dtype.name != signature.input_dtype:
+    if not fits or array.dtype != np.dtype(signature.input_dtype):
         raise _bad_tensor(
             f"{signature.input_dtype} of the shape {shape} or (n, ...) of it", f"{array.dtype.name} {array.shape}"
         )
@@ -179,20 +181,24 @@ def _of_tensor(array: Array, *, signature: Signature, max_items: int) -> Content
     return Content([array] if single else list(array), single=single)
 
 
-def _array(data: memoryview, *, dtype: str, shape: tuple[int, ...], order: str) -> Array:
-    try:
-        kind = np.dtype(dtype)
-    except TypeError:
-        kind = np.dtype(object)
-    if kind.name not in TENSOR_DTYPES or not kind.isnative:
-        raise _bad_tensor(f"numbers of {', '.join(sorted(TENSOR_DTYPES))}, little-endian", dtype[:40])
-    expected = kind.itemsize
-    for size in shape:
-        expected *= size
+def _array(data: memoryview, *, dtype: str, shape: tuple[int, ...], order: Literal["C", "F"]) -> Array:
+    kind = _number_type(dtype)
+    expected = kind.itemsize * math.prod(shape)
     if expected != len(data):
         raise _bad_tensor(f"{expected} bytes of numbers", f"{len(data)}")
     flat: Array = np.frombuffer(data, dtype=kind)
-    return flat.reshape(shape, order="F" if order == "F" else "C")
+    return flat.reshape(shape, order=order)
+
+
+@functools.lru_cache(maxsize=64)
+def _number_type(name: str) -> np.dtype[Any]:
+    try:
+        kind = np.dtype(name)
+    except TypeError:
+        kind = np.dtype(object)
+    if kind.name not in TENSOR_DTYPES or not kind.isnative:
+        raise _bad_tensor(f"numbers of {', '.join(sorted(TENSOR_DTYPES))}, little-endian", name[:40])
+    return kind
 
 
 def _size(value: object) -> int:
