@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, LoadedModel, load_bytes
 from pipeline_tasks.models.base import Array, Signature
+
+USUAL_LENGTH = 64  # words of a short text
 
 
 class ModelVersion:
@@ -28,10 +31,19 @@ class ModelVersion:
         """Return one item; InputError when its bytes are unusable."""
         return self._loaded.decode(data)
 
+    @functools.cached_property
+    def _free_length(self) -> int:
+        """Return a length for free dimensions: a usual one, or 1 where the model cannot take that."""
+        try:
+            self.predict([_zeros(self.signature, USUAL_LENGTH)])
+        except Exception:  # noqa: BLE001  (an own recipe may raise anything; the probe will tell if 1 fails too)
+            return 1
+        return USUAL_LENGTH
+
     def example(self) -> Array:
-        """Return zeros of the signature's shape; a free dimension gets length 1."""
-        signature = self.signature
-        return np.zeros([max(size, 1) for size in signature.input_shape], dtype=signature.input_dtype)
+        """Return zeros of the signature's shape, to measure and warm up with."""
+        free = -1 in self.signature.input_shape
+        return _zeros(self.signature, self._free_length if free else 1)
 
     def predict(self, items: Sequence[Array]) -> Array:
         """Return the probabilities (n, c) of the items; PermanentError on an output that is not finite."""
@@ -43,6 +55,10 @@ class ModelVersion:
 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _zeros(signature: Signature, length: int) -> Array:
+    return np.zeros([length if size == -1 else size for size in signature.input_shape], dtype=signature.input_dtype)
 
 
 def load_model(folder: Path) -> ModelVersion:
