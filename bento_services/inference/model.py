@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from bento_services.inference.samples import encoded_samples, plain_arrays
+from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, LoadedModel, load_bytes
 from pipeline_tasks.models.base import Array, Signature
 
-USUAL_LENGTH = 64  # words of a short text
+logger = logging.getLogger(__name__)
 
 
 class ModelVersion:
@@ -31,19 +33,27 @@ class ModelVersion:
         """Return one item; InputError when its bytes are unusable."""
         return self._loaded.decode(data)
 
-    @functools.cached_property
-    def _free_length(self) -> int:
-        """Return a length for free dimensions: a usual one, or 1 where the model cannot take that."""
-        try:
-            self.predict([_zeros(self.signature, USUAL_LENGTH)])
-        except Exception:  # noqa: BLE001  (an own recipe may raise anything; the probe will tell if 1 fails too)
-            return 1
-        return USUAL_LENGTH
-
     def example(self) -> Array:
-        """Return zeros of the signature's shape, to measure and warm up with."""
-        free = -1 in self.signature.input_shape
-        return _zeros(self.signature, self._free_length if free else 1)
+        """Return an item that the model can predict, to measure, warm up and probe with."""
+        return self._example
+
+    @functools.cached_property
+    def _example(self) -> Array:
+        """Return the first sample that the model answers; zeros when it answers none: the probe will then say so."""
+        for item in self._samples():
+            try:
+                self.predict([item])
+            except Exception as error:  # noqa: BLE001  (an own recipe may raise anything)
+                logger.info("a sample of shape %s is not answered (%s)", item.shape, error)
+                continue
+            return item
+        return next(plain_arrays(self.signature))
+
+    def _samples(self) -> Iterator[Array]:
+        for _, data in encoded_samples(self.signature):
+            with contextlib.suppress(PipelineError):
+                yield self.decode(data)
+        yield from plain_arrays(self.signature)
 
     def predict(self, items: Sequence[Array]) -> Array:
         """Return the probabilities (n, c) of the items; PermanentError on an output that is not finite."""
@@ -55,10 +65,6 @@ class ModelVersion:
 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _zeros(signature: Signature, length: int) -> Array:
-    return np.zeros([length if size == -1 else size for size in signature.input_shape], dtype=signature.input_dtype)
 
 
 def load_model(folder: Path) -> ModelVersion:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 
-from PIL import Image
 from starlette.types import Message, Scope
 
 from bento_services.inference.bodies import BATCH, NPY, join_batch, npy_bytes, takes_tensors
-from bento_services.inference.endpoint import MAX_DEADLINE_SECONDS, Endpoint
+from bento_services.inference.endpoint import MAX_DEADLINE_SECONDS, Endpoint, Serving
+from bento_services.inference.samples import encoded_samples
 from bento_services.inference.tuning import warm_sizes
 
 logger = logging.getLogger(__name__)
@@ -29,23 +28,19 @@ async def warm_through(endpoint: Endpoint, *, max_batch_size: int) -> None:
     for size in warm_sizes(max_batch_size):
         await serving.batcher.submit([example] * size, deadline=loop.time() + MAX_DEADLINE_SECONDS)
     statuses: list[int] = []
-    for media_type, body in _bodies(endpoint):
+    for media_type, body in _bodies(serving):
         statuses += await asyncio.gather(
             *(_ask(endpoint, body, media_type=media_type) for _ in range(2 * max_batch_size))
         )
     logger.info("warm: batches of 1 to %d, %d requests", max_batch_size, len(statuses))
 
 
-def _bodies(endpoint: Endpoint) -> list[tuple[str, bytes]]:
-    """Return a body of each form; those of another modality are refused, which costs little and harms nobody."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(buffer, format="PNG")
-    encoded = [("image/png", buffer.getvalue()), ("text/plain", b"warm up"), ("application/json", b"{}")]
-    taken = endpoint.serving.signature.media_types if endpoint.serving else ()
-    bodies = [(media_type, body) for media_type, body in encoded if media_type in taken]
+def _bodies(serving: Serving) -> list[tuple[str, bytes]]:
+    """Return a body of each form that this model takes."""
+    bodies = encoded_samples(serving.signature)
     bodies += [(BATCH, join_batch([body])) for _, body in bodies]
-    if endpoint.serving and takes_tensors(endpoint.serving.signature):
-        bodies.append((NPY, npy_bytes(endpoint.serving.model.example())))
+    if takes_tensors(serving.signature):
+        bodies.append((NPY, npy_bytes(serving.model.example())))
     return bodies
 
 

@@ -259,5 +259,5 @@ def test_the_warm_up_runs_every_size_and_every_form():
     endpoint = endpoint_of(model, max_batch_size=3, max_queue=128)
     asyncio.run(warm_through(endpoint, max_batch_size=3))
     assert model.batches[:3] == [1, 2, 3]
-    # An encoded item ("warm up" is no number), a batch of one of it, and a tensor; six of each.
+    # An encoded item (a text is no number), a batch of one of it, and a tensor; six of each.
     assert endpoint.metrics.requests == {422: 6, 200: 12}
