@@ -60,7 +60,7 @@ class Windows:
     limit: float
 
 
-FULL = Windows(rounds=3, warm=1.0, window=4.0, limit=1.5)
+FULL = Windows(rounds=3, warm=0.7, window=3.0, limit=1.2)
 QUICK = Windows(rounds=1, warm=0.5, window=1.0, limit=0.5)
 
 

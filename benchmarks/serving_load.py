@@ -20,6 +20,7 @@ import uvloop
 
 TICKS = os.sysconf("SC_CLK_TCK")
 STUCK_SECONDS = 60
+CHUNKED, LAST_CHUNK = -1, b"0\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -48,10 +49,9 @@ class Connection(asyncio.Protocol):
             head = self._buffer[:end].lower()
             self._status = int(head[9:12])
             start = head.find(b"content-length:")
-            if start < 0:
-                raise RuntimeError(f"the answer must have a content-length (got {head[:200]!r}).")
-            self._expected = end + 4 + int(head[start + 15 :].partition(b"\r\n")[0])
-        if len(self._buffer) >= self._expected:
+            self._expected = end + 4 + int(head[start + 15 :].partition(b"\r\n")[0]) if start >= 0 else CHUNKED
+        whole = self._buffer.endswith(LAST_CHUNK) if self._expected == CHUNKED else len(self._buffer) >= self._expected
+        if whole:
             self._run.answered(self._status, time.perf_counter() - self._sent_at)
             if not self._run.stopped:
                 self.send()

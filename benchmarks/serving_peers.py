@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class Peer:
     command: Command
     ask: Ask
     ready_path: str = "/"
+    site_file: str | None = None
 
 
 def npy_header() -> bytes:
@@ -121,6 +123,7 @@ PEERS = (
         run_app("pytriton_app"),
         ask_v2_binary,
         "/v2/models/m/ready",
+        "pytriton_sitecustomize.py",
     ),
 )
 
@@ -148,6 +151,9 @@ def environment_of(peer: Peer, cache: Path) -> Path | str:
             return f"cannot be installed: {error}"
         if ran.returncode:
             return f"cannot be installed: {' '.join(ran.stderr.split())[:200]}"
+    if peer.site_file:
+        (site,) = folder.glob("lib/python*/site-packages")
+        shutil.copyfile(Path(__file__).parent / "serving_apps" / peer.site_file, site / "sitecustomize.py")
     done.touch()
     return python
 
