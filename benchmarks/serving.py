@@ -1,6 +1,6 @@
 """Our inference service beside seven other servers, on the same model, weights and core.
 
-    python benchmarks/serving.py                       all servers, both models, 3 rounds (about 50 minutes)
+    python benchmarks/serving.py                       all servers, three models, 3 rounds (about 30 minutes)
     python benchmarks/serving.py --quick               one round of short windows
     python benchmarks/serving.py --peers ours,fastapi --models image
 
@@ -60,7 +60,7 @@ class Windows:
     limit: float
 
 
-FULL = Windows(rounds=3, warm=0.7, window=3.0, limit=1.2)
+FULL = Windows(rounds=3, warm=0.7, window=2.5, limit=1.2)
 QUICK = Windows(rounds=1, warm=0.5, window=1.0, limit=0.5)
 
 
@@ -80,17 +80,23 @@ def main() -> int:
             scratch = Path(folder) / kind
             tag = models.build(kind, scratch)
             mine = [peer for peer in peers if kind != "none" or peer.key == "ours"]
+            before = limit(kind, scratch, seconds=windows.limit)
             for round_number in range(windows.rounds):
                 for peer in mine if round_number % 2 == 0 else reversed(mine):
                     if f"{peer.key} ({kind})" in problems or peer.key in problems:
                         continue
                     try:
                         rows = visit(peer, Path(pythons[peer.key]), kind, scratch, tag=tag, windows=windows)
+                        after = limit(kind, scratch, seconds=windows.limit)
                     except NoAnswerError as error:
                         problems[f"{peer.key} ({kind})"] = str(error)
                         say(f"{kind} {peer.key}: {error}")
                         continue
-                    results += [row | {"round": round_number} for row in rows]
+                    fixed = {"round": round_number, "kind": kind, "peer": peer.key, "limit": (before + after) / 2}
+                    before = after
+                    for row in rows:
+                        results.append(row | fixed)
+                        say(f"{kind} {peer.key} c={row['clients']}: {report.one_line(row | fixed)}")
             say(report.table(results, kind=kind, peers=mine, clients=CLIENTS))
     for key, reason in problems.items():
         say(f"not measured: {key}: {reason}")
@@ -123,16 +129,11 @@ def visit(peer: Peer, python: Path, kind: str, scratch: Path, *, tag: str, windo
     """Start a server, check its answers, measure it at every number of clients, stop it."""
     items, expected = models.items(kind, scratch)
     asks = [peer.ask(kind, item) for item in items]
-    before = limit(kind, scratch, seconds=windows.limit)
     with running(peer, python, kind, scratch, tag=tag) as pid:
         check(asks, expected)
         rows = [load(asks, pid=pid, clients=clients, windows=windows) for clients in CLIENTS]
         memory = sum(resident_mib(member) for member in tree_of(pid))
-    after = limit(kind, scratch, seconds=windows.limit)
-    fixed = {"kind": kind, "peer": peer.key, "limit": (before + after) / 2, "memory_mib": memory}
-    for row in rows:
-        say(f"{kind} {peer.key} c={row['clients']}: {report.one_line(row | fixed)}")
-    return [row | fixed for row in rows]
+    return [row | {"memory_mib": memory} for row in rows]
 
 
 @contextlib.contextmanager

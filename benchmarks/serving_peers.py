@@ -75,9 +75,9 @@ def ask_v2_json(kind: str, item: bytes) -> tuple[str, dict[str, str], bytes]:
 
 
 def ask_v2_binary(kind: str, item: bytes) -> tuple[str, dict[str, str], bytes]:
-    data = item if kind == "image" else len(item).to_bytes(4, "little") + item
-    shape, datatype = ([1, 3, 64, 64], "UINT8") if kind == "image" else ([1, 1], "BYTES")
-    given = {"name": "item", "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(data)}}
+    data = item if kind == "image" else item.ljust(1024, b"\0")
+    shape = [1, 3, 64, 64] if kind == "image" else [1, len(data)]
+    given = {"name": "item", "shape": shape, "datatype": "UINT8", "parameters": {"binary_data_size": len(data)}}
     head = json.dumps({"inputs": [given]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
     return "/v2/models/m/infer", headers, head + data
@@ -119,7 +119,7 @@ PEERS = (
     Peer(
         "pytriton",
         "Triton (PyTriton)",
-        ("nvidia-pytriton==0.5.7",),
+        ("nvidia-pytriton==0.5.7", "numpy<2"),
         run_app("pytriton_app"),
         ask_v2_binary,
         "/v2/models/m/ready",
@@ -132,9 +132,9 @@ def environment_of(peer: Peer, cache: Path) -> Path | str:
     """Return the Python of the peer's environment, made if it is not there, or why there is none."""
     if not peer.needs:
         return Path(sys.executable)
-    folder = cache / "-".join(sorted(peer.needs)).replace("[", "_").replace("]", "_")
+    folder = cache / peer.key
     python, done = folder / "bin" / "python", folder / ".installed"
-    if done.is_file():
+    if done.is_file() and done.read_text() == str(peer.needs):
         return python
     uv = Path(sys.executable).parent / "uv"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -154,7 +154,7 @@ def environment_of(peer: Peer, cache: Path) -> Path | str:
     if peer.site_file:
         (site,) = folder.glob("lib/python*/site-packages")
         shutil.copyfile(Path(__file__).parent / "serving_apps" / peer.site_file, site / "sitecustomize.py")
-    done.touch()
+    done.write_text(str(peer.needs))
     return python
 
 
