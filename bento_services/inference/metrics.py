@@ -78,9 +78,10 @@ class Metrics:
     def took(self, seconds: float) -> None:
         self.pass_seconds.observe(seconds)
 
-    def render(self, gauges: Mapping[str, float], *, version: str) -> str:
+    def render(self, gauges: Mapping[str, float], *, info: Mapping[str, str]) -> str:
         """Return the exposition text; `gauges` are read by the caller at the time of the scrape."""
-        lines = ["# TYPE dethrone_model_info gauge", f'dethrone_model_info{{model_version="{version}"}} 1']
+        labels = ",".join(f'{name}="{value}"' for name, value in info.items())
+        lines = ["# TYPE dethrone_model_info gauge", f"dethrone_model_info{{{labels}}} 1"]
         lines += _counter("dethrone_requests_total", "status", self.requests)
         lines += _counter("dethrone_items_total", "code", self.items)
         lines += _counter("dethrone_batches_total", "reason", self.batches)

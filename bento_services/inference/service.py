@@ -91,8 +91,11 @@ class Inference:
             "dethrone_max_batch_size": self._tuning.max_batch_size,
             "dethrone_max_queue_items": self._tuning.max_queue,
         }
-        await asyncio.sleep(0)
-        return bentoml_text + endpoint.metrics.render(gauges, version=self._model.version)
+        info = {
+            "model_version": self._model.version,
+            "event_loop": type(asyncio.get_running_loop()).__module__,  # uvloop, unless the image lacks it
+        }
+        return bentoml_text + endpoint.metrics.render(gauges, info=info)
 
 
 Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from starlette.types import Message, Scope
 
@@ -24,9 +25,8 @@ async def warm_through(endpoint: Endpoint, *, max_batch_size: int) -> None:
     if serving is None:
         return
     example = serving.model.example()
-    loop = asyncio.get_running_loop()
     for size in warm_sizes(max_batch_size):
-        await serving.batcher.submit([example] * size, deadline=loop.time() + MAX_DEADLINE_SECONDS)
+        await serving.batcher.submit([example] * size, deadline=time.monotonic() + MAX_DEADLINE_SECONDS)
     statuses: list[int] = []
     for media_type, body in _bodies(serving):
         statuses += await asyncio.gather(

@@ -134,6 +134,10 @@ def test_identity_and_errors_stay_with_their_request(client):
         assert not number % 2 or response.json()["error"]["request_id"] == f"r{number}"
 
 
+def test_the_fast_event_loop_of_its_requirements_is_used(client):
+    assert 'dethrone_model_info{model_version="v1",event_loop="uvloop"}' in metrics(client)
+
+
 def test_the_paths_around_it_answer(client):
     document = client.get("/docs.json").json()
     assert set(document["paths"]["/predict"]["post"]["requestBody"]["content"]) >= {"image/png", BATCH, NPY}

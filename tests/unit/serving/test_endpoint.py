@@ -194,7 +194,7 @@ def test_big_bodies_are_decoded_outside_the_loop(monkeypatch):
 def test_what_is_counted_is_rendered_for_prometheus():
     endpoint = endpoint_of(Doubles())
     answer(endpoint, join_batch([b"1", b"x", b"2"]), content_type=BATCH)
-    lines = endpoint.metrics.render({"dethrone_queue_items": 0}, version="A").splitlines()
+    lines = endpoint.metrics.render({"dethrone_queue_items": 0}, info={"model_version": "A"}).splitlines()
     for line in (
         'dethrone_model_info{model_version="A"} 1',
         'dethrone_requests_total{status="200"} 1',
