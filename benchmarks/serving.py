@@ -71,6 +71,7 @@ class NoAnswerError(Exception):
 def main() -> int:
     arguments = parse()
     windows = QUICK if arguments.quick else FULL
+    windows = dataclasses.replace(windows, rounds=arguments.rounds or windows.rounds)
     peers = [peer for peer in PEERS if peer.key in arguments.peers]
     pythons = {peer.key: environment_of(peer, arguments.cache) for peer in peers}
     problems = {key: found for key, found in pythons.items() if isinstance(found, str)}
@@ -111,6 +112,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", type=lambda text: text.split(","), default=every, help=",".join(every))
     parser.add_argument("--models", type=lambda text: text.split(","), default=["image", "text", "none"])
     parser.add_argument("--quick", action="store_true", help="one round of one second each: does it run at all")
+    parser.add_argument("--rounds", type=int, help="how often each server is measured (3; 1 with --quick)")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "dethrone-benchmarks")
     parser.add_argument("--json", type=Path, help="also write every measurement into this file")
     arguments = parser.parse_args()

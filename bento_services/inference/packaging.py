@@ -197,9 +197,11 @@ def _tune(folder: Path) -> None:
     """
     import torch
 
+    from bento_services.inference.memory import keep_freed_memory
     from bento_services.inference.model import load_model
     from bento_services.inference.tuning import choose, measure, save_tuning
 
+    keep_freed_memory()
     torch.set_num_threads(1)
     # One thread's CPU time is the wall time of a machine that does nothing else; releases are built on busy ones.
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time

@@ -14,6 +14,7 @@ import bentoml
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import tracing
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
+from bento_services.inference.memory import keep_freed_memory
 from bento_services.inference.predictor import predict_rows, probe
 from bento_services.inference.schemas import Answers, Row
 from bento_services.inference.tuning import load_tuning
@@ -47,6 +48,7 @@ class Inference:
         from bento_services.inference.model import load_model
 
         die_with_parent()
+        keep_freed_memory()
         # Determinism and throughput: one thread a process; the machine is shared by replicas, not by threads.
         torch.set_num_threads(1)
         folder = _model_dir()
