@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from bento_services.inference.samples import encoded_samples, plain_arrays
+from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, LoadedModel, load_bytes
-from pipeline_tasks.models.base import Array
+from pipeline_tasks.models.base import Array, Signature
+
+logger = logging.getLogger(__name__)
 
 
 class ModelVersion:
@@ -19,25 +24,53 @@ class ModelVersion:
         self.version = loaded.manifest.config.version
         self.labels = loaded.classes
 
+    @property
+    def signature(self) -> Signature:
+        """Return the shape and dtype of a decoded item."""
+        return self._loaded.manifest.config.signature
+
     def decode(self, data: bytes) -> Array:
         """Return one item; InputError when its bytes are unusable."""
         return self._loaded.decode(data)
 
     def example(self) -> Array:
-        """Return zeros of the signature's shape; a free dimension gets length 1."""
-        signature = self._loaded.manifest.config.signature
-        return np.zeros([max(size, 1) for size in signature.input_shape], dtype=signature.input_dtype)
+        """Return an item that the model can predict, to measure, warm up and probe with."""
+        return self._example
 
-    def predict(self, items: Sequence[Array]) -> Sequence[Sequence[float]]:
-        """Return the probabilities of each item; PermanentError on an output that is not finite."""
-        rows: list[list[float]] = self._loaded.predict(list(items)).tolist()
-        return rows
+    @functools.cached_property
+    def _example(self) -> Array:
+        """Return the first sample that the model answers; zeros when it answers none: the probe will then say so."""
+        for item in self._samples():
+            try:
+                self.predict([item])
+            except Exception as error:  # noqa: BLE001  (an own recipe may raise anything)
+                logger.info("a sample of shape %s is not answered (%s)", item.shape, error)
+                continue
+            return item
+        return next(plain_arrays(self.signature))
+
+    def _samples(self) -> Iterator[Array]:
+        for _, data in encoded_samples(self.signature):
+            with contextlib.suppress(PipelineError):
+                yield self.decode(data)
+        yield from plain_arrays(self.signature)
+
+    def predict(self, items: Sequence[Array]) -> Array:
+        """Return the probabilities (n, c) of the items; PermanentError on an output that is not finite."""
+        return self._loaded.predict(list(items))
+
+    def recover(self) -> None:
+        """Give the GPU's cached memory back."""
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def load_model(folder: Path) -> ModelVersion:
     """Load the model version; ArtifactInvalid when a byte of it is not what was trained and judged.
 
-    The folder may hold other files: BentoML's model store adds its own.
+    The folder may hold other files: BentoML's model store adds its own, and the release its tuning.
     """
     import torch
 

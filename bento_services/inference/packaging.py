@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,10 +202,29 @@ def _keep_model(tag: str, model_dir: Path, *, digest: str) -> None:
         with bentoml.models.create(tag, labels={"digest": digest}) as model:
             for name in MODEL_FILES:
                 shutil.copyfile(model_dir / name, model.path_of(name))
+            _tune(Path(model.path))
         return
     for name in MODEL_FILES:
         if sha256_hex(Path(kept.path_of(name)).read_bytes()) != sha256_hex((model_dir / name).read_bytes()):
             raise PermanentError(f"the stored model {tag} must hold the same {name} (got other bytes): BENTO_CONFLICT.")
+
+
+def _tune(folder: Path) -> None:
+    """Measure the model as the service will run it, and keep the sizes beside it.
+
+    No part of the digest: what a release answers does not depend on them, and no two measurements are alike.
+    """
+    import torch
+
+    from bento_services.inference.memory import keep_freed_memory
+    from bento_services.inference.model import load_model
+    from bento_services.inference.tuning import choose, measure, save_tuning
+
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    # One thread's CPU time is the wall time of a machine that does nothing else; releases are built on busy ones.
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    save_tuning(choose(measure(load_model(folder), clock=clock)), folder)
 
 
 def _build_from_sources(request: Mapping[str, Any]) -> Any:

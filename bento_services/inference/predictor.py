@@ -1,19 +1,18 @@
-"""From decoded items to predictions: batches, warm-up, and one item's failure kept to that item. No HTTP here."""
+"""From decoded items to probabilities: passes, warm-up, and one item's failure kept to that item. No HTTP here."""
 
 from __future__ import annotations
 
 import logging
-import math
+import traceback
 from collections.abc import Sequence
 from typing import Protocol
 
-from bento_services.inference.schemas import MODEL_FAILED, Prediction, Row
+import numpy as np
+
+from bento_services.inference.schemas import MODEL_FAILED, Refusal, Row
 from pipeline_tasks.models.base import Array
 
 logger = logging.getLogger(__name__)
-
-BATCH_SIZES = (1, 2, 4, 8, 16)
-MAX_BATCH_SIZE = BATCH_SIZES[-1]
 
 
 class Model(Protocol):
@@ -28,32 +27,43 @@ class Model(Protocol):
     def example(self) -> Array:
         """Return a decoded item of the right shape, for warming up and for probing."""
 
-    def predict(self, items: Sequence[Array]) -> Sequence[Sequence[float]]:
-        """Return the probabilities of each item; PermanentError on an output that is not finite."""
+    def predict(self, items: Sequence[Array]) -> Array:
+        """Return the probabilities (n, c) of the items; PermanentError on an output that is not finite."""
+
+    def recover(self) -> None:
+        """Give back what a failed pass holds (a GPU's cached memory)."""
 
 
 def predict_rows(model: Model, items: Sequence[Array]) -> list[Row]:
-    """Return one row per item, in order; when a pass fails, one by one, so that only the guilty item has no answer."""
+    """Return one row per item, in order; a failed pass is halved until only the guilty items have no answer.
+
+    Halves, not single items: what did not fit into memory often fits in two, and one guilty item of n costs about two
+    passes' work, not n passes.
+    """
     try:
-        return _one_pass(model, items)
-    except Exception:
-        if len(items) == 1:
-            logger.exception("the model failed on one item")
-            return [MODEL_FAILED]
-        logger.warning("a batch of %d failed; predicting its items one by one", len(items))
-        return [row for item in items for row in predict_rows(model, [item])]
+        return list(_one_pass(model, items))
+    except Exception:  # noqa: BLE001  whatever it is, it must fail the guilty item only
+        # As text, and the rest outside this handler: a traceback keeps the failed pass's tensors in memory.
+        logger.error("a pass of %d items failed\n%s", len(items), traceback.format_exc())  # noqa: TRY400
+    model.recover()
+    if len(items) <= 1:
+        return [MODEL_FAILED] * len(items)
+    middle = len(items) // 2
+    return predict_rows(model, items[:middle]) + predict_rows(model, items[middle:])
 
 
-def _one_pass(model: Model, items: Sequence[Array]) -> list[Row]:
-    probabilities = model.predict(items)
-    if len(probabilities) != len(items) or any(len(row) != len(model.labels) for row in probabilities):
-        raise ValueError(f"the model must answer {len(items)} rows of {len(model.labels)} (got {len(probabilities)}).")
-    if not all(math.isfinite(value) for row in probabilities for value in row):
+def _one_pass(model: Model, items: Sequence[Array]) -> list[list[float]]:
+    probabilities_nc = model.predict(items)
+    expected = (len(items), len(model.labels))
+    if probabilities_nc.shape != expected:
+        raise ValueError(f"the model must answer with the shape {expected} (got {probabilities_nc.shape}).")
+    if not np.isfinite(probabilities_nc).all():
         raise ValueError("the model must answer with finite numbers (got NaN or infinity).")
-    return [Prediction(model.version, model.labels, tuple(float(value) for value in row)) for row in probabilities]
+    rows: list[list[float]] = probabilities_nc.tolist()
+    return rows
 
 
-def warm_up(model: Model, *, sizes: Sequence[int] = BATCH_SIZES) -> None:
+def warm_up(model: Model, *, sizes: Sequence[int]) -> None:
     """Run every batch size through the model, so that no user's request pays for it."""
     for size in sizes:
         model.predict([model.example()] * size)
@@ -62,4 +72,4 @@ def warm_up(model: Model, *, sizes: Sequence[int] = BATCH_SIZES) -> None:
 def probe(model: Model) -> bool:
     """Return whether the model predicts now: what readiness means."""
     (row,) = predict_rows(model, [model.example()])
-    return isinstance(row, Prediction)
+    return not isinstance(row, Refusal)

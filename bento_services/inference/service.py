@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 import bentoml
 
-from bento_services.inference.batcher import MicroBatcher, QueueFullError, TooLateError
-from bento_services.inference.predictor import BATCH_SIZES, MAX_BATCH_SIZE, predict_rows, probe, warm_up
-from bento_services.inference.schemas import JsonAnswer, RawItem, Refusal, Row
+from bento_services.inference.batcher import MicroBatcher
+from bento_services.inference.config import tracing
+from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
+from bento_services.inference.memory import keep_freed_memory
+from bento_services.inference.predictor import predict_rows, probe
+from bento_services.inference.schemas import Answers, Row
+from bento_services.inference.tuning import load_tuning
+from bento_services.inference.warm import warm_through
 from bento_services.parent import die_with_parent
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Array
 
-REQUEST_TIMEOUT_SECONDS = 10
-MAX_QUEUE = 8 * MAX_BATCH_SIZE
-DEADLINE_SECONDS = 5.0  # what the gateway waits for an answer
+REQUEST_TIMEOUT_SECONDS = 30
+MAX_ITEMS = 1024
 
-OVERLOADED = Refusal(503, "OVERLOADED", "the model must have a free slot (got none). Try another replica, or later.")
-
+TRACING = tracing()
+endpoint = Endpoint()
 logger = logging.getLogger(__name__)
 
 
@@ -34,7 +37,7 @@ logger = logging.getLogger(__name__)
     traffic={"timeout": REQUEST_TIMEOUT_SECONDS},
     logging={"access": {"enabled": False}},
     metrics={"enabled": True},
-    tracing={"excluded_urls": ".*"},
+    tracing={"excluded_urls": "" if TRACING else ".*"},
 )
 class Inference:
     """Predictions of one model version; it knows nothing of users, routes or storage."""
@@ -45,54 +48,59 @@ class Inference:
         from bento_services.inference.model import load_model
 
         die_with_parent()
+        keep_freed_memory()
         # Determinism and throughput: one thread a process; the machine is shared by replicas, not by threads.
         torch.set_num_threads(1)
-        self._model = load_model(_model_dir())
-        warm_up(self._model)
-        RawItem.decoder = self._model.decode
+        folder = _model_dir()
+        self._tuning = load_tuning(folder)
+        self._model = load_model(folder)
         self._batcher: MicroBatcher[Array, Row] = MicroBatcher(
             functools.partial(predict_rows, self._model),
-            max_batch_size=MAX_BATCH_SIZE,
-            max_queue=MAX_QUEUE,
-            deadline_seconds=DEADLINE_SECONDS,
-            observe=batch_metrics(),
+            max_batch_size=self._tuning.max_batch_size,
+            max_queue=self._tuning.max_queue,
+            observer=endpoint.metrics,
         )
-        logger.info("model version %s is loaded and warm", self._model.version)
+        endpoint.serving = Serving(
+            self._model,
+            self._model.signature,
+            self._batcher,
+            Answers(version=self._model.version, labels=self._model.labels),
+            max_items=min(MAX_ITEMS, self._tuning.max_queue),
+        )
+        logger.info("model version %s is loaded; %s", self._model.version, self._tuning)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def settle(self) -> None:
-        """Warm the worker thread too, then take what is loaded out of the garbage collector's walks."""
-        await anyio.to_thread.run_sync(warm_up, self._model)
+        """Warm every batch size through the endpoint, then take what is loaded out of the garbage collector's walks."""
+        await warm_through(endpoint, max_batch_size=self._tuning.max_batch_size)
+        endpoint.metrics.reset()
         gc.collect()
         gc.freeze()
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def close(self) -> None:
+        """End the model's thread."""
+        self._batcher.close()
 
     async def __is_ready__(self) -> bool:
         """Answer /readyz: ready means that a prediction was just made."""
         return await anyio.to_thread.run_sync(probe, self._model)
 
-    @bentoml.api(route="/predict", input_spec=RawItem, output_spec=JsonAnswer)  # type: ignore[untyped-decorator]
-    async def predict(self, item: Any) -> Any:
-        """Predict one item: its encoded bytes in the body, probabilities by label in the answer."""
-        if isinstance(item, Refusal):
-            return item
-        try:
-            return await self._batcher.submit(item)
-        except (QueueFullError, TooLateError):
-            return OVERLOADED
+    async def __metrics__(self, bentoml_text: str) -> str:
+        """Answer /metrics: BentoML's text, then ours."""
+        gauges = {
+            "dethrone_queue_items": self._batcher.num_waiting,
+            "dethrone_max_batch_size": self._tuning.max_batch_size,
+            "dethrone_max_queue_items": self._tuning.max_queue,
+        }
+        info = {
+            "model_version": self._model.version,
+            "event_loop": type(asyncio.get_running_loop()).__module__,  # uvloop, unless the image lacks it
+        }
+        return bentoml_text + endpoint.metrics.render(gauges, info=info)
 
 
-def batch_metrics() -> Callable[[int, float], None]:
-    """Return what counts batch sizes and waits; made inside the serving process, where BentoML collects them."""
-    from prometheus_client import Histogram
-
-    sizes = Histogram("dethrone_batch_size", "Items predicted together", buckets=BATCH_SIZES)
-    waits = Histogram("dethrone_batch_wait_seconds", "Wait of a batch's oldest item")
-
-    def observe(size: int, wait_seconds: float) -> None:
-        sizes.observe(size)
-        waits.observe(wait_seconds)
-
-    return observe
+Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
 
 
 def _model_dir() -> Path:

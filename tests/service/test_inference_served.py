@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import save as save_safetensors
 
+from bento_services.inference.bodies import BATCH, NPY, SAFETENSORS, join_batch, npy_bytes
 from bento_services.inference.packaging import build_bento, export_bento, import_bento, stored_digest
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.models.artifact import load
@@ -69,10 +73,90 @@ def test_many_at_once_get_what_the_offline_path_gives(built, client):
 def test_requests_that_wait_together_were_predicted_together(client):
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda seed: ask(client, png(seed)), range(200)))
-    lines = client.get("/metrics").text.splitlines()
-    alone = next(line for line in lines if line.startswith("dethrone_batch_size_bucket") and 'le="1.0"' in line)
-    batches = next(line for line in lines if line.startswith("dethrone_batch_size_count"))
-    assert float(alone.rpartition(" ")[2]) < float(batches.rpartition(" ")[2])
+    counted = metrics(client)
+    assert counted['dethrone_batch_size_bucket{le="1.0"}'] < counted["dethrone_batch_size_count"]
+
+
+def metrics(client) -> dict[str, float]:
+    """Return our own metrics, by name and labels."""
+    lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith("dethrone_")]
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def test_a_batch_is_answered_in_its_order_with_an_error_for_each_bad_item(built, client):
+    model = load(built[0] / "model")
+    images = [png(seed) for seed in range(40)]
+    expected = model.predict([model.decode(image) for image in images])
+    bodies = [image if number % 4 else b"not an image" for number, image in enumerate(images)]
+    before = metrics(client)
+    answer = ask(client, join_batch(bodies), BATCH).json()
+    after = metrics(client)
+    for number, item in enumerate(answer["items"]):
+        if number % 4:
+            assert item["probabilities"] == pytest.approx(expected[number].tolist(), abs=1e-5)
+        else:
+            assert item["error"]["code"] in {"NOT_AN_IMAGE", "TYPE_NOT_ALLOWED"}
+    assert len(answer["items"]) == 40
+    assert (answer["model_version"], tuple(answer["labels"])) == ("v1", CLASSES)
+    assert after['dethrone_items_total{code="OK"}'] - before['dethrone_items_total{code="OK"}'] == 30
+    assert after['dethrone_requests_total{status="200"}'] - before['dethrone_requests_total{status="200"}'] == 1
+
+
+def test_tensors_are_answered_as_the_images_they_are_decoded_from(built, client):
+    model = load(built[0] / "model")
+    decoded = np.stack([model.decode(png(seed)) for seed in range(5)])
+    expected = model.predict(list(decoded))
+    for media_type, body in ((NPY, npy_bytes(decoded)), (SAFETENSORS, save_safetensors({"images": decoded}))):
+        items = ask(client, body, media_type).json()["items"]
+        assert [item["probabilities"] for item in items] == [pytest.approx(row.tolist(), abs=1e-5) for row in expected]
+    single = ask(client, npy_bytes(decoded[0]), NPY).json()
+    assert single["probabilities"] == pytest.approx(expected[0].tolist(), abs=1e-5)
+
+
+def test_the_size_of_a_pass_was_measured_when_the_release_was_built(built, client):
+    (stored,) = (built[0] / "elsewhere" / "models").rglob("serving.json")
+    tuning = json.loads(stored.read_text())
+    assert str(tuning["max_batch_size"]) in tuning["seconds_by_size"]
+    assert metrics(client)["dethrone_max_batch_size"] == tuning["max_batch_size"]
+
+
+def test_identity_and_errors_stay_with_their_request(client):
+    headers = {"Content-Type": "image/png"}
+    with ThreadPoolExecutor(32) as pool:
+        calls = [
+            pool.submit(client.post, "/predict", content=body, headers={**headers, "X-Request-Id": f"r{number}"})
+            for number, body in enumerate([png(1), b"no image"] * 40)
+        ]
+    for number, call in enumerate(calls):
+        response = call.result()
+        assert response.headers["x-request-id"] == f"r{number}"
+        assert response.status_code == (422 if number % 2 else 200)
+        assert not number % 2 or response.json()["error"]["request_id"] == f"r{number}"
+
+
+def test_the_fast_event_loop_of_its_requirements_is_used(client):
+    assert 'dethrone_model_info{model_version="v1",event_loop="uvloop"}' in metrics(client)
+
+
+def test_the_paths_around_it_answer(client):
+    document = client.get("/docs.json").json()
+    assert set(document["paths"]["/predict"]["post"]["requestBody"]["content"]) >= {"image/png", BATCH, NPY}
+    assert client.get("/predict").status_code == 405
+    assert client.get("/livez").status_code == 200
+    assert "bentoml_service_request_in_progress" in client.get("/metrics").text
+    assert client.post("/predict", content=png(), headers={"X-Request-Timeout-Ms": "soon"}).status_code == 400
+
+
+def test_a_request_can_go_through_bentomls_tracing(built):
+    folder, _ = built
+    environment = {"BENTOML_HOME": str(folder / "bentoml"), "DETHRONE_INFERENCE_TRACING": "on"}
+    with (
+        serving(TAG, home=folder, environment=environment, cwd=folder / "empty") as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=20) as client,
+    ):
+        assert ask(client, png()).status_code == 200
+        # BentoML's middlewares have seen it: they stand beside its tracing, in front of ours.
+        assert 'endpoint="/predict"' in client.get("/metrics").text
 
 
 def test_bad_neighbours_fail_alone(client):

@@ -1,0 +1,115 @@
+"""The models and items of `benchmarks/serving.py`; as a program, the in-process limit of one.
+
+python benchmarks/serving_models.py KIND FOLDER SECONDS     prints items per CPU second of a few windows, as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = tuple(f"class {number}" for number in range(10))
+NUM_ITEMS = 64
+BATCH = 32
+WINDOWS = 3
+WORDS = ("train", "gate", "model", "label", "exam", "route", "swap", "drift", "queue", "batch", "release", "item")
+IMAGE_PARAMS = {"image_size": 64, "channels": 3, "width": 32, "hidden": 376}
+
+
+def build(kind: str, scratch: Path) -> str:
+    """Write an untrained model version and its bento; return the bento's tag."""
+    import torch
+
+    from bento_services.inference.packaging import build_bento
+    from pipeline_tasks.models.artifact import ModelConfig, Origin, pack, save
+    from pipeline_tasks.models.registry import find_recipe, recipe_from_source
+
+    torch.manual_seed(0)
+    if kind == "image":
+        found, params = find_recipe("image_cnn"), IMAGE_PARAMS
+    else:
+        source = Path(__file__).with_name(f"serving_{kind}_recipe.py").read_text()
+        found, params = recipe_from_source(source), {}
+    recipe = found.recipe
+    params = recipe.resolve(params)
+    config = ModelConfig(
+        project="benchmark",
+        version="v1",
+        recipe="image_cnn" if kind == "image" else "recipe.py",
+        recipe_digest=found.code_digest,
+        recipe_source=found.own_source,
+        params=params,
+        classes=CLASSES,
+        preprocessing=recipe.preprocessing(params),
+        signature=recipe.signature(params, len(CLASSES)),
+        snapshot_id="s1",
+        training_key="k1",
+        warm_start=None,
+        seed=0,
+        threads=1,
+        lock_hash="l1",
+    )
+    origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
+    module = recipe.build(params, len(CLASSES))
+    sys.stdout.write(f"{kind}: {sum(value.numel() for value in module.parameters()):,} parameters\n")
+    save(pack(module, config=config, origin=origin, metrics={}), scratch / "model")
+    tag = f"dethrone_benchmark_{kind}:v1"
+    build_bento(scratch / "model", tag=tag, labels={}, bentoml_home=scratch / "bentoml")
+    tuning = next((scratch / "bentoml" / "models").rglob("serving.json"))
+    sys.stdout.write(f"{kind}: {' '.join(tuning.read_text().split())}\n")
+    return tag
+
+
+def raw_items(kind: str) -> list[bytes]:
+    """Return the items as every server gets them: pixels, or UTF-8 text of 16 to 56 words."""
+    generator = np.random.default_rng(0)
+    if kind == "text":
+        lengths = generator.integers(16, 57, NUM_ITEMS)
+        return [" ".join(f"{WORDS[one % 12]}{one}" for one in generator.integers(0, 5000, n)).encode() for n in lengths]
+    return [generator.integers(0, 256, (3, 64, 64), dtype=np.uint8).tobytes() for _ in range(NUM_ITEMS)]
+
+
+def items(kind: str, scratch: Path) -> tuple[list[bytes], list[list[float]]]:
+    """Return the items and the offline path's answers."""
+    from pipeline_tasks.models.artifact import load
+
+    model, raw = load(scratch / "model"), raw_items(kind)
+    return raw, model.predict(decoded(model, kind, raw)).tolist()
+
+
+def decoded(model: object, kind: str, raw: list[bytes]) -> list[np.ndarray]:
+    """Return the items as the model takes them."""
+    if kind == "text":
+        return [model.decode(item) for item in raw]
+    return [np.frombuffer(item, np.uint8).reshape(3, 64, 64) for item in raw]
+
+
+def measure_limit(kind: str, scratch: Path, *, seconds: float) -> list[float]:
+    """Return the items per CPU second of a batch of 32 that is ready in memory, in a few windows."""
+    import torch
+
+    from pipeline_tasks.models.artifact import load
+
+    torch.set_num_threads(1)
+    model = load(scratch / "model")
+    batches = np.array_split(model.recipe.collate(decoded(model, kind, raw_items(kind))), NUM_ITEMS // BATCH)
+    for batch in batches:
+        model.recipe.predict_batch(model.module, batch)
+    rates = []
+    for _ in range(WINDOWS):
+        began, cpu, count = time.perf_counter(), time.process_time(), 0
+        while time.perf_counter() - began < seconds / WINDOWS:
+            for batch in batches:
+                model.recipe.predict_batch(model.module, batch)
+                count += len(batch)
+        rates.append(count / (time.process_time() - cpu))
+    return rates
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure_limit(sys.argv[1], Path(sys.argv[2]), seconds=float(sys.argv[3]))) + "\n")

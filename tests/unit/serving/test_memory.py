@@ -1,0 +1,46 @@
+"""What a pass frees is kept for the next."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import ctypes, resource, threading
+if {kept}:
+    from bento_services.inference.memory import keep_freed_memory
+    keep_freed_memory()
+
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+def passes():
+    for number in range(20):
+        blocks = [libc.malloc(1 << 21) for _ in range(20)]
+        for block in blocks:
+            libc.memset(block, 1, 1 << 21)
+        for block in blocks:
+            libc.free(block)
+        if number == 4:
+            before.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+
+before = []
+thread = threading.Thread(target=passes)
+thread.start()
+thread.join()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before[0])
+"""
+
+
+def page_faults(*, kept: bool) -> int:
+    program = PROGRAM.format(kept=kept)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_a_pass_in_a_thread_does_not_fault_its_memory_in_anew():
+    assert page_faults(kept=True) < 1000
+    assert page_faults(kept=False) > 10_000
