@@ -1,19 +1,25 @@
-"""What the search for near duplicates of exam items costs: 2,000 exam items against 100,000 training items.
+"""What the search for near duplicates of exam items costs: fingerprints, and finding the pairs.
 
-    python benchmarks/leak_check.py            # images, texts, rows: CPU time per item and of pair finding
+    python benchmarks/leak_check.py            2,000 exam items against 100,000, each modality (about 10 minutes)
+    python benchmarks/leak_check.py --large    100,000 exam photos against 1,000,000: finding the pairs only
 
 Items are made up of the demo's photos and of random words, so that nothing has to be fetched. Photos are varied by
-rotation, shift and noise into as many different ones as are asked for; one exam item in twenty has a copy.
+rotation, shift and noise into as many different ones as are asked for; with --large the same is done to fingerprints
+(two photos blended, moved by up to two of 16 pixels, noise). One exam item in twenty has a copy. Each modality runs in
+a process of its own; memory is the peak of that process while the pairs are found, beside what it held before.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import json
-import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -71,29 +77,96 @@ def measure(modality: Modality, make: Callable[..., bytes], *, num_exam: int, nu
     def read(ids):
         return {one: make(int(one[1:]) + 1_000_000 * (one[0] == "t"), copy=one[0] == "c") for one in ids}
 
+    own = {(f"e{n:06d}", f"c{n:06d}") for n in copies}
+    print(f"{modality}: {1e3 * cost:.2f} ms of CPU an item, {exam.values.shape[1]} bytes; ", end="")
+    find(exam, trained, modality, read=read, own=own)
+
+
+def find(
+    exam: fp.Fingerprints, trained: fp.Fingerprints, modality: Modality, *, read, own: set[tuple[str, str]]
+) -> None:
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    before = status("VmRSS")
     started, busy = time.perf_counter(), time.process_time()
     leaks = near_duplicates.near_leaks(exam, trained, modality=modality, settings=NearDuplicates(), read=read)
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
-    own = {(f"e{n:06d}", f"c{n:06d}") for n in copies}
     found = {(leak.item_id, leak.trained_item_id) for leak in leaks}
+    pairs = len(exam.item_ids) * len(trained.item_ids)
     print(
-        f"{modality:8s} {1e3 * cost:6.2f} ms of CPU an item; {len(exam.item_ids):,} x {len(trained.item_ids):,} "
-        f"in {seconds:5.1f} s ({busy:.1f} s of CPU); "
-        f"copies found {len(own & found)} of {len(own)}, other pairs {len(found - own)}; "
-        f"{exam.values.shape[1]} bytes an item; "
-        f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB"
+        f"{len(exam.item_ids):,} x {len(trained.item_ids):,} in {seconds:.1f} s ({busy:.1f} s of CPU, "
+        f"{1e9 * busy / pairs:.1f} ns a pair); copies found {len(own & found)} of {len(own)}, "
+        f"other pairs {len(found - own)}; {before:,.0f} MiB before, {status('VmHWM') - before:,.0f} more at most",
+        flush=True,
     )
+
+
+def status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+def measure_large(photos, *, num_exam: int, num_trained: int) -> None:
+    """Find the pairs among fingerprints that are made up of those of the demo's photos."""
+    random = np.random.default_rng(0)
+    values = [fp.image_fingerprint(png(pixels), max_pixels=10**6) for pixels in photos]
+    base = np.stack([np.frombuffer(value, dtype=np.uint8) for value in values if value is not None])
+    exam, trained = (varied(base, random=random, count=count) for count in (num_exam, num_trained))
+    copied = range(0, num_exam, COPY_EVERY)
+    greys = slice(fp.HASH_BYTES, fp.HASH_BYTES + fp.GREY_BYTES)
+    trained[: len(copied)] = exam[copied]
+    noise = random.integers(-2, 3, (len(copied), fp.GREY_BYTES))
+    trained[: len(copied), greys] = np.clip(trained[: len(copied), greys] + noise, 0, 255)
+    exam_ids, trained_ids = (
+        tuple(f"{side}{n:07d}" for n in range(c)) for side, c in (("e", num_exam), ("t", num_trained))
+    )
+    own = {(f"e{e:07d}", f"t{n:07d}") for n, e in enumerate(copied)}
+    print("image, --large: ", end="")
+    sides = (fp.Fingerprints(exam_ids, exam), fp.Fingerprints(trained_ids, trained))
+    find(*sides, "image", read=lambda _: {}, own=own)
+
+
+def varied(base, *, random, count: int):
+    made = np.empty((count, base.shape[1]), dtype=np.uint8)
+    for start in range(0, count, 10_000):
+        one, other = (base[random.integers(0, len(base), min(10_000, count - start))] for _ in range(2))
+        share = random.uniform(0.6, 1, (len(one), 1, 1))
+        sides = (part[:, fp.HASH_BYTES : fp.HASH_BYTES + fp.GREY_BYTES].reshape(-1, 16, 16) for part in (one, other))
+        grey = np.add(*(part * weight for part, weight in zip(sides, (share, 1 - share), strict=True)))
+        for row, move in enumerate(random.integers(-2, 3, (len(one), 2))):
+            grey[row] = np.roll(grey[row], move, axis=(0, 1))
+        grey += random.integers(-10, 11, grey.shape)
+        made[start : start + len(one)] = one
+        made[start : start + len(one), fp.HASH_BYTES : fp.HASH_BYTES + fp.GREY_BYTES] = np.clip(grey, 0, 255).reshape(
+            len(one), -1
+        )
+    return made
+
+
+def png(pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exam", type=int, default=2000)
-    parser.add_argument("--trained", type=int, default=100_000)
+    parser.add_argument("--exam", type=int)
+    parser.add_argument("--trained", type=int)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--modality", choices=("image", "text", "tabular"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    photos, _ = fashion.load_subset()
-    makes = {"image": lambda index, copy=False: photo(index, photos, copy=copy), "text": text, "tabular": row}
-    for modality, make in makes.items():
-        measure(modality, make, num_exam=options.exam, num_trained=options.trained)
+    default = (100_000, 1_000_000) if options.large else (2_000, 100_000)
+    sizes = {"num_exam": options.exam or default[0], "num_trained": options.trained or default[1]}
+    if options.large:
+        measure_large(fashion.load_subset()[0], **sizes)
+    elif options.modality is None:
+        for modality in ("image", "text", "tabular"):
+            subprocess.run([sys.executable, *sys.argv, "--modality", modality], check=True)
+    else:
+        photos, _ = fashion.load_subset()
+        makes = {"image": lambda index, copy=False: photo(index, photos, copy=copy), "text": text, "tabular": row}
+        measure(options.modality, makes[options.modality], **sizes)
 
 
 if __name__ == "__main__":
