@@ -235,6 +235,9 @@ def test_photos_that_are_all_alike_do_not_cost_all_pairs(photos, monkeypatch):
     assert {t for _, t, _ in found} == set(range(500))
     assert len(found) <= 700
     assert sum(looked) < 0.5 * 200 * 500
+    of_one = nd._image_pairs(values[:1], values[200:], minimum=0.99)
+    assert {t for _, t, _ in of_one} == set(range(500))  # that one side has enough stops nothing
+    assert {e for e, _, _ in nd._image_pairs(values[:200], values[200:201], minimum=0.99)} == set(range(200))
 
 
 def test_pairs_are_compared_in_parts(photos, monkeypatch):
