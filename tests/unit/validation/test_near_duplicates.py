@@ -228,7 +228,7 @@ def test_photos_that_are_all_alike_do_not_cost_all_pairs(photos, monkeypatch):
     looked = []
     original = nd.grey_correlation
     monkeypatch.setattr(nd, "grey_correlation", lambda one, other: looked.append(len(one)) or original(one, other))
-    for name, value in {"PAIRS_AT_ONCE": 500, "STACKS_AT_ONCE": 2, "TRAINED_ROWS": 50, "ENOUGH_PARTNERS": 20}.items():
+    for name, value in {"PAIRS_AT_ONCE": 50, "STACKS_AT_ONCE": 2, "TRAINED_ROWS": 50, "ENOUGH_PARTNERS": 20}.items():
         monkeypatch.setattr(nd, name, value)
     found = nd._image_pairs(values[:200], values[200:], minimum=0.99)
     assert {e for e, _, _ in found} == set(range(200))
