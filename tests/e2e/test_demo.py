@@ -149,8 +149,8 @@ def test_every_command_of_the_readme_runs(told, tmp_path):
     lines = [
         "up", "status", "logs gateway", "doctor", "init garments", "project validate garments", "ingest fashion",
         "annotate fashion", "collect fashion", "monitor fashion", "train fashion", "rollback fashion --reason test",
-        f"predict fashion {photo}", "latency fashion --requests 20", "keys issue --project fashion", "keys list", "history fashion",
-        f"report fashion --output {tmp_path / 'report.html'}", "quarantine fashion", "verify",
+        f"predict fashion {photo}", "latency fashion --requests 20", "keys issue --project fashion", "keys list",
+        "history fashion", f"report fashion --output {tmp_path / 'report.html'}", "quarantine fashion", "verify",
         f"replay {last['verdict_id']}", f"lineage {last['champion']}", f"retrain {last['champion']}",
         "blast-radius fashion --annotator ada@demo.dethrone.local",
         "demo --rounds 1", "down",
