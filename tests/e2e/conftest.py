@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DETHRONE = Path(sys.executable).with_name("dethrone")
+SPLIT_KEY = "the-same-split-in-every-installation-0123456789"
 
 
 class Installation:
@@ -58,6 +59,13 @@ class Installation:
     def secret(self, name: str) -> str:
         return (self.home / "secrets" / name).read_text().strip()
 
+    def set_split_key(self, key: str) -> None:
+        """Set the split key before the first start: with the same one, the same items are exam items."""
+        file = self.home / "secrets" / "split_key"
+        file.parent.mkdir(parents=True, mode=0o700)
+        file.write_text(key)
+        file.chmod(0o600)
+
 
 @pytest.fixture(scope="module")
 def make_installation(tmp_path_factory):
@@ -83,3 +91,9 @@ def make_installation(tmp_path_factory):
     yield make
     for installation in made:
         installation.run("down", check=False)
+
+
+@pytest.fixture(scope="session")
+def first_champions() -> dict[str, str]:
+    """Which first champion the demo came to, by split key: what a run that is disturbed has to come to as well."""
+    return {}

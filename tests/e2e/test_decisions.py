@@ -108,10 +108,7 @@ class Office:
 def office(make_installation):
     installation = make_installation("decisions", projects_of=())
     desks.write_project(installation.projects)
-    secrets = installation.home / "secrets"
-    secrets.mkdir(parents=True, mode=0o700)
-    (secrets / "split_key").write_text(desks.SPLIT_KEY)
-    (secrets / "split_key").chmod(0o600)
+    installation.set_split_key(desks.SPLIT_KEY)
     installation.run("up")
     office = Office(installation, desks.Desks(), {})
     office.until(lambda: {TRAIN, INGEST} <= office.airflow().dag_ids(), 120, "the DAGs")

@@ -6,14 +6,18 @@ import re
 import pytest
 
 from pipeline_tasks.cli import build_parser
+from tests.e2e.conftest import SPLIT_KEY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def told(make_installation):
+def told(make_installation, first_champions):
     installation = make_installation("demo")
-    return installation, installation.run("demo", timeout=1700)
+    installation.set_split_key(SPLIT_KEY)
+    done = installation.run("demo", timeout=1700)
+    first_champions[SPLIT_KEY] = installation.json("history", "fashion")[0]["champion"]
+    return installation, done
 
 
 def test_the_story_ends_well(told):
