@@ -5,8 +5,8 @@ Needs a running stack on which `make demo` has ended (two champions that passed 
     .venv/bin/python benchmarks/swaps.py                 # 20 swaps, at least 20,000 requests, 8 at a time
     .venv/bin/python benchmarks/swaps.py --swaps 2 --requests 500
 
-Each swap is a whole rollback (start or adopt, golden requests, route, drain, stop) to the champion before, so every
-second one is the way forth. Counted: answers that are no 200, answers by a model that neither served before nor after,
+Each swap is a whole rollback (adopt or start, golden requests, route, drain, stop) to the other one of the two newest
+champions. Counted: answers that are no 200, answers by a model that neither served before nor after,
 and predictions that were served and are not in the log. Exits 1 unless all three are 0. The server keeps two seconds
 between swaps, in which the latency at rest is measured.
 """
@@ -118,10 +118,12 @@ def counters(parts: Parts) -> dict[str, float]:
 
 
 def swap(parts: Parts, number: int) -> tuple[float, float]:
-    """Go back to the champion before; return when it began and ended."""
+    """Go to the other one of the two newest champions; return when it began and ended."""
+    history = [route.champion_version for route in ServingRepository(parts.database).history(PROJECT)]
+    other = next(version for version in reversed(history) if version != history[-1])
     began = time.monotonic()
     attempt = Attempt(f"swaps__{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{number}", "rollback")
-    roll_back(parts, PROJECT, attempt=attempt, to_version=None, reason="benchmarks/swaps.py", actor="benchmark")
+    roll_back(parts, PROJECT, attempt=attempt, to_version=other, reason="benchmarks/swaps.py", actor="benchmark")
     return began, time.monotonic()
 
 
