@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline_tasks.catalog.ledger import approval_rule_of
-from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.contracts import sha256_hex, sha256_of_file
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.invariants_report import Row, Violation
 from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.release.task import EXPORT_SHA256, sha256_of
+from pipeline_tasks.release.task import EXPORT_SHA256
 
 FULL_SHARE = 100
 NUM_KEPT_WHOLE = 3  # the head and its two predecessors
@@ -207,7 +207,7 @@ def _same_digest(project: str, key: str, digest: str, store: ObjectStore) -> Ite
         path = Path(folder) / "object"
         try:
             store.get_file(key, path)
-            found = sha256_of(path)
+            found = sha256_of_file(path)
         except (KeyError, DataCorrupt) as error:
             found = type(error).__name__
     if found != digest:

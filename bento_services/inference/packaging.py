@@ -20,9 +20,9 @@ from typing import Any
 
 from pipeline_tasks.contracts import content_id, sha256_hex
 from pipeline_tasks.errors import ConfigError, PermanentError, TransientError
+from pipeline_tasks.models.artifact import MODEL_FILES
 
 SERVICE = "bento_services.inference.service:Inference"
-MODEL_FILES = ("model.safetensors", "model.json")
 # What runs inside a release, and nothing else of ours: no catalog, no adapters, no credentials' readers.
 SOURCES = (
     "bento_services/*.py",

@@ -24,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumErro
 from botocore.parsers import ResponseParserError
 
 from pipeline_tasks.adapters import s3_errors
-from pipeline_tasks.contracts import Location, sha256_hex
+from pipeline_tasks.contracts import Location, sha256_hex, sha256_of_file
 from pipeline_tasks.errors import DataCorrupt, PermanentError, ServiceUnavailable
 from pipeline_tasks.object_keys import check_digest, check_key, digest_in_key
 from pipeline_tasks.ports import ObjectInfo
@@ -93,7 +93,7 @@ class S3ObjectStore:
 
     def put_file(self, key: str, path: Path, *, content_type: str = "application/octet-stream") -> None:
         check_key(key)
-        digest = _file_digest(path)
+        digest = sha256_of_file(path)
         expected = digest_in_key(key)
         if expected not in {None, digest}:
             raise DataCorrupt(f"{path} must have the SHA-256 that {key} names (got {digest}). Read its source again.")
@@ -342,11 +342,6 @@ def _make_client(
             retries={"total_max_attempts": max_attempts, "mode": "standard"},
         ),
     )
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _expected_digest(key: str, answer: dict[str, Any]) -> str | None:

@@ -31,6 +31,13 @@ def approval_needed(approval: Approval, verdict: VerdictRef) -> bool:
     return approval.when == "always" or (approval.when == "first" and verdict.champion_version is None)
 
 
+def is_valid_yes(policy: Approval, answer: ApprovalRecord | None) -> bool:
+    """Return whether an answer lets a verdict ship: a yes, and where two people are asked for, of the second."""
+    if answer is None or answer.decision != "approve":
+        return False
+    return not (policy.four_eyes and _same_person(answer.by, answer.requested_by))
+
+
 def record_approval(
     project: LoadedProject,
     verdict_id: str,
@@ -106,6 +113,8 @@ def require_promotable(
 
 
 def _require_yes(policy: Approval, verdict: VerdictRef, *, answer: ApprovalRecord | None) -> None:
+    if is_valid_yes(policy, answer):
+        return
     if answer is None:
         raise _closed(
             "APPROVAL_MISSING", verdict, f"a person must approve it (approval.when is {policy.when}; got none)"
@@ -116,8 +125,7 @@ def _require_yes(policy: Approval, verdict: VerdictRef, *, answer: ApprovalRecor
         )
     if answer.decision != "approve":
         raise _closed("APPROVAL_REJECTED", verdict, f"a person must approve it (got: {answer.by} said no)")
-    if policy.four_eyes and _same_person(answer.by, answer.requested_by):
-        raise _closed("SELF_APPROVAL", verdict, f"somebody else than {answer.by}, who started the run, must approve it")
+    raise _closed("SELF_APPROVAL", verdict, f"somebody else than {answer.by}, who started the run, must approve it")
 
 
 def read_verdict(store: ObjectStore, record: VerdictRecord) -> dict[str, Any]:

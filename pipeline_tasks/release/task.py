@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline_tasks.contracts import DeploymentRef, Fence, ModelRef, ReleaseRef, content_id
+from pipeline_tasks.contracts import DeploymentRef, Fence, ModelRef, ReleaseRef, content_id, sha256_of_file
 from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.faults import crash_point
+from pipeline_tasks.models.artifact import MODEL_FILES
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.release.golden import GoldenAnswer, InfraCheck, compare_golden, golden_bytes
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILES = ("model.safetensors", "model.json")
 EXPORT_SHA256 = "export_sha256"  # in a release's infra_check: the hash of the exported bento
 
 
@@ -118,7 +117,7 @@ def release(
     store.put(golden_key(built), golden_bytes([item.expected for item in items]), content_type="application/json")
     exported = scratch / f"{release_id}.bento"
     packager.export(tag, exported)
-    export_digest = sha256_of(exported)
+    export_digest = sha256_of_file(exported)
     object_key = bento_key(built, digest=export_digest)
     store.put_file(object_key, exported)
     exported.unlink()
@@ -145,12 +144,6 @@ def fetch_model(store: ObjectStore, model: ModelRef, *, into: Path) -> Path:
     return into
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def bento_key(release: ReleaseRef, *, digest: str) -> str:
     """Return where an exported bento goes; by its digest, so that an attempt that lost its lease overwrites nothing."""
     return f"bentos/{release.project}/{release.release_id}-{digest[:16]}.bento"
@@ -175,7 +168,9 @@ def restore_bento(
         exported = scratch / f"{release.release_id}.bento"
         try:
             store.get_file(facts["object_key"], exported)
-            _require_same(release, facts["object_key"], facts["infra_check"].get(EXPORT_SHA256), sha256_of(exported))
+            _require_same(
+                release, facts["object_key"], facts["infra_check"].get(EXPORT_SHA256), sha256_of_file(exported)
+            )
             packager.restore(exported)
         except KeyError:
             raise _gone(release, [facts["object_key"]]) from None

@@ -110,7 +110,7 @@ def find_leaks(
     Raises:
         DataCorrupt: a manifest, an exam or an item's bytes are missing or changed.
     """
-    trained = places_of(_manifest(store, snapshot.object_key))
+    trained = places_of(manifest.read(store, snapshot.object_key))
     exam_places = _exam_places(store, exams)
     leaks = near_duplicates.exact_leaks(_joined({}, exam_places), trained)
     if project.config.gate.exam.near_duplicates.policy != "off":
@@ -256,12 +256,4 @@ def _checked(item_id: str, data: bytes) -> bytes:
 
 def _exam_places(store: ObjectStore, exams: Iterable[ExamRef]) -> dict[str, dict[str, Location]]:
     """Return where each exam's items lie, by exam id."""
-    return {exam.exam_id: places_of(_manifest(store, exam.object_key)) for exam in exams}
-
-
-def _manifest(store: ObjectStore, key: str) -> pa.Table:
-    try:
-        data = store.get(key)
-    except KeyError:
-        raise DataCorrupt(f"{key} must exist in the object store (got nothing). Restore it from a backup.") from None
-    return manifest.from_parquet(data, object_key=key)
+    return {exam.exam_id: places_of(manifest.read(store, exam.object_key)) for exam in exams}

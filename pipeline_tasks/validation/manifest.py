@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline_tasks.contracts import Location, content_id
 from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.ports import ObjectStore
 
 SCHEMA = pa.schema(
     [
@@ -84,6 +85,21 @@ def from_parquet(data: bytes, *, object_key: str) -> pa.Table:
     if not table.schema.equals(SCHEMA):
         raise DataCorrupt(f"{object_key} must have the columns {SCHEMA.names} (got {table.schema.names}).")
     return table
+
+
+def read(store: ObjectStore, object_key: str) -> pa.Table:
+    """Return the manifest that lies in the object store.
+
+    Raises:
+        DataCorrupt: it is not there, or no Parquet of this schema.
+    """
+    try:
+        data = store.get(object_key)
+    except KeyError:
+        raise DataCorrupt(
+            f"{object_key} must exist in the object store (got nothing). Restore it from a backup."
+        ) from None
+    return from_parquet(data, object_key=object_key)
 
 
 def locations(table: pa.Table) -> list[Location]:

@@ -188,7 +188,7 @@ def read_manifest(store: ObjectStore, ref: SnapshotRef, *, verify: bool = True) 
     Raises:
         DataCorrupt: the rows do not hash to the snapshot's id.
     """
-    table = _read(store, ref.object_key)
+    table = manifest.read(store, ref.object_key)
     if verify:
         _require_id(ref.object_key, expected=ref.snapshot_id, found=manifest.manifest_id(table))
     return table
@@ -200,7 +200,7 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> pa.Table:
     Raises:
         DataCorrupt: the item ids and labels do not hash to the exam's id.
     """
-    table = _read(store, ref.object_key)
+    table = manifest.read(store, ref.object_key)
     _require_id(ref.object_key, expected=ref.exam_id, found=manifest.exam_id(table))
     return table
 
@@ -259,14 +259,6 @@ def _newest_only(columns: Columns, *, base: SnapshotRef | None, store: ObjectSto
 
 def _pairs(table: pa.Table) -> set[tuple[str, str]]:
     return set(zip(table["item_id"].to_pylist(), table["label"].to_pylist(), strict=True))
-
-
-def _read(store: ObjectStore, key: str) -> pa.Table:
-    try:
-        data = store.get(key)
-    except KeyError:
-        raise DataCorrupt(f"{key} must exist in the object store (got nothing). Restore it from a backup.") from None
-    return manifest.from_parquet(data, object_key=key)
 
 
 def _require_id(key: str, *, expected: str, found: str) -> None:

@@ -98,7 +98,7 @@ def approval_request_of(parts: Parts, project: str, *, verdict_id: str) -> dict[
         return {"idle": f"the verdict is {record.ref.answer}: the champion stays"}
     policy = parts.project(project).config.approval
     latest = ApprovalRepository(parts.database).latest(project, verdict_id)
-    needed = approval.approval_needed(policy, record.ref) and not _is_yes(latest, four_eyes=policy.four_eyes)
+    needed = approval.approval_needed(policy, record.ref) and not approval.is_valid_yes(policy, latest)
     links = links_of(parts.settings, report=f"{record.ref.object_key}/report.html")
     body = _approval_body(parts, record, latest=latest) if needed else ""
     return {"needed": needed, "verdict_id": verdict_id, "body": body, "links": links}
@@ -110,12 +110,6 @@ def verdict_record(parts: Parts, project: str, verdict_id: str) -> VerdictRecord
     if record is None:
         raise PermanentError(f"verdict_id must be a verdict of {project} (got {verdict_id}).", code="VERDICT_UNKNOWN")
     return record
-
-
-def _is_yes(answer: ApprovalRecord | None, *, four_eyes: bool) -> bool:
-    if answer is None or answer.decision != "approve":
-        return False
-    return not (four_eyes and answer.requested_by and answer.by.casefold() == answer.requested_by.casefold())
 
 
 def _approval_body(parts: Parts, record: VerdictRecord, *, latest: ApprovalRecord | None) -> str:

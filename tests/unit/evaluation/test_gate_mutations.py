@@ -329,8 +329,8 @@ OTHER_MUTATIONS = [
     (
         "approval",
         "yes and no swapped",
-        'if answer.decision != "approve":',
-        'if answer.decision == "approve":',
+        'answer is None or answer.decision != "approve":',
+        'answer is None or answer.decision == "approve":',
         check.approval_lets_a_yes_pass,
     ),
     (
@@ -386,8 +386,8 @@ OTHER_MUTATIONS = [
     (
         "approval",
         "two eyes are enough",
-        "if policy.four_eyes and _same_person(answer.by",
-        "if False and _same_person(answer.by",
+        "policy.four_eyes and _same_person(answer.by",
+        "False and _same_person(answer.by",
         check.approval_needs_four_eyes,
     ),
 ]
