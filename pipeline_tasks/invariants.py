@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,8 +16,9 @@ from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.invariants_champions import chain_violations, gate_violations, served_violations, whole_violations
+from pipeline_tasks.invariants_champions import chain_violations, gate_violations, whole_violations
 from pipeline_tasks.invariants_ledger import ledger_violations
+from pipeline_tasks.invariants_predictions import prediction_violations
 from pipeline_tasks.invariants_report import Row, Violation, listed
 from pipeline_tasks.object_keys import digest_in_key
 from pipeline_tasks.ports import LabelingTool, ObjectStore
@@ -187,26 +187,14 @@ def _labeling_tool(connection: sa.Connection, project: str, labeling: LabelingTo
 def _predictions(
     connection: sa.Connection, store: ObjectStore, project: str, slack: dt.timedelta
 ) -> Iterator[Violation]:
-    """I2, I5: each logged prediction once, from a model that the route named at the time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = ["kind", "prediction_id", "model_version", "at_ms"]
-    logged: list[dict[str, Any]] = []
-    keys = [info.key for info in store.list(f"predictions/{project}/")]
-    imported = sa.select(t.prediction_parts.c.object_key).where(t.prediction_parts.c.project == project)
-    gone = set(connection.execute(imported).scalars()) - set(keys)
-    yield from listed("I1", project, "imported prediction parts that are gone", gone)
-    for key in keys:
-        try:
-            part = pq.read_table(pa.BufferReader(store.get(key)), columns=columns)
-        except (DataCorrupt, pa.ArrowException) as error:
-            yield Violation("I1", project, f"{key} must be readable (got {type(error).__name__})")
-            continue
-        logged += [row for row in part.to_pylist() if row["kind"] == "prediction"]
-    ids = [row["prediction_id"] for row in logged if row["prediction_id"] is not None]
-    yield from listed("I2", project, "predictions logged more than once", _repeated(ids))
-    yield from served_violations(project, _rows(connection, t.routes, project), logged, slack=slack)
+    parts = sa.select(t.prediction_parts.c.object_key).where(t.prediction_parts.c.project == project)
+    return prediction_violations(
+        project,
+        store,
+        imported=frozenset(connection.execute(parts).scalars()),
+        routes=_rows(connection, t.routes, project),
+        slack=slack,
+    )
 
 
 def _champions(connection: sa.Connection, store: ObjectStore, project: str, *, deep: bool) -> Iterator[Violation]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from pipeline_tasks.contracts import Leak
 from pipeline_tasks.evaluation import metrics, statistics
-from pipeline_tasks.evaluation.metrics import Array, ClassScore, Interval, OutputHealth, ReliabilityBin
+from pipeline_tasks.evaluation.metrics import Array, ClassScore, OutputHealth, ReliabilityBin
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceValues, score_slices
 from pipeline_tasks.evaluation.statistics import PairedGain
+from pipeline_tasks.intervals import NOT_A_NUMBER, SHOWN_CONFIDENCE, Interval, wilson_interval
 from pipeline_tasks.project import Gate
 
 SEED = 20260101
@@ -180,13 +181,13 @@ def _score(probabilities_nc: Array, answer_n: Array, truth_n: Array, *, classes:
     health = metrics.output_health(probabilities_nc)
     usable = health.num_non_finite == 0 and health.num_not_probabilities == 0 and len(truth_n) > 0
     if not usable:
-        nan = metrics.NOT_A_NUMBER
+        nan = NOT_A_NUMBER
         return ModelScores(nan, nan, math.nan, (), (), (), health)
     correct_n: Array = np.equal(answer_n, truth_n)
     counts_cc = metrics.confusion_matrix(truth_n, answer_n, num_classes=len(classes))
     bins = metrics.reliability_bins(probabilities_nc.max(axis=1).astype(np.float64), correct_n)
     return ModelScores(
-        accuracy=metrics.wilson_interval(int(correct_n.sum()), len(truth_n)),
+        accuracy=wilson_interval(int(correct_n.sum()), len(truth_n)),
         macro_f1=_macro_f1_interval(truth_n, answer_n, counts_cc=counts_cc),
         calibration_error=metrics.calibration_error(bins),
         classes=metrics.class_scores(counts_cc, classes=classes),
@@ -205,7 +206,7 @@ def _macro_f1_interval(truth_n: Array, answer_n: Array, *, counts_cc: Array) -> 
         seed=SEED,
         num_resamples=statistics.NUM_RESAMPLES,
     )
-    tail = (1 - metrics.SHOWN_CONFIDENCE) / 2
+    tail = (1 - SHOWN_CONFIDENCE) / 2
     low, high = np.quantile(resamples_r, [tail, 1 - tail])
     return Interval(metrics.macro_f1(counts_cc), float(low), float(high))
 

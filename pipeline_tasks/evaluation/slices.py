@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline_tasks.evaluation import metrics, statistics
-from pipeline_tasks.evaluation.metrics import Array, Interval
+from pipeline_tasks.evaluation import statistics
+from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.scoring import ExamItem
 from pipeline_tasks.evaluation.statistics import PairedGain
+from pipeline_tasks.intervals import Interval, wilson_interval
 from pipeline_tasks.project import Slice
 
 MAX_SMALL_NAMED = 10
@@ -120,4 +121,4 @@ def _score_value(
 
 
 def _share_right(right_n: Array) -> Interval:
-    return metrics.wilson_interval(int(np.count_nonzero(right_n)), len(right_n))
+    return wilson_interval(int(np.count_nonzero(right_n)), len(right_n))

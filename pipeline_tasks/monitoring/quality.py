@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline_tasks.catalog.monitoring import AuditedPrediction
-from pipeline_tasks.evaluation.metrics import Interval, wilson_interval
+from pipeline_tasks.intervals import Interval, wilson_interval
 from pipeline_tasks.project import Monitor
 
 State = Literal["OK", "ALARM", "INSUFFICIENT_DATA", "NO_REFERENCE"]

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Z_95 = 1.959963984540054
-
-
-def wilson_interval(successes: int, total: int, *, z: float = Z_95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share: where the true share lies with 95 % confidence; (0, 1) for none.
-
-    Source: Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share = successes / total
-    middle = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+from pipeline_tasks.intervals import wilson_interval
 
 
 def validation_metrics(
@@ -61,7 +46,10 @@ def _class_metrics(predicted_n: npt.NDArray[np.bool_], actual_n: npt.NDArray[np.
 
 
 def _interval(successes: int, total: int) -> list[float]:
-    return [_rounded(bound) for bound in wilson_interval(successes, total)]
+    if not total:
+        return [0.0, 1.0]
+    interval = wilson_interval(successes, total)
+    return [_rounded(interval.low), _rounded(interval.high)]
 
 
 def _rounded(value: float) -> float:

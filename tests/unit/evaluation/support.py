@@ -14,6 +14,7 @@ from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation.statistics import PairedGain
+from pipeline_tasks.intervals import NOT_A_NUMBER, Interval
 from pipeline_tasks.project import Gate, LoadedProject, Project
 from pipeline_tasks.validation import manifest
 from pipeline_tasks.validation.near_duplicates import exact_leaks
@@ -34,14 +35,14 @@ def facts(**changes) -> ev.ModelFacts:
 
 def scores(*, accuracy=0.9, f1=None, recalls=(0.9, 0.9), items=(500, 500), ece=0.05, health=None) -> ev.ModelScores:
     def interval(value):
-        return m.Interval(value, value - 0.01, value + 0.01)
+        return Interval(value, value - 0.01, value + 0.01)
 
     return ev.ModelScores(
         accuracy=interval(accuracy),
         macro_f1=interval(accuracy if f1 is None else f1),
         calibration_error=ece,
         classes=tuple(
-            m.ClassScore(label, count, interval(recall) if count else m.NOT_A_NUMBER, 0.9)
+            m.ClassScore(label, count, interval(recall) if count else NOT_A_NUMBER, 0.9)
             for label, recall, count in zip(CLASSES, recalls, items, strict=True)
         ),
         bins=(),

@@ -12,12 +12,12 @@ import yaml
 from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import Location
 from pipeline_tasks.evaluation import advice, report_slices, rule
-from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation import slices as sl
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.scoring import ExamItem
 from pipeline_tasks.evaluation.summary import markdown_summary
 from pipeline_tasks.evaluation.task import judge
+from pipeline_tasks.intervals import NOT_A_NUMBER, wilson_interval
 from pipeline_tasks.project import Gate, Slice
 from tests.unit.evaluation import support as s
 
@@ -73,8 +73,8 @@ def test_each_value_is_scored_on_its_own_items_for_both_models():
     values = ["a", "b", "a", None, "b", "a"]
     found = evidence_of(values, contender=[1, 0, 1, 1, 0, 0], champion=[1, 1, 0, 0, 1, 0], min_items=2, max_loss=0.1)
     assert [(one.value, one.num_items) for one in found.scores] == [("a", 3), ("b", 2)]
-    assert [one.contender for one in found.scores] == [m.wilson_interval(2, 3), m.wilson_interval(0, 2)]
-    assert [one.champion for one in found.scores] == [m.wilson_interval(1, 3), m.wilson_interval(2, 2)]
+    assert [one.contender for one in found.scores] == [wilson_interval(2, 3), wilson_interval(0, 2)]
+    assert [one.champion for one in found.scores] == [wilson_interval(1, 3), wilson_interval(2, 2)]
     assert [(one.gain.num_wins, one.gain.num_losses) for one in found.scores] == [(1, 0), (0, 2)]
     assert (found.num_small, found.small, found.num_without_value) == (0, (), 1)
 
@@ -99,8 +99,8 @@ def test_a_gain_is_computed_only_where_a_margin_is_asked_for():
 
 
 def score(value="phone", *, share=0.9, champion=0.9, num_items=100, gain=None):
-    old = None if champion is None else m.wilson_interval(round(champion * num_items), num_items)
-    return sl.SliceScore(value, num_items, m.wilson_interval(round(share * num_items), num_items), old, gain)
+    old = None if champion is None else wilson_interval(round(champion * num_items), num_items)
+    return sl.SliceScore(value, num_items, wilson_interval(round(share * num_items), num_items), old, gain)
 
 
 def found_with(*scores, num_small=0, small=(), without=0):
@@ -156,7 +156,7 @@ def test_no_floor_is_no_demand():
 
 
 def test_a_share_that_is_not_a_number_keeps_the_champion():
-    broken = dataclasses.replace(score(), contender=m.NOT_A_NUMBER)
+    broken = dataclasses.replace(score(), contender=NOT_A_NUMBER)
     assert decide(broken, **FLOOR).code == "SLICE_FLOOR"
 
 

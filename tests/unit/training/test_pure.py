@@ -15,7 +15,7 @@ from pipeline_tasks.models.base import Choice, FloatRange, IntRange
 from pipeline_tasks.training.dataset import class_indices, inner_split, loss_weights, rows_of
 from pipeline_tasks.training.inputs import batches_of
 from pipeline_tasks.training.keys import TrainingKey, lock_hash_of
-from pipeline_tasks.training.metrics import validation_metrics, wilson_interval
+from pipeline_tasks.training.metrics import validation_metrics
 from pipeline_tasks.training.schedule import one_cycle
 from pipeline_tasks.training.tuning import LOG_NAME, choose_params, distribution_of
 
@@ -107,15 +107,6 @@ def test_the_schedule_stands_few_steps(num_steps):
     assert all(0 < one_cycle(step, num_steps=num_steps, peak=1.0)[0] <= 1.0 for step in range(num_steps))
 
 
-@pytest.mark.parametrize(
-    ("successes", "total", "expected"),
-    # Source of the middle row: Newcombe (1998), table I: 81 of 263.
-    [(0, 0, (0.0, 1.0)), (81, 263, (0.2553, 0.3662)), (0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0))],
-)
-def test_wilson_interval(successes, total, expected):
-    assert wilson_interval(successes, total) == pytest.approx(expected, abs=5e-5)
-
-
 def test_metrics_by_hand():
     probabilities = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.7, 0.1]], np.float32)
     metrics = validation_metrics(probabilities, np.array([0, 1, 1, 1]), ("a", "b", "c"))
@@ -129,6 +120,8 @@ def test_metrics_by_hand():
     }
     assert metrics["per_class"]["a"]["precision"] == 0.5
     assert metrics["per_class"]["c"]["num_items"] == 0
+    assert metrics["per_class"]["c"]["recall_interval"] == [0.0, 1.0]
+    assert metrics["accuracy_interval"] == pytest.approx([0.3006, 0.9544], abs=5e-5)
     assert metrics["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2, abs=1e-6)
     assert metrics["log_loss"] == pytest.approx(-np.log([0.8, 0.3, 0.8, 0.7]).mean(), abs=1e-6)
 
