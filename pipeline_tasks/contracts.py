@@ -281,3 +281,27 @@ class Route:
     champion_version: str
     entries: tuple[RouteEntry, ...]
     shadows: tuple[RouteEntry, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeploymentAccount:
+    """What one deployment did with its requests under one generation; `errors` are among `asked`.
+
+    `latency_counts[i]` is the number of requests that took `edges_ms[i]` or less, and more than the edge before; the
+    last one counts the rest. `compared` are mirrored requests that the champion answered too.
+    """
+
+    asked: int
+    errors: int
+    latency_counts: tuple[int, ...]
+    compared: int = 0
+    disagreed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteAccounts:
+    """A gateway's accounts of one generation of a route, by deployment id."""
+
+    generation: int
+    edges_ms: tuple[float, ...]
+    deployments: Mapping[str, DeploymentAccount]
