@@ -17,6 +17,19 @@ from typing import Any, Literal
 Split = Literal["train", "exam"]
 Queue = Literal["label", "exam"]
 Answer = Literal["promote", "keep", "inconclusive"]
+# Who moves a champion: promote and rollback. The others put a gated model beside it, or take it away again.
+RouteAction = Literal[
+    "promote",
+    "rollback",
+    "shadow",
+    "canary",
+    "canary_failed",
+    "canary_inconclusive",
+    "experiment_start",
+    "experiment_stop",
+]
+BESIDE_ACTIONS: tuple[RouteAction, ...] = ("shadow", "canary", "experiment_start")
+ALONE_ACTIONS: tuple[RouteAction, ...] = ("canary_failed", "canary_inconclusive", "experiment_stop")
 RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
 
 

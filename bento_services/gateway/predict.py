@@ -113,7 +113,7 @@ class Dispatcher:
         self.breakers.asked(entry.deployment_id)
         try:
             reply = await self._client.ask(
-                entry, question.payload, media_type=question.media_type, classes=route.settings.classes
+                entry, question.payload, media_type=question.media_type, classes=route.classes_of(entry)
             )
         finally:
             self._in_flight[entry.deployment_id] -= 1

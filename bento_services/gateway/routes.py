@@ -31,6 +31,7 @@ class ServingSettings:
     modality: str = ""
     recipe: str = ""
     preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    beside_classes: tuple[str, ...] = ()  # of a model beside the champion, where it learned others
     experiment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what runs now; empty: none
 
 
@@ -45,6 +46,11 @@ class ProjectRoute:
     entries: tuple[RouteEntry, ...]
     shadows: tuple[RouteEntry, ...]
     settings: ServingSettings
+
+    def classes_of(self, entry: RouteEntry) -> tuple[str, ...]:
+        """Return the classes that an answer of this deployment has to be about."""
+        beside = entry.model_version != self.champion_version
+        return (beside and self.settings.beside_classes) or self.settings.classes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,7 +134,8 @@ def _route_of(fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Project
 def _settings(fields: Mapping[str, Any]) -> ServingSettings:
     known = {field.name for field in dataclasses.fields(ServingSettings)}
     values = {name: value for name, value in fields.items() if name in known}
-    values["classes"] = tuple(values.get("classes", ()))
+    for name in ("classes", "beside_classes"):
+        values[name] = tuple(values.get(name, ()))
     return ServingSettings(**values)
 
 

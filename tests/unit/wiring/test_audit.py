@@ -83,6 +83,7 @@ def test_the_rows_of_who_served_have_their_entries(case, parts):
         "at",
         "action",
         "champion",
+        "shares",
         "verdict_id",
         "reason",
         "actor",
