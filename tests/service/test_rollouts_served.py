@@ -6,12 +6,16 @@ Whatever a candidate does, no caller sees a failed request, and the champion end
 from __future__ import annotations
 
 import dataclasses
+import random
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
+from bento_services.gateway.config import GatewayConfig
+from bento_services.gateway.records import read_records, to_parts
 from bento_services.inference.packaging import build_bento
 from pipeline_tasks.adapters.gateway import GatewayClient
 from pipeline_tasks.assembly import utc_now
@@ -20,7 +24,12 @@ from pipeline_tasks.contracts import Attempt, ReleaseRef
 from pipeline_tasks.deployment import task
 from pipeline_tasks.deployment.rolling import Rollout, roll_out
 from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.experiments import task as experiment_task
+from pipeline_tasks.experiments.comparison import compare_arms
+from pipeline_tasks.experiments.log import read_log
 from pipeline_tasks.ports import ServerHandle
+from tests.fakes import FakeObjectStore
+from tests.service.conftest import png
 from tests.service.servers import CLASSES, ROOT, StubInference, gateway_environment, serving, write_model
 from tests.service.test_gateway_served import HEADERS, NOW, SERVICE, SERVING, TOKEN, Load, Stack
 from tests.unit.evaluation import support as s
@@ -88,6 +97,27 @@ class World:
         note = roll_out(Rollout(project=project, release=release, check=lambda *_: None, **shared))
         return task.ship(project, release, route_config=SERVING, note=note, **shared)
 
+    def experiment(self, action: str, version: str = ""):
+        """Start an experiment on half of the users, or stop it."""
+        self.num_runs += 1
+        attempt = Attempt(f"run-{self.num_runs}", "experiment")
+        outside = experiment_task.Outside(
+            project=s.project(classes=CLASSES),
+            serving=self.serving,
+            target=self.target,
+            gateway=self.gateway,
+            release_of=lambda one: ReleaseRef("fashion", f"r{one}", one, f"verdict-{one}", f"dethrone_fashion:{one}"),
+            check=lambda *_: None,
+            classes_of=lambda _: CLASSES,
+            attempt=attempt,
+            fence=lambda: self.serving._database.acquire("fashion/ship", attempt, now=NOW),
+            clock=utc_now,
+        )
+        if action == "stop":
+            return experiment_task.stop(outside, actor="ann", reason="seen enough")
+        facts = {"share": 50, "metric": "correct", "confidence": 0.95, "actor": "ann"}
+        return experiment_task.start(outside, version=version, **facts)
+
     def _judged(self, version: str) -> None:
         facts = {"project": "fashion", "verdict_id": f"verdict-{version}", "contender_version": version}
         facts |= {"answer": "promote", "champion_version": None, "exam_ids": [], "reasons": {}, "policy_id": "p"}
@@ -128,6 +158,38 @@ def world(tmp_path_factory):
 def describe(world) -> dict[str, int]:
     body = httpx.get(f"{world.url}/v1/projects/fashion", headers=HEADERS, trust_env=False).json()
     return {one["model_version"]: one["weight"] for one in body["deployments"]}
+
+
+class Users:
+    """Callers with a key of their own, who tell what really was: the answer, at a rate that the model decides."""
+
+    def __init__(self, url: str, rates: dict[str, float], *, seed: int) -> None:
+        self._url, self._rates, self._random = url, rates, random.Random(seed)
+        self._client = httpx.Client(headers=HEADERS, trust_env=False, timeout=30)
+
+    def ask(self, name: str) -> None:
+        """Ask twice, as people do, and tell what the last answer should have been."""
+        for _ in range(2):
+            response = self._client.post(
+                f"{self._url}/v1/projects/fashion/predict", content=png(), headers={"X-User-Key": name}
+            )
+            answer = response.raise_for_status().json()
+        right = self._random.random() < self._rates[answer["model_version"]]
+        label = answer["label"] if right else next(one for one in CLASSES if one != answer["label"])
+        told = {"prediction_id": answer["prediction_id"], "label": label}
+        headers = {"Content-Type": "application/json"}
+        self._client.post(
+            f"{self._url}/feedback", json=told | {"project": "fashion"}, headers=headers
+        ).raise_for_status()
+
+
+def logged(home) -> FakeObjectStore:
+    """Return a store with the parts that the gateway's spool would be shipped as."""
+    store, spool = FakeObjectStore(), GatewayConfig(home=home, catalog_url="").spool_dir
+    records = [one for path in sorted(spool.iterdir()) for one, _ in read_records(path.read_bytes())]
+    for key, data in to_parts(records).items():
+        store.put(key, data)
+    return store
 
 
 BROKEN = {
@@ -188,6 +250,33 @@ def test_a_good_candidate_becomes_champion_step_by_step(world):
     assert (route.champion_version, describe(world)) == ("b", {"b": 100})
     assert set(world.target.running) == {"fashion-ra", "fashion-rb"}
     assert "50 % passed: 0.0% of " in world.serving.records("fashion")[-1].reason
+
+
+@pytest.mark.parametrize(("rates", "answer"), [((0.5, 0.85), "b"), ((0.6, 0.6), "undecided")])
+def test_an_experiment_finds_a_true_difference_and_none_where_there_is_none(world, rates, answer):
+    champion = world.moves[-1][1]
+    other = {"a": "b", "b": "a"}[champion]
+    started = world.experiment("start", other)
+    assert describe(world) == {champion: 50, other: 50}
+    people = Users(world.url, dict(zip((champion, other), rates, strict=True)), seed=5)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(people.ask, [f"user-{number}" for number in range(300)]))
+    experiment = experiment_task.experiment_of(started)
+    log = read_log(
+        logged(world.stack.home),
+        "fashion",
+        generation=experiment.generation,
+        deployments=experiment.deployments,
+        since=started.created_at.date(),
+    )
+    report = compare_arms(experiment, log.exposures, log.outcomes)
+    assert (report["answer"], report["warning"]) == (answer, None)
+    arms = report["arms"].values()
+    assert sum(one["num_requests"] for one in arms) == 600
+    assert sum(one["num_exposed"] for one in arms) == sum(one["num_outcomes"] for one in arms) == 300
+    assert compare_arms(experiment, reversed(log.exposures), reversed(log.outcomes)) == report
+    world.experiment("stop")
+    assert describe(world) == {champion: 100}
 
 
 @dataclasses.dataclass(frozen=True)
