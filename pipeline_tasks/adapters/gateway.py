@@ -38,7 +38,7 @@ class GatewayClient:
         """Return what each deployment did under the newest generation that is followed; None without an answer."""
         try:
             body = self._get(f"/internal/accounts/{project}")
-        except ServiceUnavailable:
+        except (ServiceUnavailable, httpx.HTTPStatusError):  # the next look may have an answer
             return None
         if body is None:
             return None
