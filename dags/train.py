@@ -29,7 +29,9 @@ keeps the old champion ready. `finish` records how the run ended: promoted, reje
 superseded.
 
 **When it fails.** Look at `finish` for the reason and at `judge` for the report. The champion keeps serving whatever
-happens here. Clearing a failed task goes on from there; a whole new run adopts what was already trained.
+happens here. `CANARY_FAILED` and `CANARY_INCONCLUSIVE` say with which numbers a rollout went back to the champion;
+`EXPERIMENT_RUNNING`: stop the experiment, then clear `ship`. Clearing a failed task goes on from there; a whole new
+run adopts what was already trained.
 """
 
 SCALES_WITH_DATA = dt.timedelta(hours=12)

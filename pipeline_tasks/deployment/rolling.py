@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import takewhile
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, Route, RouteAction
@@ -79,7 +79,7 @@ def roll_out(rollout: Rollout) -> str:
     if not phases or not records or records[-1].route.champion_version == rollout.release.model_version:
         return ""
     refuse_undone(records, rollout.release, deployment_id=rollout.deployment_id)
-    refuse_experiment(records)
+    refuse_experiment(records, rollout.release)
     _refuse_ended(rollout, records)
     deployment = _start(rollout, records[-1])
     if not _is_rolling(rollout, records[-1]):
@@ -89,7 +89,8 @@ def roll_out(rollout: Rollout) -> str:
 
 def _watch(rollout: Rollout, deployment: DeploymentRef, phases: Sequence[Phase]) -> str:
     """Look, and hold, step on, or return to the champion, until there is no step left."""
-    for number in _count():
+    looks = 0
+    while True:
         records = rollout.records()
         _require_ours(rollout, records)
         head = records[-1]
@@ -102,33 +103,24 @@ def _watch(rollout: Rollout, deployment: DeploymentRef, phases: Sequence[Phase])
             elapsed_seconds=(now - head.created_at).total_seconds(),
             seconds_left=(_deadline(rollout, records) - now).total_seconds(),
         )
-        if number % SAY_EVERY_LOOKS == 0 or step != "hold":
+        if looks % SAY_EVERY_LOOKS == 0 or step != "hold":
             logger.info("%s: %s, %s: %s", _name(rollout, phase), look.answer, step, "; ".join(look.reasons))
+        numbers = "; ".join(look.reasons)
         if step == "fail":
-            _end(rollout, "canary_failed", f"{_name(rollout, phase)} failed: {'; '.join(look.reasons)}")
+            _end(rollout, "canary_failed", f"{_name(rollout, phase)} failed: {numbers}")
         elif step == "give_up":
-            _end(
-                rollout,
-                "canary_inconclusive",
-                f"{_name(rollout, phase)} stayed undecided to the deadline of "
-                f"{rollout.project.config.serving.rollout.deadline_seconds:g} s: {'; '.join(look.reasons)}",
-            )
+            seconds = rollout.project.config.serving.rollout.deadline_seconds
+            undecided = f"{_name(rollout, phase)} stayed undecided to the deadline of {seconds:g} s: {numbers}"
+            _end(rollout, "canary_inconclusive", undecided)
         elif step == "next":
-            why = f"; {_what(phase)} passed: {'; '.join(look.reasons)}"
+            why = f"; {_what(phase)} passed: {numbers}"
             following = next_phase(phases, phase.share)
             if following is None:
                 return why
             _step(rollout, deployment, head.route, following, why=why)
         else:
+            looks += 1
             rollout.pause(LOOK_SECONDS)
-    return ""
-
-
-def _count() -> Iterator[int]:
-    number = 0
-    while True:
-        yield number
-        number += 1
 
 
 def _start(rollout: Rollout, head: RouteRecord) -> DeploymentRef:
@@ -181,7 +173,7 @@ def _step(rollout: Rollout, deployment: DeploymentRef, head: Route, phase: Phase
     crash_point("rollout.step.after")
 
 
-def _end(rollout: Rollout, action: RouteAction, reason: str) -> None:
+def _end(rollout: Rollout, action: RouteAction, reason: str) -> NoReturn:
     """Give the champion all traffic back, stop the candidate, and raise why."""
     records = rollout.records()
     _require_ours(rollout, records)
@@ -297,7 +289,7 @@ def _is_rolling(rollout: Rollout, record: RouteRecord) -> bool:
 
 def _deadline(rollout: Rollout, records: Sequence[RouteRecord]) -> dt.datetime:
     """Return when this rollout, begun by whichever attempt, has to be decided."""
-    mine = list(takewhile(lambda record: _is_rolling(rollout, record), reversed(records)))
+    mine = list(itertools.takewhile(lambda record: _is_rolling(rollout, record), reversed(records)))
     return mine[-1].created_at + dt.timedelta(seconds=rollout.project.config.serving.rollout.deadline_seconds)
 
 

@@ -64,11 +64,16 @@ def refuse_undone(records: Sequence[RouteRecord], release: ReleaseRef, *, deploy
     )
 
 
-def refuse_experiment(records: Sequence[RouteRecord]) -> None:
-    """Raise GateClosed while an experiment runs: shipping would take one of its arms away."""
-    if not records or records[-1].action != "experiment_start":
+def refuse_experiment(records: Sequence[RouteRecord], release: ReleaseRef) -> None:
+    """Raise GateClosed while an experiment runs: shipping would take one of its arms away.
+
+    A retry on the champion that the experiment runs with changes nothing, and passes.
+    """
+    record = records[-1] if records else None
+    if record is None or record.action != "experiment_start":
         return
-    record = records[-1]
+    if record.route.champion_version == release.model_version:
+        return
     raise GateClosed(
         f"{record.route.project} must have no running experiment to ship (got generation {record.route.generation}: "
         f"{record.reason}, by {record.actor}). End it with `dethrone experiment {record.route.project} stop`, then "
@@ -120,7 +125,7 @@ def ship(
     """
     records = serving.records(project.name)
     refuse_undone(records, release, deployment_id=deployment_id_of(project.name, release.release_id))
-    refuse_experiment(records)
+    refuse_experiment(records, release)
     deployment = start_release(project, release, target=target)
     head = serving.head_route(project.name)
     if head is None or not _serves(head, deployment):

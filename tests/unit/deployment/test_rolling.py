@@ -255,6 +255,7 @@ def test_no_rollout_while_an_experiment_runs(yard):
         ) as e:
             ship()
         assert e.value.code == "EXPERIMENT_RUNNING"
+    assert yard.roll("a").generation == 2, "a retry on the champion itself changes nothing"
     assert set(yard.target.running) == {"fashion-ra"}
 
 
