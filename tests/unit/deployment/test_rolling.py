@@ -5,12 +5,15 @@ import datetime as dt
 import functools
 
 import pytest
+import sqlalchemy as sa
 
+from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt, DeploymentAccount, RouteAccounts
 from pipeline_tasks.deployment import rolling, task
 from pipeline_tasks.deployment.rolling import Rollout, return_abandoned, roll_out
 from pipeline_tasks.errors import GateClosed, ServiceUnavailable, StaleAttempt
+from pipeline_tasks.invariants_champions import chain_violations
 from tests.unit.deployment.test_task import NOW, Follower, Yard, closed
 from tests.unit.evaluation import support as s
 
@@ -84,6 +87,17 @@ class Rolling(Yard):
             (one.action, {e.model_version: e.weight for e in (*one.route.entries, *one.route.shadows)})
             for one in self.serving.records("fashion")
         ]
+
+
+def faults(yard):
+    """Return what the invariants of the chain say: one linear chain, every entry a recorded deployment."""
+    with yard.database.read() as connection:
+        routes = connection.execute(sa.select(t.routes).order_by(t.routes.c.generation)).mappings().all()
+        deployments = connection.execute(sa.select(t.deployments)).mappings().all()
+        entries = ledger_repository.read_entries(connection, "fashion")
+        drafts = ledger_repository.read_drafts(connection, "fashion")
+    unwritten = [one for one in ledger.row_faults(entries, drafts) if "route" in one or "generation" in one]
+    return [*chain_violations("fashion", routes, deployments), *ledger.chain_faults(entries), *unwritten]
 
 
 def verdict(version):
@@ -317,6 +331,7 @@ def test_a_kill_at_any_point_and_a_retry_end_with_one_champion_and_no_orphan(yar
     assert ended[-1] == ("CANARY_FAILED" if bad else "b")
     assert yard.moves == (PROMOTED if not bad else [*PROMOTED[:2], ("canary_failed", {"a": 100})])
     assert set(yard.target.running) == ({"fashion-ra"} if bad else {"fashion-ra", "fashion-rb"})
+    assert faults(yard) == []
 
 
 def test_the_deadline_counts_from_the_first_attempt(yard):
