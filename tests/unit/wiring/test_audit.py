@@ -77,7 +77,7 @@ def test_the_steps_of_a_rollout_and_its_shares_are_told(case, parts):
     facts = {"action": "canary", "attempt": "x/ship/1", "verdict_id": "verdict-v1", "actor": "gate"}
     case.serving.commit_route(step, **facts, reason="5 % to v2 beside v1", serving={}, at=minutes(4))
     case.move("v1", action="canary_failed", verdict_id="verdict-v1", at=5)
-    told = [line[39:] for line in audit.ledger_text(parts, NAME).splitlines()]
+    told = [line[41:] for line in audit.ledger_text(parts, NAME).splitlines()]
     assert told[3] == "canary     generation 2: v1  by gate: 5 % to v2 beside v1"
     assert told[4] == "canary failed  generation 3: v1  by ops: complaints"
     assert [row["shares"] for row in audit.route_rows(parts, NAME)] == [{"v1": 100}, {"v1": 95, "v2": 5}, {"v1": 100}]
