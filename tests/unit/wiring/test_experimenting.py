@@ -2,12 +2,14 @@
 
 import dataclasses
 import datetime as dt
+import json
 import types
 
 import pytest
 
 from bento_services.gateway.records import to_parts
-from pipeline_tasks.contracts import RouteEntry
+from pipeline_tasks import assembly, cli
+from pipeline_tasks.contracts import Attempt, RouteEntry
 from pipeline_tasks.errors import ConfigError, GateClosed
 from pipeline_tasks.wiring import experimenting
 from tests.ledger_case import Case, minutes
@@ -76,3 +78,69 @@ def test_a_version_without_a_release_is_refused(parts):
 
 def test_a_former_champion_has_the_classes_that_it_served_with(parts):
     assert experimenting._classes_of(parts, "pets", "v2") == tuple(s.project().config.labels.classes)
+
+
+@pytest.fixture
+def shell(parts, monkeypatch, capsys):
+    """Run `dethrone experiment pets ...` and return its exit code, output, errors; starts and stops are noted."""
+    asked = []
+    monkeypatch.setattr(assembly, "build_parts", lambda: parts)
+    for name in ("start", "stop"):
+        monkeypatch.setattr(
+            experimenting, name, lambda *_, name=name, **facts: asked.append((name, facts)) or {"ok": 1}
+        )
+
+    def run(*arguments):
+        code = cli.main(["experiment", "pets", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    run.asked = asked
+    return run
+
+
+def test_the_report_on_a_shell(parts, shell):
+    log(parts)
+    code, output, _ = shell("report")
+    assert (code, output.splitlines()[0]) == (0, "experiment e1 of pets on correct, confidence 95%, running")
+    assert output.splitlines()[-1] == "answer: b"
+    assert json.loads(shell("report", "--json")[1])["arms"]["b"]["num_successes"] == 20
+    code, _, errors = shell("report", "--id", "zz")
+    assert (code, "--id must be the beginning of an experiment's id (got zz). Known: e1." in errors) == (2, True)
+
+
+def test_starting_and_stopping_on_a_shell(shell):
+    code, _, errors = shell("start")
+    assert (code, "--version must be a former champion of pets or a model with a promote verdict" in errors) == (
+        2,
+        True,
+    )
+    assert shell("start", "--version", "v2", "--share", "20", "--metric", "outcome:cat")[0] == 0
+    assert shell("stop", "--reason", "enough")[0] == 0
+    (start, begun), (stop, ended) = shell.asked
+    assert (start, stop, ended["reason"]) == ("start", "stop", "enough")
+    facts = {name: begun[name] for name in ("version", "share", "metric", "confidence")}
+    assert facts == {"version": "v2", "share": 20, "metric": "outcome:cat", "confidence": 0.95}
+    assert begun["attempt"].task == "experiment"
+    assert begun["actor"]
+
+
+def test_a_start_and_a_stop_are_noted_down(parts, monkeypatch):
+    for name in ("target", "gateway"):
+        setattr(parts, name, None)
+    parts.fence = lambda *_: None
+    record_of = parts.case.serving.head_record
+    monkeypatch.setattr(experimenting.experiment_task, "start", lambda *_, **__: record_of("pets"))
+    reasons = []
+    monkeypatch.setattr(
+        experimenting.experiment_task, "stop", lambda *_, reason, **__: reasons.append(reason) or record_of("pets")
+    )
+    attempt = Attempt("x", "experiment")
+    facts = {"version": "v2", "share": 50, "metric": "correct", "confidence": 0.95, "actor": "ann"}
+    said = experimenting.start(parts, "pets", attempt=attempt, **facts)
+    assert (said["generation"], said["shares"]) == (2, {"v1": 50, "v2": 50})
+    assert len([key for key in parts.store.objects if key.startswith("ledger/")]) == 1
+    experimenting.stop(parts, "pets", attempt=attempt, actor="ann", reason="enough")
+    (reason,) = reasons
+    assert reason.startswith("answer undecided (a 0 of 0, b 0 of 0; log ")
+    assert reason.endswith("; enough")
