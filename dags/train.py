@@ -14,6 +14,7 @@ from pipeline_tasks.airflow_glue import (
     param,
     ran,
     result,
+    rollout_timeout,
     wake_on,
 )
 
@@ -23,11 +24,14 @@ DOC = """
 `plan` decides whether there is enough new to train on. `snapshot` freezes the labels (and opens a new exam epoch when
 enough exam items are labeled) and checks them. `train` tunes and trains on the pool `gpu`. `judge` scores champion and
 contender on the same frozen exams. `approve` waits for a person where the project asks for one. `release` builds the
-bento and checks it in its real server. `ship` moves the traffic and keeps the old champion ready. `finish` records how
-the run ended: promoted, rejected(reason), failed(reason) or superseded.
+bento and checks it in its real server. `ship` moves the traffic, at once or in judged steps (`serving.rollout`), and
+keeps the old champion ready. `finish` records how the run ended: promoted, rejected(reason), failed(reason) or
+superseded.
 
 **When it fails.** Look at `finish` for the reason and at `judge` for the report. The champion keeps serving whatever
-happens here. Clearing a failed task goes on from there; a whole new run adopts what was already trained.
+happens here. `CANARY_FAILED` and `CANARY_INCONCLUSIVE` say with which numbers a rollout went back to the champion;
+`EXPERIMENT_RUNNING`: stop the experiment, then clear `ship`. Clearing a failed task goes on from there; a whole new
+run adopts what was already trained.
 """
 
 SCALES_WITH_DATA = dt.timedelta(hours=12)
@@ -98,6 +102,7 @@ for project in load_valid_projects():
         ship = StageOperator(
             stage="ship",
             project=name,
+            execution_timeout=rollout_timeout(project),
             arguments={"release_id": result("release", "release_id")},
             outlets=[asset(name, "champion")],
         )

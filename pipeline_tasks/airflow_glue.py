@@ -30,13 +30,14 @@ logger = logging.getLogger(__name__)
 START = installed_at() or dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PR_SET_PDEATHSIG = 1
 
+TASK_TIMEOUT = dt.timedelta(minutes=15)
 RETRY_ARGUMENTS: dict[str, Any] = {
     # Together with the S3 client's own 90 s these outlast a restart of any service (reliability.md M8, section 5).
     "retries": 3,
     "retry_delay": dt.timedelta(seconds=10),
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": dt.timedelta(minutes=5),
-    "execution_timeout": dt.timedelta(minutes=15),
+    "execution_timeout": TASK_TIMEOUT,
 }
 
 
@@ -88,6 +89,16 @@ def dag_arguments(project: Project, verb: str, *, doc: str) -> dict[str, Any]:
         "description": f"{verb} of {project.name}",
         "dagrun_timeout": dt.timedelta(days=7) if verb == "train" else dt.timedelta(hours=6),
     }
+
+
+def rollout_timeout(project: Project) -> dt.timedelta:
+    """Return how long shipping may take: starting and stopping as any task, and a canary up to its deadline.
+
+    The task waits in its worker slot: a rollout is one transaction, and a retry adopts its steps.
+    """
+    rollout = project.serving.rollout
+    watching = rollout.deadline_seconds if rollout.strategy == "canary" else 0
+    return TASK_TIMEOUT + dt.timedelta(seconds=watching)
 
 
 def param(name: str) -> str:

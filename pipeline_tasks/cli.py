@@ -188,6 +188,16 @@ def _add_serving(add: Add) -> None:
     latency.add_argument("--requests", type=int, default=200)
     latency.add_argument("--file", type=Path, help="what to ask about (empty: items of the project)")
 
+    experiment = add("experiment", commands_serving.experiment, "compare a gated version with the champion on users")
+    experiment.add_argument("project")
+    experiment.add_argument("action", choices=["start", "stop", "report"])
+    experiment.add_argument("--version", help="start: a former champion, or a model with a promote verdict")
+    experiment.add_argument("--share", type=int, default=50, help="start: percent of the users who get it")
+    experiment.add_argument("--metric", default="correct", help="start: correct, or outcome:<class>; by POST /feedback")
+    experiment.add_argument("--confidence", type=float, default=0.95, help="start: of the answer, at whatever look")
+    experiment.add_argument("--reason", default="by hand", help="stop: why (kept in the ledger)")
+    experiment.add_argument("--id", help="report: the beginning of an experiment's id (empty: the newest)")
+
 
 def _fail(error: PipelineError, code: int) -> int:
     print(f"error [{error.code}]: {error}", file=sys.stderr)  # noqa: T201

@@ -24,3 +24,39 @@ def latency(arguments: argparse.Namespace) -> Any:
         build_parts(), arguments.project, num_requests=arguments.requests, file=file, monotonic=time.perf_counter
     )
     return found if arguments.json else wiring.as_text(found)
+
+
+def experiment(arguments: argparse.Namespace) -> Any:
+    """Start, stop or report an A/B experiment."""
+    import getpass
+    import secrets
+
+    from pipeline_tasks.assembly import build_parts
+    from pipeline_tasks.contracts import Attempt
+    from pipeline_tasks.experiments.comparison import as_text
+    from pipeline_tasks.wiring import experimenting
+
+    parts, project = build_parts(), arguments.project
+    if arguments.action == "report":
+        found = experimenting.report(parts, project, experiment_id=arguments.id)
+        return found if arguments.json else as_text(found)
+    shared: dict[str, Any] = {
+        "attempt": Attempt(run_id=f"shell__{secrets.token_hex(6)}", task="experiment"),
+        "actor": getpass.getuser(),
+    }
+    if arguments.action == "stop":
+        return experimenting.stop(parts, project, reason=arguments.reason, **shared)
+    if not arguments.version:
+        raise ConfigError(
+            f"--version must be a former champion of {project} or a model with a promote verdict (got none). "
+            f"See `dethrone history {project}`."
+        )
+    return experimenting.start(
+        parts,
+        project,
+        version=arguments.version,
+        share=arguments.share,
+        metric=arguments.metric,
+        confidence=arguments.confidence,
+        **shared,
+    )

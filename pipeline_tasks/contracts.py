@@ -17,6 +17,19 @@ from typing import Any, Literal
 Split = Literal["train", "exam"]
 Queue = Literal["label", "exam"]
 Answer = Literal["promote", "keep", "inconclusive"]
+# Who moves a champion: promote and rollback. The others put a gated model beside it, or take it away again.
+RouteAction = Literal[
+    "promote",
+    "rollback",
+    "shadow",
+    "canary",
+    "canary_failed",
+    "canary_inconclusive",
+    "experiment_start",
+    "experiment_stop",
+]
+BESIDE_ACTIONS: tuple[RouteAction, ...] = ("shadow", "canary", "experiment_start")
+ALONE_ACTIONS: tuple[RouteAction, ...] = ("canary_failed", "canary_inconclusive", "experiment_stop")
 RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
 
 
@@ -281,3 +294,27 @@ class Route:
     champion_version: str
     entries: tuple[RouteEntry, ...]
     shadows: tuple[RouteEntry, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeploymentAccount:
+    """What one deployment did with its requests under one generation; `errors` are among `asked`.
+
+    `latency_counts[i]` is the number of requests that took `edges_ms[i]` or less, and more than the edge before; the
+    last one counts the rest. `compared` are mirrored requests that the champion answered too.
+    """
+
+    asked: int
+    errors: int
+    latency_counts: tuple[int, ...]
+    compared: int = 0
+    disagreed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteAccounts:
+    """A gateway's accounts of one generation of a route, by deployment id."""
+
+    generation: int
+    edges_ms: tuple[float, ...]
+    deployments: Mapping[str, DeploymentAccount]

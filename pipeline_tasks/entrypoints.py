@@ -326,10 +326,12 @@ def finish(
     from pipeline_tasks.catalog.runs import RunRepository
     from pipeline_tasks.errors import PermanentError
     from pipeline_tasks.runs.outcome import ending_of, went_on
+    from pipeline_tasks.wiring.shipping import end_abandoned_rollout
     from pipeline_tasks.wiring.views import run_facts
 
     if not started:
         return {"idle": "there was nothing to train on"}
+    end_abandoned_rollout(parts, project, attempt=attempt)
     runs = RunRepository(parts.database)
     record = runs.get(project, attempt.run_id)
     if record is None:

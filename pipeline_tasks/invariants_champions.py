@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline_tasks.catalog.ledger import approval_rule_of
-from pipeline_tasks.contracts import sha256_hex, sha256_of_file
+from pipeline_tasks.contracts import ALONE_ACTIONS, BESIDE_ACTIONS, sha256_hex, sha256_of_file
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.invariants_report import Row, Violation
@@ -56,7 +56,8 @@ def whole_violations(
     by_model: dict[str, list[Row]] = {}
     for release in releases:
         by_model.setdefault(release["model_version"], []).append(release)
-    for version in dict.fromkeys(route["champion_version"] for route in reversed(routes[-NUM_KEPT_WHOLE:])):
+    champions = [route for route in routes if route["action"] not in (*BESIDE_ACTIONS, *ALONE_ACTIONS)]
+    for version in dict.fromkeys(route["champion_version"] for route in reversed(champions[-NUM_KEPT_WHOLE:])):
         model = models.get(version)
         if model is None:
             yield Violation("I4", project, f"champion {version} must be a recorded model version (got none)")
@@ -104,6 +105,8 @@ def gate_violations(
             faults += _verdict_faults(route, verdict, champion=champion, model=models.get(version), store=store)
             faults += _approval_faults(route, answers.get(route["verdict_id"], ()), champion=champion)
             faults += _release_faults(route, released.get((version, route["verdict_id"])))
+        elif route["action"] in (*BESIDE_ACTIONS, *ALONE_ACTIONS):
+            faults += _beside_faults(route, champion=champion)
         else:
             faults.append(f"has the unknown action {route['action']}")
         champion = version
@@ -114,6 +117,16 @@ def gate_violations(
             if not any(_has_passed(one, route, answers=answers, released=released) for one in mine):
                 faults.append(f"routes to {name} too, which has not passed verdict, approval and release")
         yield from (_ungated(project, route, fault) for fault in faults)
+
+
+def _beside_faults(route: Row, *, champion: str | None) -> Iterator[str]:
+    """Tell what a rollout's or an experiment's route did that only a promotion or a rollback may do."""
+    if route["champion_version"] != champion:
+        yield f"moves the champion from {champion} by {route['action']}"
+    named = (*route["body"]["entries"], *route["body"].get("shadows", ()))
+    mixed = any(entry["model_version"] != route["champion_version"] for entry in named)
+    if mixed != (route["action"] in BESIDE_ACTIONS):
+        yield f"has {'a model' if mixed else 'nobody'} beside the champion after {route['action']}"
 
 
 def _has_passed(

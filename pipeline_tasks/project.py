@@ -254,6 +254,42 @@ class Approval(_Model):
     four_eyes: bool = False
 
 
+class RolloutLimits(_Model):
+    """By how much a candidate may be worse than the champion beside it; each must be shown, not just seen."""
+
+    max_error_rate_increase: float = Field(
+        0.02, gt=0, le=1, description="More of its requests that fail, as a share: 0.02 = two points."
+    )
+    max_latency_ratio: float = Field(
+        2.0, ge=1, description="Of the champion's 90 % latency at that time: no more than a tenth more may be slower."
+    )
+    max_disagreement: float = Field(
+        0.5, gt=0, le=1, description="Share of mirrored requests with another class than the champion's; shadow only."
+    )
+
+
+class Rollout(_Model):
+    """How a release gets a champion's traffic. Undecided at the deadline: all traffic returns to the champion."""
+
+    strategy: Literal["all_at_once", "canary"] = Field(
+        "all_at_once",
+        description="canary: in steps, each judged against the champion's traffic at the same time; the first champion "
+        "has nobody beside it and goes live at once.",
+    )
+    shadow_seconds: float = Field(0.0, ge=0, description="Mirror requests for at least so long before any share.")
+    shadow_requests: int = Field(0, ge=0, description="At least so many mirrors; 0 with shadow_seconds 0: no shadow.")
+    steps: list[Annotated[int, Field(ge=1, le=99)]] = Field(
+        default_factory=lambda: [5, 25, 50], min_length=1, description="Percent of the traffic, one after the other."
+    )
+    bake_seconds: float = Field(60.0, ge=0, description="Each step lasts at least so long.")
+    min_requests: int = Field(
+        200, ge=1, description="Of the candidate in each step, before it can pass; failing needs no more than proof."
+    )
+    deadline_seconds: float = Field(3600.0, gt=0, le=86_400, description="For shadow and steps together.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the whole rollout, however often one looks.")
+    limits: RolloutLimits = RolloutLimits()
+
+
 class Serving(_Model):
     """How predictions are answered and what is logged."""
 
@@ -276,6 +312,7 @@ class Serving(_Model):
     requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
     drain_seconds: float = Field(30.0, ge=0)
     keep_previous: bool = Field(default=True, description="Keep the previous champion running, ready to return.")
+    rollout: Rollout = Rollout()
 
 
 class Monitor(_Model):

@@ -31,6 +31,7 @@ def check_project(project: Project, *, folder: Path) -> list[Finding]:
         *_check_people(project),
         *_check_limits(project),
         *_check_serving(project),
+        *_check_rollout(project),
         *_check_slices(project),
         *_check_schedules(project),
     ]
@@ -266,6 +267,24 @@ def _check_serving(project: Project) -> Iterator[Finding]:
                     f"(got {shown(text)})."
                 ),
             )
+
+
+def _check_rollout(project: Project) -> Iterator[Finding]:
+    rollout = project.serving.rollout
+    if sorted(set(rollout.steps)) != rollout.steps:
+        yield (
+            ("serving", "rollout", "steps"),
+            f"serving.rollout.steps must rise, each once (got {shown(rollout.steps)}). Example: [5, 25, 50].",
+        )
+    shortest = rollout.shadow_seconds + rollout.bake_seconds * len(rollout.steps)
+    if rollout.strategy == "canary" and shortest >= rollout.deadline_seconds:
+        yield (
+            ("serving", "rollout", "deadline_seconds"),
+            (
+                f"serving.rollout.deadline_seconds must be more than shadow_seconds and bake_seconds of every step "
+                f"together (got {rollout.deadline_seconds:g} and {shortest:g}): no rollout could end well."
+            ),
+        )
 
 
 def _check_schedules(project: Project) -> Iterator[Finding]:

@@ -44,6 +44,7 @@ def build_app() -> Starlette:
         ("/v1/projects/{project}", "GET", _describe),
         ("/feedback", "POST", _feedback),
         ("/internal/inflight", "GET", _in_flight),
+        ("/internal/accounts/{project}", "GET", _accounts),
         ("/metrics", "GET", _metrics),
         ("/openapi.json", "GET", _openapi),
         ("/docs", "GET", _docs),
@@ -128,6 +129,12 @@ async def _in_flight(gateway: Gateway, request: Request, request_id: str) -> Res
     deployment = request.query_params.get("deployment", "")
     body = {"deployment": deployment[:200], "in_flight": gateway.dispatcher.in_flight(deployment)}
     return _answer(body, request_id)
+
+
+async def _accounts(gateway: Gateway, request: Request, request_id: str) -> Response:
+    project = check_project(request.path_params["project"])
+    gateway.authorize(request, scope="admin", project=project)
+    return _answer(gateway.dispatcher.accounts.read(gateway.route(project)), request_id)
 
 
 async def _metrics(gateway: Gateway, request: Request, request_id: str) -> Response:

@@ -28,7 +28,7 @@ from bento_services.gateway.reviews import Reviews
 from bento_services.gateway.routes import KeyInfo, ProjectRoute, Snapshot
 from bento_services.gateway.shadows import Mirror
 from bento_services.gateway.spool import Spool
-from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.contracts import RouteEntry, sha256_hex
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,13 @@ class Trace:
     media_type: str | None = None
     payload: bytes | None = None
     prediction_id: str | None = None  # promised before the answer
+    generation: int | None = None  # of the route whose share drew a deployment
+    assigned: str | None = None  # the deployment that was drawn, whoever answered in the end
     spans: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds by part, as `Server-Timing` tells them
+
+    def drawn(self, route: ProjectRoute, entry: RouteEntry) -> None:
+        """Note which deployment the share gave: an experiment's exposure."""
+        self.generation, self.assigned = route.generation, entry.deployment_id
 
 
 class Gateway:
@@ -206,7 +212,9 @@ class Gateway:
                 version=version,
             )
             with self.span(trace, "inference"):
-                answered = await self.dispatcher.predict(question, current_route=lambda: self.route(trace.project))
+                answered = await self.dispatcher.predict(
+                    question, current_route=lambda: self.route(trace.project), drawn=trace.drawn
+                )
         finally:
             self.num_open -= 1
         trace.spans.update(answered.scores.spans)
@@ -277,6 +285,8 @@ class Gateway:
             media_type=trace.media_type,
             payload=trace.payload,
             payload_sha256=None if trace.payload is None else sha256_hex(trace.payload),
+            generation=trace.generation,
+            assigned=trace.assigned,
             **facts,
         )
 

@@ -228,6 +228,17 @@ PATHS: dict[str, dict[str, Any]] = {
             tag="operation",
         )
     },
+    "/internal/accounts/{project}": {
+        "get": _operation(
+            "accounts",
+            "What each deployment did with the requests that the newest route gave it",
+            good={"200": _json("Accounts", "Since the gateway follows this generation.")},
+            errors=(400, 401, 403, 404, 500, 503),
+            parameters=("Project", "RequestId"),
+            scope="admin",
+            tag="operation",
+        )
+    },
     "/metrics": {
         "get": _operation(
             "metrics",

@@ -160,5 +160,28 @@ SCHEMAS: dict[str, Schema] = {
             "max_request_bytes": COUNT,
         },
     ),
+    "Account": _object(
+        "One deployment's requests under one generation, replays and named versions left out.",
+        {
+            "deployment_id": TEXT,
+            "model_version": TEXT,
+            "asked": COUNT,
+            "errors": {"type": "object", "additionalProperties": COUNT},
+            "latency_counts": _said(
+                {"type": "array", "items": COUNT}, "Requests up to each edge and above the one before; then the rest."
+            ),
+            "compared": _said(COUNT, "Mirrored requests that the champion answered too."),
+            "disagreed": _said(COUNT, "Those of them with another class."),
+        },
+    ),
+    "Accounts": _object(
+        "The accounts of a project's newest route.",
+        {
+            "project": TEXT,
+            "generation": COUNT,
+            "edges_ms": {"type": "array", "items": {"type": "number"}},
+            "deployments": {"type": "array", "items": ref("Account")},
+        },
+    ),
     "InFlight": _object("Unanswered requests of a deployment.", {"deployment": TEXT, "in_flight": COUNT}),
 }

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from bento_services.gateway.accounts import Accounts, error_of
 from bento_services.gateway.breaker import Breakers
 from bento_services.gateway.client import Failed, Rejected, Reply, Scores
 from bento_services.gateway.errors import ApiError
-from bento_services.gateway.routes import ProjectRoute, choose, choose_other
+from bento_services.gateway.routes import ProjectRoute, champion_beside, choose, choose_other
 from pipeline_tasks.contracts import RouteEntry
 
 
@@ -46,7 +47,9 @@ class Dispatcher:
 
     def __init__(self, client: Asks, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._client = client
+        self._monotonic = monotonic
         self._in_flight: Counter[str] = Counter()
+        self.accounts = Accounts()
         self.breakers = Breakers(monotonic=monotonic)
         self.num_replays = 0
 
@@ -54,26 +57,54 @@ class Dispatcher:
         """Return how many requests to this deployment are unanswered."""
         return self._in_flight[deployment_id]
 
-    async def predict(self, question: Question, *, current_route: Callable[[], ProjectRoute]) -> Answered:
+    async def predict(
+        self,
+        question: Question,
+        *,
+        current_route: Callable[[], ProjectRoute],
+        drawn: Callable[[ProjectRoute, RouteEntry], None] | None = None,
+    ) -> Answered:
         """Ask the deployment that the route gives, and after a failure one other: predictions are pure, so it is safe.
 
-        The route is read again before each try: a swap in between is followed.
+        The route is read again before each try: a swap in between is followed. An item that only a candidate rejects
+        is the champion's to judge. `drawn` hears what the share gave, before a suspect is passed over.
 
         Raises:
             ApiError: 404 unknown version, 422 and 413 a bad item, 503 nothing usable answered.
         """
-        route = current_route()
-        entry = choose(route, sticky_key=question.sticky_key, version=question.version, avoid=self.breakers.avoided())
+        route, avoid = current_route(), self.breakers.avoided()
+        entry = choose(route, sticky_key=question.sticky_key, version=question.version, avoid=avoid)
         if entry is None:
             raise _nothing_serves(question.version)
+        if drawn is not None and question.version is None:
+            drawn(route, (choose(route, sticky_key=question.sticky_key, version=None) if avoid else entry) or entry)
+        began = self._monotonic()
         reply = await self.ask(entry, question, route)
-        replayed = isinstance(reply, Failed)
-        if replayed:
+        seconds = self._monotonic() - began
+        answered = await self._again(entry, reply, question, current_route)
+        if question.version is None:
+            right = isinstance(reply, Rejected) and answered is None  # the champion sees no sense in it either
+            self.accounts.answered(route, entry, seconds=seconds, error=None if right else error_of(reply))
+        return Answered(entry, _scores(reply), replayed=False) if answered is None else _finished(*answered)
+
+    async def _again(
+        self, entry: RouteEntry, reply: Reply, question: Question, current_route: Callable[[], ProjectRoute]
+    ) -> tuple[RouteEntry, Reply] | None:
+        """Ask one other deployment where that can help; None where the first reply stands."""
+        if isinstance(reply, Failed):
             self.num_replays += 1
             route = current_route()
-            entry = choose_other(route, entry, version=question.version, avoid=self.breakers.avoided())
-            reply = await self.ask(entry, question, route)
-        return Answered(entry, _scores(reply), replayed)
+            other = choose_other(route, entry, version=question.version, avoid=self.breakers.avoided())
+            return other, await self.ask(other, question, route)
+        if not isinstance(reply, Rejected) or question.version is not None:
+            return None
+        route = current_route()
+        champion = champion_beside(route, entry)
+        second = None if champion is None else await self.ask(champion, question, route)
+        if champion is None or not isinstance(second, Scores):
+            return None
+        self.num_replays += 1
+        return champion, second
 
     async def ask(self, entry: RouteEntry, question: Question, route: ProjectRoute) -> Reply:
         """Ask one deployment, counted as in flight; its breaker hears how it ended."""
@@ -82,7 +113,7 @@ class Dispatcher:
         self.breakers.asked(entry.deployment_id)
         try:
             reply = await self._client.ask(
-                entry, question.payload, media_type=question.media_type, classes=route.settings.classes
+                entry, question.payload, media_type=question.media_type, classes=route.classes_of(entry)
             )
         finally:
             self._in_flight[entry.deployment_id] -= 1
@@ -90,6 +121,10 @@ class Dispatcher:
                 del self._in_flight[entry.deployment_id]
         self.breakers.heard(entry.deployment_id, reply)
         return reply
+
+
+def _finished(entry: RouteEntry, reply: Reply) -> Answered:
+    return Answered(entry, _scores(reply), replayed=True)
 
 
 def _nothing_serves(version: str | None) -> ApiError:

@@ -45,6 +45,8 @@ SCHEMA = pa.schema(
         ("business_key", pa.string()),
         ("outcome_label", pa.string()),
         ("answer_label", pa.string()),
+        ("generation", pa.int64()),
+        ("assigned", pa.string()),
     ]
 )
 
@@ -75,6 +77,10 @@ class LogRecord:
     business_key: str | None = None
     outcome_label: str | None = None
     answer_label: str | None = None  # what the caller was told after thresholds; `label` is the model's own best class
+    generation: int | None = (
+        None  # of the route whose share drew `assigned`; both None where the caller named a version
+    )
+    assigned: str | None = None
 
 
 def to_bytes(record: LogRecord) -> bytes:

@@ -31,6 +31,8 @@ class ServingSettings:
     modality: str = ""
     recipe: str = ""
     preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    beside_classes: tuple[str, ...] = ()  # of a model beside the champion, where it learned others
+    experiment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what runs now; empty: none
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class ProjectRoute:
     entries: tuple[RouteEntry, ...]
     shadows: tuple[RouteEntry, ...]
     settings: ServingSettings
+
+    def classes_of(self, entry: RouteEntry) -> tuple[str, ...]:
+        """Return the classes that an answer of this deployment has to be about."""
+        beside = entry.model_version != self.champion_version
+        return (beside and self.settings.beside_classes) or self.settings.classes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,7 +134,8 @@ def _route_of(fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Project
 def _settings(fields: Mapping[str, Any]) -> ServingSettings:
     known = {field.name for field in dataclasses.fields(ServingSettings)}
     values = {name: value for name, value in fields.items() if name in known}
-    values["classes"] = tuple(values.get("classes", ()))
+    for name in ("classes", "beside_classes"):
+        values[name] = tuple(values.get(name, ()))
     return ServingSettings(**values)
 
 
@@ -137,8 +145,11 @@ def choose(
     """Return the deployment for a request, or None if no deployment has the named version.
 
     Without a version the share decides, by a hash of the sticky key, so that one user stays on one deployment while
-    the weights stay. Deployments in `avoid` are passed over as long as another one is left.
+    the weights stay. An experiment deals users anew, so that no arm inherits those of an earlier one. Deployments in
+    `avoid` are passed over as long as another one is left.
     """
+    experiment_id = route.settings.experiment.get("experiment_id")
+    sticky_key = f"{experiment_id}/{sticky_key}" if experiment_id else sticky_key
     if version is not None:
         # A version may serve with weight 0: kept for callers who name it.
         named = [entry for entry in (*route.entries, *route.shadows) if entry.model_version == version]
@@ -149,16 +160,23 @@ def choose(
 def choose_other(
     route: ProjectRoute, failed: RouteEntry, *, version: str | None, avoid: Collection[str] = ()
 ) -> RouteEntry:
-    """Return where to replay a request: another replica of the version, else the champion, else the same once more.
+    """Return where to replay a request: on the champion, else another replica of the version, else the same once more.
 
-    A caller who named a version gets that version or an error.
+    A caller who named a version gets that version or an error. Replicas of a broken candidate are broken alike.
     """
     others = _without([entry for entry in route.entries if entry.deployment_id != failed.deployment_id], avoid)
     others = [entry for entry in others if entry.deployment_id != failed.deployment_id]
     same = [entry for entry in others if entry.model_version == failed.model_version]
     champions = [entry for entry in others if entry.model_version == route.champion_version]
-    candidates = same if version is not None else (*same, *champions, *others)
+    candidates = same if version is not None else (*champions, *same, *others)
     return next(iter(candidates), failed)
+
+
+def champion_beside(route: ProjectRoute, entry: RouteEntry) -> RouteEntry | None:
+    """Return the champion's deployment where `entry` is another model's, else None."""
+    if entry.model_version == route.champion_version:
+        return None
+    return next((one for one in route.entries if one.model_version == route.champion_version), None)
 
 
 def _without(entries: Sequence[RouteEntry], avoid: Collection[str]) -> list[RouteEntry]:

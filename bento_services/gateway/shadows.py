@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 
+from bento_services.gateway.accounts import error_of
 from bento_services.gateway.client import Rejected, Scores
 from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.postprocess import DIGITS, finish
@@ -48,9 +49,14 @@ class Mirror:
     async def _ask(self, entry: RouteEntry, question: Question, answered: LogRecord, route: ProjectRoute) -> None:
         began = self._monotonic()
         reply = await self._dispatcher.ask(entry, question, route)
-        latency_ms = round((self._monotonic() - began) * 1000, 3)
+        seconds = self._monotonic() - began
+        latency_ms = round(seconds * 1000, 3)
+        accounts = self._dispatcher.accounts
+        accounts.answered(route, entry, seconds=seconds, error=error_of(reply))
         if isinstance(reply, Scores):
             finished = finish(reply, route.settings)
+            if answered.model_version == route.champion_version:
+                accounts.compared(route, entry, agreed=finished.model_label == answered.label)
             scores = zip(reply.labels, reply.probabilities, strict=True)
             record = dataclasses.replace(
                 _like(answered, entry, latency_ms=latency_ms),

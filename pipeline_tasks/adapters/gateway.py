@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from pipeline_tasks.contracts import DeploymentAccount, RouteAccounts
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 
 
@@ -32,6 +33,26 @@ class GatewayClient:
         """Return how many requests to this deployment are unanswered."""
         body = self._get("/internal/inflight", params={"deployment": deployment_id})
         return int(body["in_flight"]) if body else 0
+
+    def accounts(self, project: str) -> RouteAccounts | None:
+        """Return what each deployment did under the newest generation that is followed; None without an answer."""
+        try:
+            body = self._get(f"/internal/accounts/{project}")
+        except (ServiceUnavailable, httpx.HTTPStatusError):  # the next look may have an answer
+            return None
+        if body is None:
+            return None
+        found = {
+            str(one["deployment_id"]): DeploymentAccount(
+                asked=int(one["asked"]),
+                errors=sum(one["errors"].values()),
+                latency_counts=tuple(one["latency_counts"]),
+                compared=int(one["compared"]),
+                disagreed=int(one["disagreed"]),
+            )
+            for one in body["deployments"]
+        }
+        return RouteAccounts(int(body["generation"]), tuple(body["edges_ms"]), found)
 
     def counters(self) -> dict[str, float]:
         """Return the gateway's counters and gauges since its start, by name; those with labels are left out."""

@@ -1,7 +1,8 @@
 """The ledger's chain: what an entry says, how it hashes, and what is wrong with a chain. Pure.
 
-Each project has one chain. An entry tells of one verdict, approval or route (a promotion or a rollback), carries the
-hash of the evidence behind it and of the entry before it, and is written in the transaction of the row it speaks of.
+Each project has one chain. An entry tells of one verdict, approval or route (a promotion, a rollback, a step of a
+rollout, the start or end of an experiment), carries the hash of the evidence behind it and of the entry before it, and
+is written in the transaction of the row it speaks of.
 The hash of verdict.json covers the hash of evidence.parquet, which stands in it.
 """
 

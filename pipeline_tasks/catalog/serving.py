@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -79,6 +79,18 @@ class ServingRepository:
         """Return what serves now, or None before the first promotion."""
         with self._database.read() as connection:
             return _head(connection, project)
+
+    def head_record(self, project: str) -> RouteRecord | None:
+        """Return the newest generation with who moved it and why, or None before the first promotion."""
+        query = sa.select(t.routes).where(t.routes.c.project == project).order_by(t.routes.c.generation.desc()).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else _record(row)
+
+    def require_gated(self, project: str, version: str) -> None:
+        """Raise GateClosed unless a model was champion or has a promote verdict."""
+        with self._database.read() as connection:
+            _require_passed(connection, project, {version})
 
     def history(self, project: str) -> list[Route]:
         """Return every generation, oldest first."""
@@ -226,17 +238,20 @@ def _require_gated(connection: sa.Connection, route: Route) -> None:
     A share of 0 and a shadow count too: callers can name their version.
     """
     beside = {entry.model_version for entry in (*route.entries, *route.shadows)} - {route.champion_version}
-    if not beside:
-        return
-    champions = sa.select(t.routes.c.champion_version).where(t.routes.c.project == route.project)
+    if beside:
+        _require_passed(connection, route.project, beside)
+
+
+def _require_passed(connection: sa.Connection, project: str, versions: Collection[str]) -> None:
+    champions = sa.select(t.routes.c.champion_version).where(t.routes.c.project == project)
     promoted = sa.select(t.verdicts.c.contender_version).where(
-        t.verdicts.c.project == route.project, t.verdicts.c.answer == "promote"
+        t.verdicts.c.project == project, t.verdicts.c.answer == "promote"
     )
-    unknown = sorted(beside - set(connection.execute(sa.union(champions, promoted)).scalars()))
+    unknown = sorted(set(versions) - set(connection.execute(sa.union(champions, promoted)).scalars()))
     if unknown:
         raise GateClosed(
-            f"entries of generation {route.generation} of {route.project} must be its champion, former champions or "
-            f"models with a promote verdict (got {', '.join(unknown)}). Judge them first.",
+            f"entries of a route of {project} must be its champion, former champions or models with a promote verdict "
+            f"(got {', '.join(unknown)}). Judge them first.",
             code="UNGATED_ENTRY",
         )
 

@@ -310,7 +310,7 @@ routes = sa.Table(
     _text("commit_id", unique=True),
     _text("parent_commit_id", nullable=True),
     _text("attempt"),
-    _text("action"),  # promote | rollback
+    _text("action"),  # contracts.RouteAction
     _text("champion_version"),
     _text("verdict_id"),
     _json("body"),  # {"entries": [...], "shadows": [...], "serving": {threshold, top_k, ...}}

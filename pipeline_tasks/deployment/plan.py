@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from pipeline_tasks.contracts import DeploymentRef, Route, RouteEntry, content_id
 from pipeline_tasks.errors import ConfigError
@@ -38,21 +39,64 @@ def next_route(head: Route | None, deployment: DeploymentRef, *, reason_id: str,
         commit_id=commit_id,
         parent_commit_id=head.commit_id if head else None,
         champion_version=deployment.model_version,
-        entries=(
-            RouteEntry(
-                deployment_id=deployment.deployment_id,
-                model_version=deployment.model_version,
-                address=deployment.address,
-                weight=FULL_SHARE,
-            ),
-        ),
+        entries=(_entry(deployment, weight=FULL_SHARE),),
     )
-    return RouteChange(route=route, replaces=head.entries[0] if head else None)
+    return RouteChange(route=route, replaces=champion_entry(head) if head else None)
+
+
+def champion_entry(route: Route) -> RouteEntry:
+    """Return the deployment of a route's champion."""
+    return next(entry for entry in route.entries if entry.model_version == route.champion_version)
+
+
+def is_mixed(route: Route) -> bool:
+    """Return whether another model than the champion has a share or mirrors: a rollout or an experiment."""
+    return any(entry.model_version != route.champion_version for entry in (*route.entries, *route.shadows))
+
+
+def route_beside(head: Route, deployment: DeploymentRef | None, *, share: int, reason_id: str, attempt: str) -> Route:
+    """Return the generation after the head in which the champion has a deployment beside it with a share in percent.
+
+    A share of 0 makes it a shadow; no deployment gives the champion everything back. The champion stands first, so that
+    a growing share only ever moves users from it to the other.
+    """
+    champion = dataclasses.replace(champion_entry(head), weight=FULL_SHARE - share)
+    name = deployment.deployment_id if deployment else champion.deployment_id
+    other = () if deployment is None else (_entry(deployment, weight=share),)
+    return Route(
+        project=head.project,
+        generation=head.generation + 1,
+        commit_id=content_id([head.project, head.generation + 1, name, share, reason_id, attempt]),
+        parent_commit_id=head.commit_id,
+        champion_version=head.champion_version,
+        entries=(champion, *(other if share else ())),
+        shadows=() if share else other,
+    )
+
+
+def settings_beside(settings: Mapping[str, Any], *, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the champion's serving settings for a route with another model beside it, or (no classes) without.
+
+    What the callers see stays the champion's; a candidate may have learned other classes.
+    """
+    kept = {name: value for name, value in settings.items() if name not in {"beside_classes", "experiment"}}
+    differ = bool(classes) and set(classes) != set(settings.get("classes", ()))
+    return kept | ({"beside_classes": list(classes)} if differ else {})
+
+
+def _entry(deployment: DeploymentRef, *, weight: int) -> RouteEntry:
+    return RouteEntry(
+        deployment_id=deployment.deployment_id,
+        model_version=deployment.model_version,
+        address=deployment.address,
+        weight=weight,
+    )
 
 
 def rollback_target(history: Sequence[Route], *, to_version: str | None = None) -> Route:
     """Return the generation to go back to: the newest one with another champion than the head, or a named version.
 
+    While a rollout or an experiment runs, the first rollback ends it: it goes to the head's own champion, alone.
     `history` is oldest first. The champion that a rollback left behind is skipped, so that two rollbacks in a row go
     two champions back instead of forth and back.
 
@@ -64,6 +108,8 @@ def rollback_target(history: Sequence[Route], *, to_version: str | None = None) 
     head = history[-1]
     if to_version is not None:
         return _named(history, to_version)
+    if is_mixed(head):
+        return head
     first_seen = _first_generation_of(history, head.champion_version)
     for route in reversed(history):
         if route.generation < first_seen and route.champion_version != head.champion_version:
@@ -75,7 +121,7 @@ def rollback_target(history: Sequence[Route], *, to_version: str | None = None) 
 
 
 def _named(history: Sequence[Route], version: str) -> Route:
-    if history[-1].champion_version == version:
+    if history[-1].champion_version == version and not is_mixed(history[-1]):
         raise ConfigError(f"to_version must differ from the champion (got {version}, which serves now).", code="SAME")
     for route in reversed(history):
         if route.champion_version == version:
@@ -99,9 +145,11 @@ def to_retire(history: Sequence[Route], running: Collection[str], *, keep_previo
 
 
 def _previous(history: Sequence[Route]) -> set[str]:
+    """Return the newest champion's deployments before those that serve; who only stood beside it is none."""
     serving = {entry.deployment_id for entry in history[-1].entries}
     for route in reversed(history[:-1]):
-        ids = {entry.deployment_id for entry in route.entries}
+        champions = (entry for entry in route.entries if entry.model_version == route.champion_version)
+        ids = {entry.deployment_id for entry in champions}
         if ids - serving:
             return ids
     return set()

@@ -12,8 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
-from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, Route, RouteEntry
-from pipeline_tasks.deployment.plan import deployment_id_of, next_route, rollback_target, to_retire
+from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, Route, RouteAccounts, RouteEntry
+from pipeline_tasks.deployment.plan import (
+    champion_entry,
+    deployment_id_of,
+    next_route,
+    rollback_target,
+    to_retire,
+)
 from pipeline_tasks.errors import GateClosed, ServiceUnavailable
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import DeploymentTarget
@@ -37,6 +43,9 @@ class Gateway(Protocol):
     def in_flight(self, deployment_id: str) -> int:
         """Return how many requests to this deployment are unanswered."""
 
+    def accounts(self, project: str) -> RouteAccounts | None:
+        """Return what each deployment did under the newest generation that is followed; None without an answer."""
+
 
 def refuse_undone(records: Sequence[RouteRecord], release: ReleaseRef, *, deployment_id: str) -> None:
     """Raise GateClosed if the verdict was promoted before and its release does not serve any more.
@@ -52,6 +61,24 @@ def refuse_undone(records: Sequence[RouteRecord], release: ReleaseRef, *, deploy
         f"{last.actor} has moved the route since (generation {last.route.generation}, {last.action}: {last.reason}). "
         f"To return to it: dethrone rollback {release.project} --to-version {release.model_version} --reason '...'.",
         code="ROLLED_BACK",
+    )
+
+
+def refuse_experiment(records: Sequence[RouteRecord], release: ReleaseRef) -> None:
+    """Raise GateClosed while an experiment runs: shipping would take one of its arms away.
+
+    A retry on the champion that the experiment runs with changes nothing, and passes.
+    """
+    record = records[-1] if records else None
+    if record is None or record.action != "experiment_start":
+        return
+    if record.route.champion_version == release.model_version:
+        return
+    raise GateClosed(
+        f"{record.route.project} must have no running experiment to ship (got generation {record.route.generation}: "
+        f"{record.reason}, by {record.actor}). End it with `dethrone experiment {record.route.project} stop`, then "
+        "clear this task.",
+        code="EXPERIMENT_RUNNING",
     )
 
 
@@ -87,19 +114,21 @@ def ship(
     attempt: Attempt,
     fence: Fence,
     clock: Clock,
+    note: str = "",
 ) -> Route:
-    """Give a release all of its project's traffic and retire what is no longer needed.
+    """Give a release all of its project's traffic and retire what is no longer needed; `note` ends the reason.
 
     Raises:
-        GateClosed: the verdict does not allow it (any more), or its promotion was undone; nothing has changed.
+        GateClosed: the verdict does not allow it (any more), its promotion was undone, or an experiment runs; nothing
+            has changed.
         LostRace: somebody else moved the route first.
     """
-    refuse_undone(
-        serving.records(project.name), release, deployment_id=deployment_id_of(project.name, release.release_id)
-    )
+    records = serving.records(project.name)
+    refuse_undone(records, release, deployment_id=deployment_id_of(project.name, release.release_id))
+    refuse_experiment(records, release)
     deployment = start_release(project, release, target=target)
     head = serving.head_route(project.name)
-    if head is None or deployment.deployment_id not in {entry.deployment_id for entry in head.entries}:
+    if head is None or not _serves(head, deployment):
         require_promotable()
         serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
         head = _commit(
@@ -110,7 +139,7 @@ def ship(
             reason_id=release.verdict_id,
             verdict_id=release.verdict_id,
             actor="gate",
-            reason=f"verdict {release.verdict_id[:12]} said promote",
+            reason=f"verdict {release.verdict_id[:12]} said promote{note}",
             route_config=route_config,
             attempt=attempt,
             fence=fence,
@@ -118,6 +147,12 @@ def ship(
         )
     settle(project, serving=serving, target=target, gateway=gateway)
     return head
+
+
+def _serves(head: Route, deployment: DeploymentRef) -> bool:
+    """Return whether a deployment is the champion's: as a candidate it stands under another one."""
+    named = {entry.deployment_id for entry in head.entries}
+    return head.champion_version == deployment.model_version and deployment.deployment_id in named
 
 
 def rollback(
@@ -147,8 +182,7 @@ def rollback(
     committed = _already_rolled_back(history, attempt=attempt, serving=serving, project=project.name)
     if committed is None:
         goal = rollback_target(history, to_version=to_version)
-        entry = goal.entries[0]
-        release = release_of(entry)
+        release = release_of(champion_entry(goal))
         deployment = start_release(project, release, target=target)
         check(release, deployment)
         serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
@@ -253,7 +287,7 @@ def settle(
 
 def _is_of(project: str, deployment_id: str, history: list[Route]) -> bool:
     """Tell this project's deployments from those of a project whose name starts alike (`a` and `a-b`)."""
-    routed = {entry.deployment_id for route in history for entry in route.entries}
+    routed = {entry.deployment_id for route in history for entry in (*route.entries, *route.shadows)}
     suffix = deployment_id.removeprefix(project.replace("_", "-") + "-")
     return deployment_id in routed or "-" not in suffix
 

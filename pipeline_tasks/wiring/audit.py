@@ -37,6 +37,7 @@ def _route_row(record: RouteRecord, entry: Entry | None) -> dict[str, Any]:
         "at": record.created_at,
         "action": record.action,
         "champion": record.route.champion_version,
+        "shares": {one.model_version: one.weight for one in (*record.route.entries, *record.route.shadows)},
         "verdict_id": record.verdict_id,
         "reason": record.reason,
         "actor": record.actor,
@@ -75,7 +76,7 @@ def entry_text(entry: Entry) -> str:
         said = SAID.get(body["decision"], body["decision"])
         text = f"approval   {said}  by {body['by']} on verdict {body['verdict_id'][:SHORT]}: {body['reason']}"
     else:
-        name = "promotion" if body["action"] == "promote" else body["action"]
+        name = "promotion" if body["action"] == "promote" else body["action"].replace("_", " ")
         moved = f"generation {body['generation']}: {body['champion_version']}"
         text = f"{name:<9}  {moved}  by {body['actor']}: {body['reason']}"
     return " ".join(text.splitlines())

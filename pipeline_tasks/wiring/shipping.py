@@ -16,6 +16,7 @@ from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRef, Route, RouteEntry
 from pipeline_tasks.deployment import task as deployment_task
+from pipeline_tasks.deployment.rolling import ROLLING, Rollout, return_abandoned, roll_out
 from pipeline_tasks.errors import GateClosed, PermanentError
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.contradictions import judged_weights
@@ -181,20 +182,45 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
     if release is None:
         raise PermanentError(f"release_id must be a release of {project} (got {release_id}).", code="RELEASE_UNKNOWN")
     restore_bento(parts, release)
-    route = deployment_task.ship(
-        loaded,
-        release,
-        serving=ServingRepository(parts.database),
+    shared: dict[str, Any] = {
+        "serving": ServingRepository(parts.database),
+        "target": parts.target,
+        "gateway": parts.gateway,
+        "require_promotable": functools.partial(require_promotable, parts, loaded, release.verdict_id),
+        "attempt": attempt,
+        "fence": parts.fence(project, "ship", attempt),
+        "clock": utc_now,
+    }
+    try:
+        rollout = Rollout(project=loaded, release=release, check=functools.partial(check_answers, parts), **shared)
+        note = roll_out(rollout)
+        return deployment_task.ship(loaded, release, route_config=route_config(loaded), note=note, **shared)
+    finally:
+        note_head(parts, project)
+
+
+def end_abandoned_rollout(parts: Parts, project: str, *, attempt: Attempt) -> None:
+    """Return to the champion where a rollout of this run stands still because its task died for good."""
+    serving = ServingRepository(parts.database)
+    head = serving.head_record(project)
+    if head is None or head.action not in ROLLING:
+        return  # as ever; the gateway need not be there
+    returned = return_abandoned(
+        parts.project(project),
+        serving=serving,
         target=parts.target,
         gateway=parts.gateway,
-        require_promotable=functools.partial(require_promotable, parts, loaded, release.verdict_id),
-        route_config=route_config(loaded),
         attempt=attempt,
-        fence=parts.fence(project, "ship", attempt),
-        clock=utc_now,
+        fence=lambda: parts.fence(project, "ship", attempt),
+        now=utc_now(),
     )
-    note_head(parts, project)
-    return route
+    if returned is not None:
+        note_head(parts, project)
+
+
+def check_answers(parts: Parts, release: ReleaseRef, deployment: DeploymentRef) -> None:
+    """Ask a started server the requests that its release was checked with; GateClosed for any other answer."""
+    release_task.require_golden_answers(release, deployment, golden_again(parts, release), ask=ask_server)
 
 
 def route_config(loaded: LoadedProject) -> dict[str, Any]:
@@ -238,17 +264,13 @@ def roll_back(
         restore_bento(parts, release)
         return release
 
-    def check(release: ReleaseRef, deployment: DeploymentRef) -> None:
-        golden = golden_again(parts, release)
-        release_task.require_golden_answers(release, deployment, golden, ask=ask_server)
-
     route = deployment_task.rollback(
         parts.project(project),
         serving=ServingRepository(parts.database),
         target=parts.target,
         gateway=parts.gateway,
         release_of=release_of,
-        check=check,
+        check=functools.partial(check_answers, parts),
         to_version=to_version,
         actor=actor,
         reason=reason,

@@ -149,7 +149,7 @@ def test_a_model_beside_the_champion_that_no_verdict_let_through_is_refused(serv
     record_verdict(database, contender="foreign", project="shoes")
     for version in ("evil", "kept", "foreign"):
         route = child_of(first, version="a", commit_id="c2")
-        with pytest.raises(GateClosed, match=rf"entries of generation 2 of fashion must be .* \(got {version}\)"):
+        with pytest.raises(GateClosed, match=rf"entries of a route of fashion must be .* \(got {version}\)"):
             commit(serving, with_beside(route, version, weight=weight, shadow=shadow))
     assert serving.history("fashion") == [first]
 

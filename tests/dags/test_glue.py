@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from pipeline_tasks import airflow_glue as glue
 from pipeline_tasks import entrypoints
 from pipeline_tasks.errors import GateClosed
+from tests.unit.evaluation import support as s
 
 ANSWERED_AT = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 ALICE = {"id": "2", "name": "alice"}
@@ -155,3 +156,9 @@ def test_an_error_is_no_answer(approval, called):
 
 def test_where_nobody_is_asked_the_run_goes_on(approval, called):
     assert approval.task.execute(context()) == {"verdict_id": "v1", "needed": False}
+
+
+@pytest.mark.parametrize(("strategy", "minutes"), [("all_at_once", 15), ("canary", 75)])
+def test_shipping_may_take_as_long_as_a_rollout(strategy, minutes):
+    config = s.project(serving={"rollout": {"strategy": strategy, "deadline_seconds": 3600}}).config
+    assert glue.rollout_timeout(config) == dt.timedelta(minutes=minutes)

@@ -128,6 +128,7 @@ def test_a_401_says_how_to_authenticate(bench):
         ("POST", "/v1/projects/fashion/feedback", {"shop", "stack"}),
         ("GET", "/v1/projects/fashion", {"shop", "reader", "stack"}),
         ("GET", "/internal/inflight?deployment=d1", {"stack"}),
+        ("GET", "/internal/accounts/fashion", {"stack"}),
         ("GET", "/metrics", {"stack"}),
     ],
 )

@@ -76,6 +76,7 @@ class Load:
     def __init__(self, url: str, *, num_clients: int = 6) -> None:
         self.codes = collections.Counter()
         self.versions = collections.Counter()
+        self.seconds: list[float] = []
         self._url = f"{url}/v1/projects/fashion/predict"
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(num_clients)]
@@ -99,12 +100,14 @@ class Load:
         body = png()
         with httpx.Client(headers=HEADERS, trust_env=False, timeout=30) as client:
             while not self._stop.is_set():
+                began = time.monotonic()
                 try:
                     response = client.post(self._url, content=body)
                 except httpx.HTTPError as error:
                     self.codes[type(error).__name__] += 1
                     continue
                 self.codes[response.status_code] += 1
+                self.seconds.append(time.monotonic() - began)
                 if response.status_code == 200:
                     self.versions[response.json()["model_version"]] += 1
 

@@ -113,3 +113,23 @@ def test_monitoring_takes_shadows_for_neither_predictions_nor_errors(mirrored):
     ((key, data),) = to_parts(mirrored.records()).items()
     part = read_part(data, object_key=key)
     assert ({one.model_version for one in part.predictions}, len(part.predictions), part.num_errors) == ({"A"}, 2, 0)
+
+
+def test_mirrors_are_counted_and_compared_with_the_champions_answers(mirrored):
+    ask(mirrored, 3)
+    mirrored.models.replies = {"s1": Failed("nonsense")}
+    ask(mirrored)
+    headers = {"Authorization": bearer("stack")["Authorization"]}
+    body = mirrored.client.get("/internal/accounts/fashion", headers=headers).json()
+    found = {one["deployment_id"]: one for one in body["deployments"]}
+    assert (body["generation"], found["d1"]["asked"], found["d1"]["errors"]) == (3, 4, {})
+    shadow = found["s1"]
+    assert (shadow["asked"], shadow["errors"], shadow["compared"], shadow["disagreed"]) == (4, {"nonsense": 1}, 3, 3)
+
+
+def test_a_record_tells_what_the_share_gave(mirrored):
+    ask(mirrored)
+    ask(mirrored, **{"X-Model-Version": "A"})
+    drawn, _shadow, named = mirrored.records()
+    assert (drawn.generation, drawn.assigned) == (3, "d1")
+    assert (named.generation, named.assigned) == (None, None)

@@ -637,6 +637,51 @@ def test_a_contender_that_the_gate_kept_out_is_named(world, violations):
     assert any("routes to evil too" in one for one in violations(world))
 
 
+def step(world, action, *, share, generation=5, champion="v4") -> None:
+    """Put v3, a former champion, beside the champion by a step of a rollout or an experiment; no share: alone."""
+    world.route(generation, champion, parent=f"commit-{generation - 1}", minutes=50 + generation, action=action)
+    body = world.row("routes", generation=generation)["body"]
+    entry = {"deployment_id": "deployment-v3", "model_version": "v3", "address": "", "weight": share or 0}
+    if share is not None:
+        body["shadows" if share == 0 else "entries"].append(entry)
+        body["entries"][0]["weight"] = 100 - share
+
+
+@pytest.mark.parametrize(
+    ("begin", "share", "end"),
+    [
+        ("shadow", 0, "canary_inconclusive"),
+        ("canary", 5, "canary_failed"),
+        ("experiment_start", 50, "experiment_stop"),
+        ("canary", 5, "rollback"),
+    ],
+)
+def test_a_step_of_a_rollout_and_the_way_back_are_sound(world, violations, begin, share, end):
+    step(world, begin, share=share)
+    step(world, end, share=None, generation=6)
+    assert violations(world, deep=True) == []
+
+
+def test_steps_of_a_rollout_do_not_hide_the_champions_before(world, violations):
+    for number in range(4):
+        step(world, "canary", share=5 * (number + 1), generation=5 + number)
+    drop_object("bentos/pets/release-v3.bento")(world)
+    assert [one.split(" must ")[0] for one in violations(world, deep=True)] == ["I4 pets: bentos/pets/release-v3.bento"]
+
+
+@pytest.mark.parametrize(
+    ("action", "share", "champion", "fault"),
+    [
+        ("canary", None, "v4", "has nobody beside the champion after canary"),
+        ("canary_failed", 5, "v4", "has a model beside the champion after canary_failed"),
+        ("experiment_stop", None, "v3", "moves the champion from v4 by experiment_stop"),
+    ],
+)
+def test_a_step_that_does_more_than_it_says_is_named(world, violations, action, share, champion, fault):  # noqa: PLR0917
+    step(world, action, share=share, champion=champion)
+    assert violations(world) == [f"I6 pets: generation 5 ({champion}) {fault}"]
+
+
 def test_a_long_list_of_names_is_cut_after_ten():
     assert list(listed("I1", "pets", "things", [f"{number:02d}" for number in range(12)])) == [
         Violation("I1", "pets", "12 things: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, ...")

@@ -235,6 +235,20 @@ SINGLE = [
         "serving.business_labels must name classes of labels.classes, letter by letter (got 'zebra').",
     ),
     ("  top_k: 2", "  business_labels: {cat: ' x'}", "serving.business_labels.cat must be 1 to 100 visible"),
+    (
+        "  top_k: 2",
+        "  rollout: {steps: [50, 5]}",
+        "serving.rollout.steps must rise, each once (got [50, 5]). Example: [5, 25, 50].",
+    ),
+    ("  top_k: 2", "  rollout: {steps: [5, 5]}", "serving.rollout.steps must rise, each once (got [5, 5])."),
+    ("  top_k: 2", "  rollout: {steps: [100]}", "serving.rollout.steps[0] must be at most 99 (got 100)."),
+    ("  top_k: 2", "  rollout: {steps: []}", "serving.rollout.steps must"),
+    ("  top_k: 2", "  rollout: {strategy: blue}", "serving.rollout.strategy must be"),
+    (
+        "  top_k: 2",
+        "  rollout: {strategy: canary, bake_seconds: 100, shadow_seconds: 50, deadline_seconds: 350}",
+        "bake_seconds of every step together (got 350 and 350)",
+    ),
     ("  top_k: 2", "  top_k: 3", "serving.top_k must be at most the number of labels.classes (got 3 and 2)."),
     (
         "train:",

@@ -164,6 +164,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/internal/accounts/{project}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What each deployment did with the requests that the newest route gave it
+         * @description Needs a key with the scope `admin`.
+         */
+        get: operations["accounts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/metrics": {
         parameters: {
             query?: never;
@@ -423,6 +443,28 @@ export interface components {
                 [key: string]: string;
             };
             max_request_bytes: number;
+        };
+        /** @description One deployment's requests under one generation, replays and named versions left out. */
+        Account: {
+            deployment_id: string;
+            model_version: string;
+            asked: number;
+            errors: {
+                [key: string]: number;
+            };
+            /** @description Requests up to each edge and above the one before; then the rest. */
+            latency_counts: number[];
+            /** @description Mirrored requests that the champion answered too. */
+            compared: number;
+            /** @description Those of them with another class. */
+            disagreed: number;
+        };
+        /** @description The accounts of a project's newest route. */
+        Accounts: {
+            project: string;
+            generation: number;
+            edges_ms: number[];
+            deployments: components["schemas"]["Account"][];
         };
         /** @description Unanswered requests of a deployment. */
         InFlight: {
@@ -964,6 +1006,40 @@ export interface operations {
             400: components["responses"]["Error400"];
             401: components["responses"]["Error401"];
             403: components["responses"]["Error403"];
+            500: components["responses"]["Error500"];
+            503: components["responses"]["Error503"];
+        };
+    };
+    accounts: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Your own id: the same id and item again get the same answer, logged once. */
+                "X-Request-Id"?: components["parameters"]["RequestId"];
+            };
+            path: {
+                /** @description The project's name. */
+                project: components["parameters"]["Project"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Since the gateway follows this generation. */
+            200: {
+                headers: {
+                    "X-Request-Id": components["headers"]["RequestId"];
+                    "Server-Timing": components["headers"]["ServerTiming"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Accounts"];
+                };
+            };
+            400: components["responses"]["Error400"];
+            401: components["responses"]["Error401"];
+            403: components["responses"]["Error403"];
+            404: components["responses"]["Error404"];
             500: components["responses"]["Error500"];
             503: components["responses"]["Error503"];
         };

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from pipeline_tasks.adapters.gateway import GatewayClient
+from pipeline_tasks.contracts import DeploymentAccount, RouteAccounts
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 
 METRICS = """\
@@ -51,3 +52,22 @@ def test_what_is_in_flight(gateway):
         gateway({"/internal/inflight": httpx.ConnectError("down")}).in_flight("d")
     with pytest.raises(PermanentError, match="must have the scope admin"):
         gateway({"/internal/inflight": (403, {})}).in_flight("d")
+
+
+ACCOUNT = {"deployment_id": "d", "model_version": "m", "asked": 5, "errors": {"timeout": 1, "nonsense": 2}}
+ACCOUNTS = {
+    "project": "pets",
+    "generation": 4,
+    "edges_ms": [1.0, 2.0],
+    "deployments": [ACCOUNT | {"latency_counts": [1, 3, 1], "compared": 2, "disagreed": 1}],
+}
+
+
+def test_the_accounts_of_a_route(gateway):
+    path = "/internal/accounts/pets"
+    found = gateway({path: (200, {"json": ACCOUNTS})}).accounts("pets")
+    assert found == RouteAccounts(4, (1.0, 2.0), {"d": DeploymentAccount(5, 3, (1, 3, 1), 2, 1)})
+    for answer in ((404, {}), (500, {}), httpx.ConnectError("down")):
+        assert gateway({path: answer}).accounts("pets") is None
+    with pytest.raises(PermanentError, match="must have the scope admin"):
+        gateway({path: (403, {})}).accounts("pets")

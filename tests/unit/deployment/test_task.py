@@ -49,6 +49,9 @@ class Follower:
     def in_flight(self, deployment_id):
         return 0
 
+    def accounts(self, project):
+        return None
+
 
 class Yard:
     """One project, its releases by model version, and the runs that ship them and roll them back."""

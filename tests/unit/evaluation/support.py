@@ -235,7 +235,7 @@ def answers(epoch: int, labels, *, wrong=()):
     return {data: 1 - answer if index in wrong else answer for index, (data, answer) in enumerate(right.items())}
 
 
-def project(*, gate=None, approval=None, classes=CLASSES) -> LoadedProject:
+def project(*, gate=None, approval=None, serving=None, classes=CLASSES) -> LoadedProject:
     config = Project.model_validate(
         {
             "name": "fashion",
@@ -245,6 +245,7 @@ def project(*, gate=None, approval=None, classes=CLASSES) -> LoadedProject:
             "recipe": {"name": "text_bow"},
             "gate": gate or {"exam": {"min_items": 10}},
             "approval": approval or {},
+            "serving": serving or {},
         }
     )
     return LoadedProject(config=config, folder=Path("/nowhere"), labeling_xml="<View/>")

@@ -13,7 +13,7 @@ from pipeline_tasks import assembly, cli
 from pipeline_tasks.catalog import ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.verdicts import VerdictRepository
-from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.contracts import RouteEntry, sha256_hex
 from pipeline_tasks.errors import ConfigError, DataCorrupt
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.task import judge
@@ -67,6 +67,23 @@ def test_the_ledger_is_told_one_entry_a_line(case, parts):
     assert (empty, anchor.split(": ")[1]) == ("", f"fashion:7:{head['entry_hash']}")
 
 
+def test_the_steps_of_a_rollout_and_its_shares_are_told(case, parts):
+    case.judge("v1", at=1)
+    head = case.move("v1", at=2)
+    case.judge("v2", champion="v1", at=3)
+    entries = (*head.entries, RouteEntry("d-v2", "v2", "http://127.0.0.1:2", 5))
+    entries = (dataclasses.replace(entries[0], weight=95), entries[1])
+    step = dataclasses.replace(head, generation=2, commit_id="c2", parent_commit_id=head.commit_id, entries=entries)
+    facts = {"action": "canary", "attempt": "x/ship/1", "verdict_id": "verdict-v1", "actor": "gate"}
+    case.serving.commit_route(step, **facts, reason="5 % to v2 beside v1", serving={}, at=minutes(4))
+    case.move("v1", action="canary_failed", verdict_id="verdict-v1", at=5)
+    told = [line[41:] for line in audit.ledger_text(parts, NAME).splitlines()]
+    assert told[3] == "canary     generation 2: v1  by gate: 5 % to v2 beside v1"
+    assert told[4] == "canary failed  generation 3: v1  by ops: complaints"
+    assert [row["shares"] for row in audit.route_rows(parts, NAME)] == [{"v1": 100}, {"v1": 95, "v2": 5}, {"v1": 100}]
+    assert "served v1 (generation 2: v1 95 %, v2 5 %)" in audit.at_text(audit.history_at(parts, NAME, at=minutes(4)))
+
+
 def test_a_reason_of_many_lines_stays_on_one(case, parts):
     verdict_id = case.judge("v1")
     facts = {"project": NAME, "verdict_id": verdict_id, "decision": "reject", "by": "ann", "requested_by": None}
@@ -83,6 +100,7 @@ def test_the_rows_of_who_served_have_their_entries(case, parts):
         "at",
         "action",
         "champion",
+        "shares",
         "verdict_id",
         "reason",
         "actor",

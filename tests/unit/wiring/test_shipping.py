@@ -144,3 +144,37 @@ def give(parts) -> str:
 @pytest.mark.parametrize("when", ["never", "first", "always"])
 def test_a_route_keeps_the_approval_rule_of_its_time(when):
     assert shipping.route_config(s.project(approval={"when": when}))["approval"] == when
+
+
+def test_a_dead_rollout_of_this_run_is_ended_and_noted_down_and_nothing_else_is(moving, monkeypatch):
+    case = Case(moving.database, moving.store)
+    asked = []
+
+    def returned(*_, attempt, **__):
+        asked.append(attempt.run_id)
+        return case.move("m1", action="canary_inconclusive", verdict_id="v1") if attempt.run_id == "run-2" else None
+
+    monkeypatch.setattr(shipping, "return_abandoned", returned)
+    case.move("m1")
+    shipping.end_abandoned_rollout(moving, "fashion", attempt=Attempt("run-1", "finish"))
+    assert asked == []
+    case.move("m1", action="canary", verdict_id="v1")
+    shipping.end_abandoned_rollout(moving, "fashion", attempt=Attempt("run-9", "finish"))
+    assert not [key for key in moving.store.objects if key.startswith("ledger/")]
+    shipping.end_abandoned_rollout(moving, "fashion", attempt=Attempt("run-2", "finish"))
+    assert asked == ["run-9", "run-2"]
+    assert len(noted(moving)) == 1
+
+
+def test_a_rollout_that_ends_badly_is_noted_down_too(moving, monkeypatch):
+    record(moving)
+    case = Case(moving.database, moving.store)
+
+    def fail(_rollout):
+        case.move("m1", action="canary_failed", verdict_id="v1")
+        raise GateClosed("worse", code="CANARY_FAILED")
+
+    monkeypatch.setattr(shipping, "roll_out", fail)
+    with pytest.raises(GateClosed, match="worse"):
+        shipping.ship_release(moving, "fashion", attempt=s.attempt(), release_id="r1")
+    assert len(noted(moving)) == 1

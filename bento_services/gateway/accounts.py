@@ -1,0 +1,83 @@
+"""What each deployment did with the requests that a route gave it: exact counts, by which a rollout is judged.
+
+Counted is the first deployment that the share gave a request to, once per request: a replay elsewhere says nothing of
+that one's traffic, and a version that the caller named was not drawn by chance. A shadow's mirrors count as requests.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections import Counter
+from typing import Any
+
+from bento_services.gateway.client import Failed, Rejected, Reply
+from bento_services.gateway.routes import ProjectRoute
+from pipeline_tasks.contracts import RouteEntry
+
+EDGES_MS = tuple(round(0.5 * 1.25**number, 3) for number in range(54))  # 0.5 ms to 68 s, each a quarter above the last
+
+
+@dataclasses.dataclass(slots=True)
+class Account:
+    """One deployment's requests under one generation: `asked` is the sum of `latency_counts`, errors are among them."""
+
+    model_version: str
+    asked: int = 0
+    errors: Counter[str] = dataclasses.field(default_factory=Counter)
+    latency_counts: list[int] = dataclasses.field(default_factory=lambda: [0] * (len(EDGES_MS) + 1))
+    compared: int = 0
+    disagreed: int = 0
+
+
+class Accounts:
+    """The accounts of each project's newest generation; an older one's late answers are dropped. In one event loop."""
+
+    def __init__(self) -> None:
+        self._generations: dict[str, int] = {}
+        self._accounts: dict[str, dict[str, Account]] = {}
+
+    def answered(self, route: ProjectRoute, entry: RouteEntry, *, seconds: float, error: str | None) -> None:
+        """Count one request, how long the deployment took, and what went wrong, if anything."""
+        account = self._account(route, entry)
+        if account is None:
+            return
+        account.asked += 1
+        account.latency_counts[bisect.bisect_left(EDGES_MS, seconds * 1000)] += 1
+        if error is not None:
+            account.errors[error] += 1
+
+    def compared(self, route: ProjectRoute, entry: RouteEntry, *, agreed: bool) -> None:
+        """Count one mirrored request that both the champion and the shadow answered."""
+        account = self._account(route, entry)
+        if account is not None:
+            account.compared += 1
+            account.disagreed += not agreed
+
+    def read(self, route: ProjectRoute) -> dict[str, Any]:
+        """Return the accounts of a route's generation as JSON; no deployments before its first answer."""
+        current = self._generations.get(route.project) == route.generation
+        accounts = self._accounts.get(route.project, {}) if current else {}
+        return {
+            "project": route.project,
+            "generation": route.generation,
+            "edges_ms": list(EDGES_MS),
+            "deployments": [
+                {"deployment_id": name, **dataclasses.asdict(account), "errors": dict(account.errors)}
+                for name, account in sorted(accounts.items())
+            ],
+        }
+
+    def _account(self, route: ProjectRoute, entry: RouteEntry) -> Account | None:
+        newest = self._generations.get(route.project, 0)
+        if route.generation < newest:
+            return None
+        if route.generation > newest:
+            self._generations[route.project] = route.generation
+            self._accounts[route.project] = {}
+        return self._accounts[route.project].setdefault(entry.deployment_id, Account(entry.model_version))
+
+
+def error_of(reply: Reply) -> str | None:
+    """Return how a deployment failed a request, None if it did not; who rejects an item may be right."""
+    return reply.kind if isinstance(reply, Failed) else "rejected" if isinstance(reply, Rejected) else None

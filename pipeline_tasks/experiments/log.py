@@ -1,0 +1,85 @@
+"""Reads an experiment's exposures and outcomes from the prediction log."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import io
+from collections.abc import Collection
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline_tasks.contracts import content_id
+from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.experiments.comparison import Exposure, Outcome
+from pipeline_tasks.monitoring.parts import read_columns
+from pipeline_tasks.ports import ObjectStore
+
+DRAWN = ["request_id", "prediction_id", "user_key", "business_key", "assigned", "answer_label", "at_ms"]
+TOLD = ["request_id", "prediction_id", "business_key", "outcome_label", "at_ms"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ExperimentLog:
+    """What the log holds of one generation; `digest` names the parts that were read."""
+
+    exposures: tuple[Exposure, ...]
+    outcomes: tuple[Outcome, ...]
+    num_parts: int
+    digest: str
+
+
+def read_log(
+    store: ObjectStore, project: str, *, generation: int, deployments: Collection[str], since: dt.date
+) -> ExperimentLog:
+    """Read the parts from a day on (UTC).
+
+    Raises:
+        DataCorrupt: a part is damaged.
+    """
+    prefix = f"predictions/{project}/"
+    keys = sorted(info.key for info in store.list(prefix) if info.key.removeprefix(prefix)[:10] >= since.isoformat())
+    exposures: list[Exposure] = []
+    outcomes: list[Outcome] = []
+    for key in keys:
+        data = store.get(key)
+        exposures += [_exposure(row) for row in _drawn(data, key, generation) if row["assigned"] in deployments]
+        told = (pc.field("kind") == "feedback") & pc.field("outcome_label").is_valid()
+        outcomes += [_outcome(row) for row in read_columns(data, TOLD, object_key=key, filters=told).to_pylist()]
+    return ExperimentLog(tuple(exposures), tuple(outcomes), len(keys), content_id(keys))
+
+
+def _drawn(data: bytes, key: str, generation: int) -> list[dict[str, Any]]:
+    try:
+        names = pq.read_schema(io.BytesIO(data)).names
+    except (pa.ArrowException, OSError) as error:
+        raise DataCorrupt(f"{key} must be a Parquet part (got {type(error).__name__}: {error}).") from error
+    if "generation" not in names:
+        return []  # of a gateway from before experiments
+    mine = (pc.field("kind") == "prediction") & (pc.field("generation") == generation)
+    return list(read_columns(data, DRAWN, object_key=key, filters=mine).to_pylist())
+
+
+def _exposure(row: dict[str, Any]) -> Exposure:
+    return Exposure(
+        request_id=row["request_id"],
+        prediction_id=row["prediction_id"],
+        user_key=row["user_key"],
+        business_key=row["business_key"],
+        assigned=row["assigned"],
+        label=row["answer_label"],
+        at_ms=row["at_ms"],
+    )
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    return Outcome(
+        request_id=row["request_id"],
+        prediction_id=row["prediction_id"],
+        business_key=row["business_key"],
+        label=row["outcome_label"],
+        at_ms=row["at_ms"],
+    )

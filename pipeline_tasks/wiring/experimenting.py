@@ -1,0 +1,118 @@
+"""Wire experiments: `dethrone experiment`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline_tasks.assembly import Parts, utc_now
+from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
+from pipeline_tasks.catalog.verdicts import ReleaseRepository
+from pipeline_tasks.contracts import Attempt, ReleaseRef
+from pipeline_tasks.errors import GateClosed, PipelineError
+from pipeline_tasks.experiments import task as experiment_task
+from pipeline_tasks.experiments.comparison import compare_arms
+from pipeline_tasks.experiments.log import read_log
+from pipeline_tasks.wiring.noting import note_head
+from pipeline_tasks.wiring.shipping import check_answers, restore_bento
+
+
+def start(
+    parts: Parts,
+    project: str,
+    *,
+    attempt: Attempt,
+    version: str,
+    share: int,
+    metric: str,
+    confidence: float,
+    actor: str,
+) -> dict[str, Any]:
+    """Give a gated version a sticky share of the traffic."""
+    outside = _outside(parts, project, attempt=attempt)
+    record = experiment_task.start(
+        outside, version=version, share=share, metric=metric, confidence=confidence, actor=actor
+    )
+    note_head(parts, project)
+    return _said(record)
+
+
+def stop(parts: Parts, project: str, *, attempt: Attempt, actor: str, reason: str) -> dict[str, Any]:
+    """End the experiment; what it had found by then goes into the ledger with the reason."""
+    record = experiment_task.stop(
+        _outside(parts, project, attempt=attempt), actor=actor, reason=f"{_answer_now(parts, project)}; {reason}"
+    )
+    note_head(parts, project)
+    return _said(record)
+
+
+def report(parts: Parts, project: str, *, experiment_id: str | None = None) -> dict[str, Any]:
+    """Return what an experiment (the newest, or by the beginning of its id) says by the log as it is now."""
+    parts.project(project)
+    records = ServingRepository(parts.database).records(project)
+    experiment, after = experiment_task.newest(records, experiment_id=experiment_id)
+    started = next(one for one in records if one.route.generation == experiment.generation)
+    log = read_log(
+        parts.store,
+        project,
+        generation=experiment.generation,
+        deployments=experiment.deployments,
+        since=started.created_at.date(),
+    )
+    found = compare_arms(experiment, log.exposures, log.outcomes)
+    state = "running" if after is None else f"ended by {after.action} of {after.actor}"
+    return {
+        **found,
+        "state": state,
+        "started_at": started.created_at,
+        "ended_at": None if after is None else after.created_at,
+        "log": {"num_parts": log.num_parts, "digest": log.digest},
+    }
+
+
+def _answer_now(parts: Parts, project: str) -> str:
+    """Return the answer in words; an experiment can be stopped without its log, too."""
+    try:
+        found = report(parts, project)
+    except PipelineError as error:
+        return f"its log was not read ({error.code})"
+    sides = ", ".join(f"{name} {one['num_successes']} of {one['num_outcomes']}" for name, one in found["arms"].items())
+    return f"answer {found['answer']} ({sides}; log {found['log']['digest'][:12]})"
+
+
+def _said(record: RouteRecord) -> dict[str, Any]:
+    shares = {entry.model_version: entry.weight for entry in record.route.entries}
+    return {"generation": record.route.generation, "action": record.action, "shares": shares, "reason": record.reason}
+
+
+def _outside(parts: Parts, project: str, *, attempt: Attempt) -> experiment_task.Outside:
+    return experiment_task.Outside(
+        project=parts.project(project),
+        serving=ServingRepository(parts.database),
+        target=parts.target,
+        gateway=parts.gateway,
+        release_of=functools.partial(_release_of, parts, project),
+        check=functools.partial(check_answers, parts),
+        classes_of=functools.partial(_classes_of, parts, project),
+        attempt=attempt,
+        fence=lambda: parts.fence(project, "ship", attempt),
+        clock=utc_now,
+    )
+
+
+def _release_of(parts: Parts, project: str, version: str) -> ReleaseRef:
+    """Return the release of a version, its bento in place: only what passed verdict and approval was ever built."""
+    release = ReleaseRepository(parts.database).of_model(project, version)
+    if release is None:
+        raise GateClosed(f"{version} must have a release to serve (got none). Let it pass the gate.", code="NO_RELEASE")
+    restore_bento(parts, release)
+    return release
+
+
+def _classes_of(parts: Parts, project: str, version: str) -> Sequence[str]:
+    """Return the classes that a version learned: those that it served with, or the project's of today."""
+    for record in reversed(ServingRepository(parts.database).records(project)):
+        if record.route.champion_version == version and record.serving.get("classes"):
+            return tuple(record.serving["classes"])
+    return tuple(parts.project(project).config.labels.classes)

@@ -1,0 +1,373 @@
+"""Rollouts in steps on a real catalog; a test writes the gateway's accounts, and only waiting moves the clock."""
+
+import dataclasses
+import datetime as dt
+import functools
+
+import pytest
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import ledger, ledger_repository
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.contracts import Attempt, DeploymentAccount, RouteAccounts
+from pipeline_tasks.deployment import rolling, task
+from pipeline_tasks.deployment.rolling import Rollout, return_abandoned, roll_out
+from pipeline_tasks.errors import GateClosed, ServiceUnavailable, StaleAttempt
+from pipeline_tasks.invariants_champions import chain_violations
+from tests.unit.deployment.test_task import NOW, Follower, Yard, closed
+from tests.unit.evaluation import support as s
+
+CANARY = {"strategy": "canary", "steps": [10, 50], "bake_seconds": 5, "min_requests": 50, "deadline_seconds": 100}
+GOOD = {"asked": 900}
+
+
+class Gateway(Follower):
+    """Follows at once, and tells of each deployment what a test wants, again for each generation."""
+
+    def __init__(self, serving):
+        super().__init__(serving)
+        self.said, self.looks, self.away = {}, 0, False
+
+    def accounts(self, project):
+        self.looks += 1
+        if self.away:
+            return None
+        found = {name: account(**facts) for name, facts in self.said.items()}
+        return RouteAccounts(self.followed_generation(project), (1.0, 2.0, 4.0), found)
+
+
+def account(*, asked, errors=0, slow=0, disagreed=0):
+    return DeploymentAccount(asked, errors, (asked - slow, 0, slow, 0), asked, disagreed)
+
+
+class Rolling(Yard):
+    """Ships like the wiring does: the steps first, then everything."""
+
+    def __init__(self, database, **rollout):
+        super().__init__(database)
+        self.project = s.project(serving={"rollout": CANARY | rollout})
+        self.gateway, self.seconds, self.during = Gateway(self.serving), 0.0, []
+        with database.write() as connection:
+            for version in ("a", "b", "c"):
+                connection.execute(t.verdicts.insert(), verdict(version))
+        super().ship("a")
+        self.gateway.said = {"fashion-ra": {"asked": 4000}, "fashion-rb": GOOD}
+
+    def now(self):
+        return NOW + dt.timedelta(seconds=self.seconds)
+
+    def pause(self, seconds):
+        self.seconds += seconds
+        if self.during:
+            self.during.pop(0)()
+
+    def _shared(self, attempt):
+        fence = self.database.acquire("fashion/ship", attempt, now=NOW)
+        return super()._shared(attempt) | {"gateway": self.gateway, "clock": self.now, "fence": fence}
+
+    def roll(self, version="b", *, attempt=None, check=None, gate=lambda: None):
+        shared = self._shared(attempt or self.attempt())
+        release = self.release(version)
+        rollout = Rollout(
+            project=self.project,
+            release=release,
+            require_promotable=gate,
+            check=check or (lambda *one: self.checked.append(one)),
+            pause=self.pause,
+            **shared,
+        )
+        note = roll_out(rollout)
+        return task.ship(
+            self.project, release, require_promotable=gate, route_config={"new": True}, note=note, **shared
+        )
+
+    @property
+    def moves(self):
+        return [
+            (one.action, {e.model_version: e.weight for e in (*one.route.entries, *one.route.shadows)})
+            for one in self.serving.records("fashion")
+        ]
+
+
+def faults(yard):
+    """Return what the invariants of the chain say: one linear chain, every entry a recorded deployment."""
+    with yard.database.read() as connection:
+        routes = connection.execute(sa.select(t.routes).order_by(t.routes.c.generation)).mappings().all()
+        deployments = connection.execute(sa.select(t.deployments)).mappings().all()
+        entries = ledger_repository.read_entries(connection, "fashion")
+        drafts = ledger_repository.read_drafts(connection, "fashion")
+    unwritten = [one for one in ledger.row_faults(entries, drafts) if "route" in one or "generation" in one]
+    return [*chain_violations("fashion", routes, deployments), *ledger.chain_faults(entries), *unwritten]
+
+
+def verdict(version):
+    facts = {"project": "fashion", "verdict_id": f"verdict-{version}", "contender_version": version}
+    facts |= {"answer": "promote", "champion_version": None, "exam_ids": [], "reasons": {}, "policy_id": "p"}
+    return facts | {"object_key": "k", "digest": "d", "run_id": "r", "created_at": NOW}
+
+
+@pytest.fixture
+def yard(database):
+    return Rolling(database)
+
+
+PROMOTED = [
+    ("promote", {"a": 100}),
+    ("canary", {"a": 90, "b": 10}),
+    ("canary", {"a": 50, "b": 50}),
+    ("promote", {"b": 100}),
+]
+
+
+def test_a_good_candidate_goes_step_by_step_and_each_step_bakes(yard):
+    route = yard.roll()
+    assert yard.moves == PROMOTED
+    assert (route.champion_version, yard.seconds) == ("b", 10)
+    assert yard.champions == ["a", "a", "a", "b"]
+    assert set(yard.target.running) == {"fashion-ra", "fashion-rb"}
+    assert len(yard.checked) == 1
+    records = yard.serving.records("fashion")
+    assert [one.verdict_id for one in records] == ["verdict-a", "verdict-a", "verdict-a", "verdict-b"]
+    assert records[1].reason == "10 % to b beside a (verdict verdict-b said promote)"
+    assert records[2].reason.startswith(
+        "50 % to b beside a (verdict verdict-b said promote); 10 % passed: 0.0% of 900 "
+    )
+    assert records[3].reason.startswith("verdict verdict-b said promote; 50 % passed: 0.0% of 900 failed, the champ")
+
+
+def test_the_champions_settings_stay_until_the_candidate_is_champion(yard):
+    yard.roll()
+    configs = [record.serving for record in yard.serving.records("fashion")]
+    assert configs == [{}, {"beside_classes": list(yard.project.config.labels.classes)}, configs[1], {"new": True}]
+
+
+def test_the_first_champion_and_all_at_once_have_no_steps(database):
+    yard = Rolling(database, strategy="all_at_once")
+    yard.roll()
+    assert [action for action, _ in yard.moves] == ["promote", "promote"]
+    assert yard.gateway.looks == 0
+
+
+def test_shipping_what_serves_already_looks_at_nothing(yard):
+    attempt = yard.attempt()
+    yard.roll(attempt=attempt)
+    looks = yard.gateway.looks
+    assert yard.roll(attempt=Attempt(attempt.run_id, attempt.task, 2)).generation == 4
+    assert yard.gateway.looks == looks
+
+
+def test_a_shadow_comes_first_where_the_project_wants_one(database):
+    yard = Rolling(database, shadow_seconds=7.0, shadow_requests=300)
+    yard.roll()
+    assert yard.moves[1] == ("shadow", {"a": 100, "b": 0})
+    assert yard.moves[2:] == PROMOTED[1:]
+    assert yard.seconds == 17
+
+
+def test_a_shadow_that_disagrees_never_gets_traffic(database):
+    yard = Rolling(database, shadow_requests=300)
+    yard.gateway.said["fashion-rb"] = {"asked": 400, "disagreed": 390}
+    with pytest.raises(GateClosed, match=r"mirrors to b failed: 97\.5% of 400 mirrored answers differ"):
+        yard.roll()
+    assert yard.moves[1:] == [("shadow", {"a": 100, "b": 0}), ("canary_failed", {"a": 100})]
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [({"asked": 9, "errors": 9}, "100.0% of 9 failed"), ({"asked": 60, "slow": 60}, "100.0% of 60 slower than 2 ms")],
+)
+def test_a_bad_candidate_is_returned_from_at_once_and_the_reason_is_kept(yard, facts, reason):
+    yard.gateway.said["fashion-rb"] = facts
+    with pytest.raises(
+        GateClosed, match=f"10 % to b failed: {reason}.*a has all the traffic of fashion again"
+    ) as error:
+        yard.roll()
+    assert error.value.code == "CANARY_FAILED"
+    assert yard.moves[1:] == [PROMOTED[1], ("canary_failed", {"a": 100})]
+    assert yard.seconds == 0
+    assert set(yard.target.running) == {"fashion-ra"}
+    assert yard.serving.records("fashion")[-1].reason.startswith(f"10 % to b failed: {reason}")
+    assert yard.serving.records("fashion")[-1].serving == {}
+
+
+def test_one_that_turns_bad_at_a_later_step_is_returned_from_there(yard):
+    yard.during = [lambda: None] * 6 + [lambda: yard.gateway.said.update({"fashion-rb": {"asked": 30, "errors": 30}})]
+    with pytest.raises(GateClosed, match="50 % to b failed"):
+        yard.roll()
+    assert yard.moves == [*PROMOTED[:3], ("canary_failed", {"a": 100})]
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_undecided_at_the_deadline_returns_to_the_champion(yard, away):
+    yard.gateway.away = away
+    yard.gateway.said["fashion-rb"] = {"asked": 7}
+    with pytest.raises(GateClosed, match=r"10 % to b stayed undecided to the deadline of 100 s: ") as error:
+        yard.roll()
+    assert error.value.code == "CANARY_INCONCLUSIVE"
+    assert yard.moves[1:] == [PROMOTED[1], ("canary_inconclusive", {"a": 100})]
+    assert yard.seconds == 100
+    assert set(yard.target.running) == {"fashion-ra"}
+
+
+def test_a_rollback_during_a_canary_wins_and_the_canary_stops(yard):
+    yard.during = [yard.rollback]
+    attempt = yard.attempt()
+    with pytest.raises(GateClosed, match=r"generation 3 by ann, rollback: complaints\). It stops here") as error:
+        yard.roll(attempt=attempt)
+    assert error.value.code == "ROLLED_BACK"
+    assert yard.moves[1:] == [PROMOTED[1], ("rollback", {"a": 100})]
+    assert set(yard.target.running) == {"fashion-ra"}
+    with pytest.raises(GateClosed, match=r"generation 3 by ann, rollback: complaints"):
+        yard.roll(attempt=Attempt(attempt.run_id, attempt.task, 2))
+    assert len(yard.moves) == 3
+
+
+def test_a_rollback_that_has_begun_lets_no_step_through(yard):
+    yard.during = [lambda: None] * 4 + [
+        lambda: yard.database.acquire("fashion/ship", Attempt("x", "rollback"), now=NOW)
+    ]
+    with pytest.raises(StaleAttempt, match="x/rollback/1 holds it"):
+        yard.roll()
+    assert yard.moves == PROMOTED[:2]
+
+
+def test_after_an_ended_canary_a_rollback_goes_to_the_champion_before(yard):
+    yard.roll()
+    yard.gateway.said = {"fashion-rb": {"asked": 4000}, "fashion-rc": {"asked": 99, "errors": 99}}
+    with pytest.raises(GateClosed, match="10 % to c failed"):
+        yard.roll("c")
+    assert yard.rollback().champion_version == "a"
+
+
+def test_a_champion_can_be_named_while_a_canary_runs(yard):
+    yard.during = [lambda: yard.rollback(to_version="a")]
+    with pytest.raises(GateClosed, match="rollback: complaints"):
+        yard.roll()
+    assert yard.moves[-1] == ("rollback", {"a": 100})
+
+
+def test_a_candidate_that_fails_its_check_is_stopped_without_a_route(yard):
+    with pytest.raises(GateClosed, match="no"):
+        yard.roll(check=closed)
+    assert (len(yard.moves), set(yard.target.running)) == (1, {"fashion-ra"})
+
+
+def test_a_closed_gate_starts_no_canary(yard):
+    with pytest.raises(GateClosed, match="no"):
+        yard.roll(gate=closed)
+    assert (len(yard.moves), set(yard.target.running)) == (1, {"fashion-ra"})
+
+
+def test_no_rollout_while_an_experiment_runs(yard):
+    head = yard.serving.head_route("fashion")
+    route = dataclasses.replace(head, generation=2, commit_id="e", parent_commit_id=head.commit_id)
+    facts = {"action": "experiment_start", "attempt": "x/experiment/1", "verdict_id": "verdict-a"}
+    yard.serving.commit_route(route, **facts, actor="ann", reason="50 % to z", serving={}, at=NOW)
+    for ship in (yard.roll, lambda: yard.ship("b")):
+        with pytest.raises(
+            GateClosed, match=r"no running experiment to ship \(got generation 2: 50 % to z, by ann"
+        ) as e:
+            ship()
+        assert e.value.code == "EXPERIMENT_RUNNING"
+    assert yard.roll("a").generation == 2, "a retry on the champion itself changes nothing"
+    assert set(yard.target.running) == {"fashion-ra"}
+
+
+def test_a_server_that_is_gone_at_a_retry_ends_the_canary(yard):
+    attempt = yard.attempt()
+
+    def stop():
+        raise KeyboardInterrupt
+
+    yard.during = [stop]
+    with pytest.raises(KeyboardInterrupt):
+        yard.roll(attempt=attempt)
+    yard.target.broken.add("fashion-rb")
+    with pytest.raises(GateClosed, match="the server of b did not come back: fashion-rb must become ready") as error:
+        yard.roll(attempt=Attempt(attempt.run_id, attempt.task, 2))
+    assert error.value.code == "CANARY_FAILED"
+    assert yard.moves[-1] == ("canary_failed", {"a": 100})
+
+
+def test_a_server_that_never_becomes_ready_starts_no_canary(yard):
+    yard.target.broken.add("fashion-rb")
+    with pytest.raises(ServiceUnavailable, match="must become ready"):
+        yard.roll()
+    assert len(yard.moves) == 1
+
+
+class Killed(BaseException):
+    """What kill -9 does, without a second process: nothing after it runs."""
+
+
+def _kill_at(monkeypatch, number):
+    passed = []
+
+    def point(name):
+        passed.append(name)
+        if len(passed) == number:
+            raise Killed(name)
+
+    monkeypatch.setattr(rolling, "crash_point", point)
+    monkeypatch.setattr(task, "crash_point", point)
+    return passed
+
+
+@pytest.mark.parametrize("bad", [False, True])
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_kill_at_any_point_and_a_retry_end_with_one_champion_and_no_orphan(yard, monkeypatch, number, bad):
+    if bad:
+        yard.gateway.said["fashion-rb"] = {"asked": 20, "errors": 20}
+    attempt = yard.attempt()
+    passed = _kill_at(monkeypatch, number)
+    ended = []
+    for try_number in (1, 2, 3):
+        try:
+            ended.append(yard.roll(attempt=Attempt(attempt.run_id, attempt.task, try_number)).champion_version)
+        except (GateClosed, Killed) as error:
+            ended.append(getattr(error, "code", "killed"))
+    assert ended.count("killed") <= 1
+    assert len(passed) >= number or (bad and "killed" not in ended), f"only {passed} were passed"
+    assert ended[-1] == ("CANARY_FAILED" if bad else "b")
+    assert yard.moves == (PROMOTED if not bad else [*PROMOTED[:2], ("canary_failed", {"a": 100})])
+    assert set(yard.target.running) == ({"fashion-ra"} if bad else {"fashion-ra", "fashion-rb"})
+    assert faults(yard) == []
+
+
+def test_the_deadline_counts_from_the_first_attempt(yard):
+    yard.gateway.said["fashion-rb"] = {"asked": 7}
+    attempt = yard.attempt()
+
+    def stop():
+        raise KeyboardInterrupt
+
+    yard.during = [lambda: None] * 59 + [stop]
+    with pytest.raises(KeyboardInterrupt):
+        yard.roll(attempt=attempt)
+    with pytest.raises(GateClosed, match="stayed undecided"):
+        yard.roll(attempt=Attempt(attempt.run_id, attempt.task, 2))
+    assert yard.seconds == 100
+
+
+def test_a_rollout_whose_task_died_for_good_is_returned_from_by_its_run_only(yard):
+    def stop():
+        raise KeyboardInterrupt
+
+    yard.during = [stop]
+    with pytest.raises(KeyboardInterrupt):
+        yard.roll(attempt=Attempt("run-9", "ship"))
+
+    def finish(run_id):
+        attempt = Attempt(run_id, "finish")
+        shared = {"serving": yard.serving, "target": yard.target, "gateway": yard.gateway, "now": NOW}
+        fence = functools.partial(yard.database.acquire, "fashion/ship", attempt, now=NOW)
+        return return_abandoned(yard.project, attempt=attempt, fence=fence, **shared)
+
+    assert finish("run-8") is None
+    assert finish("run-9").champion_version == "a"
+    assert yard.moves[1:] == [PROMOTED[1], ("canary_inconclusive", {"a": 100})]
+    assert yard.serving.head_record("fashion").reason.startswith(
+        "the rollout's task ended without a decision after: 10 %"
+    )
+    assert set(yard.target.running) == {"fashion-ra"}
+    assert finish("run-9") is None
