@@ -18,6 +18,7 @@ Split = Literal["train", "exam"]
 Queue = Literal["label", "exam"]
 Answer = Literal["promote", "keep", "inconclusive"]
 RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
+Runtime = Literal["eager", "onnx", "onnx-int8"]  # what computes a model version's answers: torch, or ONNX Runtime
 
 
 def sha256_hex(data: bytes) -> str:

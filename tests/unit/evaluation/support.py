@@ -107,6 +107,7 @@ class TableModel:
         self.answers, self.classes, self.confidence = dict(answers), tuple(classes), confidence
         self.broken, self.jitter = broken, jitter
         self.decoding = f"table {id(self)}"
+        self.runtime = "eager"
         self.batches = []
 
     def decode(self, data):
