@@ -64,11 +64,11 @@ def export_module(
     With `onnx` it has to answer as the recipe's `predict_batch` does. What int8 changes is for the gate to judge.
 
     Raises:
-        PermanentError: EXPORT_FAILED: torch cannot write it, it does not answer as in torch, or has no layer to quantize.
+        PermanentError: EXPORT_FAILED, torch cannot write it, it answers differently, or has no layer to quantize.
     """
     plain = copy.deepcopy(module).cpu().eval()
     batches = [recipe.collate(items[start : start + size]) for start, size in _cuts(len(items))]
-    expected_nc = np.concatenate([recipe.predict_batch(plain, batch) for batch in batches])
+    expected_nc = _expected(recipe, plain, batches)
     graph = _to_onnx(plain, _sample(recipe, items, signature), signature=signature)
     difference = float(np.abs(_answers(graph, batches) - expected_nc).max())
     if difference > TOLERANCE:
@@ -80,6 +80,10 @@ def export_module(
         facts["int8_max_difference"] = float(np.abs(got_nc - expected_nc).max())
         facts["int8_same_answer"] = float((got_nc.argmax(axis=1) == expected_nc.argmax(axis=1)).mean())
     return Export(graph, facts)
+
+
+def _expected(recipe: Recipe, module: torch.nn.Module, batches: Sequence[Array]) -> npt.NDArray[np.float32]:
+    return np.concatenate([recipe.predict_batch(module, batch) for batch in batches])
 
 
 def _cuts(count: int) -> Iterator[tuple[int, int]]:
