@@ -12,7 +12,9 @@ over the servers in alternating order; medians are printed, with the range of th
 
 The image model is the stock recipe image_cnn at 3 x 64 x 64 pixels with 1.2 million parameters; clients send the
 pixels (.npy to ours, raw bytes or base64 where a server's own protocol wants it). The text model is a small
-transformer; clients send UTF-8. A third, "none", is a network that does nothing: all its CPU time is our own.
+transformer; clients send UTF-8. Both are served by torch, and in rows of their own by ONNX Runtime, in float and in
+int8 (`serving.runtime`); the limit is torch's throughout. A third, "none", is a network that does nothing: all its CPU
+time is our own.
 Every server must first answer 8 items as the offline path does. Peers are installed into --cache with uv, which needs
 the package index once; one that cannot be installed or started is named with the reason.
 """
@@ -79,15 +81,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="dethrone-serving-") as folder:
         for kind in arguments.models:
             scratch = Path(folder) / kind
-            tag = models.build(kind, scratch)
             mine = [peer for peer in peers if kind != "none" or peer.key == "ours"]
+            models.build(kind, scratch, runtimes={"eager", *(peer.runtime for peer in mine)})
             before = limit(kind, scratch, seconds=windows.limit)
             for round_number in range(windows.rounds):
                 for peer in mine if round_number % 2 == 0 else reversed(mine):
                     if f"{peer.key} ({kind})" in problems or peer.key in problems:
                         continue
                     try:
-                        rows = visit(peer, Path(pythons[peer.key]), kind, scratch, tag=tag, windows=windows)
+                        rows = visit(peer, Path(pythons[peer.key]), kind, scratch, windows=windows)
                         after = limit(kind, scratch, seconds=windows.limit)
                     except NoAnswerError as error:
                         problems[f"{peer.key} ({kind})"] = str(error)
@@ -127,11 +129,11 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def visit(peer: Peer, python: Path, kind: str, scratch: Path, *, tag: str, windows: Windows) -> list[dict[str, Any]]:
+def visit(peer: Peer, python: Path, kind: str, scratch: Path, *, windows: Windows) -> list[dict[str, Any]]:
     """Start a server, check its answers, measure it at every number of clients, stop it."""
-    items, expected = models.items(kind, scratch)
+    items, expected = models.items(kind, scratch, runtime=peer.runtime)
     asks = [peer.ask(kind, item) for item in items]
-    with running(peer, python, kind, scratch, tag=tag) as pid:
+    with running(peer, python, kind, scratch) as pid:
         check(asks, expected)
         rows = [load(asks, pid=pid, clients=clients, windows=windows) for clients in CLIENTS]
         memory = sum(resident_mib(member) for member in tree_of(pid))
@@ -139,7 +141,7 @@ def visit(peer: Peer, python: Path, kind: str, scratch: Path, *, tag: str, windo
 
 
 @contextlib.contextmanager
-def running(peer: Peer, python: Path, kind: str, scratch: Path, *, tag: str) -> Iterator[int]:
+def running(peer: Peer, python: Path, kind: str, scratch: Path) -> Iterator[int]:
     """Run a server on its core until the block ends."""
     given = {
         "PATH": f"{python.parent}:{os.environ['PATH']}",
@@ -156,7 +158,7 @@ def running(peer: Peer, python: Path, kind: str, scratch: Path, *, tag: str) -> 
     log = scratch / f"{peer.key}.log"
     with log.open("ab") as output:
         server = subprocess.Popen(
-            ["taskset", "-c", SERVER_CORE, *peer.command(python, tag, PORT)],
+            ["taskset", "-c", SERVER_CORE, *peer.command(python, models.tag_of(kind, peer.runtime), PORT)],
             env=given,
             cwd=ROOT,
             stdout=output,

@@ -5,12 +5,19 @@ python benchmarks/serving_models.py KIND FOLDER SECONDS     prints items per CPU
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from pipeline_tasks.contracts import Runtime
+    from pipeline_tasks.models.artifact import ModelConfig, Origin
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = tuple(f"class {number}" for number in range(10))
@@ -21,15 +28,25 @@ WORDS = ("train", "gate", "model", "label", "exam", "route", "swap", "drift", "q
 IMAGE_PARAMS = {"image_size": 64, "channels": 3, "width": 32, "hidden": 376}
 
 
-def build(kind: str, scratch: Path) -> str:
-    """Write an untrained model version and its bento; return the bento's tag."""
+def tag_of(kind: str, runtime: Runtime) -> str:
+    """Return the tag of a model's bento."""
+    return f"dethrone_benchmark_{kind}:{runtime}"
+
+
+def folder_of(scratch: Path, runtime: Runtime) -> Path:
+    """Return where a model version's files lie; the eager one's folder is every peer's."""
+    return scratch / ("model" if runtime == "eager" else f"model-{runtime}")
+
+
+def build(kind: str, scratch: Path, *, runtimes: Iterable[Runtime]) -> None:
+    """Write an untrained model version and its bento for each runtime, all of the same weights."""
     import torch
 
-    from bento_services.inference.packaging import build_bento
-    from pipeline_tasks.models.artifact import ModelConfig, Origin, pack, save
+    from pipeline_tasks.models.artifact import ModelConfig, Origin
     from pipeline_tasks.models.registry import find_recipe, recipe_from_source
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     if kind == "image":
         found, params = find_recipe("image_cnn"), IMAGE_PARAMS
     else:
@@ -57,12 +74,27 @@ def build(kind: str, scratch: Path) -> str:
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
     module = recipe.build(params, len(CLASSES))
     sys.stdout.write(f"{kind}: {sum(value.numel() for value in module.parameters()):,} parameters\n")
-    save(pack(module, config=config, origin=origin, metrics={}), scratch / "model")
-    tag = f"dethrone_benchmark_{kind}:v1"
-    build_bento(scratch / "model", tag=tag, labels={}, bentoml_home=scratch / "bentoml")
-    tuning = next((scratch / "bentoml" / "models").rglob("serving.json"))
-    sys.stdout.write(f"{kind}: {' '.join(tuning.read_text().split())}\n")
-    return tag
+    for runtime in sorted(runtimes):
+        _build_one(kind, scratch, recipe, module, config=dataclasses.replace(config, runtime=runtime), origin=origin)
+
+
+def _build_one(kind: str, scratch: Path, recipe: Any, module: Any, *, config: ModelConfig, origin: Origin) -> None:
+    from bento_services.inference.packaging import build_bento
+    from pipeline_tasks.models.artifact import pack, save
+
+    folder, exported, facts = folder_of(scratch, config.runtime), None, {}
+    if config.runtime != "eager":
+        from pipeline_tasks.training.exporting import export_module
+
+        raw = raw_items(kind)
+        inputs = [recipe.decode(item, preprocessing={}) for item in raw] if kind == "text" else pixels(raw)
+        made = export_module(recipe, module, runtime=config.runtime, signature=config.signature, items=inputs)
+        exported, facts = made.data, made.facts
+    save(pack(module, config=config, origin=origin, metrics={"export": facts}, exported=exported), folder)
+    tag = tag_of(kind, config.runtime)
+    build_bento(folder, tag=tag, labels={}, bentoml_home=scratch / "bentoml")
+    tuning = scratch / "bentoml" / "models" / tag.replace(":", "/") / "serving.json"
+    sys.stdout.write(f"{tag}: {facts} {' '.join(tuning.read_text().split())}\n")
 
 
 def raw_items(kind: str) -> list[bytes]:
@@ -74,11 +106,11 @@ def raw_items(kind: str) -> list[bytes]:
     return [generator.integers(0, 256, (3, 64, 64), dtype=np.uint8).tobytes() for _ in range(NUM_ITEMS)]
 
 
-def items(kind: str, scratch: Path) -> tuple[list[bytes], list[list[float]]]:
-    """Return the items and the offline path's answers."""
+def items(kind: str, scratch: Path, *, runtime: Runtime) -> tuple[list[bytes], list[list[float]]]:
+    """Return the items and the offline path's answers, by the same runtime."""
     from pipeline_tasks.models.artifact import load
 
-    model, raw = load(scratch / "model"), raw_items(kind)
+    model, raw = load(folder_of(scratch, runtime)), raw_items(kind)
     return raw, model.predict(decoded(model, kind, raw)).tolist()
 
 
@@ -86,6 +118,11 @@ def decoded(model: object, kind: str, raw: list[bytes]) -> list[np.ndarray]:
     """Return the items as the model takes them."""
     if kind == "text":
         return [model.decode(item) for item in raw]
+    return pixels(raw)
+
+
+def pixels(raw: list[bytes]) -> list[np.ndarray]:
+    """Return images as the model takes them."""
     return [np.frombuffer(item, np.uint8).reshape(3, 64, 64) for item in raw]
 
 

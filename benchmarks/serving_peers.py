@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline_tasks.contracts import Runtime
+
 ROOT = Path(__file__).resolve().parents[1]
 INSTALL_SECONDS = 900
 MODEL_NEEDS = ("numpy", "safetensors", "pydantic", "pillow")
@@ -35,6 +37,7 @@ class Peer:
     ask: Ask
     ready_path: str = "/"
     site_file: str | None = None
+    runtime: Runtime = "eager"
 
 
 def npy_header() -> bytes:
@@ -103,6 +106,8 @@ def run_bento(target: str) -> Command:
 
 PEERS = (
     Peer("ours", "ours", (), run_bento("ours"), ask_ours, "/readyz"),
+    Peer("ours-onnx", "ours, ONNX Runtime", (), run_bento("ours"), ask_ours, "/readyz", runtime="onnx"),
+    Peer("ours-onnx-int8", "ours, ONNX int8", (), run_bento("ours"), ask_ours, "/readyz", runtime="onnx-int8"),
     Peer("fastapi", "FastAPI, naive", ("fastapi==0.142.2", "uvicorn==0.54.0"), run_uvicorn, ask_raw, "/docs"),
     Peer("bento-stock", "BentoML, stock", ("bentoml==1.4.39",), run_bento("bento_stock:Stock"), ask_item, "/readyz"),
     Peer(

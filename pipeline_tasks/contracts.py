@@ -31,6 +31,7 @@ RouteAction = Literal[
 BESIDE_ACTIONS: tuple[RouteAction, ...] = ("shadow", "canary", "experiment_start")
 ALONE_ACTIONS: tuple[RouteAction, ...] = ("canary_failed", "canary_inconclusive", "experiment_stop")
 RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
+Runtime = Literal["eager", "onnx", "onnx-int8"]  # what computes a model version's answers: torch, or ONNX Runtime
 
 
 def sha256_hex(data: bytes) -> str:

@@ -13,6 +13,7 @@ from pipeline_tasks.contracts import ALONE_ACTIONS, BESIDE_ACTIONS, sha256_hex, 
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.invariants_report import Row, Violation
+from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, file_names
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.release.task import EXPORT_SHA256
 
@@ -63,14 +64,22 @@ def whole_violations(
             yield Violation("I4", project, f"champion {version} must be a recorded model version (got none)")
             continue
         folder = model["object_key"].rstrip("/")
-        yield from _same_digest(project, f"{folder}/model.safetensors", model["digest"], store)
+        yield from _same_digest(project, f"{folder}/{WEIGHTS_NAME}", model["digest"], store)
         exported = {release["object_key"]: release["infra_check"] for release in by_model.get(version, ())}
-        for key in (f"{folder}/model.json", *exported):
+        for key in (*_beside_weights(store, folder), *exported):
             digest = exported.get(key, {}).get(EXPORT_SHA256)
             if deep and digest is not None:
                 yield from _same_digest(project, key, digest, store)
             elif not store.exists(key):
                 yield Violation("I4", project, f"champion {version} must have {key} (got no such object)")
+
+
+def _beside_weights(store: ObjectStore, folder: str) -> list[str]:
+    try:
+        names = file_names(store.get(f"{folder}/{MANIFEST_NAME}"))
+    except KeyError:
+        names = file_names(b"")
+    return [f"{folder}/{name}" for name in names if name != WEIGHTS_NAME]
 
 
 def gate_violations(

@@ -1,4 +1,4 @@
-"""One model version, loaded from its two files after every check of the artifact's chain of trust."""
+"""One model version, loaded from its files after every check of the artifact's chain of trust."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bento_services.inference.samples import encoded_samples, plain_arrays
 from pipeline_tasks.errors import PipelineError
-from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, LoadedModel, load_bytes
+from pipeline_tasks.models.artifact import EAGER, MANIFEST_NAME, LoadedModel, load_stored, read_manifest
 from pipeline_tasks.models.base import Array, Signature
 
 logger = logging.getLogger(__name__)
@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 class ModelVersion:
     """What the service asks of a model version."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, device: str = "cpu") -> None:
         self._loaded = loaded
+        self.device = device
+        self.runtime = loaded.runtime
         self.version = loaded.manifest.config.version
         self.labels = loaded.classes
 
@@ -61,9 +63,9 @@ class ModelVersion:
 
     def recover(self) -> None:
         """Give the GPU's cached memory back."""
-        import torch
+        if self.device != "cpu":
+            import torch
 
-        if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
@@ -72,8 +74,19 @@ def load_model(folder: Path) -> ModelVersion:
 
     The folder may hold other files: BentoML's model store adds its own, and the release its tuning.
     """
+    device = "cpu"
+    if read_manifest((folder / MANIFEST_NAME).read_bytes()).config.runtime == EAGER:
+        device = _prepare_torch()
+    return ModelVersion(
+        load_stored(lambda name: (folder / name).read_bytes(), device=device),
+        device=device,
+    )
+
+
+def _prepare_torch() -> str:
+    """Give torch one thread and return the device to run on; a model of another runtime leaves torch unloaded."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    manifest = (folder / MANIFEST_NAME).read_bytes()
-    return ModelVersion(load_bytes(manifest, (folder / WEIGHTS_NAME).read_bytes(), device=device))
+    # Determinism and throughput: one thread a process; the machine is shared by replicas, not by threads.
+    torch.set_num_threads(1)
+    return "cuda" if torch.cuda.is_available() else "cpu"

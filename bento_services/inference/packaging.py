@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline_tasks.contracts import content_id, sha256_hex
 from pipeline_tasks.errors import ConfigError, PermanentError, TransientError
-from pipeline_tasks.models.artifact import MODEL_FILES
+from pipeline_tasks.models.artifact import MANIFEST_NAME, file_names
 
 SERVICE = "bento_services.inference.service:Inference"
 # What runs inside a release, and nothing else of ours: no catalog, no adapters, no credentials' readers.
@@ -33,8 +33,8 @@ SOURCES = (
     "pipeline_tasks/guards/*.py",
     "pipeline_tasks/models/**/*.py",
 )
-# BentoML pins itself.
-REQUIREMENTS = ("httptools", "numpy", "pillow", "pydantic", "safetensors", "torch", "uvloop")
+# BentoML pins itself. ONNX Runtime is in every release: which one computes is the model's to say, not the image's.
+REQUIREMENTS = ("httptools", "numpy", "onnxruntime", "pillow", "pydantic", "safetensors", "torch", "uvloop")
 TAG = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?:[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([A-Za-z0-9.+!_-]+)")
 BUILD_TIMEOUT_SECONDS = 300
@@ -45,7 +45,7 @@ def build_bento(
 ) -> str:
     """Build the bento, or adopt the one that has this tag already; return the digest of its code, pins and model.
 
-    `model_dir` holds model.safetensors and model.json; `lock_path` the exact versions (`name==version` lines) that a
+    `model_dir` holds the model version's files; `lock_path` the exact versions (`name==version` lines) that a
     container of this release installs; without it, the versions that are installed here.
 
     Raises:
@@ -94,7 +94,7 @@ def stored_digest(tag: str, *, bentoml_home: Path) -> str | None:
     name, version = tag.split(":")
     bento, model_dir = bentoml_home / "bentos" / name / version, bentoml_home / "models" / name / version
     pinned = bento / "env" / "python" / "requirements.txt"
-    if not pinned.is_file() or not all((model_dir / one).is_file() for one in MODEL_FILES):
+    if not pinned.is_file() or not all((model_dir / one).is_file() for one in model_files(model_dir)):
         return None
     files = sorted(path.relative_to(bento / "src") for path in (bento / "src").rglob("*.py"))
     # BentoML adds its own pin to those of the build.
@@ -102,9 +102,15 @@ def stored_digest(tag: str, *, bentoml_home: Path) -> str | None:
     return _digest(bento / "src", files, model_dir=model_dir, requirements=requirements)
 
 
+def model_files(model_dir: Path) -> tuple[str, ...]:
+    """Return the names of the files that a model folder has to hold, by its manifest."""
+    path = model_dir / MANIFEST_NAME
+    return file_names(path.read_bytes() if path.is_file() else b"")
+
+
 def _digest(root: Path, files: Sequence[Path], *, model_dir: Path, requirements: list[str]) -> str:
     code = {str(path): sha256_hex((root / path).read_bytes()) for path in files}
-    model = {name: sha256_hex((model_dir / name).read_bytes()) for name in MODEL_FILES}
+    model = {name: sha256_hex((model_dir / name).read_bytes()) for name in model_files(model_dir)}
     return content_id({"code": code, "model": model, "requirements": requirements})
 
 
@@ -132,7 +138,7 @@ def _check(tag: str, labels: Mapping[str, str]) -> None:
 
 
 def _check_model(model_dir: Path) -> None:
-    for name in MODEL_FILES:
+    for name in model_files(model_dir):
         path = model_dir / name
         if path.is_symlink() or not path.is_file():
             raise ConfigError(f"model_dir must hold the file {name} (got none in {model_dir}). Fetch the model first.")
@@ -200,11 +206,11 @@ def _keep_model(tag: str, model_dir: Path, *, digest: str) -> None:
         kept = bentoml.models.get(tag)
     except NotFound:
         with bentoml.models.create(tag, labels={"digest": digest}) as model:
-            for name in MODEL_FILES:
+            for name in model_files(model_dir):
                 shutil.copyfile(model_dir / name, model.path_of(name))
             _tune(Path(model.path))
         return
-    for name in MODEL_FILES:
+    for name in model_files(model_dir):
         if sha256_hex(Path(kept.path_of(name)).read_bytes()) != sha256_hex((model_dir / name).read_bytes()):
             raise PermanentError(f"the stored model {tag} must hold the same {name} (got other bytes): BENTO_CONFLICT.")
 
@@ -214,17 +220,15 @@ def _tune(folder: Path) -> None:
 
     No part of the digest: what a release answers does not depend on them, and no two measurements are alike.
     """
-    import torch
-
     from bento_services.inference.memory import keep_freed_memory
     from bento_services.inference.model import load_model
     from bento_services.inference.tuning import choose, measure, save_tuning
 
     keep_freed_memory()
-    torch.set_num_threads(1)
+    model = load_model(folder)
     # One thread's CPU time is the wall time of a machine that does nothing else; releases are built on busy ones.
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    save_tuning(choose(measure(load_model(folder), clock=clock)), folder)
+    clock = time.process_time if model.device == "cpu" else time.perf_counter
+    save_tuning(choose(measure(model, clock=clock)), folder)
 
 
 def _build_from_sources(request: Mapping[str, Any]) -> Any:

@@ -43,14 +43,10 @@ class Inference:
     """Predictions of one model version; it knows nothing of users, routes or storage."""
 
     def __init__(self) -> None:
-        import torch
-
         from bento_services.inference.model import load_model
 
         die_with_parent()
         keep_freed_memory()
-        # Determinism and throughput: one thread a process; the machine is shared by replicas, not by threads.
-        torch.set_num_threads(1)
         folder = _model_dir()
         self._tuning = load_tuning(folder)
         self._model = load_model(folder)
@@ -95,6 +91,7 @@ class Inference:
         }
         info = {
             "model_version": self._model.version,
+            "runtime": self._model.runtime,
             "event_loop": type(asyncio.get_running_loop()).__module__,  # uvloop, unless the image lacks it
         }
         return bentoml_text + endpoint.metrics.render(gauges, info=info)

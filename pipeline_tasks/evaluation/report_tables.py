@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline_tasks.evaluation import report_charts as charts
 from pipeline_tasks.evaluation.report_charts import short, text
-from pipeline_tasks.evaluation.verdict import verdict_id_of
+from pipeline_tasks.evaluation.verdict import EAGER, verdict_id_of
 
 Document = Mapping[str, Any]
 METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
@@ -41,6 +41,9 @@ def side_by_side(document: Document) -> str:
         rows.append(_row(name, cells, limit))
     sizes = [f"{question[role]['size_bytes'] / 1e6:.2f} MB" for role in roles]
     rows.append(_row("Size", sizes, f"at most {limits['size_mb']:g} MB"))
+    rows.append(
+        _row("Runtime, here and in serving", [text(question[role].get("runtime", EAGER)) for role in roles], "")
+    )
     return f"<table><tr><th></th>{head}<th>Limit for the contender</th></tr>{''.join(rows)}</table>"
 
 

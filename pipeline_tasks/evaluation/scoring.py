@@ -31,6 +31,10 @@ class ScoringModel(Protocol):
     def classes(self) -> tuple[str, ...]: ...
 
     @property
+    def runtime(self) -> str:
+        """Return what computes the answers: eager (torch), onnx or onnx-int8."""
+
+    @property
     def decoding(self) -> str:
         """Return what names the way of decoding: models with the same name decode any bytes to the same input."""
 
@@ -115,14 +119,13 @@ def load_model(ref: ModelRef, *, role: str, load: Callable[[ModelRef], ScoringMo
 
 
 def load_stored(store: ObjectStore) -> Callable[[ModelRef], ScoringModel]:
-    """Return a loader of model versions from the object store."""
+    """Return a loader of model versions from the object store, each with the runtime that it serves with."""
 
     def load(ref: ModelRef) -> ScoringModel:
         from pipeline_tasks.models import artifact
 
         prefix = ref.object_key.rstrip("/")
-        data, weights = (store.get(f"{prefix}/{name}") for name in (artifact.MANIFEST_NAME, artifact.WEIGHTS_NAME))
-        return artifact.load_bytes(data, weights, expected_digest=ref.digest)
+        return artifact.load_stored(lambda name: store.get(f"{prefix}/{name}"), expected_digest=ref.digest)
 
     return load
 

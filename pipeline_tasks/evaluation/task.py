@@ -153,7 +153,12 @@ def _score(
     payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
     measured = {role: scoring.measure_latency(model, payloads, timer=timer) for role, model in models.items()}
     parties = {
-        role: vd.party(ref, classes=models[role].classes, size_bytes=scoring.model_size_bytes(store, ref))
+        role: vd.party(
+            ref,
+            classes=models[role].classes,
+            size_bytes=scoring.model_size_bytes(store, ref),
+            runtime=models[role].runtime,
+        )
         for role, ref in (("contender", contender), ("champion", champion))
         if ref is not None
     }

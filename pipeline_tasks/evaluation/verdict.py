@@ -27,6 +27,7 @@ from pipeline_tasks.evaluation.scoring import Exam, Measured
 from pipeline_tasks.project import Gate
 
 RULE_VERSION = 3
+EAGER = "eager"
 DIGITS = 9
 SLICE_COLUMN = "slice:"
 
@@ -40,6 +41,12 @@ class Party:
     snapshot_id: str
     classes: tuple[str, ...]
     size_bytes: int
+    runtime: str = EAGER
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON values; without the runtime where it is torch, as in verdicts from before there was another."""
+        plain = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {name: value for name, value in plain.items() if (name, value) != ("runtime", EAGER)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class Question:
     def as_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "policy"}
-        plain = {name: _plain(value) for name, value in fields.items()}
+        plain = {name: value.as_json() if isinstance(value, Party) else _plain(value) for name, value in fields.items()}
         # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
         return {
             "rule_version": RULE_VERSION,
@@ -82,9 +89,9 @@ class Question:
         }
 
 
-def party(ref: ModelRef, *, classes: Sequence[str], size_bytes: int) -> Party:
-    """Return a model version as the question names it."""
-    return Party(ref.version, ref.digest, ref.snapshot_id, tuple(classes), size_bytes)
+def party(ref: ModelRef, *, classes: Sequence[str], size_bytes: int, runtime: str = EAGER) -> Party:
+    """Return a model version as the question names it; `runtime` is what computed its answers here, and serves."""
+    return Party(ref.version, ref.digest, ref.snapshot_id, tuple(classes), size_bytes, runtime)
 
 
 def exam_name(exam: Exam) -> ExamName:

@@ -1,33 +1,39 @@
-"""A model version's two files: `model.safetensors` and `model.json`. Strict on reading, no pickle anywhere.
+"""A model version's files: `model.safetensors`, `model.json` and, where ONNX Runtime computes, `model.onnx`.
+
+Strict on reading, no pickle anywhere.
 
 The chain of trust: the catalog has the digest of the weights file; the weights file's metadata has the digest of the
 configuration in `model.json`; the configuration has the digest of the recipe's code. So right weights with another
-configuration are refused, although the weights are untouched.
+configuration are refused, although the weights are untouched. The metadata has the digest of `model.onnx` too: what
+was judged is what serves, the runtime included.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_tasks.contracts import canonical_json, content_id, sha256_hex
+from pipeline_tasks.contracts import Runtime, canonical_json, content_id, sha256_hex
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Array, Recipe, Signature
+from pipeline_tasks.models.exported import ExportedModel
 from pipeline_tasks.models.registry import OWN_RECIPE, find_recipe, recipe_from_source
-from pipeline_tasks.models.weights_file import ArtifactInvalid, read_weights, write_weights
+from pipeline_tasks.models.weights_file import ArtifactInvalid, read_metadata, read_weights, write_weights
 
 if TYPE_CHECKING:
     import torch
 
 WEIGHTS_NAME = "model.safetensors"
 MANIFEST_NAME = "model.json"
-MODEL_FILES = (WEIGHTS_NAME, MANIFEST_NAME)
+EXPORTED_NAME = "model.onnx"
+EAGER: Runtime = "eager"
+RUNTIMES = get_args(Runtime)
 FORMAT_VERSION = 1
 UNRECORDED = "unrecorded"
 MAX_MANIFEST_BYTES = 10_000_000
@@ -55,10 +61,16 @@ class ModelConfig:
     seed: int
     threads: int
     lock_hash: str
+    runtime: Runtime = EAGER
 
     @property
     def digest(self) -> str:
-        return content_id(dataclasses.asdict(self))
+        return content_id(self.as_json())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON values; without the runtime where it is torch, as from before there was another."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if (name, value) != ("runtime", EAGER)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,24 +100,33 @@ class ModelManifest:
 
     def to_bytes(self) -> bytes:
         """Return canonical JSON: the same manifest always gives the same bytes."""
-        return canonical_json({"format_version": FORMAT_VERSION, **dataclasses.asdict(self)})
+        fields = {**dataclasses.asdict(self), "config": self.config.as_json()}
+        return canonical_json({"format_version": FORMAT_VERSION, **fields})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model version as bytes, ready to be stored: the weights first, the manifest last."""
+    """A model version as bytes, ready to be stored: the weights first, the manifest last.
+
+    `exported` is the graph that ONNX Runtime runs, None where torch computes.
+    """
 
     manifest: ModelManifest
     weights: bytes
+    exported: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model version ready to predict."""
+    """A model version ready to predict with the runtime that it was judged with: torch, or an exported graph."""
 
     manifest: ModelManifest
     recipe: Recipe
-    module: torch.nn.Module
+    module: torch.nn.Module | ExportedModel
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.manifest.config.runtime
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -125,17 +146,37 @@ class LoadedModel:
         """Return the probabilities (n, c) of decoded items, classes in the order of `classes`."""
         if not inputs:
             return np.zeros((0, len(self.classes)), dtype=np.float32)
-        return self.recipe.predict_batch(self.module, self.recipe.collate(inputs))
+        batch = self.recipe.collate(inputs)
+        if isinstance(self.module, ExportedModel):
+            return self.module.predict(batch)
+        return self.recipe.predict_batch(self.module, batch)
 
 
 def object_prefix(project: str, version: str) -> str:
-    """Return the prefix of a model version's two objects: the `object_key` of its ModelRef."""
+    """Return the prefix of a model version's objects: the `object_key` of its ModelRef."""
     return f"models/{project}/{version}"
 
 
-def pack(module: torch.nn.Module, *, config: ModelConfig, origin: Origin, metrics: Mapping[str, Any]) -> Artifact:
+def file_names(manifest: bytes) -> tuple[str, ...]:
+    """Return the names of the files of a model version with this `model.json`; whether they are right, loading says."""
+    try:
+        runtime = json.loads(manifest)["config"]["runtime"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        runtime = EAGER
+    return (WEIGHTS_NAME, MANIFEST_NAME) if runtime == EAGER else (WEIGHTS_NAME, EXPORTED_NAME, MANIFEST_NAME)
+
+
+def pack(
+    module: torch.nn.Module,
+    *,
+    config: ModelConfig,
+    origin: Origin,
+    metrics: Mapping[str, Any],
+    exported: bytes | None = None,
+) -> Artifact:
     """Return a trained module as an artifact; ArtifactInvalid NON_FINITE if a weight is NaN or infinite."""
-    weights = write_weights(module.state_dict(), metadata={"config": config.digest})
+    bound = {} if exported is None else {"exported": sha256_hex(exported)}
+    weights = write_weights(module.state_dict(), metadata={"config": config.digest, **bound})
     read_weights(weights)
     manifest = ModelManifest(
         config=config,
@@ -144,18 +185,20 @@ def pack(module: torch.nn.Module, *, config: ModelConfig, origin: Origin, metric
         weights_size_bytes=len(weights),
         metrics=metrics,
     )
-    return Artifact(manifest=manifest, weights=weights)
+    return Artifact(manifest=manifest, weights=weights, exported=exported)
 
 
 def save(artifact: Artifact, folder: Path) -> None:
-    """Write the two files into a folder, the manifest last."""
+    """Write the files into a folder, the manifest last."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS_NAME).write_bytes(artifact.weights)
+    if artifact.exported is not None:
+        (folder / EXPORTED_NAME).write_bytes(artifact.exported)
     (folder / MANIFEST_NAME).write_bytes(artifact.manifest.to_bytes())
 
 
 def load(folder: Path, *, expected_digest: str | None = None, device: str = "cpu") -> LoadedModel:
-    """Load a model version from a folder that holds exactly its two files, after every check of `load_bytes`.
+    """Load a model version from a folder that holds exactly its files, after every check of `load_bytes`.
 
     Raises:
         ArtifactInvalid: also FILES: one is missing, there are others, or one is a link.
@@ -164,39 +207,80 @@ def load(folder: Path, *, expected_digest: str | None = None, device: str = "cpu
         entries = sorted(folder.iterdir())
     except OSError:
         raise ArtifactInvalid("FILES", f"{folder} must be a readable folder.") from None
-    names = [entry.name for entry in entries]
-    if names != sorted((WEIGHTS_NAME, MANIFEST_NAME)):
-        raise ArtifactInvalid(
-            "FILES", f"{folder} must hold {MANIFEST_NAME} and {WEIGHTS_NAME} only (got {names[:10]})."
-        )
     if any(entry.is_symlink() or not entry.is_file() for entry in entries):
         raise ArtifactInvalid("FILES", f"{folder} must hold regular files (got a link or a folder).")
+    files = {entry.name: entry.read_bytes() for entry in entries}
+    wanted = file_names(files.get(MANIFEST_NAME, b""))
+    if set(files) != set(wanted):
+        raise ArtifactInvalid("FILES", f"{folder} must hold {', '.join(wanted)} only (got {list(files)[:10]}).")
     return load_bytes(
-        (folder / MANIFEST_NAME).read_bytes(),
-        (folder / WEIGHTS_NAME).read_bytes(),
+        files[MANIFEST_NAME],
+        files[WEIGHTS_NAME],
+        exported=files.get(EXPORTED_NAME),
+        expected_digest=expected_digest,
+        device=device,
+    )
+
+
+def load_stored(
+    read: Callable[[str], bytes], *, expected_digest: str | None = None, device: str = "cpu"
+) -> LoadedModel:
+    """Load a model version whose files `read` returns by name, ready to predict with its own runtime."""
+    data = read(MANIFEST_NAME)
+    files = {name: read(name) for name in file_names(data) if name != MANIFEST_NAME}
+    return load_bytes(
+        data,
+        files[WEIGHTS_NAME],
+        exported=files.get(EXPORTED_NAME),
         expected_digest=expected_digest,
         device=device,
     )
 
 
 def load_bytes(
-    manifest_bytes: bytes, weights: bytes, *, expected_digest: str | None = None, device: str = "cpu"
+    manifest_bytes: bytes,
+    weights: bytes,
+    *,
+    exported: bytes | None = None,
+    expected_digest: str | None = None,
+    device: str = "cpu",
 ) -> LoadedModel:
-    """Build the module and give it the weights; `expected_digest` is the catalog's (ModelRef.digest).
+    """Build what predicts: the module with its weights, or the exported graph; then nothing here needs torch.
+
+    `expected_digest` is the catalog's (ModelRef.digest). An exported graph runs on the CPU, whatever `device` says.
 
     Raises:
-        ArtifactInvalid: MANIFEST, DIGEST, CONFIG_MISMATCH, RECIPE, ARCHITECTURE, or a reason of `read_weights`.
+        ArtifactInvalid: MANIFEST, DIGEST, CONFIG_MISMATCH, RECIPE, ARCHITECTURE, EXPORTED, or a reason of
+            `read_weights`.
     """
     manifest = read_manifest(manifest_bytes)
+    if manifest.config.runtime == EAGER:
+        module = load_module(manifest, weights, expected_digest=expected_digest)
+        return LoadedModel(manifest, recipe_of(manifest.config), module.to(device).eval())
+    _check_digest(manifest, weights, expected_digest=expected_digest)
+    metadata = read_metadata(weights)
+    _check_config(manifest, metadata)
+    digest = sha256_hex(exported or b"")
+    if exported is None or digest != metadata.get("exported"):
+        raise ArtifactInvalid(
+            "EXPORTED", f"{EXPORTED_NAME} must be the one written with these weights (got {digest[:16]}...)."
+        )
+    return LoadedModel(manifest, recipe_of(manifest.config), ExportedModel(exported))
+
+
+def load_module(manifest: ModelManifest, weights: bytes, *, expected_digest: str | None = None) -> torch.nn.Module:
+    """Build a model version's torch module and give it the weights, whatever runtime it predicts with.
+
+    Raises:
+        ArtifactInvalid: DIGEST, CONFIG_MISMATCH, RECIPE, ARCHITECTURE, or a reason of `read_weights`.
+    """
     _check_digest(manifest, weights, expected_digest=expected_digest)
     tensors, metadata = read_weights(weights)
-    if metadata.get("config") != manifest.config.digest:
-        raise ArtifactInvalid("CONFIG_MISMATCH", f"{MANIFEST_NAME} must be the one written with these weights.")
-    recipe = recipe_of(manifest.config)
-    module = _build(recipe, manifest.config)
+    _check_config(manifest, metadata)
+    module = _build(recipe_of(manifest.config), manifest.config)
     check_architecture(module, tensors)
     module.load_state_dict(tensors)
-    return LoadedModel(manifest=manifest, recipe=recipe, module=module.to(device).eval())
+    return module
 
 
 def read_manifest(data: bytes) -> ModelManifest:
@@ -262,6 +346,8 @@ def _check_manifest(manifest: ModelManifest) -> None:
         raise _bad_manifest("have text in project, version, recipe, recipe_digest and weights_digest")
     if not isinstance(config.params, dict) or not isinstance(config.preprocessing, dict):
         raise _bad_manifest("have objects in params and preprocessing")
+    if config.runtime not in RUNTIMES:
+        raise _bad_manifest(f"have a runtime of {', '.join(RUNTIMES)}")
     classes = config.classes
     if len(classes) < 2 or len(set(classes)) != len(classes) or not all(isinstance(name, str) for name in classes):
         raise _bad_manifest("have two or more different classes")
@@ -276,6 +362,11 @@ def _check_digest(manifest: ModelManifest, weights: bytes, *, expected_digest: s
     if digest != (expected_digest or manifest.weights_digest) or digest != manifest.weights_digest:
         wanted = expected_digest or manifest.weights_digest
         raise ArtifactInvalid("DIGEST", f"{WEIGHTS_NAME} must hash to {wanted[:16]}... (got {digest[:16]}...).")
+
+
+def _check_config(manifest: ModelManifest, metadata: Mapping[str, str]) -> None:
+    if metadata.get("config") != manifest.config.digest:
+        raise ArtifactInvalid("CONFIG_MISMATCH", f"{MANIFEST_NAME} must be the one written with these weights.")
 
 
 def _build(recipe: Recipe, config: ModelConfig) -> torch.nn.Module:

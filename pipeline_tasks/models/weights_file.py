@@ -41,9 +41,7 @@ def read_weights(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     Raises:
         ArtifactInvalid: HEADER, DUPLICATE_NAME, TOO_MANY_TENSORS, DTYPE, SHAPE, LAYOUT, TRAILING_BYTES or NON_FINITE.
     """
-    header, data_start = _read_header(data)
-    metadata = _metadata(header.pop("__metadata__", {}))
-    _check_layout(header, num_bytes=len(data) - data_start)
+    metadata = read_metadata(data)
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -53,6 +51,14 @@ def read_weights(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ArtifactInvalid("LAYOUT", f"the weights must be a safetensors file (got: {error}).") from None
     _check_finite(tensors)
     return tensors, metadata
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """Return the file's metadata alone, without torch; ArtifactInvalid as in `read_weights`, but for the values."""
+    header, data_start = _read_header(data)
+    metadata = _metadata(header.pop("__metadata__", {}))
+    _check_layout(header, num_bytes=len(data) - data_start)
+    return metadata
 
 
 def write_weights(tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str, str]) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pipeline_tasks.contracts import DeploymentRef, Fence, ModelRef, ReleaseRef, content_id, sha256_of_file
 from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.faults import crash_point
-from pipeline_tasks.models.artifact import MODEL_FILES
+from pipeline_tasks.models.artifact import MANIFEST_NAME, file_names
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.release.golden import GoldenAnswer, InfraCheck, compare_golden, golden_bytes
@@ -139,8 +139,11 @@ def release(
 def fetch_model(store: ObjectStore, model: ModelRef, *, into: Path) -> Path:
     """Bring a model version's files into a folder and return it."""
     into.mkdir(parents=True, exist_ok=True)
-    for name in MODEL_FILES:
-        store.get_file(f"{model.object_key.rstrip('/')}/{name}", into / name)
+    prefix = model.object_key.rstrip("/")
+    store.get_file(f"{prefix}/{MANIFEST_NAME}", into / MANIFEST_NAME)
+    for name in file_names((into / MANIFEST_NAME).read_bytes()):
+        if name != MANIFEST_NAME:
+            store.get_file(f"{prefix}/{name}", into / name)
     return into
 
 
@@ -196,7 +199,12 @@ def require_artifacts(release: ReleaseRef, model: ModelRef, *, object_key: str, 
     Raises:
         GateClosed: ARTIFACT_GONE, the model, the bento or the golden answers are not in the object store.
     """
-    model_keys = [f"{model.object_key.rstrip('/')}/{name}" for name in MODEL_FILES]
+    prefix = model.object_key.rstrip("/")
+    try:
+        names = file_names(store.get(f"{prefix}/{MANIFEST_NAME}"))
+    except KeyError:
+        names = file_names(b"")
+    model_keys = [f"{prefix}/{name}" for name in names]
     gone = [key for key in (*model_keys, object_key, golden_key(release)) if not store.exists(key)]
     if gone:
         raise _gone(release, gone)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline_tasks.contracts import content_id, sha256_hex
+from pipeline_tasks.contracts import Runtime, content_id, sha256_hex
 
 VERSION_DIGITS = 16
 NO_LOCK = "none"
@@ -32,6 +32,7 @@ class TrainingKey:
     threads: int
     lock_hash: str
     warm_start: str | None
+    runtime: Runtime = "eager"
 
     @property
     def digest(self) -> str:

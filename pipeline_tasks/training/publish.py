@@ -1,4 +1,4 @@
-"""Publishing a model version: weights, then manifest, then the catalog row; nothing is ever overwritten by another."""
+"""Publishing a model version: weights, graph, manifest, catalog row; nothing is ever overwritten by another."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def publish_model(
     validate: Validate,
     complete: Callable[[models.ModelManifest], ModelRecord],
 ) -> ModelRecord:
-    """Store the two objects and record the model version; return the record that stands.
+    """Store the objects and record the model version; return the record that stands.
 
     `complete` makes the catalog's record of a manifest; `validate` measures a module again.
 
@@ -51,7 +51,7 @@ def publish_model(
 def store_artifact(
     artifact: models.Artifact, *, store: ObjectStore, database: Database, fence: Fence, validate: Validate
 ) -> models.ModelManifest:
-    """Write weights and manifest and return the manifest that stands under the version's prefix.
+    """Write weights, graph and manifest, and return the manifest that stands under the version's prefix.
 
     On a CPU a repeated training gives the same bytes. On a GPU it may not; then the weights that came first stay, and
     the manifest is made for them, so that two attempts at one time can never mix their files.
@@ -62,6 +62,9 @@ def store_artifact(
     if not store.create(f"{prefix}/{models.WEIGHTS_NAME}", artifact.weights):
         stored = _adopt(artifact, store=store, database=database, fence=fence, validate=validate)
     database.check(fence)
+    if stored.exported is not None:
+        store.put(f"{prefix}/{models.EXPORTED_NAME}", stored.exported)  # the weights' metadata says which bytes
+        database.check(fence)
     key = f"{prefix}/{models.MANIFEST_NAME}"
     if not store.create(key, stored.manifest.to_bytes(), content_type="application/json"):
         logger.info("%s was published by an earlier attempt: adopting it", prefix)
@@ -72,13 +75,19 @@ def store_artifact(
 def _adopt(
     artifact: models.Artifact, *, store: ObjectStore, database: Database, fence: Fence, validate: Validate
 ) -> models.Artifact:
-    """Return an artifact of the weights that lie there; weights of another configuration are replaced."""
+    """Return an artifact of the weights that lie there; weights of another configuration are replaced.
+
+    So are weights whose graph is not there: on a CPU by the same.
+    """
     config = artifact.manifest.config
-    key = f"{models.object_prefix(config.project, config.version)}/{models.WEIGHTS_NAME}"
+    prefix = models.object_prefix(config.project, config.version)
+    key = f"{prefix}/{models.WEIGHTS_NAME}"
     weights = store.get(key)
+    exported = _stored_graph(store, prefix) if artifact.exported is not None else None
     try:
         tensors, metadata = read_weights(weights)
-        matches = metadata.get("config") == config.digest
+        graph_digest = sha256_hex(exported) if exported is not None else None
+        matches = metadata.get("config") == config.digest and metadata.get("exported") == graph_digest
     except ArtifactInvalid:
         matches = False
     if not matches:
@@ -96,4 +105,11 @@ def _adopt(
         weights_size_bytes=len(weights),
         metrics={**artifact.manifest.metrics, "validation": validate(module)},
     )
-    return models.Artifact(manifest=manifest, weights=weights)
+    return models.Artifact(manifest=manifest, weights=weights, exported=exported)
+
+
+def _stored_graph(store: ObjectStore, prefix: str) -> bytes | None:
+    try:
+        return store.get(f"{prefix}/{models.EXPORTED_NAME}")
+    except KeyError:
+        return None

@@ -19,7 +19,7 @@ from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.training.dataset import TrainingRow
 from pipeline_tasks.training.loading import LoadPlan, load_data
 from pipeline_tasks.training.loop import FitPlan, fit
-from pipeline_tasks.training.task import origin_of, training_metrics
+from pipeline_tasks.training.task import origin_of, pack_for_runtime, training_metrics
 
 DEVICE, THREADS = "cpu", 1
 DEFAULT_TOLERANCE = 0.02
@@ -100,7 +100,8 @@ def reproduce(
     )
     plan = FitPlan(params, params["epochs"], config.seed, THREADS, DEVICE, start, "retrain")
     module, history = fit(found.recipe, data, plan)
-    return model_files.pack(module, config=config, origin=origin, metrics=training_metrics(data, history))
+    metrics = training_metrics(data, history)
+    return pack_for_runtime(found.recipe, module, data, config=config, origin=origin, metrics=metrics)
 
 
 def _before_tuning(params: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def train(
     Raises:
         ConfigError: the recipe or its parameters are wrong.
         GateClosed: NON_FINITE, UNDECODABLE, UNKNOWN_LABEL or TOO_FEW_GROUPS.
-        PermanentError: OUT_OF_MEMORY.
+        PermanentError: OUT_OF_MEMORY, or EXPORT_FAILED where serving.runtime asks for a graph.
         StaleAttempt: a newer attempt of the same training has taken over.
     """
     found = _find_recipe(project)
@@ -171,6 +171,7 @@ def _training_key(
         threads=threads,
         lock_hash=lock_hash,
         warm_start=warm_start.digest if warm_start else None,
+        runtime=project.config.serving.runtime,
     )
 
 
@@ -186,7 +187,8 @@ def _start_tensors(warm_start: ModelRef | None, *, store: ObjectStore) -> Mappin
     manifest, weights = (
         store.get(f"{warm_start.object_key}/{name}") for name in (model_files.MANIFEST_NAME, model_files.WEIGHTS_NAME)
     )
-    return model_files.load_bytes(manifest, weights, expected_digest=warm_start.digest).module.state_dict()
+    parsed = model_files.read_manifest(manifest)
+    return model_files.load_module(parsed, weights, expected_digest=warm_start.digest).state_dict()
 
 
 def _fit(
@@ -286,13 +288,39 @@ def _pack(
         seed=key.seed,
         threads=key.threads,
         lock_hash=key.lock_hash,
+        runtime=key.runtime,
     )
     metrics = {
         **training_metrics(data, history),
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
     origin = origin_of(code_revision=code_revision, device=job.device)
-    return model_files.pack(module, config=config, origin=origin, metrics=metrics)
+    return pack_for_runtime(job.recipe, module, data, config=config, origin=origin, metrics=metrics)
+
+
+def pack_for_runtime(
+    recipe: Recipe,
+    module: torch.nn.Module,
+    data: TrainingData,
+    *,
+    config: model_files.ModelConfig,
+    origin: model_files.Origin,
+    metrics: Mapping[str, Any],
+) -> model_files.Artifact:
+    """Return a trained module as an artifact, with the graph that its runtime needs, made from training items.
+
+    Raises:
+        PermanentError: EXPORT_FAILED.
+    """
+    if config.runtime == model_files.EAGER:
+        return model_files.pack(module, config=config, origin=origin, metrics=metrics)
+    from pipeline_tasks.training.exporting import chosen_rows, export_module
+
+    items = data.inputs.take(chosen_rows(data.split.train))
+    made = export_module(recipe, module, runtime=config.runtime, signature=config.signature, items=items)
+    return model_files.pack(
+        module, config=config, origin=origin, metrics={**metrics, "export": made.facts}, exported=made.data
+    )
 
 
 def training_metrics(data: TrainingData, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def retrain(
     record = models.get(project, version)
     if record is None:
         raise ConfigError(f"version must be a model version of {project} (got {version}). See `dethrone lineage`.")
-    manifest = _stored(store, record.ref).manifest
+    manifest, _ = _stored(store, record.ref)
     _check_record(record, manifest)
     snapshot = DatasetRepository(database).find_snapshot(project, record.ref.snapshot_id)
     if snapshot is None:
@@ -67,13 +67,14 @@ def retrain(
     return training.compare(manifest, again, warnings=training.warnings_of(manifest, now), tolerance=tolerance)
 
 
-def _stored(store: ObjectStore, ref: ModelRef) -> model_files.LoadedModel:
+def _stored(store: ObjectStore, ref: ModelRef) -> tuple[model_files.ModelManifest, torch.nn.Module]:
     names = (model_files.MANIFEST_NAME, model_files.WEIGHTS_NAME)
     try:
         manifest, weights = (store.get(f"{ref.object_key}/{name}") for name in names)
     except KeyError as error:
         raise _gone(f"{ref.object_key} must hold {' and '.join(names)}") from error
-    return model_files.load_bytes(manifest, weights, expected_digest=ref.digest)
+    parsed = model_files.read_manifest(manifest)
+    return parsed, model_files.load_module(parsed, weights, expected_digest=ref.digest)
 
 
 def _gone(expected: str) -> PermanentError:
@@ -115,7 +116,7 @@ def _warm_start(
     parent = next((one for one in models.history(project) if one.ref.digest == digest), None)
     if parent is None:
         raise _gone(f"the model version with the weights {digest[:12]} that {record.ref.version} started from must be")
-    return _stored(store, parent.ref).module.state_dict()
+    return _stored(store, parent.ref)[1].state_dict()
 
 
 def comparison_json(project: str, version: str, found: training.Comparison) -> dict[str, Any]:

@@ -8,6 +8,23 @@ from torch import nn
 POOLED_SIDE = 7
 
 
+def _pool(features_ndhw: torch.Tensor) -> torch.Tensor:
+    """Return the mean of each of 7 x 7 parts; for an export as two products, since ONNX has no such operation."""
+    if not torch.compiler.is_exporting():
+        return nn.functional.adaptive_avg_pool2d(features_ndhw, POOLED_SIDE)
+    height, width = features_ndhw.shape[-2:]
+    return _means(height) @ features_ndhw @ _means(width).T
+
+
+def _means(length: int) -> torch.Tensor:
+    """Return the matrix (7, length) that takes the mean of each part (Source: adaptive_avg_pool2d's bounds)."""
+    means = torch.zeros(POOLED_SIDE, length)
+    for part in range(POOLED_SIDE):
+        start, end = part * length // POOLED_SIDE, -(-(part + 1) * length // POOLED_SIDE)
+        means[part, start:end] = 1 / (end - start)
+    return means
+
+
 class ImageCnn(nn.Module):
     """Two convolutions with batch normalisation and one hidden layer; takes uint8 images of any size.
 
@@ -44,6 +61,6 @@ class ImageCnn(nn.Module):
         scaled = (images_nchw.float() / 255.0 - self.mean) / self.deviation
         features = self.features(scaled.contiguous(memory_format=torch.channels_last))
         if features.shape[-2:] != (POOLED_SIDE, POOLED_SIDE):
-            features = nn.functional.adaptive_avg_pool2d(features, POOLED_SIDE)
+            features = _pool(features)
         logits_nc: torch.Tensor = self.head(features.flatten(start_dim=1))
         return logits_nc

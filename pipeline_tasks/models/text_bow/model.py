@@ -30,6 +30,13 @@ class TextBow(nn.Module):
         buckets_nk = counts_nk2[..., 0].long()
         weights_nk = torch.log1p(counts_nk2[..., 1].float()) * self.inverse_frequency[buckets_nk]
         weights_nk = weights_nk / weights_nk.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        sums_nd = self.embedding(buckets_nk, per_sample_weights=weights_nk.to(self.embedding.weight.dtype)) + self.bias
+        sums_nd = self._sum(buckets_nk, weights_nk.to(self.embedding.weight.dtype)) + self.bias
         logits_nc: torch.Tensor = self.head(sums_nd)
         return logits_nc
+
+    def _sum(self, buckets_nk: torch.Tensor, weights_nk: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sums (n, d) of rows; for an export as a product, since ONNX would loop over the texts."""
+        if torch.compiler.is_exporting():
+            return (weights_nk[:, None, :] @ self.embedding.weight[buckets_nk]).squeeze(1)
+        sums_nd: torch.Tensor = self.embedding(buckets_nk, per_sample_weights=weights_nk)
+        return sums_nd

@@ -108,6 +108,7 @@ class TableModel:
         self.answers, self.classes, self.confidence = dict(answers), tuple(classes), confidence
         self.broken, self.jitter = broken, jitter
         self.decoding = f"table {id(self)}"
+        self.runtime = "eager"
         self.batches = []
 
     def decode(self, data):
@@ -191,10 +192,10 @@ def payload(epoch: int, index: int) -> bytes:
     return f"item {epoch} {index:05d}".encode()
 
 
-def put_exam(store, *, epoch, labels, project="fashion", media_type="text/plain") -> ExamRef:
+def put_exam(store, *, epoch, labels, project="fashion", media_type="text/plain", payloads=None) -> ExamRef:
     rows = []
     for index, label in enumerate(labels):
-        data = payload(epoch, index)
+        data = payload(epoch, index) if payloads is None else payloads[index]
         item_id = sha256_hex(data)
         key = f"items/{project}/{item_id[:2]}/{item_id}"
         store.put(key, data)

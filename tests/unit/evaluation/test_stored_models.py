@@ -1,17 +1,23 @@
 """Real model versions out of the store: loaded, checked, scored."""
 
 import io
+import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import ModelRef, sha256_hex
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.evaluation import scoring
+from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.task import judge
 from pipeline_tasks.models.artifact import ModelConfig, Origin, pack
 from pipeline_tasks.models.registry import find_recipe
+from pipeline_tasks.training.exporting import export_module
+from tests.unit.evaluation import support as s
 
 CLASSES = ("bag", "boot", "coat")
 
@@ -23,7 +29,8 @@ def picture(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def put_model(store, version: str, *, seed: int) -> ModelRef:
+def put_model(store, version: str, *, seed: int, runtime="eager", graph_of: int | None = None) -> ModelRef:
+    """Store an untrained model version; with a `runtime`, its graph is that of the seed `graph_of`."""
     torch.manual_seed(seed)
     found = find_recipe("image_cnn")
     params = found.recipe.resolve({})
@@ -43,10 +50,20 @@ def put_model(store, version: str, *, seed: int) -> ModelRef:
         seed=seed,
         threads=1,
         lock_hash="l1",
+        runtime=runtime,
     )
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
-    artifact = pack(found.recipe.build(params, len(CLASSES)), config=config, origin=origin, metrics={})
+    module, exported = found.recipe.build(params, len(CLASSES)), None
+    if graph_of is not None:
+        torch.manual_seed(graph_of)
+        other = found.recipe.build(params, len(CLASSES))
+        items = [found.recipe.decode(picture(one), preprocessing=config.preprocessing) for one in range(8)]
+        made = export_module(found.recipe, other, runtime=runtime, signature=config.signature, items=items)
+        exported = made.data
+    artifact = pack(module, config=config, origin=origin, metrics={}, exported=exported)
     key = f"models/fashion/{version}"
+    if exported is not None:
+        store.put(f"{key}/model.onnx", exported)
     store.put(f"{key}/model.safetensors", artifact.weights)
     store.put(f"{key}/model.json", artifact.manifest.to_bytes())
     return ModelRef("fashion", version, key, sha256_hex(artifact.weights), "s1")
@@ -89,3 +106,52 @@ def test_size_counts_every_object_of_the_version_only(object_store):
     put_model(object_store, "v10", seed=2)
     sizes = [len(object_store.get(f"{ref.object_key}/{name}")) for name in ("model.safetensors", "model.json")]
     assert scoring.model_size_bytes(object_store, ref) == sum(sizes)
+
+
+@pytest.mark.slow
+def test_a_model_is_scored_by_the_runtime_that_it_serves_with(object_store):
+    """The weights are one network's, the graph another's: the graph is what answers, and what is judged."""
+    inputs = [np.asarray(Image.open(io.BytesIO(picture(seed))))[None] for seed in range(8)]
+    load = scoring.load_stored(object_store)
+    weights = load(put_model(object_store, "v1", seed=1))
+    graph = load(put_model(object_store, "v2", seed=2))
+    exported = load(put_model(object_store, "v3", seed=1, runtime="onnx", graph_of=2))
+    assert (weights.runtime, exported.runtime) == ("eager", "onnx")
+    assert exported.predict(inputs) == pytest.approx(graph.predict(inputs), abs=1e-5)
+    assert np.abs(exported.predict(inputs) - weights.predict(inputs)).max() > 0.01
+
+
+def test_a_variant_that_loses_quality_keeps_the_champion(database, object_store):
+    """The same weights as the champion's; what it would serve answers otherwise, so the gate refuses it."""
+    champion = put_model(object_store, "v1", seed=1)
+    contender = put_model(object_store, "v2", seed=1, runtime="onnx-int8", graph_of=2)
+    load = scoring.load_stored(object_store)
+    model = load(champion)
+    labels = [CLASSES[row.argmax()] for row in model.predict([model.decode(picture(seed)) for seed in range(60)])]
+    exam = s.put_exam(object_store, epoch=1, labels=labels, payloads=[picture(seed) for seed in range(60)])
+    world = s.World(object_store, {}, [exam])
+    verdict = judge(
+        s.project(classes=CLASSES),
+        contender,
+        world.exams,
+        champion=champion,
+        load=load,
+        read=world.read,
+        find_leaks=world.find_leaks,
+        find_items=world.find_items,
+        verdicts=VerdictRepository(database),
+        store=object_store,
+        database=database,
+        attempt=s.attempt(),
+        run_id="run-1",
+        now=s.NOW,
+    )
+    document = json.loads(object_store.get(f"{verdict.object_key}/verdict.json"))
+    assert verdict.answer == "keep"
+    assert document["evidence"]["current"]["champion"]["accuracy"]["estimate"] == 1.0
+    assert document["evidence"]["current"]["contender"]["accuracy"]["estimate"] < 0.8
+    assert document["question"]["contender"]["runtime"] == "onnx-int8"
+    assert "runtime" not in document["question"]["champion"]
+    assert vd.replay(document, object_store.get(f"{verdict.object_key}/evidence.parquet")) == document
+    page = object_store.get(f"{verdict.object_key}/report.html").decode()
+    assert "onnx-int8" in page

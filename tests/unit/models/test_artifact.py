@@ -19,7 +19,9 @@ PARAMS = {"image_size": 8, "width": 2, "hidden": 4}
 ORIGIN = artifact.Origin(code_revision="abc", torch_version="2", device="cpu")
 
 
-def build(*, recipe="image_cnn", folder: Path | None = None, params=None, classes=("cat", "dog", "emu"), seed=0):
+def build(
+    *, recipe="image_cnn", folder: Path | None = None, params=None, classes=("cat", "dog", "emu"), seed=0, exported=None
+):
     found = find_recipe(recipe, folder=folder)
     resolved = found.recipe.resolve(PARAMS | (params or {}))
     config = artifact.ModelConfig(
@@ -38,10 +40,11 @@ def build(*, recipe="image_cnn", folder: Path | None = None, params=None, classe
         seed=seed,
         threads=1,
         lock_hash="l",
+        runtime="eager" if exported is None else "onnx",
     )
     torch.manual_seed(seed)
     module = found.recipe.build(resolved, len(classes))
-    return artifact.pack(module, config=config, origin=ORIGIN, metrics={"accuracy": 0.5})
+    return artifact.pack(module, config=config, origin=ORIGIN, metrics={"accuracy": 0.5}, exported=exported)
 
 
 @pytest.fixture

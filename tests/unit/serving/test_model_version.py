@@ -21,6 +21,7 @@ class Loaded:
     takes: object
     decodes: bool = True
     classes = ("a", "b")
+    runtime = "eager"
 
     @property
     def manifest(self):

@@ -45,7 +45,7 @@ def png(image_hw: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def project_of(folder: Path, *, params=None, **recipe) -> LoadedProject:
+def project_of(folder: Path, *, params=None, runtime="eager", **recipe) -> LoadedProject:
     """Return the project; keyword arguments are keys of project.yaml's recipe."""
     document = {
         "name": "stripes",
@@ -53,6 +53,7 @@ def project_of(folder: Path, *, params=None, **recipe) -> LoadedProject:
         "sources": [{"type": "folder", "path": "data"}],
         "labels": {"classes": list(CLASSES)},
         "recipe": {"name": "image_cnn", "params": PARAMS | (params or {}), "seed": 3, **recipe},
+        "serving": {"runtime": runtime},
     }
     return LoadedProject(config=Project.model_validate(document), folder=folder, labeling_xml="<View/>")
 

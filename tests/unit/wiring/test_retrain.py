@@ -121,6 +121,17 @@ def test_a_tuned_model_is_reproduced_without_the_trials(database, object_store, 
     assert lineage.retrain(lineage.train_frozen().version).weights_equal
 
 
+@pytest.mark.slow
+def test_an_exported_model_is_reproduced_with_its_graph(database, object_store, tmp_path):
+    lineage = Lineage(database, object_store, tmp_path, runtime="onnx-int8")
+    ref = lineage.train_frozen()
+    found = lineage.retrain(ref.version)
+    assert found.weights_equal  # the weights file names the graph's digest
+    assert found.agrees
+    child = lineage.train_frozen(warm_start=ref, params_override={"epochs": 1})
+    assert child.version != ref.version
+
+
 def test_a_warm_start_is_reproduced_from_its_parent(lineage):
     parent = lineage.train_frozen()
     child = lineage.train_frozen(warm_start=parent, params_override={"epochs": 1})
