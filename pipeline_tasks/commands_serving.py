@@ -24,3 +24,26 @@ def latency(arguments: argparse.Namespace) -> Any:
         build_parts(), arguments.project, num_requests=arguments.requests, file=file, monotonic=time.perf_counter
     )
     return found if arguments.json else wiring.as_text(found)
+
+
+def graph(arguments: argparse.Namespace) -> Any:
+    """Check or apply the graph of a composed project, or show what serves."""
+    import getpass
+
+    from pipeline_tasks.assembly import build_parts
+    from pipeline_tasks.catalog.serving import ServingRepository
+    from pipeline_tasks.commands import shell_attempt
+    from pipeline_tasks.wiring import graph as wiring
+
+    parts, name = build_parts(), arguments.project
+    if arguments.action == "show":
+        records = ServingRepository(parts.database).records(name)
+        return dict(records[-1].serving.get("graph", {})) if records else f"{name} has no route yet."
+    if arguments.action == "apply":
+        if not arguments.reason:
+            raise ConfigError("--reason must be given with apply (got none): it stands in the ledger.")
+        attempt = shell_attempt("graph")
+        route = wiring.apply_graph(parts, name, attempt=attempt, actor=getpass.getuser(), reason=arguments.reason)
+        return {"project": name, "generation": route.generation, "version": route.champion_version}
+    plan = wiring.plan_graph(parts, name)
+    return {"version": plan.version, **plan.serving} if arguments.json else wiring.as_text(plan)

@@ -270,6 +270,34 @@ class RouteEntry:
     weight: int
 
 
+REQUEST = "request"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GraphNode:
+    """One step of a composed task: the champion of `project`, asked about the request or another node's probabilities.
+
+    It runs where `when` has run, its label is one of `label_in` (if there are any) and its confidence is below
+    `confidence_below` (if there is one). `labels` are the classes of a tensor, in their order.
+    """
+
+    name: str
+    project: str
+    source: str  # REQUEST: the caller's item; else the node whose probabilities it is given
+    labels: tuple[str, ...] = ()
+    when: str | None = None
+    label_in: tuple[str, ...] = ()
+    confidence_below: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Graph:
+    """A composed task: its nodes, each behind those that it needs; the first of `output` that has run answers."""
+
+    nodes: tuple[GraphNode, ...]
+    output: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
     """One generation of a project's route: an append-only, linear chain."""
