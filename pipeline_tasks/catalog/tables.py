@@ -310,10 +310,10 @@ routes = sa.Table(
     _text("commit_id", unique=True),
     _text("parent_commit_id", nullable=True),
     _text("attempt"),
-    _text("action"),  # promote | rollback
+    _text("action"),  # promote | rollback | graph
     _text("champion_version"),
     _text("verdict_id"),
-    _json("body"),  # {"entries": [...], "shadows": [...], "serving": {threshold, top_k, ...}}
+    _json("body"),  # {"entries": [...], "shadows": [...], "serving": {threshold, top_k, ..., graph}}
     _text("actor"),
     _text("reason"),
     _time("created_at"),
