@@ -271,6 +271,7 @@ class RouteEntry:
 
 
 REQUEST = "request"
+GRAPH_VERSION = "graph-"  # how the version of a composed project begins: what follows is of its graph's digest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline_tasks.catalog.serving import GRAPH
-from pipeline_tasks.contracts import content_id
+from pipeline_tasks.contracts import GRAPH_VERSION, content_id
 from pipeline_tasks.invariants_report import Row, Violation
 
 
@@ -25,7 +25,7 @@ def graph_violations(
         if route["action"] != GRAPH or route["body"]["entries"] or "graph" not in serving:
             yield Violation("I3", project, f"{name} must be a graph without deployments of its own")
             continue
-        if route["champion_version"] != f"graph-{content_id(serving)[:12]}":
+        if route["champion_version"] != f"{GRAPH_VERSION}{content_id(serving)[:12]}":
             yield Violation("I3", project, f"{name} must be named after its graph (got {route['champion_version']})")
         for node in serving["graph"]["nodes"]:
             since = first_champions.get(node["project"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
 from pipeline_tasks.catalog.serving import GRAPH, ServingRepository
-from pipeline_tasks.contracts import REQUEST, Attempt, Graph, Route, content_id
+from pipeline_tasks.contracts import GRAPH_VERSION, REQUEST, Attempt, Graph, Route, content_id
 from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.models.artifact import MANIFEST_NAME, ModelConfig, read_manifest
 from pipeline_tasks.project_graph import ComposedProject, NodeFacts, output_classes, resolve
@@ -31,7 +31,7 @@ class Plan:
 
     @property
     def version(self) -> str:
-        return f"graph-{content_id(self.serving)[:SHORT]}"
+        return f"{GRAPH_VERSION}{content_id(self.serving)[:SHORT]}"
 
 
 def plan_graph(parts: Parts, name: str) -> Plan:

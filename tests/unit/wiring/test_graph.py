@@ -7,6 +7,7 @@ import types
 import pytest
 
 from bento_services.gateway.follower import SqlCatalog
+from bento_services.gateway.records import to_parts
 from pipeline_tasks import assembly, cli
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
@@ -17,8 +18,11 @@ from pipeline_tasks.errors import ConfigError, GateClosed
 from pipeline_tasks.invariants import check
 from pipeline_tasks.project_yaml import ProjectError
 from pipeline_tasks.wiring import graph
+from pipeline_tasks.wiring.lineage import lineage
+from pipeline_tasks.wiring.lineage_tree import as_json
 from tests.ledger_case import Case, minutes
 from tests.service.servers import write_model
+from tests.unit.monitoring.builders import record
 from tests.unit.validation.builders import loaded_project
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -221,3 +225,24 @@ def test_the_command_checks_applies_and_shows(world, monkeypatch, capsys):
     assert json.loads(run("check", "--json")[1])["version"] == version
     assert cli.main(["history", "triage"]) == 0
     assert "graph      generation 1" in capsys.readouterr().out
+
+
+def test_the_lineage_of_a_composed_prediction_leads_on_into_its_nodes(world):
+    both(world)
+    version = world.apply().champion_version
+    at = int(dt.datetime.now(dt.UTC).timestamp() * 1000) + 1000
+    for name, model, label in (("coarse", "C", "boot"), ("stacked", "T", "keep"), ("triage", version, "keep")):
+        changes = {"project": name, "model_version": model, "label": label, "deployment_id": f"d-{model}", "at_ms": at}
+        for key, data in to_parts([record(7, **changes)]).items():
+            world.parts.store.put(key, data)
+    tree = as_json(lineage(world.parts.database, world.parts.store, "p00007"))
+    came_from = tree["children"][0]["children"]
+    assert (tree["project"], [one["kind"] for one in came_from]) == ("triage", ["route", "node", "node"])
+    assert [(one["name"], one["project"]) for one in came_from[1:]] == [("router", "coarse"), ("last", "stacked")]
+    assert [one["children"][0]["version"] for one in came_from[1:]] == ["C", "T"]
+    (of_node,) = [
+        one
+        for one in as_json(lineage(world.parts.database, world.parts.store, "p00007", project="coarse"))["children"]
+        if one["kind"] == "came_from"
+    ]
+    assert of_node["children"][0]["version"] == "C"
