@@ -187,6 +187,10 @@ def _add_serving(add: Add) -> None:
     latency.add_argument("project")
     latency.add_argument("--requests", type=int, default=200)
     latency.add_argument("--file", type=Path, help="what to ask about (empty: items of the project)")
+    graph = add("graph", commands_serving.graph, "check or apply the graph of a composed project, or show what serves")
+    graph.add_argument("project")
+    graph.add_argument("action", choices=["check", "apply", "show"])
+    graph.add_argument("--reason", help="why it is applied: it stands in the ledger")
 
     experiment = add("experiment", commands_serving.experiment, "compare a gated version with the champion on users")
     experiment.add_argument("project")

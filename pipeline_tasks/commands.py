@@ -108,12 +108,23 @@ def init(arguments: argparse.Namespace) -> str:
 
 def project(arguments: argparse.Namespace) -> Any:
     """Validate or list projects, or print the JSON schema of project.yaml."""
-    from pipeline_tasks.project_loader import json_schema, load_project, load_projects
+    from pipeline_tasks.project_loader import (
+        is_composed,
+        json_schema,
+        load_composed,
+        load_project,
+        load_projects,
+        read_document,
+    )
 
     if arguments.action == "schema":
         return json_schema()
     if arguments.action == "validate" and arguments.name:
-        loaded = load_project(projects_dir() / arguments.name)
+        folder = projects_dir() / arguments.name
+        if is_composed(read_document(folder)):
+            nodes = load_composed(folder).graph.nodes
+            return f"{arguments.name} is valid: a graph of {len(nodes)} nodes. `dethrone graph {arguments.name} check`."
+        loaded = load_project(folder)
         return f"{loaded.name} is valid: {loaded.config.modality}, {len(loaded.config.labels.classes)} classes."
     found, errors = load_projects(projects_dir())
     for error in errors:
@@ -132,7 +143,7 @@ def stage(name: str) -> Callable[[argparse.Namespace], Any]:
     def run(arguments: argparse.Namespace) -> Any:
         from pipeline_tasks import entrypoints
 
-        return getattr(entrypoints, name)(arguments.project, attempt=_attempt(name))
+        return getattr(entrypoints, name)(arguments.project, attempt=shell_attempt(name))
 
     return run
 
@@ -152,7 +163,7 @@ def rollback(arguments: argparse.Namespace) -> Any:
 
     return entrypoints.rollback(
         arguments.project,
-        attempt=_attempt("rollback"),
+        attempt=shell_attempt("rollback"),
         to_version=arguments.to_version,
         reason=arguments.reason,
         actor=getpass.getuser(),
@@ -218,7 +229,8 @@ def quarantine(arguments: argparse.Namespace) -> Any:
     return views.quarantine(arguments.project, as_json=arguments.json)
 
 
-def _attempt(task: str) -> Any:
+def shell_attempt(task: str) -> Any:
+    """Return an attempt of its own for a command."""
     from pipeline_tasks.contracts import Attempt
 
     return Attempt(run_id=f"shell__{secrets.token_hex(6)}", task=task)

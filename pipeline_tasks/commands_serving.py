@@ -29,10 +29,9 @@ def latency(arguments: argparse.Namespace) -> Any:
 def experiment(arguments: argparse.Namespace) -> Any:
     """Start, stop or report an A/B experiment."""
     import getpass
-    import secrets
 
     from pipeline_tasks.assembly import build_parts
-    from pipeline_tasks.contracts import Attempt
+    from pipeline_tasks.commands import shell_attempt
     from pipeline_tasks.experiments.comparison import as_text
     from pipeline_tasks.wiring import experimenting
 
@@ -40,10 +39,7 @@ def experiment(arguments: argparse.Namespace) -> Any:
     if arguments.action == "report":
         found = experimenting.report(parts, project, experiment_id=arguments.id)
         return found if arguments.json else as_text(found)
-    shared: dict[str, Any] = {
-        "attempt": Attempt(run_id=f"shell__{secrets.token_hex(6)}", task="experiment"),
-        "actor": getpass.getuser(),
-    }
+    shared: dict[str, Any] = {"attempt": shell_attempt("experiment"), "actor": getpass.getuser()}
     if arguments.action == "stop":
         return experimenting.stop(parts, project, reason=arguments.reason, **shared)
     if not arguments.version:
@@ -60,3 +56,26 @@ def experiment(arguments: argparse.Namespace) -> Any:
         confidence=arguments.confidence,
         **shared,
     )
+
+
+def graph(arguments: argparse.Namespace) -> Any:
+    """Check or apply the graph of a composed project, or show what serves."""
+    import getpass
+
+    from pipeline_tasks.assembly import build_parts
+    from pipeline_tasks.catalog.serving import ServingRepository
+    from pipeline_tasks.commands import shell_attempt
+    from pipeline_tasks.wiring import graph as wiring
+
+    parts, name = build_parts(), arguments.project
+    if arguments.action == "show":
+        records = ServingRepository(parts.database).records(name)
+        return dict(records[-1].serving.get("graph", {})) if records else f"{name} has no route yet."
+    if arguments.action == "apply":
+        if not arguments.reason:
+            raise ConfigError("--reason must be given with apply (got none): it stands in the ledger.")
+        attempt = shell_attempt("graph")
+        route = wiring.apply_graph(parts, name, attempt=attempt, actor=getpass.getuser(), reason=arguments.reason)
+        return {"project": name, "generation": route.generation, "version": route.champion_version}
+    plan = wiring.plan_graph(parts, name)
+    return {"version": plan.version, **plan.serving} if arguments.json else wiring.as_text(plan)

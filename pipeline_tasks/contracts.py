@@ -17,10 +17,12 @@ from typing import Any, Literal
 Split = Literal["train", "exam"]
 Queue = Literal["label", "exam"]
 Answer = Literal["promote", "keep", "inconclusive"]
-# Who moves a champion: promote and rollback. The others put a gated model beside it, or take it away again.
+# What moves a champion: promote and rollback; graph, of a composed project. The others put a gated model beside it, or
+# take it away again.
 RouteAction = Literal[
     "promote",
     "rollback",
+    "graph",
     "shadow",
     "canary",
     "canary_failed",
@@ -282,6 +284,35 @@ class RouteEntry:
     model_version: str
     address: str
     weight: int
+
+
+REQUEST = "request"
+GRAPH_VERSION = "graph-"  # how the version of a composed project begins: what follows is of its graph's digest
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GraphNode:
+    """One step of a composed task: the champion of `project`, asked about the request or another node's probabilities.
+
+    It runs where `when` has run, its label is one of `label_in` (if there are any) and its confidence is below
+    `confidence_below` (if there is one). `labels` are the classes of a tensor, in their order.
+    """
+
+    name: str
+    project: str
+    source: str  # REQUEST: the caller's item; else the node whose probabilities it is given
+    labels: tuple[str, ...] = ()
+    when: str | None = None
+    label_in: tuple[str, ...] = ()
+    confidence_below: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Graph:
+    """A composed task: its nodes, each behind those that it needs; the first of `output` that has run answers."""
+
+    nodes: tuple[GraphNode, ...]
+    output: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

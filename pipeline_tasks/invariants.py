@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.serving import GRAPH
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.invariants_champions import chain_violations, gate_violations, whole_violations
+from pipeline_tasks.invariants_graph import graph_violations
 from pipeline_tasks.invariants_ledger import ledger_violations
 from pipeline_tasks.invariants_predictions import prediction_violations
 from pipeline_tasks.invariants_report import Row, Violation, listed
@@ -200,6 +202,9 @@ def _predictions(
 def _champions(connection: sa.Connection, store: ObjectStore, project: str, *, deep: bool) -> Iterator[Violation]:
     """I3, I4, I6: one linear chain of routes, its newest three whole, each generation gated."""
     routes = sorted(_rows(connection, t.routes, project), key=lambda row: row["generation"])
+    if routes and routes[0]["action"] == GRAPH:
+        yield from graph_violations(project, routes, first_champions=_first_champions(connection))
+        return
     models = {row["version"]: row for row in _rows(connection, t.model_versions, project)}
     releases = _rows(connection, t.releases, project)
     yield from chain_violations(project, routes, _rows(connection, t.deployments, project))
@@ -213,6 +218,13 @@ def _champions(connection: sa.Connection, store: ObjectStore, project: str, *, d
         models=models,
         store=store,
     )
+
+
+def _first_champions(connection: sa.Connection) -> dict[str, dt.datetime]:
+    first = sa.select(t.routes.c.project, t.routes.c.created_at).where(
+        t.routes.c.generation == 1, t.routes.c.action != GRAPH
+    )
+    return {row.project: row.created_at for row in connection.execute(first)}
 
 
 def _ledger(

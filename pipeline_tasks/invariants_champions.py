@@ -158,8 +158,9 @@ def served_violations(
     ordered = sorted(routes, key=lambda row: row["generation"])
     for number, route in enumerate(ordered):
         end = ordered[number + 1]["created_at"] + slack if number + 1 < len(ordered) else None
-        for entry in (*route["body"]["entries"], *route["body"].get("shadows", ())):
-            intervals.setdefault(entry["model_version"], []).append((route["created_at"] - slack, end))
+        entries = (*route["body"]["entries"], *route["body"].get("shadows", ()))
+        for version in {entry["model_version"] for entry in entries} or {route["champion_version"]}:  # or a graph's
+            intervals.setdefault(version, []).append((route["created_at"] - slack, end))
     wrong: Counter[str] = Counter()
     for row in logged:
         version, at = row["model_version"], dt.datetime.fromtimestamp(row["at_ms"] / 1000, dt.UTC)

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject, Project
 from pipeline_tasks.project_checks import check_project
+from pipeline_tasks.project_graph import ComposedProject, shape_problems
 from pipeline_tasks.project_labeling import parse_labeling
 from pipeline_tasks.project_yaml import (
     Document,
@@ -29,6 +30,7 @@ from pipeline_tasks.project_yaml import (
 PROJECT_FILE = "project.yaml"
 LABELING_FILE = "labeling.xml"
 _NO_VALUE = object()
+Kind = typing.TypeVar("Kind", bound=BaseModel)
 _EXPECTED = {
     "missing": "set",
     "string_type": "text",
@@ -65,14 +67,56 @@ def load_project(folder: Path) -> LoadedProject:
     Raises:
         ProjectError: project.yaml or labeling.xml is missing or wrong; names file, line, column, key and value.
     """
+    document = read_document(folder)
+    if is_composed(document):
+        message = (
+            f"{folder.name} must have data and a model of its own here (got a graph of other projects). "
+            f"See `dethrone graph {folder.name} check`."
+        )
+        raise ProjectError([document.problem(("graph",), message)])
+    return _load(folder, document)
+
+
+def load_composed(folder: Path) -> ComposedProject:
+    """Read and check the file of one composed project, but for what only the other projects can say.
+
+    Raises:
+        ProjectError: it is missing or wrong, or has no graph.
+    """
+    document = read_document(folder)
+    if not is_composed(document):
+        message = "graph must be set: this project has a model of its own. See docs/graph.md."
+        raise ProjectError([document.problem(("graph",), message)])
+    config = _typed(document, ComposedProject)
+    problems = [document.problem(key, message) for key, message in shape_problems(config.graph)]
+    if problems := problems + _name_problems(config.name, document, folder=folder):
+        raise ProjectError(problems)
+    return config
+
+
+def read_document(folder: Path) -> Document:
+    """Return a project's file as values with positions; ProjectError when it is missing or no YAML."""
     path = folder / PROJECT_FILE
     data = read_limited(path, what=str(path), advice="Write one with `dethrone init <name>`.")
-    document = parse_yaml(data, file=str(path))
-    config = validate(document)
+    return parse_yaml(data, file=str(path))
+
+
+def is_composed(document: Document) -> bool:
+    """Tell whether a file is that of a composed project."""
+    return isinstance(document.value, dict) and "graph" in document.value
+
+
+def _name_problems(name: str, document: Document, *, folder: Path) -> list[Problem]:
+    expected = folder.resolve().name
+    if name == expected:
+        return []
+    return [document.problem(("name",), f"name must be the name of the project's folder, {expected!r} (got {name!r}).")]
+
+
+def _load(folder: Path, document: Document) -> LoadedProject:
+    config = _typed(document, Project)
     problems = [document.problem(key, message) for key, message in check_project(config, folder=folder)]
-    if config.name != folder.resolve().name:
-        message = f"name must be the name of the project's folder, {folder.resolve().name!r} (got {config.name!r})."
-        problems.append(document.problem(("name",), message))
+    problems += _name_problems(config.name, document, folder=folder)
     labeling_path = folder / LABELING_FILE
     labeling_xml = ""
     try:
@@ -90,7 +134,10 @@ def load_project(folder: Path) -> LoadedProject:
 
 
 def load_projects(folder: Path) -> tuple[list[LoadedProject], list[ConfigError]]:
-    """Read every project below a folder; a broken one becomes an error and leaves the others alone."""
+    """Read every project below a folder; a broken one becomes an error and leaves the others alone.
+
+    Composed projects are left out: they have nothing to ingest, label or train.
+    """
     projects: list[LoadedProject] = []
     errors: list[ConfigError] = []
     try:
@@ -100,7 +147,9 @@ def load_projects(folder: Path) -> tuple[list[LoadedProject], list[ConfigError]]
         return [], [ConfigError(f"{folder} must be a readable folder (got {error.strerror}). {advice}")]
     for child in children:
         try:
-            projects.append(load_project(child))
+            document = read_document(child)
+            if not is_composed(document):
+                projects.append(_load(child, document))
         except ConfigError as error:
             errors.append(error)
     return projects, errors
@@ -108,11 +157,20 @@ def load_projects(folder: Path) -> tuple[list[LoadedProject], list[ConfigError]]
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of project.yaml, for editors."""
-    schema = Project.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Dethrone project.yaml"}
+    ref_template = "#/$defs/{model}"
+    kinds = [kind.model_json_schema(ref_template=ref_template) for kind in (Project, ComposedProject)]
+    definitions = {name: value for kind in kinds for name, value in kind.pop("$defs").items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Dethrone project.yaml",
+        "$defs": definitions | {kind["title"]: kind for kind in kinds},
+        "if": {"required": ["graph"]},
+        "then": {"$ref": "#/$defs/ComposedProject"},
+        "else": {"$ref": "#/$defs/Project"},
+    }
 
 
-def validate(document: Document) -> Project:
+def _typed(document: Document, kind: type[Kind]) -> Kind:
     """Return the typed project of a parsed file; raises ProjectError with every problem that pydantic finds."""
     if not isinstance(document.value, dict):
         got = "nothing" if document.value is None else shown(document.value)
@@ -126,22 +184,22 @@ def validate(document: Document) -> Project:
         )
         raise ProjectError([document.problem(("version",), message)])
     try:
-        return Project.model_validate(document.value)
+        return kind.model_validate(document.value)
     except ValidationError as error:
-        raise ProjectError([_problem(detail, document=document) for detail in error.errors()]) from None
+        raise ProjectError([_problem(detail, document=document, kind=kind) for detail in error.errors()]) from None
 
 
-def _problem(detail: ErrorDetails, *, document: Document) -> Problem:
+def _problem(detail: ErrorDetails, *, document: Document, kind: type[BaseModel]) -> Problem:
     path = _path_in_file(detail["loc"], value=document.value)
-    key, kind = dotted(path), detail["type"]
-    if kind == "extra_forbidden":
-        known = _known_keys(detail["loc"][:-1])
+    key, error = dotted(path), detail["type"]
+    if error == "extra_forbidden":
+        known = _known_keys(detail["loc"][:-1], root=kind)
         close = difflib.get_close_matches(str(path[-1]), known, n=1)
         hint = f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(known)}."
         return document.problem(path, f"{key} must be a known key (got an unknown one). {hint}")
-    got = "nothing" if kind == "missing" else shown(_value_at(document.value, path))
-    expected = _EXPECTED.get(kind, "valid: {message}").format_map({"message": detail["msg"], **detail.get("ctx", {})})
-    advice = _ADVICE.get(kind, "See docs/project.schema.json.")
+    got = "nothing" if error == "missing" else shown(_value_at(document.value, path))
+    expected = _EXPECTED.get(error, "valid: {message}").format_map({"message": detail["msg"], **detail.get("ctx", {})})
+    advice = _ADVICE.get(error, "See docs/project.schema.json.")
     return document.problem(path, f"{key} must be {expected} (got {got}). {advice}")
 
 
@@ -166,12 +224,14 @@ def _value_at(value: Any, path: Path_) -> Any:
     return None if value is _NO_VALUE else value
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+def _known_keys(location: tuple[int | str, ...], *, root: type[BaseModel]) -> list[str]:
     """Return the keys that the schema knows at pydantic's location."""
-    kinds: list[Any] = [Project]
+    kinds: list[Any] = [root]
     for part in location:
-        if isinstance(part, int):
-            continue
+        if isinstance(part, int) or all(
+            "type" not in kind.model_fields and part not in kind.model_fields for kind in kinds
+        ):
+            continue  # a place in a list, or a name that the user chose
         models = [kind for kind in kinds if part in kind.model_fields]
         if models:
             kinds = [m for kind in models for m in _models_in(kind.model_fields[part].annotation)]

@@ -13,9 +13,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import sqlalchemy as sa
 
 POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
@@ -63,7 +64,7 @@ def postgres_bin() -> Path | None:
 
 
 class PostgresServer:
-    """A throw-away PostgreSQL cluster; started as the user `postgres` when we are root."""
+    """A throw-away PostgreSQL cluster, as the user `postgres` when we are root; can be killed and started again."""
 
     def __init__(self) -> None:
         self.bin = postgres_bin()
@@ -79,14 +80,28 @@ class PostgresServer:
         )
 
     def start(self) -> None:
-        if self._user:
-            os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
         data = str(self.folder / "data")
-        self._run(str(self.bin / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        if not (self.folder / "data").exists():
+            if self._user:
+                os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
+            self._run(str(self.bin / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
         options += " -c fsync=off -c max_connections=200"
         log = str(self.folder / "log")
         self._run(str(self.bin / "pg_ctl"), "-D", data, "-w", "-t", "60", "-l", log, "-o", options, "start")
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the server's processes, the first one first."""
+        server = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        return [server, *server.children(recursive=True)]
+
+    def kill(self) -> None:
+        """End the server as kill -9 of all its processes does."""
+        processes = self.processes()
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):  # they end by themselves when the first one is gone
+                process.kill()
+        psutil.wait_procs(processes, timeout=20)
 
     def stop(self) -> None:
         self._run(str(self.bin / "pg_ctl"), "-D", str(self.folder / "data"), "-m", "immediate", "stop")

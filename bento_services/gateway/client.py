@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import aiohttp
 
@@ -17,6 +18,7 @@ from pipeline_tasks.contracts import RouteEntry
 KEEP_ALIVE_SECONDS = 3.0
 CONNECT_SECONDS = 2.0  # more than the second after which a lost SYN is sent again
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+SAFETENSORS = "application/vnd.safetensors"
 SUM_TOLERANCE = 1e-3
 
 Failure = Literal["unreachable", "timeout", "overloaded", "failed", "nonsense"]
@@ -24,11 +26,12 @@ Failure = Literal["unreachable", "timeout", "overloaded", "failed", "nonsense"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scores:
-    """A believable answer: the probability of each class."""
+    """A believable answer: the probability of each class, and, where it was asked for, as the bytes that came."""
 
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
     spans: Mapping[str, float] = dataclasses.field(default_factory=dict, compare=False)  # seconds by part of the work
+    tensor: bytes | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +53,12 @@ class Failed:
 Reply = Scores | Rejected | Failed
 
 
+class ReadReply(Protocol):
+    """Judges an answer by its status and body."""
+
+    def __call__(self, status: int, body: bytes, *, version: str, classes: Sequence[str]) -> Reply: ...
+
+
 class InferenceClient:
     """A pool of kept-alive connections to the inference services."""
 
@@ -60,15 +69,25 @@ class InferenceClient:
 
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
         """Return the deployment's answer on one item; never raises for what the other side does."""
+        return await self._ask(entry, payload, {"Content-Type": media_type}, classes=classes, read=read_reply)
+
+    async def ask_tensor(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
+        """Return the answer with its bytes, a safetensors file that another service takes as it is."""
+        headers = {"Content-Type": media_type, "Accept": SAFETENSORS}
+        return await self._ask(entry, payload, headers, classes=classes, read=read_tensor_reply)
+
+    async def _ask(
+        self, entry: RouteEntry, payload: bytes, headers: dict[str, str], *, classes: Sequence[str], read: ReadReply
+    ) -> Reply:
         session = self._open()
         # The model need not work on what nobody waits for any more.
-        headers = {"Content-Type": media_type, "X-Request-Timeout-Ms": self._timeout_ms}
+        headers["X-Request-Timeout-Ms"] = self._timeout_ms
         try:
             async with session.post(
                 f"{entry.address}/predict", data=payload, headers=headers, allow_redirects=False
             ) as response:
                 body = await response.content.read(MAX_ANSWER_BYTES)
-                reply = read_reply(response.status, body, version=entry.model_version, classes=classes)
+                reply = read(response.status, body, version=entry.model_version, classes=classes)
                 timing = response.headers.get(TIMING_HEADER)
                 if timing is not None and isinstance(reply, Scores):
                     return dataclasses.replace(reply, spans=parse_timing(timing))
@@ -91,12 +110,9 @@ class InferenceClient:
 
 def read_reply(status: int, body: bytes, *, version: str, classes: Sequence[str]) -> Reply:
     """Judge an answer: its status, then whether it is a distribution over the classes by the right version."""
-    if status in {413, 422}:
-        return _rejected(status, body)
-    if status == 504:
-        return Failed("timeout")
-    if status != 200:
-        return Failed("overloaded" if status == 429 or b'"OVERLOADED"' in body else "failed")
+    refused = _refused(status, body)
+    if refused is not None:
+        return refused
     try:
         document = json.loads(body)
         labels = tuple(document["labels"])
@@ -106,6 +122,36 @@ def read_reply(status: int, body: bytes, *, version: str, classes: Sequence[str]
     except (ValueError, TypeError, KeyError):
         return Failed("nonsense")
     return Scores(labels, probabilities) if _makes_sense(labels, probabilities, classes) else Failed("nonsense")
+
+
+def read_tensor_reply(status: int, body: bytes, *, version: str, classes: Sequence[str]) -> Reply:
+    """Judge a safetensors answer alike; its metadata has the version and the labels, its one tensor the numbers."""
+    refused = _refused(status, body)
+    if refused is not None:
+        return refused
+    try:
+        start = 8 + int.from_bytes(body[:8], "little")
+        header = json.loads(body[8:start])
+        metadata, tensor = header["__metadata__"], header["probabilities"]
+        labels = tuple(json.loads(metadata["labels"]))
+        fits = (tensor["dtype"], tensor["shape"], metadata["model_version"]) == ("F32", [len(labels)], version)
+        if not fits:
+            return Failed("nonsense")
+        probabilities = struct.unpack(f"<{len(labels)}f", body[start:])
+    except (ValueError, TypeError, KeyError, struct.error):
+        return Failed("nonsense")
+    good = _makes_sense(labels, probabilities, classes)
+    return Scores(labels, probabilities, tensor=body) if good else Failed("nonsense")
+
+
+def _refused(status: int, body: bytes) -> Rejected | Failed | None:
+    if status in {413, 422}:
+        return _rejected(status, body)
+    if status == 504:
+        return Failed("timeout")
+    if status != 200:
+        return Failed("overloaded" if status == 429 or b'"OVERLOADED"' in body else "failed")
+    return None
 
 
 def _makes_sense(labels: Sequence[Any], probabilities: Sequence[float], classes: Sequence[str]) -> bool:

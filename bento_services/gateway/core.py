@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
+import anyio
 from starlette.requests import Request
 
 from bento_services.gateway import guard
@@ -19,6 +20,7 @@ from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.config import GatewayConfig
 from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.follower import RouteFollower
+from bento_services.gateway.graph import compose
 from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.postprocess import DIGITS, finish
 from bento_services.gateway.predict import Answered, Dispatcher, Question
@@ -32,16 +34,21 @@ from pipeline_tasks.contracts import RouteEntry, sha256_hex
 
 logger = logging.getLogger(__name__)
 
+MAX_REVIEW_LOOKS = 4
 NOT_LOGGED = frozenset({429})  # a flood must not fill the log; it is counted
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Later:
-    """What reading a prediction later needs: the local store, what the catalog knows of people's answers, callbacks."""
+    """What reading a prediction later needs: the local store, what the catalog knows of people's answers, callbacks.
+
+    `looks` keeps threads that a hanging catalog holds apart from those that decode items.
+    """
 
     store: PredictionStore
     reviews: Reviews
     callbacks: CallbackClient
+    looks: anyio.CapacityLimiter = dataclasses.field(default_factory=lambda: anyio.CapacityLimiter(MAX_REVIEW_LOOKS))
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,6 +63,7 @@ class Trace:
     business_key: str | None = None
     media_type: str | None = None
     payload: bytes | None = None
+    hashed: bytes | None = None  # in place of a payload that is not kept
     prediction_id: str | None = None  # promised before the answer
     generation: int | None = None  # of the route whose share drew a deployment
     assigned: str | None = None  # the deployment that was drawn, whoever answered in the end
@@ -205,6 +213,9 @@ class Gateway:
         try:
             with self.span(trace, "check"):
                 item = await guard.canonical_item(trace.payload or b"", route.settings)
+            if route.graph is not None:
+                with self.span(trace, "inference"):
+                    return await compose(self, trace, route, route.graph, item=item, version=version)
             question = Question(
                 payload=item,
                 media_type=trace.media_type or "application/octet-stream",
@@ -220,7 +231,7 @@ class Gateway:
         trace.spans.update(answered.scores.spans)
         with self.span(trace, "log"):
             route = self.route(trace.project)
-            answer, record = self._log_answer(trace, answered, route)
+            answer, record = self.log_answer(trace, answered, route)
             if answer["needs_review"] and trace.prediction_id is None:
                 self.later.store.remember(
                     answer["prediction_id"],
@@ -248,7 +259,8 @@ class Gateway:
         finally:
             trace.spans[name] = trace.spans.get(name, 0.0) + self.monotonic() - began
 
-    def _log_answer(self, trace: Trace, answered: Answered, route: ProjectRoute) -> tuple[dict[str, Any], LogRecord]:
+    def log_answer(self, trace: Trace, answered: Answered, route: ProjectRoute) -> tuple[dict[str, Any], LogRecord]:
+        """Finish an answer as the route says and log it; returns it and its record."""
         finished = finish(answered.scores, route.settings)
         scores = zip(answered.scores.labels, answered.scores.probabilities, strict=True)
         record = self._record(
@@ -273,6 +285,7 @@ class Gateway:
         self.metrics.record_outcome(self.spool.append(record))
 
     def _record(self, trace: Trace, **facts: Any) -> LogRecord:
+        hashed = trace.payload if trace.payload is not None else trace.hashed
         return LogRecord(
             kind="prediction",
             request_id=trace.request_id,
@@ -284,7 +297,7 @@ class Gateway:
             business_key=trace.business_key,
             media_type=trace.media_type,
             payload=trace.payload,
-            payload_sha256=None if trace.payload is None else sha256_hex(trace.payload),
+            payload_sha256=None if hashed is None else sha256_hex(hashed),
             generation=trace.generation,
             assigned=trace.assigned,
             **facts,
@@ -303,6 +316,7 @@ class Gateway:
             "commit_id": route.commit_id,
             "champion_version": route.champion_version,
             "deployments": entries,
+            "graph": None if route.graph is None else dataclasses.asdict(route.graph),
             "modality": route.settings.modality,
             "classes": list(route.settings.classes),
             "review_below": route.settings.review_below,

@@ -24,6 +24,15 @@ ROUTES_SQL = sa.text(
 PROJECTS_SQL = sa.text("SELECT project FROM projects")
 KEYS_SQL = sa.text("SELECT key_id, project, sha256, scopes FROM api_keys WHERE revoked_at IS NULL")
 
+# A machine that vanished answers no more: noticed after about ten seconds, not after the system's two hours.
+PATIENCE = {
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,7 +65,9 @@ def read_only_engine(url: str) -> sa.Engine:
         # the file that a restored catalog has replaced.
         uri = f"{Path(parsed.database).resolve().as_uri()}?mode=ro"
         return sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True), poolclass=sa.NullPool)
-    return sa.create_engine(url, pool_pre_ping=True, pool_size=1, connect_args={"connect_timeout": 3})
+    return sa.create_engine(
+        url, pool_pre_ping=True, pool_size=1, connect_args=PATIENCE, execution_options={"postgresql_readonly": True}
+    )
 
 
 class RouteFollower:

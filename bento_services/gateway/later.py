@@ -17,10 +17,10 @@ from starlette.requests import Request
 from bento_services.gateway import guard
 from bento_services.gateway.access import EVERY_PROJECT
 from bento_services.gateway.callbacks import HEADER, check_callback
-from bento_services.gateway.core import Gateway, Trace
+from bento_services.gateway.core import Gateway, Later, Trace
 from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.prediction_store import Stored, StoreFullError, Waiting
-from bento_services.gateway.reviews import AWAY, NOT_NEEDED, Audited, Review, Reviews
+from bento_services.gateway.reviews import AWAY, NOT_NEEDED, Audited, Review
 from pipeline_tasks.contracts import sha256_hex
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ IDLE_SECONDS = 0.5
 RETRY_SECONDS = 2.0
 GIVE_UP_SECONDS = 600.0  # so long a model that cannot answer is waited for
 REVIEW_SECONDS = 30.0
+REVIEW_LOOK_SECONDS = 3.0
 HOUSEKEEPING_SECONDS = 60.0
 MAX_CALLS = 16
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -111,7 +112,7 @@ async def look_up(gateway: Gateway, request: Request, *, prediction_id: str) -> 
         raise _unknown()
     if stored is not None and stored.state in {"pending", "failed"}:
         return _described(stored, review=None)
-    review = await _review(later.reviews, prediction_id, stored=stored)
+    review = await _review(later, prediction_id, stored=stored)
     if stored is not None and stored.state == "done":
         return _described(stored, review=_shown(review, stored))
     if review is AWAY:
@@ -151,13 +152,23 @@ def _described(stored: Stored, *, review: Review | None) -> dict[str, Any]:
     }
 
 
-async def _review(reviews: Reviews, prediction_id: str, *, stored: Stored | None) -> Audited | Review | None:
-    known = {} if stored is None else {"project": stored.project, "item_id": stored.item_id}
+async def _review(later: Later, prediction_id: str, *, stored: Stored | None) -> Audited | Review | None:
+    known = {} if stored is None else {"project": _asked_in(stored), "item_id": stored.item_id}
     try:
-        return await anyio.to_thread.run_sync(lambda: reviews.find(prediction_id, **known))
+        async with asyncio.timeout(REVIEW_LOOK_SECONDS):
+            return await anyio.to_thread.run_sync(
+                lambda: later.reviews.find(prediction_id, **known), limiter=later.looks, abandon_on_cancel=True
+            )
     except Exception as error:  # noqa: BLE001  whatever the driver raises: it is told, not guessed
         logger.warning("the catalog does not answer about a prediction (%s)", type(error).__name__)
         return AWAY
+
+
+def _asked_in(stored: Stored) -> str:
+    """Return the project whose people look at a prediction: a composed one's is that of the node that answered."""
+    answer = stored.answer or {}
+    nodes = {node["node"]: str(node["project"]) for node in answer.get("nodes", ())}
+    return nodes.get(answer.get("answered_by"), stored.project)
 
 
 def _shown(found: Audited | Review | None, stored: Stored) -> Review:
@@ -208,7 +219,9 @@ class Worker:
         waiting = await _of(later.store.claim(limit=NUM_WORKERS, lease_seconds=LEASE_SECONDS))
         await asyncio.gather(*(self._make(one) for one in waiting))
         for stored in await _of(later.store.to_review(limit=MAX_CALLS, again_in=REVIEW_SECONDS)):
-            found = await _review(later.reviews, stored.prediction_id, stored=stored)
+            found = await _review(later, stored.prediction_id, stored=stored)
+            if found is AWAY:
+                break  # the others are asked about at their next turn: what is to be made must not wait for a catalog
             if isinstance(found, Audited) and found.review.state == "answered":
                 await _of(later.store.reviewed(stored.prediction_id))
         calls = await _of(later.store.calls(limit=MAX_CALLS))

@@ -47,6 +47,36 @@ SCHEMAS: dict[str, Schema] = {
             "abstained": _said(FLAG, "No class reached its threshold."),
             "top": {"type": "array", "items": ref("Candidate"), "description": "The most probable classes."},
             "needs_review": _said(FLAG, "A person may look at it: ask again by `GET /v1/predictions/{prediction_id}`."),
+            "answered_by": _said(TEXT, "Composed projects only: the node whose answer this is."),
+            "nodes": {
+                "type": "array",
+                "items": ref("NodeAnswer"),
+                "description": "Composed projects only: every node that was asked, in order.",
+            },
+        },
+        optional=("answered_by", "nodes"),
+    ),
+    "NodeAnswer": _object(
+        "What one node of a composed project said, before thresholds.",
+        {"node": TEXT, "project": TEXT, "model_version": TEXT, "label": TEXT, "confidence": SHARE},
+    ),
+    "GraphNode": _object(
+        "A step of a composed project.",
+        {
+            "name": TEXT,
+            "project": _said(TEXT, "Whose champion is asked, by that project's own route."),
+            "source": _said(TEXT, "`request`, or the node whose probabilities it is given."),
+            "labels": {"type": "array", "items": TEXT, "description": "The classes of that tensor, in order."},
+            "when": _said(OPTIONAL_TEXT, "It runs only if this node has run and said what follows."),
+            "label_in": {"type": "array", "items": TEXT},
+            "confidence_below": nullable(SHARE),
+        },
+    ),
+    "Graph": _object(
+        "A composed task.",
+        {
+            "nodes": {"type": "array", "items": ref("GraphNode")},
+            "output": {"type": "array", "items": TEXT, "description": "The first of these that has run answers."},
         },
     ),
     "ErrorDetail": _object(
@@ -147,10 +177,11 @@ SCHEMAS: dict[str, Schema] = {
         "What serves now.",
         {
             "project": TEXT,
-            "generation": _said(COUNT, "Goes up by one with each promotion and rollback."),
+            "generation": _said(COUNT, "Goes up by one with each promotion, rollback and applied graph."),
             "commit_id": TEXT,
             "champion_version": TEXT,
-            "deployments": {"type": "array", "items": ref("Deployment")},
+            "deployments": {"type": "array", "items": ref("Deployment"), "description": "None of a composed project."},
+            "graph": nullable(ref("Graph")),
             "modality": TEXT,
             "classes": {"type": "array", "items": TEXT},
             "review_below": SHARE,

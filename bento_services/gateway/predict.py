@@ -22,15 +22,19 @@ class Asks(Protocol):
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
         """Return a deployment's answer on one item."""
 
+    async def ask_tensor(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
+        """Return it with the bytes of its tensor."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """One item and how the caller wants it answered."""
+    """One item and how the caller wants it answered; `tensor`: with the bytes that another service takes."""
 
     payload: bytes
     media_type: str
     sticky_key: str
     version: str | None
+    tensor: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,10 +115,9 @@ class Dispatcher:
         # No await between the choice of an entry and this count: a drain that sees 0 has seen every chosen request.
         self._in_flight[entry.deployment_id] += 1
         self.breakers.asked(entry.deployment_id)
+        ask = self._client.ask_tensor if question.tensor else self._client.ask
         try:
-            reply = await self._client.ask(
-                entry, question.payload, media_type=question.media_type, classes=route.classes_of(entry)
-            )
+            reply = await ask(entry, question.payload, media_type=question.media_type, classes=route.classes_of(entry))
         finally:
             self._in_flight[entry.deployment_id] -= 1
             if self._in_flight[entry.deployment_id] == 0:

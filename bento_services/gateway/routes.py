@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks.contracts import RouteEntry
+from pipeline_tasks.contracts import Graph, GraphNode, RouteEntry
 
 Row = Mapping[str, Any] | sa.RowMapping
 SLOTS = 10_000  # the resolution of sticky shares
@@ -37,7 +37,7 @@ class ServingSettings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProjectRoute:
-    """The head of a project's route."""
+    """The head of a project's route; a composed project has a graph in place of entries."""
 
     project: str
     generation: int
@@ -46,6 +46,7 @@ class ProjectRoute:
     entries: tuple[RouteEntry, ...]
     shadows: tuple[RouteEntry, ...]
     settings: ServingSettings
+    graph: Graph | None = None
 
     def classes_of(self, entry: RouteEntry) -> tuple[str, ...]:
         """Return the classes that an answer of this deployment has to be about."""
@@ -87,7 +88,9 @@ def parse_snapshot(text: str) -> Snapshot:
     """
     try:
         document = json.loads(text)
-        routes = [_route_of(fields, fields["settings"]) for fields in document["routes"]]
+        routes = [
+            _route_of(fields, {**fields["settings"], "graph": fields.get("graph")}) for fields in document["routes"]
+        ]
         keys = [parse_key(fields) for fields in document["keys"]]
         projects = [str(name) for name in document["projects"]]
     except (KeyError, TypeError, AttributeError) as error:
@@ -128,7 +131,18 @@ def _route_of(fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Project
         entries=tuple(RouteEntry(**entry) for entry in fields["entries"]),
         shadows=tuple(RouteEntry(**entry) for entry in fields["shadows"]),
         settings=_settings(settings),
+        graph=_graph(settings.get("graph")),
     )
+
+
+def _graph(fields: Mapping[str, Any] | None) -> Graph | None:
+    if fields is None:
+        return None
+    nodes = [
+        GraphNode(**{**node, "labels": tuple(node["labels"]), "label_in": tuple(node["label_in"])})
+        for node in fields["nodes"]
+    ]
+    return Graph(tuple(nodes), tuple(fields["output"]))
 
 
 def _settings(fields: Mapping[str, Any]) -> ServingSettings:

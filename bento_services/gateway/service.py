@@ -23,6 +23,7 @@ from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.reviews import SqlReviews
 from bento_services.gateway.shipper import Shipper, s3_put
 from bento_services.gateway.spool import Spool
+from bento_services.heads import bound_heads
 from bento_services.parent import die_with_parent
 
 REQUEST_TIMEOUT_SECONDS = 30
@@ -121,4 +122,5 @@ class Gateway:
         self._shipper.stop()
 
 
+bound_heads()
 Gateway.add_asgi_middleware(OwnPaths)  # type: ignore[attr-defined]

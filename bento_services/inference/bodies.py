@@ -27,6 +27,7 @@ NPY = "application/x-npy"
 SAFETENSORS = "application/vnd.safetensors"
 LENGTH = struct.Struct(">I")
 MAX_HEADER_BYTES = 10_000
+MAX_SAFETENSORS_HEADER_BYTES = 1_000_000  # its metadata may name a thousand classes
 SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "U8": "|u1"}
 # A number that a model uses as an index could reach outside its table, which ends a GPU process: such a model takes
 # encoded items only, whose decoder gives numbers within bounds.
@@ -132,8 +133,8 @@ def _npy_header(header: bytes) -> tuple[str, tuple[int, ...], bool]:
 def read_safetensors(data: bytes) -> Array:
     """Return the one tensor of a safetensors file, as a view of its bytes; InputError TENSOR_INVALID."""
     length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > MAX_HEADER_BYTES or 8 + length > len(data):
-        raise _bad_tensor(f"a safetensors header of at most {MAX_HEADER_BYTES} bytes", f"{length}")
+    if len(data) < 8 or length > MAX_SAFETENSORS_HEADER_BYTES or 8 + length > len(data):
+        raise _bad_tensor(f"a safetensors header of at most {MAX_SAFETENSORS_HEADER_BYTES} bytes", f"{length}")
     try:
         header = json.loads(data[8 : 8 + length])
         (tensor,) = [value for name, value in header.items() if name != "__metadata__"]

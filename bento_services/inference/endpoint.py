@@ -25,6 +25,7 @@ from bento_services.inference.openapi import document
 from bento_services.inference.predictor import Model
 from bento_services.inference.schemas import (
     CONTENT_JSON,
+    CONTENT_TENSOR,
     NOT_READY,
     OVERLOADED,
     TOO_LATE,
@@ -109,7 +110,7 @@ class Endpoint:
         headers = [CONTENT_JSON]
         try:
             status = 200
-            body = await self._answer(scope["method"], given, receive, began=began, request_id=request_id)
+            headers[0], body = await self._answer(scope["method"], given, receive, began=began, request_id=request_id)
         except Refused as refused:
             status, body = refused.refusal.status, error_body(refused.refusal, request_id=request_id)
             self.metrics.items[refused.refusal.code] += refused.num_items
@@ -127,8 +128,8 @@ class Endpoint:
 
     async def _answer(
         self, method: str, given: Mapping[bytes, bytes], receive: Receive, *, began: float, request_id: str | None
-    ) -> bytes:
-        """Return the answer's body; Refused when there is none but an error."""
+    ) -> tuple[tuple[bytes, bytes], bytes]:
+        """Return the answer's content type and body; Refused when there is none but an error."""
         serving = self.serving
         if serving is None:
             raise Refused(NOT_READY)
@@ -144,12 +145,14 @@ class Endpoint:
         if not content.single:
             for row in rows:
                 self.metrics.items[row.code if isinstance(row, Refusal) else "OK"] += 1
-            return serving.answers.batch(rows, request_id=request_id)
+            return CONTENT_JSON, serving.answers.batch(rows, request_id=request_id)
         (row,) = rows
         if isinstance(row, Refusal):
             raise Refused(row)
         self.metrics.items["OK"] += 1
-        return serving.answers.single(row)
+        if given.get(b"accept") == CONTENT_TENSOR[1]:
+            return CONTENT_TENSOR, serving.answers.tensor(row)
+        return CONTENT_JSON, serving.answers.single(row)
 
 
 async def _content(serving: Serving, data: bytes, *, media_type: str) -> Content:

@@ -81,12 +81,18 @@ def document(media_types: Sequence[str], *, max_items: int) -> dict[str, Any]:
         status: {"description": text, "content": {"application/json": {"schema": error}}}
         for status, text in STATUSES.items()
     }
-    answer = {"application/json": {"schema": {"oneOf": [SINGLE, BATCH_ANSWER]}}}
+    answer = {"application/json": {"schema": {"oneOf": [SINGLE, BATCH_ANSWER]}}, SAFETENSORS: binary}
     operation = {
         "summary": "Predict one item or a batch",
         "operationId": "predict",
         "parameters": [
             _header("x-request-timeout-ms", "The caller's remaining time in milliseconds.", {"type": "integer"}),
+            _header(
+                "accept",
+                "The media type of safetensors: one item's answer as the float32 tensor `probabilities` (classes,), "
+                "with model_version and labels in its metadata; another model takes these bytes as they are.",
+                {"type": "string"},
+            ),
             _header("x-request-id", "Returned as it is, in the header and in errors.", {"type": "string"}),
         ],
         "requestBody": {"required": True, "content": content},

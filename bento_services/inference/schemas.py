@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 CONTENT_JSON = (b"content-type", b"application/json")
+CONTENT_TENSOR = (b"content-type", b"application/vnd.safetensors")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,10 +45,19 @@ class Answers:
         named = json.dumps({"model_version": version, "labels": list(labels)}, separators=(",", ":"))
         self._single = f'{named[:-1]},"probabilities":'
         self._batch = f'{named[:-1]},"items":['
+        self._numbers = struct.Struct(f"<{len(labels)}f")
+        self._tensor = _tensor_head(version, labels, size_bytes=self._numbers.size)
 
     def single(self, row: Sequence[float]) -> bytes:
         """Return the answer to one item."""
         return f"{self._single}{row}}}".encode()
+
+    def tensor(self, row: Sequence[float]) -> bytes:
+        """Return the answer to one item as a safetensors file: the tensor `probabilities`, float32 (classes,).
+
+        Another model that takes such a tensor takes these bytes; whose they are stands in their metadata.
+        """
+        return self._tensor + self._numbers.pack(*row)
 
     def batch(self, rows: Sequence[Row], *, request_id: str | None) -> bytes:
         """Return the answer to a batch: for each item, in order, its probabilities or its error."""
@@ -57,6 +68,17 @@ class Answers:
             for row in rows
         ]
         return f"{self._batch}{','.join(parts)}]}}".encode()
+
+
+def _tensor_head(version: str, labels: Sequence[str], *, size_bytes: int) -> bytes:
+    """Return what stands before the numbers; the header is padded so that they begin at a multiple of 8."""
+    header = {
+        "__metadata__": {"model_version": version, "labels": json.dumps(list(labels))},
+        "probabilities": {"dtype": "F32", "shape": [len(labels)], "data_offsets": [0, size_bytes]},
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def error_body(refusal: Refusal, *, request_id: str | None) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio.to_thread
 import bentoml
 
+from bento_services.heads import bound_heads
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import tracing
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
@@ -97,6 +98,7 @@ class Inference:
         return bentoml_text + endpoint.metrics.render(gauges, info=info)
 
 
+bound_heads()
 Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
 
 

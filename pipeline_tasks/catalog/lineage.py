@@ -68,7 +68,7 @@ class LineageRepository:
 
     def projects(self) -> list[str]:
         """Return the projects that something was recorded of."""
-        tables = (t.projects, t.items, t.model_versions)
+        tables = (t.projects, t.items, t.model_versions, t.routes)
         query = sa.union(*(sa.select(table.c.project) for table in tables))
         with self._database.read() as connection:
             return sorted(connection.scalars(query))

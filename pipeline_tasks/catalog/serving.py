@@ -20,6 +20,7 @@ FULL_SHARE = 100
 TOKEN_BYTES = 32
 SCOPES = ("predict", "feedback", "admin")
 EVERY_PROJECT = "*"
+GRAPH = "graph"  # the action of a composed project's route
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -135,11 +136,12 @@ class ServingRepository:
             LostRace: another route took the generation; read the head and decide again.
             ConfigError: the weights do not add up to 100.
             InputError: a version, the actor or the reason is not text.
-            GateClosed: UNGATED_ENTRY, a model beside the champion that no verdict has let through.
+            GateClosed: UNGATED_ENTRY, a model beside the champion that no verdict has let through;
+                NODE_WITHOUT_CHAMPION and PROJECT_HAS_MODELS, a graph that may not serve.
             StaleAttempt: a newer attempt holds the fence; nothing is written.
             ServiceUnavailable: the catalog is away, and the route was not seen there.
         """
-        _check_weights(route)
+        _check_weights(route, action=action)
         facts = {"action": action, "attempt": attempt, "verdict_id": verdict_id, "actor": actor, "reason": reason}
         row = _row(route, serving=serving) | facts | {"created_at": at}
         ledger.check_texts(ledger.route_draft(row, evidence_digest=None))
@@ -150,6 +152,9 @@ class ServingRepository:
                 follows = (head.generation if head else 0) == route.generation - 1 and _is_child(route, head)
                 if follows:
                     _require_gated(connection, route)
+                    _require_one_kind(connection, route.project, action=action)
+                    if action == GRAPH:
+                        _require_champions(connection, [node["project"] for node in serving["graph"]["nodes"]])
                     if insert_ignore(connection, t.routes, [row]):
                         ledger_repository.append_route(connection, row)
         except sa.exc.DBAPIError as error:
@@ -256,7 +261,34 @@ def _require_passed(connection: sa.Connection, project: str, versions: Collectio
         )
 
 
-def _check_weights(route: Route) -> None:
+def _require_one_kind(connection: sa.Connection, project: str, *, action: str) -> None:
+    query = sa.select(t.routes.c.action).where(t.routes.c.project == project)
+    others = [one for one in connection.execute(query).scalars() if (one == GRAPH) != (action == GRAPH)]
+    if others:
+        raise GateClosed(
+            f"{project} must stay what it is, composed or with models of its own (got {action} after {others[0]}). "
+            "Give the other one a name of its own.",
+            code="PROJECT_HAS_MODELS",
+        )
+
+
+def _require_champions(connection: sa.Connection, projects: Sequence[str]) -> None:
+    """Refuse a graph that asks a project without a champion, or another graph."""
+    query = sa.select(t.routes.c.project).where(t.routes.c.project.in_(projects), t.routes.c.action != GRAPH)
+    missing = sorted(set(projects) - set(connection.execute(query).scalars()))
+    if missing:
+        raise GateClosed(
+            f"every node's project must have a champion ({', '.join(missing)} has none). Train it, or take the node "
+            "out.",
+            code="NODE_WITHOUT_CHAMPION",
+        )
+
+
+def _check_weights(route: Route, *, action: str) -> None:
+    if action == GRAPH:
+        if route.entries or route.shadows:
+            raise ConfigError("entries must be empty in the route of a graph: its nodes have routes of their own.")
+        return
     weights = [entry.weight for entry in route.entries]
     if sum(weights) != FULL_SHARE or any(weight < 0 for weight in weights):
         raise ConfigError(f"weights must be 0 or more and add up to {FULL_SHARE} (got {weights}). Fix the shares.")

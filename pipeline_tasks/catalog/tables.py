@@ -313,7 +313,7 @@ routes = sa.Table(
     _text("action"),  # contracts.RouteAction
     _text("champion_version"),
     _text("verdict_id"),
-    _json("body"),  # {"entries": [...], "shadows": [...], "serving": {threshold, top_k, ...}}
+    _json("body"),  # {"entries": [...], "shadows": [...], "serving": {threshold, top_k, ..., graph}}
     _text("actor"),
     _text("reason"),
     _time("created_at"),

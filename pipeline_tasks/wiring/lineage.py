@@ -14,6 +14,7 @@ from typing import Any, cast, get_args
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.lineage import Kind, LineageRepository, Row, Subject
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
+from pipeline_tasks.contracts import GRAPH_VERSION
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.monitoring.log_scan import LoggedPrediction, count_predictions, find_predictions
 from pipeline_tasks.ports import ObjectStore
@@ -89,6 +90,9 @@ def _only(found: dict[Subject, Found], beginning: str, *, kind: Kind | None) -> 
             f"id must be (the beginning of) a known {what} (got {beginning}). `dethrone history` shows verdicts and "
             "model versions; a prediction is known when the gateway has shipped its log, within seconds."
         )
+    composed = [one for one in found.values() if one.logged and one.logged.model_version.startswith(GRAPH_VERSION)]
+    if len(composed) == 1 and len({(one.kind, one.id) for one in found}) == 1:
+        return composed[0]  # one request, told by the project that was asked and by those of its nodes
     if len(found) > 1:
         shown = ", ".join(f"{one.kind}:{one.id} ({one.project})" for one in sorted(found)[:CANDIDATES])
         more = " and more" if len(found) > CANDIDATES else ""

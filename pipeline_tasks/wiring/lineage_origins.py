@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline_tasks.catalog.lineage import LineageRepository
+from pipeline_tasks.contracts import GRAPH_VERSION
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.monitoring.log_scan import LoggedPrediction
+from pipeline_tasks.monitoring.log_scan import LoggedPrediction, find_predictions
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.validation.membership import Composition, composition
 from pipeline_tasks.wiring.lineage_impact import Row, model_text, release_node, route_at, verdict_node
@@ -110,6 +111,8 @@ class Origins:
 
     def prediction(self, prediction_id: str, logged: LoggedPrediction | None) -> list[Node]:
         """Return what answered a request (model, release, route) and the item that its input is, if it became one."""
+        if logged is not None and logged.model_version.startswith(GRAPH_VERSION):
+            return self._nodes(prediction_id, logged)
         audit = self._lineage.audit(self._project, prediction_id)
         found = [self.model(logged.model_version), *self._served_by(logged)] if logged else []
         if audit is not None and logged is None:
@@ -122,6 +125,21 @@ class Origins:
             f"its input was not audited and is no item (SHA-256 {short(digest)})" if digest else "its input is no item"
         )
         return [*found, node("input", text, payload_sha256=digest)]
+
+    def _nodes(self, prediction_id: str, logged: LoggedPrediction) -> list[Node]:
+        """Return the graph that answered, and what each node's project has logged under the same id."""
+        route = route_at(self._lineage.routes(self._project), logged.at, deployment_id=None)
+        if route is None:
+            return [self.model(logged.model_version)]
+        found = [_route_node(route)]
+        for one in route["body"]["serving"]["graph"]["nodes"]:
+            project = str(one["project"])
+            theirs = next(iter(find_predictions(self._store, project, prediction_id, limit=1)), None)
+            if theirs is not None:
+                text = f"node {one['name']} of {project}: {theirs.label!r} with {theirs.confidence:.4f}"
+                children = Origins(self._lineage, self._store, project).prediction(prediction_id, theirs)
+                found.append(node("node", text, children=children, name=one["name"], project=project))
+        return found
 
     def _served_by(self, logged: LoggedPrediction) -> list[Node]:
         route = route_at(self._lineage.routes(self._project), logged.at, deployment_id=logged.deployment_id)

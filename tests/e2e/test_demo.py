@@ -150,10 +150,16 @@ def test_every_command_of_the_readme_runs(told, tmp_path):
     installation, _done = told
     photo = next(installation.projects.joinpath("fashion", "incoming").rglob("*.png"))
     last = installation.json("history", "fashion")[-1]
+    composed = installation.projects / "triage"
+    composed.mkdir(exist_ok=True)
+    (composed / "project.yaml").write_text(
+        "name: triage\ngraph:\n  nodes: {only: {project: fashion}}\n  output: [only]\n"
+    )
     lines = [
         "up", "status", "logs gateway", "doctor", "init garments", "project validate garments", "ingest fashion",
         "annotate fashion", "collect fashion", "monitor fashion", "train fashion", "rollback fashion --reason test",
-        f"predict fashion {photo}", "latency fashion --requests 20", "keys issue --project fashion", "keys list",
+        f"predict fashion {photo}", "graph triage check", "graph triage apply --reason test", "graph triage show",
+        "latency fashion --requests 20", "keys issue --project fashion", "keys list",
         "history fashion", f"report fashion --output {tmp_path / 'report.html'}", "quarantine fashion", "verify",
         f"replay {last['verdict_id']}", f"lineage {last['champion']}", f"retrain {last['champion']}",
         "blast-radius fashion --annotator ada@demo.dethrone.local",

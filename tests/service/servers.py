@@ -25,11 +25,19 @@ BENTOML = Path(sys.executable).parent / "bentoml"
 CLASSES = ("bag", "boot", "coat")
 
 
-def write_model(folder: Path, *, version: str, recipe: str = "image_cnn", seed: int = 0) -> None:
+def write_model(
+    folder: Path,
+    *,
+    version: str,
+    recipe: str = "image_cnn",
+    seed: int = 0,
+    classes: tuple[str, ...] = CLASSES,
+    params: dict[str, object] | None = None,
+) -> None:
     """Write the two files of an untrained model version."""
     torch.manual_seed(seed)
     found = find_recipe(recipe)
-    params = found.recipe.resolve({})
+    params = found.recipe.resolve(params or {})
     config = ModelConfig(
         project="fashion",
         version=version,
@@ -37,9 +45,9 @@ def write_model(folder: Path, *, version: str, recipe: str = "image_cnn", seed: 
         recipe_digest=found.code_digest,
         recipe_source=None,
         params=params,
-        classes=CLASSES,
+        classes=classes,
         preprocessing=found.recipe.preprocessing(params),
-        signature=found.recipe.signature(params, len(CLASSES)),
+        signature=found.recipe.signature(params, len(classes)),
         snapshot_id="s1",
         training_key="k1",
         warm_start=None,
@@ -48,7 +56,7 @@ def write_model(folder: Path, *, version: str, recipe: str = "image_cnn", seed: 
         lock_hash="l1",
     )
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
-    save(pack(found.recipe.build(params, len(CLASSES)), config=config, origin=origin, metrics={}), folder)
+    save(pack(found.recipe.build(params, len(classes)), config=config, origin=origin, metrics={}), folder)
 
 
 class Served:

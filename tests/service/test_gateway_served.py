@@ -26,6 +26,7 @@ from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.contracts import Route, RouteEntry
+from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, ROOT, StubInference, gateway_environment, serving
 from tests.services import S3_ACCESS_KEY, S3_SECRET_KEY, answers, free_ports, wait_until
@@ -373,45 +374,36 @@ def quiet(tmp_path_factory):
     stub.stop()
 
 
-def raw(port: int, data: bytes, *, timeout_seconds: float = 8.0) -> bytes:
-    """Send bytes and return what comes until the other side closes, falls silent or resets."""
-    with socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds) as connection:
-        got = b""
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            connection.sendall(data)
-            while chunk := connection.recv(65536):
-                got += chunk
-        return got
-
-
 HEAD = (
     b"POST /v1/projects/fashion/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nAuthorization: Bearer %s\r\n"
 )
 GOOD_HEAD = HEAD % TOKEN.encode()
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        GOOD_HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n",
-        GOOD_HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
-        GOOD_HEAD + b"Content-Length: -5\r\n\r\nhello",
-        GOOD_HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-        GOOD_HEAD + b"X-A: a\x00b\r\nContent-Length: 0\r\n\r\n",
-        GOOD_HEAD + b"X-A: " + b"a" * 200_000 + b"\r\nContent-Length: 0\r\n\r\n",
-        GOOD_HEAD + b"Content-Length: 100\r\n\r\nslow",
-        b"GET http://169.254.169.254/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"\x00" * 1000,
-    ],
-)
+@pytest.mark.parametrize("data", broken(GOOD_HEAD).values(), ids=broken(GOOD_HEAD))
 def test_bent_http_is_refused_and_the_next_request_is_answered(quiet, data):
     got = raw(quiet.port, data)
-    statuses = [line.split(b" ")[1] for line in got.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
-    assert all(status[:1] == b"4" for status in statuses), got[:500]
+    assert all(400 <= status < 500 for status in statuses(got)), got[:500]
     assert b"Traceback" not in got
     assert ask(quiet.url).status_code == 200
+
+
+@pytest.mark.parametrize("data", ambiguous(GOOD_HEAD).values(), ids=ambiguous(GOOD_HEAD))
+def test_a_message_that_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered(quiet, data):
+    got = raw(quiet.port, data)
+    (status,) = statuses(got)
+    assert 400 <= status < 500, got[:500]
+    assert b"dethrone_" not in got
+    assert ask(quiet.url).status_code == 200
+
+
+def test_five_hundred_callers_who_never_finish_their_head_stop_nobody(quiet):
+    began = time.monotonic()
+    with half_open(quiet.port, GOOD_HEAD + b"X-A: a", count=500):
+        assert [ask(quiet.url).status_code for _ in range(20)] == [200] * 20
+        worker = next(process for process in psutil.process_iter() if _is_worker(process, quiet.port))
+        wait_until(lambda: worker.num_fds() < 200, timeout_seconds=30, what="the end of the slow callers")
+    assert time.monotonic() - began < 40
 
 
 def test_only_health_is_open(quiet):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import save as save_safetensors
 
@@ -17,8 +20,10 @@ from bento_services.inference.bodies import BATCH, NPY, SAFETENSORS, join_batch,
 from bento_services.inference.packaging import build_bento, export_bento, import_bento, stored_digest
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.models.artifact import load
+from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, serving, write_model
+from tests.service.test_hostile_bodies import IMAGES, lying_png
 from tests.services import answers, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -181,6 +186,70 @@ def test_bad_neighbours_fail_alone(client):
 def test_hostile_bodies_are_4xx_and_the_process_lives(client, body, media_type, status):
     assert ask(client, body, media_type).status_code == status
     assert ask(client, png()).status_code == 200
+
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+
+
+@pytest.mark.parametrize("body", IMAGES.values(), ids=IMAGES.keys())
+def test_a_hostile_image_is_a_422_here_too(client, body):
+    began = time.monotonic()
+    refused = ask(client, body)
+    if refused.status_code != 200:  # what decodes may be answered: the gateway's guards are stricter
+        assert refused.status_code == 422
+        assert refused.json()["error"]["field"] == "body"
+    assert time.monotonic() - began < 2
+    assert "Traceback" not in refused.text
+
+
+def test_no_image_of_a_bombs_size_is_decoded(client, served):
+    for side in (12_000, 30_000):
+        assert ask(client, lying_png(side, side)).json()["error"]["code"] == "IMAGE_TOO_LARGE"
+    for name in ("nothing", "truncated", "half", "pickle", "zip", "svg", "npy"):
+        assert ask(client, IMAGES[name]).status_code == 422, name
+
+
+@pytest.mark.parametrize("data", [*ambiguous(HEAD).values()], ids=ambiguous(HEAD))
+def test_a_message_that_can_be_read_in_two_ways_is_refused(client, served, data):
+    got = raw(served.port, data)
+    (status,) = statuses(got)
+    assert 400 <= status < 500, got[:500]
+    assert b"dethrone_" not in got
+    assert ask(client, png()).status_code == 200
+
+
+@pytest.mark.parametrize("data", broken(HEAD).values(), ids=broken(HEAD))
+def test_bent_http_is_refused(client, served, data):
+    got = raw(served.port, data, timeout_seconds=12)
+    assert all(400 <= status < 500 for status in statuses(got)), got[:500]
+    assert b"Traceback" not in got
+    assert ask(client, png()).status_code == 200
+
+
+def test_a_hundred_megabytes_are_refused_without_being_held(client, served):
+    worker = next(process for process in psutil.process_iter() if _listens(process, served.port))
+    before = worker.memory_info().rss
+    assert statuses(raw(served.port, HEAD + b"Content-Length: 100000000\r\n\r\n" + b"x" * 1_000_000)) in ([413], [])
+    piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+    for _ in range(2):
+        got = raw(served.port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + piece * 100)
+        assert statuses(got) in ([413], [])
+    assert worker.memory_info().rss - before < 200_000_000  # one body of the limit's 64 MiB, and what joins it
+    assert ask(client, png()).status_code == 200
+
+
+def test_slow_callers_stop_nobody(client, served):
+    with (
+        half_open(served.port, HEAD + b"X-A: a", count=200),
+        half_open(served.port, HEAD + b"Content-Length: 10\r\n\r\nslow", count=200),
+    ):
+        assert [ask(client, png(seed)).status_code for seed in range(20)] == [200] * 20
+
+
+def _listens(process, port: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(one.laddr.port == port and one.status == "LISTEN" for one in process.net_connections() if one.laddr)
+    return False
 
 
 def test_ready_means_that_it_predicts(client):

@@ -316,6 +316,38 @@ export interface components {
             top: components["schemas"]["Candidate"][];
             /** @description A person may look at it: ask again by `GET /v1/predictions/{prediction_id}`. */
             needs_review: boolean;
+            /** @description Composed projects only: the node whose answer this is. */
+            answered_by?: string;
+            /** @description Composed projects only: every node that was asked, in order. */
+            nodes?: components["schemas"]["NodeAnswer"][];
+        };
+        /** @description What one node of a composed project said, before thresholds. */
+        NodeAnswer: {
+            node: string;
+            project: string;
+            model_version: string;
+            label: string;
+            confidence: number;
+        };
+        /** @description A step of a composed project. */
+        GraphNode: {
+            name: string;
+            /** @description Whose champion is asked, by that project's own route. */
+            project: string;
+            /** @description `request`, or the node whose probabilities it is given. */
+            source: string;
+            /** @description The classes of that tensor, in order. */
+            labels: string[];
+            /** @description It runs only if this node has run and said what follows. */
+            when: string | null;
+            label_in: string[];
+            confidence_below: number | null;
+        };
+        /** @description A composed task. */
+        Graph: {
+            nodes: components["schemas"]["GraphNode"][];
+            /** @description The first of these that has run answers. */
+            output: string[];
         };
         /** @description Why there is no answer. */
         ErrorDetail: {
@@ -427,11 +459,13 @@ export interface components {
         /** @description What serves now. */
         ProjectStatus: {
             project: string;
-            /** @description Goes up by one with each promotion and rollback. */
+            /** @description Goes up by one with each promotion, rollback and applied graph. */
             generation: number;
             commit_id: string;
             champion_version: string;
+            /** @description None of a composed project. */
             deployments: components["schemas"]["Deployment"][];
+            graph: components["schemas"]["Graph"] | null;
             modality: string;
             classes: string[];
             review_below: number;

@@ -6,9 +6,11 @@ import time
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
+from bento_services.gateway.client import Failed, read_tensor_reply
 from bento_services.inference import endpoint as module
-from bento_services.inference.bodies import BATCH, NPY, join_batch, npy_bytes
+from bento_services.inference.bodies import BATCH, NPY, SAFETENSORS, join_batch, npy_bytes, read_safetensors
 from bento_services.inference.endpoint import Endpoint, OwnPaths, read_body
 from bento_services.inference.warm import warm_through
 from pipeline_tasks.errors import InputError
@@ -45,6 +47,33 @@ def test_a_batch_is_answered_item_by_item_and_bad_ones_fail_alone():
     }
     assert document["items"][2]["error"]["code"] == "MODEL_FAILED"
     assert document["items"][3] == {"probabilities": [0.5, 0.5]}
+
+
+def test_an_answer_can_be_asked_for_as_a_tensor_that_another_model_takes():
+    status, headers, body = answer(endpoint_of(Doubles()), content_type="text/plain", accept=SAFETENSORS)
+    assert (status, headers[b"content-type"]) == (200, SAFETENSORS.encode())
+    tensors = safetensors.numpy.load(body)
+    assert list(tensors) == ["probabilities"]
+    assert (tensors["probabilities"].dtype, tensors["probabilities"].tolist()) == (np.float32, [0.75, 0.25])
+    assert read_safetensors(body).tolist() == [0.75, 0.25]
+    reply = read_tensor_reply(200, body, version="A", classes=("low", "high"))
+    assert (reply.labels, reply.probabilities) == (("low", "high"), (0.75, 0.25))
+    assert reply.tensor is body
+    assert read_tensor_reply(200, body, version="B", classes=()) == Failed("nonsense")
+    assert read_tensor_reply(200, body, version="A", classes=("low", "mid")) == Failed("nonsense")
+
+
+@pytest.mark.parametrize("more", [{"content_type": BATCH}, {"body": b"x"}])
+def test_batches_and_refusals_stay_json_whatever_is_asked_for(more):
+    body = join_batch([b"0.25"]) if "content_type" in more else more["body"]
+    _, headers, text = answer(
+        endpoint_of(Doubles()),
+        body,
+        **{"accept": SAFETENSORS, "content_type": "text/plain"}
+        | {name: value for name, value in more.items() if name != "body"},
+    )
+    assert headers[b"content-type"] == b"application/json"
+    json.loads(text)
 
 
 def test_a_tensor_of_one_and_of_many():

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from bento_services.gateway.client import Failed, Rejected, Scores, read_reply
+from bento_services.gateway.client import Failed, Rejected, Scores, read_reply, read_tensor_reply
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.predict import Dispatcher, Question
 from bento_services.gateway.routes import ProjectRoute, ServingSettings
+from bento_services.inference.schemas import Answers
 from pipeline_tasks.contracts import RouteEntry
 
 CLASSES = ("bag", "boot", "coat")
@@ -28,6 +29,36 @@ def reply(body, status=200, classes=CLASSES):
 def test_a_distribution_over_the_classes_is_believed():
     assert reply(GOOD) == SCORES
     assert reply(GOOD, classes=()) == SCORES
+
+
+TENSOR = Answers(version="A", labels=CLASSES).tensor((0.5, 0.25, 0.25))
+
+
+def test_a_tensor_is_believed_alike():
+    assert read_tensor_reply(200, TENSOR, version="A", classes=CLASSES) == Scores(CLASSES, (0.5, 0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        json.dumps(GOOD).encode(),
+        TENSOR[:-1],
+        TENSOR + b"\0",
+        TENSOR[:7],
+        TENSOR.replace(b'"F32"', b'"F64"'),
+        TENSOR.replace(b'"__metadata__"', b'"__metabola__"'),
+        TENSOR.replace(b'"probabilities"', b'"embeddings___"'),
+        TENSOR[:-4] + b"\0\0\xc0\x7f",  # NaN
+        TENSOR[:-4] + b"\0\0\x80\x3f",  # they sum to 1.75
+        (2**63).to_bytes(8, "little") + TENSOR[8:],
+        Answers(version="B", labels=CLASSES).tensor((0.5, 0.25, 0.25)),
+        Answers(version="A", labels=("bag", "boot", "hat")).tensor((0.5, 0.25, 0.25)),
+    ],
+)
+def test_a_tensor_of_nonsense_is_not_believed(body):
+    assert read_tensor_reply(200, body, version="A", classes=CLASSES) == Failed("nonsense")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 
 
 @pytest.fixture
-def catalog(tmp_path):
-    engine = create_engine(f"sqlite:///{tmp_path / 'catalog.db'}")
+def catalog(catalog_url):
+    engine = create_engine(catalog_url)
     t.metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(t.audits.insert(), audit("p1", "i1"))
@@ -23,8 +23,8 @@ def catalog(tmp_path):
 
 
 @pytest.fixture
-def reviews(tmp_path, catalog):
-    return SqlReviews(f"sqlite:///{tmp_path / 'catalog.db'}")
+def reviews(catalog_url, catalog):
+    return SqlReviews(catalog_url)
 
 
 def audit(prediction_id, item_id, project="fashion"):
