@@ -187,6 +187,11 @@ def _add_serving(add: Add) -> None:
     latency.add_argument("project")
     latency.add_argument("--requests", type=int, default=200)
     latency.add_argument("--file", type=Path, help="what to ask about (empty: items of the project)")
+    base = add("serving-base", commands_serving.serving_base, "build (and push) the image that releases stand on")
+    base.add_argument("--variant", choices=["cpu", "cuda"], default="cpu")
+    base.add_argument("--os-base", default="python:3.11-slim-bookworm", help="an image with Python 3.11")
+    base.add_argument("--push", metavar="REPOSITORY", help="where projects look for it: serving.docker.repository")
+    base.add_argument("--connection", metavar="ID", help="Airflow connection with the registry's login and password")
 
 
 def _fail(error: PipelineError, code: int) -> int:

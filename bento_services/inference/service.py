@@ -12,7 +12,7 @@ import anyio.to_thread
 import bentoml
 
 from bento_services.inference.batcher import MicroBatcher
-from bento_services.inference.config import tracing
+from bento_services.inference.config import tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
 from bento_services.inference.memory import keep_freed_memory
 from bento_services.inference.predictor import predict_rows, probe
@@ -52,7 +52,7 @@ class Inference:
         # Determinism and throughput: one thread a process; the machine is shared by replicas, not by threads.
         torch.set_num_threads(1)
         folder = _model_dir()
-        self._tuning = load_tuning(folder)
+        self._tuning = load_tuning(folder, text=tuning_text())
         self._model = load_model(folder)
         self._batcher: MicroBatcher[Array, Row] = MicroBatcher(
             functools.partial(predict_rows, self._model),
