@@ -25,7 +25,7 @@ OS_BASE = "python:3.11-slim-bookworm"
 PLATFORM = "x86_64-manylinux_2_28"
 INSTALL_TIMEOUT_SECONDS = 1800
 # For building against torch, not for running it; scripts name the interpreter of the machine that built.
-NOT_SERVED = ("bin", "torch/bin", "torch/include", "torch/share", "torch/test", "torchgen/packaged")
+NOT_SERVED = ("bin", "torch/bin/protoc*", "torch/bin/test_*", "torch/include", "torch/share", "torch/test", "torchgen/packaged")
 COMPILE = (sys.executable, "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash")
 # uv does not read pip's settings: hand over those that say where packages come from.
 PIP_TO_UV = {"PIP_FIND_LINKS": "UV_FIND_LINKS", "PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_CERT": "SSL_CERT_FILE"}
@@ -100,8 +100,8 @@ def install(lock: Path, *, site: Path, variant: Variant, environment: Mapping[st
     ]
     _run([str(_uv()), "pip", "install", "--quiet", "--target", str(site), *options, "-r", str(lock)], environment=env)
     _require_variant(site, variant)
-    for name in NOT_SERVED:
-        shutil.rmtree(site / name, ignore_errors=True)
+    for path in [path for pattern in NOT_SERVED for path in site.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     _run(
         [*COMPILE, "-s", str(site), "-p", "/opt/serving", str(site)],
         environment=env,

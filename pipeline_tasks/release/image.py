@@ -28,7 +28,7 @@ LABEL = "io.dethrone"
 PACKAGES_LABEL = f"{LABEL}.packages"  # of the base image: `name==version`, separated by spaces
 LOCK_LABEL = f"{LABEL}.lock"
 SBOM_NAME = "sbom.cdx.json"
-BUILD_TIME_FILES = ("bento.yaml", "serving.json")  # differ between two builds of one release
+MEASURED = ("serving.json",)  # differs between two builds of one release
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def bento_files(bento: Path, model: Path, *, tag: str) -> dict[str, bytes]:
     files = {name: data for name, data in files.items() if "__pycache__" not in name}
     name, version = tag.split(":")
     for path in sorted(model.rglob("*")):
-        if path.is_file() and path.name not in BUILD_TIME_FILES:
+        if path.is_file() and path.name not in MEASURED:
             files[f"models/{name}/{version}/{path.relative_to(model)}"] = path.read_bytes()
     return {name: _without_time(data) if name.endswith(".yaml") else data for name, data in files.items()}
 
