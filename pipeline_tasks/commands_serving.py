@@ -38,6 +38,9 @@ def serving_base(arguments: argparse.Namespace) -> Any:
 
     if arguments.push is not None:
         split_repository(arguments.push)
+    if arguments.dry_run:
+        name = f"{adapter.LOCAL_NAME}:{adapter.recipe(ROOT).tag(arguments.variant)}"
+        return {"image": name, "built": False, "pushed": None}
     environment = process_environment()
     with engine_errors():
         engine = engine_of(environment)()

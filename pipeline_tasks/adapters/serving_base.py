@@ -25,7 +25,15 @@ OS_BASE = "python:3.11-slim-bookworm"
 PLATFORM = "x86_64-manylinux_2_28"
 INSTALL_TIMEOUT_SECONDS = 1800
 # For building against torch, not for running it; scripts name the interpreter of the machine that built.
-NOT_SERVED = ("bin", "torch/bin/protoc*", "torch/bin/test_*", "torch/include", "torch/share", "torch/test", "torchgen/packaged")
+NOT_SERVED = (
+    "bin",
+    "torch/bin/protoc*",
+    "torch/bin/test_*",
+    "torch/include",
+    "torch/share",
+    "torch/test",
+    "torchgen/packaged",
+)
 COMPILE = (sys.executable, "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash")
 # uv does not read pip's settings: hand over those that say where packages come from.
 PIP_TO_UV = {"PIP_FIND_LINKS": "UV_FIND_LINKS", "PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_CERT": "SSL_CERT_FILE"}

@@ -157,7 +157,7 @@ def test_every_command_of_the_readme_runs(told, tmp_path):
         "history fashion", f"report fashion --output {tmp_path / 'report.html'}", "quarantine fashion", "verify",
         f"replay {last['verdict_id']}", f"lineage {last['champion']}", f"retrain {last['champion']}",
         "blast-radius fashion --annotator ada@demo.dethrone.local",
-        "demo --rounds 1", "down",
+        "serving-base --dry-run", "demo --rounds 1", "down",
     ]  # fmt: skip
     (tried,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
     assert {line.split()[0] for line in lines} == set(tried.choices)
