@@ -147,7 +147,7 @@ class DockerTarget:
             )
         return engine
 
-    def _gpu_requests(self, engine: Any) -> list[Any]:
+    def _gpu_requests(self, engine: Any) -> Sequence[Any]:
         if self._config.gpus == 0:
             return []
         info = engine.info()
@@ -186,8 +186,24 @@ class DockerTarget:
         try:
             engine.images.get(image.reference)
         except ImageNotFound:
-            repository, _, digest = image.reference.partition("@")
-            engine.images.pull(repository, tag=digest, auth_config=dict(image.auth) if image.auth else None)
+            self._fetch(engine, image)
+
+    def _fetch(self, engine: Any, image: RunnableImage) -> None:
+        """Pull by digest; the SDK's own `images.pull` tells of a failure only that there is no image."""
+        repository, _, digest = image.reference.partition("@")
+        auth = dict(image.auth) if image.auth else None
+        for line in engine.api.pull(repository, tag=digest, auth_config=auth, stream=True, decode=True):
+            said = str(line.get("error", ""))[:300]
+            if "denied" in said or "unauthorized" in said:
+                raise PermanentError(
+                    f"the engine must be let to pull {repository} (got {said}). Look at serving.docker.connection.",
+                    code="REGISTRY_REFUSED",
+                )
+            if said:
+                raise ServiceUnavailable(
+                    f"the engine must pull {image.reference} (got {said}). The champion keeps serving.",
+                    code="PULL_FAILED",
+                )
 
     def _create(
         self,

@@ -102,6 +102,7 @@ class Dock:
         settings = types.SimpleNamespace(
             home=home, bentoml_home=home / "bentoml", scratch_dir=home / "scratch", environment=self.environment
         )
+        home.mkdir(exist_ok=True)
         fresh = not (home / "catalog.db").exists()
         self.engine = create_engine(f"sqlite:///{home / 'catalog.db'}")
         self.database = Database(self.engine)
@@ -183,6 +184,9 @@ class Dock:
             fence=self.database.acquire("fashion/ship", attempt, now=now()),
             clock=now,
         )
+
+    def release_of(self, version: str):
+        return ReleaseRepository(self.database).of_model("fashion", version)
 
     def promote(self, version: str):
         """Release a good model version and give it all traffic."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import subprocess
 import threading
 
 import httpx
 import pytest
 
 from bento_services.inference.packaging import build_bento
-from pipeline_tasks.adapters.registry import Registry
+from pipeline_tasks.adapters.registry import DOCKER_MANIFEST, Registry, digest_of
+from pipeline_tasks.adapters.serving_base import recipe
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable
 from pipeline_tasks.models.artifact import load
@@ -19,7 +21,9 @@ from pipeline_tasks.release import image as images
 from pipeline_tasks.wiring.images import publish
 from tests.crash import crash_at, run_in_child
 from tests.docker.dock import TOKEN, Dock, bento_time
+from tests.docker.engine import RegistryServer
 from tests.service.conftest import png
+from tests.service.servers import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "image/png"}
@@ -223,6 +227,67 @@ def test_a_registry_that_is_down_changes_nothing_and_the_retry_ships(champion, e
         registry.daemon.start()
     champion.ship(champion.release(model, run="down"), run="down")
     serves(champion, engine.client, "down")
+
+
+def test_a_registry_that_is_full_gets_nothing_half_pushed(engine, tmp_path):
+    """The registry's disk is a small loop device; a tiny base stands in for the real one."""
+    with small_disk(tmp_path, megabytes=8) as disk, registry_on(disk) as server:
+        dock = Dock(tmp_path / "home", repository=f"{server.host}/small", environment=engine.environment)
+        registry = Registry(dock.repository)
+        push_tiny_base(registry)
+        model = dock.model("full")
+        tag = _built(dock, model)
+        filler = disk / "filler"
+        with filler.open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(64 * 1024))
+                file.flush()
+        docker = dock.project.config.serving.docker
+        with pytest.raises(ServiceUnavailable, match="must answer") as caught:
+            publish(dock.parts, "fashion", docker, tag)
+        assert caught.value.code == "REGISTRY_AWAY"
+        assert registry.manifest("fashion-r1") is None
+        assert dock.images("r1") == []
+        filler.unlink()
+        published = publish(dock.parts, "fashion", docker, tag)
+        assert registry.manifest(published.reference.partition("@")[2]) is not None
+
+
+@contextlib.contextmanager
+def small_disk(folder, *, megabytes):
+    """Mount a file system of its own; the device goes with it."""
+    image, mount = folder / "disk.img", folder / "disk"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(megabytes * 1024**2)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    mounted = subprocess.run(["mount", "-o", "loop", str(image), str(mount)], check=False, capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no loop device: {mounted.stderr.decode()[:200]}")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+@contextlib.contextmanager
+def registry_on(disk):
+    server = RegistryServer(root=disk / "registry")
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def push_tiny_base(registry) -> None:
+    layer = images.pack_layer({"x": b"x"})
+    config = json.dumps({"config": {"Labels": {}}, "rootfs": {"diff_ids": [digest_of(layer)]}}).encode()
+    document = {
+        "mediaType": DOCKER_MANIFEST,
+        "config": {"digest": registry.push_blob(config), "size": len(config)},
+        "layers": [{"digest": registry.push_blob(layer), "size": len(layer)}],
+    }
+    registry.push_manifest(json.dumps(document).encode(), media_type=DOCKER_MANIFEST, tag=recipe(ROOT).tag("cpu"))
 
 
 def test_an_engine_that_is_ended_brings_the_champion_back_at_the_same_address(champion, engine):

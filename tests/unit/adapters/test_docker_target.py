@@ -46,7 +46,8 @@ class Engine:
         self.all, self.busy, self.pulled, self.start_error, self.images_here = {}, set(), [], None, set()
         self.api_version, self.runtimes, self.oom, self.create_error = "1.43", {}, 0, None
         self.containers = types.SimpleNamespace(get=self._get, list=self._list, create=self._create)
-        self.images = types.SimpleNamespace(get=self._image, pull=self._pull)
+        self.images = types.SimpleNamespace(get=self._image)
+        self.api, self.pull_error = types.SimpleNamespace(pull=self._pull), None
 
     def version(self):
         return {"ApiVersion": self.api_version, "Version": "99"}
@@ -81,8 +82,9 @@ class Engine:
         if reference not in self.images_here:
             raise ImageNotFound("no")
 
-    def _pull(self, repository, *, tag, auth_config):
+    def _pull(self, repository, *, tag, auth_config, **_):
         self.pulled.append((repository, tag, auth_config))
+        return [{"status": "Pulling"}, {"error": self.pull_error} if self.pull_error else {"status": "Done"}]
 
 
 def refused(status, text):
@@ -122,6 +124,20 @@ def test_an_image_that_is_here_is_not_pulled(engine):
     engine.images_here.add(IMAGE.reference)
     start(target(engine))
     assert engine.pulled == []
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "code"),
+    [
+        ("write /x: no space left on device", ServiceUnavailable, "PULL_FAILED"),
+        ("denied: requested access", PermanentError, "REGISTRY_REFUSED"),
+    ],
+)
+def test_a_pull_that_fails_is_told_with_the_engines_words(engine, said, kind, code):
+    engine.pull_error = said
+    with pytest.raises(kind, match=said.partition(":")[0]) as error:
+        start(target(engine))
+    assert (error.value.code, engine.all) == (code, {})
 
 
 def test_a_running_container_is_adopted_and_an_ended_one_started(engine):
