@@ -32,7 +32,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
 
-.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services lock lock-check format
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services lock lock-check format serving-base
 
 all: format-check lint types test ## format check, lint, types, tests: what CI runs
 
@@ -62,6 +62,9 @@ doctor: ## look for what would break
 
 clean: down ## stop everything, then remove the state folder (.dethrone or DETHRONE_HOME)
 	@if [ -d "$(STATE)/secrets" ]; then rm -rf -- "$(STATE)"; echo "removed $(STATE)"; else echo "no state folder at $(STATE)"; fi
+
+serving-base: .venv/.installed ## build the image that releases stand on; VARIANT=cuda, OS_BASE=..., PUSH=registry/path
+	$(BIN)/dethrone serving-base $(if $(VARIANT),--variant $(VARIANT)) $(if $(OS_BASE),--os-base $(OS_BASE)) $(if $(PUSH),--push $(PUSH))
 
 format-check: .venv/.installed-dev ## fail when a file is not formatted
 	$(BIN)/ruff format --check .

@@ -202,6 +202,13 @@ def _add_serving(add: Add) -> None:
     experiment.add_argument("--reason", default="by hand", help="stop: why (kept in the ledger)")
     experiment.add_argument("--id", help="report: the beginning of an experiment's id (empty: the newest)")
 
+    base = add("serving-base", commands_serving.serving_base, "build (and push) the image that releases stand on")
+    base.add_argument("--variant", choices=["cpu", "cuda"], default="cpu")
+    base.add_argument("--os-base", default="python:3.11-slim-bookworm", help="an image with Python 3.11")
+    base.add_argument("--dry-run", action="store_true", help="print the image's name, do nothing")
+    base.add_argument("--push", metavar="REPOSITORY", help="where projects look for it: serving.docker.repository")
+    base.add_argument("--connection", metavar="ID", help="Airflow connection with the registry's login and password")
+
 
 def _fail(error: PipelineError, code: int) -> int:
     print(f"error [{error.code}]: {error}", file=sys.stderr)  # noqa: T201

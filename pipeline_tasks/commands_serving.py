@@ -79,3 +79,37 @@ def graph(arguments: argparse.Namespace) -> Any:
         return {"project": name, "generation": route.generation, "version": route.champion_version}
     plan = wiring.plan_graph(parts, name)
     return {"version": plan.version, **plan.serving} if arguments.json else wiring.as_text(plan)
+
+
+def serving_base(arguments: argparse.Namespace) -> Any:
+    """Build the base image of this checkout's lock, and push it where asked."""
+    from pipeline_tasks.adapters import serving_base as adapter
+    from pipeline_tasks.adapters.airflow_connections import registry_credentials
+    from pipeline_tasks.adapters.docker_target import engine_errors
+    from pipeline_tasks.adapters.registry import split_repository
+    from pipeline_tasks.assembly import ROOT
+    from pipeline_tasks.settings import home_from, process_environment
+    from pipeline_tasks.wiring.images import engine_of
+
+    if arguments.push is not None:
+        split_repository(arguments.push)
+    if arguments.dry_run:
+        name = f"{adapter.LOCAL_NAME}:{adapter.recipe(ROOT).tag(arguments.variant)}"
+        return {"image": name, "built": False, "pushed": None}
+    environment = process_environment()
+    with engine_errors():
+        engine = engine_of(environment)()
+        name, built = adapter.build_base(
+            adapter.recipe(ROOT),
+            variant=arguments.variant,
+            os_base=arguments.os_base,
+            engine=engine,
+            environment=environment,
+            scratch=home_from(environment) / "scratch",
+        )
+        pushed = None
+        if arguments.push is not None:
+            found = registry_credentials(arguments.connection) if arguments.connection else None
+            auth = {"username": found.username, "password": found.password} if found else None
+            pushed = adapter.push_base(engine, name, repository=arguments.push, auth=auth)
+    return {"image": name, "built": built, "pushed": pushed}

@@ -161,7 +161,7 @@ class ServerHandle:
 
 
 class DeploymentTarget(Protocol):
-    """Where releases run: `process` (supervised `bentoml serve`), later `docker` and `kubernetes`."""
+    """Where releases run: `process` (supervised `bentoml serve`), `docker`, later `kubernetes`."""
 
     def start(self, *, deployment_id: str, bento_tag: str, environment: Mapping[str, str]) -> ServerHandle:
         """Start (or adopt, by deployment id) a server; returns before it is ready."""
@@ -174,3 +174,6 @@ class DeploymentTarget(Protocol):
 
     def list(self) -> Mapping[str, str]:
         """Return deployment id -> state of everything this target runs."""
+
+    def describe(self, deployment_id: str) -> str:
+        """Return what a person needs to know of a server that failed: its state and its last log lines."""

@@ -290,16 +290,37 @@ class Rollout(_Model):
     limits: RolloutLimits = RolloutLimits()
 
 
+class DockerServing(_Model):
+    """Where and how the containers of this project's releases run."""
+
+    repository: str = Field(
+        description="Where images go, <registry>/<path>, for example localhost:5000/dethrone; base and releases alike."
+    )
+    connection: str | None = Field(
+        None, description="Airflow connection with login and password of the registry; none where it asks for none."
+    )
+    base: Literal["cpu", "cuda"] = Field("cpu", description="Variant of the base image (make serving-base).")
+    network: str | None = Field(
+        None, description="Docker network to join; without one the service is published on a loopback port."
+    )
+    memory: str = Field("2g", pattern=r"^[1-9][0-9]*[mg]$", description="Most memory of a container, swap included.")
+    cpus: float | None = Field(None, gt=0, description="Most CPUs of a container.")
+    pids: int = Field(256, ge=16, description="Most processes and threads of a container.")
+    gpus: int | Literal["all"] = Field(0, description="How many GPUs a container asks for.")
+    require_gpus: bool = Field(default=True, description="Refuse to ship where the engine has no GPU; false: use CPU.")
+
+
 class Serving(_Model):
     """How predictions are answered and what is logged."""
 
-    target: Literal["process"] = "process"
+    target: Literal["process", "docker"] = "process"
     runtime: Literal["eager", "onnx", "onnx-int8"] = Field(
         "eager",
         description="What computes the answers, in the gate and in serving alike: eager = torch; onnx = ONNX Runtime; "
         "onnx-int8 = that with weights and activations in 8 bits, calibrated on training items. These two run on the "
         "CPU. Another runtime is another model version: it is trained and judged.",
     )
+    docker: DockerServing | None = None
     review_below: float = Field(0.5, ge=0, le=1, description="Answers with less confidence say needs_review.")
     top_k: int = Field(3, ge=1)
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(

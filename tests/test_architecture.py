@@ -9,7 +9,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("dags", "pipeline_tasks", "bento_services", "data_checks")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-AIRFLOW_FILES = {"pipeline_tasks/airflow_glue.py", "pipeline_tasks/airflow_plugin.py"}
+AIRFLOW_FILES = {
+    "pipeline_tasks/airflow_glue.py",
+    "pipeline_tasks/airflow_plugin.py",
+    "pipeline_tasks/adapters/airflow_connections.py",
+}
 ENVIRONMENT_FILES = {
     "pipeline_tasks/settings.py",
     "bento_services/gateway/config.py",

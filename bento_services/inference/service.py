@@ -13,7 +13,7 @@ import bentoml
 
 from bento_services.heads import bound_heads
 from bento_services.inference.batcher import MicroBatcher
-from bento_services.inference.config import tracing
+from bento_services.inference.config import tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
 from bento_services.inference.memory import keep_freed_memory
 from bento_services.inference.predictor import predict_rows, probe
@@ -49,7 +49,7 @@ class Inference:
         die_with_parent()
         keep_freed_memory()
         folder = _model_dir()
-        self._tuning = load_tuning(folder)
+        self._tuning = load_tuning(folder, text=tuning_text())
         self._model = load_model(folder)
         self._batcher: MicroBatcher[Array, Row] = MicroBatcher(
             functools.partial(predict_rows, self._model),

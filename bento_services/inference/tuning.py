@@ -89,10 +89,13 @@ def save_tuning(tuning: Tuning, folder: Path) -> None:
     (folder / TUNING_NAME).write_text(json.dumps(document, indent=1) + "\n")
 
 
-def load_tuning(folder: Path) -> Tuning:
-    """Return the release's tuning, or the default where it has none or one that cannot be meant."""
+def load_tuning(folder: Path, *, text: str | None = None) -> Tuning:
+    """Return the release's tuning, or the default where it has none or one that cannot be meant.
+
+    `text` is what the environment says instead of the file beside the model.
+    """
     try:
-        document = json.loads((folder / TUNING_NAME).read_text())
+        document = json.loads((folder / TUNING_NAME).read_text() if text is None else text)
         size, queue = int(document["max_batch_size"]), int(document["max_queue"])
         times = {int(key): float(value) for key, value in document["seconds_by_size"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

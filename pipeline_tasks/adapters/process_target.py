@@ -92,9 +92,8 @@ class ProcessTarget:
             if info.state == "RUNNING" and health.http_health(url, timeout_seconds=2).ok:
                 return
             time.sleep(self._poll_seconds)
-        tail = "\n".join(log_tail(self._layout.log_file(name), num_lines=15))
         raise ServiceUnavailable(
-            f"deployment {deployment_id} must become ready (got {reason}). Its last log lines:\n{tail}",
+            f"deployment {deployment_id} must become ready (got {reason}). {self.describe(deployment_id)}",
             code="DEPLOYMENT_NOT_READY",
         )
 
@@ -112,6 +111,11 @@ class ProcessTarget:
             for name, info in self._supervisor.processes().items()
             if name.startswith(INFERENCE_PREFIX)
         }
+
+    def describe(self, deployment_id: str) -> str:
+        """Return a server's last log lines."""
+        tail = "\n".join(log_tail(self._layout.log_file(_program_name(deployment_id)), num_lines=15))
+        return f"Its last log lines:\n{tail}"
 
     def address(self, deployment_id: str) -> str:
         """Return where a deployment listens.

@@ -290,6 +290,19 @@ releases = sa.Table(
     _time("created_at"),
 )
 
+release_images = sa.Table(
+    "release_images",
+    metadata,
+    _key("project"),
+    _key("release_id"),
+    _key("image"),  # repository@sha256:...: what a container runs
+    _text("image_id"),
+    _text("base_digest"),
+    sa.Column("layer_bytes", sa.BigInteger, nullable=False),
+    _text("sbom_key"),
+    _time("created_at"),
+)
+
 deployments = sa.Table(
     "deployments",
     metadata,
@@ -430,6 +443,7 @@ APPEND_ONLY = (
     verdicts,
     approvals,
     releases,
+    release_images,
     deployments,
     routes,
     ledger,

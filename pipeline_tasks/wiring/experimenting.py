@@ -15,7 +15,7 @@ from pipeline_tasks.experiments import task as experiment_task
 from pipeline_tasks.experiments.comparison import compare_arms
 from pipeline_tasks.experiments.log import read_log
 from pipeline_tasks.wiring.noting import note_head
-from pipeline_tasks.wiring.shipping import check_answers, restore_bento
+from pipeline_tasks.wiring.shipping import check_answers, restore_bento, target_of
 
 
 def start(
@@ -87,10 +87,11 @@ def _said(record: RouteRecord) -> dict[str, Any]:
 
 
 def _outside(parts: Parts, project: str, *, attempt: Attempt) -> experiment_task.Outside:
+    loaded = parts.project(project)
     return experiment_task.Outside(
-        project=parts.project(project),
+        project=loaded,
         serving=ServingRepository(parts.database),
-        target=parts.target,
+        target=target_of(parts, loaded),
         gateway=parts.gateway,
         release_of=functools.partial(_release_of, parts, project),
         check=functools.partial(check_answers, parts),

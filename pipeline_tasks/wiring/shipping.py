@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -16,10 +17,12 @@ from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRef, Route, RouteEntry
 from pipeline_tasks.deployment import task as deployment_task
+from pipeline_tasks.deployment.plan import deployment_id_of
 from pipeline_tasks.deployment.rolling import ROLLING, Rollout, return_abandoned, roll_out
-from pipeline_tasks.errors import GateClosed, PermanentError
+from pipeline_tasks.errors import GateClosed, PermanentError, ServiceUnavailable
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.contradictions import judged_weights
+from pipeline_tasks.ports import DeploymentTarget
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer, golden_answers
@@ -76,22 +79,51 @@ def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: s
     model = _judged_model(parts, project, verdict_id)
     _require_same_lock(parts, project, model)
     scratch = parts.settings.scratch_dir / "release" / attempt.holder.replace("/", "_").replace(":", "_")
-    return release_task.release(
-        loaded,
-        model,
-        verdict_id=verdict_id,
-        lock_hash=lock_hash(),
-        records=ReleaseRepository(parts.database),
-        store=parts.store,
-        packager=BentoPackager(parts.settings.bentoml_home),
-        start=lambda built: deployment_task.start_release(loaded, built, target=parts.target),
-        ask=ask_server,
-        golden=lambda: golden_items(parts, project, model),
-        fence=parts.fence(project, "release", attempt),
-        run_id=attempt.run_id,
-        now=utc_now(),
-        scratch=scratch,
-    )
+    target = target_of(parts, loaded)
+    release_id = release_task.release_id_of(model, verdict_id=verdict_id, lock_hash=lock_hash())
+    with _contender_removed(target, deployment_id_of(project, release_id)):
+        return release_task.release(
+            loaded,
+            model,
+            verdict_id=verdict_id,
+            lock_hash=lock_hash(),
+            records=ReleaseRepository(parts.database),
+            store=parts.store,
+            packager=BentoPackager(parts.settings.bentoml_home),
+            start=lambda built: deployment_task.start_release(loaded, built, target=target),
+            ask=ask_server,
+            golden=lambda: golden_items(parts, project, model),
+            fence=parts.fence(project, "release", attempt),
+            run_id=attempt.run_id,
+            now=utc_now(),
+            scratch=scratch,
+        )
+
+
+def target_of(parts: Parts, loaded: LoadedProject) -> DeploymentTarget:
+    """Return where a project's releases run."""
+    if loaded.config.serving.target == "docker":
+        from pipeline_tasks.wiring.images import docker_target
+
+        return docker_target(parts, loaded)
+    return cast("DeploymentTarget", parts.target)
+
+
+@contextmanager
+def _contender_removed(target: DeploymentTarget, deployment_id: str) -> Iterator[None]:
+    """Stop a server that did not get ready or failed its check, and tell with the error what the target knows of it."""
+    try:
+        yield
+    except GateClosed as error:
+        if error.code != "INFRA_CHECK":
+            raise
+        known = target.describe(deployment_id)
+        target.stop(deployment_id)
+        raise GateClosed(f"{error} {known}", code=error.code) from error
+    except ServiceUnavailable as error:
+        if error.code == "DEPLOYMENT_NOT_READY":
+            target.stop(deployment_id)
+        raise
 
 
 def require_promotable(parts: Parts, loaded: LoadedProject, verdict_id: str) -> None:
@@ -184,7 +216,7 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
     restore_bento(parts, release)
     shared: dict[str, Any] = {
         "serving": ServingRepository(parts.database),
-        "target": parts.target,
+        "target": target_of(parts, loaded),
         "gateway": parts.gateway,
         "require_promotable": functools.partial(require_promotable, parts, loaded, release.verdict_id),
         "attempt": attempt,
@@ -205,10 +237,11 @@ def end_abandoned_rollout(parts: Parts, project: str, *, attempt: Attempt) -> No
     head = serving.head_record(project)
     if head is None or head.action not in ROLLING:
         return  # as ever; the gateway need not be there
+    loaded = parts.project(project)
     returned = return_abandoned(
-        parts.project(project),
+        loaded,
         serving=serving,
-        target=parts.target,
+        target=target_of(parts, loaded),
         gateway=parts.gateway,
         attempt=attempt,
         fence=lambda: parts.fence(project, "ship", attempt),
@@ -264,10 +297,11 @@ def roll_back(
         restore_bento(parts, release)
         return release
 
+    loaded = parts.project(project)
     route = deployment_task.rollback(
-        parts.project(project),
+        loaded,
         serving=ServingRepository(parts.database),
-        target=parts.target,
+        target=target_of(parts, loaded),
         gateway=parts.gateway,
         release_of=release_of,
         check=functools.partial(check_answers, parts),

@@ -14,6 +14,7 @@ from pipeline_tasks.project_loader import json_schema, load_project, load_projec
 from pipeline_tasks.project_yaml import MAX_FILE_BYTES, ProjectError, parse_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCKER = "  target: docker\n  docker: {repository:"
 
 
 @pytest.fixture
@@ -45,6 +46,13 @@ def test_the_committed_projects_load():
 
 def test_the_schema_file_is_the_schema():
     assert json.loads((ROOT / "docs" / "project.schema.json").read_text()) == json_schema()
+
+
+@pytest.mark.parametrize("repository", ["localhost:5000/dethrone", "localhost/x", "registry.example.org/a/b-c"])
+def test_a_project_on_docker_loads(folder, repository):
+    edit(folder, "  top_k: 2", f"  top_k: 2\n{DOCKER} '{repository}', gpus: all, connection: registry}}")
+    serving = load_project(folder).config.serving
+    assert (serving.docker.repository, serving.docker.gpus, serving.docker.base) == (repository, "all", "cpu")
 
 
 def test_every_example_key_is_in_the_schema():
@@ -249,6 +257,14 @@ SINGLE = [
         "  rollout: {strategy: canary, bake_seconds: 100, shadow_seconds: 50, deadline_seconds: 350}",
         "bake_seconds of every step together (got 350 and 350)",
     ),
+    ("  top_k: 2", "  target: docker", "serving.docker must be set when serving.target is docker (got nothing)."),
+    ("  top_k: 2", f"{DOCKER} dethrone}}", "serving.docker.repository must be <registry host>/<path> in lower case"),
+    ("  top_k: 2", f"{DOCKER} docker/x}}", "serving.docker.repository must be <registry host>/<path> in lower case"),
+    ("  top_k: 2", f"{DOCKER} r.io/x:1}}", "without a tag (got 'r.io/x:1')."),
+    ("  top_k: 2", f"{DOCKER} r.io/x, gpus: -1}}", "serving.docker.gpus must be 0 or more, or all (got -1)."),
+    ("  top_k: 2", f"{DOCKER} r.io/x, network: 'a b'}}", "serving.docker.network must be letters, digits and _.-"),
+    ("  top_k: 2", f"{DOCKER} r.io/x, memory: lots}}", "serving.docker.memory"),
+    ("  top_k: 2", "  target: kubernetes", "serving.target"),
     ("  top_k: 2", "  top_k: 3", "serving.top_k must be at most the number of labels.classes (got 3 and 2)."),
     (
         "train:",

@@ -1,0 +1,190 @@
+"""Build the base image that every release stands on, with what the machine's own package settings offer."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.errors import ConfigError, PermanentError
+from pipeline_tasks.release.image import LABEL, LOCK_LABEL, PACKAGES_LABEL
+
+logger = logging.getLogger(__name__)
+
+Variant = Literal["cpu", "cuda"]
+LOCAL_NAME = "dethrone-serving-base"
+OS_BASE = "python:3.11-slim-bookworm"
+PLATFORM = "x86_64-manylinux_2_28"
+INSTALL_TIMEOUT_SECONDS = 1800
+# For building against torch, not for running it; scripts name the interpreter of the machine that built.
+NOT_SERVED = (
+    "bin",
+    "torch/bin/protoc*",
+    "torch/bin/test_*",
+    "torch/include",
+    "torch/share",
+    "torch/test",
+    "torchgen/packaged",
+)
+COMPILE = (sys.executable, "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash")
+# uv does not read pip's settings: hand over those that say where packages come from.
+PIP_TO_UV = {"PIP_FIND_LINKS": "UV_FIND_LINKS", "PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_CERT": "SSL_CERT_FILE"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipe:
+    """The two files that fix a base image."""
+
+    lock: Path
+    dockerfile: Path
+
+    def tag(self, variant: str) -> str:
+        """Return the tag of this lock's base image; another lock or Dockerfile, another tag."""
+        return f"base-{sha256_hex(self.lock.read_bytes() + self.dockerfile.read_bytes())[:12]}-{variant}"
+
+
+def recipe(root: Path) -> Recipe:
+    """Return the recipe of this checkout."""
+    return Recipe(root / "requirements" / "serving.lock", root / "deploy" / "docker" / "serving-base.Dockerfile")
+
+
+def build_base(
+    made_from: Recipe, *, variant: Variant, os_base: str, engine: Any, environment: Mapping[str, str], scratch: Path
+) -> tuple[str, bool]:
+    """Build the base image unless the engine has it; return its name and whether it was built now.
+
+    Raises:
+        ConfigError: the packages are of the other variant, or the base of the OS is not there.
+        PermanentError: BUILD_FAILED, with the last lines.
+    """
+    from docker.errors import ImageNotFound
+
+    name = f"{LOCAL_NAME}:{made_from.tag(variant)}"
+    try:
+        engine.images.get(name)
+    except ImageNotFound:
+        logger.info("%s is not there yet: it is built once for this lock", name)
+    else:
+        return name, False
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="serving-base-", dir=scratch) as folder:
+        site = Path(folder) / "site"
+        install(made_from.lock, site=site, variant=variant, environment=environment)
+        shutil.copyfile(made_from.dockerfile, Path(folder) / "Dockerfile")
+        labels = {
+            PACKAGES_LABEL: " ".join(installed(site)),
+            LOCK_LABEL: sha256_hex(made_from.lock.read_bytes()),
+            f"{LABEL}.variant": variant,
+            "org.opencontainers.image.title": "dethrone serving base",
+            "org.opencontainers.image.base.name": os_base,
+        }
+        _build(engine, Path(folder), name=name, os_base=os_base, labels=labels)
+    return name, True
+
+
+def install(lock: Path, *, site: Path, variant: Variant, environment: Mapping[str, str]) -> None:
+    """Put the locked packages into a folder, compiled, without what only building needs."""
+    given = {uv: environment[pip] for pip, uv in PIP_TO_UV.items() if pip in environment}
+    env = {**given, **environment}
+    if variant == "cpu" and not {"UV_TORCH_BACKEND", "UV_FIND_LINKS"} & set(env):
+        env["UV_TORCH_BACKEND"] = "cpu"  # the package index has the build with CUDA only
+    options = [
+        "--python",
+        sys.executable,
+        "--python-platform",
+        PLATFORM,
+        "--only-binary",
+        ":all:",
+        "--link-mode",
+        "copy",
+    ]
+    _run([str(_uv()), "pip", "install", "--quiet", "--target", str(site), *options, "-r", str(lock)], environment=env)
+    _require_variant(site, variant)
+    for path in [path for pattern in NOT_SERVED for path in site.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _run(
+        [*COMPILE, "-s", str(site), "-p", "/opt/serving", str(site)],
+        environment=env,
+        check=False,  # some packages ship templates that are no Python
+    )
+
+
+def installed(site: Path) -> list[str]:
+    """Return `name==version` of every package in a folder."""
+    found = importlib.metadata.distributions(path=[str(site)])
+    return sorted({f"{one.metadata['Name']}=={one.version}" for one in found}, key=str.lower)
+
+
+def push_base(engine: Any, name: str, *, repository: str, auth: Mapping[str, str] | None) -> str:
+    """Give the base image its name in a registry and push it; what the registry has is not sent again.
+
+    Raises:
+        PermanentError: REGISTRY_REFUSED or PUSH_FAILED.
+    """
+    tag = name.partition(":")[2]
+    engine.images.get(name).tag(repository, tag=tag)
+    for line in engine.images.push(
+        repository, tag=tag, stream=True, decode=True, auth_config=dict(auth) if auth else None
+    ):
+        if "error" in line:
+            raise PermanentError(
+                f"{repository} must take the base image (got {str(line['error'])[:300]}). Look at the registry and at "
+                "serving.docker.connection.",
+                code="PUSH_FAILED",
+            )
+    return f"{repository}:{tag}"
+
+
+def _build(engine: Any, folder: Path, *, name: str, os_base: str, labels: Mapping[str, str]) -> None:
+    from docker.errors import APIError, BuildError
+
+    try:
+        engine.images.build(
+            path=str(folder), tag=name, buildargs={"OS_BASE": os_base}, labels=dict(labels), rm=True, forcerm=True
+        )
+    except (BuildError, APIError) as error:
+        raise PermanentError(
+            f"{name} must build on {os_base} (got {str(error)[:400]}). Name another base with OS_BASE=...",
+            code="BUILD_FAILED",
+        ) from error
+
+
+def _uv() -> Path:
+    path = Path(sys.executable).parent / "uv"
+    if not path.is_file():
+        raise ConfigError(f"uv must be installed beside {sys.executable} (got none). Run `make install`.")
+    return path
+
+
+def _run(command: Sequence[str], *, environment: Mapping[str, str], check: bool = True) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603  (our own interpreter and uv; no user text)
+            command, env=dict(environment), capture_output=True, text=True, timeout=INSTALL_TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PermanentError(f"{command[1]} must end within {error.timeout:.0f} s.", code="BUILD_FAILED") from error
+    if check and done.returncode != 0:
+        last = " | ".join(done.stderr.strip().splitlines()[-5:])
+        raise PermanentError(f"{command[1]} must succeed (got {done.returncode}: {last[:600]}).", code="BUILD_FAILED")
+
+
+def _require_variant(site: Path, variant: Variant) -> None:
+    """Refuse a torch of the other variant: a CPU build never sees a GPU, a CUDA build is gigabytes for nothing."""
+    text = (site / "torch" / "version.py").read_text()
+    line = next((one for one in text.splitlines() if one.startswith("cuda:")), "cuda: = None")
+    found = "cpu" if line.partition("=")[2].strip() == "None" else "cuda"
+    if found != variant:
+        backend = "cpu" if variant == "cpu" else "cu128"
+        raise ConfigError(
+            f"VARIANT must be what the package index gives (got {variant}, and torch is a {found} build). "
+            f"Say where torch comes from: make serving-base VARIANT={variant} TORCH_BACKEND={backend}.",
+            code="WRONG_VARIANT",
+        )

@@ -1,0 +1,45 @@
+"""The container images of releases."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database, insert_ignore
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """An image of a release: the reference to run it by, and how much of it is the release's own."""
+
+    project: str
+    release_id: str
+    image: str
+    image_id: str
+    base_digest: str
+    layer_bytes: int
+    sbom_key: str
+
+
+class ImageRepository:
+    """Which images were pushed for which release."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, image: ImageRecord, *, now: dt.datetime) -> None:
+        """Write that an image is in its registry; the same one again changes nothing."""
+        with self._database.write() as connection:
+            insert_ignore(connection, t.release_images, [{**dataclasses.asdict(image), "created_at": now}])
+
+    def of_release(self, project: str, release_id: str) -> list[ImageRecord]:
+        """Return a release's images, oldest first: more than one when it was pushed again on another base."""
+        table = t.release_images.c
+        fields = [table[field.name] for field in dataclasses.fields(ImageRecord)]
+        query = sa.select(*fields).where(table.project == project, table.release_id == release_id)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(table.created_at, table.image)).mappings()
+            return [ImageRecord(**row) for row in rows]

@@ -1,0 +1,156 @@
+"""Wire a project's Docker target: its registry, its base image, and the image of each release."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bento_services.inference.config import TUNING_KEY
+from bento_services.inference.tuning import TUNING_NAME
+from pipeline_tasks.adapters.docker_target import DockerTarget, RunnableImage
+from pipeline_tasks.adapters.registry import Credentials, Registry
+from pipeline_tasks.adapters.serving_base import recipe
+from pipeline_tasks.assembly import ROOT, Parts, utc_now
+from pipeline_tasks.catalog.images import ImageRecord, ImageRepository
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.faults import crash_point
+from pipeline_tasks.models.artifact import MANIFEST_NAME
+from pipeline_tasks.project import DockerServing, LoadedProject
+from pipeline_tasks.release import image as images
+
+logger = logging.getLogger(__name__)
+
+ENGINE_TIMEOUT_SECONDS = 120
+
+
+def docker_target(parts: Parts, loaded: LoadedProject) -> DockerTarget:
+    """Return the target of a project whose serving.target is docker."""
+    config = loaded.config.serving.docker
+    if config is None:  # the project's checks have said so already
+        raise ConfigError(f"serving.docker of {loaded.name} must be set (got nothing).")
+    return DockerTarget(
+        home=str(parts.settings.home),
+        config=config,
+        engine=engine_of(parts.settings.environment),
+        publish=functools.partial(publish, parts, loaded.name, config),
+    )
+
+
+def engine_of(environment: Mapping[str, str]) -> Any:
+    """Return what connects to the Docker engine that DOCKER_HOST names, once."""
+
+    @functools.cache
+    def engine() -> Any:
+        import docker
+
+        return docker.from_env(environment=dict(environment), timeout=ENGINE_TIMEOUT_SECONDS)
+
+    return engine
+
+
+def credentials_of(config: DockerServing) -> Credentials | None:
+    """Return what the project's connection holds; None where its registry asks for nothing."""
+    if config.connection is None:
+        return None
+    from pipeline_tasks.adapters.airflow_connections import registry_credentials
+
+    return registry_credentials(config.connection)
+
+
+def publish(parts: Parts, project: str, config: DockerServing, bento_tag: str) -> RunnableImage:
+    """Let the registry have the image of a bento, record it, and return how to run it.
+
+    The image is a pure function of bento and base, so a retry sends only what is missing and names the same digest.
+
+    Raises:
+        ConfigError: BASE_IMAGE_MISSING, the registry has no base image for this lock.
+        ServiceUnavailable, PermanentError: the registry is away, full, or refuses the credentials.
+    """
+    credentials = credentials_of(config)
+    registry = Registry(config.repository, credentials=credentials)
+    base = _base_image(registry, config)
+    name, release_id = bento_tag.split(":")
+    home = parts.settings.bentoml_home
+    bento, model = home / "bentos" / name / release_id, home / "models" / name / release_id
+    facts = _facts(bento, model)
+    base_packages = base.labels.get(images.PACKAGES_LABEL, "").split()
+    bill = images.sbom(
+        base_packages, project=project, version=facts["version"], digest=facts["weights"], base_digest=base.digest
+    )
+    labels = images.image_labels(
+        project=project,
+        release_id=release_id,
+        verdict_id=facts["verdict"],
+        bento_digest=facts["bento"],
+        model=facts,
+        base=base,
+    )
+    built = images.build_image(
+        base, {**images.bento_files(bento, model, tag=bento_tag), images.SBOM_NAME: bill}, labels=labels
+    )
+    if registry.manifest(built.digest) is None:
+        registry.push_blob(built.layer)
+        crash_point("release.push.after")
+        registry.push_blob(built.config)
+        registry.push_manifest(built.manifest, media_type=built.media_type, tag=f"{project}-{release_id}")
+    sbom_key = f"bentos/{project}/{release_id}.{built.digest[7:19]}.{images.SBOM_NAME}"
+    parts.store.put(sbom_key, bill, content_type="application/vnd.cyclonedx+json")
+    record = ImageRecord(
+        project=project,
+        release_id=release_id,
+        image=f"{config.repository}@{built.digest}",
+        image_id=built.image_id,
+        base_digest=base.digest,
+        layer_bytes=len(built.layer),
+        sbom_key=sbom_key,
+    )
+    ImageRepository(parts.database).record(record, now=utc_now())
+    crash_point("release.push.recorded")
+    logger.info("image %s: %d bytes sent", record.image, registry.bytes_sent)
+    auth = {"username": credentials.username, "password": credentials.password} if credentials else None
+    return RunnableImage(record.image, environment=_tuning(model), auth=auth)
+
+
+def _base_image(registry: Registry, config: DockerServing) -> images.BaseImage:
+    tag = recipe(ROOT).tag(config.base)
+    manifest = registry.manifest(tag)
+    if manifest is None:
+        variant = "" if config.base == "cpu" else f" VARIANT={config.base}"
+        raise ConfigError(
+            f"{registry.repository} must hold the base image {tag} (got none for this lock). Build and push it once: "
+            f"make serving-base{variant} PUSH={registry.repository}. The champion keeps serving.",
+            code="BASE_IMAGE_MISSING",
+        )
+    config_blob = json.loads(registry.blob(manifest.document["config"]["digest"]))
+    return images.BaseImage(
+        digest=manifest.digest,
+        media_type=manifest.media_type,
+        layers=tuple(manifest.document["layers"]),
+        config=config_blob,
+    )
+
+
+def _facts(bento: Path, model: Path) -> dict[str, str]:
+    """Return what the image's labels say, from the bento and its model's manifest."""
+    labels = yaml.safe_load((bento / "bento.yaml").read_text())["labels"]
+    manifest = json.loads((model / MANIFEST_NAME).read_bytes())
+    return {
+        "version": manifest["config"]["version"],
+        "lock_hash": manifest["config"]["lock_hash"],
+        "code_revision": manifest["origin"]["code_revision"],
+        "weights": manifest["weights_digest"],
+        "verdict": str(labels.get("verdict", "")),
+        "bento": str(labels["digest"]),
+    }
+
+
+def _tuning(model: Path) -> dict[str, str]:
+    """Return the measured sizes as the container's environment: measured anew they would change the image."""
+    path = model / TUNING_NAME
+    return {TUNING_KEY: path.read_text()} if path.is_file() else {}
