@@ -23,7 +23,7 @@ from pipeline_tasks.models.artifact import load
 from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, serving, write_model
-from tests.service.test_hostile_bodies import IMAGES, lying_png
+from tests.service.test_hostile_bodies import IMAGES
 from tests.services import answers, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -195,18 +195,9 @@ def test_a_hostile_image_is_a_422_here_too(client):
     for name, body in IMAGES.items():
         began = time.monotonic()
         refused = ask(client, body)
-        # What decodes may be answered: the gateway's guards are stricter.
-        assert refused.status_code in {200, 422}, name
-        assert refused.status_code == 200 or refused.json()["error"]["field"] == "body", name
+        assert (refused.status_code, refused.json()["error"]["field"]) == (422, "body"), name
         assert "Traceback" not in refused.text
         assert time.monotonic() - began < 2, name
-
-
-def test_no_image_of_a_bombs_size_is_decoded(client, served):
-    for side in (12_000, 30_000):
-        assert ask(client, lying_png(side, side)).json()["error"]["code"] == "IMAGE_TOO_LARGE"
-    for name in ("nothing", "truncated", "half", "pickle", "zip", "svg", "npy"):
-        assert ask(client, IMAGES[name]).status_code == 422, name
 
 
 def test_bent_http_is_refused_and_nothing_behind_it_is_answered(client, served):
