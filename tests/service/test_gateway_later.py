@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+import threading
+import time
 
+import httpx
 import pytest
 
 from bento_services.gateway import later as module
 from bento_services.gateway.callbacks import parse_policy
 from bento_services.gateway.client import Failed, Rejected, Scores
+from bento_services.gateway.guard import DECODE_IN_THREAD_BYTES
 from bento_services.gateway.reviews import Audited, Review
 from tests.service.conftest import bearer, png, token_of
 from tests.service.servers import CLASSES
@@ -196,6 +201,33 @@ def test_a_catalog_that_is_away_is_said_not_guessed(bench):
     elsewhere = look(bench, "f" * 32)
     assert error_of(elsewhere)[:2] == (503, "CATALOG_AWAY")
     assert elsewhere.headers["retry-after"] == "10"
+
+
+def test_a_catalog_that_hangs_takes_no_thread_from_predictions_and_is_said_to_be_away(bench, monkeypatch):
+    monkeypatch.setattr(module, "REVIEW_LOOK_SECONDS", 0.5)
+    bench.models.replies = {"d1": UNSURE}
+    known = bench.predict().json()["prediction_id"]
+    answers_again = threading.Event()
+    bench.reviews.find = lambda *_, **__: answers_again.wait(20)
+    bench.models.replies = {}
+
+    async def crowd():
+        transport = httpx.ASGITransport(app=bench.client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=bearer()) as client:
+            looks = [asyncio.ensure_future(client.get(f"/v1/predictions/{known}")) for _ in range(60)]
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            image = png(side=200)
+            assert len(image) > DECODE_IN_THREAD_BYTES
+            assert (await client.post("/v1/projects/fashion/predict", content=image)).status_code == 200
+            seconds = time.monotonic() - began
+            found = [(await look).json()["review"]["state"] for look in looks]
+            answers_again.set()
+            return seconds, found
+
+    seconds, found = asyncio.run(crowd())
+    assert seconds < 0.4
+    assert found == ["catalog_away"] * 60
 
 
 def test_an_audited_prediction_that_only_the_catalog_knows_is_the_projects_to_read(bench):

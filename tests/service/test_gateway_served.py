@@ -380,20 +380,20 @@ HEAD = (
 GOOD_HEAD = HEAD % TOKEN.encode()
 
 
-@pytest.mark.parametrize("data", broken(GOOD_HEAD).values(), ids=broken(GOOD_HEAD))
-def test_bent_http_is_refused_and_the_next_request_is_answered(quiet, data):
-    got = raw(quiet.port, data)
-    assert all(400 <= status < 500 for status in statuses(got)), got[:500]
-    assert b"Traceback" not in got
+def test_bent_http_is_refused_and_the_next_request_is_answered(quiet):
+    for name, data in broken(GOOD_HEAD).items():
+        got = raw(quiet.port, data, timeout_seconds=2.5)
+        assert all(400 <= status < 500 for status in statuses(got)), (name, got[:500])
+        assert b"Traceback" not in got, name
+    assert statuses(raw(quiet.port, broken(GOOD_HEAD)["huge header"])) in ([431], [])
     assert ask(quiet.url).status_code == 200
 
 
-@pytest.mark.parametrize("data", ambiguous(GOOD_HEAD).values(), ids=ambiguous(GOOD_HEAD))
-def test_a_message_that_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered(quiet, data):
-    got = raw(quiet.port, data)
-    (status,) = statuses(got)
-    assert 400 <= status < 500, got[:500]
-    assert b"dethrone_" not in got
+def test_a_message_that_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered(quiet):
+    for name, data in ambiguous(GOOD_HEAD).items():
+        got = raw(quiet.port, data)
+        assert [400 <= status < 500 for status in statuses(got)] == [True], (name, got[:500])
+        assert b"dethrone_" not in got, name
     assert ask(quiet.url).status_code == 200
 
 

@@ -23,7 +23,7 @@ from pipeline_tasks.models.artifact import load
 from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, serving, write_model
-from tests.service.test_hostile_bodies import IMAGES, lying_png
+from tests.service.test_hostile_bodies import IMAGES
 from tests.services import answers, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -191,38 +191,24 @@ def test_hostile_bodies_are_4xx_and_the_process_lives(client, body, media_type, 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 
 
-@pytest.mark.parametrize("body", IMAGES.values(), ids=IMAGES.keys())
-def test_a_hostile_image_is_a_422_here_too(client, body):
-    began = time.monotonic()
-    refused = ask(client, body)
-    if refused.status_code != 200:  # what decodes may be answered: the gateway's guards are stricter
-        assert refused.status_code == 422
-        assert refused.json()["error"]["field"] == "body"
-    assert time.monotonic() - began < 2
-    assert "Traceback" not in refused.text
+def test_a_hostile_image_is_a_422_here_too(client):
+    for name, body in IMAGES.items():
+        began = time.monotonic()
+        refused = ask(client, body)
+        assert (refused.status_code, refused.json()["error"]["field"]) == (422, "body"), name
+        assert "Traceback" not in refused.text
+        assert time.monotonic() - began < 2, name
 
 
-def test_no_image_of_a_bombs_size_is_decoded(client, served):
-    for side in (12_000, 30_000):
-        assert ask(client, lying_png(side, side)).json()["error"]["code"] == "IMAGE_TOO_LARGE"
-    for name in ("nothing", "truncated", "half", "pickle", "zip", "svg", "npy"):
-        assert ask(client, IMAGES[name]).status_code == 422, name
-
-
-@pytest.mark.parametrize("data", [*ambiguous(HEAD).values()], ids=ambiguous(HEAD))
-def test_a_message_that_can_be_read_in_two_ways_is_refused(client, served, data):
-    got = raw(served.port, data)
-    (status,) = statuses(got)
-    assert 400 <= status < 500, got[:500]
-    assert b"dethrone_" not in got
-    assert ask(client, png()).status_code == 200
-
-
-@pytest.mark.parametrize("data", broken(HEAD).values(), ids=broken(HEAD))
-def test_bent_http_is_refused(client, served, data):
-    got = raw(served.port, data, timeout_seconds=12)
-    assert all(400 <= status < 500 for status in statuses(got)), got[:500]
-    assert b"Traceback" not in got
+def test_bent_http_is_refused_and_nothing_behind_it_is_answered(client, served):
+    for name, data in ambiguous(HEAD).items():
+        got = raw(served.port, data)
+        assert [400 <= status < 500 for status in statuses(got)] == [True], (name, got[:500])
+        assert b"dethrone_" not in got, name
+    for name, data in broken(HEAD).items():
+        got = raw(served.port, data, timeout_seconds=1.5)
+        assert all(400 <= status < 500 for status in statuses(got)), (name, got[:500])
+        assert b"Traceback" not in got, name
     assert ask(client, png()).status_code == 200
 
 

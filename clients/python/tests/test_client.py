@@ -17,6 +17,7 @@ from dethrone_client import (
     Client,
     ConnectionFailed,
     ItemError,
+    NodeAnswer,
     Prediction,
     PredictionFailed,
     Review,
@@ -71,6 +72,13 @@ class Gateway:
             monotonic=lambda: self.now,
             **more,
         )
+
+
+def test_a_composed_answer_names_its_nodes():
+    node = {"node": "shoes", "project": "boots", "model_version": "A", "label": "boot", "confidence": 0.9}
+    found = Prediction.from_json(ANSWER | {"answered_by": "shoes", "nodes": [node]})
+    assert (found.answered_by, found.nodes) == ("shoes", (NodeAnswer("shoes", "boots", "A", "boot", 0.9),))
+    assert (PREDICTION.answered_by, PREDICTION.nodes) == (None, ())
 
 
 def test_a_prediction_is_typed_and_the_request_says_who_and_what():

@@ -225,6 +225,10 @@ def test_the_command_checks_applies_and_shows(world, monkeypatch, capsys):
     assert json.loads(run("check", "--json")[1])["version"] == version
     assert cli.main(["history", "triage"]) == 0
     assert "graph      generation 1" in capsys.readouterr().out
+    now = dt.datetime.now(dt.UTC).isoformat()
+    assert cli.main(["history", "triage", "--at", now]) == 0
+    told = capsys.readouterr().out
+    assert (version in told, "launch" in told, "None" in told) == (True, True, False), told
 
 
 def test_the_lineage_of_a_composed_prediction_leads_on_into_its_nodes(world):

@@ -29,8 +29,22 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
+class NodeAnswer:
+    """What one node of a composed project said."""
+
+    node: str
+    project: str
+    model_version: str
+    label: str
+    confidence: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One answer; `label` and `business_label` are None where the gateway abstained."""
+    """One answer; `label` and `business_label` are None where the gateway abstained.
+
+    Of a composed project, `answered_by` is the node whose answer this is, and `nodes` are all that were asked.
+    """
 
     prediction_id: str
     model_version: str
@@ -40,6 +54,8 @@ class Prediction:
     abstained: bool
     top: tuple[Candidate, ...]
     needs_review: bool
+    answered_by: str | None = None
+    nodes: tuple[NodeAnswer, ...] = ()
 
     @classmethod
     def from_json(cls, body: Json) -> Prediction:
@@ -52,7 +68,14 @@ class Prediction:
             abstained=bool(body.get("abstained", False)),
             top=tuple(Candidate(str(one["label"]), float(one["confidence"])) for one in body["top"]),
             needs_review=bool(body["needs_review"]),
+            answered_by=body.get("answered_by"),
+            nodes=tuple(_node(one) for one in body.get("nodes", ())),
         )
+
+
+def _node(body: Json) -> NodeAnswer:
+    names = ("node", "project", "model_version", "label")
+    return NodeAnswer(*(str(body[name]) for name in names), confidence=float(body["confidence"]))
 
 
 @dataclasses.dataclass(frozen=True)
