@@ -253,6 +253,7 @@ class DockerTarget:
                 f"{LABEL}.port": str(port or INNER_PORT),
             },
             "detach": True,
+            "init": True,  # as process 1 a server that is still loading would not hear SIGTERM
             "mem_limit": config.memory,
             "memswap_limit": config.memory,  # no swap: a service that swaps is as good as away
             "pids_limit": config.pids,

@@ -40,14 +40,22 @@ class Daemon:
 
 
 class Engine:
-    """The machine's own engine where one answers, else one of ours."""
+    """An engine of our own, beside any other, where we may start one; else the machine's.
+
+    Its bridge is its own and it changes no firewall rule, so that two engines do not take each other's network away.
+    """
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dethrone-engine-"))
         self.environment = {name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ}
         self.daemon: Daemon | None = None
-        if not self.answers():
+        self._bridge = f"deth{os.getpid()}"
+        if os.getuid() == 0 and shutil.which("dockerd") and shutil.which("ip"):
             self._own()
+        elif not self.answers():
+            raise FileNotFoundError(
+                "no engine answers, and to start one takes root, dockerd (docker.io) and ip (iproute2)"
+            )
 
     def answers(self) -> bool:
         try:
@@ -56,17 +64,26 @@ class Engine:
             return False
 
     def _own(self) -> None:
-        if shutil.which("dockerd") is None:
-            raise FileNotFoundError("dockerd is not installed")
-        if os.getuid() != 0:
-            raise PermissionError("dockerd needs root")
         socket = f"unix://{self.folder / 'docker.sock'}"
         self.environment = {"DOCKER_HOST": socket}
-        command = ["dockerd", "--host", socket, "--data-root", str(self.folder / "data")]
-        command += ["--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "pid")]
+        data = CACHE / "engine" if "DETHRONE_TEST_CACHE" in os.environ else self.folder / "data"
+        address = f"172.31.{os.getpid() % 250}.1/24"
+        for command in (
+            ["link", "add", "name", self._bridge, "type", "bridge"],
+            ["addr", "add", address, "dev", self._bridge],
+            ["link", "set", self._bridge, "up"],
+        ):
+            subprocess.run(["ip", *command], check=True)
+        options = ["--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "pid")]
+        options += ["--bridge", self._bridge, "--iptables=false", "--ip6tables=false"]
+        command = ["dockerd", "--host", socket, "--data-root", str(data), *options]
         log = self.folder / "log"
         self.daemon = Daemon(command, log=log, ready=self.answers, what="the Docker engine")
-        self.daemon.start()
+        try:
+            self.daemon.start()
+        except (RuntimeError, TimeoutError):
+            self.stop()
+            raise
 
     @property
     def client(self) -> docker.DockerClient:
@@ -75,6 +92,7 @@ class Engine:
     def stop(self) -> None:
         if self.daemon is not None:
             self.daemon.end()
+            subprocess.run(["ip", "link", "del", self._bridge], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def import_os(self) -> str:

@@ -282,10 +282,22 @@ def registry_on(disk):
 def push_tiny_base(registry) -> None:
     layer = images.pack_layer({"x": b"x"})
     config = json.dumps({"config": {"Labels": {}}, "rootfs": {"diff_ids": [digest_of(layer)]}}).encode()
+    kind = "application/vnd.docker"
     document = {
+        "schemaVersion": 2,
         "mediaType": DOCKER_MANIFEST,
-        "config": {"digest": registry.push_blob(config), "size": len(config)},
-        "layers": [{"digest": registry.push_blob(layer), "size": len(layer)}],
+        "config": {
+            "mediaType": f"{kind}.container.image.v1+json",
+            "digest": registry.push_blob(config),
+            "size": len(config),
+        },
+        "layers": [
+            {
+                "mediaType": f"{kind}.image.rootfs.diff.tar",
+                "digest": registry.push_blob(layer),
+                "size": len(layer),
+            }
+        ],
     }
     registry.push_manifest(json.dumps(document).encode(), media_type=DOCKER_MANIFEST, tag=recipe(ROOT).tag("cpu"))
 
