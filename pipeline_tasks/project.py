@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from pipeline_tasks.project_section import Section
+from pipeline_tasks.project_serving import Serving
 
 Modality = Literal["image", "text", "tabular"]
 NAME_PATTERN = r"^[a-z][a-z0-9_]{1,38}[a-z0-9]$"
 SCHEMA_VERSION = 1
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class FolderSource(_Model):
+class FolderSource(Section):
     """Files below a folder (relative paths start at the project's folder); each file is one item."""
 
     type: Literal["folder"]
@@ -33,7 +32,7 @@ class FolderSource(_Model):
     )
 
 
-class S3Source(_Model):
+class S3Source(Section):
     """Objects below a prefix of any S3 bucket; each object is one item."""
 
     type: Literal["s3"]
@@ -49,7 +48,7 @@ class S3Source(_Model):
     group_pattern: str | None = None
 
 
-class _Rows(_Model):
+class _Rows(Section):
     key_column: str
     content_columns: list[str] = Field(
         min_length=1, description="The columns that make an item: one for text, the features for tabular."
@@ -84,7 +83,7 @@ class SqlSource(_Rows):
 Source = Annotated[FolderSource | S3Source | TableSource | SqlSource, Field(discriminator="type")]
 
 
-class Labels(_Model):
+class Labels(Section):
     """The classes, who gives labels, and how many people look at each item."""
 
     classes: list[str] = Field(min_length=2)
@@ -102,13 +101,13 @@ class Labels(_Model):
     suggestions: bool = Field(default=True, description="Show the champion's answer to labelers of training items.")
 
 
-class SplitConfig(_Model):
+class SplitConfig(Section):
     """How items are divided between training and the exam."""
 
     exam_share: float = Field(0.1, gt=0, lt=1, description="Share of group keys that go to the exam.")
 
 
-class Checks(_Model):
+class Checks(Section):
     """Overrides of the modality's data checks; see docs/checks.md."""
 
     min_rows: int = Field(50, ge=1)
@@ -129,14 +128,14 @@ class Checks(_Model):
     )
 
 
-class Tune(_Model):
+class Tune(Section):
     """Automated choice of hyper-parameters with Optuna."""
 
     trials: int = Field(0, ge=0, le=1000)
     epochs: int = Field(2, ge=1)
 
 
-class Recipe(_Model):
+class Recipe(Section):
     """What is trained, and how."""
 
     name: str = Field(description="A stock recipe (image_cnn, text_bow) or `recipe.py` in the project's folder.")
@@ -145,14 +144,14 @@ class Recipe(_Model):
     tune: Tune = Tune()
 
 
-class Floors(_Model):
+class Floors(Section):
     """What the first champion has to reach, since there is nobody to beat."""
 
     accuracy: float = Field(0.5, ge=0, le=1)
     recall_per_class: float = Field(0.0, ge=0, le=1)
 
 
-class Limits(_Model):
+class Limits(Section):
     """Satisficing metrics: every one must hold."""
 
     latency_p50_ms: float | None = Field(None, gt=0, description="Median; one item at a time, in process.")
@@ -165,13 +164,13 @@ class Limits(_Model):
     max_calibration_error: float = Field(1.0, gt=0, le=1)
 
 
-class SliceFloors(_Model):
+class SliceFloors(Section):
     """What the contender has to reach on every value of a slice; a first model too."""
 
     accuracy: float = Field(0.0, ge=0, le=1, description="0 = no floor.")
 
 
-class Slice(_Model):
+class Slice(Section):
     """A way to divide the exam's items; without a floor and without `max_loss` it is shown and not judged."""
 
     name: str = Field(pattern=NAME_PATTERN, description="As the report and the reasons call it.")
@@ -196,7 +195,7 @@ class Slice(_Model):
     )
 
 
-class NearDuplicates(_Model):
+class NearDuplicates(Section):
     """What is done with training items that all but are an exam item; docs/checks.md, "Exam and training set"."""
 
     policy: Literal["exclude", "stop", "off"] = Field(
@@ -218,14 +217,14 @@ class NearDuplicates(_Model):
     )
 
 
-class ExamConfig(_Model):
+class ExamConfig(Section):
     """When new exam items open a new epoch, and what may resemble them in the training set."""
 
     min_items: int = Field(100, ge=10)
     near_duplicates: NearDuplicates = NearDuplicates()
 
 
-class Gate(_Model):
+class Gate(Section):
     """The rule by which a contender dethrones the champion."""
 
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
@@ -246,7 +245,7 @@ class Gate(_Model):
     exam: ExamConfig = ExamConfig()
 
 
-class Approval(_Model):
+class Approval(Section):
     """Whether a person has to say yes before a promotion."""
 
     when: Literal["never", "first", "always"] = "never"
@@ -254,95 +253,7 @@ class Approval(_Model):
     four_eyes: bool = False
 
 
-class RolloutLimits(_Model):
-    """By how much a candidate may be worse than the champion beside it; each must be shown, not just seen."""
-
-    max_error_rate_increase: float = Field(
-        0.02, gt=0, le=1, description="More of its requests that fail, as a share: 0.02 = two points."
-    )
-    max_latency_ratio: float = Field(
-        2.0, ge=1, description="Of the champion's 90 % latency at that time: no more than a tenth more may be slower."
-    )
-    max_disagreement: float = Field(
-        0.5, gt=0, le=1, description="Share of mirrored requests with another class than the champion's; shadow only."
-    )
-
-
-class Rollout(_Model):
-    """How a release gets a champion's traffic. Undecided at the deadline: all traffic returns to the champion."""
-
-    strategy: Literal["all_at_once", "canary"] = Field(
-        "all_at_once",
-        description="canary: in steps, each judged against the champion's traffic at the same time; the first champion "
-        "has nobody beside it and goes live at once.",
-    )
-    shadow_seconds: float = Field(0.0, ge=0, description="Mirror requests for at least so long before any share.")
-    shadow_requests: int = Field(0, ge=0, description="At least so many mirrors; 0 with shadow_seconds 0: no shadow.")
-    steps: list[Annotated[int, Field(ge=1, le=99)]] = Field(
-        default_factory=lambda: [5, 25, 50], min_length=1, description="Percent of the traffic, one after the other."
-    )
-    bake_seconds: float = Field(60.0, ge=0, description="Each step lasts at least so long.")
-    min_requests: int = Field(
-        200, ge=1, description="Of the candidate in each step, before it can pass; failing needs no more than proof."
-    )
-    deadline_seconds: float = Field(3600.0, gt=0, le=86_400, description="For shadow and steps together.")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the whole rollout, however often one looks.")
-    limits: RolloutLimits = RolloutLimits()
-
-
-class DockerServing(_Model):
-    """Where and how the containers of this project's releases run."""
-
-    repository: str = Field(
-        description="Where images go, <registry>/<path>, for example localhost:5000/dethrone; base and releases alike."
-    )
-    connection: str | None = Field(
-        None, description="Airflow connection with login and password of the registry; none where it asks for none."
-    )
-    base: Literal["cpu", "cuda"] = Field("cpu", description="Variant of the base image (make serving-base).")
-    network: str | None = Field(
-        None, description="Docker network to join; without one the service is published on a loopback port."
-    )
-    memory: str = Field("2g", pattern=r"^[1-9][0-9]*[mg]$", description="Most memory of a container, swap included.")
-    cpus: float | None = Field(None, gt=0, description="Most CPUs of a container.")
-    pids: int = Field(256, ge=16, description="Most processes and threads of a container.")
-    gpus: int | Literal["all"] = Field(0, description="How many GPUs a container asks for.")
-    require_gpus: bool = Field(default=True, description="Refuse to ship where the engine has no GPU; false: use CPU.")
-
-
-class Serving(_Model):
-    """How predictions are answered and what is logged."""
-
-    target: Literal["process", "docker"] = "process"
-    runtime: Literal["eager", "onnx", "onnx-int8"] = Field(
-        "eager",
-        description="What computes the answers, in the gate and in serving alike: eager = torch; onnx = ONNX Runtime; "
-        "onnx-int8 = that with weights and activations in 8 bits, calibrated on training items. These two run on the "
-        "CPU. Another runtime is another model version: it is trained and judged.",
-    )
-    docker: DockerServing | None = None
-    review_below: float = Field(0.5, ge=0, le=1, description="Answers with less confidence say needs_review.")
-    top_k: int = Field(3, ge=1)
-    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=dict,
-        description="Least probability by class: the answer is the most probable class that reaches its own; when none "
-        "does, the gateway abstains (label null, needs_review true). A class that is not named needs none.",
-    )
-    abstain_below: float = Field(
-        0.0, ge=0, le=1, description="A class with less probability than this is never the answer; 0 = never abstain."
-    )
-    business_labels: dict[str, str] = Field(
-        default_factory=dict,
-        description="What the business calls a class; told as business_label beside label. Feedback keeps the class.",
-    )
-    max_request_bytes: int = Field(10_000_000, ge=1)
-    requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
-    drain_seconds: float = Field(30.0, ge=0)
-    keep_previous: bool = Field(default=True, description="Keep the previous champion running, ready to return.")
-    rollout: Rollout = Rollout()
-
-
-class Monitor(_Model):
+class Monitor(Section):
     """Which production predictions go to people, and when quality raises an alarm."""
 
     audit_share: float = Field(0.05, ge=0, le=1, description="Random share of predictions that people check.")
@@ -356,13 +267,13 @@ class Monitor(_Model):
     max_quality_drop: float = Field(0.05, gt=0, le=1)
 
 
-class TrainTrigger(_Model):
+class TrainTrigger(Section):
     """When training starts by itself."""
 
     min_new_labels: int = Field(200, ge=1)
 
 
-class Schedules(_Model):
+class Schedules(Section):
     """Cron expressions (UTC) of the sweeps; null = only by hand or by event."""
 
     ingest: str | None = "*/15 * * * *"
@@ -372,7 +283,7 @@ class Schedules(_Model):
     monitor: str | None = "*/30 * * * *"
 
 
-class Project(_Model):
+class Project(Section):
     """One project of the loop."""
 
     version: Literal[1] = 1
@@ -393,7 +304,7 @@ class Project(_Model):
     schedules: Schedules = Schedules()
 
 
-class LoadedProject(_Model):
+class LoadedProject(Section):
     """A validated project with its folder and labeling configuration."""
 
     config: Project

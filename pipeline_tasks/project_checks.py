@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project import DockerServing, FolderSource, Project, S3Source, Slice, Source, SqlSource, TableSource
+from pipeline_tasks.project import FolderSource, Project, S3Source, Slice, Source, SqlSource, TableSource
+from pipeline_tasks.project_serving import DockerServing
 from pipeline_tasks.project_yaml import Path_, shown
 
 # Stock recipes and the modality each one learns from; models/<recipe>/ holds the code.

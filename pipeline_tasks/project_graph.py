@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipeline_tasks.contracts import REQUEST, Graph, GraphNode
 from pipeline_tasks.project import NAME_PATTERN, Modality
+from pipeline_tasks.project_section import Section
 
 MAX_NODES = 8
 MAX_DEPTH = 4
@@ -20,11 +21,7 @@ Problems = list[tuple[tuple[str | int, ...], str]]
 NodeName = Annotated[str, Field(pattern=NODE_PATTERN)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class When(_Model):
+class When(Section):
     """A node runs only if another one has run and said this; with both keys, both must hold."""
 
     node: NodeName
@@ -32,7 +29,7 @@ class When(_Model):
     confidence_below: float | None = Field(None, gt=0, le=1, description="It is less sure than this.")
 
 
-class Node(_Model):
+class Node(Section):
     """One step: the champion of a project, asked about the request's item or about another node's answer."""
 
     project: str = Field(pattern=NAME_PATTERN)
@@ -49,7 +46,7 @@ class Node(_Model):
         return self.input.removesuffix(PROBABILITIES)
 
 
-class GraphSection(_Model):
+class GraphSection(Section):
     """The nodes by name, and which of them answers."""
 
     nodes: dict[NodeName, Node] = Field(min_length=1, max_length=MAX_NODES)
@@ -60,14 +57,14 @@ class GraphSection(_Model):
     )
 
 
-class ComposedServing(_Model):
+class ComposedServing(Section):
     """Limits of the composed project."""
 
     max_request_bytes: int = Field(10_000_000, ge=1)
     requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
 
 
-class ComposedProject(_Model):
+class ComposedProject(Section):
     """A project without data and model of its own: a task composed of other projects' champions."""
 
     version: Literal[1] = 1

@@ -17,7 +17,7 @@ from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import ConfigError, PermanentError, ServiceUnavailable
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ServerHandle
-from pipeline_tasks.project import DockerServing
+from pipeline_tasks.project_serving import DockerServing
 from pipeline_tasks.stack import addresses, health
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Literal
 
 from pipeline_tasks.contracts import DeploymentAccount, Route
-from pipeline_tasks.project import Rollout, RolloutLimits
+from pipeline_tasks.project_serving import Rollout, RolloutLimits
 from pipeline_tasks.sequential import Rate, bounds, compare
 
 Answer = Literal["pass", "fail", "inconclusive"]

@@ -21,7 +21,8 @@ from pipeline_tasks.catalog.images import ImageRecord, ImageRepository
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.models.artifact import MANIFEST_NAME
-from pipeline_tasks.project import DockerServing, LoadedProject
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project_serving import DockerServing
 from pipeline_tasks.release import image as images
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from pipeline_tasks.adapters.docker_target import DockerTarget, RunnableImage
-from pipeline_tasks.project import DockerServing
+from pipeline_tasks.project_serving import DockerServing
 from tests.target_contract import BROKEN, SERVER, TargetContract
 
 pytestmark = pytest.mark.docker

@@ -9,7 +9,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from pipeline_tasks.adapters import docker_target as module
 from pipeline_tasks.adapters.docker_target import DockerTarget, RunnableImage
 from pipeline_tasks.errors import ConfigError, PermanentError, ServiceUnavailable
-from pipeline_tasks.project import DockerServing
+from pipeline_tasks.project_serving import DockerServing
 
 IMAGE = RunnableImage("localhost:5000/x@sha256:ab", {"TUNING": "{}"}, auth={"username": "a", "password": "b"})
 

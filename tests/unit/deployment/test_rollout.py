@@ -16,7 +16,7 @@ from pipeline_tasks.deployment.rollout import (
     phases_of,
     share_of,
 )
-from pipeline_tasks.project import Rollout, RolloutLimits
+from pipeline_tasks.project_serving import Rollout, RolloutLimits
 
 EDGES = (1.0, 2.0, 4.0, 8.0, 16.0)
 CANARY, SHADOW = Phase(5, 60, 100), Phase(0, 60, 100)

@@ -1,0 +1,11 @@
+"""The strictness that every section of project.yaml shares."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A mapping with known keys only, types as written, not changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

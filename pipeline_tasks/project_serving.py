@@ -1,0 +1,97 @@
+"""How a project serves: the `serving` section of project.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline_tasks.project_section import Section
+
+
+class RolloutLimits(Section):
+    """By how much a candidate may be worse than the champion beside it; each must be shown, not just seen."""
+
+    max_error_rate_increase: float = Field(
+        0.02, gt=0, le=1, description="More of its requests that fail, as a share: 0.02 = two points."
+    )
+    max_latency_ratio: float = Field(
+        2.0, ge=1, description="Of the champion's 90 % latency at that time: no more than a tenth more may be slower."
+    )
+    max_disagreement: float = Field(
+        0.5, gt=0, le=1, description="Share of mirrored requests with another class than the champion's; shadow only."
+    )
+
+
+class Rollout(Section):
+    """How a release gets a champion's traffic. Undecided at the deadline: all traffic returns to the champion."""
+
+    strategy: Literal["all_at_once", "canary"] = Field(
+        "all_at_once",
+        description="canary: in steps, each judged against the champion's traffic at the same time; the first champion "
+        "has nobody beside it and goes live at once.",
+    )
+    shadow_seconds: float = Field(0.0, ge=0, description="Mirror requests for at least so long before any share.")
+    shadow_requests: int = Field(0, ge=0, description="At least so many mirrors; 0 with shadow_seconds 0: no shadow.")
+    steps: list[Annotated[int, Field(ge=1, le=99)]] = Field(
+        default_factory=lambda: [5, 25, 50], min_length=1, description="Percent of the traffic, one after the other."
+    )
+    bake_seconds: float = Field(60.0, ge=0, description="Each step lasts at least so long.")
+    min_requests: int = Field(
+        200, ge=1, description="Of the candidate in each step, before it can pass; failing needs no more than proof."
+    )
+    deadline_seconds: float = Field(3600.0, gt=0, le=86_400, description="For shadow and steps together.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the whole rollout, however often one looks.")
+    limits: RolloutLimits = RolloutLimits()
+
+
+class DockerServing(Section):
+    """Where and how the containers of this project's releases run."""
+
+    repository: str = Field(
+        description="Where images go, <registry>/<path>, for example localhost:5000/dethrone; base and releases alike."
+    )
+    connection: str | None = Field(
+        None, description="Airflow connection with login and password of the registry; none where it asks for none."
+    )
+    base: Literal["cpu", "cuda"] = Field("cpu", description="Variant of the base image (make serving-base).")
+    network: str | None = Field(
+        None, description="Docker network to join; without one the service is published on a loopback port."
+    )
+    memory: str = Field("2g", pattern=r"^[1-9][0-9]*[mg]$", description="Most memory of a container, swap included.")
+    cpus: float | None = Field(None, gt=0, description="Most CPUs of a container.")
+    pids: int = Field(256, ge=16, description="Most processes and threads of a container.")
+    gpus: int | Literal["all"] = Field(0, description="How many GPUs a container asks for.")
+    require_gpus: bool = Field(default=True, description="Refuse to ship where the engine has no GPU; false: use CPU.")
+
+
+class Serving(Section):
+    """How predictions are answered and what is logged."""
+
+    target: Literal["process", "docker"] = "process"
+    runtime: Literal["eager", "onnx", "onnx-int8"] = Field(
+        "eager",
+        description="What computes the answers, in the gate and in serving alike: eager = torch; onnx = ONNX Runtime; "
+        "onnx-int8 = that with weights and activations in 8 bits, calibrated on training items. These two run on the "
+        "CPU. Another runtime is another model version: it is trained and judged.",
+    )
+    docker: DockerServing | None = None
+    review_below: float = Field(0.5, ge=0, le=1, description="Answers with less confidence say needs_review.")
+    top_k: int = Field(3, ge=1)
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="Least probability by class: the answer is the most probable class that reaches its own; when none "
+        "does, the gateway abstains (label null, needs_review true). A class that is not named needs none.",
+    )
+    abstain_below: float = Field(
+        0.0, ge=0, le=1, description="A class with less probability than this is never the answer; 0 = never abstain."
+    )
+    business_labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="What the business calls a class; told as business_label beside label. Feedback keeps the class.",
+    )
+    max_request_bytes: int = Field(10_000_000, ge=1)
+    requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
+    drain_seconds: float = Field(30.0, ge=0)
+    keep_previous: bool = Field(default=True, description="Keep the previous champion running, ready to return.")
+    rollout: Rollout = Rollout()
