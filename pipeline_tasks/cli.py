@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_audit(add)
     _add_lineage(add)
     _add_serving(add)
+    _add_keeping(add)
     return parser
 
 
@@ -187,6 +188,19 @@ def _add_serving(add: Add) -> None:
     latency.add_argument("project")
     latency.add_argument("--requests", type=int, default=200)
     latency.add_argument("--file", type=Path, help="what to ask about (empty: items of the project)")
+
+
+def _add_keeping(add: Add) -> None:
+    from pipeline_tasks import commands_keeping
+
+    backup = add("backup", commands_keeping.backup, "write everything into a folder, while the stack runs")
+    backup.add_argument("folder", type=Path, help="one folder for all backups: what it holds is not copied again")
+    backup.add_argument("--without-secrets", action="store_true", help="leave secrets/ out: keep them elsewhere")
+    backup.add_argument("--check", action="store_true", help="read every file of the backup again at the end")
+    restore = add("restore", commands_keeping.restore, "bring a backup back onto an empty machine, and prove it")
+    restore.add_argument("folder", type=Path)
+    restore.add_argument("--name", help="which backup of the folder (empty: the newest)")
+    add("upgrade", commands_keeping.upgrade, "bring the catalog to this version's schema; `up` does so by itself")
 
 
 def _fail(error: PipelineError, code: int) -> int:
