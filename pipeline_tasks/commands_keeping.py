@@ -44,3 +44,14 @@ def upgrade(_arguments: argparse.Namespace) -> str:
     revision = migrate.upgrade(url)
     issue_stack_keys(home_from(environment), url=url)
     return f"The catalog's schema is {revision}."
+
+
+def secrets(arguments: argparse.Namespace) -> str:
+    """Generate the secrets that docker-compose.yml mounts; those that are there stay."""
+    from pipeline_tasks.stack.cluster import ensure_cluster_secrets
+
+    names = ensure_cluster_secrets(arguments.folder.resolve())
+    return (
+        f"{len(names)} secrets are in {arguments.folder.resolve()}, a folder that only you can open. Keep a copy "
+        f"elsewhere, and name it to docker compose: export DETHRONE_SECRETS={arguments.folder.resolve()}"
+    )

@@ -43,8 +43,11 @@ def save_projects(projects_dir: Path, vault: Vault) -> dict[str, Blob]:
 
 
 def put_back(vault: Vault, files: dict[str, Blob], folder: Path) -> None:
-    """Write files to where they were, for the owner only."""
+    """Write files to where they were, for the owner only; one that is there already stays."""
+    changed = differing(files, folder)
     for name, blob in files.items():
+        if (folder / name).exists() and name not in changed:
+            continue
         path = folder / name
         private_folder(path.parent)
         work = path.with_name(f".{path.name}.restoring")

@@ -16,7 +16,7 @@ from pipeline_tasks.adapters.label_studio_database import PostgresqlDump
 from pipeline_tasks.adapters.process_target import ProcessTarget
 from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.backup import catalog_copy, home, task
-from pipeline_tasks.backup.vault import Vault
+from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository
 from pipeline_tasks.errors import ConfigError, DataCorrupt
@@ -78,7 +78,7 @@ def restore(
     name = name or vault.manifest_names()[-1]
     _require_outside(vault.folder, home_dir, projects_dir)
     files, projects = task.files_of(manifest, "home"), task.files_of(manifest, "projects")
-    again = _require_empty(home_dir, name=name, with_secrets=bool(manifest["with_secrets"]))
+    again = _require_empty(home_dir, name=name, files=files, with_secrets=bool(manifest["with_secrets"]))
     if different := home.differing(projects, projects_dir):
         raise ConfigError(
             f"the projects in {projects_dir} must be missing or those of the backup (got other bytes in "
@@ -120,13 +120,14 @@ def _require_outside(folder: Path, *others: Path) -> None:
             )
 
 
-def _require_empty(home_dir: Path, *, name: str, with_secrets: bool) -> bool:
-    """Return whether this goes on with a restore of the same backup; the secrets alone may be there before."""
+def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with_secrets: bool) -> bool:
+    """Return whether this goes on with a restore of the same backup; only its own secrets may be there before."""
     marker = home_dir / RESTORING
     if marker.is_file() and marker.read_text().strip() == name:
         return True
-    allowed = set() if with_secrets else {home.SECRETS}
-    found = sorted(path.name for path in home_dir.iterdir() if path.name not in allowed) if home_dir.is_dir() else []
+    present = sorted(path.relative_to(home_dir).as_posix() for path in home_dir.rglob("*") if path.is_file())
+    found = [one for one in present if not one.startswith(f"{home.SECRETS}/")]
+    found += home.differing({one: blob for one, blob in files.items() if one.startswith(f"{home.SECRETS}/")}, home_dir)
     if found:
         raise ConfigError(
             f"{home_dir} must be empty or missing (got {', '.join(found[:NUM_NAMED])}). A restore never overwrites an "
@@ -160,7 +161,8 @@ def _restore_catalog(vault: Vault, manifest: Mapping[str, Any], parts: Parts, *,
 
 
 def _labeling_database(environment: Mapping[str, str]) -> PostgresqlDump | None:
-    url = environment.get("DETHRONE_LABEL_STUDIO_DATABASE_URL")
+    url, path = (environment.get(f"DETHRONE_LABEL_STUDIO_DATABASE_URL{end}") for end in ("", "_FILE"))
+    url = url or (Path(path).read_text().strip() if path else None)
     return PostgresqlDump(url) if url else None
 
 
