@@ -254,10 +254,30 @@ class Approval(_Model):
     four_eyes: bool = False
 
 
+class KubernetesServing(_Model):
+    """Where and how the pods of this project's releases run."""
+
+    namespace: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Belongs to this installation.")
+    repository: str = Field(description="Where images go, <registry>/<path>; base and releases alike.")
+    connection: str | None = Field(
+        None, description="Airflow connection with login and password of the registry; none where it asks for none."
+    )
+    base: Literal["cpu", "cuda"] = Field("cpu", description="Variant of the base image (make serving-base).")
+    pull_secret: str | None = Field(None, description="Name of the Secret that nodes pull with.")
+    cpu: str = Field("1", pattern=r"^[0-9]+(\.[0-9]+)?m?$", description="CPU of one pod, requested and at most.")
+    memory: str = Field("2Gi", pattern=r"^[1-9][0-9]*(Mi|Gi)$", description="Memory of one pod, requested and at most.")
+    gpus: int = Field(0, ge=0, description="GPUs of one pod (nvidia.com/gpu).")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the nodes to run on.")
+    min_replicas: int = Field(2, ge=1)
+    max_replicas: int = Field(10, ge=1)
+    cpu_utilization_percent: int = Field(70, ge=1, le=100, description="Above it a pod is added.")
+
+
 class Serving(_Model):
     """How predictions are answered and what is logged."""
 
-    target: Literal["process"] = "process"
+    target: Literal["process", "kubernetes"] = "process"
+    kubernetes: KubernetesServing | None = None
     review_below: float = Field(0.5, ge=0, le=1, description="Answers with less confidence say needs_review.")
     top_k: int = Field(3, ge=1)
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(

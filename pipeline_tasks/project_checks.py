@@ -9,7 +9,16 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project import FolderSource, Project, S3Source, Slice, Source, SqlSource, TableSource
+from pipeline_tasks.project import (
+    FolderSource,
+    KubernetesServing,
+    Project,
+    S3Source,
+    Slice,
+    Source,
+    SqlSource,
+    TableSource,
+)
 from pipeline_tasks.project_yaml import Path_, shown
 
 # Stock recipes and the modality each one learns from; models/<recipe>/ holds the code.
@@ -245,6 +254,8 @@ def _check_limits(project: Project) -> Iterator[Finding]:
 
 def _check_serving(project: Project) -> Iterator[Finding]:
     serving, classes = project.serving, project.labels.classes
+    if serving.target == "kubernetes":
+        yield from _check_kubernetes(serving.kubernetes)
     if serving.top_k > len(classes):
         yield (
             ("serving", "top_k"),
@@ -266,6 +277,20 @@ def _check_serving(project: Project) -> Iterator[Finding]:
                     f"(got {shown(text)})."
                 ),
             )
+
+
+def _check_kubernetes(kubernetes: KubernetesServing | None) -> Iterator[Finding]:
+    if kubernetes is None:
+        text = "serving.kubernetes must be set when serving.target is kubernetes (got nothing)."
+        yield ("serving", "kubernetes"), f"{text} Example: kubernetes: {{namespace: dethrone, repository: ...}}."
+    elif kubernetes.max_replicas < kubernetes.min_replicas:
+        yield (
+            ("serving", "kubernetes", "max_replicas"),
+            (
+                f"serving.kubernetes.max_replicas must be at least min_replicas, {kubernetes.min_replicas} "
+                f"(got {kubernetes.max_replicas})."
+            ),
+        )
 
 
 def _check_schedules(project: Project) -> Iterator[Finding]:
