@@ -146,6 +146,11 @@ def projects_dir() -> Path:
     return Path(os.environ.get("DETHRONE_PROJECTS") or stack.get("projects_dir") or "projects").resolve()
 
 
+def gpu_pod_template() -> str | None:
+    """Return the pod template of tasks that want a GPU, where Kubernetes runs the tasks."""
+    return os.environ.get("DETHRONE_GPU_POD_TEMPLATE") or None
+
+
 def process_environment() -> dict[str, str]:
     """Return a copy of this process's environment, for the commands that hand it on to programs that they start."""
     return dict(os.environ)
