@@ -39,7 +39,7 @@ visibility_timeout = 86400
 """
 
 
-def write_settings(home: Path, *, root: Path, executor: str, base_url: str) -> Path:
+def write_settings(home: Path, *, root: Path, executor: str, base_url: str, port: int = PORT) -> Path:
     """Write `airflow.cfg` and the passwords below the home, from its secret files; return the settings' path.
 
     Raises:
@@ -53,7 +53,8 @@ def write_settings(home: Path, *, root: Path, executor: str, base_url: str) -> P
     wanted = ["airflow_database_url", *(["redis_url", "celery_result_url"] if executor == "CeleryExecutor" else [])]
     for name in wanted:
         _read(layout.secrets_dir / name)
-    write_airflow_files(layout, port=PORT, secrets=found, beyond=settings(layout, executor=executor, base_url=base_url))
+    beyond = settings(layout, executor=executor, base_url=base_url)
+    write_airflow_files(layout, port=port, secrets=found, beyond=beyond)
     return layout.airflow_cfg
 
 
