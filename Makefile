@@ -109,8 +109,8 @@ $(UV):
 	UV_COMPILE_BYTECODE=0 $(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-.venv/.installed-dev: requirements/dev.lock .venv/.installed
-	$(UV) pip install --quiet --python $(BIN)/python -r requirements/dev.lock
+.venv/.installed-dev: requirements/dev.lock requirements/cluster.lock .venv/.installed
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements/cluster.lock -r requirements/dev.lock
 	@touch $@
 
 .venv-label-studio/.installed: requirements/label-studio.lock | $(UV)

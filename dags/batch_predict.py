@@ -2,7 +2,7 @@
 
 from airflow.sdk import DAG, Param
 
-from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, param
+from pipeline_tasks.airflow_glue import ON_GPU, StageOperator, asset, dag_arguments, load_valid_projects, param
 
 DOC = """
 ### Predict a batch
@@ -24,7 +24,7 @@ for project in load_valid_projects():
         StageOperator(
             stage="batch_predict",
             project=name,
-            pool="gpu",
+            **ON_GPU,
             arguments={"batch_id": param("batch_id")},
             inlets=[asset(name, "champion")],
             outlets=[asset(name, "batch_predictions")],

@@ -5,6 +5,7 @@ import datetime as dt
 from airflow.sdk import DAG, Param, TriggerRule
 
 from pipeline_tasks.airflow_glue import (
+    ON_GPU,
     PromotionApproval,
     StageOperator,
     approval_form,
@@ -71,7 +72,7 @@ for project in load_valid_projects():
         train = StageOperator(
             stage="train",
             project=name,
-            pool="gpu",
+            **ON_GPU,
             execution_timeout=SCALES_WITH_DATA,
             arguments={
                 "snapshot_id": result("snapshot", "snapshot_id"),
@@ -82,7 +83,7 @@ for project in load_valid_projects():
         judge = StageOperator(
             stage="judge",
             project=name,
-            pool="gpu",
+            **ON_GPU,
             execution_timeout=SCALES_WITH_DATA,
             arguments={
                 "version": result("train", "version"),

@@ -21,7 +21,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.project import Project
-from pipeline_tasks.settings import installed_at
+from pipeline_tasks.settings import gpu_pod_template, installed_at
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,14 @@ RETRY_ARGUMENTS: dict[str, Any] = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": dt.timedelta(minutes=5),
     "execution_timeout": TASK_TIMEOUT,
+}
+
+
+# For a task that wants the accelerator: its pool everywhere, Celery's queue of that name, Kubernetes' GPU node pool.
+ON_GPU: dict[str, Any] = {
+    "pool": "gpu",
+    "queue": "gpu",
+    **({"executor_config": {"pod_template_file": template}} if (template := gpu_pod_template()) else {}),
 }
 
 

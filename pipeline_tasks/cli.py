@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_audit(add)
     _add_lineage(add)
     _add_serving(add)
+    _add_keeping(add)
     return parser
 
 
@@ -208,6 +209,21 @@ def _add_serving(add: Add) -> None:
     base.add_argument("--dry-run", action="store_true", help="print the image's name, do nothing")
     base.add_argument("--push", metavar="REPOSITORY", help="where projects look for it: serving.docker.repository")
     base.add_argument("--connection", metavar="ID", help="Airflow connection with the registry's login and password")
+
+
+def _add_keeping(add: Add) -> None:
+    from pipeline_tasks import commands_keeping
+
+    backup = add("backup", commands_keeping.backup, "write everything into a folder, while the stack runs")
+    backup.add_argument("folder", type=Path, help="one folder for all backups: what it holds is not copied again")
+    backup.add_argument("--without-secrets", action="store_true", help="leave secrets/ out: keep them elsewhere")
+    backup.add_argument("--check", action="store_true", help="read every file of the backup again at the end")
+    restore = add("restore", commands_keeping.restore, "bring a backup back onto an empty machine, and prove it")
+    restore.add_argument("folder", type=Path)
+    restore.add_argument("--name", help="which backup of the folder (empty: the newest)")
+    secrets = add("secrets", commands_keeping.secrets, "generate the production stack's passwords and keys")
+    secrets.add_argument("folder", type=Path)
+    add("upgrade", commands_keeping.upgrade, "bring the catalog to this version's schema; `up` does so by itself")
 
 
 def _fail(error: PipelineError, code: int) -> int:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import FolderSource, Project, S3Source, Slice, Source, SqlSource, TableSource
-from pipeline_tasks.project_serving import DockerServing
+from pipeline_tasks.project_serving import DockerServing, Images, KubernetesServing
 from pipeline_tasks.project_yaml import Path_, shown
 
 # Stock recipes and the modality each one learns from; models/<recipe>/ holds the code.
@@ -251,6 +251,8 @@ def _check_serving(project: Project) -> Iterator[Finding]:
     serving, classes = project.serving, project.labels.classes
     if serving.target == "docker":
         yield from _check_docker(serving.docker)
+    if serving.target == "kubernetes":
+        yield from _check_kubernetes(serving.kubernetes)
     if serving.top_k > len(classes):
         yield (
             ("serving", "top_k"),
@@ -292,6 +294,22 @@ def _check_rollout(project: Project) -> Iterator[Finding]:
         )
 
 
+def _check_images(section: str, images: Images) -> Iterator[Finding]:
+    if not is_repository(images.repository):
+        yield (
+            ("serving", section, "repository"),
+            (
+                f"serving.{section}.repository must be <registry host>/<path> in lower case, without a tag "
+                f"(got {shown(images.repository)}). Example: localhost:5000/dethrone."
+            ),
+        )
+    if images.connection is not None and not _DOCKER_NAME.fullmatch(images.connection):
+        yield (
+            ("serving", section, "connection"),
+            f"serving.{section}.connection must be letters, digits and _.- (got {shown(images.connection)}).",
+        )
+
+
 def _check_docker(docker: DockerServing | None) -> Iterator[Finding]:
     if docker is None:
         yield (
@@ -302,23 +320,30 @@ def _check_docker(docker: DockerServing | None) -> Iterator[Finding]:
             ),
         )
         return
-    if not is_repository(docker.repository):
-        yield (
-            ("serving", "docker", "repository"),
-            (
-                "serving.docker.repository must be <registry host>/<path> in lower case, without a tag "
-                f"(got {shown(docker.repository)}). Example: localhost:5000/dethrone."
-            ),
-        )
+    yield from _check_images("docker", docker)
     if isinstance(docker.gpus, int) and docker.gpus < 0:
         yield (("serving", "docker", "gpus"), f"serving.docker.gpus must be 0 or more, or all (got {docker.gpus}).")
-    for key in ("connection", "network"):
-        value = getattr(docker, key)
-        if value is not None and not _DOCKER_NAME.fullmatch(value):
-            yield (
-                ("serving", "docker", key),
-                f"serving.docker.{key} must be letters, digits and _.- (got {shown(value)}).",
-            )
+    if docker.network is not None and not _DOCKER_NAME.fullmatch(docker.network):
+        yield (
+            ("serving", "docker", "network"),
+            f"serving.docker.network must be letters, digits and _.- (got {shown(docker.network)}).",
+        )
+
+
+def _check_kubernetes(kubernetes: KubernetesServing | None) -> Iterator[Finding]:
+    if kubernetes is None:
+        text = "serving.kubernetes must be set when serving.target is kubernetes (got nothing)."
+        yield ("serving", "kubernetes"), f"{text} Example: kubernetes: {{namespace: dethrone, repository: ...}}."
+        return
+    yield from _check_images("kubernetes", kubernetes)
+    if kubernetes.max_replicas < kubernetes.min_replicas:
+        yield (
+            ("serving", "kubernetes", "max_replicas"),
+            (
+                f"serving.kubernetes.max_replicas must be at least min_replicas, {kubernetes.min_replicas} "
+                f"(got {kubernetes.max_replicas})."
+            ),
+        )
 
 
 def is_repository(text: str) -> bool:

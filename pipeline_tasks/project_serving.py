@@ -45,8 +45,8 @@ class Rollout(Section):
     limits: RolloutLimits = RolloutLimits()
 
 
-class DockerServing(Section):
-    """Where and how the containers of this project's releases run."""
+class Images(Section):
+    """Where the images of this project's releases go, and what they stand on."""
 
     repository: str = Field(
         description="Where images go, <registry>/<path>, for example localhost:5000/dethrone; base and releases alike."
@@ -55,6 +55,11 @@ class DockerServing(Section):
         None, description="Airflow connection with login and password of the registry; none where it asks for none."
     )
     base: Literal["cpu", "cuda"] = Field("cpu", description="Variant of the base image (make serving-base).")
+
+
+class DockerServing(Images):
+    """Where and how the containers of this project's releases run."""
+
     network: str | None = Field(
         None, description="Docker network to join; without one the service is published on a loopback port."
     )
@@ -65,10 +70,24 @@ class DockerServing(Section):
     require_gpus: bool = Field(default=True, description="Refuse to ship where the engine has no GPU; false: use CPU.")
 
 
+class KubernetesServing(Images):
+    """Where and how the pods of this project's releases run."""
+
+    namespace: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Belongs to this installation.")
+    pull_secret: str | None = Field(None, description="Name of the Secret that nodes pull with.")
+    cpu: str = Field("1", pattern=r"^[0-9]+(\.[0-9]+)?m?$", description="CPU of one pod, requested and at most.")
+    memory: str = Field("2Gi", pattern=r"^[1-9][0-9]*(Mi|Gi)$", description="Memory of one pod, requested and at most.")
+    gpus: int = Field(0, ge=0, description="GPUs of one pod (nvidia.com/gpu).")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels of the nodes to run on.")
+    min_replicas: int = Field(2, ge=1)
+    max_replicas: int = Field(10, ge=1)
+    cpu_utilization_percent: int = Field(70, ge=1, le=100, description="Above it a pod is added.")
+
+
 class Serving(Section):
     """How predictions are answered and what is logged."""
 
-    target: Literal["process", "docker"] = "process"
+    target: Literal["process", "docker", "kubernetes"] = "process"
     runtime: Literal["eager", "onnx", "onnx-int8"] = Field(
         "eager",
         description="What computes the answers, in the gate and in serving alike: eager = torch; onnx = ONNX Runtime; "
@@ -76,6 +95,7 @@ class Serving(Section):
         "CPU. Another runtime is another model version: it is trained and judged.",
     )
     docker: DockerServing | None = None
+    kubernetes: KubernetesServing | None = None
     review_below: float = Field(0.5, ge=0, le=1, description="Answers with less confidence say needs_review.")
     top_k: int = Field(3, ge=1)
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(

@@ -17,6 +17,7 @@ from typing import Any
 from pipeline_tasks.errors import ConfigError
 
 INSTALLED_AT = "installed_at"
+RESTORING = "restore-in-progress"  # a home that holds this is not whole
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,6 +67,15 @@ def home_from(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("DETHRONE_HOME") or ".dethrone").expanduser().resolve()
 
 
+def catalog_url(env: Mapping[str, str]) -> str:
+    """Return DETHRONE_CATALOG_URL, what the file DETHRONE_CATALOG_URL_FILE says, or a SQLite file in the home."""
+    if env.get("DETHRONE_CATALOG_URL"):
+        return env["DETHRONE_CATALOG_URL"]
+    if env.get("DETHRONE_CATALOG_URL_FILE"):
+        return Path(env["DETHRONE_CATALOG_URL_FILE"]).read_text().strip()
+    return f"sqlite:///{home_from(env) / 'catalog.db'}"
+
+
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from the environment, then `stack.json` and `secrets/` in the home folder.
 
@@ -100,7 +110,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=home,
         projects_dir=Path(env.get("DETHRONE_PROJECTS") or stack.get("projects_dir") or "projects").resolve(),
-        catalog_url=env.get("DETHRONE_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}",
+        catalog_url=catalog_url(env),
         s3_endpoint=value("DETHRONE_S3_ENDPOINT", "s3_endpoint"),
         s3_bucket=env.get("DETHRONE_S3_BUCKET") or "dethrone",
         s3_region=env.get("DETHRONE_S3_REGION") or "us-east-1",
@@ -134,6 +144,11 @@ def projects_dir() -> Path:
     """Return the folder of the projects without asking for anything else: what a DAG file needs to be parsed."""
     stack = _read_stack(home_from(os.environ))
     return Path(os.environ.get("DETHRONE_PROJECTS") or stack.get("projects_dir") or "projects").resolve()
+
+
+def gpu_pod_template() -> str | None:
+    """Return the pod template of tasks that want a GPU, where Kubernetes runs the tasks."""
+    return os.environ.get("DETHRONE_GPU_POD_TEMPLATE") or None
 
 
 def process_environment() -> dict[str, str]:

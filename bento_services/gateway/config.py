@@ -69,7 +69,7 @@ def load_config(environment: Mapping[str, str] | None = None) -> GatewayConfig:
     defaults = GatewayConfig(home=home, catalog_url="")
     return GatewayConfig(
         home=home,
-        catalog_url=env.get("DETHRONE_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}",
+        catalog_url=_catalog_url(env, home),
         poll_seconds=_number(env, "DETHRONE_ROUTE_POLL_SECONDS", defaults.poll_seconds),
         ship_seconds=_number(env, "DETHRONE_LOG_SHIP_SECONDS", defaults.ship_seconds),
         spool_limit_bytes=int(_number(env, "DETHRONE_SPOOL_MAX_BYTES", defaults.spool_limit_bytes)),
@@ -88,6 +88,13 @@ def load_config(environment: Mapping[str, str] | None = None) -> GatewayConfig:
             keep_seconds=_number(env, "DETHRONE_PREDICTION_KEEP_SECONDS", defaults.store.keep_seconds),
         ),
     )
+
+
+def _catalog_url(env: Mapping[str, str], home: Path) -> str:
+    if env.get("DETHRONE_CATALOG_URL"):
+        return env["DETHRONE_CATALOG_URL"]
+    path = env.get("DETHRONE_CATALOG_URL_FILE")
+    return Path(path).read_text().strip() if path else f"sqlite:///{home / 'catalog.db'}"
 
 
 def store_config_reader(home: Path, environment: Mapping[str, str] | None = None) -> Callable[[], StoreConfig]:

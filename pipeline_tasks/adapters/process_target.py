@@ -69,6 +69,13 @@ class ProcessTarget:
             self._supervisor.start(name)
         return ServerHandle(deployment_id=deployment_id, address=addresses.address(port))
 
+    def remember(self, *, deployment_id: str, bento_tag: str, port: int, environment: Mapping[str, str]) -> None:
+        """Have a server start with the next `dethrone up`, on a port that a route names already; nothing runs yet."""
+        name = _program_name(deployment_id)
+        program = self._program(name, bento_tag=bento_tag, port=port, environment=environment)
+        with self._exclusive():
+            write_private(self._layout.program_file(name), render_program(program))
+
     def wait_ready(self, deployment_id: str, *, timeout_seconds: float) -> None:
         """Return when the server says that it can predict.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
-from pipeline_tasks.stack.addresses import address
+from pipeline_tasks.stack.addresses import LOOPBACK, address
 from pipeline_tasks.stack.events import StartCancelled
 from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.secret_files import AIRFLOW_ROLES, write_private
@@ -27,13 +27,26 @@ _CONFIG_SECRETS = ("airflow_fernet_key", "airflow_api_secret", "airflow_jwt_secr
 MIN_PARALLELISM, MAX_PARALLELISM = 4, 8
 
 
-def render_airflow_cfg(template: str, *, layout: StackLayout, port: int, num_cpus: int) -> str:
-    """Fill in the template; a `%` in a path is doubled, as the settings file wants it.
+_ON_SQLITE = """\
+sql_alchemy_conn = sqlite:///{airflow_home}/airflow.db
+sql_alchemy_connect_args = pipeline_tasks.stack.airflow_database.CONNECT_ARGS
+sql_alchemy_connect_args_async = pipeline_tasks.stack.airflow_database.CONNECT_ARGS"""
+
+
+def render_airflow_cfg(
+    template: str, *, layout: StackLayout, port: int, num_cpus: int, beyond: Mapping[str, str] | None = None
+) -> str:
+    """Fill in the template for one machine, or with what differs beyond it; a `%` in a path is doubled.
 
     Raises:
         ConfigError: the template names a value that does not exist.
     """
-    values = {
+    values: dict[str, object] = {
+        "executor": "LocalExecutor",
+        "database": _ON_SQLITE.format(airflow_home=layout.airflow_home),
+        "host": LOOPBACK,
+        "base_url": address(port),
+        "celery": "",
         "airflow_home": layout.airflow_home,
         "dags_folder": layout.root / "dags",
         "logs_dir": layout.logs_dir / "airflow",
@@ -42,6 +55,7 @@ def render_airflow_cfg(template: str, *, layout: StackLayout, port: int, num_cpu
         "port": port,
         **{f"cat_{name}": shlex.join(["cat", str(layout.secrets_dir / name)]) for name in _CONFIG_SECRETS},
         "users": ",".join(f"{user}:{role}" for user, role in AIRFLOW_ROLES.items()),
+        **(beyond or {}),
     }
     texts = {key: str(value).replace("%", "%%") for key, value in values.items()}
     try:
@@ -52,10 +66,12 @@ def render_airflow_cfg(template: str, *, layout: StackLayout, port: int, num_cpu
         ) from None
 
 
-def write_airflow_files(layout: StackLayout, *, port: int, secrets: Mapping[str, str]) -> None:
+def write_airflow_files(
+    layout: StackLayout, *, port: int, secrets: Mapping[str, str], beyond: Mapping[str, str] | None = None
+) -> None:
     """Write `airflow.cfg` and the password file of the simple auth manager, both for the owner only."""
     template = layout.airflow_template.read_text()
-    text = render_airflow_cfg(template, layout=layout, port=port, num_cpus=os.cpu_count() or 1)
+    text = render_airflow_cfg(template, layout=layout, port=port, num_cpus=os.cpu_count() or 1, beyond=beyond)
     write_private(layout.airflow_cfg, text)
     passwords = {user: secrets[f"airflow_{user}_password"] for user in AIRFLOW_ROLES}
     write_private(layout.passwords_file, json.dumps(passwords))

@@ -1,4 +1,4 @@
-"""Wire a project's Docker target: its registry, its base image, and the image of each release."""
+"""Wire the targets that run images: their registry, their base image, and the image of each release."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import yaml
 from bento_services.inference.config import TUNING_KEY
 from bento_services.inference.tuning import TUNING_NAME
 from pipeline_tasks.adapters.docker_target import DockerTarget, RunnableImage
+from pipeline_tasks.adapters.kubernetes_target import KubernetesTarget
 from pipeline_tasks.adapters.registry import Credentials, Registry
 from pipeline_tasks.adapters.serving_base import recipe
 from pipeline_tasks.assembly import ROOT, Parts, utc_now
@@ -22,7 +23,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.models.artifact import MANIFEST_NAME
 from pipeline_tasks.project import LoadedProject
-from pipeline_tasks.project_serving import DockerServing
+from pipeline_tasks.project_serving import Images
 from pipeline_tasks.release import image as images
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,14 @@ def docker_target(parts: Parts, loaded: LoadedProject) -> DockerTarget:
     )
 
 
+def kubernetes_target(parts: Parts, loaded: LoadedProject) -> KubernetesTarget:
+    """Return the target of a project whose serving.target is kubernetes."""
+    config = loaded.config.serving.kubernetes
+    if config is None:  # the project's checks have said so already
+        raise ConfigError(f"serving.kubernetes of {loaded.name} must be set (got nothing).")
+    return KubernetesTarget(config=config, publish=functools.partial(publish, parts, loaded.name, config))
+
+
 def engine_of(environment: Mapping[str, str]) -> Any:
     """Return what connects to the Docker engine that DOCKER_HOST names, once."""
 
@@ -55,7 +64,7 @@ def engine_of(environment: Mapping[str, str]) -> Any:
     return engine
 
 
-def credentials_of(config: DockerServing) -> Credentials | None:
+def credentials_of(config: Images) -> Credentials | None:
     """Return what the project's connection holds; None where its registry asks for nothing."""
     if config.connection is None:
         return None
@@ -64,7 +73,7 @@ def credentials_of(config: DockerServing) -> Credentials | None:
     return registry_credentials(config.connection)
 
 
-def publish(parts: Parts, project: str, config: DockerServing, bento_tag: str) -> RunnableImage:
+def publish(parts: Parts, project: str, config: Images, bento_tag: str) -> RunnableImage:
     """Let the registry have the image of a bento, record it, and return how to run it.
 
     The image is a pure function of bento and base, so a retry sends only what is missing and names the same digest.
@@ -118,7 +127,7 @@ def publish(parts: Parts, project: str, config: DockerServing, bento_tag: str) -
     return RunnableImage(record.image, environment=_tuning(model), auth=auth)
 
 
-def _base_image(registry: Registry, config: DockerServing) -> images.BaseImage:
+def _base_image(registry: Registry, config: Images) -> images.BaseImage:
     tag = recipe(ROOT).tag(config.base)
     manifest = registry.manifest(tag)
     if manifest is None:

@@ -102,11 +102,12 @@ def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: s
 
 def target_of(parts: Parts, loaded: LoadedProject) -> DeploymentTarget:
     """Return where a project's releases run."""
-    if loaded.config.serving.target == "docker":
-        from pipeline_tasks.wiring.images import docker_target
+    kind = loaded.config.serving.target
+    if kind == "process":
+        return cast("DeploymentTarget", parts.target)
+    from pipeline_tasks.wiring import images
 
-        return docker_target(parts, loaded)
-    return cast("DeploymentTarget", parts.target)
+    return images.docker_target(parts, loaded) if kind == "docker" else images.kubernetes_target(parts, loaded)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from pipeline_tasks.assembly import utc_now
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import EVERY_PROJECT, ServingRepository
-from pipeline_tasks.settings import INSTALLED_AT
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.settings import INSTALLED_AT, RESTORING, catalog_url
 from pipeline_tasks.stack import lifecycle
 from pipeline_tasks.stack.lifecycle import OnEvent, UpReport
 from pipeline_tasks.stack.secret_files import ensure_secret
@@ -20,12 +21,21 @@ STACK_KEYS = {"gateway_admin_key": ("shipping", ["admin"]), "gateway_api_key": (
 def start_stack(
     home: Path, *, projects_dir: Path, environment: Mapping[str, str], on_event: OnEvent = lifecycle.ignore_event
 ) -> UpReport:
-    """Start what is not running; safe to repeat, to interrupt and to run twice at once."""
+    """Start what is not running; safe to repeat, to interrupt and to run twice at once.
+
+    Raises:
+        ConfigError: a restore of this home was cut short.
+        PermanentError: a newer Dethrone has upgraded the catalog; nothing is started.
+    """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    catalog_url = environment.get("DETHRONE_CATALOG_URL") or f"sqlite:///{home / 'catalog.db'}"
+    if (home / RESTORING).exists():
+        raise ConfigError(
+            f"{home} must be whole (got a restore that was cut short). Give the same `dethrone restore` again."
+        )
+    url = catalog_url({**environment, "DETHRONE_HOME": str(home)})
     _remember_start(home)
-    migrate.upgrade(catalog_url)
-    issue_stack_keys(home, catalog_url=catalog_url)
+    migrate.upgrade(url)
+    issue_stack_keys(home, url=url)
     return lifecycle.up(home, projects_dir=projects_dir, environment=environment, on_event=on_event)
 
 
@@ -35,9 +45,9 @@ def _remember_start(home: Path) -> None:
         path.write_text(f"{utc_now().replace(microsecond=0).isoformat()}\n")
 
 
-def issue_stack_keys(home: Path, *, catalog_url: str) -> None:
+def issue_stack_keys(home: Path, *, url: str) -> None:
     """Register the keys of shipping and of the first caller, from their secret files; again changes nothing."""
-    serving = ServingRepository(Database(create_engine(catalog_url)))
+    serving = ServingRepository(Database(create_engine(url)))
     known = {key.name for key in serving.api_keys() if key.revoked_at is None}
     for file_name, (name, scopes) in STACK_KEYS.items():
         if name not in known:

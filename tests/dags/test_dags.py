@@ -125,6 +125,8 @@ def test_every_task_ends_in_time_but_the_one_that_waits_for_a_person(dags):
 
 def test_what_needs_the_gpu_queues_for_it(dags):
     in_pool = {f"{dag_id}.{task.task_id}" for dag_id, dag in dags.items() for task in dag.tasks if task.pool == "gpu"}
+    in_queue = {f"{dag_id}.{task.task_id}" for dag_id, dag in dags.items() for task in dag.tasks if task.queue == "gpu"}
+    assert in_queue == in_pool
     assert in_pool == {
         f"{project}__{name}"
         for project in PROJECTS

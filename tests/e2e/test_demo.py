@@ -146,7 +146,12 @@ def test_reports_need_a_login(told):
     assert forged.status_code == 401
 
 
-def test_every_command_of_the_readme_runs(told, tmp_path):
+@pytest.fixture(scope="module")
+def backups(tmp_path_factory):
+    return tmp_path_factory.mktemp("backups")
+
+
+def test_every_command_of_the_readme_runs(told, tmp_path, backups):
     installation, _done = told
     photo = next(installation.projects.joinpath("fashion", "incoming").rglob("*.png"))
     last = installation.json("history", "fashion")[-1]
@@ -164,10 +169,26 @@ def test_every_command_of_the_readme_runs(told, tmp_path):
         f"replay {last['verdict_id']}", f"lineage {last['champion']}", f"retrain {last['champion']}",
         "blast-radius fashion --annotator ada@demo.dethrone.local",
         f"experiment fashion start --version {last['champion']}", "experiment fashion report",
-        "experiment fashion stop", "serving-base --dry-run", "demo --rounds 1", "down",
+        "experiment fashion stop", "serving-base --dry-run",
+        f"secrets {tmp_path / 'secrets'}", "upgrade", "demo --rounds 1", f"backup {backups} --check", "down",
     ]  # fmt: skip
     (tried,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
-    assert {line.split()[0] for line in lines} == set(tried.choices)
+    assert {line.split()[0] for line in lines} | {"restore"} == set(tried.choices)
     for line in lines:
         assert installation.run(*line.split()).returncode == 0, line
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_a_backup_of_the_running_stack_comes_back_on_an_empty_machine(told, make_installation, backups):
+    """After the test above, which wrote the backup and took the first stack down."""
+    installation, _done = told
+    item = next((installation.projects / "fashion" / "incoming").rglob("*.png"))
+    empty = make_installation("restored", projects_of=())
+    assert empty.json("restore", str(backups))["violations"] == []
+    refused = empty.run("restore", str(backups), check=False)
+    assert (refused.returncode, "must be empty or missing" in refused.stderr) == (2, True)
+    empty.run("up")
+    assert "Nothing lost, nothing twice" in empty.run("verify").stdout
+    history = installation.json("history", "fashion")
+    assert empty.json("history", "fashion") == history
+    assert empty.json("predict", "fashion", str(item))["model_version"] == history[-1]["champion"]

@@ -31,7 +31,14 @@ def test_the_promised_targets_exist():
 
 
 def test_there_is_a_lock_for_each_environment():
-    assert [path.name for path in LOCKS] == ["dev.lock", "label-studio.lock", "pipeline.lock", "serving.lock"]
+    assert [path.name for path in LOCKS] == [
+        "cluster.lock",
+        "dev.lock",
+        "gateway.lock",
+        "label-studio.lock",
+        "pipeline.lock",
+        "serving.lock",
+    ]
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)

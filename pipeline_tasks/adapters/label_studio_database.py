@@ -1,0 +1,41 @@
+"""Label Studio's PostgreSQL database as one file, with PostgreSQL's own programs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from pipeline_tasks.errors import ConfigError, ServiceUnavailable
+
+TIMEOUT_SECONDS = 3600
+
+
+class PostgresqlDump:
+    """`pg_dump` and `pg_restore` of one database; its password comes from the address or from ~/.pgpass."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def dump(self, path: Path) -> None:
+        """Write the database, as it is at one moment, into a file."""
+        self._run("pg_dump", "--format=custom", "--no-owner", f"--file={path}", "--dbname", self._url)
+
+    def load(self, path: Path) -> None:
+        """Write a dump into an empty database, whole or not at all."""
+        self._run("pg_restore", "--no-owner", "--single-transaction", "--exit-on-error", "--dbname", self._url, path)
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        try:
+            done = subprocess.run(  # noqa: S603 - PostgreSQL's own program with our arguments
+                [program, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            )
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{program} must be installed to copy Label Studio's PostgreSQL database (got none). "
+                "On Debian: apt install postgresql-client."
+            ) from None
+        if done.returncode != 0:
+            raise ServiceUnavailable(
+                f"{program} must end with 0 (got {done.returncode}: {done.stderr.strip()[-500:]}). "
+                "Check DETHRONE_LABEL_STUDIO_DATABASE_URL, and that an empty database of that name exists."
+            )

@@ -1,0 +1,57 @@
+"""The commands that keep an installation: backup, restore, upgrade; `cli.py` has their names and arguments."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from pipeline_tasks.settings import catalog_url, home_from, process_environment, projects_dir
+
+
+def backup(arguments: argparse.Namespace) -> Any:
+    """Write a backup."""
+    from pipeline_tasks.wiring import keeping
+
+    report = keeping.save(arguments.folder, with_secrets=not arguments.without_secrets, check=arguments.check)
+    return dataclasses.asdict(report) if arguments.json else keeping.as_text(report, arguments.folder)
+
+
+def restore(arguments: argparse.Namespace) -> int:
+    """Bring a backup back; exit code 1 names invariants that held when it was made and do not now."""
+    from pipeline_tasks.wiring import keeping
+
+    environment = process_environment()
+    report = keeping.restore(
+        arguments.folder,
+        name=arguments.name,
+        home_dir=home_from(environment),
+        projects_dir=projects_dir(),
+        environment=environment,
+    )
+    print(json.dumps(dataclasses.asdict(report)) if arguments.json else keeping.as_text(report, arguments.folder))  # noqa: T201
+    return 1 if report.violations else 0
+
+
+def upgrade(_arguments: argparse.Namespace) -> str:
+    """Run the missing migrations of the catalog and register the keys that the stack itself uses."""
+    from pipeline_tasks.catalog import migrate
+    from pipeline_tasks.wiring.stack_up import issue_stack_keys
+
+    environment = process_environment()
+    url = catalog_url(environment)
+    revision = migrate.upgrade(url)
+    issue_stack_keys(home_from(environment), url=url)
+    return f"The catalog's schema is {revision}."
+
+
+def secrets(arguments: argparse.Namespace) -> str:
+    """Generate the secrets that docker-compose.yml mounts; those that are there stay."""
+    from pipeline_tasks.stack.cluster import ensure_cluster_secrets
+
+    names = ensure_cluster_secrets(arguments.folder.resolve())
+    return (
+        f"{len(names)} secrets are in {arguments.folder.resolve()}, a folder that only you can open. Keep a copy "
+        f"elsewhere, and name it to docker compose: export DETHRONE_SECRETS={arguments.folder.resolve()}"
+    )

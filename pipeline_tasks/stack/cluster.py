@@ -1,0 +1,114 @@
+"""Beyond one machine: Airflow's settings for a shared PostgreSQL, with Celery or Kubernetes, and their secrets."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.stack.airflow_setup import write_airflow_files
+from pipeline_tasks.stack.layout import StackLayout
+from pipeline_tasks.stack.programs import s3_identities
+from pipeline_tasks.stack.secret_files import AIRFLOW_ROLES, ensure_secrets, write_private
+
+EXECUTORS = ("CeleryExecutor", "KubernetesExecutor")
+PARALLELISM = 32
+PORT = 8080
+# database -> the file of the address that uses it, and the driver that its user asks for
+DATABASES: Mapping[str, tuple[str, str]] = {
+    "dethrone": ("catalog_url", "postgresql+psycopg"),
+    "airflow": ("airflow_database_url", "postgresql+psycopg"),
+    "labelstudio": ("label_studio_database_url", "postgresql"),
+}
+_CELERY = """\
+[celery]
+broker_url_cmd = {broker}
+result_backend_cmd = {results}
+# A task belongs to the worker until it ends, so that a killed worker's tasks go to another.
+task_acks_late = True
+worker_prefetch_multiplier = 1
+# One process a slot; each holds Airflow and, while it trains, torch.
+worker_concurrency = 4
+operation_timeout = 10
+
+[celery_broker_transport_options]
+# Redis gives a message that nobody acknowledged to another worker after this time: longer than the longest task.
+visibility_timeout = 86400
+"""
+
+
+def write_settings(home: Path, *, root: Path, executor: str, base_url: str, port: int = PORT) -> Path:
+    """Write `airflow.cfg` and the passwords below the home, from its secret files; return the settings' path.
+
+    Raises:
+        ConfigError: the executor is none for many machines, or a secret is missing.
+    """
+    if executor not in EXECUTORS:
+        raise ConfigError(f"DETHRONE_EXECUTOR must be one of {', '.join(EXECUTORS)} (got {executor or 'nothing'}).")
+    layout = StackLayout(home=home.resolve(), root=root)
+    layout.airflow_home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = {name: _read(layout.secrets_dir / name) for name in (f"airflow_{user}_password" for user in AIRFLOW_ROLES)}
+    wanted = ["airflow_database_url", *(["redis_url", "celery_result_url"] if executor == "CeleryExecutor" else [])]
+    for name in wanted:
+        _read(layout.secrets_dir / name)
+    beyond = settings(layout, executor=executor, base_url=base_url)
+    write_airflow_files(layout, port=port, secrets=found, beyond=beyond)
+    return layout.airflow_cfg
+
+
+def settings(layout: StackLayout, *, executor: str, base_url: str) -> dict[str, str]:
+    """Return the template's values that differ from one machine's; addresses with passwords are read by command."""
+
+    def cat(name: str) -> str:
+        return shlex.join(["cat", str(layout.secrets_dir / name)])
+
+    celery = _CELERY.format(broker=cat("redis_url"), results=cat("celery_result_url"))
+    return {
+        "executor": executor,
+        "database": f"sql_alchemy_conn_cmd = {cat('airflow_database_url')}",
+        "host": "0.0.0.0",  # noqa: S104 - inside a container; what is published stands in docker-compose.yml
+        "base_url": base_url,
+        "parallelism": str(PARALLELISM),
+        "celery": celery if executor == "CeleryExecutor" else "",
+    }
+
+
+def ensure_cluster_secrets(folder: Path) -> list[str]:
+    """Generate what is missing of the production stack's secrets and return the names of all files.
+
+    The folder is the owner's only; the files in it can be read by every user, because each container has its own user
+    and sees only the files that are mounted into it.
+    """
+    known = ensure_secrets(folder)
+    for name in ("postgres_password", "redis_password", "grafana_admin_password"):
+        known[name] = _ensure(folder, name, lambda: secrets.token_hex(24))
+    for database, (name, driver) in DATABASES.items():
+        password = _ensure(folder, f"postgres_{database}_password", lambda: secrets.token_hex(24))
+        _ensure(folder, name, lambda d=driver, p=password, b=database: f"{d}://{b}:{p}@postgres:5432/{b}")  # type: ignore[misc]
+    airflow = _read(folder / "airflow_database_url")
+    _ensure(folder, "celery_result_url", lambda: f"db+{airflow}")
+    _ensure(folder, "redis_url", lambda: f"redis://:{known['redis_password']}@redis:6379/0")
+    _ensure(folder, "redis.conf", lambda: f"requirepass {known['redis_password']}\nappendonly yes\nprotected-mode yes")
+    _ensure(folder, "s3.json", lambda: s3_identities(known))
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o700)
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _ensure(folder: Path, name: str, make: Callable[[], str]) -> str:
+    path = folder / name
+    if not path.exists():
+        write_private(path, f"{make()}\n")
+    return _read(path)
+
+
+def _read(path: Path) -> str:
+    text = path.read_text().strip() if path.is_file() else ""
+    if not text:
+        raise ConfigError(
+            f"{path} must hold a secret (got nothing). `dethrone secrets <folder>` writes the production stack's."
+        )
+    return text

@@ -1,0 +1,225 @@
+"""Wire backup and restore: what this installation is made of, and the proof that what came back is all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline_tasks import invariants
+from pipeline_tasks.adapters.label_studio_database import PostgresqlDump
+from pipeline_tasks.adapters.process_target import ProcessTarget
+from pipeline_tasks.assembly import Parts, build_parts, utc_now
+from pipeline_tasks.backup import catalog_copy, home, task
+from pipeline_tasks.backup.vault import Blob, Vault
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.verdicts import ReleaseRepository
+from pipeline_tasks.errors import ConfigError, DataCorrupt
+from pipeline_tasks.settings import RESTORING, load_settings
+from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.own_s3 import running_s3
+from pipeline_tasks.stack.secret_files import write_private
+from pipeline_tasks.wiring.shipping import restore_bento
+
+NUM_NAMED = 10
+LABEL_STUDIO_DUMP = "label-studio.dump"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What came back."""
+
+    name: str
+    created_at: str
+    num_rows: int
+    num_files: int
+    num_objects: int
+    servers: tuple[str, ...]
+    violations: tuple[str, ...]  # broken invariants that the backup did not have
+
+
+def save(folder: Path, *, with_secrets: bool, check: bool = False) -> task.BackupReport:
+    """Back this installation up while it runs; `check` reads every file of the backup again at the end."""
+    parts = build_parts()
+    settings, vault = parts.settings, Vault(folder.resolve())
+    _require_outside(vault.folder, settings.home, settings.projects_dir)
+    report = task.backup(
+        vault,
+        home_dir=settings.home,
+        projects_dir=settings.projects_dir,
+        catalog_url=settings.catalog_url,
+        store=parts.store,
+        labeling=_labeling_database(settings.environment),
+        with_secrets=with_secrets,
+        version=importlib.metadata.version("dethrone"),
+        now=utc_now(),
+    )
+    if check:
+        vault.check(task.blobs_of(vault.manifest(report.name), vault))
+    return report
+
+
+def restore(
+    folder: Path, *, name: str | None, home_dir: Path, projects_dir: Path, environment: Mapping[str, str]
+) -> RestoreReport:
+    """Bring a backup back onto an empty machine and prove it; a restore that was cut short is begun again.
+
+    Raises:
+        ConfigError: the home folder, a project, the bucket or the catalog is not empty, or there is no such backup.
+        DataCorrupt: the backup is not whole.
+    """
+    vault = Vault(folder.resolve())
+    manifest = vault.manifest(name)
+    name = name or vault.manifest_names()[-1]
+    _require_outside(vault.folder, home_dir, projects_dir)
+    files, projects = task.files_of(manifest, "home"), task.files_of(manifest, "projects")
+    again = _require_empty(home_dir, name=name, files=files, with_secrets=bool(manifest["with_secrets"]))
+    if different := home.differing(projects, projects_dir):
+        raise ConfigError(
+            f"the projects in {projects_dir} must be missing or those of the backup (got other bytes in "
+            f"{', '.join(different[:NUM_NAMED])}). Name an empty folder with DETHRONE_PROJECTS."
+        )
+    vault.check(task.blobs_of(manifest, vault))
+    home_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(home_dir / RESTORING, f"{name}\n")
+    labeling_dump = files.pop(LABEL_STUDIO_DUMP, None)
+    home.put_back(vault, files, home_dir)
+    home.put_back(vault, projects, projects_dir)
+    with _store_at_hand(home_dir, projects_dir=projects_dir, environment=environment):
+        parts = build_parts(load_settings({**environment, "DETHRONE_PROJECTS": str(projects_dir)}))
+        parts.store.ensure_bucket()
+        task.require_empty_store(parts.store, vault, manifest)
+        num_objects = task.restore_objects(vault, manifest, store=parts.store)
+        num_rows = _restore_catalog(vault, manifest, parts, again=again)
+        if labeling_dump is not None:
+            _restore_labeling(vault.path_of(labeling_dump.sha256), environment)
+        violations = _prove(parts, manifest)
+        servers = _remember_servers(parts)
+    (home_dir / RESTORING).unlink()
+    return RestoreReport(
+        name=name,
+        created_at=str(manifest["created_at"]),
+        num_rows=num_rows,
+        num_files=len(files) + len(projects),
+        num_objects=num_objects,
+        servers=tuple(servers),
+        violations=tuple(violations),
+    )
+
+
+def _require_outside(folder: Path, *others: Path) -> None:
+    for other in others:
+        if folder.is_relative_to(other.resolve()) or other.resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"the backup's folder must lie outside of {other} (got {folder}). Name a folder on another disk."
+            )
+
+
+def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with_secrets: bool) -> bool:
+    """Return whether this goes on with a restore of the same backup; only its own secrets may be there before."""
+    marker = home_dir / RESTORING
+    if marker.is_file() and marker.read_text().strip() == name:
+        return True
+    present = sorted(path.relative_to(home_dir).as_posix() for path in home_dir.rglob("*") if path.is_file())
+    found = [one for one in present if not one.startswith(f"{home.SECRETS}/")]
+    found += home.differing({one: blob for one, blob in files.items() if one.startswith(f"{home.SECRETS}/")}, home_dir)
+    if found:
+        raise ConfigError(
+            f"{home_dir} must be empty or missing (got {', '.join(found[:NUM_NAMED])}). A restore never overwrites an "
+            "installation: name another folder with DETHRONE_HOME."
+        )
+    if not with_secrets and not (home_dir / home.SECRETS / "split_key").is_file():
+        raise ConfigError(
+            f"{home_dir / home.SECRETS} must hold the installation's secrets (got no split_key): this backup was "
+            "written without them. Put them there, mode 600, and restore again."
+        )
+    return False
+
+
+def _store_at_hand(
+    home_dir: Path, *, projects_dir: Path, environment: Mapping[str, str]
+) -> AbstractContextManager[None]:
+    """Start the stack's own S3 unless the environment names another."""
+    if environment.get("DETHRONE_S3_ENDPOINT"):
+        return nullcontext()
+    layout = StackLayout(home=home_dir.resolve(), root=source_root())
+    bin_dir = Path(sys.executable).parent
+    return running_s3(layout, projects_dir=projects_dir, environment=environment, bin_dir=bin_dir)
+
+
+def _restore_catalog(vault: Vault, manifest: Mapping[str, Any], parts: Parts, *, again: bool) -> int:
+    """Write the rows; one transaction, so a restore that was cut short left all of them or none."""
+    url = parts.settings.catalog_url
+    if again and catalog_copy.num_rows(url) == manifest["num_rows"]:
+        return int(manifest["num_rows"])
+    return task.restore_catalog(vault, manifest, catalog_url=url)
+
+
+def _labeling_database(environment: Mapping[str, str]) -> PostgresqlDump | None:
+    url, path = (environment.get(f"DETHRONE_LABEL_STUDIO_DATABASE_URL{end}") for end in ("", "_FILE"))
+    url = url or (Path(path).read_text().strip() if path else None)
+    return PostgresqlDump(url) if url else None
+
+
+def _restore_labeling(path: Path, environment: Mapping[str, str]) -> None:
+    database = _labeling_database(environment)
+    if database is None:
+        raise ConfigError(
+            "DETHRONE_LABEL_STUDIO_DATABASE_URL must be set (got nothing): in this backup Label Studio is on "
+            "PostgreSQL. Name an empty database and restore again."
+        )
+    database.load(path)
+
+
+def _prove(parts: Parts, manifest: Mapping[str, Any]) -> list[str]:
+    """Check every invariant, each object read again, each ledger as long as it was; return what the backup had not."""
+    anchors = {project: [(int(one[0]), str(one[1]))] for project, one in manifest["anchors"].items()}
+    found = invariants.check(parts.database, parts.store, now=utc_now(), anchors=anchors, deep=True)
+    return sorted({str(violation) for violation in found} - set(manifest["violations"]))
+
+
+def _remember_servers(parts: Parts) -> list[str]:
+    """Have the champions' servers start with the next `dethrone up`, where the routes say that they are."""
+    serving, started = ServingRepository(parts.database), []
+    for project in sorted({path.parent.name for path in parts.settings.projects_dir.glob("*/project.yaml")}):
+        head = serving.head_route(project)
+        if head is None or parts.project(project).config.serving.target != "process":
+            continue
+        for entry in head.entries:
+            release = ReleaseRepository(parts.database).of_model(project, entry.model_version)
+            if release is None:
+                raise DataCorrupt(f"{entry.model_version} serves and must have a release (got none).")
+            restore_bento(parts, release)
+            ProcessTarget(parts.settings.home).remember(
+                deployment_id=entry.deployment_id,
+                bento_tag=release.bento_tag,
+                port=urlsplit(entry.address).port or 80,
+                environment={"DETHRONE_DEPLOYMENT": entry.deployment_id},
+            )
+            started.append(entry.deployment_id)
+    return started
+
+
+def as_text(report: task.BackupReport | RestoreReport, folder: Path) -> str:
+    """Return a report for people; what holds secrets says so."""
+    if isinstance(report, RestoreReport):
+        came = f"{report.num_rows} rows, {report.num_objects} objects, {report.num_files} files"
+        proof = "Every invariant that held then holds, and the ledger is whole."
+        if report.violations:
+            proof = "\n".join(["These invariants held when the backup was made, and do not now:", *report.violations])
+        servers = ", ".join(report.servers) or "no model"
+        return f"Restored {report.name}: {came}.\n{proof}\n`dethrone up` starts the stack and {servers}."
+    secrets = (
+        "The secrets are IN this backup, readable by whoever reads the folder (mode 600): keep it as you keep them."
+        if report.with_secrets
+        else "The secrets are not in it: keep them elsewhere, without split_key and the passwords nothing comes back."
+    )
+    return (
+        f"Backup {report.name} in {folder}: {report.num_rows} rows, {report.num_objects} objects "
+        f"({report.num_new_objects} new), {report.num_files} files, {report.size_bytes / 1e6:.1f} MB.\n{secrets}"
+    )

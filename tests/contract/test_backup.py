@@ -1,0 +1,288 @@
+"""Backup and restore on SQLite and PostgreSQL: all of it comes back, onto an empty place only, and proves itself."""
+
+import dataclasses
+import shutil
+import sqlite3
+
+import pytest
+import sqlalchemy as sa
+
+from pipeline_tasks.assembly import Parts
+from pipeline_tasks.backup import catalog_copy
+from pipeline_tasks.backup.vault import Vault
+from pipeline_tasks.catalog import migrate
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.errors import ConfigError, DataCorrupt, PermanentError
+from pipeline_tasks.settings import RESTORING, catalog_url
+from pipeline_tasks.wiring import keeping, stack_up
+from pipeline_tasks.wiring.noting import note_head
+from tests.fakes import FakeObjectStore, FolderObjectStore
+from tests.labeling_case import Case as LabelingCase
+from tests.ledger_case import Case as LedgerCase
+
+REST = {
+    "DETHRONE_S3_ENDPOINT": "http://127.0.0.1:1",
+    "DETHRONE_LABEL_STUDIO_URL": "http://127.0.0.1:1",
+    "DETHRONE_AIRFLOW_URL": "http://127.0.0.1:1",
+    "DETHRONE_GATEWAY_URL": "http://127.0.0.1:1",
+}
+SECRETS = ("s3_access_key", "s3_secret_key", "label_studio_token", "webhook_secret", "split_key", "gateway_admin_key")
+PROJECT = "modality: image\n"
+
+
+class Installation:
+    """A home folder, its projects, its catalog and its bucket, as `dethrone backup` finds them while they are used."""
+
+    def __init__(self, folder, url):
+        self.home, self.projects, self.vault = folder / "home", folder / "projects", folder / "backups"
+        self.environment = REST | {"DETHRONE_CATALOG_URL": url, "DETHRONE_HOME": str(self.home)}
+        self.environment["DETHRONE_PROJECTS"] = str(self.projects)
+        migrate.upgrade(url)
+        self.database = Database(create_engine(url))
+        self.store = FakeObjectStore()
+        self.ledger = LedgerCase(self.database, self.store)
+        self.ledger.tell()
+        note_head(dataclasses.make_dataclass("P", ["database", "store"])(self.database, self.store), "fashion")
+        for name in SECRETS:
+            self.write(self.home / "secrets" / name, f"the {name}")
+        self.write(self.home / "spool" / "000000000001-7.sealed", "whole records")
+        self.write(self.home / "spool" / "000000000002-7.open", "newest records")
+        self.write(self.home / "label-studio" / "media" / "logo.png", "png")
+        self.write(self.projects / "plain" / "project.yaml", PROJECT)
+        self.write(self.projects / "plain" / "incoming" / "new.png", "not ingested yet")
+        for name in ("label-studio/label_studio.sqlite3", "serving/predictions.db"):
+            self.write(self.home / name, "")
+            with sqlite3.connect(self.home / name) as connection:
+                connection.execute("CREATE TABLE waiting (id TEXT)")
+                connection.execute("INSERT INTO waiting VALUES ('p1')")
+
+    @staticmethod
+    def write(path, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def installation(tmp_path, catalog_url):
+    return Installation(tmp_path / "old", catalog_url)
+
+
+@pytest.fixture
+def save(installation, monkeypatch):
+    def call(**arguments):
+        monkeypatch.setattr(Parts, "store", installation.store)
+        for name, value in installation.environment.items():
+            monkeypatch.setenv(name, value)
+        return keeping.save(installation.vault, **({"with_secrets": True} | arguments))
+
+    return call
+
+
+class Target:
+    """An empty machine."""
+
+    def __init__(self, folder, installation, monkeypatch):
+        self.home, self.projects = folder / "home", folder / "projects"
+        self.url = f"sqlite:///{folder / 'catalog.db'}"
+        self.store = FakeObjectStore()
+        self.vault = installation.vault
+        self._monkeypatch = monkeypatch
+
+    def restore(self, **arguments):
+        self._monkeypatch.setattr(Parts, "store", self.store)
+        self._monkeypatch.setattr(FakeObjectStore, "ensure_bucket", lambda _self: None, raising=False)
+        places = {"DETHRONE_CATALOG_URL": self.url, "DETHRONE_HOME": str(self.home)}
+        given = {"name": None, "home_dir": self.home, "projects_dir": self.projects, "environment": REST | places}
+        return keeping.restore(self.vault, **(given | arguments))
+
+
+@pytest.fixture
+def target(tmp_path, installation, monkeypatch):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    return Target(folder, installation, monkeypatch)
+
+
+def rows_of(url):
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = {table.name: connection.execute(sa.select(table)).all() for table in t.metadata.sorted_tables}
+    engine.dispose()
+    return found
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_everything_comes_back(save, target, installation):
+    report = save(check=True)
+    restored = target.restore()
+    assert rows_of(target.url) == rows_of(installation.environment["DETHRONE_CATALOG_URL"])
+    assert restored.num_rows == report.num_rows > 7
+    assert target.store.objects == installation.store.objects
+    assert restored.num_objects == len(target.store.objects) > 0
+    assert files_of(target.projects) == files_of(installation.projects)
+    assert {path: data for path, data in files_of(target.home).items() if not path.endswith((".sqlite3", ".db"))} == {
+        path: data for path, data in files_of(installation.home).items() if not path.endswith((".sqlite3", ".db"))
+    }
+    for name in ("label-studio/label_studio.sqlite3", "serving/predictions.db"):
+        with sqlite3.connect(target.home / name) as connection:
+            assert connection.execute("SELECT id FROM waiting").fetchall() == [("p1",)]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in target.home.rglob("*"))
+    assert all(path.stat().st_mode & 0o077 == 0 for path in target.vault.rglob("*"))
+
+
+def test_a_second_backup_copies_only_what_is_new(save, installation):
+    first = save()
+    installation.store.put("reports/one.html", b"new")
+    installation.store.calls.clear()
+    second = save()
+    assert (first.num_new_objects, second.num_new_objects) == (first.num_objects, 1)
+    assert installation.store.calls["get_file"] == 1
+    assert second.num_objects == first.num_objects + 1
+    assert len(Vault(installation.vault).manifest_names()) == 2
+
+
+def test_an_older_backup_can_be_named(save, target, installation):
+    first = save()
+    installation.ledger.judge("v9", at=9)
+    save()
+    assert target.restore(name=first.name).num_rows == first.num_rows
+
+
+@pytest.mark.parametrize("what", ["home", "projects", "store", "catalog"])
+def test_a_place_that_is_not_empty_is_refused_and_left_as_it_was(save, target, installation, what):
+    save()
+    if what == "home":
+        Installation.write(target.home / "catalog.db", "mine")
+    elif what == "projects":
+        Installation.write(target.projects / "plain" / "project.yaml", "mine")
+    elif what == "store":
+        target.store.put("mine", b"mine")
+    else:
+        migrate.upgrade(target.url)
+        stack_up.issue_stack_keys(target.home.with_name("other"), url=target.url)
+    with pytest.raises(ConfigError, match=r"must be (empty|missing)"):
+        target.restore()
+    assert target.store.objects.get("mine", b"mine") == b"mine"
+    if what != "store":
+        assert "plain/incoming/new.png" not in files_of(target.projects) or what == "catalog"
+
+
+@pytest.mark.parametrize("harm", ["change", "remove"])
+def test_a_backup_with_one_bad_byte_is_refused_before_anything_is_written(save, target, harm):
+    save()
+    blob = max(path for path in (target.vault / "blobs").rglob("*") if path.is_file())
+    if harm == "remove":
+        blob.unlink()
+    else:
+        data = blob.read_bytes()
+        blob.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(DataCorrupt, match=r"must be there with the bytes that were written \(got 1 of"):
+        target.restore()
+    assert not target.home.exists()
+    with pytest.raises(DataCorrupt, match="missing or changed"):
+        Vault(target.vault).check(keeping.task.blobs_of(Vault(target.vault).manifest(), Vault(target.vault)))
+
+
+def test_an_invariant_that_broke_on_the_way_is_named(save, target, installation, monkeypatch):
+    save()
+    assert target.restore().violations == ()  # what was broken before the backup is not its fault
+    shutil.rmtree(target.home)
+    target.store = FakeObjectStore()
+    target.url += "2"
+    put_file = FakeObjectStore.put_file
+    lose = "verdicts/fashion/verdict-v1/verdict.json"
+    monkeypatch.setattr(
+        FakeObjectStore, "put_file", lambda store, key, *a, **k: None if key == lose else put_file(store, key, *a, **k)
+    )
+    report = target.restore()
+    assert any("verdict-v1" in one for one in report.violations)
+    assert "held when the backup was made, and do not now" in keeping.as_text(report, target.vault)
+
+
+def test_a_half_restored_home_does_not_start(save, target, monkeypatch):
+    save()
+    monkeypatch.setattr(keeping, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        target.restore()
+    with pytest.raises(ConfigError, match="a restore that was cut short"):
+        stack_up.start_stack(target.home, projects_dir=target.projects, environment={})
+
+
+def test_a_restore_that_was_cut_short_goes_on(save, target, monkeypatch):
+    save()
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            target.restore()
+    assert (target.home / RESTORING).exists()
+    target.restore()
+    assert not (target.home / RESTORING).exists()
+
+
+def test_secrets_can_stay_out_and_are_asked_for(save, target, installation):
+    report = save(with_secrets=False)
+    assert "secrets are not in it" in keeping.as_text(report, target.vault)
+    assert b"the split_key" not in {path.read_bytes() for path in target.vault.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="must hold the installation's secrets"):
+        target.restore()
+    shutil.copytree(installation.home / "secrets", target.home / "secrets")
+    target.restore()
+    assert (target.home / "secrets" / "split_key").read_text() == "the split_key"
+
+
+def test_the_backup_says_that_the_secrets_are_in_it(save, target):
+    assert "secrets are IN this backup" in keeping.as_text(save(), target.vault)
+
+
+def test_a_folder_inside_the_home_is_refused(save, installation):
+    installation.vault = installation.home / "backups"
+    with pytest.raises(ConfigError, match="must lie outside of"):
+        save()
+
+
+def test_an_older_schema_is_upgraded_on_the_way_in_and_a_newer_one_refused(save, tmp_path, installation):
+    dump = tmp_path / "dump.db"
+    catalog_copy.dump(installation.environment["DETHRONE_CATALOG_URL"], dump)
+    with sqlite3.connect(dump) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(PermanentError, match="A newer Dethrone has upgraded it") as caught:
+        catalog_copy.load(dump, f"sqlite:///{tmp_path / 'target.db'}")
+    assert caught.value.code == "CATALOG_NEWER"
+
+
+def test_a_newer_catalog_stops_the_start_before_anything_runs(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    migrate.upgrade(url := catalog_url({"DETHRONE_HOME": str(home)}))
+    with sqlite3.connect(home / "catalog.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    monkeypatch.setattr(stack_up.lifecycle, "up", lambda *_a, **_k: pytest.fail("it was started"))
+    with pytest.raises(PermanentError, match="A newer Dethrone"):
+        stack_up.start_stack(home, projects_dir=tmp_path, environment={"DETHRONE_CATALOG_URL": url})
+
+
+def test_labels_and_their_json_survive_the_copy(tmp_path, catalog_url):
+    migrate.upgrade(catalog_url)
+    case = LabelingCase(Database(create_engine(catalog_url)), labeling=None, store=FolderObjectStore(tmp_path / "s3"))
+    case.add_numbers(range(3))
+    catalog_copy.dump(catalog_url, tmp_path / "dump.db")
+    back = f"sqlite:///{tmp_path / 'back.db'}"
+    catalog_copy.load(tmp_path / "dump.db", back)
+    assert rows_of(back) == rows_of(catalog_url)
+    assert len(rows_of(back)["items"]) == 3
+
+
+def test_an_unknown_backup_or_format_is_refused(save, target):
+    with pytest.raises(ConfigError, match=r"must hold the backup asked for \(got none\)"):
+        target.restore()
+    name = save().name
+    with pytest.raises(ConfigError, match="must hold the backup 20200101T000000Z"):
+        target.restore(name="20200101T000000Z")
+    path = target.vault / "manifests" / f"{name}.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ConfigError, match=r"format must be 1 \(got 2\)"):
+        target.restore()

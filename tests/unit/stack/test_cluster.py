@@ -1,0 +1,218 @@
+"""The production stack: its secrets, what it publishes, its settings, and what its dashboards and alarms look at."""
+
+import configparser
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.stack import cluster
+from pipeline_tasks.stack.layout import source_root
+
+ROOT = source_root()
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES = COMPOSE["services"]
+PUBLISHED = {"gateway", "airflow-api-server", "label-studio"}
+DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*/Dockerfile"))
+OURS = {"dethrone-airflow:0.1.0", "dethrone-gateway:0.1.0", "dethrone-label-studio:0.1.0"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "secrets"
+
+
+def test_every_secret_of_the_stack_is_generated_and_stays(folder):
+    names = cluster.ensure_cluster_secrets(folder)
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    assert set(COMPOSE["secrets"]) <= set(names) == set(before)
+    assert cluster.ensure_cluster_secrets(folder) == names
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
+
+
+def test_two_installations_share_no_secret(tmp_path):
+    for name in ("a", "b"):
+        cluster.ensure_cluster_secrets(tmp_path / name)
+    same = [p.name for p in (tmp_path / "a").iterdir() if p.read_text() == (tmp_path / "b" / p.name).read_text()]
+    assert same == []
+
+
+def test_addresses_carry_the_password_that_the_database_is_made_with(folder):
+    cluster.ensure_cluster_secrets(folder)
+    read = {path.name: path.read_text().strip() for path in folder.iterdir()}
+    for database, (name, driver) in cluster.DATABASES.items():
+        password = read[f"postgres_{database}_password"]
+        assert read[name] == f"{driver}://{database}:{password}@postgres:5432/{database}"
+    assert read["celery_result_url"] == f"db+{read['airflow_database_url']}"
+    assert f"requirepass {read['redis_password']}" in read["redis.conf"]
+    assert json.loads(read["s3.json"])["identities"][0]["credentials"][0]["secretKey"] == read["s3_secret_key"]
+
+
+@pytest.mark.parametrize("executor", cluster.EXECUTORS)
+def test_the_one_template_serves_many_machines(tmp_path, executor):
+    home = tmp_path / "home"
+    cluster.ensure_cluster_secrets(home / "secrets")
+    path = cluster.write_settings(home, root=ROOT, executor=executor, base_url="http://airflow:8080")
+    parser = configparser.ConfigParser()
+    parser.read(path)
+    assert parser["core"]["executor"] == executor
+    assert parser["api"]["host"] == "0.0.0.0"
+    assert parser["api"]["base_url"] == "http://airflow:8080"
+    assert parser["database"]["sql_alchemy_conn_cmd"] == f"cat {home}/secrets/airflow_database_url"
+    assert "sql_alchemy_conn" not in parser["database"]
+    assert ("celery" in parser) == (executor == "CeleryExecutor")
+    assert parser["scheduler"]["task_instance_heartbeat_timeout"] == "60"  # what was measured holds here too
+    secrets = {path.read_text().strip() for path in (home / "secrets").iterdir()}
+    assert [one for one in secrets if one in path.read_text()] == []
+
+
+def test_nothing_starts_without_its_secrets(tmp_path):
+    with pytest.raises(ConfigError, match="must hold a secret"):
+        cluster.write_settings(tmp_path, root=ROOT, executor="CeleryExecutor", base_url="http://a")
+    with pytest.raises(ConfigError, match=r"DETHRONE_EXECUTOR must be one of .* \(got nothing\)"):
+        cluster.write_settings(tmp_path, root=ROOT, executor="", base_url="http://a")
+
+
+def test_only_three_services_are_published():
+    published = {
+        name for name, one in SERVICES.items() for port in one.get("ports", ()) if not port.startswith("127.0.0.1:")
+    }
+    assert published == PUBLISHED
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_service_is_limited_pinned_and_watched(name):
+    service = SERVICES[name]
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+    assert re.search(r":v?\d+\.\d+(\.\d+)?(-[a-z]+)?$", service["image"]), "a tag that names a version"
+    assert service["image"] in OURS or "build" not in service
+    assert "test" in service["healthcheck"] or (
+        service["healthcheck"] == {"disable": True} and name in {"migrate", "tools"}
+    )
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_no_password_stands_in_the_file():
+    secret = re.compile(r"password|secret|token|fernet|jwt|_key$", re.IGNORECASE)
+    for name, service in SERVICES.items():
+        for key, value in service.get("environment", {}).items():
+            if secret.search(key) and key != "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN":
+                assert key.endswith("_FILE"), f"{name}: {key}={value}"
+                assert str(value).startswith(("/run/secrets/", "/var/lib/dethrone/secrets/")), key
+    for name, one in COMPOSE["secrets"].items():
+        assert one["file"] == f"${{DETHRONE_SECRETS:?must be the folder that dethrone secrets wrote}}/{name}"
+
+
+def test_every_mounted_secret_and_volume_is_declared():
+    mounted = {
+        one["source"] if isinstance(one, dict) else one
+        for service in SERVICES.values()
+        for one in service.get("secrets", ())
+    }
+    assert mounted == set(COMPOSE["secrets"])
+    volumes = {one.split(":")[0] for service in SERVICES.values() for one in service.get("volumes", ())}
+    assert {one for one in volumes if not one.startswith((".", "/", "$"))} == set(COMPOSE["volumes"])
+    files = [one.split(":")[0] for service in SERVICES.values() for one in service.get("volumes", ()) if one[0] == "."]
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_images_are_ours_locked_and_not_root(path):
+    text = path.read_text()
+    assert re.search(r"^ARG BASE_IMAGE=python:3\.11\.\d+-slim-bookworm$", text, re.MULTILINE)
+    assert re.search(r"^USER 10001$", text, re.MULTILINE)
+    assert re.search(r"-r /tmp/[a-z-]+\.lock", text)
+    assert "latest" not in text
+    sources = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
+    assert [one for line in sources for one in line.split() if not (ROOT / one).exists()] == []
+
+
+def test_the_gateways_image_holds_no_torch_and_no_airflow_but_all_that_it_imports():
+    names = {
+        line.split("==")[0]
+        for line in (ROOT / "requirements" / "gateway.lock").read_text().splitlines()
+        if "==" in line
+    }
+    assert names & {"torch", "apache-airflow", "great-expectations", "label-studio-sdk", "wandb"} == set()
+    assert {"bentoml", "boto3", "pyarrow", "psycopg", "sqlalchemy", "pillow", "uvloop", "httptools"} <= names
+    pins = {line for line in (ROOT / "requirements" / "gateway.lock").read_text().splitlines() if "==" in line}
+    assert pins <= set((ROOT / "requirements" / "pipeline.lock").read_text().splitlines())
+
+
+def exported() -> set[str]:
+    """Every metric that the services' code names."""
+    texts = [path.read_text() for path in (ROOT / "bento_services").rglob("*.py")]
+    names = {name for text in texts for name in re.findall(r"dethrone_[a-z_]*[a-z]", text)}
+    names |= {f"dethrone_predictions_{outcome}_total" for outcome in ("logged", "dropped", "failed")}
+    return names | {f"{name}{end}" for name in names for end in ("_bucket", "_sum", "_count")}
+
+
+DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "path", [*DASHBOARDS, ROOT / "deploy" / "prometheus" / "rules.yml"], ids=lambda path: path.name
+)
+def test_dashboards_and_alarms_look_at_what_is_exported(path):
+    text = path.read_text()
+    if path.suffix == ".json":
+        text = "\n".join(target["expr"] for panel in json.loads(text)["panels"] for target in panel["targets"])
+    else:
+        text = "\n".join(rule["expr"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"])
+    named = set(re.findall(r"dethrone_[a-z_]+", text))
+    assert len(named) >= 8
+    assert named - exported() == set()
+
+
+def test_the_alarm_on_failures_names_codes_that_the_gateway_has():
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())["groups"][0]["rules"]
+    (expression,) = [rule["expr"] for rule in rules if rule["alert"] == "GatewayFails"]
+    codes = re.search(r'code=~"([A-Z_|]+)"', expression)[1].split("|")
+    sources = "\n".join(path.read_text() for path in (ROOT / "bento_services" / "gateway").glob("*.py"))
+    assert [code for code in codes if f'"{code}"' not in sources] == []
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("set_up", [True, False])
+def test_compose_finds_the_file_clean_and_refuses_it_without_secrets(folder, set_up):
+    program = shutil.which("docker-compose")
+    if program is None:
+        pytest.skip("docker-compose is not installed")
+    cluster.ensure_cluster_secrets(folder)
+    given = {"DETHRONE_SECRETS": str(folder), "DOCKER_GID": "999"} if set_up else {"DOCKER_GID": "999"}
+    done = subprocess.run(
+        [program, "--file", str(ROOT / "docker-compose.yml"), "config", "--quiet"],
+        env={"PATH": "/usr/bin:/bin", "HOME": "/tmp", **given},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode == 0) == set_up, done.stderr
+    assert set_up or "must be the folder that dethrone secrets wrote" in done.stderr
+
+
+@pytest.mark.docker
+def test_promtool_finds_the_rules_and_the_settings_valid():
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed")
+    prometheus = ROOT / "deploy" / "prometheus"
+    for arguments in (("rules", "rules.yml"), ("config", "--syntax-only", "prometheus.yml")):
+        done = subprocess.run(
+            [program, "check", *arguments], cwd=prometheus, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_database_script_makes_the_databases_of_the_addresses():
+    script = Path(ROOT / "deploy" / "postgres" / "databases.sh").read_text()
+    names = re.search(r"for name in ([a-z ]+); do", script)[1].split()
+    assert set(names) == set(cluster.DATABASES)
