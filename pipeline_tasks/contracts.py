@@ -18,7 +18,8 @@ Split = Literal["train", "exam"]
 Queue = Literal["label", "exam"]
 Answer = Literal["promote", "keep", "inconclusive"]
 RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
-Runtime = Literal["eager", "onnx", "onnx-int8"]  # what computes a model version's answers: torch, or ONNX Runtime
+# What computes a model version's answers: torch in float32 or in bfloat16 autocast, or ONNX Runtime.
+Runtime = Literal["eager", "amp", "onnx", "onnx-int8"]
 
 
 def sha256_hex(data: bytes) -> str:
