@@ -254,8 +254,8 @@ def _check_serving(project: Project) -> Iterator[Finding]:
         yield (
             ("serving", "runtime"),
             (
-                "serving.runtime must be eager, amp or onnx for text_bow without recipe.params.hidden (got onnx-int8): it "
-                "has no layer to quantize."
+                "serving.runtime must be eager, amp or onnx for text_bow without recipe.params.hidden (got onnx-int8): "
+                "it has no layer to quantize."
             ),
         )
     for key in ("thresholds", "business_labels"):
