@@ -80,4 +80,4 @@ def test_a_gpu_answers_as_the_offline_path_does(runtime, tolerance):
     inputs = [np.random.default_rng(seed).integers(0, 256, (1, 8, 8), dtype=np.uint8) for seed in range(64)]
     torch.backends.cudnn.allow_tf32 = False
     there = dataclasses.replace(loaded(runtime), module=loaded(runtime).module.to("cuda"))
-    assert there.predict(inputs) == pytest.approx(loaded("eager").predict(inputs), abs=tolerance)
+    assert there.predict(inputs) == pytest.approx(loaded(runtime).predict(inputs), abs=tolerance)
