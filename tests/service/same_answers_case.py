@@ -39,7 +39,7 @@ from pipeline_tasks.wiring.shipping import route_config
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 NUM_ITEMS = 1000
-BATCH, PASS = 200, 8
+BATCH, PASS = 100, 8
 TOKEN = "t" * 43
 PHOTOS = Path(__file__).resolve().parents[2] / "projects" / "fashion" / "data"
 TEXT_CLASSES = ("FunctionDef", "ClassDef")
@@ -214,12 +214,14 @@ class Case:
         return {"text": data.decode()} if self.kind == "text" else {"base64": base64.b64encode(data).decode()}
 
     def _row(self, prediction: dict) -> np.ndarray:
-        top = {one["label"]: one["probability"] for one in prediction["top"]}
+        top = {one["label"]: one["confidence"] for one in prediction["top"]}
         return np.array([top[label] for label in self.classes])
 
 
 def results(answer: httpx.Response) -> list[dict]:
-    return [one["prediction"] for one in answer.json()["results"]]
+    found = answer.json()["results"]
+    assert [one["error"] for one in found if one["error"]] == []
+    return [one["prediction"] for one in found]
 
 
 def largest_difference(one: Answers, other: Answers, *, ids: Sequence[str]) -> float:
