@@ -33,7 +33,8 @@ RouteAction = Literal[
 BESIDE_ACTIONS: tuple[RouteAction, ...] = ("shadow", "canary", "experiment_start")
 ALONE_ACTIONS: tuple[RouteAction, ...] = ("canary_failed", "canary_inconclusive", "experiment_stop")
 RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
-Runtime = Literal["eager", "onnx", "onnx-int8"]  # what computes a model version's answers: torch, or ONNX Runtime
+# What computes a model version's answers: torch in float32 or in bfloat16 autocast, or ONNX Runtime.
+Runtime = Literal["eager", "amp", "onnx", "onnx-int8"]
 
 
 def sha256_hex(data: bytes) -> str:

@@ -13,7 +13,8 @@ from pipeline_tasks.contracts import ALONE_ACTIONS, BESIDE_ACTIONS, sha256_hex, 
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.invariants_report import Row, Violation
-from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, file_names
+from pipeline_tasks.models.artifact import EXPORTED_NAME, MANIFEST_NAME, WEIGHTS_NAME, file_names
+from pipeline_tasks.models.weights_file import ArtifactInvalid, read_metadata
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.release.task import EXPORT_SHA256
 
@@ -66,7 +67,8 @@ def whole_violations(
         folder = model["object_key"].rstrip("/")
         yield from _same_digest(project, f"{folder}/{WEIGHTS_NAME}", model["digest"], store)
         exported = {release["object_key"]: release["infra_check"] for release in by_model.get(version, ())}
-        for key in (*_beside_weights(store, folder), *exported):
+        yield from _graph_violations(project, folder, store)
+        for key in (f"{folder}/{MANIFEST_NAME}", *exported):
             digest = exported.get(key, {}).get(EXPORT_SHA256)
             if deep and digest is not None:
                 yield from _same_digest(project, key, digest, store)
@@ -74,12 +76,15 @@ def whole_violations(
                 yield Violation("I4", project, f"champion {version} must have {key} (got no such object)")
 
 
-def _beside_weights(store: ObjectStore, folder: str) -> list[str]:
+def _graph_violations(project: str, folder: str, store: ObjectStore) -> Iterator[Violation]:
+    """The graph of a version that ONNX Runtime serves is the one that its weights file names."""
     try:
-        names = file_names(store.get(f"{folder}/{MANIFEST_NAME}"))
-    except KeyError:
-        names = file_names(b"")
-    return [f"{folder}/{name}" for name in names if name != WEIGHTS_NAME]
+        if EXPORTED_NAME not in file_names(store.get(f"{folder}/{MANIFEST_NAME}")):
+            return
+        digest = read_metadata(store.get(f"{folder}/{WEIGHTS_NAME}")).get("exported", "of no graph")
+    except (KeyError, DataCorrupt, ArtifactInvalid):
+        return  # a lost manifest and wrong weights are violations of their own
+    yield from _same_digest(project, f"{folder}/{EXPORTED_NAME}", digest, store)
 
 
 def gate_violations(

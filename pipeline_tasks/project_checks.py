@@ -258,6 +258,14 @@ def _check_serving(project: Project) -> Iterator[Finding]:
             ("serving", "top_k"),
             f"serving.top_k must be at most the number of labels.classes (got {serving.top_k} and {len(classes)}).",
         )
+    if serving.runtime == "onnx-int8" and project.recipe.name == "text_bow" and not project.recipe.params.get("hidden"):
+        yield (
+            ("serving", "runtime"),
+            (
+                "serving.runtime must be eager, amp or onnx for text_bow without recipe.params.hidden (got onnx-int8): "
+                "it has no layer to quantize."
+            ),
+        )
     for key in ("thresholds", "business_labels"):
         for name in getattr(serving, key):
             if name not in classes:

@@ -88,11 +88,12 @@ class Serving(Section):
     """How predictions are answered and what is logged."""
 
     target: Literal["process", "docker", "kubernetes"] = "process"
-    runtime: Literal["eager", "onnx", "onnx-int8"] = Field(
+    runtime: Literal["eager", "amp", "onnx", "onnx-int8"] = Field(
         "eager",
-        description="What computes the answers, in the gate and in serving alike: eager = torch; onnx = ONNX Runtime; "
-        "onnx-int8 = that with weights and activations in 8 bits, calibrated on training items. These two run on the "
-        "CPU. Another runtime is another model version: it is trained and judged.",
+        description="What computes the answers, in the gate and in serving alike: eager = torch; amp = torch with "
+        "bfloat16 autocast, for GPUs; onnx = ONNX Runtime; onnx-int8 = that with weights and activations in 8 bits, "
+        "calibrated on training items. The last two run on the CPU. Another runtime is another model version: it is "
+        "trained and judged.",
     )
     docker: DockerServing | None = None
     kubernetes: KubernetesServing | None = None

@@ -19,7 +19,19 @@ ENVIRONMENT_FILES = {
     "bento_services/gateway/config.py",
     "bento_services/inference/config.py",
 }
-HEAVY = {"torch", "great_expectations", "wandb", "bentoml", "pandas", "optuna", "label_studio_sdk", "boto3", "scipy"}
+HEAVY = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "great_expectations",
+    "wandb",
+    "bentoml",
+    "pandas",
+    "optuna",
+    "label_studio_sdk",
+    "boto3",
+    "scipy",
+}
 
 # layer -> what it may import of ours. Longest matching prefix wins.
 ALLOWED = {

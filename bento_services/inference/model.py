@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bento_services.inference.samples import encoded_samples, plain_arrays
 from pipeline_tasks.errors import PipelineError
-from pipeline_tasks.models.artifact import EAGER, MANIFEST_NAME, LoadedModel, load_stored, read_manifest
+from pipeline_tasks.models.artifact import MANIFEST_NAME, LoadedModel, load_stored, read_manifest
 from pipeline_tasks.models.base import Array, Signature
+from pipeline_tasks.models.runtimes import TORCH, device_of
 
 logger = logging.getLogger(__name__)
 
@@ -74,19 +75,20 @@ def load_model(folder: Path) -> ModelVersion:
 
     The folder may hold other files: BentoML's model store adds its own, and the release its tuning.
     """
-    device = "cpu"
-    if read_manifest((folder / MANIFEST_NAME).read_bytes()).config.runtime == EAGER:
-        device = _prepare_torch()
+    runtime = read_manifest((folder / MANIFEST_NAME).read_bytes()).config.runtime
+    if runtime in TORCH:
+        _prepare_torch()
+    device = device_of(runtime)
     return ModelVersion(
         load_stored(lambda name: (folder / name).read_bytes(), device=device),
         device=device,
     )
 
 
-def _prepare_torch() -> str:
-    """Give torch one thread and return the device to run on; a model of another runtime leaves torch unloaded."""
+def _prepare_torch() -> None:
+    """Give torch one thread, for determinism and throughput: the machine is shared by replicas, not by threads."""
     import torch
 
-    # Determinism and throughput: one thread a process; the machine is shared by replicas, not by threads.
     torch.set_num_threads(1)
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    # The gate may have judged on a CPU: TF32 would answer otherwise, and who wants speed on a GPU says `amp`.
+    torch.backends.cudnn.allow_tf32 = False

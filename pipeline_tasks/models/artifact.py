@@ -14,7 +14,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Array, Recipe, Signature
 from pipeline_tasks.models.exported import ExportedModel
 from pipeline_tasks.models.registry import OWN_RECIPE, find_recipe, recipe_from_source
+from pipeline_tasks.models.runtimes import AMP, EAGER, RUNTIMES, TORCH, device_of, in_precision_of
 from pipeline_tasks.models.weights_file import ArtifactInvalid, read_metadata, read_weights, write_weights
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "model.safetensors"
 MANIFEST_NAME = "model.json"
 EXPORTED_NAME = "model.onnx"
-EAGER: Runtime = "eager"
-RUNTIMES = get_args(Runtime)
 FORMAT_VERSION = 1
 UNRECORDED = "unrecorded"
 MAX_MANIFEST_BYTES = 10_000_000
@@ -149,7 +148,8 @@ class LoadedModel:
         batch = self.recipe.collate(inputs)
         if isinstance(self.module, ExportedModel):
             return self.module.predict(batch)
-        return self.recipe.predict_batch(self.module, batch)
+        with in_precision_of(self.runtime, self.module):
+            return self.recipe.predict_batch(self.module, batch)
 
 
 def object_prefix(project: str, version: str) -> str:
@@ -163,7 +163,8 @@ def file_names(manifest: bytes) -> tuple[str, ...]:
         runtime = json.loads(manifest)["config"]["runtime"]
     except (ValueError, TypeError, KeyError, RecursionError):
         runtime = EAGER
-    return (WEIGHTS_NAME, MANIFEST_NAME) if runtime == EAGER else (WEIGHTS_NAME, EXPORTED_NAME, MANIFEST_NAME)
+    two = (WEIGHTS_NAME, MANIFEST_NAME)
+    return two if runtime in TORCH else (WEIGHTS_NAME, EXPORTED_NAME, MANIFEST_NAME)
 
 
 def pack(
@@ -197,7 +198,7 @@ def save(artifact: Artifact, folder: Path) -> None:
     (folder / MANIFEST_NAME).write_bytes(artifact.manifest.to_bytes())
 
 
-def load(folder: Path, *, expected_digest: str | None = None, device: str = "cpu") -> LoadedModel:
+def load(folder: Path, *, expected_digest: str | None = None, device: str | None = None) -> LoadedModel:
     """Load a model version from a folder that holds exactly its files, after every check of `load_bytes`.
 
     Raises:
@@ -223,7 +224,7 @@ def load(folder: Path, *, expected_digest: str | None = None, device: str = "cpu
 
 
 def load_stored(
-    read: Callable[[str], bytes], *, expected_digest: str | None = None, device: str = "cpu"
+    read: Callable[[str], bytes], *, expected_digest: str | None = None, device: str | None = None
 ) -> LoadedModel:
     """Load a model version whose files `read` returns by name, ready to predict with its own runtime."""
     data = read(MANIFEST_NAME)
@@ -243,19 +244,22 @@ def load_bytes(
     *,
     exported: bytes | None = None,
     expected_digest: str | None = None,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> LoadedModel:
     """Build what predicts: the module with its weights, or the exported graph; then nothing here needs torch.
 
-    `expected_digest` is the catalog's (ModelRef.digest). An exported graph runs on the CPU, whatever `device` says.
+    `expected_digest` is the catalog's (ModelRef.digest). Without a `device`, `amp` runs where it is served and the rest
+    on the CPU; an exported graph always does.
 
     Raises:
         ArtifactInvalid: MANIFEST, DIGEST, CONFIG_MISMATCH, RECIPE, ARCHITECTURE, EXPORTED, or a reason of
             `read_weights`.
     """
     manifest = read_manifest(manifest_bytes)
-    if manifest.config.runtime == EAGER:
+    runtime = manifest.config.runtime
+    if runtime in TORCH:
         module = load_module(manifest, weights, expected_digest=expected_digest)
+        device = device or (device_of(runtime) if runtime == AMP else "cpu")
         return LoadedModel(manifest, recipe_of(manifest.config), module.to(device).eval())
     _check_digest(manifest, weights, expected_digest=expected_digest)
     metadata = read_metadata(weights)

@@ -19,6 +19,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.base import Recipe
 from pipeline_tasks.models.registry import FoundRecipe, find_recipe
+from pipeline_tasks.models.runtimes import TORCH
 from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.training.checkpoint import Checkpoints
@@ -312,7 +313,7 @@ def pack_for_runtime(
     Raises:
         PermanentError: EXPORT_FAILED.
     """
-    if config.runtime == model_files.EAGER:
+    if config.runtime in TORCH:
         return model_files.pack(module, config=config, origin=origin, metrics=metrics)
     from pipeline_tasks.training.exporting import chosen_rows, export_module
 

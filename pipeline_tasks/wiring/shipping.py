@@ -25,7 +25,7 @@ from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.ports import DeploymentTarget
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.release import task as release_task
-from pipeline_tasks.release.golden import GoldenAnswer, golden_answers
+from pipeline_tasks.release.golden import GoldenAnswer, golden_answers, tolerance_of
 from pipeline_tasks.validation import task as validation_task
 from pipeline_tasks.wiring.judging import bytes_of, model_of, verdict_record
 from pipeline_tasks.wiring.noting import note_head
@@ -192,7 +192,9 @@ def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[releas
         release_task.GoldenItem(
             payload=data,
             media_type=item.media_type,
-            expected=GoldenAnswer(item.item_id, dict(zip(loaded.classes, map(float, row), strict=True))),
+            expected=GoldenAnswer(
+                item.item_id, dict(zip(loaded.classes, map(float, row), strict=True)), tolerance_of(loaded.runtime)
+            ),
         )
         for (item, data), row in zip(pairs, probabilities, strict=True)
     ]

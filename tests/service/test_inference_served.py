@@ -140,7 +140,7 @@ def test_identity_and_errors_stay_with_their_request(client):
 
 
 def test_the_fast_event_loop_of_its_requirements_is_used(client):
-    assert 'dethrone_model_info{model_version="v1",event_loop="uvloop"}' in metrics(client)
+    assert 'dethrone_model_info{model_version="v1",runtime="eager",event_loop="uvloop"}' in metrics(client)
 
 
 def test_the_paths_around_it_answer(client):

@@ -242,6 +242,7 @@ SINGLE = [
         "  business_labels: {zebra: x}",
         "serving.business_labels must name classes of labels.classes, letter by letter (got 'zebra').",
     ),
+    ("  top_k: 2", "  runtime: tensorrt", "serving.runtime must be "),
     ("  top_k: 2", "  business_labels: {cat: ' x'}", "serving.business_labels.cat must be 1 to 100 visible"),
     (
         "  top_k: 2",
@@ -455,6 +456,14 @@ def test_a_text_is_one_column_and_a_url_variable_is_no_url(tmp_path):
     assert "sources[0].content_columns must be one column for the modality text (got 2)." in text
     assert "sources[1].url_variable must be the name of environment variables" in text
     assert "hunter2" not in text
+
+
+def test_int8_needs_a_layer_to_quantize(tmp_path):
+    folder = init_project(tmp_path, name="texts", template="text-classification")
+    edit(folder, "serving:\n", "serving:\n  runtime: onnx-int8\n")
+    assert "serving.runtime must be eager, amp or onnx for text_bow without recipe.params.hidden" in error_of(folder)
+    edit(folder, "runtime: onnx-int8", "runtime: onnx")
+    assert load_project(folder).config.serving.runtime == "onnx"
 
 
 XML = [

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from pipeline_tasks.release.golden import GoldenAnswer, compare_golden
+from pipeline_tasks.release.golden import GoldenAnswer, compare_golden, golden_answers, golden_bytes, tolerance_of
 
 GOLDEN = GoldenAnswer("item-1", {"a": 0.75, "b": 0.25})
 
@@ -42,3 +42,18 @@ def test_an_item_without_an_answer_fails():
 
 def test_no_golden_request_at_all_is_not_a_pass():
     assert not compare_golden([], {}, model_version="m1").passed
+
+
+@pytest.mark.parametrize(
+    ("runtime", "passes"), [("eager", False), ("onnx", False), ("onnx-int8", False), ("amp", True)]
+)
+def test_bfloat16_may_differ_by_more_and_what_was_allowed_is_kept(runtime, passes):
+    golden = GoldenAnswer("item-1", GOLDEN.probabilities, tolerance_of(runtime))
+    (kept,) = golden_answers(golden_bytes([golden]))
+    assert kept == golden
+    check = compare_golden([kept], {"item-1": body(probabilities=[0.74, 0.26])}, model_version="m1")
+    assert (check.passed, check.tolerance) == (passes, golden.tolerance)
+
+
+def test_answers_that_were_kept_without_a_tolerance_have_the_usual_one():
+    assert golden_answers(b'[{"item_id":"item-1","probabilities":{"a":0.75,"b":0.25}}]') == [GOLDEN]

@@ -129,6 +129,20 @@ def test_a_release_of_which_something_is_gone_does_not_serve_again(build, databa
     assert error.value.code == "ARTIFACT_GONE"
 
 
+def test_a_graph_is_fetched_with_its_model_and_missed_when_it_is_gone(build, database, object_store, tmp_path):
+    manifest = b'{"config": {"runtime": "onnx"}}'
+    release, _ = build()
+    bento = ReleaseRepository(database).facts("fashion", release.release_id)["object_key"]
+    object_store.put("models/fashion/m1/model.json", manifest)
+    with pytest.raises(GateClosed, match=r"got nothing under models/fashion/m1/model\.onnx"):
+        task.require_artifacts(release, MODEL, object_key=bento, store=object_store)
+    object_store.put("models/fashion/m1/model.onnx", b"graph")
+    task.require_artifacts(release, MODEL, object_key=bento, store=object_store)
+    folder = task.fetch_model(object_store, MODEL, into=tmp_path / "fetched")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert files == {"model.json": manifest, "model.safetensors": b"weights", "model.onnx": b"graph"}
+
+
 @pytest.fixture
 def bring(build, database, object_store, tmp_path):
     """Release something, change what is kept of it, and let a machine have it again."""

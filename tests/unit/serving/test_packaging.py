@@ -39,6 +39,18 @@ def test_the_digest_changes_with_a_byte_of_the_model_and_with_a_pin(model_dir):
     assert digest != content_digest(model_dir, requirements=["torch==2.13.0"])
 
 
+def test_a_graph_is_part_of_what_a_release_is(model_dir):
+    (model_dir / "model.json").write_bytes(b'{"config": {"runtime": "onnx"}}')
+    with pytest.raises(FileNotFoundError, match=r"model\.onnx"):
+        content_digest(model_dir, requirements=[])
+    with pytest.raises(ConfigError, match=r"model_dir must hold the file model\.onnx"):
+        build_bento(model_dir, tag="a:b", labels={}, bentoml_home=model_dir)
+    (model_dir / "model.onnx").write_bytes(b"graph")
+    digest = content_digest(model_dir, requirements=[])
+    (model_dir / "model.onnx").write_bytes(b"another graph")
+    assert content_digest(model_dir, requirements=[]) != digest
+
+
 def put_bento(home: Path, model_dir: Path, *, requirements: list[str]) -> Path:
     """Lay the files of a bento and its model where BentoML keeps them; return the bento's folder."""
     bento, model = home / "bentos" / "fashion" / "r1", home / "models" / "fashion" / "r1"

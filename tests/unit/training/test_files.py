@@ -17,6 +17,7 @@ from pipeline_tasks.training.inputs import decode_inputs, replace_file
 from pipeline_tasks.training.progress import step_progress
 from pipeline_tasks.training.publish import store_artifact
 from tests.unit.models.test_artifact import build
+from tests.unit.models.test_exported import graph
 from tests.unit.training.scene import NOW
 
 
@@ -143,6 +144,33 @@ def test_two_attempts_with_different_weights_never_mix_their_files(object_store,
     assert stood.metrics == {"seconds": 1, "validation": {"accuracy": 0.25}}
     stored = object_store.get("models/pets/0123456789abcdef/model.json")
     model_files.load_bytes(stored, first.weights, expected_digest=stood.weights_digest)
+
+
+def objects_of(store) -> dict[str, bytes]:
+    return {key.rsplit("/", 1)[-1]: data for key, data in store.objects.items() if key.startswith("models/")}
+
+
+@pytest.mark.parametrize("left", ["nothing", "weights", "weights and graph", "weights and another graph"])
+def test_a_graph_is_published_with_the_weights_that_name_it(object_store, database, left):
+    """Whatever an attempt left that died between its objects."""
+    packed = build(exported=graph())
+    folder = "models/pets/0123456789abcdef"
+    if left != "nothing":
+        object_store.put(f"{folder}/model.safetensors", packed.weights)
+    if "and" in left:
+        object_store.put(f"{folder}/model.onnx", graph(bias=(1, 0, 0)) if "another" in left else graph())
+    publish(packed, store=object_store, database=database)
+    files = objects_of(object_store)
+    loaded = model_files.load_stored(files.__getitem__, expected_digest=packed.manifest.weights_digest)
+    assert loaded.predict([np.zeros((1, 8, 8), np.uint8)]).tolist() == [[0.5, 0.25, 0.25]]
+
+
+def test_two_attempts_with_different_graphs_never_mix_their_files(object_store, database):
+    first, second = build(exported=graph()), build(exported=graph(bias=(0.25, 0.5, 0.25)), seed=0)
+    publish(first, store=object_store, database=database)
+    before = objects_of(object_store)
+    publish(second, store=object_store, database=database, number=2)
+    assert objects_of(object_store) == before
 
 
 def test_a_published_manifest_stands_whatever_a_second_attempt_has(object_store, database):
