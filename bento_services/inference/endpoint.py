@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 import anyio.to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bento_services.inference.batcher import MicroBatcher, QueueFullError, TooLateError
+from bento_services.inference.batcher import Done, MicroBatcher, QueueFullError, TooLateError
 from bento_services.inference.bodies import Content, Item, read_content
 from bento_services.inference.metrics import Metrics
 from bento_services.inference.openapi import document
@@ -109,7 +109,8 @@ class Endpoint:
         headers = [CONTENT_JSON]
         try:
             status = 200
-            body = await self._answer(scope["method"], given, receive, began=began, request_id=request_id)
+            body, timing = await self._answer(scope["method"], given, receive, began=began, request_id=request_id)
+            headers.append((b"server-timing", timing))
         except Refused as refused:
             status, body = refused.refusal.status, error_body(refused.refusal, request_id=request_id)
             self.metrics.items[refused.refusal.code] += refused.num_items
@@ -127,29 +128,39 @@ class Endpoint:
 
     async def _answer(
         self, method: str, given: Mapping[bytes, bytes], receive: Receive, *, began: float, request_id: str | None
-    ) -> bytes:
-        """Return the answer's body; Refused when there is none but an error."""
+    ) -> tuple[bytes, bytes]:
+        """Return the answer's body and where its time went; Refused when there is none but an error."""
         serving = self.serving
         if serving is None:
             raise Refused(NOT_READY)
         if method != "POST":
             raise Refused(NOT_POST)
         head = read_head(given)
+        deadline = began + head.seconds
+        if not serving.batcher.has_room(1, deadline=deadline):  # before any work on it: a flood must stay cheap
+            raise Refused(OVERLOADED)
         try:
             data = await read_body(receive, declared_bytes=head.declared_bytes)
+            arrived = self._monotonic()
             content = await _content(serving, data, media_type=head.media_type)
         except InputError as error:
             raise Refused(Refusal(STATUS_OF.get(error.code, 422), error.code, str(error), "body")) from None
-        rows = await _rows(serving, content.items, deadline=began + head.seconds)
+        decode_seconds = self._monotonic() - arrived
+        done = await _rows(serving, content.items, deadline=deadline)
+        timing = b"decode;dur=%.3f, queue;dur=%.3f, model;dur=%.3f" % (
+            1000 * decode_seconds,
+            1000 * done.queue_seconds,
+            1000 * done.model_seconds,
+        )
         if not content.single:
-            for row in rows:
+            for row in done.rows:
                 self.metrics.items[row.code if isinstance(row, Refusal) else "OK"] += 1
-            return serving.answers.batch(rows, request_id=request_id)
-        (row,) = rows
+            return serving.answers.batch(done.rows, request_id=request_id), timing
+        (row,) = done.rows
         if isinstance(row, Refusal):
             raise Refused(row)
         self.metrics.items["OK"] += 1
-        return serving.answers.single(row)
+        return serving.answers.single(row), timing
 
 
 async def _content(serving: Serving, data: bytes, *, media_type: str) -> Content:
@@ -165,7 +176,7 @@ async def _content(serving: Serving, data: bytes, *, media_type: str) -> Content
     return await anyio.to_thread.run_sync(read) if len(data) > DECODE_IN_THREAD_BYTES else read()
 
 
-async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> Sequence[Row]:
+async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> Done[Row]:
     """Return a row for each item; those that could not be read keep their refusal.
 
     Raises:
@@ -173,17 +184,18 @@ async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> 
     """
     good = [item for item in items if not isinstance(item, Refusal)]
     if not good:
-        return [item for item in items if isinstance(item, Refusal)]
+        return Done([item for item in items if isinstance(item, Refusal)], 0.0, 0.0)
     try:
-        rows = await serving.batcher.submit(good, deadline=deadline)
+        done = await serving.batcher.submit(good, deadline=deadline)
     except QueueFullError:
         raise Refused(OVERLOADED, num_items=len(items)) from None
     except TooLateError:
         raise Refused(TOO_LATE, num_items=len(items)) from None
     if len(good) == len(items):
-        return rows
-    left = iter(rows)
-    return [item if isinstance(item, Refusal) else next(left) for item in items]
+        return done
+    left = iter(done.rows)
+    rows = [item if isinstance(item, Refusal) else next(left) for item in items]
+    return dataclasses.replace(done, rows=rows)
 
 
 def _request_id(given: Mapping[bytes, bytes]) -> str | None:
