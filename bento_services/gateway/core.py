@@ -15,6 +15,7 @@ from starlette.requests import Request
 from bento_services.gateway import guard
 from bento_services.gateway.access import RateLimiter, authenticate, require_project
 from bento_services.gateway.answers import AnswerCache, AnswerKey
+from bento_services.gateway.bundle import Seat
 from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.config import GatewayConfig
 from bento_services.gateway.errors import ApiError, error_body
@@ -57,6 +58,7 @@ class Trace:
     media_type: str | None = None
     payload: bytes | None = None
     prediction_id: str | None = None  # promised before the answer
+    seat: Seat | None = None  # in the bundle of a client's batch
     spans: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds by part, as `Server-Timing` tells them
 
 
@@ -204,6 +206,7 @@ class Gateway:
                 media_type=trace.media_type or "application/octet-stream",
                 sticky_key=f"{trace.project}/{trace.user_key or trace.request_id}",
                 version=version,
+                seat=trace.seat,
             )
             with self.span(trace, "inference"):
                 answered = await self.dispatcher.predict(question, current_route=lambda: self.route(trace.project))
@@ -221,7 +224,7 @@ class Gateway:
                     item_id=guard.item_id(item, modality=route.settings.modality),
                 )
         if route.shadows and version is None:
-            self.mirror.send(question, record, route=route)
+            self.mirror.send(dataclasses.replace(question, seat=None), record, route=route)
         return answer
 
     def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:

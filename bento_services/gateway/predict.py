@@ -5,21 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from bento_services.gateway.breaker import Breakers
-from bento_services.gateway.client import Failed, Rejected, Reply, Scores
+from bento_services.gateway.bundle import Bundle, Seat
+from bento_services.gateway.client import Asks, Failed, Rejected, Reply, Scores
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.routes import ProjectRoute, choose, choose_other
 from pipeline_tasks.contracts import RouteEntry
-
-
-class Asks(Protocol):
-    """What predicts: the inference client, or a stub."""
-
-    async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
-        """Return a deployment's answer on one item."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,6 +23,7 @@ class Question:
     media_type: str
     sticky_key: str
     version: str | None
+    seat: Seat | None = None  # in the bundle of a client's batch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +43,10 @@ class Dispatcher:
         self._in_flight: Counter[str] = Counter()
         self.breakers = Breakers(monotonic=monotonic)
         self.num_replays = 0
+
+    def bundle(self, *, num_items: int) -> Bundle:
+        """Return what takes the items of a client's batch to their deployments together."""
+        return Bundle(self._client, num_items=num_items)
 
     def in_flight(self, deployment_id: str) -> int:
         """Return how many requests to this deployment are unanswered."""
@@ -81,7 +79,7 @@ class Dispatcher:
         self._in_flight[entry.deployment_id] += 1
         self.breakers.asked(entry.deployment_id)
         try:
-            reply = await self._client.ask(
+            reply = await (question.seat or self._client).ask(
                 entry, question.payload, media_type=question.media_type, classes=route.settings.classes
             )
         finally:
