@@ -28,6 +28,7 @@ Reason = Literal["full", "free"]
 # Turns of the event loop between two passes: the answers of the last leave, then what has arrived meanwhile is read.
 TURNS_BETWEEN = 2
 NEWEST_PASS_WEIGHT = 0.2
+PACE_MARGIN = 1.25  # what is promised to a caller must hold for nearly all
 
 
 class QueueFullError(Exception):
@@ -124,7 +125,8 @@ class MicroBatcher(Generic[ItemT, RowT]):
         self._busy = False
         self._lingering: asyncio.TimerHandle | None = None
         self._started_at = 0.0
-        self._pass_seconds = 0.0  # of a full pass, lately
+        self._pass_seconds = 0.0  # from a full pass to the next, lately
+        self._was_full = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = contextvars.Context()  # a pass must not inherit the variables of the request that starts it
         self._inbox: queue.SimpleQueue[list[_Part[ItemT, RowT]] | None] = queue.SimpleQueue()
@@ -142,7 +144,7 @@ class MicroBatcher(Generic[ItemT, RowT]):
         if num_waiting < self._max_batch_size:
             return True
         passes = (num_waiting + num_items) / self._max_batch_size + 1.0  # one is under way
-        return self._monotonic() + passes * self._pass_seconds <= deadline
+        return self._monotonic() + PACE_MARGIN * passes * self._pass_seconds <= deadline
 
     def submit(self, items: Sequence[ItemT], *, deadline: float) -> asyncio.Future[Done[RowT]]:
         """Return a future of the items' rows; `deadline` is a time of the monotonic clock.
@@ -215,18 +217,25 @@ class MicroBatcher(Generic[ItemT, RowT]):
         parts = self._take(now)
         self._busy = bool(parts)
         if not parts:
+            self._was_full = False
             return
+        if self._was_full:  # what lies between two passes counts too
+            self._pace(now - self._started_at)
         for part in parts:
             if not part.job.rows:
                 part.job.queue_seconds = now - part.job.queued_at
                 self._observer.waited(part.job.queue_seconds)
         size = sum(len(part.items) for part in parts)
         self._observer.passed(size, reason="full" if self._waiting or size >= self._max_batch_size else "free")
-        self._started_at = now
+        self._started_at, self._was_full = now, size >= self._max_batch_size
         if self._lone_here and size == 1 and not self._waiting:
             self._finish(parts, self._answer(parts))
         else:
             self._inbox.put(parts)
+
+    def _pace(self, seconds: float) -> None:
+        known = self._pass_seconds or seconds
+        self._pass_seconds = known + NEWEST_PASS_WEIGHT * (seconds - known)
 
     def _take(self, now: float) -> list[_Part[ItemT, RowT]]:
         """Take the next pass, without those whose caller is gone or would be."""
@@ -260,9 +269,8 @@ class MicroBatcher(Generic[ItemT, RowT]):
         seconds = self._monotonic() - self._started_at
         self._observer.took(seconds)
         expected = sum(len(part.items) for part in parts)
-        if expected >= self._max_batch_size:
-            known = self._pass_seconds or seconds
-            self._pass_seconds = known + NEWEST_PASS_WEIGHT * (seconds - known)
+        if self._was_full and not self._pass_seconds:
+            self._pace(seconds)
         if not isinstance(answer, Exception) and len(answer) != expected:
             answer = ValueError(f"the model must answer {expected} rows (got {len(answer)}).")
         position = num_answered = 0

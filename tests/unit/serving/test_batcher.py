@@ -286,7 +286,7 @@ def test_who_could_not_be_answered_in_time_is_refused_at_once():
         under_test = batcher(predict, max_batch_size=2, monotonic=lambda: now[0])
         await under_test.submit([1, 2], deadline=NEVER)
         waiting = [under_test.submit([number], deadline=NEVER) for number in range(4)]
-        room = [under_test.has_room(1, deadline=now[0] + seconds) for seconds in (3.0, 4.0)]
+        room = [under_test.has_room(1, deadline=now[0] + seconds) for seconds in (4.0, 4.5)]
         with pytest.raises(QueueFullError):
             under_test.submit([9], deadline=now[0] + 3.0)
         await asyncio.gather(*waiting)
