@@ -153,6 +153,7 @@ class Gateway:
             raise
 
     async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
+        self._require_slot()  # before the body is read: a flood must stay cheap
         _, version = await self.read_item(request, key, route, trace)
         return await self.answer(trace, route, version=version, chosen_id="x-request-id" in request.headers)
 
@@ -195,8 +196,7 @@ class Gateway:
 
     async def _dispatch(self, route: ProjectRoute, trace: Trace, *, version: str | None) -> Mapping[str, Any]:
         """Decode, predict and log under the cap on open requests."""
-        if self.num_open >= self.config.max_in_flight:
-            raise ApiError(503, "OVERLOADED", "the gateway must have a free slot (got none).", retry_after_seconds=1)
+        self._require_slot()
         self.num_open += 1
         try:
             with self.span(trace, "check"):
@@ -226,6 +226,10 @@ class Gateway:
         if route.shadows and version is None:
             self.mirror.send(dataclasses.replace(question, seat=None), record, route=route)
         return answer
+
+    def _require_slot(self) -> None:
+        if self.num_open >= self.config.max_in_flight:
+            raise ApiError(503, "OVERLOADED", "the gateway must have a free slot (got none).", retry_after_seconds=1)
 
     def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:
         """Log a defect of ours and return what a caller may know of it."""

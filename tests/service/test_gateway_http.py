@@ -432,3 +432,17 @@ def test_the_limits_of_the_route_hold(modality, limits, payload, code):
     with pytest.raises(ApiError, match="at most") as caught:
         asyncio.run(canonical_item(payload, ServingSettings(modality=modality, preprocess=limits)))
     assert (caught.value.status, caught.value.code) == (422, code)
+
+
+def test_a_flood_is_refused_before_its_bodies_are_read_and_is_logged(bench):
+    bench.gateway.num_open = 8  # the cap of this gateway
+
+    def body():
+        raise AssertionError("the body must not be read")
+        yield b""
+
+    response = bench.predict(body())
+    assert error_of(response)[:2] == (503, "OVERLOADED")
+    assert response.headers["retry-after"] == "1"
+    assert [(record.error_code, record.payload) for record in bench.records()] == [("OVERLOADED", None)]
+    assert bench.counts() == (1, 1, 0)
