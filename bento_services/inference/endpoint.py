@@ -14,6 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 
 import anyio.to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -42,6 +43,8 @@ DECODE_IN_THREAD_BYTES = 32 * 1024
 DEADLINE_SECONDS = 5.0  # what the gateway waits for an answer
 MAX_DEADLINE_SECONDS = 60.0
 TIMEOUT_HEADER = b"x-request-timeout-ms"
+DEFAULT_TIMEOUT = b"%d" % (1000 * DEADLINE_SECONDS)
+MAX_TIMEOUT_DIGITS = 9
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 # A refusal may come before the body was read: closing spares both sides the rest of it.
 CLOSE = (b"connection", b"close")
@@ -62,6 +65,17 @@ INTERNAL = Refusal(500, "INTERNAL", "the service must answer (got an error of it
 BAD_TIMEOUT = Refusal(400, "HEADER_INVALID", "x-request-timeout-ms must be a whole number of milliseconds from 1.")
 
 logger = logging.getLogger(__name__)
+
+
+def _whole_response(refusal: Refusal) -> bytes:
+    """Return an HTTP response as `Endpoint.predict` would send it."""
+    body = error_body(refusal, request_id=None)
+    headers = [CONTENT_JSON, *MORE_HEADERS.get(refusal.status, ()), (b"content-length", b"%d" % len(body))]
+    lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
+    return b"\r\n".join([*lines, *(b"%s: %s" % header for header in headers), b"", body])
+
+
+FLOODED = _whole_response(OVERLOADED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,6 +114,24 @@ class Endpoint:
         self.serving: Serving | None = None
         self.metrics = Metrics()
         self._monotonic = monotonic
+
+    def refuse(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+        """Return the HTTP response to a request that comes into a flood; None for one that is to be looked at.
+
+        What its headers alone would be refused for, or want told back, is looked at.
+        """
+        serving = self.serving
+        if serving is None:
+            return None
+        given = dict(headers)
+        timeout = given.get(TIMEOUT_HEADER, DEFAULT_TIMEOUT)
+        if b"x-request-id" in given or not timeout.isdigit() or len(timeout) > MAX_TIMEOUT_DIGITS:
+            return None
+        if serving.batcher.has_room(1, deadline=self._monotonic() + int(timeout) / 1000):
+            return None
+        self.metrics.items[OVERLOADED.code] += 1
+        self.metrics.answered(OVERLOADED.status, seconds=0.0)
+        return FLOODED
 
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -212,7 +244,7 @@ def read_head(found: Mapping[bytes, bytes]) -> Head:
     seconds = DEADLINE_SECONDS
     timeout = found.get(TIMEOUT_HEADER)
     if timeout is not None:
-        if not timeout.isdigit() or len(timeout) > 9 or int(timeout) < 1:
+        if not timeout.isdigit() or len(timeout) > MAX_TIMEOUT_DIGITS or int(timeout) < 1:
             raise Refused(BAD_TIMEOUT)
         seconds = min(int(timeout) / 1000, MAX_DEADLINE_SECONDS)
     length = found.get(b"content-length", b"")

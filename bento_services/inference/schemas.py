@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -61,4 +62,14 @@ class Answers:
 
 def error_body(refusal: Refusal, *, request_id: str | None) -> bytes:
     """Return the answer to a request that has no prediction at all."""
+    return _nameless(refusal) if request_id is None else _body(refusal, request_id)
+
+
+def _body(refusal: Refusal, request_id: str | None) -> bytes:
     return json.dumps({"error": refusal.error(request_id=request_id)}, separators=(",", ":")).encode()
+
+
+@functools.lru_cache(maxsize=64)
+def _nameless(refusal: Refusal) -> bytes:
+    """Return what a flood is answered with, again and again."""
+    return _body(refusal, None)

@@ -14,6 +14,7 @@ import bentoml
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import tracing
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
+from bento_services.inference.flood import guard_door
 from bento_services.inference.memory import keep_freed_memory
 from bento_services.inference.predictor import predict_rows, probe
 from bento_services.inference.schemas import Answers, Row
@@ -103,6 +104,8 @@ class Inference:
 
 
 Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
+if not TRACING:
+    guard_door(endpoint.refuse)
 
 
 def _model_dir() -> Path:
