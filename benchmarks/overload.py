@@ -6,8 +6,8 @@
 
 Capacity is what 64 clients get who each ask again when they have their answer. Then callers arrive by chance (Poisson):
 at 50 % and at 65 % of it, and at three times of it. Every caller gives the service a deadline. Goodput is answers in
-time per second; the memory is that of the whole process tree; recovered is when, after the overload, half a second passes
-in which everybody is answered and 99 % within 100 ms.
+time per second; the memory is that of the whole process tree; recovered is when, after the overload, half a second goes
+by in which everybody is answered and 99 % within 100 ms.
 
 The server has core 0, the load generator core 1; what of its core the generator needs is printed: far below 100 %, it
 is not what saturates. Where a target is missed the script says so and exits 1.

@@ -227,9 +227,17 @@ class Gateway:
             self.mirror.send(dataclasses.replace(question, seat=None), record, route=route)
         return answer
 
+    def is_free(self) -> bool:
+        """Return whether one more item may be open."""
+        return self.num_open < self.config.max_in_flight
+
+    def no_slot(self) -> ApiError:
+        """Return what a caller is told while the gateway is not free."""
+        return ApiError(503, "OVERLOADED", "the gateway must have a free slot (got none).", retry_after_seconds=1)
+
     def _require_slot(self) -> None:
-        if self.num_open >= self.config.max_in_flight:
-            raise ApiError(503, "OVERLOADED", "the gateway must have a free slot (got none).", retry_after_seconds=1)
+        if not self.is_free():
+            raise self.no_slot()
 
     def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:
         """Log a defect of ours and return what a caller may know of it."""

@@ -42,6 +42,7 @@ BODY_SECONDS = 10.0
 DECODE_IN_THREAD_BYTES = 32 * 1024
 DEADLINE_SECONDS = 5.0  # what the gateway waits for an answer
 MAX_DEADLINE_SECONDS = 60.0
+PREDICT = b"/predict"
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 DEFAULT_TIMEOUT = b"%d" % (1000 * DEADLINE_SECONDS)
 MAX_TIMEOUT_DIGITS = 9
@@ -117,13 +118,13 @@ class Endpoint:
         self._monotonic = monotonic
         self._rests = False
 
-    def refuse(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    def refuse(self, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         """Return the HTTP response to a request that comes into a flood; None for one that is to be looked at.
 
         What its headers alone would be refused for, or want told back, is looked at.
         """
         serving = self.serving
-        if serving is None:
+        if serving is None or url != PREDICT:
             return None
         given = dict(headers)
         timeout = given.get(TIMEOUT_HEADER, DEFAULT_TIMEOUT)

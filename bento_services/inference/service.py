@@ -11,10 +11,10 @@ from pathlib import Path
 import anyio.to_thread
 import bentoml
 
+from bento_services.door import guard_door
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import tracing
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
-from bento_services.inference.flood import guard_door
 from bento_services.inference.memory import keep_freed_memory
 from bento_services.inference.predictor import predict_rows, probe
 from bento_services.inference.schemas import Answers, Row

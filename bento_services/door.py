@@ -13,8 +13,8 @@ from typing import Any
 import uvicorn.protocols.http.auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Given the headers of a POST /predict: the whole HTTP response to refuse it with, or None to let it in.
-Refuse = Callable[[list[tuple[bytes, bytes]]], bytes | None]
+# Given the path and the headers of a POST: the whole HTTP response to refuse it with, or None to let it in.
+Refuse = Callable[[bytes, list[tuple[bytes, bytes]]], bytes | None]
 
 
 class _Refused:
@@ -28,17 +28,16 @@ REFUSED = _Refused()
 
 
 def door(refuse: Refuse) -> type[HttpToolsProtocol]:
-    """Return uvicorn's HTTP protocol, asking before it takes a prediction request in."""
+    """Return uvicorn's HTTP protocol, asking before it takes a request in."""
 
     class Door(HttpToolsProtocol):
         cycle: Any
 
         def on_headers_complete(self) -> None:
-            response = None
             # Only the plain case: a request behind another one on its connection goes the ordinary way.
-            if self.url == b"/predict" and (self.cycle is None or self.cycle.response_complete) and not self.pipeline:
-                plain = self.parser.should_keep_alive() and self.parser.get_method() == b"POST"
-                response = refuse(self.headers) if plain else None
+            first = (self.cycle is None or self.cycle.response_complete) and not self.pipeline
+            plain = first and self.parser.get_method() == b"POST" and self.parser.should_keep_alive()
+            response = refuse(self.url, self.headers) if plain else None
             if response is None:
                 super().on_headers_complete()
                 return
@@ -50,7 +49,7 @@ def door(refuse: Refuse) -> type[HttpToolsProtocol]:
 
 
 def guard_door(refuse: Refuse) -> None:
-    """Have the HTTP servers that this process starts from now on ask before they take a prediction request in.
+    """Have the HTTP servers that this process starts from now on ask before they take a request in.
 
     BentoML starts uvicorn with `http="auto"` and passes no protocol on (1.4.39), so this is where one can be named.
     """

@@ -7,8 +7,8 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from bento_services.door import door
 from bento_services.inference.endpoint import OwnPaths
-from bento_services.inference.flood import door
 from tests.unit.serving.inference_model import Doubles, ask, endpoint_of
 
 
