@@ -150,8 +150,8 @@ class MicroBatcher(Generic[ItemT, RowT]):
     def submit(self, items: Sequence[ItemT], *, deadline: float) -> asyncio.Future[Done[RowT]]:
         """Return a future of the items' rows; `deadline` is a time of the monotonic clock.
 
-        The future raises TooLateError when the first pass could not start before the deadline. Cancelled, its items are
-        left out.
+        The future raises TooLateError when the first pass could not start before the deadline, or, behind a full queue,
+        not end before it. Cancelled, its items are left out.
 
         Raises:
             QueueFullError: too many wait already.
