@@ -1,14 +1,17 @@
-"""Our inference service beside seven other servers, on the same model, weights and core.
+"""Our inference service, alone and behind the gateway, beside seven other servers, on the same model, weights and core.
 
     python benchmarks/serving.py                       all servers, three models, 3 rounds (about 30 minutes)
     python benchmarks/serving.py --quick               one round of short windows
-    python benchmarks/serving.py --peers ours,fastapi --models image
+    python benchmarks/serving.py --peers ours,fastapi --models image --clients 1,16
 
 Each server is started by itself and pinned to one core, the load generator to another. Closed loop: 1, 16, 64 and 256
 clients, each with one request in flight. The steady figure is the CPU time per request of the server's whole process
 tree, set beside the limit: one process that runs batches of 32 through the same model and does nothing else, measured
 right before and after each server on its core. "Of limit" is the one rate by the other, both per CPU second. Rounds go
 over the servers in alternating order; medians are printed, with the range of the ratio.
+
+"Gateway + inference" is both of ours on both cores, the load generator on the gateway's; callers send PNG files, which
+both decode, and each prediction is logged.
 
 The image model is the stock recipe image_cnn at 3 x 64 x 64 pixels with 1.2 million parameters; clients send the
 pixels (.npy to ours, raw bytes or base64 where a server's own protocol wants it). The text model is a small
@@ -41,7 +44,7 @@ from typing import Any
 
 import serving_models as models
 import serving_report as report
-from serving_load import tree_of
+from serving_load import resident_mib, tree_of
 from serving_peers import PEERS, Peer, environment_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +63,7 @@ class Windows:
     warm: float
     window: float
     limit: float
+    clients: tuple[int, ...] = CLIENTS
 
 
 FULL = Windows(rounds=3, warm=0.7, window=2.5, limit=1.2)
@@ -73,7 +77,7 @@ class NoAnswerError(Exception):
 def main() -> int:
     arguments = parse()
     windows = QUICK if arguments.quick else FULL
-    windows = dataclasses.replace(windows, rounds=arguments.rounds or windows.rounds)
+    windows = dataclasses.replace(windows, rounds=arguments.rounds or windows.rounds, clients=arguments.clients)
     peers = [peer for peer in PEERS if peer.key in arguments.peers]
     pythons = {peer.key: environment_of(peer, arguments.cache) for peer in peers}
     problems = {key: found for key, found in pythons.items() if isinstance(found, str)}
@@ -100,7 +104,7 @@ def main() -> int:
                     for row in rows:
                         results.append(row | fixed)
                         say(f"{kind} {peer.key} c={row['clients']}: {report.one_line(row | fixed)}")
-            say(report.table(results, kind=kind, peers=mine, clients=CLIENTS))
+            say(report.table(results, kind=kind, peers=mine, clients=windows.clients))
     for key, reason in problems.items():
         say(f"not measured: {key}: {reason}")
     if arguments.json:
@@ -113,6 +117,7 @@ def parse() -> argparse.Namespace:
     every = [peer.key for peer in PEERS]
     parser.add_argument("--peers", type=lambda text: text.split(","), default=every, help=",".join(every))
     parser.add_argument("--models", type=lambda text: text.split(","), default=["image", "text", "none"])
+    parser.add_argument("--clients", type=lambda text: tuple(map(int, text.split(","))), default=CLIENTS)
     parser.add_argument("--quick", action="store_true", help="one round of one second each: does it run at all")
     parser.add_argument("--rounds", type=int, help="how often each server is measured (3; 1 with --quick)")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "dethrone-benchmarks")
@@ -134,8 +139,8 @@ def visit(peer: Peer, python: Path, kind: str, scratch: Path, *, windows: Window
     items, expected = models.items(kind, scratch, runtime=peer.runtime)
     asks = [peer.ask(kind, item) for item in items]
     with running(peer, python, kind, scratch) as pid:
-        check(asks, expected)
-        rows = [load(asks, pid=pid, clients=clients, windows=windows) for clients in CLIENTS]
+        check(peer, asks, expected)
+        rows = [load(asks, pid=pid, clients=clients, windows=windows) for clients in windows.clients]
         memory = sum(resident_mib(member) for member in tree_of(pid))
     return [row | {"memory_mib": memory} for row in rows]
 
@@ -206,14 +211,15 @@ def stop(server: subprocess.Popen[bytes]) -> None:
     time.sleep(0.5)
 
 
-def check(asks: Sequence[tuple[str, dict[str, str], bytes]], expected: Sequence[Sequence[float]]) -> None:
+def check(peer: Peer, asks: Sequence[tuple[str, dict[str, str], bytes]], expected: Sequence[Sequence[float]]) -> None:
     """Compare the first answers with the offline path's; NoAnswerError when one differs."""
     for (path, headers, body), wanted in list(zip(asks, expected, strict=True))[:8]:
         request = urllib.request.Request(f"http://127.0.0.1:{PORT}{path}", data=body, headers=headers)
         for attempt in range(40):
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
-                    got = report.numbers(json.load(answer), count=len(wanted))
+                    found = json.load(answer)
+                got = peer.read(found) if peer.read else report.numbers(found, count=len(wanted))
                 break
             except urllib.error.HTTPError as error:
                 if attempt == 39 or error.code not in {404, 503}:
@@ -250,14 +256,6 @@ def limit(kind: str, scratch: Path, *, seconds: float) -> float:
     given = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
     return statistics.median(json.loads(ran.stdout))
-
-
-def resident_mib(pid: int) -> float:
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

@@ -116,6 +116,15 @@ def cpu_seconds(pids: list[int]) -> float:
     return ticks / TICKS
 
 
+def resident_mib(pid: int) -> float:
+    """Return a process's resident memory, 0 if it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def http_request(path: str, headers: dict[str, str], body: bytes) -> bytes:
     """Return a whole HTTP/1.1 request."""
     lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipeline_tasks.contracts import Runtime
 
@@ -38,6 +40,7 @@ class Peer:
     ready_path: str = "/"
     site_file: str | None = None
     runtime: Runtime = "eager"
+    read: Callable[[Any], list[float]] | None = None  # an answer's numbers, where they are no plain list
 
 
 def npy_header() -> bytes:
@@ -54,6 +57,27 @@ def ask_ours(kind: str, item: bytes) -> tuple[str, dict[str, str], bytes]:
 
 def ask_raw(kind: str, item: bytes) -> tuple[str, dict[str, str], bytes]:  # noqa: ARG001  (an Ask)
     return "/predict", {"Content-Type": "application/octet-stream"}, item
+
+
+def ask_gateway(kind: str, item: bytes) -> tuple[str, dict[str, str], bytes]:
+    headers = {"Authorization": f"Bearer {'b' * 43}", "Content-Type": "text/plain" if kind == "text" else "image/png"}
+    return "/v1/projects/benchmark/predict", headers, item if kind == "text" else png(item)
+
+
+def png(item: bytes) -> bytes:
+    """Return the pixels as a caller of the gateway sends them: an image file."""
+    import numpy as np
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    pixels = np.frombuffer(item, np.uint8).reshape(3, 64, 64).transpose(1, 2, 0)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def read_gateway(answer: Any) -> list[float]:
+    """Return the confidences of an answer that names all classes, in the order of the classes."""
+    return [one["confidence"] for one in sorted(answer["top"], key=lambda one: str(one["label"]))]
 
 
 def text_of(kind: str, item: bytes) -> str:
@@ -108,6 +132,15 @@ PEERS = (
     Peer("ours", "ours", (), run_bento("ours"), ask_ours, "/readyz"),
     Peer("ours-onnx", "ours, ONNX Runtime", (), run_bento("ours"), ask_ours, "/readyz", runtime="onnx"),
     Peer("ours-onnx-int8", "ours, ONNX int8", (), run_bento("ours"), ask_ours, "/readyz", runtime="onnx-int8"),
+    Peer(
+        "gateway",
+        "ours, gateway + inference",
+        (),
+        run_app("gateway_app"),
+        ask_gateway,
+        "/readyz",
+        read=read_gateway,
+    ),
     Peer("fastapi", "FastAPI, naive", ("fastapi==0.142.2", "uvicorn==0.54.0"), run_uvicorn, ask_raw, "/docs"),
     Peer("bento-stock", "BentoML, stock", ("bentoml==1.4.39",), run_bento("bento_stock:Stock"), ask_item, "/readyz"),
     Peer(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from uvicorn import config
+import uvicorn.protocols.http.auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -32,7 +32,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end_head()
+        self.end_head()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -48,7 +48,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._begin_head()
 
     def on_headers_complete(self) -> None:
-        self._end_head()
+        self.end_head()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -62,7 +62,8 @@ class BoundedHttp(HttpToolsProtocol):
     def _begin_head(self) -> None:
         self._timer = self.loop.call_later(self.head_seconds, self.transport.close)
 
-    def _end_head(self) -> None:
+    def end_head(self) -> None:
+        """Take the head as whole: what comes now is counted anew, without a clock."""
         self._num_bytes = 0
         if self._timer is not None:
             self._timer.cancel()
@@ -70,5 +71,13 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def bound_heads() -> None:
-    """Let every uvicorn server of this process use it; BentoML makes the server and takes no protocol."""
-    config.HTTP_PROTOCOLS["auto"] = f"{BoundedHttp.__module__}:{BoundedHttp.__qualname__}"
+    """Let every uvicorn server of this process use it; `door.guard_door` does so too."""
+    serve_by(BoundedHttp)
+
+
+def serve_by(protocol: type[BoundedHttp]) -> None:
+    """Have the HTTP servers that this process starts from now on use a protocol.
+
+    BentoML starts uvicorn with `http="auto"` and passes no protocol on (1.4.39), so this is where one can be named.
+    """
+    uvicorn.protocols.http.auto.AutoHTTPProtocol = protocol

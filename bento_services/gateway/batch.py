@@ -14,12 +14,15 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from bento_services.gateway import guard
+from bento_services.gateway.bundle import Seat
 from bento_services.gateway.core import Gateway, Trace
 from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.routes import KeyInfo, ProjectRoute
 
-# How many items of one batch are asked about at a time: a batch must not starve the single requests beside it.
-NUM_WORKERS = 16
+# How many items of one batch go to the models together: a batch must not starve the single requests beside it, and its
+# parts must be answered well within the time that a model is given.
+FIRST_PART, LARGEST_PART = 16, 32
+PART_SECONDS = 1.0
 DEADLINE_SECONDS = 15.0  # after it no item is begun; with the slowest answer still below the server's own limit
 ITEM_FIELDS = ("text", "row", "base64", "media_type", "user_key", "business_key")
 DEFAULT_TYPES = {"text": "text/plain", "row": "application/json", "base64": "application/octet-stream"}
@@ -161,6 +164,11 @@ def _from_base64(value: Any) -> bytes:
 _CONTENT = {"text": _from_text, "row": _from_row, "base64": _from_base64}
 
 
+def next_size(num_items: int, *, seconds: float) -> int:
+    """Return how many items to take next, when so many took so long."""
+    return min(max(1, int(num_items * PART_SECONDS / max(seconds, 1e-6))), LARGEST_PART)
+
+
 class _Batch:
     """The items of one request under way."""
 
@@ -178,24 +186,30 @@ class _Batch:
 
     async def run(self, items: list[Any]) -> list[dict[str, Any]]:
         """Return one result per item, in their order."""
-        results: list[dict[str, Any]] = [{} for _ in items]
-        left = iter(enumerate(items))
-
-        async def work() -> None:
-            for index, item in left:
-                results[index] = await self._result(index, item)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(NUM_WORKERS, len(items))):
-                group.create_task(work())
+        results: list[dict[str, Any]] = []
+        size = FIRST_PART
+        while len(results) < len(items):
+            part = items[len(results) : len(results) + size]
+            began = self._gateway.monotonic()
+            results += await self._run_part(part, start=len(results))
+            size = next_size(len(part), seconds=self._gateway.monotonic() - began)
         return results
 
-    async def _result(self, index: int, item: Any) -> dict[str, Any]:
+    async def _run_part(self, part: list[Any], *, start: int) -> list[dict[str, Any]]:
+        bundle = self._gateway.dispatcher.bundle(num_items=len(part))
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._result(index, item, bundle.seat())) for index, item in enumerate(part, start)
+            ]
+        return [task.result() for task in tasks]
+
+    async def _result(self, index: int, item: Any, seat: Seat) -> dict[str, Any]:
         trace = Trace(
             request_id=f"{self._trace.request_id}:{index}",
             project=self._trace.project,
             started=self._gateway.monotonic(),
             client=self._key.key_id,
+            seat=seat,
         )
         outcome: dict[str, Any] = {"index": index, "status": 200, "prediction": None, "error": None}
         try:
@@ -204,6 +218,8 @@ class _Batch:
             outcome |= {"status": error.status, "error": error_body(error, request_id=trace.request_id)}
         except Exception as error:  # noqa: BLE001  a defect met by one item must not take its neighbours' answers
             outcome |= {"status": 500, "error": self._gateway.defect(error, request_id=trace.request_id)}
+        finally:
+            seat.leave()
         return outcome
 
     async def _answer(self, trace: Trace, item: Any) -> Mapping[str, Any]:

@@ -58,6 +58,8 @@ class Breakers:
         if not isinstance(reply, Failed):
             self._breakers.pop(deployment_id, None)
             return
+        if reply.echo:
+            return
         breaker = self._breakers.setdefault(deployment_id, _Breaker())
         breaker.probe_until = None
         if reply.kind == "overloaded":  # alive: it says itself when it has had enough

@@ -6,8 +6,8 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 import aiohttp
 
@@ -20,6 +20,9 @@ CONNECT_SECONDS = 2.0  # more than the second after which a lost SYN is sent aga
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 SAFETENSORS = "application/vnd.safetensors"
 SUM_TOLERANCE = 1e-3
+BATCH_TYPE = "application/vnd.dethrone.batch"
+ITEM_LENGTH = struct.Struct(">I")
+MODEL_FAILED = "MODEL_FAILED"  # the one error of an item that is not the item's own
 
 Failure = Literal["unreachable", "timeout", "overloaded", "failed", "nonsense"]
 
@@ -48,9 +51,26 @@ class Failed:
     """No usable answer: another replica may have one."""
 
     kind: Failure
+    echo: bool = dataclasses.field(default=False, compare=False)  # another item of the same request tells it already
 
 
 Reply = Scores | Rejected | Failed
+ReadT = TypeVar("ReadT")
+
+
+class Asks(Protocol):
+    """What predicts: the inference client, or a stub."""
+
+    async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
+        """Return a deployment's answer on one item."""
+
+    async def ask_tensor(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
+        """Return it with the bytes of its tensor."""
+
+    async def ask_many(
+        self, entry: RouteEntry, payloads: Sequence[bytes], *, classes: Sequence[str]
+    ) -> Sequence[Reply]:
+        """Return a deployment's answers on several items, in their order, asked in one request."""
 
 
 class ReadReply(Protocol):
@@ -69,16 +89,41 @@ class InferenceClient:
 
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
         """Return the deployment's answer on one item; never raises for what the other side does."""
-        return await self._ask(entry, payload, {"Content-Type": media_type}, classes=classes, read=read_reply)
+        return await self._ask_one(entry, payload, {"Content-Type": media_type}, classes=classes, judge=read_reply)
 
     async def ask_tensor(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
         """Return the answer with its bytes, a safetensors file that another service takes as it is."""
         headers = {"Content-Type": media_type, "Accept": SAFETENSORS}
-        return await self._ask(entry, payload, headers, classes=classes, read=read_tensor_reply)
+        return await self._ask_one(entry, payload, headers, classes=classes, judge=read_tensor_reply)
 
-    async def _ask(
-        self, entry: RouteEntry, payload: bytes, headers: dict[str, str], *, classes: Sequence[str], read: ReadReply
+    async def ask_many(
+        self, entry: RouteEntry, payloads: Sequence[bytes], *, classes: Sequence[str]
+    ) -> Sequence[Reply]:
+        """Return the deployment's answers on several items, asked in one request; never raises either."""
+
+        def read(status: int, body: bytes) -> Sequence[Reply]:
+            return read_replies(status, body, version=entry.model_version, classes=classes, count=len(payloads))
+
+        body = b"".join(part for payload in payloads for part in (ITEM_LENGTH.pack(len(payload)), payload))
+        answer = await self._post(entry, body, {"Content-Type": BATCH_TYPE}, read=read)
+        return all_failed(answer, count=len(payloads)) if isinstance(answer, Failed) else answer[0]
+
+    async def _ask_one(
+        self, entry: RouteEntry, payload: bytes, headers: dict[str, str], *, classes: Sequence[str], judge: ReadReply
     ) -> Reply:
+        def read(status: int, body: bytes) -> Reply:
+            return judge(status, body, version=entry.model_version, classes=classes)
+
+        answer = await self._post(entry, payload, headers, read=read)
+        if isinstance(answer, Failed):
+            return answer
+        reply, spans = answer
+        return dataclasses.replace(reply, spans=spans) if isinstance(reply, Scores) and spans else reply
+
+    async def _post(
+        self, entry: RouteEntry, payload: bytes, headers: dict[str, str], *, read: Callable[[int, bytes], ReadT]
+    ) -> tuple[ReadT, Mapping[str, float]] | Failed:
+        """Return what `read` makes of the answer, and where the service says its time went."""
         session = self._open()
         # The model need not work on what nobody waits for any more.
         headers["X-Request-Timeout-Ms"] = self._timeout_ms
@@ -86,12 +131,9 @@ class InferenceClient:
             async with session.post(
                 f"{entry.address}/predict", data=payload, headers=headers, allow_redirects=False
             ) as response:
-                body = await response.content.read(MAX_ANSWER_BYTES)
-                reply = read(response.status, body, version=entry.model_version, classes=classes)
+                body = await _whole(response.content)
                 timing = response.headers.get(TIMING_HEADER)
-                if timing is not None and isinstance(reply, Scores):
-                    return dataclasses.replace(reply, spans=parse_timing(timing))
-                return reply
+                return read(response.status, body), {} if timing is None else parse_timing(timing)
         except TimeoutError:
             return Failed("timeout")
         except (aiohttp.ClientError, OSError, ValueError):
@@ -108,6 +150,20 @@ class InferenceClient:
         return self._session
 
 
+async def _whole(content: aiohttp.StreamReader) -> bytes:
+    """Return an answer's body, cut where no answer that makes sense is longer."""
+    parts, size = [], 0
+    while size < MAX_ANSWER_BYTES and (part := await content.read(MAX_ANSWER_BYTES - size)):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+def all_failed(failed: Failed, *, count: int) -> list[Reply]:
+    """Return a whole request's failure for each of its items; the breaker hears of it once."""
+    return [failed, *(Failed(failed.kind, echo=True) for _ in range(count - 1))]
+
+
 def read_reply(status: int, body: bytes, *, version: str, classes: Sequence[str]) -> Reply:
     """Judge an answer: its status, then whether it is a distribution over the classes by the right version."""
     refused = _refused(status, body)
@@ -115,12 +171,42 @@ def read_reply(status: int, body: bytes, *, version: str, classes: Sequence[str]
         return refused
     try:
         document = json.loads(body)
-        labels = tuple(document["labels"])
-        probabilities = tuple(float(value) for value in document["probabilities"])
         if document["model_version"] != version:
             return Failed("nonsense")
+        return _scores(document, tuple(document["labels"]), classes)
     except (ValueError, TypeError, KeyError):
         return Failed("nonsense")
+
+
+def read_replies(status: int, body: bytes, *, version: str, classes: Sequence[str], count: int) -> Sequence[Reply]:
+    """Judge the answer to a batch, item by item; what fails as a whole has failed for each."""
+    whole = Failed("nonsense")
+    if status != 200:
+        # An item can be rejected, a batch that we put together cannot: each may be asked about alone.
+        judged = read_reply(status, body, version=version, classes=classes)
+        return all_failed(judged if isinstance(judged, Failed) else Failed("failed"), count=count)
+    try:
+        document = json.loads(body)
+        labels, items = tuple(document["labels"]), list(document["items"])
+        if document["model_version"] == version and len(items) == count:
+            return [_item(item, labels, classes) for item in items]
+    except (ValueError, TypeError, KeyError):
+        pass
+    return all_failed(whole, count=count)
+
+
+def _item(item: Mapping[str, Any], labels: tuple[Any, ...], classes: Sequence[str]) -> Reply:
+    try:
+        if "error" not in item:
+            return _scores(item, labels, classes)
+        code, message = str(item["error"]["code"]), str(item["error"]["message"])
+    except (ValueError, TypeError, KeyError):
+        return Failed("nonsense")
+    return Failed("failed") if code == MODEL_FAILED else Rejected(422, code, message)
+
+
+def _scores(item: Mapping[str, Any], labels: tuple[Any, ...], classes: Sequence[str]) -> Scores | Failed:
+    probabilities = tuple(float(value) for value in item["probabilities"])
     return Scores(labels, probabilities) if _makes_sense(labels, probabilities, classes) else Failed("nonsense")
 
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from bento_services.gateway import guard
 from bento_services.gateway.access import RateLimiter, authenticate, require_project
 from bento_services.gateway.answers import AnswerCache, AnswerKey
+from bento_services.gateway.bundle import Seat
 from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.config import GatewayConfig
 from bento_services.gateway.errors import ApiError, error_body
@@ -67,6 +68,7 @@ class Trace:
     prediction_id: str | None = None  # promised before the answer
     generation: int | None = None  # of the route whose share drew a deployment
     assigned: str | None = None  # the deployment that was drawn, whoever answered in the end
+    seat: Seat | None = None  # in the bundle of a client's batch
     spans: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds by part, as `Server-Timing` tells them
 
     def drawn(self, route: ProjectRoute, entry: RouteEntry) -> None:
@@ -165,6 +167,7 @@ class Gateway:
             raise
 
     async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
+        self._require_slot()  # before the body is read: a flood must stay cheap
         _, version = await self.read_item(request, key, route, trace)
         return await self.answer(trace, route, version=version, chosen_id="x-request-id" in request.headers)
 
@@ -207,8 +210,7 @@ class Gateway:
 
     async def _dispatch(self, route: ProjectRoute, trace: Trace, *, version: str | None) -> Mapping[str, Any]:
         """Decode, predict and log under the cap on open requests."""
-        if self.num_open >= self.config.max_in_flight:
-            raise ApiError(503, "OVERLOADED", "the gateway must have a free slot (got none).", retry_after_seconds=1)
+        self._require_slot()
         self.num_open += 1
         try:
             with self.span(trace, "check"):
@@ -221,6 +223,7 @@ class Gateway:
                 media_type=trace.media_type or "application/octet-stream",
                 sticky_key=f"{trace.project}/{trace.user_key or trace.request_id}",
                 version=version,
+                seat=trace.seat,
             )
             with self.span(trace, "inference"):
                 answered = await self.dispatcher.predict(
@@ -240,8 +243,20 @@ class Gateway:
                     item_id=guard.item_id(item, modality=route.settings.modality),
                 )
         if route.shadows and version is None:
-            self.mirror.send(question, record, route=route)
+            self.mirror.send(dataclasses.replace(question, seat=None), record, route=route)
         return answer
+
+    def is_free(self) -> bool:
+        """Return whether one more item may be open."""
+        return self.num_open < self.config.max_in_flight
+
+    def no_slot(self) -> ApiError:
+        """Return what a caller is told while the gateway is not free."""
+        return ApiError(503, "OVERLOADED", "the gateway must have a free slot (got none).", retry_after_seconds=1)
+
+    def _require_slot(self) -> None:
+        if not self.is_free():
+            raise self.no_slot()
 
     def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:
         """Log a defect of ours and return what a caller may know of it."""

@@ -5,25 +5,15 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from bento_services.gateway.accounts import Accounts, error_of
 from bento_services.gateway.breaker import Breakers
-from bento_services.gateway.client import Failed, Rejected, Reply, Scores
+from bento_services.gateway.bundle import Bundle, Seat
+from bento_services.gateway.client import Asks, Failed, Rejected, Reply, Scores
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.routes import ProjectRoute, champion_beside, choose, choose_other
 from pipeline_tasks.contracts import RouteEntry
-
-
-class Asks(Protocol):
-    """What predicts: the inference client, or a stub."""
-
-    async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
-        """Return a deployment's answer on one item."""
-
-    async def ask_tensor(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
-        """Return it with the bytes of its tensor."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,6 +25,7 @@ class Question:
     sticky_key: str
     version: str | None
     tensor: bool = False
+    seat: Seat | None = None  # in the bundle of a client's batch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +47,10 @@ class Dispatcher:
         self.accounts = Accounts()
         self.breakers = Breakers(monotonic=monotonic)
         self.num_replays = 0
+
+    def bundle(self, *, num_items: int) -> Bundle:
+        """Return what takes the items of a client's batch to their deployments together."""
+        return Bundle(self._client, num_items=num_items)
 
     def in_flight(self, deployment_id: str) -> int:
         """Return how many requests to this deployment are unanswered."""
@@ -115,7 +110,7 @@ class Dispatcher:
         # No await between the choice of an entry and this count: a drain that sees 0 has seen every chosen request.
         self._in_flight[entry.deployment_id] += 1
         self.breakers.asked(entry.deployment_id)
-        ask = self._client.ask_tensor if question.tensor else self._client.ask
+        ask = self._client.ask_tensor if question.tensor else (question.seat or self._client).ask
         try:
             reply = await ask(entry, question.payload, media_type=question.media_type, classes=route.classes_of(entry))
         finally:

@@ -9,12 +9,14 @@ import time
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bento_services.door import guard_door
 from bento_services.gateway.app import build_app, new_id
 from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.client import InferenceClient
 from bento_services.gateway.config import load_config, store_config_reader
 from bento_services.gateway.core import Gateway as Core
 from bento_services.gateway.core import Later
+from bento_services.gateway.flood import refuse
 from bento_services.gateway.follower import RouteFollower, SqlCatalog
 from bento_services.gateway.later import Worker
 from bento_services.gateway.metrics import Metrics
@@ -23,7 +25,6 @@ from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.reviews import SqlReviews
 from bento_services.gateway.shipper import Shipper, s3_put
 from bento_services.gateway.spool import Spool
-from bento_services.heads import bound_heads
 from bento_services.parent import die_with_parent
 
 REQUEST_TIMEOUT_SECONDS = 30
@@ -122,5 +123,10 @@ class Gateway:
         self._shipper.stop()
 
 
-bound_heads()
+def _refuse(url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes | None:
+    core = getattr(app.state, "gateway", None)
+    return None if core is None else refuse(core, url, headers)
+
+
 Gateway.add_asgi_middleware(OwnPaths)  # type: ignore[attr-defined]
+guard_door(_refuse)

@@ -14,11 +14,12 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 
 import anyio.to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bento_services.inference.batcher import MicroBatcher, QueueFullError, TooLateError
+from bento_services.inference.batcher import Done, MicroBatcher, QueueFullError, TooLateError
 from bento_services.inference.bodies import Content, Item, read_content
 from bento_services.inference.metrics import Metrics
 from bento_services.inference.openapi import document
@@ -42,7 +43,11 @@ BODY_SECONDS = 10.0
 DECODE_IN_THREAD_BYTES = 32 * 1024
 DEADLINE_SECONDS = 5.0  # what the gateway waits for an answer
 MAX_DEADLINE_SECONDS = 60.0
+PREDICT = b"/predict"
 TIMEOUT_HEADER = b"x-request-timeout-ms"
+DEFAULT_TIMEOUT = b"%d" % (1000 * DEADLINE_SECONDS)
+MAX_TIMEOUT_DIGITS = 9
+FLOOD_REST_SECONDS = 0.005  # how long those who come into a flood may wait for their refusal
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 # A refusal may come before the body was read: closing spares both sides the rest of it.
 CLOSE = (b"connection", b"close")
@@ -63,6 +68,17 @@ INTERNAL = Refusal(500, "INTERNAL", "the service must answer (got an error of it
 BAD_TIMEOUT = Refusal(400, "HEADER_INVALID", "x-request-timeout-ms must be a whole number of milliseconds from 1.")
 
 logger = logging.getLogger(__name__)
+
+
+def _whole_response(refusal: Refusal) -> bytes:
+    """Return an HTTP response as `Endpoint.predict` would send it."""
+    body = error_body(refusal, request_id=None)
+    headers = [CONTENT_JSON, *MORE_HEADERS.get(refusal.status, ()), (b"content-length", b"%d" % len(body))]
+    lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
+    return b"\r\n".join([*lines, *(b"%s: %s" % header for header in headers), b"", body])
+
+
+FLOODED = _whole_response(OVERLOADED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,6 +117,32 @@ class Endpoint:
         self.serving: Serving | None = None
         self.metrics = Metrics()
         self._monotonic = monotonic
+        self._rests = False
+
+    def refuse(self, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+        """Return the HTTP response to a request that comes into a flood; None for one that is to be looked at.
+
+        What its headers alone would be refused for, or want told back, is looked at.
+        """
+        serving = self.serving
+        if serving is None or url != PREDICT:
+            return None
+        given = dict(headers)
+        timeout = given.get(TIMEOUT_HEADER, DEFAULT_TIMEOUT)
+        if b"x-request-id" in given or not timeout.isdigit() or len(timeout) > MAX_TIMEOUT_DIGITS:
+            return None
+        if serving.batcher.has_room(1, deadline=self._monotonic() + int(timeout) / 1000):
+            return None
+        self.metrics.items[OVERLOADED.code] += 1
+        self.metrics.answered(OVERLOADED.status, seconds=0.0)
+        if not self._rests:
+            self._rests = True
+            asyncio.get_running_loop().call_soon(self._rest, serving)
+        return FLOODED
+
+    def _rest(self, serving: Serving) -> None:
+        self._rests = False
+        serving.batcher.rest(FLOOD_REST_SECONDS)
 
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -110,7 +152,10 @@ class Endpoint:
         headers = [CONTENT_JSON]
         try:
             status = 200
-            headers[0], body = await self._answer(scope["method"], given, receive, began=began, request_id=request_id)
+            headers[0], body, timing = await self._answer(
+                scope["method"], given, receive, began=began, request_id=request_id
+            )
+            headers.append((b"server-timing", timing))
         except Refused as refused:
             status, body = refused.refusal.status, error_body(refused.refusal, request_id=request_id)
             self.metrics.items[refused.refusal.code] += refused.num_items
@@ -128,31 +173,41 @@ class Endpoint:
 
     async def _answer(
         self, method: str, given: Mapping[bytes, bytes], receive: Receive, *, began: float, request_id: str | None
-    ) -> tuple[tuple[bytes, bytes], bytes]:
-        """Return the answer's content type and body; Refused when there is none but an error."""
+    ) -> tuple[tuple[bytes, bytes], bytes, bytes]:
+        """Return the answer's content type, body and where its time went; Refused when there is none but an error."""
         serving = self.serving
         if serving is None:
             raise Refused(NOT_READY)
         if method != "POST":
             raise Refused(NOT_POST)
         head = read_head(given)
+        deadline = began + head.seconds
+        if not serving.batcher.has_room(1, deadline=deadline):  # before any work on it: a flood must stay cheap
+            raise Refused(OVERLOADED)
         try:
             data = await read_body(receive, declared_bytes=head.declared_bytes)
+            arrived = self._monotonic()
             content = await _content(serving, data, media_type=head.media_type)
         except InputError as error:
             raise Refused(Refusal(STATUS_OF.get(error.code, 422), error.code, str(error), "body")) from None
-        rows = await _rows(serving, content.items, deadline=began + head.seconds)
+        decode_seconds = self._monotonic() - arrived
+        done = await _rows(serving, content.items, deadline=deadline)
+        timing = b"decode;dur=%.3f, queue;dur=%.3f, model;dur=%.3f" % (
+            1000 * decode_seconds,
+            1000 * done.queue_seconds,
+            1000 * done.model_seconds,
+        )
         if not content.single:
-            for row in rows:
+            for row in done.rows:
                 self.metrics.items[row.code if isinstance(row, Refusal) else "OK"] += 1
-            return CONTENT_JSON, serving.answers.batch(rows, request_id=request_id)
-        (row,) = rows
+            return CONTENT_JSON, serving.answers.batch(done.rows, request_id=request_id), timing
+        (row,) = done.rows
         if isinstance(row, Refusal):
             raise Refused(row)
         self.metrics.items["OK"] += 1
         if given.get(b"accept") == CONTENT_TENSOR[1]:
-            return CONTENT_TENSOR, serving.answers.tensor(row)
-        return CONTENT_JSON, serving.answers.single(row)
+            return CONTENT_TENSOR, serving.answers.tensor(row), timing
+        return CONTENT_JSON, serving.answers.single(row), timing
 
 
 async def _content(serving: Serving, data: bytes, *, media_type: str) -> Content:
@@ -168,7 +223,7 @@ async def _content(serving: Serving, data: bytes, *, media_type: str) -> Content
     return await anyio.to_thread.run_sync(read) if len(data) > DECODE_IN_THREAD_BYTES else read()
 
 
-async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> Sequence[Row]:
+async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> Done[Row]:
     """Return a row for each item; those that could not be read keep their refusal.
 
     Raises:
@@ -176,17 +231,18 @@ async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> 
     """
     good = [item for item in items if not isinstance(item, Refusal)]
     if not good:
-        return [item for item in items if isinstance(item, Refusal)]
+        return Done([item for item in items if isinstance(item, Refusal)], 0.0, 0.0)
     try:
-        rows = await serving.batcher.submit(good, deadline=deadline)
+        done = await serving.batcher.submit(good, deadline=deadline)
     except QueueFullError:
         raise Refused(OVERLOADED, num_items=len(items)) from None
     except TooLateError:
         raise Refused(TOO_LATE, num_items=len(items)) from None
     if len(good) == len(items):
-        return rows
-    left = iter(rows)
-    return [item if isinstance(item, Refusal) else next(left) for item in items]
+        return done
+    left = iter(done.rows)
+    rows = [item if isinstance(item, Refusal) else next(left) for item in items]
+    return dataclasses.replace(done, rows=rows)
 
 
 def _request_id(given: Mapping[bytes, bytes]) -> str | None:
@@ -203,7 +259,7 @@ def read_head(found: Mapping[bytes, bytes]) -> Head:
     seconds = DEADLINE_SECONDS
     timeout = found.get(TIMEOUT_HEADER)
     if timeout is not None:
-        if not timeout.isdigit() or len(timeout) > 9 or int(timeout) < 1:
+        if not timeout.isdigit() or len(timeout) > MAX_TIMEOUT_DIGITS or int(timeout) < 1:
             raise Refused(BAD_TIMEOUT)
         seconds = min(int(timeout) / 1000, MAX_DEADLINE_SECONDS)
     length = found.get(b"content-length", b"")

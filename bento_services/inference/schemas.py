@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import struct
 from collections.abc import Sequence
@@ -83,4 +84,14 @@ def _tensor_head(version: str, labels: Sequence[str], *, size_bytes: int) -> byt
 
 def error_body(refusal: Refusal, *, request_id: str | None) -> bytes:
     """Return the answer to a request that has no prediction at all."""
+    return _nameless(refusal) if request_id is None else _body(refusal, request_id)
+
+
+def _body(refusal: Refusal, request_id: str | None) -> bytes:
     return json.dumps({"error": refusal.error(request_id=request_id)}, separators=(",", ":")).encode()
+
+
+@functools.lru_cache(maxsize=64)
+def _nameless(refusal: Refusal) -> bytes:
+    """Return what a flood is answered with, again and again."""
+    return _body(refusal, None)

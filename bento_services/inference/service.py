@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio.to_thread
 import bentoml
 
+from bento_services.door import guard_door
 from bento_services.heads import bound_heads
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import tracing, tuning_text
@@ -55,6 +56,8 @@ class Inference:
             functools.partial(predict_rows, self._model),
             max_batch_size=self._tuning.max_batch_size,
             max_queue=self._tuning.max_queue,
+            linger_seconds=self._tuning.linger_seconds,
+            lone_here=self._tuning.lone_here,
             observer=endpoint.metrics,
         )
         endpoint.serving = Serving(
@@ -98,8 +101,11 @@ class Inference:
         return bentoml_text + endpoint.metrics.render(gauges, info=info)
 
 
-bound_heads()
 Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
+if TRACING:
+    bound_heads()
+else:
+    guard_door(endpoint.refuse)
 
 
 def _model_dir() -> Path:

@@ -1,4 +1,7 @@
-"""How many items go into one pass: measured when a release is built, kept beside its model, read when it starts."""
+"""How many items go into one pass, and how long it may wait for them.
+
+Measured when a release is built, kept beside its model, read when it starts.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,10 @@ WORTH_WAITING_FOR = 1.05
 # A second of work may wait: more would be answered after its caller has given up, less sheds what a burst brings.
 QUEUE_SECONDS = 1.0
 MIN_QUEUE, MAX_QUEUE = 128, 4096
+# An item that takes no longer is predicted in the event loop when it is alone: nothing else is kept waiting by that.
+LONE_SECONDS = 0.005
+# The event loop's clock has milliseconds. A wait must bring a third of one, and a pass must not wait longer than two.
+LINGER_STEP_SECONDS, WORTH_LINGERING_SECONDS, MAX_LINGER_SECONDS = 0.001, 0.0003, 0.002
 
 
 class Predicts(Protocol):
@@ -38,6 +45,12 @@ class Tuning:
     max_batch_size: int = 16
     max_queue: int = 128
     seconds_by_size: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    linger_seconds: float = 0.0  # how long a pass waits for those who were just answered
+
+    @property
+    def lone_here(self) -> bool:
+        """Return whether an item that is alone is predicted in the event loop."""
+        return self.seconds_by_size.get(1, LONE_SECONDS + 1) <= LONE_SECONDS
 
 
 def measure(
@@ -80,7 +93,18 @@ def choose(seconds_by_size: Mapping[int, float], *, budget_seconds: float = LATE
     best = max(rates.values())
     size = min(size for size, rate in rates.items() if rate * WORTH_WAITING_FOR >= best)
     max_queue = min(max(int(rates[size] * QUEUE_SECONDS), MIN_QUEUE), MAX_QUEUE)
-    return Tuning(size, max_queue, dict(seconds_by_size))
+    return Tuning(size, max_queue, dict(seconds_by_size), linger_seconds(seconds_by_size, size=size))
+
+
+def linger_seconds(seconds_by_size: Mapping[int, float], *, size: int) -> float:
+    """Return how long a pass of this size is worth waiting for: what it spares against two of half of it."""
+    half = seconds_by_size.get(size // 2)
+    if half is None or size not in seconds_by_size:
+        return 0.0
+    spared = 2 * half - seconds_by_size[size]
+    if spared < WORTH_LINGERING_SECONDS:
+        return 0.0
+    return min(max(round(spared, 3), LINGER_STEP_SECONDS), MAX_LINGER_SECONDS)
 
 
 def save_tuning(tuning: Tuning, folder: Path) -> None:
@@ -98,11 +122,13 @@ def load_tuning(folder: Path, *, text: str | None = None) -> Tuning:
         document = json.loads((folder / TUNING_NAME).read_text() if text is None else text)
         size, queue = int(document["max_batch_size"]), int(document["max_queue"])
         times = {int(key): float(value) for key, value in document["seconds_by_size"].items()}
+        linger = float(document.get("linger_seconds", 0.0))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Tuning()
-    if document.get("format_version") != FORMAT_VERSION or not (1 <= size <= 1024 and size <= queue <= 65_536):
+    sizes_fit = 1 <= size <= 1024 and size <= queue <= 65_536
+    if document.get("format_version") != FORMAT_VERSION or not sizes_fit or not 0 <= linger <= MAX_LINGER_SECONDS:
         return Tuning()
-    return Tuning(size, queue, times)
+    return Tuning(size, queue, times, linger)
 
 
 def warm_sizes(max_batch_size: int) -> list[int]:

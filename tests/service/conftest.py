@@ -58,6 +58,7 @@ class StubModels:
     def __init__(self) -> None:
         self.replies = {}
         self.asked = []
+        self.bundles = []
         self.error = None
         self.delay_seconds = 0.0
 
@@ -67,6 +68,10 @@ class StubModels:
         if self.error is not None:
             raise self.error
         return self.replies.get(entry.deployment_id, Scores(CLASSES, (0.7, 0.2, 0.1)))
+
+    async def ask_many(self, entry, payloads, *, classes):
+        self.bundles.append((entry.deployment_id, len(payloads)))
+        return [await self.ask(entry, payload, media_type=None, classes=classes) for payload in payloads]
 
 
 class StubReviews:

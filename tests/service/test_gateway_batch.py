@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
+import dataclasses
 import json
 
 import pytest
 
 from bento_services.gateway import batch as module
-from bento_services.gateway.client import Failed, Scores
+from bento_services.gateway import guard
+from bento_services.gateway.client import Failed, Scores, all_failed
 from tests.service.conftest import MAX_REQUEST_BYTES, bearer, png, snapshot, token_of
 from tests.service.servers import CLASSES
 from tests.service.test_gateway_http import error_of
@@ -135,21 +136,49 @@ def test_only_a_key_of_the_project_with_the_scope_may_send_a_batch(bench):
     assert bench.counts() == (0, 0, 0)
 
 
-def test_no_more_items_than_the_bound_are_asked_about_at_a_time(bench, monkeypatch):
-    monkeypatch.setattr(module, "NUM_WORKERS", 3)
-    most = 0
-    ask = bench.models.ask
+def test_the_items_for_one_deployment_go_there_in_one_request(bench):
+    assert send(bench, {"items": [item(n) for n in range(7)] + [{}]}).json()["num_ok"] == 7
+    assert bench.models.bundles == [("d1", 7)]
+    assert [payload for _, payload, _ in bench.models.asked] == [png(n) for n in range(7)]
 
-    async def counting(*args, **kwargs):
-        nonlocal most
-        most = max(most, bench.gateway.num_open)
-        await asyncio.sleep(0.002)
-        return await ask(*args, **kwargs)
 
-    bench.models.ask = counting
-    assert send(bench, {"items": [item(n) for n in range(20)]}).json()["num_ok"] == 20
-    assert most == 3
+def test_the_items_of_two_deployments_go_in_two_requests(bench):
+    now = bench.follower.snapshot
+    entries = tuple(dataclasses.replace(entry, weight=50) for entry in now.routes["fashion"].entries)
+    shared = dataclasses.replace(now.routes["fashion"], entries=entries)
+    bench.follow(dataclasses.replace(now, routes={**now.routes, "fashion": shared}))
+    results = send(bench, {"items": [item(n, user_key=f"user {n}") for n in range(8)]}).json()["results"]
+    versions = [result["prediction"]["model_version"] for result in results]
+    assert sorted(bench.models.bundles) == [("d1", versions.count("A")), ("d2", versions.count("B"))]
+    assert bench.counts() == (8, 8, 0)
+
+
+def test_a_large_batch_goes_in_parts_that_follow_the_pace(bench, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_PART", 3)
+    monkeypatch.setattr(module, "LARGEST_PART", 5)
+    object.__setattr__(bench.gateway.config, "max_in_flight", 5)
+    body = send(bench, {"items": [item(n) for n in range(14)]}).json()
+    assert [result["index"] for result in body["results"]] == list(range(14))
+    assert body["num_ok"] == 14
+    assert [count for _, count in bench.models.bundles] == [3, 5, 5]  # and one alone
     assert bench.gateway.num_open == 0
+
+
+@pytest.mark.parametrize(("num_items", "seconds", "size"), [(16, 0.1, 32), (16, 2.0, 8), (8, 20.0, 1), (16, 0.0, 32)])
+def test_a_slow_model_gets_smaller_parts(num_items, seconds, size):
+    assert module.next_size(num_items, seconds=seconds) == size
+
+
+def test_what_failed_together_is_asked_again_alone(bench):
+    async def one_by_one_only(entry, payloads, *, classes):
+        return all_failed(Failed("failed"), count=len(payloads))
+
+    bench.models.ask_many = one_by_one_only
+    assert send(bench, {"items": [item(n) for n in range(5)]}).json()["num_ok"] == 5
+    assert len(bench.models.asked) == 5
+    assert bench.gateway.dispatcher.num_replays == 5
+    assert bench.gateway.dispatcher.breakers.state("d1") == "closed"  # one request failed, not five
+    assert bench.counts() == (5, 5, 0)
 
 
 def test_items_beyond_the_cap_on_open_requests_are_told_to_come_back(bench):
@@ -184,21 +213,31 @@ def test_the_same_batch_again_gets_the_same_answers_logged_once(bench):
     assert codes(changed) == [None, "REQUEST_ID_REUSED"]
 
 
-def test_a_failing_model_and_a_defect_of_ours_are_results_of_their_item(bench):
+def test_a_failing_model_and_a_defect_of_ours_are_results_of_their_item(bench, monkeypatch):
     bench.models.replies = {"d1": Failed("nonsense"), "d2": Failed("nonsense")}
     assert codes(send(bench, {"items": [GOOD]})) == ["MODEL_FAILED"]
-    ask = bench.models.ask
     bench.models.replies = {}
+    check = guard.canonical_item
 
-    async def broken(entry, payload, **kwargs):
+    async def broken(payload, settings):
         if payload == png(5):
             raise RuntimeError("secret detail")
-        return await ask(entry, payload, **kwargs)
+        return await check(payload, settings)
 
-    bench.models.ask = broken
+    monkeypatch.setattr(guard, "canonical_item", broken)
     response = send(bench, {"items": [item(4), item(5), item(6)]})
     assert codes(response) == [None, "INTERNAL", None]
     assert "secret" not in response.text
+
+
+def test_a_defect_on_the_shared_way_reaches_every_item_and_nobody_waits_for_ever(bench):
+    async def broken(entry, payloads, *, classes):
+        raise RuntimeError("secret detail")
+
+    bench.models.ask_many = broken
+    response = send(bench, {"items": [item(1), item(2), {}]})
+    assert codes(response) == ["INTERNAL", "INTERNAL", "CONTENT_MISSING"]
+    assert bench.counts() == (3, 3, 0)
 
 
 def test_a_named_version_holds_for_every_item(bench):

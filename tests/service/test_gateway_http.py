@@ -14,6 +14,7 @@ import pytest
 
 from bento_services.gateway.client import Failed, Rejected, Scores
 from bento_services.gateway.errors import ApiError
+from bento_services.gateway.flood import refuse
 from bento_services.gateway.guard import canonical_item
 from bento_services.gateway.routes import ServingSettings, parse_route, snapshot_of
 from pipeline_tasks.contracts import sha256_hex
@@ -433,3 +434,49 @@ def test_the_limits_of_the_route_hold(modality, limits, payload, code):
     with pytest.raises(ApiError, match="at most") as caught:
         asyncio.run(canonical_item(payload, ServingSettings(modality=modality, preprocess=limits)))
     assert (caught.value.status, caught.value.code) == (422, code)
+
+
+def test_a_flood_is_refused_before_its_bodies_are_read_and_is_logged(bench):
+    bench.gateway.num_open = 8  # the cap of this gateway
+
+    def body():
+        raise AssertionError("the body must not be read")
+        yield b""
+
+    response = bench.predict(body())
+    assert error_of(response)[:2] == (503, "OVERLOADED")
+    assert response.headers["retry-after"] == "1"
+    assert [(record.error_code, record.payload) for record in bench.records()] == [("OVERLOADED", None)]
+    assert bench.counts() == (1, 1, 0)
+
+
+PREDICT = b"/v1/projects/fashion/predict"
+
+
+def test_at_the_door_a_flood_is_refused_as_behind_it_but_not_logged(bench):
+    assert refuse(bench.gateway, PREDICT, []) is None
+    bench.gateway.num_open = 8
+    head, _, body = refuse(bench.gateway, PREDICT, []).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    assert status == "HTTP/1.1 503 Service Unavailable"
+    assert bench.records() == []
+    assert bench.metrics.get("dethrone_refused_total", label='code="OVERLOADED"') == 1
+    behind = bench.predict()
+    told, other = json.loads(body)["error"], behind.json()["error"]
+    assert told | {"request_id": None} == other | {"request_id": None}
+    headers = {name.lower() for name, _ in (line.split(": ", 1) for line in lines)}
+    assert headers == set(behind.headers)
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        (b"/v1/projects/fashion/predict:batch", []),
+        (b"/v1/projects/fashion/feedback", []),
+        (b"/metrics", []),
+        (PREDICT, [(b"x-request-id", b"r1")]),
+    ],
+)
+def test_other_requests_come_in_also_in_a_flood(bench, url, headers):
+    bench.gateway.num_open = 8
+    assert refuse(bench.gateway, url, headers) is None

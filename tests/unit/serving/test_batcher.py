@@ -38,7 +38,7 @@ def batcher(predict, **changes):
 def run_together(under_test, requests, *, deadline=NEVER):
     async def together():
         futures = [under_test.submit(request, deadline=deadline) for request in requests]
-        return await asyncio.gather(*futures, return_exceptions=True)
+        return [getattr(found, "rows", found) for found in await asyncio.gather(*futures, return_exceptions=True)]
 
     return asyncio.run(together())
 
@@ -114,9 +114,9 @@ def test_a_full_queue_refuses_and_recovers():
         with pytest.raises(QueueFullError):
             under_test.submit([3], deadline=NEVER)
         release.set()
-        answers = [*await first, *await waiting]
+        answers = [*(await first).rows, *(await waiting).rows]
         assert under_test.num_waiting == 0
-        return [*answers, *await under_test.submit([4], deadline=NEVER)]
+        return [*answers, *(await under_test.submit([4], deadline=NEVER)).rows]
 
     assert asyncio.run(overload()) == [0, 1, 2, 4]
 
@@ -155,7 +155,7 @@ def test_a_caller_who_is_gone_is_not_predicted_for():
         last = under_test.submit([3], deadline=NEVER)
         gone.cancel()
         release.set()
-        return await asyncio.gather(first, last)
+        return [done.rows for done in await asyncio.gather(first, last)]
 
     assert asyncio.run(cancelled()) == [[1], [3]]
     assert started == [1, 3]
@@ -187,12 +187,14 @@ def test_the_model_sees_nothing_of_a_request():
         caller.set(name)
         return await under_test.submit([name], deadline=NEVER)
 
-    async def several():
-        under_test = batcher(lambda batch: [seen.append(caller.get()) or value for value in batch])
+    async def several(**changes):
+        under_test = batcher(lambda batch: [seen.append(caller.get()) or value for value in batch], **changes)
         await asyncio.gather(request(under_test, "alice"), request(under_test, "bob"))
+        await request(under_test, "carol")
 
     asyncio.run(several())
-    assert seen == ["nobody", "nobody"]
+    asyncio.run(several(lone_here=True))
+    assert seen == ["nobody"] * 6
 
 
 def test_the_thread_ends_when_it_is_closed():
@@ -205,3 +207,149 @@ def test_the_thread_ends_when_it_is_closed():
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+def test_a_lone_item_is_predicted_in_the_event_loop_and_company_in_the_thread():
+    here, threads = threading.get_ident(), []
+
+    def predict(batch):
+        threads.append((len(batch), threading.get_ident() == here))
+        return list(batch)
+
+    async def lone_then_two():
+        under_test = batcher(predict, lone_here=True)
+        lone = await under_test.submit([1], deadline=NEVER)
+        await asyncio.gather(*(under_test.submit([number], deadline=NEVER) for number in (2, 3)))
+        return lone.rows
+
+    assert asyncio.run(lone_then_two()) == [1]
+    assert threads == [(1, True), (2, False)]
+
+
+def test_a_defect_met_in_the_event_loop_reaches_its_caller_only():
+    def predict(batch):
+        if batch == [1]:
+            raise RuntimeError("defect")
+        return list(batch)
+
+    async def one_after_another():
+        under_test = batcher(predict, lone_here=True)
+        with pytest.raises(RuntimeError, match="defect"):
+            await under_test.submit([1], deadline=NEVER)
+        return (await under_test.submit([2], deadline=NEVER)).rows
+
+    assert asyncio.run(one_after_another()) == [2]
+
+
+@pytest.mark.parametrize(("linger", "halves"), [(0.0, True), (0.05, False)])
+def test_callers_who_come_again_are_joined_in_one_pass(linger, halves):
+    sizes = []
+
+    def predict(batch):
+        sizes.append(len(batch))
+        time.sleep(0.002)
+        return list(batch)
+
+    async def two_halves():
+        under_test = batcher(predict, max_batch_size=16, linger_seconds=linger)
+
+        async def client(delay):
+            await asyncio.sleep(delay)
+            for _ in range(8):
+                await under_test.submit([0], deadline=NEVER)
+                await asyncio.sleep(0.0005)  # it is back after the next pass could have left
+
+        await asyncio.gather(*(client(0.001 * (number % 2)) for number in range(8)))
+
+    asyncio.run(two_halves())
+    assert (max(sizes[2:-2]) < 8) == halves
+
+
+def test_one_who_is_alone_never_waits_for_company():
+    async def alone():
+        under_test = batcher(list, linger_seconds=30.0)
+        for number in range(3):
+            await under_test.submit([number], deadline=NEVER)
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(alone(), 5))
+
+
+def test_who_could_not_be_answered_in_time_is_refused_at_once():
+    now = [0.0]
+
+    def predict(batch):
+        now[0] += 1.0
+        return list(batch)
+
+    async def flood():
+        under_test = batcher(predict, max_batch_size=2, monotonic=lambda: now[0])
+        await under_test.submit([1, 2], deadline=NEVER)
+        waiting = [under_test.submit([number], deadline=NEVER) for number in range(4)]
+        room = [under_test.has_room(1, deadline=now[0] + seconds) for seconds in (4.0, 4.5)]
+        with pytest.raises(QueueFullError):
+            under_test.submit([9], deadline=now[0] + 3.0)
+        await asyncio.gather(*waiting)
+        return room, under_test.has_room(1, deadline=now[0])
+
+    assert asyncio.run(flood()) == ([False, True], True)
+
+
+def test_a_request_is_told_its_wait_and_the_time_of_its_passes():
+    now = [0.0]
+
+    def predict(batch):
+        now[0] += 2.0
+        return list(batch)
+
+    async def three():
+        under_test = batcher(predict, max_batch_size=1, monotonic=lambda: now[0])
+        futures = [under_test.submit(items, deadline=NEVER) for items in ([1], [2, 3])]
+        return [(done.rows, done.queue_seconds, done.model_seconds) for done in await asyncio.gather(*futures)]
+
+    assert asyncio.run(three()) == [([1], 0.0, 2.0), ([2, 3], 2.0, 4.0)]
+
+
+def test_the_event_loop_rests_until_the_pass_is_over_and_no_longer():
+    release = threading.Event()
+
+    def predict(batch):
+        release.wait(5)
+        return list(batch)
+
+    async def resting():
+        under_test = batcher(predict)
+        under_test.rest(30.0)  # nothing is under way: there is nothing to leave the processor to
+        future = under_test.submit([1], deadline=NEVER)
+        await asyncio.sleep(0.02)
+        began = time.monotonic()
+        under_test.rest(0.01)
+        rested = time.monotonic() - began
+        threading.Timer(0.05, release.set).start()
+        under_test.rest(30.0)
+        return (await future).rows, rested
+
+    rows, rested = asyncio.run(asyncio.wait_for(resting(), 10))
+    assert rows == [1]
+    assert 0.005 < rested < 5
+
+
+def test_what_would_end_too_late_behind_a_full_queue_is_not_started():
+    now, started = [0.0], []
+
+    def predict(batch):
+        started.extend(batch)
+        now[0] += 1.0
+        return list(batch)
+
+    async def full():
+        under_test = batcher(predict, max_batch_size=1, monotonic=lambda: now[0])
+        await under_test.submit([0], deadline=NEVER)
+        both = [under_test.submit([number], deadline=11.0) for number in (1, 2)]
+        now[0] = 9.5  # the first can end at 10.5, the second begin then and end at 11.5
+        return await asyncio.gather(*both, return_exceptions=True)
+
+    first, second = asyncio.run(full())
+    assert first.rows == [1]
+    assert isinstance(second, TooLateError)
+    assert started == [0, 1]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 
 import numpy as np
@@ -29,6 +30,8 @@ def test_one_item_is_answered_with_its_probabilities():
     status, headers, body = answer(endpoint_of(Doubles()), content_type="text/plain")
     assert status == 200
     assert json.loads(body) == {"model_version": "A", "labels": ["low", "high"], "probabilities": [0.75, 0.25]}
+    timing = headers.pop(b"server-timing").decode()
+    assert re.fullmatch(r"decode;dur=\d+\.\d{3}, queue;dur=\d+\.\d{3}, model;dur=\d+\.\d{3}", timing)
     assert headers == {b"content-type": b"application/json", b"content-length": str(len(body)).encode()}
 
 
@@ -153,7 +156,7 @@ def test_a_full_queue_is_503_at_once_for_the_whole_request():
     (status, headers, body), others, items = asyncio.run(overload())
     assert (status, code_of(body), headers[b"retry-after"]) == (503, "OVERLOADED", b"1")
     assert others == [200, 200, 200]
-    assert items == {"OK": 3, "OVERLOADED": 2}
+    assert items == {"OK": 3, "OVERLOADED": 1}  # refused unread: how many items it had is not known
 
 
 def test_the_callers_deadline_counts():
@@ -290,3 +293,16 @@ def test_the_warm_up_runs_every_size_and_every_form():
     assert model.batches[:3] == [1, 2, 3]
     # An encoded item (a text is no number), a batch of one of it, and a tensor; six of each.
     assert endpoint.metrics.requests == {422: 6, 200: 12}
+
+
+def test_a_flood_is_refused_before_its_bodies_are_read():
+    async def flood():
+        endpoint = endpoint_of(Slow(), max_batch_size=1, max_queue=1)
+        first = asyncio.ensure_future(ask(endpoint, b"0.5"))
+        await asyncio.sleep(0.03)
+        second = asyncio.ensure_future(ask(endpoint, b"0.5"))
+        await asyncio.sleep(0)
+        refused = await asyncio.wait_for(ask(endpoint, None, chunks=[None, b"never sent"]), 0.5)
+        return refused[0], code_of(refused[2]), [status for status, _, _ in await asyncio.gather(first, second)]
+
+    assert asyncio.run(flood()) == (503, "OVERLOADED", [200, 200])

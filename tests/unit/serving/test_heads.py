@@ -7,9 +7,9 @@ import time
 
 import pytest
 import uvicorn
+import uvicorn.protocols.http.auto
 
-from bento_services import heads
-from bento_services.heads import BoundedHttp, bound_heads
+from bento_services.heads import MAX_HEAD_BYTES, TOO_LARGE, BoundedHttp, bound_heads
 
 GOOD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
 
@@ -108,8 +108,8 @@ def test_a_head_or_trailer_without_end_is_refused_before_it_is_held(port, start)
 
 def test_the_refusal_says_why(port):
     with connected(port) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * (heads.MAX_HEAD_BYTES + 1))
-        assert rest(connection) == heads.TOO_LARGE
+        connection.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * (MAX_HEAD_BYTES + 1))
+        assert rest(connection) == TOO_LARGE
 
 
 def test_a_long_body_in_many_small_chunks_is_no_head(port):
@@ -130,7 +130,7 @@ def test_a_slow_body_is_the_applications_to_judge(port):
 
 
 def test_bentomls_server_takes_it(monkeypatch):
-    monkeypatch.setattr(heads.config, "HTTP_PROTOCOLS", dict(heads.config.HTTP_PROTOCOLS))
+    monkeypatch.setattr(uvicorn.protocols.http.auto, "AutoHTTPProtocol", None)
     bound_heads()
     loaded = uvicorn.Config(app)
     loaded.load()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bento_services.gateway.client import Failed, Rejected, Scores, read_reply, read_tensor_reply
+from bento_services.gateway.client import Failed, Rejected, Scores, read_replies, read_reply, read_tensor_reply
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.predict import Dispatcher, Question
 from bento_services.gateway.routes import ProjectRoute, ServingSettings
@@ -106,6 +106,52 @@ def test_nonsense_is_not_believed(body):
 )
 def test_a_status_says_whether_another_replica_can_help(status, body, expected):
     assert reply(body, status=status) == expected
+
+
+MANY = {"model_version": "A", "labels": list(CLASSES)}
+ROW = {"probabilities": [0.7, 0.2, 0.1]}
+
+
+def replies(body, status=200, count=2):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return list(read_replies(status, data, version="A", classes=CLASSES, count=count))
+
+
+def test_each_item_of_a_batch_is_judged_for_itself():
+    items = [
+        ROW,
+        {"error": {"code": "NOT_AN_IMAGE", "message": "m"}},
+        {"error": {"code": "MODEL_FAILED", "message": "m"}},
+        {"error": {}},
+        {"error": None},
+        {"probabilities": [0.7, 0.2, 0.2]},
+        {"probabilities": None},
+        {},
+        None,
+    ]
+    nonsense = Failed("nonsense")
+    expected = [SCORES, Rejected(422, "NOT_AN_IMAGE", "m"), Failed("failed"), *[nonsense] * 6]
+    assert replies(MANY | {"items": items}, count=9) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        (b"not json", 200, "nonsense"),
+        (MANY | {"items": [ROW]}, 200, "nonsense"),
+        (MANY | {"items": None}, 200, "nonsense"),
+        (MANY | {"items": [ROW, ROW], "model_version": "B"}, 200, "nonsense"),
+        ({"items": [ROW, ROW]}, 200, "nonsense"),
+        (b'{"error":{"code":"OVERLOADED"}}', 503, "overloaded"),
+        (b'{"error":{"code":"DEADLINE_EXCEEDED"}}', 504, "timeout"),
+        (b'{"error":{"code":"BATCH_TOO_LARGE","message":"m"}}', 413, "failed"),
+        (b"", 500, "failed"),
+    ],
+)
+def test_a_batch_that_fails_as_a_whole_fails_each_item_and_is_told_once(body, status, kind):
+    found = replies(body, status=status)
+    assert found == [Failed(kind), Failed(kind)]
+    assert [failed.echo for failed in found] == [False, True]
 
 
 class Stub:
