@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from uvicorn import config
+import uvicorn.protocols.http.auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -16,10 +16,10 @@ HEAD_SECONDS = 10.0
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-class BoundedHttp(HttpToolsProtocol):
+class BoundedHeads(HttpToolsProtocol):
     """uvicorn's protocol; closes a connection whose next head, or trailer, is too long or too slow.
 
-    Counted is what came since the last whole head or piece of a body; one read (at most 256 KiB) may come on top.
+    It may stand in front of another one that is derived from uvicorn's. Counted is what came since the last whole head or piece of a body; one read (at most 256 KiB) may come on top.
     """
 
     max_head_bytes = MAX_HEAD_BYTES
@@ -70,5 +70,9 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def bound_heads() -> None:
-    """Let every uvicorn server of this process use it; BentoML makes the server and takes no protocol."""
-    config.HTTP_PROTOCOLS["auto"] = f"{BoundedHttp.__module__}:{BoundedHttp.__qualname__}"
+    """Have the HTTP servers that this process starts from now on use it, on top of what is set already.
+
+    BentoML starts uvicorn with `http="auto"` and passes no protocol on (1.4.39), so this is where one can be named.
+    """
+    base = uvicorn.protocols.http.auto.AutoHTTPProtocol
+    uvicorn.protocols.http.auto.AutoHTTPProtocol = type("Bounded", (BoundedHeads, base), {})
