@@ -19,7 +19,8 @@ TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\
 class BoundedHeads(HttpToolsProtocol):
     """uvicorn's protocol; closes a connection whose next head, or trailer, is too long or too slow.
 
-    It may stand in front of another one that is derived from uvicorn's. Counted is what came since the last whole head or piece of a body; one read (at most 256 KiB) may come on top.
+    Counted is what came since the last whole head or piece of a body; one read (at most 256 KiB) may come on top.
+    It may stand in front of another protocol that is derived from uvicorn's.
     """
 
     max_head_bytes = MAX_HEAD_BYTES
