@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from bento_services.heads import BoundedHttp, serve_by
+import uvicorn.protocols.http.auto
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 # Given the path and the headers of a POST: the whole HTTP response to refuse it with, or None to let it in.
 Refuse = Callable[[bytes, list[tuple[bytes, bytes]]], bytes | None]
@@ -26,10 +27,10 @@ class _Refused:
 REFUSED = _Refused()
 
 
-def door(refuse: Refuse) -> type[BoundedHttp]:
+def door(refuse: Refuse) -> type[HttpToolsProtocol]:
     """Return uvicorn's HTTP protocol, asking before it takes a request in."""
 
-    class Door(BoundedHttp):
+    class Door(HttpToolsProtocol):
         cycle: Any
 
         def on_headers_complete(self) -> None:
@@ -40,7 +41,6 @@ def door(refuse: Refuse) -> type[BoundedHttp]:
             if response is None:
                 super().on_headers_complete()
                 return
-            self.end_head()
             self.cycle = REFUSED
             self.transport.write(response)
             self.on_response_complete()
@@ -49,5 +49,8 @@ def door(refuse: Refuse) -> type[BoundedHttp]:
 
 
 def guard_door(refuse: Refuse) -> None:
-    """Have the HTTP servers that this process starts from now on ask before they take a request in."""
-    serve_by(door(refuse))
+    """Have the HTTP servers that this process starts from now on ask before they take a request in.
+
+    BentoML starts uvicorn with `http="auto"` and passes no protocol on (1.4.39), so this is where one can be named.
+    """
+    uvicorn.protocols.http.auto.AutoHTTPProtocol = door(refuse)

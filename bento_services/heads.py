@@ -16,10 +16,11 @@ HEAD_SECONDS = 10.0
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-class BoundedHttp(HttpToolsProtocol):
+class BoundedHeads(HttpToolsProtocol):
     """uvicorn's protocol; closes a connection whose next head, or trailer, is too long or too slow.
 
     Counted is what came since the last whole head or piece of a body; one read (at most 256 KiB) may come on top.
+    It may stand in front of another protocol that is derived from uvicorn's.
     """
 
     max_head_bytes = MAX_HEAD_BYTES
@@ -32,7 +33,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.end_head()
+        self._end_head()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -48,7 +49,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._begin_head()
 
     def on_headers_complete(self) -> None:
-        self.end_head()
+        self._end_head()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -62,8 +63,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _begin_head(self) -> None:
         self._timer = self.loop.call_later(self.head_seconds, self.transport.close)
 
-    def end_head(self) -> None:
-        """Take the head as whole: what comes now is counted anew, without a clock."""
+    def _end_head(self) -> None:
         self._num_bytes = 0
         if self._timer is not None:
             self._timer.cancel()
@@ -71,13 +71,9 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def bound_heads() -> None:
-    """Let every uvicorn server of this process use it; `door.guard_door` does so too."""
-    serve_by(BoundedHttp)
-
-
-def serve_by(protocol: type[BoundedHttp]) -> None:
-    """Have the HTTP servers that this process starts from now on use a protocol.
+    """Have the HTTP servers that this process starts from now on use it, on top of what is set already.
 
     BentoML starts uvicorn with `http="auto"` and passes no protocol on (1.4.39), so this is where one can be named.
     """
-    uvicorn.protocols.http.auto.AutoHTTPProtocol = protocol
+    base = uvicorn.protocols.http.auto.AutoHTTPProtocol
+    uvicorn.protocols.http.auto.AutoHTTPProtocol = type("Bounded", (BoundedHeads, base), {})

@@ -25,6 +25,7 @@ from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.reviews import SqlReviews
 from bento_services.gateway.shipper import Shipper, s3_put
 from bento_services.gateway.spool import Spool
+from bento_services.heads import bound_heads
 from bento_services.parent import die_with_parent
 
 REQUEST_TIMEOUT_SECONDS = 30
@@ -130,3 +131,4 @@ def _refuse(url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes | None:
 
 Gateway.add_asgi_middleware(OwnPaths)  # type: ignore[attr-defined]
 guard_door(_refuse)
+bound_heads()

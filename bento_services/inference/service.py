@@ -102,10 +102,9 @@ class Inference:
 
 
 Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
-if TRACING:
-    bound_heads()
-else:
+if not TRACING:
     guard_door(endpoint.refuse)
+bound_heads()
 
 
 def _model_dir() -> Path:

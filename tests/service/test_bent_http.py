@@ -9,7 +9,7 @@ from typing import Self
 import pytest
 import uvicorn
 
-from bento_services.heads import BoundedHttp
+from bento_services.heads import BoundedHeads
 from bento_services.inference.endpoint import OwnPaths
 from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png, token_of
@@ -22,7 +22,7 @@ GATEWAY = (
 INFERENCE = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
 
 
-class Impatient(BoundedHttp):
+class Impatient(BoundedHeads):
     head_seconds = 1.0
 
 

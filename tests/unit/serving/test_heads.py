@@ -7,14 +7,16 @@ import time
 
 import pytest
 import uvicorn
-import uvicorn.protocols.http.auto
+from uvicorn.protocols.http import auto
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bento_services.heads import MAX_HEAD_BYTES, TOO_LARGE, BoundedHttp, bound_heads
+from bento_services import heads
+from bento_services.heads import BoundedHeads, bound_heads
 
 GOOD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
 
 
-class Quick(BoundedHttp):
+class Quick(BoundedHeads):
     head_seconds = 0.3
 
 
@@ -108,8 +110,8 @@ def test_a_head_or_trailer_without_end_is_refused_before_it_is_held(port, start)
 
 def test_the_refusal_says_why(port):
     with connected(port) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * (MAX_HEAD_BYTES + 1))
-        assert rest(connection) == TOO_LARGE
+        connection.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * (heads.MAX_HEAD_BYTES + 1))
+        assert rest(connection) == heads.TOO_LARGE
 
 
 def test_a_long_body_in_many_small_chunks_is_no_head(port):
@@ -129,9 +131,12 @@ def test_a_slow_body_is_the_applications_to_judge(port):
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
-def test_bentomls_server_takes_it(monkeypatch):
-    monkeypatch.setattr(uvicorn.protocols.http.auto, "AutoHTTPProtocol", None)
+def test_bentomls_server_takes_it_on_top_of_what_is_set(monkeypatch):
+    class Other(HttpToolsProtocol):
+        pass
+
+    monkeypatch.setattr(auto, "AutoHTTPProtocol", Other)
     bound_heads()
     loaded = uvicorn.Config(app)
     loaded.load()
-    assert loaded.http_protocol_class is BoundedHttp
+    assert loaded.http_protocol_class.__mro__[1:4] == (BoundedHeads, Other, HttpToolsProtocol)
