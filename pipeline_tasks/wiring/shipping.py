@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -16,9 +16,10 @@ from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRef, Route, RouteEntry
 from pipeline_tasks.deployment import task as deployment_task
-from pipeline_tasks.errors import GateClosed, PermanentError
+from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.contradictions import judged_weights
+from pipeline_tasks.ports import DeploymentTarget
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer, golden_answers
@@ -83,7 +84,7 @@ def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: s
         records=ReleaseRepository(parts.database),
         store=parts.store,
         packager=BentoPackager(parts.settings.bentoml_home),
-        start=lambda built: deployment_task.start_release(loaded, built, target=parts.target),
+        start=lambda built: deployment_task.start_release(loaded, built, target=target_of(parts, loaded)),
         ask=ask_server,
         golden=lambda: golden_items(parts, project, model),
         fence=parts.fence(project, "release", attempt),
@@ -91,6 +92,17 @@ def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: s
         now=utc_now(),
         scratch=scratch,
     )
+
+
+def target_of(parts: Parts, loaded: LoadedProject) -> DeploymentTarget:
+    """Return where a project's releases run."""
+    if loaded.config.serving.target == "kubernetes":
+        raise ConfigError(
+            "serving.target kubernetes needs the image of each release (got: this version builds none). "
+            "Use process. The champion keeps serving.",
+            code="TARGET_UNAVAILABLE",
+        )
+    return cast("DeploymentTarget", parts.target)
 
 
 def require_promotable(parts: Parts, loaded: LoadedProject, verdict_id: str) -> None:
@@ -185,7 +197,7 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
         loaded,
         release,
         serving=ServingRepository(parts.database),
-        target=parts.target,
+        target=target_of(parts, loaded),
         gateway=parts.gateway,
         require_promotable=functools.partial(require_promotable, parts, loaded, release.verdict_id),
         route_config=route_config(loaded),
@@ -242,10 +254,11 @@ def roll_back(
         golden = golden_again(parts, release)
         release_task.require_golden_answers(release, deployment, golden, ask=ask_server)
 
+    loaded = parts.project(project)
     route = deployment_task.rollback(
-        parts.project(project),
+        loaded,
         serving=ServingRepository(parts.database),
-        target=parts.target,
+        target=target_of(parts, loaded),
         gateway=parts.gateway,
         release_of=release_of,
         check=check,

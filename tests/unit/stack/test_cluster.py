@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.stack import cluster
+from pipeline_tasks.stack import airflow_setup, cluster
 from pipeline_tasks.stack.layout import source_root
 
 ROOT = source_root()
@@ -210,6 +210,12 @@ def test_promtool_finds_the_rules_and_the_settings_valid():
             [program, "check", *arguments], cwd=prometheus, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_the_migration_makes_the_pools_without_which_no_training_is_scheduled():
+    command = SERVICES["migrate"]["command"][-1]
+    assert [name for name in airflow_setup.POOLS if f"airflow pools set {name}" not in command] == []
+    assert command.index("dethrone upgrade") < command.index("airflow db migrate") < command.index("airflow pools")
 
 
 def test_the_database_script_makes_the_databases_of_the_addresses():

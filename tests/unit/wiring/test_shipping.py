@@ -10,7 +10,7 @@ from pipeline_tasks.catalog.ledger import noted_key
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository, VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import Attempt, ModelRef, ReleaseRef, RouteEntry, VerdictRef, canonical_json, sha256_hex
-from pipeline_tasks.errors import GateClosed, PermanentError
+from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError
 from pipeline_tasks.evaluation.verdict import verdict_id_of
 from pipeline_tasks.wiring import shipping
 from tests.documents import verdict_document
@@ -144,3 +144,11 @@ def give(parts) -> str:
 @pytest.mark.parametrize("when", ["never", "first", "always"])
 def test_a_route_keeps_the_approval_rule_of_its_time(when):
     assert shipping.route_config(s.project(approval={"when": when}))["approval"] == when
+
+
+def test_a_target_that_this_version_cannot_build_for_is_refused_before_anything_is_touched(parts):
+    serving = types.SimpleNamespace(target="kubernetes")
+    project = types.SimpleNamespace(config=types.SimpleNamespace(serving=serving))
+    with pytest.raises(ConfigError, match="needs the image of each release") as caught:
+        shipping.target_of(parts, project)
+    assert caught.value.code == "TARGET_UNAVAILABLE"
