@@ -134,6 +134,16 @@ def test_images_are_ours_locked_and_not_root(path):
     assert [one for line in sources for one in line.split() if not (ROOT / one).exists()] == []
 
 
+def test_what_airflows_image_mounts_belongs_to_its_user():
+    text = (ROOT / "deploy" / "docker" / "airflow" / "Dockerfile").read_text()
+    owned = re.search(r"install --directory --owner 10001 (.+)", text)[1].split()
+    ours = [one for one in SERVICES.values() if one["image"] == "dethrone-airflow:0.1.0"]
+    targets = {
+        volume.split(":")[1] for one in ours for volume in one["volumes"] if volume.split(":")[0] in COMPOSE["volumes"]
+    }
+    assert targets - {"/var/lib/dethrone"} == set(owned)
+
+
 def test_the_gateways_image_holds_no_torch_and_no_airflow_but_all_that_it_imports():
     names = {
         line.split("==")[0]
