@@ -221,6 +221,8 @@ def _add_keeping(add: Add) -> None:
     restore = add("restore", commands_keeping.restore, "bring a backup back onto an empty machine, and prove it")
     restore.add_argument("folder", type=Path)
     restore.add_argument("--name", help="which backup of the folder (empty: the newest)")
+    serve = add("serve", commands_keeping.serve, "start the servers that the route names again, as after a restore")
+    serve.add_argument("project")
     secrets = add("secrets", commands_keeping.secrets, "generate the production stack's passwords and keys")
     secrets.add_argument("folder", type=Path)
     add("upgrade", commands_keeping.upgrade, "bring the catalog to this version's schema; `up` does so by itself")

@@ -34,6 +34,15 @@ def restore(arguments: argparse.Namespace) -> int:
     return 1 if report.violations else 0
 
 
+def serve(arguments: argparse.Namespace) -> Any:
+    """Start the champion's servers again."""
+    from pipeline_tasks.assembly import build_parts
+    from pipeline_tasks.wiring import keeping
+
+    started = keeping.serve_again(build_parts(), arguments.project)
+    return started if arguments.json else f"{', '.join(started)} can predict."
+
+
 def upgrade(_arguments: argparse.Namespace) -> str:
     """Run the missing migrations of the catalog and register the keys that the stack itself uses."""
     from pipeline_tasks.catalog import migrate

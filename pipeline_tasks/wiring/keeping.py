@@ -19,12 +19,14 @@ from pipeline_tasks.backup import catalog_copy, home, task
 from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository
-from pipeline_tasks.errors import ConfigError, DataCorrupt
+from pipeline_tasks.contracts import ReleaseRef
+from pipeline_tasks.deployment.task import start_release
+from pipeline_tasks.errors import ConfigError, DataCorrupt, ServiceUnavailable
 from pipeline_tasks.settings import RESTORING, load_settings
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.own_s3 import running_s3
 from pipeline_tasks.stack.secret_files import write_private
-from pipeline_tasks.wiring.shipping import restore_bento
+from pipeline_tasks.wiring.shipping import restore_bento, target_of
 
 NUM_NAMED = 10
 LABEL_STUDIO_DUMP = "label-studio.dump"
@@ -183,6 +185,36 @@ def _prove(parts: Parts, manifest: Mapping[str, Any]) -> list[str]:
     return sorted({str(violation) for violation in found} - set(manifest["violations"]))
 
 
+def serve_again(parts: Parts, project: str) -> list[str]:
+    """Start (or adopt) the servers that a project's route names, where its target runs them now.
+
+    Raises:
+        ConfigError: the project has no champion.
+        ServiceUnavailable: a server does not become ready, or not where the route says.
+    """
+    loaded = parts.project(project)
+    head = ServingRepository(parts.database).head_route(project)
+    if head is None:
+        raise ConfigError(f"{project} must have a champion to serve (got none). Train one first.", code="NO_CHAMPION")
+    for entry in head.entries:
+        release = _release_of(parts, project, entry.model_version)
+        restore_bento(parts, release)
+        address = start_release(loaded, release, target=target_of(parts, loaded)).address
+        if address != entry.address:
+            raise ServiceUnavailable(
+                f"{entry.deployment_id} must listen on {entry.address}, as the route says (got {address}). "
+                "Free that port and try again, or roll back to another champion."
+            )
+    return [entry.deployment_id for entry in head.entries]
+
+
+def _release_of(parts: Parts, project: str, version: str) -> ReleaseRef:
+    release = ReleaseRepository(parts.database).of_model(project, version)
+    if release is None:
+        raise DataCorrupt(f"{version} serves {project} and must have a release (got none). See `dethrone verify`.")
+    return release
+
+
 def _remember_servers(parts: Parts) -> list[str]:
     """Have the champions' servers start with the next `dethrone up`, where the routes say that they are."""
     serving, started = ServingRepository(parts.database), []
@@ -191,9 +223,7 @@ def _remember_servers(parts: Parts) -> list[str]:
         if head is None or parts.project(project).config.serving.target != "process":
             continue
         for entry in head.entries:
-            release = ReleaseRepository(parts.database).of_model(project, entry.model_version)
-            if release is None:
-                raise DataCorrupt(f"{entry.model_version} serves and must have a release (got none).")
+            release = _release_of(parts, project, entry.model_version)
             restore_bento(parts, release)
             ProcessTarget(parts.settings.home).remember(
                 deployment_id=entry.deployment_id,

@@ -60,7 +60,8 @@ class Machine:
             path.chmod(0o600)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
         airflow = {"AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW_CONFIG": str(home / "airflow" / "airflow.cfg")}
-        bentos = {"BENTOML_HOME": str(home / "bentoml"), "PATH": f"{BIN}:{kept['PATH']}"}
+        # Without SPT_NOENV the workers' titles overwrite the environment that `living` looks at.
+        bentos = {"BENTOML_HOME": str(home / "bentoml"), "PATH": f"{BIN}:{kept['PATH']}", "SPT_NOENV": "1"}
         self.environment = kept | environment | airflow | bentos | {"DETHRONE_HOME": str(home)}
         url = environment["DETHRONE_AIRFLOW_URL"]
         cluster.write_settings(home, root=ROOT, executor="CeleryExecutor", base_url=url, port=airflow_port)
@@ -112,6 +113,7 @@ class Machine:
             except psutil.NoSuchProcess:
                 continue
         for process in self._processes:
+            process.kill()
             process.wait()
         return len(found)
 
@@ -136,6 +138,7 @@ class Installation:
             "DETHRONE_PROJECTS": str(projects),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(DEAD_AFTER_SECONDS),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+            "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__CELERY__WORKER_CONCURRENCY": "2",
             "OMP_NUM_THREADS": "1",
         }
@@ -172,6 +175,7 @@ class Installation:
         migrate.upgrade(url)
         issue_stack_keys(self.control.home, url=url)
         self.control.run("airflow", "db", "migrate")
+        self.control.run("airflow", "pools", "set", "gpu", "1", "one accelerator")
         for part in ("api-server", "dag-processor", "scheduler"):
             no_log_server = ("--skip-serve-logs",) if part == "scheduler" else ()
             self.control.start("airflow", part, *no_log_server)

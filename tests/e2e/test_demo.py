@@ -169,8 +169,8 @@ def test_every_command_of_the_readme_runs(told, tmp_path, backups):
         f"replay {last['verdict_id']}", f"lineage {last['champion']}", f"retrain {last['champion']}",
         "blast-radius fashion --annotator ada@demo.dethrone.local",
         f"experiment fashion start --version {last['champion']}", "experiment fashion report",
-        "experiment fashion stop", "serving-base --dry-run",
-        f"secrets {tmp_path / 'secrets'}", "upgrade", "demo --rounds 1", f"backup {backups} --check", "down",
+        "experiment fashion stop", "serving-base --dry-run", f"secrets {tmp_path / 'secrets'}", "upgrade",
+        "serve fashion", "demo --rounds 1", f"backup {backups} --check", "down",
     ]  # fmt: skip
     (tried,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
     assert {line.split()[0] for line in lines} | {"restore"} == set(tried.choices)

@@ -4,6 +4,7 @@ The process target runs servers on the worker that ships, so both workers are on
 is what matters here. Label Studio and S3 are the real ones.
 """
 
+import json
 import random
 import shutil
 import time
@@ -11,6 +12,7 @@ import time
 import httpx
 import pytest
 
+from pipeline_tasks.stack.layout import source_root
 from tests import services
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -67,8 +69,7 @@ def installation(tmp_path_factory, postgres_server, seaweed_server, label_studio
     project = folder / "projects" / "shop"
     (project / "incoming").mkdir(parents=True)
     (project / "project.yaml").write_text(PROJECT)
-    labeling = services_template("labeling.xml")
-    (project / "labeling.xml").write_text(labeling)
+    shutil.copy(source_root() / "pipeline_tasks" / "templates" / "tabular" / "labeling.xml", project)
     (project / "incoming" / "first.csv").write_text(rows(1))
     one = Installation(
         folder,
@@ -86,12 +87,6 @@ def installation(tmp_path_factory, postgres_server, seaweed_server, label_studio
         yield one
     finally:
         one.stop()
-
-
-def services_template(name):
-    from pipeline_tasks.stack.layout import source_root
-
-    return (source_root() / "pipeline_tasks" / "templates" / "tabular" / name).read_text()
 
 
 def until(condition, seconds, what, installation):
@@ -139,8 +134,6 @@ def test_the_loop_goes_on_when_one_of_two_workers_dies(installation):
     assert found["outcome"] == "promoted", found
     (survivor,) = [machine for machine in installation.workers if machine is not victim]
     assert "Nothing lost, nothing twice" in survivor.run("dethrone", "verify")
-    import json
-
     history = json.loads(survivor.run("dethrone", "history", "shop", "--json"))
     assert [one["action"] for one in history] == ["promote"]
     key = (installation.folder / "secrets" / "gateway_api_key").read_text().strip()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.stack import cluster
+from pipeline_tasks.stack import airflow_setup, cluster
 from pipeline_tasks.stack.layout import source_root
 
 ROOT = source_root()
@@ -134,6 +134,16 @@ def test_images_are_ours_locked_and_not_root(path):
     assert [one for line in sources for one in line.split() if not (ROOT / one).exists()] == []
 
 
+def test_what_airflows_image_mounts_belongs_to_its_user():
+    text = (ROOT / "deploy" / "docker" / "airflow" / "Dockerfile").read_text()
+    owned = re.search(r"install --directory --owner 10001 (.+)", text)[1].split()
+    ours = [one for one in SERVICES.values() if one["image"] == "dethrone-airflow:0.1.0"]
+    targets = {
+        volume.split(":")[1] for one in ours for volume in one["volumes"] if volume.split(":")[0] in COMPOSE["volumes"]
+    }
+    assert targets - {"/var/lib/dethrone"} == set(owned)
+
+
 def test_the_gateways_image_holds_no_torch_and_no_airflow_but_all_that_it_imports():
     names = {
         line.split("==")[0]
@@ -210,6 +220,12 @@ def test_promtool_finds_the_rules_and_the_settings_valid():
             [program, "check", *arguments], cwd=prometheus, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_the_migration_makes_the_pools_without_which_no_training_is_scheduled():
+    command = SERVICES["migrate"]["command"][-1]
+    assert [name for name in airflow_setup.POOLS if f"airflow pools set {name}" not in command] == []
+    assert command.index("dethrone upgrade") < command.index("airflow db migrate") < command.index("airflow pools")
 
 
 def test_the_database_script_makes_the_databases_of_the_addresses():
