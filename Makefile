@@ -12,6 +12,8 @@ STATE := $(or $(DETHRONE_HOME),.dethrone)
 LABELER ?= scripted
 SIZE ?=
 PYTEST_ARGS ?=
+# Suites that start databases and stores but no servers under load: they may run beside each other.
+SIDE_BY_SIDE := tests/unit tests/contract tests/model
 
 # uv does not read pip's settings: hand over those that say where packages come from.
 ifdef PIP_FIND_LINKS
@@ -79,12 +81,13 @@ types: .venv/.installed-dev ## mypy, strict
 	$(BIN)/mypy
 
 test: .venv/.installed-dev ## unit, contract, DAG, model and service tests: no network, no Docker, no GPU
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
 test-all: test test-services ## the fast tests, then the suites that start real services
 
 test-services: .venv-label-studio/.installed ## integration, Docker, slow and end-to-end suites; they start what they need
-	$(BIN)/pytest -m "integration or docker or e2e or slow" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "(integration or slow) and not docker and not e2e" -n auto --maxprocesses 4 --dist loadfile $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+	$(BIN)/pytest -m "integration or docker or e2e or slow" $(addprefix --ignore ,$(SIDE_BY_SIDE)) $(PYTEST_ARGS)
 
 lock: $(UV) ## resolve the newest versions anew and write requirements/*.lock
 	rm -f requirements/*.lock
