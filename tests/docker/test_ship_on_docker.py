@@ -153,7 +153,7 @@ def _counting(push, sent):
 )
 def test_a_bad_contender_is_caught_and_the_champion_keeps_serving(champion, engine, monkeypatch, case):
     dock, (bad, code, why) = champion, case
-    monkeypatch.setattr(deployment_task, "READY_TIMEOUT_SECONDS", 25)
+    monkeypatch.setattr(deployment_task, "READY_TIMEOUT_SECONDS", 20)
     with pytest.raises((ServiceUnavailable, GateClosed), match=why) as caught:
         dock.release(dock.model(f"bad-{bad}", bad=bad), run=bad)
     assert caught.value.code == code
