@@ -71,7 +71,7 @@ RECIPE = Bad()
 BAD = {
     "raises": "raise RuntimeError('the weights are haunted')",
     "nan": "answer[:] = np.nan",
-    "slow": "time.sleep(20)",
+    "slow": "time.sleep(5)",
     "leaks": "KEPT.append(np.ones(32_000_000, np.float64))",
     "wrong": "answer[:] = (0.9, 0.1, 0.0)",
 }
