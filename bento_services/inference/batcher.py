@@ -129,7 +129,6 @@ class MicroBatcher(Generic[ItemT, RowT]):
         self._was_full = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = contextvars.Context()  # a pass must not inherit the variables of the request that starts it
-        self._pass_over = threading.Event()
         self._inbox: queue.SimpleQueue[list[_Part[ItemT, RowT]] | None] = queue.SimpleQueue()
 
     @property
@@ -172,15 +171,6 @@ class MicroBatcher(Generic[ItemT, RowT]):
             self._lingering = None
         return job.future
 
-    def rest(self, seconds: float) -> None:
-        """Leave the processor to the pass under way until it ends, or for so long: blocks the event loop.
-
-        In a flood each arrival wakes the event loop, which then takes the interpreter's lock from the pass and its data
-        from the caches. A moment later several can be refused at once.
-        """
-        if self._busy and self._lingering is None:
-            self._pass_over.wait(seconds)
-
     def close(self) -> None:
         """End the thread after its pass."""
         self._inbox.put(None)
@@ -197,7 +187,6 @@ class MicroBatcher(Generic[ItemT, RowT]):
             if loop.is_closed():
                 return
             loop.call_soon_threadsafe(self._finish, parts, answer, context=self._context)
-            self._pass_over.set()
 
     def _answer(self, parts: Sequence[_Part[ItemT, RowT]]) -> Sequence[RowT] | Exception:
         """Predict the items of a pass; an exception is an answer too."""
@@ -242,7 +231,6 @@ class MicroBatcher(Generic[ItemT, RowT]):
         if self._lone_here and size == 1 and not self._waiting:
             self._finish(parts, self._answer(parts))
         else:
-            self._pass_over.clear()
             self._inbox.put(parts)
 
     def _pace(self, seconds: float) -> None:

@@ -47,7 +47,6 @@ PREDICT = b"/predict"
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 DEFAULT_TIMEOUT = b"%d" % (1000 * DEADLINE_SECONDS)
 MAX_TIMEOUT_DIGITS = 9
-FLOOD_REST_SECONDS = 0.005  # how long those who come into a flood may wait for their refusal
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 # A refusal may come before the body was read: closing spares both sides the rest of it.
 CLOSE = (b"connection", b"close")
@@ -117,7 +116,6 @@ class Endpoint:
         self.serving: Serving | None = None
         self.metrics = Metrics()
         self._monotonic = monotonic
-        self._rests = False
 
     def refuse(self, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
         """Return the HTTP response to a request that comes into a flood; None for one that is to be looked at.
@@ -135,14 +133,7 @@ class Endpoint:
             return None
         self.metrics.items[OVERLOADED.code] += 1
         self.metrics.answered(OVERLOADED.status, seconds=0.0)
-        if not self._rests:
-            self._rests = True
-            asyncio.get_running_loop().call_soon(self._rest, serving)
         return FLOODED
-
-    def _rest(self, serving: Serving) -> None:
-        self._rests = False
-        serving.batcher.rest(FLOOD_REST_SECONDS)
 
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -310,30 +310,6 @@ def test_a_request_is_told_its_wait_and_the_time_of_its_passes():
     assert asyncio.run(three()) == [([1], 0.0, 2.0), ([2, 3], 2.0, 4.0)]
 
 
-def test_the_event_loop_rests_until_the_pass_is_over_and_no_longer():
-    release = threading.Event()
-
-    def predict(batch):
-        release.wait(5)
-        return list(batch)
-
-    async def resting():
-        under_test = batcher(predict)
-        under_test.rest(30.0)  # nothing is under way: there is nothing to leave the processor to
-        future = under_test.submit([1], deadline=NEVER)
-        await asyncio.sleep(0.02)
-        began = time.monotonic()
-        under_test.rest(0.01)
-        rested = time.monotonic() - began
-        threading.Timer(0.05, release.set).start()
-        under_test.rest(30.0)
-        return (await future).rows, rested
-
-    rows, rested = asyncio.run(asyncio.wait_for(resting(), 10))
-    assert rows == [1]
-    assert 0.005 < rested < 5
-
-
 def test_what_would_end_too_late_behind_a_full_queue_is_not_started():
     now, started = [0.0], []
 

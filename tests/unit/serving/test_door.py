@@ -21,8 +21,6 @@ class Full:
     def has_room(self, num_items, *, deadline):
         return self.room
 
-    def rest(self, seconds): ...
-
 
 class Wire(asyncio.Transport):
     """Remembers what was written."""
