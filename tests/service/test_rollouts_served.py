@@ -32,6 +32,7 @@ from tests.fakes import FakeObjectStore
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, ROOT, StubInference, gateway_environment, serving, write_model
 from tests.service.test_gateway_served import HEADERS, NOW, SERVICE, SERVING, TOKEN, Load, Stack
+from tests.services import wait_until
 from tests.unit.evaluation import support as s
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -186,7 +187,9 @@ class Users:
 def logged(home) -> FakeObjectStore:
     """Return a store with the parts that the gateway's spool would be shipped as."""
     store, spool = FakeObjectStore(), GatewayConfig(home=home, catalog_url="").spool_dir
-    records = [one for path in sorted(spool.iterdir()) for one, _ in read_records(path.read_bytes())]
+    # The store is away, so that everything lies in sealed segments as soon as the open one is sealed.
+    wait_until(lambda: not list(spool.glob("*.open")), timeout_seconds=20, what="the last seal")
+    records = [one for path in sorted(spool.glob("*.sealed")) for one, _ in read_records(path.read_bytes())]
     for key, data in to_parts(records).items():
         store.put(key, data)
     return store

@@ -21,6 +21,10 @@ CANARY = {"strategy": "canary", "steps": [10, 50], "bake_seconds": 5, "min_reque
 GOOD = {"asked": 900}
 
 
+class Killed(BaseException):
+    """What kill -9 does, without a second process: nothing after it runs."""
+
+
 class Gateway(Follower):
     """Follows at once, and tells of each deployment what a test wants, again for each generation."""
 
@@ -277,10 +281,10 @@ def test_a_server_that_is_gone_at_a_retry_ends_the_canary(yard):
     attempt = yard.attempt()
 
     def stop():
-        raise KeyboardInterrupt
+        raise Killed
 
     yard.during = [stop]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         yard.roll(attempt=attempt)
     yard.target.broken.add("fashion-rb")
     with pytest.raises(GateClosed, match="the server of b did not come back: fashion-rb must become ready") as error:
@@ -294,10 +298,6 @@ def test_a_server_that_never_becomes_ready_starts_no_canary(yard):
     with pytest.raises(ServiceUnavailable, match="must become ready"):
         yard.roll()
     assert len(yard.moves) == 1
-
-
-class Killed(BaseException):
-    """What kill -9 does, without a second process: nothing after it runs."""
 
 
 def _kill_at(monkeypatch, number):
@@ -339,10 +339,10 @@ def test_the_deadline_counts_from_the_first_attempt(yard):
     attempt = yard.attempt()
 
     def stop():
-        raise KeyboardInterrupt
+        raise Killed
 
     yard.during = [lambda: None] * 59 + [stop]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         yard.roll(attempt=attempt)
     with pytest.raises(GateClosed, match="stayed undecided"):
         yard.roll(attempt=Attempt(attempt.run_id, attempt.task, 2))
@@ -351,10 +351,10 @@ def test_the_deadline_counts_from_the_first_attempt(yard):
 
 def test_a_rollout_whose_task_died_for_good_is_returned_from_by_its_run_only(yard):
     def stop():
-        raise KeyboardInterrupt
+        raise Killed
 
     yard.during = [stop]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         yard.roll(attempt=Attempt("run-9", "ship"))
 
     def finish(run_id):
