@@ -63,6 +63,9 @@ UNUSABLE_TYPE = Refusal(
     415, "MEDIA_TYPE_INVALID", "the body must be a plain item, batch or tensor (got a pickle or a coding).", "body"
 )
 NOT_POST = Refusal(405, "METHOD_NOT_ALLOWED", "the method must be POST here.")
+NOT_FOUND = Refusal(404, "NOT_FOUND", "the path must be one of the service's. See /docs.json.")
+# BentoML's other pages say what is inside and load scripts from the internet.
+LEFT_TO_BENTOML = frozenset({"/healthz", "/livez", "/readyz", "/metrics"})
 INTERNAL = Refusal(500, "INTERNAL", "the service must answer (got an error of its own). Report the request id.")
 BAD_TIMEOUT = Refusal(400, "HEADER_INVALID", "x-request-timeout-ms must be a whole number of milliseconds from 1.")
 
@@ -295,7 +298,7 @@ def _too_large(size: int, limit_bytes: int) -> InputError:
 
 
 class OwnPaths:
-    """Answers the endpoint's paths and leaves the others to BentoML.
+    """Answers the endpoint's paths, and leaves health and metrics to BentoML; there is nothing else.
 
     As a BentoML middleware it would stand behind those for metrics, spans and timers. When the application starts, it
     therefore steps in front of the whole stack, unless `first` is false: then each request passes them all.
@@ -316,6 +319,9 @@ class OwnPaths:
             if path == "/docs.json":
                 await send_document(self._endpoint, send)
                 return
+            if path not in LEFT_TO_BENTOML:
+                await send_whole(404, error_body(NOT_FOUND, request_id=None), send)
+                return
         elif kind == "lifespan" and self._first:
             outer = scope["app"]
             outer.middleware_stack = OwnPaths(outer.middleware_stack, endpoint=self._endpoint, first=False)
@@ -327,6 +333,11 @@ async def send_document(endpoint: Endpoint, send: Send) -> None:
     serving = endpoint.serving
     media_types = serving.signature.media_types if serving else ()
     body = json.dumps(document(media_types, max_items=serving.max_items if serving else 0)).encode()
+    await send_whole(200, body, send)
+
+
+async def send_whole(status: int, body: bytes, send: Send) -> None:
+    """Send a JSON answer."""
     headers = [CONTENT_JSON, (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -22,6 +22,7 @@ from pipeline_tasks.models.artifact import load
 from tests.service.conftest import bearer, png, snapshot
 from tests.service.servers import serving, write_model
 from tests.service.test_gateway_http import error_of
+from tests.service.test_gateway_openapi import keys
 
 COARSE, SHOES, STACKED = ("bag", "boot", "coat"), ("hiking boot", "rain boot"), ("keep", "return")
 ROUTER = GraphNode("router", "coarse", REQUEST)
@@ -97,6 +98,8 @@ def by_project(bench):
 
 def test_a_specialist_answers_for_what_the_router_sends_it(bench, models):
     answer = ask(bench).json()
+    assert set(answer) == keys("Prediction")
+    assert set(answer["nodes"][0]) == keys("NodeAnswer")
     assert [name for name, _, _ in models.asked] == ["coarse", "shoes"]
     assert {payload for _, payload, _ in models.asked} == {png()}
     assert {key: answer[key] for key in ("model_version", "label", "confidence", "answered_by", "needs_review")} == {
@@ -293,6 +296,8 @@ def test_what_serves_is_told_and_survives_in_the_local_copy(bench, models):
     assert (told["champion_version"], told["deployments"]) == (VERSION, [])
     assert [node["project"] for node in told["graph"]["nodes"]] == ["coarse", "shoes"]
     assert told["graph"]["output"] == ["specialist", "router"]
+    assert (set(told), set(told["graph"])) == (keys("ProjectStatus"), keys("Graph"))
+    assert set(told["graph"]["nodes"][0]) == keys("GraphNode")
     copied = parse_snapshot(bench.follower._local_copy.read_text())
     assert copied == bench.follower.snapshot
     assert copied.routes["triage"].graph == CASCADE

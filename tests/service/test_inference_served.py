@@ -148,6 +148,8 @@ def test_the_paths_around_it_answer(client):
     assert set(document["paths"]["/predict"]["post"]["requestBody"]["content"]) >= {"image/png", BATCH, NPY}
     assert client.get("/predict").status_code == 405
     assert client.get("/livez").status_code == 200
+    for path in ("/", "/static_content/x", "/schema.json", "/a%0ab"):
+        assert (client.get(path).status_code, client.get(path).json()["error"]["code"]) == (404, "NOT_FOUND")
     assert "bentoml_service_request_in_progress" in client.get("/metrics").text
     assert client.post("/predict", content=png(), headers={"X-Request-Timeout-Ms": "soon"}).status_code == 400
 

@@ -270,7 +270,7 @@ def test_own_paths_are_answered_in_front_of_the_stack_and_others_left_to_it(firs
 
     async def life():
         await paths({"type": "lifespan", "app": beneath}, receive, send)
-        for path, method in (("/predict", "POST"), ("/docs.json", "GET"), ("/readyz", "GET")):
+        for path, method in (("/predict", "POST"), ("/docs.json", "GET"), ("/", "GET"), ("/readyz", "GET")):
             await beneath.middleware_stack(
                 {"type": "http", "path": path, "method": method, "headers": []}, receive, send
             )
@@ -278,12 +278,13 @@ def test_own_paths_are_answered_in_front_of_the_stack_and_others_left_to_it(firs
     asyncio.run(life())
     if first:
         assert beneath.paths == ["lifespan", "/readyz"]
-        assert [message["status"] for message in sent if "status" in message] == [200, 200]
-        document = json.loads(sent[-1]["body"])
+        assert [message["status"] for message in sent if "status" in message] == [200, 200, 404]
+        assert json.loads(sent[-1]["body"])["error"]["code"] == "NOT_FOUND"
+        document = json.loads(sent[-3]["body"])
         assert set(document["paths"]) == {"/predict"}
         assert "text/plain" in document["paths"]["/predict"]["post"]["requestBody"]["content"]
     else:
-        assert beneath.paths == ["lifespan", "/predict", "/docs.json", "/readyz"]
+        assert beneath.paths == ["lifespan", "/predict", "/docs.json", "/", "/readyz"]
 
 
 def test_the_warm_up_runs_every_size_and_every_form():
