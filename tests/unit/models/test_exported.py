@@ -20,9 +20,9 @@ from tests.unit.models.test_artifact import build, edit, refused
 INPUTS = [np.full((1, 8, 8), value, np.uint8) for value in (0, 128, 255)]
 
 
-def graph(*, name="inputs", bias=(0.5, 0.25, 0.25)) -> bytes:
+def graph(*, name="inputs", bias=(0.5, 0.25, 0.25), side=8) -> bytes:
     """Return a graph that answers every image with the same three numbers."""
-    shape = ["n", 1, 8, 8]
+    shape = ["n", 1, side, side]
     nodes = [
         helper.make_node("Cast", [name], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
