@@ -18,8 +18,10 @@ def check(object_store):
         object_store.put(f"{FOLDER}/{name}", data)
     model = {"object_key": FOLDER, "digest": packed.manifest.weights_digest}
 
+    route = {"champion_version": "v1", "action": "promote"}
+
     def run():
-        found = whole_violations("pets", [{"champion_version": "v1"}], {"v1": model}, [], object_store)
+        found = whole_violations("pets", [route], {"v1": model}, [], object_store)
         return [str(violation) for violation in found]
 
     return run
