@@ -83,7 +83,8 @@ def publish(parts: Parts, project: str, config: Images, bento_tag: str) -> Runna
         ServiceUnavailable, PermanentError: the registry is away, full, or refuses the credentials.
     """
     credentials = credentials_of(config)
-    registry = Registry(config.repository, credentials=credentials)
+    plain_http = parts.settings.environment.get("DETHRONE_PLAIN_HTTP_REGISTRY")
+    registry = Registry(config.repository, credentials=credentials, plain_http=plain_http)
     base = _base_image(registry, config)
     name, release_id = bento_tag.split(":")
     home = parts.settings.bentoml_home
