@@ -27,7 +27,6 @@ from pipeline_tasks.stack.secret_files import write_private
 from pipeline_tasks.wiring.shipping import restore_bento
 
 NUM_NAMED = 10
-LABEL_STUDIO_DUMP = "label-studio.dump"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,8 +85,9 @@ def restore(
         )
     vault.check(task.blobs_of(manifest, vault))
     home_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(home_dir / RESTORING, f"{name}\n")
-    labeling_dump = files.pop(LABEL_STUDIO_DUMP, None)
+    if not again:
+        write_private(home_dir / RESTORING, f"{name}\n")
+    labeling_dump = files.pop(home.LABEL_STUDIO_DUMP, None)
     home.put_back(vault, files, home_dir)
     home.put_back(vault, projects, projects_dir)
     with _store_at_hand(home_dir, projects_dir=projects_dir, environment=environment):
@@ -96,8 +96,9 @@ def restore(
         task.require_empty_store(parts.store, vault, manifest)
         num_objects = task.restore_objects(vault, manifest, store=parts.store)
         num_rows = _restore_catalog(vault, manifest, parts, again=again)
-        if labeling_dump is not None:
+        if labeling_dump is not None and home.LABEL_STUDIO_DUMP not in _marker(home_dir):
             _restore_labeling(vault.path_of(labeling_dump.sha256), environment)
+            write_private(home_dir / RESTORING, f"{name}\n{home.LABEL_STUDIO_DUMP}\n")
         violations = _prove(parts, manifest)
         servers = _remember_servers(parts)
     (home_dir / RESTORING).unlink()
@@ -122,8 +123,7 @@ def _require_outside(folder: Path, *others: Path) -> None:
 
 def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with_secrets: bool) -> bool:
     """Return whether this goes on with a restore of the same backup; only its own secrets may be there before."""
-    marker = home_dir / RESTORING
-    if marker.is_file() and marker.read_text().strip() == name:
+    if _marker(home_dir)[:1] == [name]:
         return True
     present = sorted(path.relative_to(home_dir).as_posix() for path in home_dir.rglob("*") if path.is_file())
     found = [one for one in present if not one.startswith(f"{home.SECRETS}/")]
@@ -139,6 +139,12 @@ def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with
             "written without them. Put them there, mode 600, and restore again."
         )
     return False
+
+
+def _marker(home_dir: Path) -> list[str]:
+    """Return which backup is being restored here, then the steps that cannot be done twice and are done; or nothing."""
+    path = home_dir / RESTORING
+    return path.read_text().split() if path.is_file() else []
 
 
 def _store_at_hand(
@@ -163,7 +169,7 @@ def _restore_catalog(vault: Vault, manifest: Mapping[str, Any], parts: Parts, *,
 def _labeling_database(environment: Mapping[str, str]) -> PostgresqlDump | None:
     url, path = (environment.get(f"DETHRONE_LABEL_STUDIO_DATABASE_URL{end}") for end in ("", "_FILE"))
     url = url or (Path(path).read_text().strip() if path else None)
-    return PostgresqlDump(url) if url else None
+    return PostgresqlDump(url, environment=environment) if url else None
 
 
 def _restore_labeling(path: Path, environment: Mapping[str, str]) -> None:

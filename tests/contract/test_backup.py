@@ -1,12 +1,16 @@
 """Backup and restore on SQLite and PostgreSQL: all of it comes back, onto an empty place only, and proves itself."""
 
 import dataclasses
+import json
 import shutil
 import sqlite3
+import subprocess
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from pipeline_tasks.adapters import label_studio_database
 from pipeline_tasks.assembly import Parts
 from pipeline_tasks.backup import catalog_copy
 from pipeline_tasks.backup.vault import Vault
@@ -274,6 +278,78 @@ def test_labels_and_their_json_survive_the_copy(tmp_path, catalog_url):
     catalog_copy.load(tmp_path / "dump.db", back)
     assert rows_of(back) == rows_of(catalog_url)
     assert len(rows_of(back)["items"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("home", "../outside"),
+        ("home", "/tmp/outside"),
+        ("home", "secrets/../../outside"),
+        ("home", "supervisor/conf.d/mine.conf"),
+        ("projects", "plain/../../outside"),
+    ],
+)
+def test_a_path_that_leads_elsewhere_is_refused_before_anything_is_written(save, target, part, name):
+    path = target.vault / "manifests" / f"{save().name}.json"
+    manifest = json.loads(path.read_text())
+    manifest[part][name] = next(iter(manifest["home"].values()))
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataCorrupt, match="must lie inside of the folder"):
+        target.restore()
+    assert not target.home.exists()
+    assert list(target.home.parent.rglob("outside")) == []
+
+
+def test_an_object_that_is_removed_meanwhile_does_not_break_the_backup(save, target, installation):
+    installation.store.put("fingerprints/part-1", b"a working file")
+    get_file = installation.store.get_file
+
+    def removed(key, path):
+        if key.startswith("fingerprints/"):
+            raise KeyError(key)
+        get_file(key, path)
+
+    installation.store.get_file = removed
+    num_objects = save(check=True).num_objects
+    assert num_objects == len(installation.store.objects) - 1
+    assert target.restore().violations == ()
+
+
+class Programs:
+    """PostgreSQL's programs, as far as a restore sees them: a second pg_restore finds tables."""
+
+    def __init__(self, monkeypatch):
+        self.calls, self.filled = [], False
+        monkeypatch.setattr(label_studio_database.subprocess, "run", self)
+
+    def __call__(self, command, *, env, **_):
+        self.calls.append((command, env))
+        if command[0] == "pg_dump":
+            Path(next(one for one in command if one.startswith("--file="))[7:]).write_text("dump")
+            return subprocess.CompletedProcess(command, 0, "", "")
+        failed, self.filled = self.filled, True
+        return subprocess.CompletedProcess(command, int(failed), "", "relation exists" if failed else "")
+
+
+def test_label_studio_on_postgresql_comes_back_once_and_its_password_is_on_no_command_line(
+    save, target, installation, monkeypatch
+):
+    programs = Programs(monkeypatch)
+    given = {"DETHRONE_LABEL_STUDIO_DATABASE_URL": "postgresql://ls:p%40ss@db:5433/labels?sslmode=require"}
+    installation.environment |= given
+    save()
+    places = {"DETHRONE_CATALOG_URL": target.url, "DETHRONE_HOME": str(target.home)}
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            target.restore(environment=REST | places | given)
+    target.restore(environment=REST | places | given)
+    assert [command[0] for command, _env in programs.calls] == ["pg_dump", "pg_restore"]
+    for command, env in programs.calls:
+        assert "postgresql://ls@db:5433/labels?sslmode=require" in command
+        assert "ss@" not in " ".join(command).replace("ls@", "")
+        assert env["PGPASSWORD"] == "p@ss"
 
 
 def test_an_unknown_backup_or_format_is_refused(save, target):

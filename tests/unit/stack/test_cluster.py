@@ -152,7 +152,9 @@ def test_a_new_volume_belongs_to_the_images_user(name):
 
 
 def test_only_who_ships_can_reach_the_engine_and_it_reaches_what_it_started():
-    with_engine = {name for name, one in SERVICES.items() if any("docker.sock" in str(v) for v in one.get("volumes", ()))}
+    with_engine = {
+        name for name, one in SERVICES.items() if any("docker.sock" in str(v) for v in one.get("volumes", ()))
+    }
     assert with_engine == {name for name, one in SERVICES.items() if "group_add" in one} == {"airflow-worker"}
     for name in (*with_engine, "gateway", "prometheus"):
         assert set(SERVICES[name]["networks"]) == {"default", "serving"}
