@@ -19,7 +19,9 @@ from pipeline_tasks.backup import catalog_copy, home, task
 from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository
+from pipeline_tasks.contracts import GRAPH_VERSION
 from pipeline_tasks.errors import ConfigError, DataCorrupt
+from pipeline_tasks.project_yaml import ProjectError
 from pipeline_tasks.settings import RESTORING, load_settings
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.own_s3 import running_s3
@@ -39,6 +41,7 @@ class RestoreReport:
     num_files: int
     num_objects: int
     servers: tuple[str, ...]
+    to_start: tuple[str, ...]  # what starts the champions that run elsewhere than in processes of the stack
     violations: tuple[str, ...]  # broken invariants that the backup did not have
 
 
@@ -100,7 +103,7 @@ def restore(
             _restore_labeling(vault.path_of(labeling_dump.sha256), environment)
             write_private(home_dir / RESTORING, f"{name}\n{home.LABEL_STUDIO_DUMP}\n")
         violations = _prove(parts, manifest)
-        servers = _remember_servers(parts)
+        servers, to_start = _remember_servers(parts)
     (home_dir / RESTORING).unlink()
     return RestoreReport(
         name=name,
@@ -109,6 +112,7 @@ def restore(
         num_files=len(files) + len(projects),
         num_objects=num_objects,
         servers=tuple(servers),
+        to_start=tuple(to_start),
         violations=tuple(violations),
     )
 
@@ -189,12 +193,25 @@ def _prove(parts: Parts, manifest: Mapping[str, Any]) -> list[str]:
     return sorted({str(violation) for violation in found} - set(manifest["violations"]))
 
 
-def _remember_servers(parts: Parts) -> list[str]:
-    """Have the champions' servers start with the next `dethrone up`, where the routes say that they are."""
-    serving, started = ServingRepository(parts.database), []
+def _remember_servers(parts: Parts) -> tuple[list[str], list[str]]:
+    """Have the champions' servers start with the next `dethrone up`, where the routes say that they are.
+
+    Returns those, and the commands that start the champions on another target: its engine may not be there yet.
+    """
+    serving, started, to_start = ServingRepository(parts.database), [], []
     for project in sorted({path.parent.name for path in parts.settings.projects_dir.glob("*/project.yaml")}):
         head = serving.head_route(project)
-        if head is None or parts.project(project).config.serving.target != "process":
+        # A composed project has no server of its own.
+        if head is None or head.champion_version.startswith(GRAPH_VERSION):
+            continue
+        start_again = f"dethrone rollback {project} --to-version {head.champion_version} --reason restored"
+        try:
+            target = parts.project(project).config.serving.target
+        except ProjectError:  # it was wrong when the backup was made; the others come back all the same
+            to_start += [f"dethrone project validate {project}", start_again]
+            continue
+        if target != "process":
+            to_start.append(start_again)
             continue
         for entry in head.entries:
             release = ReleaseRepository(parts.database).of_model(project, entry.model_version)
@@ -208,7 +225,7 @@ def _remember_servers(parts: Parts) -> list[str]:
                 environment={"DETHRONE_DEPLOYMENT": entry.deployment_id},
             )
             started.append(entry.deployment_id)
-    return started
+    return started, to_start
 
 
 def as_text(report: task.BackupReport | RestoreReport, folder: Path) -> str:
@@ -219,7 +236,8 @@ def as_text(report: task.BackupReport | RestoreReport, folder: Path) -> str:
         if report.violations:
             proof = "\n".join(["These invariants held when the backup was made, and do not now:", *report.violations])
         servers = ", ".join(report.servers) or "no model"
-        return f"Restored {report.name}: {came}.\n{proof}\n`dethrone up` starts the stack and {servers}."
+        then = [f"`dethrone up` starts the stack and {servers}.", *(f"Then: `{one}`." for one in report.to_start)]
+        return "\n".join([f"Restored {report.name}: {came}.", proof, *then])
     secrets = (
         "The secrets are IN this backup, readable by whoever reads the folder (mode 600): keep it as you keep them."
         if report.with_secrets

@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import types
 from pathlib import Path
 
 import pytest
@@ -350,6 +351,24 @@ def test_label_studio_on_postgresql_comes_back_once_and_its_password_is_on_no_co
         assert "postgresql://ls@db:5433/labels?sslmode=require" in command
         assert "ss@" not in " ".join(command).replace("ls@", "")
         assert env["PGPASSWORD"] == "p@ss"
+
+
+@pytest.mark.parametrize("composed", [True, False])
+def test_a_project_without_a_server_of_its_own_or_with_a_wrong_file_does_not_stop_a_restore(
+    save, target, installation, monkeypatch, composed
+):
+    file = "name: fashion\ngraph: {}\n" if composed else "not: [a project"
+    Installation.write(installation.projects / "fashion" / "project.yaml", file)
+    route = types.SimpleNamespace(champion_version="graph-1" if composed else "v1", entries=())
+    monkeypatch.setattr(
+        keeping.ServingRepository, "head_route", lambda _self, name: route if name == "fashion" else None
+    )
+    save()
+    report = target.restore()
+    commands = ("dethrone project validate fashion", "dethrone rollback fashion --to-version v1 --reason restored")
+    assert report.to_start == (() if composed else commands)
+    assert all(command in keeping.as_text(report, target.vault) for command in report.to_start)
+    assert not (target.home / RESTORING).exists()
 
 
 def test_an_unknown_backup_or_format_is_refused(save, target):
