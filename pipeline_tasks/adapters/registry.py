@@ -243,6 +243,8 @@ class Registry:
             )
         try:
             answer = self._client.get(realm, params=asked, headers={"Authorization": pair} if pair else {})
+            if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
+                raise ServiceUnavailable(f"{realm} must give a token (got {answer.status_code}).", code="REGISTRY_AWAY")
             found = answer.json() if answer.is_success else {}
         except (httpx.HTTPError, json.JSONDecodeError) as error:
             raise ServiceUnavailable(f"{realm} must give a token (got {type(error).__name__}).") from error

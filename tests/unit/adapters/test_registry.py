@@ -194,6 +194,17 @@ def test_wrong_credentials_are_refused_without_being_told(server):
     assert "secret" not in str(error.value) + repr(Credentials("ann", "secret"))
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_token_service_that_is_away_is_no_refusal(server, status):
+    server.challenge, server.wanted = 'Bearer realm="http://localhost:5000/token"', "x"
+
+    def answer(request):
+        return httpx.Response(status) if request.url.path == "/token" else server(request)
+
+    with pytest.raises(ServiceUnavailable, match=f"must give a token .got {status}"):
+        client(answer, Credentials("ann", "secret")).check()
+
+
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "localhost@evil"])
 def test_credentials_go_to_no_token_service_in_the_clear(server, host):
     server.challenge, server.wanted = f'Bearer realm="http://{host}/token"', "x"

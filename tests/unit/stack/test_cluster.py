@@ -37,6 +37,15 @@ def test_every_secret_of_the_stack_is_generated_and_stays(folder):
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
 
 
+def test_a_folder_that_holds_other_things_keeps_them_as_they_are(tmp_path):
+    (tmp_path / "docker").mkdir(mode=0o755)
+    (tmp_path / "start").write_text("mine")
+    (tmp_path / "start").chmod(0o755)
+    names = cluster.ensure_cluster_secrets(tmp_path)
+    assert {"docker", "start"} & set(names) == set()
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("docker", "start")] == [0o755, 0o755]
+
+
 def test_two_installations_share_no_secret(tmp_path):
     for name in ("a", "b"):
         cluster.ensure_cluster_secrets(tmp_path / name)
