@@ -45,7 +45,7 @@ class LabelingDatabase(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What a backup holds; `num_new_objects` were not in the folder before."""
+    """What a backup holds; `num_new_objects` were not in the folder before, `violations` were broken already."""
 
     name: str
     num_rows: int
@@ -54,6 +54,7 @@ class BackupReport:
     num_new_objects: int
     size_bytes: int
     with_secrets: bool
+    violations: tuple[str, ...] = ()
 
 
 def backup(
@@ -114,6 +115,7 @@ def backup(
         num_new_objects=sum(new for _row, new in rows),
         size_bytes=sum(blob.size_bytes for blob in blobs) + sum(int(row["size_bytes"]) for row, _new in rows),
         with_secrets=with_secrets,
+        violations=tuple(facts["violations"]),
     )
 
 

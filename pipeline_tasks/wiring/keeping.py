@@ -246,4 +246,5 @@ def as_text(report: task.BackupReport | RestoreReport, folder: Path) -> str:
     return (
         f"Backup {report.name} in {folder}: {report.num_rows} rows, {report.num_objects} objects "
         f"({report.num_new_objects} new), {report.num_files} files, {report.size_bytes / 1e6:.1f} MB.\n{secrets}"
+        + "".join(f"\nBroken before the backup, and in it: {one}" for one in report.violations)
     )

@@ -243,6 +243,15 @@ def test_the_backup_says_that_the_secrets_are_in_it(save, target):
     assert "secrets are IN this backup" in keeping.as_text(save(), target.vault)
 
 
+def test_what_was_broken_before_the_backup_is_told(save, target, installation):
+    del installation.store.objects["verdicts/fashion/verdict-v1/verdict.json"]
+    report = save()
+    told = [one for one in report.violations if "verdict-v1" in one]
+    assert told
+    text = keeping.as_text(report, target.vault)
+    assert [one for one in told if f"Broken before the backup, and in it: {one}" not in text] == []
+
+
 def test_a_folder_inside_the_home_is_refused(save, installation):
     installation.vault = installation.home / "backups"
     with pytest.raises(ConfigError, match="must lie outside of"):
