@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 
@@ -11,10 +14,16 @@ TIMEOUT_SECONDS = 3600
 
 
 class PostgresqlDump:
-    """`pg_dump` and `pg_restore` of one database; its password comes from the address or from ~/.pgpass."""
+    """`pg_dump` and `pg_restore` of one database; its password comes from the address or from ~/.pgpass.
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    Every user of the machine sees the arguments of a program, so the password goes to it by its environment.
+    """
+
+    def __init__(self, url: str, *, environment: Mapping[str, str]) -> None:
+        parsed = sa.make_url(url)
+        self._environment = {**environment, **({"PGPASSWORD": str(parsed.password)} if parsed.password else {})}
+        shown = sa.URL.create("postgresql", parsed.username, None, parsed.host, parsed.port, parsed.database)
+        self._url = shown.update_query_dict(parsed.query).render_as_string()
 
     def dump(self, path: Path) -> None:
         """Write the database, as it is at one moment, into a file."""
@@ -27,7 +36,12 @@ class PostgresqlDump:
     def _run(self, program: str, *arguments: str | Path) -> None:
         try:
             done = subprocess.run(  # noqa: S603 - PostgreSQL's own program with our arguments
-                [program, *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+                [program, *map(str, arguments)],
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
             )
         except FileNotFoundError:
             raise ConfigError(

@@ -76,7 +76,8 @@ class Registry:
     """One repository of a registry.
 
     Every call raises ServiceUnavailable when the registry is away, full or broken, and PermanentError
-    (REGISTRY_REFUSED) when it refuses the credentials.
+    (REGISTRY_REFUSED) when it refuses the credentials. `plain_http` is a host[:port] that is known to have no TLS, on a
+    network of this installation alone.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Registry:
         repository: str,
         *,
         credentials: Credentials | None = None,
+        plain_http: str | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -93,11 +95,12 @@ class Registry:
         self._credentials = credentials
         self._authorization: str | None = None
         self._sleep = sleep
-        scheme = "http" if is_local(host) else "https"
+        near = is_local(host) or host == plain_http
+        scheme = "http" if near else "https"
         self._root = f"{scheme}://{host}/v2/"
         self._base = f"{self._root}{path}"
         self._client = httpx.Client(
-            timeout=TIMEOUT_SECONDS, transport=transport, trust_env=not is_local(host), follow_redirects=True
+            timeout=TIMEOUT_SECONDS, transport=transport, trust_env=not near, follow_redirects=True
         )
 
     def check(self) -> None:
@@ -211,7 +214,9 @@ class Registry:
     def _once(
         self, method: str, url: str, *, headers: Mapping[str, str] | None, content: bytes | None
     ) -> httpx.Response:
-        known = {"Authorization": self._authorization} if self._authorization else {}
+        # The registry says where an upload goes on; another host gets the bytes, never the credentials.
+        home = _origin(url) == _origin(self._root)
+        known = {"Authorization": self._authorization} if self._authorization and home else {}
         try:
             return self._client.request(method, url, headers={**known, **(headers or {})}, content=content)
         except httpx.HTTPError as error:
@@ -231,17 +236,28 @@ class Registry:
             return pair
         asked = dict(_CHALLENGE.findall(rest))
         realm = asked.pop("realm", "")
-        if not realm.startswith(("https://", "http://localhost", "http://127.0.0.1")):
+        scheme, host, _port = _origin(realm)
+        if scheme != "https" and not (scheme == "http" and is_local(host)):
             raise PermanentError(
                 f"the registry's token service must be https (got {realm[:80]!r}).", code="REGISTRY_REFUSED"
             )
         try:
             answer = self._client.get(realm, params=asked, headers={"Authorization": pair} if pair else {})
+            if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
+                raise ServiceUnavailable(f"{realm} must give a token (got {answer.status_code}).", code="REGISTRY_AWAY")
             found = answer.json() if answer.is_success else {}
         except (httpx.HTTPError, json.JSONDecodeError) as error:
             raise ServiceUnavailable(f"{realm} must give a token (got {type(error).__name__}).") from error
         token = found.get("token") or found.get("access_token")
         return f"Bearer {token}" if token else None
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return "", "", None
+    return parsed.scheme, parsed.host, parsed.port
 
 
 def _with_digest(location: str, digest: str) -> str:

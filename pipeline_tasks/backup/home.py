@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline_tasks.backup.vault import Blob, Vault, private_folder
 from pipeline_tasks.contracts import sha256_of_file
@@ -16,6 +16,7 @@ SECRETS, SPOOL = "secrets", "spool"
 SINGLE_FILES = ("stack.json", "installed_at", "serving/routes.json", "label-studio/first-start-done")
 FOLDERS = ("label-studio/media", "wandb")
 DATABASES = ("label-studio/label_studio.sqlite3", "serving/predictions.db")
+LABEL_STUDIO_DUMP = "label-studio.dump"  # of PostgreSQL; not a file of the home
 _SPOOL_READS = 5
 
 
@@ -40,6 +41,16 @@ def save_projects(projects_dir: Path, vault: Vault) -> dict[str, Blob]:
     folders = sorted(path.parent.name for path in projects_dir.glob("*/project.yaml"))
     names = [name for folder in folders for name in _files_below(projects_dir, folder) if "__pycache__" not in name]
     return {name: vault.add_file(projects_dir / name) for name in names}
+
+
+def is_ours(name: str, part: str) -> bool:
+    """Return whether a backup's path is one that a backup can have: below its folder, and in the home a known one."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name or not path.parts:
+        return False
+    if part != "home" or name in {*SINGLE_FILES, *DATABASES, LABEL_STUDIO_DUMP}:
+        return True
+    return any(path.is_relative_to(folder) and name != folder for folder in (*FOLDERS, SECRETS, SPOOL))
 
 
 def put_back(vault: Vault, files: dict[str, Blob], folder: Path) -> None:

@@ -22,7 +22,7 @@ from pipeline_tasks.backup import catalog_copy, home
 from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
-from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.errors import ConfigError, DataCorrupt
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.object_keys import digest_in_key
 from pipeline_tasks.ports import ObjectInfo, ObjectStore
@@ -45,7 +45,7 @@ class LabelingDatabase(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What a backup holds; `num_new_objects` were not in the folder before."""
+    """What a backup holds; `num_new_objects` were not in the folder before, `violations` were broken already."""
 
     name: str
     num_rows: int
@@ -54,6 +54,7 @@ class BackupReport:
     num_new_objects: int
     size_bytes: int
     with_secrets: bool
+    violations: tuple[str, ...] = ()
 
 
 def backup(
@@ -86,7 +87,7 @@ def backup(
     crash_point("backup.catalog.after")
     files = home.save_databases(home_dir, vault)
     if labeling is not None:
-        files["label-studio.dump"] = vault.add(labeling.dump)
+        files[home.LABEL_STUDIO_DUMP] = vault.add(labeling.dump)
     files |= home.save_files(home_dir, vault, with_secrets=with_secrets)
     projects = home.save_projects(projects_dir, vault)
     rows = list(_save_objects(store, vault, known))
@@ -114,6 +115,7 @@ def backup(
         num_new_objects=sum(new for _row, new in rows),
         size_bytes=sum(blob.size_bytes for blob in blobs) + sum(int(row["size_bytes"]) for row, _new in rows),
         with_secrets=with_secrets,
+        violations=tuple(facts["violations"]),
     )
 
 
@@ -128,16 +130,19 @@ def _known_objects(vault: Vault) -> dict[tuple[str, str, int], str]:
 def _save_objects(
     store: ObjectStore, vault: Vault, known: Mapping[tuple[str, str, int], str]
 ) -> Iterator[tuple[dict[str, Any], bool]]:
-    def save(info: ObjectInfo) -> tuple[dict[str, Any], bool]:
+    def save(info: ObjectInfo) -> tuple[dict[str, Any], bool] | None:
         sha256 = digest_in_key(info.key) or known.get((info.key, info.etag, info.size_bytes))
         blob = Blob(sha256, info.size_bytes) if sha256 else None
         new = blob is None or not vault.holds(blob)
         if blob is None or new:
-            blob = vault.add(lambda work: store.get_file(info.key, work))
+            try:
+                blob = vault.add(lambda work: store.get_file(info.key, work))
+            except KeyError:  # removed since it was listed: a working file; what a row names is never removed
+                return None
         return {"key": info.key, "etag": info.etag, **dataclasses.asdict(blob)}, new
 
     with ThreadPoolExecutor(PARALLEL) as pool:
-        yield from pool.map(save, store.list(""))
+        yield from (saved for saved in pool.map(save, store.list("")) if saved is not None)
 
 
 def _state(catalog: Path, store: ObjectStore, *, now: dt.datetime) -> tuple[dict[str, list[Any]], list[str]]:
@@ -163,7 +168,17 @@ def blobs_of(manifest: Mapping[str, Any], vault: Vault) -> list[Blob]:
 
 
 def files_of(manifest: Mapping[str, Any], part: str) -> dict[str, Blob]:
-    """Return one part's files by their path."""
+    """Return one part's files by their path.
+
+    Raises:
+        DataCorrupt: a path leads elsewhere than this version writes; nobody hashed the manifest that names it.
+    """
+    foreign = [name for name in manifest[part] if not home.is_ours(name, part)]
+    if foreign:
+        raise DataCorrupt(
+            f"every path in the backup must lie inside of the folder it comes back to (got {foreign[0]!r} in {part}). "
+            "Somebody changed the manifest: use another copy of the folder, or an older backup."
+        )
     return {name: Blob(**one) for name, one in manifest[part].items()}
 
 

@@ -93,7 +93,9 @@ def _entry(deployment: DeploymentRef, *, weight: int) -> RouteEntry:
     )
 
 
-def rollback_target(history: Sequence[Route], *, to_version: str | None = None) -> Route:
+def rollback_target(
+    history: Sequence[Route], *, to_version: str | None = None, running: Collection[str] | None = None
+) -> Route:
     """Return the generation to go back to: the newest one with another champion than the head, or a named version.
 
     While a rollout or an experiment runs, the first rollback ends it: it goes to the head's own champion, alone.
@@ -107,7 +109,7 @@ def rollback_target(history: Sequence[Route], *, to_version: str | None = None) 
         raise ConfigError("rollback needs a champion (got none). Train and promote a first model.", code="NO_CHAMPION")
     head = history[-1]
     if to_version is not None:
-        return _named(history, to_version)
+        return _named(history, to_version, running=running)
     if is_mixed(head):
         return head
     first_seen = _first_generation_of(history, head.champion_version)
@@ -120,8 +122,10 @@ def rollback_target(history: Sequence[Route], *, to_version: str | None = None) 
     )
 
 
-def _named(history: Sequence[Route], version: str) -> Route:
-    if history[-1].champion_version == version and not is_mixed(history[-1]):
+def _named(history: Sequence[Route], version: str, *, running: Collection[str] | None) -> Route:
+    head = history[-1]
+    is_up = running is None or champion_entry(head).deployment_id in running
+    if head.champion_version == version and not is_mixed(head) and is_up:
         raise ConfigError(f"to_version must differ from the champion (got {version}, which serves now).", code="SAME")
     for route in reversed(history):
         if route.champion_version == version:

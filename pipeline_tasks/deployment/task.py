@@ -170,7 +170,7 @@ def rollback(
     fence: Fence,
     clock: Clock,
 ) -> Route:
-    """Return to an earlier champion, kept ready or started again from its release.
+    """Return to an earlier champion, kept ready or started again from its release; or to one whose server is lost.
 
     `check` looks at the started server before any traffic, as before its promotion.
 
@@ -181,7 +181,8 @@ def rollback(
     history = serving.history(project.name)
     committed = _already_rolled_back(history, attempt=attempt, serving=serving, project=project.name)
     if committed is None:
-        goal = rollback_target(history, to_version=to_version)
+        running = target.list() if to_version is not None else None
+        goal = rollback_target(history, to_version=to_version, running=running)
         release = release_of(champion_entry(goal))
         deployment = start_release(project, release, target=target)
         check(release, deployment)

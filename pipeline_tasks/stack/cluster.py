@@ -82,20 +82,22 @@ def ensure_cluster_secrets(folder: Path) -> list[str]:
     and sees only the files that are mounted into it.
     """
     known = ensure_secrets(folder)
+    folder.chmod(0o700)
     for name in ("postgres_password", "redis_password", "grafana_admin_password"):
         known[name] = _ensure(folder, name, lambda: secrets.token_hex(24))
     for database, (name, driver) in DATABASES.items():
         password = _ensure(folder, f"postgres_{database}_password", lambda: secrets.token_hex(24))
-        _ensure(folder, name, lambda d=driver, p=password, b=database: f"{d}://{b}:{p}@postgres:5432/{b}")  # type: ignore[misc]
-    airflow = _read(folder / "airflow_database_url")
-    _ensure(folder, "celery_result_url", lambda: f"db+{airflow}")
-    _ensure(folder, "redis_url", lambda: f"redis://:{known['redis_password']}@redis:6379/0")
-    _ensure(folder, "redis.conf", lambda: f"requirepass {known['redis_password']}\nappendonly yes\nprotected-mode yes")
-    _ensure(folder, "s3.json", lambda: s3_identities(known))
-    for path in folder.iterdir():
-        path.chmod(0o444)
-    folder.chmod(0o700)
-    return sorted(path.name for path in folder.iterdir())
+        known[f"postgres_{database}_password"] = password
+        known[name] = _ensure(folder, name, lambda d=driver, p=password, b=database: f"{d}://{b}:{p}@postgres:5432/{b}")  # type: ignore[misc]
+    redis = known["redis_password"]
+    known["celery_result_url"] = _ensure(folder, "celery_result_url", lambda: f"db+{known['airflow_database_url']}")
+    known["redis_url"] = _ensure(folder, "redis_url", lambda: f"redis://:{redis}@redis:6379/0")
+    conf = f"requirepass {redis}\nappendonly yes\nprotected-mode yes"
+    known["redis.conf"] = _ensure(folder, "redis.conf", lambda: conf)
+    known["s3.json"] = _ensure(folder, "s3.json", lambda: s3_identities(known))
+    for name in known:  # a folder that holds other things keeps them as they are
+        (folder / name).chmod(0o444)
+    return sorted(known)
 
 
 def _ensure(folder: Path, name: str, make: Callable[[], str]) -> str:

@@ -19,6 +19,7 @@ from pipeline_tasks.adapters.registry import Credentials, Registry
 from pipeline_tasks.adapters.serving_base import recipe
 from pipeline_tasks.assembly import ROOT, Parts, utc_now
 from pipeline_tasks.catalog.images import ImageRecord, ImageRepository
+from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.models.artifact import MANIFEST_NAME
@@ -36,8 +37,10 @@ def docker_target(parts: Parts, loaded: LoadedProject) -> DockerTarget:
     config = loaded.config.serving.docker
     if config is None:  # the project's checks have said so already
         raise ConfigError(f"serving.docker of {loaded.name} must be set (got nothing).")
+    # In containers every home has one path, and two installations may share an engine: their split keys differ.
+    installation = f"{parts.settings.home} {sha256_hex(parts.settings.split_key.encode())}"
     return DockerTarget(
-        home=str(parts.settings.home),
+        home=installation,
         config=config,
         engine=engine_of(parts.settings.environment),
         publish=functools.partial(publish, parts, loaded.name, config),
@@ -83,7 +86,8 @@ def publish(parts: Parts, project: str, config: Images, bento_tag: str) -> Runna
         ServiceUnavailable, PermanentError: the registry is away, full, or refuses the credentials.
     """
     credentials = credentials_of(config)
-    registry = Registry(config.repository, credentials=credentials)
+    plain_http = parts.settings.environment.get("DETHRONE_PLAIN_HTTP_REGISTRY")
+    registry = Registry(config.repository, credentials=credentials, plain_http=plain_http)
     base = _base_image(registry, config)
     name, release_id = bento_tag.split(":")
     home = parts.settings.bentoml_home

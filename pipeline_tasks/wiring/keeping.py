@@ -19,9 +19,10 @@ from pipeline_tasks.backup import catalog_copy, home, task
 from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository
-from pipeline_tasks.contracts import ReleaseRef
+from pipeline_tasks.contracts import GRAPH_VERSION, ReleaseRef
 from pipeline_tasks.deployment.task import start_release
 from pipeline_tasks.errors import ConfigError, DataCorrupt, ServiceUnavailable
+from pipeline_tasks.project_yaml import ProjectError
 from pipeline_tasks.settings import RESTORING, load_settings
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.own_s3 import running_s3
@@ -29,7 +30,6 @@ from pipeline_tasks.stack.secret_files import write_private
 from pipeline_tasks.wiring.shipping import restore_bento, target_of
 
 NUM_NAMED = 10
-LABEL_STUDIO_DUMP = "label-studio.dump"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class RestoreReport:
     num_files: int
     num_objects: int
     servers: tuple[str, ...]
+    to_start: tuple[str, ...]  # what starts the champions that run elsewhere than in processes of the stack
     violations: tuple[str, ...]  # broken invariants that the backup did not have
 
 
@@ -88,8 +89,9 @@ def restore(
         )
     vault.check(task.blobs_of(manifest, vault))
     home_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(home_dir / RESTORING, f"{name}\n")
-    labeling_dump = files.pop(LABEL_STUDIO_DUMP, None)
+    if not again:
+        write_private(home_dir / RESTORING, f"{name}\n")
+    labeling_dump = files.pop(home.LABEL_STUDIO_DUMP, None)
     home.put_back(vault, files, home_dir)
     home.put_back(vault, projects, projects_dir)
     with _store_at_hand(home_dir, projects_dir=projects_dir, environment=environment):
@@ -98,10 +100,11 @@ def restore(
         task.require_empty_store(parts.store, vault, manifest)
         num_objects = task.restore_objects(vault, manifest, store=parts.store)
         num_rows = _restore_catalog(vault, manifest, parts, again=again)
-        if labeling_dump is not None:
+        if labeling_dump is not None and home.LABEL_STUDIO_DUMP not in _marker(home_dir):
             _restore_labeling(vault.path_of(labeling_dump.sha256), environment)
+            write_private(home_dir / RESTORING, f"{name}\n{home.LABEL_STUDIO_DUMP}\n")
         violations = _prove(parts, manifest)
-        servers = _remember_servers(parts)
+        servers, to_start = _remember_servers(parts)
     (home_dir / RESTORING).unlink()
     return RestoreReport(
         name=name,
@@ -110,6 +113,7 @@ def restore(
         num_files=len(files) + len(projects),
         num_objects=num_objects,
         servers=tuple(servers),
+        to_start=tuple(to_start),
         violations=tuple(violations),
     )
 
@@ -124,8 +128,7 @@ def _require_outside(folder: Path, *others: Path) -> None:
 
 def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with_secrets: bool) -> bool:
     """Return whether this goes on with a restore of the same backup; only its own secrets may be there before."""
-    marker = home_dir / RESTORING
-    if marker.is_file() and marker.read_text().strip() == name:
+    if _marker(home_dir)[:1] == [name]:
         return True
     present = sorted(path.relative_to(home_dir).as_posix() for path in home_dir.rglob("*") if path.is_file())
     found = [one for one in present if not one.startswith(f"{home.SECRETS}/")]
@@ -141,6 +144,12 @@ def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with
             "written without them. Put them there, mode 600, and restore again."
         )
     return False
+
+
+def _marker(home_dir: Path) -> list[str]:
+    """Return which backup is being restored here, then the steps that cannot be done twice and are done; or nothing."""
+    path = home_dir / RESTORING
+    return path.read_text().split() if path.is_file() else []
 
 
 def _store_at_hand(
@@ -165,7 +174,7 @@ def _restore_catalog(vault: Vault, manifest: Mapping[str, Any], parts: Parts, *,
 def _labeling_database(environment: Mapping[str, str]) -> PostgresqlDump | None:
     url, path = (environment.get(f"DETHRONE_LABEL_STUDIO_DATABASE_URL{end}") for end in ("", "_FILE"))
     url = url or (Path(path).read_text().strip() if path else None)
-    return PostgresqlDump(url) if url else None
+    return PostgresqlDump(url, environment=environment) if url else None
 
 
 def _restore_labeling(path: Path, environment: Mapping[str, str]) -> None:
@@ -215,12 +224,25 @@ def _release_of(parts: Parts, project: str, version: str) -> ReleaseRef:
     return release
 
 
-def _remember_servers(parts: Parts) -> list[str]:
-    """Have the champions' servers start with the next `dethrone up`, where the routes say that they are."""
-    serving, started = ServingRepository(parts.database), []
+def _remember_servers(parts: Parts) -> tuple[list[str], list[str]]:
+    """Have the champions' servers start with the next `dethrone up`, where the routes say that they are.
+
+    Returns those, and the commands that start the champions on another target: its engine may not be there yet.
+    """
+    serving, started, to_start = ServingRepository(parts.database), [], []
     for project in sorted({path.parent.name for path in parts.settings.projects_dir.glob("*/project.yaml")}):
         head = serving.head_route(project)
-        if head is None or parts.project(project).config.serving.target != "process":
+        # A composed project has no server of its own.
+        if head is None or head.champion_version.startswith(GRAPH_VERSION):
+            continue
+        start_again = f"dethrone rollback {project} --to-version {head.champion_version} --reason restored"
+        try:
+            target = parts.project(project).config.serving.target
+        except ProjectError:  # it was wrong when the backup was made; the others come back all the same
+            to_start += [f"dethrone project validate {project}", start_again]
+            continue
+        if target != "process":
+            to_start.append(start_again)
             continue
         for entry in head.entries:
             release = _release_of(parts, project, entry.model_version)
@@ -232,7 +254,7 @@ def _remember_servers(parts: Parts) -> list[str]:
                 environment={"DETHRONE_DEPLOYMENT": entry.deployment_id},
             )
             started.append(entry.deployment_id)
-    return started
+    return started, to_start
 
 
 def as_text(report: task.BackupReport | RestoreReport, folder: Path) -> str:
@@ -243,7 +265,8 @@ def as_text(report: task.BackupReport | RestoreReport, folder: Path) -> str:
         if report.violations:
             proof = "\n".join(["These invariants held when the backup was made, and do not now:", *report.violations])
         servers = ", ".join(report.servers) or "no model"
-        return f"Restored {report.name}: {came}.\n{proof}\n`dethrone up` starts the stack and {servers}."
+        then = [f"`dethrone up` starts the stack and {servers}.", *(f"Then: `{one}`." for one in report.to_start)]
+        return "\n".join([f"Restored {report.name}: {came}.", proof, *then])
     secrets = (
         "The secrets are IN this backup, readable by whoever reads the folder (mode 600): keep it as you keep them."
         if report.with_secrets
@@ -252,4 +275,5 @@ def as_text(report: task.BackupReport | RestoreReport, folder: Path) -> str:
     return (
         f"Backup {report.name} in {folder}: {report.num_rows} rows, {report.num_objects} objects "
         f"({report.num_new_objects} new), {report.num_files} files, {report.size_bytes / 1e6:.1f} MB.\n{secrets}"
+        + "".join(f"\nBroken before the backup, and in it: {one}" for one in report.violations)
     )

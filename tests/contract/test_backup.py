@@ -1,12 +1,17 @@
 """Backup and restore on SQLite and PostgreSQL: all of it comes back, onto an empty place only, and proves itself."""
 
 import dataclasses
+import json
 import shutil
 import sqlite3
+import subprocess
+import types
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from pipeline_tasks.adapters import label_studio_database
 from pipeline_tasks.assembly import Parts
 from pipeline_tasks.backup import catalog_copy
 from pipeline_tasks.backup.vault import Vault
@@ -238,6 +243,15 @@ def test_the_backup_says_that_the_secrets_are_in_it(save, target):
     assert "secrets are IN this backup" in keeping.as_text(save(), target.vault)
 
 
+def test_what_was_broken_before_the_backup_is_told(save, target, installation):
+    del installation.store.objects["verdicts/fashion/verdict-v1/verdict.json"]
+    report = save()
+    told = [one for one in report.violations if "verdict-v1" in one]
+    assert told
+    text = keeping.as_text(report, target.vault)
+    assert [one for one in told if f"Broken before the backup, and in it: {one}" not in text] == []
+
+
 def test_a_folder_inside_the_home_is_refused(save, installation):
     installation.vault = installation.home / "backups"
     with pytest.raises(ConfigError, match="must lie outside of"):
@@ -274,6 +288,96 @@ def test_labels_and_their_json_survive_the_copy(tmp_path, catalog_url):
     catalog_copy.load(tmp_path / "dump.db", back)
     assert rows_of(back) == rows_of(catalog_url)
     assert len(rows_of(back)["items"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("home", "../outside"),
+        ("home", "/tmp/outside"),
+        ("home", "secrets/../../outside"),
+        ("home", "supervisor/conf.d/mine.conf"),
+        ("projects", "plain/../../outside"),
+    ],
+)
+def test_a_path_that_leads_elsewhere_is_refused_before_anything_is_written(save, target, part, name):
+    path = target.vault / "manifests" / f"{save().name}.json"
+    manifest = json.loads(path.read_text())
+    manifest[part][name] = next(iter(manifest["home"].values()))
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataCorrupt, match="must lie inside of the folder"):
+        target.restore()
+    assert not target.home.exists()
+    assert list(target.home.parent.rglob("outside")) == []
+
+
+def test_an_object_that_is_removed_meanwhile_does_not_break_the_backup(save, target, installation):
+    installation.store.put("fingerprints/part-1", b"a working file")
+    get_file = installation.store.get_file
+
+    def removed(key, path):
+        if key.startswith("fingerprints/"):
+            raise KeyError(key)
+        get_file(key, path)
+
+    installation.store.get_file = removed
+    num_objects = save(check=True).num_objects
+    assert num_objects == len(installation.store.objects) - 1
+    assert target.restore().violations == ()
+
+
+class Programs:
+    """PostgreSQL's programs, as far as a restore sees them: a second pg_restore finds tables."""
+
+    def __init__(self, monkeypatch):
+        self.calls, self.filled = [], False
+        monkeypatch.setattr(label_studio_database.subprocess, "run", self)
+
+    def __call__(self, command, *, env, **_):
+        self.calls.append((command, env))
+        if command[0] == "pg_dump":
+            Path(next(one for one in command if one.startswith("--file="))[7:]).write_text("dump")
+            return subprocess.CompletedProcess(command, 0, "", "")
+        failed, self.filled = self.filled, True
+        return subprocess.CompletedProcess(command, int(failed), "", "relation exists" if failed else "")
+
+
+def test_label_studio_on_postgresql_comes_back_once_and_its_password_is_on_no_command_line(
+    save, target, installation, monkeypatch
+):
+    programs = Programs(monkeypatch)
+    given = {"DETHRONE_LABEL_STUDIO_DATABASE_URL": "postgresql://ls:p%40ss@db:5433/labels?sslmode=require"}
+    installation.environment |= given
+    save()
+    places = {"DETHRONE_CATALOG_URL": target.url, "DETHRONE_HOME": str(target.home)}
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            target.restore(environment=REST | places | given)
+    target.restore(environment=REST | places | given)
+    assert [command[0] for command, _env in programs.calls] == ["pg_dump", "pg_restore"]
+    for command, env in programs.calls:
+        assert "postgresql://ls@db:5433/labels?sslmode=require" in command
+        assert "ss@" not in " ".join(command).replace("ls@", "")
+        assert env["PGPASSWORD"] == "p@ss"
+
+
+@pytest.mark.parametrize("composed", [True, False])
+def test_a_project_without_a_server_of_its_own_or_with_a_wrong_file_does_not_stop_a_restore(
+    save, target, installation, monkeypatch, composed
+):
+    file = "name: fashion\ngraph: {}\n" if composed else "not: [a project"
+    Installation.write(installation.projects / "fashion" / "project.yaml", file)
+    route = types.SimpleNamespace(champion_version="graph-1" if composed else "v1", entries=())
+    monkeypatch.setattr(
+        keeping.ServingRepository, "head_route", lambda _self, name: route if name == "fashion" else None
+    )
+    save()
+    report = target.restore()
+    commands = ("dethrone project validate fashion", "dethrone rollback fashion --to-version v1 --reason restored")
+    assert report.to_start == (() if composed else commands)
+    assert all(command in keeping.as_text(report, target.vault) for command in report.to_start)
+    assert not (target.home / RESTORING).exists()
 
 
 def test_an_unknown_backup_or_format_is_refused(save, target):

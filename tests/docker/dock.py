@@ -100,7 +100,11 @@ class Dock:
     def __init__(self, home: Path, *, repository: str, environment, **docker: object) -> None:
         self.home, self.repository, self.environment = home, repository, dict(environment)
         settings = types.SimpleNamespace(
-            home=home, bentoml_home=home / "bentoml", scratch_dir=home / "scratch", environment=self.environment
+            home=home,
+            bentoml_home=home / "bentoml",
+            scratch_dir=home / "scratch",
+            split_key="0" * 64,
+            environment=self.environment,
         )
         home.mkdir(exist_ok=True)
         fresh = not (home / "catalog.db").exists()

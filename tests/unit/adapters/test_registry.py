@@ -194,10 +194,40 @@ def test_wrong_credentials_are_refused_without_being_told(server):
     assert "secret" not in str(error.value) + repr(Credentials("ann", "secret"))
 
 
-def test_credentials_go_to_no_token_service_in_the_clear(server):
-    server.challenge, server.wanted = 'Bearer realm="http://evil.example/token"', "x"
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_token_service_that_is_away_is_no_refusal(server, status):
+    server.challenge, server.wanted = 'Bearer realm="http://localhost:5000/token"', "x"
+
+    def answer(request):
+        return httpx.Response(status) if request.url.path == "/token" else server(request)
+
+    with pytest.raises(ServiceUnavailable, match=f"must give a token .got {status}"):
+        client(answer, Credentials("ann", "secret")).check()
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "localhost@evil"])
+def test_credentials_go_to_no_token_service_in_the_clear(server, host):
+    server.challenge, server.wanted = f'Bearer realm="http://{host}/token"', "x"
     with pytest.raises(PermanentError, match="token service must be https"):
         client(server, Credentials("ann", "secret")).check()
+
+
+def test_credentials_go_to_no_other_host_that_the_registry_names(server):
+    server.challenge, server.wanted = 'Basic realm="x"', BASIC
+    told = {}
+
+    def answer(request):
+        told.setdefault(request.url.host, set()).add(request.headers.get("Authorization"))
+        if request.url.host != "localhost":
+            server.wanted = None
+        given = server(request)
+        if request.url.path.endswith("/uploads/") and given.status_code == 202:
+            return httpx.Response(202, headers={"Location": "https://storage.example/upload/u1"})
+        return given
+
+    client(answer, Credentials("ann", "secret")).push_blob(DATA)
+    assert server.blobs[digest_of(DATA)] == DATA
+    assert told == {"localhost": {None, BASIC}, "storage.example": {None}}
 
 
 @pytest.mark.parametrize("text", ["dethrone", "docker/dethrone", "Host.io/x", "h.io/x:tag", "h.io/x@sha256:0", "h.io/"])
@@ -216,3 +246,15 @@ def test_only_a_registry_on_this_machine_is_spoken_to_in_the_clear(text, scheme)
 
     Registry(text, transport=httpx.MockTransport(answer)).check()
     assert seen == [scheme]
+
+
+@pytest.mark.parametrize(("named", "scheme"), [("registry:5000", "http"), ("other:5000", "https"), (None, "https")])
+def test_a_registry_without_tls_has_to_be_named(named, scheme):
+    seen = []
+
+    def answer(request):
+        seen.append(str(request.url))
+        return httpx.Response(200)
+
+    Registry("registry:5000/x", plain_http=named, transport=httpx.MockTransport(answer)).check()
+    assert seen == [f"{scheme}://registry:5000/v2/"]

@@ -206,3 +206,14 @@ def test_back_to_a_named_version_that_runs_no_more(yard):
     assert "fashion-ra" in yard.target.running
     with pytest.raises(ConfigError, match="must be a former champion"):
         yard.rollback(to_version="z")
+
+
+def test_a_champion_whose_server_is_lost_can_be_named_and_starts_again(yard):
+    yard.ship("a")
+    yard.ship("b")
+    with pytest.raises(ConfigError, match="must differ from the champion"):
+        yard.rollback(to_version="b")
+    yard.target.running.clear()  # the engine was lost, or the catalog was restored elsewhere
+    assert yard.rollback(to_version="b").champion_version == "b"
+    assert list(yard.target.running) == ["fashion-rb"]
+    assert yard.rollback().champion_version == "a"

@@ -37,6 +37,15 @@ def test_every_secret_of_the_stack_is_generated_and_stays(folder):
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
 
 
+def test_a_folder_that_holds_other_things_keeps_them_as_they_are(tmp_path):
+    (tmp_path / "docker").mkdir(mode=0o755)
+    (tmp_path / "start").write_text("mine")
+    (tmp_path / "start").chmod(0o755)
+    names = cluster.ensure_cluster_secrets(tmp_path)
+    assert {"docker", "start"} & set(names) == set()
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("docker", "start")] == [0o755, 0o755]
+
+
 def test_two_installations_share_no_secret(tmp_path):
     for name in ("a", "b"):
         cluster.ensure_cluster_secrets(tmp_path / name)
@@ -126,7 +135,7 @@ def test_every_mounted_secret_and_volume_is_declared():
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
 def test_images_are_ours_locked_and_not_root(path):
     text = path.read_text()
-    assert re.search(r"^ARG BASE_IMAGE=python:3\.11\.\d+-slim-bookworm$", text, re.MULTILINE)
+    assert re.search(r"^ARG BASE_IMAGE=python:3\.11\.\d+-slim-(bookworm|trixie)$", text, re.MULTILINE)
     assert re.search(r"^USER 10001$", text, re.MULTILINE)
     assert re.search(r"-r /tmp/[a-z-]+\.lock", text)
     assert "latest" not in text
@@ -134,14 +143,44 @@ def test_images_are_ours_locked_and_not_root(path):
     assert [one for line in sources for one in line.split() if not (ROOT / one).exists()] == []
 
 
-def test_what_airflows_image_mounts_belongs_to_its_user():
-    text = (ROOT / "deploy" / "docker" / "airflow" / "Dockerfile").read_text()
-    owned = re.search(r"install --directory --owner 10001 (.+)", text)[1].split()
-    ours = [one for one in SERVICES.values() if one["image"] == "dethrone-airflow:0.1.0"]
-    targets = {
-        volume.split(":")[1] for one in ours for volume in one["volumes"] if volume.split(":")[0] in COMPOSE["volumes"]
+def test_the_images_pg_dump_is_as_new_as_the_server():
+    clients = {"bookworm": 15, "trixie": 17}  # the major version of Debian's package postgresql-client
+    debian = re.search(r"-slim-([a-z]+)$", (ROOT / "deploy/docker/airflow/Dockerfile").read_text(), re.MULTILINE)[1]
+    server = int(re.search(r":(\d+)\.", SERVICES["postgres"]["image"])[1])
+    assert clients[debian] >= server
+
+
+@pytest.mark.parametrize("name", ["s3", "airflow-worker", "tools"])
+def test_a_new_volume_belongs_to_the_images_user(name):
+    """Docker gives a new volume the owner of the folder of the image that it covers; without one, root."""
+    text = (ROOT / "deploy/docker/airflow/Dockerfile").read_text().replace("\\\n", "")
+    made = re.search(r"install --directory --owner dethrone --group dethrone ([^&\n]+)", text)[1].split()
+    named = [one.split(":")[:2] for one in SERVICES[name]["volumes"]]
+    assert [folder for volume, folder in named if volume in COMPOSE["volumes"] and folder not in made] == []
+    assert "--create-home" not in text.replace("--no-create-home", "")  # skeleton files: the home would not be empty
+
+
+def test_only_who_ships_can_reach_the_engine_and_it_reaches_what_it_started():
+    with_engine = {
+        name for name, one in SERVICES.items() if any("docker.sock" in str(v) for v in one.get("volumes", ()))
     }
-    assert targets - {"/var/lib/dethrone"} == set(owned)
+    assert with_engine == {name for name, one in SERVICES.items() if "group_add" in one} == {"airflow-worker"}
+    for name in (*with_engine, "gateway", "prometheus"):
+        assert set(SERVICES[name]["networks"]) == {"default", "serving"}
+
+
+def test_the_tools_can_restore_into_an_empty_catalog():
+    assert set(SERVICES["tools"]["depends_on"]) == {"postgres", "s3"}
+
+
+def test_the_workers_find_the_registry_of_the_file():
+    assert SERVICES["airflow-worker"]["environment"]["DETHRONE_PLAIN_HTTP_REGISTRY"] == "registry:5000"
+
+
+def test_neither_git_nor_an_image_takes_secrets_or_backups():
+    for name in (".gitignore", ".dockerignore"):
+        lines = {line.strip("/") for line in (ROOT / name).read_text().splitlines()}
+        assert {"deploy/secrets", "backups"} <= lines
 
 
 def test_the_gateways_image_holds_no_torch_and_no_airflow_but_all_that_it_imports():

@@ -1,0 +1,26 @@
+"""What the targets of images are wired with."""
+
+import types
+from pathlib import Path
+
+from pipeline_tasks.project_serving import DockerServing
+from pipeline_tasks.wiring import images
+
+
+def target(*, home, split_key):
+    settings = types.SimpleNamespace(home=Path(home), split_key=split_key, environment={})
+    config = DockerServing(repository="registry:5000/dethrone")
+    serving = types.SimpleNamespace(docker=config)
+    loaded = types.SimpleNamespace(name="fashion", config=types.SimpleNamespace(serving=serving))
+    return images.docker_target(types.SimpleNamespace(settings=settings), loaded)
+
+
+def name_of(one):
+    return one._name("fashion-1")
+
+
+def test_two_installations_on_one_engine_do_not_know_each_others_containers():
+    mine = name_of(target(home="/var/lib/dethrone", split_key="a"))
+    assert name_of(target(home="/var/lib/dethrone", split_key="a")) == mine
+    assert name_of(target(home="/var/lib/dethrone", split_key="b")) != mine
+    assert name_of(target(home="/elsewhere", split_key="a")) != mine
