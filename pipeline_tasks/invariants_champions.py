@@ -112,7 +112,8 @@ def gate_violations(
             asked = asked or approval_rule_of(route) is not None
             verdict = verdicts.get(route["verdict_id"])
             faults += _verdict_faults(route, verdict, champion=champion, model=models.get(version), store=store)
-            faults += _approval_faults(route, answers.get(route["verdict_id"], ()), champion=champion)
+            given = answers.get(route["verdict_id"], ())
+            faults += _approval_faults(route, given, champion=champion, rule=approval_rule_of(route))
             faults += _release_faults(route, released.get((version, route["verdict_id"])))
         elif route["action"] in (*BESIDE_ACTIONS, *ALONE_ACTIONS):
             faults += _beside_faults(route, champion=champion)
@@ -144,7 +145,12 @@ def _has_passed(
     """Tell whether the contender of a verdict could have been champion at the time of the route."""
     release = released.get((verdict["contender_version"], verdict["verdict_id"]))
     faults = [
-        *_approval_faults(route, answers.get(verdict["verdict_id"], ()), champion=verdict["champion_version"]),
+        *_approval_faults(
+            route,
+            answers.get(verdict["verdict_id"], ()),
+            champion=verdict["champion_version"],
+            rule=route["body"].get("serving", {}).get("beside_approval") or approval_rule_of(route),
+        ),
         *_release_faults(route, release),
     ]
     return verdict["answer"] == "promote" and verdict["created_at"] <= route["created_at"] and not faults
@@ -198,8 +204,7 @@ def _verdict_faults(
         yield f"has the weights {model['digest'][:12]}, judged were {str(judged_weights(document))[:12]}"
 
 
-def _approval_faults(route: Row, answers: Sequence[Row], *, champion: str | None) -> Iterator[str]:
-    rule = approval_rule_of(route)
+def _approval_faults(route: Row, answers: Sequence[Row], *, champion: str | None, rule: str | None) -> Iterator[str]:
     # What counted then: a later answer to the same verdict speaks of a later route.
     earlier = [one for one in answers if one["at"] <= route["created_at"]]
     answer = earlier[-1] if earlier else next(iter(answers), None)

@@ -631,6 +631,14 @@ def test_a_model_beside_the_champion_needs_the_approval_that_was_asked_for(world
     ]
 
 
+@pytest.mark.parametrize(("champions", "own", "num_faults"), [("always", "never", 0), ("never", "always", 1)])
+def test_a_model_beside_needs_the_approval_of_its_own_time(world, violations, champions, own, num_faults):
+    beside(world)
+    world.row("routes", generation=4)["body"]["serving"] = {"approval": champions, "beside_approval": own}
+    approve("approve", verdict_id="verdict-v4")(world)
+    assert ["evil" in one for one in violations(world)] == [True] * num_faults
+
+
 def test_a_contender_that_the_gate_kept_out_is_named(world, violations):
     beside(world)
     world.row("verdicts", verdict_id="verdict-evil").update(answer="keep")
