@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline_tasks.catalog.ledger import approval_rule_of
-from pipeline_tasks.contracts import ALONE_ACTIONS, BESIDE_ACTIONS, sha256_hex, sha256_of_file
+from pipeline_tasks.contracts import ALONE_ACTIONS, BESIDE_ACTIONS, content_id, sha256_hex, sha256_of_file
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.invariants_report import Row, Violation
-from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, file_names
+from pipeline_tasks.models.artifact import EXPORTED_NAME, MANIFEST_NAME, WEIGHTS_NAME, file_names
+from pipeline_tasks.models.weights_file import ArtifactInvalid, read_metadata
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.release.task import EXPORT_SHA256
 
@@ -35,7 +37,7 @@ def chain_violations(project: str, routes: Sequence[Row], deployments: Iterable[
             yield Violation("I3", project, f"{name} must give away {FULL_SHARE} % of the traffic")
         if route["champion_version"] not in {entry["model_version"] for entry in entries}:
             yield Violation("I3", project, f"{name} must route to its champion {route['champion_version']}")
-        for entry in entries:
+        for entry in (*entries, *route["body"].get("shadows", ())):
             if known.get(entry["deployment_id"]) != entry["model_version"]:
                 yield Violation("I3", project, f"{name} routes to {entry['deployment_id']}, which is not recorded")
         parent = route["commit_id"]
@@ -65,6 +67,7 @@ def whole_violations(
             continue
         folder = model["object_key"].rstrip("/")
         yield from _same_digest(project, f"{folder}/{WEIGHTS_NAME}", model["digest"], store)
+        yield from _bound_violations(project, folder, store)
         exported = {release["object_key"]: release["infra_check"] for release in by_model.get(version, ())}
         for key in (*_beside_weights(store, folder), *exported):
             digest = exported.get(key, {}).get(EXPORT_SHA256)
@@ -80,6 +83,30 @@ def _beside_weights(store: ObjectStore, folder: str) -> list[str]:
     except KeyError:
         names = file_names(b"")
     return [f"{folder}/{name}" for name in names if name != WEIGHTS_NAME]
+
+
+def _bound_violations(project: str, folder: str, store: ObjectStore) -> Iterator[Violation]:
+    """I4: the configuration and the exported graph are those that the weights were written with."""
+    try:
+        metadata = read_metadata(store.get(f"{folder}/{WEIGHTS_NAME}"))
+        manifest = store.get(f"{folder}/{MANIFEST_NAME}")
+    except (KeyError, DataCorrupt, ArtifactInvalid):
+        return  # said by what looks for them and hashes them
+    if EXPORTED_NAME in file_names(manifest) or "exported" in metadata:
+        yield from _same_digest(project, f"{folder}/{EXPORTED_NAME}", metadata.get("exported", "none"), store)
+    found = _config_digest(manifest)
+    if found != metadata.get("config"):
+        bound = str(metadata.get("config"))[:12]
+        yield Violation(
+            "I4", project, f"{folder}/{MANIFEST_NAME} must have the configuration {bound} (got {found[:12]})"
+        )
+
+
+def _config_digest(manifest: bytes) -> str:
+    try:
+        return content_id(json.loads(manifest)["config"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return type(error).__name__
 
 
 def gate_violations(
