@@ -188,7 +188,9 @@ def _remember_servers(parts: Parts) -> list[str]:
     serving, started = ServingRepository(parts.database), []
     for project in sorted({path.parent.name for path in parts.settings.projects_dir.glob("*/project.yaml")}):
         head = serving.head_route(project)
-        if head is None or parts.project(project).config.serving.target != "process":
+        if head is None or not head.entries:
+            continue  # nothing serves, or a graph: its nodes have routes of their own
+        if parts.project(project).config.serving.target != "process":
             continue
         for entry in head.entries:
             release = ReleaseRepository(parts.database).of_model(project, entry.model_version)
