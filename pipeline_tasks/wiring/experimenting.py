@@ -16,6 +16,8 @@ from pipeline_tasks.evaluation import approval
 from pipeline_tasks.experiments import task as experiment_task
 from pipeline_tasks.experiments.comparison import compare_arms
 from pipeline_tasks.experiments.log import read_log
+from pipeline_tasks.models.artifact import MANIFEST_NAME, read_manifest
+from pipeline_tasks.wiring.judging import model_of
 from pipeline_tasks.wiring.noting import note_head
 from pipeline_tasks.wiring.shipping import check_answers, restore_bento, target_of
 
@@ -128,8 +130,6 @@ def _release_of(parts: Parts, project: str, version: str) -> ReleaseRef:
 
 
 def _classes_of(parts: Parts, project: str, version: str) -> Sequence[str]:
-    """Return the classes that a version learned: those that it served with, or the project's of today."""
-    for record in reversed(ServingRepository(parts.database).records(project)):
-        if record.route.champion_version == version and record.serving.get("classes"):
-            return tuple(record.serving["classes"])
-    return tuple(parts.project(project).config.labels.classes)
+    """Return the classes that a version learned; those of project.yaml may be others by now."""
+    key = model_of(parts, project, version).object_key.rstrip("/")
+    return read_manifest(parts.store.get(f"{key}/{MANIFEST_NAME}")).config.classes

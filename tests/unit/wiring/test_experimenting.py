@@ -13,6 +13,7 @@ from pipeline_tasks.contracts import Attempt, RouteEntry
 from pipeline_tasks.errors import ConfigError, GateClosed
 from pipeline_tasks.wiring import experimenting
 from tests.ledger_case import Case, minutes
+from tests.service.servers import write_model
 from tests.unit.evaluation import support as s
 from tests.unit.monitoring.builders import feedback, record
 
@@ -92,8 +93,12 @@ def test_a_version_that_a_person_has_refused_since_its_release_is_no_arm(parts, 
     assert error.value.code == "APPROVAL_REJECTED"
 
 
-def test_a_former_champion_has_the_classes_that_it_served_with(parts):
-    assert experimenting._classes_of(parts, "pets", "v2") == tuple(s.project().config.labels.classes)
+def test_an_arm_has_the_classes_that_it_learned_whatever_the_project_has_by_now(parts, monkeypatch, tmp_path):
+    write_model(tmp_path / "v2", version="v2", classes=("cat", "lynx"))
+    parts.store.put("models/pets/v2/model.json", (tmp_path / "v2" / "model.json").read_bytes())
+    found = types.SimpleNamespace(object_key="models/pets/v2")
+    monkeypatch.setattr(experimenting, "model_of", lambda *_: found)
+    assert experimenting._classes_of(parts, "pets", "v2") == ("cat", "lynx")
 
 
 @pytest.fixture
