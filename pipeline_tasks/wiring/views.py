@@ -18,6 +18,7 @@ from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
+from pipeline_tasks.deployment.rolling import ENDED
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
@@ -88,6 +89,8 @@ def run_facts(
     answers = ApprovalRepository(database).history(project, verdict_ref.verdict_id) if verdict_ref else []
     answer = next((one for one in reversed(answers) if one.at >= opened_at), None)
     mine = [one for one in ServingRepository(database).records(project) if one.attempt.startswith(f"{run_id}/")]
+    promoted = [one for one in mine if one.action == "promote"]
+    ended = [one for one in mine if one.action in ENDED]
     model = t.model_versions.c
     with database.read() as connection:
         trained = connection.execute(
@@ -98,7 +101,8 @@ def run_facts(
         verdict_answer=verdict_ref.answer if verdict_ref else None,
         verdict_reasons=verdict_ref.reasons if verdict_ref else (),
         approval=answer.decision if answer else None,
-        promoted_generation=mine[-1].route.generation if mine else None,
+        promoted_generation=promoted[-1].route.generation if promoted else None,
+        rollout_ended=(ENDED[ended[-1].action], ended[-1].reason) if ended else None,
     )
 
 

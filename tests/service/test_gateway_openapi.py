@@ -79,7 +79,7 @@ def keys(name: str) -> set[str]:
 def test_bodies_have_exactly_the_documented_fields(bench):
     headers = {"Authorization": f"Bearer {token_of('shop')}"}
     answer = bench.predict().json()
-    assert set(answer) == keys("Prediction")
+    assert set(answer) == keys("Prediction") - {"answered_by", "nodes"}, "these two are of composed projects"
     assert set(answer["top"][0]) == keys("Candidate")
     batch = send(bench, {"items": [item(), {}]}).json()
     assert set(batch) == keys("BatchAnswer")
