@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline_tasks.catalog.ledger import approval_rule_of
-from pipeline_tasks.contracts import ALONE_ACTIONS, BESIDE_ACTIONS, sha256_hex, sha256_of_file
+from pipeline_tasks.contracts import ALONE_ACTIONS, BESIDE_ACTIONS, content_id, sha256_hex, sha256_of_file
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.invariants_report import Row, Violation
@@ -36,7 +37,7 @@ def chain_violations(project: str, routes: Sequence[Row], deployments: Iterable[
             yield Violation("I3", project, f"{name} must give away {FULL_SHARE} % of the traffic")
         if route["champion_version"] not in {entry["model_version"] for entry in entries}:
             yield Violation("I3", project, f"{name} must route to its champion {route['champion_version']}")
-        for entry in entries:
+        for entry in (*entries, *route["body"].get("shadows", ())):
             if known.get(entry["deployment_id"]) != entry["model_version"]:
                 yield Violation("I3", project, f"{name} routes to {entry['deployment_id']}, which is not recorded")
         parent = route["commit_id"]
@@ -66,6 +67,7 @@ def whole_violations(
             continue
         folder = model["object_key"].rstrip("/")
         yield from _same_digest(project, f"{folder}/{WEIGHTS_NAME}", model["digest"], store)
+        yield from _bound_violations(project, folder, store)
         exported = {release["object_key"]: release["infra_check"] for release in by_model.get(version, ())}
         yield from _graph_violations(project, folder, store)
         for key in (f"{folder}/{MANIFEST_NAME}", *exported):
@@ -85,6 +87,30 @@ def _graph_violations(project: str, folder: str, store: ObjectStore) -> Iterator
     except (KeyError, DataCorrupt, ArtifactInvalid):
         return  # a lost manifest and wrong weights are violations of their own
     yield from _same_digest(project, f"{folder}/{EXPORTED_NAME}", digest, store)
+
+
+def _bound_violations(project: str, folder: str, store: ObjectStore) -> Iterator[Violation]:
+    """I4: the configuration and the exported graph are those that the weights were written with."""
+    try:
+        metadata = read_metadata(store.get(f"{folder}/{WEIGHTS_NAME}"))
+        manifest = store.get(f"{folder}/{MANIFEST_NAME}")
+    except (KeyError, DataCorrupt, ArtifactInvalid):
+        return  # said by what looks for them and hashes them
+    if EXPORTED_NAME in file_names(manifest) or "exported" in metadata:
+        yield from _same_digest(project, f"{folder}/{EXPORTED_NAME}", metadata.get("exported", "none"), store)
+    found = _config_digest(manifest)
+    if found != metadata.get("config"):
+        bound = str(metadata.get("config"))[:12]
+        yield Violation(
+            "I4", project, f"{folder}/{MANIFEST_NAME} must have the configuration {bound} (got {found[:12]})"
+        )
+
+
+def _config_digest(manifest: bytes) -> str:
+    try:
+        return content_id(json.loads(manifest)["config"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return type(error).__name__
 
 
 def gate_violations(
@@ -117,7 +143,8 @@ def gate_violations(
             asked = asked or approval_rule_of(route) is not None
             verdict = verdicts.get(route["verdict_id"])
             faults += _verdict_faults(route, verdict, champion=champion, model=models.get(version), store=store)
-            faults += _approval_faults(route, answers.get(route["verdict_id"], ()), champion=champion)
+            given = answers.get(route["verdict_id"], ())
+            faults += _approval_faults(route, given, champion=champion, rule=approval_rule_of(route))
             faults += _release_faults(route, released.get((version, route["verdict_id"])))
         elif route["action"] in (*BESIDE_ACTIONS, *ALONE_ACTIONS):
             faults += _beside_faults(route, champion=champion)
@@ -149,7 +176,12 @@ def _has_passed(
     """Tell whether the contender of a verdict could have been champion at the time of the route."""
     release = released.get((verdict["contender_version"], verdict["verdict_id"]))
     faults = [
-        *_approval_faults(route, answers.get(verdict["verdict_id"], ()), champion=verdict["champion_version"]),
+        *_approval_faults(
+            route,
+            answers.get(verdict["verdict_id"], ()),
+            champion=verdict["champion_version"],
+            rule=route["body"].get("serving", {}).get("beside_approval") or approval_rule_of(route),
+        ),
         *_release_faults(route, release),
     ]
     return verdict["answer"] == "promote" and verdict["created_at"] <= route["created_at"] and not faults
@@ -203,8 +235,7 @@ def _verdict_faults(
         yield f"has the weights {model['digest'][:12]}, judged were {str(judged_weights(document))[:12]}"
 
 
-def _approval_faults(route: Row, answers: Sequence[Row], *, champion: str | None) -> Iterator[str]:
-    rule = approval_rule_of(route)
+def _approval_faults(route: Row, answers: Sequence[Row], *, champion: str | None, rule: str | None) -> Iterator[str]:
     # What counted then: a later answer to the same verdict speaks of a later route.
     earlier = [one for one in answers if one["at"] <= route["created_at"]]
     answer = earlier[-1] if earlier else next(iter(answers), None)

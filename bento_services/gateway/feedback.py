@@ -31,7 +31,7 @@ async def take_feedback(
     require_project(key, project)
     route = gateway.route(project)
     gateway.take(key, route)
-    guard.check_label(fields.label, route.settings.classes)
+    guard.check_label(fields.label, route.known_classes)
     record = LogRecord(
         kind="feedback",
         prediction_id=fields.prediction_id,

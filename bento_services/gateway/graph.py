@@ -27,7 +27,7 @@ class Ran:
     question: Question
     answered: Answered
     finished: Finished
-    started: float
+    trace: Trace
 
 
 def is_due(node: GraphNode, ran: Mapping[str, Ran]) -> bool:
@@ -61,14 +61,15 @@ async def compose(
     ran: dict[str, Ran] = {}
     for node in graph.nodes:
         if is_due(node, ran):
+            mine = dataclasses.replace(trace, project=node.project)
             try:
-                ran[node.name] = await _ask(gateway, trace, graph, node, ran, item=item)
+                ran[node.name] = await _ask(gateway, mine, graph, node, ran, item=item)
             except ApiError as error:
-                _log_nodes(gateway, trace, ran, prediction_id=gateway.new_id())
-                gateway.log_error(dataclasses.replace(trace, project=node.project, prediction_id=None), error)
+                _log_nodes(gateway, ran, prediction_id=gateway.new_id())
+                gateway.log_error(dataclasses.replace(mine, started=trace.started, prediction_id=None), error)
                 raise _named(error, node) from None
     prediction_id = trace.prediction_id or gateway.new_id()
-    _log_nodes(gateway, trace, ran, prediction_id=prediction_id)
+    _log_nodes(gateway, ran, prediction_id=prediction_id)
     output = ran[next(name for name in graph.output if name in ran)]
     answer = _log_whole(gateway, trace, route, output, prediction_id=prediction_id)
     answer |= {"answered_by": output.node.name, "nodes": [_as_json(one) for one in ran.values()]}
@@ -81,7 +82,7 @@ async def compose(
 async def _ask(
     gateway: Gateway, trace: Trace, graph: Graph, node: GraphNode, ran: Mapping[str, Ran], *, item: bytes
 ) -> Ran:
-    started = gateway.monotonic()
+    trace.started = gateway.monotonic()
     payload, media_type = item, trace.media_type or "application/octet-stream"
     if node.source != REQUEST:
         payload, media_type = _tensor_of(ran[node.source], node), SAFETENSORS
@@ -92,11 +93,13 @@ async def _ask(
         version=None,
         tensor=any(other.source == node.name for other in graph.nodes),
     )
-    answered = await gateway.dispatcher.predict(question, current_route=lambda: gateway.route(node.project))
+    answered = await gateway.dispatcher.predict(
+        question, current_route=lambda: gateway.route(node.project), drawn=trace.drawn
+    )
     for name, seconds in answered.scores.spans.items():
         trace.spans[name] = trace.spans.get(name, 0.0) + seconds
     node_route = gateway.route(node.project)
-    return Ran(node, node_route, question, answered, finish(answered.scores, node_route.settings), started)
+    return Ran(node, node_route, question, answered, finish(answered.scores, node_route.settings), trace)
 
 
 def _tensor_of(source: Ran, node: GraphNode) -> bytes:
@@ -123,17 +126,15 @@ def _named(error: ApiError, node: GraphNode) -> ApiError:
     return ApiError(error.status, error.code, message, field=error.field, retry_after_seconds=error.retry_after_seconds)
 
 
-def _log_nodes(gateway: Gateway, trace: Trace, ran: Mapping[str, Ran], *, prediction_id: str) -> None:
+def _log_nodes(gateway: Gateway, ran: Mapping[str, Ran], *, prediction_id: str) -> None:
     """Write each node's answer into the log of its own project; a tensor's bytes are hashed and not kept."""
     for one in ran.values():
         whole = one.node.source == REQUEST
         node_trace = dataclasses.replace(
-            trace,
-            project=one.node.project,
-            started=one.started,
+            one.trace,
             prediction_id=prediction_id,
             media_type=one.question.media_type,
-            payload=trace.payload if whole else None,
+            payload=one.trace.payload if whole else None,
             hashed=None if whole else one.question.payload,
         )
         _, record = gateway.log_answer(node_trace, one.answered, one.route)

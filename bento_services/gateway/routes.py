@@ -48,6 +48,12 @@ class ProjectRoute:
     settings: ServingSettings
     graph: Graph | None = None
 
+    @property
+    def known_classes(self) -> tuple[str, ...]:
+        """Return what an outcome may be: the champion's classes, and those of a model beside it; empty: anything."""
+        known = self.settings.classes
+        return tuple(dict.fromkeys((*known, *self.settings.beside_classes))) if known else known
+
     def classes_of(self, entry: RouteEntry) -> tuple[str, ...]:
         """Return the classes that an answer of this deployment has to be about."""
         beside = entry.model_version != self.champion_version

@@ -10,6 +10,7 @@ from pipeline_tasks.contracts import DeploymentRef, Route, RouteEntry, content_i
 from pipeline_tasks.errors import ConfigError
 
 FULL_SHARE = 100
+BESIDE_SETTINGS = frozenset({"beside_classes", "beside_approval", "experiment"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,14 +75,18 @@ def route_beside(head: Route, deployment: DeploymentRef | None, *, share: int, r
     )
 
 
-def settings_beside(settings: Mapping[str, Any], *, classes: Sequence[str]) -> dict[str, Any]:
+def settings_beside(
+    settings: Mapping[str, Any], *, classes: Sequence[str], approval: str | None = None
+) -> dict[str, Any]:
     """Return the champion's serving settings for a route with another model beside it, or (no classes) without.
 
-    What the callers see stays the champion's; a candidate may have learned other classes.
+    What the callers see stays the champion's; a candidate may have learned other classes. `approval` is the project's
+    `approval.when` now: the champion's own settings say what it was at its promotion.
     """
-    kept = {name: value for name, value in settings.items() if name not in {"beside_classes", "experiment"}}
+    kept = {name: value for name, value in settings.items() if name not in BESIDE_SETTINGS}
     differ = bool(classes) and set(classes) != set(settings.get("classes", ()))
-    return kept | ({"beside_classes": list(classes)} if differ else {})
+    asked = {"beside_approval": approval} if approval is not None else {}
+    return kept | ({"beside_classes": list(classes)} if differ else {}) | asked
 
 
 def _entry(deployment: DeploymentRef, *, weight: int) -> RouteEntry:

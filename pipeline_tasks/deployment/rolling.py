@@ -76,7 +76,10 @@ def roll_out(rollout: Rollout) -> str:
     """
     phases = phases_of(rollout.project.config.serving.rollout)
     records = rollout.records()
-    if not phases or not records or records[-1].route.champion_version == rollout.release.model_version:
+    if not records or records[-1].route.champion_version == rollout.release.model_version:
+        return ""
+    if not phases:
+        _refuse_ended(rollout, records)  # also where project.yaml asks for no steps by now
         return ""
     refuse_undone(records, rollout.release, deployment_id=rollout.deployment_id)
     refuse_experiment(records, rollout.release)
@@ -113,6 +116,7 @@ def _watch(rollout: Rollout, deployment: DeploymentRef, phases: Sequence[Phase])
             undecided = f"{_name(rollout, phase)} stayed undecided to the deadline of {seconds:g} s: {numbers}"
             _end(rollout, "canary_inconclusive", undecided)
         elif step == "next":
+            _require_gate(rollout, phase)
             why = f"; {_what(phase)} passed: {numbers}"
             following = next_phase(phases, phase.share)
             if following is None:
@@ -121,6 +125,14 @@ def _watch(rollout: Rollout, deployment: DeploymentRef, phases: Sequence[Phase])
         else:
             looks += 1
             rollout.pause(LOOK_SECONDS)
+
+
+def _require_gate(rollout: Rollout, phase: Phase) -> None:
+    """Return to the champion where the gate has closed since the rollout began: a person may have said no."""
+    try:
+        rollout.require_promotable()
+    except GateClosed as error:
+        _end(rollout, "canary_failed", f"{_name(rollout, phase)} passed, but the gate has closed: {error}")
 
 
 def _start(rollout: Rollout, head: RouteRecord) -> DeploymentRef:
@@ -204,6 +216,7 @@ def _commit(rollout: Rollout, route: Route, *, head: Route, action: RouteAction,
         actor="gate",
         reason=reason,
         classes=rollout.project.config.labels.classes,
+        approval=rollout.project.config.approval.when,
         fence=rollout.fence,
         at=rollout.clock(),
     )
@@ -219,16 +232,20 @@ def commit_beside(
     actor: str,
     reason: str,
     classes: Sequence[str],
+    approval: str,
     fence: Fence,
     at: dt.datetime,
     experiment: Mapping[str, Any] | None = None,
 ) -> None:
     """Commit a route under which the champion stays: with its settings, and on its verdict.
 
-    `classes` are those of the model beside it.
+    `classes` are those of the model beside it, `approval` the project's rule that it has to fit.
     """
+    mixed = is_mixed(route)
     settings = settings_beside(
-        serving.route_config(route.project, head.generation), classes=classes if is_mixed(route) else ()
+        serving.route_config(route.project, head.generation),
+        classes=classes if mixed else (),
+        approval=approval if mixed else None,
     )
     serving.commit_route(
         route,
@@ -272,6 +289,7 @@ def return_abandoned(
         actor="gate",
         reason=f"the rollout's task ended without a decision after: {record.reason}",
         classes=(),
+        approval=project.config.approval.when,
         fence=fence(),
         at=now,
     )

@@ -18,6 +18,7 @@ from pipeline_tasks.deployment.plan import (
     deployment_id_of,
     next_route,
     rollback_target,
+    settings_beside,
     to_retire,
 )
 from pipeline_tasks.errors import GateClosed, ServiceUnavailable
@@ -196,7 +197,7 @@ def rollback(
             verdict_id=serving.verdict_of(project.name, goal.generation),
             actor=actor,
             reason=reason,
-            route_config=serving.route_config(project.name, goal.generation),
+            route_config=settings_beside(serving.route_config(project.name, goal.generation), classes=()),
             attempt=attempt,
             fence=fence,
             now=clock(),
@@ -278,19 +279,25 @@ def settle(
     crash_point("ship.drain.before")
     prefix = project.name.replace("_", "-") + "-"
     running = [name for name in target.list() if name.startswith(prefix) and _is_of(project.name, name, history)]
-    retired = to_retire(history, running, keep_previous=project.config.serving.keep_previous)
-    for deployment_id in retired:
+    stopped = []
+    for deployment_id in to_retire(history, running, keep_previous=project.config.serving.keep_previous):
         _drain(gateway, deployment_id, seconds=project.config.serving.drain_seconds)
+        if deployment_id in _routed(serving.history(project.name)[-1:]):
+            continue  # another task gave it traffic meanwhile
         target.stop(deployment_id)
+        stopped.append(deployment_id)
         crash_point("ship.stop.after")
-    return retired
+    return stopped
 
 
 def _is_of(project: str, deployment_id: str, history: list[Route]) -> bool:
     """Tell this project's deployments from those of a project whose name starts alike (`a` and `a-b`)."""
-    routed = {entry.deployment_id for route in history for entry in (*route.entries, *route.shadows)}
     suffix = deployment_id.removeprefix(project.replace("_", "-") + "-")
-    return deployment_id in routed or "-" not in suffix
+    return deployment_id in _routed(history) or "-" not in suffix
+
+
+def _routed(history: Sequence[Route]) -> set[str]:
+    return {entry.deployment_id for route in history for entry in (*route.entries, *route.shadows)}
 
 
 def _drain(gateway: Gateway, deployment_id: str, *, seconds: float) -> None:

@@ -84,6 +84,7 @@ def start(outside: Outside, *, version: str, share: int, metric: str, confidence
         actor=actor,
         reason=f"experiment {experiment_id}: {share} % to {version} beside {head.route.champion_version}, on {metric}",
         classes=outside.classes_of(version),
+        approval=project.config.approval.when,
         fence=fence,
         at=outside.clock(),
         experiment={"experiment_id": experiment_id, **facts},
@@ -117,6 +118,7 @@ def stop(outside: Outside, *, actor: str, reason: str) -> RouteRecord:
         actor=actor,
         reason=f"experiment {head.serving['experiment']['experiment_id']} ended: {reason}",
         classes=(),
+        approval=project.config.approval.when,
         fence=outside.fence(),
         at=outside.clock(),
     )

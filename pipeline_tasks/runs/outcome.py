@@ -18,6 +18,7 @@ class RunFacts:
     verdict_reasons: tuple[str, ...] = ()
     approval: Literal["approve", "reject", "expired"] | None = None
     promoted_generation: int | None = None
+    rollout_ended: tuple[str, str] | None = None  # the code and the reason of a rollout that went back to the champion
     closed_outcome: RunOutcome | None = None
 
 
@@ -32,7 +33,10 @@ class Ending:
 
 
 def ending_of(facts: RunFacts) -> Ending:
-    """Return how the run ended, from the strongest fact down: promoted, refused by a person, by the gate, or failed."""
+    """Return how the run ended, from the strongest fact down.
+
+    It was promoted, refused by a person, by its rollout or by the gate, or it failed.
+    """
     if facts.promoted_generation is not None:
         serves = f"{facts.contender_version} serves as generation {facts.promoted_generation}"
         return Ending("promoted", "PROMOTED", serves)
@@ -40,6 +44,9 @@ def ending_of(facts: RunFacts) -> Ending:
         return Ending("rejected", "REJECTED_BY_REVIEWER", "a reviewer said no; the champion stays")
     if facts.approval == "expired":
         return Ending("rejected", "APPROVAL_EXPIRED", "nobody answered in time; the champion stays")
+    if facts.rollout_ended is not None:
+        code, reason = facts.rollout_ended
+        return Ending("rejected", code, f"{reason}; the champion stays")
     if facts.verdict_answer in {"keep", "inconclusive"}:
         code = "NOT_BETTER" if facts.verdict_answer == "keep" else "INCONCLUSIVE"
         sentences = [reason[:1].upper() + reason[1:] for reason in facts.verdict_reasons]

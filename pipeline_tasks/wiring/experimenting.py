@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
-from pipeline_tasks.catalog.verdicts import ReleaseRepository
+from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
 from pipeline_tasks.contracts import Attempt, ReleaseRef
 from pipeline_tasks.errors import GateClosed, PipelineError
+from pipeline_tasks.evaluation import approval
 from pipeline_tasks.experiments import task as experiment_task
 from pipeline_tasks.experiments.comparison import compare_arms
 from pipeline_tasks.experiments.log import read_log
+from pipeline_tasks.models.artifact import MANIFEST_NAME, read_manifest
+from pipeline_tasks.wiring.judging import model_of
 from pipeline_tasks.wiring.noting import note_head
 from pipeline_tasks.wiring.shipping import check_answers, restore_bento, target_of
 
@@ -103,17 +107,29 @@ def _outside(parts: Parts, project: str, *, attempt: Attempt) -> experiment_task
 
 
 def _release_of(parts: Parts, project: str, version: str) -> ReleaseRef:
-    """Return the release of a version, its bento in place: only what passed verdict and approval was ever built."""
+    """Return the release of a version, its bento in place.
+
+    A release was built of what passed the gate then. One that never was champion has to pass it now, too: a person may
+    have said no since, or a stored verdict may have been changed. What it was compared with may have gone.
+    """
     release = ReleaseRepository(parts.database).of_model(project, version)
     if release is None:
         raise GateClosed(f"{version} must have a release to serve (got none). Let it pass the gate.", code="NO_RELEASE")
+    if version not in {route.champion_version for route in ServingRepository(parts.database).history(project)}:
+        approval.require_promotable(
+            parts.project(project),
+            release.verdict_id,
+            head_version=version,
+            verdicts=VerdictRepository(parts.database),
+            approvals=ApprovalRepository(parts.database),
+            ledger=LedgerRepository(parts.database),
+            store=parts.store,
+        )
     restore_bento(parts, release)
     return release
 
 
 def _classes_of(parts: Parts, project: str, version: str) -> Sequence[str]:
-    """Return the classes that a version learned: those that it served with, or the project's of today."""
-    for record in reversed(ServingRepository(parts.database).records(project)):
-        if record.route.champion_version == version and record.serving.get("classes"):
-            return tuple(record.serving["classes"])
-    return tuple(parts.project(project).config.labels.classes)
+    """Return the classes that a version learned; those of project.yaml may be others by now."""
+    key = model_of(parts, project, version).object_key.rstrip("/")
+    return read_manifest(parts.store.get(f"{key}/{MANIFEST_NAME}")).config.classes

@@ -19,7 +19,7 @@ from pipeline_tasks.backup import catalog_copy, home, task
 from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository
-from pipeline_tasks.contracts import GRAPH_VERSION, ReleaseRef
+from pipeline_tasks.contracts import ReleaseRef
 from pipeline_tasks.deployment.task import start_release
 from pipeline_tasks.errors import ConfigError, DataCorrupt, ServiceUnavailable
 from pipeline_tasks.project_yaml import ProjectError
@@ -232,9 +232,8 @@ def _remember_servers(parts: Parts) -> tuple[list[str], list[str]]:
     serving, started, to_start = ServingRepository(parts.database), [], []
     for project in sorted({path.parent.name for path in parts.settings.projects_dir.glob("*/project.yaml")}):
         head = serving.head_route(project)
-        # A composed project has no server of its own.
-        if head is None or head.champion_version.startswith(GRAPH_VERSION):
-            continue
+        if head is None or not head.entries:
+            continue  # nothing serves, or a graph: its nodes have routes of their own
         start_again = f"dethrone rollback {project} --to-version {head.champion_version} --reason restored"
         try:
             target = parts.project(project).config.serving.target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.runs import RunRepository
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
+from pipeline_tasks.deployment.rolling import ENDED
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
@@ -87,6 +89,8 @@ def run_facts(
     answers = ApprovalRepository(database).history(project, verdict_ref.verdict_id) if verdict_ref else []
     answer = next((one for one in reversed(answers) if one.at >= opened_at), None)
     mine = [one for one in ServingRepository(database).records(project) if one.attempt.startswith(f"{run_id}/")]
+    promoted = [one for one in mine if one.action == "promote"]
+    ended = [one for one in mine if one.action in ENDED]
     model = t.model_versions.c
     with database.read() as connection:
         trained = connection.execute(
@@ -97,7 +101,8 @@ def run_facts(
         verdict_answer=verdict_ref.answer if verdict_ref else None,
         verdict_reasons=verdict_ref.reasons if verdict_ref else (),
         approval=answer.decision if answer else None,
-        promoted_generation=mine[-1].route.generation if mine else None,
+        promoted_generation=promoted[-1].route.generation if promoted else None,
+        rollout_ended=(ENDED[ended[-1].action], ended[-1].reason) if ended else None,
     )
 
 
@@ -164,7 +169,7 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
         description=description,
         champion=records[-1].route.champion_version if records else None,
         generation=records[-1].route.generation if records else 0,
-        champion_since=records[-1].created_at if records else None,
+        champion_since=_champion_since(records),
         num_items=state.num_items,
         num_labels=state.num_labels,
         num_outstanding=state.num_outstanding,
@@ -178,6 +183,14 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
             for run in runs
         ),
     )
+
+
+def _champion_since(records: Sequence[RouteRecord]) -> dt.datetime | None:
+    """Return when the champion became it: steps of a rollout and experiments move the route, and leave it champion."""
+    mine = itertools.takewhile(
+        lambda one: one.route.champion_version == records[-1].route.champion_version, reversed(records)
+    )
+    return min((one.created_at for one in mine), default=None)
 
 
 def _live_quality(parts: Parts, project: str) -> str:

@@ -385,3 +385,16 @@ def test_two_real_services_answer_as_their_models_do_one_after_the_other_offline
     assert len(given) == len(wire.got) == len(images)
     assert all(left is right for left, right in zip(given, wire.got, strict=True))
     assert bench.counts() == (75, 75, 0)
+
+
+def test_an_experiment_on_a_nodes_project_sees_whom_the_graph_exposed(bench, models):
+    ask(bench, **{"X-User-Key": "ann"})
+    found = {name: (record.generation, record.assigned) for name, record in by_project(bench).items()}
+    assert found == {"coarse": (1, "coarse-1"), "shoes": (1, "shoes-1"), "triage": (None, None)}
+
+
+def test_a_node_that_fails_was_drawn_all_the_same(bench, models):
+    models.replies["shoes"] = Failed("timeout")
+    ask(bench)
+    record = by_project(bench)["shoes"]
+    assert (record.status, record.generation, record.assigned) == (503, 1, "shoes-1")

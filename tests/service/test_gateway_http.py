@@ -323,6 +323,13 @@ def test_unusable_feedback_is_refused_with_its_field(bench, body, expected):
     assert bench.records() == []
 
 
+def test_an_outcome_may_be_a_class_that_only_the_model_beside_the_champion_learned(bench):
+    bench.follow(snapshot(beside_classes=("boot", "clog")))
+    for label, status in (("clog", 202), ("Boot", 422)):
+        body = {"prediction_id": "p", "label": label}
+        assert bench.client.post("/feedback", json=body, headers=bearer()).status_code == status
+
+
 def test_feedback_with_a_key_for_every_project_must_name_one(bench):
     body = {"prediction_id": "p", "label": "boot"}
     assert error_of(bench.client.post("/feedback", json=body, headers=bearer("stack"))) == (

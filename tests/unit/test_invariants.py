@@ -3,6 +3,7 @@
 import copy
 import datetime as dt
 import io
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +11,9 @@ import pytest
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.ledger_repository import backfill
-from pipeline_tasks.contracts import canonical_json, sha256_hex
+from pipeline_tasks.contracts import canonical_json, content_id, sha256_hex
 from pipeline_tasks.invariants import check
+from pipeline_tasks.invariants_champions import whole_violations
 from pipeline_tasks.invariants_report import Violation, listed
 from tests.documents import verdict_document
 
@@ -631,6 +633,14 @@ def test_a_model_beside_the_champion_needs_the_approval_that_was_asked_for(world
     ]
 
 
+@pytest.mark.parametrize(("champions", "own", "num_faults"), [("always", "never", 0), ("never", "always", 1)])
+def test_a_model_beside_needs_the_approval_of_its_own_time(world, violations, champions, own, num_faults):
+    beside(world)
+    world.row("routes", generation=4)["body"]["serving"] = {"approval": champions, "beside_approval": own}
+    approve("approve", verdict_id="verdict-v4")(world)
+    assert ["evil" in one for one in violations(world)] == [True] * num_faults
+
+
 def test_a_contender_that_the_gate_kept_out_is_named(world, violations):
     beside(world)
     world.row("verdicts", verdict_id="verdict-evil").update(answer="keep")
@@ -686,3 +696,35 @@ def test_a_long_list_of_names_is_cut_after_ten():
     assert list(listed("I1", "pets", "things", [f"{number:02d}" for number in range(12)])) == [
         Violation("I1", "pets", "12 things: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, ...")
     ]
+
+
+def safetensors(**metadata) -> bytes:
+    header = json.dumps({"__metadata__": metadata}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"model.onnx": b"evil"}, "model.onnx must have the SHA-256"),
+        ({"model.onnx": None}, "model.onnx must have the SHA-256"),
+        ({"model.json": b'{"config": {"runtime": "eager"}}'}, "model.json must have the configuration"),
+        ({"model.json": b"[]"}, "model.json must have the configuration"),
+    ],
+)
+def test_what_serves_beside_the_weights_is_what_they_were_written_with(object_store, changes, fault):
+    config = {"runtime": "onnx", "classes": ["cat", "dog"]}
+    weights = safetensors(config=content_id(config), exported=sha256_hex(b"graph"))
+    files = {
+        "model.safetensors": weights,
+        "model.onnx": b"graph",
+        "model.json": json.dumps({"config": config}).encode(),
+    }
+    for name, data in (files | changes).items():
+        if data is not None:
+            object_store.put(f"models/pets/v1/{name}", data)
+    routes = [{"action": "promote", "champion_version": "v1"}]
+    models = {"v1": {"object_key": "models/pets/v1", "digest": sha256_hex(weights)}}
+    found = [str(one) for one in whole_violations("pets", routes, models, [], object_store)]
+    assert (fault in found[0]) if fault else found == []

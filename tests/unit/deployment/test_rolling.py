@@ -142,7 +142,8 @@ def test_a_good_candidate_goes_step_by_step_and_each_step_bakes(yard):
 def test_the_champions_settings_stay_until_the_candidate_is_champion(yard):
     yard.roll()
     configs = [record.serving for record in yard.serving.records("fashion")]
-    assert configs == [{}, {"beside_classes": list(yard.project.config.labels.classes)}, configs[1], {"new": True}]
+    beside = {"beside_classes": list(yard.project.config.labels.classes), "beside_approval": "never"}
+    assert configs == [{}, beside, beside, {"new": True}]
 
 
 def test_the_first_champion_and_all_at_once_have_no_steps(database):
@@ -371,3 +372,51 @@ def test_a_rollout_whose_task_died_for_good_is_returned_from_by_its_run_only(yar
     )
     assert set(yard.target.running) == {"fashion-ra"}
     assert finish("run-9") is None
+
+
+def test_a_failed_canary_is_not_shipped_all_at_once_by_its_retry(yard):
+    yard.gateway.said["fashion-rb"] = {"asked": 20, "errors": 20}
+    attempt = yard.attempt()
+    with pytest.raises(GateClosed):
+        yard.roll(attempt=attempt)
+    yard.project = s.project(serving={"rollout": {"strategy": "all_at_once"}})
+    with pytest.raises(GateClosed, match="10 % to b failed") as error:
+        yard.roll(attempt=Attempt(attempt.run_id, attempt.task, 2))
+    assert error.value.code == "CANARY_FAILED"
+    assert yard.moves[-1] == ("canary_failed", {"a": 100})
+
+
+def test_an_approval_that_is_taken_back_ends_the_canary(yard):
+    answers = iter([lambda: None, closed])
+
+    def gate():
+        next(answers)()
+
+    with pytest.raises(GateClosed, match=r"10 % to b passed, but the gate has closed: no\.") as error:
+        yard.roll(gate=gate)
+    assert error.value.code == "CANARY_FAILED"
+    assert yard.moves[1:] == [PROMOTED[1], ("canary_failed", {"a": 100})]
+    assert set(yard.target.running) == {"fashion-ra"}
+
+
+def test_a_step_says_which_approval_the_candidate_needed_and_a_rollback_takes_nothing_of_it_along(yard):
+    yard.project = s.project(approval={"when": "never"}, serving={"rollout": CANARY})
+    yard.during = [yard.rollback]
+    with pytest.raises(GateClosed):
+        yard.roll()
+    settings = [record.serving for record in yard.serving.records("fashion")]
+    assert settings[1]["beside_approval"] == "never"
+    assert settings[2] == settings[0]
+
+
+def test_a_deployment_that_got_traffic_while_others_drained_is_not_stopped(yard):
+    yard.target.running |= {"fashion-rb": "RUNNING", "fashion-rc": "RUNNING"}
+
+    def in_flight(deployment_id):
+        yard.gateway.in_flight = lambda _: 0
+        Yard.ship(yard, "c")
+        return 0
+
+    yard.gateway.in_flight = in_flight
+    task.settle(yard.project, serving=yard.serving, target=yard.target, gateway=yard.gateway)
+    assert set(yard.target.running) == {"fashion-ra", "fashion-rc"}

@@ -89,6 +89,7 @@ def test_a_rollback_ends_the_experiment_and_wins(lab):
     lab.start()
     lab.rollback()
     assert lab.moves[-1] == ("rollback", {"a": 100})
+    assert "experiment" not in lab.serving.head_record("fashion").serving, "no experiment runs any more"
     with pytest.raises(ConfigError, match=r"got: rollback by ann"):
         lab.stop()
     assert task.newest(lab.serving.records("fashion"))[1].action == "rollback"

@@ -13,6 +13,7 @@ from pipeline_tasks.contracts import Attempt, RouteEntry
 from pipeline_tasks.errors import ConfigError, GateClosed
 from pipeline_tasks.wiring import experimenting
 from tests.ledger_case import Case, minutes
+from tests.service.servers import write_model
 from tests.unit.evaluation import support as s
 from tests.unit.monitoring.builders import feedback, record
 
@@ -76,8 +77,28 @@ def test_a_version_without_a_release_is_refused(parts):
         experimenting._release_of(parts, "pets", "v2")
 
 
-def test_a_former_champion_has_the_classes_that_it_served_with(parts):
-    assert experimenting._classes_of(parts, "pets", "v2") == tuple(s.project().config.labels.classes)
+def test_a_version_that_a_person_has_refused_since_its_release_is_no_arm(parts, monkeypatch):
+    ref = types.SimpleNamespace(project="pets", release_id="r2", model_version="v2", verdict_id="verdict-v2")
+    monkeypatch.setattr(experimenting.ReleaseRepository, "of_model", lambda *_: ref)
+    monkeypatch.setattr(experimenting, "restore_bento", lambda *_: None)
+    monkeypatch.setattr("pipeline_tasks.evaluation.approval.verdict_id_of", lambda _: "verdict-v2")
+    always = s.project(approval={"when": "always"})
+    config = always.config.model_copy(update={"name": "pets"})
+    parts.project = lambda _: always.model_copy(update={"config": config})
+    parts.case.answer("verdict-v2", at=3)
+    assert experimenting._release_of(parts, "pets", "v2") is ref
+    parts.case.answer("verdict-v2", "reject", at=5)
+    with pytest.raises(GateClosed) as error:
+        experimenting._release_of(parts, "pets", "v2")
+    assert error.value.code == "APPROVAL_REJECTED"
+
+
+def test_an_arm_has_the_classes_that_it_learned_whatever_the_project_has_by_now(parts, monkeypatch, tmp_path):
+    write_model(tmp_path / "v2", version="v2", classes=("cat", "lynx"))
+    parts.store.put("models/pets/v2/model.json", (tmp_path / "v2" / "model.json").read_bytes())
+    found = types.SimpleNamespace(object_key="models/pets/v2")
+    monkeypatch.setattr(experimenting, "model_of", lambda *_: found)
+    assert experimenting._classes_of(parts, "pets", "v2") == ("cat", "lynx")
 
 
 @pytest.fixture

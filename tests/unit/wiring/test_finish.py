@@ -83,6 +83,18 @@ def test_a_promoted_run_stays_so_after_a_rollback(world):
     assert world.endings() == []
 
 
+@pytest.mark.parametrize("action", ["canary_failed", "canary_inconclusive"])
+def test_a_run_whose_rollout_went_back_to_the_champion_was_not_promoted(world, action):
+    world.case.move("v0", at=1)
+    verdict_id = world.case.judge("v1", champion="v0", at=2)
+    for step in ("canary", action):
+        world.case.move("v0", action=step, verdict_id="verdict-v0", at=3)
+    world.open("run-3", at=2)  # which committed the third generation
+    found = world.finish("run-3", verdict_id=verdict_id)
+    assert (found["outcome"], found["reason_code"]) == ("rejected", action.upper())
+    assert found["reason"] == "complaints; the champion stays"
+
+
 def test_a_run_that_plan_never_opened_is_refused(world):
     with pytest.raises(PermanentError, match="must have been opened by `plan`"):
         world.finish("stranger")

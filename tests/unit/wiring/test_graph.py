@@ -17,7 +17,7 @@ from pipeline_tasks.contracts import Attempt, Graph, GraphNode, ModelRef, Route,
 from pipeline_tasks.errors import ConfigError, GateClosed
 from pipeline_tasks.invariants import check
 from pipeline_tasks.project_yaml import ProjectError
-from pipeline_tasks.wiring import graph
+from pipeline_tasks.wiring import graph, keeping
 from pipeline_tasks.wiring.lineage import lineage
 from pipeline_tasks.wiring.lineage_tree import as_json
 from tests.ledger_case import Case, minutes
@@ -250,3 +250,12 @@ def test_the_lineage_of_a_composed_prediction_leads_on_into_its_nodes(world):
         if one["kind"] == "came_from"
     ]
     assert of_node["children"][0]["version"] == "C"
+
+
+def test_a_restore_has_no_server_of_a_composed_project_to_start(world, tmp_path):
+    both(world)
+    world.apply()
+    (tmp_path / "restored" / "triage").mkdir(parents=True)
+    (tmp_path / "restored" / "triage" / "project.yaml").write_text(FILE)
+    world.parts.settings.projects_dir = tmp_path / "restored"
+    assert keeping._remember_servers(world.parts) == []
