@@ -368,7 +368,7 @@ def test_a_project_without_a_server_of_its_own_or_with_a_wrong_file_does_not_sto
 ):
     file = "name: fashion\ngraph: {}\n" if composed else "not: [a project"
     Installation.write(installation.projects / "fashion" / "project.yaml", file)
-    route = types.SimpleNamespace(champion_version="graph-1" if composed else "v1", entries=())
+    route = types.SimpleNamespace(champion_version="graph-1" if composed else "v1", entries=() if composed else ("v1",))
     monkeypatch.setattr(
         keeping.ServingRepository, "head_route", lambda _self, name: route if name == "fashion" else None
     )

@@ -30,6 +30,8 @@ from tests.service.conftest import png
 from tests.service.servers import CLASSES, gateway_environment, serving, write_model
 from tests.unit.evaluation import support as s
 
+torch.set_num_threads(1)  # the tests fork: a child that inherits torch's threads waits for them for ever
+
 TOKEN = "t" * 43
 SERVICE = "bento_services.gateway.service:Gateway"
 ROUTE_CONFIG = {

@@ -15,7 +15,7 @@ from bento_services.inference.packaging import build_bento
 from pipeline_tasks.adapters.registry import DOCKER_MANIFEST, Registry, digest_of
 from pipeline_tasks.adapters.serving_base import recipe
 from pipeline_tasks.deployment import task as deployment_task
-from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable
+from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable, StaleAttempt
 from pipeline_tasks.models.artifact import load
 from pipeline_tasks.release import image as images
 from pipeline_tasks.wiring.images import publish
@@ -199,7 +199,7 @@ def test_two_runs_racing_to_ship_leave_one_champion(champion, engine):
         mine = champion.again()
         try:
             mine.ship(release, run=release.model_version)
-        except (LostRace, GateClosed) as error:
+        except (LostRace, GateClosed, StaleAttempt) as error:
             errors.append(error)
 
     threads = [threading.Thread(target=race, args=(one,)) for one in releases]

@@ -182,7 +182,7 @@ def test_a_rollout_that_ends_badly_is_noted_down_too(moving, monkeypatch):
 
 @pytest.mark.parametrize(("kind", "target"), [("docker", "DockerTarget"), ("kubernetes", "KubernetesTarget")])
 def test_a_project_runs_where_it_says(kind, target):
-    settings = types.SimpleNamespace(home="home", environment={}, split_key=b"k" * 32)
+    settings = types.SimpleNamespace(home="home", environment={}, split_key="k" * 32)
     given = {"docker": {"repository": "r.io/x"}, "kubernetes": {"repository": "r.io/x", "namespace": "n"}}[kind]
     project = s.project(serving={"target": kind, kind: given})
     assert type(shipping.target_of(types.SimpleNamespace(settings=settings), project)).__name__ == target
