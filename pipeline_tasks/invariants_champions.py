@@ -69,24 +69,12 @@ def whole_violations(
         yield from _same_digest(project, f"{folder}/{WEIGHTS_NAME}", model["digest"], store)
         yield from _bound_violations(project, folder, store)
         exported = {release["object_key"]: release["infra_check"] for release in by_model.get(version, ())}
-        yield from _graph_violations(project, folder, store)
         for key in (f"{folder}/{MANIFEST_NAME}", *exported):
             digest = exported.get(key, {}).get(EXPORT_SHA256)
             if deep and digest is not None:
                 yield from _same_digest(project, key, digest, store)
             elif not store.exists(key):
                 yield Violation("I4", project, f"champion {version} must have {key} (got no such object)")
-
-
-def _graph_violations(project: str, folder: str, store: ObjectStore) -> Iterator[Violation]:
-    """The graph of a version that ONNX Runtime serves is the one that its weights file names."""
-    try:
-        if EXPORTED_NAME not in file_names(store.get(f"{folder}/{MANIFEST_NAME}")):
-            return
-        digest = read_metadata(store.get(f"{folder}/{WEIGHTS_NAME}")).get("exported", "of no graph")
-    except (KeyError, DataCorrupt, ArtifactInvalid):
-        return  # a lost manifest and wrong weights are violations of their own
-    yield from _same_digest(project, f"{folder}/{EXPORTED_NAME}", digest, store)
 
 
 def _bound_violations(project: str, folder: str, store: ObjectStore) -> Iterator[Violation]:

@@ -258,4 +258,4 @@ def test_a_restore_has_no_server_of_a_composed_project_to_start(world, tmp_path)
     (tmp_path / "restored" / "triage").mkdir(parents=True)
     (tmp_path / "restored" / "triage" / "project.yaml").write_text(FILE)
     world.parts.settings.projects_dir = tmp_path / "restored"
-    assert keeping._remember_servers(world.parts) == []
+    assert keeping._remember_servers(world.parts) == ([], [])
