@@ -54,7 +54,7 @@ def main() -> None:
         "DETHRONE_S3_ACCESS_KEY": "benchmark",
         "DETHRONE_S3_SECRET_KEY": "benchmark",
     }
-    children = [serve(f"dethrone_benchmark_{kind}:v1", port + 1, core=INFERENCE_CORE)]
+    children = [serve(f"dethrone_benchmark_{kind}:eager", port + 1, core=INFERENCE_CORE)]
     wait_ready(f"{address}/readyz", children[0])
     children.append(serve("bento_services.gateway.service:Gateway", port, core=GATEWAY_CORE, **given))
     signal.signal(signal.SIGTERM, lambda *_: [child.terminate() for child in children])
