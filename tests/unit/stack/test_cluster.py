@@ -1,5 +1,6 @@
 """The production stack: its secrets, what it publishes, its settings, and what its dashboards and alarms look at."""
 
+import ast
 import configparser
 import json
 import re
@@ -193,6 +194,29 @@ def test_the_gateways_image_holds_no_torch_and_no_airflow_but_all_that_it_import
     assert {"bentoml", "boto3", "pyarrow", "psycopg", "sqlalchemy", "pillow", "uvloop", "httptools"} <= names
     pins = {line for line in (ROOT / "requirements" / "gateway.lock").read_text().splitlines() if "==" in line}
     assert pins <= set((ROOT / "requirements" / "pipeline.lock").read_text().splitlines())
+
+
+def test_the_gateways_image_holds_every_module_of_ours_that_it_imports():
+    """Imports inside of functions too: an image has no checkout to fall back on."""
+    text = (ROOT / "deploy" / "docker" / "gateway" / "Dockerfile").read_text()
+    copied = [
+        path
+        for line in re.findall(r"^COPY ((?:pipeline_tasks|bento_services)\S*(?: \S+)*) \S+$", text, re.MULTILINE)
+        for pattern in line.split()
+        for found in ROOT.glob(pattern)
+        for path in (found.rglob("*.py") if found.is_dir() else [found])
+    ]
+    missing = {
+        name
+        for path in copied
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").split(".")[0] in {"pipeline_tasks", "bento_services"}
+        for name in [ROOT.joinpath(*node.module.split("."))]
+        if not {name.with_suffix(".py"), name / "__init__.py"} & set(copied)
+    }
+    assert len(copied) > 20
+    assert missing == set()
 
 
 def exported() -> set[str]:
