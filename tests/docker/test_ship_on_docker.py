@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from bento_services.inference.packaging import build_bento
+from pipeline_tasks.adapters import docker_target
 from pipeline_tasks.adapters.registry import DOCKER_MANIFEST, Registry, digest_of
 from pipeline_tasks.adapters.serving_base import recipe
 from pipeline_tasks.deployment import task as deployment_task
@@ -154,6 +155,7 @@ def _counting(push, sent):
 def test_a_bad_contender_is_caught_and_the_champion_keeps_serving(champion, engine, monkeypatch, case):
     dock, (bad, code, why) = champion, case
     monkeypatch.setattr(deployment_task, "READY_TIMEOUT_SECONDS", 20)
+    monkeypatch.setattr(docker_target, "STOP_WAIT_SECONDS", 3)  # a model that loads for ever does not hear SIGTERM
     with pytest.raises((ServiceUnavailable, GateClosed), match=why) as caught:
         dock.release(dock.model(f"bad-{bad}", bad=bad), run=bad)
     assert caught.value.code == code
