@@ -161,7 +161,7 @@ class ServerHandle:
 
 
 class DeploymentTarget(Protocol):
-    """Where releases run: `process` (supervised `bentoml serve`), `docker`, later `kubernetes`."""
+    """Where releases run: `process` (supervised `bentoml serve`), `docker`, `kubernetes`."""
 
     def start(self, *, deployment_id: str, bento_tag: str, environment: Mapping[str, str]) -> ServerHandle:
         """Start (or adopt, by deployment id) a server; returns before it is ready."""

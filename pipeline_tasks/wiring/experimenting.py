@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
-from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
-from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
+from pipeline_tasks.catalog.verdicts import ReleaseRepository
 from pipeline_tasks.contracts import Attempt, ReleaseRef
 from pipeline_tasks.errors import GateClosed, PipelineError
-from pipeline_tasks.evaluation import approval
 from pipeline_tasks.experiments import task as experiment_task
 from pipeline_tasks.experiments.comparison import compare_arms
 from pipeline_tasks.experiments.log import read_log
 from pipeline_tasks.models.artifact import MANIFEST_NAME, read_manifest
 from pipeline_tasks.wiring.judging import model_of
 from pipeline_tasks.wiring.noting import note_head
-from pipeline_tasks.wiring.shipping import check_answers, restore_bento, target_of
+from pipeline_tasks.wiring.shipping import check_answers, require_promotable_after, restore_bento, target_of
 
 
 def start(
@@ -116,15 +114,7 @@ def _release_of(parts: Parts, project: str, version: str) -> ReleaseRef:
     if release is None:
         raise GateClosed(f"{version} must have a release to serve (got none). Let it pass the gate.", code="NO_RELEASE")
     if version not in {route.champion_version for route in ServingRepository(parts.database).history(project)}:
-        approval.require_promotable(
-            parts.project(project),
-            release.verdict_id,
-            head_version=version,
-            verdicts=VerdictRepository(parts.database),
-            approvals=ApprovalRepository(parts.database),
-            ledger=LedgerRepository(parts.database),
-            store=parts.store,
-        )
+        require_promotable_after(parts, parts.project(project), release.verdict_id, head_version=version)
     restore_bento(parts, release)
     return release
 

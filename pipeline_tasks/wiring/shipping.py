@@ -130,10 +130,15 @@ def _contender_removed(target: DeploymentTarget, deployment_id: str) -> Iterator
 def require_promotable(parts: Parts, loaded: LoadedProject, verdict_id: str) -> None:
     """Raise GateClosed unless the verdict may ship now."""
     head = ServingRepository(parts.database).head_route(loaded.name)
+    require_promotable_after(parts, loaded, verdict_id, head_version=head.champion_version if head else None)
+
+
+def require_promotable_after(parts: Parts, loaded: LoadedProject, verdict_id: str, *, head_version: str | None) -> None:
+    """Raise GateClosed unless the verdict may ship while `head_version` is the champion."""
     approval.require_promotable(
         loaded,
         verdict_id,
-        head_version=head.champion_version if head else None,
+        head_version=head_version,
         verdicts=VerdictRepository(parts.database),
         approvals=ApprovalRepository(parts.database),
         ledger=LedgerRepository(parts.database),
