@@ -9,6 +9,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+import httpx
+import tenacity
+from botocore.exceptions import BotoCoreError, ClientError
+
 from pipeline_tasks.errors import ServiceUnavailable
 from pipeline_tasks.stack import addresses, airflow_setup, health, label_studio_setup, processes, programs, s3_setup
 from pipeline_tasks.stack.events import Event, OnEvent, StartCancelled
@@ -17,6 +21,7 @@ from pipeline_tasks.stack.logs import log_tail
 from pipeline_tasks.stack.supervisord import GAVE_UP_STATES, RUNNING_STATES, Supervisor
 
 POLL_SECONDS = 0.2
+SETUP_PAUSE_SECONDS = 1.0
 PORT_CHECK_SECONDS = 2.0
 MAX_STARTS = 3  # a program that ended this often while it was waited for will not come up by waiting longer
 AIRFLOW_PROGRAMS = tuple(f"airflow-{part}" for part in programs.AIRFLOW_PARTS)
@@ -78,7 +83,7 @@ def start_all(start: Start) -> dict[str, float]:
 def _start_s3(start: Start) -> None:
     start.supervisor.start("s3")
     wait_healthy(start, "s3")
-    s3_setup.check_s3(start.layout, port=start.ports["s3"], secrets=start.secrets)
+    despite_restarts(start, lambda: s3_setup.check_s3(start.layout, port=start.ports["s3"], secrets=start.secrets))
 
 
 def _start_label_studio(start: Start) -> None:
@@ -86,9 +91,8 @@ def _start_label_studio(start: Start) -> None:
         label_studio_setup.prepare_database(start.layout)
     start.supervisor.start("label-studio")
     wait_healthy(start, "label-studio")
-    label_studio_setup.confirm_token(
-        start.layout, port=start.ports["label_studio"], token=start.secrets["label_studio_token"]
-    )
+    port, token = start.ports["label_studio"], start.secrets["label_studio_token"]
+    despite_restarts(start, lambda: label_studio_setup.confirm_token(start.layout, port=port, token=token))
 
 
 def _start_airflow(start: Start) -> None:
@@ -101,9 +105,8 @@ def _start_airflow(start: Start) -> None:
         start.supervisor.start(name)
     for name in AIRFLOW_PROGRAMS:
         wait_healthy(start, name)
-    airflow_setup.ensure_pools(
-        start.ports["airflow"], username="admin", password=start.secrets["airflow_admin_password"]
-    )
+    port, password = start.ports["airflow"], start.secrets["airflow_admin_password"]
+    despite_restarts(start, lambda: airflow_setup.ensure_pools(port, username="admin", password=password))
 
 
 def _start_gateway(start: Start) -> None:
@@ -112,6 +115,40 @@ def _start_gateway(start: Start) -> None:
         return
     start.supervisor.start("gateway")
     wait_healthy(start, "gateway")
+
+
+def despite_restarts(start: Start, step: Callable[[], object]) -> None:
+    """Run one setup step of a healthy program, again while it fails as a program does that just starts once more.
+
+    That is a lost connection or an answer of 500 or above; a refusal (4xx) is final.
+
+    Raises:
+        StartCancelled: another part failed meanwhile.
+        Exception: the step's own error, when it is final or `timeout_seconds` have passed.
+    """
+    tries = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_may_pass),
+        stop=tenacity.stop_after_delay(start.timeout_seconds) | tenacity.stop_when_event_set(start.cancel),
+        wait=tenacity.wait_fixed(SETUP_PAUSE_SECONDS),
+        sleep=tenacity.sleep_using_event(start.cancel),
+        reraise=True,
+    )
+    try:
+        tries(step)
+    except ServiceUnavailable as error:
+        if start.cancel.is_set() and _may_pass(error):
+            raise StartCancelled from error
+        raise
+
+
+def _may_pass(error: BaseException) -> bool:
+    cause = error.__cause__ or error
+    if isinstance(cause, httpx.HTTPStatusError):
+        return cause.response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
+    if isinstance(cause, ClientError):
+        status = int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return status >= httpx.codes.INTERNAL_SERVER_ERROR
+    return isinstance(cause, httpx.TransportError | BotoCoreError)
 
 
 def wait_healthy(start: Start, program: str) -> None:

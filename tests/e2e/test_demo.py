@@ -146,12 +146,7 @@ def test_reports_need_a_login(told):
     assert forged.status_code == 401
 
 
-@pytest.fixture(scope="module")
-def backups(tmp_path_factory):
-    return tmp_path_factory.mktemp("backups")
-
-
-def test_every_command_of_the_readme_runs(told, tmp_path, backups):
+def test_every_command_of_the_readme_runs(told, tmp_path):
     installation, _done = told
     photo = next(installation.projects.joinpath("fashion", "incoming").rglob("*.png"))
     last = installation.json("history", "fashion")[-1]
@@ -170,7 +165,7 @@ def test_every_command_of_the_readme_runs(told, tmp_path, backups):
         "blast-radius fashion --annotator ada@demo.dethrone.local",
         f"experiment fashion start --version {last['champion']}", "experiment fashion report",
         "experiment fashion stop", "serving-base --dry-run", f"secrets {tmp_path / 'secrets'}", "upgrade",
-        "serve fashion", "demo --rounds 1", f"backup {backups} --check", "down",
+        "serve fashion", "demo --rounds 1", f"backup {tmp_path / 'backups'} --check", "down",
     ]  # fmt: skip
     (tried,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
     assert {line.split()[0] for line in lines} | {"restore"} == set(tried.choices)
@@ -179,9 +174,12 @@ def test_every_command_of_the_readme_runs(told, tmp_path, backups):
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
-def test_a_backup_of_the_running_stack_comes_back_on_an_empty_machine(told, make_installation, backups):
-    """After the test above, which wrote the backup and took the first stack down."""
+def test_a_backup_of_the_running_stack_comes_back_on_an_empty_machine(told, make_installation, tmp_path):
     installation, _done = told
+    backups = tmp_path / "backups"
+    installation.run("up")
+    installation.run("backup", str(backups))
+    installation.run("down")
     item = next((installation.projects / "fashion" / "incoming").rglob("*.png"))
     empty = make_installation("restored", projects_of=())
     assert empty.json("restore", str(backups))["violations"] == []

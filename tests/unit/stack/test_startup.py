@@ -3,7 +3,9 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from pipeline_tasks.errors import ServiceUnavailable
 from pipeline_tasks.stack import airflow_setup, health, label_studio_setup, processes, s3_setup, startup
@@ -156,3 +158,71 @@ def test_a_checkout_without_a_gateway_starts_without_one(world, tmp_path, monkey
     startup.start_all(start_with(supervisor, tmp_path, events=events))
     assert "gateway" not in supervisor.started
     assert next(event.detail for event in events if event.part == "gateway") == "not part of this checkout"
+
+
+def refused(status):
+    request = httpx.Request("POST", "http://127.0.0.1/api/v2/pools")
+    error = ServiceUnavailable("Airflow must create the pools")
+    error.__cause__ = httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+    return error
+
+
+def lost_connection():
+    error = ServiceUnavailable("Airflow must create the pools")
+    error.__cause__ = httpx.RemoteProtocolError("Server disconnected without sending a response.")
+    return error
+
+
+def setup_step(monkeypatch, *errors):
+    """A setup step of Airflow that fails with each of the errors in turn, then passes; and its calls."""
+    monkeypatch.setattr(startup, "SETUP_PAUSE_SECONDS", 0.001)
+    calls, left = [], list(errors)
+
+    def ensure_pools(port, **_):
+        calls.append(port)
+        if left:
+            raise left.pop(0)
+
+    monkeypatch.setattr(airflow_setup, "ensure_pools", ensure_pools)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        refused(500),
+        refused(503),
+        lost_connection(),
+        EndpointConnectionError(endpoint_url="http://s3"),
+        ClientError({"Error": {"Code": "InternalError"}, "ResponseMetadata": {"HTTPStatusCode": 500}}, "PutObject"),
+    ],
+)
+def test_a_program_that_restarts_during_its_setup_is_asked_again(world, monkeypatch, tmp_path, error):
+    calls = setup_step(monkeypatch, error, error)
+    startup.start_all(start_with(Supervisor(), tmp_path))
+    assert len(calls) == 3
+
+
+def test_a_setup_that_is_refused_ends_the_start_at_once(world, monkeypatch, tmp_path):
+    calls = setup_step(monkeypatch, refused(401), refused(401))
+    with pytest.raises(ServiceUnavailable, match="must create the pools"):
+        startup.start_all(start_with(Supervisor(), tmp_path))
+    assert len(calls) == 1
+
+
+def test_a_setup_that_never_passes_ends_with_its_own_error_in_time(world, monkeypatch, tmp_path):
+    calls = setup_step(monkeypatch, *[refused(500)] * 10_000)
+    with pytest.raises(ServiceUnavailable, match="must create the pools"):
+        startup.start_all(start_with(Supervisor(), tmp_path, timeout_seconds=0.2))
+    assert len(calls) > 1
+
+
+def test_a_setup_that_is_cancelled_between_two_tries_says_so(monkeypatch, tmp_path):
+    start = start_with(Supervisor(), tmp_path)
+
+    def step():
+        start.cancel.set()
+        raise lost_connection()
+
+    with pytest.raises(StartCancelled):
+        startup.despite_restarts(start, step)
