@@ -106,7 +106,10 @@ class InferenceClient:
 
         body = b"".join(part for payload in payloads for part in (ITEM_LENGTH.pack(len(payload)), payload))
         answer = await self._post(entry, body, {"Content-Type": BATCH_TYPE}, read=read)
-        return all_failed(answer, count=len(payloads)) if isinstance(answer, Failed) else answer[0]
+        if isinstance(answer, Failed):
+            return all_failed(answer, count=len(payloads))
+        found, spans = answer
+        return [_timed(reply, spans) for reply in found]
 
     async def _ask_one(
         self, entry: RouteEntry, payload: bytes, headers: dict[str, str], *, classes: Sequence[str], judge: ReadReply
@@ -117,8 +120,7 @@ class InferenceClient:
         answer = await self._post(entry, payload, headers, read=read)
         if isinstance(answer, Failed):
             return answer
-        reply, spans = answer
-        return dataclasses.replace(reply, spans=spans) if isinstance(reply, Scores) and spans else reply
+        return _timed(*answer)
 
     async def _post(
         self, entry: RouteEntry, payload: bytes, headers: dict[str, str], *, read: Callable[[int, bytes], ReadT]
@@ -157,6 +159,10 @@ async def _whole(content: aiohttp.StreamReader) -> bytes:
         parts.append(part)
         size += len(part)
     return b"".join(parts)
+
+
+def _timed(reply: Reply, spans: Mapping[str, float]) -> Reply:
+    return dataclasses.replace(reply, spans=spans) if isinstance(reply, Scores) and spans else reply
 
 
 def all_failed(failed: Failed, *, count: int) -> list[Reply]:

@@ -12,6 +12,7 @@ from bento_services.gateway.breaker import Breakers
 from bento_services.gateway.bundle import Bundle, Seat
 from bento_services.gateway.client import Asks, Failed, Rejected, Reply, Scores
 from bento_services.gateway.errors import ApiError
+from bento_services.gateway.gather import Gatherer
 from bento_services.gateway.routes import ProjectRoute, champion_beside, choose, choose_other
 from pipeline_tasks.contracts import RouteEntry
 
@@ -42,6 +43,7 @@ class Dispatcher:
 
     def __init__(self, client: Asks, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._client = client
+        self._gatherer = Gatherer(client)
         self._monotonic = monotonic
         self._in_flight: Counter[str] = Counter()
         self.accounts = Accounts()
@@ -94,23 +96,27 @@ class Dispatcher:
             self.num_replays += 1
             route = current_route()
             other = choose_other(route, entry, version=question.version, avoid=self.breakers.avoided())
-            return other, await self.ask(other, question, route)
+            return other, await self.ask(other, question, route, alone=True)
         if not isinstance(reply, Rejected) or question.version is not None:
             return None
         route = current_route()
         champion = champion_beside(route, entry)
-        second = None if champion is None else await self.ask(champion, question, route)
+        second = None if champion is None else await self.ask(champion, question, route, alone=True)
         if champion is None or not isinstance(second, Scores):
             return None
         self.num_replays += 1
         return champion, second
 
-    async def ask(self, entry: RouteEntry, question: Question, route: ProjectRoute) -> Reply:
-        """Ask one deployment, counted as in flight; its breaker hears how it ended."""
+    async def ask(self, entry: RouteEntry, question: Question, route: ProjectRoute, *, alone: bool = False) -> Reply:
+        """Ask one deployment, counted as in flight; its breaker hears how it ended.
+
+        `alone`: not in one request with other items, since what failed in company must not fail its neighbours again.
+        """
         # No await between the choice of an entry and this count: a drain that sees 0 has seen every chosen request.
         self._in_flight[entry.deployment_id] += 1
         self.breakers.asked(entry.deployment_id)
-        ask = self._client.ask_tensor if question.tensor else (question.seat or self._client).ask
+        asks = self._client if alone else question.seat or self._gatherer
+        ask = self._client.ask_tensor if question.tensor else asks.ask
         try:
             reply = await ask(entry, question.payload, media_type=question.media_type, classes=route.classes_of(entry))
         finally:

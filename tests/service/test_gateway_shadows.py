@@ -57,17 +57,23 @@ def test_a_shadow_is_asked_the_same_and_logged_beside_the_answer_without_its_pay
     assert outcomes(mirrored)["logged"] == 1
 
 
-def test_the_caller_does_not_wait_for_a_shadow(mirrored):
+def answer_slowly(mirrored, deployment_id, *, seconds):
+    """Make one deployment slow; returns the list of those who answered, in their order."""
     asked = mirrored.models.ask
     order = []
 
     async def slow(entry, *args, **kwargs):
-        if entry.deployment_id == "s1":
-            await asyncio.sleep(0.2)
+        if entry.deployment_id == deployment_id:
+            await asyncio.sleep(seconds)
         order.append(entry.deployment_id)
         return await asked(entry, *args, **kwargs)
 
     mirrored.models.ask = slow
+    return order
+
+
+def test_the_caller_does_not_wait_for_a_shadow(mirrored):
+    order = answer_slowly(mirrored, "s1", seconds=0.2)
     (response,) = ask(mirrored)
     total = float(response.headers["server-timing"].rpartition("total;dur=")[2])
     assert total < 200
@@ -92,7 +98,7 @@ def test_a_dead_shadow_is_left_alone_for_a_while(mirrored):
 
 def test_no_more_shadows_than_the_bound_are_asked_at_a_time(mirrored, monkeypatch):
     monkeypatch.setattr(module, "MAX_IN_FLIGHT", 2)
-    mirrored.models.delay_seconds = 0.05
+    answer_slowly(mirrored, "s1", seconds=0.3)
     assert {response.status_code for response in ask(mirrored, 8)} == {200}
     found = outcomes(mirrored)
     assert (found["logged"], found["skipped"]) == (2, 6)
