@@ -8,12 +8,12 @@ import json
 import types
 from pathlib import Path
 
+import sqlalchemy as sa
 import torch
 
 from pipeline_tasks.adapters.gateway import GatewayClient
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.images import ImageRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository
 from pipeline_tasks.contracts import Attempt, ModelRef, sha256_hex
@@ -59,7 +59,8 @@ class Bad:
     def collate(self, inputs): return np.stack(inputs)
     def augment(self, batch, *, params, generator): return batch
     def build(self, params, num_classes):
-        import torch
+        import sqlalchemy as sa
+import torch
         return torch.nn.Linear(1, num_classes)
     def fit_statistics(self, model, batches): pass
     def predict_batch(self, model, inputs):
@@ -206,7 +207,9 @@ class Dock:
             yield server
 
     def images(self, release_id: str):
-        return ImageRepository(self.database).of_release("fashion", release_id)
+        with self.database.read() as connection:
+            query = sa.select(tables.release_images).where(tables.release_images.c.release_id == release_id)
+            return connection.execute(query).all()
 
     def containers(self, client):
         found = client.containers.list(all=True, filters={"label": f"io.dethrone.home={self.target._home}"})
