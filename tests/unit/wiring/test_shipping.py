@@ -84,6 +84,20 @@ def test_a_promotion_and_a_rollback_are_noted_down(moving):
     assert len(noted(moving)) == 2
 
 
+def test_what_has_no_release_is_neither_shipped_nor_returned_to(moving, monkeypatch):
+    with pytest.raises(PermanentError, match=r"release_id must be a release of fashion \(got r1\)") as unknown:
+        shipping.ship_release(moving, "fashion", attempt=s.attempt(), release_id="r1")
+    assert unknown.value.code == "RELEASE_UNKNOWN"
+    monkeypatch.setattr(
+        shipping.deployment_task,
+        "rollback",
+        lambda *_, release_of, **__: release_of(RouteEntry("d", "m1", "", 100)),
+    )
+    with pytest.raises(GateClosed, match=r"m1 must have a release of fashion to serve \(got none\)") as none:
+        shipping.roll_back(moving, "fashion", attempt=s.attempt(), to_version="m1", reason="r", actor="ops")
+    assert none.value.code == "NO_RELEASE"
+
+
 def test_a_rollback_asks_for_the_recorded_artifacts(moving, monkeypatch):
     record(moving)
     asked = []
