@@ -19,13 +19,14 @@ from pipeline_tasks.catalog.verdicts import ReleaseRepository
 from pipeline_tasks.contracts import Attempt, ModelRef, sha256_hex
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.deployment.plan import deployment_id_of
-from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, ModelConfig, Origin, load, pack, save
+from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, Origin, load, pack, save
 from pipeline_tasks.models.registry import recipe_from_source
 from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer
 from pipeline_tasks.wiring import shipping
 from pipeline_tasks.wiring.images import docker_target
 from tests.fakes import FolderObjectStore
+from tests.model_configs import config_of
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, gateway_environment, serving, write_model
 from tests.unit.evaluation import support as s
@@ -226,23 +227,7 @@ def project_on_docker(options):
 def write_bad_model(folder: Path, *, version: str, source: str) -> None:
     found = recipe_from_source(source)
     params = found.recipe.resolve({})
-    config = ModelConfig(
-        project="fashion",
-        version=version,
-        recipe="recipe.py",
-        recipe_digest=found.code_digest,
-        recipe_source=source,
-        params=params,
-        classes=CLASSES,
-        preprocessing={},
-        signature=found.recipe.signature(params, len(CLASSES)),
-        snapshot_id="s1",
-        training_key="k1",
-        warm_start=None,
-        seed=0,
-        threads=1,
-        lock_hash="l1",
-    )
+    config = config_of(found, recipe="recipe.py", params=params, classes=CLASSES, version=version)
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
     save(pack(found.recipe.build(params, len(CLASSES)), config=config, origin=origin, metrics={}), folder)
 
