@@ -7,7 +7,6 @@ from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import near_duplicates as nd
 from tests.unit.validation.test_near_duplicates import SETTINGS, packed, pairs
 
-
 TEXT = "The penguins game unbeaten streak carries over to next season, meaning if they start the season with another. "
 WORDS = [f"word{index}" for index in range(400)]
 
