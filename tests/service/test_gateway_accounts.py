@@ -77,8 +77,10 @@ def test_at_the_door_a_flood_is_refused_as_behind_it_but_not_logged(bench):
     status, *lines = head.decode().split("\r\n")
     assert status == "HTTP/1.1 503 Service Unavailable"
     assert bench.records() == []
+    assert bench.counts() == (0, 0, 0)  # nobody's prediction: the accounts add up without it
     assert bench.metrics.get("dethrone_refused_total", label='code="OVERLOADED"') == 1
     behind = bench.predict()
+    assert bench.counts() == (1, 1, 0)
     told, other = json.loads(body)["error"], behind.json()["error"]
     assert told | {"request_id": None} == other | {"request_id": None}
     headers = {name.lower() for name, _ in (line.split(": ", 1) for line in lines)}
