@@ -174,14 +174,20 @@ def _require_same_lock(parts: Parts, project: str, model: ModelRef) -> None:
 
 
 def ask_server(address: str, payload: bytes, media_type: str) -> Mapping[str, Any] | str:
-    """Send one golden request to an inference server; an error comes back as text."""
+    """Send one golden request to an inference server; what is no prediction comes back as text."""
     try:
         answer = httpx.post(
             f"{address}/predict", content=payload, headers={"Content-Type": media_type}, timeout=30, trust_env=False
         )
     except httpx.HTTPError as error:
         return type(error).__name__
-    return dict(answer.json()) if answer.status_code == 200 else f"HTTP {answer.status_code}: {answer.text[:200]}"
+    if answer.status_code != 200:
+        return f"HTTP {answer.status_code}: {answer.text[:200]}"
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else f"HTTP 200, which is no JSON object: {answer.text[:200]}"
 
 
 def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[release_task.GoldenItem]:

@@ -8,7 +8,7 @@ import pytest
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.deployment import rolling, task
 from pipeline_tasks.deployment.rolling import return_abandoned
-from pipeline_tasks.errors import GateClosed, ServiceUnavailable, StaleAttempt
+from pipeline_tasks.errors import DataCorrupt, GateClosed, ServiceUnavailable, StaleAttempt
 from tests.unit.deployment.rolling_case import CANARY, Killed, Rolling, faults
 from tests.unit.deployment.test_task import NOW, Yard, closed
 from tests.unit.evaluation import support as s
@@ -301,6 +301,25 @@ def test_an_approval_that_is_taken_back_ends_the_canary(yard):
     assert error.value.code == "CANARY_FAILED"
     assert yard.moves[1:] == [PROMOTED[1], ("canary_failed", {"a": 100})]
     assert set(yard.target.running) == {"fashion-ra"}
+
+
+def changed(*_):
+    raise DataCorrupt("the stored verdict is another one")
+
+
+def test_a_verdict_that_was_changed_during_a_canary_ends_it_at_once(yard):
+    answers = iter([lambda: None, changed])
+    with pytest.raises(GateClosed, match="the gate has closed: the stored verdict is another one") as error:
+        yard.roll(gate=lambda: next(answers)())
+    assert error.value.code == "CANARY_FAILED"
+    assert yard.moves[-1] == ("canary_failed", {"a": 100})
+    assert set(yard.target.running) == {"fashion-ra"}
+
+
+def test_a_verdict_that_was_changed_starts_no_canary_and_leaves_no_server(yard):
+    with pytest.raises(DataCorrupt, match="another one"):
+        yard.roll(gate=changed)
+    assert (len(yard.moves), set(yard.target.running)) == (1, {"fashion-ra"})
 
 
 def test_a_step_says_which_approval_the_candidate_needed_and_a_rollback_takes_nothing_of_it_along(yard):

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import httpx
 import pytest
 
 from pipeline_tasks.catalog import tables as t
@@ -52,6 +53,21 @@ def test_a_release_that_is_not_recorded_is_not_restored(parts):
     with pytest.raises(PermanentError, match=r"release_id must be a release of fashion \(got r1\)") as error:
         shipping.restore_bento(parts, RELEASE)
     assert error.value.code == "RELEASE_UNKNOWN"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"labels": ["a"]}', {"labels": ["a"]}),
+        (b"<html>", "HTTP 200, which is no JSON object: <html>"),
+        (b"[1]", "HTTP 200, which is no JSON object: [1]"),
+        (b"\xff", "HTTP 200, which is no JSON object: \ufffd"),
+    ],
+)
+def test_what_a_server_answers_in_place_of_a_prediction_is_told_and_not_raised(monkeypatch, body, expected):
+    request = httpx.Request("POST", "http://s/predict")
+    monkeypatch.setattr(shipping.httpx, "post", lambda *_, **__: httpx.Response(200, content=body, request=request))
+    assert shipping.ask_server("http://s", b"x", "image/png") == expected
 
 
 @pytest.fixture
