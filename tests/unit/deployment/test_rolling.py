@@ -309,8 +309,12 @@ def changed(*_):
 
 def test_a_verdict_that_was_changed_during_a_canary_ends_it_at_once(yard):
     answers = iter([lambda: None, changed])
+
+    def gate():
+        next(answers)()
+
     with pytest.raises(GateClosed, match="the gate has closed: the stored verdict is another one") as error:
-        yard.roll(gate=lambda: next(answers)())
+        yard.roll(gate=gate)
     assert error.value.code == "CANARY_FAILED"
     assert yard.moves[-1] == ("canary_failed", {"a": 100})
     assert set(yard.target.running) == {"fashion-ra"}
