@@ -30,6 +30,6 @@ def test_a_store_that_goes_away_during_its_check_is_told_in_our_words(tmp_path, 
     monkeypatch.setattr(
         s3_setup, "prove_conditional_writes", fails(error) if step == "prove" else lambda *_, **__: None
     )
-    with pytest.raises(ServiceUnavailable, match="must take racing writes .*`dethrone logs s3`") as caught:
+    with pytest.raises(ServiceUnavailable, match=r"must take racing writes .*`dethrone logs s3`") as caught:
         s3_setup.check_s3(StackLayout(home=tmp_path, root=tmp_path), port=1, secrets={})
     assert caught.value.__cause__ is error
