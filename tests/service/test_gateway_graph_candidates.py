@@ -1,4 +1,4 @@
-"""A candidate whose classes stand in another order than the graph reads: its failure, and the champion answers."""
+"""Candidates beside the champion of a graph's node: their share, and classes in another order than the graph reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from bento_services.gateway.routes import snapshot_of
 from pipeline_tasks.contracts import RouteEntry
-from tests.service.test_gateway_graph import CHAIN, Models, by_project, with_graph
+from tests.service.test_gateway_graph import CASCADE, CHAIN, Models, by_project, with_graph
 from tests.service.test_gateway_http import error_of
 
 
@@ -38,6 +38,22 @@ def rolling(bench):
 def accounts(bench, route):
     found = bench.gateway.dispatcher.accounts.read(route)["deployments"]
     return {one["model_version"]: (one["asked"], one["errors"]) for one in found}
+
+
+def test_a_candidate_of_a_node_has_its_share_and_users_stay_on_it(bench):
+    bench.gateway.dispatcher._client = Models()
+    known = with_graph(CASCADE)
+    halves = tuple(RouteEntry(f"shoes-{number}", f"S{number}", "http://s", 50) for number in (1, 2))
+    split = dataclasses.replace(known.routes["shoes"], entries=halves, champion_version="S1")
+    bench.follow(snapshot_of([*(known.routes | {"shoes": split}).values()], list(known.keys.values())))
+
+    def version_for(user):
+        answer = bench.predict(project="triage", name="stack", **{"X-User-Key": user}).json()
+        return answer["nodes"][1]["model_version"]
+
+    seen = [{version_for(f"user-{user}") for _ in range(2)} for user in range(20)]
+    assert all(len(versions) == 1 for versions in seen)
+    assert set.union(*seen) == {"S1", "S2"}
 
 
 def test_a_candidate_with_another_order_of_classes_is_answered_for_by_the_champion_and_has_an_error(bench, rolling):
