@@ -7,11 +7,14 @@ import datetime as dt
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 CLASSES = tuple(f"class-{index}" for index in range(10))
 PROJECT, NOW = "bench", dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -118,8 +121,9 @@ def write_model(store: FolderStore, version: str, *, base: Any = None) -> tuple[
     import torch
 
     from pipeline_tasks.contracts import ModelRef, sha256_hex
-    from pipeline_tasks.models.artifact import ModelConfig, Origin, pack
+    from pipeline_tasks.models.artifact import Origin, pack
     from pipeline_tasks.models.registry import find_recipe
+    from tests.model_configs import config_of
 
     torch.manual_seed(len(version))
     found = find_recipe("image_cnn")
@@ -133,23 +137,7 @@ def write_model(store: FolderStore, version: str, *, base: Any = None) -> tuple[
             for name, value in base.state_dict().items()
         }
         module.load_state_dict(noisy)
-    config = ModelConfig(
-        project=PROJECT,
-        version=version,
-        recipe="image_cnn",
-        recipe_digest=found.code_digest,
-        recipe_source=None,
-        params=params,
-        classes=CLASSES,
-        preprocessing=recipe.preprocessing(params),
-        signature=recipe.signature(params, len(CLASSES)),
-        snapshot_id="s1",
-        training_key="k1",
-        warm_start=None,
-        seed=0,
-        threads=1,
-        lock_hash="l1",
-    )
+    config = config_of(found, recipe="image_cnn", params=params, classes=CLASSES, project=PROJECT, version=version)
     artifact = pack(module, config=config, origin=Origin("c1", torch.__version__, "cpu"), metrics={})
     key = f"models/{PROJECT}/{version}"
     store.put(f"{key}/model.safetensors", artifact.weights)

@@ -20,13 +20,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline_tasks.models.artifact import LoadedModel, ModelConfig, load, save
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline_tasks.models.artifact import LoadedModel, load, save
 from pipeline_tasks.models.registry import find_recipe
 from pipeline_tasks.project_loader import load_project
 from pipeline_tasks.training.dataset import InnerSplit
 from pipeline_tasks.training.inputs import decode_inputs
 from pipeline_tasks.training.loop import FitPlan, TrainingData, fit
 from pipeline_tasks.training.task import origin_of, pack_for_runtime
+from tests.model_configs import config_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_VALIDATION = 6000, 600
@@ -71,23 +74,7 @@ def main() -> int:
         classes = tuple(project.labels.classes)
         data = TrainingData(inputs, targets, np.ones(len(payloads), np.float32), split, classes)
         module, _ = fit(found.recipe, data, FitPlan(params, params["epochs"], project.recipe.seed, 1, "cpu"))
-        config = ModelConfig(
-            project=project.name,
-            version="v1",
-            recipe=project.recipe.name,
-            recipe_digest=found.code_digest,
-            recipe_source=None,
-            params=params,
-            classes=classes,
-            preprocessing=found.recipe.preprocessing(params),
-            signature=found.recipe.signature(params, len(classes)),
-            snapshot_id="s1",
-            training_key="k1",
-            warm_start=None,
-            seed=0,
-            threads=1,
-            lock_hash="l1",
-        )
+        config = config_of(found, recipe=project.recipe.name, params=params, classes=classes, project=project.name)
         models: dict[str, LoadedModel] = {}
         for runtime in RUNTIMES:
             made = pack_for_runtime(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline_tasks.models.artifact import ModelConfig, Origin
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 CLASSES = tuple(f"class {number}" for number in range(10))
 NUM_ITEMS = 64
 BATCH = 32
@@ -42,8 +43,9 @@ def build(kind: str, scratch: Path, *, runtimes: Iterable[Runtime]) -> None:
     """Write an untrained model version and its bento for each runtime, all of the same weights."""
     import torch
 
-    from pipeline_tasks.models.artifact import ModelConfig, Origin
+    from pipeline_tasks.models.artifact import Origin
     from pipeline_tasks.models.registry import find_recipe, recipe_from_source
+    from tests.model_configs import config_of
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -54,22 +56,12 @@ def build(kind: str, scratch: Path, *, runtimes: Iterable[Runtime]) -> None:
         found, params = recipe_from_source(source), {}
     recipe = found.recipe
     params = recipe.resolve(params)
-    config = ModelConfig(
-        project="benchmark",
-        version="v1",
+    config = config_of(
+        found,
         recipe="image_cnn" if kind == "image" else "recipe.py",
-        recipe_digest=found.code_digest,
-        recipe_source=found.own_source,
         params=params,
         classes=CLASSES,
-        preprocessing=recipe.preprocessing(params),
-        signature=recipe.signature(params, len(CLASSES)),
-        snapshot_id="s1",
-        training_key="k1",
-        warm_start=None,
-        seed=0,
-        threads=1,
-        lock_hash="l1",
+        project="benchmark",
     )
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
     module = recipe.build(params, len(CLASSES))

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline_tasks.catalog.ledger import approval_rule_of
@@ -15,7 +16,7 @@ from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.invariants_report import Row, Violation
 from pipeline_tasks.models.artifact import EXPORTED_NAME, MANIFEST_NAME, WEIGHTS_NAME, file_names
-from pipeline_tasks.models.weights_file import ArtifactInvalid, read_metadata
+from pipeline_tasks.models.weights_file import ArtifactInvalid, read_file_metadata
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.release.task import EXPORT_SHA256
 
@@ -66,8 +67,7 @@ def whole_violations(
             yield Violation("I4", project, f"champion {version} must be a recorded model version (got none)")
             continue
         folder = model["object_key"].rstrip("/")
-        yield from _same_digest(project, f"{folder}/{WEIGHTS_NAME}", model["digest"], store)
-        yield from _bound_violations(project, folder, store)
+        yield from _weights_violations(project, folder, model["digest"], store)
         exported = {release["object_key"]: release["infra_check"] for release in by_model.get(version, ())}
         for key in (f"{folder}/{MANIFEST_NAME}", *exported):
             digest = exported.get(key, {}).get(EXPORT_SHA256)
@@ -77,13 +77,22 @@ def whole_violations(
                 yield Violation("I4", project, f"champion {version} must have {key} (got no such object)")
 
 
-def _bound_violations(project: str, folder: str, store: ObjectStore) -> Iterator[Violation]:
-    """I4: the configuration and the exported graph are those that the weights were written with."""
-    try:
-        metadata = read_metadata(store.get(f"{folder}/{WEIGHTS_NAME}"))
-        manifest = store.get(f"{folder}/{MANIFEST_NAME}")
-    except (KeyError, DataCorrupt, ArtifactInvalid):
-        return  # said by what looks for them and hashes them
+def _weights_violations(project: str, folder: str, digest: str, store: ObjectStore) -> Iterator[Violation]:
+    """I4: the weights are those recorded; configuration and exported graph are those that they were written with."""
+    with _fetched(f"{folder}/{WEIGHTS_NAME}", store) as weights:
+        yield from _wrong_digest(project, f"{folder}/{WEIGHTS_NAME}", digest, weights)
+        try:
+            metadata = read_file_metadata(weights) if isinstance(weights, Path) else None
+            manifest = store.get(f"{folder}/{MANIFEST_NAME}")
+        except (KeyError, DataCorrupt, ArtifactInvalid):
+            return  # said by what looks for them and hashes them
+    if metadata is not None:
+        yield from _bound_violations(project, folder, metadata, manifest, store)
+
+
+def _bound_violations(
+    project: str, folder: str, metadata: Mapping[str, str], manifest: bytes, store: ObjectStore
+) -> Iterator[Violation]:
     if EXPORTED_NAME in file_names(manifest) or "exported" in metadata:
         yield from _same_digest(project, f"{folder}/{EXPORTED_NAME}", metadata.get("exported", "none"), store)
     found = _config_digest(manifest)
@@ -250,12 +259,24 @@ def _ungated(project: str, route: Row, fault: str) -> Violation:
 
 
 def _same_digest(project: str, key: str, digest: str, store: ObjectStore) -> Iterator[Violation]:
+    with _fetched(key, store) as found:
+        yield from _wrong_digest(project, key, digest, found)
+
+
+def _wrong_digest(project: str, key: str, digest: str, found: Path | Exception) -> Iterator[Violation]:
+    actual = sha256_of_file(found) if isinstance(found, Path) else type(found).__name__
+    if actual != digest:
+        yield Violation("I4", project, f"{key} must have the SHA-256 {digest} (got {actual})")
+
+
+@contextmanager
+def _fetched(key: str, store: ObjectStore) -> Iterator[Path | Exception]:
+    """Give an object as a file, since weights may be larger than the memory; or why there is none."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "object"
         try:
             store.get_file(key, path)
-            found = sha256_of_file(path)
         except (KeyError, DataCorrupt) as error:
-            found = type(error).__name__
-    if found != digest:
-        yield Violation("I4", project, f"{key} must have the SHA-256 {digest} (got {found})")
+            yield error
+        else:
+            yield path

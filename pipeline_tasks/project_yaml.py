@@ -16,7 +16,6 @@ MAX_FILE_BYTES = 256 * 1024
 MAX_DEPTH = 20
 MAX_VALUES = 20_000
 MAX_SHOWN = 10
-_NAMES = {"map": "mapping", "seq": "list"}
 _TAG = "tag:yaml.org,2002:"
 
 Path_ = tuple[str | int, ...]

@@ -12,6 +12,7 @@ from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import Attempt, Route, RouteEntry, VerdictRef, canonical_json, sha256_hex
+from pipeline_tasks.invariants import check
 from pipeline_tasks.ports import ObjectStore
 from tests.documents import verdict_document
 
@@ -96,3 +97,13 @@ class Case:
 def entry_of(sequence: int) -> Any:
     """Return the condition of one entry."""
     return t.ledger.c.sequence == sequence
+
+
+def faults_of(database: Database, store: ObjectStore):
+    """Return a call that tells what `dethrone verify` says of the ledger."""
+
+    def call(*, anchors=None, deep=True):
+        found = check(database, store, now=minutes(60), anchors=anchors, deep=deep)
+        return [one.message for one in found if one.invariant == "I10"]
+
+    return call

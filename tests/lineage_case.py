@@ -207,6 +207,16 @@ class Past:
             run_id="run",
             created_at=at(hour + 0.3),
         )
+        self.insert(
+            t.release_images,
+            release_id=release,
+            image=f"registry:5000/{self.project}@sha256:{name}",
+            image_id="sha256:i",
+            base_digest="sha256:b",
+            layer_bytes=7,
+            sbom_key=f"bentos/{self.project}/{release}.sbom.cdx.json",
+            created_at=at(hour + 0.35),
+        )
         address = f"http://127.0.0.1:400{generation}"
         self.insert(
             t.deployments,

@@ -12,7 +12,6 @@ from bento_services.gateway.routes import KeyInfo, Snapshot
 from pipeline_tasks.contracts import sha256_hex
 
 EVERY_PROJECT = "*"
-MAX_TOKEN_LENGTH = 512
 MAX_BUCKETS = 10_000
 BURST_SECONDS = 1.0
 _BEARER = re.compile(r"Bearer ([\x21-\x7e]{1,512})", re.IGNORECASE)

@@ -24,7 +24,7 @@ BATCH_TYPE = "application/vnd.dethrone.batch"
 ITEM_LENGTH = struct.Struct(">I")
 MODEL_FAILED = "MODEL_FAILED"  # the one error of an item that is not the item's own
 
-Failure = Literal["unreachable", "timeout", "overloaded", "failed", "nonsense"]
+Failure = Literal["unreachable", "timeout", "overloaded", "failed", "nonsense", "class_order"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -86,12 +86,14 @@ async def _ask(
     payload, media_type = item, trace.media_type or "application/octet-stream"
     if node.source != REQUEST:
         payload, media_type = _tensor_of(ran[node.source], node), SAFETENSORS
+    readers = [other for other in graph.nodes if other.source == node.name]
     question = Question(
         payload=payload,
         media_type=media_type,
         sticky_key=f"{node.project}/{trace.user_key or trace.request_id}",
         version=None,
-        tensor=any(other.source == node.name for other in graph.nodes),
+        tensor=bool(readers),
+        labels=readers[0].labels if readers else (),
     )
     answered = await gateway.dispatcher.predict(
         question, current_route=lambda: gateway.route(node.project), drawn=trace.drawn

@@ -19,13 +19,17 @@ from pipeline_tasks.contracts import RouteEntry
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
-    """One item and how the caller wants it answered; `tensor`: with the bytes that another service takes."""
+    """One item and how the caller wants it answered.
+
+    `tensor`: with the bytes that another service takes, which reads the classes in the order of `labels`.
+    """
 
     payload: bytes
     media_type: str
     sticky_key: str
     version: str | None
     tensor: bool = False
+    labels: tuple[str, ...] = ()
     seat: Seat | None = None  # in the bundle of a client's batch
 
 
@@ -82,10 +86,12 @@ class Dispatcher:
         began = self._monotonic()
         reply = await self.ask(entry, question, route)
         seconds = self._monotonic() - began
-        answered = await self._again(entry, reply, question, current_route)
+        judged = _judged(reply, question)
+        beside = entry.model_version != route.champion_version
+        answered = await self._again(entry, judged if beside else reply, question, current_route)
         if question.version is None:
             right = isinstance(reply, Rejected) and answered is None  # the champion sees no sense in it either
-            self.accounts.answered(route, entry, seconds=seconds, error=None if right else error_of(reply))
+            self.accounts.answered(route, entry, seconds=seconds, error=None if right else error_of(judged))
         return Answered(entry, _scores(reply), replayed=False) if answered is None else _finished(*answered)
 
     async def _again(
@@ -125,6 +131,12 @@ class Dispatcher:
                 del self._in_flight[entry.deployment_id]
         self.breakers.heard(entry.deployment_id, reply)
         return reply
+
+
+def _judged(reply: Reply, question: Question) -> Reply:
+    """Return an answer as a failure where it cannot be handed on; the champion's says that its graph is outdated."""
+    fits = not question.labels or not isinstance(reply, Scores) or reply.labels == question.labels
+    return reply if fits else Failed("class_order")
 
 
 def _finished(entry: RouteEntry, reply: Reply) -> Answered:

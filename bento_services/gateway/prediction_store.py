@@ -180,11 +180,6 @@ class PredictionStore:
         """Forget answers after their time, and the oldest ones when there are too many; an expired id stays known."""
         return self._run(self._expire)
 
-    def num_pending(self) -> Future[int]:
-        return self._run(
-            lambda: int(self._rows("SELECT COUNT(*) AS n FROM predictions WHERE state = 'pending'")[0]["n"])
-        )
-
     def _run(self, work: Callable[[], T]) -> Future[T]:
         return self._thread.submit(work)
 

@@ -165,16 +165,24 @@ def choose(
     """Return the deployment for a request, or None if no deployment has the named version.
 
     Without a version the share decides, by a hash of the sticky key, so that one user stays on one deployment while
-    the weights stay. An experiment deals users anew, so that no arm inherits those of an earlier one. Deployments in
-    `avoid` are passed over as long as another one is left.
+    the weights stay. Deployments in `avoid` are passed over as long as another one is left.
     """
-    experiment_id = route.settings.experiment.get("experiment_id")
-    sticky_key = f"{experiment_id}/{sticky_key}" if experiment_id else sticky_key
+    salt = _salt(route)
+    sticky_key = f"{salt}/{sticky_key}" if salt else sticky_key
     if version is not None:
         # A version may serve with weight 0: kept for callers who name it.
         named = [entry for entry in (*route.entries, *route.shadows) if entry.model_version == version]
         return _by_hash(_without(named, avoid), sticky_key, weighted=False)
     return _by_hash(_without([entry for entry in route.entries if entry.weight > 0], avoid), sticky_key, weighted=True)
+
+
+def _salt(route: ProjectRoute) -> str:
+    """Return what deals users anew: an experiment, else what stands beside the champion, the same at all its steps.
+
+    So no arm inherits the users of an earlier one, and it is not always the same users who meet a candidate first.
+    """
+    beside = {entry.model_version for entry in route.entries} - {route.champion_version}
+    return str(route.settings.experiment.get("experiment_id") or "/".join(sorted(beside)))
 
 
 def choose_other(

@@ -63,12 +63,6 @@ def _one_pass(model: Model, items: Sequence[Array]) -> list[list[float]]:
     return rows
 
 
-def warm_up(model: Model, *, sizes: Sequence[int]) -> None:
-    """Run every batch size through the model, so that no user's request pays for it."""
-    for size in sizes:
-        model.predict([model.example()] * size)
-
-
 def probe(model: Model) -> bool:
     """Return whether the model predicts now: what readiness means."""
     (row,) = predict_rows(model, [model.example()])

@@ -331,6 +331,10 @@ def engine_errors() -> Iterator[None]:
         yield
     except APIError as error:
         said = str(error.explanation or error)[:400]
+        if error.status_code == 409:  # another attempt is at the same container: the next look finds what it did
+            raise ServiceUnavailable(
+                f"the Docker engine must be done with the container (got {said}). Try again.", code="ENGINE_BUSY"
+            ) from error
         if (error.status_code or 500) >= 500 or "no space left" in said:
             raise ServiceUnavailable(
                 f"the Docker engine must do what it is asked (got {said}). The champion keeps serving.",

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline_tasks.project_serving import KubernetesServing
 
 PORT = 3000
-UID = 10001
+UID = 1034  # of the base image: its passwd names it, and programs ask who they are
 MANAGED_BY = "app.kubernetes.io/managed-by"
 INSTANCE = "app.kubernetes.io/instance"
 MANAGER = "dethrone"

@@ -197,7 +197,7 @@ class Registry:
         allow: tuple[int, ...] = (),
     ) -> httpx.Response:
         answer = self._once(method, url, headers=headers, content=content)
-        if answer.status_code == 401:
+        if answer.status_code == 401 and self._is_home(answer.url):
             self._authorization = self._authorize(answer.headers.get("WWW-Authenticate", ""))
             answer = self._once(method, url, headers=headers, content=content)
         if answer.is_success or answer.status_code in allow:
@@ -215,8 +215,7 @@ class Registry:
         self, method: str, url: str, *, headers: Mapping[str, str] | None, content: bytes | None
     ) -> httpx.Response:
         # The registry says where an upload goes on; another host gets the bytes, never the credentials.
-        home = _origin(url) == _origin(self._root)
-        known = {"Authorization": self._authorization} if self._authorization and home else {}
+        known = {"Authorization": self._authorization} if self._authorization and self._is_home(url) else {}
         try:
             return self._client.request(method, url, headers={**known, **(headers or {})}, content=content)
         except httpx.HTTPError as error:
@@ -224,6 +223,9 @@ class Registry:
                 f"{self.repository} must answer {method} (got {type(error).__name__}: {error}). Is the registry up?",
                 code="REGISTRY_AWAY",
             ) from error
+
+    def _is_home(self, url: httpx.URL | str) -> bool:
+        return _origin(str(url)) == _origin(self._root)
 
     def _authorize(self, challenge: str) -> str | None:
         """Return the header that a 401 asks for: the credentials themselves, or a token for them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from pipeline_tasks.backup.vault import Blob, Vault, private_folder
@@ -29,18 +29,14 @@ def save_files(home: Path, vault: Vault, *, with_secrets: bool) -> dict[str, Blo
     """Keep the other files of the home, by their path in it; the spool is read last."""
     folders = (*FOLDERS, *((SECRETS,) if with_secrets else ()))
     names = [*SINGLE_FILES, *(name for folder in folders for name in _files_below(home, folder))]
-    kept: dict[str, Blob] = {}
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):  # never written, or removed since it was listed
-            kept[name] = vault.add_file(home / name)
-    return kept | _save_spool(home / SPOOL, vault)
+    return _save(home, names, vault) | _save_spool(home / SPOOL, vault)
 
 
 def save_projects(projects_dir: Path, vault: Vault) -> dict[str, Blob]:
     """Keep every file of every project, what waits to be ingested included, by its path in the projects' folder."""
     folders = sorted(path.parent.name for path in projects_dir.glob("*/project.yaml"))
     names = [name for folder in folders for name in _files_below(projects_dir, folder) if "__pycache__" not in name]
-    return {name: vault.add_file(projects_dir / name) for name in names}
+    return _save(projects_dir, names, vault)
 
 
 def is_ours(name: str, part: str) -> bool:
@@ -71,6 +67,14 @@ def differing(files: dict[str, Blob], folder: Path) -> list[str]:
     """Return the files that lie in the folder already with other bytes."""
     present = [name for name in files if (folder / name).exists()]
     return sorted(name for name in present if sha256_of_file(folder / name) != files[name].sha256)
+
+
+def _save(root: Path, names: Iterable[str], vault: Vault) -> dict[str, Blob]:
+    kept: dict[str, Blob] = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):  # never written, or removed since it was listed
+            kept[name] = vault.add_file(root / name)
+    return kept
 
 
 def _save_spool(spool: Path, vault: Vault) -> dict[str, Blob]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -209,5 +210,5 @@ def restore_catalog(vault: Vault, manifest: Mapping[str, Any], *, catalog_url: s
     """Write the catalog's rows into an empty catalog and return how many."""
     with tempfile.TemporaryDirectory(prefix="dethrone-restore-") as folder:
         work = Path(folder) / "catalog.db"
-        work.write_bytes(vault.path_of(manifest["catalog"]["sha256"]).read_bytes())
+        shutil.copyfile(vault.path_of(manifest["catalog"]["sha256"]), work)
         return catalog_copy.load(work, catalog_url)

@@ -106,11 +106,6 @@ class DatasetRepository:
         where = sa.and_(t.items.c.project == project, t.items.c.batch_id == batch_id)
         return self._columns(sa.select(*chosen).where(where).order_by(t.items.c.item_id), names)
 
-    def quarantined_items(self, project: str) -> set[str]:
-        """Return the items that the item checks put aside: they are neither labeled nor trained on."""
-        with self._database.read() as connection:
-            return set(connection.scalars(_quarantined(project)))
-
     def set_aside(self, project: str, code: str) -> set[str]:
         """Return the items that a check of a dataset left out for this reason."""
         bad = t.quarantine.c

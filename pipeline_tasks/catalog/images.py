@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 
-import sqlalchemy as sa
-
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 
@@ -34,12 +32,3 @@ class ImageRepository:
         """Write that an image is in its registry; the same one again changes nothing."""
         with self._database.write() as connection:
             insert_ignore(connection, t.release_images, [{**dataclasses.asdict(image), "created_at": now}])
-
-    def of_release(self, project: str, release_id: str) -> list[ImageRecord]:
-        """Return a release's images, oldest first: more than one when it was pushed again on another base."""
-        table = t.release_images.c
-        fields = [table[field.name] for field in dataclasses.fields(ImageRecord)]
-        query = sa.select(*fields).where(table.project == project, table.release_id == release_id)
-        with self._database.read() as connection:
-            rows = connection.execute(query.order_by(table.created_at, table.image)).mappings()
-            return [ImageRecord(**row) for row in rows]

@@ -17,11 +17,10 @@ from pipeline_tasks.catalog.labeling_tasks import (
     close_tasks,
     has_decision,
     is_good,
-    item_from_row,
     plan_for_bulk,
     slices,
 )
-from pipeline_tasks.contracts import Fence, Item, Queue
+from pipeline_tasks.contracts import Fence, Queue
 
 Status = Literal["decided", "disputed", "withdrawn"]
 Method = Literal["imported", "single", "consensus", "outcome"]
@@ -185,26 +184,6 @@ class LabelRepository(LabelingTaskRepository):
         )
         with self.database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
-
-    def status_counts(self, project: str) -> dict[str, int]:
-        """Return how many items have which status in their newest decision."""
-        newest = _newest(project).subquery()
-        query = sa.select(newest.c.status, sa.func.count()).group_by(newest.c.status)
-        with self.database.read() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
-
-    def undecided_exam_items(self, project: str) -> list[Item]:
-        """Return the exam items that have no valid label now, in the order of their ids."""
-        newest = _newest(project).subquery()
-        match = (newest.c.item_id == t.items.c.item_id) & (newest.c.status == "decided")
-        query = (
-            sa.select(t.items)
-            .outerjoin(newest, match)
-            .where(t.items.c.project == project, t.items.c.split == "exam", newest.c.item_id.is_(None), is_good())
-            .order_by(t.items.c.item_id)
-        )
-        with self.database.read() as connection:
-            return [item_from_row(row) for row in connection.execute(query).mappings()]
 
     def known_items(self, project: str, item_ids: Iterable[str]) -> set[str]:
         """Return which of the ids are items of the project."""

@@ -206,11 +206,15 @@ class LineageRepository:
         return self._rows(sa.select(t.approvals).where(*where).order_by(column.sequence))
 
     def releases(self, project: str) -> list[Row]:
-        """Return a project's releases, oldest first."""
-        column = t.releases.c
-        return self._rows(
-            sa.select(t.releases).where(column.project == project).order_by(column.created_at, column.release_id)
+        """Return a project's releases, oldest first, each with its images: several where the base image changed."""
+        release, image = t.releases.c, t.release_images.c
+        found = self._rows(
+            sa.select(t.releases).where(release.project == project).order_by(release.created_at, release.release_id)
         )
+        images = self._rows(
+            sa.select(t.release_images).where(image.project == project).order_by(image.created_at, image.image)
+        )
+        return [{**row, "images": [one for one in images if one["release_id"] == row["release_id"]]} for row in found]
 
     def deployments(self, project: str) -> list[Row]:
         """Return a project's deployments, oldest first."""

@@ -29,7 +29,7 @@ from pipeline_tasks.deployment.rollout import (
     share_of,
 )
 from pipeline_tasks.deployment.task import Gateway, refuse_experiment, refuse_undone, settle, start_release
-from pipeline_tasks.errors import GateClosed, LostRace, ServiceUnavailable
+from pipeline_tasks.errors import DataCorrupt, GateClosed, LostRace, ServiceUnavailable
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import DeploymentTarget
 from pipeline_tasks.project import LoadedProject
@@ -128,10 +128,13 @@ def _watch(rollout: Rollout, deployment: DeploymentRef, phases: Sequence[Phase])
 
 
 def _require_gate(rollout: Rollout, phase: Phase) -> None:
-    """Return to the champion where the gate has closed since the rollout began: a person may have said no."""
+    """Return to the champion where the gate has closed since the rollout began: a person may have said no.
+
+    So it is where the stored verdict is another one by now.
+    """
     try:
         rollout.require_promotable()
-    except GateClosed as error:
+    except (GateClosed, DataCorrupt) as error:
         _end(rollout, "canary_failed", f"{_name(rollout, phase)} passed, but the gate has closed: {error}")
 
 
@@ -148,10 +151,10 @@ def _start(rollout: Rollout, head: RouteRecord) -> DeploymentRef:
                 fence=rollout.fence,
                 now=rollout.clock(),
             )
-    except (GateClosed, ServiceUnavailable) as error:
+    except (GateClosed, DataCorrupt, ServiceUnavailable) as error:
         if _is_rolling(rollout, head):
             _end(rollout, "canary_failed", f"the server of {rollout.release.model_version} did not come back: {error}")
-        if isinstance(error, GateClosed):
+        if not isinstance(error, ServiceUnavailable):
             _settle(rollout)
         raise
     return deployment

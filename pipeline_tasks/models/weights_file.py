@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_tasks.errors import PermanentError
@@ -55,9 +57,20 @@ def read_weights(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 def read_metadata(data: bytes) -> dict[str, str]:
     """Return the file's metadata alone, without torch; ArtifactInvalid as in `read_weights`, but for the values."""
-    header, data_start = _read_header(data)
+    return _checked_metadata(data, size_bytes=len(data))
+
+
+def read_file_metadata(path: Path) -> dict[str, str]:
+    """Return what `read_metadata` does, holding no more than the header in memory."""
+    with path.open("rb") as file:
+        beginning = file.read(8 + MAX_HEADER_BYTES)
+        return _checked_metadata(beginning, size_bytes=file.seek(0, os.SEEK_END))
+
+
+def _checked_metadata(beginning: bytes, *, size_bytes: int) -> dict[str, str]:
+    header, data_start = _read_header(beginning, size_bytes=size_bytes)
     metadata = _metadata(header.pop("__metadata__", {}))
-    _check_layout(header, num_bytes=len(data) - data_start)
+    _check_layout(header, num_bytes=size_bytes - data_start)
     return metadata
 
 
@@ -69,14 +82,14 @@ def write_weights(tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str,
     return bytes(save(plain, metadata=dict(sorted(metadata.items()))))
 
 
-def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
-    if len(data) < 8:
-        raise ArtifactInvalid("HEADER", f"the weights must have a header of 8 bytes or more (got {len(data)}).")
-    (length,) = struct.unpack("<Q", data[:8])
-    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
-        raise ArtifactInvalid("HEADER", f"the header must fit the file of {len(data)} bytes (got length {length}).")
+def _read_header(beginning: bytes, *, size_bytes: int) -> tuple[dict[str, Any], int]:
+    if size_bytes < 8:
+        raise ArtifactInvalid("HEADER", f"the weights must have a header of 8 bytes or more (got {size_bytes}).")
+    (length,) = struct.unpack("<Q", beginning[:8])
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
+        raise ArtifactInvalid("HEADER", f"the header must fit the file of {size_bytes} bytes (got length {length}).")
     try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(beginning[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         raise ArtifactInvalid("HEADER", "the header must be JSON (got other bytes).") from None
     if not isinstance(header, dict):

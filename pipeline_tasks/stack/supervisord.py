@@ -21,7 +21,6 @@ _NOT_RUNNING_FAULT = 70
 _ALREADY_STARTED_FAULT = 60
 _BAD_NAME_FAULT = 10
 _ALREADY_ADDED_FAULT = 90
-_STILL_RUNNING_FAULT = 91
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

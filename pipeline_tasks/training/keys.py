@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from pipeline_tasks.contracts import Runtime, content_id, sha256_hex
+from pipeline_tasks.contracts import Runtime, content_id
 
 VERSION_DIGITS = 16
-NO_LOCK = "none"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,8 +39,3 @@ class TrainingKey:
     @property
     def version(self) -> str:
         return self.digest[:VERSION_DIGITS]
-
-
-def lock_hash_of(path: Path) -> str:
-    """Return the SHA-256 of the environment's lock file, or `none` if there is no such file."""
-    return sha256_hex(path.read_bytes()) if path.is_file() else NO_LOCK

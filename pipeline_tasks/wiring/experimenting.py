@@ -8,16 +8,21 @@ from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
-from pipeline_tasks.catalog.verdicts import ReleaseRepository
 from pipeline_tasks.contracts import Attempt, ReleaseRef
-from pipeline_tasks.errors import GateClosed, PipelineError
+from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.experiments import task as experiment_task
 from pipeline_tasks.experiments.comparison import compare_arms
 from pipeline_tasks.experiments.log import read_log
 from pipeline_tasks.models.artifact import MANIFEST_NAME, read_manifest
 from pipeline_tasks.wiring.judging import model_of
 from pipeline_tasks.wiring.noting import note_head
-from pipeline_tasks.wiring.shipping import check_answers, require_promotable_after, restore_bento, target_of
+from pipeline_tasks.wiring.shipping import (
+    check_answers,
+    release_of_version,
+    require_promotable_after,
+    restore_bento,
+    target_of,
+)
 
 
 def start(
@@ -110,9 +115,7 @@ def _release_of(parts: Parts, project: str, version: str) -> ReleaseRef:
     A release was built of what passed the gate then. One that never was champion has to pass it now, too: a person may
     have said no since, or a stored verdict may have been changed. What it was compared with may have gone.
     """
-    release = ReleaseRepository(parts.database).of_model(project, version)
-    if release is None:
-        raise GateClosed(f"{version} must have a release to serve (got none). Let it pass the gate.", code="NO_RELEASE")
+    release = release_of_version(parts, project, version)
     if version not in {route.champion_version for route in ServingRepository(parts.database).history(project)}:
         require_promotable_after(parts, parts.project(project), release.verdict_id, head_version=version)
     restore_bento(parts, release)

@@ -18,16 +18,14 @@ from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.backup import catalog_copy, home, task
 from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog.serving import ServingRepository
-from pipeline_tasks.catalog.verdicts import ReleaseRepository
-from pipeline_tasks.contracts import ReleaseRef
 from pipeline_tasks.deployment.task import start_release
-from pipeline_tasks.errors import ConfigError, DataCorrupt, ServiceUnavailable
+from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.project_yaml import ProjectError
 from pipeline_tasks.settings import RESTORING, load_settings
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.own_s3 import running_s3
 from pipeline_tasks.stack.secret_files import write_private
-from pipeline_tasks.wiring.shipping import restore_bento, target_of
+from pipeline_tasks.wiring.shipping import release_of_version, restore_bento, target_of
 
 NUM_NAMED = 10
 
@@ -206,7 +204,7 @@ def serve_again(parts: Parts, project: str) -> list[str]:
     if head is None:
         raise ConfigError(f"{project} must have a champion to serve (got none). Train one first.", code="NO_CHAMPION")
     for entry in head.entries:
-        release = _release_of(parts, project, entry.model_version)
+        release = release_of_version(parts, project, entry.model_version)
         restore_bento(parts, release)
         address = start_release(loaded, release, target=target_of(parts, loaded)).address
         if address != entry.address:
@@ -215,13 +213,6 @@ def serve_again(parts: Parts, project: str) -> list[str]:
                 "Free that port and try again, or roll back to another champion."
             )
     return [entry.deployment_id for entry in head.entries]
-
-
-def _release_of(parts: Parts, project: str, version: str) -> ReleaseRef:
-    release = ReleaseRepository(parts.database).of_model(project, version)
-    if release is None:
-        raise DataCorrupt(f"{version} serves {project} and must have a release (got none). See `dethrone verify`.")
-    return release
 
 
 def _remember_servers(parts: Parts) -> tuple[list[str], list[str]]:
@@ -244,7 +235,7 @@ def _remember_servers(parts: Parts) -> tuple[list[str], list[str]]:
             to_start.append(start_again)
             continue
         for entry in head.entries:
-            release = _release_of(parts, project, entry.model_version)
+            release = release_of_version(parts, project, entry.model_version)
             restore_bento(parts, release)
             ProcessTarget(parts.settings.home).remember(
                 deployment_id=entry.deployment_id,

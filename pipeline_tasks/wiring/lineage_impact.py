@@ -131,9 +131,17 @@ def verdict_node(row: Row, *, children: Sequence[Node] = ()) -> Node:
 
 
 def release_node(row: Row, deployments: Sequence[Row]) -> Node:
-    """Return a release with its deployments."""
+    """Return a release with its images and its deployments."""
     names = ("release_id", "model_version", "verdict_id", "bento_tag", "created_at")
     children = [
+        node(
+            "image",
+            f"image {one['image']}, its parts in {one['sbom_key']}",
+            **{name: one[name] for name in ("image", "base_digest", "layer_bytes", "sbom_key", "created_at")},
+        )
+        for one in row["images"]
+    ]
+    children += [
         node(
             "deployment",
             f"deployment {one['deployment_id']} ({one['target']}, {one['address']})",

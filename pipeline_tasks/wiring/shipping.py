@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -173,14 +174,20 @@ def _require_same_lock(parts: Parts, project: str, model: ModelRef) -> None:
 
 
 def ask_server(address: str, payload: bytes, media_type: str) -> Mapping[str, Any] | str:
-    """Send one golden request to an inference server; an error comes back as text."""
+    """Send one golden request to an inference server; what is no prediction comes back as text."""
     try:
         answer = httpx.post(
             f"{address}/predict", content=payload, headers={"Content-Type": media_type}, timeout=30, trust_env=False
         )
     except httpx.HTTPError as error:
         return type(error).__name__
-    return dict(answer.json()) if answer.status_code == 200 else f"HTTP {answer.status_code}: {answer.text[:200]}"
+    if answer.status_code != 200:
+        return f"HTTP {answer.status_code}: {answer.text[:200]}"
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else f"HTTP 200, which is no JSON object: {answer.text[:200]}"
 
 
 def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[release_task.GoldenItem]:
@@ -218,9 +225,8 @@ def golden_again(parts: Parts, release: ReleaseRef) -> list[release_task.GoldenI
 def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: str) -> Route:
     """Give a recorded release its project's traffic."""
     loaded = parts.project(project)
-    release = ReleaseRepository(parts.database).get(project, release_id)
-    if release is None:
-        raise PermanentError(f"release_id must be a release of {project} (got {release_id}).", code="RELEASE_UNKNOWN")
+    facts = release_facts(parts, project, release_id)
+    release = ReleaseRef(**{field.name: facts[field.name] for field in dataclasses.fields(ReleaseRef)})
     restore_bento(parts, release)
     shared: dict[str, Any] = {
         "serving": ServingRepository(parts.database),
@@ -295,12 +301,9 @@ def roll_back(
     """Return to an earlier champion, kept running or started again from its release."""
 
     def release_of(entry: RouteEntry) -> ReleaseRef:
-        release = ReleaseRepository(parts.database).of_model(project, entry.model_version)
-        if release is None:
-            raise PermanentError(
-                f"{entry.model_version} must have a release to return to (got none).", code="RELEASE_UNKNOWN"
-            )
-        model, key = model_of(parts, project, entry.model_version), release_facts(parts, release)["object_key"]
+        release = release_of_version(parts, project, entry.model_version)
+        model = model_of(parts, project, entry.model_version)
+        key = release_facts(parts, project, release.release_id)["object_key"]
         release_task.require_artifacts(release, model, object_key=key, store=parts.store)
         restore_bento(parts, release)
         return release
@@ -324,22 +327,32 @@ def roll_back(
     return route
 
 
+def release_of_version(parts: Parts, project: str, version: str) -> ReleaseRef:
+    """Return the newest release of a model version; GateClosed if there is none: it never passed the gate."""
+    release = ReleaseRepository(parts.database).of_model(project, version)
+    if release is None:
+        raise GateClosed(
+            f"{version} must have a release of {project} to serve (got none). Let it pass the gate; if it did, "
+            "`dethrone verify` says what became of its release.",
+            code="NO_RELEASE",
+        )
+    return release
+
+
 def restore_bento(parts: Parts, release: ReleaseRef) -> None:
     """Bring a release's bento back where this machine has lost it; refuse one that is not what was checked."""
     release_task.restore_bento(
         release,
-        release_facts(parts, release),
+        release_facts(parts, release.project, release.release_id),
         store=parts.store,
         packager=BentoPackager(parts.settings.bentoml_home),
         scratch=parts.settings.scratch_dir,
     )
 
 
-def release_facts(parts: Parts, release: ReleaseRef) -> Mapping[str, Any]:
+def release_facts(parts: Parts, project: str, release_id: str) -> Mapping[str, Any]:
     """Return a recorded release's whole row; PermanentError if there is none."""
-    facts = ReleaseRepository(parts.database).facts(release.project, release.release_id)
+    facts = ReleaseRepository(parts.database).facts(project, release_id)
     if facts is None:
-        raise PermanentError(
-            f"release_id must be a release of {release.project} (got {release.release_id}).", code="RELEASE_UNKNOWN"
-        )
+        raise PermanentError(f"release_id must be a release of {project} (got {release_id}).", code="RELEASE_UNKNOWN")
     return facts

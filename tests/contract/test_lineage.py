@@ -218,6 +218,9 @@ def test_a_model_touched_verdicts_releases_routes_and_predictions(past):
         "predictions",
     ]
     assert every(touched, "deployment")[0].facts["address"] == "http://127.0.0.1:4001"
+    (image,) = every(touched, "image")
+    assert image.text == "image registry:5000/pets@sha256:m1, its parts in bentos/pets/release-m1.sbom.cdx.json"
+    assert (image.facts["layer_bytes"], image.facts["base_digest"]) == (7, "sha256:b")
     assert touched.children[-1].facts["total"] == 3
 
 

@@ -8,24 +8,25 @@ import json
 import types
 from pathlib import Path
 
+import sqlalchemy as sa
 import torch
 
 from pipeline_tasks.adapters.gateway import GatewayClient
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.images import ImageRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository
 from pipeline_tasks.contracts import Attempt, ModelRef, sha256_hex
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.deployment.plan import deployment_id_of
-from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, ModelConfig, Origin, load, pack, save
+from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, Origin, load, pack, save
 from pipeline_tasks.models.registry import recipe_from_source
 from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer
 from pipeline_tasks.wiring import shipping
 from pipeline_tasks.wiring.images import docker_target
 from tests.fakes import FolderObjectStore
+from tests.model_configs import config_of
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, gateway_environment, serving, write_model
 from tests.unit.evaluation import support as s
@@ -59,7 +60,8 @@ class Bad:
     def collate(self, inputs): return np.stack(inputs)
     def augment(self, batch, *, params, generator): return batch
     def build(self, params, num_classes):
-        import torch
+        import sqlalchemy as sa
+import torch
         return torch.nn.Linear(1, num_classes)
     def fit_statistics(self, model, batches): pass
     def predict_batch(self, model, inputs):
@@ -206,7 +208,9 @@ class Dock:
             yield server
 
     def images(self, release_id: str):
-        return ImageRepository(self.database).of_release("fashion", release_id)
+        with self.database.read() as connection:
+            query = sa.select(tables.release_images).where(tables.release_images.c.release_id == release_id)
+            return connection.execute(query).all()
 
     def containers(self, client):
         found = client.containers.list(all=True, filters={"label": f"io.dethrone.home={self.target._home}"})
@@ -223,23 +227,7 @@ def project_on_docker(options):
 def write_bad_model(folder: Path, *, version: str, source: str) -> None:
     found = recipe_from_source(source)
     params = found.recipe.resolve({})
-    config = ModelConfig(
-        project="fashion",
-        version=version,
-        recipe="recipe.py",
-        recipe_digest=found.code_digest,
-        recipe_source=source,
-        params=params,
-        classes=CLASSES,
-        preprocessing={},
-        signature=found.recipe.signature(params, len(CLASSES)),
-        snapshot_id="s1",
-        training_key="k1",
-        warm_start=None,
-        seed=0,
-        threads=1,
-        lock_hash="l1",
-    )
+    config = config_of(found, recipe="recipe.py", params=params, classes=CLASSES, version=version)
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
     save(pack(found.recipe.build(params, len(CLASSES)), config=config, origin=origin, metrics={}), folder)
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline_tasks.models.artifact import ModelConfig, Origin, pack, save
+from pipeline_tasks.models.artifact import Origin, pack, save
 from pipeline_tasks.models.registry import find_recipe
+from tests.model_configs import config_of
 from tests.services import answers, free_ports, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,23 +39,7 @@ def write_model(
     torch.manual_seed(seed)
     found = find_recipe(recipe)
     params = found.recipe.resolve(params or {})
-    config = ModelConfig(
-        project="fashion",
-        version=version,
-        recipe=recipe,
-        recipe_digest=found.code_digest,
-        recipe_source=None,
-        params=params,
-        classes=classes,
-        preprocessing=found.recipe.preprocessing(params),
-        signature=found.recipe.signature(params, len(classes)),
-        snapshot_id="s1",
-        training_key="k1",
-        warm_start=None,
-        seed=seed,
-        threads=1,
-        lock_hash="l1",
-    )
+    config = config_of(found, recipe=recipe, params=params, classes=classes, version=version, seed=seed)
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
     save(pack(found.recipe.build(params, len(classes)), config=config, origin=origin, metrics={}), folder)
 

@@ -226,21 +226,6 @@ def test_a_node_whose_project_is_gone_is_an_outage_and_no_404(bench, models):
     assert response.headers["retry-after"] == "5"
 
 
-def test_a_candidate_of_a_node_has_its_share_and_users_stay_on_it(bench, models):
-    known = with_graph(CASCADE)
-    halves = tuple(RouteEntry(f"shoes-{number}", f"S{number}", "http://s", 50) for number in (1, 2))
-    split = dataclasses.replace(known.routes["shoes"], entries=halves, champion_version="S1")
-    bench.follow(snapshot_of([*(known.routes | {"shoes": split}).values()], list(known.keys.values())))
-
-    def version_for(user):
-        answer = bench.predict(project="triage", name="stack", **{"X-User-Key": user}).json()
-        return answer["nodes"][1]["model_version"]
-
-    seen = [{version_for(f"user-{user}") for _ in range(2)} for user in range(20)]
-    assert all(len(versions) == 1 for versions in seen)
-    assert set.union(*seen) == {"S1", "S2"}
-
-
 def test_the_version_of_a_composed_project_is_that_of_its_graph(bench, models):
     assert ask(bench, **{"X-Model-Version": VERSION}).status_code == 200
     response = ask(bench, **{"X-Model-Version": "C"})

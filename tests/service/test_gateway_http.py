@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import itertools
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from bento_services.gateway.client import Failed, Rejected, Scores
 from bento_services.gateway.errors import ApiError
-from bento_services.gateway.flood import refuse
 from bento_services.gateway.guard import canonical_item
 from bento_services.gateway.routes import ServingSettings, parse_route, snapshot_of
 from pipeline_tasks.contracts import sha256_hex
@@ -284,72 +279,6 @@ def test_text_goes_to_the_model_in_the_form_that_training_saw(bench):
     assert record.payload == raw
 
 
-@pytest.mark.parametrize(
-    ("body", "fields"),
-    [
-        ({"prediction_id": "p1", "label": "boot"}, ("p1", None)),
-        ({"business_key": "order 7", "label": "boot", "project": "fashion"}, (None, "order 7")),
-    ],
-)
-@pytest.mark.parametrize("path", ["/feedback", "/v1/projects/fashion/feedback"])
-def test_feedback_is_logged_by_prediction_or_business_key(bench, path, body, fields):
-    response = bench.client.post(path, json=body, headers={"Authorization": f"Bearer {token_of('shop')}"})
-    assert (response.status_code, response.json()["accepted"]) == (202, True)
-    (record,) = bench.records()
-    assert (record.kind, record.project, record.outcome_label) == ("feedback", "fashion", "boot")
-    assert (record.prediction_id, record.business_key) == fields
-    assert bench.counts() == (0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({"label": "boot"}, (422, "FIELD_MISSING", "prediction_id")),
-        ({"prediction_id": "p"}, (422, "FIELD_INVALID", "label")),
-        ({"prediction_id": "p", "label": "Boot"}, (422, "UNKNOWN_CLASS", "label")),
-        ({"prediction_id": "p", "label": "boot "}, (422, "UNKNOWN_CLASS", "label")),
-        ({"prediction_id": "p", "label": ["boot"]}, (422, "FIELD_INVALID", "label")),
-        ({"prediction_id": "p" * 201, "label": "boot"}, (422, "FIELD_INVALID", "prediction_id")),
-        ({"prediction_id": "p\n", "label": "boot"}, (422, "FIELD_INVALID", "prediction_id")),
-        ({"prediction_id": "p", "label": "boot", "x": 1}, (422, "FIELD_UNKNOWN", "x")),
-        ({"prediction_id": "p", "label": "boot", "project": "texts"}, (403, "PROJECT_FORBIDDEN", "Authorization")),
-        ({"prediction_id": "p", "label": "boot", "project": "../x"}, (404, "PROJECT_UNKNOWN", "project")),
-        ([], (400, "JSON_INVALID", "body")),
-    ],
-)
-def test_unusable_feedback_is_refused_with_its_field(bench, body, expected):
-    response = bench.client.post("/feedback", json=body, headers=bearer())
-    assert error_of(response) == expected
-    assert bench.records() == []
-
-
-def test_an_outcome_may_be_a_class_that_only_the_model_beside_the_champion_learned(bench):
-    bench.follow(snapshot(beside_classes=("boot", "clog")))
-    for label, status in (("clog", 202), ("Boot", 422)):
-        body = {"prediction_id": "p", "label": label}
-        assert bench.client.post("/feedback", json=body, headers=bearer()).status_code == status
-
-
-def test_feedback_with_a_key_for_every_project_must_name_one(bench):
-    body = {"prediction_id": "p", "label": "boot"}
-    assert error_of(bench.client.post("/feedback", json=body, headers=bearer("stack"))) == (
-        422,
-        "FIELD_MISSING",
-        "project",
-    )
-    conflict = bench.client.post(
-        "/v1/projects/texts/feedback", json=body | {"project": "rows"}, headers=bearer("stack")
-    )
-    assert error_of(conflict) == (422, "FIELD_INVALID", "project")
-
-
-def test_feedback_that_cannot_be_kept_is_not_accepted(bench):
-    bench.spool._limit_bytes = 0
-    response = bench.client.post("/feedback", json={"prediction_id": "p", "label": "boot"}, headers=bearer())
-    assert error_of(response)[:2] == (503, "LOG_FULL")
-    assert response.headers["retry-after"] == "30"
-
-
 def test_metrics_are_for_this_machine_or_an_admin(bench):
     assert bench.client.get("/metrics").status_code == 401
     text = bench.client.get("/metrics", headers=bearer("stack")).text
@@ -380,44 +309,6 @@ def test_other_paths_and_methods_have_the_same_error_shape(bench, method, path, 
     assert error_of(bench.client.request(method, f"http://testserver{path}", headers=bearer())) == expected
 
 
-def test_served_is_logged_plus_dropped_under_a_crowd(bench):
-    bench.spool._limit_bytes = 20_000
-
-    def call(number: int) -> int:
-        body = png(number) if number % 5 else b"not an image"
-        return bench.predict(body).status_code
-
-    with ThreadPoolExecutor(4) as pool:
-        codes = list(pool.map(call, range(60)))
-    served, logged, dropped = bench.counts()
-    assert sorted(set(codes)) == [200, 422]
-    assert served == 60
-    assert logged == len(bench.records())
-    assert dropped == served - logged
-    assert 0 < logged < 60
-
-
-def test_served_is_logged_plus_dropped_plus_failed_whatever_the_disk_does(bench, monkeypatch):
-    real, calls = os.write, itertools.count()
-
-    def flaky(descriptor, data):
-        number = next(calls)
-        if number % 4 == 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(descriptor, data[: len(data) // 2] if number % 4 == 2 else data)
-
-    monkeypatch.setattr("bento_services.gateway.spool.os.write", flaky)
-    bench.spool._limit_bytes = 30_000
-    with ThreadPoolExecutor(4) as pool:
-        codes = list(pool.map(lambda n: bench.predict(png(n) if n % 5 else b"no image").status_code, range(80)))
-    served, logged, dropped = bench.counts()
-    monkeypatch.undo()
-    assert sorted(set(codes)) == [200, 422]
-    assert min(logged, dropped, bench.failed()) > 0
-    assert served == 80 == logged + dropped + bench.failed()
-    assert logged == len(bench.records())
-
-
 @pytest.mark.parametrize("name", ["fashion", "newsgroups"])
 def test_what_the_release_stage_commits_is_what_the_gateway_reads(name):
     settings = route_config(load_project(ROOT / "projects" / name))
@@ -441,49 +332,3 @@ def test_the_limits_of_the_route_hold(modality, limits, payload, code):
     with pytest.raises(ApiError, match="at most") as caught:
         asyncio.run(canonical_item(payload, ServingSettings(modality=modality, preprocess=limits)))
     assert (caught.value.status, caught.value.code) == (422, code)
-
-
-def test_a_flood_is_refused_before_its_bodies_are_read_and_is_logged(bench):
-    bench.gateway.num_open = 8  # the cap of this gateway
-
-    def body():
-        raise AssertionError("the body must not be read")
-        yield b""
-
-    response = bench.predict(body())
-    assert error_of(response)[:2] == (503, "OVERLOADED")
-    assert response.headers["retry-after"] == "1"
-    assert [(record.error_code, record.payload) for record in bench.records()] == [("OVERLOADED", None)]
-    assert bench.counts() == (1, 1, 0)
-
-
-PREDICT = b"/v1/projects/fashion/predict"
-
-
-def test_at_the_door_a_flood_is_refused_as_behind_it_but_not_logged(bench):
-    assert refuse(bench.gateway, PREDICT, []) is None
-    bench.gateway.num_open = 8
-    head, _, body = refuse(bench.gateway, PREDICT, []).partition(b"\r\n\r\n")
-    status, *lines = head.decode().split("\r\n")
-    assert status == "HTTP/1.1 503 Service Unavailable"
-    assert bench.records() == []
-    assert bench.metrics.get("dethrone_refused_total", label='code="OVERLOADED"') == 1
-    behind = bench.predict()
-    told, other = json.loads(body)["error"], behind.json()["error"]
-    assert told | {"request_id": None} == other | {"request_id": None}
-    headers = {name.lower() for name, _ in (line.split(": ", 1) for line in lines)}
-    assert headers == set(behind.headers)
-
-
-@pytest.mark.parametrize(
-    ("url", "headers"),
-    [
-        (b"/v1/projects/fashion/predict:batch", []),
-        (b"/v1/projects/fashion/feedback", []),
-        (b"/metrics", []),
-        (PREDICT, [(b"x-request-id", b"r1")]),
-    ],
-)
-def test_other_requests_come_in_also_in_a_flood(bench, url, headers):
-    bench.gateway.num_open = 8
-    assert refuse(bench.gateway, url, headers) is None

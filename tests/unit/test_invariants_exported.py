@@ -45,3 +45,12 @@ def test_a_lost_manifest_is_told_once(check, object_store):
     object_store.delete([f"{FOLDER}/{artifact.MANIFEST_NAME}"])
     (lost,) = check()
     assert "model.json" in lost
+
+
+def test_the_weights_are_read_once_and_never_whole_into_memory(check, object_store, monkeypatch):
+    read = []
+    get, get_file = object_store.get, object_store.get_file
+    monkeypatch.setattr(object_store, "get", lambda key: (read.append(("whole", key)), get(key))[1])
+    monkeypatch.setattr(object_store, "get_file", lambda key, path: (read.append(("file", key)), get_file(key, path)))
+    assert check() == []
+    assert [how for how, key in read if key == f"{FOLDER}/{artifact.WEIGHTS_NAME}"] == ["file"]

@@ -249,9 +249,10 @@ def test_gpus_are_asked_for_where_the_engine_has_them_and_forgone_where_they_may
         (DockerException("no socket"), ServiceUnavailable, "ENGINE_AWAY"),
         (requests.ConnectionError("gone"), ServiceUnavailable, "ENGINE_AWAY"),
         (refused(500, "no space left on device"), ServiceUnavailable, "ENGINE_FAILED"),
+        (refused(409, "removal of container x is already in progress"), ServiceUnavailable, "ENGINE_BUSY"),
         (refused(400, "invalid"), PermanentError, "ENGINE_REFUSED"),
     ],
-    ids=["away", "gone", "full", "refused"],
+    ids=["away", "gone", "full", "busy", "refused"],
 )
 def test_what_the_sdk_raises_is_translated(engine, error, kind, code):
     engine.create_error = error

@@ -205,6 +205,23 @@ def test_a_token_service_that_is_away_is_no_refusal(server, status):
         client(answer, Credentials("ann", "secret")).check()
 
 
+def test_another_host_that_an_upload_goes_to_learns_no_credentials_by_asking_for_them(server):
+    told = {}
+
+    def answer(request):
+        told.setdefault(request.url.host, set()).add(request.headers.get("Authorization"))
+        if request.url.host == "storage.example":
+            return httpx.Response(401, headers={"WWW-Authenticate": 'Bearer realm="https://evil.example/token"'})
+        if request.url.path.endswith("/uploads/"):
+            return httpx.Response(202, headers={"Location": "https://storage.example/upload/u1"})
+        return server(request)
+
+    with pytest.raises(PermanentError, match="401") as error:
+        client(answer, Credentials("ann", "secret")).push_blob(DATA)
+    assert error.value.code == "REGISTRY_REFUSED"
+    assert told == {"localhost": {None}, "storage.example": {None}}
+
+
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "localhost@evil"])
 def test_credentials_go_to_no_token_service_in_the_clear(server, host):
     server.challenge, server.wanted = f'Bearer realm="http://{host}/token"', "x"

@@ -21,6 +21,7 @@ from pipeline_tasks.validation.near_duplicates import exact_leaks
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 CLASSES = ("shirt", "shoe")
+LABELS = [CLASSES[index % 2] for index in range(120)]
 
 
 def policy(**changes) -> Gate:

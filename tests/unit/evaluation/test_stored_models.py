@@ -14,8 +14,9 @@ from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.evaluation import scoring
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.task import judge
-from pipeline_tasks.models.artifact import ModelConfig, Origin, pack
+from pipeline_tasks.models.artifact import Origin, pack
 from pipeline_tasks.models.registry import find_recipe
+from tests.model_configs import config_of
 from tests.unit.evaluation import support as s
 from tests.unit.models.test_exported import graph
 
@@ -34,23 +35,8 @@ def put_model(store, version: str, *, seed: int, runtime="eager", exported: byte
     torch.manual_seed(seed)
     found = find_recipe("image_cnn")
     params = found.recipe.resolve({})
-    config = ModelConfig(
-        project="fashion",
-        version=version,
-        recipe="image_cnn",
-        recipe_digest=found.code_digest,
-        recipe_source=None,
-        params=params,
-        classes=CLASSES,
-        preprocessing=found.recipe.preprocessing(params),
-        signature=found.recipe.signature(params, len(CLASSES)),
-        snapshot_id="s1",
-        training_key="k1",
-        warm_start=None,
-        seed=seed,
-        threads=1,
-        lock_hash="l1",
-        runtime=runtime,
+    config = config_of(
+        found, recipe="image_cnn", params=params, classes=CLASSES, version=version, seed=seed, runtime=runtime
     )
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
     module = found.recipe.build(params, len(CLASSES))

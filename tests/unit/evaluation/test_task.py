@@ -1,6 +1,5 @@
 """Judging on a fake store and a real catalog: the answer, the evidence, repeats, races and what cannot be read."""
 
-import dataclasses
 import itertools
 import json
 
@@ -8,54 +7,9 @@ import pytest
 
 from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import Leak, sha256_hex
-from pipeline_tasks.errors import DataCorrupt, InputError, LostRace, PermanentError, ServiceUnavailable, StaleAttempt
-from pipeline_tasks.evaluation import scoring
+from pipeline_tasks.errors import DataCorrupt, LostRace, PermanentError, ServiceUnavailable, StaleAttempt
 from pipeline_tasks.evaluation import verdict as vd
-from pipeline_tasks.evaluation.task import judge
 from tests.unit.evaluation import support as s
-
-LABELS = [s.CLASSES[index % 2] for index in range(120)]
-
-
-@pytest.fixture
-def verdicts(database):
-    return VerdictRepository(database)
-
-
-@pytest.fixture
-def world(object_store):
-    """Two exams; `old` is right on 80 %, `new` on all of the current exam; they agree on the previous one."""
-    exams = [s.put_exam(object_store, epoch=epoch, labels=LABELS) for epoch in (1, 2)]
-    old = s.answers(1, LABELS, wrong=range(10)) | s.answers(2, LABELS, wrong=range(24))
-    new = s.answers(1, LABELS, wrong=range(10)) | s.answers(2, LABELS)
-    return s.World(object_store, {"old": s.TableModel(old), "new": s.TableModel(new)}, exams)
-
-
-@pytest.fixture
-def run(world, verdicts, database, object_store):
-    def call(contender="new", champion="old", **changes):
-        refs = {version: s.put_model(object_store, version) for version in (contender, champion) if version}
-        ticks = itertools.count()
-        options = {
-            "exams": world.exams,
-            "champion": refs.get(champion),
-            "load": world.load,
-            "read": world.read,
-            "find_leaks": world.find_leaks,
-            "find_items": world.find_items,
-            "verdicts": verdicts,
-            "store": object_store,
-            "database": database,
-            "attempt": s.attempt(),
-            "run_id": "run-1",
-            "now": s.NOW,
-            "timer": lambda: next(ticks) / 1000,
-        }
-        options |= changes
-        project = options.pop("project", s.project())
-        return judge(project, refs[contender], options.pop("exams"), **options)
-
-    return call
 
 
 def document_of(store, ref):
@@ -95,7 +49,7 @@ def test_the_first_model_is_judged_by_floors(run):
 
 
 def test_forgetting_the_old_keeps_the_champion(run, world):
-    world.models["new"].answers |= s.answers(1, LABELS, wrong=range(30))
+    world.models["new"].answers |= s.answers(1, s.LABELS, wrong=range(30))
     ref = run()
     assert (ref.answer, ref.code) == ("keep", "PREVIOUS_WORSE")
 
@@ -295,7 +249,7 @@ def test_models_with_other_classes_are_compared_by_name(run, world):
 
 
 def test_a_champion_without_a_class_of_the_exam(run, world, object_store):
-    labels = [*LABELS, *["hat"] * 30]
+    labels = [*s.LABELS, *["hat"] * 30]
     exams = [world.exams[0], s.put_exam(object_store, epoch=2, labels=labels)]
     right = world.models["new"].answers | {s.payload(2, index): 2 for index in range(120, 150)}
     world.models["new"] = s.TableModel(right, classes=(*s.CLASSES, "hat"))
@@ -317,51 +271,6 @@ def test_macro_f1_is_compared_by_bootstrap(run, object_store):
     assert 0.1 < found["low"] < found["difference"] < found["high"] < 0.35
 
 
-def test_no_exam_is_a_clear_error(run):
-    with pytest.raises(InputError, match=r"exams must hold at least one frozen exam \(got none\)") as caught:
-        run(exams=[])
-    assert caught.value.code == "EXAM_MISSING"
-
-
-def test_a_missing_exam_is_a_clear_error(run, world, object_store):
-    object_store.delete([world.exams[1].object_key])
-    with pytest.raises(DataCorrupt, match=r"must hold the exam of epoch 2 \(got nothing\)"):
-        run()
-
-
-def test_an_exam_that_was_changed_is_refused(run, world, object_store):
-    other = s.put_exam(object_store, epoch=2, labels=[*LABELS[:-1], "shirt"])
-    object_store.put(world.exams[1].object_key, object_store.get(other.object_key))
-    with pytest.raises(DataCorrupt, match="It was changed after it was frozen"):
-        run()
-
-
-def test_an_item_that_was_changed_is_refused(run, object_store):
-    item_id = sha256_hex(s.payload(2, 5))
-    key = f"items/fashion/{item_id[:2]}/{item_id}"
-    object_store.corrupt(key)
-    with pytest.raises(DataCorrupt, match=f"{key} must hold exam item {item_id} at offset 0"):
-        run()
-
-
-def test_an_exam_of_another_size_is_refused(run, world):
-    lying = dataclasses.replace(world.exams[1], num_items=119)
-    with pytest.raises(DataCorrupt, match="must hold the 119 items and labels of exam"):
-        run(exams=[world.exams[0], lying])
-
-
-def test_an_exam_item_that_a_model_cannot_decode_is_named(run, world, monkeypatch):
-    def refuse(data):
-        if data == s.payload(2, 3):
-            raise InputError("truncated", code="IMAGE_TRUNCATED")
-        return data
-
-    monkeypatch.setattr(world.models["old"], "decode", refuse)
-    with pytest.raises(InputError, match=f"exam item {sha256_hex(s.payload(2, 3))} must be decodable") as caught:
-        run()
-    assert caught.value.code == "IMAGE_TRUNCATED"
-
-
 def test_a_verdict_in_the_place_of_another_is_refused(run, object_store, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(VerdictRepository, "record", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -373,75 +282,6 @@ def test_a_verdict_in_the_place_of_another_is_refused(run, object_store, monkeyp
     object_store.objects[key] = vd.document_bytes(other)
     with pytest.raises(DataCorrupt, match=r"must be the verdict of its name \(got another\)"):
         run(attempt=s.attempt(2))
-
-
-def test_scoring_goes_batch_by_batch_and_reads_each_item_once(world):
-    exam = scoring.read_exam(world.store, world.exams[1])
-    reads = []
-
-    def read(locations):
-        reads.append(len(locations))
-        return world.read(locations)
-
-    models = [world.models["new"], world.models["old"]]
-    answers = scoring.answer_items(exam.items, read=read, models=models, batch_size=50)
-    assert reads == [50, 50, 20]
-    assert [model.batches for model in models] == [[50, 50, 20], [50, 50, 20]]
-    assert [answer.shape for answer in answers] == [(120, 2), (120, 2)]
-
-
-def test_scoring_reads_in_the_order_of_places(world):
-    items = scoring.read_exam(world.store, world.exams[1]).items[::-1]
-    asked = []
-
-    def read(locations):
-        asked.extend(locations)
-        return world.read(locations)
-
-    (answers,) = scoring.answer_items(items, read=read, models=[world.models["old"]], batch_size=50)
-    by_item = dict(zip([item.item_id for item in items], answers.argmax(axis=1), strict=True))
-    assert [location.object_key for location in asked] == sorted(item.location.object_key for item in items)
-    for data, answer in s.answers(2, LABELS, wrong=range(24)).items():
-        assert by_item[sha256_hex(data)] == answer
-
-
-@pytest.mark.parametrize(("same", "expected"), [(True, (120, 0)), (False, (120, 120))])
-def test_models_that_decode_alike_share_the_decoding(world, monkeypatch, same, expected):
-    exam = scoring.read_exam(world.store, world.exams[1])
-    models = [world.models["new"], world.models["old"]]
-    decoded = [[], []]
-    for model, seen in zip(models, decoded, strict=True):
-        monkeypatch.setattr(model, "decode", lambda data, seen=seen: seen.append(data) or data)
-    if same:
-        models[1].decoding = models[0].decoding
-    answers = scoring.answer_items(exam.items, read=world.read, models=models)
-    assert tuple(len(seen) for seen in decoded) == expected
-    labels = [s.CLASSES.index(item.label) for item in exam.items]
-    assert [float((answer.argmax(axis=1) == labels).mean()) for answer in answers] == [1.0, 0.8]
-
-
-def test_latency_leaves_the_warm_up_out():
-    timed = itertools.chain.from_iterable((0.0, 0.001 * tick) for tick in range(1, 101))
-    # During the warm-up only the start is read.
-    starts = [0.0] * scoring.NUM_WARM_UP
-    ticks = itertools.chain(starts, timed)
-    model = s.TableModel({b"item 1": 0})
-    found = scoring.measure_latency(model, [b"item 1"], timer=lambda: next(ticks), num_timed=100)
-    assert (found.latency_p50_ms, found.latency_p99_ms) == (50.5, 99.01)
-
-
-def test_latency_of_nothing_is_not_a_number():
-    found = scoring.measure_latency(s.TableModel({}), [], timer=lambda: 0.0)
-    assert found.latency_p99_ms != found.latency_p99_ms
-
-
-def test_a_programming_error_in_a_model_is_not_hidden():
-    class Broken(s.TableModel):
-        def predict(self, inputs):
-            raise PermanentError("no such thing", code="OTHER")
-
-    with pytest.raises(PermanentError, match="no such thing"):
-        scoring.predict(Broken({}), [b"item"])
 
 
 def test_a_verdict_from_before_a_gate_setting_came_replays_as_it_was(run, object_store):

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline_tasks.errors import ConfigError, GateClosed
 from pipeline_tasks.experiments import task
-from tests.unit.deployment.test_rolling import Rolling
+from tests.unit.deployment.rolling_case import Rolling
 from tests.unit.deployment.test_task import NOW, closed
 
 BEGUN = ("experiment_start", {"a": 70, "b": 30})

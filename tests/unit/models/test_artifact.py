@@ -14,6 +14,7 @@ from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.models import artifact
 from pipeline_tasks.models.registry import find_recipe
 from pipeline_tasks.models.weights_file import ArtifactInvalid, read_weights, write_weights
+from tests.model_configs import config_of
 
 PARAMS = {"image_size": 8, "width": 2, "hidden": 4}
 ORIGIN = artifact.Origin(code_revision="abc", torch_version="2", device="cpu")
@@ -24,22 +25,14 @@ def build(
 ):
     found = find_recipe(recipe, folder=folder)
     resolved = found.recipe.resolve(PARAMS | (params or {}))
-    config = artifact.ModelConfig(
-        project="pets",
-        version="0123456789abcdef",
+    config = config_of(
+        found,
         recipe=recipe,
-        recipe_digest=found.code_digest,
-        recipe_source=found.own_source,
         params=resolved,
         classes=classes,
-        preprocessing=found.recipe.preprocessing(resolved),
-        signature=found.recipe.signature(resolved, len(classes)),
-        snapshot_id="s",
-        training_key="k",
-        warm_start=None,
+        project="pets",
+        version="0123456789abcdef",
         seed=seed,
-        threads=1,
-        lock_hash="l",
         runtime="eager" if exported is None else "onnx",
     )
     torch.manual_seed(seed)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline_tasks.models.weights_file import ArtifactInvalid, read_weights, write_weights
+from pipeline_tasks.models.weights_file import (
+    MAX_HEADER_BYTES,
+    ArtifactInvalid,
+    read_file_metadata,
+    read_weights,
+    write_weights,
+)
 
 
 def file_of(header, data: bytes = b"", *, length: int | None = None) -> bytes:
@@ -73,10 +80,20 @@ def test_channels_last_tensors_keep_their_values():
         pytest.param(file_of({"a": tensor()}, struct.pack("<ff", 1, float("inf"))), "NON_FINITE", id="infinity"),
     ],
 )
-def test_a_bad_file_is_refused_with_its_reason(data, reason):
+def test_a_bad_file_is_refused_with_its_reason(data, reason, tmp_path):
     with pytest.raises(ArtifactInvalid, match=rf"ARTIFACT_INVALID\({reason}\)") as caught:
         read_weights(data)
     assert (caught.value.reason, caught.value.code) == (reason, "ARTIFACT_INVALID")
+    (tmp_path / "weights").write_bytes(data)
+    if reason != "NON_FINITE":  # the values are not looked at
+        with pytest.raises(ArtifactInvalid, match=re.escape(str(caught.value))):
+            read_file_metadata(tmp_path / "weights")
+
+
+def test_the_metadata_of_a_file_longer_than_any_header_are_read(tmp_path):
+    data = write_weights({"a": torch.zeros(MAX_HEADER_BYTES)}, metadata={"config": "x"})
+    (tmp_path / "weights").write_bytes(data)
+    assert read_file_metadata(tmp_path / "weights") == {"config": "x"}
 
 
 class Marker:

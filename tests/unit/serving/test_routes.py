@@ -37,6 +37,19 @@ def test_a_user_stays_while_the_weights_stay():
     assert len({choose(route(A1, A2, B), sticky_key="p/alice", version=None) for _ in range(100)}) == 1
 
 
+def on_candidate(version: str, *, share: int) -> set[int]:
+    entries = (RouteEntry("a", "A", "http://a", 100 - share), RouteEntry(version, version, f"http://{version}", share))
+    users = range(4000)
+    return {n for n in users if choose(route(*entries), sticky_key=f"p/{n}", version=None).model_version == version}
+
+
+def test_each_candidate_is_tried_on_users_of_its_own_and_keeps_them_while_its_share_grows():
+    first, second = on_candidate("B", share=10), on_candidate("C", share=10)
+    assert first < on_candidate("B", share=50)
+    assert (len(first) / 4000, len(second) / 4000) == pytest.approx((0.1, 0.1), abs=0.02)
+    assert len(first & second) / len(first) == pytest.approx(0.1, abs=0.05)
+
+
 def test_weight_zero_gets_no_traffic_but_can_be_named():
     zero = dataclasses.replace(B, weight=0)
     full = dataclasses.replace(A1, weight=100)

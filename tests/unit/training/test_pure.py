@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline_tasks.contracts import Location, sha256_hex
+from pipeline_tasks.contracts import Location
 from pipeline_tasks.errors import DataCorrupt, GateClosed
 from pipeline_tasks.models.base import Choice, FloatRange, IntRange
 from pipeline_tasks.training.dataset import class_indices, inner_split, loss_weights, rows_of
 from pipeline_tasks.training.inputs import batches_of
-from pipeline_tasks.training.keys import TrainingKey, lock_hash_of
+from pipeline_tasks.training.keys import TrainingKey
 from pipeline_tasks.training.metrics import validation_metrics
 from pipeline_tasks.training.schedule import one_cycle
 from pipeline_tasks.training.tuning import LOG_NAME, choose_params, distribution_of
@@ -147,13 +147,6 @@ def test_every_field_of_the_key_makes_another_version(field):
     other = dataclasses.replace(KEY, **{field: changed.get(field, "other")})
     assert other.version != KEY.version
     assert len(KEY.version) == 16
-
-
-def test_the_lock_hash_is_the_files(tmp_path):
-    path = tmp_path / "pipeline.lock"
-    assert lock_hash_of(path) == "none"
-    path.write_bytes(b"numpy==2")
-    assert lock_hash_of(path) == sha256_hex(b"numpy==2")
 
 
 def test_a_space_is_widened_to_hold_the_projects_value():

@@ -73,13 +73,13 @@ def test_what_an_experiment_had_found_goes_into_the_reason_of_its_end(parts):
 
 
 def test_a_version_without_a_release_is_refused(parts):
-    with pytest.raises(GateClosed, match=r"v2 must have a release to serve \(got none\)"):
+    with pytest.raises(GateClosed, match=r"v2 must have a release of pets to serve \(got none\)"):
         experimenting._release_of(parts, "pets", "v2")
 
 
 def test_a_version_that_a_person_has_refused_since_its_release_is_no_arm(parts, monkeypatch):
     ref = types.SimpleNamespace(project="pets", release_id="r2", model_version="v2", verdict_id="verdict-v2")
-    monkeypatch.setattr(experimenting.ReleaseRepository, "of_model", lambda *_: ref)
+    monkeypatch.setattr(experimenting, "release_of_version", lambda *_: ref)
     monkeypatch.setattr(experimenting, "restore_bento", lambda *_: None)
     monkeypatch.setattr("pipeline_tasks.evaluation.approval.verdict_id_of", lambda _: "verdict-v2")
     always = s.project(approval={"when": "always"})

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from pipeline_tasks.contracts import ReleaseRef
-from pipeline_tasks.errors import ConfigError, DataCorrupt, ServiceUnavailable
+from pipeline_tasks.errors import ConfigError, GateClosed, ServiceUnavailable
 from pipeline_tasks.ports import ServerHandle
 from pipeline_tasks.wiring import keeping
 from tests.ledger_case import Case
@@ -40,7 +40,7 @@ def champion(parts):
 @pytest.fixture
 def release(monkeypatch, champion):
     found = ReleaseRef("fashion", "r1", champion.model_version, "verdict-v1", "dethrone_fashion:r1")
-    monkeypatch.setattr(keeping.ReleaseRepository, "of_model", lambda *_: found)
+    monkeypatch.setattr(keeping, "release_of_version", lambda *_: found)
     return found
 
 
@@ -58,7 +58,7 @@ def test_another_address_than_the_routes_is_refused(parts, champion, release, mo
 
 
 def test_a_champion_without_a_release_is_told(parts, champion):
-    with pytest.raises(DataCorrupt, match="v1 serves fashion and must have a release"):
+    with pytest.raises(GateClosed, match="v1 must have a release of fashion to serve"):
         keeping.serve_again(parts, "fashion")
 
 

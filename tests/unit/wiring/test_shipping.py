@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import httpx
 import pytest
 
 from pipeline_tasks.catalog import tables as t
@@ -54,6 +55,21 @@ def test_a_release_that_is_not_recorded_is_not_restored(parts):
     assert error.value.code == "RELEASE_UNKNOWN"
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"labels": ["a"]}', {"labels": ["a"]}),
+        (b"<html>", "HTTP 200, which is no JSON object: <html>"),
+        (b"[1]", "HTTP 200, which is no JSON object: [1]"),
+        (b"\xff", "HTTP 200, which is no JSON object: \ufffd"),
+    ],
+)
+def test_what_a_server_answers_in_place_of_a_prediction_is_told_and_not_raised(monkeypatch, body, expected):
+    request = httpx.Request("POST", "http://s/predict")
+    monkeypatch.setattr(shipping.httpx, "post", lambda *_, **__: httpx.Response(200, content=body, request=request))
+    assert shipping.ask_server("http://s", b"x", "image/png") == expected
+
+
 @pytest.fixture
 def moving(parts, monkeypatch):
     """Parts with one project, whose releases and routes go straight into the catalog."""
@@ -82,6 +98,20 @@ def test_a_promotion_and_a_rollback_are_noted_down(moving):
     back = {"to_version": None, "reason": "complaints", "actor": "ops"}
     assert shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back).generation == 2
     assert len(noted(moving)) == 2
+
+
+def test_what_has_no_release_is_neither_shipped_nor_returned_to(moving, monkeypatch):
+    with pytest.raises(PermanentError, match=r"release_id must be a release of fashion \(got r1\)") as unknown:
+        shipping.ship_release(moving, "fashion", attempt=s.attempt(), release_id="r1")
+    assert unknown.value.code == "RELEASE_UNKNOWN"
+    monkeypatch.setattr(
+        shipping.deployment_task,
+        "rollback",
+        lambda *_, release_of, **__: release_of(RouteEntry("d", "m1", "", 100)),
+    )
+    with pytest.raises(GateClosed, match=r"m1 must have a release of fashion to serve \(got none\)") as none:
+        shipping.roll_back(moving, "fashion", attempt=s.attempt(), to_version="m1", reason="r", actor="ops")
+    assert none.value.code == "NO_RELEASE"
 
 
 def test_a_rollback_asks_for_the_recorded_artifacts(moving, monkeypatch):

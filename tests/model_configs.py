@@ -1,0 +1,42 @@
+"""The configuration of model versions that nobody trained: what tests and benchmarks write, load and serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_tasks.contracts import Runtime
+from pipeline_tasks.models.artifact import ModelConfig
+from pipeline_tasks.models.registry import FoundRecipe
+
+
+def config_of(
+    found: FoundRecipe,
+    *,
+    recipe: str,
+    params: Mapping[str, Any],
+    classes: tuple[str, ...],
+    project: str = "fashion",
+    version: str = "v1",
+    seed: int = 0,
+    runtime: Runtime = "eager",
+) -> ModelConfig:
+    """Return what a model version's files say of it; `params` are resolved, `recipe` is what project.yaml names."""
+    return ModelConfig(
+        project=project,
+        version=version,
+        recipe=recipe,
+        recipe_digest=found.code_digest,
+        recipe_source=found.own_source,
+        params=params,
+        classes=classes,
+        preprocessing=found.recipe.preprocessing(params),
+        signature=found.recipe.signature(params, len(classes)),
+        snapshot_id="s1",
+        training_key="k1",
+        warm_start=None,
+        seed=seed,
+        threads=1,
+        lock_hash="l1",
+        runtime=runtime,
+    )

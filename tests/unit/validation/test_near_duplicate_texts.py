@@ -1,0 +1,147 @@
+"""Near-duplicates among texts and rows: copies are found, other texts are not, and neither costs all pairs."""
+
+import numpy as np
+import pytest
+
+from pipeline_tasks.validation import fingerprints as fp
+from pipeline_tasks.validation import near_duplicates as nd
+from tests.unit.validation.test_near_duplicates import SETTINGS, packed, pairs
+
+TEXT = "The penguins game unbeaten streak carries over to next season, meaning if they start the season with another. "
+WORDS = [f"word{index}" for index in range(400)]
+
+
+def utf8(**texts: str) -> dict[str, bytes]:
+    return {name: text.encode() for name, text in texts.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (TEXT.upper().replace(" ", "\n") + "!!", True),
+        (TEXT + "So.", True),
+        (TEXT.replace("penguins", "flyers"), False),
+        (TEXT + "What do the others of this group think about the next game?", False),
+    ],
+)
+def test_copies_of_a_short_text(text, found):
+    assert pairs(utf8(e=TEXT), utf8(t=text), modality="text") == ({("e", "t")} if found else set())
+
+
+def test_a_long_text_with_a_few_other_words_is_a_copy():
+    text = " ".join(WORDS)
+    changed = " ".join(["other", *WORDS[1:200], "new", *WORDS[200:]])
+    assert pairs(utf8(e=text), utf8(t=changed), modality="text") == {("e", "t")}
+
+
+@pytest.mark.parametrize(("kept", "found"), [(0.93, True), (0.87, False)])
+def test_the_true_jaccard_index_decides(kept, found):
+    """Ten texts on either side of 0.9: an estimate from 128 permutations would take some of them for the other."""
+    exam = {f"e{n}": " ".join(f"{n}a{word}" for word in WORDS) for n in range(10)}
+    count = round(len(WORDS) * kept)
+    trained = {f"t{n}": " ".join(f"{n}a{word}" for word in WORDS[:count]) for n in range(10)}
+    expected = {(f"e{n}", f"t{n}") for n in range(10)} if found else set()
+    assert pairs(utf8(**exam), utf8(**trained), modality="text") == expected
+
+
+def test_the_text_threshold_of_the_project_decides():
+    exam, trained = utf8(e=" ".join(WORDS)), utf8(t=" ".join(WORDS[:320]))
+    assert pairs(exam, trained, modality="text", text_similarity=0.75) == {("e", "t")}
+    assert pairs(exam, trained, modality="text", text_similarity=0.85) == set()
+
+
+def test_short_texts_are_equal_or_other():
+    found = pairs(utf8(e1="test", e2="dead mouse"), utf8(t1="Test!", t2="testing", t3="dead house"), modality="text")
+    assert found == {("e1", "t1")}
+
+
+def test_texts_are_read_for_candidates_only_and_in_parts(monkeypatch):
+    exam = {f"e{n}": " ".join(f"{n}a{word}" for word in WORDS) for n in range(6)}
+    trained = {f"t{n}": text + " end" for n, text in enumerate(exam.values())} | {"far": "something else entirely"}
+    asked = []
+    data = utf8(**exam, **trained)
+
+    def read(ids):
+        asked.append(set(ids))
+        return {one: data[one] for one in ids}
+
+    monkeypatch.setattr(nd, "TEXT_PAIRS_AT_ONCE", 2)
+    sides = (packed(utf8(**one), modality="text") for one in (exam, trained))
+    leaks = nd.near_leaks(*sides, modality="text", settings=SETTINGS, read=read)
+    assert len(leaks) == 6
+    assert [len(ids) for ids in asked] == [4, 4, 4]
+    assert "far" not in set().union(*asked)
+
+
+def test_copies_of_one_template_do_not_cost_all_pairs():
+    exam = {f"e{n:02d}": " ".join([*WORDS, f"number{n}"]) for n in range(20)}
+    trained = {f"t{n:02d}": " ".join([*WORDS, f"other{n}"]) for n in range(20)}
+    read = utf8(**exam, **trained)
+    count = 0
+
+    def counted(ids):
+        nonlocal count
+        count += len(ids)
+        return {one: read[one] for one in ids}
+
+    sides = (packed(utf8(**one), modality="text") for one in (exam, trained))
+    leaks = nd.near_leaks(*sides, modality="text", settings=SETTINGS, read=counted)
+    # Every item is in a pair all the same: none of either side is missed.
+    assert {leak.item_id for leak in leaks} == set(exam)
+    assert {leak.trained_item_id for leak in leaks} == set(trained)
+    assert len(leaks) <= 2 * 20 * nd.MAX_TEXTS_PER_ITEM
+
+
+def test_candidates_of_one_template_are_few_and_hold_the_likeliest_of_each_text():
+    random = np.random.default_rng(2)
+    signature = random.integers(0, 2**32, fp.NUM_PERMUTATIONS, dtype=np.uint32)
+
+    def near(count):
+        values = np.tile(signature, (count, 1))
+        for row in values:
+            changed = random.choice(fp.NUM_PERMUTATIONS, random.integers(1, 12), replace=False)
+            row[changed] = random.integers(0, 2**32, len(changed), dtype=np.uint32)
+        return values
+
+    exam, trained = near(40), near(300)
+    estimates_et = (exam[:, None] == trained[None]).mean(axis=2)
+    found = nd._text_candidates(exam.view(np.uint8), trained.view(np.uint8), minimum=0.75)
+    assert all(estimate == estimates_et[e, t] for e, t, estimate in found)
+    assert len(found) < 0.3 * estimates_et.size
+    for own, other_et in ((0, estimates_et), (1, estimates_et.T)):
+        for index, row in enumerate(other_et):
+            kept = sorted((pair[2] for pair in found if pair[own] == index), reverse=True)
+            assert kept[: nd.MAX_TEXTS_PER_ITEM] == sorted(row, reverse=True)[: nd.MAX_TEXTS_PER_ITEM]
+
+
+# Rows
+
+
+def test_rows_that_are_equal_when_rounded_are_found():
+    exam = {"e1": b'{"a": 1.00004, "b": "X"}', "e2": b'{"a": 2.5, "b": "y"}'}
+    trained = {"t1": b'{"a": 1.00003, "b": "x"}', "t2": b'{"a": 1.1, "b": "x"}', "t3": b'{"b": "x", "a": 1.000041}'}
+    assert pairs(exam, trained, modality="tabular") == {("e1", "t1"), ("e1", "t3")}
+
+
+def test_equal_rows_do_not_cost_all_pairs():
+    exam, trained = ({f"{side}{n:03d}": f'{{"a": 1.0000{n:03d}}}'.encode() for n in range(300)} for side in "et")
+    found = pairs(exam, trained, modality="tabular")
+    assert {e for e, _ in found} == set(exam)
+    assert {t for _, t in found} == set(trained)
+    assert len(found) == 599
+
+
+def test_pairs_come_by_exam_item_the_likest_first():
+    text = " ".join(WORDS)
+    exam, trained = utf8(e2=text, e1=text + " more"), utf8(t1=text + " end of it", t2=text)
+    read = exam | trained
+    leaks = nd.near_leaks(
+        packed(exam, modality="text"),
+        packed(trained, modality="text"),
+        modality="text",
+        settings=SETTINGS,
+        read=lambda ids: {one: read[one] for one in ids},
+    )
+    assert [leak.item_id for leak in leaks] == ["e1", "e1", "e2", "e2"]
+    assert (leaks[2].trained_item_id, leaks[2].similarity) == ("t2", 1.0)
+    assert leaks[3].similarity < 1
