@@ -18,6 +18,7 @@ from bento_services.gateway.client import Scores
 from bento_services.gateway.config import GatewayConfig
 from bento_services.gateway.core import Gateway, Later
 from bento_services.gateway.follower import RouteFollower
+from bento_services.gateway.gather import Gatherer
 from bento_services.gateway.later import Worker
 from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.predict import Dispatcher
@@ -122,6 +123,11 @@ class Bench:
     gateway: Gateway
     reviews: StubReviews
     callbacks: StubCallbacks
+
+    def answer_by(self, models: StubModels) -> None:
+        """Let other models answer from now on."""
+        self.gateway.dispatcher._client = models
+        self.gateway.dispatcher._gatherer = Gatherer(models)
 
     def work(self) -> None:
         """Make what waits, once."""

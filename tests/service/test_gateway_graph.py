@@ -12,7 +12,6 @@ from starlette.testclient import TestClient
 
 from bento_services.gateway.app import build_app
 from bento_services.gateway.client import SAFETENSORS, Failed, InferenceClient, Rejected, Scores
-from bento_services.gateway.gather import Gatherer
 from bento_services.gateway.predict import Dispatcher
 from bento_services.gateway.reviews import Audited, Review
 from bento_services.gateway.routes import ProjectRoute, ServingSettings, parse_snapshot, snapshot_of
@@ -84,8 +83,7 @@ class Models:
 @pytest.fixture
 def models(bench):
     models = Models()
-    bench.gateway.dispatcher._client = models
-    bench.gateway.dispatcher._gatherer = Gatherer(models)
+    bench.answer_by(models)
     return models
 
 

@@ -41,7 +41,7 @@ def accounts(bench, route):
 
 
 def test_a_candidate_of_a_node_has_its_share_and_users_stay_on_it(bench):
-    bench.gateway.dispatcher._client = Models()
+    bench.answer_by(Models())
     known = with_graph(CASCADE)
     halves = tuple(RouteEntry(f"shoes-{number}", f"S{number}", "http://s", 50) for number in (1, 2))
     split = dataclasses.replace(known.routes["shoes"], entries=halves, champion_version="S1")
@@ -57,7 +57,7 @@ def test_a_candidate_of_a_node_has_its_share_and_users_stay_on_it(bench):
 
 
 def test_a_candidate_with_another_order_of_classes_is_answered_for_by_the_champion_and_has_an_error(bench, rolling):
-    bench.gateway.dispatcher._client = OtherOrder("C2")
+    bench.answer_by(OtherOrder("C2"))
     answer = bench.predict(project="triage", name="stack")
     assert answer.status_code == 200
     assert [one["model_version"] for one in answer.json()["nodes"]] == ["C", "T"]
@@ -66,7 +66,7 @@ def test_a_candidate_with_another_order_of_classes_is_answered_for_by_the_champi
 
 
 def test_the_candidate_is_still_asked_by_those_who_read_labels_and_not_numbers(bench, rolling):
-    bench.gateway.dispatcher._client = OtherOrder("C2")
+    bench.answer_by(OtherOrder("C2"))
     for _ in range(4):
         bench.predict(project="triage", name="stack")
     answer = bench.predict(project="coarse", name="stack")
@@ -74,7 +74,7 @@ def test_the_candidate_is_still_asked_by_those_who_read_labels_and_not_numbers(b
 
 
 def test_where_the_champion_numbers_them_otherwise_too_the_graph_is_outdated_and_both_have_the_error(bench, rolling):
-    bench.gateway.dispatcher._client = OtherOrder("C", "C2")
+    bench.answer_by(OtherOrder("C", "C2"))
     assert error_of(bench.predict(project="triage", name="stack"))[:2] == (503, "GRAPH_OUTDATED")
     assert accounts(bench, rolling) == {"C2": (1, {"class_order": 1})}
     alone = dataclasses.replace(rolling, entries=(dataclasses.replace(rolling.entries[0], weight=100),), generation=2)
