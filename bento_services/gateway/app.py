@@ -23,14 +23,27 @@ from bento_services.gateway.timing import TIMING_HEADER, format_timing
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ID_BYTES = 16
+IDS_AT_ONCE = 256
 PAGE = docs_page.render()
 
 Handler = Callable[[Gateway, Request, str], Awaitable[Response]]
 
 
-def new_id() -> str:
-    """Return a new id: random, so that it depends on no clock."""
-    return secrets.token_hex(ID_BYTES)
+def random_ids(*, read: Callable[[int], bytes] = secrets.token_bytes) -> Callable[[], str]:
+    """Return a source of new ids: random, so that they depend on no clock.
+
+    It asks the kernel for many at a time: each time hands the interpreter to another thread, an eighth of a request's
+    CPU when it was done for each id.
+    """
+    left: list[str] = []
+
+    def new_id() -> str:
+        if not left:
+            data = read(ID_BYTES * IDS_AT_ONCE)
+            left.extend(data[at : at + ID_BYTES].hex() for at in range(0, len(data), ID_BYTES))
+        return left.pop()
+
+    return new_id
 
 
 def build_app() -> Starlette:

@@ -7,6 +7,7 @@ kept. Two gateways may share a folder: what waits is leased, and a dead one's le
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -24,6 +25,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 MAX_BUFFERED = 10_000
+FLUSH_SECONDS = 0.05
 CALLBACK_DELAYS_SECONDS = (0.0, 10.0, 60.0)
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
@@ -108,10 +110,13 @@ class PredictionStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prediction-store")
         self._buffer: deque[tuple[Any, ...]] = deque(maxlen=MAX_BUFFERED)
         self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
         self._connection: sqlite3.Connection | None = None
 
     def close(self) -> None:
         """Write what is buffered and close the file."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._run(self._close).result()
         self._thread.shutdown()
 
@@ -148,12 +153,15 @@ class PredictionStore:
         return self._run(lambda: self._find(prediction_id))
 
     def remember(self, prediction_id: str, *, project: str, answer: Mapping[str, Any], item_id: str) -> None:
-        """Keep an answer that was given already; returns at once, written with its neighbours soon after."""
+        """Keep an answer that was given already; returns at once, written with its neighbours soon after.
+
+        Belongs to a running event loop. Whatever reads the store later sees it.
+        """
         now = self._now()
         self._buffer.append((prediction_id, project, json.dumps(answer), item_id, now, now, now))
         if not self._flushing:
             self._flushing = True
-            self._run(self._flush)
+            self._timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._run, lambda: None)
 
     def calls(self, *, limit: int) -> Future[list[Call]]:
         """Return the callbacks that are due; each is due again later unless it is settled."""
@@ -181,7 +189,13 @@ class PredictionStore:
         return self._run(self._expire)
 
     def _run(self, work: Callable[[], T]) -> Future[T]:
-        return self._thread.submit(work)
+        """Do some work in the store's thread, after what is buffered was written."""
+
+        def after_buffered() -> T:
+            self._flush()
+            return work()
+
+        return self._thread.submit(after_buffered)
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -202,7 +216,6 @@ class PredictionStore:
         self._open().execute(sql, values)
 
     def _close(self) -> None:
-        self._flush()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -266,6 +279,8 @@ class PredictionStore:
         rows = []
         while self._buffer:
             rows.append(self._buffer.popleft())
+        if not rows:
+            return
         sql = (
             "INSERT OR IGNORE INTO predictions (prediction_id, project, state, fingerprint, request, answer, item_id, "
             "created_at, due_at, ended_at) VALUES (?, ?, 'done', '', '{}', ?, ?, ?, ?, ?)"

@@ -10,7 +10,7 @@ import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bento_services.door import guard_door
-from bento_services.gateway.app import build_app, new_id
+from bento_services.gateway.app import build_app, random_ids
 from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.client import InferenceClient
 from bento_services.gateway.config import load_config, store_config_reader
@@ -93,7 +93,7 @@ class Gateway:
             spool=spool,
             metrics=metrics,
             later=later,
-            new_id=new_id,
+            new_id=random_ids(),
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )
         self._later = later

@@ -8,6 +8,7 @@ import json
 import httpx
 import pytest
 
+from bento_services.gateway.app import ID_BYTES, IDS_AT_ONCE, random_ids
 from bento_services.gateway.client import Failed, Rejected, Scores
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.guard import canonical_item
@@ -332,3 +333,17 @@ def test_the_limits_of_the_route_hold(modality, limits, payload, code):
     with pytest.raises(ApiError, match="at most") as caught:
         asyncio.run(canonical_item(payload, ServingSettings(modality=modality, preprocess=limits)))
     assert (caught.value.status, caught.value.code) == (422, code)
+
+
+def test_ids_are_fetched_many_at_a_time_and_none_is_given_twice():
+    asked = []
+
+    def read(size):
+        asked.append(size)
+        return b"".join(number.to_bytes(ID_BYTES) for number in range(sum(asked[:-1]), sum(asked), ID_BYTES))
+
+    new_id = random_ids(read=read)
+    found = [new_id() for _ in range(2 * IDS_AT_ONCE + 1)]
+    assert (len(set(found)), {len(one) for one in found}) == (len(found), {2 * ID_BYTES})
+    assert asked == [ID_BYTES * IDS_AT_ONCE] * 3
+    assert len({*(random_ids()() for _ in range(3))}) == 3

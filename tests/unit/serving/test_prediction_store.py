@@ -1,15 +1,18 @@
 """The store of predictions that are read later: bounded, leased, and what it holds after a kill."""
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-from bento_services.gateway.prediction_store import PredictionStore, StoreFullError, StoreLimits, Waiting
+from bento_services.gateway.prediction_store import FLUSH_SECONDS, PredictionStore, StoreFullError, StoreLimits, Waiting
 from tests.service.servers import ROOT
 
 ANSWER = {"label": "bag", "needs_review": False}
@@ -90,10 +93,15 @@ def test_the_bounds_hold_by_number_and_by_bytes(make):
     assert store._run(lambda: len(store._rows("SELECT 1 FROM predictions WHERE state = 'pending'"))).result() == 2
 
 
+async def remember(store, *numbers):
+    for number in numbers:
+        store.remember(f"p{number}", project="fashion", answer=ANSWER | {"n": number}, item_id="i")
+
+
 def test_old_answers_expire_and_the_oldest_are_forgotten(make, clock):
     store = make(keep_seconds=100, max_kept=2)
     for number in range(3):
-        store.remember(f"p{number}", project="fashion", answer=ANSWER, item_id="i")
+        asyncio.run(remember(store, number))
         clock.now += 1
     store.expire().result()
     assert [store.find(f"p{number}").result() is None for number in range(3)] == [True, False, False]
@@ -105,9 +113,25 @@ def test_old_answers_expire_and_the_oldest_are_forgotten(make, clock):
 
 def test_answers_are_remembered_without_waiting_and_not_beyond_the_buffer(make):
     store = make()
-    for number in range(50):
-        store.remember(f"p{number}", project="fashion", answer=ANSWER | {"n": number}, item_id="i")
+    asyncio.run(remember(store, *range(50)))
     assert [store.find(f"p{number}").result().answer["n"] for number in range(50)] == list(range(50))
+
+
+def test_remembered_answers_are_written_together_by_themselves(make, tmp_path):
+    store = make()
+    store.expire().result()  # the file is there
+
+    async def play(other):
+        counts = []
+        for numbers in ((1, 2, 3), (4,)):
+            await remember(store, *numbers)
+            counts.append(other.execute("SELECT count(*) FROM predictions").fetchone()[0])
+            await asyncio.sleep(5 * FLUSH_SECONDS)
+            counts.append(other.execute("SELECT count(*) FROM predictions").fetchone()[0])
+        return counts
+
+    with contextlib.closing(sqlite3.connect(tmp_path / "serving" / "predictions.db")) as other:
+        assert asyncio.run(play(other)) == [0, 3, 3, 4]
 
 
 def test_only_the_owner_reads_the_file(make, tmp_path):
