@@ -47,7 +47,7 @@ class RestoreReport:
 
 
 def save(folder: Path, *, with_secrets: bool, check: bool = False) -> task.BackupReport:
-    """Back this installation up while it runs; `check` reads every file of the backup again at the end."""
+    """Back this installation up while it runs; `check` copies damaged files again, and reads all of them."""
     parts = build_parts()
     settings, vault = parts.settings, Vault(folder.resolve())
     _require_outside(vault.folder, settings.home, settings.projects_dir)
@@ -61,6 +61,7 @@ def save(folder: Path, *, with_secrets: bool, check: bool = False) -> task.Backu
         with_secrets=with_secrets,
         version=importlib.metadata.version("dethrone"),
         now=utc_now(),
+        reread=check,
     )
     if check:
         vault.check(task.blobs_of(vault.manifest(report.name), vault))

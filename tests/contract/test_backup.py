@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pipeline_tasks.adapters import label_studio_database
 from pipeline_tasks.assembly import Parts
 from pipeline_tasks.backup import catalog_copy
-from pipeline_tasks.backup.vault import Vault
+from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
@@ -148,6 +148,45 @@ def test_a_second_backup_copies_only_what_is_new(save, installation):
     assert installation.store.calls["get_file"] == 1
     assert second.num_objects == first.num_objects + 1
     assert len(Vault(installation.vault).manifest_names()) == 2
+
+
+def damage(vault, blobs):
+    """Change bytes and keep sizes, as a disk does."""
+    for blob in blobs:
+        path = vault.path_of(blob.sha256)
+        path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+
+
+def test_a_damaged_file_is_mended_by_the_next_backup_that_looks(save, target, installation):
+    vault = Vault(installation.vault)
+    manifest = vault.manifest(save().name)
+    every = keeping.task.blobs_of(manifest, vault)
+    damage(vault, {blob.sha256: blob for blob in every if blob.size_bytes}.values())
+    report = save(check=True)  # it reads every file at the end, and would name one that is bad
+    assert report.num_new_objects == report.num_objects
+    before = {blob.sha256 for blob in every} - {manifest["catalog"]["sha256"]}
+    assert before <= {blob.sha256 for blob in keeping.task.blobs_of(vault.manifest(), vault)}
+    assert target.restore().violations == ()
+
+
+def test_without_the_check_what_lies_on_this_machine_is_mended_and_objects_are_not_read(save, installation):
+    vault = Vault(installation.vault)
+    manifest = vault.manifest(save().name)
+    local = [Blob(**one) for part in ("home", "projects") for one in manifest[part].values()]
+    (row, *_) = vault.json_lines(Blob(**manifest["objects"]))
+    stored = Blob(row["sha256"], row["size_bytes"])
+    damage(vault, {blob.sha256: blob for blob in (*local, stored) if blob.size_bytes}.values())
+    assert save().num_new_objects == 0
+    assert [blob for blob in local if not vault.is_whole(blob)] == []
+    assert not vault.is_whole(stored)
+
+
+def test_a_damaged_list_of_objects_does_not_stop_the_next_backup(save, installation):
+    vault = Vault(installation.vault)
+    manifest = vault.manifest(save().name)
+    damage(vault, [Blob(**manifest["objects"])])
+    again = vault.manifest(save(check=True).name)
+    assert again["objects"] == manifest["objects"]
 
 
 def test_an_older_backup_can_be_named(save, target, installation):
