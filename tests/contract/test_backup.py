@@ -18,6 +18,8 @@ from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.contracts import RouteEntry
 from pipeline_tasks.errors import ConfigError, DataCorrupt, PermanentError
 from pipeline_tasks.settings import RESTORING, catalog_url
 from pipeline_tasks.wiring import keeping, stack_up
@@ -25,6 +27,7 @@ from pipeline_tasks.wiring.noting import note_head
 from tests.fakes import FakeObjectStore, FolderObjectStore
 from tests.labeling_case import Case as LabelingCase
 from tests.ledger_case import Case as LedgerCase
+from tests.ledger_case import minutes
 
 REST = {
     "DETHRONE_S3_ENDPOINT": "http://127.0.0.1:1",
@@ -187,6 +190,61 @@ def test_a_damaged_list_of_objects_does_not_stop_the_next_backup(save, installat
     damage(vault, [Blob(**manifest["objects"])])
     again = vault.manifest(save(check=True).name)
     assert again["objects"] == manifest["objects"]
+
+
+def put_beside(serving, *, share, action):
+    """Give v3 a share beside the champion v1 (0: a shadow), as a rollout's step or an experiment does."""
+    head = serving.head_route("fashion")
+    beside = RouteEntry("d-v3", "v3", "http://127.0.0.1:2", share)
+    route = dataclasses.replace(
+        head,
+        generation=head.generation + 1,
+        commit_id="beside",
+        parent_commit_id=head.commit_id,
+        entries=(dataclasses.replace(head.entries[0], weight=100 - share), *((beside,) if share else ())),
+        shadows=() if share else (beside,),
+    )
+    told = {"action": action, "attempt": "run-9/ship/1", "verdict_id": "verdict-v1", "actor": "gate"}
+    told |= {"reason": "10 % to v3 beside v1", "serving": {"review_below": 0.6}, "at": minutes(9)}
+    return serving.commit_route(route, **told)
+
+
+@pytest.mark.parametrize("share", [0, 10])
+def test_a_rollout_that_was_under_way_comes_back_with_all_traffic_at_the_champion(save, target, installation, share):
+    serving = installation.ledger.serving
+    put_beside(serving, share=share, action="canary" if share else "shadow")
+    save()
+    report = target.restore()
+    assert (report.returned, report.violations) == (("fashion",), ())
+    assert "The rollout of fashion was under way: its champion" in keeping.as_text(report, target.vault)
+    (before, after) = ServingRepository(Database(create_engine(target.url))).records("fashion")[-2:]
+    assert before == serving.head_record("fashion")
+    assert after.action == "canary_inconclusive"
+    assert after.reason == "the installation was restored from a backup after: 10 % to v3 beside v1"
+    assert [(one.model_version, one.weight) for one in after.route.entries] == [("v1", 100)]
+    assert after.route.shadows == ()
+
+
+def test_an_experiment_goes_on_after_a_restore(save, target, installation):
+    serving = installation.ledger.serving
+    put_beside(serving, share=50, action="experiment_start")
+    save()
+    assert target.restore().returned == ()
+    assert ServingRepository(Database(create_engine(target.url))).head_record("fashion") == serving.head_record(
+        "fashion"
+    )
+
+
+def test_a_restore_that_was_cut_short_after_it_returned_a_rollout_goes_on(save, target, installation, monkeypatch):
+    put_beside(installation.ledger.serving, share=10, action="canary")
+    save()
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "_remember_servers", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            target.restore()
+    assert target.restore().returned == ()
+    records = ServingRepository(Database(create_engine(target.url))).records("fashion")
+    assert [one.action for one in records].count("canary_inconclusive") == 1
 
 
 def test_an_older_backup_can_be_named(save, target, installation):
