@@ -34,7 +34,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
 
-.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-docker test-servers lock lock-check format serving-base
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-docker test-servers test-compose lock lock-check format serving-base
 
 all: format-check lint types test ## format check, lint, types, tests: what CI runs
 
@@ -92,6 +92,9 @@ test-stores: .venv/.installed-dev .venv-label-studio/.installed ## those of them
 
 test-docker: .venv/.installed-dev ## those that take a Docker engine; beside others: it has its own pytest cache
 	$(BIN)/pytest -m docker -o cache_dir=.pytest_cache/docker $(PYTEST_ARGS)
+
+test-compose: .venv/.installed-dev ## the production stack of docker-compose.yml, built and started as a whole; not in CI
+	$(BIN)/pytest -m compose tests/compose $(PYTEST_ARGS)
 
 test-servers: .venv/.installed-dev .venv-label-studio/.installed ## the others, one after the other
 	$(BIN)/pytest -m "(integration or e2e or slow) and not docker" $(addprefix --ignore ,$(SIDE_BY_SIDE)) $(PYTEST_ARGS)
