@@ -145,6 +145,29 @@ def test_the_charts_values_say_what_the_template_says(tmp_path):
     assert parser["core"]["executor"] == values["executor"]
 
 
+def mounted(volumes):
+    (secret,) = [one["secret"] for one in volumes if "secret" in one]
+    assert {one["key"] for one in secret["items"]} == {one["path"] for one in secret["items"]}
+    return {one["key"] for one in secret["items"]}
+
+
+def test_each_pod_has_the_secrets_that_its_service_has_in_the_compose_file():
+    """Airflow's own secrets come to its pods by the chart."""
+    pods = {name: mounted(body["spec"]["volumes"]) for name, body in BODIES if body["kind"] == "Pod"}
+    values = yaml.safe_load((FOLDER / "airflow" / "values.yaml").read_text())
+    pods["api-server"] = mounted(values["apiServer"]["extraVolumes"])
+    assert not [one for one in values["volumes"] if "secret" in one]
+    services = {
+        "task-pod.yaml": "airflow-worker",
+        "gpu-pod.yaml": "airflow-worker-gpu",
+        "api-server": "airflow-api-server",
+    }
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    of_airflow = {name for names in cluster.PROGRAM_SECRETS.values() for name in names}
+    for pod, service in services.items():
+        assert pods[pod] == {one["source"] for one in compose[service]["secrets"]} - of_airflow
+
+
 def test_only_the_gpu_pod_asks_for_a_gpu_and_it_names_its_pool():
     pods = {name: body["spec"] for name, body in BODIES if body["kind"] == "Pod"}
     limits = {name: pod["containers"][0]["resources"]["limits"] for name, pod in pods.items()}
