@@ -1,6 +1,6 @@
 """Backup and restore on SQLite and PostgreSQL: all of it comes back, onto an empty place only, and proves itself."""
 
-import dataclasses
+import functools
 import json
 import shutil
 import sqlite3
@@ -12,63 +12,17 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline_tasks.adapters import label_studio_database
-from pipeline_tasks.assembly import Parts
 from pipeline_tasks.backup import catalog_copy
-from pipeline_tasks.backup.vault import Blob, Vault
+from pipeline_tasks.backup.vault import Vault
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.serving import ServingRepository
-from pipeline_tasks.contracts import RouteEntry
 from pipeline_tasks.errors import ConfigError, DataCorrupt, PermanentError
 from pipeline_tasks.settings import RESTORING, catalog_url
 from pipeline_tasks.wiring import keeping, stack_up
-from pipeline_tasks.wiring.noting import note_head
+from tests.backup_case import REST, Installation, Target
 from tests.fakes import FakeObjectStore, FolderObjectStore
 from tests.labeling_case import Case as LabelingCase
-from tests.ledger_case import Case as LedgerCase
-from tests.ledger_case import minutes
-
-REST = {
-    "DETHRONE_S3_ENDPOINT": "http://127.0.0.1:1",
-    "DETHRONE_LABEL_STUDIO_URL": "http://127.0.0.1:1",
-    "DETHRONE_AIRFLOW_URL": "http://127.0.0.1:1",
-    "DETHRONE_GATEWAY_URL": "http://127.0.0.1:1",
-}
-SECRETS = ("s3_access_key", "s3_secret_key", "label_studio_token", "webhook_secret", "split_key", "gateway_admin_key")
-PROJECT = "modality: image\n"
-
-
-class Installation:
-    """A home folder, its projects, its catalog and its bucket, as `dethrone backup` finds them while they are used."""
-
-    def __init__(self, folder, url):
-        self.home, self.projects, self.vault = folder / "home", folder / "projects", folder / "backups"
-        self.environment = REST | {"DETHRONE_CATALOG_URL": url, "DETHRONE_HOME": str(self.home)}
-        self.environment["DETHRONE_PROJECTS"] = str(self.projects)
-        migrate.upgrade(url)
-        self.database = Database(create_engine(url))
-        self.store = FakeObjectStore()
-        self.ledger = LedgerCase(self.database, self.store)
-        self.ledger.tell()
-        note_head(dataclasses.make_dataclass("P", ["database", "store"])(self.database, self.store), "fashion")
-        for name in SECRETS:
-            self.write(self.home / "secrets" / name, f"the {name}")
-        self.write(self.home / "spool" / "000000000001-7.sealed", "whole records")
-        self.write(self.home / "spool" / "000000000002-7.open", "newest records")
-        self.write(self.home / "label-studio" / "media" / "logo.png", "png")
-        self.write(self.projects / "plain" / "project.yaml", PROJECT)
-        self.write(self.projects / "plain" / "incoming" / "new.png", "not ingested yet")
-        for name in ("label-studio/label_studio.sqlite3", "serving/predictions.db"):
-            self.write(self.home / name, "")
-            with sqlite3.connect(self.home / name) as connection:
-                connection.execute("CREATE TABLE waiting (id TEXT)")
-                connection.execute("INSERT INTO waiting VALUES ('p1')")
-
-    @staticmethod
-    def write(path, text):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
 
 
 @pytest.fixture
@@ -78,31 +32,7 @@ def installation(tmp_path, catalog_url):
 
 @pytest.fixture
 def save(installation, monkeypatch):
-    def call(**arguments):
-        monkeypatch.setattr(Parts, "store", installation.store)
-        for name, value in installation.environment.items():
-            monkeypatch.setenv(name, value)
-        return keeping.save(installation.vault, **({"with_secrets": True} | arguments))
-
-    return call
-
-
-class Target:
-    """An empty machine."""
-
-    def __init__(self, folder, installation, monkeypatch):
-        self.home, self.projects = folder / "home", folder / "projects"
-        self.url = f"sqlite:///{folder / 'catalog.db'}"
-        self.store = FakeObjectStore()
-        self.vault = installation.vault
-        self._monkeypatch = monkeypatch
-
-    def restore(self, **arguments):
-        self._monkeypatch.setattr(Parts, "store", self.store)
-        self._monkeypatch.setattr(FakeObjectStore, "ensure_bucket", lambda _self: None, raising=False)
-        places = {"DETHRONE_CATALOG_URL": self.url, "DETHRONE_HOME": str(self.home)}
-        given = {"name": None, "home_dir": self.home, "projects_dir": self.projects, "environment": REST | places}
-        return keeping.restore(self.vault, **(given | arguments))
+    return functools.partial(installation.save, monkeypatch)
 
 
 @pytest.fixture
@@ -151,100 +81,6 @@ def test_a_second_backup_copies_only_what_is_new(save, installation):
     assert installation.store.calls["get_file"] == 1
     assert second.num_objects == first.num_objects + 1
     assert len(Vault(installation.vault).manifest_names()) == 2
-
-
-def damage(vault, blobs):
-    """Change bytes and keep sizes, as a disk does."""
-    for blob in blobs:
-        path = vault.path_of(blob.sha256)
-        path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
-
-
-def test_a_damaged_file_is_mended_by_the_next_backup_that_looks(save, target, installation):
-    vault = Vault(installation.vault)
-    manifest = vault.manifest(save().name)
-    every = keeping.task.blobs_of(manifest, vault)
-    damage(vault, {blob.sha256: blob for blob in every if blob.size_bytes}.values())
-    report = save(check=True)  # it reads every file at the end, and would name one that is bad
-    assert report.num_new_objects == report.num_objects
-    before = {blob.sha256 for blob in every} - {manifest["catalog"]["sha256"]}
-    assert before <= {blob.sha256 for blob in keeping.task.blobs_of(vault.manifest(), vault)}
-    assert target.restore().violations == ()
-
-
-def test_without_the_check_what_lies_on_this_machine_is_mended_and_objects_are_not_read(save, installation):
-    vault = Vault(installation.vault)
-    manifest = vault.manifest(save().name)
-    local = [Blob(**one) for part in ("home", "projects") for one in manifest[part].values()]
-    (row, *_) = vault.json_lines(Blob(**manifest["objects"]))
-    stored = Blob(row["sha256"], row["size_bytes"])
-    damage(vault, {blob.sha256: blob for blob in (*local, stored) if blob.size_bytes}.values())
-    assert save().num_new_objects == 0
-    assert [blob for blob in local if not vault.is_whole(blob)] == []
-    assert not vault.is_whole(stored)
-
-
-def test_a_damaged_list_of_objects_does_not_stop_the_next_backup(save, installation):
-    vault = Vault(installation.vault)
-    manifest = vault.manifest(save().name)
-    damage(vault, [Blob(**manifest["objects"])])
-    again = vault.manifest(save(check=True).name)
-    assert again["objects"] == manifest["objects"]
-
-
-def put_beside(serving, *, share, action):
-    """Give v3 a share beside the champion v1 (0: a shadow), as a rollout's step or an experiment does."""
-    head = serving.head_route("fashion")
-    beside = RouteEntry("d-v3", "v3", "http://127.0.0.1:2", share)
-    route = dataclasses.replace(
-        head,
-        generation=head.generation + 1,
-        commit_id="beside",
-        parent_commit_id=head.commit_id,
-        entries=(dataclasses.replace(head.entries[0], weight=100 - share), *((beside,) if share else ())),
-        shadows=() if share else (beside,),
-    )
-    told = {"action": action, "attempt": "run-9/ship/1", "verdict_id": "verdict-v1", "actor": "gate"}
-    told |= {"reason": "10 % to v3 beside v1", "serving": {"review_below": 0.6}, "at": minutes(9)}
-    return serving.commit_route(route, **told)
-
-
-@pytest.mark.parametrize("share", [0, 10])
-def test_a_rollout_that_was_under_way_comes_back_with_all_traffic_at_the_champion(save, target, installation, share):
-    serving = installation.ledger.serving
-    put_beside(serving, share=share, action="canary" if share else "shadow")
-    save()
-    report = target.restore()
-    assert (report.returned, report.violations) == (("fashion",), ())
-    assert "The rollout of fashion was under way: its champion" in keeping.as_text(report, target.vault)
-    (before, after) = ServingRepository(Database(create_engine(target.url))).records("fashion")[-2:]
-    assert before == serving.head_record("fashion")
-    assert after.action == "canary_inconclusive"
-    assert after.reason == "the installation was restored from a backup after: 10 % to v3 beside v1"
-    assert [(one.model_version, one.weight) for one in after.route.entries] == [("v1", 100)]
-    assert after.route.shadows == ()
-
-
-def test_an_experiment_goes_on_after_a_restore(save, target, installation):
-    serving = installation.ledger.serving
-    put_beside(serving, share=50, action="experiment_start")
-    save()
-    assert target.restore().returned == ()
-    assert ServingRepository(Database(create_engine(target.url))).head_record("fashion") == serving.head_record(
-        "fashion"
-    )
-
-
-def test_a_restore_that_was_cut_short_after_it_returned_a_rollout_goes_on(save, target, installation, monkeypatch):
-    put_beside(installation.ledger.serving, share=10, action="canary")
-    save()
-    with monkeypatch.context() as patch:
-        patch.setattr(keeping, "_remember_servers", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt):
-            target.restore()
-    assert target.restore().returned == ()
-    records = ServingRepository(Database(create_engine(target.url))).records("fashion")
-    assert [one.action for one in records].count("canary_inconclusive") == 1
 
 
 def test_an_older_backup_can_be_named(save, target, installation):
