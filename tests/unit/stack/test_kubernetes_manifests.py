@@ -155,6 +155,8 @@ def test_each_pod_has_the_secrets_that_its_service_has_in_the_compose_file():
     """Airflow's own secrets come to its pods by the chart."""
     pods = {name: mounted(body["spec"]["volumes"]) for name, body in BODIES if body["kind"] == "Pod"}
     values = yaml.safe_load((FOLDER / "airflow" / "values.yaml").read_text())
+    (job,) = [body for _name, body in BODIES if body["kind"] == "Job"]
+    pods["upgrade"] = mounted(job["spec"]["template"]["spec"]["volumes"])
     pods["api-server"] = mounted(values["apiServer"]["extraVolumes"])
     assert not [one for one in values["volumes"] if "secret" in one]
     services = {
