@@ -145,6 +145,13 @@ def test_the_charts_values_say_what_the_template_says(tmp_path):
     assert parser["core"]["executor"] == values["executor"]
 
 
+def test_what_is_applied_by_itself_names_the_namespace():
+    """The base's kustomization adds it; templates of pods get it from who uses them."""
+    applied = [path for path in FILES if path.parent.name == "airflow"]
+    bodies = [body for path in applied for body in yaml.safe_load_all(path.read_text()) if body["kind"] != "Pod"]
+    assert {body["metadata"].get("namespace") for body in bodies} == {"dethrone"}
+
+
 def mounted(volumes):
     (secret,) = [one["secret"] for one in volumes if "secret" in one]
     assert {one["key"] for one in secret["items"]} == {one["path"] for one in secret["items"]}
