@@ -82,13 +82,14 @@ def write_settings(
 def settings(layout: StackLayout, *, executor: str, base_url: str) -> dict[str, str]:
     """Return the template's values that differ from one machine's; addresses with passwords are read by command."""
 
-    def cat(name: str) -> str:
-        return shlex.join(["cat", str(layout.secrets_dir / name)])
+    def read(name: str) -> str:
+        # Airflow takes every byte of the output: a line break at the end would be part of the database's name.
+        return shlex.join(["sed", "--null-data", r"s/\n*$//", str(layout.secrets_dir / name)])
 
-    celery = _CELERY.format(broker=cat("redis_url"), results=cat("celery_result_url"))
+    celery = _CELERY.format(broker=read("redis_url"), results=read("celery_result_url"))
     return {
         "executor": executor,
-        "database": f"sql_alchemy_conn_cmd = {cat('airflow_database_url')}",
+        "database": f"sql_alchemy_conn_cmd = {read('airflow_database_url')}",
         "host": "0.0.0.0",  # noqa: S104 - inside a container; what is published stands in docker-compose.yml
         "base_url": base_url,
         "parallelism": str(PARALLELISM),

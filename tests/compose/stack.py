@@ -36,6 +36,9 @@ STAND_INS = {
     "prom/prometheus:v3.5.0": "prometheus",
 }
 SERVICES = tuple(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"])
+NETWORKS = "10.213.0.0/16"
+# An engine that ran before may have left `DROP` behind, and bridges ask the same chain.
+LET_THROUGH = ["FORWARD", "--source", NETWORKS, "--destination", NETWORKS, "--jump", "ACCEPT"]
 LEFT_OUT = {"grafana"}  # in no package source that is allowed here
 NAMESPACE = """\
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -59,9 +62,10 @@ class PrivateEngine(Engine):
             ["link", "set", self._bridge, "up"],
         ):
             subprocess.run(["ip", *command], check=True)
+        subprocess.run(["iptables", "--insert", *LET_THROUGH], check=True)
         options = ["--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "pid")]
         options += ["--bridge", self._bridge, "--iptables=false", "--ip6tables=false"]
-        options += ["--default-address-pool", "base=10.213.0.0/16,size=24", "--group", "root"]
+        options += ["--default-address-pool", f"base={NETWORKS},size=24", "--group", "root"]
         command = ["dockerd", "--host", socket, "--host", "unix:///run/docker.sock"]
         command += ["--data-root", str(CACHE / "compose-engine"), *options]
         inside = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", NAMESPACE, "sh", str(hosts), *command]
@@ -71,6 +75,10 @@ class PrivateEngine(Engine):
         except (RuntimeError, TimeoutError):
             self.stop()
             raise
+
+    def stop(self) -> None:
+        super().stop()
+        subprocess.run(["iptables", "--delete", *LET_THROUGH], check=False)
 
 
 class ComposeStack:

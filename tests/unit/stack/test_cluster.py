@@ -4,6 +4,7 @@ import ast
 import configparser
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -77,7 +78,13 @@ def test_the_one_template_serves_many_machines(tmp_path, executor):
     assert parser["core"]["executor"] == executor
     assert parser["api"]["host"] == "0.0.0.0"
     assert parser["api"]["base_url"] == "http://airflow:8080"
-    assert parser["database"]["sql_alchemy_conn_cmd"] == f"cat {home}/secrets/airflow_database_url"
+    commands = {"airflow_database_url": parser["database"]["sql_alchemy_conn_cmd"]}
+    if executor == "CeleryExecutor":
+        commands["redis_url"] = parser["celery"]["broker_url_cmd"]
+        commands["celery_result_url"] = parser["celery"]["result_backend_cmd"]
+    for name, command in commands.items():  # as Airflow runs them, which takes every byte of the output
+        said = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True).stdout
+        assert said == (home / "secrets" / name).read_text().removesuffix("\n")
     assert "sql_alchemy_conn" not in parser["database"]
     assert ("celery" in parser) == (executor == "CeleryExecutor")
     assert parser["scheduler"]["task_instance_heartbeat_timeout"] == "60"  # what was measured holds here too
