@@ -36,6 +36,7 @@ STAND_INS = {
     "prom/prometheus:v3.5.0": "prometheus",
 }
 SERVICES = tuple(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"])
+TORCH_PORT = 43057  # always the same: the address is part of what the builder knows a layer by
 NETWORKS = "10.213.0.0/16"
 # An engine that ran before may have left `DROP` behind, and bridges ask the same chain.
 LET_THROUGH = ["FORWARD", "--source", NETWORKS, "--destination", NETWORKS, "--jump", "ACCEPT"]
@@ -186,7 +187,7 @@ def torch_index() -> Iterator[str]:
         yield ""
         return
     page = "".join(f'<a href="/{name}">{name}</a>' for name in wheels)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Index, page=page, directory=str(folder)))
+    server = ThreadingHTTPServer(("127.0.0.1", TORCH_PORT), partial(_Index, page=page, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/simple"

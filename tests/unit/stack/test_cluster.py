@@ -170,6 +170,14 @@ def test_every_service_is_limited_pinned_and_watched(name):
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
+def test_a_machine_with_two_cpus_can_start_all_of_it():
+    """An engine refuses a container that may use more CPUs than there are."""
+    for name, service in SERVICES.items():
+        said = service["deploy"]["resources"]["limits"]["cpus"]
+        number = re.fullmatch(r"(?:\$\{[A-Z_]+:-)?(\d+)\}?", said)[1]
+        assert int(number) <= 2 or service.get("profiles") == ["gpu"], name
+
+
 def test_no_password_stands_in_the_file():
     secret = re.compile(r"password|secret|token|fernet|jwt|_key$", re.IGNORECASE)
     for name, service in SERVICES.items():
@@ -229,6 +237,14 @@ def test_only_who_ships_can_reach_the_engine_and_it_reaches_what_it_started():
     assert with_engine == {name for name, one in SERVICES.items() if "group_add" in one} == {"airflow-worker"}
     for name in (*with_engine, "gateway", "prometheus"):
         assert set(SERVICES[name]["networks"]) == {"default", "serving"}
+
+
+def test_label_studio_takes_the_webhooks_address():
+    """Its check (Django's URLValidator) takes localhost, numbers and names with a dot alone."""
+    said = SERVICES["airflow-worker"]["environment"]["DETHRONE_AIRFLOW_URL"]
+    name = urlsplit(re.fullmatch(r"\$\{DETHRONE_AIRFLOW_URL:-(.+)\}", said)[1]).hostname
+    assert re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", name)
+    assert name in SERVICES["airflow-api-server"]["networks"]["default"]["aliases"]
 
 
 def test_the_tools_can_restore_into_an_empty_catalog():
