@@ -247,6 +247,11 @@ def test_label_studio_takes_the_webhooks_address():
     assert name in SERVICES["airflow-api-server"]["networks"]["default"]["aliases"]
 
 
+@pytest.mark.parametrize("name", [name for name in SERVICES if name.startswith("airflow-")])
+def test_tasks_logs_outlive_the_container_that_wrote_them(name):
+    assert "airflow-logs:/var/lib/dethrone/logs" in SERVICES[name]["volumes"]
+
+
 def test_the_tools_can_restore_into_an_empty_catalog():
     assert set(SERVICES["tools"]["depends_on"]) == {"postgres", "s3"}
 
@@ -335,6 +340,9 @@ def test_prometheus_finds_the_inference_services_by_the_gateway():
     address = urlsplit(found["url"])
     assert address.netloc == "gateway:8000"
     assert address.path in PATHS
+    assert (
+        found["authorization"]["type"] == "Bearer"
+    )  # its default in scrapes; here Prometheus 2.42 leaves the word out
     key = found["authorization"]["credentials_file"]
     assert key.removeprefix("/run/secrets/") in SERVICES["prometheus"]["secrets"]
 
