@@ -34,7 +34,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
 
-.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-docker test-servers test-e2e lock lock-check format serving-base
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-docker test-servers test-e2e test-compose lock lock-check format serving-base
 
 all: format-check lint types test ## format check, lint, types, tests: what CI runs
 
@@ -98,6 +98,9 @@ test-servers: .venv/.installed-dev .venv-label-studio/.installed ## those that s
 
 test-e2e: .venv/.installed-dev .venv-label-studio/.installed ## the whole loop on the whole stack; beside others: it has its own pytest cache
 	$(BIN)/pytest -m e2e -o cache_dir=.pytest_cache/e2e $(PYTEST_ARGS)
+
+test-compose: .venv/.installed-dev ## the production stack of docker-compose.yml, built and started as a whole; not in CI
+	$(BIN)/pytest -m compose tests/compose $(PYTEST_ARGS)
 
 lock: $(UV) ## resolve the newest versions anew and write requirements/*.lock
 	rm -f requirements/*.lock

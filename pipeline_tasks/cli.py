@@ -217,7 +217,9 @@ def _add_keeping(add: Add) -> None:
     backup = add("backup", commands_keeping.backup, "write everything into a folder, while the stack runs")
     backup.add_argument("folder", type=Path, help="one folder for all backups: what it holds is not copied again")
     backup.add_argument("--without-secrets", action="store_true", help="leave secrets/ out: keep them elsewhere")
-    backup.add_argument("--check", action="store_true", help="read every file of the backup again at the end")
+    backup.add_argument(
+        "--check", action="store_true", help="read every file of the backup; copy the damaged ones again"
+    )
     restore = add("restore", commands_keeping.restore, "bring a backup back onto an empty machine, and prove it")
     restore.add_argument("folder", type=Path)
     restore.add_argument("--name", help="which backup of the folder (empty: the newest)")

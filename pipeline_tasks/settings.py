@@ -1,7 +1,8 @@
 """Where everything is: the only reader of `os.environ`.
 
 On one machine `dethrone up` writes `stack.json` (addresses) and the secret files below the home folder, and
-that is all a task needs. Beyond one machine each value is set by its environment variable.
+that is all a task needs. Beyond one machine each value is set by its environment variable, and each process has the
+secret files that it needs and no other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ RESTORING = "restore-in-progress"  # a home that holds this is not whole
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """Addresses, folders and secrets of this installation. Secrets are kept out of `repr`."""
+    """Addresses and folders of this installation. A secret is read when it is used: no process has them all."""
 
     home: Path
     projects_dir: Path
@@ -30,16 +31,44 @@ class Settings:
     s3_endpoint: str
     s3_bucket: str
     s3_region: str
-    s3_access_key: str = dataclasses.field(repr=False)
-    s3_secret_key: str = dataclasses.field(repr=False)
     label_studio_url: str
-    label_studio_token: str = dataclasses.field(repr=False)
     airflow_url: str
     gateway_url: str
-    webhook_secret: str = dataclasses.field(repr=False)
-    split_key: str = dataclasses.field(repr=False)
     wandb_mode: str
     environment: Mapping[str, str] = dataclasses.field(repr=False, default_factory=dict)
+
+    @property
+    def s3_access_key(self) -> str:
+        return self._secret("s3_access_key")
+
+    @property
+    def s3_secret_key(self) -> str:
+        return self._secret("s3_secret_key")
+
+    @property
+    def label_studio_token(self) -> str:
+        return self._secret("label_studio_token")
+
+    @property
+    def webhook_secret(self) -> str:
+        return self._secret("webhook_secret")
+
+    @property
+    def split_key(self) -> str:
+        return self._secret("split_key")
+
+    def _secret(self, name: str) -> str:
+        variable = f"DETHRONE_{name.upper()}"
+        if self.environment.get(variable):
+            return self.environment[variable]
+        path = Path(self.environment.get(f"{variable}_FILE") or self.home / "secrets" / name)
+        try:
+            return path.read_text().strip()
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{variable} must be set, or the file {path} must exist (got neither). "
+                "`dethrone up` writes it at its first start; docker-compose.yml says which service has which."
+            ) from None
 
     @property
     def logs_dir(self) -> Path:
@@ -95,18 +124,6 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
             )
         return str(found)
 
-    def secret(variable: str, name: str) -> str:
-        if env.get(variable):
-            return env[variable]
-        path = Path(env.get(f"{variable}_FILE") or home / "secrets" / name)
-        try:
-            return path.read_text().strip()
-        except FileNotFoundError:
-            raise ConfigError(
-                f"{variable} must be set, or the file {path} must exist (got neither). "
-                "`dethrone up` writes it at its first start."
-            ) from None
-
     return Settings(
         home=home,
         projects_dir=Path(env.get("DETHRONE_PROJECTS") or stack.get("projects_dir") or "projects").resolve(),
@@ -114,14 +131,9 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         s3_endpoint=value("DETHRONE_S3_ENDPOINT", "s3_endpoint"),
         s3_bucket=env.get("DETHRONE_S3_BUCKET") or "dethrone",
         s3_region=env.get("DETHRONE_S3_REGION") or "us-east-1",
-        s3_access_key=secret("DETHRONE_S3_ACCESS_KEY", "s3_access_key"),
-        s3_secret_key=secret("DETHRONE_S3_SECRET_KEY", "s3_secret_key"),
         label_studio_url=value("DETHRONE_LABEL_STUDIO_URL", "label_studio_url"),
-        label_studio_token=secret("DETHRONE_LABEL_STUDIO_TOKEN", "label_studio_token"),
         airflow_url=value("DETHRONE_AIRFLOW_URL", "airflow_url"),
         gateway_url=value("DETHRONE_GATEWAY_URL", "gateway_url"),
-        webhook_secret=secret("DETHRONE_WEBHOOK_SECRET", "webhook_secret"),
-        split_key=secret("DETHRONE_SPLIT_KEY", "split_key"),
         wandb_mode=_wandb_mode(env),
         environment=env,
     )

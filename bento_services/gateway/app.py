@@ -19,6 +19,7 @@ from bento_services.gateway.errors import ApiError, error_response, json_respons
 from bento_services.gateway.feedback import take_feedback
 from bento_services.gateway.guard import check_project, check_request_id
 from bento_services.gateway.later import accept, look_up
+from bento_services.gateway.targets import scrape_targets
 from bento_services.gateway.timing import TIMING_HEADER, format_timing
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -58,6 +59,7 @@ def build_app() -> Starlette:
         ("/feedback", "POST", _feedback),
         ("/internal/inflight", "GET", _in_flight),
         ("/internal/accounts/{project}", "GET", _accounts),
+        ("/internal/targets", "GET", _targets),
         ("/metrics", "GET", _metrics),
         ("/openapi.json", "GET", _openapi),
         ("/docs", "GET", _docs),
@@ -148,6 +150,11 @@ async def _accounts(gateway: Gateway, request: Request, request_id: str) -> Resp
     project = check_project(request.path_params["project"])
     gateway.authorize(request, scope="admin", project=project)
     return _answer(gateway.dispatcher.accounts.read(gateway.route(project)), request_id)
+
+
+async def _targets(gateway: Gateway, request: Request, request_id: str) -> Response:
+    key = gateway.authorize(request, scope="admin")
+    return json_response(scrape_targets(gateway.snapshot(), key), status=200, request_id=request_id)
 
 
 async def _metrics(gateway: Gateway, request: Request, request_id: str) -> Response:

@@ -85,6 +85,7 @@ EXAMPLES = (
     Example("describeProject", "What serves now", "GET", "/v1/projects/{project}", 200),
     Example("inFlight", "Is a deployment drained?", "GET", "/internal/inflight?deployment=d1", 200),
     Example("accounts", "How do the deployments of a route do?", "GET", "/internal/accounts/{project}", 200),
+    Example("targets", "What is there to scrape?", "GET", "/internal/targets", 200),
     Example("metrics", "Counters", "GET", "/metrics", 200),
     Example("openapi", "This document", "GET", "/openapi.json", 200, open_to_all=True),
     Example("docs", "This page", "GET", "/docs", 200, open_to_all=True),

@@ -85,6 +85,11 @@ def _json(name: str, description: str, *headers: str) -> dict[str, Any]:
     }
 
 
+def _list_of(name: str, description: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "array", "items": ref(name)}}}
+    return {"description": description, "headers": _headers(), "content": content}
+
+
 def _text(media_type: str, description: str) -> dict[str, Any]:
     return {
         "description": description,
@@ -235,6 +240,17 @@ PATHS: dict[str, dict[str, Any]] = {
             good={"200": _json("Accounts", "Since the gateway follows this generation.")},
             errors=(400, 401, 403, 404, 500, 503),
             parameters=("Project", "RequestId"),
+            scope="admin",
+            tag="operation",
+        )
+    },
+    "/internal/targets": {
+        "get": _operation(
+            "targets",
+            "Every inference service of the routes, for Prometheus' http_sd_configs",
+            good={"200": _list_of("Target", "Those of the projects of the key.")},
+            errors=(400, 401, 403, 500, 503),
+            parameters=("RequestId",),
             scope="admin",
             tag="operation",
         )

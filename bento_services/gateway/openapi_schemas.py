@@ -215,4 +215,11 @@ SCHEMAS: dict[str, Schema] = {
         },
     ),
     "InFlight": _object("Unanswered requests of a deployment.", {"deployment": TEXT, "in_flight": COUNT}),
+    "Target": _object(
+        "What Prometheus scrapes, and the labels that its series get.",
+        {
+            "targets": {"type": "array", "items": TEXT},
+            "labels": {"type": "object", "additionalProperties": TEXT},
+        },
+    ),
 }

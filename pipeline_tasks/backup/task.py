@@ -13,7 +13,7 @@ import dataclasses
 import datetime as dt
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,8 +69,12 @@ def backup(
     with_secrets: bool,
     version: str,
     now: dt.datetime,
+    reread: bool = False,
 ) -> BackupReport:
     """Write a backup beside those that the folder holds; what they hold already is not copied again.
+
+    With `reread` the objects that the folder holds are read, and those whose bytes are others now are copied again;
+    of everything else that is done anyway.
 
     Raises:
         PermanentError: the catalog's schema is not the one of this code.
@@ -91,7 +95,7 @@ def backup(
         files[home.LABEL_STUDIO_DUMP] = vault.add(labeling.dump)
     files |= home.save_files(home_dir, vault, with_secrets=with_secrets)
     projects = home.save_projects(projects_dir, vault)
-    rows = list(_save_objects(store, vault, known))
+    rows = list(_save_objects(store, known, vault=vault, is_there=vault.is_whole if reread else vault.holds))
     objects = vault.add_json_lines(row for row, _new in rows)
     crash_point("backup.manifest.before")
     path = vault.write_manifest(
@@ -121,20 +125,25 @@ def backup(
 
 
 def _known_objects(vault: Vault) -> dict[tuple[str, str, int], str]:
-    """Return the digests of the newest backup's objects, by what a listing says of them."""
-    if not vault.manifest_names():
+    """Return the digests of the newest backup's objects, by what a listing says; none from a damaged list."""
+    blob = Blob(**vault.manifest()["objects"]) if vault.manifest_names() else None
+    if blob is None or not vault.is_whole(blob):
         return {}
-    rows = vault.json_lines(Blob(**vault.manifest()["objects"]))
+    rows = vault.json_lines(blob)
     return {(row["key"], row["etag"], row["size_bytes"]): row["sha256"] for row in rows}
 
 
 def _save_objects(
-    store: ObjectStore, vault: Vault, known: Mapping[tuple[str, str, int], str]
+    store: ObjectStore,
+    known: Mapping[tuple[str, str, int], str],
+    *,
+    vault: Vault,
+    is_there: Callable[[Blob], bool],
 ) -> Iterator[tuple[dict[str, Any], bool]]:
     def save(info: ObjectInfo) -> tuple[dict[str, Any], bool] | None:
         sha256 = digest_in_key(info.key) or known.get((info.key, info.etag, info.size_bytes))
         blob = Blob(sha256, info.size_bytes) if sha256 else None
-        new = blob is None or not vault.holds(blob)
+        new = blob is None or not is_there(blob)
         if blob is None or new:
             try:
                 blob = vault.add(lambda work: store.get_file(info.key, work))

@@ -46,15 +46,19 @@ class Vault:
         path = self.path_of(blob.sha256)
         return path.is_file() and path.stat().st_size == blob.size_bytes
 
+    def is_whole(self, blob: Blob) -> bool:
+        """Return whether a blob is there with the bytes that were written: it is read."""
+        return self.holds(blob) and sha256_of_file(self.path_of(blob.sha256)) == blob.sha256
+
     def add(self, write: Callable[[Path], None]) -> Blob:
-        """Keep what `write` puts into the file that it is given."""
+        """Keep what `write` puts into the file that it is given, also in place of a blob that was damaged since."""
         work = self.folder / "unfinished" / secrets.token_hex(8)
         private_folder(work.parent)
         try:
             work.touch(mode=0o600)
             write(work)
             blob = Blob(sha256_of_file(work), work.stat().st_size)
-            if not self.holds(blob):
+            if not self.is_whole(blob):
                 self._settle(work, self.path_of(blob.sha256))
             return blob
         finally:
@@ -124,11 +128,7 @@ class Vault:
             DataCorrupt: one is missing, or its bytes are others; the message names up to ten.
         """
         wanted = {blob.sha256: blob for blob in blobs}
-        bad = sorted(
-            sha256
-            for sha256, blob in wanted.items()
-            if not self.holds(blob) or sha256_of_file(self.path_of(sha256)) != sha256
-        )
+        bad = sorted(sha256 for sha256, blob in wanted.items() if not self.is_whole(blob))
         if bad:
             named = ", ".join(sha256[:12] for sha256 in bad[:MAX_NAMED])
             raise DataCorrupt(

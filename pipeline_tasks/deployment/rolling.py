@@ -281,22 +281,36 @@ def return_abandoned(
     record = serving.head_record(project.name)
     if record is None or record.action not in ROLLING or not record.attempt.startswith(f"{attempt.run_id}/"):
         return None
-    head = record.route
-    route = route_beside(head, None, share=0, reason_id="abandoned", attempt=attempt.holder)
+    route = give_back(
+        record,
+        serving=serving,
+        attempt=attempt,
+        fence=fence(),
+        why="the rollout's task ended without a decision",
+        now=now,
+    )
+    settle(project, serving=serving, target=target, gateway=gateway)
+    return route
+
+
+def give_back(
+    record: RouteRecord, *, serving: ServingRepository, attempt: Attempt, fence: Fence, why: str, now: dt.datetime
+) -> Route:
+    """Commit the champion alone after a step of a rollout that nobody watches any more, and return that route."""
+    route = route_beside(record.route, None, share=0, reason_id="abandoned", attempt=attempt.holder)
     commit_beside(
         route,
-        head=head,
+        head=record.route,
         action="canary_inconclusive",
         serving=serving,
         attempt=attempt,
         actor="gate",
-        reason=f"the rollout's task ended without a decision after: {record.reason}",
+        reason=f"{why} after: {record.reason}",
         classes=(),
-        approval=project.config.approval.when,
-        fence=fence(),
+        approval="never",  # asked for a model beside the champion only
+        fence=fence,
         at=now,
     )
-    settle(project, serving=serving, target=target, gateway=gateway)
     return route
 
 

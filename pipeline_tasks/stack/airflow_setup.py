@@ -69,12 +69,13 @@ def render_airflow_cfg(
 def write_airflow_files(
     layout: StackLayout, *, port: int, secrets: Mapping[str, str], beyond: Mapping[str, str] | None = None
 ) -> None:
-    """Write `airflow.cfg` and the password file of the simple auth manager, both for the owner only."""
+    """Write `airflow.cfg` and, where `secrets` has passwords, the simple auth manager's file, for the owner only."""
     template = layout.airflow_template.read_text()
     text = render_airflow_cfg(template, layout=layout, port=port, num_cpus=os.cpu_count() or 1, beyond=beyond)
     write_private(layout.airflow_cfg, text)
-    passwords = {user: secrets[f"airflow_{user}_password"] for user in AIRFLOW_ROLES}
-    write_private(layout.passwords_file, json.dumps(passwords))
+    passwords = {user: secrets[name] for user in AIRFLOW_ROLES if (name := f"airflow_{user}_password") in secrets}
+    if passwords:
+        write_private(layout.passwords_file, json.dumps(passwords))
 
 
 def migrate(layout: StackLayout, *, airflow: Path, environment: Mapping[str, str], cancel: threading.Event) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pipeline_tasks.errors import ConfigError
@@ -21,6 +21,20 @@ DATABASES: Mapping[str, tuple[str, str]] = {
     "dethrone": ("catalog_url", "postgresql+psycopg"),
     "airflow": ("airflow_database_url", "postgresql+psycopg"),
     "labelstudio": ("label_studio_database_url", "postgresql"),
+}
+_QUEUE = ("redis_url", "celery_result_url")
+# Airflow's programs and the secret files that each reads; `celery` is a worker. The signing key of log requests is
+# `airflow_api_secret`, of tasks' tokens `airflow_jwt_secret`; a running task's log is asked for through the executor.
+PROGRAM_SECRETS: Mapping[str, tuple[str, ...]] = {
+    "api-server": (
+        *("airflow_database_url", "airflow_fernet_key", "airflow_api_secret", "airflow_jwt_secret", *_QUEUE),
+        *(f"airflow_{user}_password" for user in AIRFLOW_ROLES),
+    ),
+    "scheduler": ("airflow_database_url", "airflow_fernet_key", "airflow_jwt_secret", *_QUEUE),
+    "dag-processor": ("airflow_database_url", "airflow_fernet_key"),
+    "triggerer": ("airflow_database_url", "airflow_fernet_key", "airflow_api_secret"),
+    "celery": ("airflow_database_url", "airflow_api_secret", *_QUEUE),
+    "db": ("airflow_database_url",),
 }
 _CELERY = """\
 [celery]
@@ -39,20 +53,27 @@ visibility_timeout = 86400
 """
 
 
-def write_settings(home: Path, *, root: Path, executor: str, base_url: str, port: int = PORT) -> Path:
-    """Write `airflow.cfg` and the passwords below the home, from its secret files; return the settings' path.
+def write_settings(
+    home: Path,
+    *,
+    root: Path,
+    executor: str,
+    base_url: str,
+    port: int = PORT,
+    programs: Collection[str] = tuple(PROGRAM_SECRETS),
+) -> Path:
+    """Write `airflow.cfg`, and for an api-server the passwords, below the home; return the settings' path.
 
     Raises:
-        ConfigError: the executor is none for many machines, or a secret is missing.
+        ConfigError: the executor is none for many machines, or a secret that one of the programs reads is missing.
     """
     if executor not in EXECUTORS:
         raise ConfigError(f"DETHRONE_EXECUTOR must be one of {', '.join(EXECUTORS)} (got {executor or 'nothing'}).")
     layout = StackLayout(home=home.resolve(), root=root)
     layout.airflow_home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = {name: _read(layout.secrets_dir / name) for name in (f"airflow_{user}_password" for user in AIRFLOW_ROLES)}
-    wanted = ["airflow_database_url", *(["redis_url", "celery_result_url"] if executor == "CeleryExecutor" else [])]
-    for name in wanted:
-        _read(layout.secrets_dir / name)
+    unused = () if executor == "CeleryExecutor" else _QUEUE
+    wanted = {name for program in programs for name in PROGRAM_SECRETS[program]} - set(unused)
+    found = {name: _read(layout.secrets_dir / name) for name in sorted(wanted)}
     beyond = settings(layout, executor=executor, base_url=base_url)
     write_airflow_files(layout, port=port, secrets=found, beyond=beyond)
     return layout.airflow_cfg
@@ -61,13 +82,14 @@ def write_settings(home: Path, *, root: Path, executor: str, base_url: str, port
 def settings(layout: StackLayout, *, executor: str, base_url: str) -> dict[str, str]:
     """Return the template's values that differ from one machine's; addresses with passwords are read by command."""
 
-    def cat(name: str) -> str:
-        return shlex.join(["cat", str(layout.secrets_dir / name)])
+    def read(name: str) -> str:
+        # Airflow takes every byte of the output: a line break at the end would be part of the database's name.
+        return shlex.join(["sed", "--null-data", r"s/\n*$//", str(layout.secrets_dir / name)])
 
-    celery = _CELERY.format(broker=cat("redis_url"), results=cat("celery_result_url"))
+    celery = _CELERY.format(broker=read("redis_url"), results=read("celery_result_url"))
     return {
         "executor": executor,
-        "database": f"sql_alchemy_conn_cmd = {cat('airflow_database_url')}",
+        "database": f"sql_alchemy_conn_cmd = {read('airflow_database_url')}",
         "host": "0.0.0.0",  # noqa: S104 - inside a container; what is published stands in docker-compose.yml
         "base_url": base_url,
         "parallelism": str(PARALLELISM),

@@ -17,7 +17,14 @@ from pipeline_tasks.adapters.process_target import ProcessTarget
 from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.backup import catalog_copy, home, task
 from pipeline_tasks.backup.vault import Blob, Vault
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
+<<<<<<< HEAD
+=======
+from pipeline_tasks.catalog.verdicts import ReleaseRepository
+from pipeline_tasks.contracts import Attempt, ReleaseRef
+from pipeline_tasks.deployment.rolling import ROLLING, give_back
+>>>>>>> compose
 from pipeline_tasks.deployment.task import start_release
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.project_yaml import ProjectError
@@ -25,9 +32,15 @@ from pipeline_tasks.settings import RESTORING, load_settings
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.own_s3 import running_s3
 from pipeline_tasks.stack.secret_files import write_private
+<<<<<<< HEAD
 from pipeline_tasks.wiring.shipping import release_of_version, restore_bento, target_of
+=======
+from pipeline_tasks.wiring.noting import note_head
+from pipeline_tasks.wiring.shipping import restore_bento, target_of
+>>>>>>> compose
 
 NUM_NAMED = 10
+CATALOG = "catalog"  # in the marker of a restore: its rows are written and proven
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,10 +55,11 @@ class RestoreReport:
     servers: tuple[str, ...]
     to_start: tuple[str, ...]  # what starts the champions that run elsewhere than in processes of the stack
     violations: tuple[str, ...]  # broken invariants that the backup did not have
+    returned: tuple[str, ...] = ()  # projects whose rollout was under way: the champion has all traffic again
 
 
 def save(folder: Path, *, with_secrets: bool, check: bool = False) -> task.BackupReport:
-    """Back this installation up while it runs; `check` reads every file of the backup again at the end."""
+    """Back this installation up while it runs; `check` copies damaged files again, and reads all of them."""
     parts = build_parts()
     settings, vault = parts.settings, Vault(folder.resolve())
     _require_outside(vault.folder, settings.home, settings.projects_dir)
@@ -59,6 +73,7 @@ def save(folder: Path, *, with_secrets: bool, check: bool = False) -> task.Backu
         with_secrets=with_secrets,
         version=importlib.metadata.version("dethrone"),
         now=utc_now(),
+        reread=check,
     )
     if check:
         vault.check(task.blobs_of(vault.manifest(report.name), vault))
@@ -100,10 +115,14 @@ def restore(
         num_rows = _restore_catalog(vault, manifest, parts, again=again)
         if labeling_dump is not None and home.LABEL_STUDIO_DUMP not in _marker(home_dir):
             _restore_labeling(vault.path_of(labeling_dump.sha256), environment)
-            write_private(home_dir / RESTORING, f"{name}\n{home.LABEL_STUDIO_DUMP}\n")
+            _mark_done(home_dir, home.LABEL_STUDIO_DUMP)
         violations = _prove(parts, manifest)
+        _mark_done(home_dir, CATALOG)  # from here on it holds more than the backup
+        returned = _return_rollouts(parts, attempt=Attempt(f"restore__{name}", "restore"))
         servers, to_start = _remember_servers(parts)
-    (home_dir / RESTORING).unlink()
+        (home_dir / RESTORING).unlink()
+        for project in returned:
+            note_head(parts, project)
     return RestoreReport(
         name=name,
         created_at=str(manifest["created_at"]),
@@ -113,6 +132,7 @@ def restore(
         servers=tuple(servers),
         to_start=tuple(to_start),
         violations=tuple(violations),
+        returned=tuple(returned),
     )
 
 
@@ -150,6 +170,10 @@ def _marker(home_dir: Path) -> list[str]:
     return path.read_text().split() if path.is_file() else []
 
 
+def _mark_done(home_dir: Path, step: str) -> None:
+    write_private(home_dir / RESTORING, "\n".join([*_marker(home_dir), step, ""]))
+
+
 def _store_at_hand(
     home_dir: Path, *, projects_dir: Path, environment: Mapping[str, str]
 ) -> AbstractContextManager[None]:
@@ -164,6 +188,8 @@ def _store_at_hand(
 def _restore_catalog(vault: Vault, manifest: Mapping[str, Any], parts: Parts, *, again: bool) -> int:
     """Write the rows; one transaction, so a restore that was cut short left all of them or none."""
     url = parts.settings.catalog_url
+    if CATALOG in _marker(parts.settings.home):
+        return int(manifest["num_rows"])
     if again and catalog_copy.num_rows(url) == manifest["num_rows"]:
         return int(manifest["num_rows"])
     return task.restore_catalog(vault, manifest, catalog_url=url)
@@ -190,6 +216,22 @@ def _prove(parts: Parts, manifest: Mapping[str, Any]) -> list[str]:
     anchors = {project: [(int(one[0]), str(one[1]))] for project, one in manifest["anchors"].items()}
     found = invariants.check(parts.database, parts.store, now=utc_now(), anchors=anchors, deep=True)
     return sorted({str(violation) for violation in found} - set(manifest["violations"]))
+
+
+def _return_rollouts(parts: Parts, *, attempt: Attempt) -> list[str]:
+    """Give the champions everything back where a rollout was under way: no task watches it here.
+
+    Its run was in Airflow's database, which no backup holds. An experiment has no task and goes on.
+    """
+    serving, returned = ServingRepository(parts.database), []
+    for project in LedgerRepository(parts.database).projects():
+        record = serving.head_record(project)
+        if record is not None and record.action in ROLLING:
+            fence = parts.fence(project, "ship", attempt)
+            why = "the installation was restored from a backup"
+            give_back(record, serving=serving, attempt=attempt, fence=fence, why=why, now=utc_now())
+            returned.append(project)
+    return returned
 
 
 def serve_again(parts: Parts, project: str) -> list[str]:
@@ -256,7 +298,8 @@ def as_text(report: task.BackupReport | RestoreReport, folder: Path) -> str:
             proof = "\n".join(["These invariants held when the backup was made, and do not now:", *report.violations])
         servers = ", ".join(report.servers) or "no model"
         then = [f"`dethrone up` starts the stack and {servers}.", *(f"Then: `{one}`." for one in report.to_start)]
-        return "\n".join([f"Restored {report.name}: {came}.", proof, *then])
+        back = [f"The rollout of {one} was under way: its champion has all traffic again." for one in report.returned]
+        return "\n".join([f"Restored {report.name}: {came}.", proof, *back, *then])
     secrets = (
         "The secrets are IN this backup, readable by whoever reads the folder (mode 600): keep it as you keep them."
         if report.with_secrets

@@ -18,6 +18,19 @@ class RunLine:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class BesideLine:
+    """A model that runs beside the champion: as a shadow, a canary, or an arm of an experiment."""
+
+    kind: str
+    version: str
+    deployment_id: str
+    share: int  # percent of the traffic; 0: it mirrors
+    since: dt.datetime
+    step_since: dt.datetime
+    said: str  # the steps that it passed and with which numbers, or what the experiment is about
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ProjectLine:
     """What the page says of one project."""
 
@@ -35,6 +48,7 @@ class ProjectLine:
     live_quality: str
     links: tuple[tuple[str, str], ...]
     runs: tuple[RunLine, ...]
+    beside: tuple[BesideLine, ...] = ()
 
 
 _STYLE = """
@@ -82,9 +96,25 @@ def _project(line: ProjectLine) -> str:
     )
     return (
         f"<section><h2>{escape(line.name)}</h2><p class=lead>{escape(line.description)}</p>"
-        f"<dl>{entries}</dl><p><b>Live quality</b> on audited answers: {escape(line.live_quality)}</p>"
+        f"<dl>{entries}</dl>{_beside(line.beside)}"
+        f"<p><b>Live quality</b> on audited answers: {escape(line.live_quality)}</p>"
         f"<nav>{links}</nav>{_runs(line.runs)}</section>"
     )
+
+
+def _beside(lines: Sequence[BesideLine]) -> str:
+    if not lines:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(one.kind)}</td><td><code>{escape(one.version)}</code></td>"
+        f"<td><code>{escape(one.deployment_id)}</code></td>"
+        f"<td>{f'{one.share} % of the traffic' if one.share else 'mirrored requests'}</td>"
+        f"<td class=when>{one.since:%Y-%m-%d %H:%M}</td><td class=when>{one.step_since:%Y-%m-%d %H:%M}</td>"
+        f"<td>{escape(one.said)}</td></tr>"
+        for one in lines
+    )
+    head = "<tr><th>Beside the champion<th>Version<th>Deployment<th>Gets<th>Since (UTC)<th>This step<th>So far</tr>"
+    return f"<table class=beside>{head}{rows}</table>"
 
 
 def _runs(runs: Sequence[RunLine]) -> str:

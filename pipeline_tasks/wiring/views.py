@@ -18,11 +18,16 @@ from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
+from pipeline_tasks.contracts import RouteEntry
+from pipeline_tasks.deployment.plan import is_mixed
 from pipeline_tasks.deployment.rolling import ENDED
+from pipeline_tasks.deployment.rollout import share_of
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
-from pipeline_tasks.wiring.overview_page import ProjectLine, RunLine
+from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
+
+_KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called so
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -178,11 +183,42 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
         exam_items=exams[0].num_items if exams else 0,
         live_quality=_live_quality(parts, project),
         links=_links(parts, project),
+        beside=_beside(records),
         runs=tuple(
             RunLine(run.closed_at or run.opened_at, str(run.outcome), f"{run.reason_code}: {run.reason}")
             for run in runs
         ),
     )
+
+
+def _beside(records: Sequence[RouteRecord]) -> tuple[BesideLine, ...]:
+    """Return what runs beside the champion now, and since when; a rollout's steps are one rollout."""
+    if not records or not is_mixed(records[-1].route):
+        return ()
+    head = records[-1]
+    kind = _KINDS.get(head.action, head.action)
+    others = [one for one in (*head.route.entries, *head.route.shadows) if not _is_champions(head, one)]
+    return tuple(
+        BesideLine(
+            kind=kind,
+            version=entry.model_version,
+            deployment_id=entry.deployment_id,
+            share=entry.weight,
+            since=_beside_since(records, entry.deployment_id),
+            step_since=head.created_at,
+            said=head.reason,
+        )
+        for entry in others
+    )
+
+
+def _is_champions(record: RouteRecord, entry: RouteEntry) -> bool:
+    return entry.model_version == record.route.champion_version
+
+
+def _beside_since(records: Sequence[RouteRecord], deployment_id: str) -> dt.datetime:
+    held = itertools.takewhile(lambda one: share_of(one.route, deployment_id) is not None, reversed(records))
+    return min(one.created_at for one in held)
 
 
 def _champion_since(records: Sequence[RouteRecord]) -> dt.datetime | None:

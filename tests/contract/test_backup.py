@@ -1,6 +1,6 @@
 """Backup and restore on SQLite and PostgreSQL: all of it comes back, onto an empty place only, and proves itself."""
 
-import dataclasses
+import functools
 import json
 import shutil
 import sqlite3
@@ -12,7 +12,6 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline_tasks.adapters import label_studio_database
-from pipeline_tasks.assembly import Parts
 from pipeline_tasks.backup import catalog_copy
 from pipeline_tasks.backup.vault import Vault
 from pipeline_tasks.catalog import migrate
@@ -21,51 +20,9 @@ from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.errors import ConfigError, DataCorrupt, PermanentError
 from pipeline_tasks.settings import RESTORING, catalog_url
 from pipeline_tasks.wiring import keeping, stack_up
-from pipeline_tasks.wiring.noting import note_head
+from tests.backup_case import REST, Installation, Target
 from tests.fakes import FakeObjectStore, FolderObjectStore
 from tests.labeling_case import Case as LabelingCase
-from tests.ledger_case import Case as LedgerCase
-
-REST = {
-    "DETHRONE_S3_ENDPOINT": "http://127.0.0.1:1",
-    "DETHRONE_LABEL_STUDIO_URL": "http://127.0.0.1:1",
-    "DETHRONE_AIRFLOW_URL": "http://127.0.0.1:1",
-    "DETHRONE_GATEWAY_URL": "http://127.0.0.1:1",
-}
-SECRETS = ("s3_access_key", "s3_secret_key", "label_studio_token", "webhook_secret", "split_key", "gateway_admin_key")
-PROJECT = "modality: image\n"
-
-
-class Installation:
-    """A home folder, its projects, its catalog and its bucket, as `dethrone backup` finds them while they are used."""
-
-    def __init__(self, folder, url):
-        self.home, self.projects, self.vault = folder / "home", folder / "projects", folder / "backups"
-        self.environment = REST | {"DETHRONE_CATALOG_URL": url, "DETHRONE_HOME": str(self.home)}
-        self.environment["DETHRONE_PROJECTS"] = str(self.projects)
-        migrate.upgrade(url)
-        self.database = Database(create_engine(url))
-        self.store = FakeObjectStore()
-        self.ledger = LedgerCase(self.database, self.store)
-        self.ledger.tell()
-        note_head(dataclasses.make_dataclass("P", ["database", "store"])(self.database, self.store), "fashion")
-        for name in SECRETS:
-            self.write(self.home / "secrets" / name, f"the {name}")
-        self.write(self.home / "spool" / "000000000001-7.sealed", "whole records")
-        self.write(self.home / "spool" / "000000000002-7.open", "newest records")
-        self.write(self.home / "label-studio" / "media" / "logo.png", "png")
-        self.write(self.projects / "plain" / "project.yaml", PROJECT)
-        self.write(self.projects / "plain" / "incoming" / "new.png", "not ingested yet")
-        for name in ("label-studio/label_studio.sqlite3", "serving/predictions.db"):
-            self.write(self.home / name, "")
-            with sqlite3.connect(self.home / name) as connection:
-                connection.execute("CREATE TABLE waiting (id TEXT)")
-                connection.execute("INSERT INTO waiting VALUES ('p1')")
-
-    @staticmethod
-    def write(path, text):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
 
 
 @pytest.fixture
@@ -75,31 +32,7 @@ def installation(tmp_path, catalog_url):
 
 @pytest.fixture
 def save(installation, monkeypatch):
-    def call(**arguments):
-        monkeypatch.setattr(Parts, "store", installation.store)
-        for name, value in installation.environment.items():
-            monkeypatch.setenv(name, value)
-        return keeping.save(installation.vault, **({"with_secrets": True} | arguments))
-
-    return call
-
-
-class Target:
-    """An empty machine."""
-
-    def __init__(self, folder, installation, monkeypatch):
-        self.home, self.projects = folder / "home", folder / "projects"
-        self.url = f"sqlite:///{folder / 'catalog.db'}"
-        self.store = FakeObjectStore()
-        self.vault = installation.vault
-        self._monkeypatch = monkeypatch
-
-    def restore(self, **arguments):
-        self._monkeypatch.setattr(Parts, "store", self.store)
-        self._monkeypatch.setattr(FakeObjectStore, "ensure_bucket", lambda _self: None, raising=False)
-        places = {"DETHRONE_CATALOG_URL": self.url, "DETHRONE_HOME": str(self.home)}
-        given = {"name": None, "home_dir": self.home, "projects_dir": self.projects, "environment": REST | places}
-        return keeping.restore(self.vault, **(given | arguments))
+    return functools.partial(installation.save, monkeypatch)
 
 
 @pytest.fixture

@@ -126,6 +126,7 @@ def test_a_401_says_how_to_authenticate(bench):
         ("GET", "/v1/projects/fashion", {"shop", "reader", "stack"}),
         ("GET", "/internal/inflight?deployment=d1", {"stack"}),
         ("GET", "/internal/accounts/fashion", {"stack"}),
+        ("GET", "/internal/targets", {"stack"}),
         ("GET", "/metrics", {"stack"}),
     ],
 )

@@ -98,6 +98,8 @@ def test_bodies_have_exactly_the_documented_fields(bench):
     assert set(described["deployments"][0]) == keys("Deployment")
     in_flight = bench.client.get("/internal/inflight", headers={"Authorization": f"Bearer {token_of('stack')}"})
     assert set(in_flight.json()) == keys("InFlight")
+    targets = bench.client.get("/internal/targets", headers={"Authorization": f"Bearer {token_of('stack')}"}).json()
+    assert {frozenset(one) for one in targets} == {frozenset(keys("Target"))}
     assert set(bench.predict(b"x").json()) == keys("Error")
 
 

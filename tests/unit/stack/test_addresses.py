@@ -118,3 +118,16 @@ def test_the_settings_read_what_the_stack_writes(tmp_path):
     assert settings.s3_endpoint == "http://127.0.0.1:8333"
     assert settings.projects_dir == tmp_path / "projects"
     assert settings.label_studio_token == secrets["label_studio_token"]
+
+
+def test_a_process_without_a_secret_runs_until_it_wants_it(tmp_path):
+    from pipeline_tasks.settings import load_settings
+
+    addresses_of = {f"DETHRONE_{name}_URL": "http://a" for name in ("LABEL_STUDIO", "AIRFLOW", "GATEWAY")}
+    environment = {**addresses_of, "DETHRONE_HOME": str(tmp_path), "DETHRONE_S3_ENDPOINT": "http://s3"}
+    (tmp_path / "split").write_text("key\n")
+    settings = load_settings({**environment, "DETHRONE_SPLIT_KEY_FILE": str(tmp_path / "split")})
+    assert settings.split_key == "key"
+    with pytest.raises(ConfigError, match=r"DETHRONE_WEBHOOK_SECRET must be set, or the file .*/webhook_secret must"):
+        _ = settings.webhook_secret
+    assert load_settings({**environment, "DETHRONE_WEBHOOK_SECRET": "word"}).webhook_secret == "word"

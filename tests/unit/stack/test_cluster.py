@@ -4,13 +4,16 @@ import ast
 import configparser
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from bento_services.gateway.openapi import PATHS
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.stack import airflow_setup, cluster
 from pipeline_tasks.stack.layout import source_root
@@ -75,7 +78,13 @@ def test_the_one_template_serves_many_machines(tmp_path, executor):
     assert parser["core"]["executor"] == executor
     assert parser["api"]["host"] == "0.0.0.0"
     assert parser["api"]["base_url"] == "http://airflow:8080"
-    assert parser["database"]["sql_alchemy_conn_cmd"] == f"cat {home}/secrets/airflow_database_url"
+    commands = {"airflow_database_url": parser["database"]["sql_alchemy_conn_cmd"]}
+    if executor == "CeleryExecutor":
+        commands["redis_url"] = parser["celery"]["broker_url_cmd"]
+        commands["celery_result_url"] = parser["celery"]["result_backend_cmd"]
+    for name, command in commands.items():  # as Airflow runs them, which takes every byte of the output
+        said = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True).stdout
+        assert said == (home / "secrets" / name).read_text().removesuffix("\n")
     assert "sql_alchemy_conn" not in parser["database"]
     assert ("celery" in parser) == (executor == "CeleryExecutor")
     assert parser["scheduler"]["task_instance_heartbeat_timeout"] == "60"  # what was measured holds here too
@@ -88,6 +97,58 @@ def test_nothing_starts_without_its_secrets(tmp_path):
         cluster.write_settings(tmp_path, root=ROOT, executor="CeleryExecutor", base_url="http://a")
     with pytest.raises(ConfigError, match=r"DETHRONE_EXECUTOR must be one of .* \(got nothing\)"):
         cluster.write_settings(tmp_path, root=ROOT, executor="", base_url="http://a")
+
+
+STORE = {"catalog_url", "s3_access_key", "s3_secret_key"}
+DATABASE_PASSWORDS = {f"postgres_{name}_password" for name in cluster.DATABASES}
+# What a service reads beyond the secret files of its Airflow program (cluster.PROGRAM_SECRETS): what our code uses.
+READ = {
+    "postgres": {"postgres_password", *DATABASE_PASSWORDS},
+    "redis": {"redis.conf", "redis_password"},
+    "s3": {"s3.json", *(f"s3_jwt_{part}_{right}" for part in ("volume", "filer") for right in ("write", "read"))},
+    "migrate": {"catalog_url", "gateway_admin_key", "gateway_api_key"},  # it registers the two keys
+    "airflow-api-server": {*STORE, "webhook_secret"},  # pages, reports, and Label Studio's webhook
+    "airflow-scheduler": set(),
+    "airflow-dag-processor": set(),
+    "airflow-triggerer": set(),
+    "airflow-worker": {*STORE, "label_studio_token", "webhook_secret", "split_key", "gateway_admin_key"},
+    "airflow-worker-gpu": STORE,  # train, judge, batch_predict
+    "label-studio": {f"label_studio_{name}" for name in ("password", "token", "secret_key")}
+    | {"postgres_labelstudio_password"},
+    "gateway": STORE,
+    "registry": set(),
+    "prometheus": {"gateway_admin_key"},
+    "grafana": {"grafana_admin_password"},
+    "tools": {*STORE, "label_studio_database_url", "label_studio_token", "webhook_secret", "split_key"}
+    | {"gateway_admin_key", "gateway_api_key"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_service_has_the_secrets_that_it_reads_and_no_other(name):
+    command = SERVICES[name].get("command") or []
+    program = "db" if name == "migrate" else command[1] if command[:1] == ["airflow"] else None
+    wanted = READ[name] | set(cluster.PROGRAM_SECRETS[program] if program else ())
+    given = [one if isinstance(one, dict) else {"source": one} for one in SERVICES[name].get("secrets", ())]
+    assert {one["source"] for one in given} == wanted
+    assert len(given) == len(wanted)
+    folder = "/var/lib/dethrone/secrets"
+    assert {one["target"] for one in given if "target" in one} <= {f"{folder}/{one['source']}" for one in given}
+
+
+@pytest.mark.parametrize("program", cluster.PROGRAM_SECRETS)
+def test_a_program_starts_with_its_own_secrets_alone(tmp_path, program):
+    cluster.ensure_cluster_secrets(tmp_path / "all")
+    (tmp_path / "home" / "secrets").mkdir(parents=True)
+    for name in cluster.PROGRAM_SECRETS[program]:
+        shutil.copy(tmp_path / "all" / name, tmp_path / "home" / "secrets")
+    given = {"root": ROOT, "executor": "CeleryExecutor", "base_url": "http://a", "programs": [program]}
+    path = cluster.write_settings(tmp_path / "home", **given)
+    assert (path.parent / "passwords.json").exists() == (program == "api-server")
+    last = tmp_path / "home" / "secrets" / cluster.PROGRAM_SECRETS[program][-1]
+    last.unlink()
+    with pytest.raises(ConfigError, match=f"{last.name} must hold a secret"):
+        cluster.write_settings(tmp_path / "home", **given)
 
 
 def test_only_three_services_are_published():
@@ -107,6 +168,14 @@ def test_every_service_is_limited_pinned_and_watched(name):
         service["healthcheck"] == {"disable": True} and name in {"migrate", "tools"}
     )
     assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_a_machine_with_two_cpus_can_start_all_of_it():
+    """An engine refuses a container that may use more CPUs than there are."""
+    for name, service in SERVICES.items():
+        said = service["deploy"]["resources"]["limits"]["cpus"]
+        number = re.fullmatch(r"(?:\$\{[A-Z_]+:-)?(\d+)\}?", said)[1]
+        assert int(number) <= 2 or service.get("profiles") == ["gpu"], name
 
 
 def test_no_password_stands_in_the_file():
@@ -168,6 +237,19 @@ def test_only_who_ships_can_reach_the_engine_and_it_reaches_what_it_started():
     assert with_engine == {name for name, one in SERVICES.items() if "group_add" in one} == {"airflow-worker"}
     for name in (*with_engine, "gateway", "prometheus"):
         assert set(SERVICES[name]["networks"]) == {"default", "serving"}
+
+
+def test_label_studio_takes_the_webhooks_address():
+    """Its check (Django's URLValidator) takes localhost, numbers and names with a dot alone."""
+    said = SERVICES["airflow-worker"]["environment"]["DETHRONE_AIRFLOW_URL"]
+    name = urlsplit(re.fullmatch(r"\$\{DETHRONE_AIRFLOW_URL:-(.+)\}", said)[1]).hostname
+    assert re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", name)
+    assert name in SERVICES["airflow-api-server"]["networks"]["default"]["aliases"]
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name.startswith("airflow-")])
+def test_tasks_logs_outlive_the_container_that_wrote_them(name):
+    assert "airflow-logs:/var/lib/dethrone/logs" in SERVICES[name]["volumes"]
 
 
 def test_the_tools_can_restore_into_an_empty_catalog():
@@ -250,6 +332,19 @@ def test_the_alarm_on_failures_names_codes_that_the_gateway_has():
     codes = re.search(r'code=~"([A-Z_|]+)"', expression)[1].split("|")
     sources = "\n".join(path.read_text() for path in (ROOT / "bento_services" / "gateway").glob("*.py"))
     assert [code for code in codes if f'"{code}"' not in sources] == []
+
+
+def test_prometheus_finds_the_inference_services_by_the_gateway():
+    jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    (found,) = next(job for job in jobs if job["job_name"] == "inference")["http_sd_configs"]
+    address = urlsplit(found["url"])
+    assert address.netloc == "gateway:8000"
+    assert address.path in PATHS
+    assert (
+        found["authorization"]["type"] == "Bearer"
+    )  # its default in scrapes; here Prometheus 2.42 leaves the word out
+    key = found["authorization"]["credentials_file"]
+    assert key.removeprefix("/run/secrets/") in SERVICES["prometheus"]["secrets"]
 
 
 @pytest.mark.docker

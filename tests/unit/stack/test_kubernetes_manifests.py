@@ -1,10 +1,15 @@
 """deploy/kubernetes: valid against the API's schema, and saying what the code and the template say."""
 
 import configparser
+import shutil
+import subprocess
+from ipaddress import ip_address, ip_network
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from bento_services.gateway.callbacks import is_public
 from pipeline_tasks.adapters.kubernetes_manifests import KINDS, PORT, manifests
 from pipeline_tasks.project_serving import KubernetesServing
 from pipeline_tasks.stack import cluster
@@ -70,6 +75,63 @@ def test_the_gateway_gets_through_to_inference_and_inference_lets_it_in():
     assert any(one.items() <= task["metadata"]["labels"].items() for one in allowed)
 
 
+def egress(name):
+    (policy,) = [body for file, body in BODIES if file == name]
+    return policy["spec"]["egress"]
+
+
+def test_the_gateway_gets_through_to_all_that_it_calls_and_to_nothing_else(tmp_path):
+    """Its four: names, the catalog of `dethrone secrets`, the store of its own environment, and inference."""
+    (gateway,) = [body for name, body in BODIES if name == "gateway.yaml" and body["kind"] == "Deployment"]
+    container = gateway["spec"]["template"]["spec"]["containers"][0]
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    cluster.ensure_cluster_secrets(tmp_path)
+    catalog = urlsplit((tmp_path / "catalog_url").read_text().strip())
+    store = urlsplit(environment["DETHRONE_S3_ENDPOINT"])
+    anywhere = {port["port"] for rule in egress("gateway-network.yaml") if "to" not in rule for port in rule["ports"]}
+    assert anywhere == {53, catalog.port, store.port}
+    assert "DETHRONE_CALLBACK_HOSTS" not in environment  # and so nothing is called that a caller names
+
+
+def test_callbacks_are_let_out_where_the_gateway_would_send_them():
+    (rule,) = egress("network.yaml")
+    assert [port["port"] for port in rule["ports"]] == [443]
+    blocks = [(one["ipBlock"]["cidr"], one["ipBlock"].get("except", ())) for one in rule["to"]]
+
+    def passes(text):
+        address = ip_address(text)
+        inside = [excepted for network, excepted in blocks if address in ip_network(network)]
+        return any(all(address not in ip_network(one) for one in excepted) for excepted in inside)
+
+    addresses = (
+        "8.8.8.8",
+        "93.184.216.34",
+        "2606:4700::1111",
+        "10.0.0.1",
+        "100.64.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+    )
+    addresses += ("172.20.0.1", "192.168.1.1", "224.0.0.1", "0.0.0.0", "fd00::1", "fe80::1", "::1", "2002:a00:1::1")
+    assert [one for one in addresses if passes(one) != is_public(one)] == []
+    overlay = yaml.safe_load((FOLDER / "callbacks" / "kustomization.yaml").read_text())
+    assert overlay["resources"] == ["../base", "network.yaml"]
+    assert "DETHRONE_CALLBACK_HOSTS" in overlay["patches"][0]["patch"]
+
+
+@pytest.mark.parametrize("name", ["base", "callbacks"])
+def test_kubectl_builds_the_folder(name):
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("kubectl is not installed")
+    done = subprocess.run(
+        [program, "kustomize", str(FOLDER / name)], capture_output=True, text=True, timeout=60, check=True
+    )
+    built = [one for one in yaml.safe_load_all(done.stdout) if one["kind"] == "NetworkPolicy"]
+    assert len(built) == {"base": 1, "callbacks": 2}[name]
+    assert {one["metadata"]["namespace"] for one in built} == {"dethrone"}
+
+
 def test_the_charts_values_say_what_the_template_says(tmp_path):
     values = yaml.safe_load((FOLDER / "airflow" / "values.yaml").read_text())
     cluster.ensure_cluster_secrets(tmp_path / "secrets")
@@ -81,6 +143,38 @@ def test_the_charts_values_say_what_the_template_says(tmp_path):
             if name != "dags_folder":
                 assert parser[section][name] == value, (section, name)
     assert parser["core"]["executor"] == values["executor"]
+
+
+def test_what_is_applied_by_itself_names_the_namespace():
+    """The base's kustomization adds it; templates of pods get it from who uses them."""
+    applied = [path for path in FILES if path.parent.name == "airflow"]
+    bodies = [body for path in applied for body in yaml.safe_load_all(path.read_text()) if body["kind"] != "Pod"]
+    assert {body["metadata"].get("namespace") for body in bodies} == {"dethrone"}
+
+
+def mounted(volumes):
+    (secret,) = [one["secret"] for one in volumes if "secret" in one]
+    assert {one["key"] for one in secret["items"]} == {one["path"] for one in secret["items"]}
+    return {one["key"] for one in secret["items"]}
+
+
+def test_each_pod_has_the_secrets_that_its_service_has_in_the_compose_file():
+    """Airflow's own secrets come to its pods by the chart."""
+    pods = {name: mounted(body["spec"]["volumes"]) for name, body in BODIES if body["kind"] == "Pod"}
+    values = yaml.safe_load((FOLDER / "airflow" / "values.yaml").read_text())
+    (job,) = [body for _name, body in BODIES if body["kind"] == "Job"]
+    pods["upgrade"] = mounted(job["spec"]["template"]["spec"]["volumes"])
+    pods["api-server"] = mounted(values["apiServer"]["extraVolumes"])
+    assert not [one for one in values["volumes"] if "secret" in one]
+    services = {
+        "task-pod.yaml": "airflow-worker",
+        "gpu-pod.yaml": "airflow-worker-gpu",
+        "api-server": "airflow-api-server",
+    }
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    of_airflow = {name for names in cluster.PROGRAM_SECRETS.values() for name in names}
+    for pod, service in services.items():
+        assert pods[pod] == {one["source"] for one in compose[service]["secrets"]} - of_airflow
 
 
 def test_only_the_gpu_pod_asks_for_a_gpu_and_it_names_its_pool():

@@ -1,0 +1,152 @@
+"""docker-compose.yml started as a whole: every service healthy, and the loop runs through it, from photos to an answer.
+
+`make test-compose`. The first run builds every image (gigabytes, a quarter of an hour); later ones go on from those.
+"""
+
+import json
+import os
+import shutil
+import time
+
+import httpx
+import pytest
+
+from pipeline_tasks.adapters.airflow_rest import AirflowRest
+from pipeline_tasks.demo import fashion
+from tests.compose.stack import LEFT_OUT, ROOT, SERVICES, ComposeStack, PrivateEngine
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(5400)]
+NUM_PHOTOS = 2500
+ON_DOCKER = """
+serving:
+  target: docker
+  docker: { repository: registry:5000/dethrone, network: dethrone-serving }
+  review_below: 0.5
+  top_k: 3
+"""
+
+
+def write_project(folder):
+    """Put the demo's project there, served by containers, with labeled photos as its first data."""
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "projects" / "fashion" / "labeling.xml", folder)
+    text = (ROOT / "projects" / "fashion" / "project.yaml").read_text()
+    before, _, after = text.partition("\nserving:\n")
+    rest = after[after.index("\nmonitor:") :]
+    (folder / "project.yaml").write_text(before + ON_DOCKER + rest)
+    images, labels = fashion.load_subset()
+    for number, (image, label) in enumerate(zip(images[:NUM_PHOTOS], labels, strict=False)):
+        path = folder / "incoming" / "labeled" / str(label) / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(fashion.png_bytes(image))
+    return fashion.png_bytes(images[-1])
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    missing = [
+        name for name in ("docker", "dockerd", "docker-compose", "debootstrap", "unshare") if not shutil.which(name)
+    ]
+    if missing or os.getuid() != 0:
+        pytest.skip(f"not installed, or not root: {', '.join(missing) or 'root'}")
+    folder = tmp_path_factory.mktemp("compose")
+    engine = PrivateEngine()
+    one = ComposeStack(folder, engine=engine)
+    try:
+        one.photo = write_project(one.projects / "fashion")
+        one.build()
+        one.up()
+        one.push_serving_base()
+        yield one
+    finally:
+        one.down()
+        engine.stop()
+
+
+@pytest.fixture(scope="module")
+def airflow(stack):
+    return AirflowRest(stack.url("AIRFLOW"), username="admin", password=stack.secret("airflow_admin_password"))
+
+
+def until(condition, seconds, what, *, stack, services=()):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(2)
+    pytest.fail(f"within {seconds} s: {what}; {stack.health()}\n" + "\n".join(map(stack.logs, services)))
+
+
+def test_every_service_becomes_healthy(stack):
+    wanted = {name: "done" if name == "migrate" else "healthy" for name in stack.services()}
+    assert set(wanted) == set(SERVICES) - LEFT_OUT - {"tools", "airflow-worker-gpu"}
+    until(lambda: stack.health() == wanted, 600, f"all of {wanted}", stack=stack, services=SERVICES)
+
+
+def test_people_get_in_with_their_passwords_only(stack, airflow):
+    url = stack.url("AIRFLOW")
+    assert httpx.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"}).status_code == 401
+    assert airflow.import_errors() == []
+    token = httpx.post(
+        f"{url}/auth/token", json={"username": "viewer", "password": stack.secret("airflow_viewer_password")}
+    ).json()["access_token"]
+    page = httpx.get(f"{url}/dethrone/", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+    assert page.status_code == 200
+    assert "fashion" in page.text
+    studio = httpx.get(
+        f"{stack.url('LABEL_STUDIO')}/api/current-user/whoami",
+        headers={"Authorization": f"Token {stack.secret('label_studio_token')}"},
+        timeout=60,
+    )
+    assert studio.status_code == 200
+
+
+def test_the_loop_runs_on_the_worker_and_its_champion_answers(stack, airflow):
+    until(
+        lambda: "fashion__train" in airflow.dag_ids(), 120, "the DAGs", stack=stack, services=["airflow-dag-processor"]
+    )
+    airflow.trigger("fashion__ingest")
+
+    def ended():
+        runs = [run["dag_run_id"] for run in airflow.runs("fashion__train")]
+        results = {run_id: airflow.result("fashion__train", run_id, "finish") or {} for run_id in runs}
+        return next(((run_id, one) for run_id, one in results.items() if one.get("outcome")), None)
+
+    run_id, found = until(ended, 900, "the end of a training run", stack=stack, services=["airflow-worker"])
+    assert found["outcome"] == "promoted", found
+    log = airflow.log("fashion__train", run_id, "train", 1)  # from the worker, through the api-server
+    assert "Could not read" not in log
+    assert log.count("\n") > 3
+    answer = httpx.post(
+        f"{stack.url('GATEWAY')}/v1/projects/fashion/predict",
+        content=stack.photo,
+        headers={"Authorization": f"Bearer {stack.secret('gateway_api_key')}", "Content-Type": "image/png"},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["label"] in fashion.CLASSES
+    history = json.loads(stack.compose("exec", "-T", "airflow-worker", "dethrone", "history", "fashion", "--json"))
+    assert answer.json()["model_version"] == history[-1]["champion"]
+
+
+def test_prometheus_finds_the_gateway_and_the_champion_by_itself(stack):
+    def targets():
+        text = stack.compose(
+            "exec", "-T", "prometheus", "wget", "-q", "-O", "-", "http://127.0.0.1:9090/api/v1/targets?state=active"
+        )
+        found = json.loads(text)["data"]["activeTargets"]
+        return {one["labels"]["job"]: one for one in found if one["health"] == "up"}
+
+    found = until(lambda: len(up := targets()) == 3 and up, 120, "three jobs up", stack=stack, services=["prometheus"])
+    assert found["inference"]["labels"]["project"] == "fashion"
+
+
+def test_a_backup_of_the_running_stack_and_nothing_lost(stack):
+    (stack.folder / "backups").mkdir(mode=0o700)
+    os.chown(stack.folder / "backups", 10001, 10001)
+    run = ("--profile", "tools", "run", "--rm", "-T", "tools", "dethrone")
+    said = stack.compose(*run, "backup", "/backups", "--without-secrets", "--check")
+    assert "label-studio.dump" in json.dumps(
+        json.loads(next((stack.folder / "backups" / "manifests").glob("*.json")).read_text())["home"]
+    ), said
+    assert "Nothing lost, nothing twice" in stack.compose("exec", "-T", "airflow-worker", "dethrone", "verify")

@@ -1,0 +1,125 @@
+"""A backup into a folder that was damaged, and what a restore makes of work that was under way."""
+
+import dataclasses
+import functools
+
+import pytest
+
+from pipeline_tasks.backup.vault import Blob, Vault
+from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.contracts import RouteEntry
+from pipeline_tasks.wiring import keeping
+from tests.backup_case import Installation, Target
+from tests.ledger_case import minutes
+
+
+@pytest.fixture
+def installation(tmp_path, catalog_url):
+    return Installation(tmp_path / "old", catalog_url)
+
+
+@pytest.fixture
+def save(installation, monkeypatch):
+    return functools.partial(installation.save, monkeypatch)
+
+
+@pytest.fixture
+def target(tmp_path, installation, monkeypatch):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    return Target(folder, installation, monkeypatch)
+
+
+def damage(vault, blobs):
+    """Change bytes and keep sizes, as a disk does."""
+    for blob in blobs:
+        path = vault.path_of(blob.sha256)
+        path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+
+
+def test_a_damaged_file_is_mended_by_the_next_backup_that_looks(save, target, installation):
+    vault = Vault(installation.vault)
+    manifest = vault.manifest(save().name)
+    every = keeping.task.blobs_of(manifest, vault)
+    damage(vault, {blob.sha256: blob for blob in every if blob.size_bytes}.values())
+    report = save(check=True)  # it reads every file at the end, and would name one that is bad
+    assert report.num_new_objects == report.num_objects
+    before = {blob.sha256 for blob in every} - {manifest["catalog"]["sha256"]}
+    assert before <= {blob.sha256 for blob in keeping.task.blobs_of(vault.manifest(), vault)}
+    assert target.restore().violations == ()
+
+
+def test_without_the_check_what_lies_on_this_machine_is_mended_and_objects_are_not_read(save, installation):
+    vault = Vault(installation.vault)
+    manifest = vault.manifest(save().name)
+    local = [Blob(**one) for part in ("home", "projects") for one in manifest[part].values()]
+    (row, *_) = vault.json_lines(Blob(**manifest["objects"]))
+    stored = Blob(row["sha256"], row["size_bytes"])
+    damage(vault, {blob.sha256: blob for blob in (*local, stored) if blob.size_bytes}.values())
+    assert save().num_new_objects == 0
+    assert [blob for blob in local if not vault.is_whole(blob)] == []
+    assert not vault.is_whole(stored)
+
+
+def test_a_damaged_list_of_objects_does_not_stop_the_next_backup(save, installation):
+    vault = Vault(installation.vault)
+    manifest = vault.manifest(save().name)
+    damage(vault, [Blob(**manifest["objects"])])
+    again = vault.manifest(save(check=True).name)
+    assert again["objects"] == manifest["objects"]
+
+
+def put_beside(serving, *, share, action):
+    """Give v3 a share beside the champion v1 (0: a shadow), as a rollout's step or an experiment does."""
+    head = serving.head_route("fashion")
+    beside = RouteEntry("d-v3", "v3", "http://127.0.0.1:2", share)
+    route = dataclasses.replace(
+        head,
+        generation=head.generation + 1,
+        commit_id="beside",
+        parent_commit_id=head.commit_id,
+        entries=(dataclasses.replace(head.entries[0], weight=100 - share), *((beside,) if share else ())),
+        shadows=() if share else (beside,),
+    )
+    told = {"action": action, "attempt": "run-9/ship/1", "verdict_id": "verdict-v1", "actor": "gate"}
+    told |= {"reason": "10 % to v3 beside v1", "serving": {"review_below": 0.6}, "at": minutes(9)}
+    return serving.commit_route(route, **told)
+
+
+@pytest.mark.parametrize("share", [0, 10])
+def test_a_rollout_that_was_under_way_comes_back_with_all_traffic_at_the_champion(save, target, installation, share):
+    serving = installation.ledger.serving
+    put_beside(serving, share=share, action="canary" if share else "shadow")
+    save()
+    report = target.restore()
+    assert (report.returned, report.violations) == (("fashion",), ())
+    assert "The rollout of fashion was under way: its champion" in keeping.as_text(report, target.vault)
+    (before, after) = ServingRepository(Database(create_engine(target.url))).records("fashion")[-2:]
+    assert before == serving.head_record("fashion")
+    assert after.action == "canary_inconclusive"
+    assert after.reason == "the installation was restored from a backup after: 10 % to v3 beside v1"
+    assert [(one.model_version, one.weight) for one in after.route.entries] == [("v1", 100)]
+    assert after.route.shadows == ()
+
+
+def test_an_experiment_goes_on_after_a_restore(save, target, installation):
+    serving = installation.ledger.serving
+    put_beside(serving, share=50, action="experiment_start")
+    save()
+    assert target.restore().returned == ()
+    assert ServingRepository(Database(create_engine(target.url))).head_record("fashion") == serving.head_record(
+        "fashion"
+    )
+
+
+def test_a_restore_that_was_cut_short_after_it_returned_a_rollout_goes_on(save, target, installation, monkeypatch):
+    put_beside(installation.ledger.serving, share=10, action="canary")
+    save()
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "_remember_servers", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            target.restore()
+    assert target.restore().returned == ()
+    records = ServingRepository(Database(create_engine(target.url))).records("fashion")
+    assert [one.action for one in records].count("canary_inconclusive") == 1
