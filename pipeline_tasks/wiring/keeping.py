@@ -246,7 +246,7 @@ def _remember_servers(parts: Parts) -> tuple[list[str], list[str]]:
         for entry in head.entries:
             release = _release_of(parts, project, entry.model_version)
             restore_bento(parts, release)
-            ProcessTarget(parts.settings.home).remember(
+            ProcessTarget(parts.settings.home, host=parts.settings.serving_host).remember(
                 deployment_id=entry.deployment_id,
                 bento_tag=release.bento_tag,
                 port=urlsplit(entry.address).port or 80,
