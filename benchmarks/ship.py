@@ -78,8 +78,7 @@ def prepare(engine: Engine, registry: RegistryServer, home: Path) -> Dock:
     """Return an installation with a first champion; the base image is there before anything is timed."""
     began = time.monotonic()
     name, built = build_base(
-        recipe(ROOT),
-        variant="cpu",
+        recipe(ROOT, variant="cpu"),
         os_base=engine.import_os(),
         engine=engine.client,
         environment=dict(os.environ),

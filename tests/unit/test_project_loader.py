@@ -50,9 +50,9 @@ def test_the_schema_file_is_the_schema():
 
 @pytest.mark.parametrize("repository", ["localhost:5000/dethrone", "localhost/x", "registry.example.org/a/b-c"])
 def test_a_project_on_docker_loads(folder, repository):
-    edit(folder, "  top_k: 2", f"  top_k: 2\n{DOCKER} '{repository}', gpus: all, connection: registry}}")
+    edit(folder, "  top_k: 2", f"  top_k: 2\n{DOCKER} '{repository}', gpus: all, base: cuda, connection: registry}}")
     serving = load_project(folder).config.serving
-    assert (serving.docker.repository, serving.docker.gpus, serving.docker.base) == (repository, "all", "cpu")
+    assert (serving.docker.repository, serving.docker.gpus, serving.docker.base) == (repository, "all", "cuda")
 
 
 def test_every_example_key_is_in_the_schema():
@@ -263,6 +263,26 @@ SINGLE = [
     ("  top_k: 2", f"{DOCKER} docker/x}}", "serving.docker.repository must be <registry host>/<path> in lower case"),
     ("  top_k: 2", f"{DOCKER} r.io/x:1}}", "without a tag (got 'r.io/x:1')."),
     ("  top_k: 2", f"{DOCKER} r.io/x, gpus: -1}}", "serving.docker.gpus must be 0 or more, or all (got -1)."),
+    (
+        "  top_k: 2",
+        f"{DOCKER} r.io/x, gpus: all}}",
+        "serving.docker.base must be cuda where gpus are asked for (got cpu)",
+    ),
+    (
+        "  top_k: 2",
+        f"{DOCKER} r.io/x, gpus: 1}}",
+        "serving.docker.base must be cuda where gpus are asked for (got cpu)",
+    ),
+    (
+        "  top_k: 2",
+        f"  runtime: onnx\n{DOCKER} r.io/x, gpus: 1, base: cuda}}",
+        "serving.docker.gpus must be 0 with serving.runtime onnx (got some): it runs on the CPU.",
+    ),
+    (
+        "  top_k: 2",
+        "  target: kubernetes\n  kubernetes: {namespace: a, repository: r.io/x, gpus: 1}",
+        "serving.kubernetes.base must be cuda where gpus are asked for (got cpu)",
+    ),
     ("  top_k: 2", f"{DOCKER} r.io/x, network: 'a b'}}", "serving.docker.network must be letters, digits and _.-"),
     ("  top_k: 2", f"{DOCKER} r.io/x, memory: lots}}", "serving.docker.memory"),
     ("  top_k: 2", "  target: kubernetes", "serving.target"),
