@@ -57,6 +57,7 @@ def main() -> int:
     chosen = parser.parse_args()
     engine, registry = Engine(), RegistryServer()
     home = Path(tempfile.mkdtemp(prefix="dethrone-ship-"))
+    dock = None
     try:
         dock = prepare(engine, registry, home)
         print(f"{dt.datetime.now(dt.UTC).date()}, {platform.machine()}, {os.cpu_count()} cores")
@@ -68,7 +69,7 @@ def main() -> int:
             failed += ship_stock.compare(dock, engine, registry)
         return 1 if failed else 0
     finally:
-        for container in dock.containers(engine.client):
+        for container in dock.containers(engine.client) if dock else ():
             container.remove(force=True, v=True)
         registry.stop()
         engine.stop()
