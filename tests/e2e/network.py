@@ -168,7 +168,8 @@ class Relay:
             except OSError:
                 writer.transport.abort()
                 return
-            await asyncio.gather(_copy(reader, requests), _copy(answers, writer))
+            with contextlib.suppress(asyncio.CancelledError):  # in the end; asyncio would report each connection
+                await asyncio.gather(_copy(reader, requests), _copy(answers, writer))
 
         server = await asyncio.start_server(serve, self._address, port)
         self._loop.create_task(server.serve_forever())  # cancelled in the end, which closes it
