@@ -4,7 +4,7 @@ Starts all it needs (engine and registry where none answer, gateway, catalog, a 
 
     .venv/bin/python benchmarks/ship.py                        # 5 promotions, then 20 swaps under load
     .venv/bin/python benchmarks/ship.py --promotions 2 --swaps 0
-    .venv/bin/python benchmarks/ship.py --stock                # the same bento by `bentoml containerize`, beside it
+    .venv/bin/python benchmarks/ship.py --promotions 2 --swaps 0 --stock   # beside `bentoml containerize`
 
 A promotion is what the `release` and `ship` tasks do: bento, image, push, start by digest, golden requests, record,
 route, gateway follows, the champion before last is drained and stopped. It is measured from the call to the first
@@ -20,7 +20,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +30,8 @@ import httpx
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import ship_stock
 
 from pipeline_tasks.adapters.registry import Registry
 from pipeline_tasks.adapters.serving_base import build_base, push_base, recipe
@@ -52,10 +53,11 @@ def main() -> int:
     parser.add_argument("--promotions", type=int, default=5)
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--stock", action="store_true", help="also time `bentoml containerize` and its push")
+    parser.add_argument("--stock", action="store_true", help="also both ways from a built bento, in one table")
     chosen = parser.parse_args()
     engine, registry = Engine(), RegistryServer()
     home = Path(tempfile.mkdtemp(prefix="dethrone-ship-"))
+    dock = None
     try:
         dock = prepare(engine, registry, home)
         print(f"{dt.datetime.now(dt.UTC).date()}, {platform.machine()}, {os.cpu_count()} cores")
@@ -64,10 +66,10 @@ def main() -> int:
             if chosen.swaps:
                 failed += swaps(dock, gateway.url, number=chosen.swaps, num_requests=chosen.requests)
         if chosen.stock:
-            stock(dock, engine)
+            failed += ship_stock.compare(dock, engine, registry)
         return 1 if failed else 0
     finally:
-        for container in dock.containers(engine.client):
+        for container in dock.containers(engine.client) if dock else ():
             container.remove(force=True, v=True)
         registry.stop()
         engine.stop()
@@ -78,8 +80,7 @@ def prepare(engine: Engine, registry: RegistryServer, home: Path) -> Dock:
     """Return an installation with a first champion; the base image is there before anything is timed."""
     began = time.monotonic()
     name, built = build_base(
-        recipe(ROOT),
-        variant="cpu",
+        recipe(ROOT, variant="cpu"),
         os_base=engine.import_os(),
         engine=engine.client,
         environment=dict(os.environ),
@@ -201,31 +202,6 @@ def rollback(dock: Dock, *, run: str) -> None:
         attempt=attempt,
         fence=dock.database.acquire("fashion/ship", attempt, now=now()),
         clock=now,
-    )
-
-
-def stock(dock: Dock, engine: Engine) -> None:
-    """Build the champion's bento with `bentoml containerize` and push that image."""
-    tag = dock.release_of("v0").bento_tag
-    environment = {**os.environ, **engine.environment, "BENTOML_HOME": str(dock.parts.settings.bentoml_home)}
-    command = [str(Path(sys.executable).parent / "bentoml"), "containerize", tag, "--backend", "docker"]
-    image = f"{dock.repository}/stock:1"
-    began = time.monotonic()
-    done = subprocess.run(
-        [*command, "--image-tag", image, "--opt", "network=host"],
-        env={**environment, "DOCKER_BUILDKIT": "0", "BENTOML_DO_NOT_TRACK": "True"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        print(f"bentoml containerize: failed: {(done.stderr or done.stdout).strip().splitlines()[-1][:200]}")
-        return
-    built = time.monotonic()
-    engine.client.images.push(image)
-    size = engine.client.images.get(image).attrs["Size"]
-    print(
-        f"bentoml containerize: {built - began:.0f} s, push {time.monotonic() - built:.0f} s, {size:,} bytes of image"
     )
 
 

@@ -83,7 +83,7 @@ class Parts:
     def target(self) -> Any:
         from pipeline_tasks.adapters.process_target import ProcessTarget
 
-        return ProcessTarget(self.settings.home)
+        return ProcessTarget(self.settings.home, host=self.settings.serving_host)
 
     @cached_property
     def tracker(self) -> Any:

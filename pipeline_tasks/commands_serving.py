@@ -93,15 +93,15 @@ def serving_base(arguments: argparse.Namespace) -> Any:
 
     if arguments.push is not None:
         split_repository(arguments.push)
+    made_from = adapter.recipe(ROOT, variant=arguments.variant)
     if arguments.dry_run:
-        name = f"{adapter.LOCAL_NAME}:{adapter.recipe(ROOT).tag(arguments.variant)}"
-        return {"image": name, "built": False, "pushed": None}
+        return {"image": f"{adapter.LOCAL_NAME}:{made_from.tag}", "built": False, "pushed": None}
     environment = process_environment()
     with engine_errors():
-        engine = engine_of(environment)()
+        # With CUDA the engine copies gigabytes without a word.
+        engine = engine_of(environment, timeout_seconds=adapter.INSTALL_TIMEOUT_SECONDS)()
         name, built = adapter.build_base(
-            adapter.recipe(ROOT),
-            variant=arguments.variant,
+            made_from,
             os_base=arguments.os_base,
             engine=engine,
             environment=environment,

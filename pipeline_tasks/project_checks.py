@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import FolderSource, Project, S3Source, Slice, Source, SqlSource, TableSource
-from pipeline_tasks.project_serving import DockerServing, Images, KubernetesServing
+from pipeline_tasks.project_images import Finding, check_images
 from pipeline_tasks.project_yaml import Path_, shown
 
 # Stock recipes and the modality each one learns from; models/<recipe>/ holds the code.
@@ -18,11 +18,7 @@ STOCK_RECIPES = {"image_cnn": "image", "text_bow": "text", "tabular_mlp": "tabul
 OWN_RECIPE = "recipe.py"
 _CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 _CRON_PART = re.compile(r"^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?$")
-_REPOSITORY = re.compile(r"(?P<host>[a-z0-9.-]+(?::[0-9]{1,5})?)/[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
-_DOCKER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _VARIABLE = re.compile(r"^[A-Z][A-Z0-9_]*$")
-
-Finding = tuple[Path_, str]
 
 
 def check_project(project: Project, *, folder: Path) -> list[Finding]:
@@ -249,10 +245,7 @@ def _check_limits(project: Project) -> Iterator[Finding]:
 
 def _check_serving(project: Project) -> Iterator[Finding]:
     serving, classes = project.serving, project.labels.classes
-    if serving.target == "docker":
-        yield from _check_docker(serving.docker)
-    if serving.target == "kubernetes":
-        yield from _check_kubernetes(serving.kubernetes)
+    yield from check_images(serving)
     if serving.top_k > len(classes):
         yield (
             ("serving", "top_k"),
@@ -300,64 +293,6 @@ def _check_rollout(project: Project) -> Iterator[Finding]:
                 f"together (got {rollout.deadline_seconds:g} and {shortest:g}): no rollout could end well."
             ),
         )
-
-
-def _check_images(section: str, images: Images) -> Iterator[Finding]:
-    if not is_repository(images.repository):
-        yield (
-            ("serving", section, "repository"),
-            (
-                f"serving.{section}.repository must be <registry host>/<path> in lower case, without a tag "
-                f"(got {shown(images.repository)}). Example: localhost:5000/dethrone."
-            ),
-        )
-    if images.connection is not None and not _DOCKER_NAME.fullmatch(images.connection):
-        yield (
-            ("serving", section, "connection"),
-            f"serving.{section}.connection must be letters, digits and _.- (got {shown(images.connection)}).",
-        )
-
-
-def _check_docker(docker: DockerServing | None) -> Iterator[Finding]:
-    if docker is None:
-        yield (
-            ("serving", "docker"),
-            (
-                "serving.docker must be set when serving.target is docker (got nothing). "
-                "Example: docker: {repository: localhost:5000/dethrone}."
-            ),
-        )
-        return
-    yield from _check_images("docker", docker)
-    if isinstance(docker.gpus, int) and docker.gpus < 0:
-        yield (("serving", "docker", "gpus"), f"serving.docker.gpus must be 0 or more, or all (got {docker.gpus}).")
-    if docker.network is not None and not _DOCKER_NAME.fullmatch(docker.network):
-        yield (
-            ("serving", "docker", "network"),
-            f"serving.docker.network must be letters, digits and _.- (got {shown(docker.network)}).",
-        )
-
-
-def _check_kubernetes(kubernetes: KubernetesServing | None) -> Iterator[Finding]:
-    if kubernetes is None:
-        text = "serving.kubernetes must be set when serving.target is kubernetes (got nothing)."
-        yield ("serving", "kubernetes"), f"{text} Example: kubernetes: {{namespace: dethrone, repository: ...}}."
-        return
-    yield from _check_images("kubernetes", kubernetes)
-    if kubernetes.max_replicas < kubernetes.min_replicas:
-        yield (
-            ("serving", "kubernetes", "max_replicas"),
-            (
-                f"serving.kubernetes.max_replicas must be at least min_replicas, {kubernetes.min_replicas} "
-                f"(got {kubernetes.max_replicas})."
-            ),
-        )
-
-
-def is_repository(text: str) -> bool:
-    """Say whether a text names a repository by its registry, without tag or digest: `host[:port]/path`."""
-    match = _REPOSITORY.fullmatch(text)
-    return match is not None and (match["host"].startswith("localhost") or bool({".", ":"} & set(match["host"])))
 
 
 def _check_schedules(project: Project) -> Iterator[Finding]:

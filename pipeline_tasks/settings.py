@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import ipaddress
 import json
 import os
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ class Settings:
     airflow_url: str
     gateway_url: str
     wandb_mode: str
+    serving_host: str
     environment: Mapping[str, str] = dataclasses.field(repr=False, default_factory=dict)
 
     @property
@@ -135,6 +137,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         airflow_url=value("DETHRONE_AIRFLOW_URL", "airflow_url"),
         gateway_url=value("DETHRONE_GATEWAY_URL", "gateway_url"),
         wandb_mode=_wandb_mode(env),
+        serving_host=_serving_host(env),
         environment=env,
     )
 
@@ -150,6 +153,20 @@ def _wandb_mode(env: Mapping[str, str]) -> str:
     if env.get("WANDB_MODE"):
         return env["WANDB_MODE"]
     return "online" if env.get("WANDB_API_KEY") or env.get("WANDB_BASE_URL") else "offline"
+
+
+def _serving_host(env: Mapping[str, str]) -> str:
+    found = env.get("DETHRONE_SERVING_HOST") or "127.0.0.1"
+    try:
+        one = ipaddress.IPv4Address(found)
+    except ValueError:
+        one = None
+    if one is None or one.is_unspecified:
+        raise ConfigError(
+            f"DETHRONE_SERVING_HOST must be an IPv4 address of this machine (got {found}). The gateway reaches the "
+            "servers of the process target there."
+        )
+    return found
 
 
 def projects_dir() -> Path:

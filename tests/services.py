@@ -24,12 +24,12 @@ S3_ACCESS_KEY = "dethronetest"
 S3_SECRET_KEY = "dethronetestsecret"  # of a server that lives as long as the test run
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that were free a moment ago."""
+def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
+    """Return ports of an address that were free a moment ago."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
-            one.bind(("127.0.0.1", 0))
+            one.bind((host, 0))
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:

@@ -8,6 +8,7 @@ from pipeline_tasks.errors import ConfigError
 
 TRACING_KEY = "DETHRONE_INFERENCE_TRACING"
 TUNING_KEY = "DETHRONE_INFERENCE_TUNING"
+GPU_KEY = "DETHRONE_INFERENCE_GPU"
 
 
 def tracing() -> bool:
@@ -16,6 +17,22 @@ def tracing() -> bool:
     if value not in {"on", "off"}:
         raise ConfigError(f"{TRACING_KEY} must be on or off (got {value[:40]!r}).")
     return value == "on"
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not the one this service was promised.
+
+    Raises:
+        ConfigError: a GPU is required and torch sees none.
+    """
+    value = os.environ.get(GPU_KEY, "optional")
+    if value not in {"required", "optional"}:
+        raise ConfigError(f"{GPU_KEY} must be required or optional (got {value[:40]!r}).")
+    if value == "required" and device == "cpu":
+        raise ConfigError(
+            "torch must see a GPU: this release requires one (got none). The machine's driver may be older than the "
+            "CUDA of the base image: compare `nvidia-smi` there with `python -m torch.utils.collect_env` here."
+        )
 
 
 def tuning_text() -> str | None:

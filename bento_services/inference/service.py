@@ -14,7 +14,7 @@ import bentoml
 from bento_services.door import guard_door
 from bento_services.heads import bound_heads
 from bento_services.inference.batcher import MicroBatcher
-from bento_services.inference.config import tracing, tuning_text
+from bento_services.inference.config import check_device, tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
 from bento_services.inference.memory import keep_freed_memory
 from bento_services.inference.predictor import predict_rows, probe
@@ -52,6 +52,7 @@ class Inference:
         folder = _model_dir()
         self._tuning = load_tuning(folder, text=tuning_text())
         self._model = load_model(folder)
+        check_device(self._model.device)
         self._batcher: MicroBatcher[Array, Row] = MicroBatcher(
             functools.partial(predict_rows, self._model),
             max_batch_size=self._tuning.max_batch_size,

@@ -22,6 +22,10 @@ ENV PYTHONPATH=/opt/serving \
     PROMETHEUS_MULTIPROC_DIR=/tmp/prometheus \
     OMP_NUM_THREADS=1
 
+# What a GPU's driver brings in where the engine hands one over; without it some toolkits leave CUDA out. Which GPU is the
+# engine's or the cluster's to say: NVIDIA_VISIBLE_DEVICES in an image would take all of them, asked for or not.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
 WORKDIR /home/bentoml
 USER 1034:1034
 EXPOSE 3000

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import ConfigError, PermanentError, ServiceUnavailable
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 LABEL = "io.dethrone"
 INNER_PORT = 3000
 FIRST_PORT = 3200
+CDI_GPU = "nvidia.com/gpu="  # engines that know devices by the Container Device Interface
 MIN_API = (1, 41)  # engine 20.10, the oldest one that this was tried on
 STOP_WAIT_SECONDS = 40  # in-flight requests end within this time, then SIGKILL
 MAX_RESTARTS = 3
@@ -150,21 +151,26 @@ class DockerTarget:
     def _gpu_requests(self, engine: Any) -> Sequence[Any]:
         if self._config.gpus == 0:
             return []
-        info = engine.info()
-        if "nvidia" not in info.get("Runtimes", {}) and not info.get("DiscoveredDevices"):
-            if self._config.require_gpus:
-                raise ConfigError(
-                    f"serving.docker.gpus must be GPUs that the engine offers (got {self._config.gpus} wanted, none "
-                    "offered). Install the NVIDIA Container Toolkit there, or set serving.docker.require_gpus: false. "
-                    "The champion keeps serving.",
-                    code="GPU_MISSING",
-                )
-            logger.warning("the engine offers no GPU: the service runs on CPU (serving.docker.require_gpus is false)")
-            return []
         from docker.types import DeviceRequest
 
-        count = -1 if self._config.gpus == "all" else int(self._config.gpus)
-        return [DeviceRequest(driver="nvidia", count=count, capabilities=[["gpu"]])]
+        info, wanted = engine.info(), self._config.gpus
+        if "nvidia" in info.get("Runtimes", {}):
+            count = -1 if wanted == "all" else int(wanted)
+            return [DeviceRequest(driver="nvidia", count=count, capabilities=[["gpu", "compute", "utility"]])]
+        offered = [str(one.get("ID", "")) for one in info.get("DiscoveredDevices") or ()]
+        chosen = choose_cdi_gpus(offered, wanted=wanted)
+        if chosen:
+            return [DeviceRequest(driver="cdi", device_ids=chosen)]
+        if self._config.require_gpus:
+            raise ConfigError(
+                f"serving.docker.gpus must be GPUs that the engine offers (got {wanted} wanted, "
+                f"{len(choose_cdi_gpus(offered, wanted='all')) or 'none'} offered). Install the NVIDIA Container "
+                "Toolkit there (nvidia-ctk runtime configure), or set serving.docker.require_gpus: false. "
+                "The champion keeps serving.",
+                code="GPU_MISSING",
+            )
+        logger.warning("the engine offers no GPU: the service runs on CPU (serving.docker.require_gpus is false)")
+        return []
 
     def _find(self, engine: Any, deployment_id: str) -> Any:
         from docker.errors import NotFound
@@ -319,6 +325,14 @@ class DockerTarget:
 
     def _name(self, deployment_id: str) -> str:
         return f"dethrone-{self._home}-{deployment_id}"
+
+
+def choose_cdi_gpus(offered: Sequence[str], *, wanted: int | Literal["all"]) -> list[str]:
+    """Return as many of the engine's NVIDIA devices (`nvidia.com/gpu=<number>`) as are wanted; none when too few."""
+    names = [one.removeprefix(CDI_GPU) for one in offered if one.startswith(CDI_GPU)]
+    numbers = sorted(int(name) for name in names if name.isdigit())
+    count = len(numbers) if wanted == "all" else wanted
+    return [f"{CDI_GPU}{number}" for number in numbers[:count]] if len(numbers) >= count else []
 
 
 @contextmanager

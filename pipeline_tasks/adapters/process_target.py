@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import re
 import sys
@@ -28,26 +29,31 @@ _DEPLOYMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 ServeCommand = Callable[[str, int], tuple[str, ...]]
 
 
-def bentoml_command(bento_tag: str, port: int) -> tuple[str, ...]:
-    """Return the command that serves a bento on a loopback port."""
+def bentoml_command(bento_tag: str, port: int, *, host: str = addresses.LOOPBACK) -> tuple[str, ...]:
+    """Return the command that serves a bento on a port of an address of this machine."""
     bentoml = Path(sys.executable).parent / "bentoml"
-    return (str(bentoml), "serve", bento_tag, "--host", addresses.LOOPBACK, "--port", str(port))
+    return (str(bentoml), "serve", bento_tag, "--host", host, "--port", str(port))
 
 
 class ProcessTarget:
-    """Implements `ports.DeploymentTarget`; deployments come back after `dethrone down` and `up`."""
+    """Implements `ports.DeploymentTarget`; deployments come back after `dethrone down` and `up`.
+
+    `host` is the address of this machine that servers listen on, and that a gateway elsewhere reaches them by.
+    """
 
     def __init__(
         self,
         home: Path,
         *,
-        command: ServeCommand = bentoml_command,
+        host: str = addresses.LOOPBACK,
+        command: ServeCommand | None = None,
         poll_seconds: float = 0.1,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._layout = StackLayout(home=home.resolve(), root=source_root())
         self._supervisor = supervisor or Supervisor(self._layout.socket)
-        self._command = command
+        self._host = host
+        self._command = command or functools.partial(bentoml_command, host=host)
         self._poll_seconds = poll_seconds
 
     def start(self, *, deployment_id: str, bento_tag: str, environment: Mapping[str, str]) -> ServerHandle:
@@ -67,7 +73,7 @@ class ProcessTarget:
             self._supervisor.reread()
             self._supervisor.add(name)
             self._supervisor.start(name)
-        return ServerHandle(deployment_id=deployment_id, address=addresses.address(port))
+        return ServerHandle(deployment_id=deployment_id, address=addresses.address(port, host=self._host))
 
     def remember(self, *, deployment_id: str, bento_tag: str, port: int, environment: Mapping[str, str]) -> None:
         """Have a server start with the next `dethrone up`, on a port that a route names already; nothing runs yet."""
@@ -83,7 +89,7 @@ class ProcessTarget:
             ServiceUnavailable: it gave up or took too long; the message holds its last log lines.
         """
         name = _program_name(deployment_id)
-        url = f"{addresses.address(read_port(self._layout.program_file(name)))}/readyz"
+        url = f"{self.address(deployment_id)}/readyz"
         deadline = time.monotonic() + timeout_seconds
         reason = f"no answer in {timeout_seconds:.0f} s"
         pids: set[int] = set()
@@ -130,7 +136,8 @@ class ProcessTarget:
         Raises:
             ConfigError: there is no such deployment.
         """
-        return addresses.address(read_port(self._layout.program_file(_program_name(deployment_id))))
+        port = read_port(self._layout.program_file(_program_name(deployment_id)))
+        return addresses.address(port, host=self._host)
 
     def _program(self, name: str, *, bento_tag: str, port: int, environment: Mapping[str, str]) -> Program:
         return Program(
@@ -147,7 +154,8 @@ class ProcessTarget:
     def _free_port(self) -> int:
         """Return a port that no deployment remembers, running or not, and nobody listens on."""
         remembered = [read_port(path) for path in self._layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf")]
-        return addresses.next_free_port(FIRST_PORT, avoid=remembered, is_free=addresses.port_is_free)
+        is_free = functools.partial(addresses.port_is_free, host=self._host)
+        return addresses.next_free_port(FIRST_PORT, avoid=remembered, is_free=is_free)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from pipeline_tasks.release.image import LABEL, LOCK_LABEL, PACKAGES_LABEL
 logger = logging.getLogger(__name__)
 
 Variant = Literal["cpu", "cuda"]
+LOCKS: Mapping[Variant, str] = {"cpu": "serving.lock", "cuda": "serving-cuda.lock"}
 LOCAL_NAME = "dethrone-serving-base"
 OS_BASE = "python:3.11-slim-bookworm"
 PLATFORM = "x86_64-manylinux_2_28"
@@ -35,6 +36,10 @@ NOT_SERVED = (
     "torchgen/packaged",
 )
 COMPILE = (sys.executable, "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash")
+REMEDY: Mapping[Variant, str] = {
+    "cpu": "Say where torch comes from: make serving-base TORCH_BACKEND=cpu.",
+    "cuda": "The package index's own build is the one that the lock names: unset TORCH_BACKEND and PIP_FIND_LINKS.",
+}
 # uv does not read pip's settings: hand over those that say where packages come from.
 PIP_TO_UV = {"PIP_FIND_LINKS": "UV_FIND_LINKS", "PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_CERT": "SSL_CERT_FILE"}
 
@@ -43,21 +48,24 @@ PIP_TO_UV = {"PIP_FIND_LINKS": "UV_FIND_LINKS", "PIP_INDEX_URL": "UV_DEFAULT_IND
 class Recipe:
     """The two files that fix a base image."""
 
+    variant: Variant
     lock: Path
     dockerfile: Path
 
-    def tag(self, variant: str) -> str:
+    @property
+    def tag(self) -> str:
         """Return the tag of this lock's base image; another lock or Dockerfile, another tag."""
-        return f"base-{sha256_hex(self.lock.read_bytes() + self.dockerfile.read_bytes())[:12]}-{variant}"
+        return f"base-{sha256_hex(self.lock.read_bytes() + self.dockerfile.read_bytes())[:12]}-{self.variant}"
 
 
-def recipe(root: Path) -> Recipe:
+def recipe(root: Path, *, variant: Variant) -> Recipe:
     """Return the recipe of this checkout."""
-    return Recipe(root / "requirements" / "serving.lock", root / "deploy" / "docker" / "serving-base.Dockerfile")
+    lock = root / "requirements" / LOCKS[variant]
+    return Recipe(variant, lock, root / "deploy" / "docker" / "serving-base.Dockerfile")
 
 
 def build_base(
-    made_from: Recipe, *, variant: Variant, os_base: str, engine: Any, environment: Mapping[str, str], scratch: Path
+    made_from: Recipe, *, os_base: str, engine: Any, environment: Mapping[str, str], scratch: Path
 ) -> tuple[str, bool]:
     """Build the base image unless the engine has it; return its name and whether it was built now.
 
@@ -67,7 +75,7 @@ def build_base(
     """
     from docker.errors import ImageNotFound
 
-    name = f"{LOCAL_NAME}:{made_from.tag(variant)}"
+    name = f"{LOCAL_NAME}:{made_from.tag}"
     try:
         engine.images.get(name)
     except ImageNotFound:
@@ -77,12 +85,12 @@ def build_base(
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="serving-base-", dir=scratch) as folder:
         site = Path(folder) / "site"
-        install(made_from.lock, site=site, variant=variant, environment=environment)
+        install(made_from.lock, site=site, variant=made_from.variant, environment=environment)
         shutil.copyfile(made_from.dockerfile, Path(folder) / "Dockerfile")
         labels = {
             PACKAGES_LABEL: " ".join(installed(site)),
             LOCK_LABEL: sha256_hex(made_from.lock.read_bytes()),
-            f"{LABEL}.variant": variant,
+            f"{LABEL}.variant": made_from.variant,
             "org.opencontainers.image.title": "dethrone serving base",
             "org.opencontainers.image.base.name": os_base,
         }
@@ -91,23 +99,17 @@ def build_base(
 
 
 def install(lock: Path, *, site: Path, variant: Variant, environment: Mapping[str, str]) -> None:
-    """Put the locked packages into a folder, compiled, without what only building needs."""
-    given = {uv: environment[pip] for pip, uv in PIP_TO_UV.items() if pip in environment}
-    env = {**given, **environment}
-    if variant == "cpu" and not {"UV_TORCH_BACKEND", "UV_FIND_LINKS"} & set(env):
-        env["UV_TORCH_BACKEND"] = "cpu"  # the package index has the build with CUDA only
-    options = [
-        "--python",
-        sys.executable,
-        "--python-platform",
-        PLATFORM,
-        "--only-binary",
-        ":all:",
-        "--link-mode",
-        "copy",
-    ]
-    _run([str(_uv()), "pip", "install", "--quiet", "--target", str(site), *options, "-r", str(lock)], environment=env)
-    _require_variant(site, variant)
+    """Put the locked packages into a folder, compiled, without what only building needs.
+
+    Raises:
+        ConfigError: WRONG_VARIANT, the package index gives torch for the other one; told before it is fetched.
+        PermanentError: BUILD_FAILED, a package is not there.
+    """
+    env = package_settings(environment, variant=variant)
+    command = install_command(lock, site=site)
+    _require_variant(planned_build(_run([*command, "--dry-run"], environment=env)), variant)
+    _run([*command, "--quiet"], environment=env)
+    _require_variant(installed_build(site), variant)  # a mirror may give another build under the same name
     for path in [path for pattern in NOT_SERVED for path in site.glob(pattern)]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     _run(
@@ -115,6 +117,35 @@ def install(lock: Path, *, site: Path, variant: Variant, environment: Mapping[st
         environment=env,
         check=False,  # some packages ship templates that are no Python
     )
+
+
+def package_settings(environment: Mapping[str, str], *, variant: Variant) -> dict[str, str]:
+    """Return the environment that uv finds this variant's packages with."""
+    given = {uv: environment[pip] for pip, uv in PIP_TO_UV.items() if pip in environment}
+    env = {**given, **environment}
+    if variant == "cpu" and not {"UV_TORCH_BACKEND", "UV_FIND_LINKS"} & set(env):
+        env["UV_TORCH_BACKEND"] = "cpu"  # the package index has the build with CUDA only
+    return env
+
+
+def install_command(lock: Path, *, site: Path) -> list[str]:
+    """Return the command that puts a lock's wheels into a folder."""
+    options = ["--python", sys.executable, "--python-platform", PLATFORM, "--only-binary", ":all:"]
+    return [str(_uv()), "pip", "install", "--target", str(site), *options, "--link-mode", "copy", "-r", str(lock)]
+
+
+def planned_build(plan: str) -> str:
+    """Return for what the torch of a plan was built: `cpu`, `cuda`, or what its version says; by uv's own report."""
+    line = next((one for one in plan.splitlines() if one.strip().startswith("+ torch==")), "")
+    local = line.partition("+ torch==")[2].strip().partition("+")[2]
+    return "cuda" if not local or local.startswith("cu") else local
+
+
+def installed_build(site: Path) -> str:
+    """Return for what the torch in a folder was built: `cpu` or `cuda`."""
+    text = (site / "torch" / "version.py").read_text()
+    line = next((one for one in text.splitlines() if one.startswith("cuda:")), "cuda: = None")
+    return "cpu" if line.partition("=")[2].strip() == "None" else "cuda"
 
 
 def installed(site: Path) -> list[str]:
@@ -164,7 +195,7 @@ def _uv() -> Path:
     return path
 
 
-def _run(command: Sequence[str], *, environment: Mapping[str, str], check: bool = True) -> None:
+def _run(command: Sequence[str], *, environment: Mapping[str, str], check: bool = True) -> str:
     try:
         done = subprocess.run(  # noqa: S603  (our own interpreter and uv; no user text)
             command, env=dict(environment), capture_output=True, text=True, timeout=INSTALL_TIMEOUT_SECONDS, check=False
@@ -174,17 +205,14 @@ def _run(command: Sequence[str], *, environment: Mapping[str, str], check: bool 
     if check and done.returncode != 0:
         last = " | ".join(done.stderr.strip().splitlines()[-5:])
         raise PermanentError(f"{command[1]} must succeed (got {done.returncode}: {last[:600]}).", code="BUILD_FAILED")
+    return done.stderr  # where uv reports
 
 
-def _require_variant(site: Path, variant: Variant) -> None:
+def _require_variant(found: str, variant: Variant) -> None:
     """Refuse a torch of the other variant: a CPU build never sees a GPU, a CUDA build is gigabytes for nothing."""
-    text = (site / "torch" / "version.py").read_text()
-    line = next((one for one in text.splitlines() if one.startswith("cuda:")), "cuda: = None")
-    found = "cpu" if line.partition("=")[2].strip() == "None" else "cuda"
     if found != variant:
-        backend = "cpu" if variant == "cpu" else "cu128"
         raise ConfigError(
             f"VARIANT must be what the package index gives (got {variant}, and torch is a {found} build). "
-            f"Say where torch comes from: make serving-base VARIANT={variant} TORCH_BACKEND={backend}.",
+            f"{REMEDY[variant]}",
             code="WRONG_VARIANT",
         )

@@ -43,12 +43,12 @@ class PortChoice:
     moved: Mapping[str, tuple[int, int]]
 
 
-def port_is_free(port: int) -> bool:
-    """Return whether a server could listen on this loopback port now."""
+def port_is_free(port: int, *, host: str = LOOPBACK) -> bool:
+    """Return whether a server could listen on this port of an address of this machine now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((host, port))
             probe.listen(1)
         except OSError:
             return False
@@ -126,6 +126,6 @@ def write_stack(path: Path, document: Mapping[str, Any]) -> None:
     write_private(path, json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
-def address(port: int) -> str:
-    """Return the address of a server on this machine's loopback."""
-    return f"http://{LOOPBACK}:{port}"
+def address(port: int, *, host: str = LOOPBACK) -> str:
+    """Return the address of a server on this machine."""
+    return f"http://{host}:{port}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from bento_services.inference.config import TUNING_KEY
+from bento_services.inference.config import GPU_KEY, TUNING_KEY
 from bento_services.inference.tuning import TUNING_NAME
 from pipeline_tasks.adapters.docker_target import DockerTarget, RunnableImage
 from pipeline_tasks.adapters.kubernetes_target import KubernetesTarget
@@ -24,7 +24,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.models.artifact import MANIFEST_NAME
 from pipeline_tasks.project import LoadedProject
-from pipeline_tasks.project_serving import Images
+from pipeline_tasks.project_serving import DockerServing, Images, KubernetesServing
 from pipeline_tasks.release import image as images
 
 logger = logging.getLogger(__name__)
@@ -55,14 +55,14 @@ def kubernetes_target(parts: Parts, loaded: LoadedProject) -> KubernetesTarget:
     return KubernetesTarget(config=config, publish=functools.partial(publish, parts, loaded.name, config))
 
 
-def engine_of(environment: Mapping[str, str]) -> Any:
+def engine_of(environment: Mapping[str, str], *, timeout_seconds: int = ENGINE_TIMEOUT_SECONDS) -> Any:
     """Return what connects to the Docker engine that DOCKER_HOST names, once."""
 
     @functools.cache
     def engine() -> Any:
         import docker
 
-        return docker.from_env(environment=dict(environment), timeout=ENGINE_TIMEOUT_SECONDS)
+        return docker.from_env(environment=dict(environment), timeout=timeout_seconds)
 
     return engine
 
@@ -128,11 +128,11 @@ def publish(parts: Parts, project: str, config: Images, bento_tag: str) -> Runna
     crash_point("release.push.recorded")
     logger.info("image %s: %d bytes sent", record.image, registry.bytes_sent)
     auth = {"username": credentials.username, "password": credentials.password} if credentials else None
-    return RunnableImage(record.image, environment=_tuning(model), auth=auth)
+    return RunnableImage(record.image, environment=_tuning(model) | gpu_environment(config), auth=auth)
 
 
 def _base_image(registry: Registry, config: Images) -> images.BaseImage:
-    tag = recipe(ROOT).tag(config.base)
+    tag = recipe(ROOT, variant=config.base).tag
     manifest = registry.manifest(tag)
     if manifest is None:
         variant = "" if config.base == "cpu" else f" VARIANT={config.base}"
@@ -168,3 +168,10 @@ def _tuning(model: Path) -> dict[str, str]:
     """Return the measured sizes as the container's environment: measured anew they would change the image."""
     path = model / TUNING_NAME
     return {TUNING_KEY: path.read_text()} if path.is_file() else {}
+
+
+def gpu_environment(config: Images) -> dict[str, str]:
+    """Have the service refuse to answer from a CPU where the project pays for a GPU."""
+    on_docker = isinstance(config, DockerServing) and config.gpus != 0 and config.require_gpus
+    on_kubernetes = isinstance(config, KubernetesServing) and config.gpus > 0
+    return {GPU_KEY: "required"} if on_docker or on_kubernetes else {}

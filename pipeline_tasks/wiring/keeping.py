@@ -19,12 +19,8 @@ from pipeline_tasks.backup import catalog_copy, home, task
 from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
-<<<<<<< HEAD
-=======
-from pipeline_tasks.catalog.verdicts import ReleaseRepository
-from pipeline_tasks.contracts import Attempt, ReleaseRef
+from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.deployment.rolling import ROLLING, give_back
->>>>>>> compose
 from pipeline_tasks.deployment.task import start_release
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.project_yaml import ProjectError
@@ -32,12 +28,8 @@ from pipeline_tasks.settings import RESTORING, load_settings
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.own_s3 import running_s3
 from pipeline_tasks.stack.secret_files import write_private
-<<<<<<< HEAD
-from pipeline_tasks.wiring.shipping import release_of_version, restore_bento, target_of
-=======
 from pipeline_tasks.wiring.noting import note_head
-from pipeline_tasks.wiring.shipping import restore_bento, target_of
->>>>>>> compose
+from pipeline_tasks.wiring.shipping import release_of_version, restore_bento, target_of
 
 NUM_NAMED = 10
 CATALOG = "catalog"  # in the marker of a restore: its rows are written and proven
@@ -279,7 +271,7 @@ def _remember_servers(parts: Parts) -> tuple[list[str], list[str]]:
         for entry in head.entries:
             release = release_of_version(parts, project, entry.model_version)
             restore_bento(parts, release)
-            ProcessTarget(parts.settings.home).remember(
+            ProcessTarget(parts.settings.home, host=parts.settings.serving_host).remember(
                 deployment_id=entry.deployment_id,
                 bento_tag=release.bento_tag,
                 port=urlsplit(entry.address).port or 80,

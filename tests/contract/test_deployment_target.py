@@ -18,7 +18,7 @@ IMAGE = "registry.example.com/dethrone@sha256:" + "a" * 64
 
 class OnProcess:
     def __init__(self, folder, monkeypatch):
-        monkeypatch.setattr(addresses, "port_is_free", lambda _port: True)
+        monkeypatch.setattr(addresses, "port_is_free", lambda _port, **_: True)
         monkeypatch.setattr(health, "http_health", lambda *_a, **_k: health.Health(ok=True, detail=""))
         self.supervisor, self.folder = Supervisor(), folder
         self.target = ProcessTarget(folder, supervisor=self.supervisor, poll_seconds=0.001)

@@ -39,8 +39,7 @@ def base_image(engine, tmp_path_factory):
     if shutil.which("debootstrap") is None:
         pytest.skip("debootstrap is not installed")
     name, _ = build_base(
-        recipe(ROOT),
-        variant="cpu",
+        recipe(ROOT, variant="cpu"),
         os_base=engine.import_os(),
         engine=engine.client,
         environment=dict(os.environ),

@@ -25,9 +25,17 @@ class Daemon:
         self._command, self._log, self._ready, self._what = command, log, ready, what
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str, programs: Path | None = None) -> None:
+        """Start it, with further options, and with further programs to be found before all others."""
+        path = f"{programs}:{os.environ['PATH']}" if programs else os.environ["PATH"]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                [*self._command, *options],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | {"PATH": path},
+            )
         process = self._process
         wait_until(lambda: process.poll() is not None or self._ready(), timeout_seconds=60, what=self._what)
         if process.poll() is not None:

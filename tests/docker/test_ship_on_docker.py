@@ -301,7 +301,9 @@ def push_tiny_base(registry) -> None:
             }
         ],
     }
-    registry.push_manifest(json.dumps(document).encode(), media_type=DOCKER_MANIFEST, tag=recipe(ROOT).tag("cpu"))
+    registry.push_manifest(
+        json.dumps(document).encode(), media_type=DOCKER_MANIFEST, tag=recipe(ROOT, variant="cpu").tag
+    )
 
 
 def test_an_engine_that_is_ended_brings_the_champion_back_at_the_same_address(champion, engine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,37 @@ def tiny(engine):
     dockerfile = DOCKERFILE.format(base=engine.import_os())
     engine.client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag=TINY, rm=True)
     return TINY
+
+
+@pytest.fixture
+def hook(engine, tmp_path):
+    """A file with what the engine told NVIDIA's hook: the engine runs with one that only writes that down."""
+    if engine.daemon is None:
+        pytest.skip("the engine is the machine's own: not ours to start anew")
+    program = tmp_path / "programs" / "nvidia-container-runtime-hook"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/told\n")
+    program.chmod(0o755)
+    engine.daemon.end()
+    engine.daemon.start("--add-runtime", "nvidia=runc", programs=program.parent)
+    yield tmp_path / "told"
+    engine.daemon.end()
+    engine.daemon.start()
+
+
+def test_an_engine_with_nvidias_hook_is_asked_for_gpus_that_compute(engine, tiny, tmp_path, hook):
+    image = RunnableImage(tiny, {"CODE": SERVER})
+    config = DockerServing(repository="localhost:5000/x", memory="64m", base="cuda", gpus="all")
+    one = DockerTarget(home=str(tmp_path), config=config, engine=lambda: engine.client, publish=lambda _: image)
+    try:
+        one.start(deployment_id="gpu", bento_tag="a:b", environment={})
+        one.wait_ready("gpu", timeout_seconds=30)
+        (found,) = engine.client.containers.list(filters={"label": "io.dethrone.deployment=gpu"})
+        environment = Path(f"/proc/{found.attrs['State']['Pid']}/environ").read_text().split("\0")
+    finally:
+        one.stop("gpu")
+    assert hook.read_text() == "prestart\n"
+    assert {"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"} <= set(environment)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Several machines on one: homes that share nothing but PostgreSQL, Redis, S3 and Label Studio."""
+"""Several machines on one: homes and networks that share nothing but the services on a bridge."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline_tasks.stack import cluster, lifecycle, programs, supervisord
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.wiring.stack_up import issue_stack_keys
 from tests import services
+from tests.e2e.network import LOOPBACK, Namespace, Network
 
 ROOT = source_root()
 BIN = Path(sys.executable).parent
@@ -26,8 +27,8 @@ DEAD_AFTER_SECONDS = 15  # 60 in production: a test should not wait so long for 
 class RedisServer:
     """A throw-away Redis with a password."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = services.free_ports(1)[0]
+    def __init__(self, folder: Path, *, host: str) -> None:
+        self.host, self.port = host, services.free_ports(1, host=host)[0]
         self._folder = folder
         self._process = None
 
@@ -38,7 +39,7 @@ class RedisServer:
             "--port",
             str(self.port),
             "--bind",
-            "127.0.0.1",
+            self.host,
             "--dir",
             str(self._folder),
         ]
@@ -51,10 +52,22 @@ class RedisServer:
 
 
 class Machine:
-    """One home folder with the secrets and settings of the installation, and the programs that were started on it."""
+    """One home folder with the secrets and settings of the installation, and the programs that were started on it.
 
-    def __init__(self, home: Path, *, secrets: Path, environment: dict[str, str], airflow_port: int) -> None:
-        self.home = home
+    In a namespace where it has one, else where the tests run.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        secrets: Path,
+        environment: dict[str, str],
+        airflow_port: int,
+        space: Namespace | None = None,
+    ) -> None:
+        self.home, self.space = home, space
+        self._inside = space.inside if space else ()
         shutil.copytree(secrets, home / "secrets")
         for path in (home / "secrets").iterdir():
             path.chmod(0o600)
@@ -62,7 +75,8 @@ class Machine:
         airflow = {"AIRFLOW_HOME": str(home / "airflow"), "AIRFLOW_CONFIG": str(home / "airflow" / "airflow.cfg")}
         # Without SPT_NOENV the workers' titles overwrite the environment that `living` looks at.
         bentos = {"BENTOML_HOME": str(home / "bentoml"), "PATH": f"{BIN}:{kept['PATH']}", "SPT_NOENV": "1"}
-        self.environment = kept | environment | airflow | bentos | {"DETHRONE_HOME": str(home)}
+        host = {"DETHRONE_SERVING_HOST": space.address} if space else {}
+        self.environment = kept | environment | airflow | bentos | host | {"DETHRONE_HOME": str(home)}
         url = environment["DETHRONE_AIRFLOW_URL"]
         cluster.write_settings(home, root=ROOT, executor="CeleryExecutor", base_url=url, port=airflow_port)
         self._processes: list[subprocess.Popen] = []
@@ -70,17 +84,17 @@ class Machine:
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
         with (self.home / "programs.log").open("ab") as log:
             process = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]],
+                [*self._inside, str(BIN / command[0]), *command[1:]],
                 env=self.environment | environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
         self._processes.append(process)
         return process
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, environment: dict[str, str] | None = None) -> str:
         done = subprocess.run(
-            [str(BIN / command[0]), *command[1:]],
-            env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
+            [*self._inside, str(BIN / command[0]), *command[1:]],
+            env=environment or self.environment, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
@@ -91,7 +105,8 @@ class Machine:
         lifecycle.make_folders(layout)
         lifecycle.write_programs(layout, ())
         base = programs.base_environment(self.environment, layout=layout, projects_dir=ROOT, bin_dir=BIN)
-        supervisord.start_daemon(layout, python=BIN / "python", environment=base)
+        self.run("python", "-m", "supervisor.supervisord", "-c", str(layout.supervisor_conf), environment=base)
+        services.wait_until(supervisord.Supervisor(layout.socket).is_up, timeout_seconds=20, what="the supervisor")
 
     def living(self) -> list[psutil.Process]:
         """Return every process of this home."""
@@ -106,6 +121,8 @@ class Machine:
 
     def die(self) -> int:
         """End everything here as a power cut does; return how many processes that were."""
+        if self.space:
+            self.space.unplug()
         found = self.living()
         for process in found:
             try:
@@ -119,47 +136,56 @@ class Machine:
 
 
 class Installation:
-    """The shared services, a control machine with Airflow and the gateway, and two workers."""
+    """The shared services, a control machine with Airflow and the gateway, and a worker in each namespace.
 
-    def __init__(self, folder: Path, *, postgres, seaweed, label_studio, projects: Path) -> None:
-        self.folder = folder
-        self.redis = RedisServer(folder)
-        airflow_port, self.gateway_port = services.free_ports(2)
+    Everything that is shared is reached by the network's own address.
+    """
+
+    def __init__(self, folder: Path, *, network: Network, postgres, seaweed, label_studio, projects: Path) -> None:
+        self.folder, self.host = folder, network.address
+        self.redis = RedisServer(folder, host=self.host)
+        airflow_port, self.gateway_port = services.free_ports(2, host=self.host)
         secrets = folder / "secrets"
         cluster.ensure_cluster_secrets(secrets)
         self._point(secrets, postgres, label_studio)
         self.environment = {
             "DETHRONE_CATALOG_URL_FILE": str(secrets / "catalog_url"),
-            "DETHRONE_S3_ENDPOINT": seaweed.endpoint,
+            "DETHRONE_S3_ENDPOINT": self._shared(seaweed.endpoint),
             "DETHRONE_S3_BUCKET": seaweed.new_bucket_name(),
-            "DETHRONE_LABEL_STUDIO_URL": label_studio.url,
-            "DETHRONE_AIRFLOW_URL": f"http://127.0.0.1:{airflow_port}",
-            "DETHRONE_GATEWAY_URL": f"http://127.0.0.1:{self.gateway_port}",
+            "DETHRONE_LABEL_STUDIO_URL": self._shared(label_studio.url),
+            "DETHRONE_AIRFLOW_URL": f"http://{self.host}:{airflow_port}",
+            "DETHRONE_GATEWAY_URL": f"http://{self.host}:{self.gateway_port}",
             "DETHRONE_PROJECTS": str(projects),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(DEAD_AFTER_SECONDS),
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
-            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__HOST": self.host,
             "AIRFLOW__CELERY__WORKER_CONCURRENCY": "2",
             "OMP_NUM_THREADS": "1",
         }
         shared = {"secrets": secrets, "environment": self.environment, "airflow_port": airflow_port}
         self.control = Machine(folder / "control", **shared)
-        self.workers = [Machine(folder / f"worker{number}", **shared) for number in (1, 2)]
+        self.workers = [
+            Machine(folder / f"worker{number}", space=space, **shared)
+            for number, space in enumerate(network.machines, start=1)
+        ]
         self.airflow = AirflowRest(
             self.environment["DETHRONE_AIRFLOW_URL"],
             username="admin",
             password=(secrets / "airflow_admin_password").read_text().strip(),
         )
 
+    def _shared(self, url: str) -> str:
+        return url.replace(LOOPBACK, self.host)
+
     def _point(self, secrets: Path, postgres, label_studio) -> None:
         secrets.chmod(0o700)
         redis_password = (secrets / "redis_password").read_text().strip()
-        airflow = postgres.new_database()
+        airflow = self._shared(postgres.new_database())
         values = {
-            "catalog_url": postgres.new_database(),
+            "catalog_url": self._shared(postgres.new_database()),
             "airflow_database_url": airflow,
             "celery_result_url": f"db+{airflow}",
-            "redis_url": f"redis://:{redis_password}@127.0.0.1:{self.redis.port}/0",
+            "redis_url": f"redis://:{redis_password}@{self.host}:{self.redis.port}/0",
             "s3_access_key": services.S3_ACCESS_KEY,
             "s3_secret_key": services.S3_SECRET_KEY,
             "label_studio_token": label_studio.token,
@@ -180,14 +206,11 @@ class Installation:
             no_log_server = ("--skip-serve-logs",) if part == "scheduler" else ()
             self.control.start("airflow", part, *no_log_server)
         service = "bento_services.gateway.service:Gateway"
-        self.control.start("bentoml", "serve", service, "--host", "127.0.0.1", "--port", str(self.gateway_port))
+        self.control.start("bentoml", "serve", service, "--host", self.host, "--port", str(self.gateway_port))
         for machine in self.workers:
             machine.start_supervisor()
-            log_port = str(services.free_ports(1)[0])
-            machine.start(
-                *("airflow", "celery", "worker", "--queues", "default,gpu", "--celery-hostname", machine.home.name),
-                AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT=log_port,
-            )
+            worker = ("airflow", "celery", "worker", "--queues", "default,gpu")
+            machine.start(*worker, "--celery-hostname", machine.home.name)
         health = f"{self.environment['DETHRONE_AIRFLOW_URL']}/api/v2/monitor/health"
         services.wait_until(lambda: services.answers(health), timeout_seconds=120, what="Airflow")
 

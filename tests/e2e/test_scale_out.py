@@ -1,7 +1,8 @@
 """CeleryExecutor on PostgreSQL and Redis with two workers that share nothing else: one dies, the loop goes on.
 
-The process target runs servers on the worker that ships, so both workers are on this machine; that they share no folder
-is what matters here. Label Studio and S3 are the real ones.
+Each worker has a home and a network namespace of its own, with an address on a bridge without NAT; what they share
+(PostgreSQL, Redis, S3, Label Studio, Airflow's api-server, the gateway) they reach over the bridge. The survivor serves
+at its own address. Label Studio and S3 are the real ones.
 """
 
 import json
@@ -12,8 +13,11 @@ import time
 import httpx
 import pytest
 
+from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.stack.layout import source_root
 from tests import services
+from tests.e2e.network import LOOPBACK, CannotMakeNetwork, Relay, network
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 NUM_ROWS = 1200
@@ -58,7 +62,16 @@ def rows(number):
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory, postgres_server, seaweed_server, label_studio_server):
+def two_machines():
+    try:
+        with network(2) as found:
+            yield found
+    except CannotMakeNetwork as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory, two_machines, postgres_server, seaweed_server, label_studio_server):
     if shutil.which("redis-server") is None:
         pytest.skip("Redis (redis-server) is not installed")
     pytest.importorskip("airflow.providers.celery", reason="requirements/cluster.lock is not installed")
@@ -73,6 +86,7 @@ def installation(tmp_path_factory, postgres_server, seaweed_server, label_studio
     (project / "incoming" / "first.csv").write_text(rows(1))
     one = Installation(
         folder,
+        network=two_machines,
         postgres=postgres_server,
         seaweed=seaweed_server,
         label_studio=label_studio_server,
@@ -82,11 +96,13 @@ def installation(tmp_path_factory, postgres_server, seaweed_server, label_studio
     S3ObjectStore(
         endpoint=seaweed_server.endpoint, bucket=one.environment["DETHRONE_S3_BUCKET"], **keys
     ).ensure_bucket()
-    try:
-        one.start()
-        yield one
-    finally:
-        one.stop()
+    shared = (postgres_server.port, seaweed_server.ports[0], label_studio_server.port)
+    with Relay(two_machines.address, *shared):
+        try:
+            one.start()
+            yield one
+        finally:
+            one.stop()
 
 
 def until(condition, seconds, what, installation):
@@ -110,16 +126,26 @@ def running_task(installation):
     return None
 
 
+def serving_addresses(installation):
+    engine = create_engine((installation.folder / "secrets" / "catalog_url").read_text())
+    head = ServingRepository(Database(engine)).head_route("shop")
+    engine.dispose()
+    return [entry.address for entry in head.entries]
+
+
 def ended(installation):
     runs = installation.airflow.runs("shop__train")
     results = [installation.airflow.result("shop__train", run["dag_run_id"], "finish") for run in runs]
     return next((one for one in results if one and one.get("outcome")), None)
 
 
-def test_the_loop_goes_on_when_one_of_two_workers_dies(installation):
+def test_the_loop_goes_on_when_one_of_two_workers_dies(installation, postgres_server):
     airflow = installation.airflow
     until(lambda: "shop__train" in airflow.dag_ids(), 90, "the project's DAGs", installation)
     assert airflow.import_errors() == []
+    for machine in installation.workers:
+        assert machine.space.reaches(installation.host, postgres_server.port)
+        assert not machine.space.reaches(LOOPBACK, postgres_server.port)
     airflow.trigger("shop__ingest")
     victim, task = until(
         lambda: running_task(installation), 150, "a task of the training run on a worker", installation
@@ -146,3 +172,5 @@ def test_the_loop_goes_on_when_one_of_two_workers_dies(installation):
     assert answer.status_code == 200, answer.text
     assert answer.json()["label"] == "yes"
     assert answer.json()["model_version"] == history[-1]["champion"]
+    (server,) = serving_addresses(installation)
+    assert server.startswith(f"http://{survivor.space.address}:")

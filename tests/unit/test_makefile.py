@@ -37,6 +37,7 @@ def test_there_is_a_lock_for_each_environment():
         "gateway.lock",
         "label-studio.lock",
         "pipeline.lock",
+        "serving-cuda.lock",
         "serving.lock",
     ]
 

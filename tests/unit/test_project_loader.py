@@ -50,9 +50,9 @@ def test_the_schema_file_is_the_schema():
 
 @pytest.mark.parametrize("repository", ["localhost:5000/dethrone", "localhost/x", "registry.example.org/a/b-c"])
 def test_a_project_on_docker_loads(folder, repository):
-    edit(folder, "  top_k: 2", f"  top_k: 2\n{DOCKER} '{repository}', gpus: all, connection: registry}}")
+    edit(folder, "  top_k: 2", f"  top_k: 2\n{DOCKER} '{repository}', gpus: all, base: cuda, connection: registry}}")
     serving = load_project(folder).config.serving
-    assert (serving.docker.repository, serving.docker.gpus, serving.docker.base) == (repository, "all", "cpu")
+    assert (serving.docker.repository, serving.docker.gpus, serving.docker.base) == (repository, "all", "cuda")
 
 
 def test_every_example_key_is_in_the_schema():

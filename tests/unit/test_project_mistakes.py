@@ -172,6 +172,26 @@ SINGLE = [
     ("  top_k: 2", f"{DOCKER} docker/x}}", "serving.docker.repository must be <registry host>/<path> in lower case"),
     ("  top_k: 2", f"{DOCKER} r.io/x:1}}", "without a tag (got 'r.io/x:1')."),
     ("  top_k: 2", f"{DOCKER} r.io/x, gpus: -1}}", "serving.docker.gpus must be 0 or more, or all (got -1)."),
+    (
+        "  top_k: 2",
+        f"{DOCKER} r.io/x, gpus: all}}",
+        "serving.docker.base must be cuda where gpus are asked for (got cpu)",
+    ),
+    (
+        "  top_k: 2",
+        f"{DOCKER} r.io/x, gpus: 1}}",
+        "serving.docker.base must be cuda where gpus are asked for (got cpu)",
+    ),
+    (
+        "  top_k: 2",
+        f"  runtime: onnx\n{DOCKER} r.io/x, gpus: 1, base: cuda}}",
+        "serving.docker.gpus must be 0 with serving.runtime onnx (got some): it runs on the CPU.",
+    ),
+    (
+        "  top_k: 2",
+        "  target: kubernetes\n  kubernetes: {namespace: a, repository: r.io/x, gpus: 1}",
+        "serving.kubernetes.base must be cuda where gpus are asked for (got cpu)",
+    ),
     ("  top_k: 2", f"{DOCKER} r.io/x, network: 'a b'}}", "serving.docker.network must be letters, digits and _.-"),
     ("  top_k: 2", f"{DOCKER} r.io/x, memory: lots}}", "serving.docker.memory"),
     ("  top_k: 2", "  target: kubernetes", "serving.target"),

@@ -44,6 +44,7 @@ class Container:
 class Engine:
     def __init__(self):
         self.all, self.busy, self.pulled, self.start_error, self.images_here = {}, set(), [], None, set()
+        self.devices = None
         self.api_version, self.runtimes, self.oom, self.create_error = "1.43", {}, 0, None
         self.containers = types.SimpleNamespace(get=self._get, list=self._list, create=self._create)
         self.images = types.SimpleNamespace(get=self._image)
@@ -53,7 +54,7 @@ class Engine:
         return {"ApiVersion": self.api_version, "Version": "99"}
 
     def info(self):
-        return {"Runtimes": self.runtimes}
+        return {"Runtimes": self.runtimes, "DiscoveredDevices": self.devices}
 
     def events(self, **_):
         return iter([{}] * self.oom)
@@ -224,6 +225,8 @@ def test_another_attempt_that_was_faster_is_adopted(engine):
         ({"api_version": "1.24"}, {}, "ENGINE_TOO_OLD", r"API 1\.41, engine 20\.10 or newer \(got 1\.24, engine 99\)"),
         ({}, {"gpus": 2}, "GPU_MISSING", "got 2 wanted, none offered"),
         ({}, {"gpus": "all"}, "GPU_MISSING", "got all wanted, none offered"),
+        ({"devices": [{"ID": "nvidia.com/gpu=0"}]}, {"gpus": 2}, "GPU_MISSING", "got 2 wanted, 1 offered"),
+        ({"devices": [{"ID": "intel.com/gpu=0"}]}, {"gpus": 1}, "GPU_MISSING", "got 1 wanted, none offered"),
     ],
 )
 def test_an_engine_that_cannot_is_told_before_anything_is_built(engine, change, options, code, text):
@@ -241,6 +244,20 @@ def test_gpus_are_asked_for_where_the_engine_has_them_and_forgone_where_they_may
     start(target(engine, gpus=2), "two")
     asked = [one.options["device_requests"] for one in engine.all.values()]
     assert [[one["Count"] for one in each] for each in asked] == [[], [-1], [2]]
+    # compute is CUDA itself: left out, some toolkits give the container nothing but nvidia-smi
+    assert {str(one["Capabilities"]) for each in asked for one in each} == {"[['gpu', 'compute', 'utility']]"}
+    assert {one["Driver"] for each in asked for one in each} == {"nvidia"}
+
+
+def test_an_engine_that_knows_gpus_by_cdi_is_asked_by_their_names(engine):
+    engine.devices = [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in ("10", "all", "2", "GPU-ab", "1")]
+    start(target(engine, gpus="all"), "all")
+    start(target(engine, gpus=2), "two")
+    asked = [one.options["device_requests"] for one in engine.all.values()]
+    assert [[(one["Driver"], one["DeviceIDs"], one["Count"]) for one in each] for each in asked] == [
+        [("cdi", ["nvidia.com/gpu=1", "nvidia.com/gpu=2", "nvidia.com/gpu=10"], 0)],
+        [("cdi", ["nvidia.com/gpu=1", "nvidia.com/gpu=2"], 0)],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def supervisor():
 
 @pytest.fixture
 def target(layout, supervisor, monkeypatch):
-    monkeypatch.setattr(addresses, "port_is_free", lambda port: True)  # noqa: ARG005
+    monkeypatch.setattr(addresses, "port_is_free", lambda _port, **_: True)
     return ProcessTarget(layout.home, supervisor=supervisor, poll_seconds=0.001)
 
 
@@ -65,6 +65,14 @@ def test_a_start_writes_a_private_file_and_hands_it_to_the_supervisor(target, la
     assert "autostart=true\n" in text
     assert "stopwaitsecs=40\n" in text
     assert supervisor.calls == ["reread", "add inference-d1", "start inference-d1"]
+
+
+def test_servers_of_a_worker_listen_on_its_own_address(layout, supervisor, monkeypatch):
+    monkeypatch.setattr(addresses, "port_is_free", lambda _port, *, host: host == "127.0.0.2")
+    target = ProcessTarget(layout.home, host="127.0.0.2", supervisor=supervisor, poll_seconds=0.001)
+    address = start(target, "d1").address
+    assert (address, target.address("d1")) == ("http://127.0.0.2:3000",) * 2
+    assert "--host 127.0.0.2 --port 3000\n" in layout.program_file("inference-d1").read_text()
 
 
 def test_a_second_start_adopts_the_deployment_with_its_port(target, layout):

@@ -4,7 +4,9 @@ import socket
 import pytest
 
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.settings import load_settings
 from pipeline_tasks.stack import addresses
+from pipeline_tasks.stack.secret_files import ensure_secrets
 
 
 def all_free(port):
@@ -80,6 +82,15 @@ def test_port_is_free_sees_a_listener_on_all_interfaces():
         assert not addresses.port_is_free(server.getsockname()[1])
 
 
+def test_port_is_free_looks_at_the_address_that_is_asked_for():
+    with socket.socket() as server:
+        server.bind(("127.0.0.2", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        assert not addresses.port_is_free(port, host="127.0.0.2")
+        assert addresses.port_is_free(port)
+
+
 def test_the_stack_file_is_private_and_read_back(tmp_path):
     path = tmp_path / "stack.json"
     document = addresses.stack_document(addresses.DEFAULT_PORTS, projects_dir=tmp_path / "projects", home=tmp_path)
@@ -107,22 +118,35 @@ def test_a_broken_stack_file_is_refused_with_what_to_do(tmp_path):
         addresses.read_stack(tmp_path / "stack.json")
 
 
-def test_the_settings_read_what_the_stack_writes(tmp_path):
-    from pipeline_tasks.settings import load_settings
-    from pipeline_tasks.stack.secret_files import ensure_secrets
-
+@pytest.fixture
+def started(tmp_path):
+    """A home after its first start, and its secrets."""
     secrets = ensure_secrets(tmp_path / "secrets")
     document = addresses.stack_document(addresses.DEFAULT_PORTS, projects_dir=tmp_path / "projects", home=tmp_path)
     (tmp_path / "stack.json").write_text(json.dumps(document))
+    return secrets
+
+
+def test_the_settings_read_what_the_stack_writes(tmp_path, started):
     settings = load_settings({"DETHRONE_HOME": str(tmp_path)})
     assert settings.s3_endpoint == "http://127.0.0.1:8333"
     assert settings.projects_dir == tmp_path / "projects"
-    assert settings.label_studio_token == secrets["label_studio_token"]
+    assert settings.label_studio_token == started["label_studio_token"]
+    assert settings.serving_host == "127.0.0.1"
+
+
+def test_servers_of_a_worker_may_have_its_own_address(tmp_path, started):
+    environment = {"DETHRONE_HOME": str(tmp_path), "DETHRONE_SERVING_HOST": "10.0.0.7"}
+    assert load_settings(environment).serving_host == "10.0.0.7"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "worker-1", "::1", "10.0.0.7:3000"])
+def test_where_nobody_can_be_reached_is_no_address_of_servers(tmp_path, started, host):
+    with pytest.raises(ConfigError, match=rf"DETHRONE_SERVING_HOST must be an IPv4 address .*\(got {host}\)"):
+        load_settings({"DETHRONE_HOME": str(tmp_path), "DETHRONE_SERVING_HOST": host})
 
 
 def test_a_process_without_a_secret_runs_until_it_wants_it(tmp_path):
-    from pipeline_tasks.settings import load_settings
-
     addresses_of = {f"DETHRONE_{name}_URL": "http://a" for name in ("LABEL_STUDIO", "AIRFLOW", "GATEWAY")}
     environment = {**addresses_of, "DETHRONE_HOME": str(tmp_path), "DETHRONE_S3_ENDPOINT": "http://s3"}
     (tmp_path / "split").write_text("key\n")

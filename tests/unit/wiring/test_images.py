@@ -3,7 +3,9 @@
 import types
 from pathlib import Path
 
-from pipeline_tasks.project_serving import DockerServing
+import pytest
+
+from pipeline_tasks.project_serving import DockerServing, KubernetesServing
 from pipeline_tasks.wiring import images
 
 
@@ -24,3 +26,18 @@ def test_two_installations_on_one_engine_do_not_know_each_others_containers():
     assert name_of(target(home="/var/lib/dethrone", split_key="a")) == mine
     assert name_of(target(home="/var/lib/dethrone", split_key="b")) != mine
     assert name_of(target(home="/elsewhere", split_key="a")) != mine
+
+
+@pytest.mark.parametrize(
+    ("config", "required"),
+    [
+        (DockerServing(repository="r.io/x"), False),
+        (DockerServing(repository="r.io/x", gpus="all"), True),
+        (DockerServing(repository="r.io/x", gpus=1), True),
+        (DockerServing(repository="r.io/x", gpus=1, require_gpus=False), False),
+        (KubernetesServing(repository="r.io/x", namespace="n"), False),
+        (KubernetesServing(repository="r.io/x", namespace="n", gpus=1), True),
+    ],
+)
+def test_a_release_that_requires_a_gpu_does_not_serve_from_a_cpu(config, required):
+    assert images.gpu_environment(config) == ({"DETHRONE_INFERENCE_GPU": "required"} if required else {})
