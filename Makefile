@@ -34,7 +34,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
 
-.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-docker test-servers test-e2e test-compose lock lock-check format serving-base
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-docker test-servers test-loop test-compose lock lock-check format serving-base
 
 all: format-check lint types test ## format check, lint, types, tests: what CI runs
 
@@ -85,7 +85,7 @@ test: .venv/.installed-dev ## unit, contract, DAG, model and service tests: no n
 
 test-all: test test-services ## the fast tests, then the suites that start real services
 
-test-services: test-stores test-docker test-servers test-e2e ## integration, Docker, slow and end-to-end suites; they start what they need
+test-services: test-stores test-docker test-servers test-loop ## integration, Docker, slow and end-to-end suites; they start what they need
 
 test-stores: .venv/.installed-dev .venv-label-studio/.installed ## those of them that start no servers under load, side by side
 	$(BIN)/pytest -m "(integration or slow) and not docker and not e2e" -n auto --maxprocesses 4 --dist loadfile $(SIDE_BY_SIDE) $(PYTEST_ARGS)
@@ -96,7 +96,7 @@ test-docker: .venv/.installed-dev ## those that take a Docker engine; beside oth
 test-servers: .venv/.installed-dev .venv-label-studio/.installed ## those that start servers, one after the other
 	$(BIN)/pytest -m "(integration or slow) and not docker and not e2e" $(addprefix --ignore ,$(SIDE_BY_SIDE)) $(PYTEST_ARGS)
 
-test-e2e: .venv/.installed-dev .venv-label-studio/.installed ## the whole loop on the whole stack; beside others: it has its own pytest cache
+test-loop: .venv/.installed-dev .venv-label-studio/.installed ## the whole loop on the whole stack; beside others: it has its own pytest cache
 	$(BIN)/pytest -m e2e -o cache_dir=.pytest_cache/e2e $(PYTEST_ARGS)
 
 test-compose: .venv/.installed-dev ## the production stack of docker-compose.yml, built and started as a whole; not in CI
