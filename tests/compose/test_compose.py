@@ -18,6 +18,7 @@ from tests.compose.stack import LEFT_OUT, ROOT, SERVICES, ComposeStack, PrivateE
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(5400)]
 NUM_PHOTOS = 2500
 ON_DOCKER = """
+approval: { when: always }
 serving:
   target: docker
   docker: { repository: registry:5000/dethrone, network: dethrone-serving }
@@ -119,12 +120,16 @@ def test_the_loop_runs_on_the_worker_and_its_champion_answers(stack, airflow):
     )
     airflow.trigger("fashion__ingest")
 
+    until(airflow.pending_approvals, 900, "a question to a person", stack=stack, services=["airflow-worker"])
+    alice = AirflowRest(stack.url("AIRFLOW"), username="alice", password=stack.secret("airflow_alice_password"))
+    alice.answer("fashion__train", airflow.runs("fashion__train")[0]["dag_run_id"], approve=True, reason="it is good")
+
     def ended():
         runs = [run["dag_run_id"] for run in airflow.runs("fashion__train")]
         results = {run_id: airflow.result("fashion__train", run_id, "finish") or {} for run_id in runs}
         return next(((run_id, one) for run_id, one in results.items() if one.get("outcome")), None)
 
-    run_id, found = until(ended, 900, "the end of a training run", stack=stack, services=["airflow-worker"])
+    run_id, found = until(ended, 600, "the end of a training run", stack=stack, services=["airflow-worker"])
     assert found["outcome"] == "promoted", found
     log = airflow.log("fashion__train", run_id, "train", 1)  # from the worker, through the api-server
     assert "Could not read" not in log
