@@ -166,6 +166,7 @@ class ComposeStack:
         return done.stdout
 
     def down(self) -> None:
+        """Remove every container and volume; images stay."""
         for one in self.engine.client.containers.list(all=True, ignore_removed=True):
             one.remove(force=True, v=True)  # the releases too: they hold the network
         self.compose("down", "--volumes", "--timeout", "10", check=False)

@@ -18,6 +18,7 @@ from tests.compose.stack import LEFT_OUT, ROOT, SERVICES, ComposeStack, PrivateE
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(5400)]
 NUM_PHOTOS = 2500
 ON_DOCKER = """
+approval: { when: always }
 serving:
   target: docker
   docker: { repository: registry:5000/dethrone, network: dethrone-serving }
@@ -77,6 +78,18 @@ def until(condition, seconds, what, *, stack, services=()):
     pytest.fail(f"within {seconds} s: {what}; {stack.health()}\n" + "\n".join(map(stack.logs, services)))
 
 
+def ask(stack):
+    """Return the gateway's answer about a photo that no training saw."""
+    answer = httpx.post(
+        f"{stack.url('GATEWAY')}/v1/projects/fashion/predict",
+        content=stack.photo,
+        headers={"Authorization": f"Bearer {stack.secret('gateway_api_key')}", "Content-Type": "image/png"},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
 def test_every_service_becomes_healthy(stack):
     wanted = {name: "done" if name == "migrate" else "healthy" for name in stack.services()}
     assert set(wanted) == set(SERVICES) - LEFT_OUT - {"tools", "airflow-worker-gpu"}
@@ -107,26 +120,24 @@ def test_the_loop_runs_on_the_worker_and_its_champion_answers(stack, airflow):
     )
     airflow.trigger("fashion__ingest")
 
+    until(airflow.pending_approvals, 900, "a question to a person", stack=stack, services=["airflow-worker"])
+    alice = AirflowRest(stack.url("AIRFLOW"), username="alice", password=stack.secret("airflow_alice_password"))
+    alice.answer("fashion__train", airflow.runs("fashion__train")[0]["dag_run_id"], approve=True, reason="it is good")
+
     def ended():
         runs = [run["dag_run_id"] for run in airflow.runs("fashion__train")]
         results = {run_id: airflow.result("fashion__train", run_id, "finish") or {} for run_id in runs}
         return next(((run_id, one) for run_id, one in results.items() if one.get("outcome")), None)
 
-    run_id, found = until(ended, 900, "the end of a training run", stack=stack, services=["airflow-worker"])
+    run_id, found = until(ended, 600, "the end of a training run", stack=stack, services=["airflow-worker"])
     assert found["outcome"] == "promoted", found
     log = airflow.log("fashion__train", run_id, "train", 1)  # from the worker, through the api-server
     assert "Could not read" not in log
     assert log.count("\n") > 3
-    answer = httpx.post(
-        f"{stack.url('GATEWAY')}/v1/projects/fashion/predict",
-        content=stack.photo,
-        headers={"Authorization": f"Bearer {stack.secret('gateway_api_key')}", "Content-Type": "image/png"},
-        timeout=30,
-    )
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["label"] in fashion.CLASSES
+    answer = ask(stack)
+    assert answer["label"] in fashion.CLASSES
     history = json.loads(stack.compose("exec", "-T", "airflow-worker", "dethrone", "history", "fashion", "--json"))
-    assert answer.json()["model_version"] == history[-1]["champion"]
+    assert answer["model_version"] == history[-1]["champion"]
 
 
 def test_prometheus_finds_the_gateway_and_the_champion_by_itself(stack):
@@ -141,12 +152,34 @@ def test_prometheus_finds_the_gateway_and_the_champion_by_itself(stack):
     assert found["inference"]["labels"]["project"] == "fashion"
 
 
-def test_a_backup_of_the_running_stack_and_nothing_lost(stack):
-    (stack.folder / "backups").mkdir(mode=0o700)
-    os.chown(stack.folder / "backups", 10001, 10001)
-    run = ("--profile", "tools", "run", "--rm", "-T", "tools", "dethrone")
-    said = stack.compose(*run, "backup", "/backups", "--without-secrets", "--check")
-    assert "label-studio.dump" in json.dumps(
-        json.loads(next((stack.folder / "backups" / "manifests").glob("*.json")).read_text())["home"]
-    ), said
+def test_nothing_is_lost_and_a_workers_log_outlives_it(stack, airflow):
     assert "Nothing lost, nothing twice" in stack.compose("exec", "-T", "airflow-worker", "dethrone", "verify")
+    stack.compose("up", "--detach", "--no-build", "--no-deps", "--force-recreate", "airflow-worker")
+    (run,) = [one["dag_run_id"] for one in airflow.runs("fashion__ingest") if one["run_type"] == "manual"]
+    assert "Could not read" not in airflow.log("fashion__ingest", run, "ingest", 1)
+
+
+def test_a_backup_of_it_comes_back_on_an_empty_engine(stack):
+    """By docs/operations.md: everything goes but the secrets and the backup."""
+    before = ask(stack)
+    given = {"DETHRONE_BACKUPS": stack.folder / "backups", "DETHRONE_PROJECTS": stack.folder / "restored"}
+    for folder in given.values():
+        folder.mkdir(mode=0o700)
+        os.chown(folder, 10001, 10001)
+    tools = ("--profile", "tools", "run", "--rm", "-T", "tools", "dethrone")
+    stack.compose(*tools, "backup", "/backups", "--without-secrets", "--check")
+    (manifest,) = (given["DETHRONE_BACKUPS"] / "manifests").glob("*.json")
+    assert "label-studio.dump" in json.loads(manifest.read_text())["home"]
+    stack.down()
+    stack.environment["DETHRONE_PROJECTS"] = str(given["DETHRONE_PROJECTS"])
+    stack.compose("up", "--detach", "--no-build", "postgres", "redis", "s3")
+    healthy = dict.fromkeys(("postgres", "redis", "s3"), "healthy")
+    until(lambda: stack.health() == healthy, 120, "the stores", stack=stack, services=list(healthy))
+    assert "Every invariant that held then holds" in stack.compose(*tools, "restore", "/backups")
+    stack.up()
+    until(lambda: stack.health()["airflow-worker"] == "healthy", 300, "the worker", stack=stack)
+    stack.push_serving_base()
+    back = ("rollback", "fashion", "--to-version", before["model_version"], "--reason", "restored")
+    stack.compose("exec", "-T", "airflow-worker", "dethrone", *back)
+    after = ask(stack)
+    assert {**after, "prediction_id": ""} == {**before, "prediction_id": ""}
