@@ -117,7 +117,8 @@ def containerize(
     home = {"BENTOML_HOME": str(dock.parts.settings.bentoml_home), "BENTOML_DO_NOT_TRACK": "True"}
     bentoml = [str(Path(sys.executable).parent / "bentoml"), "containerize", tag, "--backend", "docker"]
     began = time.monotonic()
-    run([*bentoml, "--image-tag", f"{repository}:{version}", "--opt", "network=host"], engine, **home)
+    cold = ["--opt", "no-cache"] if kind == "first" else []
+    run([*bentoml, "--image-tag", f"{repository}:{version}", "--opt", "network=host", *cold], engine, **home)
     before = stored_bytes(registry)
     run(["docker", "push", "--quiet", f"{repository}:{version}"], engine)
     pushed = time.monotonic()
