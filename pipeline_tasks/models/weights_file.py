@@ -79,7 +79,17 @@ def write_weights(tensors: Mapping[str, torch.Tensor], *, metadata: Mapping[str,
     from safetensors.torch import save
 
     plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
-    return bytes(save(plain, metadata=dict(sorted(metadata.items()))))
+    data = bytes(save(plain, metadata=dict(metadata)))
+    return data if len(metadata) < 2 else _sorted_metadata(data)
+
+
+def _sorted_metadata(data: bytes) -> bytes:
+    """Return the file with its metadata in order: safetensors writes it in another one each time (a Rust HashMap)."""
+    header, data_start = _read_header(data, size_bytes=len(data))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[data_start:]
 
 
 def _read_header(beginning: bytes, *, size_bytes: int) -> tuple[dict[str, Any], int]:

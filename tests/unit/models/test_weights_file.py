@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from pipeline_tasks.models.weights_file import (
@@ -36,6 +37,19 @@ def test_what_is_written_is_read_and_the_bytes_do_not_depend_on_the_order():
     assert metadata == {"config": "x"}
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
     assert data == write_weights(dict(reversed(tensors.items())), metadata={"config": "x"})
+
+
+def test_the_bytes_do_not_depend_on_the_order_in_which_safetensors_walks_the_metadata():
+    tensors = {"b": torch.arange(5.0), "a": torch.ones(2, 3, dtype=torch.float16)}
+    metadata = {name: f'{name} = Ä\u2028"' for name in ("exported", "config", "z", "key")}
+    files = {write_weights(tensors, metadata=metadata) for _ in range(20)}
+    assert len(files) == 1
+    (data,) = files
+    found, told = read_weights(data)
+    assert told == metadata
+    assert list(told) == sorted(metadata)
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert safetensors.torch.load(data).keys() == tensors.keys()
 
 
 def test_channels_last_tensors_keep_their_values():
