@@ -182,3 +182,23 @@ def test_only_the_gpu_pod_asks_for_a_gpu_and_it_names_its_pool():
     limits = {name: pod["containers"][0]["resources"]["limits"] for name, pod in pods.items()}
     assert ["nvidia.com/gpu" in limits[name] for name in ("gpu-pod.yaml", "task-pod.yaml")] == [True, False]
     assert pods["gpu-pod.yaml"]["nodeSelector"] == {"dethrone.io/pool": "gpu"}
+
+
+@pytest.mark.parametrize("name", ["task-pod.yaml", "gpu-pod.yaml"])
+def test_a_tasks_pod_has_what_the_charts_own_has(name):
+    """Its configuration, which says where the api-server is, and its logs (apache/airflow, chart/files/pod-template-file)."""
+    values = yaml.safe_load((FOLDER / "airflow" / "values.yaml").read_text())
+    home = values["airflowHome"]
+    (spec,) = [body["spec"] for file, body in BODIES if file == name]
+    (container,) = spec["containers"]
+    volumes = {one["name"]: one for one in spec["volumes"]}
+    mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
+    assert set(volumes) == {one["name"] for one in container["volumeMounts"]}
+    config, logs = mounts[f"{home}/airflow.cfg"], mounts[f"{home}/logs"]
+    assert (config["subPath"], volumes[config["name"]]["configMap"]) == ("airflow.cfg", {"name": "airflow-config"})
+    assert volumes[logs["name"]]["persistentVolumeClaim"] == {"claimName": "airflow-logs"}
+    assert values["logs"]["persistence"]["enabled"]
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    assert environment == {"AIRFLOW_HOME": home, "AIRFLOW__CORE__EXECUTOR": "LocalExecutor"}
+    command = (FOLDER / "airflow" / "values.yaml").read_text().split("\n", 3)[1]
+    assert "--install airflow " in command, "the names above follow from the release's"
