@@ -186,7 +186,7 @@ def test_only_the_gpu_pod_asks_for_a_gpu_and_it_names_its_pool():
 
 @pytest.mark.parametrize("name", ["task-pod.yaml", "gpu-pod.yaml"])
 def test_a_tasks_pod_has_what_the_charts_own_has(name):
-    """Its configuration, which says where the api-server is, and its logs (apache/airflow, chart/files/pod-template-file)."""
+    """Its configuration, which says where the api-server is, and its logs (the chart's files/pod-template-file)."""
     values = yaml.safe_load((FOLDER / "airflow" / "values.yaml").read_text())
     home = values["airflowHome"]
     (spec,) = [body["spec"] for file, body in BODIES if file == name]
