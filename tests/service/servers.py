@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import torch
 from pipeline_tasks.models.artifact import Origin, pack, save
 from pipeline_tasks.models.registry import find_recipe
 from tests.model_configs import config_of
+from tests.service.stub_process import answer_to
 from tests.services import answers, free_ports, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +130,9 @@ class StubInference:
                 stub.last_headers = dict(self.headers)
                 stub.num_requests += 1
                 time.sleep(stub.delay_seconds)
-                body = stub.body if stub.body is not None else stub.answer()
+                media_type = self.headers["Content-Type"]
+                own = answer_to(stub.last_body, media_type=media_type, version=stub.version)
+                body = own if stub.body is None else stub.body
                 head = f"HTTP/1.1 {stub.status} X\r\nContent-Length: {len(body)}\r\n\r\n"
                 self.wfile.write(head.encode() + body)
 
@@ -142,11 +144,6 @@ class StubInference:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
-
-    def answer(self) -> bytes:
-        return json.dumps(
-            {"model_version": self.version, "labels": list(CLASSES), "probabilities": [0.7, 0.2, 0.1]}
-        ).encode()
 
     def stop(self) -> None:
         self._server.shutdown()

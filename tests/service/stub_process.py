@@ -4,6 +4,22 @@ import http.server
 import json
 import sys
 
+BATCH_TYPE = "application/vnd.dethrone.batch"
+LABELS = ["bag", "boot", "coat"]
+PROBABILITIES = [0.7, 0.2, 0.1]
+
+
+def answer_to(data: bytes, *, media_type: str | None, version: str) -> bytes:
+    """Return the answer to an item, or to each item of a batch."""
+    whole = {"model_version": version, "labels": LABELS}
+    if media_type != BATCH_TYPE:
+        return json.dumps(whole | {"probabilities": PROBABILITIES}).encode()
+    items, start = [], 0
+    while start < len(data):
+        start += 4 + int.from_bytes(data[start : start + 4])
+        items.append({"probabilities": PROBABILITIES})
+    return json.dumps(whole | {"items": items}).encode()
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -11,9 +27,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     version = "A"
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        answer = {"model_version": self.version, "labels": ["bag", "boot", "coat"], "probabilities": [0.7, 0.2, 0.1]}
-        body = json.dumps(answer).encode()
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        body = answer_to(data, media_type=self.headers["Content-Type"], version=self.version)
         self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
     def do_GET(self) -> None:

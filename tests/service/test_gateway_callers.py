@@ -91,3 +91,10 @@ def test_a_hundred_megabytes_are_refused_without_being_held(quiet):
     assert got == b"" or got.startswith(b"HTTP/1.1 413 ")
     assert rss() - before < 50_000_000
     assert ask(quiet.url).status_code == 200
+
+
+def test_no_torch_is_loaded_in_the_gateway(quiet):
+    workers = [process for process in psutil.process_iter() if _is_worker(process, quiet.port)]
+    maps = "".join(entry.path for process in workers for entry in process.memory_maps())
+    assert workers
+    assert "torch" not in maps

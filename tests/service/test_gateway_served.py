@@ -375,10 +375,3 @@ def test_a_killed_server_leaves_no_worker_and_its_port_is_free_again(stack):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             wait_until(lambda: probe.connect_ex(("127.0.0.1", gateway.port)) != 0, timeout_seconds=5, what="the port")
-
-
-def test_no_torch_is_loaded_in_the_gateway(quiet):
-    workers = [process for process in psutil.process_iter() if _is_worker(process, quiet.port)]
-    maps = "".join(entry.path for process in workers for entry in process.memory_maps())
-    assert workers
-    assert "torch" not in maps
