@@ -15,6 +15,9 @@ from tests.service.test_gateway_served import HEADERS, TOKEN, Stack, _is_worker,
 from tests.services import wait_until
 
 
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
     """A gateway with one stub, for requests that bend HTTP itself."""
