@@ -14,7 +14,6 @@ from tests.service.servers import StubInference
 from tests.service.test_gateway_served import HEADERS, TOKEN, Stack, _is_worker, ask, follows
 from tests.services import wait_until
 
-
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
