@@ -81,23 +81,23 @@ types: .venv/.installed-dev ## mypy, strict
 	$(BIN)/mypy
 
 test: .venv/.installed-dev ## unit, contract, DAG, model and service tests: no network, no Docker, no GPU
-	$(BIN)/pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 $(FILES) $(PYTEST_ARGS)
 
 test-all: test test-services ## the fast tests, then the suites that start real services
 
 test-services: test-stores test-docker test-servers test-loop ## integration, Docker, slow and end-to-end suites; they start what they need
 
 test-stores: .venv/.installed-dev .venv-label-studio/.installed ## those of them that start no servers under load, side by side
-	$(BIN)/pytest -m "(integration or slow) and not docker and not e2e" -n auto --maxprocesses 4 --dist loadfile $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+	$(BIN)/pytest -m "(integration or slow) and not docker and not e2e" -n auto --maxprocesses 4 --dist loadfile $(or $(FILES),$(SIDE_BY_SIDE)) $(PYTEST_ARGS)
 
-test-docker: .venv/.installed-dev ## those that take a Docker engine; beside others: it has its own pytest cache
-	$(BIN)/pytest -m docker -o cache_dir=.pytest_cache/docker $(PYTEST_ARGS)
+test-docker: .venv/.installed-dev ## those that take a Docker engine
+	$(BIN)/pytest -m docker $(FILES) $(PYTEST_ARGS)
 
 test-servers: .venv/.installed-dev .venv-label-studio/.installed ## those that start servers, one after the other
-	$(BIN)/pytest -m "(integration or slow) and not docker and not e2e" $(addprefix --ignore ,$(SIDE_BY_SIDE)) $(PYTEST_ARGS)
+	$(BIN)/pytest -m "(integration or slow) and not docker and not e2e" $(addprefix --ignore ,$(SIDE_BY_SIDE)) $(FILES) $(PYTEST_ARGS)
 
-test-loop: .venv/.installed-dev .venv-label-studio/.installed ## the whole loop on the whole stack; beside others: it has its own pytest cache
-	$(BIN)/pytest -m e2e -o cache_dir=.pytest_cache/e2e $(PYTEST_ARGS)
+test-loop: .venv/.installed-dev .venv-label-studio/.installed ## the whole loop on the whole stack
+	$(BIN)/pytest -m e2e $(FILES) $(PYTEST_ARGS)
 
 test-compose: .venv/.installed-dev ## the production stack of docker-compose.yml, built and started as a whole; not in CI
 	$(BIN)/pytest -m compose tests/compose $(PYTEST_ARGS)

@@ -4,31 +4,49 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
 import httpx
+import tenacity
 
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 
 TERMINAL = frozenset({"success", "failed"})
-MAX_TRIES = 6
+PATIENCE_SECONDS = 120.0  # a killed API server needs half a minute to be back, on a busy machine more
+LONGEST_PAUSE_SECONDS = 5.0
 
 
 class AirflowRest:
-    """A client of `/api/v2` with a name and a password; retries what Airflow answers 5xx to."""
+    """A client of `/api/v2` with a name and a password; asks again while Airflow answers 5xx or not at all.
 
-    def __init__(self, url: str, *, username: str, password: str, timeout_seconds: float = 30.0) -> None:
+    What it repeats has happened once: a run has the id that its first request gave it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        username: str,
+        password: str,
+        timeout_seconds: float = 30.0,
+        patience_seconds: float = PATIENCE_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._url = url.rstrip("/")
         self._login = {"username": username, "password": password}
         self._client = httpx.Client(timeout=timeout_seconds, trust_env=False)
+        self._patience_seconds = patience_seconds
+        self._sleep = sleep
         self._token: str | None = None
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
         """Start a run by hand and return its id."""
-        body = {"logical_date": None, "conf": dict(conf or {})}
-        return str(self._call("POST", f"/dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
+        run_id = f"manual__{dt.datetime.now(dt.UTC).isoformat()}"
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(conf or {})}
+        self._call("POST", f"/dags/{dag_id}/dagRuns", json=body)
+        return run_id
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Return one run."""
@@ -109,19 +127,27 @@ class AirflowRest:
         raise ServiceUnavailable(f"{dag_id} {run_id} must end within {timeout_seconds:.0f} s (got: still running).")
 
     def _call(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
-        last = "no answer"
-        for attempt in range(MAX_TRIES):
-            if attempt:
-                time.sleep(min(0.5 * 2**attempt, 8.0))
-            try:
-                answer = self._send(method, path, **kwargs)
-            except httpx.HTTPError as error:
-                last = type(error).__name__
-                continue
-            if answer.status_code < 500:
-                return self._checked(answer, path)
-            last = f"HTTP {answer.status_code}"
-        raise ServiceUnavailable(f"Airflow must answer {method} {path} (got {last}). See `dethrone status`.")
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(httpx.HTTPError),
+            stop=tenacity.stop_after_delay(self._patience_seconds),
+            wait=tenacity.wait_exponential(multiplier=0.5, max=LONGEST_PAUSE_SECONDS),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            for attempt in tries:
+                with attempt:
+                    answer = self._send(method, path, **kwargs)
+                    if answer.status_code >= 500:
+                        answer.raise_for_status()
+        except httpx.HTTPError as error:
+            got = f"HTTP {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else repr(error)
+            raise ServiceUnavailable(
+                f"Airflow must answer {method} {path} (got {got}). See `dethrone status`."
+            ) from error
+        if answer.status_code == 409 and tries.statistics["attempt_number"] > 1:
+            return {}  # an earlier try went through although its answer was lost
+        return self._checked(answer, path)
 
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         answer = self._request(method, path, **kwargs)

@@ -126,12 +126,13 @@ class StubInference:
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
-                stub.last_body = self.rfile.read(int(self.headers["Content-Length"]))
+                data = self.rfile.read(int(self.headers["Content-Length"]))  # others come while this one sleeps
+                stub.last_body = data
                 stub.last_headers = dict(self.headers)
                 stub.num_requests += 1
                 time.sleep(stub.delay_seconds)
                 media_type = self.headers["Content-Type"]
-                own = answer_to(stub.last_body, media_type=media_type, version=stub.version)
+                own = answer_to(data, media_type=media_type, version=stub.version)
                 body = own if stub.body is None else stub.body
                 head = f"HTTP/1.1 {stub.status} X\r\nContent-Length: {len(body)}\r\n\r\n"
                 self.wfile.write(head.encode() + body)
