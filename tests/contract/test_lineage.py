@@ -7,20 +7,11 @@ import json
 import pytest
 
 from pipeline_tasks.catalog import tables
-from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.lineage import LineageRepository, Subject
 from pipeline_tasks.errors import ConfigError, DataCorrupt
 from pipeline_tasks.wiring.lineage import blast_radius, lineage
 from pipeline_tasks.wiring.lineage_tree import Node, as_json, as_text
 from tests.lineage_case import Past, at, item_id
-
-
-@pytest.fixture
-def database(catalog_url):
-    engine = create_engine(catalog_url)
-    tables.metadata.create_all(engine)
-    yield Database(engine)
-    engine.dispose()
 
 
 @pytest.fixture

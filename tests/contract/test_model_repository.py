@@ -7,8 +7,6 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.catalog import tables
-from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.registry import ModelRecord, ModelRepository
 from pipeline_tasks.contracts import Attempt, ModelRef
 from pipeline_tasks.errors import StaleAttempt
@@ -27,14 +25,6 @@ RECORD = ModelRecord(
     run_id="run-1",
     created_at=NOW,
 )
-
-
-@pytest.fixture
-def database(catalog_url):
-    engine = create_engine(catalog_url)
-    tables.metadata.create_all(engine)
-    yield Database(engine)
-    engine.dispose()
 
 
 @pytest.fixture

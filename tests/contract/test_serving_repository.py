@@ -24,14 +24,6 @@ ROUNDS = 50
 
 
 @pytest.fixture
-def database(catalog_url):
-    engine = create_engine(catalog_url)
-    tables.metadata.create_all(engine)
-    yield Database(engine)
-    engine.dispose()
-
-
-@pytest.fixture
 def serving(database) -> ServingRepository:
     return ServingRepository(database)
 

@@ -15,32 +15,9 @@ from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import InputError, LostRace
 from pipeline_tasks.invariants import check
-from tests.ledger_case import NAME, NOW, Case, faults_of, minutes
+from tests.ledger_case import NAME, NOW, Case, minutes
 
 KINDS = ["verdict", "approval", "route", "verdict", "verdict", "route", "route"]
-
-
-@pytest.fixture
-def database(catalog_url):
-    migrate.upgrade(catalog_url)
-    engine = create_engine(catalog_url)
-    yield Database(engine)
-    engine.dispose()
-
-
-@pytest.fixture
-def case(database, object_store):
-    return Case(database, object_store)
-
-
-@pytest.fixture
-def entries(database):
-    return lambda project=NAME: LedgerRepository(database).entries(project)
-
-
-@pytest.fixture
-def faults(database, object_store):
-    return faults_of(database, object_store)
 
 
 def count(database, table) -> int:

@@ -7,36 +7,11 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
-from pipeline_tasks.catalog import ledger, ledger_repository, migrate
+from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.wiring.noting import note_head
-from tests.ledger_case import NAME, NOW, Case, entry_of, faults_of
-
-
-@pytest.fixture
-def database(catalog_url):
-    migrate.upgrade(catalog_url)
-    engine = create_engine(catalog_url)
-    yield Database(engine)
-    engine.dispose()
-
-
-@pytest.fixture
-def case(database, object_store):
-    return Case(database, object_store)
-
-
-@pytest.fixture
-def entries(database):
-    return lambda project=NAME: LedgerRepository(database).entries(project)
-
-
-@pytest.fixture
-def faults(database, object_store):
-    return faults_of(database, object_store)
+from tests.ledger_case import NAME, NOW, entry_of
 
 
 def set_entry(sequence, **values):
