@@ -44,7 +44,8 @@ def serve(arguments: argparse.Namespace) -> Any:
 
 
 def upgrade(_arguments: argparse.Namespace) -> str:
-    """Run the missing migrations of the catalog and register the keys that the stack itself uses."""
+    """Run the missing migrations, register the stack's own keys, and prove a store that is set by the environment."""
+    from pipeline_tasks.assembly import build_parts
     from pipeline_tasks.catalog import migrate
     from pipeline_tasks.wiring.stack_up import issue_stack_keys
 
@@ -52,6 +53,10 @@ def upgrade(_arguments: argparse.Namespace) -> str:
     url = catalog_url(environment)
     revision = migrate.upgrade(url)
     issue_stack_keys(home_from(environment), url=url)
+    if environment.get("DETHRONE_S3_ENDPOINT"):  # `dethrone up` proves the store that it starts
+        store = build_parts().store
+        store.ensure_bucket()
+        store.self_test()
     return f"The catalog's schema is {revision}."
 
 

@@ -21,9 +21,11 @@ class PostgresqlDump:
 
     def __init__(self, url: str, *, environment: Mapping[str, str]) -> None:
         parsed = sa.make_url(url)
-        self._environment = {**environment, **({"PGPASSWORD": str(parsed.password)} if parsed.password else {})}
+        password = parsed.password or parsed.query.get("password")
+        self._environment = {**environment, **({"PGPASSWORD": str(password)} if password else {})}
         shown = sa.URL.create("postgresql", parsed.username, None, parsed.host, parsed.port, parsed.database)
-        self._url = shown.update_query_dict(parsed.query).render_as_string()
+        query = {name: value for name, value in parsed.query.items() if name != "password"}
+        self._url = shown.update_query_dict(query).render_as_string()
 
     def dump(self, path: Path) -> None:
         """Write the database, as it is at one moment, into a file."""
@@ -47,6 +49,11 @@ class PostgresqlDump:
             raise ConfigError(
                 f"{program} must be installed to copy Label Studio's PostgreSQL database (got none). "
                 "On Debian: apt install postgresql-client."
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise ServiceUnavailable(
+                f"{program} must end within {TIMEOUT_SECONDS} s (got: it still ran). Nothing of it was kept. "
+                "Look at what the database server is busy with."
             ) from None
         if done.returncode != 0:
             raise ServiceUnavailable(

@@ -83,6 +83,8 @@ def backup(
     known = _known_objects(vault)
     facts: dict[str, Any] = {}
 
+    vault.remove_unfinished(now=now.timestamp())
+
     def dump(path: Path) -> None:
         path.unlink()
         facts["num_rows"] = catalog_copy.dump(catalog_url, path)

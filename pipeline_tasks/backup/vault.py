@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ from pipeline_tasks.contracts import canonical_json, sha256_of_file
 from pipeline_tasks.errors import ConfigError, DataCorrupt
 
 FORMAT = 1
+UNFINISHED_SECONDS = 24 * 3600  # no backup that still runs writes one file for so long
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z(-[0-9]+)?")
 MAX_NAMED = 10
 
@@ -37,6 +39,13 @@ class Vault:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def remove_unfinished(self, *, now: float) -> None:
+        """Remove the files that killed backups were writing, by the seconds since the epoch."""
+        for path in (self.folder / "unfinished").glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # a backup beside this one has finished it
+                if path.stat().st_mtime < now - UNFINISHED_SECONDS:
+                    path.unlink()
 
     def path_of(self, sha256: str) -> Path:
         return self.folder / "blobs" / sha256[:2] / sha256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
@@ -14,9 +15,12 @@ from pipeline_tasks.monitoring import task as monitoring_task
 from pipeline_tasks.monitoring.importing import Outside
 from pipeline_tasks.wiring.links import links_of
 
+UPLOAD_TIME = dt.timedelta(days=1)  # a file that is still uploaded after so long has lost its writer
+
 
 def watch(parts: Parts, project: str, *, attempt: Attempt) -> dict[str, Any]:
-    """Import what is new in the prediction log and measure live quality and drift."""
+    """Import what is new in the prediction log and measure live quality and drift; clear killed writers' uploads."""
+    parts.store.abort_stale_uploads(before=utc_now() - UPLOAD_TIME)
     report = monitoring_task.run(
         parts.project(project),
         outside=Outside(

@@ -1,6 +1,5 @@
 """Backup and restore on SQLite and PostgreSQL: all of it comes back, onto an empty place only, and proves itself."""
 
-import functools
 import json
 import shutil
 import sqlite3
@@ -20,26 +19,9 @@ from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.errors import ConfigError, DataCorrupt, PermanentError
 from pipeline_tasks.settings import RESTORING, catalog_url
 from pipeline_tasks.wiring import keeping, stack_up
-from tests.backup_case import REST, Installation, Target
+from tests.backup_case import REST, Installation
 from tests.fakes import FakeObjectStore, FolderObjectStore
 from tests.labeling_case import Case as LabelingCase
-
-
-@pytest.fixture
-def installation(tmp_path, catalog_url):
-    return Installation(tmp_path / "old", catalog_url)
-
-
-@pytest.fixture
-def save(installation, monkeypatch):
-    return functools.partial(installation.save, monkeypatch)
-
-
-@pytest.fixture
-def target(tmp_path, installation, monkeypatch):
-    folder = tmp_path / "new"
-    folder.mkdir()
-    return Target(folder, installation, monkeypatch)
 
 
 def rows_of(url):

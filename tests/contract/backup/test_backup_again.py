@@ -1,7 +1,8 @@
 """A backup into a folder that was damaged, and what a restore makes of work that was under way."""
 
 import dataclasses
-import functools
+import os
+import time
 
 import pytest
 
@@ -10,25 +11,7 @@ from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.contracts import RouteEntry
 from pipeline_tasks.wiring import keeping
-from tests.backup_case import Installation, Target
 from tests.ledger_case import minutes
-
-
-@pytest.fixture
-def installation(tmp_path, catalog_url):
-    return Installation(tmp_path / "old", catalog_url)
-
-
-@pytest.fixture
-def save(installation, monkeypatch):
-    return functools.partial(installation.save, monkeypatch)
-
-
-@pytest.fixture
-def target(tmp_path, installation, monkeypatch):
-    folder = tmp_path / "new"
-    folder.mkdir()
-    return Target(folder, installation, monkeypatch)
 
 
 def damage(vault, blobs):
@@ -123,3 +106,14 @@ def test_a_restore_that_was_cut_short_after_it_returned_a_rollout_goes_on(save, 
     assert target.restore().returned == ()
     records = ServingRepository(Database(create_engine(target.url))).records("fashion")
     assert [one.action for one in records].count("canary_inconclusive") == 1
+
+
+def test_what_a_killed_backup_was_writing_goes_with_a_later_one(save, installation):
+    save()
+    unfinished = installation.vault / "unfinished"
+    for name, hours in (("killed", 25), ("running", 23)):
+        (unfinished / name).touch()
+        then = time.time() - hours * 3600
+        os.utime(unfinished / name, (then, then))
+    save()
+    assert [path.name for path in unfinished.iterdir()] == ["running"]
