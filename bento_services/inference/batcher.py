@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
 from bento_services.inference.company import Company
+from bento_services.inference.scheduling import run_at_once
 
 ItemT = TypeVar("ItemT")
 RowT = TypeVar("RowT")
@@ -182,6 +183,7 @@ class MicroBatcher(Generic[ItemT, RowT]):
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Predict what comes in until told to end; runs in the model's thread."""
+        run_at_once()
         while (parts := self._inbox.get()) is not None:
             answer = self._answer(parts)
             if loop.is_closed():

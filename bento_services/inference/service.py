@@ -16,8 +16,9 @@ from bento_services.heads import bound_heads
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import check_device, tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
-from bento_services.inference.memory import keep_freed_memory
+from bento_services.inference.memory import ONE_ARENA, keep_freed_memory
 from bento_services.inference.predictor import predict_rows, probe
+from bento_services.inference.scheduling import let_passes_finish
 from bento_services.inference.schemas import Answers, Row
 from bento_services.inference.tuning import load_tuning
 from bento_services.inference.warm import warm_through
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
     logging={"access": {"enabled": False}},
     metrics={"enabled": True},
     tracing={"excluded_urls": "" if TRACING else ".*"},
+    envs=[ONE_ARENA],
 )
 class Inference:
     """Predictions of one model version; it knows nothing of users, routes or storage."""
@@ -49,6 +51,7 @@ class Inference:
 
         die_with_parent()
         keep_freed_memory()
+        let_passes_finish()
         folder = _model_dir()
         self._tuning = load_tuning(folder, text=tuning_text())
         self._model = load_model(folder)

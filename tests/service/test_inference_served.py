@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import shutil
 import time
@@ -60,6 +61,18 @@ def client(served):
 
 def ask(client, body: bytes, media_type: str = "image/png") -> httpx.Response:
     return client.post("/predict", content=body, headers={"Content-Type": media_type})
+
+
+def test_the_worker_keeps_its_memory_and_lets_a_pass_finish(client):
+    assert ask(client, png()).status_code == 200
+    (worker,) = [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if "_bentoml_impl.worker.service" in (one.info["cmdline"] or ()) and TAG in one.info["cmdline"]
+    ]
+    assert worker.environ()["MALLOC_ARENA_MAX"] == "1"
+    assert os.sched_getscheduler(worker.pid) == os.SCHED_BATCH, "the event loop's thread"
+    assert os.SCHED_OTHER in {os.sched_getscheduler(thread.id) for thread in worker.threads()}, "the model's"
 
 
 def test_many_at_once_get_what_the_offline_path_gives(built, client):
