@@ -9,8 +9,8 @@ import os
 def let_passes_finish() -> None:
     """Have the calling thread, the event loop's, not interrupt a running pass for each request that arrives.
 
-    On one core every arrival costs the pass two switches of context; without them an overloaded service answers 5 % more
-    (measured). It still gets its share of the core, and all of another one. Threads that it starts inherit this.
+    On one core every arrival costs the pass two switches of context; without them an overloaded service answers 5 %
+    more (measured). It still gets its share of the core, and all of another one. Threads that it starts inherit this.
     """
     _set_policy("SCHED_BATCH")
 
