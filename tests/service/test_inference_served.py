@@ -63,13 +63,9 @@ def ask(client, body: bytes, media_type: str = "image/png") -> httpx.Response:
     return client.post("/predict", content=body, headers={"Content-Type": media_type})
 
 
-def test_the_worker_keeps_its_memory_and_lets_a_pass_finish(client):
+def test_the_worker_keeps_its_memory_and_lets_a_pass_finish(served, client):
     assert ask(client, png()).status_code == 200
-    (worker,) = [
-        one
-        for one in psutil.process_iter(["cmdline"])
-        if "_bentoml_impl.worker.service" in (one.info["cmdline"] or ()) and TAG in one.info["cmdline"]
-    ]
+    worker = worker_of(served)
     assert worker.environ()["MALLOC_ARENA_MAX"] == "1"
     assert os.sched_getscheduler(worker.pid) == os.SCHED_BATCH, "the event loop's thread"
     assert os.SCHED_OTHER in {os.sched_getscheduler(thread.id) for thread in worker.threads()}, "the model's"
@@ -228,7 +224,7 @@ def test_bent_http_is_refused_and_nothing_behind_it_is_answered(client, served):
 
 
 def test_a_hundred_megabytes_are_refused_without_being_held(client, served):
-    worker = next(process for process in psutil.process_iter() if _listens(process, served.port))
+    worker = worker_of(served)
     before = worker.memory_info().rss
     assert statuses(raw(served.port, HEAD + b"Content-Length: 100000000\r\n\r\n" + b"x" * 1_000_000)) in ([413], [])
     piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
@@ -245,6 +241,12 @@ def test_slow_callers_stop_nobody(client, served):
         half_open(served.port, HEAD + b"Content-Length: 10\r\n\r\nslow", count=200),
     ):
         assert [ask(client, png(seed)).status_code for seed in range(20)] == [200] * 20
+
+
+def worker_of(served) -> psutil.Process:
+    """Return the process that answers; BentoML's supervisor has the same socket open."""
+    listening = [process for process in psutil.process_iter() if _listens(process, served.port)]
+    return next(process for process in listening if "_bentoml_impl.worker.service" in process.cmdline())
 
 
 def _listens(process, port: int) -> bool:
