@@ -13,6 +13,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import torch
 
 from pipeline_tasks.models.artifact import Origin, pack, save
@@ -70,6 +71,15 @@ class Served:
         )
         if self._process.poll() is not None:
             raise RuntimeError(f"bentoml serve ended early: {self.log.read_text()[-2000:]}")
+
+    def processes(self) -> list[psutil.Process]:
+        """Return BentoML's supervisor and what it has started."""
+        supervisor = psutil.Process(self._process.pid)
+        return [supervisor, *supervisor.children(recursive=True)]
+
+    def worker(self) -> psutil.Process:
+        """Return the process that answers."""
+        return next(process for process in self.processes() if "_bentoml_impl.worker.service" in process.cmdline())
 
     def stop(self) -> None:
         """SIGTERM, then wait; kill what is left."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 
 import httpx
-import psutil
 import pytest
 
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.servers import StubInference
-from tests.service.test_gateway_served import HEADERS, TOKEN, Stack, _is_worker, ask, follows
+from tests.service.test_gateway_served import HEADERS, TOKEN, Stack, ask, follows
 from tests.services import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -56,7 +55,7 @@ def test_five_hundred_callers_who_never_finish_their_head_stop_nobody(quiet):
     began = time.monotonic()
     with half_open(quiet.port, GOOD_HEAD + b"X-A: a", count=500):
         assert [ask(quiet.url).status_code for _ in range(20)] == [200] * 20
-        worker = next(process for process in psutil.process_iter() if _is_worker(process, quiet.port))
+        worker = quiet.worker()
         wait_until(lambda: worker.num_fds() < 200, timeout_seconds=30, what="the end of the slow callers")
     assert time.monotonic() - began < 40
 
@@ -81,22 +80,19 @@ def test_only_health_is_open(quiet):
 
 
 def test_a_hundred_megabytes_are_refused_without_being_held(quiet):
-    def rss() -> int:
-        return max(process.memory_info().rss for process in psutil.process_iter() if _is_worker(process, quiet.port))
-
-    before = rss()
+    worker = quiet.worker()
+    before = worker.memory_info().rss
     head = GOOD_HEAD + b"Content-Length: 100000000\r\n\r\n"
     got = raw(quiet.port, head + b"x" * 1_000_000)
     assert got.startswith(b"HTTP/1.1 413 ")
     endless = GOOD_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + (b"100000\r\n" + b"x" * 0x100000 + b"\r\n") * 30
     got = raw(quiet.port, endless)
     assert got == b"" or got.startswith(b"HTTP/1.1 413 ")
-    assert rss() - before < 50_000_000
+    assert worker.memory_info().rss - before < 50_000_000
     assert ask(quiet.url).status_code == 200
 
 
 def test_no_torch_is_loaded_in_the_gateway(quiet):
-    workers = [process for process in psutil.process_iter() if _is_worker(process, quiet.port)]
-    maps = "".join(entry.path for process in workers for entry in process.memory_maps())
-    assert workers
+    maps = "".join(entry.path for process in quiet.processes() for entry in process.memory_maps())
+    assert maps
     assert "torch" not in maps

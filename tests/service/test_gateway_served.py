@@ -345,7 +345,7 @@ def test_the_accounts_add_up_under_load_a_refusing_disk_a_full_spool_and_a_kill(
     sizes = {"DETHRONE_SPOOL_SEGMENT_BYTES": "60000", "DETHRONE_SPOOL_MAX_BYTES": "400000"}
     with stack.gateway(**sizes) as gateway:
         follows(gateway.url, 1)
-        workers = [process for process in psutil.process_iter() if _is_worker(process, gateway.port)]
+        workers = gateway.processes()
         with Load(gateway.url) as load:
             load.wait_for_more(50)
             accounts(gateway.url)
@@ -363,12 +363,6 @@ def test_the_accounts_add_up_under_load_a_refusing_disk_a_full_spool_and_a_kill(
         gateway.kill()
     assert len(spooled(stack.home / "spool")) == last["logged"]
     stub.stop()
-
-
-def _is_worker(process, port: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return any(connection.laddr.port == port for connection in process.net_connections() if connection.laddr)
-    return False
 
 
 def test_a_killed_server_leaves_no_worker_and_its_port_is_free_again(stack):

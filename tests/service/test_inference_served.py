@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 from safetensors.numpy import save as save_safetensors
 
@@ -65,7 +63,7 @@ def ask(client, body: bytes, media_type: str = "image/png") -> httpx.Response:
 
 def test_the_worker_keeps_its_memory_and_lets_a_pass_finish(served, client):
     assert ask(client, png()).status_code == 200
-    worker = worker_of(served)
+    worker = served.worker()
     assert worker.environ()["MALLOC_ARENA_MAX"] == "1"
     assert os.sched_getscheduler(worker.pid) == os.SCHED_BATCH, "the event loop's thread"
     assert os.SCHED_OTHER in {os.sched_getscheduler(thread.id) for thread in worker.threads()}, "the model's"
@@ -224,7 +222,7 @@ def test_bent_http_is_refused_and_nothing_behind_it_is_answered(client, served):
 
 
 def test_a_hundred_megabytes_are_refused_without_being_held(client, served):
-    worker = worker_of(served)
+    worker = served.worker()
     before = worker.memory_info().rss
     assert statuses(raw(served.port, HEAD + b"Content-Length: 100000000\r\n\r\n" + b"x" * 1_000_000)) in ([413], [])
     piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
@@ -241,18 +239,6 @@ def test_slow_callers_stop_nobody(client, served):
         half_open(served.port, HEAD + b"Content-Length: 10\r\n\r\nslow", count=200),
     ):
         assert [ask(client, png(seed)).status_code for seed in range(20)] == [200] * 20
-
-
-def worker_of(served) -> psutil.Process:
-    """Return the process that answers; BentoML's supervisor has the same socket open."""
-    listening = [process for process in psutil.process_iter() if _listens(process, served.port)]
-    return next(process for process in listening if "_bentoml_impl.worker.service" in process.cmdline())
-
-
-def _listens(process, port: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return any(one.laddr.port == port and one.status == "LISTEN" for one in process.net_connections() if one.laddr)
-    return False
 
 
 def test_ready_means_that_it_predicts(client):
