@@ -12,7 +12,6 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumErro
 from botocore.parsers import ResponseParserError
 
 from pipeline_tasks.adapters import s3_errors
+from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
 from pipeline_tasks.contracts import Location, sha256_hex, sha256_of_file
 from pipeline_tasks.errors import DataCorrupt, PermanentError, ServiceUnavailable
 from pipeline_tasks.object_keys import check_digest, check_key, digest_in_key
@@ -204,23 +204,17 @@ class S3ObjectStore:
 
         self._retried("create the bucket", "", attempt)
 
-    def self_test(self, *, num_racers: int = 8) -> None:
-        """Prove that of racing conditional creates exactly one wins; call at start.
+    def self_test(self) -> None:
+        """Prove that the store keeps conditional writes; call before anything relies on it.
 
         Raises:
-            PermanentError: the store ignores `If-None-Match`, so that two runs could both win.
+            PermanentError: it does not (STORE_UNSAFE), so that two runs could both win.
         """
-        key = f"self-test/{secrets.token_hex(16)}"
-        with ThreadPoolExecutor(num_racers) as pool:
-            won = list(pool.map(lambda number: self.create(key, f"racer {number}".encode()), range(num_racers)))
-        won.append(self.create(key, b"late"))
-        self.delete([key])
-        if sum(won) != 1:
-            raise PermanentError(
-                f"{self.endpoint} must let exactly one of {len(won)} creates of one key win (got {sum(won)}). "
-                "It ignores If-None-Match: use SeaweedFS 4.48 or later, MinIO or AWS S3.",
-                code="STORE_UNSAFE",
-            )
+        self._retried(
+            "race for a key of",
+            "self-test/",
+            lambda: prove_conditional_writes(self._client, bucket=self.bucket, nonce=secrets.token_hex(16)),
+        )
 
     def abort_stale_uploads(self, *, before: dt.datetime) -> int:
         """Abort multipart uploads that were begun before a time (a killed writer's) and return how many."""

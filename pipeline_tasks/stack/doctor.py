@@ -16,9 +16,9 @@ from pathlib import Path
 import httpx
 import psutil
 
+from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, processes, s3_setup
-from pipeline_tasks.stack.conditional_writes import prove_conditional_writes
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.secret_files import GENERATORS
 from pipeline_tasks.stack.status import status

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipeline_tasks.errors import ServiceUnavailable
+from pipeline_tasks.errors import PermanentError
 
 PREFIX = "self-test"
 NUM_RACERS = 4
@@ -18,8 +18,8 @@ def prove_conditional_writes(client: Any, *, bucket: str, nonce: str, num_rounds
     """Let several writers race for one key, first to create it and then to replace it, and count the winners.
 
     Raises:
-        ServiceUnavailable: not exactly one won, or the object does not hold the winner's bytes: the store ignores
-            the condition, as SeaweedFS 4.16 did.
+        PermanentError: not exactly one won, or the object does not hold the winner's bytes: the store ignores the
+            condition (STORE_UNSAFE), as SeaweedFS 4.16 did.
     """
     for round_number in range(num_rounds):
         key = f"{PREFIX}/{nonce}-{round_number}"
@@ -44,10 +44,10 @@ def _race(client: Any, *, bucket: str, key: str, condition: str, value: str, kin
     winners = [body for body, won in zip(bodies, outcomes, strict=True) if won]
     content = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     if len(winners) != 1 or content != winners[0]:
-        raise ServiceUnavailable(
+        raise PermanentError(
             f"one of {NUM_RACERS} racing writes with {condition} must win (got {len(winners)} winners). "
             "This S3 ignores conditional writes: use SeaweedFS 4.17 or newer, or another store that keeps them.",
-            code="S3_NOT_CONDITIONAL",
+            code="STORE_UNSAFE",
         )
 
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline_tasks.errors import ServiceUnavailable
-from pipeline_tasks.stack.conditional_writes import prove_conditional_writes
+from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
+from pipeline_tasks.errors import PermanentError
 
 
 class Store:
@@ -49,10 +49,10 @@ def test_a_store_that_keeps_conditions_passes_and_is_left_clean():
 def test_a_store_that_ignores_a_condition_is_refused(condition):
     store = Store(ignores=[condition])
     with pytest.raises(
-        ServiceUnavailable, match=rf"one of 4 racing writes with {condition} must win \(got 4 winners\)"
+        PermanentError, match=rf"one of 4 racing writes with {condition} must win \(got 4 winners\)"
     ) as raised:
         prove_conditional_writes(store, bucket="b", nonce="n")
-    assert raised.value.code == "S3_NOT_CONDITIONAL"
+    assert raised.value.code == "STORE_UNSAFE"
     assert store.objects == {}
 
 
