@@ -57,7 +57,7 @@ class BoundedHeads(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._num_bytes = 0
+        self._end_head()  # also of one that was answered before its end
         super().on_message_complete()
 
     def _begin_head(self) -> None:

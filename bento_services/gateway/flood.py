@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from bento_services.gateway.core import Gateway
@@ -13,12 +13,12 @@ from bento_services.gateway.timing import TIMING_HEADER, format_timing
 PREDICT = re.compile(rb"/v1/projects/[a-z0-9_]{3,40}/predict")
 
 
-def refuse(gateway: Gateway, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+def refuse(gateway: Gateway, url: bytes, headers: Mapping[bytes, bytes]) -> bytes | None:
     """Return the HTTP response to a prediction request that comes into a flood; None for any other.
 
     A request whose id the caller chose is looked at: the id may be one that cannot be returned.
     """
-    if gateway.is_free() or not PREDICT.fullmatch(url) or any(name == b"x-request-id" for name, _ in headers):
+    if gateway.is_free() or not PREDICT.fullmatch(url) or b"x-request-id" in headers:
         return None
     error = gateway.no_slot()
     gateway.metrics.add("dethrone_refused_total", label=f'code="{error.code}"')

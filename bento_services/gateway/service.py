@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Mapping
 
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -124,11 +125,11 @@ class Gateway:
         self._shipper.stop()
 
 
-def _refuse(url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes | None:
+def _refuse(url: bytes, headers: Mapping[bytes, bytes]) -> bytes | None:
     core = getattr(app.state, "gateway", None)
     return None if core is None else refuse(core, url, headers)
 
 
 Gateway.add_asgi_middleware(OwnPaths)  # type: ignore[attr-defined]
-guard_door(_refuse)
 bound_heads()
+guard_door(_refuse)

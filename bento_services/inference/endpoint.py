@@ -120,7 +120,7 @@ class Endpoint:
         self.metrics = Metrics()
         self._monotonic = monotonic
 
-    def refuse(self, url: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    def refuse(self, url: bytes, headers: Mapping[bytes, bytes]) -> bytes | None:
         """Return the HTTP response to a request that comes into a flood; None for one that is to be looked at.
 
         What its headers alone would be refused for, or want told back, is looked at.
@@ -128,14 +128,12 @@ class Endpoint:
         serving = self.serving
         if serving is None or url != PREDICT:
             return None
-        given = dict(headers)
-        timeout = given.get(TIMEOUT_HEADER, DEFAULT_TIMEOUT)
-        if b"x-request-id" in given or not timeout.isdigit() or len(timeout) > MAX_TIMEOUT_DIGITS:
+        timeout = headers.get(TIMEOUT_HEADER, DEFAULT_TIMEOUT)
+        if b"x-request-id" in headers or not timeout.isdigit() or len(timeout) > MAX_TIMEOUT_DIGITS:
             return None
         if serving.batcher.has_room(1, deadline=self._monotonic() + int(timeout) / 1000):
             return None
-        self.metrics.items[OVERLOADED.code] += 1
-        self.metrics.answered(OVERLOADED.status, seconds=0.0)
+        self.metrics.num_flooded += 1
         return FLOODED
 
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -28,6 +28,8 @@ from pipeline_tasks.models.base import Array
 
 REQUEST_TIMEOUT_SECONDS = 30
 MAX_ITEMS = 1024
+# What waits in a full queue is no garbage: to look at it after every 700 new objects, as Python does, took 2 % of it.
+GC_THRESHOLD = 20_000
 
 TRACING = tracing()
 endpoint = Endpoint()
@@ -80,6 +82,7 @@ class Inference:
         endpoint.metrics.reset()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
@@ -106,9 +109,9 @@ class Inference:
 
 
 Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
+bound_heads()
 if not TRACING:
     guard_door(endpoint.refuse)
-bound_heads()
 
 
 def _model_dir() -> Path:

@@ -5,10 +5,12 @@ import dataclasses
 
 import pytest
 from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from bento_services.door import door
 from bento_services.inference.endpoint import OwnPaths
+from bento_services.inference.schemas import OVERLOADED
 from tests.unit.serving.inference_model import Doubles, ask, endpoint_of
 
 
@@ -53,11 +55,20 @@ def request(*, path="/predict", method="POST", body=b"0.25", **headers):
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def send(*chunks, batcher=None):
+def send(*chunks, **options):
     """Send bytes on one connection; return what came back, what was let in, and the endpoint."""
+    (answer,), let_in, endpoint = send_on_each(chunks, **options)
+    return answer, let_in, endpoint
+
+
+def send_on_each(*connections, batcher=None, stays_full=False, base=HttpToolsProtocol):
+    """Do it on one connection after the other; a function among the chunks is called.
+
+    Who is let in finds room, unless it stays full.
+    """
     endpoint, let_in = endpoint_of(Doubles()), []
     full = batcher or Full()
-    real = endpoint.serving.batcher
+    real = full if stays_full else endpoint.serving.batcher
     endpoint.serving = dataclasses.replace(endpoint.serving, batcher=full)
 
     async def app(scope, receive, sending):
@@ -69,15 +80,25 @@ def send(*chunks, batcher=None):
     async def talk():
         config = Config(app=app, log_config=None, server_header=False, proxy_headers=False)
         config.load()
-        protocol, wire = door(endpoint.refuse)(config, ServerState(), {}), Wire()
-        protocol.connection_made(wire)
-        for chunk in chunks:
-            protocol.data_received(chunk)
-            await asyncio.sleep(0.05)
-        protocol.connection_lost(None)
-        return b"".join(wire.written)
+        answers, protocol_class = [], door(endpoint.refuse, base)
+        for chunks in connections:
+            protocol, wire = protocol_class(config, ServerState(), {}), Wire()
+            protocol.connection_made(wire)
+            for chunk in chunks:
+                if callable(chunk):
+                    chunk()
+                else:
+                    protocol.data_received(chunk)
+                await asyncio.sleep(0.05)
+            protocol.connection_lost(None)
+            answers.append(b"".join(wire.written))
+        return answers
 
     return asyncio.run(talk()), let_in, endpoint
+
+
+def statuses(answer):
+    return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
 
 
 def test_a_flood_is_refused_as_everything_is_refused():
@@ -90,6 +111,7 @@ def test_a_flood_is_refused_as_everything_is_refused():
     assert (lines[0], got) == (b"HTTP/1.1 503 Service Unavailable", body)
     assert dict(line.split(b": ") for line in lines[1:]) == headers
     assert (status, let_in) == (503, [])
+    endpoint.metrics.settle()
     assert endpoint.metrics.items == full.metrics.items
     assert endpoint.metrics.requests == full.metrics.requests
 
@@ -138,3 +160,97 @@ def test_pipelined_requests_are_answered_in_their_order():
     assert [line for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1")][:1] == [b"HTTP/1.1 200 OK"]
     assert answer.count(b"HTTP/1.1 ") == 2
     assert let_in == ["/predict", "/predict"]
+
+
+def test_the_second_refusal_of_a_connection_is_the_same_and_nothing_is_set_up_for_it():
+    batcher, seen = Full(), []
+
+    class Watched(HttpToolsProtocol):
+        def on_headers_complete(self):
+            seen.append("taken in")
+            super().on_headers_complete()
+
+        def on_message_begin(self):
+            seen.append("begun")
+            super().on_message_begin()
+
+    answer, let_in, endpoint = send(*[request(body=b"x" * 1000)] * 5, batcher=batcher, base=Watched)
+    parts = answer.split(b"HTTP/1.1 ")[1:]
+    assert len(parts) == 5
+    assert set(parts) == {parts[0]}
+    assert (let_in, seen) == ([], ["begun"])
+    text = endpoint.metrics.render({}, info={})
+    assert 'dethrone_requests_total{status="503"} 5\n' in text
+    assert f'dethrone_items_total{{code="{OVERLOADED.code}"}} 5\n' in text
+    assert "dethrone_request_seconds_count 5\n" in text
+    assert endpoint.metrics.render({}, info={}) == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (request(path="/docs.json", method="GET", body=b""), [200]),
+        (request(x_request_id="r1"), [503]),
+        (request(x_request_timeout_ms="soon"), [400]),
+        (request(connection="close"), [503]),
+        (request(content_type="application/x-pickle", x_request_id="r2"), [415]),
+        (request() + request(), [503, 503]),
+        (request(x_request_id="r1") + request(), [503, 503]),
+        (request().replace(b"HTTP/1.1", b"HTTP/9"), [400]),
+        (b"\x16\x03\x01 no HTTP", [400]),
+    ],
+)
+def test_in_a_flood_every_other_request_is_answered_as_if_there_were_none(raw, expected):
+    answer, _, _ = send(request(), raw, stays_full=True)
+    assert statuses(answer) == [503, *expected]
+    alone, _, _ = send(raw, stays_full=True)
+    assert answer.endswith(alone)
+    assert statuses(alone) == expected
+
+
+def test_a_request_in_pieces_is_refused_once_and_its_body_is_never_taken_for_a_request():
+    inner = request()
+    outer = request(body=inner)
+    cut = len(outer) - len(inner)
+    answer, let_in, _ = send(request(), outer[:cut], outer[cut:], outer[: cut - 9], outer[cut - 9 :], request())
+    assert statuses(answer) == [503] * 4
+    assert let_in == []
+
+
+def test_half_a_request_is_forgotten_with_its_connection():
+    half = request(body=b"x" * 100)[:-50]
+    first, second = send_on_each([request(), half], [request(), request()])[0]
+    assert statuses(first) == [503, 503]  # its head was whole
+    assert statuses(second) == [503, 503]
+
+
+def test_a_flood_ends_with_the_first_who_is_let_in():
+    batcher = Full()
+
+    def make_room():
+        batcher.room = True
+
+    answers, let_in, _ = send_on_each(
+        [request(), request(), make_room, request(), request()], [request()], batcher=batcher
+    )
+    assert [statuses(answer) for answer in answers] == [[503, 503, 200, 200], [200]]
+    assert len(let_in) == 3
+
+
+def test_a_connection_that_is_refused_again_and_again_stays_open_and_an_idle_one_does_not():
+    endpoint = endpoint_of(Doubles())
+    endpoint.serving = dataclasses.replace(endpoint.serving, batcher=Full())
+
+    async def talk_slowly():
+        config = Config(app=OwnPaths(None, endpoint=endpoint), log_config=None, timeout_keep_alive=0.2)
+        config.load()
+        protocol, wire = door(endpoint.refuse)(config, ServerState(), {}), Wire()
+        protocol.connection_made(wire)
+        for _ in range(6):
+            protocol.data_received(request())
+            await asyncio.sleep(0.1)
+        open_after, num_answers = not wire.closed, len(wire.written)
+        await asyncio.sleep(0.4)
+        return open_after, num_answers, wire.closed
+
+    assert asyncio.run(talk_slowly()) == (True, 6, True)
