@@ -71,9 +71,9 @@ PREDICT = b"/v1/projects/fashion/predict"
 
 
 def test_at_the_door_a_flood_is_refused_as_behind_it_but_not_logged(bench):
-    assert refuse(bench.gateway, PREDICT, []) is None
+    assert refuse(bench.gateway, PREDICT, {}) is None
     bench.gateway.num_open = 8
-    head, _, body = refuse(bench.gateway, PREDICT, []).partition(b"\r\n\r\n")
+    head, _, body = refuse(bench.gateway, PREDICT, {}).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     assert status == "HTTP/1.1 503 Service Unavailable"
     assert bench.records() == []
@@ -90,10 +90,10 @@ def test_at_the_door_a_flood_is_refused_as_behind_it_but_not_logged(bench):
 @pytest.mark.parametrize(
     ("url", "headers"),
     [
-        (b"/v1/projects/fashion/predict:batch", []),
-        (b"/v1/projects/fashion/feedback", []),
-        (b"/metrics", []),
-        (PREDICT, [(b"x-request-id", b"r1")]),
+        (b"/v1/projects/fashion/predict:batch", {}),
+        (b"/v1/projects/fashion/feedback", {}),
+        (b"/metrics", {}),
+        (PREDICT, {b"x-request-id": b"r1"}),
     ],
 )
 def test_other_requests_come_in_also_in_a_flood(bench, url, headers):
