@@ -12,7 +12,9 @@ The memory is that of the whole process tree; recovered is when, after the overl
 everybody is answered and 99 % within 100 ms.
 
 The server has core 0, the load generator core 1; what of its core the generator needs is printed: far below 100 %, it
-is not what saturates. Where a target is missed the script says so and exits 1.
+is not what saturates. With --gateway the inference service has core 0, and the gateway shares core 1 with the
+generator; callers send PNG files, and every prediction is logged. Where a target is missed the script says so
+and exits 1.
 """
 
 from __future__ import annotations

@@ -46,7 +46,10 @@ class Reader:
         if self._num_begun != 1 or self._num_complete != 1:
             self._begin()  # what it has of the next request is not to be taken for this connection's
             return None
-        return (self._url, self._headers) if self._is_plain else None
+        if not self._is_plain:
+            self._begin()  # after such a request a parser may take no other
+            return None
+        return self._url, self._headers
 
     def _begin(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
@@ -63,10 +66,17 @@ class Reader:
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        self._is_plain = self._parser.get_method() == b"POST" and self._parser.should_keep_alive()
+        self._is_plain = _is_plain(self._parser)
 
     def on_message_complete(self) -> None:
         self._num_complete += 1
+
+
+def _is_plain(parser: Any) -> bool:
+    """Return whether the head that was just read is that of a POST on a connection that stays an HTTP/1.1 one."""
+    if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+        return False
+    return parser.should_keep_alive() and not parser.should_upgrade()
 
 
 class Flood:
@@ -75,55 +85,65 @@ class Flood:
     is_on = False
 
 
-def door(refuse: Refuse, base: type[HttpToolsProtocol] = HttpToolsProtocol) -> type[HttpToolsProtocol]:
-    """Return uvicorn's HTTP protocol, or one derived from it, asking before it takes a request in."""
-    flood, reader = Flood(), Reader()
+class Door(HttpToolsProtocol):
+    """uvicorn's protocol, asking before it takes a request in; stands in front of another that is derived from it."""
 
-    class Door(base):  # type: ignore[misc, valid-type]
-        cycle: Any
-        _is_between = False  # the last request has wholly arrived, and nothing of the next
-        _refused_at = 0.0
+    cycle: Any
+    refuse: Refuse
+    flood: Flood
+    reader: Reader
+    _is_between = False  # the last request has wholly arrived, and nothing of the next
+    _refused_at = 0.0
 
-        def data_received(self, data: bytes) -> None:
-            # While uvicorn's timer runs, the last request is answered and no other waits.
-            if flood.is_on and self._is_between and self.timeout_keep_alive_task is not None:
-                head = reader.head(data)
-                response = refuse(*head) if head is not None else None
-                if response is not None:
-                    self._refused_at = self.loop.time()
-                    self.transport.write(response)
-                    return
-            super().data_received(data)
-
-        def on_message_begin(self) -> None:
-            self._is_between = False
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            # Only the plain case: a request behind another one on its connection goes the ordinary way.
-            first = (self.cycle is None or self.cycle.response_complete) and not self.pipeline
-            plain = first and self.parser.get_method() == b"POST" and self.parser.should_keep_alive()
-            response = refuse(self.url, dict(self.headers)) if plain else None
-            flood.is_on = response is not None
-            if response is None:
-                super().on_headers_complete()
+    def data_received(self, data: bytes) -> None:
+        # While uvicorn's timer runs, the last request is answered and no other waits.
+        if self.flood.is_on and self._is_between and self.timeout_keep_alive_task is not None and self._is_heard():
+            head = self.reader.head(data)
+            response = self.refuse(*head) if head is not None else None
+            if response is not None:
+                self._refused_at = self.loop.time()
+                self.transport.write(response)
                 return
-            self.cycle = REFUSED
-            self.transport.write(response)
-            self.on_response_complete()
+        super().data_received(data)
 
-        def on_message_complete(self) -> None:
-            super().on_message_complete()
-            self._is_between = True
+    def _is_heard(self) -> bool:
+        """Return whether the caller reads what is sent; uvicorn's own way stops reading from one who does not."""
+        return not self.flow.write_paused
 
-        def timeout_keep_alive_handler(self) -> None:
-            idle_until = self._refused_at + self.timeout_keep_alive
-            if self.loop.time() < idle_until:
-                self.timeout_keep_alive_task = self.loop.call_at(idle_until, self.timeout_keep_alive_handler)
-            else:
-                super().timeout_keep_alive_handler()
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        super().on_message_begin()
 
-    return Door
+    def on_headers_complete(self) -> None:
+        # Only the plain case: a request behind another one on its connection goes the ordinary way.
+        first = (self.cycle is None or self.cycle.response_complete) and not self.pipeline
+        plain = first and self._is_heard() and _is_plain(self.parser)
+        response = self.refuse(self.url, dict(self.headers)) if plain else None
+        self.flood.is_on = response is not None
+        if response is None:
+            self._unset_keepalive_if_required()  # set by a refusal in the same read
+            super().on_headers_complete()
+            return
+        self.cycle = REFUSED
+        self.transport.write(response)
+        self.on_response_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._is_between = True
+
+    def timeout_keep_alive_handler(self) -> None:
+        idle_until = self._refused_at + self.timeout_keep_alive
+        if self.loop.time() < idle_until:
+            self.timeout_keep_alive_task = self.loop.call_at(idle_until, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+
+def door(refuse: Refuse, base: type[HttpToolsProtocol] = HttpToolsProtocol) -> type[HttpToolsProtocol]:
+    """Return uvicorn's HTTP protocol, or one derived from it, behind a door of its own."""
+    parts = {"refuse": staticmethod(refuse), "flood": Flood(), "reader": Reader()}
+    return type("Guarded", (Door, base), parts)
 
 
 def guard_door(refuse: Refuse) -> None:

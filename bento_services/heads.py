@@ -1,4 +1,4 @@
-"""Bounds what uvicorn leaves open: how long, and how slow, the head of an HTTP request may be.
+"""Bounds what uvicorn leaves open: how long, and how slow, the head of an HTTP request may be, and idle connections.
 
 Without it a caller without a key holds a connection for ever by sending a header a byte at a time, and fills the memory
 with one header that does not end.
@@ -42,6 +42,7 @@ class BoundedHeads(HttpToolsProtocol):
         if self._num_bytes > self.max_head_bytes and not self.transport.is_closing():
             self.transport.write(TOO_LARGE)
             self.transport.close()
+        self._close_if_idle_later()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -57,8 +58,20 @@ class BoundedHeads(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._end_head()  # also of one that was answered before its end
+        self._end_head()  # also of one that was refused before it
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._num_bytes = 0  # also of one that was answered before its end
+        super().on_response_complete()
+
+    def _close_if_idle_later(self) -> None:
+        """Start uvicorn's timer anew where bytes that are no request stopped it: a line break, the rest of a body."""
+        is_idle = self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None
+        if is_idle and self in self.connections and not self.transport.is_closing():  # no WebSocket by now
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _begin_head(self) -> None:
         self._timer = self.loop.call_later(self.head_seconds, self.transport.close)

@@ -5,10 +5,10 @@ import dataclasses
 
 import pytest
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from bento_services.door import door
+from bento_services.heads import BoundedHeads
 from bento_services.inference.endpoint import OwnPaths
 from bento_services.inference.schemas import OVERLOADED
 from tests.unit.serving.inference_model import Doubles, ask, endpoint_of
@@ -44,6 +44,8 @@ class Wire(asyncio.Transport):
     def close(self):
         self.closed = True
 
+    def set_protocol(self, protocol): ...
+
     def pause_reading(self): ...
 
     def resume_reading(self): ...
@@ -61,7 +63,7 @@ def send(*chunks, **options):
     return answer, let_in, endpoint
 
 
-def send_on_each(*connections, batcher=None, stays_full=False, base=HttpToolsProtocol):
+def send_on_each(*connections, batcher=None, stays_full=False, base=BoundedHeads):
     """Do it on one connection after the other; a function among the chunks is called.
 
     Who is let in finds room, unless it stays full.
@@ -165,7 +167,7 @@ def test_pipelined_requests_are_answered_in_their_order():
 def test_the_second_refusal_of_a_connection_is_the_same_and_nothing_is_set_up_for_it():
     batcher, seen = Full(), []
 
-    class Watched(HttpToolsProtocol):
+    class Watched(BoundedHeads):
         def on_headers_complete(self):
             seen.append("taken in")
             super().on_headers_complete()
@@ -198,6 +200,8 @@ def test_the_second_refusal_of_a_connection_is_the_same_and_nothing_is_set_up_fo
         (request(x_request_id="r1") + request(), [503, 503]),
         (request().replace(b"HTTP/1.1", b"HTTP/9"), [400]),
         (b"\x16\x03\x01 no HTTP", [400]),
+        (request(connection="Upgrade", upgrade="websocket"), []),  # left to uvicorn, which closes
+        (request().replace(b"HTTP/1.1", b"HTTP/1.0"), [503]),
     ],
 )
 def test_in_a_flood_every_other_request_is_answered_as_if_there_were_none(raw, expected):
@@ -237,15 +241,85 @@ def test_a_flood_ends_with_the_first_who_is_let_in():
     assert len(let_in) == 3
 
 
-def test_a_connection_that_is_refused_again_and_again_stays_open_and_an_idle_one_does_not():
+def test_a_head_of_many_bytes_is_refused_once_when_its_body_comes_later():
+    whole = request(body=b"x" * 100, x_long="y" * 70_000)
+    answer, _, _ = send(whole[:-100], whole[-100:], request())
+    assert statuses(answer) == [503, 503]
+
+
+def in_a_flood(talk, *, keep_alive=0.3, app=None):
+    """Run `talk(protocol, wire, endpoint)` on a connection of a full endpoint."""
     endpoint = endpoint_of(Doubles())
     endpoint.serving = dataclasses.replace(endpoint.serving, batcher=Full())
 
-    async def talk_slowly():
-        config = Config(app=OwnPaths(None, endpoint=endpoint), log_config=None, timeout_keep_alive=0.2)
+    async def run():
+        config = Config(app=app or OwnPaths(None, endpoint=endpoint), log_config=None, timeout_keep_alive=keep_alive)
         config.load()
-        protocol, wire = door(endpoint.refuse)(config, ServerState(), {}), Wire()
-        protocol.connection_made(wire)
+        protocol_class = door(endpoint.refuse, BoundedHeads)
+        connections = [(protocol_class(config, ServerState(), {}), Wire()) for _ in range(2)]
+        for protocol, wire in connections:
+            protocol.connection_made(wire)
+        return await talk(*connections)
+
+    return asyncio.run(run())
+
+
+def test_a_request_behind_a_refused_one_is_answered_in_its_turn_and_in_its_time():
+    """Also when the flood goes on meanwhile, and longer than an idle connection may last."""
+
+    async def slow(scope, receive, send_):
+        await asyncio.sleep(0.5)
+        await send_({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send_({"type": "http.response.body", "body": b""})
+
+    async def talk(one, other):
+        (protocol, wire), (elsewhere, _) = one, other
+        protocol.data_received(request() + request(x_request_id="r1"))
+        elsewhere.data_received(request())  # the flood is on
+        protocol.data_received(request())
+        await asyncio.sleep(0.8)
+        return statuses(b"".join(wire.written))
+
+    assert in_a_flood(talk, app=slow)[:2] == [503, 200]
+
+
+def test_who_does_not_read_the_refusals_is_not_read_either():
+    async def talk(one, _):
+        protocol, wire = one
+        protocol.data_received(request())
+        protocol.data_received(request())
+        assert len(wire.written) == 2
+        protocol.pause_writing()
+        for _ in range(5):
+            protocol.data_received(request())
+        await asyncio.sleep(0.05)
+        held = len(wire.written)
+        protocol.resume_writing()
+        await asyncio.sleep(0.05)
+        return held, statuses(b"".join(wire.written))
+
+    assert in_a_flood(talk) == (2, [503] * 7)
+
+
+@pytest.mark.parametrize(
+    "pieces", [[request()[:-4], request()[-4:]], [request(), b"\r\n"], [request(x_request_id="r"), b"\r\n"]]
+)
+def test_an_idle_connection_is_closed_whatever_came_last(pieces):
+    async def talk(one, _):
+        protocol, wire = one
+        for piece in pieces:
+            protocol.data_received(piece)
+            await asyncio.sleep(0.05)
+        assert not wire.closed
+        await asyncio.sleep(0.5)
+        return wire.closed
+
+    assert in_a_flood(talk)
+
+
+def test_a_connection_that_is_refused_again_and_again_stays_open_and_an_idle_one_does_not():
+    async def talk(one, _):
+        protocol, wire = one
         for _ in range(6):
             protocol.data_received(request())
             await asyncio.sleep(0.1)
@@ -253,4 +327,4 @@ def test_a_connection_that_is_refused_again_and_again_stays_open_and_an_idle_one
         await asyncio.sleep(0.4)
         return open_after, num_answers, wire.closed
 
-    assert asyncio.run(talk_slowly()) == (True, 6, True)
+    assert in_a_flood(talk, keep_alive=0.2) == (True, 6, True)
