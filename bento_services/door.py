@@ -43,11 +43,8 @@ class Reader:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._begin()
             return None
-        if self._num_begun != 1 or self._num_complete != 1:
-            self._begin()  # what it has of the next request is not to be taken for this connection's
-            return None
-        if not self._is_plain:
-            self._begin()  # after such a request a parser may take no other
+        if self._num_begun != 1 or self._num_complete != 1 or not self._is_plain:
+            self._begin()  # it may hold a part of another request, or take no other after this one
             return None
         return self._url, self._headers
 
