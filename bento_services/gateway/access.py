@@ -30,15 +30,26 @@ def authenticate(snapshot: Snapshot, authorization: str | None, *, scope: str | 
         raise ApiError(
             401, "KEY_MISSING", "Authorization must be `Bearer <API key>`. See `dethrone keys`.", field="Authorization"
         )
-    digest = sha256_hex(match[1].encode())
-    key = snapshot.keys.get(digest)
-    if key is None or not hmac.compare_digest(key.sha256, digest):
+    key = _known(snapshot, match[1])
+    if key is None:
         raise ApiError(
             401, "KEY_INVALID", "the API key must be a known one that is not revoked.", field="Authorization"
         )
     if scope is not None and scope not in key.scopes:
         raise ApiError(403, "SCOPE_MISSING", f"the API key must have the scope {scope}.", field="Authorization")
     return key
+
+
+def is_known(snapshot: Snapshot, authorization: str | None) -> bool:
+    """Return whether a caller has a key, whatever it is for."""
+    match = _BEARER.fullmatch(authorization or "")
+    return match is not None and _known(snapshot, match[1]) is not None
+
+
+def _known(snapshot: Snapshot, token: str) -> KeyInfo | None:
+    digest = sha256_hex(token.encode())
+    key = snapshot.keys.get(digest)
+    return key if key is not None and hmac.compare_digest(key.sha256, digest) else None
 
 
 def require_project(key: KeyInfo, project: str) -> None:

@@ -76,6 +76,11 @@ class Trace:
         self.generation, self.assigned = route.generation, entry.deployment_id
 
 
+def no_slot() -> ApiError:
+    """Return what a caller is told while the gateway is not free."""
+    return ApiError(503, "OVERLOADED", "the gateway must have a free slot (got none).", retry_after_seconds=1)
+
+
 class Gateway:
     """Checks, dispatches, logs. One instance in one event loop; the follower and the shipper have their own threads."""
 
@@ -246,17 +251,13 @@ class Gateway:
             self.mirror.send(dataclasses.replace(question, seat=None), record, route=route)
         return answer
 
-    def is_free(self) -> bool:
-        """Return whether one more item may be open."""
-        return self.num_open < self.config.max_in_flight
-
-    def no_slot(self) -> ApiError:
-        """Return what a caller is told while the gateway is not free."""
-        return ApiError(503, "OVERLOADED", "the gateway must have a free slot (got none).", retry_after_seconds=1)
+    def has_slots(self, num_items: int = 1) -> bool:
+        """Return whether so many more items may be open."""
+        return self.num_open + num_items <= self.config.max_in_flight
 
     def _require_slot(self) -> None:
-        if not self.is_free():
-            raise self.no_slot()
+        if not self.has_slots():
+            raise no_slot()
 
     def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:
         """Log a defect of ours and return what a caller may know of it."""

@@ -14,25 +14,33 @@ from bento_services.door import guard_door
 from bento_services.gateway.app import build_app, random_ids
 from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.client import InferenceClient
-from bento_services.gateway.config import load_config, store_config_reader
+from bento_services.gateway.config import load_config
 from bento_services.gateway.core import Gateway as Core
 from bento_services.gateway.core import Later
-from bento_services.gateway.flood import refuse
+from bento_services.gateway.flood import Entrance
 from bento_services.gateway.follower import RouteFollower, SqlCatalog
 from bento_services.gateway.later import Worker
 from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.predict import Dispatcher
 from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.reviews import SqlReviews
-from bento_services.gateway.shipper import Shipper, s3_put
+from bento_services.gateway.shipper import Shipper
 from bento_services.gateway.spool import Spool
+from bento_services.gateway.uploader import Uploader
 from bento_services.heads import bound_heads
+from bento_services.listeners import accept_all_at_once
 from bento_services.parent import die_with_parent
 
 REQUEST_TIMEOUT_SECONDS = 30
+# Longer than proxies keep theirs (60 s with nginx and AWS's ALB): who closes first must be the one who sends.
+IDLE_SECONDS = 75
+# A thousand open requests are no garbage: to look at them after every 700 new objects, as Python does, took a quarter
+# of the event loop's time in an overload.
+GC_THRESHOLD = 20_000
 HEALTH_PATHS = frozenset({"/healthz", "/livez", "/readyz"})
 
 app = build_app()
+entrance = Entrance()
 logger = logging.getLogger(__name__)
 
 
@@ -79,9 +87,9 @@ class Gateway:
         self._follower = RouteFollower(
             SqlCatalog(config.catalog_url), local_copy=config.routes_file, poll_seconds=config.poll_seconds
         )
-        self._shipper = Shipper(
-            spool, s3_put(store_config_reader(config.home)), metrics=metrics, interval_seconds=config.ship_seconds
-        )
+        self._uploader = Uploader(config.home)
+        self._uploader.start()
+        self._shipper = Shipper(spool, self._uploader.upload, metrics=metrics, interval_seconds=config.ship_seconds)
         later = Later(
             store=PredictionStore(config.predictions_file, limits=config.store, wall_seconds=time.time),
             reviews=SqlReviews(config.catalog_url),
@@ -103,6 +111,7 @@ class Gateway:
         self._shipper.start()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
 
     async def __is_ready__(self) -> bool:
         """Answer /readyz: ready means that there are routes to follow, the catalog's or the last known."""
@@ -123,13 +132,15 @@ class Gateway:
         await self._later.callbacks.close()
         self._later.store.close()
         self._shipper.stop()
+        self._uploader.close()
 
 
 def _refuse(url: bytes, headers: Mapping[bytes, bytes]) -> bytes | None:
     core = getattr(app.state, "gateway", None)
-    return None if core is None else refuse(core, url, headers)
+    return None if core is None else entrance.refuse(core, url, headers)
 
 
 Gateway.add_asgi_middleware(OwnPaths)  # type: ignore[attr-defined]
-bound_heads()
+accept_all_at_once()
+bound_heads(idle_seconds=IDLE_SECONDS)
 guard_door(_refuse)

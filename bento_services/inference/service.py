@@ -22,6 +22,7 @@ from bento_services.inference.scheduling import let_passes_finish
 from bento_services.inference.schemas import Answers, Row
 from bento_services.inference.tuning import load_tuning
 from bento_services.inference.warm import warm_through
+from bento_services.listeners import accept_all_at_once
 from bento_services.parent import die_with_parent
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Array
@@ -109,6 +110,7 @@ class Inference:
 
 
 Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
+accept_all_at_once()
 bound_heads()
 if not TRACING:
     guard_door(endpoint.refuse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import json
@@ -10,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bento_services.gateway.flood import refuse
-from tests.service.conftest import png
+from bento_services.gateway.flood import Entrance
+from tests.service.conftest import png, token_of
 from tests.service.test_gateway_http import error_of
 
 
@@ -70,10 +71,17 @@ def test_a_flood_is_refused_before_its_bodies_are_read_and_is_logged(bench):
 PREDICT = b"/v1/projects/fashion/predict"
 
 
+KNOWN = {b"authorization": f"Bearer {token_of('reader')}".encode()}
+
+
+async def at_the_door(gateway, url=PREDICT, headers=None):
+    return Entrance().refuse(gateway, url, headers or {})
+
+
 def test_at_the_door_a_flood_is_refused_as_behind_it_but_not_logged(bench):
-    assert refuse(bench.gateway, PREDICT, {}) is None
+    assert asyncio.run(at_the_door(bench.gateway)) is None
     bench.gateway.num_open = 8
-    head, _, body = refuse(bench.gateway, PREDICT, {}).partition(b"\r\n\r\n")
+    head, _, body = asyncio.run(at_the_door(bench.gateway)).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     assert status == "HTTP/1.1 503 Service Unavailable"
     assert bench.records() == []
@@ -83,8 +91,37 @@ def test_at_the_door_a_flood_is_refused_as_behind_it_but_not_logged(bench):
     assert bench.counts() == (1, 1, 0)
     told, other = json.loads(body)["error"], behind.json()["error"]
     assert told | {"request_id": None} == other | {"request_id": None}
-    headers = {name.lower() for name, _ in (line.split(": ", 1) for line in lines)}
-    assert headers == set(behind.headers)
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert set(headers) == set(behind.headers)
+    assert int(headers["content-length"]) == len(body)
+    assert headers["x-request-id"] == told["request_id"]
+
+
+def test_each_refusal_has_an_id_of_its_own(bench):
+    bench.gateway.num_open = 8
+    ids = set()
+    for new_id in ("a", "bb", "cc", "d"):
+        bench.gateway.new_id = lambda new_id=new_id: new_id
+        head, _, body = asyncio.run(at_the_door(bench.gateway)).partition(b"\r\n\r\n")
+        assert b"content-length: %d\r\n" % len(body) in head
+        ids.add(json.loads(body)["error"]["request_id"])
+    assert ids == {"a", "bb", "cc", "d"}
+
+
+def test_in_one_turn_of_the_loop_no_more_come_in_than_there_are_slots(bench):
+    bench.gateway.num_open = 5
+    entrance = Entrance()
+
+    def let_in(headers):
+        return [entrance.refuse(bench.gateway, PREDICT, headers) is None for _ in range(5)]
+
+    async def two_turns():
+        strangers = let_in({}) + let_in({b"authorization": b"Bearer unknown"}) + let_in({b"x-request-id": b"r"})
+        first = let_in(KNOWN)
+        await asyncio.sleep(0)
+        return strangers, first, let_in(KNOWN)
+
+    assert asyncio.run(two_turns()) == ([True] * 15, *([True] * 3 + [False] * 2,) * 2)
 
 
 @pytest.mark.parametrize(
@@ -98,4 +135,4 @@ def test_at_the_door_a_flood_is_refused_as_behind_it_but_not_logged(bench):
 )
 def test_other_requests_come_in_also_in_a_flood(bench, url, headers):
     bench.gateway.num_open = 8
-    assert refuse(bench.gateway, url, headers) is None
+    assert asyncio.run(at_the_door(bench.gateway, url, headers)) is None

@@ -301,7 +301,7 @@ def test_every_answer_is_in_the_store_once_after_an_outage_a_kill_and_a_stop(sta
         follows(gateway.url, 1)
         sent += [ask(gateway.url).json()["prediction_id"] for _ in range(20)]
         wait_until(
-            lambda: "does not take the prediction log" in gateway.log.read_text(), timeout_seconds=30, what="the outage"
+            lambda: "the store does not take it" in gateway.log.read_text(), timeout_seconds=30, what="the outage"
         )
         sent += [ask(gateway.url).json()["prediction_id"] for _ in range(20)]
         gateway.kill()
@@ -311,6 +311,7 @@ def test_every_answer_is_in_the_store_once_after_an_outage_a_kill_and_a_stop(sta
             f"{gateway.url}/v1/projects/fashion/predict", content=b"x", headers=HEADERS, trust_env=False, timeout=20
         )
         assert bad.status_code == 422
+    assert "the gateway does it itself" not in gateway.log.read_text()  # also at its end
     rows = rows_in(s3_store)
     assert sorted(row["prediction_id"] for row in rows if row["prediction_id"]) == sorted(sent)
     assert [row["error_code"] for row in rows if row["error_code"]] == [bad.json()["error"]["code"]]

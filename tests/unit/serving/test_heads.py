@@ -1,9 +1,14 @@
 """What a caller can do to a connection before the application hears of a request, on a real uvicorn."""
 
+import asyncio
+import concurrent.futures
 import contextlib
+import gc
 import socket
+import struct
 import threading
 import time
+import weakref
 
 import pytest
 import uvicorn
@@ -33,14 +38,35 @@ async def app(scope, receive, send):
 
 @pytest.fixture(scope="module")
 def port():
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=Quick, log_config=None, lifespan="off"))
+    with serving(Quick) as (server, _):
+        yield port_of(server)
+
+
+@contextlib.contextmanager
+def serving(protocol, application=None):
+    """Run a server; yields it and what it told of its event loop."""
+    loops = []
+
+    async def told(scope, receive, send):
+        loops.append(asyncio.get_running_loop())
+        await (application or app)(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(told, port=0, http=protocol, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join(timeout=10)
+    try:
+        until = time.monotonic() + 10
+        while not server.started:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        yield server, loops
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+
+
+def port_of(server):
+    return server.servers[0].sockets[0].getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -131,12 +157,120 @@ def test_a_slow_body_is_the_applications_to_judge(port):
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
+@contextlib.contextmanager
+def idle_too_long(*, sent):
+    """Yield a connection on which bytes arrive while the loop is busy with the timer that is to close it."""
+    with serving(BoundedHeads) as (server, loops), connected(port_of(server)) as connection:
+        connection.sendall(GOOD)
+        connection.recv(1000)
+        (protocol,) = server.server_state.connections
+        done = threading.Event()
+
+        def time_is_over():
+            connection.sendall(sent)
+            protocol.timeout_keep_alive_handler()
+            done.set()
+
+        loops[0].call_soon_threadsafe(time_is_over)
+        assert done.wait(5)
+        yield connection
+
+
+def test_an_idle_connection_is_not_closed_on_a_request_that_has_arrived():
+    with idle_too_long(sent=GOOD) as connection:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_idle_connection_is_closed():
+    with idle_too_long(sent=b"") as connection:
+        assert rest(connection) == b""
+
+
+def in_loop(loop, function):
+    """Run a function in the event loop's thread and return what it returns."""
+    future = concurrent.futures.Future()
+    loop.call_soon_threadsafe(lambda: future.set_result(function()))
+    return future.result(10)
+
+
+def test_a_connection_that_was_reset_is_not_kept():
+    with serving(BoundedHeads) as (server, loops):
+        connection = socket.create_connection(("127.0.0.1", port_of(server)), timeout=5)
+        connection.sendall(GOOD)
+        connection.recv(1000)
+        (protocol,) = server.server_state.connections
+        kept = weakref.ref(protocol)
+        del protocol
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        until(lambda: not server.server_state.connections)
+        assert in_loop(loops[0], lambda: (gc.collect(), kept())[1]) is None
+
+
+def until(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_who_reads_no_answer_and_has_closed_is_cut_off_when_its_time_is_over():
+    async def much(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(50_000_000)})
+
+    brief = type("Brief", (BoundedHeads,), {"idle_seconds": 1})
+    with serving(brief, much) as (server, _), connected(port_of(server)) as connection:
+        connection.sendall(GOOD)
+        connection.recv(1000)
+        connection.shutdown(socket.SHUT_WR)
+        until(lambda: not server.server_state.connections)
+
+
+def test_at_the_end_requests_that_have_arrived_are_answered():
+    with serving(BoundedHeads) as (server, loops), contextlib.ExitStack() as stack:
+        new, kept, idle = (stack.enter_context(connected(port_of(server))) for _ in range(3))
+        for connection in (kept, idle):
+            connection.sendall(GOOD)
+            connection.recv(1000)
+        until(lambda: len(server.server_state.connections) == 3)
+
+        def end():
+            for connection in (new, kept):
+                connection.sendall(GOOD)
+            for protocol in list(server.server_state.connections):
+                protocol.shutdown()
+
+        in_loop(loops[0], end)
+        assert [rest(connection)[:12] for connection in (new, kept, idle)] == [b"HTTP/1.1 200"] * 2 + [b""]
+
+
+def test_an_unfinished_head_of_many_headers_is_refused(port):
+    headers = b"".join(b"a%d: b\r\n" % number for number in range(heads.MAX_HEADERS + 2))
+    with connected(port) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n" + headers)
+        assert rest(connection) == heads.TOO_LARGE
+    with connected(port) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n" + headers + b"\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
+def test_how_long_a_connection_may_be_idle_can_be_set():
+    brief = type("Brief", (BoundedHeads,), {"idle_seconds": 1})
+    with serving(brief) as (server, _), connected(port_of(server)) as connection:
+        connection.sendall(GOOD)
+        began = time.monotonic()
+        assert rest(connection).startswith(b"HTTP/1.1 200 ")
+        assert time.monotonic() - began < 4  # uvicorn's own is 5
+
+
 def test_bentomls_server_takes_it_on_top_of_what_is_set(monkeypatch):
     class Other(HttpToolsProtocol):
         pass
 
     monkeypatch.setattr(auto, "AutoHTTPProtocol", Other)
-    bound_heads()
+    bound_heads(idle_seconds=75)
     loaded = uvicorn.Config(app)
     loaded.load()
     assert loaded.http_protocol_class.__mro__[1:4] == (BoundedHeads, Other, HttpToolsProtocol)
+    assert loaded.http_protocol_class.idle_seconds == 75

@@ -3,13 +3,16 @@
 import dataclasses
 import errno
 import fcntl
+import functools
 import hashlib
 import io
 import json
 import os
 import re
 import struct
+import time
 import zlib
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +22,7 @@ from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.records import SCHEMA, LogRecord, read_records, to_bytes, to_parts
 from bento_services.gateway.shipper import Shipper
 from bento_services.gateway.spool import Spool
+from bento_services.gateway.uploader import Uploaded, upload
 
 DAY_MS = 86_400_000
 AT_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -78,7 +82,7 @@ class Store:
 
 
 def shipper(spool, store, metrics=None):
-    return Shipper(spool, store.put, metrics=metrics or Metrics(), interval_seconds=0.01)
+    return Shipper(spool, functools.partial(upload, put=store.put), metrics=metrics or Metrics(), interval_seconds=0.01)
 
 
 def test_a_record_reads_back_as_it_was_payload_or_not():
@@ -132,13 +136,97 @@ def test_the_spool_keeps_order_over_segments_and_restarts(tmp_path):
     first = Spool(folder, limit_bytes=MIB, segment_bytes=600)
     for number in range(5):
         assert first.append(record(number)) == "logged"
-    first.close()
+    first.seal()
     second = Spool(folder, limit_bytes=MIB, segment_bytes=600)
     for number in range(5, 8):
         assert second.append(record(number)) == "logged"
     assert [found.prediction_id for found in spooled(second)] == [f"p{n}" for n in range(8)]
     assert second.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
     assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o600"}
+
+
+def test_no_answer_waits_for_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(spool_module.os, "fsync", synced.append)
+    spool = Spool(tmp_path, limit_bytes=MIB, segment_bytes=1)
+    assert [spool.append(record(number)) for number in range(3)] == ["logged"] * 3
+    assert synced == []
+    spool.seal()
+    assert len(synced) == len(spool.sealed()) == 3
+
+
+def test_what_the_disk_does_not_take_is_sealed_later(tmp_path, monkeypatch):
+    spool = Spool(tmp_path, limit_bytes=MIB, segment_bytes=1)
+
+    def broken(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(spool_module.os, "fsync", broken)
+    for number in range(2):
+        spool.append(record(number))
+        spool.seal()
+    assert spool.sealed() == []
+    assert spool.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir()) > 0
+    monkeypatch.undo()
+    assert [found.prediction_id for found in spooled(spool)] == ["p0", "p1"]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".sealed"}
+
+
+def test_one_segment_that_cannot_be_sealed_does_not_hold_up_the_others(tmp_path, monkeypatch):
+    spool = Spool(tmp_path, limit_bytes=MIB, segment_bytes=1)
+    calls = []
+
+    def broken_once(_):
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(spool_module.os, "fsync", broken_once)
+    for number in range(2):
+        spool.append(record(number))
+    assert [found.prediction_id for found in spooled(spool)] == ["p1"]
+    assert [found.prediction_id for found in spooled(spool)] == ["p0", "p1"]
+
+
+def test_what_another_gateway_shipped_is_not_counted_any_more(tmp_path):
+    first, second = (Spool(tmp_path, limit_bytes=MIB, segment_bytes=1) for _ in range(2))
+    first.append(record(1))
+    first.seal()
+    assert shipper(second, Store()).ship()
+    assert first.size_bytes > 0
+    first.seal()
+    assert first.size_bytes == 0
+
+
+def test_a_segment_that_somebody_removed_is_forgotten(tmp_path, caplog):
+    spool = Spool(tmp_path, limit_bytes=MIB, segment_bytes=MIB)
+    spool.append(record(1))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    spool.seal()
+    assert (spool.sealed(), spool.size_bytes) == ([], 0)
+    assert "somebody has removed it" in caplog.text
+    spool.append(record(2))
+    assert [found.prediction_id for found in spooled(spool)] == ["p2"]
+
+
+def test_a_file_system_without_locks_fails_each_record_and_leaves_nothing(tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(spool_module.fcntl, "flock", unknown)
+    spool = Spool(tmp_path, limit_bytes=MIB, segment_bytes=MIB)
+    assert [spool.append(record(number)) for number in range(3)] == ["failed"] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_restart_keeps_what_it_cannot_read(tmp_path, caplog):
+    head = b'{"kind":"prediction"}'
+    strange = to_bytes(record(1)) + struct.pack(">III", len(head), 0, zlib.crc32(head)) + head
+    (tmp_path / "000000000007-4242.open").write_bytes(strange)
+    (segment,) = Spool(tmp_path, limit_bytes=MIB, segment_bytes=MIB).sealed()
+    assert segment.read_bytes() == strange
+    assert "a record of another format" in caplog.text
 
 
 def test_a_full_spool_says_no_and_takes_again_after_shipping(tmp_path):
@@ -272,6 +360,70 @@ def test_a_damaged_segment_gives_its_whole_records_and_does_not_block_the_next(s
     assert sorted(row["prediction_id"] for row in store.rows()) == ["p1", "p3"]
     assert metrics.get("dethrone_log_damaged_segments_total") == 1
     assert re.search("cannot be read behind byte", caplog.text)
+
+
+def test_a_record_of_another_format_does_not_block_the_next_segment(spool, caplog):
+    spool.append(record(1))
+    spool.seal()
+    (segment,) = spool.sealed()
+    head = b'{"kind":"prediction"}'
+    segment.write_bytes(segment.read_bytes() + struct.pack(">III", len(head), 0, zlib.crc32(head)) + head)
+    spool.append(record(2))
+    store, metrics = Store(), Metrics()
+    assert shipper(spool, store, metrics).ship()
+    assert sorted(row["prediction_id"] for row in store.rows()) == ["p1", "p2"]
+    assert metrics.get("dethrone_log_damaged_segments_total") == 1
+    assert "a record of another format behind byte" in caplog.text
+
+
+def test_a_segment_that_cannot_be_read_now_waits(spool, monkeypatch, caplog):
+    spool.append(record(1))
+    store, metrics = Store(), Metrics()
+
+    def broken(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", broken)
+        assert not shipper(spool, store, metrics).ship()
+    assert re.search(r"waits here: segment \S+ cannot be read \(Input/output error\)", caplog.text)
+    assert metrics.get("dethrone_log_ship_failures_total") == 1
+    assert shipper(spool, store).ship()
+    assert [row["prediction_id"] for row in store.rows()] == ["p1"]
+
+
+def test_what_comes_while_a_queue_of_segments_is_shipped_is_sealed_meanwhile(tmp_path):
+    spool = Spool(tmp_path, limit_bytes=MIB, segment_bytes=1)
+    for number in range(2):
+        spool.append(record(number))
+    seen = []
+
+    def look(segment):
+        seen.append([path.suffix for path in sorted(tmp_path.iterdir())])
+        if len(seen) == 1:
+            spool.append(record(2))
+        return Uploaded(1, 1)
+
+    assert Shipper(spool, look, metrics=Metrics(), interval_seconds=1).ship()
+    assert seen == [[".sealed"] * 2] * 2
+
+
+def test_a_defect_does_not_end_the_thread(spool, caplog):
+    store, failures = Store(), [RuntimeError("a defect")]
+
+    def broken_once(segment):
+        if failures:
+            raise failures.pop()
+        return upload(segment, put=store.put)
+
+    running = Shipper(spool, broken_once, metrics=Metrics(), interval_seconds=0.01)
+    spool.append(record(1))
+    running.start()
+    while failures:
+        time.sleep(0.01)
+    running.stop()
+    assert [row["prediction_id"] for row in store.rows()] == ["p1"]
+    assert "it is tried again" in caplog.text
 
 
 def test_the_thread_ships_while_running_and_once_more_when_it_stops(spool):
