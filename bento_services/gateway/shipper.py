@@ -45,14 +45,16 @@ class Shipper:
             self._thread.join(timeout=STOP_SECONDS)
 
     def ship(self) -> bool:
-        """Ship every record written so far; False when that is not possible now."""
+        """Ship every record written so far; False when that is not possible now. One bad segment holds up no other."""
         with self._shipping:
             self._spool.seal()
+            num_left = 0
             for segment in self._spool.sealed():
-                if not self._ship_segment(segment):
-                    return False
+                num_left += not self._ship_segment(segment)
+                if self._away:
+                    break
                 self._spool.seal()  # a long queue of segments keeps no record from the disk
-            return True
+            return not num_left
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_seconds):
@@ -69,9 +71,9 @@ class Shipper:
     def _ship_segment(self, segment: Path) -> bool:
         uploaded = self._upload(segment)
         if uploaded.failure is not None:
-            if not self._away:
+            if not (uploaded.is_store_away and self._away):  # said once, until it is back
                 logger.warning("the prediction log waits here: %s", uploaded.failure)
-            self._away = True
+            self._away = uploaded.is_store_away
             self._metrics.add("dethrone_log_ship_failures_total")
             return False
         if self._away:

@@ -40,13 +40,15 @@ logger = logging.getLogger(__name__)
 class Uploaded:
     """What became of a segment.
 
-    `damage` says why what follows its whole records cannot be read; `failure` why the segment is not in the store.
+    `damage` says why what follows its whole records cannot be read; `failure` why the segment is not in the store, and
+    `is_store_away` whether it would be the same with every other.
     """
 
     num_records: int = 0
     num_parts: int = 0
     damage: str | None = None
     failure: str | None = None
+    is_store_away: bool = False
 
 
 def upload(segment: Path, *, put: Put) -> Uploaded:
@@ -69,9 +71,9 @@ def upload(segment: Path, *, put: Put) -> Uploaded:
         for key, part in parts.items():
             put(key, part)
     except ConfigError as error:
-        return Uploaded(failure=str(error))
+        return Uploaded(failure=str(error), is_store_away=True)
     except Exception as error:  # noqa: BLE001  whatever the store's client raises: it is tried again
-        return Uploaded(failure=f"the store does not take it ({type(error).__name__})")
+        return Uploaded(failure=f"the store does not take it ({type(error).__name__})", is_store_away=True)
     return Uploaded(len(records), len(parts), damage)
 
 

@@ -376,6 +376,24 @@ def test_a_record_of_another_format_does_not_block_the_next_segment(spool, caplo
     assert "a record of another format behind byte" in caplog.text
 
 
+def test_one_bad_segment_holds_up_no_other_and_a_store_that_is_away_is_asked_once(tmp_path, caplog):
+    spool = Spool(tmp_path, limit_bytes=MIB, segment_bytes=1)
+    for number in range(3):
+        spool.append(record(number))
+    answers = [Uploaded(failure="bad segment"), Uploaded(1, 1), Uploaded(failure="away", is_store_away=True)]
+    asked = []
+
+    def answer(segment):
+        asked.append(segment.name[:12])
+        return answers.pop(0) if answers else Uploaded(failure="away", is_store_away=True)
+
+    ship = Shipper(spool, answer, metrics=Metrics(), interval_seconds=1)
+    assert [ship.ship() for _ in range(3)] == [False] * 3
+    assert asked == [f"{number:012d}" for number in (1, 2, 3, 1, 1)]
+    assert caplog.messages == ["the prediction log waits here: bad segment", "the prediction log waits here: away"]
+    assert len(spool.sealed()) == 2
+
+
 def test_a_segment_that_cannot_be_read_now_waits(spool, monkeypatch, caplog):
     spool.append(record(1))
     store, metrics = Store(), Metrics()
