@@ -214,6 +214,19 @@ def until(condition):
         time.sleep(0.01)
 
 
+def test_who_leaves_before_the_answers_to_requests_in_a_row_is_no_error(caplog):
+    async def slow(scope, receive, send):
+        await asyncio.sleep(0.05)
+        await app(scope, receive, send)
+
+    with serving(BoundedHeads, slow) as (server, loops), connected(port_of(server)) as connection:
+        connection.sendall(GOOD * 5)
+        connection.shutdown(socket.SHUT_WR)
+        rest(connection)
+        until(lambda: loops and not server.server_state.tasks)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_who_reads_no_answer_and_has_closed_is_cut_off_when_its_time_is_over():
     async def much(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
