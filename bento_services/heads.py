@@ -97,9 +97,9 @@ class BoundedHeads(HttpToolsProtocol):
         """Whether the last request is answered and the next has not begun."""
         return self.timeout_keep_alive_task is not None
 
-    def close_if_idle(self) -> None:
-        """Close the connection, if it is idle and no request has arrived: another needs its place."""
-        if self.is_idle and not _has_arrived(self.transport):
+    def make_room(self) -> None:
+        """Close the connection, which is idle, unless a request has arrived: another needs its place."""
+        if not _has_arrived(self.transport):
             self.transport.close()
 
     def shutdown(self) -> None:

@@ -108,13 +108,7 @@ class AllAtOnceServer(uvicorn.Server):
         await super().startup([])
         self._most = raise_file_limit()
         self._listeners = tuple(
-            Listener(
-                listening,
-                self._protocol,
-                backlog=self.config.backlog,
-                room=self._room,
-            )
-            for listening in sockets
+            Listener(listening, self._protocol, backlog=self.config.backlog, room=self._room) for listening in sockets
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -129,7 +123,7 @@ class AllAtOnceServer(uvicorn.Server):
         if room <= 0:
             idle = (one for one in connections if isinstance(one, BoundedHeads) and one.is_idle)
             for connection in list(itertools.islice(idle, MAX_IN_A_TURN)):
-                connection.close_if_idle()
+                connection.make_room()
         return room
 
     def _protocol(self) -> asyncio.Protocol:

@@ -48,13 +48,13 @@ class Shipper:
         """Ship every record written so far; False when that is not possible now. One bad segment holds up no other."""
         with self._shipping:
             self._spool.seal()
-            num_left = 0
+            is_all = True
             for segment in self._spool.sealed():
-                num_left += not self._ship_segment(segment)
+                is_all = self._ship_segment(segment) and is_all
                 if self._away:
                     break
                 self._spool.seal()  # a long queue of segments keeps no record from the disk
-            return not num_left
+            return is_all
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_seconds):

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bento_services import heads
 from bento_services.heads import BoundedHeads, bound_heads
+from tests.services import wait_until
 
 GOOD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
 
@@ -55,10 +56,7 @@ def serving(protocol, application=None):
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        until = time.monotonic() + 10
-        while not server.started:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_until(lambda: server.started, timeout_seconds=10, what="the server")
         yield server, loops
     finally:
         server.should_exit = True
@@ -157,6 +155,13 @@ def test_a_slow_body_is_the_applications_to_judge(port):
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
+def in_loop(loop, function):
+    """Run a function in the event loop's thread and return what it returns."""
+    future = concurrent.futures.Future()
+    loop.call_soon_threadsafe(lambda: future.set_result(function()))
+    return future.result(10)
+
+
 @contextlib.contextmanager
 def idle_too_long(*, sent):
     """Yield a connection on which bytes arrive while the loop is busy with the timer that is to close it."""
@@ -164,15 +169,12 @@ def idle_too_long(*, sent):
         connection.sendall(GOOD)
         connection.recv(1000)
         (protocol,) = server.server_state.connections
-        done = threading.Event()
 
         def time_is_over():
             connection.sendall(sent)
             protocol.timeout_keep_alive_handler()
-            done.set()
 
-        loops[0].call_soon_threadsafe(time_is_over)
-        assert done.wait(5)
+        in_loop(loops[0], time_is_over)
         yield connection
 
 
@@ -186,13 +188,6 @@ def test_an_idle_connection_is_closed():
         assert rest(connection) == b""
 
 
-def in_loop(loop, function):
-    """Run a function in the event loop's thread and return what it returns."""
-    future = concurrent.futures.Future()
-    loop.call_soon_threadsafe(lambda: future.set_result(function()))
-    return future.result(10)
-
-
 def test_a_connection_that_was_reset_is_not_kept():
     with serving(BoundedHeads) as (server, loops):
         connection = socket.create_connection(("127.0.0.1", port_of(server)), timeout=5)
@@ -203,15 +198,8 @@ def test_a_connection_that_was_reset_is_not_kept():
         del protocol
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
-        until(lambda: not server.server_state.connections)
+        wait_until(lambda: not server.server_state.connections, timeout_seconds=10, what="the end of the connection")
         assert in_loop(loops[0], lambda: (gc.collect(), kept())[1]) is None
-
-
-def until(condition):
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_who_leaves_before_the_answers_to_requests_in_a_row_is_no_error(caplog):
@@ -223,7 +211,7 @@ def test_who_leaves_before_the_answers_to_requests_in_a_row_is_no_error(caplog):
         connection.sendall(GOOD * 5)
         connection.shutdown(socket.SHUT_WR)
         rest(connection)
-        until(lambda: loops and not server.server_state.tasks)
+        wait_until(lambda: loops and not server.server_state.tasks, timeout_seconds=10, what="the end of its requests")
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
@@ -237,7 +225,7 @@ def test_who_reads_no_answer_and_has_closed_is_cut_off_when_its_time_is_over():
         connection.sendall(GOOD)
         connection.recv(1000)
         connection.shutdown(socket.SHUT_WR)
-        until(lambda: not server.server_state.connections)
+        wait_until(lambda: not server.server_state.connections, timeout_seconds=10, what="the end of the connection")
 
 
 def test_at_the_end_requests_that_have_arrived_are_answered():
@@ -246,7 +234,7 @@ def test_at_the_end_requests_that_have_arrived_are_answered():
         for connection in (kept, idle):
             connection.sendall(GOOD)
             connection.recv(1000)
-        until(lambda: len(server.server_state.connections) == 3)
+        wait_until(lambda: len(server.server_state.connections) == 3, timeout_seconds=10, what="the connections")
 
         def end():
             for connection in (new, kept):

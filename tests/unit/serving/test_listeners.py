@@ -13,6 +13,7 @@ import uvloop
 from bento_services import listeners
 from bento_services.heads import BoundedHeads
 from bento_services.listeners import AllAtOnceServer, Listener, accept_all_at_once, raise_file_limit
+from tests.services import wait_until
 
 GOOD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 TURNS = 4  # of the event loop, until a connection is accepted and has begun
@@ -52,14 +53,6 @@ async def serving(bound, kind=AllAtOnceServer, protocol="auto"):
         yield server
     finally:
         await asyncio.wait_for(server.shutdown([bound]), 10)
-
-
-async def until(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError
 
 
 async def answer(caller):
@@ -165,7 +158,7 @@ def test_without_files_it_rests_and_goes_on(caplog):
             listener = Listener(bound, begin, backlog=8, room=lambda: 8)
             await turns()
             assert made == []
-            await until(lambda: len(made) == 2)
+            await asyncio.to_thread(wait_until, lambda: len(made) == 2, timeout_seconds=10, what="both connections")
             await listener.close()
 
     uvloop.run(main())

@@ -16,7 +16,7 @@ import pytest
 from bento_services.gateway import uploader as uploader_module
 from bento_services.gateway.records import to_bytes
 from bento_services.gateway.uploader import NICENESS, Uploaded, Uploader, s3_put, upload
-from tests.unit.serving.test_prediction_log import record
+from tests.unit.serving.log_case import record
 
 
 class Bucket(BaseHTTPRequestHandler):
