@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError
+from pipeline_tasks.settings import reach_own_services
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 Command = Callable[[argparse.Namespace], Any]
@@ -21,6 +22,7 @@ Command = Callable[[argparse.Namespace], Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    reach_own_services()
     parsed = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if parsed.verbose else logging.WARNING, format="%(message)s")
     try:

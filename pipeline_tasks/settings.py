@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.proxies import without_own_services
 
 INSTALLED_AT = "installed_at"
 RESTORING = "restore-in-progress"  # a home that holds this is not whole
@@ -183,6 +184,14 @@ def gpu_pod_template() -> str | None:
 def process_environment() -> dict[str, str]:
     """Return a copy of this process's environment, for the commands that hand it on to programs that they start."""
     return dict(os.environ)
+
+
+def reach_own_services() -> None:
+    """Keep this process's requests to the stack away from the proxies of its shell; outside services use them."""
+    environment = without_own_services(os.environ)
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def installed_at() -> dt.datetime | None:

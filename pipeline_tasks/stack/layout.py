@@ -5,9 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline_tasks.errors import ConfigError
+
 MAX_SOCKET_PATH_BYTES = 100  # Linux allows 107; the supervisor adds a suffix of its own while it binds
+
+# What a path must not hold, and the part that could not read it. Blanks, percent signs, quotes and other scripts are fine.
+_UNREADABLE: Mapping[str, str] = {
+    "$": "Airflow takes it for a variable",
+    ",": "SeaweedFS takes it for a list of folders",
+    "?": "SQLite's address ends there",
+    "*": "the supervisor takes it for a pattern",
+    "[": "the supervisor takes it for a pattern",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,6 +127,21 @@ class StackLayout:
 
     def log_file(self, program: str) -> Path:
         return self.logs_dir / f"{program}.log"
+
+
+def check_paths(layout: StackLayout) -> None:
+    """Refuse, before anything is written, a path that a part of the stack could not read.
+
+    Raises:
+        ConfigError: names the path, the character and the part.
+    """
+    for name, path, unreadable in (
+        ("DETHRONE_HOME", layout.home, _UNREADABLE),
+        ("the checkout's path", layout.root, {"$": _UNREADABLE["$"]}),
+    ):
+        for character, reason in unreadable.items():
+            if character in str(path):
+                raise ConfigError(f"{name} must have no {character} (got {path}): {reason}. Use another folder.")
 
 
 def source_root() -> Path:

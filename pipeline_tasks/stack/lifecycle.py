@@ -18,7 +18,7 @@ from typing import Any
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, airflow_setup, processes, programs
 from pipeline_tasks.stack.events import Event, OnEvent, ignore_event
-from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.layout import StackLayout, check_paths, source_root
 from pipeline_tasks.stack.secret_files import ensure_secrets, write_private
 from pipeline_tasks.stack.startup import POLL_SECONDS, PORTS_OF, PortTaken, Start, start_all
 from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, Program, render_program, render_supervisord
@@ -57,6 +57,7 @@ def up(
         ServiceUnavailable: a part did not become healthy; the message holds its last log lines.
     """
     layout = StackLayout(home=home.resolve(), root=root or source_root())
+    check_paths(layout)
     layout.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with exclusive(layout, on_event=on_event):
         for attempt in range(1, PORT_ATTEMPTS + 1):

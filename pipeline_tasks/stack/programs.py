@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline_tasks.proxies import without_own_services
 from pipeline_tasks.stack.addresses import ADMIN_GRPC_OFFSET, LOOPBACK, address
 from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.supervisor_conf import MARKER, Program
@@ -39,17 +40,14 @@ def base_environment(
     """Return what every process of the stack inherits: the caller's variables, cleaned, and ours. No secrets."""
     kept = {
         key: value
-        for key, value in environment.items()
+        for key, value in without_own_services(environment).items()
         if not key.startswith(_FOREIGN_PREFIXES) and key not in _FOREIGN_NAMES
     }
-    no_proxy = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), LOOPBACK, "localhost"]))
     return kept | {
         MARKER: str(layout.home),
         "DETHRONE_HOME": str(layout.home),
         "DETHRONE_PROJECTS": str(projects_dir),
         "PATH": f"{bin_dir}:{kept.get('PATH', '/usr/local/bin:/usr/bin:/bin')}",
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
         "PYTHONUNBUFFERED": "1",
         "SPT_NOENV": "1",  # setproctitle would overwrite the environment in which `down` looks for the marker
         "AIRFLOW_HOME": str(layout.airflow_home),

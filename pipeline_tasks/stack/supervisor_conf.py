@@ -52,7 +52,7 @@ def render_program(program: Program) -> str:
         "stopasgroup": "true",
         "killasgroup": "true",
         "priority": str(program.priority),
-        "stdout_logfile": str(program.log_file),
+        "stdout_logfile": str(program.log_file).replace("%", "%%"),  # the supervisor expands this one twice
         "stdout_logfile_maxbytes": "10MB",
         "stdout_logfile_backups": "3",
         "redirect_stderr": "true",
@@ -73,7 +73,8 @@ def render_supervisord(layout: StackLayout, *, user: str | None) -> str:
         "[rpcinterface:supervisor]\n"
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n\n"
         f"[supervisorctl]\nserverurl=unix://{_plain('serverurl', str(layout.socket))}\n\n"
-        f"[include]\nfiles={_plain('files', str(layout.programs_dir))}/*.conf\n"
+        # Relative to this file: the supervisor splits the list of patterns at blanks.
+        f"[include]\nfiles={layout.programs_dir.name}/*.conf\n"
     )
 
 

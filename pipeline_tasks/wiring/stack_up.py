@@ -12,6 +12,7 @@ from pipeline_tasks.catalog.serving import EVERY_PROJECT, ServingRepository
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.settings import INSTALLED_AT, RESTORING, catalog_url
 from pipeline_tasks.stack import lifecycle
+from pipeline_tasks.stack.layout import StackLayout, check_paths, source_root
 from pipeline_tasks.stack.lifecycle import OnEvent, UpReport
 from pipeline_tasks.stack.secret_files import ensure_secret
 
@@ -24,9 +25,10 @@ def start_stack(
     """Start what is not running; safe to repeat, to interrupt and to run twice at once.
 
     Raises:
-        ConfigError: a restore of this home was cut short.
+        ConfigError: a restore of this home was cut short, or a part could not read its path.
         PermanentError: a newer Dethrone has upgraded the catalog; nothing is started.
     """
+    check_paths(StackLayout(home=home.resolve(), root=source_root()))
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (home / RESTORING).exists():
         raise ConfigError(
