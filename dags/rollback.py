@@ -19,7 +19,7 @@ for project in load_valid_projects():
         schedule=None,
         params={
             "to_version": Param(None, type=["null", "string"], title="Model version (empty: the champion before)"),
-            "reason": Param("by hand", type="string", minLength=3, title="Why (kept in the ledger)"),
+            "reason": Param("by hand", type="string", minLength=3, pattern=r"\S", title="Why (kept in the ledger)"),
         },
         **dag_arguments(project, "rollback", doc=DOC),
     ):

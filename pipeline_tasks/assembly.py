@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_tasks import faults
+from pipeline_tasks.adapters.airflow_rest import AirflowRest
 from pipeline_tasks.adapters.gateway import GatewayClient
 from pipeline_tasks.adapters.s3 import S3ObjectStore
 from pipeline_tasks.catalog.database import Database, create_engine
@@ -19,6 +20,7 @@ from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_loader import load_project
 from pipeline_tasks.settings import Settings, load_settings
 
+AIRFLOW_PATIENCE_SECONDS = 10.0
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -78,6 +80,16 @@ class Parts:
     def gateway(self) -> GatewayClient:
         key = (self.settings.home / "secrets" / "gateway_admin_key").read_text().strip()
         return GatewayClient(self.settings.gateway_url, api_key=key)
+
+    @cached_property
+    def airflow(self) -> AirflowRest:
+        settings = self.settings
+        return AirflowRest(
+            settings.airflow_url,
+            username="admin",
+            password=settings.airflow_admin_password,
+            patience_seconds=AIRFLOW_PATIENCE_SECONDS,
+        )
 
     @cached_property
     def target(self) -> Any:

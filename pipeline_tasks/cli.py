@@ -6,48 +6,126 @@ Exit codes: 0 done, 1 failed, 2 usage or a wrong file, 3 a gate said no.
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from pipeline_tasks.command_answer import Answer, as_answer, print_answer
 from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError
-from pipeline_tasks.settings import reach_own_services
+from pipeline_tasks.settings import projects_dir, reach_own_services
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
+NOBODY_READS = 141  # what a shell gives a program that SIGPIPE ended
 Command = Callable[[argparse.Namespace], Any]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose refusal is an error like any other, so that `--json` holds for it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        raise ConfigError(f"{message} (see `{self.prog} --help`)", code="USAGE")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    reach_own_services()
-    parsed = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO if parsed.verbose else logging.WARNING, format="%(message)s")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in words
+    shell = reach_own_services()
     try:
-        result = parsed.command(parsed)
+        with _quiet(verbose="--verbose" in words), _only_the_answer() if as_json else contextlib.nullcontext():
+            answer = _answer(words, shell=shell, as_json=as_json)
+        print_answer(answer, as_json=as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of `dethrone history shop | head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
+    return answer.code
+
+
+def _answer(words: Sequence[str], *, shell: Mapping[str, str], as_json: bool) -> Answer:
+    try:
+        parsed = build_parser().parse_args(words, argparse.Namespace(shell=shell))
+        _require_known_project(parsed)
+        return as_answer(parsed.command(parsed))
     except GateClosed as error:
-        return _fail(error, REFUSED)
+        return _failure(error.code, str(error), REFUSED)
     except ConfigError as error:
-        return _fail(error, USAGE)
+        return _failure(error.code, str(error), USAGE)
     except PipelineError as error:
-        return _fail(error, FAILED)
+        return _failure(error.code, str(error), FAILED)
     except KeyboardInterrupt:
-        print("\nStopped by hand. The same command goes on where it was.", file=sys.stderr)  # noqa: T201
-        return FAILED
-    if isinstance(result, int) and not isinstance(result, bool):
-        return result
-    if result is not None:
-        _print(result, as_json=parsed.json)
-    return DONE
+        return _failure("STOPPED", "Stopped by hand. The same command goes on where it was.", FAILED)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if not as_json:
+            raise
+        traceback.print_exc()
+        return _failure("INTERNAL", f"{type(error).__name__}: {error}", FAILED)
+
+
+def _failure(code: str, message: str, exit_code: int) -> Answer:
+    print(f"error [{code}]: {message}", file=sys.stderr)  # noqa: T201
+    return Answer({"error": {"code": code, "message": message}}, ("",), code=exit_code)
+
+
+def _require_known_project(parsed: argparse.Namespace) -> None:
+    """Refuse an unknown project for every command that takes one; `*` are all of them."""
+    from pipeline_tasks import commands
+    from pipeline_tasks.assembly import build_parts
+    from pipeline_tasks.wiring.projects import project_folders, require_known
+
+    name = parsed.name if parsed.command is commands.project else getattr(parsed, "project", None)
+    if name in {None, "*"} or name in project_folders(projects_dir()):
+        return
+    try:
+        parts = build_parts()
+    except ConfigError:  # nothing was started here yet
+        require_known(name, projects_dir=projects_dir(), database=None)
+    else:
+        require_known(name, projects_dir=parts.settings.projects_dir, database=parts.database)
+
+
+@contextlib.contextmanager
+def _quiet(*, verbose: bool) -> Iterator[None]:
+    """Leave the libraries' warnings out, and log what matters on standard error."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    with warnings.catch_warnings():
+        if not verbose:
+            warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _only_the_answer() -> Iterator[None]:
+    """Send what a command, its libraries and its children print to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            kept = os.dup(1)
+            os.dup2(2, 1)
+        except OSError:  # there is no standard output, or no standard error
+            yield
+            return
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command; the README lists them all (tested)."""
-    parser = argparse.ArgumentParser(prog="dethrone", description=__doc__)
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print JSON")
+    parser = _Parser(prog="dethrone", description=__doc__)
+    shared = _Parser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print one JSON object")
     shared.add_argument("--verbose", action="store_true", help="say what happens meanwhile")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -92,9 +170,10 @@ def _add_projects(add: Add) -> None:
     init = add("init", commands.init, "write a working start of a new project")
     init.add_argument("name")
     init.add_argument("--template", default="image-classification")
-    project = add("project", commands.project, "validate or list projects")
-    project.add_argument("action", choices=["validate", "list", "schema"])
+    project = add("project", commands.project, "validate, list or remove projects")
+    project.add_argument("action", choices=["validate", "list", "schema", "remove"])
     project.add_argument("name", nargs="?")
+    project.add_argument("--yes", action="store_true", help="remove: do not ask")
 
 
 def _add_stages(add: Add) -> None:
@@ -114,7 +193,8 @@ def _add_stages(add: Add) -> None:
     rollback = add("rollback", commands.rollback, "return to an earlier champion")
     rollback.add_argument("project")
     rollback.add_argument("--to-version")
-    rollback.add_argument("--reason", required=True)
+    rollback.add_argument("--reason", required=True, help="why: it stands in the ledger")
+    rollback.add_argument("--yes", action="store_true", help="do not ask on a terminal")
     predict = add("predict", commands.predict, "send one file to the gateway and print the answer")
     predict.add_argument("project")
     predict.add_argument("file", type=Path)
@@ -230,18 +310,6 @@ def _add_keeping(add: Add) -> None:
     secrets = add("secrets", commands_keeping.secrets, "generate the production stack's passwords and keys")
     secrets.add_argument("folder", type=Path)
     add("upgrade", commands_keeping.upgrade, "bring the catalog to this version's schema; `up` does so by itself")
-
-
-def _fail(error: PipelineError, code: int) -> int:
-    print(f"error [{error.code}]: {error}", file=sys.stderr)  # noqa: T201
-    return code
-
-
-def _print(result: Any, *, as_json: bool) -> None:
-    if as_json or not isinstance(result, str):
-        print(json.dumps(result, indent=2, default=str))  # noqa: T201
-    else:
-        print(result)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -4,88 +4,91 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from pipeline_tasks.command_answer import Answer, console
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.settings import home_from, load_settings, process_environment, projects_dir
+from pipeline_tasks.settings import home_from, load_settings, process_environment, projects_dir, user_name
 
-
-def _console() -> Console:
-    """Return a console that is wide enough for tables where the output goes to a file."""
-    console = Console(highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, width=140)
+if TYPE_CHECKING:
+    from pipeline_tasks.stack.status import StackStatus
 
 
 def _home() -> Path:
     return home_from(process_environment())
 
 
-def up(arguments: argparse.Namespace) -> Any:
+def up(_arguments: argparse.Namespace) -> Answer:
     """Start the stack."""
     from pipeline_tasks.stack import render
     from pipeline_tasks.wiring.stack_up import start_stack
 
-    console = _console()
-    with render.progress(console) as on_event:
+    with render.progress(console()) as on_event:
         report = start_stack(_home(), projects_dir=projects_dir(), environment=process_environment(), on_event=on_event)
-    if arguments.json:
-        return dataclasses.asdict(report)
-    console.print(render.up_table(report))
-    console.print(f"Passwords are in {_home() / 'secrets'} (airflow_admin_password, label_studio_password).")
-    return None
+    passwords = f"Passwords are in {_home() / 'secrets'} (airflow_admin_password, label_studio_password)."
+    return Answer(dataclasses.asdict(report), (render.up_table(report), passwords))
 
 
-def down(_arguments: argparse.Namespace) -> None:
+def down(_arguments: argparse.Namespace) -> Answer:
     """Stop the stack."""
     from pipeline_tasks.stack import lifecycle, render
 
-    with render.progress(_console()) as on_event:
-        lifecycle.down(_home(), on_event=on_event)
+    with render.progress(console()) as on_event:
+        ended = lifecycle.down(_home(), on_event=on_event)
+    return Answer({"ended": ended}, ("",))
 
 
-def status(arguments: argparse.Namespace) -> Any:
+def status(_arguments: argparse.Namespace) -> Answer:
     """Show the parts; exit code 0 only when all are healthy."""
     from pipeline_tasks.stack import render
     from pipeline_tasks.stack import status as stack_status
 
     found = stack_status.status(_home())
-    if arguments.json:
-        _write_json(dataclasses.asdict(found))
-    else:
-        _console().print(render.status_table(found))
-        if not found.running:
-            _console().print("The stack is not running. `dethrone up` starts it.")
-    return 0 if found.healthy else 1
+    notes = [*_left_behind(found), *([] if found.running else ["The stack is not running. `dethrone up` starts it."])]
+    data = {**dataclasses.asdict(found), "notes": notes}
+    return Answer(data, (render.status_table(found), *notes), code=0 if found.healthy else 1)
 
 
-def logs(arguments: argparse.Namespace) -> Any:
+def _left_behind(found: StackStatus) -> list[str]:
+    """Return a sentence for each project that serves although its folder is gone."""
+    from pipeline_tasks.assembly import build_parts
+    from pipeline_tasks.wiring.removing import left_behind
+
+    if not found.running:
+        return []
+    projects = left_behind(build_parts(), running=[part.name for part in found.parts])
+    return [
+        f"{name} still serves, and its folder is gone: `dethrone project remove {name}` ends it." for name in projects
+    ]
+
+
+def logs(arguments: argparse.Namespace) -> Answer:
     """Print the ends of logs."""
     from pipeline_tasks.stack import status as stack_status
 
     found = stack_status.logs(_home(), part=arguments.part, num_lines=arguments.lines)
-    if arguments.json:
-        return found
-    return "\n\n".join(f"== {name}\n" + "\n".join(lines) for name, lines in found.items())
+    text = "\n\n".join(f"== {name}\n" + "\n".join(lines) for name, lines in found.items())
+    return Answer(found, (text,))
 
 
-def doctor(arguments: argparse.Namespace) -> Any:
+def doctor(arguments: argparse.Namespace) -> Answer:
     """Look for what would break."""
     from pipeline_tasks.stack import doctor as stack_doctor
     from pipeline_tasks.stack import render
+    from pipeline_tasks.stack import status as stack_status
 
-    checks = stack_doctor.doctor(_home())
-    if arguments.json:
-        _write_json([dataclasses.asdict(check) for check in checks])
-    else:
-        _console().print(render.doctor_table(checks))
-    return 0 if all(check.ok for check in checks) else 1
+    left = _left_behind(stack_status.status(_home()))
+    checks = (
+        *stack_doctor.doctor(_home()),
+        stack_doctor.check_proxies(arguments.shell),
+        *(stack_doctor.Check("projects", ok=False, detail=note) for note in left),
+    )
+    code = 0 if all(check.ok for check in checks) else 1
+    return Answer([dataclasses.asdict(check) for check in checks], (render.doctor_table(checks),), code=code)
 
 
 def demo(arguments: argparse.Namespace) -> Any:
@@ -107,34 +110,10 @@ def init(arguments: argparse.Namespace) -> str:
 
 
 def project(arguments: argparse.Namespace) -> Any:
-    """Validate or list projects, or print the JSON schema of project.yaml."""
-    from pipeline_tasks.project_loader import (
-        is_composed,
-        json_schema,
-        load_composed,
-        load_project,
-        load_projects,
-        read_document,
-    )
+    """Validate, list or remove projects, or print the JSON schema of project.yaml."""
+    from pipeline_tasks import commands_projects
 
-    if arguments.action == "schema":
-        return json_schema()
-    if arguments.action == "validate" and arguments.name:
-        folder = projects_dir() / arguments.name
-        if is_composed(read_document(folder)):
-            nodes = load_composed(folder).graph.nodes
-            return f"{arguments.name} is valid: a graph of {len(nodes)} nodes. `dethrone graph {arguments.name} check`."
-        loaded = load_project(folder)
-        return f"{loaded.name} is valid: {loaded.config.modality}, {len(loaded.config.labels.classes)} classes."
-    found, errors = load_projects(projects_dir())
-    for error in errors:
-        print(f"error [{error.code}]: {error}", file=sys.stderr)  # noqa: T201
-    if arguments.json:
-        _write_json([loaded.config.model_dump(mode="json") for loaded in found])
-    else:
-        for loaded in found:
-            print(f"{loaded.name}: {loaded.config.description or loaded.config.modality}")  # noqa: T201
-    return 2 if errors else 0
+    return getattr(commands_projects, arguments.action)(arguments)
 
 
 def stage(name: str) -> Callable[[argparse.Namespace], Any]:
@@ -156,21 +135,34 @@ def train(arguments: argparse.Namespace) -> Any:
 
 
 def rollback(arguments: argparse.Namespace) -> Any:
-    """Return to an earlier champion."""
-    import getpass
-
+    """Return to an earlier champion: say from which to which, and ask on a terminal."""
     from pipeline_tasks import entrypoints
+    from pipeline_tasks.assembly import build_parts
+    from pipeline_tasks.wiring.rollback_preview import preview
 
+    parts = build_parts()
+    print(preview(parts, arguments.project, to_version=arguments.to_version, reason=arguments.reason), file=sys.stderr)  # noqa: T201
+    if not confirmed("Roll back?", yes=arguments.yes or not sys.stdin.isatty()):
+        return Answer({"message": "Nothing was changed."}, ("Nothing was changed.",), code=1)
     return entrypoints.rollback(
         arguments.project,
+        parts=parts,
         attempt=shell_attempt("rollback"),
         to_version=arguments.to_version,
         reason=arguments.reason,
-        actor=getpass.getuser(),
+        actor=user_name(),
     )
 
 
-def predict(arguments: argparse.Namespace) -> Any:
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Ask a person for a yes on standard error; `yes` answers for them."""
+    if yes:
+        return True
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def predict(arguments: argparse.Namespace) -> Answer:
     """Send one file to the gateway."""
     import httpx
 
@@ -185,8 +177,7 @@ def predict(arguments: argparse.Namespace) -> Any:
         timeout=30,
         trust_env=False,
     )
-    _write_json(answer.json())
-    return 0 if answer.status_code == 200 else 1
+    return Answer(answer.json(), code=0 if answer.status_code == 200 else 1)
 
 
 def media_type_of(path: Path) -> str:
@@ -231,10 +222,6 @@ def quarantine(arguments: argparse.Namespace) -> Any:
 
 def shell_attempt(task: str) -> Any:
     """Return an attempt of its own for a command."""
-    from pipeline_tasks.contracts import Attempt
+    from pipeline_tasks.contracts import SHELL_RUN, Attempt
 
-    return Attempt(run_id=f"shell__{secrets.token_hex(6)}", task=task)
-
-
-def _write_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str))  # noqa: T201
+    return Attempt(run_id=f"{SHELL_RUN}{secrets.token_hex(6)}", task=task)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from typing import Any
+
+from pipeline_tasks.command_answer import Answer
 
 DONE, DIFFERENT = 0, 1
 
@@ -24,26 +25,21 @@ def history(arguments: argparse.Namespace) -> Any:
     return audit.ledger_rows(parts, project) if arguments.ledger else audit.route_rows(parts, project)
 
 
-def verify(arguments: argparse.Namespace) -> int:
+def verify(arguments: argparse.Namespace) -> Answer:
     """Check the invariants; exit code 1 names what is wrong."""
     from pipeline_tasks.wiring import views
 
     violations = views.violations(arguments.anchor)
-    for violation in violations:
-        print(violation)  # noqa: T201
-    if not violations:
-        print("Nothing lost, nothing twice, one champion chain, every promotion gated, the ledger whole.")  # noqa: T201
-    return DIFFERENT if violations else DONE
+    whole = "Nothing lost, nothing twice, one champion chain, every promotion gated, the ledger whole."
+    data = {"holds": not violations, "violations": violations}
+    return Answer(data, ("\n".join(violations) or whole,), code=DIFFERENT if violations else DONE)
 
 
-def replay(arguments: argparse.Namespace) -> int:
+def replay(arguments: argparse.Namespace) -> Answer:
     """Compute a verdict again; exit code 1 when it is not what is stored."""
     from pipeline_tasks.assembly import build_parts
     from pipeline_tasks.wiring import audit
 
     found = audit.replay(build_parts(), arguments.verdict, project=arguments.project)
-    if arguments.json:
-        print(json.dumps({**dataclasses.asdict(found), "same": found.same}, indent=2))  # noqa: T201
-    else:
-        print(audit.replay_text(found))  # noqa: T201
-    return DONE if found.same else DIFFERENT
+    data = {**dataclasses.asdict(found), "same": found.same}
+    return Answer(data, (audit.replay_text(found),), code=DONE if found.same else DIFFERENT)

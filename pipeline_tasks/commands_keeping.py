@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from typing import Any
 
+from pipeline_tasks.command_answer import Answer
 from pipeline_tasks.settings import catalog_url, home_from, process_environment, projects_dir
 
 
@@ -18,7 +18,7 @@ def backup(arguments: argparse.Namespace) -> Any:
     return dataclasses.asdict(report) if arguments.json else keeping.as_text(report, arguments.folder)
 
 
-def restore(arguments: argparse.Namespace) -> int:
+def restore(arguments: argparse.Namespace) -> Answer:
     """Bring a backup back; exit code 1 names invariants that held when it was made and do not now."""
     from pipeline_tasks.wiring import keeping
 
@@ -30,8 +30,8 @@ def restore(arguments: argparse.Namespace) -> int:
         projects_dir=projects_dir(),
         environment=environment,
     )
-    print(json.dumps(dataclasses.asdict(report)) if arguments.json else keeping.as_text(report, arguments.folder))  # noqa: T201
-    return 1 if report.violations else 0
+    text = keeping.as_text(report, arguments.folder)
+    return Answer(dataclasses.asdict(report), (text,), code=1 if report.violations else 0)
 
 
 def serve(arguments: argparse.Namespace) -> Any:
@@ -40,7 +40,7 @@ def serve(arguments: argparse.Namespace) -> Any:
     from pipeline_tasks.wiring import keeping
 
     started = keeping.serve_again(build_parts(), arguments.project)
-    return started if arguments.json else f"{', '.join(started)} can predict."
+    return Answer({"started": started}, (f"{', '.join(started)} can predict.",))
 
 
 def upgrade(_arguments: argparse.Namespace) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
+
+from pipeline_tasks.command_answer import Answer
 
 
 def lineage(arguments: argparse.Namespace) -> Any:
@@ -36,7 +37,7 @@ def blast_radius(arguments: argparse.Namespace) -> Any:
     return found.as_json() if arguments.json else lineage_tree.as_text(found.tree())
 
 
-def retrain(arguments: argparse.Namespace) -> int:
+def retrain(arguments: argparse.Namespace) -> Answer:
     """Train a model version again and compare; exit code 1 when it differs."""
     from pipeline_tasks.assembly import build_parts, code_revision, lock_hash
     from pipeline_tasks.catalog.lineage import LineageRepository
@@ -57,7 +58,5 @@ def retrain(arguments: argparse.Namespace) -> int:
         code_revision=code_revision(),
         tolerance=arguments.tolerance,
     )
-    told = wiring.comparison_json if arguments.json else wiring.comparison_text
-    answer = told(model.project, model.id, found)
-    print(answer if isinstance(answer, str) else json.dumps(answer, indent=2))  # noqa: T201
-    return 0 if found.agrees else 1
+    text = wiring.comparison_text(model.project, model.id, found)
+    return Answer(wiring.comparison_json(model.project, model.id, found), (text,), code=0 if found.agrees else 1)

@@ -6,7 +6,9 @@ import argparse
 import time
 from typing import Any
 
+from pipeline_tasks.command_answer import Answer
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.settings import user_name
 
 
 def latency(arguments: argparse.Namespace) -> Any:
@@ -23,13 +25,11 @@ def latency(arguments: argparse.Namespace) -> Any:
     found = wiring.measure(
         build_parts(), arguments.project, num_requests=arguments.requests, file=file, monotonic=time.perf_counter
     )
-    return found if arguments.json else wiring.as_text(found)
+    return Answer(found, (wiring.as_text(found),))
 
 
 def experiment(arguments: argparse.Namespace) -> Any:
     """Start, stop or report an A/B experiment."""
-    import getpass
-
     from pipeline_tasks.assembly import build_parts
     from pipeline_tasks.commands import shell_attempt
     from pipeline_tasks.experiments.comparison import as_text
@@ -38,8 +38,8 @@ def experiment(arguments: argparse.Namespace) -> Any:
     parts, project = build_parts(), arguments.project
     if arguments.action == "report":
         found = experimenting.report(parts, project, experiment_id=arguments.id)
-        return found if arguments.json else as_text(found)
-    shared: dict[str, Any] = {"attempt": shell_attempt("experiment"), "actor": getpass.getuser()}
+        return Answer(found, (as_text(found),))
+    shared: dict[str, Any] = {"attempt": shell_attempt("experiment"), "actor": user_name()}
     if arguments.action == "stop":
         return experimenting.stop(parts, project, reason=arguments.reason, **shared)
     if not arguments.version:
@@ -60,8 +60,6 @@ def experiment(arguments: argparse.Namespace) -> Any:
 
 def graph(arguments: argparse.Namespace) -> Any:
     """Check or apply the graph of a composed project, or show what serves."""
-    import getpass
-
     from pipeline_tasks.assembly import build_parts
     from pipeline_tasks.catalog.serving import ServingRepository
     from pipeline_tasks.commands import shell_attempt
@@ -72,13 +70,11 @@ def graph(arguments: argparse.Namespace) -> Any:
         records = ServingRepository(parts.database).records(name)
         return dict(records[-1].serving.get("graph", {})) if records else f"{name} has no route yet."
     if arguments.action == "apply":
-        if not arguments.reason:
-            raise ConfigError("--reason must be given with apply (got none): it stands in the ledger.")
         attempt = shell_attempt("graph")
-        route = wiring.apply_graph(parts, name, attempt=attempt, actor=getpass.getuser(), reason=arguments.reason)
+        route = wiring.apply_graph(parts, name, attempt=attempt, actor=user_name(), reason=arguments.reason)
         return {"project": name, "generation": route.generation, "version": route.champion_version}
     plan = wiring.plan_graph(parts, name)
-    return {"version": plan.version, **plan.serving} if arguments.json else wiring.as_text(plan)
+    return Answer({"version": plan.version, **plan.serving}, (wiring.as_text(plan),))
 
 
 def serving_base(arguments: argparse.Namespace) -> Any:

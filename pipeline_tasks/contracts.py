@@ -32,6 +32,7 @@ RouteAction = Literal[
 ]
 BESIDE_ACTIONS: tuple[RouteAction, ...] = ("shadow", "canary", "experiment_start")
 ALONE_ACTIONS: tuple[RouteAction, ...] = ("canary_failed", "canary_inconclusive", "experiment_stop")
+SHELL_RUN = "shell__"  # how the id of a run begins that a command started and not Airflow
 RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
 # What computes a model version's answers: torch in float32 or in bfloat16 autocast, or ONNX Runtime.
 Runtime = Literal["eager", "amp", "onnx", "onnx-int8"]
@@ -110,6 +111,10 @@ class Attempt:
     @property
     def holder(self) -> str:
         return f"{self.run_id}/{self.task}/{self.number}"
+
+    @property
+    def is_of_a_shell(self) -> bool:
+        return self.run_id.startswith(SHELL_RUN)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,17 +13,19 @@ from typing import Any, Literal
 
 from pipeline_tasks.assembly import Parts, build_parts, code_revision, lock_hash, utc_now
 from pipeline_tasks.contracts import Attempt, as_json
-from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.errors import GateClosed, StaleAttempt
+from pipeline_tasks.wiring.at_once import close_run, idle_beside, training_elsewhere
 from pipeline_tasks.wiring.links import links_of
 
 RUN_DEADLINE = dt.timedelta(days=7)
 LABELER_PATIENCE = dt.timedelta(minutes=10)
+REPEATABLE = frozenset({"ingest", "annotate", "collect", "monitor"})  # whoever comes last does all that there is
 Result = dict[str, Any]
 Stage = Callable[..., Result]
 
 
 def stage(function: Callable[..., Result]) -> Stage:
-    """Give a stage its parts, and close the attempt's run as rejected when a gate says no."""
+    """Give a stage its parts; a gate's no closes the attempt's run, and work that another run does is none here."""
 
     @functools.wraps(function)
     def run(project: str, *, attempt: Attempt, parts: Parts | None = None, **arguments: Any) -> Result:
@@ -31,26 +33,15 @@ def stage(function: Callable[..., Result]) -> Stage:
         try:
             return function(parts, project, attempt=attempt, **arguments)
         except GateClosed as error:
-            _close_rejected(parts, project, attempt=attempt, error=error)
+            close_run(parts, project, run_id=attempt.run_id, error=error)
             raise
+        except StaleAttempt as error:
+            beside = idle_beside(error, project=project, stage=function.__name__, attempt=attempt)
+            if beside and function.__name__ in REPEATABLE:
+                return {"idle": beside}
+            raise StaleAttempt(beside or str(error), holder=error.holder) from error
 
     return run
-
-
-def _close_rejected(parts: Parts, project: str, *, attempt: Attempt, error: GateClosed) -> None:
-    from pipeline_tasks.catalog.runs import RunRepository
-
-    runs = RunRepository(parts.database)
-    record = runs.get(project, attempt.run_id)
-    if record is not None and record.state == "open":  # only training opens a run
-        runs.close(
-            project,
-            run_id=attempt.run_id,
-            outcome="superseded" if error.code == "STALE_BASELINE" else "rejected",
-            reason_code=error.code,
-            reason=str(error),
-            at=utc_now(),
-        )
 
 
 @stage
@@ -161,6 +152,8 @@ def plan_training(parts: Parts, project: str, *, attempt: Attempt, force: bool =
     from pipeline_tasks.validation import task as validation_task
     from pipeline_tasks.wiring.views import labeling_state
 
+    if elsewhere := training_elsewhere(parts, project, attempt):
+        return {"idle": elsewhere}
     now = utc_now()
     runs = RunRepository(parts.database)
     runs.sweep(project, at=now)
@@ -279,7 +272,7 @@ def record_approval(
         verdict_id,
         decision=decision,  # type: ignore[arg-type]
         by=by,
-        reason=reason,
+        reason=" ".join(reason.split()),
         requested_by=requested_by,
         verdicts=VerdictRepository(parts.database),
         approvals=ApprovalRepository(parts.database),

@@ -47,9 +47,13 @@ class GateClosed(PermanentError):
 
 
 class StaleAttempt(PermanentError):
-    """A newer attempt of the same work holds the lease; this one must publish nothing."""
+    """A newer attempt of the same work, `holder`, has the lease; this one must publish nothing."""
 
     code = "STALE_ATTEMPT"
+
+    def __init__(self, message: str, *, holder: str = "") -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class LostRace(PipelineError):

@@ -16,8 +16,6 @@ def without_own_services(environment: Mapping[str, str]) -> dict[str, str]:
     speaks go: with SOCKS in ALL_PROXY httpx builds no client at all, and no Airflow task starts.
     """
     kept = {name: value for name, value in environment.items() if name not in unusable(environment)}
-    if not any(_is_proxy(name) for name in kept):
-        return kept
     spellings = [kept.get(name, "") for name in ("NO_PROXY", "no_proxy")]
     hosts = [host.strip() for spelling in spellings for host in spelling.split(",") if host.strip()]
     listed = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, *DIRECT]))

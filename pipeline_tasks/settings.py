@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import getpass
 import ipaddress
 import json
 import os
@@ -55,6 +56,10 @@ class Settings:
     @property
     def webhook_secret(self) -> str:
         return self._secret("webhook_secret")
+
+    @property
+    def airflow_admin_password(self) -> str:
+        return self._secret("airflow_admin_password")
 
     @property
     def split_key(self) -> str:
@@ -186,12 +191,22 @@ def process_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def reach_own_services() -> None:
-    """Keep this process's requests to the stack away from the proxies of its shell; outside services use them."""
-    environment = without_own_services(os.environ)
-    for name in set(os.environ) - set(environment):
+def reach_own_services() -> dict[str, str]:
+    """Keep this process's requests to the stack away from its shell's proxies; return the environment as it was."""
+    before = dict(os.environ)
+    environment = without_own_services(before)
+    for name in set(before) - set(environment):
         del os.environ[name]
     os.environ.update(environment)
+    return before
+
+
+def user_name() -> str:
+    """Return who gives a command; a user id that the machine has no name for is one, too."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def installed_at() -> dt.datetime | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -86,6 +87,11 @@ class AirflowRest:
     def dag_ids(self) -> set[str]:
         """Return the DAGs that Airflow has loaded."""
         return {dag["dag_id"] for dag in self._call("GET", "/dags", params={"limit": "500"})["dags"]}
+
+    def delete(self, dag_id: str) -> None:
+        """Take a DAG and what Airflow remembers of its runs away; no error if it is gone."""
+        with contextlib.suppress(KeyError):
+            self._call("DELETE", f"/dags/{dag_id}")
 
     def import_errors(self) -> list[str]:
         """Return the stack traces of DAG files that cannot be loaded."""

@@ -95,7 +95,8 @@ class Database:
             newest = row.holder if row is not None else "nobody"
             raise StaleAttempt(
                 f"{fence.holder} must hold the lease {fence.name} (got: {newest} holds it). "
-                "A newer attempt goes on; this one publishes nothing."
+                "A newer attempt goes on; this one publishes nothing.",
+                holder=newest,
             )
 
     def _locked(self, query: sa.Select[Any]) -> sa.Select[Any]:

@@ -277,8 +277,7 @@ def settle(
         ),
     )
     crash_point("ship.drain.before")
-    prefix = project.name.replace("_", "-") + "-"
-    running = [name for name in target.list() if name.startswith(prefix) and _is_of(project.name, name, history)]
+    running = _running(project.name, history, target=target)
     stopped = []
     for deployment_id in to_retire(history, running, keep_previous=project.config.serving.keep_previous):
         _drain(gateway, deployment_id, seconds=project.config.serving.drain_seconds)
@@ -288,6 +287,19 @@ def settle(
         stopped.append(deployment_id)
         crash_point("ship.stop.after")
     return stopped
+
+
+def stop_all(project: str, *, serving: ServingRepository, target: DeploymentTarget) -> list[str]:
+    """Stop every server of a project that leaves, and return them; its route stays for `dethrone serve`."""
+    running = _running(project, serving.history(project), target=target)
+    for deployment_id in running:
+        target.stop(deployment_id)
+    return running
+
+
+def _running(project: str, history: list[Route], *, target: DeploymentTarget) -> list[str]:
+    prefix = project.replace("_", "-") + "-"
+    return [name for name in target.list() if name.startswith(prefix) and _is_of(project, name, history)]
 
 
 def _is_of(project: str, deployment_id: str, history: list[Route]) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from pipeline_tasks import proxies
 from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, processes, s3_setup
@@ -148,6 +149,13 @@ def check_listeners(listening: Mapping[int, set[str]]) -> Check:
     wide = sorted(port for port, ips in listening.items() if not ips <= {addresses.LOOPBACK, "::1"})
     detail = f"ports {wide} answer on all interfaces" if wide else f"{len(listening)} ports, loopback only"
     return Check("listeners", not wide, detail, "Firewall these ports and report it." if wide else "")
+
+
+def check_proxies(environment: Mapping[str, str]) -> Check:
+    """Proxies of this shell; the stack's own services never go through one."""
+    dropped = proxies.unusable(environment)
+    advice = f"Set an HTTP proxy for outside services, or unset {', '.join(dropped)}." if dropped else ""
+    return Check("proxies", ok=True, detail=proxies.said(environment), advice=advice)
 
 
 def check_clock(skew_seconds: float) -> Check:

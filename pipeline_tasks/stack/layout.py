@@ -12,7 +12,7 @@ from pipeline_tasks.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 100  # Linux allows 107; the supervisor adds a suffix of its own while it binds
 
-# What a path must not hold, and the part that could not read it. Blanks, percent signs, quotes and other scripts are fine.
+# What a path must not hold, and the part that could not read it; blanks, percent signs and other scripts are fine.
 _UNREADABLE: Mapping[str, str] = {
     "$": "Airflow takes it for a variable",
     ",": "SeaweedFS takes it for a list of folders",

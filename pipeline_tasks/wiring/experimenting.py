@@ -13,6 +13,7 @@ from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.experiments import task as experiment_task
 from pipeline_tasks.experiments.comparison import compare_arms
 from pipeline_tasks.experiments.log import read_log
+from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.models.artifact import MANIFEST_NAME, read_manifest
 from pipeline_tasks.wiring.judging import model_of
 from pipeline_tasks.wiring.noting import note_head
@@ -47,8 +48,9 @@ def start(
 
 def stop(parts: Parts, project: str, *, attempt: Attempt, actor: str, reason: str) -> dict[str, Any]:
     """End the experiment; what it had found by then goes into the ledger with the reason."""
+    why = stated(reason)
     record = experiment_task.stop(
-        _outside(parts, project, attempt=attempt), actor=actor, reason=f"{_answer_now(parts, project)}; {reason}"
+        _outside(parts, project, attempt=attempt), actor=actor, reason=f"{_answer_now(parts, project)}; {why}"
     )
     note_head(parts, project)
     return _said(record)

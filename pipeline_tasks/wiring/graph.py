@@ -9,6 +9,7 @@ from pipeline_tasks.assembly import Parts, utc_now
 from pipeline_tasks.catalog.serving import GRAPH, ServingRepository
 from pipeline_tasks.contracts import GRAPH_VERSION, REQUEST, Attempt, Graph, Route, content_id
 from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.models.artifact import MANIFEST_NAME, ModelConfig, read_manifest
 from pipeline_tasks.project_graph import ComposedProject, NodeFacts, output_classes, resolve
 from pipeline_tasks.project_loader import load_composed, read_document
@@ -64,13 +65,15 @@ def plan_graph(parts: Parts, name: str) -> Plan:
     return Plan(project, graph, serving, {one: configs[one].version for one in projects})
 
 
-def apply_graph(parts: Parts, name: str, *, attempt: Attempt, actor: str, reason: str) -> Route:
+def apply_graph(parts: Parts, name: str, *, attempt: Attempt, actor: str, reason: str | None) -> Route:
     """Let a composed project serve by its file: one more generation of its route; the same graph again is no change.
 
     Raises:
+        ConfigError: there is no reason.
         GateClosed: NODE_WITHOUT_CHAMPION, or PROJECT_HAS_MODELS: a project is composed or has models, never both.
         LostRace: somebody else was faster.
     """
+    reason = stated(reason)
     plan = plan_graph(parts, name)
     serving = ServingRepository(parts.database)
     head = serving.head_route(name)

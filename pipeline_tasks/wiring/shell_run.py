@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from typing import Any
 
 from pipeline_tasks import entrypoints
 from pipeline_tasks.assembly import Parts, build_parts
-from pipeline_tasks.contracts import Attempt
-from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.contracts import SHELL_RUN, Attempt
+from pipeline_tasks.errors import GateClosed, PipelineError
+from pipeline_tasks.wiring.at_once import close_run, train_alone
+from pipeline_tasks.wiring.shipping import end_abandoned_rollout
 
 
 def train_to_serve(
@@ -18,17 +21,16 @@ def train_to_serve(
     *,
     force: bool = False,
     window: str = "all",
-    run_id: str | None = None,
     parts: Parts | None = None,
     on_stage: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Run plan to finish; `on_stage(name, seconds)` hears how long each took.
 
     Raises:
-        GateClosed: a gate said no; the run is closed as rejected.
+        PipelineError: a stage could not go on; the run is closed with that reason, as rejected where a gate said no.
     """
     parts = parts or build_parts()
-    run_id = run_id or f"shell__{secrets.token_hex(6)}"
+    run_id = f"{SHELL_RUN}{secrets.token_hex(6)}"
 
     def call(stage: str, **arguments: Any) -> dict[str, Any]:
         began = time.monotonic()
@@ -38,6 +40,19 @@ def train_to_serve(
             on_stage(stage, time.monotonic() - began)
         return result
 
+    with train_alone(parts, project) as alone:
+        if not alone:
+            return {"idle": f"`dethrone train {project}` is at work in another shell"}
+        try:
+            return _stages(call, project, force=force, window=window)
+        except BaseException as error:
+            with contextlib.suppress(PipelineError):
+                end_abandoned_rollout(parts, project, attempt=Attempt(run_id=run_id, task="finish"))
+            close_run(parts, project, run_id=run_id, error=error)
+            raise
+
+
+def _stages(call: Callable[..., dict[str, Any]], project: str, *, force: bool, window: str) -> dict[str, Any]:
     plan = call("plan_training", force=force)
     if plan.get("idle"):
         return plan

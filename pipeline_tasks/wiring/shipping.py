@@ -23,6 +23,7 @@ from pipeline_tasks.deployment.rolling import ROLLING, Rollout, return_abandoned
 from pipeline_tasks.errors import GateClosed, PermanentError, ServiceUnavailable
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.contradictions import judged_weights
+from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.ports import DeploymentTarget
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.release import task as release_task
@@ -298,7 +299,12 @@ def route_config(loaded: LoadedProject) -> dict[str, Any]:
 def roll_back(
     parts: Parts, project: str, *, attempt: Attempt, to_version: str | None, reason: str, actor: str
 ) -> Route:
-    """Return to an earlier champion, kept running or started again from its release."""
+    """Return to an earlier champion, kept running or started again from its release.
+
+    Raises:
+        ConfigError: there is no reason, or no such champion.
+    """
+    reason = stated(reason)
 
     def release_of(entry: RouteEntry) -> ReleaseRef:
         release = release_of_version(parts, project, entry.model_version)

@@ -136,7 +136,9 @@ def test_the_loop_runs_on_the_worker_and_its_champion_answers(stack, airflow):
     assert log.count("\n") > 3
     answer = ask(stack)
     assert answer["label"] in fashion.CLASSES
-    history = json.loads(stack.compose("exec", "-T", "airflow-worker", "dethrone", "history", "fashion", "--json"))
+    history = json.loads(stack.compose("exec", "-T", "airflow-worker", "dethrone", "history", "fashion", "--json"))[
+        "rows"
+    ]
     assert answer["model_version"] == history[-1]["champion"]
 
 

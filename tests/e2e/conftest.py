@@ -40,7 +40,9 @@ class Installation:
         return done
 
     def json(self, *arguments: str) -> object:
-        return json.loads(self.run(*arguments, "--json").stdout)
+        """Return a command's JSON object, or the list that it holds."""
+        document = json.loads(self.run(*arguments, "--json").stdout)
+        return document.get("rows", document)
 
     def popen(self, *arguments: str) -> subprocess.Popen:
         return subprocess.Popen(

@@ -160,7 +160,7 @@ def test_the_loop_goes_on_when_one_of_two_workers_dies(installation, postgres_se
     assert found["outcome"] == "promoted", found
     (survivor,) = [machine for machine in installation.workers if machine is not victim]
     assert "Nothing lost, nothing twice" in survivor.run("dethrone", "verify")
-    history = json.loads(survivor.run("dethrone", "history", "shop", "--json"))
+    history = json.loads(survivor.run("dethrone", "history", "shop", "--json"))["rows"]
     assert [one["action"] for one in history] == ["promote"]
     key = (installation.folder / "secrets" / "gateway_api_key").read_text().strip()
     answer = httpx.post(

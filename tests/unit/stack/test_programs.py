@@ -137,8 +137,8 @@ def test_every_process_carries_the_marker_and_the_two_folders():
 
 
 def test_a_proxy_is_not_asked_for_loopback():
-    assert base({"no_proxy": "intern.example"})["NO_PROXY"] == "intern.example,127.0.0.1,localhost"
-    assert base({})["no_proxy"] == "127.0.0.1,localhost"
+    assert base({"no_proxy": "intern.example"})["NO_PROXY"] == "intern.example,127.0.0.1,localhost,::1"
+    assert base({})["no_proxy"] == "127.0.0.1,localhost,::1"
 
 
 def test_another_port_of_airflow_restarts_all_of_its_parts(stack):

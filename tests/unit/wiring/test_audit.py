@@ -114,15 +114,15 @@ def test_the_rows_of_who_served_have_their_entries(case, parts):
 
 def test_history_from_the_shell(case, shell):
     assert shell("history", NAME)[:2] == (0, "fashion has no champion yet: nothing was judged.\n")
-    assert json.loads(shell("history", NAME, "--json")[1]) == []
+    assert json.loads(shell("history", NAME, "--json")[1]) == {"rows": []}
     case.tell()
     assert shell("history", NAME)[1].count("\n") == 9
-    assert [row["action"] for row in json.loads(shell("history", NAME, "--json")[1])] == [
+    assert [row["action"] for row in json.loads(shell("history", NAME, "--json")[1])["rows"]] == [
         "promote",
         "promote",
         "rollback",
     ]
-    entries = json.loads(shell("history", NAME, "--ledger", "--json")[1])
+    entries = json.loads(shell("history", NAME, "--ledger", "--json")[1])["rows"]
     assert [entry["kind"] for entry in entries][:3] == ["verdict", "approval", "route"]
     assert entries[1]["previous_hash"] == entries[0]["entry_hash"]
 

@@ -218,7 +218,7 @@ def test_the_command_checks_applies_and_shows(world, monkeypatch, capsys):
     )
     assert run("show")[1] == "triage has no route yet.\n"
     code, _, error = run("apply")
-    assert (code, "--reason must be given" in error) == (2, True)
+    assert (code, "reason must say why" in error) == (2, True)
     code, out, _ = run("apply", "--reason", "launch")
     assert (code, json.loads(out)) == (0, {"project": "triage", "generation": 1, "version": version})
     assert [node["name"] for node in json.loads(run("show")[1])["nodes"]] == ["router", "last"]

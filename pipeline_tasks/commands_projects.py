@@ -1,0 +1,83 @@
+"""`dethrone project`: validate, list, remove, and the schema of project.yaml; `cli.py` has the names and arguments."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline_tasks.command_answer import Answer
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.settings import process_environment, projects_dir
+
+
+def schema(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the JSON schema of project.yaml, for editors."""
+    from pipeline_tasks.project_loader import json_schema
+
+    return json_schema()
+
+
+def list(_arguments: argparse.Namespace) -> Answer:  # noqa: A001 - the action's name
+    """Return the projects whose files are right; the others as errors."""
+    from pipeline_tasks.project_loader import load_projects
+
+    found, errors = load_projects(projects_dir())
+    return _answer(found, [str(error) for error in errors], ())
+
+
+def validate(arguments: argparse.Namespace) -> Answer:
+    """Check the files of one project, or of all, and whether their sources are there."""
+    from pipeline_tasks.project_loader import is_composed, load_composed, load_project, load_projects, read_document
+    from pipeline_tasks.wiring.source_check import check_sources
+
+    name = arguments.name
+    if name and is_composed(read_document(projects_dir() / name)):
+        nodes = load_composed(projects_dir() / name).graph.nodes
+        text = f"{name} is valid: a graph of {len(nodes)} nodes. `dethrone graph {name} check`."
+        return _answer((), (), (), text)
+    found, refused = ([load_project(projects_dir() / name)], []) if name else load_projects(projects_dir())
+    findings = [check_sources(one, environment=process_environment()) for one in found]
+    errors = [*map(str, refused), *(problem for one in findings for problem in one.problems)]
+    warnings = [warning for one in findings for warning in one.warnings]
+    if not name:
+        return _answer(found, errors, warnings)
+    (one,) = found
+    text = f"{name} is valid: {one.config.modality}, {len(one.config.labels.classes)} classes."
+    return _answer(found, errors, warnings, "" if errors else text)
+
+
+def remove(arguments: argparse.Namespace) -> Answer:
+    """Take a project out: its servers and DAGs go, what it has learned stays."""
+    from pipeline_tasks.assembly import build_parts, utc_now
+    from pipeline_tasks.commands import confirmed
+    from pipeline_tasks.wiring import removing
+
+    name = arguments.name
+    if not name:
+        raise ConfigError("name must be given with remove (got none). `dethrone project list` shows them.")
+    if not arguments.yes and not sys.stdin.isatty():
+        raise ConfigError(f"--yes must be given where nobody can be asked (got none): {name} stops serving.")
+    if not confirmed(f"{name} stops serving and leaves Airflow; its data, models and ledger stay.", yes=arguments.yes):
+        return Answer({"message": "Nothing was changed."}, ("Nothing was changed.",), code=1)
+    found = removing.remove(build_parts(), name, now=utc_now())
+    return Answer(dataclasses.asdict(found), (found.as_text(),))
+
+
+def _answer(
+    found: Sequence[LoadedProject], errors: Sequence[str], warnings: Sequence[str], text: str | None = None
+) -> Answer:
+    for error in errors:
+        print(f"error [CONFIG_INVALID]: {error}", file=sys.stderr)  # noqa: T201
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+    lines = [f"{one.name}: {one.config.description or one.config.modality}" for one in found]
+    data = {
+        "projects": [one.config.model_dump(mode="json") for one in found],
+        "errors": [*errors],
+        "warnings": [*warnings],
+    }
+    return Answer(data, ("\n".join(lines) if text is None else text,), code=2 if errors else 0)

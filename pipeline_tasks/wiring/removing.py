@@ -1,0 +1,137 @@
+"""A project leaves: its folder goes aside, its servers and DAGs go, what it has learned stays."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline_tasks.adapters.airflow_rest import AirflowRest
+from pipeline_tasks.assembly import Parts
+from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.deployment.task import stop_all
+from pipeline_tasks.errors import ConfigError, PipelineError
+from pipeline_tasks.ports import DeploymentTarget
+from pipeline_tasks.project_loader import is_composed, load_composed, read_document
+from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX
+from pipeline_tasks.wiring.projects import project_folders, recorded_projects
+from pipeline_tasks.wiring.shipping import target_of
+
+ASIDE = "_removed"  # below the projects' folder; no name that begins so is a project
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Removal:
+    """What went, and what stays."""
+
+    project: str
+    folder: str | None  # where the files are now
+    servers: tuple[str, ...]
+    dags: tuple[str, ...]
+    airflow: str  # why its DAGs could not be looked at; empty where they could
+    label_studio: tuple[str, ...]
+
+    def as_text(self) -> str:
+        """Return it in sentences."""
+        lines = [
+            f"Its files are in {self.folder}." if self.folder else "Its folder was gone already.",
+            f"Stopped: {', '.join(self.servers) or 'no server ran'}.",
+            self.airflow
+            or f"Out of Airflow, with the list of their runs: {', '.join(self.dags) or 'no DAG was there'}.",
+            "Kept: items, labels, models, verdicts and the ledger, in the catalog and the object store.",
+        ]
+        if self.label_studio:
+            lines.append(f"Label Studio keeps its tasks and answers: {', '.join(self.label_studio)}")
+        back = f"Move the folder back, then `dethrone serve {self.project}`: everything goes on where it was."
+        return "\n".join([f"{self.project} is removed.", *lines, back])
+
+
+def remove(parts: Parts, project: str, *, now: dt.datetime) -> Removal:
+    """Take a project out of the installation; a folder that was deleted by hand is as good.
+
+    Raises:
+        ConfigError: PROJECT_USED, a graph uses its champion; RUN_ACTIVE, Airflow is at work on it.
+    """
+    _require_unused(parts.settings.projects_dir, project)
+    target = _target(parts, project)
+    dags, away = _airflow_dags(parts, project)
+    _require_idle(parts.airflow, dags)
+    folder = _put_aside(parts.settings.projects_dir, project, now=now)
+    servers = stop_all(project, serving=ServingRepository(parts.database), target=target)
+    for dag in dags:
+        parts.airflow.delete(dag)
+    registered = LabelRepository(parts.database).registration(project)
+    queues: Iterable[Any] = registered[2].values() if registered else ()
+    return Removal(
+        project=project,
+        folder=folder,
+        servers=tuple(servers),
+        dags=tuple(dags),
+        airflow=away,
+        label_studio=tuple(f"{parts.settings.label_studio_url}/projects/{number}/data" for number in queues),
+    )
+
+
+def left_behind(parts: Parts, *, running: Iterable[str]) -> list[str]:
+    """Return the projects whose folder is gone and whose servers run: programs of the stack, by name."""
+    names = list(running)
+    return sorted(
+        project
+        for project in recorded_projects(parts.database) - project_folders(parts.settings.projects_dir)
+        if any(name.startswith(f"{INFERENCE_PREFIX}{project.replace('_', '-')}-") for name in names)
+    )
+
+
+def _require_unused(projects_dir: Path, project: str) -> None:
+    for other in sorted(project_folders(projects_dir) - {project}):
+        try:
+            if not is_composed(read_document(projects_dir / other)):
+                continue
+            nodes = load_composed(projects_dir / other).graph.nodes.values()
+        except ConfigError:
+            continue  # a broken file uses nothing
+        if any(node.project == project for node in nodes):
+            raise ConfigError(
+                f"no graph may use {project} (got {other}). Take its node out, or remove {other} first.",
+                code="PROJECT_USED",
+            )
+
+
+def _target(parts: Parts, project: str) -> DeploymentTarget:
+    folder = parts.settings.projects_dir / project
+    if not folder.is_dir() or is_composed(read_document(folder)):
+        return cast("DeploymentTarget", parts.target)  # servers of other targets need the folder's settings to be found
+    return target_of(parts, parts.project(project))
+
+
+def _airflow_dags(parts: Parts, project: str) -> tuple[list[str], str]:
+    try:
+        return sorted(dag for dag in parts.airflow.dag_ids() if dag.startswith(f"{project}__")), ""
+    except PipelineError as error:
+        return [], f"Airflow does not answer ({error.code}); it drops the DAGs when it looks at the folder again."
+
+
+def _require_idle(airflow: AirflowRest, dags: Iterable[str]) -> None:
+    for dag in dags:
+        for run in airflow.runs(dag, limit=5):
+            if run["state"] == "running":
+                raise ConfigError(
+                    f"nothing of the project may run (got {dag}, {run['dag_run_id']}). Wait for its end, or mark it "
+                    "as failed in Airflow.",
+                    code="RUN_ACTIVE",
+                )
+
+
+def _put_aside(projects_dir: Path, project: str, *, now: dt.datetime) -> str | None:
+    folder, aside = projects_dir / project, projects_dir / ASIDE
+    if not folder.is_dir():
+        return None
+    aside.mkdir(exist_ok=True)
+    place = aside / project
+    if place.exists():
+        place = aside / f"{project}-{now:%Y%m%dT%H%M%S}"
+    folder.rename(place)
+    return str(place)
