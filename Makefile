@@ -34,7 +34,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
 
-.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-docker test-servers test-loop test-compose lock lock-check format serving-base
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-gpu test-docker test-servers test-loop test-compose lock lock-check format serving-base
 
 all: format-check lint types test ## format check, lint, types, tests: what CI runs
 
@@ -89,6 +89,9 @@ test-services: test-stores test-docker test-servers test-loop ## integration, Do
 
 test-stores: .venv/.installed-dev .venv-label-studio/.installed ## those of them that start no servers under load, side by side
 	$(BIN)/pytest -m "(integration or slow) and not docker and not e2e" -n auto --maxprocesses 4 --dist loadfile $(or $(FILES),$(SIDE_BY_SIDE)) $(PYTEST_ARGS)
+
+test-gpu: .venv/.installed-dev ## those that need a GPU
+	$(BIN)/pytest -m gpu $(or $(FILES),tests/unit) $(PYTEST_ARGS)
 
 test-docker: .venv/.installed-dev ## those that take a Docker engine
 	$(BIN)/pytest -m docker $(FILES) $(PYTEST_ARGS)

@@ -17,7 +17,7 @@ for project in load_valid_projects():
     with DAG(
         schedule=None,
         params={
-            "batch_id": Param(None, type=["null", "string"], title="Ingest batch (empty: all items without a label)"),
+            "batch_id": Param(None, type=["null", "string"], title="Ingest batch (empty: every item)"),
         },
         **dag_arguments(project, "batch_predict", doc=DOC),
     ):

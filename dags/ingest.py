@@ -1,6 +1,6 @@
 """<project>__ingest: read what is new at the sources into the catalog."""
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, wake_on
 
@@ -19,7 +19,6 @@ for project in load_valid_projects():
     name = project.name
     with DAG(
         schedule=wake_on(project.schedules.ingest, asset(name, "arrivals")),
-        params={"note": Param(None, type=["null", "string"], title="Why this run (optional)")},
         **dag_arguments(project, "ingest", doc=DOC),
     ):
         StageOperator(stage="ingest", project=name, outlets=[asset(name, "items")])

@@ -50,7 +50,6 @@ for project in load_valid_projects():
                 description_md="`newest`: only what the champion was not trained on (it tends to forget the old).",
             ),
             "seed": Param(None, type=["null", "integer"], title="Seed (empty: the project's)"),
-            "note": Param(None, type=["null", "string"], title="Why this run (optional)"),
         },
         **dag_arguments(project, "train", doc=DOC),
     ):

@@ -32,7 +32,7 @@ PR_SET_PDEATHSIG = 1
 
 TASK_TIMEOUT = dt.timedelta(minutes=15)
 RETRY_ARGUMENTS: dict[str, Any] = {
-    # Together with the S3 client's own 90 s these outlast a restart of any service (reliability.md M8, section 5).
+    # Together with the S3 client's own 90 s these outlast a restart of any service.
     "retries": 3,
     "retry_delay": dt.timedelta(seconds=10),
     "retry_exponential_backoff": 2.0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 import threading
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.plugins_manager import AirflowPlugin
 from fastapi import FastAPI, Header, HTTPException, Request, Response
+from fastapi.responses import RedirectResponse
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,10 @@ QUIET_SECONDS = 4.0  # wake when the labelers pause for so long,
 MOST_SECONDS = 60.0  # or so long after the first annotation that nobody was woken for
 WEBHOOK_SECRET_HEADER = "X-Dethrone-Secret"  # noqa: S105 - the header's name, not the secret
 
+INDEX = "index.html"
+MAX_KEY_LENGTH = 1024  # of an object's name in S3
+_REPORT = re.compile(r"(?:verdicts|reports)/[A-Za-z0-9._/-]+\.html")
+_CHECKS_INDEX = re.compile(r"reports/(?P<project>[a-z0-9_]+)/checks/index\.html")
 REPORT_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -46,28 +52,41 @@ def overview(user: GetUserDep) -> Response:  # noqa: ARG001 - asking for the use
 
 @app.get("/reports/{key:path}")
 def report(key: str, user: GetUserDep) -> Response:  # noqa: ARG001
-    """Serve a stored report: a verdict's, a check's or a monitor window's page."""
+    """Serve a stored report, a verdict's or a check's; a check's page links to the index of its project."""
     from pipeline_tasks.wiring.pages import read_object
 
-    if not key.startswith(("verdicts/", "reports/")) or ".." in key or not key.endswith(".html"):
+    if index := _CHECKS_INDEX.fullmatch(key):
+        return RedirectResponse(f"/dethrone/data-docs/{index['project']}/index.html")
+    if not _REPORT.fullmatch(key) or ".." in key or len(key) > MAX_KEY_LENGTH:
         raise HTTPException(404, "no such report")
     try:
         data = read_object(key)
     except KeyError:
         raise HTTPException(404, "no such report") from None
-    return Response(data, media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)
+    return _page(data)
 
 
 @app.get("/data-docs/{path:path}")
 def data_docs(path: str, user: GetUserDep) -> Response:  # noqa: ARG001
     """Serve the site of data checks."""
+    from data_checks.report import render_root
     from pipeline_tasks.settings import load_settings
 
     root = load_settings().docs_dir.resolve()
-    file = (root / (path or "index.html")).resolve()
-    if not file.is_relative_to(root) or file.suffix != ".html" or not file.is_file():
-        raise HTTPException(404, "no such page; the first check writes the site")
-    return Response(file.read_bytes(), media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)
+    try:
+        file = (root / (path or INDEX)).resolve()
+        found = file.is_relative_to(root) and file.suffix == ".html" and file.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        found = False
+    if found:
+        return _page(file.read_bytes())
+    if path in {"", INDEX}:
+        return _page(render_root({}).encode())  # the first check writes the site
+    raise HTTPException(404, "no such page")
+
+
+def _page(content: bytes) -> Response:
+    return Response(content, media_type="text/html; charset=utf-8", headers=REPORT_HEADERS)
 
 
 @app.post("/hooks/label-studio/{project}")
@@ -97,8 +116,8 @@ async def _read_bounded(request: Request) -> Any:
         chunks.append(chunk)
     try:
         body = json.loads(b"".join(chunks))
-    except ValueError:
-        raise HTTPException(422, "a webhook's body must be JSON") from None
+    except (ValueError, RecursionError):
+        raise HTTPException(422, "a webhook's body must be JSON that is not nested deeply") from None
     if not isinstance(body, dict):
         raise HTTPException(422, "a webhook's body must be a JSON object")
     return body

@@ -297,7 +297,7 @@ def ship(parts: Parts, project: str, *, attempt: Attempt, release_id: str) -> Re
     from pipeline_tasks.wiring.shipping import ship_release
 
     route = ship_release(parts, project, attempt=attempt, release_id=release_id)
-    return {**as_json(route), "links": links_of(parts.settings, service=route.entries[0].address)}
+    return {**as_json(route), "links": links_of(parts.settings, service=True)}
 
 
 @stage
@@ -308,7 +308,7 @@ def rollback(
     from pipeline_tasks.wiring.shipping import roll_back
 
     route = roll_back(parts, project, attempt=attempt, to_version=to_version, reason=reason, actor=actor)
-    return {**as_json(route), "links": links_of(parts.settings, service=route.entries[0].address)}
+    return {**as_json(route), "links": links_of(parts.settings, service=True)}
 
 
 @stage

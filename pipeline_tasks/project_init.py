@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -9,12 +10,13 @@ from pathlib import Path
 
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import NAME_PATTERN
-from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.project_loader import json_schema, load_project
 from pipeline_tasks.project_yaml import shown
 
 TEMPLATES_DIR = Path(__file__).parent / "templates"
 PLACEHOLDER = "__NAME__"
 INCOMING = "incoming"
+SCHEMA_FILE = "project.schema.json"  # beside the projects: where the first line of each new one points editors to
 
 
 def template_names() -> list[str]:
@@ -23,7 +25,7 @@ def template_names() -> list[str]:
 
 
 def init_project(projects_dir: Path, *, name: str, template: str) -> Path:
-    """Write `projects_dir/name`, whole or not at all, and return it.
+    """Write `projects_dir/name`, whole or not at all, and return it; beside it the schema that editors check it with.
 
     Raises:
         ConfigError: the name is not allowed, the template is unknown, or the folder is there already.
@@ -44,6 +46,8 @@ def init_project(projects_dir: Path, *, name: str, template: str) -> Path:
             draft.rename(folder)
         except OSError as error:
             raise ConfigError(f"{folder} must be a new folder (got {error.strerror}). Choose another name.") from error
+    schema = json.dumps(json_schema(), indent=2, sort_keys=True)
+    (projects_dir / SCHEMA_FILE).write_text(f"{schema}\n", encoding="utf-8")
     return folder
 
 

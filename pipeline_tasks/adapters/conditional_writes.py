@@ -1,4 +1,4 @@
-"""Proof that an S3 keeps `If-None-Match` and `If-Match`: without it two champions could both win (SEC-O4, M6)."""
+"""Proof that an S3 keeps `If-None-Match` and `If-Match`: without it two champions could both win."""
 
 from __future__ import annotations
 

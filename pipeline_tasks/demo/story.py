@@ -166,7 +166,7 @@ def held_back(stage: Stage) -> None:
     _audit(stage)
     _label(stage)
     before = stage.progress().generation
-    run_id = _trigger(stage, "train", {"window": "newest", "force": True, "note": "demo: newest labels only"})
+    run_id = _trigger(stage, "train", {"window": "newest", "force": True})
     verdict = stage.airflow.result(f"{PROJECT}__train", run_id, "judge") or {}
     for reason in verdict.get("reasons", []):
         say.step(f"the gate: {reason}")

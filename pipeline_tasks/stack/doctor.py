@@ -28,7 +28,7 @@ from pipeline_tasks.stack.supervisord import Supervisor
 MIN_FREE_BYTES = 5 * 1024**3
 MIN_MEMORY_BYTES = 4 * 1024**3
 MAX_CLOCK_SKEW_SECONDS = 5.0
-# Below these versions a known hole or a lost guarantee stands open (docs/reliability.md M6, SEC-D3).
+# Below these versions a known hole or a lost guarantee stands open.
 MIN_VERSIONS: Mapping[str, tuple[int, ...]] = {
     "apache-airflow": (3, 3, 2),
     "bentoml": (1, 4, 39),

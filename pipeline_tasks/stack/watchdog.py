@@ -1,4 +1,4 @@
-"""Restarts an Airflow scheduler that is alive but stuck (Source: docs/reliability.md J2, S4)."""
+"""Restarts an Airflow scheduler that is alive but stuck."""
 
 from __future__ import annotations
 

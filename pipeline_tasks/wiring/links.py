@@ -14,11 +14,12 @@ def links_of(
     report: str | None = None,
     label_studio: int | None = None,
     tracker: Mapping[str, Any] | None = None,
-    service: str | None = None,
+    service: bool = False,
 ) -> dict[str, str]:
     """Return button -> address for what a stage produced; what it did not produce has no button.
 
-    `report` is an object key below `verdicts/` or `reports/`; it opens through Airflow, behind its login.
+    `report` is an object key below `verdicts/` or `reports/`; it opens through Airflow, behind its login. `service` is
+    the gateway's page with examples to copy: an inference server has none.
     """
     found: dict[str, str] = {}
     if report:
@@ -30,5 +31,5 @@ def links_of(
     if tracker and tracker.get("url"):
         found["W&B run"] = str(tracker["url"])
     if service:
-        found["Service"] = service
+        found["Service"] = f"{settings.gateway_url}/docs"
     return found

@@ -148,11 +148,10 @@ def test_no_answer_keeps_the_champion(dags):
 
 def test_the_form_of_a_manual_training_run(dags):
     params = dags["fashion__train"].params
-    assert {name: params[name] for name in ("force", "window", "seed", "note")} == {
+    assert {name: params[name] for name in ("force", "window", "seed")} == {
         "force": False,
         "window": "all",
         "seed": None,
-        "note": None,
     }
 
 

@@ -52,7 +52,7 @@ class Office:
 
     def again(self) -> str:
         """The same labels, started by hand by admin."""
-        return self.airflow().trigger(TRAIN, {"force": True, "note": "the same again"})
+        return self.airflow().trigger(TRAIN, {"force": True})
 
     def clear(self, run_id: str, task: str) -> None:
         """Clear a task and all behind it, as the button in Airflow does."""

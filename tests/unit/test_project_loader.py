@@ -65,7 +65,7 @@ def test_each_template_is_a_valid_project(tmp_path, template):
     project = load_project(folder)
     assert project.name == "first_try"
     assert (folder / "incoming").is_dir()
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["first_try"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["first_try", "project.schema.json"]
     assert template in template_names()
 
 
