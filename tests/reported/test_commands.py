@@ -1,0 +1,471 @@
+"""Commands as a newcomer, a script and a pipe use them (source: a walk through every command, rows E4 to E8, F6, G)."""
+
+import argparse
+import datetime as dt
+import io
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from pipeline_tasks import assembly, cli, entrypoints
+from pipeline_tasks.catalog import migrate
+from pipeline_tasks.catalog.runs import RunRepository
+from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.contracts import Attempt
+from pipeline_tasks.errors import ConfigError, GateClosed, StaleAttempt
+from pipeline_tasks.guards.reason import stated
+from pipeline_tasks.project_init import init_project
+from pipeline_tasks.project_loader import load_project, load_projects
+from pipeline_tasks.wiring import at_once, removing, rollback_preview, shell_run
+from pipeline_tasks.wiring.shipping import roll_back
+from tests.fakes import FakeObjectStore
+from tests.ledger_case import Case, minutes
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "pet_photos"
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+# The words that follow a command; a command that is not here fails the walk.
+WORDS = {
+    "up": [],
+    "down": [],
+    "status": [],
+    "logs": [],
+    "doctor": [],
+    "demo": [],
+    "init": ["second"],
+    "project": ["validate", NAME],
+    "ingest": [NAME],
+    "annotate": [NAME],
+    "collect": [NAME],
+    "monitor": [NAME],
+    "train": [NAME],
+    "rollback": [NAME, "--reason", "worse"],
+    "predict": [NAME, "no-such-file.png"],
+    "keys": ["issue", "--project", NAME],
+    "report": [NAME],
+    "quarantine": [NAME],
+    "history": [NAME],
+    "verify": [],
+    "replay": ["abc"],
+    "lineage": ["abc"],
+    "blast-radius": [NAME, "--item", "abc"],
+    "retrain": ["abc"],
+    "latency": [NAME, "--requests", "0"],
+    "graph": [NAME, "check"],
+    "experiment": [NAME, "report"],
+    "serving-base": ["--dry-run"],
+    "backup": ["projects"],
+    "restore": ["nowhere"],
+    "serve": [NAME],
+    "secrets": ["keys"],
+    "upgrade": [],
+}
+REFUSED_HOME = {"up", "demo"}  # these would start a stack: a home that no part can read stops them first
+
+
+def commands():
+    (actions,) = [one for one in cli.build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    return actions.choices
+
+
+def variables(home: Path, projects: Path) -> dict[str, str]:
+    closed = "http://127.0.0.1:9"
+    secrets = ("S3_ACCESS_KEY", "S3_SECRET_KEY", "LABEL_STUDIO_TOKEN", "WEBHOOK_SECRET", "SPLIT_KEY")
+    return {
+        "DETHRONE_HOME": str(home),
+        "DETHRONE_PROJECTS": str(projects),
+        **{f"DETHRONE_{name}": "x" for name in (*secrets, "AIRFLOW_ADMIN_PASSWORD")},
+        **{f"DETHRONE_{name}_URL": closed for name in ("LABEL_STUDIO", "AIRFLOW", "GATEWAY")},
+        "DETHRONE_S3_ENDPOINT": closed,
+    }
+
+
+class Store(FakeObjectStore):
+    """Objects in memory, with what only a real store has to prove."""
+
+    def ensure_bucket(self):
+        pass
+
+    self_test = ensure_bucket
+
+    def abort_stale_uploads(self, *, before):
+        return 0
+
+
+@pytest.fixture
+def installation(tmp_path, monkeypatch):
+    """An installation with one project, whose services do not run and whose objects are in memory."""
+    home, projects = tmp_path / "home", tmp_path / "projects"
+    for name, value in variables(home, projects).items():
+        monkeypatch.setenv(name, value)
+    home.mkdir()
+    migrate.upgrade(f"sqlite:///{home / 'catalog.db'}")
+    init_project(projects, name=NAME, template="image-classification")
+    store = Store()
+    monkeypatch.setattr(assembly.Parts, "store", property(lambda _self: store))
+    monkeypatch.setattr(assembly, "AIRFLOW_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline_tasks.adapters.label_studio_http.PATIENCE_SECONDS", 0.1, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return types.SimpleNamespace(home=home, projects=projects, store=store, parts=assembly.build_parts())
+
+
+@pytest.fixture
+def run(installation, capsys):
+    def call(*words):
+        code = cli.main(words)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_walk_knows_every_command():
+    assert set(WORDS) == set(commands())
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_e7_json_is_one_object_on_standard_output(run, name, monkeypatch, installation):
+    """E7: whatever a command finds, a program reads one JSON object; warnings and progress are elsewhere."""
+    if name in REFUSED_HOME:
+        monkeypatch.setenv("DETHRONE_HOME", str(installation.home / "$x"))
+    code, out, err = run(name, *WORDS[name], "--json")
+    found = json.loads(out)
+    assert isinstance(found, dict)
+    assert ("error" in found) <= (code != 0)
+    if "error" in found:
+        assert set(found["error"]) == {"code", "message"}
+        assert found["error"]["message"] in err
+        assert found["error"]["code"] != "INTERNAL", err
+
+
+@pytest.mark.parametrize("words", [["bogus"], ["train"], ["logs", "--lines", "x"], ["keys", "revoke"]])
+def test_e7_a_wrong_usage_is_json_too(run, words):
+    code, out, _ = run(*words, "--json")
+    assert (code, set(json.loads(out)["error"])) == (2, {"code", "message"})
+
+
+def test_e7_what_a_library_prints_is_not_in_the_answer(run, monkeypatch):
+    """E7: 180 warnings of a library before the JSON of `ingest`, here by every way that there is."""
+
+    def noisy(*_arguments, **_more):
+        import warnings
+
+        print("progress")
+        subprocess.run(["echo", "child"], check=True)
+        warnings.warn("Corrupt EXIF data", stacklevel=1)
+        return {"num_new": 1}
+
+    monkeypatch.setattr(entrypoints, "ingest", noisy)
+    code, out, err = run("ingest", NAME, "--json")
+    assert (code, json.loads(out)) == (0, {"num_new": 1})
+    assert "EXIF" not in err
+
+
+def test_e7_an_unforeseen_error_is_json_and_its_traceback_is_elsewhere(run, monkeypatch):
+    monkeypatch.setattr(entrypoints, "ingest", lambda *_a, **_k: 1 / 0)
+    code, out, err = run("ingest", NAME, "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (1, "INTERNAL")
+    assert "Traceback" in err
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_e7_a_reader_that_goes_away_is_no_traceback(installation, extra):
+    """E7: `dethrone project schema | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline_tasks.cli", "project", "schema", *extra],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def takes_a_project():
+    """Return the words of every command that takes a project, with another name in its place."""
+    found = {"project": ["validate", "pet_photo"]}
+    for name, parser in commands().items():
+        options = {action.dest: action for action in parser._actions}
+        if "project" not in options:
+            continue
+        words = ["pet_photo" if word == NAME else word for word in WORDS[name]]
+        if options["project"].option_strings and "--project" not in words:
+            words += ["--project", "pet_photo"]
+        found[name] = words
+    return found
+
+
+@pytest.mark.parametrize(("name", "words"), takes_a_project().items())
+def test_e5_an_unknown_project_is_refused_by_name(run, name, words, installation):
+    """E5: `history`, `quarantine`, `graph` answered, and `keys issue` issued a key."""
+    code, out, err = run(name, *words)
+    assert (code, out) == (2, "")
+    assert "got 'pet_photo'). Did you mean pet_photos?" in err
+    assert not ServingRepository(installation.parts.database).api_keys()
+
+
+def test_e5_a_project_whose_folder_is_gone_still_has_its_history(run, installation):
+    Case(installation.parts.database, installation.store, project="gone").tell()
+    assert run("history", "gone")[0] == 0
+
+
+@pytest.mark.parametrize("key", ["folder", "pattern", "table", "sql", "s3"])
+def test_e4_validate_looks_whether_the_sources_are_there(run, installation, key):
+    """E4: a missing source folder was valid; the loader itself must not look, a source may be away for an hour."""
+    if key in {"table", "sql"}:
+        (installation.projects / NAME).rename(installation.home / "images")
+        init_project(installation.projects, name=NAME, template="text-classification")
+    file = installation.projects / NAME / "project.yaml"
+    rows = "key_column: id, content_columns: [text]"
+    source, code, told = {
+        "folder": ("{type: folder, path: gone}", 2, "(folder).path must be an existing folder (got"),
+        "pattern": ("{type: folder, path: incoming, pattern: '*.tif'}", 0, ".pattern should match files (got '*.tif'"),
+        "table": (f"{{type: table, path: gone.csv, {rows}}}", 2, "(table).path must be an existing folder (got"),
+        "sql": (f"{{type: sql, url_variable: SHOP_URL, query: select 1, {rows}}}", 0, "url_variable should name"),
+        "s3": ("{type: s3, bucket: shop-photos, credentials: SHOP}", 0, "SHOP_ACCESS_KEY and SHOP_SECRET_KEY, not set"),
+    }[key]
+    text = file.read_text()
+    start = text.index("\nsources:")
+    following = text.index("\nlabels:", start)
+    file.write_text(f"{text[:start]}\nsources:\n  - {source}{text[following:]}")
+    assert load_project(file.parent).name == NAME
+    assert not load_projects(installation.projects)[1]
+    for words in (["validate", NAME], ["validate"]):
+        got, _out, err = run("project", *words)
+        assert (got, told in err, f"{NAME}: sources[0]" in err) == (code, True, True), err
+
+
+@pytest.mark.parametrize("reason", ["", "   ", "\n\t", "\u200b", None])
+def test_e6_a_reason_says_something(reason):
+    with pytest.raises(ConfigError, match="reason must say why"):
+        stated(reason)
+
+
+def test_e6_a_reason_is_one_printable_line():
+    assert stated(" worse \n on\0 cats\ud800 ") == "worse on cats?"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["rollback", NAME, "--reason", ""], ["graph", NAME, "apply"], ["experiment", NAME, "stop", "--reason", " "]],
+    ids=lambda words: words[0],
+)
+def test_e6_no_command_decides_without_a_reason(run, words):
+    """E6: `rollback --reason ""` swapped the champion."""
+    code, _out, err = run(*words)
+    assert (code, "reason must say why" in err) == (2, True), err
+
+
+def test_e6_the_stage_itself_refuses_too(installation):
+    """E6: the form in Airflow, too."""
+    with pytest.raises(ConfigError, match="reason must say why"):
+        roll_back(installation.parts, NAME, attempt=Attempt("r", "t"), to_version=None, reason=" ", actor="ann")
+
+
+def test_e6_a_preview_says_from_where_to_where_and_since_when(installation):
+    case = Case(installation.parts.database, installation.store, project=NAME)
+    for at, version in enumerate(("v1", "v2"), start=1):
+        case.judge(version, at=at)
+        case.move(version, at=at)
+    found = rollback_preview.preview(installation.parts, NAME, to_version=None, reason="worse on cats")
+    assert found == (
+        f"{NAME}: back from v2, champion since {minutes(2):%Y-%m-%d %H:%M} UTC, to v1, champion since "
+        f"{minutes(1):%Y-%m-%d %H:%M} UTC (worse on cats)."
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [("n\n", [], True, 0), ("", [], True, 0), ("y\n", [], True, 1), ("", ["--yes"], True, 1), ("", [], False, 1)],
+)
+def test_e6_a_terminal_is_asked(run, monkeypatch, said):
+    answer, extra, is_terminal, changed = said
+    done = []
+    monkeypatch.setattr(rollback_preview, "preview", lambda *_a, **_k: "from v2 to v1")
+    monkeypatch.setattr(entrypoints, "rollback", lambda *_a, **_k: done.append(1) or {"generation": 3})
+    stdin = io.StringIO(answer)
+    stdin.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stdin", stdin)
+    code, _out, err = run("rollback", NAME, "--reason", "worse", *extra)
+    assert (len(done), code, "from v2 to v1" in err) == (changed, 1 - changed, True)
+
+
+@pytest.mark.parametrize("name", sorted(entrypoints.REPEATABLE))
+def test_e8_work_that_another_run_does_is_none_here(installation, monkeypatch, name):
+    """E8: `collect` in a shell and in Airflow at once ended with STALE_ATTEMPT, or with a red DAG run."""
+    database = installation.parts.database
+    mine = Attempt("shell__1", name)
+
+    def slow(*_arguments, **_more):
+        fence = database.acquire(f"{NAME}/{name}", mine, now=NOW)
+        database.acquire(f"{NAME}/{name}", Attempt("manual__2026", name), now=NOW)
+        database.check(fence)
+
+    monkeypatch.setattr(installation.parts, "project", slow, raising=False)
+    found = getattr(entrypoints, name)(NAME, attempt=mine, parts=installation.parts)
+    assert found == {
+        "idle": f"the DAG run manual__2026 is at `{name}` of {NAME} just now; it does what was to be done here"
+    }
+
+
+def test_e8_a_later_try_of_the_same_run_still_ends_the_earlier_one():
+    error = StaleAttempt("lost", holder="scheduled__1/collect/2")
+    attempt = Attempt("scheduled__1", "collect", 1)
+    assert at_once.idle_beside(error, project=NAME, stage="collect", attempt=attempt) is None
+
+
+def open_run(installation, run_id):
+    runs = RunRepository(installation.parts.database)
+    runs.open(NAME, run_id=run_id, kind="train", deadline_at=NOW + dt.timedelta(days=7), at=NOW)
+    return runs
+
+
+@pytest.mark.parametrize(("state", "waits"), [("running", True), ("queued", True), ("failed", False), (None, False)])
+def test_e8_a_shell_does_not_train_beside_airflow(installation, state, waits):
+    open_run(installation, "manual__1")
+    states = {"manual__1": {"state": state}} if state else {}
+    installation.parts.airflow = types.SimpleNamespace(run=lambda _dag, run_id: states[run_id])
+    found = at_once.training_elsewhere(installation.parts, NAME, Attempt("shell__1", "plan_training"))
+    assert (found is not None) is waits
+    assert not waits or "the DAG run manual__1 of pet_photos__train is at work" in found
+
+
+def test_e8_airflow_does_not_train_beside_a_shell(installation):
+    plan = Attempt("manual__1", "plan")
+    with at_once.train_alone(installation.parts, NAME) as alone:
+        assert alone
+        found = entrypoints.plan_training(NAME, attempt=plan, parts=installation.parts)
+        assert found == {"idle": f"`dethrone train {NAME}` is at work in a shell"}
+        beside = shell_run.train_to_serve(NAME, parts=installation.parts)
+        assert beside == {"idle": f"`dethrone train {NAME}` is at work in another shell"}
+    assert "at work" not in entrypoints.plan_training(NAME, attempt=plan, parts=installation.parts)["idle"]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (GateClosed("asks a person", code="APPROVAL_MISSING"), ("rejected", "APPROVAL_MISSING")),
+        (StaleAttempt("a newer one"), ("superseded", "STALE_ATTEMPT")),
+        (KeyboardInterrupt(), ("failed", "STOPPED")),
+        (ValueError("x"), ("failed", "STOPPED")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_e8_a_run_of_a_shell_is_closed_with_what_stopped_it(installation, monkeypatch, error, outcome):
+    """E8: a shell's training stayed open for a week, then counted as failed."""
+
+    def plan(_project, *, attempt, **_more):
+        open_run(installation, attempt.run_id)
+        return {}
+
+    def stop(*_arguments, **_more):
+        raise error
+
+    monkeypatch.setattr(entrypoints, "plan_training", plan)
+    monkeypatch.setattr(entrypoints, "snapshot", stop)
+    with pytest.raises(type(error)):
+        shell_run.train_to_serve(NAME, parts=installation.parts)
+    (run,) = RunRepository(installation.parts.database).list(NAME)
+    assert (run.outcome, run.reason_code) == outcome
+
+
+class Airflow:
+    """Seven DAGs of the project and one of another; `state` is that of their newest run."""
+
+    def __init__(self, state="success"):
+        self.state = state
+        self.dags = {f"{NAME}__{verb}" for verb in ("ingest", "train", "monitor")} | {"other__train"}
+
+    def dag_ids(self):
+        return set(self.dags)
+
+    def runs(self, dag, *, limit):
+        return [{"state": self.state, "dag_run_id": f"manual__{dag}"}][:limit]
+
+    def delete(self, dag):
+        self.dags.remove(dag)
+
+
+class Target:
+    def __init__(self, *names):
+        self.names = list(names)
+
+    def list(self):
+        return dict.fromkeys(self.names, "RUNNING")
+
+    def stop(self, name):
+        self.names.remove(name)
+
+
+@pytest.fixture
+def leaving(installation):
+    Case(installation.parts.database, installation.store, project=NAME).tell()
+    installation.parts.airflow = Airflow()
+    installation.parts.target = Target("pet-photos-abc", "pet-photos-def", "pet-photos-of-others-abc")
+    return installation
+
+
+def test_f6_a_removed_project_leaves_and_can_come_back(leaving):
+    """F6: a project that was removed still served, and its seven DAGs stayed."""
+    parts = leaving.parts
+    before = ServingRepository(parts.database).history(NAME)
+    found = removing.remove(parts, NAME, now=NOW)
+    assert found.servers == ("pet-photos-abc", "pet-photos-def")
+    assert parts.target.names == ["pet-photos-of-others-abc"]
+    assert parts.airflow.dags == {"other__train"}
+    assert not (leaving.projects / NAME).exists()
+    assert not load_projects(leaving.projects)[0]
+    assert ServingRepository(parts.database).history(NAME) == before
+    assert "`dethrone serve pet_photos`" in found.as_text()
+    Path(found.folder).rename(leaving.projects / NAME)
+    assert [one.name for one in load_projects(leaving.projects)[0]] == [NAME]
+
+
+def test_f6_a_folder_that_was_deleted_by_hand_is_noticed_and_removed(leaving):
+    programs = ["s3", "inference-pet-photos-abc"]
+    assert removing.left_behind(leaving.parts, running=programs) == []
+    (leaving.projects / NAME).rename(leaving.home / "elsewhere")
+    assert removing.left_behind(leaving.parts, running=programs) == [NAME]
+    assert removing.left_behind(leaving.parts, running=["s3"]) == []
+    assert removing.remove(leaving.parts, NAME, now=NOW).servers == ("pet-photos-abc", "pet-photos-def")
+
+
+def test_f6_nothing_is_removed_under_a_run(leaving):
+    leaving.parts.airflow.state = "running"
+    with pytest.raises(ConfigError, match="nothing of the project may run") as error:
+        removing.remove(leaving.parts, NAME, now=NOW)
+    assert error.value.code == "RUN_ACTIVE"
+    assert (leaving.projects / NAME).is_dir()
+    assert len(leaving.parts.target.names) == 3
+
+
+def test_f6_nothing_is_removed_that_a_graph_uses(leaving):
+    folder = leaving.projects / "triage"
+    folder.mkdir()
+    text = "version: 1\nname: triage\ngraph:\n  nodes:\n    first: {project: pet_photos}\n  output: [first]\n"
+    (folder / "project.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"no graph may use pet_photos \(got triage\)"):
+        removing.remove(leaving.parts, NAME, now=NOW)
+
+
+def test_f6_a_script_says_yes(run, installation):
+    code, _out, err = run("project", "remove", NAME)
+    assert (code, "--yes must be given where nobody can be asked" in err) == (2, True)
+
+
+def test_e13_a_new_project_points_editors_to_a_schema_that_is_there(installation):
+    """E13: `$schema` of a new project pointed nowhere outside of the repository."""
+    folder = installation.projects / NAME
+    first = (folder / "project.yaml").read_text().splitlines()[0]
+    path = folder / first.split("$schema=")[1]
+    assert json.loads(path.read_text())["title"] == "Dethrone project.yaml"
