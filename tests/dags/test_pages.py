@@ -1,0 +1,170 @@
+"""Every button and link leads to a page (source: reports E13, H10): tried against the apps that have to answer."""
+
+import datetime as dt
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from urllib.parse import quote, urljoin, urlsplit
+
+import pytest
+from starlette.routing import Match
+
+from data_checks.report import IndexEntry, render_check, render_index, render_root
+from data_checks.result import CheckResult
+from pipeline_tasks import airflow_glue
+from pipeline_tasks.wiring import pages, views
+from pipeline_tasks.wiring.links import links_of
+
+AIRFLOW, GATEWAY, LABELS = "http://airflow", "http://gateway", "http://labels"
+PREFIX = "/dethrone"
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+CHECK_KEY = "reports/pets/checks/items/ab-cd.html"
+VERDICT_KEY = "verdicts/pets/v1/report.html"
+CHECK = CheckResult(
+    stage="items",
+    subject="b1",
+    suite="image",
+    success=True,
+    severity="ok",
+    code="",
+    statistics={"num_rows": 1},
+    rules=(),
+)
+
+
+@pytest.fixture
+def site(monkeypatch, tmp_path):
+    """Airflow's plugin, logged in, with one check's page and one verdict's report in the store."""
+    import asyncio
+
+    import httpx
+    from airflow.api_fastapi.core_api.security import get_user
+
+    from pipeline_tasks import airflow_plugin
+
+    settings = SimpleNamespace(
+        airflow_url=AIRFLOW, gateway_url=GATEWAY, label_studio_url=LABELS, docs_dir=tmp_path / "data-docs"
+    )
+    objects = {
+        CHECK_KEY: render_check("pets", CHECK, created_at=NOW, run_id="r").encode(),
+        VERDICT_KEY: b"<p>a report</p>",
+    }
+    monkeypatch.setattr(pages, "read_object", objects.__getitem__)
+    monkeypatch.setattr("pipeline_tasks.settings.load_settings", lambda: settings)
+    monkeypatch.setattr(pages, "overview_html", lambda: "<p>overview</p>")
+    monkeypatch.setitem(airflow_plugin.app.dependency_overrides, get_user, lambda: "alice")
+
+    def get(address):
+        async def send():
+            transport = httpx.ASGITransport(app=airflow_plugin.app, root_path=PREFIX, raise_app_exceptions=True)
+            async with httpx.AsyncClient(transport=transport) as client:
+                found = await client.get(address)
+                return await client.get(urljoin(address, found.headers["location"])) if found.is_redirect else found
+
+        return asyncio.run(send())
+
+    return SimpleNamespace(get=get, settings=settings, docs=settings.docs_dir, app=airflow_plugin.app)
+
+
+def write_docs(site):
+    entry = IndexEntry("items/ab-cd.html", "b1", "items", "ok", "1 row", NOW)
+    for name, text in {
+        "index.html": render_root({"pets": 1}),
+        "pets/index.html": render_index("pets", [entry]),
+        "pets/items/ab-cd.html": render_check("pets", CHECK, created_at=NOW, run_id="r"),
+    }.items():
+        (site.docs / name).parent.mkdir(parents=True, exist_ok=True)
+        (site.docs / name).write_text(text)
+
+
+class Links(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "a":
+            self.found.append(dict(attributes)["href"])
+
+
+def status(site, address):
+    """Return what a link's own app answers; Label Studio and W&B are others' and known by their address."""
+    parts = urlsplit(address)
+    if address.startswith(GATEWAY):
+        from bento_services.gateway.app import build_app
+
+        scope = {"type": "http", "path": parts.path, "method": "GET"}
+        *named, _catch_all = build_app().routes
+        return 200 if any(route.matches(scope)[0] is Match.FULL for route in named) else 404
+    if address.startswith(LABELS):
+        return 200 if re.fullmatch(r"/projects/\d+/data", parts.path) else 404
+    if parts.path == "/dags":
+        return 200
+    assert parts.path.startswith(PREFIX), address
+    return site.get(address).status_code
+
+
+def test_e13_every_button_of_a_task_leads_to_a_page(site):
+    write_docs(site)
+    found = links_of(site.settings, report=CHECK_KEY, label_studio=3, tracker={"url": f"{GATEWAY}/docs"}, service=True)
+    assert set(found) == set(airflow_glue.LINKS)
+    assert {name: status(site, address) for name, address in found.items()} == dict.fromkeys(found, 200)
+    assert status(site, links_of(site.settings, report=VERDICT_KEY)["Report"]) == 200
+
+
+def test_e13_every_link_of_the_navigation_leads_to_a_page_before_the_first_check_too(site):
+    from pipeline_tasks.airflow_plugin import DethronePlugin
+
+    for view in DethronePlugin.external_views:
+        assert status(site, AIRFLOW + view["href"]) == 200, view
+    assert "No check has run yet" in site.get(f"{AIRFLOW}{PREFIX}/data-docs/index.html").text
+
+
+@pytest.mark.parametrize("start", [f"reports/{CHECK_KEY}", "data-docs/index.html"])
+def test_e13_every_link_on_the_pages_of_checks_leads_to_a_page(site, start):
+    """E13: the breadcrumb of a check's report led to a 404."""
+    write_docs(site)
+    waiting, seen = [f"{AIRFLOW}{PREFIX}/{start}"], set()
+    while waiting:
+        address = waiting.pop()
+        answer = site.get(address)
+        assert answer.status_code == 200, address
+        seen.add(address)
+        links = [urljoin(str(answer.url), link) for link in Links(answer.text).found]
+        waiting += [link for link in links if link not in seen]
+    assert len(seen) >= 3
+
+
+def test_e13_every_link_of_the_overview_leads_to_a_page(site, database, object_store, monkeypatch):
+    from tests.ledger_case import Case
+
+    case = Case(database, object_store)
+    case.tell()
+    key = f"verdicts/{case.project}/verdict-v1/report.html"
+    monkeypatch.setattr(pages, "read_object", lambda _key: b"<p>a report</p>")
+    parts = SimpleNamespace(settings=site.settings, database=database)
+    links = dict(views._links(parts, case.project))
+    assert key.split("/")[1] in links["Newest verdict"]
+    for address in links.values():
+        assert status(site, urljoin(AIRFLOW, address)) == 200, address
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"reports/verdicts/{quote(chr(0))}.html",
+        f"reports/verdicts/{quote('é')}.html",
+        "reports/verdicts/%ff.html",
+        f"reports/verdicts/{'a' * 5000}.html",
+        "reports/verdicts/../secrets.html",
+        "reports/verdicts/%2e%2e/secrets.html",
+        "reports/other/x.html",
+        f"data-docs/{quote(chr(0))}.html",
+        f"data-docs/{'a' * 5000}.html",
+        "data-docs/%2e%2e/catalog.db",
+        "data-docs/%ff.html",
+    ],
+)
+def test_h10_an_odd_name_is_no_such_page(site, path):
+    assert site.get(f"{AIRFLOW}{PREFIX}/{path}").status_code == 404
