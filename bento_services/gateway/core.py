@@ -24,7 +24,7 @@ from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.follower import RouteFollower
 from bento_services.gateway.graph import compose
 from bento_services.gateway.metrics import Metrics
-from bento_services.gateway.postprocess import DIGITS, finish
+from bento_services.gateway.postprocess import DIGITS, Finished, finish
 from bento_services.gateway.predict import Answered, Dispatcher, Question
 from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.records import LogRecord
@@ -249,13 +249,14 @@ class Gateway:
         trace.spans.update(answered.scores.spans)
         with self.span(trace, "log"):
             route = self.route(trace.project)
-            answer, record = self.log_answer(trace, answered, route)
-            if answer["needs_review"] and trace.prediction_id is None:
+            finished = finish(answered.scores, route.settings)
+            # Before the record is written: what is in the log as answered must be answered.
+            is_kept = finished.needs_review and trace.prediction_id is None
+            item_id = guard.item_id(item, modality=route.settings.modality) if is_kept else ""
+            answer, record = self.log_answer(trace, answered, finished)
+            if is_kept:
                 self.later.store.remember(
-                    answer["prediction_id"],
-                    project=trace.project,
-                    answer=answer,
-                    item_id=guard.item_id(item, modality=route.settings.modality),
+                    answer["prediction_id"], project=trace.project, answer=answer, item_id=item_id
                 )
         if route.shadows and version is None:
             self.mirror.send(dataclasses.replace(question, seat=None), record, route=route)
@@ -285,9 +286,8 @@ class Gateway:
         finally:
             trace.spans[name] = trace.spans.get(name, 0.0) + self.monotonic() - began
 
-    def log_answer(self, trace: Trace, answered: Answered, route: ProjectRoute) -> tuple[dict[str, Any], LogRecord]:
-        """Finish an answer as the route says and log it; returns it and its record."""
-        finished = finish(answered.scores, route.settings)
+    def log_answer(self, trace: Trace, answered: Answered, finished: Finished) -> tuple[dict[str, Any], LogRecord]:
+        """Log a finished answer; returns it and its record."""
         scores = zip(answered.scores.labels, answered.scores.probabilities, strict=True)
         record = self._record(
             trace,

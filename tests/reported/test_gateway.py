@@ -9,9 +9,11 @@ import json
 import httpx
 import pytest
 
-from bento_services.gateway.client import Failed
+from bento_services.gateway.client import Failed, Scores
+from bento_services.gateway.errors import ApiError, error_response
 from tests.service import conftest
 from tests.service.conftest import bearer, png
+from tests.service.servers import CLASSES
 
 bench = conftest.bench
 PREDICT, BATCH, ASYNC = (f"/v1/projects/fashion/predict{kind}" for kind in ("", ":batch", ":async"))
@@ -172,3 +174,77 @@ def test_c8_who_repeats_takes_no_place_from_others(bench):
 
     assert {response.status_code for response in in_one_loop(bench, conversation)} == {200}
     assert len(bench.records()) == 8
+
+
+LONG = "n" * 1025
+NAMES = {
+    "B5-half-a-pair": (rb'{"amount": 5, "note\ud800": "x"}', 422, "COLUMN_NAME_INVALID"),
+    "B5-other-half": (rb'{"\udfff": 1}', 422, "COLUMN_NAME_INVALID"),
+    "B5-nul": (rb'{"amount": 5, "a\u0000b": "x"}', 422, "COLUMN_NAME_INVALID"),
+    "B5-line-break": (rb'{"amount": 5, "a\nb": "x"}', 422, "COLUMN_NAME_INVALID"),
+    "B5-escape": (rb'{"amount": 5, "\u001b[2J": "x"}', 422, "COLUMN_NAME_INVALID"),
+    "B5-long": (json.dumps({LONG: 5}).encode(), 422, "COLUMN_NAME_INVALID"),
+    "B5-long-in-bytes": (json.dumps({"é" * 513: 5}).encode(), 422, "COLUMN_NAME_INVALID"),
+    "B5-nested": (rb'{"amount": 5, "a": {"b\ud800": 1}}', 422, "VALUE_TYPE"),
+    "B5-half-a-pair-as-value": (rb'{"amount": "\ud800"}', 422, "TEXT_NOT_UTF8"),
+    "B5-nul-as-value": (rb'{"amount": "a\u0000"}', 422, "TEXT_CONTROL_CHARACTER"),
+    "B5-number-without-end": (rb'{"amount": 1e999}', 422, "NOT_FINITE"),
+    "B5-twice": (b'{"amount": 5, "amount": 6}', 400, "JSON_INVALID"),
+    "B5-twice-once-unescaped": (rb'{"amount": 5, "\u0061mount": 6}', 400, "JSON_INVALID"),
+}
+
+
+@pytest.fixture
+def rows(bench):
+    """A gateway whose models are never sure: a row's answer is kept for a person."""
+    bench.follow(conftest.snapshot())
+    bench.models.replies = {"d1": Scores(CLASSES, (0.4, 0.35, 0.25))}
+    return bench
+
+
+def ask_row(bench, body: bytes, path: str = "predict", **headers):
+    sent = bearer("stack", **headers) | JSON
+    return bench.client.post(f"/v1/projects/rows/{path}", content=body, headers=sent)
+
+
+@pytest.mark.parametrize(("body", "status", "code"), NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("path", ["predict", "predict:async"])
+def test_a_row_that_no_store_takes_is_refused_and_logged_as_that(rows, path, body, status, code):
+    """A column's name is guarded as a value is; nothing stands in the log as answered that was not."""
+    response = ask_row(rows, body, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert response.json()["error"]["message"].isprintable()
+    (record,) = rows.records()
+    assert (record.status, record.error_code, record.prediction_id) == (status, code, None)
+
+
+@pytest.mark.parametrize(("body", "status", "code"), NAMES.values(), ids=NAMES)
+def test_in_a_batch_it_is_refused_alone(rows, body, status, code):
+    document = b'{"items": [{"row": {"amount": 1}}, {"row": %s}, {"row": {"amount": 2}}]}' % body
+    results = ask_row(rows, document, "predict:batch").json()["results"]
+    assert [result["status"] for result in results] == [200, 422, 200]
+    assert sorted(record.status for record in rows.records()) == [200, 200, 422]
+
+
+@pytest.mark.parametrize("name", ["amount", "Größe in m²", "日付", "a b.c", "n" * 1024, "🙂"])
+def test_an_ordinary_name_is_answered_and_kept_for_a_person(rows, name):
+    answer = ask_row(rows, json.dumps({name: 5}).encode()).json()
+    assert answer["needs_review"]
+    (record,) = rows.records()
+    assert (record.status, record.prediction_id) == (200, answer["prediction_id"])
+    kept = rows.client.get(f"/v1/predictions/{answer['prediction_id']}", headers=bearer("stack"))
+    assert kept.json()["review"]["state"] == "not_asked"
+
+
+def test_a_defect_behind_the_model_is_logged_as_an_error_only(rows, monkeypatch):
+    """Whatever fails when an answer is made ready stands once in the log, with what the caller was told."""
+    monkeypatch.setattr("bento_services.gateway.guard.item_id", lambda *_, **__: 1 / 0)
+    assert ask_row(rows, b'{"amount": 5}').status_code == 500
+    assert [(record.status, record.error_code) for record in rows.records()] == [(500, "INTERNAL")]
+
+
+def test_a_message_with_half_a_pair_is_told_all_the_same():
+    error = ApiError(422, "X", "got \ud800")
+    assert error_response(error, request_id="r").body == (
+        b'{"error":{"code":"X","message":"got \\\\ud800","field":null,"request_id":"r"}}'
+    )
