@@ -258,7 +258,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "/metrics": {
         "get": _operation(
             "metrics",
-            "Prometheus text; open to this machine",
+            "Prometheus text",
             good={"200": _text("text/plain", "Counters, gauges and one histogram.")},
             errors=(400, 401, 403, 500, 503),
             parameters=("RequestId",),

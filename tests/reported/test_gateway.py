@@ -8,12 +8,14 @@ import json
 
 import httpx
 import pytest
+import yaml
 
 from bento_services.gateway.client import Failed, Scores
 from bento_services.gateway.errors import ApiError, error_response
+from bento_services.gateway.examples import EXAMPLES
 from tests.service import conftest
 from tests.service.conftest import bearer, png
-from tests.service.servers import CLASSES
+from tests.service.servers import CLASSES, ROOT
 
 bench = conftest.bench
 PREDICT, BATCH, ASYNC = (f"/v1/projects/fashion/predict{kind}" for kind in ("", ":batch", ":async"))
@@ -248,3 +250,41 @@ def test_a_message_with_half_a_pair_is_told_all_the_same():
     assert error_response(error, request_id="r").body == (
         b'{"error":{"code":"X","message":"got \\\\ud800","field":null,"request_id":"r"}}'
     )
+
+
+LOCAL = {
+    "no-header": {},
+    "empty-header": {"X-Forwarded-For": ""},
+    "real-ip": {"X-Real-IP": "10.0.0.9"},
+    "forwarded": {"X-Forwarded-For": "127.0.0.1"},
+}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "testclient"])
+@pytest.mark.parametrize("headers", LOCAL.values(), ids=LOCAL)
+def test_f7_nothing_is_open_because_its_caller_looks_local(bench, address, headers):
+    """Behind a proxy on this machine everybody looks local: what asks for a key asks everybody for it."""
+    bench.client._transport.client = (address, 5000)
+    closed = [example for example in EXAMPLES if not example.open_to_all]
+    paths = {(one.method, one.path.format(project="fashion", prediction_id="p")) for one in closed}
+    assert ("GET", "/metrics") in paths
+    answers = {path: bench.client.request(*path, headers=headers).status_code for path in paths}
+    assert answers == dict.fromkeys(paths, 401)
+    scrape = bench.client.get("/metrics", headers=bearer("stack"))
+    assert (scrape.status_code, scrape.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+
+
+def test_f7_the_stacks_prometheus_brings_its_key():
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    (job,) = [job for job in jobs if job["job_name"] == "gateway"]
+    assert job["authorization"] == {"credentials_file": "/run/secrets/gateway_admin_key"}
+
+
+def test_g8_kubernetes_runs_one_gateway_and_nothing_scales_it():
+    """Rollouts, drains, rate limits and the store of asynchronous predictions look at one gateway."""
+    text = (ROOT / "deploy/kubernetes/base/gateway.yaml").read_text()
+    bodies = {body["kind"]: body for body in yaml.safe_load_all(text)}
+    spec = bodies["Deployment"]["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert sorted(bodies) == ["Deployment", "Service", "ServiceAccount"]
+    assert "There is one gateway" in (ROOT / "docs/operations.md").read_text()

@@ -212,7 +212,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Prometheus text; open to this machine
+         * Prometheus text
          * @description Needs a key with the scope `admin`.
          */
         get: operations["metrics"];
