@@ -32,6 +32,7 @@ MAX_PIXELS = 25_000_000
 MAX_CHARACTERS = 100_000
 _PROJECT = re.compile(r"[a-z][a-z0-9_]{1,38}[a-z0-9]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_PREDICTION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _VISIBLE = re.compile(r"[\x20-\x7e]{1,200}")
 
@@ -60,6 +61,11 @@ def check_request_id(value: str | None, *, new_id: Callable[[], str]) -> str:
             field="X-Request-Id",
         )
     return value
+
+
+def is_prediction_id(value: str) -> bool:
+    """Return whether a text can be the id of a prediction."""
+    return _PREDICTION_ID.fullmatch(value) is not None
 
 
 def check_header(request: Request, name: str) -> str | None:

@@ -144,7 +144,11 @@ CALLER = ("RequestId", "UserKey", "BusinessKey", "ModelVersion")
 FEEDBACK = _operation(
     "feedback",
     "Tell what really was the case",
-    good={"202": _json("FeedbackAccepted", "It is in the log.")},
+    good={
+        "202": _json(
+            "FeedbackAccepted", "It is in the log; whether there is such a prediction is seen when the log is read."
+        )
+    },
     errors=FEEDBACK_ERRORS,
     parameters=("Project", "RequestId"),
     body=_body("Feedback"),

@@ -288,3 +288,11 @@ def test_g8_kubernetes_runs_one_gateway_and_nothing_scales_it():
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
     assert sorted(bodies) == ["Deployment", "Service", "ServiceAccount"]
     assert "There is one gateway" in (ROOT / "docs/operations.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["p 1", "../p", "é", "p" * 129, "p;drop"])
+def test_h11_feedback_on_what_cannot_be_a_prediction_is_not_found(bench, name):
+    body = {"prediction_id": name, "label": "boot"}
+    response = bench.client.post("/v1/projects/fashion/feedback", json=body, headers=bearer())
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "PREDICTION_UNKNOWN")
+    assert bench.records() == []
