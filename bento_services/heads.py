@@ -12,7 +12,8 @@ import select
 from typing import Any
 
 import uvicorn.protocols.http.auto
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from bento_services.upgrades import StaysHttp
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100  # of a head that is not complete: an object each
@@ -22,7 +23,7 @@ MAX_LOOKS = 20  # at the end, for requests that have arrived
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-class BoundedHeads(HttpToolsProtocol):
+class BoundedHeads(StaysHttp):
     """uvicorn's protocol; closes a connection whose next head, or trailer, is too long or too slow.
 
     Counted is what came since the last whole head or piece of a body; one read (at most 256 KiB) may come on top.
@@ -119,7 +120,7 @@ class BoundedHeads(HttpToolsProtocol):
     def _close_if_idle_later(self) -> None:
         """Start uvicorn's timer anew where bytes that are no request stopped it: a line break, the rest of a body."""
         is_idle = self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None
-        if is_idle and self in self.connections and not self.transport.is_closing():  # no WebSocket by now
+        if is_idle and not self.transport.is_closing():
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )

@@ -183,7 +183,10 @@ class CheckReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MonitorReport:
-    """What one monitor run did: `state` is OK, ALARM, INSUFFICIENT_DATA or NO_REFERENCE; `alarms` are sentences."""
+    """What one monitor run did: `state` is OK, ALARM, INSUFFICIENT_DATA or NO_REFERENCE; `alarms` are sentences.
+
+    `num_refused`: parts, records and inputs in quarantine; `num_unmatched`: feedback on no known prediction.
+    """
 
     project: str
     window_id: str
@@ -198,6 +201,7 @@ class MonitorReport:
     quality: str
     alarms: tuple[str, ...]
     wake_training: bool
+    num_unmatched: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

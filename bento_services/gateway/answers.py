@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from bento_services.gateway.errors import ApiError
 
 MAX_ANSWERS = 10_000
+Answer = asyncio.Task[Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,14 +24,17 @@ class AnswerKey:
 
 
 class AnswerCache:
-    """The newest answers to requests whose id the caller chose; in memory, so a restart forgets them."""
+    """The newest answers, made or being made, to requests whose id the caller chose.
+
+    In memory, so a restart forgets them; belongs to one event loop.
+    """
 
     def __init__(self, *, max_answers: int = MAX_ANSWERS) -> None:
         self._max_answers = max_answers
-        self._answers: OrderedDict[AnswerKey, tuple[str, Mapping[str, Any]]] = OrderedDict()
+        self._answers: OrderedDict[AnswerKey, tuple[str, Answer]] = OrderedDict()
 
-    def find(self, key: AnswerKey, *, fingerprint: str) -> Mapping[str, Any] | None:
-        """Return the earlier answer to the same request.
+    def find(self, key: AnswerKey, *, fingerprint: str) -> Answer | None:
+        """Return the answer to the same request, which may still be on its way; one that failed is forgotten.
 
         Raises:
             ApiError: 409, the id was used for another request.
@@ -43,8 +48,16 @@ class AnswerCache:
             )
         return found[1]
 
-    def keep(self, key: AnswerKey, answer: Mapping[str, Any], *, fingerprint: str) -> None:
-        """Remember an answer, and forget the oldest one when there are too many."""
+    def make(self, key: AnswerKey, work: Coroutine[Any, Any, Mapping[str, Any]], *, fingerprint: str) -> Answer:
+        """Begin to make an answer, whoever still waits for it; forget the oldest one when there are too many."""
+        answer = asyncio.get_running_loop().create_task(work)
         self._answers[key] = (fingerprint, answer)
+        answer.add_done_callback(lambda made: self._forget_failed(key, made))
         if len(self._answers) > self._max_answers:
             self._answers.popitem(last=False)
+        return answer
+
+    def _forget_failed(self, key: AnswerKey, made: Answer) -> None:
+        is_failed = made.cancelled() or made.exception() is not None
+        if is_failed and key in self._answers and self._answers[key][1] is made:
+            del self._answers[key]

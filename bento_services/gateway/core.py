@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -23,7 +24,7 @@ from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.follower import RouteFollower
 from bento_services.gateway.graph import compose
 from bento_services.gateway.metrics import Metrics
-from bento_services.gateway.postprocess import DIGITS, finish
+from bento_services.gateway.postprocess import DIGITS, Finished, finish
 from bento_services.gateway.predict import Answered, Dispatcher, Question
 from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.records import LogRecord
@@ -69,6 +70,7 @@ class Trace:
     generation: int | None = None  # of the route whose share drew a deployment
     assigned: str | None = None  # the deployment that was drawn, whoever answered in the end
     seat: Seat | None = None  # in the bundle of a client's batch
+    is_logged: bool = False  # how it ended stands in the log
     spans: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds by part, as `Server-Timing` tells them
 
     def drawn(self, route: ProjectRoute, entry: RouteEntry) -> None:
@@ -164,11 +166,12 @@ class Gateway:
         try:
             return await work
         except ApiError as error:
-            if error.status not in NOT_LOGGED:
+            if error.status not in NOT_LOGGED and not trace.is_logged:
                 self.log_error(trace, error)
             raise
         except Exception:
-            self.log_error(trace, ApiError(500, "INTERNAL", ""))
+            if not trace.is_logged:
+                self.log_error(trace, ApiError(500, "INTERNAL", ""))
             raise
 
     async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
@@ -200,18 +203,25 @@ class Gateway:
     async def answer(
         self, trace: Trace, route: ProjectRoute, *, version: str | None, chosen_id: bool
     ) -> Mapping[str, Any]:
-        """Answer one item; the same item under the same id of the caller's choice gets its earlier answer again."""
+        """Answer one item; the same item under the same id of the caller's choice gets the one answer, logged once.
+
+        It is made to its end also when the caller who asked first has gone: another may wait for it.
+        """
         if not chosen_id:
             return await self._dispatch(route, trace, version=version)
         answer_key = AnswerKey(trace.client, trace.project, trace.request_id)
-        fingerprint = f"{sha256_hex(trace.payload or b'')}/{version}/{trace.user_key}"
-        earlier = self._answers.find(answer_key, fingerprint=fingerprint)
-        if earlier is not None:
-            self.metrics.add("dethrone_answers_repeated_total")
-            return earlier
-        answer = await self._dispatch(route, trace, version=version)
-        self._answers.keep(answer_key, answer, fingerprint=fingerprint)
-        return answer
+        asked = [sha256_hex(trace.payload or b""), version, trace.user_key, trace.business_key]
+        fingerprint = json.dumps(asked)
+        answer = self._answers.find(answer_key, fingerprint=fingerprint)
+        if answer is None:
+            work = self.logged(trace, self._dispatch(route, trace, version=version))
+            answer = self._answers.make(answer_key, work, fingerprint=fingerprint)
+            return await asyncio.shield(answer)
+        if trace.seat is not None:
+            trace.seat.leave()  # or its neighbours would wait for what this one waits for
+        self.metrics.add("dethrone_answers_repeated_total")
+        trace.is_logged = True
+        return await asyncio.shield(answer)
 
     async def _dispatch(self, route: ProjectRoute, trace: Trace, *, version: str | None) -> Mapping[str, Any]:
         """Decode, predict and log under the cap on open requests."""
@@ -239,13 +249,14 @@ class Gateway:
         trace.spans.update(answered.scores.spans)
         with self.span(trace, "log"):
             route = self.route(trace.project)
-            answer, record = self.log_answer(trace, answered, route)
-            if answer["needs_review"] and trace.prediction_id is None:
+            finished = finish(answered.scores, route.settings)
+            # Before the record is written: what is in the log as answered must be answered.
+            is_kept = finished.needs_review and trace.prediction_id is None
+            item_id = guard.item_id(item, modality=route.settings.modality) if is_kept else ""
+            answer, record = self.log_answer(trace, answered, finished)
+            if is_kept:
                 self.later.store.remember(
-                    answer["prediction_id"],
-                    project=trace.project,
-                    answer=answer,
-                    item_id=guard.item_id(item, modality=route.settings.modality),
+                    answer["prediction_id"], project=trace.project, answer=answer, item_id=item_id
                 )
         if route.shadows and version is None:
             self.mirror.send(dataclasses.replace(question, seat=None), record, route=route)
@@ -275,9 +286,8 @@ class Gateway:
         finally:
             trace.spans[name] = trace.spans.get(name, 0.0) + self.monotonic() - began
 
-    def log_answer(self, trace: Trace, answered: Answered, route: ProjectRoute) -> tuple[dict[str, Any], LogRecord]:
-        """Finish an answer as the route says and log it; returns it and its record."""
-        finished = finish(answered.scores, route.settings)
+    def log_answer(self, trace: Trace, answered: Answered, finished: Finished) -> tuple[dict[str, Any], LogRecord]:
+        """Log a finished answer; returns it and its record."""
         scores = zip(answered.scores.labels, answered.scores.probabilities, strict=True)
         record = self._record(
             trace,
@@ -297,6 +307,7 @@ class Gateway:
 
     def log_error(self, trace: Trace, error: ApiError) -> None:
         """Log an item that got no answer; a promised prediction id is kept."""
+        trace.is_logged = True
         record = self._record(trace, status=error.status, prediction_id=trace.prediction_id, error_code=error.code)
         self.metrics.record_outcome(self.spool.append(record))
 

@@ -39,8 +39,9 @@ def json_response(
 
 
 def error_body(error: ApiError, *, request_id: str) -> dict[str, Any]:
-    """Return what the contract says of an error."""
-    return {"code": error.code, "message": error.message, "field": error.field, "request_id": request_id}
+    """Return what the contract says of an error, in characters that every reader takes."""
+    message = error.message.encode(errors="backslashreplace").decode()
+    return {"code": error.code, "message": message, "field": error.field, "request_id": request_id}
 
 
 def error_response(error: ApiError, *, request_id: str) -> Response:

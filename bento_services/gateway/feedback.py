@@ -20,7 +20,11 @@ MAX_FEEDBACK_BYTES = 64 * 1024
 async def take_feedback(
     gateway: Gateway, request: Request, *, project: str | None, request_id: str
 ) -> Mapping[str, Any]:
-    """Log what really was the case, by prediction id or business key; 503 when it cannot be kept."""
+    """Log what really was the case, by prediction id or business key; 503 when it cannot be kept.
+
+    Whether there is such a prediction is not known here: the gateway keeps no list of them. The monitor counts
+    feedback on none.
+    """
     started = gateway.monotonic()
     key = gateway.authorize(request, scope="feedback", project=project)
     body = await guard.read_body(
@@ -32,6 +36,9 @@ async def take_feedback(
     route = gateway.route(project)
     gateway.take(key, route)
     guard.check_label(fields.label, route.known_classes)
+    if fields.prediction_id is not None and not guard.is_prediction_id(fields.prediction_id):
+        message = "prediction_id must be one that this gateway gave (got what cannot be one)."
+        raise ApiError(404, "PREDICTION_UNKNOWN", message, field="prediction_id")
     record = LogRecord(
         kind="feedback",
         prediction_id=fields.prediction_id,

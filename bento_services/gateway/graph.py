@@ -69,12 +69,12 @@ async def compose(
                 gateway.log_error(dataclasses.replace(mine, started=trace.started, prediction_id=None), error)
                 raise _named(error, node) from None
     prediction_id = trace.prediction_id or gateway.new_id()
+    item_id = guard.item_id(item, modality=route.settings.modality)  # before anything is in the log as answered
     _log_nodes(gateway, ran, prediction_id=prediction_id)
     output = ran[next(name for name in graph.output if name in ran)]
     answer = _log_whole(gateway, trace, route, output, prediction_id=prediction_id)
     answer |= {"answered_by": output.node.name, "nodes": [_as_json(one) for one in ran.values()]}
     if answer["needs_review"] and trace.prediction_id is None:
-        item_id = guard.item_id(item, modality=route.settings.modality)
         gateway.later.store.remember(prediction_id, project=trace.project, answer=answer, item_id=item_id)
     return answer
 
@@ -139,7 +139,7 @@ def _log_nodes(gateway: Gateway, ran: Mapping[str, Ran], *, prediction_id: str) 
             payload=one.trace.payload if whole else None,
             hashed=None if whole else one.question.payload,
         )
-        _, record = gateway.log_answer(node_trace, one.answered, one.route)
+        _, record = gateway.log_answer(node_trace, one.answered, one.finished)
         if one.route.shadows:
             gateway.mirror.send(dataclasses.replace(one.question, tensor=False), record, route=one.route)
 
@@ -152,7 +152,7 @@ def _log_whole(
     answered = dataclasses.replace(output.answered, entry=entry)
     # The item's bytes stand in the record of the node that was given them.
     whole = dataclasses.replace(trace, prediction_id=prediction_id, payload=None, hashed=trace.payload)
-    answer, _ = gateway.log_answer(whole, answered, output.route)
+    answer, _ = gateway.log_answer(whole, answered, output.finished)
     return answer
 
 

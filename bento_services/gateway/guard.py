@@ -27,10 +27,13 @@ MEDIA_TYPES: Mapping[str, frozenset[str]] = {
 }
 DECODE_IN_THREAD_BYTES = 32 * 1024
 MAX_NAME_LENGTH = 200
+MAX_COLUMN_BYTES = 1024
 MAX_PIXELS = 25_000_000
 MAX_CHARACTERS = 100_000
 _PROJECT = re.compile(r"[a-z][a-z0-9_]{1,38}[a-z0-9]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_PREDICTION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _VISIBLE = re.compile(r"[\x20-\x7e]{1,200}")
 
 
@@ -58,6 +61,11 @@ def check_request_id(value: str | None, *, new_id: Callable[[], str]) -> str:
             field="X-Request-Id",
         )
     return value
+
+
+def is_prediction_id(value: str) -> bool:
+    """Return whether a text can be the id of a prediction."""
+    return _PREDICTION_ID.fullmatch(value) is not None
 
 
 def check_header(request: Request, name: str) -> str | None:
@@ -177,9 +185,25 @@ def _guard_text(payload: bytes, limits: Mapping[str, Any]) -> bytes:
 
 def _guard_row(payload: bytes, limits: Mapping[str, Any]) -> bytes:
     row = parse_json_object(payload)
+    _check_names(row)
     # Which columns the model needs is the inference service's to say; here every value that came must be plain.
     guard_row(row, columns=list(row), max_characters=int(limits.get("max_text_characters", MAX_CHARACTERS)))
     return payload
+
+
+def _check_names(row: Mapping[str, Any]) -> None:
+    """Refuse a column whose name a log, a catalog or a terminal does not take."""
+    for name in row:
+        try:
+            is_bad = len(name.encode()) > MAX_COLUMN_BYTES or _CONTROL.search(name) is not None
+        except UnicodeEncodeError:
+            is_bad = True
+        if is_bad:
+            message = (
+                f"a column's name must be UTF-8 text of at most {MAX_COLUMN_BYTES:,} bytes without control characters "
+                f"(got {ascii(name)[:60]})."
+            )
+            raise ApiError(422, "COLUMN_NAME_INVALID", message, field="body")
 
 
 GUARDS: Mapping[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {

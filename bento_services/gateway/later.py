@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 import sqlite3
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -34,7 +33,6 @@ REVIEW_SECONDS = 30.0
 REVIEW_LOOK_SECONDS = 3.0
 HOUSEKEEPING_SECONDS = 60.0
 MAX_CALLS = 16
-_PREDICTION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +98,7 @@ async def look_up(gateway: Gateway, request: Request, *, prediction_id: str) -> 
         ApiError: 404 unknown, 410 expired, 503 not known here while the catalog is away.
     """
     key = gateway.authorize(request, scope="predict")
-    if not _PREDICTION_ID.fullmatch(prediction_id):
+    if not guard.is_prediction_id(prediction_id):
         raise _unknown()
     later = gateway.later
     try:

@@ -144,7 +144,11 @@ CALLER = ("RequestId", "UserKey", "BusinessKey", "ModelVersion")
 FEEDBACK = _operation(
     "feedback",
     "Tell what really was the case",
-    good={"202": _json("FeedbackAccepted", "It is in the log.")},
+    good={
+        "202": _json(
+            "FeedbackAccepted", "It is in the log; whether there is such a prediction is seen when the log is read."
+        )
+    },
     errors=FEEDBACK_ERRORS,
     parameters=("Project", "RequestId"),
     body=_body("Feedback"),
@@ -258,7 +262,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "/metrics": {
         "get": _operation(
             "metrics",
-            "Prometheus text; open to this machine",
+            "Prometheus text",
             good={"200": _text("text/plain", "Counters, gauges and one histogram.")},
             errors=(400, 401, 403, 500, 503),
             parameters=("RequestId",),

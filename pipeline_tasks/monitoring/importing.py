@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pipeline_tasks.catalog.database import Database
@@ -19,24 +21,30 @@ from pipeline_tasks.catalog.monitoring import (
     IMPORT,
     AuditRow,
     MonitoringRepository,
+    OutcomeRow,
     PartRow,
     PickKind,
     WindowRow,
 )
 from pipeline_tasks.contracts import Fence, Item, content_id
+from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.faults import crash_point
-from pipeline_tasks.ingest.content import Candidate
-from pipeline_tasks.ingest.production import ProductionRecord, add_production_items, examine_record
+from pipeline_tasks.ingest.content import Candidate, Refusal
+from pipeline_tasks.ingest.production import ProductionRecord, add_production_items
 from pipeline_tasks.ingest.split import split_of
 from pipeline_tasks.monitoring import drift
+from pipeline_tasks.monitoring.log_scan import unknown_outcomes
 from pipeline_tasks.monitoring.parts import Part, Prediction, merge_predictions, read_part, read_payloads
 from pipeline_tasks.monitoring.picking import pick_audits, pick_uncertain
+from pipeline_tasks.monitoring.refusals import examine_input, quarantine, refuse_part
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
 
 MAX_PARTS = 500
 MAX_BYTES = 512 * 2**20
 AUDIT_PRIORITY = 1.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,6 +71,7 @@ class ImportCounts:
     num_audits: int = 0
     num_uncertain: int = 0
     num_refused: int = 0
+    num_unmatched: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,25 +92,32 @@ def import_parts(
 ) -> ImportCounts:
     """Read new parts of the log, ask people about the picks, and record the parts last.
 
-    Raises:
-        DataCorrupt: a part is damaged.
+    What cannot be read, a part, a record or an input, is named in quarantine and holds up no other.
     """
-    parts = _new_parts(project.name, outside=outside)
+    parts, refused = _new_parts(project.name, outside=outside, now=now)
+    keep = partial(
+        quarantine, project=project.name, items=outside.items, store=outside.store, fence=fence, run_id=run_id, now=now
+    )
+    keep(refused)
     if not parts:
-        return ImportCounts()
+        return ImportCounts(num_refused=len(refused))
     predictions = merge_predictions(parts)
     crash_point("monitor.pick.before")
-    picks, num_refused = _pick(project, predictions, outside=outside)
+    picks, unreadable = _pick(project, predictions, outside=outside)
+    refused += unreadable
+    keep(unreadable)
     outside.monitoring.record_picks(project.name, [_audit_row(pick) for pick in picks], now=now, fence=fence)
     crash_point("monitor.picks.recorded")
     items = _store_items(project, picks, outside=outside, fence=fence, run_id=run_id, now=now)
     _request_labels(picks, items, outside=outside, fence=fence, now=now)
     crash_point("monitor.pick.after")
+    outcomes = [outcome for part in parts for outcome in part.outcomes]
+    num_unmatched = _count_unmatched(project.name, outcomes, parts, store=outside.store)
     outside.monitoring.finish_import(
         project.name,
         parts=[PartRow(part.object_key, len(part.predictions), len(part.outcomes)) for part in parts],
-        outcomes=[outcome for part in parts for outcome in part.outcomes],
-        window=_import_window(parts, predictions, now=now),
+        outcomes=outcomes,
+        window=_import_window(parts, predictions, num_unmatched=num_unmatched, now=now),
         run_id=run_id,
         fence=fence,
     )
@@ -113,26 +129,49 @@ def import_parts(
         num_feedback=sum(len(part.outcomes) for part in parts),
         num_audits=sum(pick.kind == "audit" for pick in picks),
         num_uncertain=sum(pick.kind == "uncertain" for pick in picks),
-        num_refused=num_refused,
+        num_refused=len(refused),
+        num_unmatched=num_unmatched,
     )
 
 
-def _new_parts(project: str, *, outside: Outside) -> list[Part]:
+def _new_parts(project: str, *, outside: Outside, now: dt.datetime) -> tuple[list[Part], list[Refusal]]:
+    """Return parts that were not imported yet, and what of them, or whole, is not taken."""
     done = outside.monitoring.imported_parts(project)
     found: list[Part] = []
+    refused: list[Refusal] = []
     size = 0
     for info in outside.store.list(f"predictions/{project}/"):
         if info.key in done:
             continue
         if found and (len(found) >= MAX_PARTS or size + info.size_bytes > MAX_BYTES):
             break  # the next run goes on here
-        found.append(read_part(outside.store.get(info.key), object_key=info.key))
+        data = outside.store.get(info.key)
+        try:
+            part = read_part(data, object_key=info.key, project=project, now=now)
+        except DataCorrupt as error:
+            refused.append(refuse_part(info.key, data, error))
+            continue
+        found.append(part)
+        refused += part.refused
         size += info.size_bytes
-    return found
+    return found, refused
 
 
-def _pick(project: LoadedProject, predictions: Sequence[Prediction], *, outside: Outside) -> tuple[list[_Pick], int]:
-    """Return what people look at, and how many picks were refused as unreadable."""
+def _count_unmatched(project: str, outcomes: Sequence[OutcomeRow], parts: Sequence[Part], *, store: ObjectStore) -> int:
+    """Return how many outcomes are about no prediction of these parts, nor of the newest ones of the log."""
+    ids = {one.prediction_id for part in parts for one in part.predictions}
+    keys = {key for part in parts for key in part.business_keys}
+    missing = {one.outcome_id: one for one in outcomes if one.prediction_id not in ids and one.business_key not in keys}
+    unknown = unknown_outcomes(store, project, list(missing.values()), num_parts=MAX_PARTS)
+    if unknown:
+        _log.warning("monitor of %s: %d outcomes are about no prediction of the log", project, len(unknown))
+    return len(unknown)
+
+
+def _pick(
+    project: LoadedProject, predictions: Sequence[Prediction], *, outside: Outside
+) -> tuple[list[_Pick], list[Refusal]]:
+    """Return what people look at, and the inputs that were looked at and are not taken."""
     policy, name = project.config.monitor, project.name
     before = outside.monitoring.picked(name, [one.prediction_id for one in predictions])
     examine = _Examiner(project, outside.store)
@@ -165,7 +204,7 @@ def _pick(project: LoadedProject, predictions: Sequence[Prediction], *, outside:
     chosen += [(one, "uncertain") for one in uncertain]
     examined = [(one, examine(one), kind) for one, kind in chosen]
     picks = [_Pick(one, found, kind) for one, found, kind in examined if found is not None]
-    return picks, len(chosen) - len(picks)
+    return picks, examine.refused
 
 
 class _Examiner:
@@ -176,6 +215,7 @@ class _Examiner:
         self._store = store
         self._payloads: dict[str, dict[str, bytes]] = {}
         self._found: dict[str, _Examined | None] = {}
+        self.refused: list[Refusal] = []
 
     def __call__(self, prediction: Prediction) -> _Examined | None:
         if prediction.prediction_id not in self._found:
@@ -190,8 +230,11 @@ class _Examiner:
         if data is None:
             return None
         record = ProductionRecord(prediction.prediction_id, data, prediction.user_key)
-        outcome = examine_record(record, project=self._project.config)
-        return _Examined(record, outcome) if isinstance(outcome, Candidate) else None
+        outcome = examine_input(record, payload_sha256=prediction.payload_sha256, project=self._project.config)
+        if isinstance(outcome, Refusal):
+            self.refused.append(outcome)
+            return None
+        return _Examined(record, outcome)
 
 
 def _audit_row(pick: _Pick) -> AuditRow:
@@ -249,7 +292,9 @@ def _request_labels(
             )
 
 
-def _import_window(parts: Sequence[Part], predictions: Sequence[Prediction], *, now: dt.datetime) -> WindowRow:
+def _import_window(
+    parts: Sequence[Part], predictions: Sequence[Prediction], *, num_unmatched: int, now: dt.datetime
+) -> WindowRow:
     by_version: dict[str, list[tuple[str, float]]] = {}
     for one in predictions:
         by_version.setdefault(one.model_version, []).append((one.label, one.confidence))
@@ -259,6 +304,7 @@ def _import_window(parts: Sequence[Part], predictions: Sequence[Prediction], *, 
         "num_parts": len(parts),
         "num_predictions": len(predictions),
         "num_errors": sum(part.num_errors for part in parts),
+        "num_unmatched": num_unmatched,
         "histograms": {version: drift.histogram(pairs).as_json() for version, pairs in sorted(by_version.items())},
         "first_at": min((one.at for one in predictions), default=now).isoformat(),
         "last_at": max((one.at for one in predictions), default=now).isoformat(),

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_tasks.catalog.monitoring import ImportedCounts
+from pipeline_tasks.catalog.monitoring import ImportedCounts, OutcomeRow
+from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.monitoring.parts import read_columns
 from pipeline_tasks.ports import ObjectStore
 
@@ -34,6 +36,8 @@ FOUND_COLUMNS = [
     "payload_sha256",
 ]
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,11 +64,7 @@ class LogCounts:
 
 
 def count_predictions(store: ObjectStore, project: str, *, imported: ImportedCounts) -> LogCounts:
-    """Count the answered predictions of a project's log; `imported` is what the monitor counted of the parts it read.
-
-    Raises:
-        DataCorrupt: a part is damaged.
-    """
+    """Count the answered predictions of a project's log; `imported` is what the monitor counted of its parts."""
     columns = ["prediction_id", "model_version"]
     keys = (info.key for info in store.list(f"predictions/{project}/") if info.key not in imported.object_keys)
     tables = list(_each_part(store, keys, lambda data, key: _answered(data, key, columns=columns)))
@@ -82,15 +82,12 @@ def _count_once(tables: list[pa.Table], columns: list[str]) -> dict[str, int]:
 
 
 def find_predictions(store: ObjectStore, project: str, beginning: str, *, limit: int) -> list[LoggedPrediction]:
-    """Return the answered predictions whose id starts so, each once, in the order of their ids; at most `limit`.
-
-    Raises:
-        DataCorrupt: a part is damaged.
-    """
+    """Return the answered predictions whose id starts so, each once, in the order of their ids; at most `limit`."""
     starts = pc.starts_with(pc.field("prediction_id"), beginning)
 
     def matching(data: bytes, key: str) -> list[LoggedPrediction]:
-        return [_logged(row, key) for row in _answered(data, key, columns=FOUND_COLUMNS, extra=starts).to_pylist()]
+        rows = _answered(data, key, columns=FOUND_COLUMNS, extra=starts).to_pylist()
+        return [one for one in (_logged(row, key) for row in rows) if one is not None]
 
     keys = sorted((info.key for info in store.list(f"predictions/{project}/")), reverse=True)
     found: dict[str, LoggedPrediction] = {}
@@ -101,26 +98,64 @@ def find_predictions(store: ObjectStore, project: str, beginning: str, *, limit:
     return [found[prediction_id] for prediction_id in sorted(found)[:limit]]
 
 
+def unknown_outcomes(
+    store: ObjectStore, project: str, outcomes: Sequence[OutcomeRow], *, num_parts: int
+) -> list[OutcomeRow]:
+    """Return the outcomes that are about no prediction of the newest parts of the log."""
+    if not outcomes:
+        return []
+    ids = sorted({one.prediction_id for one in outcomes if one.prediction_id})
+    names = sorted({one.business_key for one in outcomes if one.business_key})
+    about = pc.field("prediction_id").isin(ids) | pc.field("business_key").isin(names)
+    columns = ["prediction_id", "business_key"]
+
+    def matching(data: bytes, key: str) -> set[tuple[str, str]]:
+        table = _answered(data, key, columns=columns, extra=about)
+        return {(name, value) for name in columns for value in table[name].to_pylist() if value}
+
+    keys = sorted((info.key for info in store.list(f"predictions/{project}/")), reverse=True)
+    left = list(outcomes)
+    for found in _each_part(store, iter(keys[:num_parts]), matching):
+        left = [one for one in left if not {(name, getattr(one, name)) for name in columns} & found]
+        if not left:
+            break
+    return left
+
+
 def _each_part(store: ObjectStore, keys: Iterator[str], read: Callable[[bytes, str], T]) -> Iterator[T]:
+    """Yield what is read of each part; one that is damaged is passed over, which is said."""
+
+    def read_one(key: str) -> T | None:
+        try:
+            return read(store.get(key), key)
+        except DataCorrupt as error:
+            _log.warning("a part of the log is passed over: %s", error)
+            return None
+
     with ThreadPoolExecutor(READS, thread_name_prefix="read-log") as pool:
-        ahead: deque[Future[T]] = deque(_submitted(pool, store, islice(keys, 2 * READS), read))
+        ahead = deque(pool.submit(read_one, key) for key in islice(keys, 2 * READS))
         while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(_submitted(pool, store, islice(keys, 1), read))
-
-
-def _submitted(
-    pool: ThreadPoolExecutor, store: ObjectStore, keys: Iterable[str], read: Callable[[bytes, str], T]
-) -> list[Future[T]]:
-    return [pool.submit(lambda key: read(store.get(key), key), key) for key in keys]
+            found = ahead.popleft().result()
+            if found is not None:
+                yield found
+            ahead.extend(pool.submit(read_one, key) for key in islice(keys, 1))
 
 
 def _answered(data: bytes, key: str, *, columns: list[str], extra: Any = None) -> pa.Table:
     where = (pc.field("kind") == "prediction") & (pc.field("status") == 200) & pc.field("prediction_id").is_valid()
-    return read_columns(data, columns, object_key=key, filters=where if extra is None else where & extra)
+    table = read_columns(data, columns, object_key=key, filters=where if extra is None else where & extra)
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataCorrupt(f"{key} must hold texts in UTF-8 (got {error}).") from error
+    return table
 
 
-def _logged(row: dict[str, Any], object_key: str) -> LoggedPrediction:
-    at = dt.datetime.fromtimestamp(row["at_ms"] / 1000, dt.UTC)
+def _logged(row: dict[str, Any], object_key: str) -> LoggedPrediction | None:
+    """Return a row as the log has it; None for one with a time that is none, which the monitor names."""
+    try:
+        at = dt.datetime.fromtimestamp(row["at_ms"] / 1000, dt.UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
     fields = {name: row[name] for name in FOUND_COLUMNS if name != "at_ms"}
     return LoggedPrediction(**fields, at=at, object_key=object_key)

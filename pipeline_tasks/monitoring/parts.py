@@ -12,11 +12,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_tasks.catalog.monitoring import OutcomeRow
-from pipeline_tasks.contracts import content_id
-from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.contracts import content_id, sha256_hex
+from pipeline_tasks.errors import DataCorrupt, InputError
+from pipeline_tasks.ingest.content import Refusal, printable_key
+from pipeline_tasks.monitoring.records import (
+    digest_of,
+    flag_of,
+    invalid,
+    optional_text_of,
+    share_of,
+    text_of,
+    time_of,
+)
 
 LIGHT_COLUMNS = [
     "kind",
+    "project",
     "prediction_id",
     "request_id",
     "model_version",
@@ -51,37 +62,69 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """What one part holds: answered predictions, what callers told, and how many requests failed."""
+    """What one part holds: answered predictions, what callers told, how many requests failed, and what is no record."""
 
     object_key: str
     predictions: tuple[Prediction, ...]
     outcomes: tuple[OutcomeRow, ...]
     num_errors: int
+    business_keys: frozenset[str]  # of the answered predictions
+    refused: tuple[Refusal, ...]
 
 
-def read_part(data: bytes, *, object_key: str) -> Part:
-    """Return the rows of a part.
+def read_part(data: bytes, *, object_key: str, project: str, now: dt.datetime) -> Part:
+    """Return the rows of a part; one that is no record of the project's is refused alone.
 
     Raises:
         DataCorrupt: the bytes are no Parquet with the log's columns.
     """
-    rows = read_columns(data, LIGHT_COLUMNS, object_key=object_key).to_pylist()
-    predictions = [row for row in rows if row["kind"] == "prediction"]
-    answered = [row for row in predictions if row["status"] == 200 and row["prediction_id"] and row["payload_sha256"]]
-    told = [row for row in rows if row["kind"] == "feedback" and row["outcome_label"] is not None]
-    return Part(
-        object_key=object_key,
-        predictions=tuple(_prediction(row, object_key) for row in answered),
-        outcomes=tuple(_outcome(row) for row in told),
-        num_errors=len(predictions) - len(answered),
-    )
+    predictions: list[Prediction] = []
+    outcomes: list[OutcomeRow] = []
+    business_keys: set[str] = set()
+    refused: list[Refusal] = []
+    num_errors = 0
+    for number, row in enumerate(_rows(read_columns(data, LIGHT_COLUMNS, object_key=object_key))):
+        try:
+            if row["project"] != project:
+                raise invalid("project", f"{project} in this part", row["project"])
+            kind = text_of(row, "kind")
+            if kind == "feedback":
+                outcomes.append(_outcome(row, now=now))
+            elif kind == "prediction" and _status(row) == 200:
+                predictions.append(_prediction(row, object_key, now=now))
+                business_keys |= {row["business_key"]} - {None}
+            elif kind == "prediction":
+                num_errors += 1
+        except InputError as error:
+            refused.append(_refusal(row, error, place=f"{object_key}, row {number}"))
+    return Part(object_key, tuple(predictions), tuple(outcomes), num_errors, frozenset(business_keys), tuple(refused))
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows; a value that is no text though its column says so is its bytes' description."""
+    try:
+        return list(table.to_pylist())
+    except ValueError:  # one string that is not UTF-8
+        return [{name: _value(table[name][row]) for name in table.column_names} for row in range(table.num_rows)]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except ValueError:
+        return cell.as_buffer().to_pybytes()
+
+
+def _refusal(row: dict[str, Any], error: InputError, *, place: str) -> Refusal:
+    name = next((one for one in (row["prediction_id"], row["request_id"]) if isinstance(one, str) and one), place)
+    return Refusal(printable_key(name), sha256_hex(place.encode()), error.code, f"{error} [{place}]")
 
 
 def read_payloads(data: bytes, *, object_key: str) -> dict[str, bytes]:
     """Return the payload of each prediction that has one."""
-    table = read_columns(data, ["prediction_id", "payload"], object_key=object_key)
-    pairs = zip(table["prediction_id"].to_pylist(), table["payload"].to_pylist(), strict=True)
-    return {prediction_id: payload for prediction_id, payload in pairs if prediction_id and payload is not None}
+    rows = _rows(read_columns(data, ["prediction_id", "payload"], object_key=object_key))
+    pairs = [(row["prediction_id"], row["payload"]) for row in rows]
+    return {name: data for name, data in pairs if isinstance(name, str) and isinstance(data, bytes)}
 
 
 def merge_predictions(parts: Sequence[Part]) -> list[Prediction]:
@@ -106,33 +149,40 @@ def read_columns(data: bytes, columns: list[str], *, object_key: str, filters: A
     return table
 
 
-def _prediction(row: dict[str, Any], object_key: str) -> Prediction:
+def _status(row: dict[str, Any]) -> int:
+    value = row["status"]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid("status", "an HTTP status", value)
+    return value
+
+
+def _prediction(row: dict[str, Any], object_key: str, *, now: dt.datetime) -> Prediction:
+    optional_text_of(row, "business_key")
     return Prediction(
-        prediction_id=row["prediction_id"],
-        at=_time(row["at_ms"]),
-        model_version=row["model_version"],
-        label=row["label"],
-        confidence=float(row["confidence"]),
-        needs_review=bool(row["needs_review"]),
-        client=row["client"],
-        user_key=row["user_key"],
-        payload_sha256=row["payload_sha256"],
+        prediction_id=text_of(row, "prediction_id"),
+        at=time_of(row, "at_ms", now=now),
+        model_version=text_of(row, "model_version"),
+        label=text_of(row, "label"),
+        confidence=share_of(row, "confidence"),
+        needs_review=flag_of(row, "needs_review"),
+        client=text_of(row, "client"),
+        user_key=optional_text_of(row, "user_key"),
+        payload_sha256=digest_of(row, "payload_sha256"),
         object_key=object_key,
     )
 
 
-def _outcome(row: dict[str, Any]) -> OutcomeRow:
-    told = {name: row[name] for name in ("prediction_id", "business_key", "outcome_label", "client")}
+def _outcome(row: dict[str, Any], *, now: dt.datetime) -> OutcomeRow:
+    told = {name: optional_text_of(row, name) for name in ("prediction_id", "business_key")}
+    told |= {name: text_of(row, name) for name in ("outcome_label", "client")}
+    if told["prediction_id"] is None and told["business_key"] is None:
+        raise invalid("prediction_id", "given where there is no business_key", None)
     return OutcomeRow(
         # The same caller saying the same thing twice is one outcome.
         outcome_id=content_id(told),
-        prediction_id=row["prediction_id"],
-        business_key=row["business_key"],
-        label=row["outcome_label"],
-        source=row["client"],
-        at=_time(row["at_ms"]),
+        prediction_id=told["prediction_id"],
+        business_key=told["business_key"],
+        label=text_of(row, "outcome_label"),
+        source=text_of(row, "client"),
+        at=time_of(row, "at_ms", now=now),
     )
-
-
-def _time(at_ms: int) -> dt.datetime:
-    return dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC)

@@ -30,13 +30,19 @@ def run(project: LoadedProject, *, outside: Outside, attempt: Attempt, run_id: s
 
     Raises:
         StaleAttempt: a newer attempt is at work.
-        DataCorrupt: a part of the log is damaged.
     """
     fence = outside.database.acquire(f"monitor/{project.name}", attempt, now=now)
     counts = import_parts(project, outside=outside, fence=fence, run_id=run_id, now=now)
     window = measure(project, outside=outside, fence=fence, run_id=run_id, now=now)
     statistics = window.statistics
-    _log.info("monitor of %s: %d predictions, %s", project.name, counts.num_predictions, statistics["state"])
+    _log.info(
+        "monitor of %s: %d predictions, %d refused, %d feedbacks on no known prediction, %s",
+        project.name,
+        counts.num_predictions,
+        counts.num_refused,
+        counts.num_unmatched,
+        statistics["state"],
+    )
     return MonitorReport(
         project=project.name,
         window_id=window.window_id,

@@ -120,7 +120,7 @@ def get(url: str, path: str) -> dict:
 
 
 def metric(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics", trust_env=False).text.splitlines()
+    lines = httpx.get(f"{url}/metrics", headers=HEADERS, trust_env=False).text.splitlines()
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} "))
 
 
@@ -322,7 +322,7 @@ def test_every_answer_is_in_the_store_once_after_an_outage_a_kill_and_a_stop(sta
 
 def accounts(url: str) -> dict[str, int]:
     """Return the counters of one scrape: `served` is the sum of the others, or the test ends here."""
-    text = httpx.get(f"{url}/metrics", trust_env=False, timeout=20).text
+    text = httpx.get(f"{url}/metrics", headers=HEADERS, trust_env=False, timeout=20).text
     names = ("served", "logged", "dropped", "failed")
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines())
     found = {name: int(lines[f"dethrone_predictions_{name}_total"]) for name in names}

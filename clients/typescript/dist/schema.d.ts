@@ -211,7 +211,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Prometheus text; open to this machine
+         * Prometheus text
          * @description Needs a key with the scope `admin`.
          */
         get: operations["metrics"];
@@ -941,7 +941,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description It is in the log. */
+            /** @description It is in the log; whether there is such a prediction is seen when the log is read. */
             202: {
                 headers: {
                     "X-Request-Id": components["headers"]["RequestId"];
@@ -1014,7 +1014,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description It is in the log. */
+            /** @description It is in the log; whether there is such a prediction is seen when the log is read. */
             202: {
                 headers: {
                     "X-Request-Id": components["headers"]["RequestId"];

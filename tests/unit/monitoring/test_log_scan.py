@@ -1,10 +1,7 @@
 """The whole prediction log: counted once each, searched by the beginning of an id."""
 
-import pytest
-
 from bento_services.gateway.records import to_parts
 from pipeline_tasks.catalog.monitoring import ImportedCounts
-from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.monitoring.log_scan import LogCounts, count_predictions, find_predictions
 from tests.unit.monitoring.builders import Production, feedback, record
 
@@ -76,9 +73,9 @@ def test_feedback_is_no_prediction(object_store):
     assert find_predictions(object_store, "pets", "p00001", limit=3) == []
 
 
-def test_a_damaged_part_is_named(object_store, monkeypatch):
+def test_a_damaged_part_is_named_and_the_others_are_read(object_store, caplog):
     ship(object_store, record(1))
-    (key,) = object_store.objects
-    monkeypatch.setattr(object_store, "get", lambda _key: b"no parquet")
-    with pytest.raises(DataCorrupt, match=rf"{key} must be a Parquet part"):
-        count_predictions(object_store, "pets", imported=NONE)
+    object_store.objects["predictions/pets/2026-03-01/x.parquet"] = b"no parquet"
+    assert count_predictions(object_store, "pets", imported=NONE) == LogCounts({"m1": 1}, 1)
+    assert [one.prediction_id for one in find_predictions(object_store, "pets", "p0", limit=3)] == ["p00001"]
+    assert caplog.text.count("predictions/pets/2026-03-01/x.parquet must be a Parquet part") == 2

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt, as_json
-from pipeline_tasks.errors import DataCorrupt, StaleAttempt
+from pipeline_tasks.errors import StaleAttempt
 from pipeline_tasks.ingest.split import split_of
 from pipeline_tasks.monitoring import importing
 from tests.unit.monitoring.builders import NOW, SPLIT_KEY, feedback, record
@@ -151,8 +151,9 @@ def test_a_long_log_is_read_over_several_runs(new_production, monkeypatch):
 def test_a_damaged_part_is_named(new_production):
     production = new_production()
     production.store.objects["predictions/pets/2026-03-01/x.parquet"] = b"no parquet"
-    with pytest.raises(DataCorrupt, match=r"predictions/pets/2026-03-01/x\.parquet must be a Parquet part"):
-        production.run()
+    assert (production.run().num_parts, production.run("run-2").num_refused) == (0, 1)
+    (row,) = production.rows(t.quarantine)
+    assert (row["key"], row["code"]) == ("predictions/pets/2026-03-01/x.parquet", "PART_CORRUPT")
 
 
 def test_a_stale_attempt_records_nothing(new_production, monkeypatch):

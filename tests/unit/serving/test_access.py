@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 
 import pytest
@@ -79,15 +80,44 @@ def test_a_clock_that_steps_back_gives_no_tokens():
         limiter.take("k1", "fashion", per_second=1, now=50.0)
 
 
+async def an_answer(label: str = "bag", error: Exception | None = None) -> dict[str, str]:
+    await asyncio.sleep(0)
+    if error is not None:
+        raise error
+    return {"label": label}
+
+
 def test_the_same_request_id_gives_the_same_answer_and_another_request_a_conflict():
-    cache = AnswerCache(max_answers=2)
-    key = AnswerKey("k1", "fashion", "r1")
-    assert cache.find(key, fingerprint="f1") is None
-    cache.keep(key, {"label": "bag"}, fingerprint="f1")
-    assert cache.find(key, fingerprint="f1") == {"label": "bag"}
-    with pytest.raises(ApiError, match="X-Request-Id must be new") as caught:
-        cache.find(key, fingerprint="f2")
-    assert caught.value.status == 409
-    for number in range(2):
-        cache.keep(AnswerKey("k1", "fashion", f"n{number}"), {}, fingerprint="f")
-    assert cache.find(key, fingerprint="f1") is None
+    async def run():
+        cache = AnswerCache(max_answers=2)
+        key = AnswerKey("k1", "fashion", "r1")
+        assert cache.find(key, fingerprint="f1") is None
+        made = cache.make(key, an_answer(), fingerprint="f1")
+        assert cache.find(key, fingerprint="f1") is made
+        assert await made == {"label": "bag"}
+        assert cache.find(key, fingerprint="f1") is made
+        with pytest.raises(ApiError, match="X-Request-Id must be new") as caught:
+            cache.find(key, fingerprint="f2")
+        assert caught.value.status == 409
+        for number in range(2):
+            await cache.make(AnswerKey("k1", "fashion", f"n{number}"), an_answer(), fingerprint="f")
+        assert cache.find(key, fingerprint="f1") is None
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_fails_is_forgotten_and_the_next_one_made():
+    async def run():
+        cache = AnswerCache()
+        key = AnswerKey("k1", "fashion", "r1")
+        with pytest.raises(OSError, match="gone"):
+            await cache.make(key, an_answer(error=OSError("gone")), fingerprint="f1")
+        await asyncio.sleep(0)
+        assert cache.find(key, fingerprint="f1") is None
+        made = cache.make(key, an_answer(), fingerprint="f1")
+        made.cancel()
+        await asyncio.wait([made])
+        await asyncio.sleep(0)
+        assert cache.find(key, fingerprint="f1") is None
+
+    asyncio.run(run())

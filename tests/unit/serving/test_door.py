@@ -200,7 +200,7 @@ def test_the_second_refusal_of_a_connection_is_the_same_and_nothing_is_set_up_fo
         (request(x_request_id="r1") + request(), [503, 503]),
         (request().replace(b"HTTP/1.1", b"HTTP/9"), [400]),
         (b"\x16\x03\x01 no HTTP", [400]),
-        (request(connection="Upgrade", upgrade="websocket"), []),  # left to uvicorn, which closes
+        (request(connection="Upgrade", upgrade="websocket"), [503]),
         (request().replace(b"HTTP/1.1", b"HTTP/1.0"), [503]),
     ],
 )

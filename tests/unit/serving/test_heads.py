@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bento_services import heads
 from bento_services.heads import BoundedHeads, bound_heads
+from bento_services.upgrades import StaysHttp
 from tests.services import wait_until
 
 GOOD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
@@ -273,5 +274,5 @@ def test_bentomls_server_takes_it_on_top_of_what_is_set(monkeypatch):
     bound_heads(idle_seconds=75)
     loaded = uvicorn.Config(app)
     loaded.load()
-    assert loaded.http_protocol_class.__mro__[1:4] == (BoundedHeads, Other, HttpToolsProtocol)
+    assert loaded.http_protocol_class.__mro__[1:5] == (BoundedHeads, StaysHttp, Other, HttpToolsProtocol)
     assert loaded.http_protocol_class.idle_seconds == 75

@@ -1,0 +1,64 @@
+"""What of the prediction log is not taken, named in quarantine: a part, a record, or the input of a prediction."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+
+from pipeline_tasks.catalog.items import Chunk, ItemRepository, Quarantined
+from pipeline_tasks.contracts import Fence, sha256_hex
+from pipeline_tasks.ingest.content import MAX_KEPT_BYTES, Candidate, Refusal, printable_key
+from pipeline_tasks.ingest.production import SOURCE, ProductionRecord, examine_record
+from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.project import Project
+
+STAGE = "monitor"
+MAX_REASON = 1000
+
+
+def examine_input(record: ProductionRecord, *, payload_sha256: str, project: Project) -> Candidate | Refusal:
+    """Return the candidate in a prediction's input, or why there is none, whatever its bytes do to a decoder."""
+    digest = sha256_hex(record.data)
+    key = printable_key(record.prediction_id)
+    if digest != payload_sha256:
+        reason = f"the input must be the one that was answered, {payload_sha256[:12]} (got {digest[:12]})."
+        return Refusal(key, digest, "PAYLOAD_CHANGED", reason, record.data)
+    try:
+        return examine_record(record, project=project)
+    except Exception as error:  # noqa: BLE001  a record that upsets a library must not end the stage for the others
+        reason = f"the input must be readable (got {type(error).__name__}: {error})."
+        return Refusal(key, digest, "INPUT_UNREADABLE", reason, record.data)
+
+
+def refuse_part(object_key: str, data: bytes, error: Exception) -> Refusal:
+    """Return the refusal of a whole part; its bytes lie in the log and are read again with each run."""
+    return Refusal(printable_key(object_key), sha256_hex(data), "PART_CORRUPT", str(error))
+
+
+def quarantine(
+    refused: Iterable[Refusal],
+    *,
+    project: str,
+    items: ItemRepository,
+    store: ObjectStore,
+    fence: Fence,
+    run_id: str,
+    now: dt.datetime,
+) -> None:
+    """Write down what was refused, with its bytes where they are at hand; repeating it changes nothing."""
+    entries = []
+    for refusal in refused:
+        object_key = None
+        if refusal.data and len(refusal.data) <= MAX_KEPT_BYTES:
+            object_key = f"quarantine/{project}/{refusal.digest}"
+            store.put(object_key, refusal.data)
+        where = (STAGE, SOURCE, refusal.key, refusal.digest)
+        entries.append(Quarantined(*where, refusal.code, printable(refusal.reason), object_key, now))
+    if entries:
+        items.record(fence, Chunk(project, SOURCE, run_id, items=(), quarantined=entries))
+
+
+def printable(text: str) -> str:
+    """Return a reason that every database and terminal takes."""
+    text = text[:MAX_REASON].encode(errors="backslashreplace").decode()
+    return "".join(one if one.isprintable() or one == "\u3000" else " " for one in text)
