@@ -213,7 +213,17 @@ def _add_views(add: Add) -> None:
     report.add_argument("project")
     report.add_argument("verdict", nargs="?", help="a verdict's id or its beginning (empty: the newest)")
     report.add_argument("--output", type=Path)
-    add("quarantine", commands.quarantine, "list what was not accepted, with reasons").add_argument("project")
+    quarantine = add("quarantine", commands.quarantine, "list what was not accepted, with reasons, newest first")
+    quarantine.add_argument("project")
+    quarantine.add_argument("--limit", type=_positive, default=100, help="how many are listed (default: 100)")
+    quarantine.add_argument("--page", type=_positive, default=1, help="which part of them (default: 1, the newest)")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more (got {number}).")
+    return number
 
 
 def _add_audit(add: Add) -> None:

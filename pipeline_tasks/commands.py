@@ -217,7 +217,7 @@ def quarantine(arguments: argparse.Namespace) -> Any:
     """List what was not accepted."""
     from pipeline_tasks.wiring import views
 
-    return views.quarantine(arguments.project, as_json=arguments.json)
+    return views.quarantine(arguments.project, limit=arguments.limit, page=arguments.page, as_json=arguments.json)
 
 
 def shell_attempt(task: str) -> Any:

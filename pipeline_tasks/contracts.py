@@ -138,6 +138,9 @@ class IngestReport:
     num_quarantined: int
     num_labeled_at_source: int
     seconds: float
+    num_labels_corrected: int = 0
+    num_blank: int = 0  # lines of tables without values, which are skipped
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

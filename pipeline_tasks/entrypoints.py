@@ -77,7 +77,7 @@ def ingest(parts: Parts, project: str, *, attempt: Attempt) -> Result:
         )
         result["check"] = as_json(check)
         result["links"] = links_of(parts.settings, report=check.report_key)
-    elif not report.num_quarantined:
+    elif not (report.num_quarantined or report.num_labeled_at_source or report.num_labels_corrected):
         result["idle"] = f"nothing new at the sources of {project} ({report.num_seen} items looked at)"
     return result
 

@@ -4,6 +4,30 @@ Every error carries a machine-readable code in capitals; the message follows
 `<key> must be <expected> (got <value>).` and says what to do next.
 """
 
+import hashlib
+import re
+
+MAX_MESSAGE = 4000
+# What terminals, logs or databases take badly: control characters, line ends, direction signs, half characters.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object, *, limit: int = 200) -> str:
+    """Return text from outside on one line that every terminal and database takes; doing it again changes nothing.
+
+    What is longer than the limit is cut, and ends with a part of its digest.
+    """
+    line = _UNPRINTABLE.sub(_escape, str(text))
+    if len(line) <= limit:
+        return line
+    digest = hashlib.sha256(line.encode()).hexdigest()[:12]
+    return f"{line[: limit - 20]}...{digest}"
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
 
 class PipelineError(Exception):
     """Base of every error that this project raises on purpose."""
@@ -35,9 +59,15 @@ class ConfigError(PermanentError, ValueError):
 
 
 class InputError(PermanentError, ValueError):
-    """Data from outside is unusable; the code names the kind (EMPTY_FILE, IMAGE_TRUNCATED, ...)."""
+    """Data from outside is unusable; the code names the kind (EMPTY_FILE, IMAGE_TRUNCATED, ...).
+
+    The message may quote that data: it is made printable here, once for all that raise it.
+    """
 
     code = "INPUT_INVALID"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(printable(message, limit=MAX_MESSAGE), code=code)
 
 
 class GateClosed(PermanentError):

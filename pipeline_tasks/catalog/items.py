@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -41,6 +41,14 @@ class Cursor:
     generation: int
 
 
+class KnownItem(NamedTuple):
+    """What a source said about an item that is there: its label, which source, and under which key."""
+
+    label: str | None
+    source: str
+    key: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chunk:
     """What one transaction of an ingest run records; the bytes of its items are stored before."""
@@ -52,6 +60,7 @@ class Chunk:
     seen: Mapping[str, str] = dataclasses.field(default_factory=dict)
     quarantined: Sequence[Quarantined] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    corrected: Mapping[str, KnownItem] = dataclasses.field(default_factory=dict)
 
 
 class ItemRepository:
@@ -63,7 +72,8 @@ class ItemRepository:
     def record(self, fence: Fence, chunk: Chunk) -> int:
         """Record a chunk whole or not at all and return how many of its items are new.
 
-        `labels` gives a label from the source to items that have none; `seen` overwrites.
+        `labels` gives a label from the source to items that have none, `corrected` another label and key to items that
+        have one: a new version of the decision follows when labels are accepted. `seen` overwrites.
 
         Raises:
             StaleAttempt: a newer attempt holds the lease.
@@ -77,18 +87,31 @@ class ItemRepository:
         with self.database.write(fence) as connection:
             num_new = insert_ignore(connection, t.items, rows)
             _add_labels(connection, project=chunk.project, labels=chunk.labels)
+            _correct_labels(connection, project=chunk.project, corrected=chunk.corrected)
             _upsert_seen(connection, seen)
             insert_ignore(connection, t.quarantine, refused)
         return num_new
 
-    def source_labels(self, project: str, item_ids: Iterable[str]) -> dict[str, str | None]:
-        """Return the label from the source (or None) of each of these items that is known."""
-        found: dict[str, str | None] = {}
+    def known(self, project: str, item_ids: Iterable[str]) -> dict[str, KnownItem]:
+        """Return what the sources said about each of these items that is there."""
+        found: dict[str, KnownItem] = {}
+        c = t.items.c
         with self.database.read() as connection:
             for ids in _pages(sorted(set(item_ids))):
-                query = sa.select(t.items.c.item_id, t.items.c.source_label)
-                rows = connection.execute(query.where(t.items.c.project == project, t.items.c.item_id.in_(ids)))
-                found.update((row.item_id, row.source_label) for row in rows)
+                query = sa.select(c.item_id, c.source_label, c.source, c.key)
+                rows = connection.execute(query.where(c.project == project, c.item_id.in_(ids)))
+                found.update((row[0], KnownItem(*row[1:])) for row in rows)
+        return found
+
+    def known_refusals(self, project: str, source: str, digests: Iterable[str]) -> set[tuple[str, str, str]]:
+        """Return the key, digest and code of what is in quarantine already of these digests."""
+        found: set[tuple[str, str, str]] = set()
+        c = t.quarantine.c
+        with self.database.read() as connection:
+            for page in _pages(sorted(set(digests))):
+                where = (c.project == project, c.source == source, c.digest.in_(page))
+                rows = connection.execute(sa.select(c.key, c.digest, c.code).where(*where))
+                found.update((row.key, row.digest, row.code) for row in rows)
         return found
 
     def seen(self, project: str, source: str, keys: Iterable[str]) -> dict[str, str]:
@@ -134,13 +157,20 @@ class ItemRepository:
         with self.database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def quarantined(self, project: str, *, limit: int = 1000) -> list[Quarantined]:
+    def quarantined(self, project: str, *, limit: int = 1000, offset: int = 0) -> list[Quarantined]:
         """Return what was refused, newest first."""
-        query = sa.select(t.quarantine).where(t.quarantine.c.project == project)
-        query = query.order_by(t.quarantine.c.at.desc(), t.quarantine.c.source, t.quarantine.c.key).limit(limit)
+        c = t.quarantine.c
+        query = sa.select(t.quarantine).where(c.project == project)
+        query = query.order_by(c.at.desc(), c.source, c.key, c.stage, c.digest, c.code).limit(limit).offset(offset)
         with self.database.read() as connection:
             rows = connection.execute(query).mappings().all()
         return [Quarantined(**{key: value for key, value in row.items() if key != "project"}) for row in rows]
+
+    def count_quarantined(self, project: str) -> int:
+        """Return how much was refused."""
+        query = sa.select(sa.func.count()).select_from(t.quarantine).where(t.quarantine.c.project == project)
+        with self.database.read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def cursor(self, project: str, name: str) -> Cursor | None:
         """Return how far `name` was read, or None if it never was."""
@@ -179,6 +209,15 @@ def _add_labels(connection: sa.Connection, *, project: str, labels: Mapping[str,
     where = (c.project == project, c.item_id == sa.bindparam("id_"), c.source_label.is_(None))
     statement = t.items.update().where(*where).values(source_label=sa.bindparam("label_"))
     connection.execute(statement, [{"id_": item_id, "label_": label} for item_id, label in sorted(labels.items())])
+
+
+def _correct_labels(connection: sa.Connection, *, project: str, corrected: Mapping[str, KnownItem]) -> None:
+    if not corrected:
+        return
+    where = (t.items.c.project == project, t.items.c.item_id == sa.bindparam("id_"))
+    statement = t.items.update().where(*where).values(source_label=sa.bindparam("label_"), key=sa.bindparam("key_"))
+    rows = [{"id_": item_id, "label_": to.label, "key_": to.key} for item_id, to in sorted(corrected.items())]
+    connection.execute(statement, rows)
 
 
 def _upsert_seen(connection: sa.Connection, rows: list[dict[str, str]]) -> None:

@@ -78,9 +78,10 @@ class LabelRepository(LabelingTaskRepository):
     def accept_imported(
         self, project: str, *, classes: Sequence[str], schema_version: int, now: dt.datetime, fence: Fence | None = None
     ) -> int:
-        """Make version 1 of the decision of each good item whose source gave a known class; one statement.
+        """Make a decision of the label that each good item's source gave: version 1, and after a correction the next.
 
-        Items whose source label is not a class go to the quarantine of the stage `labels`, and to people.
+        A decision that people made stays. Items whose source label is not a class go to the quarantine of the stage
+        `labels`, and to people. Returns how many decisions are new.
         """
         unlabeled = (t.items.c.project == project, t.items.c.source_label.is_not(None), is_good(), ~has_decision())
         known = t.items.c.source_label.in_(classes)
@@ -99,7 +100,11 @@ class LabelRepository(LabelingTaskRepository):
         with self.database.write(fence) as connection:
             plan_for_bulk(connection)
             _insert_from(connection, t.quarantine, _unknown_class(classes, now), [*unlabeled, ~known])
-            return _insert_from(connection, t.label_decisions, values, [*unlabeled, known])
+            num_new = _insert_from(connection, t.label_decisions, values, [*unlabeled, known])
+            newest = t.label_decisions.alias("newest")
+            values |= {"version": newest.c.version + 1}
+            corrected = [known, *_is_corrected(project, newest)]
+            return num_new + _insert_from(connection, t.label_decisions, values, corrected)
 
     def commit(
         self,
@@ -227,6 +232,21 @@ def _insert_from(
     query = sa.select(*(value.label(f"new_{name}") for name, value in values.items())).where(*where)
     statement = module.insert(table).from_select(list(values), query).on_conflict_do_nothing()
     return int(connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount)
+
+
+def _is_corrected(project: str, newest: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+    """The conditions that an item's newest decision is its source's, with another label than the source gives now."""
+    later = t.label_decisions.alias("later")
+    same_item = (later.c.project == newest.c.project, later.c.item_id == newest.c.item_id)
+    return [
+        t.items.c.project == project,
+        newest.c.project == t.items.c.project,
+        newest.c.item_id == t.items.c.item_id,
+        newest.c.method == "imported",
+        newest.c.label != t.items.c.source_label,
+        ~sa.exists().where(*same_item, later.c.version > newest.c.version),
+        is_good(),
+    ]
 
 
 def _unknown_class(classes: Sequence[str], now: dt.datetime) -> dict[str, sa.ColumnElement[Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline_tasks import errors
 from pipeline_tasks.catalog.triggers import POSTGRESQL_FUNCTION, create_statements
 
 metadata = sa.MetaData()
@@ -31,6 +32,20 @@ class UtcDateTime(sa.types.TypeDecorator[dt.datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+class PrintableText(sa.types.TypeDecorator[str]):
+    """Text from outside, as both databases take it: no NUL, no half characters, one line, of a limited length."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def process_bind_param(self, value: str | None, _dialect: sa.Dialect) -> str | None:
+        return None if value is None else errors.printable(value, limit=self.limit)
 
 
 def _text(name: str, **kwargs: Any) -> sa.Column[str]:
@@ -101,10 +116,10 @@ quarantine = sa.Table(
     _key("project"),
     _key("stage"),
     _key("source"),
-    _key("key"),
+    sa.Column("key", PrintableText(300), primary_key=True),
     _key("digest"),
     _key("code"),
-    _text("reason"),
+    sa.Column("reason", PrintableText(errors.MAX_MESSAGE), nullable=False),
     _text("object_key", nullable=True),
     _time("at"),
 )

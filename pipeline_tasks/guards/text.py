@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 from pipeline_tasks.errors import InputError
+from pipeline_tasks.guards.encodings import SAMPLE_BYTES, likely_encoding, wide_encoding
 
 # Direction overrides and zero-width signs make people and models see different texts; joiners stay, scripts need them.
 _INVISIBLE = re.compile("[\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
@@ -21,13 +22,16 @@ def decode_text(data: bytes) -> str:
     """
     if not data:
         raise InputError("a text must have characters (got an empty file).", code="EMPTY_FILE")
+    wide = wide_encoding(data[:SAMPLE_BYTES])
+    if wide is not None:
+        raise InputError(f"a text must be UTF-8 (got {wide}). Convert it to UTF-8.", code="TEXT_NOT_UTF8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        got = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte 0x{data[error.start]:02x}"
+        got = likely_encoding(data[max(0, error.start - SAMPLE_BYTES) : error.start + SAMPLE_BYTES])
         line = data[: error.start].count(b"\n") + 1
         raise InputError(
-            f"a text must be UTF-8 (got {got} in line {line}). Convert it.", code="TEXT_NOT_UTF8"
+            f"a text must be UTF-8 (got {got} in line {line}). Convert it to UTF-8.", code="TEXT_NOT_UTF8"
         ) from None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline_tasks.contracts import canonical_json, content_id, sha256_hex
-from pipeline_tasks.errors import InputError
+from pipeline_tasks.errors import InputError, printable
 from pipeline_tasks.guards.image import guard_image
 from pipeline_tasks.guards.row import guard_row
 from pipeline_tasks.guards.text import decode_text, guard_text
@@ -22,7 +22,10 @@ MAX_KEPT_BYTES = 20_000_000
 MAX_PRINTED = 300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PROBLEMS = {
-    "PATH_NOT_ALLOWED": "a link must stay inside the source's folder (got one that leads out). Copy the file.",
+    "PATH_NOT_ALLOWED": "a link must lead to a file inside the source's folder (got one that leads out, to a folder or "
+    "nowhere). Copy the file.",
+    "FILE_UNREADABLE": "a file must be readable (got one that is not). Check its permissions; the next run tries.",
+    "FOLDER_UNREADABLE": "a folder must be readable (got one that is not). Check its permissions; the next run tries.",
     "TYPE_NOT_ALLOWED": "a source's entry must be a file (got a device, a pipe or a socket).",
 }
 TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
@@ -153,11 +156,7 @@ def check_label(label: str | None, *, project: Project) -> str | None:
 
 def printable_key(key: str) -> str:
     """Return a key that every database and terminal takes; a shortened one ends with its digest."""
-    if len(key) <= MAX_PRINTED and key.isascii() and key.isprintable():
-        return key
-    text = key.encode("utf-8", "backslashreplace").decode()
-    text = _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
-    return text if len(text) <= MAX_PRINTED else f"{text[:280]}...{sha256_hex(text.encode())[:12]}"
+    return printable(key, limit=MAX_PRINTED)
 
 
 def refuse_entry(entry: Entry, error: InputError) -> Refusal:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline_tasks.catalog.items import Cursor, ItemRepository
-from pipeline_tasks.errors import InputError
+from pipeline_tasks.errors import InputError, PipelineError, SourceUnavailable, printable
 from pipeline_tasks.ingest.content import (
     Candidate,
     Refusal,
@@ -27,19 +29,35 @@ from pipeline_tasks.ingest.folder_source import FolderFiles
 from pipeline_tasks.ingest.listing import Entry, FileRead, FileSource, ListingDigest
 from pipeline_tasks.ingest.listing_memory import ListingMemory
 from pipeline_tasks.ingest.rows import Row, read_rows
-from pipeline_tasks.ingest.sql_source import SqlRows, decode_watermark, encode_watermark
+from pipeline_tasks.ingest.sql_source import SqlRows
+from pipeline_tasks.ingest.watermark import SqlCursor
 from pipeline_tasks.ingest.writer import ItemWriter
 from pipeline_tasks.project import FolderSource, Project, S3Source, SqlSource, TableSource
 
 WINDOW_ENTRIES = 2048
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fed:
-    """How much a source listed, and where its cursor goes: None = not all of it could be read, look again."""
+    """How much a source listed, and where its cursor goes: None = not all of it could be read, look again.
+
+    `is_whole` says that everything which the source has was read.
+    """
 
     num_seen: int
     cursor: Mapping[str, Any] | None
+    num_blank: int = 0
+    is_whole: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(slots=True)
+class _Count:
+    """Rows that were read, and lines without values."""
+
+    num_rows: int = 0
+    num_blank: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,11 +99,12 @@ def feed_files(
     """Give every new or changed file to the writer."""
     policy = _policy(project, source)
     memory = ListingMemory(files, policy_id=policy.both, cursor=cursor, now=now, by_folder=True)
-    unchanged = memory.unchanged()
+    unchanged = opened(memory.unchanged, name=source.name)
     if unchanged is not None:
         return Fed(*unchanged)
+    writer.is_gone = partial(_is_gone, files=files, project=project, source=source)
     digest, is_complete = memory.new_digest(), True
-    for window in _windows(files.listing(), digest=digest):
+    for window in _windows(shielded(files.listing(), name=files.name), digest=digest):
         fresh = _fresh(window, files=files, project=project, items=items, policy=policy)
         for entry, read in _read(files, _examine_listed(fresh, writer=writer, project=project, policy=policy)):
             seen_key = printable_key(entry.key)
@@ -95,7 +114,7 @@ def feed_files(
                 writer.refuse(refuse_entry(entry, read))
                 is_complete = False
             else:
-                outcome = examine_file(entry.key, read.data, project=project, source=source)
+                outcome = _examined(partial(examine_file, entry.key, read.data, project=project, source=source), entry)
                 _take(outcome, writer=writer, seen_key=seen_key, fingerprint=read.fingerprint, policy=policy)
     return Fed(digest.count, memory.cursor_value(digest) if is_complete else None)
 
@@ -113,60 +132,106 @@ def feed_tables(
     """Give the rows of every new or changed table file to the writer."""
     policy = _policy(project, source)
     memory = ListingMemory(files, policy_id=policy.both, cursor=cursor, now=now, by_folder=False)
-    unchanged = memory.unchanged()
+    unchanged = opened(memory.unchanged, name=source.name)
     if unchanged is not None:
         return Fed(0, unchanged[1])
-    digest, num_rows, is_complete = memory.new_digest(), 0, True
-    for window in _windows(files.listing(), digest=digest):
+    digest, count, is_complete, is_whole = memory.new_digest(), _Count(), True, True
+    for window in _windows(shielded(files.listing(), name=files.name), digest=digest):
         fresh = _fresh(window, files=files, project=project, items=items, policy=policy)
+        is_whole = is_whole and len(fresh) == len(window)
         for entry in _examine_listed(fresh, writer=writer, project=project, policy=policy, by_row=True):
             before = files.fingerprint_of(entry)
-            read, was_read = _feed_table(files, entry, source=source, project=project, writer=writer, policy=policy)
-            num_rows += read
+            rows = _table_rows(files, entry, source=source, project=project)
+            was_read = _feed_table(
+                rows, entry, source=source, project=project, writer=writer, policy=policy, count=count
+            )
             is_complete = is_complete and was_read and before == files.fingerprint_of(entry)
-    return Fed(num_rows, memory.cursor_value(digest) if is_complete else None)
+    cursor_value = memory.cursor_value(digest) if is_complete else None
+    return Fed(count.num_rows, cursor_value, count.num_blank, is_whole=is_whole and is_complete)
 
 
-def feed_sql(rows: SqlRows, *, source: SqlSource, project: Project, writer: ItemWriter, cursor: Cursor | None) -> Fed:
+def feed_sql(
+    rows: SqlRows, *, source: SqlSource, project: Project, writer: ItemWriter, cursor: Cursor | None, now: dt.datetime
+) -> Fed:
     """Give the rows of a query from the watermark on to the writer."""
     policy = _policy(project, source)
     is_same = cursor is not None and cursor.value.get("policy") == policy.both
-    watermark = decode_watermark(cursor.value["watermark"]) if cursor is not None and is_same else None
-    num_rows = 0
-    for row in rows.rows(columns=_columns(source), watermark=watermark):
-        num_rows += 1
-        _give(examine_row(row, file="", project=project, source=source), writer=writer)
-    return Fed(num_rows, {"policy": policy.both, "watermark": encode_watermark(rows.watermark)})
+    place = SqlCursor.parse(cursor.value) if cursor is not None and is_same else SqlCursor()
+    count = _Count()
+    for row in shielded(rows.rows(columns=_columns(source), cursor=place, now=now), name=source.name):
+        _give(row, file="", source=source, project=project, writer=writer, count=count)
+    cursor_value = {"policy": policy.both, **rows.cursor.as_json()}
+    return Fed(count.num_rows, cursor_value, is_whole=rows.is_whole, warnings=tuple(rows.warnings))
+
+
+def shielded(found: Iterator[T], *, name: str) -> Iterator[T]:
+    """Yield what a source gives; an error that nobody foresaw ends this source alone."""
+    with _this_source_alone(name):
+        yield from found
+
+
+def opened(opening: Callable[[], T], *, name: str) -> T:
+    """Return an opened source; an error that nobody foresaw ends this source alone."""
+    with _this_source_alone(name):
+        return opening()
+
+
+@contextmanager
+def _this_source_alone(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (PipelineError, MemoryError):
+        raise
+    except Exception as error:
+        raise SourceUnavailable(
+            f"the source {name} must be readable (got {_named(error)}). The others are read; the next run tries again.",
+            code="SOURCE_UNREADABLE",
+        ) from error
 
 
 def _feed_table(
-    files: FolderFiles, entry: Entry, *, source: TableSource, project: Project, writer: ItemWriter, policy: _Policy
-) -> tuple[int, bool]:
-    """Give one file's rows to the writer; return how many, and whether the file is done with.
+    rows: Iterator[Row],
+    entry: Entry,
+    *,
+    source: TableSource,
+    project: Project,
+    writer: ItemWriter,
+    policy: _Policy,
+    count: _Count,
+) -> bool:
+    """Give one file's rows to the writer; return whether the file is done with.
 
     A file that cannot be read on is refused, its rows before that are taken.
     """
-    num_rows = 0
-    num_refused = sum(writer.reasons.values())
+    num_refused = writer.num_refused
     try:
-        for row in _table_rows(files, entry, source=source, project=project):
-            num_rows += 1
-            _give(examine_row(row, file=entry.key, project=project, source=source), writer=writer)
+        for row in rows:
+            _give(row, file=entry.key, source=source, project=project, writer=writer, count=count)
     except InputError as error:
         writer.refuse(refuse_entry(entry, error))
-    except OSError as error:
-        message = f"a file must be readable (got {error.strerror}). Check its permissions; the next run tries again."
-        writer.refuse(refuse_entry(entry, InputError(message, code="FILE_UNREADABLE")))
-        return num_rows, False
-    has_refused = sum(writer.reasons.values()) > num_refused
-    mark = policy.refused(entry.fingerprint) if has_refused else policy.taken(entry.fingerprint)
-    writer.mark_seen({printable_key(entry.key): mark})
-    return num_rows, True
+        if error.code == "FILE_UNREADABLE":
+            return False
+    mark = policy.refused if writer.num_refused > num_refused else policy.taken
+    writer.mark_seen({printable_key(entry.key): mark(entry.fingerprint)})
+    return True
 
 
 def _table_rows(files: FolderFiles, entry: Entry, *, source: TableSource, project: Project) -> Iterator[Row]:
+    """Yield a file's rows.
+
+    Raises:
+        InputError: the file cannot be read on, for whatever reason.
+    """
     limit = project.checks.max_item_bytes
-    return read_rows(files.path_of(entry), columns=_columns(source), max_line_characters=limit)
+    try:
+        yield from read_rows(files.path_of(entry), columns=_columns(source), max_line_characters=limit)
+    except (PipelineError, MemoryError):
+        raise
+    except OSError as error:
+        message = f"a file must be readable (got {error.strerror}). Check its permissions; the next run tries again."
+        raise InputError(message, code="FILE_UNREADABLE") from error
+    except Exception as error:
+        raise _unforeseen(error) from error
 
 
 def _columns(source: TableSource | SqlSource) -> list[str]:
@@ -175,7 +240,9 @@ def _columns(source: TableSource | SqlSource) -> list[str]:
 
 
 def _policy(project: Project, source: FolderSource | S3Source | TableSource | SqlSource) -> _Policy:
-    return _Policy(source=source_policy_id(source), guards=policy_id(project))
+    # What was taken without its label is read again when labels are accepted.
+    labels = "-without-labels" if project.labels.imported == "ignore" else ""
+    return _Policy(source=source_policy_id(source) + labels, guards=policy_id(project))
 
 
 def _windows(entries: Iterable[Entry], *, digest: ListingDigest) -> Iterator[list[Entry]]:
@@ -229,6 +296,42 @@ def _read_one(files: FileSource, entry: Entry) -> FileRead | InputError | None:
         return files.read(entry)
     except InputError as error:
         return error
+    except (PipelineError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  (one file that breaks its reader stops no other)
+        return _unforeseen(error)
+
+
+def _is_gone(key: str, item_id: str, *, files: FileSource, project: Project, source: FolderSource | S3Source) -> bool:
+    """Tell whether a key no longer holds the bytes of an item: it was moved, removed or written over."""
+    read = _read_one(files, Entry(key, "", 0))
+    if read is None:
+        return True
+    if isinstance(read, InputError):
+        return False
+    outcome = _examined(partial(examine_file, key, read.data, project=project, source=source), Entry(key, "", 0))
+    return not isinstance(outcome, Candidate) or outcome.item_id != item_id
+
+
+def _examined(examine: Callable[[], Candidate | Refusal], entry: Entry) -> Candidate | Refusal:
+    """Return what an examination says; an error that nobody foresaw refuses this one thing."""
+    try:
+        return examine()
+    except (PipelineError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  (one value that breaks a guard stops no other)
+        return refuse_entry(entry, _unforeseen(error))
+
+
+def _unforeseen(error: Exception) -> InputError:
+    return InputError(
+        f"an input must be readable (got {_named(error)}). Take it out, and report it as a fault with that input.",
+        code="UNREADABLE",
+    )
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {printable(error)}"
 
 
 def _take(
@@ -240,7 +343,16 @@ def _take(
         writer.refuse(outcome, seen={seen_key: policy.refused(fingerprint)})
 
 
-def _give(outcome: Candidate | Refusal, *, writer: ItemWriter) -> None:
+def _give(
+    row: Row, *, file: str, source: TableSource | SqlSource, project: Project, writer: ItemWriter, count: _Count
+) -> None:
+    if row.is_blank:
+        count.num_blank += 1
+        return
+    count.num_rows += 1
+    place = f"{file}, {row.place}" if file else row.place
+    examine = partial(examine_row, row, file=file, project=project, source=source)
+    outcome = _examined(examine, Entry(place, "", 0))
     if isinstance(outcome, Candidate):
         writer.add(outcome)
     else:

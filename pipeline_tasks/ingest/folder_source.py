@@ -33,7 +33,7 @@ class FolderFiles:
 
         Raises:
             ConfigError: the folder does not exist.
-            SourceUnavailable: a folder may not be read, or the disk fails.
+            SourceUnavailable: the folder may not be read, or the disk fails. One below it is listed with its problem.
         """
         self.newest_ns = 0
         if self.root.is_file():
@@ -52,6 +52,10 @@ class FolderFiles:
                 with os.scandir(self.root / below) as children:
                     yield from self._entries(children, below=below, folders=folders)
             except OSError as error:
+                if below:
+                    if not isinstance(error, FileNotFoundError):  # removed since its parent was listed
+                        yield Entry(below, "folder", 0, "FOLDER_UNREADABLE")
+                    continue
                 raise SourceUnavailable(
                     f"{self._setting} must be a readable folder (got {error.strerror} at {self.root / below}). "
                     "Check its permissions and the disk; the next run tries again."
@@ -118,18 +122,24 @@ class FolderFiles:
             if name[0] == ".":
                 continue
             key = prefix + name
-            if child.is_dir(follow_symlinks=False):
-                folders.append(key)
-            elif matches is None or matches(key):
-                try:
+            try:
+                if child.is_dir(follow_symlinks=False):
+                    folders.append(key)
+                elif matches is None or matches(key):
                     yield self._entry(child, key=key)
-                except FileNotFoundError:
-                    continue  # deleted since it was listed
+            except FileNotFoundError:
+                continue  # deleted since it was listed
+            except OSError:
+                yield Entry(key, "unreadable", 0, "FILE_UNREADABLE")
 
     def _entry(self, child: os.DirEntry[str], *, key: str) -> Entry:
         if child.is_symlink():
-            target = Path(child.path).resolve()
-            if not target.is_relative_to(self.root.resolve()) or not target.is_file():
+            try:
+                target = Path(child.path).resolve()
+                is_inside = target.is_relative_to(self.root.resolve()) and target.is_file()
+            except (OSError, RuntimeError):  # a link that leads to itself
+                is_inside = False
+            if not is_inside:
                 return Entry(key, "link", 0, "PATH_NOT_ALLOWED")
         status = child.stat()
         if not stat.S_ISREG(status.st_mode):

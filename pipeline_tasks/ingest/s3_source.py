@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline_tasks.errors import ConfigError, SourceUnavailable
+from pipeline_tasks.errors import ConfigError, InputError, SourceUnavailable
 from pipeline_tasks.ingest.listing import Entry, FileRead
 from pipeline_tasks.project import S3Source
 
 READ_ATTEMPTS = 3
+FAILURES_IN_A_ROW = 20  # one object that cannot be read is its own trouble, so many without a good one the source's
 _GONE = frozenset({"NoSuchKey", "404", "NotFound"})
+_OF_THE_KEYS = frozenset({"SignatureDoesNotMatch", "InvalidAccessKeyId", "NoSuchBucket", "ExpiredToken"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def resolve_access(source: S3Source, *, setting: str, environment: Mapping[str, 
 
 
 class S3Objects:
-    """The objects below a prefix; the key is what follows the prefix."""
+    """The objects below a prefix, which is a folder: `ds` means `ds/`; the key is what follows it."""
 
     parallel_reads = 16
 
@@ -56,7 +58,8 @@ class S3Objects:
 
         self.name = source.name
         self._bucket = source.bucket
-        self._prefix = source.prefix
+        self._prefix = source.prefix if source.prefix.endswith("/") or not source.prefix else f"{source.prefix}/"
+        self._num_failed = 0
         self._setting = setting
         self._client = boto3.session.Session().client(
             "s3",
@@ -79,16 +82,24 @@ class S3Objects:
         from botocore.exceptions import BotoCoreError, ClientError
 
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+        is_empty = True
         try:
             for page in pages:
                 for found in page.get("Contents", ()):
+                    is_empty = False
                     if not found["Key"].endswith("/"):
                         yield self._entry(found)
+            if is_empty:
+                self._check_folder()
         except (ClientError, BotoCoreError) as error:
             raise self._explained(error, verb="list") from error
 
     def read(self, entry: Entry) -> FileRead | None:
-        """Return the bytes of an object, with the tag that belongs to just these bytes."""
+        """Return the bytes of an object, with the tag that belongs to just these bytes.
+
+        Raises:
+            InputError: OBJECT_UNREADABLE: this one object may not or cannot be read.
+        """
         from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError, ResponseStreamingError
 
         for attempt in range(READ_ATTEMPTS):
@@ -97,14 +108,38 @@ class S3Objects:
                 data = answer["Body"].read()
             except (IncompleteReadError, ResponseStreamingError) as error:
                 if attempt == READ_ATTEMPTS - 1:
-                    raise self._explained(error, verb="read") from error
+                    raise self._alone(error, cause=type(error).__name__) from error
                 continue
-            except (ClientError, BotoCoreError) as error:
-                if isinstance(error, ClientError) and error.response["Error"].get("Code") in _GONE:
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code"))
+                if code in _GONE:
                     return None
+                of_all = code in _OF_THE_KEYS
+                raise (self._explained(error, verb="read") if of_all else self._alone(error, cause=code)) from error
+            except BotoCoreError as error:
                 raise self._explained(error, verb="read") from error
+            self._num_failed = 0
             return FileRead(data, _tag(answer["ETag"], len(data)))
         return None
+
+    def _alone(self, error: Exception, *, cause: str) -> Exception:
+        """Return the error of one object; when one after the other cannot be read, of the source."""
+        self._num_failed += 1
+        if self._num_failed > FAILURES_IN_A_ROW:
+            return self._explained(error, verb="read")
+        return InputError(
+            f"an object must be readable (got {cause}). Check its rights and storage class; the next run tries again.",
+            code="OBJECT_UNREADABLE",
+        )
+
+    def _check_folder(self) -> None:
+        """Raise ConfigError if nothing is below the prefix because it is the beginning of names."""
+        name = self._prefix.removesuffix("/")
+        if name and self._client.list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1).get("Contents"):
+            raise ConfigError(
+                f"{self._setting}.prefix must be a folder of the bucket (got {name}: nothing is below {self._prefix}, "
+                "only names that begin like it). Correct it."
+            )
 
     def _entry(self, found: Mapping[str, Any]) -> Entry:
         key = str(found["Key"]).removeprefix(self._prefix)

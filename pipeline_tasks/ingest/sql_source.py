@@ -1,78 +1,122 @@
-"""The rows of a query on any SQLAlchemy URL, streamed; with a watermark only what is new, its boundary included."""
+"""The rows of a query on any SQLAlchemy URL, streamed; with a watermark column what is new, and daily everything."""
 
 from __future__ import annotations
 
 import datetime as dt
-import decimal
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from pipeline_tasks.errors import ConfigError, InputError, PipelineError, SourceUnavailable
-from pipeline_tasks.ingest.rows import Row, check_columns
+from pipeline_tasks.errors import ConfigError, InputError, PipelineError, SourceUnavailable, printable
+from pipeline_tasks.ingest.rows import Row, UnreadableValue, check_columns, typed_row
+from pipeline_tasks.ingest.watermark import Greatest, KindChangedError, SqlCursor, as_utc
 from pipeline_tasks.project import SqlSource
 
 FETCH_ROWS = 2000
-_COLON = re.compile(r":(?=\w)")
+# A text, a quoted name, a comment, or one sign of anything else.
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\$(\w*)\$.*?\$\1\$|(?P<none>--[^\n]*|/\*.*?\*/|\s+)|.""", re.DOTALL
+)
 
 
 class SqlRows:
-    """The rows of one SQL source; `watermark` is the greatest value that has been yielded."""
+    """The rows of one SQL source; after them `cursor` says where the next reading begins."""
 
     def __init__(self, *, source: SqlSource, environment: Mapping[str, str], setting: str) -> None:
         self._source = source
         self._setting = setting
         self._url = _parse_url(source, environment=environment, setting=setting)
-        self.watermark: Any = None
+        self.cursor = SqlCursor()
+        self.is_whole = False
+        self.warnings: list[str] = []
 
-    def rows(self, *, columns: Sequence[str], watermark: Any = None) -> Iterator[Row]:
-        """Yield rows, from the watermark on (inclusive: equal times may have come later), NULLs always.
+    def rows(self, *, columns: Sequence[str], cursor: SqlCursor, now: dt.datetime) -> Iterator[Row]:
+        """Yield rows: everything when that is due, else from a little before the watermark on, and NULLs always.
 
         Raises:
             SourceUnavailable: the database cannot be reached.
             ConfigError: the driver is missing, the query does not run, or a column is missing.
         """
-        self.watermark = watermark
         engine = self._engine()
         try:
             with self._connect(engine) as connection:
-                yield from self._execute(connection, columns=columns, watermark=watermark)
+                yield from self._due_rows(connection, columns=columns, cursor=cursor, now=now)
         finally:
             engine.dispose()
 
-    def _execute(self, connection: sa.Connection, *, columns: Sequence[str], watermark: Any) -> Iterator[Row]:
-        column = self._source.watermark_column
-        wanted = [*columns, *([column] if column and column not in columns else [])]
+    def _due_rows(
+        self, connection: sa.Connection, *, columns: Sequence[str], cursor: SqlCursor, now: dt.datetime
+    ) -> Iterator[Row]:
+        source_now = _source_now(connection, otherwise=now)
+        if cursor.watermark is not None and cursor.is_ahead(source_now):
+            self._warn("the database's clock is before the last watermark: everything is read")
+        elif self._source.watermark_column is not None and not cursor.is_due(now):
+            greatest = Greatest(source_now, start=cursor.watermark)
+            try:
+                yield from self._execute(connection, columns=columns, greatest=greatest, since=cursor.since())
+            except (KindChangedError, DBAPIError) as error:
+                if isinstance(error, DBAPIError) and error.connection_invalidated:
+                    raise self._explained(error) from None
+                connection.rollback()
+                self._warn("watermark_column cannot be compared with the last watermark: everything is read")
+            else:
+                self.cursor = SqlCursor(greatest.value, cursor.swept_at)
+                self._warn_of(greatest)
+                return
+        yield from self._everything(connection, columns=columns, greatest=Greatest(source_now), now=now)
+
+    def _everything(
+        self, connection: sa.Connection, *, columns: Sequence[str], greatest: Greatest, now: dt.datetime
+    ) -> Iterator[Row]:
         try:
-            result = connection.execution_options(stream_results=True, max_row_buffer=FETCH_ROWS).execute(
-                *_statement(self._source, connection, watermark=watermark)
-            )
-            check_columns(list(result.keys()), wanted=wanted)
-            for number, row in enumerate(result.mappings(), start=1):
-                if column is not None:
-                    self._advance(row[column])
-                yield Row(f"row {number}", dict(row))
-        except InputError as error:
-            raise ConfigError(f"{self._setting}.query: {error}", code="COLUMN_MISSING") from None
+            yield from self._execute(connection, columns=columns, greatest=greatest)
         except SQLAlchemyError as error:
             raise self._explained(error) from None
+        self.is_whole = True
+        self.cursor = SqlCursor(None if greatest.is_mixed else greatest.value, now)
+        self._warn_of(greatest)
 
-    def _advance(self, value: Any) -> None:
-        if value is not None and (self.watermark is None or value > self.watermark):
-            self.watermark = value
+    def _execute(
+        self, connection: sa.Connection, *, columns: Sequence[str], greatest: Greatest, since: Any = None
+    ) -> Iterator[Row]:
+        column, key = self._source.watermark_column, self._source.key_column
+        wanted = [*columns, *([column] if column and column not in columns else [])]
+        statement = _statement(self._source, connection, since=since)
+        result = connection.execution_options(stream_results=True, max_row_buffer=FETCH_ROWS).execute(*statement)
+        try:
+            check_columns(list(result.keys()), wanted=wanted)
+        except InputError as error:
+            raise ConfigError(f"{self._setting}.query: {error}", code="COLUMN_MISSING") from None
+        for row in result.mappings():
+            if column is not None:
+                greatest.add(row[column])
+            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in columns})
+
+    def _warn_of(self, greatest: Greatest) -> None:
+        if greatest.num_ahead:
+            self._warn(f"{greatest.num_ahead} rows are later than the database's now: read, and the watermark stays")
+        if greatest.is_mixed:
+            self._warn("watermark_column holds several kinds of values: everything is read each time")
+        elif greatest.is_word:
+            self._warn("watermark_column holds texts that are no ISO times: they are compared as texts")
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(f"{self._setting}: {text}.")
 
     def _engine(self) -> sa.Engine:
         try:
-            return sa.create_engine(self._url, pool_pre_ping=False)
+            engine = sa.create_engine(self._url, pool_pre_ping=False)
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise ConfigError(
                 f"{self._setting}.url_variable must name a URL of an installed SQLAlchemy driver "
                 f"(got {self._url.drivername}: {type(error).__name__}). Install the driver for the workers."
             ) from None
+        sa.event.listen(engine, "connect", _keep_unreadable_values)
+        return engine
 
     def _connect(self, engine: sa.Engine) -> sa.Connection:
         try:
@@ -95,36 +139,8 @@ class SqlRows:
 
     def _cause(self, error: SQLAlchemyError) -> str:
         """Return the driver's words on one line, without the URL's password and without row values."""
-        text = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())[:300]
+        text = printable(" ".join(str(getattr(error, "orig", None) or type(error).__name__).split()), limit=300)
         return text.replace(str(self._url.password), "***") if self._url.password else text
-
-
-def encode_watermark(value: Any) -> Any:
-    """Return a watermark as JSON that `decode_watermark` turns back into the same value."""
-    if isinstance(value, dt.datetime):
-        return {"type": "datetime", "value": value.isoformat()}
-    if isinstance(value, dt.date):
-        return {"type": "date", "value": value.isoformat()}
-    if isinstance(value, decimal.Decimal):
-        return {"type": "decimal", "value": str(value)}
-    if value is None or isinstance(value, str | int | float):
-        return {"type": "plain", "value": value}
-    raise ConfigError(
-        f"watermark_column must hold times, dates, numbers or texts (got {type(value).__name__}). Choose another one."
-    )
-
-
-def decode_watermark(encoded: Any) -> Any:
-    """Return the value of an encoded watermark; None for none."""
-    if encoded is None:
-        return None
-    parsers: dict[str, Callable[[Any], Any]] = {
-        "datetime": dt.datetime.fromisoformat,
-        "date": dt.date.fromisoformat,
-        "decimal": decimal.Decimal,
-        "plain": lambda value: value,
-    }
-    return parsers[encoded["type"]](encoded["value"])
 
 
 def _parse_url(source: SqlSource, *, environment: Mapping[str, str], setting: str) -> sa.URL:
@@ -146,10 +162,66 @@ def _parse_url(source: SqlSource, *, environment: Mapping[str, str], setting: st
     return url
 
 
-def _statement(source: SqlSource, connection: sa.Connection, *, watermark: Any) -> tuple[Any, ...]:
-    query = _COLON.sub(r"\\:", source.query.strip().rstrip(";"))
-    if source.watermark_column is None or watermark is None:
+def _statement(source: SqlSource, connection: sa.Connection, *, since: Any) -> tuple[Any, ...]:
+    query = _without_end(source.query)
+    # Escaped, a colon is no parameter's: SQLAlchemy takes the backslash away. Each, also in `12:30:45` and `::date`.
+    query = query.replace(":", "\\:")
+    if source.watermark_column is None:
         return (sa.text(query),)
+    # From the first reading on in the form of the later ones, so that a query which does not fit says so at once. The
+    # line ends keep a comment at the query's end from the bracket.
+    text = f"SELECT * FROM (\n{query}\n) AS q"
+    if since is None:
+        return (sa.text(text),)
     column = connection.dialect.identifier_preparer.quote(source.watermark_column)
-    text = f"SELECT * FROM ({query}) AS q WHERE q.{column} >= :since OR q.{column} IS NULL"
-    return sa.text(text), {"since": watermark}
+    return sa.text(f"{text} WHERE q.{column} >= :since OR q.{column} IS NULL"), {"since": since}
+
+
+def _without_end(query: str) -> str:
+    """Return a query without the semicolons at its end, and what comments come after them."""
+    end = 0
+    for token in _TOKEN.finditer(query):
+        if token.lastgroup != "none" and token.group() != ";":
+            end = token.end()
+    rest = query[end:]
+    return query[:end] + rest.partition(";")[0] if ";" in rest else query
+
+
+def _source_now(connection: sa.Connection, *, otherwise: dt.datetime) -> dt.datetime:
+    """Return the database's time in UTC, or ours if it does not tell."""
+    try:
+        found = connection.execute(sa.select(sa.func.now())).scalar_one()
+    except SQLAlchemyError:
+        connection.rollback()
+        found = otherwise
+    return as_utc(found if isinstance(found, dt.datetime) else otherwise)
+
+
+def _keep_unreadable_values(connection: Any, _record: Any) -> None:
+    """Let a value that Python cannot hold be that row's trouble, not the query's: known for SQLite and psycopg."""
+    kind = type(connection).__module__.partition(".")[0]
+    if kind == "sqlite3":
+        connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+    elif kind == "psycopg":
+        import psycopg
+        from psycopg.types import datetime as loaders
+
+        def lenient(base: Any) -> Any:
+            class Lenient(base):  # type: ignore[misc]
+                def load(self, data: Any) -> Any:
+                    try:
+                        return super().load(data)
+                    except (psycopg.DataError, ValueError, OverflowError) as error:
+                        return UnreadableValue(f"{bytes(data).decode(errors='replace')}: {error}")
+
+            return Lenient
+
+        for name, base in (
+            ("date", loaders.DateLoader),
+            ("time", loaders.TimeLoader),
+            ("timetz", loaders.TimetzLoader),
+            ("timestamp", loaders.TimestampLoader),
+            ("timestamptz", loaders.TimestamptzLoader),
+            ("interval", loaders.IntervalLoader),
+        ):
+            connection.adapters.register_loader(name, lenient(base))

@@ -15,7 +15,7 @@ from pipeline_tasks.contracts import Attempt, Fence, IngestReport, Split
 from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError, SourceUnavailable
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ingest.content import Refusal
-from pipeline_tasks.ingest.feed import Fed, cursor_name, feed_files, feed_sql, feed_tables
+from pipeline_tasks.ingest.feed import Fed, cursor_name, feed_files, feed_sql, feed_tables, opened
 from pipeline_tasks.ingest.s3_source import S3Access
 from pipeline_tasks.ingest.sources import open_files, open_folder, open_sql
 from pipeline_tasks.ingest.split import split_of
@@ -35,6 +35,9 @@ class _Tally:
     num_new: int = 0
     num_known: int = 0
     num_labeled: int = 0
+    num_corrected: int = 0
+    num_blank: int = 0
+    warnings: list[str] = dataclasses.field(default_factory=list)
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
     examples: dict[str, Refusal] = dataclasses.field(default_factory=dict)
 
@@ -42,6 +45,7 @@ class _Tally:
         self.num_new += writer.num_new
         self.num_known += writer.num_known
         self.num_labeled += writer.num_labeled
+        self.num_corrected += writer.num_corrected
         self.reasons.update(writer.reasons)
         self.examples = {**writer.examples, **self.examples}
 
@@ -106,6 +110,9 @@ def run(
         num_quarantined=sum(tally.reasons.values()),
         num_labeled_at_source=tally.num_labeled,
         seconds=round(clock() - started, 3),
+        num_labels_corrected=tally.num_corrected,
+        num_blank=tally.num_blank,
+        warnings=tuple(tally.warnings),
     )
 
 
@@ -122,29 +129,33 @@ def _ingest_source(source: Source, *, context: _Context, tally: _Tally) -> None:
             fed = _feed(source, context=context, writer=writer, cursor=cursor)
         except (SourceUnavailable, ConfigError) as error:
             failure = error
-        writer.close()
+        writer.close(is_whole=fed is not None and fed.is_whole)
     tally.add(writer)
     if failure is not None:
         raise failure
     if fed is not None:
         tally.num_seen += fed.num_seen
+        tally.num_blank += fed.num_blank
+        for warning in fed.warnings:
+            logger.warning("%s", warning)
+        tally.warnings += fed.warnings
         _move_cursor(fed, name=name, cursor=cursor, context=context)
 
 
 def _feed(source: Source, *, context: _Context, writer: ItemWriter, cursor: Cursor | None) -> Fed:
-    loaded, project, environment = context.project, context.project.config, context.environment
+    loaded, project, now = context.project, context.project.config, context.now
     if isinstance(source, SqlSource):
-        rows = open_sql(loaded, source, environment=environment)
-        return feed_sql(rows, source=source, project=project, writer=writer, cursor=cursor)
+        rows = opened(partial(open_sql, loaded, source, environment=context.environment), name=source.name)
+        return feed_sql(rows, source=source, project=project, writer=writer, cursor=cursor, now=now)
     if isinstance(source, TableSource):
         folder = open_folder(loaded, source)
         return feed_tables(
-            folder, source=source, project=project, items=context.items, writer=writer, cursor=cursor, now=context.now
+            folder, source=source, project=project, items=context.items, writer=writer, cursor=cursor, now=now
         )
-    files = open_files(loaded, source, environment=environment, own_s3=context.own_s3)
-    return feed_files(
-        files, source=source, project=project, items=context.items, writer=writer, cursor=cursor, now=context.now
+    files = opened(
+        partial(open_files, loaded, source, environment=context.environment, own_s3=context.own_s3), name=source.name
     )
+    return feed_files(files, source=source, project=project, items=context.items, writer=writer, cursor=cursor, now=now)
 
 
 def _move_cursor(fed: Fed, *, name: str, cursor: Cursor | None, context: _Context) -> None:

@@ -10,10 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Literal, Self
 
-from pipeline_tasks.catalog.items import Chunk, ItemRepository, Quarantined
+from pipeline_tasks.catalog.items import Chunk, ItemRepository, KnownItem, Quarantined
 from pipeline_tasks.contracts import Fence, Item, Location, Split, sha256_hex
+from pipeline_tasks.errors import MAX_MESSAGE, printable
 from pipeline_tasks.faults import crash_point
-from pipeline_tasks.ingest.content import MAX_KEPT_BYTES, Candidate, Refusal
+from pipeline_tasks.ingest.claims import Claim, Claims
+from pipeline_tasks.ingest.content import MAX_KEPT_BYTES, Candidate, Refusal, printable_key
 from pipeline_tasks.ports import ObjectStore
 
 SMALL_BYTES = 64 * 1024  # items up to this size go into packs
@@ -23,6 +25,7 @@ CHUNK_ROWS = 8192
 LOOKUP_ROWS = 1024
 UPLOADS = 4
 STAGE = "ingest"
+MOVED = ""  # the mark of a key whose bytes have another one now: it is read again if it comes back
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,15 +49,17 @@ class _Draft:
     refused: list[Refusal] = dataclasses.field(default_factory=list)
     seen: dict[str, str] = dataclasses.field(default_factory=dict)
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    corrected: dict[str, KnownItem] = dataclasses.field(default_factory=dict)
     pack_bytes: int = 0
     other_bytes: int = 0
 
     def is_full(self) -> bool:
-        rows = max(len(self.packed) + len(self.single), len(self.refused), len(self.seen), len(self.labels))
+        labels = len(self.labels) + len(self.corrected)
+        rows = max(len(self.packed) + len(self.single), len(self.refused), len(self.seen), labels)
         return rows >= CHUNK_ROWS or self.pack_bytes >= PACK_BYTES or self.pack_bytes + self.other_bytes >= CHUNK_BYTES
 
     def is_empty(self) -> bool:
-        return not (self.packed or self.single or self.refused or self.seen or self.labels)
+        return not (self.packed or self.single or self.refused or self.seen or self.labels or self.corrected)
 
 
 class ItemWriter:
@@ -71,12 +76,19 @@ class ItemWriter:
         self._fence = fence
         self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="ingest-upload")
         self._in_flight: deque[tuple[Future[Chunk], _Draft]] = deque()
-        self._pending: dict[str, str | None] = {}
+        self._pending: dict[str, KnownItem] = {}
         self._waiting: list[tuple[Candidate, dict[str, str]]] = []
         self._draft = _Draft()
+        self._claims = Claims(target.source)
+        self._held_seen: dict[str, str] = {}
+        self.is_gone: Callable[[str, str], bool] | None = None
+        """Tells whether a key no longer holds the bytes of an item; None for rows: only a whole reading tells."""
         self.num_new = 0
         self.num_known = 0
         self.num_labeled = 0
+        self.num_corrected = 0
+        self.num_refused = 0
+        """All refusals; `reasons` counts those that were not in quarantine before."""
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, Refusal] = {}
 
@@ -87,6 +99,7 @@ class ItemWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._claims.close()
 
     def add(self, candidate: Candidate, *, seen: dict[str, str] | None = None) -> None:
         """Take a candidate; `seen` (key -> fingerprint) is recorded together with it."""
@@ -96,10 +109,10 @@ class ItemWriter:
 
     def refuse(self, refusal: Refusal, *, seen: dict[str, str] | None = None) -> None:
         """Take a refusal; its bytes are kept when they are there and not too many."""
-        self.reasons[refusal.code] += 1
-        self.examples.setdefault(refusal.code, refusal)
+        self.num_refused += 1
         kept = refusal.data if refusal.data and len(refusal.data) <= MAX_KEPT_BYTES else None
-        self._draft.refused.append(dataclasses.replace(refusal, data=kept))
+        key, reason = printable_key(refusal.key), printable(refusal.reason, limit=MAX_MESSAGE)
+        self._draft.refused.append(dataclasses.replace(refusal, key=key, reason=reason, data=kept))
         self._draft.other_bytes += len(kept or b"")
         self._draft.seen.update(seen or {})
         self._send_if_full()
@@ -107,26 +120,34 @@ class ItemWriter:
     def mark_seen(self, seen: dict[str, str]) -> None:
         """Record, after everything that was taken before, at which fingerprints these keys were read."""
         self._place_waiting()
+        if self._claims:
+            self._held_seen.update(seen)  # what is marked is not read again: corrected labels are recorded before
+            return
         self._draft.seen.update(seen)
         self._send_if_full()
 
-    def close(self) -> None:
-        """Store and record everything that was taken."""
+    def close(self, *, is_whole: bool = False) -> None:
+        """Store and record everything that was taken; `is_whole` says that it is all that the source has."""
         self._place_waiting()
+        self._settle(is_whole=is_whole)
         self._send()
         while self._in_flight:
             self._record_first()
 
     def _place_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
-        known = self._items.source_labels(self._target.project, [candidate.item_id for candidate, _ in waiting])
+        ids = [candidate.item_id for candidate, _ in waiting]
+        known = self._items.known(self._target.project, ids)
+        # All at one moment: what is recorded while the candidates are placed is no longer pending then.
+        known.update((item_id, self._pending[item_id]) for item_id in ids if item_id in self._pending)
         for candidate, seen in waiting:
-            if candidate.item_id in self._pending:
-                self._place_known(candidate, self._pending[candidate.item_id], seen=seen)
-            elif candidate.item_id in known:
-                self._place_known(candidate, known[candidate.item_id], seen=seen)
-            else:
+            found = known.get(candidate.item_id)
+            if found is None:
                 self._place_new(candidate, seen=seen)
+            else:
+                self._place_known(candidate, found, seen=seen)
+            if candidate.item_id in self._pending:
+                known[candidate.item_id] = self._pending[candidate.item_id]
             self._send_if_full()
 
     def _place_new(self, candidate: Candidate, *, seen: dict[str, str]) -> None:
@@ -138,23 +159,55 @@ class ItemWriter:
             draft.single.append(candidate)
             draft.other_bytes += len(candidate.data)
         draft.seen.update(seen)
-        self._pending[candidate.item_id] = candidate.label
+        self._pending[candidate.item_id] = KnownItem(candidate.label, self._target.source, candidate.key)
         self.num_labeled += candidate.label is not None
+        self._claims.confirm(candidate)
 
-    def _place_known(self, candidate: Candidate, label: str | None, *, seen: dict[str, str]) -> None:
-        if candidate.label is not None and label is not None and candidate.label != label:
-            reason = (
-                f"equal bytes must have one label (got {candidate.label!r}; {candidate.item_id[:12]} has {label!r}). "
-                "Decide which one is right and remove the other file or row."
-            )
-            self.refuse(Refusal(candidate.key, candidate.item_id, "LABEL_CONFLICT", reason), seen=seen)
+    def _place_known(self, candidate: Candidate, known: KnownItem, *, seen: dict[str, str]) -> None:
+        if candidate.label is None or known.label is None:
+            self._place_same(candidate, known, seen=seen)
             return
+        answer = self._claims.judge(candidate, known, seen=seen, is_gone=self.is_gone)
+        if answer == "same":
+            self._place_same(candidate, known, seen=seen)
+        elif answer == "claimed":
+            self.num_known += 1
+        else:
+            self._refuse_label(candidate, known, seen=seen)
+
+    def _place_same(self, candidate: Candidate, known: KnownItem, *, seen: dict[str, str]) -> None:
         self.num_known += 1
         self._draft.seen.update(seen)
-        if candidate.label is not None and label is None:
+        if candidate.label is not None and known.label is None:
             self._draft.labels[candidate.item_id] = candidate.label
-            self._pending[candidate.item_id] = candidate.label
+            self._pending[candidate.item_id] = known._replace(label=candidate.label)
             self.num_labeled += 1
+            self._claims.confirm(candidate)
+
+    def _settle(self, *, is_whole: bool) -> None:
+        """Take over the labels that their source corrected, then mark what was held back for them."""
+        for claim, is_granted in self._claims.settle(is_whole=is_whole):
+            if is_granted:
+                self._draft.corrected[claim.item_id] = KnownItem(claim.label, self._target.source, claim.key)
+                if self.is_gone:
+                    self._draft.seen[printable_key(claim.known.key)] = MOVED
+                self._held_seen.update(claim.seen)
+                self.num_corrected += 1
+            else:
+                self.num_known -= 1
+                self._refuse_label(claim, claim.known, seen=claim.seen)
+            self._send_if_full()
+        self._draft.seen.update(self._held_seen)
+        self._held_seen = {}
+
+    def _refuse_label(self, refused: Candidate | Claim, known: KnownItem, *, seen: dict[str, str]) -> None:
+        """Refuse a second label. A file is not marked as seen: when the other one is removed, it counts."""
+        reason = (
+            f"equal bytes must have one label (got {refused.label!r}; {refused.item_id[:12]} has {known.label!r} from "
+            f"{printable_key(known.key)}). Decide which one is right and remove the other file or row."
+        )
+        refusal = Refusal(refused.key, refused.item_id, "LABEL_CONFLICT", reason)
+        self.refuse(refusal, seen={} if self.is_gone else seen)
 
     def _send_if_full(self) -> None:
         if self._draft.is_full():
@@ -171,6 +224,7 @@ class ItemWriter:
     def _record_first(self) -> None:
         future, draft = self._in_flight.popleft()
         chunk = future.result()
+        self._count_refused(chunk.quarantined)
         self.num_new += self._items.record(self._fence, chunk)
         if chunk.items:
             crash_point("ingest.put.recorded")
@@ -180,6 +234,18 @@ class ItemWriter:
             self._pending.pop(candidate.item_id, None)
         for item_id in draft.labels:
             self._pending.pop(item_id, None)
+
+    def _count_refused(self, refused: Sequence[Quarantined]) -> None:
+        """Count what was not in quarantine before: the rest is read again, not new."""
+        if not refused:
+            return
+        target = self._target
+        known = self._items.known_refusals(target.project, target.source, [entry.digest for entry in refused])
+        for entry in refused:
+            if (entry.key, entry.digest, entry.code) not in known:
+                known.add((entry.key, entry.digest, entry.code))
+                self.reasons[entry.code] += 1
+                self.examples.setdefault(entry.code, Refusal(entry.key, entry.digest, entry.code, entry.reason))
 
 
 def _store(draft: _Draft, *, target: Target, store: ObjectStore) -> Chunk:
@@ -198,6 +264,7 @@ def _store(draft: _Draft, *, target: Target, store: ObjectStore) -> Chunk:
         seen=draft.seen,
         quarantined=_put_refused(draft.refused, target=target, store=store),
         labels=draft.labels,
+        corrected=draft.corrected,
     )
 
 

@@ -125,14 +125,22 @@ def save_report(project: str, *, verdict: str | None, output: Path | None) -> st
     return f"{ref.answer}: {'; '.join(ref.reasons)}\nThe report is in {path}"
 
 
-def quarantine(project: str, *, as_json: bool) -> Any:
-    """Return what was not accepted, with reasons."""
-    rows = [dataclasses.asdict(one) for one in ItemRepository(build_parts().database).quarantined(project)]
+def quarantine(project: str, *, limit: int, page: int, as_json: bool) -> Any:
+    """Return one page of what was not accepted, with reasons, and how much it is in all."""
+    items = ItemRepository(build_parts().database)
+    total, start = items.count_quarantined(project), (page - 1) * limit
+    rows = [dataclasses.asdict(one) for one in items.quarantined(project, limit=limit, offset=start)]
     if as_json:
-        return rows
-    if not rows:
+        return {"total": total, "limit": limit, "page": page, "rows": rows}
+    if not total:
         return f"Nothing of {project} is in quarantine."
-    return "\n".join(f"{row['code']:<20}  {row['source']}:{row['key']}  {row['reason']}" for row in rows)
+    if not rows:
+        return f"Page {page} is empty: {project} has {total:,} in quarantine."
+    lines = [f"{row['code']:<20}  {row['source']}:{row['key']}  {row['reason']}" for row in rows]
+    if len(rows) < total:
+        more = f"; the next ones: --page {page + 1}" if start + len(rows) < total else ""
+        lines.append(f"{start + 1:,} to {start + len(rows):,} of {total:,}{more}")
+    return "\n".join(lines)
 
 
 def violations(anchors: Sequence[str] = ()) -> list[str]:
@@ -178,7 +186,7 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
         num_items=state.num_items,
         num_labels=state.num_labels,
         num_outstanding=state.num_outstanding,
-        num_quarantined=len(ItemRepository(parts.database).quarantined(project)),
+        num_quarantined=ItemRepository(parts.database).count_quarantined(project),
         exam_epoch=exams[0].epoch if exams else None,
         exam_items=exams[0].num_items if exams else 0,
         live_quality=_live_quality(parts, project),

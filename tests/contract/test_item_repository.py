@@ -7,7 +7,7 @@ import pytest
 
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.items import Chunk, Cursor, ItemRepository, Quarantined
+from pipeline_tasks.catalog.items import Chunk, Cursor, ItemRepository, KnownItem, Quarantined
 from pipeline_tasks.contracts import Attempt, Item, Location
 from pipeline_tasks.errors import LostRace, StaleAttempt
 
@@ -55,7 +55,28 @@ def test_a_chunk_is_recorded_once(items, fence):
 def test_labels_are_added_but_never_changed(items, fence):
     ids = [item(n).item_id for n in range(3)]
     items.record(fence, chunk(item(0), item(1, label="cat"), labels={ids[0]: "dog", ids[1]: "dog", ids[2]: "dog"}))
-    assert items.source_labels("p", ids) == {ids[0]: "dog", ids[1]: "cat"}
+    assert items.known("p", ids) == {ids[0]: KnownItem("dog", "s", "k0"), ids[1]: KnownItem("cat", "s", "k1")}
+
+
+def test_a_corrected_label_comes_with_its_key(items, fence):
+    items.record(fence, chunk(item(1, label="cat")))
+    items.record(fence, chunk(corrected={item(1).item_id: KnownItem("dog", "s", "new")}))
+    assert items.known("p", [item(1).item_id]) == {item(1).item_id: KnownItem("dog", "s", "new")}
+
+
+def test_quarantine_takes_any_text_counts_and_pages(items, fence):
+    hostile = [f"{number} \0 \udcff \ud800 \u2028\r\n{'x' * 9000}" for number in range(5)]
+    refused = [dataclasses.replace(REFUSED, key=text, reason=text) for text in hostile]
+    items.record(fence, chunk(quarantined=refused))
+    items.record(fence, chunk(quarantined=refused))
+    found = items.quarantined("p")
+    assert (items.count_quarantined("p"), items.count_quarantined("q")) == (5, 0)
+    assert all(text.isprintable() and len(text) <= 4000 for entry in found for text in (entry.key, entry.reason))
+    assert found[0].reason.startswith(r"0 \x00 \udcff \ud800 \u2028\x0d\x0axxx")
+    assert [items.quarantined("p", limit=2, offset=at) for at in (0, 2, 4)] == [found[:2], found[2:4], found[4:]]
+    known = items.known_refusals("p", "s", [REFUSED.digest, "other"])
+    assert known == {(entry.key, REFUSED.digest, "EMPTY_FILE") for entry in found}
+    assert items.known_refusals("p", "other", [REFUSED.digest]) == set()
 
 
 def test_pages_hold_everything_once(items, fence, monkeypatch):

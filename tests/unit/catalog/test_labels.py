@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.items import Chunk, KnownItem
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository, Refusal
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import StaleAttempt
@@ -56,11 +57,26 @@ def test_imported_labels_are_accepted_once(case, labels):
 def test_a_label_that_comes_later_is_accepted_later(case, labels):
     (item_id,) = case.add(make_item(1))
     assert accept(labels) == 0
-    from pipeline_tasks.catalog.items import Chunk
-
     fence = case.database.acquire("ingest", Attempt("r", "t"), now=NOW)
     case.items.record(fence, Chunk(NAME, "folder", "b", [], labels={item_id: "dog"}))
     assert accept(labels) == 1
+
+
+def test_a_label_corrected_at_its_source_is_a_new_version_and_people_are_not_overruled(case, labels):
+    first, second, third = case.add(*(make_item(number, label="cat") for number in range(3)))
+    assert accept(labels) == 3
+    labels.commit(NAME, decisions=[decision(second, version=2)], now=NOW)
+    fence = case.items.database.acquire("x", Attempt("r", "ingest"), now=NOW)
+    to_dog = {item_id: KnownItem("dog", "s", "k") for item_id in (first, second)}
+    case.items.record(fence, Chunk(NAME, "s", "b", [], corrected=to_dog))
+    assert (accept(labels), accept(labels)) == (1, 0)
+    history = [(one.version, one.label, one.method) for one in labels.history(NAME, first)]
+    assert history == [(1, "cat", "imported"), (2, "dog", "imported")]
+    assert labels.decisions(NAME, [second])[second].method == "single"
+    assert len(labels.history(NAME, third)) == 1
+    case.items.record(fence, Chunk(NAME, "s", "b", [], corrected={first: KnownItem("cat", "s", "k")}))
+    assert accept(labels) == 1
+    assert labels.decisions(NAME, [first])[first].label == "cat"
 
 
 def test_items_in_quarantine_are_neither_accepted_nor_asked_for(case, labels):
