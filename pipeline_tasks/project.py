@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from pipeline_tasks.project_section import Section
 from pipeline_tasks.project_serving import Serving
@@ -13,6 +13,7 @@ from pipeline_tasks.project_serving import Serving
 Modality = Literal["image", "text", "tabular"]
 NAME_PATTERN = r"^[a-z][a-z0-9_]{1,38}[a-z0-9]$"
 SCHEMA_VERSION = 1
+ABOVE_CONSTANT: Literal["above_constant"] = "above_constant"
 
 
 class FolderSource(Section):
@@ -144,10 +145,24 @@ class Recipe(Section):
     tune: Tune = Tune()
 
 
+def _word_or_number(value: Any) -> str:
+    return "word" if isinstance(value, str) and not value.replace(".", "", 1).isdigit() else "number"
+
+
+AccuracyFloor = Annotated[
+    Annotated[Literal["above_constant"], Tag("word")] | Annotated[float, Field(ge=0, le=1), Tag("number")],
+    Discriminator(_word_or_number),
+]
+
+
 class Floors(Section):
     """What the first champion has to reach, since there is nobody to beat."""
 
-    accuracy: float = Field(0.5, ge=0, le=1)
+    accuracy: AccuracyFloor = Field(
+        ABOVE_CONSTANT,
+        description="above_constant: by gate.metric, and shown at gate.confidence, better than always answering the "
+        "exam's commonest class; or the least accuracy, 0 to 1, as a point estimate.",
+    )
     recall_per_class: float = Field(0.0, ge=0, le=1)
 
 

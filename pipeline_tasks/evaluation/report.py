@@ -119,6 +119,10 @@ def _tiles(document: Document) -> str:
         champion = _metric(current["champion"], metric)
         tiles.append((f'{name}, <span class="champion-name">champion</span>', tables.percent(champion["estimate"])))
     tiles.append((f'{name}, <span class="contender-name">contender</span>', tables.percent(contender["estimate"])))
+    constant = tables.constant_of(current)
+    if constant is not None:
+        always = f"{name}, always {text(charts.short(constant['label'], 30))}"
+        tiles.append((always, tables.percent(constant[metric])))
     gain = current["gain"]
     if gain is not None:
         tiles.append(("Difference on the current exam", f"{100 * gain['difference']:+.1f} points"))
@@ -174,6 +178,9 @@ def _differences(document: Document) -> str:
 
 def _interval_note(document: Document) -> str:
     note = "On the current exam, with two-sided 95 % intervals (Wilson for accuracy, bootstrap for macro F1)."
+    constant = tables.constant_of(document["evidence"]["current"])
+    if constant is not None:
+        note += f" The constant answer is {constant['label']}, the commonest class of these items, for each of them."
     if document["question"]["champion"] is None:
         return note
     return f"{note} Overlapping intervals prove nothing: both models answered the same items, see Difference."
