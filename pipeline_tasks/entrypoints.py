@@ -232,6 +232,8 @@ def train(parts: Parts, project: str, *, attempt: Attempt, snapshot_id: str, see
         scratch=parts.settings.scratch_dir,
         lock_hash=lock_hash(),
         code_revision=code_revision(),
+        threads=parts.settings.train_threads,
+        device=parts.settings.train_device,
         seed=seed,
     )
     record = models.get(project, model.version)

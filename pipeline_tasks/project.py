@@ -130,10 +130,10 @@ class Checks(Section):
 
 
 class Tune(Section):
-    """Automated choice of hyper-parameters with Optuna."""
+    """Automated choice of hyper-parameters with Optuna, by gate.metric on the validation part."""
 
-    trials: int = Field(0, ge=0, le=1000)
-    epochs: int = Field(2, ge=1)
+    trials: int = Field(0, ge=0, le=1000, description="0 = no search.")
+    epochs: int = Field(2, ge=1, description="Of each trial; what is chosen is trained with recipe.params.epochs.")
 
 
 class Recipe(Section):

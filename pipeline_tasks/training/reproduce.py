@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.registry import FoundRecipe, find_recipe, recipe_from_source
 from pipeline_tasks.ports import ObjectStore
@@ -80,9 +78,8 @@ def reproduce(
     store: ObjectStore,
     folder: Path,
     origin: model_files.Origin,
-    start: Mapping[str, torch.Tensor] | None = None,
 ) -> model_files.Artifact:
-    """Train on a CPU with one thread as the manifest says, in an empty folder; `start` are a warm start's weights.
+    """Train on a CPU with one thread as the manifest says, in an empty folder.
 
     Raises:
         ConfigError: the recipe of today does not take the recorded parameters.
@@ -98,7 +95,7 @@ def reproduce(
         rows,
         store=store,
     )
-    plan = FitPlan(params, params["epochs"], config.seed, THREADS, DEVICE, start, "retrain")
+    plan = FitPlan(params, params["epochs"], config.seed, THREADS, DEVICE, "retrain")
     module, history = fit(found.recipe, data, plan)
     metrics = training_metrics(data, history)
     return pack_for_runtime(found.recipe, module, data, config=config, origin=origin, metrics=metrics)
@@ -122,6 +119,7 @@ def warnings_of(manifest: model_files.ModelManifest, now: Here) -> list[str]:
         ("number of threads", str(config.threads), str(THREADS)),
         ("precision", origin.precision, now.origin.precision),
         ("CPU instructions", origin.cpu_capability, now.origin.cpu_capability),
+        ("weights to start from", config.warm_start or "none", "none"),
     ]
     found = [
         f"{name} must be the recorded one for the same bits (recorded {_short(recorded)}, got {_short(got)})."

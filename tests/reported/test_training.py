@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pipeline_tasks import assembly, cli
+from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import rule
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.summary import markdown_summary
 from pipeline_tasks.project import Gate
 from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.settings import load_settings
+from pipeline_tasks.training import loop
+from pipeline_tasks.training import task as training_task
+from pipeline_tasks.training.keys import TrainingKey
 from pipeline_tasks.training.metrics import validation_metrics
 from tests.unit.evaluation import support as s
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - fixtures
+from tests.unit.training.scene import Scene
 
 DATA = Path(__file__).parent / "data"
 TEMPLATES = Path(__file__).resolve().parents[2] / "pipeline_tasks" / "templates"
 CLASSES = ("no", "yes")
+STACK = {
+    "DETHRONE_HOME": "/nowhere",
+    "DETHRONE_S3_ENDPOINT": "http://s3",
+    "DETHRONE_LABEL_STUDIO_URL": "http://labels",
+    "DETHRONE_AIRFLOW_URL": "http://airflow",
+    "DETHRONE_GATEWAY_URL": "http://gateway",
+}
 
 
 # D5: the constant answer
@@ -137,3 +153,95 @@ def judge_pair(run, object_store):  # noqa: F811
         return document, object_store.get(f"{ref.object_key}/report.html").decode().replace("\N{NO-BREAK SPACE}", " ")
 
     return call
+
+
+# D7: what a search chooses by
+
+
+def fit_as_told(recipe, data, plan, *, on_epoch=lambda _: None, **_):
+    """Stand for a fit: trial 1 is better by accuracy, trial 2 by macro F1."""
+    first = plan.label != "trial 2"
+    metrics = {"accuracy": 0.9 if first else 0.8, "macro_f1": 0.5 if first else 0.7, "log_loss": 0.4}
+    on_epoch(loop.EpochReport(1, 1, 0.1, 0.01, metrics))
+    module = recipe.build(plan.params, len(data.classes)).eval()
+    return module, [{"epoch": 1, "loss": 0.1, "metrics": metrics}]
+
+
+@pytest.fixture
+def make_scene(database, object_store, tmp_path):
+    return lambda **project: Scene(database, object_store, tmp_path, **project)
+
+
+@pytest.mark.parametrize(("metric", "chosen"), [("accuracy", 0), ("macro_f1", 1)], ids=["D7-accuracy", "D7-macro-f1"])
+def test_the_search_looks_at_the_gates_metric(make_scene, monkeypatch, metric, chosen):
+    monkeypatch.setattr(training_task, "fit", fit_as_told)
+    scene = make_scene(tune={"trials": 2, "epochs": 1}, gate={"metric": metric})
+    found = scene.models.get("stripes", scene.train().version).metrics
+    assert found["chosen_by"] == metric
+    assert [trial["value"] for trial in found["trials"]] == ([0.9, 0.8] if metric == "accuracy" else [0.5, 0.7])
+    best = found["trials"][chosen]["params"]
+    version = scene.models.history("stripes")[-1]
+    assert {name: version.params[name] for name in best} == best
+
+
+KEY = ("p", "s", ("a", "b"), "text_bow", "d", {"epochs": 3})
+
+
+@pytest.mark.parametrize(
+    ("key", "digest"),
+    [
+        (
+            TrainingKey(*KEY, {"trials": 4, "epochs": 2}, 7, 1, "lock"),
+            "c70e5841444c280a1edf16725f49782efb5e9460e6c59edad20fe0f680235d9b",
+        ),
+        (
+            TrainingKey(*KEY, None, 7, 1, "lock", "onnx"),
+            "a8ccc8a52e645a05dcaf39f16a150e74e8bf5d2a0c292bc22c16c6054bb59fb3",
+        ),
+    ],
+    ids=["D7-search-by-accuracy", "D7-no-search"],
+)
+def test_training_keys_of_installed_versions_stay(key, digest):
+    """Digests computed at 9c02990: a training that was done is adopted, not repeated."""
+    assert key.digest == digest
+
+
+def test_a_search_by_another_metric_is_another_training():
+    key = TrainingKey(*KEY, {"trials": 4, "epochs": 2}, 7, 1, "lock")
+    assert dataclasses.replace(key, metric="macro_f1").digest != key.digest
+
+
+# G7: arguments that no caller had
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        pytest.param({}, (1, None), id="G7-default"),
+        pytest.param({"DETHRONE_TRAIN_THREADS": "4", "DETHRONE_TRAIN_DEVICE": "cuda:1"}, (4, "cuda:1"), id="G7-set"),
+    ],
+)
+def test_threads_and_device_of_trainings_are_settings(variables, expected):
+    settings = load_settings(STACK | variables)
+    assert (settings.train_threads, settings.train_device) == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"DETHRONE_TRAIN_THREADS": "0"}, r"DETHRONE_TRAIN_THREADS must be a whole number from 1 to 1024 \(got '0'\)"),
+        ({"DETHRONE_TRAIN_THREADS": "²"}, r"DETHRONE_TRAIN_THREADS must be a whole number from 1 to 1024"),
+        ({"DETHRONE_TRAIN_DEVICE": "gpu"}, r"DETHRONE_TRAIN_DEVICE must be cpu, cuda or cuda:<number> \(got 'gpu'\)"),
+    ],
+)
+def test_wrong_threads_and_devices_are_refused(variables, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings(STACK | variables)
+
+
+@pytest.mark.parametrize(("waiting", "said"), [(2, "2 runs uploaded."), (0, "No offline run waits.")])
+def test_offline_runs_are_uploaded_by_a_command(monkeypatch, capsys, waiting, said):
+    tracker = SimpleNamespace(sync=lambda: [Path("run")] * waiting)
+    monkeypatch.setattr(assembly, "build_parts", lambda: SimpleNamespace(tracker=tracker))
+    assert cli.main(["wandb", "sync"]) == 0
+    assert capsys.readouterr().out.strip() == said
