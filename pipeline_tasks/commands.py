@@ -108,6 +108,7 @@ def init(arguments: argparse.Namespace) -> str:
 
 def project(arguments: argparse.Namespace) -> Any:
     """Validate or list projects, or print the JSON schema of project.yaml."""
+    from pipeline_tasks.project_checks import deprecations
     from pipeline_tasks.project_loader import (
         is_composed,
         json_schema,
@@ -125,7 +126,8 @@ def project(arguments: argparse.Namespace) -> Any:
             nodes = load_composed(folder).graph.nodes
             return f"{arguments.name} is valid: a graph of {len(nodes)} nodes. `dethrone graph {arguments.name} check`."
         loaded = load_project(folder)
-        return f"{loaded.name} is valid: {loaded.config.modality}, {len(loaded.config.labels.classes)} classes."
+        valid = f"{loaded.name} is valid: {loaded.config.modality}, {len(loaded.config.labels.classes)} classes."
+        return "\n".join([valid, *deprecations(loaded.config)])
     found, errors = load_projects(projects_dir())
     for error in errors:
         print(f"error [{error.code}]: {error}", file=sys.stderr)  # noqa: T201

@@ -16,8 +16,6 @@ from pipeline_tasks.contracts import Attempt, as_json
 from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.wiring.links import links_of
 
-RUN_DEADLINE = dt.timedelta(days=7)
-LABELER_PATIENCE = dt.timedelta(minutes=10)
 Result = dict[str, Any]
 Stage = Callable[..., Result]
 
@@ -154,31 +152,9 @@ def _label_studio_project(parts: Parts, project: str) -> int | None:
 @stage
 def plan_training(parts: Parts, project: str, *, attempt: Attempt, force: bool = False) -> Result:
     """Decide whether there is something to train on, and open the run."""
-    from pipeline_tasks.catalog.datasets import DatasetRepository
-    from pipeline_tasks.catalog.monitoring import MonitoringRepository
-    from pipeline_tasks.catalog.runs import RunRepository
-    from pipeline_tasks.runs.outcome import labelers_busy
-    from pipeline_tasks.validation import task as validation_task
-    from pipeline_tasks.wiring.views import labeling_state
+    from pipeline_tasks.wiring.planning import plan
 
-    now = utc_now()
-    runs = RunRepository(parts.database)
-    runs.sweep(project, at=now)
-    datasets = DatasetRepository(parts.database)
-    alarm = MonitoringRepository(parts.database).has_open_alarm(project)
-    loaded = parts.project(project)
-    decision = validation_task.plan_training(loaded, datasets=datasets, store=parts.store, force=force, alarm=alarm)
-    state = labeling_state(parts.database, project)
-    busy = labelers_busy(
-        num_outstanding=state.num_outstanding,
-        last_activity_at=state.last_activity_at,
-        patience=LABELER_PATIENCE,
-        now=now,
-    )
-    if not decision.train or (busy and not force):
-        return {"idle": busy if decision.train else decision.reason, "num_new_labels": decision.num_new_labels}
-    runs.open(project, run_id=attempt.run_id, kind="train", deadline_at=now + RUN_DEADLINE, at=now)
-    return {"reason": decision.reason, "code": decision.code, "num_new_labels": decision.num_new_labels}
+    return plan(parts, project, attempt=attempt, force=force)
 
 
 @stage
@@ -328,6 +304,7 @@ def finish(
     from pipeline_tasks.catalog.runs import RunRepository
     from pipeline_tasks.errors import PermanentError
     from pipeline_tasks.runs.outcome import ending_of, went_on
+    from pipeline_tasks.wiring.planning import RUN_DEADLINE
     from pipeline_tasks.wiring.shipping import end_abandoned_rollout
     from pipeline_tasks.wiring.views import run_facts
 

@@ -248,9 +248,8 @@ class Gate(Section):
     previous_margin: float = Field(0.03, ge=0, lt=1, description="Non-inferiority margin on the previous exam.")
     new_classes: Literal["keep", "judge"] = Field(
         "keep",
-        description="When the exam has a class that the champion never learned: keep the champion, or judge (its "
-        "answers there count as wrong, and on the classes that both know the contender must not be worse by more "
-        "than previous_margin).",
+        description="Deprecated, without effect: the classes of a project stay as they were at its first labeling.",
+        json_schema_extra={"deprecated": True},
     )
     floors: Floors = Floors()
     limits: Limits = Limits()

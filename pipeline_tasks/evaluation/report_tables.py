@@ -215,6 +215,7 @@ def method(document: Document) -> str:
     settings = "".join(
         f"<tr><td><code>gate.{text(name)}</code></td><td>{text(value)}</td></tr>"
         for name, value in sorted(_flat(question["policy"]).items())
+        if name != "new_classes"  # deprecated: without effect
     )
     digests = [("verdict", verdict_id_of(document)), ("evidence.parquet", document["evidence"]["digest"])]
     digests += [(f"{role} weights", question[role]["digest"]) for role in ("champion", "contender") if question[role]]

@@ -175,7 +175,7 @@ def _check_classes(policy: Gate, evidence: Evidence) -> list[Reason]:
     if unknown and policy.new_classes == "keep":
         text = (
             f"the champion has never learned {names(unknown)}, which the current exam asks for, so a higher score "
-            "says nothing about the other classes. Set gate.new_classes to judge to let the contender compete."
+            "says nothing about the other classes."
         )
         reasons.append(Reason("CHAMPION_CLASSES", "against", text))
     elif unknown:

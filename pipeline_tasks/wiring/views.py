@@ -32,13 +32,12 @@ _KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelingState:
-    """How the labelers stand: what is open, and when a task was last given to them or an answer last came back."""
+    """How the labelers stand: what has a label, and what is open."""
 
     num_items: int
     num_labels: int
     num_outstanding: int
     num_disputed: int
-    last_activity_at: dt.datetime | None
 
 
 def labeling_state(database: Database, project: str) -> LabelingState:
@@ -63,17 +62,7 @@ def labeling_state(database: Database, project: str) -> LabelingState:
             num_labels=statuses.get("decided", 0),
             num_disputed=statuses.get("disputed", 0),
             num_outstanding=_count(connection, t.labeling_tasks, project, tasks.state != "done"),
-            last_activity_at=_newest(
-                connection,
-                sa.select(sa.func.max(t.annotations.c.collected_at)).where(t.annotations.c.project == project),
-                sa.select(sa.func.max(tasks.pushed_at)).where(tasks.project == project),
-            ),
         )
-
-
-def _newest(connection: sa.Connection, *queries: sa.Select[Any]) -> dt.datetime | None:
-    times = [connection.execute(query).scalar_one() for query in queries]
-    return max((time for time in times if time is not None), default=None)
 
 
 def _count(connection: sa.Connection, table: sa.Table, project: str, *conditions: Any) -> int:
