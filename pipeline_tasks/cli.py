@@ -190,6 +190,8 @@ def _add_stages(add: Add) -> None:
     train.add_argument("project")
     train.add_argument("--force", action="store_true", help="although there are not enough new labels")
     train.add_argument("--window", choices=["all", "newest"], default="all")
+    wandb = add("wandb", commands.wandb, "upload the runs that were recorded while no W&B server could be reached")
+    wandb.add_argument("action", choices=["sync"])
     rollback = add("rollback", commands.rollback, "return to an earlier champion")
     rollback.add_argument("project")
     rollback.add_argument("--to-version")

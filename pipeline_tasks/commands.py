@@ -134,6 +134,14 @@ def train(arguments: argparse.Namespace) -> Any:
     return train_to_serve(arguments.project, force=arguments.force, window=arguments.window)
 
 
+def wandb(arguments: argparse.Namespace) -> str:  # noqa: ARG001 - `sync` is the only action
+    """Upload the runs that were recorded while no W&B server could be reached."""
+    from pipeline_tasks.assembly import build_parts
+
+    synced = build_parts().tracker.sync()
+    return f"{len(synced)} runs uploaded." if synced else "No offline run waits."
+
+
 def rollback(arguments: argparse.Namespace) -> Any:
     """Return to an earlier champion: say from which to which, and ask on a terminal."""
     from pipeline_tasks import entrypoints

@@ -31,6 +31,7 @@ def list(_arguments: argparse.Namespace) -> Answer:  # noqa: A001 - the action's
 
 def validate(arguments: argparse.Namespace) -> Answer:
     """Check the files of one project, or of all, and whether their sources are there."""
+    from pipeline_tasks.project_checks import deprecations
     from pipeline_tasks.project_loader import is_composed, load_composed, load_project, load_projects, read_document
     from pipeline_tasks.wiring.source_check import check_sources
 
@@ -43,6 +44,7 @@ def validate(arguments: argparse.Namespace) -> Answer:
     findings = [check_sources(one, environment=process_environment()) for one in found]
     errors = [*map(str, refused), *(problem for one in findings for problem in one.problems)]
     warnings = [warning for one in findings for warning in one.warnings]
+    warnings += [text for one in found for text in deprecations(one.config)]
     if not name:
         return _answer(found, errors, warnings)
     (one,) = found

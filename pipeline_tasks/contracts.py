@@ -186,7 +186,9 @@ class CheckReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MonitorReport:
-    """What one monitor run did: `state` is OK, ALARM, INSUFFICIENT_DATA or NO_REFERENCE; `alarms` are sentences.
+    """What one monitor run did; `alarms` are sentences.
+
+    `state` is ALARM where there is any of them, else what live quality says: OK, INSUFFICIENT_DATA or NO_REFERENCE.
 
     `num_refused`: parts, records and inputs in quarantine; `num_unmatched`: feedback on no known prediction.
     """
@@ -205,6 +207,7 @@ class MonitorReport:
     alarms: tuple[str, ...]
     wake_training: bool
     num_unmatched: int = 0
+    report_key: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,8 +17,6 @@ from pipeline_tasks.errors import GateClosed, StaleAttempt
 from pipeline_tasks.wiring.at_once import close_run, idle_beside, training_elsewhere
 from pipeline_tasks.wiring.links import links_of
 
-RUN_DEADLINE = dt.timedelta(days=7)
-LABELER_PATIENCE = dt.timedelta(minutes=10)
 REPEATABLE = frozenset({"ingest", "annotate", "collect", "monitor"})  # whoever comes last does all that there is
 Result = dict[str, Any]
 Stage = Callable[..., Result]
@@ -145,33 +143,11 @@ def _label_studio_project(parts: Parts, project: str) -> int | None:
 @stage
 def plan_training(parts: Parts, project: str, *, attempt: Attempt, force: bool = False) -> Result:
     """Decide whether there is something to train on, and open the run."""
-    from pipeline_tasks.catalog.datasets import DatasetRepository
-    from pipeline_tasks.catalog.monitoring import MonitoringRepository
-    from pipeline_tasks.catalog.runs import RunRepository
-    from pipeline_tasks.runs.outcome import labelers_busy
-    from pipeline_tasks.validation import task as validation_task
-    from pipeline_tasks.wiring.views import labeling_state
+    from pipeline_tasks.wiring.planning import plan
 
     if elsewhere := training_elsewhere(parts, project, attempt):
         return {"idle": elsewhere}
-    now = utc_now()
-    runs = RunRepository(parts.database)
-    runs.sweep(project, at=now)
-    datasets = DatasetRepository(parts.database)
-    alarm = MonitoringRepository(parts.database).has_open_alarm(project)
-    loaded = parts.project(project)
-    decision = validation_task.plan_training(loaded, datasets=datasets, store=parts.store, force=force, alarm=alarm)
-    state = labeling_state(parts.database, project)
-    busy = labelers_busy(
-        num_outstanding=state.num_outstanding,
-        last_activity_at=state.last_activity_at,
-        patience=LABELER_PATIENCE,
-        now=now,
-    )
-    if not decision.train or (busy and not force):
-        return {"idle": busy if decision.train else decision.reason, "num_new_labels": decision.num_new_labels}
-    runs.open(project, run_id=attempt.run_id, kind="train", deadline_at=now + RUN_DEADLINE, at=now)
-    return {"reason": decision.reason, "code": decision.code, "num_new_labels": decision.num_new_labels}
+    return plan(parts, project, attempt=attempt, force=force)
 
 
 @stage
@@ -225,6 +201,8 @@ def train(parts: Parts, project: str, *, attempt: Attempt, snapshot_id: str, see
         scratch=parts.settings.scratch_dir,
         lock_hash=lock_hash(),
         code_revision=code_revision(),
+        threads=parts.settings.train_threads,
+        device=parts.settings.train_device,
         seed=seed,
     )
     record = models.get(project, model.version)
@@ -319,6 +297,7 @@ def finish(
     from pipeline_tasks.catalog.runs import RunRepository
     from pipeline_tasks.errors import PermanentError
     from pipeline_tasks.runs.outcome import ending_of, went_on
+    from pipeline_tasks.wiring.planning import RUN_DEADLINE
     from pipeline_tasks.wiring.shipping import end_abandoned_rollout
     from pipeline_tasks.wiring.views import run_facts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from pipeline_tasks.project_section import Section
 from pipeline_tasks.project_serving import Serving
@@ -13,6 +13,7 @@ from pipeline_tasks.project_serving import Serving
 Modality = Literal["image", "text", "tabular"]
 NAME_PATTERN = r"^[a-z][a-z0-9_]{1,38}[a-z0-9]$"
 SCHEMA_VERSION = 1
+ABOVE_CONSTANT: Literal["above_constant"] = "above_constant"
 
 
 class FolderSource(Section):
@@ -129,10 +130,10 @@ class Checks(Section):
 
 
 class Tune(Section):
-    """Automated choice of hyper-parameters with Optuna."""
+    """Automated choice of hyper-parameters with Optuna, by gate.metric on the validation part."""
 
-    trials: int = Field(0, ge=0, le=1000)
-    epochs: int = Field(2, ge=1)
+    trials: int = Field(0, ge=0, le=1000, description="0 = no search.")
+    epochs: int = Field(2, ge=1, description="Of each trial; what is chosen is trained with recipe.params.epochs.")
 
 
 class Recipe(Section):
@@ -144,10 +145,24 @@ class Recipe(Section):
     tune: Tune = Tune()
 
 
+def _word_or_number(value: Any) -> str:
+    return "word" if isinstance(value, str) and not value.replace(".", "", 1).isdigit() else "number"
+
+
+AccuracyFloor = Annotated[
+    Annotated[Literal["above_constant"], Tag("word")] | Annotated[float, Field(ge=0, le=1), Tag("number")],
+    Discriminator(_word_or_number),
+]
+
+
 class Floors(Section):
     """What the first champion has to reach, since there is nobody to beat."""
 
-    accuracy: float = Field(0.5, ge=0, le=1)
+    accuracy: AccuracyFloor = Field(
+        ABOVE_CONSTANT,
+        description="above_constant: by gate.metric, and shown at gate.confidence, better than always answering the "
+        "exam's commonest class; or the least accuracy, 0 to 1, as a point estimate.",
+    )
     recall_per_class: float = Field(0.0, ge=0, le=1)
 
 
@@ -233,9 +248,8 @@ class Gate(Section):
     previous_margin: float = Field(0.03, ge=0, lt=1, description="Non-inferiority margin on the previous exam.")
     new_classes: Literal["keep", "judge"] = Field(
         "keep",
-        description="When the exam has a class that the champion never learned: keep the champion, or judge (its "
-        "answers there count as wrong, and on the classes that both know the contender must not be worse by more "
-        "than previous_margin).",
+        description="Deprecated, without effect: the classes of a project stay as they were at its first labeling.",
+        json_schema_extra={"deprecated": True},
     )
     floors: Floors = Floors()
     limits: Limits = Limits()

@@ -204,15 +204,19 @@ def _problem(detail: ErrorDetails, *, document: Document, kind: type[BaseModel])
 
 
 def _path_in_file(location: tuple[int | str, ...], *, value: Any) -> Path_:
-    """Return pydantic's location without the union tags, which the file does not have."""
+    """Return pydantic's location without the union tags, which the file does not have: nothing lies below a scalar."""
     path: list[int | str] = []
     for index, part in enumerate(location):
         is_tag = isinstance(value, dict) and value.get("type") == part and index < len(location) - 1
-        if is_tag and path and isinstance(path[-1], int):
+        if (is_tag and path and isinstance(path[-1], int)) or (value is not _NO_VALUE and not _holds_keys(value)):
             continue
         path.append(part)
         value = _value_at(value, (part,))
     return tuple(path)
+
+
+def _holds_keys(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _value_at(value: Any, path: Path_) -> Any:

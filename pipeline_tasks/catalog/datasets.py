@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
-from pipeline_tasks.contracts import ExamRef, Fence, SnapshotRef, Split
+from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
 from pipeline_tasks.errors import ConfigError, LostRace
 
 MAX_ATTEMPTS = 20
@@ -98,6 +98,23 @@ class DatasetRepository:
             .order_by(item.item_id)
         )
         return self._columns(query, LABEL_COLUMNS)
+
+    def num_decided(self, project: str) -> dict[Queue, int]:
+        """Return how many items have a label to train on, and how many exam items have one and are in no epoch yet."""
+        item, decision, member = t.items.c, t.label_decisions.c, t.exam_items.c
+        newest = _newest_decisions(project)
+        same = sa.and_(decision.item_id == newest.c.item_id, decision.version == newest.c.version)
+        frozen = sa.exists().where(member.project == item.project, member.item_id == item.item_id)
+        query = (
+            sa.select(item.split, sa.func.count())
+            .join(newest, newest.c.item_id == item.item_id)
+            .join(t.label_decisions, sa.and_(same, decision.project == item.project))
+            .where(item.project == project, decision.status == "decided", ~frozen)
+            .group_by(item.split)
+        )
+        with self._database.read() as connection:
+            counts = {str(split): int(count) for split, count in connection.execute(query)}
+        return {"label": counts.get("train", 0), "exam": counts.get("exam", 0)}
 
     def batch(self, project: str, batch_id: str) -> Columns:
         """Return the items of one ingested batch, by column, ordered by item id."""

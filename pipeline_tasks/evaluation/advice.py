@@ -14,7 +14,7 @@ from pipeline_tasks.evaluation.statistics import (
     more_items_needed,
     tango_bound,
 )
-from pipeline_tasks.project import Gate
+from pipeline_tasks.project import ABOVE_CONSTANT, Gate
 
 Document = Mapping[str, Any]
 
@@ -50,9 +50,7 @@ def _gain(fields: Mapping[str, Any] | None) -> PairedGain | None:
 
 def _promotion_would_fall(document: Document, *, policy: Gate, gain: PairedGain | None) -> list[str]:
     if gain is None:
-        accuracy = document["evidence"]["current"]["contender"]["accuracy"]["estimate"]
-        spare = accuracy - policy.floors.accuracy
-        return [f"The first model is {_points(spare)} above the floor; a floor above {_percent(accuracy)} refuses it."]
+        return [_floor_would_refuse(document, policy=policy)]
     lines = []
     if gain.metric == "accuracy":
         flips = flips_to_lose(gain, min_gain=policy.min_gain)
@@ -62,6 +60,16 @@ def _promotion_would_fall(document: Document, *, policy: Gate, gain: PairedGain 
         )
     lines.append(f"gate.min_gain above {_points(max(gain.low, 0.0))} would ask for more than this exam can show.")
     return lines
+
+
+def _floor_would_refuse(document: Document, *, policy: Gate) -> str:
+    current = document["evidence"]["current"]
+    accuracy, floor = current["contender"]["accuracy"]["estimate"], policy.floors.accuracy
+    if floor == ABOVE_CONSTANT:
+        spare = _points(current["constant"]["gain"]["difference"])
+        return f"The first model is {spare} above the constant answer; a floor above {_percent(accuracy)} refuses it."
+    spare = _points(accuracy - floor)
+    return f"The first model is {spare} above the floor; a floor above {_percent(accuracy)} refuses it."
 
 
 def flips_to_lose(gain: PairedGain, *, min_gain: float) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline_tasks.contracts import Leak
 from pipeline_tasks.evaluation import metrics, statistics
+from pipeline_tasks.evaluation.constant import ConstantAnswer
 from pipeline_tasks.evaluation.metrics import Array, ClassScore, OutputHealth, ReliabilityBin
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceValues, score_slices
 from pipeline_tasks.evaluation.statistics import PairedGain
@@ -52,7 +53,10 @@ class ModelScores:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ExamEvidence:
-    """Both models on one exam; `shared_gain` is on the classes that the champion knows, where that is not all."""
+    """Both models on one exam; `shared_gain` is on the classes that the champion knows, where that is not all.
+
+    `constant` is None in verdicts of a rule that did not look at it.
+    """
 
     exam_id: str
     epoch: int
@@ -63,6 +67,7 @@ class ExamEvidence:
     gain: PairedGain | None
     shared_gain: PairedGain | None
     slices: tuple[SliceEvidence, ...] = ()
+    constant: ConstantAnswer | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,8 +123,9 @@ def build_exam_evidence(
     project_classes: Sequence[str],
     contender_classes: Sequence[str],
     champion_classes: Sequence[str] | None,
+    with_constant: bool = True,
 ) -> ExamEvidence:
-    """Compute every figure of one exam from the raw answers."""
+    """Compute every figure of one exam from the raw answers; `with_constant`: the constant answer's too."""
     classes = union_of_classes(project_classes, answers.labels, contender_classes, champion_classes or ())
     position = {label: index for index, label in enumerate(classes)}
     truth_n = np.array([position[label] for label in answers.labels], dtype=np.int64)
@@ -149,6 +155,10 @@ def build_exam_evidence(
             champion_right_n=np.equal(champion_n, truth_n) if champion_n is not None else None,
             alpha=1 - policy.confidence,
         )
+    constant = None
+    if with_constant and len(truth_n):
+        rival_n = contender_n if champion_n is None and contender.accuracy.is_finite else None
+        constant = _constant_answer(truth_n, rival_n, classes=classes, policy=policy)
     return ExamEvidence(
         exam_id=answers.exam_id,
         epoch=answers.epoch,
@@ -159,6 +169,26 @@ def build_exam_evidence(
         gain=gain,
         shared_gain=shared_gain,
         slices=slices,
+        constant=constant,
+    )
+
+
+def _constant_answer(
+    truth_n: Array, contender_n: Array | None, *, classes: Sequence[str], policy: Gate
+) -> ConstantAnswer:
+    """Return what always answering the commonest class (the first of equals) is worth, and what a model gains."""
+    counts_c = np.bincount(truth_n, minlength=len(classes))
+    commonest = int(counts_c.argmax())
+    answer_n = np.full_like(truth_n, commonest)
+    gain = None
+    if contender_n is not None:
+        level = 1 - policy.confidence
+        gain = _compare(truth_n, contender_n, answer_n, num_classes=len(classes), metric=policy.metric, alpha=level)
+    return ConstantAnswer(
+        label=classes[commonest],
+        accuracy=float(counts_c[commonest] / len(truth_n)),
+        macro_f1=metrics.macro_f1(metrics.confusion_matrix(truth_n, answer_n, num_classes=len(classes))),
+        gain=gain,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline_tasks.evaluation import report_charts as charts
 from pipeline_tasks.evaluation.report_charts import short, text
 from pipeline_tasks.evaluation.verdict import EAGER, verdict_id_of
+from pipeline_tasks.project import ABOVE_CONSTANT
 
 Document = Mapping[str, Any]
 METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
@@ -24,6 +25,7 @@ def side_by_side(document: Document) -> str:
     roles = [role for role in ("champion", "contender") if question[role] is not None]
     limits = question["policy"]["limits"]
     head = "".join(f'<th><span class="{role}-name">{role.capitalize()}</span></th>' for role in roles)
+    head += "<th>Constant answer</th>"
     rows = [_row("Model version", [f"<code>{text(question[role]['version'])}</code>" for role in roles], "")]
     exams = [("Accuracy", "accuracy", current), ("Macro F1", "macro_f1", current)]
     if previous is not None:
@@ -32,7 +34,8 @@ def side_by_side(document: Document) -> str:
         )
     for name, metric, exam in exams:
         cells = [_interval(exam[role], metric, role=role) for role in roles]
-        rows.append(_row(name, cells, _floor(document) if (metric, exam) == ("accuracy", current) else ""))
+        asked = _floor(document) if (metric, exam) == (_floor_metric(document), current) else ""
+        rows.append(_row(name, cells, asked, constant=_constant_cell(exam, metric)))
     errors = [_number(_score(current[role], "calibration_error"), "{:.3f}") for role in roles]
     rows.append(_row("Calibration error", errors, f"at most {limits['max_calibration_error']:g}"))
     for name, key in (("Latency, median", "latency_p50_ms"), ("Latency, p99", "latency_p99_ms")):
@@ -47,14 +50,31 @@ def side_by_side(document: Document) -> str:
     return f"<table><tr><th></th>{head}<th>Limit for the contender</th></tr>{''.join(rows)}</table>"
 
 
+def constant_of(exam: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what the constant answer is worth on an exam; None in verdicts from before rule version 4."""
+    found: Mapping[str, Any] | None = exam.get("constant")
+    return found
+
+
+def _constant_cell(exam: Mapping[str, Any], metric: str) -> str:
+    constant = constant_of(exam)
+    return "" if constant is None else percent(constant[metric])
+
+
+def _floor_metric(document: Document) -> str:
+    policy = document["question"]["policy"]
+    return str(policy["metric"]) if policy["floors"]["accuracy"] == ABOVE_CONSTANT else "accuracy"
+
+
 def _floor(document: Document) -> str:
     if document["question"]["champion"] is not None:
         return ""
-    return f"at least {percent(document['question']['policy']['floors']['accuracy'])} (first model)"
+    floor = document["question"]["policy"]["floors"]["accuracy"]
+    return f"{'above the constant answer' if floor == ABOVE_CONSTANT else f'at least {percent(floor)}'} (first model)"
 
 
-def _row(name: str, cells: Sequence[str], limit: str) -> str:
-    values = "".join(f"<td>{cell}</td>" for cell in cells)
+def _row(name: str, cells: Sequence[str], limit: str, *, constant: str = "") -> str:
+    values = "".join(f"<td>{cell}</td>" for cell in [*cells, constant])
     return f'<tr><td>{text(name)}</td>{values}<td class="small">{text(limit)}</td></tr>'
 
 
@@ -195,6 +215,7 @@ def method(document: Document) -> str:
     settings = "".join(
         f"<tr><td><code>gate.{text(name)}</code></td><td>{text(value)}</td></tr>"
         for name, value in sorted(_flat(question["policy"]).items())
+        if name != "new_classes"  # deprecated: without effect
     )
     digests = [("verdict", verdict_id_of(document)), ("evidence.parquet", document["evidence"]["digest"])]
     digests += [(f"{role} weights", question[role]["digest"]) for role in ("champion", "contender") if question[role]]

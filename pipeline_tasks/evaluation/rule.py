@@ -11,15 +11,25 @@ import math
 from collections.abc import Sequence
 
 from pipeline_tasks.contracts import Answer, Leak
+from pipeline_tasks.evaluation import constant
 from pipeline_tasks.evaluation.evidence import Evidence, ExamEvidence, ModelFacts, ModelScores, alpha_for_use
-from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, Stand, compared, names, percent, points, rounded
+from pipeline_tasks.evaluation.reasons import (
+    MAX_NAMED,
+    METRIC_NAMES,
+    Reason,
+    Stand,
+    compared,
+    names,
+    percent,
+    points,
+    rounded,
+)
 from pipeline_tasks.evaluation.slice_rule import check_slices
 from pipeline_tasks.evaluation.statistics import PairedGain, detectable_gain, more_items_needed
-from pipeline_tasks.project import Gate
+from pipeline_tasks.project import ABOVE_CONSTANT, Gate
 
 WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
 FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
-METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
         reasons = [*_check_gain(policy, evidence), *_check_previous(policy, evidence)]
     reasons += [*_check_exam(policy, evidence), *_check_classes(policy, evidence), *_check_limits(policy, evidence)]
     reasons += check_slices(policy, evidence.current)
+    reasons += _beside_constant(policy, evidence)
     reasons += _check_champion_leaks(evidence)
     return _conclude(reasons, first=evidence.champion is None)
 
@@ -164,7 +175,7 @@ def _check_classes(policy: Gate, evidence: Evidence) -> list[Reason]:
     if unknown and policy.new_classes == "keep":
         text = (
             f"the champion has never learned {names(unknown)}, which the current exam asks for, so a higher score "
-            "says nothing about the other classes. Set gate.new_classes to judge to let the contender compete."
+            "says nothing about the other classes."
         )
         reasons.append(Reason("CHAMPION_CLASSES", "against", text))
     elif unknown:
@@ -232,21 +243,34 @@ def _recall_floor(floor: float, evidence: Evidence, *, min_items: int, key: str)
 
 
 def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
-    accuracy = evidence.current.contender.accuracy
-    found = f"{percent(accuracy.estimate)} of {evidence.current.num_items} items"
+    exam, accuracy = evidence.current, evidence.current.contender.accuracy
+    found = f"{percent(accuracy.estimate)} of {exam.num_items} items"
     reasons = []
-    if accuracy.estimate < policy.floors.accuracy:
+    if policy.floors.accuracy == ABOVE_CONSTANT:
+        model = exam.contender.metric(policy.metric).estimate
+        reasons.append(constant.check_above(policy, exam.constant, model=model, num_items=exam.num_items))
+    elif accuracy.estimate < policy.floors.accuracy:
         text = f"a first model's accuracy must be at least {percent(policy.floors.accuracy)} (got {found})."
         reasons.append(Reason("ACCURACY_FLOOR", "against", text))
     min_items, floor = policy.limits.min_class_items, policy.floors.recall_per_class
     reasons += _recall_floor(floor, evidence, min_items=min_items, key="gate.floors")
-    if not any(reason.stand == "against" for reason in reasons):
+    if policy.floors.accuracy != ABOVE_CONSTANT and not any(reason.stand == "against" for reason in reasons):
         text = (
             f"it is the first model, and it meets the floors: it is right on {found}, "
             f"at least {percent(policy.floors.accuracy)} were asked for."
         )
         reasons.append(Reason("FLOORS_MET", "for", text))
     return reasons
+
+
+def _beside_constant(policy: Gate, evidence: Evidence) -> list[Reason]:
+    """Return what the constant answer is worth, where no floor has said so; verdicts before rule 4 lack it."""
+    exam = evidence.current
+    told = evidence.champion is None and policy.floors.accuracy == ABOVE_CONSTANT
+    if exam.constant is None or told:
+        return []
+    model = exam.contender.metric(policy.metric).estimate
+    return [constant.beside(exam.constant, metric=policy.metric, model=model, num_items=exam.num_items)]
 
 
 def _check_gain(policy: Gate, evidence: Evidence) -> list[Reason]:

@@ -53,6 +53,12 @@ def _figures(document: Mapping[str, Any]) -> list[str]:
         "Macro F1": [_percent(current[role]["macro_f1"]["estimate"]) for role in roles],
         "p99 latency": [_milliseconds(measured[role]["latency_p99_ms"]) for role in roles],
     }
+    constant = current.get("constant")
+    if constant is not None:
+        roles = [*roles, f"always {markdown(constant['label'])}"]
+        rows["Accuracy"].append(_percent(constant["accuracy"]))
+        rows["Macro F1"].append(_percent(constant["macro_f1"]))
+        rows["p99 latency"].append("")
     head = [f"| | {' | '.join(roles)} |", f"|---|{'---|' * len(roles)}"]
     return head + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
 

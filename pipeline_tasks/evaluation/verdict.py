@@ -26,7 +26,9 @@ from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.scoring import Exam, Measured
 from pipeline_tasks.project import Gate
 
-RULE_VERSION = 3
+RULE_VERSION = 4
+REPLAYED = (3, 4)  # the rules of older verdicts that this release still computes
+CONSTANT_SINCE = 4  # from this rule on a verdict has the constant answer's figures
 EAGER = "eager"
 DIGITS = 9
 SLICE_COLUMN = "slice:"
@@ -76,17 +78,14 @@ class Question:
     exam_use: int
     leaks: tuple[Leak, ...]
     champion_leaks: tuple[Leak, ...]
+    rule_version: int = RULE_VERSION
 
     def as_json(self) -> dict[str, Any]:
         """Return the question as JSON values."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "policy"}
         plain = {name: value.as_json() if isinstance(value, Party) else _plain(value) for name, value in fields.items()}
         # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
-        return {
-            "rule_version": RULE_VERSION,
-            **plain,
-            "policy": self.policy.model_dump(mode="json", exclude_unset=True),
-        }
+        return {**plain, "policy": self.policy.model_dump(mode="json", exclude_unset=True)}
 
 
 def party(ref: ModelRef, *, classes: Sequence[str], size_bytes: int, runtime: str = EAGER) -> Party:
@@ -129,11 +128,16 @@ def build_document(
         "measured": {role: _plain(value) for role, value in measured.items()},
         "evidence": {
             "digest": evidence_digest,
-            "current": _plain(found.current),
-            "previous": _plain(found.previous),
+            "current": _exam_json(found.current),
+            "previous": _exam_json(found.previous) if found.previous is not None else None,
         },
         "decision": _plain(decision),
     }
+
+
+def _exam_json(exam: ev.ExamEvidence) -> dict[str, Any]:
+    plain: dict[str, Any] = _plain(exam)
+    return {name: value for name, value in plain.items() if (name, value) != ("constant", None)}
 
 
 def build_evidence(
@@ -150,6 +154,7 @@ def build_evidence(
             project_classes=question.project_classes,
             contender_classes=question.contender.classes,
             champion_classes=question.champion.classes if question.champion is not None else None,
+            with_constant=question.rule_version >= CONSTANT_SINCE,
         )
         for one, level in zip(answers, levels, strict=True)
     ]
@@ -252,10 +257,10 @@ def probability_matrix(rows: pa.Table, name: str) -> Array:
 def question_from(document: Mapping[str, Any]) -> Question:
     """Read the question back from a verdict's document."""
     fields = dict(document["question"])
-    if fields.pop("rule_version") != RULE_VERSION:
+    if fields["rule_version"] not in REPLAYED:
         raise DataCorrupt(
-            f"rule_version must be {RULE_VERSION} to be replayed by this release "
-            f"(got {document['question']['rule_version']}). Replay it with the release that gave it."
+            f"rule_version must be one of {', '.join(map(str, REPLAYED))} to be replayed by this release "
+            f"(got {fields['rule_version']}). Replay it with the release that gave it."
         )
     champion = fields.pop("champion")
     return Question(

@@ -37,10 +37,22 @@ def find_recipe(name: str, *, folder: Path | None = None) -> FoundRecipe:
     """
     if name == OWN_RECIPE:
         return recipe_from_source(_read_own(folder))
+    digest = code_digest_of(name)
+    module = importlib.import_module(f"pipeline_tasks.models.{name}.recipe")
+    return FoundRecipe(recipe=module.RECIPE, code_digest=digest)
+
+
+def code_digest_of(name: str, *, folder: Path | None = None) -> str:
+    """Return the digest of a recipe's code without running any of it.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    if name == OWN_RECIPE:
+        return sha256_hex(_read_own(folder).encode())
     if name not in STOCK:
         raise ConfigError(f"recipe.name must be one of {', '.join(STOCK)} or {OWN_RECIPE} (got {name!r}).")
-    module = importlib.import_module(f"pipeline_tasks.models.{name}.recipe")
-    return FoundRecipe(recipe=module.RECIPE, code_digest=_package_digest(Path(__file__).parent / name))
+    return _package_digest(Path(__file__).parent / name)
 
 
 def recipe_from_source(source: str) -> FoundRecipe:

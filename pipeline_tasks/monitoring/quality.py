@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ class VersionQuality:
     exam_accuracy: float | None
     state: State
     windows: tuple[Mapping[str, Any], ...]
+    constant_accuracy: float | None = None  # always answering the commonest class of the same audited items
 
     @property
     def text(self) -> str:
@@ -34,9 +36,10 @@ class VersionQuality:
             return f"{self.model_version}: nothing audited yet{promised}"
         low, high = self.accuracy.low, self.accuracy.high
         note = {"ALARM": ", ALARM", "INSUFFICIENT_DATA": ", too few to judge"}.get(self.state, "")
+        constant = f", constant answer {self.constant_accuracy:.3f}" if self.constant_accuracy is not None else ""
         return (
             f"{self.model_version}: {self.accuracy.estimate:.3f} ({low:.3f} to {high:.3f}) "
-            f"on {self.num_audited} audited{promised}{note}"
+            f"on {self.num_audited} audited{constant}{promised}{note}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -58,7 +61,13 @@ def measure(
         exam_accuracy=exam_accuracy,
         state=_judge(accuracy, num_audited=len(recent), exam_accuracy=exam_accuracy, policy=policy),
         windows=tuple(_windows(audited, size=policy.min_audited)),
+        constant_accuracy=_commonest_share(recent),
     )
+
+
+def _commonest_share(audited: Sequence[AuditedPrediction]) -> float | None:
+    counts = Counter(one.label for one in audited)
+    return max(counts.values()) / len(audited) if counts else None
 
 
 def _judge(accuracy: Interval, *, num_audited: int, exam_accuracy: float | None, policy: Monitor) -> State:

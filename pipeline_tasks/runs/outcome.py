@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Sequence
 from typing import Literal
 
-from pipeline_tasks.contracts import Answer, RunOutcome
+from pipeline_tasks.contracts import Answer, Queue, RunOutcome
+
+QUIET = dt.timedelta(minutes=10)
+LONGEST_WAIT = dt.timedelta(hours=2)
+OPEN_SHARE = 0.05
+_QUEUE_WORDS: dict[Queue, str] = {"label": "training tasks", "exam": "exam tasks"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,16 +73,45 @@ def went_on(outcome: RunOutcome | None, ending: Ending) -> bool:
     return outcome in {"rejected", "superseded"} and ending.outcome == "promoted"
 
 
-def labelers_busy(
-    *, num_outstanding: int, last_activity_at: dt.datetime | None, patience: dt.timedelta, now: dt.datetime
-) -> str | None:
-    """Return why training should wait, or None: open labeling tasks, and something moved within `patience`.
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenTasks:
+    """The labeling tasks of one queue that somebody may be working on, beside the labels that it has given already.
 
-    Waiting gives a better contender and a whole exam; the next collect, or the sweep, asks again.
+    `num_open` counts those that were asked for within `LONGEST_WAIT`; `num_needed` is the least that anything is done
+    with.
     """
-    if not num_outstanding or last_activity_at is None or now - last_activity_at >= patience:
+
+    queue: Queue
+    num_open: int
+    num_decided: int
+    num_needed: int
+
+    @property
+    def matter(self) -> bool:
+        """Whether their labels would be a twentieth or more of what training has without them."""
+        return self.num_open > 0 and self.num_open >= OPEN_SHARE * max(self.num_decided, self.num_needed)
+
+
+def labelers_busy(
+    queues: Sequence[OpenTasks], *, last_answer_at: dt.datetime | None, now: dt.datetime, project: str
+) -> str | None:
+    """Return why training should wait, or None: people answered just now, and what is open matters.
+
+    Waiting gives a better contender and a whole exam; the next collect, or the sweep, asks again. It is bounded: by
+    `QUIET` without an answer, by `LONGEST_WAIT` for a task that nobody answers.
+    """
+    waited_for = [one for one in queues if one.matter]
+    if not waited_for or last_answer_at is None or now - last_answer_at >= QUIET:
         return None
+    counts = " and ".join(f"{one.num_open:,} {_QUEUE_WORDS[one.queue]}" for one in waited_for)
+    minutes, hours = QUIET.total_seconds() / 60, LONGEST_WAIT.total_seconds() / 3600
     return (
-        f"{num_outstanding} labeling tasks are open and labelers are at work; waiting for them "
-        f"or for {patience.total_seconds() / 60:.0f} quiet minutes"
+        f"people are labeling: {counts} are open and the last answer came {_ago(now - last_answer_at)}. Training waits "
+        f"for them, until nobody has answered for {minutes:.0f} minutes, for {hours:.0f} hours at most; "
+        f"`dethrone train {project} --force` does not wait."
     )
+
+
+def _ago(span: dt.timedelta) -> str:
+    minutes = int(span.total_seconds() // 60)
+    return f"{minutes} minute{'s' * (minutes != 1)} ago" if minutes else "just now"

@@ -81,7 +81,8 @@ def class_indices(rows: Sequence[TrainingRow], classes: Sequence[str]) -> npt.ND
     if unknown:
         raise GateClosed(
             f"labels.classes must hold every label of the snapshot (got also {', '.join(unknown[:10])}). "
-            "Add the classes to project.yaml, or withdraw the labels.",
+            "A project's classes stay as they were at its first labeling: restore them in project.yaml, or withdraw "
+            "these labels in Label Studio.",
             code="UNKNOWN_LABEL",
         )
     return np.array([position[row.label] for row in rows], dtype=np.int64)

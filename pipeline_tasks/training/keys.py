@@ -9,6 +9,7 @@ from typing import Any
 from pipeline_tasks.contracts import Runtime, content_id
 
 VERSION_DIGITS = 16
+DEFAULT_METRIC = "accuracy"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class TrainingKey:
     """The same key, the same training: a second request adopts the first one's model version.
 
     `recipe_digest` covers the recipe's code; `tune` is None without trials; the thread count belongs to it because
-    another count gives other weights.
+    another count gives other weights. `metric` is what a search chooses by; where it is the default it is left out of
+    the digest, as in keys from before there was a choice. `warm_start` is part of older keys, and always None.
     """
 
     project: str
@@ -29,12 +31,16 @@ class TrainingKey:
     seed: int
     threads: int
     lock_hash: str
-    warm_start: str | None
     runtime: Runtime = "eager"
+    metric: str = DEFAULT_METRIC
+    warm_start: None = None
 
     @property
     def digest(self) -> str:
-        return content_id(dataclasses.asdict(self))
+        fields = dataclasses.asdict(self)
+        return content_id(
+            {name: value for name, value in fields.items() if (name, value) != ("metric", DEFAULT_METRIC)}
+        )
 
     @property
     def version(self) -> str:

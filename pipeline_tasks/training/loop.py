@@ -39,14 +39,13 @@ class TrainingData:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FitPlan:
-    """One fit: resolved parameters, how long, from where, on what."""
+    """One fit: resolved parameters, how long, on what."""
 
     params: Mapping[str, Any]
     epochs: int
     seed: int
     threads: int
     device: str
-    start_tensors: Mapping[str, torch.Tensor] | None = None
     label: str = "train"
 
 
@@ -155,8 +154,6 @@ def _prepare(recipe: Recipe, data: TrainingData, plan: FitPlan) -> _Learner:
     torch.manual_seed(plan.seed)
     module = recipe.build(plan.params, len(data.classes))
     recipe.fit_statistics(module, _batches(recipe, data.inputs, data.split.train))
-    if plan.start_tensors is not None:
-        module.load_state_dict(plan.start_tensors)
     module = module.to(plan.device)
     optimizer = _optimizer(module, plan.params)
     return _Learner(recipe, data, plan, module, optimizer)

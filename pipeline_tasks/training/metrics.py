@@ -17,7 +17,8 @@ def validation_metrics(
     """Return what a model's probabilities (n, c) are worth against the right classes, overall and per class.
 
     Accuracy is the share of right answers; F1 the harmonic mean of precision and recall, macro F1 its mean over the
-    classes that occur; log loss the mean of -log of the right class's probability.
+    classes that occur; log loss the mean of -log of the right class's probability. `constant` is what always answering
+    the commonest class of the same items is worth: a model has to be worth more.
     """
     predicted_n = probabilities_nc.argmax(axis=1)
     right = int((predicted_n == targets_n).sum())
@@ -30,7 +31,20 @@ def validation_metrics(
         "accuracy_interval": _interval(right, len(targets_n)),
         "macro_f1": _rounded(sum(occurring) / len(occurring)),
         "log_loss": _rounded(float(-np.log(np.maximum(chosen, 1e-12)).mean())),
+        "constant": constant_answer(targets_n, classes),
         "per_class": per_class,
+    }
+
+
+def constant_answer(targets_n: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
+    """Return the commonest class, its share, and the macro F1 of answering nothing else."""
+    counts_c = np.bincount(targets_n, minlength=len(classes))
+    most = int(counts_c.max())
+    f1 = 2 * most / (len(targets_n) + most)
+    return {
+        "label": classes[int(counts_c.argmax())],
+        "accuracy": _rounded(most / len(targets_n)),
+        "macro_f1": _rounded(f1 / int((counts_c > 0).sum())),
     }
 
 

@@ -24,17 +24,13 @@ from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.training.checkpoint import Checkpoints
 from pipeline_tasks.training.dataset import ManifestTable, TrainingRow, rows_of
-from pipeline_tasks.training.keys import TrainingKey
+from pipeline_tasks.training.keys import DEFAULT_METRIC, TrainingKey
 from pipeline_tasks.training.loading import LoadPlan, load_data
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
 from pipeline_tasks.training.publish import publish_model
 from pipeline_tasks.training.tuning import Report, TrialRecord, choose_params
 
 logger = logging.getLogger(__name__)
-
-# Measured on two cores, 6,000 photos and 6 epochs: 9 s with one thread; with two, 78 s as soon as another process wants
-# a core, since torch's threads wait for each other at every operation.
-DEFAULT_THREADS = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,10 +81,8 @@ def train(
     scratch: Path,
     lock_hash: str,
     code_revision: str,
-    threads: int = DEFAULT_THREADS,
+    threads: int = 1,
     seed: int | None = None,
-    params_override: Mapping[str, Any] | None = None,
-    warm_start: ModelRef | None = None,
     device: str | None = None,
 ) -> ModelRef:
     """Return the model version of this snapshot: the one that exists for the training key, or a new one.
@@ -100,16 +94,7 @@ def train(
         StaleAttempt: a newer attempt of the same training has taken over.
     """
     found = _find_recipe(project)
-    key = _training_key(
-        project,
-        snapshot,
-        found,
-        params_override=params_override,
-        seed=seed,
-        threads=threads,
-        lock_hash=lock_hash,
-        warm_start=warm_start,
-    )
+    key = training_key(project, snapshot.snapshot_id, found, seed=seed, threads=threads, lock_hash=lock_hash)
     recorded = models.find(project.name, training_key=key.digest)
     if recorded is not None:
         logger.info("model version %s exists for this training: adopting it", recorded.ref.version)
@@ -118,7 +103,7 @@ def train(
     folder = scratch / f"train-{project.name}-{key.version}"
     job = _Job(project, snapshot, found, key, folder, pick_device(wanted=device), tracker, run_id)
     data = _load_data(job, rows_of(manifest), store=store)
-    artifact, run = _fit(job, data, code_revision=code_revision, start=_start_tensors(warm_start, store=store))
+    artifact, run = _fit(job, data, code_revision=code_revision)
     run.finish()
 
     def complete(stored: model_files.ModelManifest) -> ModelRecord:
@@ -147,32 +132,25 @@ def _find_recipe(project: LoadedProject) -> FoundRecipe:
     return found
 
 
-def _training_key(
-    project: LoadedProject,
-    snapshot: SnapshotRef,
-    found: FoundRecipe,
-    *,
-    params_override: Mapping[str, Any] | None,
-    seed: int | None,
-    threads: int,
-    lock_hash: str,
-    warm_start: ModelRef | None,
+def training_key(
+    project: LoadedProject, snapshot_id: str, found: FoundRecipe, *, seed: int | None, threads: int, lock_hash: str
 ) -> TrainingKey:
+    """Return the key of training a project as it is now on a snapshot; `seed` None: the project's."""
     config = project.config.recipe
     tune = config.tune.model_dump() if config.tune.trials else None
     return TrainingKey(
         project=project.name,
-        snapshot_id=snapshot.snapshot_id,
+        snapshot_id=snapshot_id,
         classes=tuple(project.config.labels.classes),
         recipe=config.name,
         recipe_digest=found.code_digest,
-        params=found.recipe.resolve({**config.params, **(params_override or {})}),
+        params=found.recipe.resolve(config.params),
         tune=tune,
         seed=config.seed if seed is None else seed,
         threads=threads,
         lock_hash=lock_hash,
-        warm_start=warm_start.digest if warm_start else None,
         runtime=project.config.serving.runtime,
+        metric=project.config.gate.metric if tune else DEFAULT_METRIC,
     )
 
 
@@ -182,22 +160,10 @@ def _load_data(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) ->
     return load_data(plan, rows, store=store)
 
 
-def _start_tensors(warm_start: ModelRef | None, *, store: ObjectStore) -> Mapping[str, torch.Tensor] | None:
-    if warm_start is None:
-        return None
-    manifest, weights = (
-        store.get(f"{warm_start.object_key}/{name}") for name in (model_files.MANIFEST_NAME, model_files.WEIGHTS_NAME)
-    )
-    parsed = model_files.read_manifest(manifest)
-    return model_files.load_module(parsed, weights, expected_digest=warm_start.digest).state_dict()
-
-
-def _fit(
-    job: _Job, data: TrainingData, *, code_revision: str, start: Mapping[str, torch.Tensor] | None
-) -> tuple[model_files.Artifact, TrackerRun]:
-    params, trials = _tune(job, data, start=start)
+def _fit(job: _Job, data: TrainingData, *, code_revision: str) -> tuple[model_files.Artifact, TrackerRun]:
+    params, trials = _tune(job, data)
     run = job.start_run(suffix="", job_type="train", params=params)
-    plan = FitPlan(params, params["epochs"], job.key.seed, job.key.threads, job.device, start)
+    plan = FitPlan(params, params["epochs"], job.key.seed, job.key.threads, job.device)
     checkpoints = Checkpoints(job.folder / "checkpoints", key=content_id([job.key.digest, params]))
 
     def on_epoch(report: EpochReport) -> None:
@@ -220,26 +186,24 @@ def _fit(
     return artifact, run
 
 
-def _tune(
-    job: _Job, data: TrainingData, *, start: Mapping[str, torch.Tensor] | None
-) -> tuple[dict[str, Any], list[TrialRecord]]:
-    tune = job.project.config.recipe.tune
+def _tune(job: _Job, data: TrainingData) -> tuple[dict[str, Any], list[TrialRecord]]:
+    tune, metric = job.project.config.recipe.tune, job.key.metric
     if tune.trials == 0:
         return dict(job.defaults), []
 
     def score(number: int, params: Mapping[str, Any], report: Report) -> float:
         run = job.start_run(suffix=f"-trial-{number}", job_type="tune", params=params)
-        plan = FitPlan(params, tune.epochs, job.key.seed, job.key.threads, job.device, start, f"trial {number + 1}")
+        plan = FitPlan(params, tune.epochs, job.key.seed, job.key.threads, job.device, f"trial {number + 1}")
 
         def on_epoch(epoch: EpochReport) -> None:
             run.log(_curve(epoch), step=epoch.step)
-            report(epoch.epoch, epoch.metrics["accuracy"])
+            report(epoch.epoch, epoch.metrics[metric])
 
         try:
             _, history = fit(job.recipe, data, plan, on_epoch=on_epoch)
         finally:
             run.finish()
-        return float(history[-1]["metrics"]["accuracy"])
+        return float(history[-1]["metrics"][metric])
 
     return choose_params(
         job.recipe.param_space(job.defaults),
@@ -295,6 +259,8 @@ def _pack(
         **training_metrics(data, history),
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
+    if trials:
+        metrics["chosen_by"] = key.metric
     origin = origin_of(code_revision=code_revision, device=job.device)
     return pack_for_runtime(job.recipe, module, data, config=config, origin=origin, metrics=metrics)
 

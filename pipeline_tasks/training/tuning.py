@@ -30,7 +30,7 @@ Score = Callable[[int, Mapping[str, Any], Report], float]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One finished trial. `value` is the validation accuracy; a pruned or failed trial has none."""
+    """One finished trial. `value` is the gate's metric on the validation part; a pruned or failed trial has none."""
 
     number: int
     params: dict[str, Any]
@@ -54,7 +54,8 @@ def choose_params(
 ) -> tuple[dict[str, Any], list[TrialRecord]]:
     """Return the best parameters found and all trials; the first trial is the defaults, so none can be lost by tuning.
 
-    `score(number, params, report)` trains and returns the validation accuracy; it calls `report(epoch, accuracy)`.
+    `score(number, params, report)` trains and returns the metric on the validation part; it calls
+    `report(epoch, value)`.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {name: distribution_of(entry, default=defaults[name]) for name, entry in space.items()}

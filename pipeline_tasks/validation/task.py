@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -165,7 +166,14 @@ def open_exam(
 
 
 def plan_training(
-    project: LoadedProject, *, datasets: DatasetRepository, store: ObjectStore, force: bool = False, alarm: bool = False
+    project: LoadedProject,
+    *,
+    datasets: DatasetRepository,
+    store: ObjectStore,
+    force: bool = False,
+    alarm: bool = False,
+    changed: Sequence[str] = (),
+    num_waiting: int = 0,
 ) -> TrainDecision:
     """Count the labels that are in no recent snapshot and decide whether to train.
 
@@ -179,7 +187,15 @@ def plan_training(
     refs = {ref for ref in (datasets.head_snapshot(project.name), datasets.champion_snapshot(project.name)) if ref}
     known = [_pairs(read_manifest(store, ref, verify=False)) for ref in refs]
     minimum = project.config.train.min_new_labels
-    return enough_new_labels(num_new=count_new(pairs, known=known), minimum=minimum, force=force, alarm=alarm)
+    return enough_new_labels(
+        project=project.name,
+        num_new=count_new(pairs, known=known),
+        minimum=minimum,
+        force=force,
+        alarm=alarm,
+        changed=changed,
+        num_waiting=num_waiting,
+    )
 
 
 def read_manifest(store: ObjectStore, ref: SnapshotRef, *, verify: bool = True) -> pa.Table:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 ALARM_SHARE = 0.25  # an alarm lowers the bar, but does not let each single new label start a training
 
@@ -20,19 +21,51 @@ class TrainDecision:
     num_new_labels: int
 
 
-def enough_new_labels(*, num_new: int, minimum: int, force: bool = False, alarm: bool = False) -> TrainDecision:
-    """Decide whether to train: enough new labels, a quality alarm with a quarter of them, or a person who insists."""
+def enough_new_labels(
+    *,
+    project: str,
+    num_new: int,
+    minimum: int,
+    force: bool = False,
+    alarm: bool = False,
+    changed: Sequence[str] = (),
+    num_waiting: int = 0,
+) -> TrainDecision:
+    """Decide whether to train: enough new labels, a quality alarm with a quarter of them, another recipe, a person.
+
+    `changed` are the keys of the recipe that are others than at the last training, `num_waiting` the labels that came
+    with the sources and that nobody has taken over yet.
+    """
     if force:
         return TrainDecision(train=True, code="FORCED", reason="A person asked for it.", num_new_labels=num_new)
     if num_new >= minimum:
-        reason = f"{num_new} new labels are at least train.min_new_labels ({minimum})."
+        reason = f"{num_new:,} new labels are at least train.min_new_labels ({minimum:,})."
         return TrainDecision(train=True, code="ENOUGH_NEW_LABELS", reason=reason, num_new_labels=num_new)
     enough = max(1, math.ceil(ALARM_SHARE * minimum))
     if alarm and num_new >= enough:
-        reason = f"The live quality raised an alarm, and {num_new} new labels are at least {enough}."
+        reason = f"The live quality raised an alarm, and {num_new:,} new labels are at least {enough:,}."
         return TrainDecision(train=True, code="QUALITY_ALARM", reason=reason, num_new_labels=num_new)
-    reason = f"train.min_new_labels must be reached (got {num_new} new labels of {minimum}). Labeling goes on."
+    if changed:
+        reason = f"The recipe is another one than at the last training: {', '.join(changed)}."
+        return TrainDecision(train=True, code="RECIPE_CHANGED", reason=reason, num_new_labels=num_new)
+    if num_waiting:
+        reason = (
+            f"{num_waiting:,} labels came with the sources and wait to be taken over: `dethrone annotate {project}`, "
+            f"then `dethrone train {project}`."
+        )
+        return TrainDecision(train=False, code="LABELS_WAITING", reason=reason, num_new_labels=num_new)
+    reason = (
+        f"train.min_new_labels must be reached (got {num_new:,} new labels of {minimum:,}). Label more items, or let "
+        f"`dethrone train {project} --force` train and judge with what there is."
+    )
     return TrainDecision(train=False, code="TOO_FEW_NEW_LABELS", reason=reason, num_new_labels=num_new)
+
+
+def changed_keys(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a recipe whose values differ from the last training's; none where that is not known."""
+    if before is None:
+        return []
+    return sorted(key for key in now if before.get(key) != now[key])
 
 
 def count_new(decided: Iterable[tuple[str, str]], *, known: Iterable[AbstractSet[tuple[str, str]]]) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
@@ -18,9 +17,6 @@ from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.training import reproduce as training
 from pipeline_tasks.training.dataset import rows_of
 from pipeline_tasks.validation import task as validation_task
-
-if TYPE_CHECKING:
-    import torch
 
 EXACT = "exactly: one thread, and the recorded code and environment"
 
@@ -40,7 +36,7 @@ def retrain(
 
     Raises:
         ConfigError: there is no such model version, or the tolerance is negative.
-        PermanentError: LINEAGE_GONE, its files or a warm start's model are gone.
+        PermanentError: LINEAGE_GONE, its files are gone.
         DataCorrupt: its snapshot or an item is gone or changed, or catalog and model.json disagree.
         ArtifactInvalid: its files are not what the catalog recorded.
     """
@@ -50,7 +46,7 @@ def retrain(
     record = models.get(project, version)
     if record is None:
         raise ConfigError(f"version must be a model version of {project} (got {version}). See `dethrone lineage`.")
-    manifest, _ = _stored(store, record.ref)
+    manifest = _stored(store, record.ref)
     _check_record(record, manifest)
     snapshot = DatasetRepository(database).find_snapshot(project, record.ref.snapshot_id)
     if snapshot is None:
@@ -58,23 +54,22 @@ def retrain(
     rows = rows_of(validation_task.read_manifest(store, snapshot))
     found = training.recipe_as_recorded(manifest.config)
     now = training.here(lock_hash=lock_hash, code_revision=code_revision, found=found)
-    start = _warm_start(models, record, manifest, store=store)
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=f"retrain-{project}-") as folder:
-        again = training.reproduce(
-            manifest, rows, found=found, store=store, folder=Path(folder), origin=now.origin, start=start
-        )
+        again = training.reproduce(manifest, rows, found=found, store=store, folder=Path(folder), origin=now.origin)
     return training.compare(manifest, again, warnings=training.warnings_of(manifest, now), tolerance=tolerance)
 
 
-def _stored(store: ObjectStore, ref: ModelRef) -> tuple[model_files.ModelManifest, torch.nn.Module]:
+def _stored(store: ObjectStore, ref: ModelRef) -> model_files.ModelManifest:
+    """Return the manifest of a model version whose weights are whole."""
     names = (model_files.MANIFEST_NAME, model_files.WEIGHTS_NAME)
     try:
         manifest, weights = (store.get(f"{ref.object_key}/{name}") for name in names)
     except KeyError as error:
         raise _gone(f"{ref.object_key} must hold {' and '.join(names)}") from error
     parsed = model_files.read_manifest(manifest)
-    return parsed, model_files.load_module(parsed, weights, expected_digest=ref.digest)
+    model_files.load_module(parsed, weights, expected_digest=ref.digest)
+    return parsed
 
 
 def _gone(expected: str) -> PermanentError:
@@ -104,19 +99,6 @@ def _check_record(record: ModelRecord, manifest: model_files.ModelManifest) -> N
             f"the catalog's row of model version {record.ref.version} must say what its model.json says (got other "
             f"{', '.join(differing)}). One of them was changed: restore it from a backup."
         )
-
-
-def _warm_start(
-    models: ModelRepository, record: ModelRecord, manifest: model_files.ModelManifest, *, store: ObjectStore
-) -> Mapping[str, torch.Tensor] | None:
-    digest = manifest.config.warm_start
-    if digest is None:
-        return None
-    project = record.ref.project
-    parent = next((one for one in models.history(project) if one.ref.digest == digest), None)
-    if parent is None:
-        raise _gone(f"the model version with the weights {digest[:12]} that {record.ref.version} started from must be")
-    return _stored(store, parent.ref)[1].state_dict()
 
 
 def comparison_json(project: str, version: str, found: training.Comparison) -> dict[str, Any]:

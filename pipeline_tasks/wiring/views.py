@@ -15,6 +15,7 @@ from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
@@ -23,6 +24,7 @@ from pipeline_tasks.deployment.plan import is_mixed
 from pipeline_tasks.deployment.rolling import ENDED
 from pipeline_tasks.deployment.rollout import share_of
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.monitoring.page import page_key
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
@@ -32,13 +34,12 @@ _KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelingState:
-    """How the labelers stand: what is open, and when a task was last given to them or an answer last came back."""
+    """How the labelers stand: what has a label, and what is open."""
 
     num_items: int
     num_labels: int
     num_outstanding: int
     num_disputed: int
-    last_activity_at: dt.datetime | None
 
 
 def labeling_state(database: Database, project: str) -> LabelingState:
@@ -63,17 +64,7 @@ def labeling_state(database: Database, project: str) -> LabelingState:
             num_labels=statuses.get("decided", 0),
             num_disputed=statuses.get("disputed", 0),
             num_outstanding=_count(connection, t.labeling_tasks, project, tasks.state != "done"),
-            last_activity_at=_newest(
-                connection,
-                sa.select(sa.func.max(t.annotations.c.collected_at)).where(t.annotations.c.project == project),
-                sa.select(sa.func.max(tasks.pushed_at)).where(tasks.project == project),
-            ),
         )
-
-
-def _newest(connection: sa.Connection, *queries: sa.Select[Any]) -> dt.datetime | None:
-    times = [connection.execute(query).scalar_one() for query in queries]
-    return max((time for time in times if time is not None), default=None)
 
 
 def _count(connection: sa.Connection, table: sa.Table, project: str, *conditions: Any) -> int:
@@ -173,6 +164,7 @@ def overview_lines(parts: Parts) -> list[ProjectLine]:
 def _line(parts: Parts, project: str, description: str) -> ProjectLine:
     from pipeline_tasks.catalog.datasets import DatasetRepository
 
+    monitoring = MonitoringRepository(parts.database)
     records = ServingRepository(parts.database).records(project)
     state = labeling_state(parts.database, project)
     exams = DatasetRepository(parts.database).exams(project)
@@ -189,7 +181,8 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
         num_quarantined=ItemRepository(parts.database).count_quarantined(project),
         exam_epoch=exams[0].epoch if exams else None,
         exam_items=exams[0].num_items if exams else 0,
-        live_quality=_live_quality(parts, project),
+        live_quality=monitoring.quality_text(project),
+        alarms=monitoring.open_alarms(project),
         links=_links(parts, project),
         beside=_beside(records),
         runs=tuple(
@@ -237,12 +230,6 @@ def _champion_since(records: Sequence[RouteRecord]) -> dt.datetime | None:
     return min((one.created_at for one in mine), default=None)
 
 
-def _live_quality(parts: Parts, project: str) -> str:
-    from pipeline_tasks.catalog.monitoring import MonitoringRepository
-
-    return MonitoringRepository(parts.database).quality_text(project)
-
-
 def _links(parts: Parts, project: str) -> tuple[tuple[str, str], ...]:
     settings = parts.settings
     query = sa.select(t.projects.c.ls_project_ids).where(t.projects.c.project == project)
@@ -255,6 +242,8 @@ def _links(parts: Parts, project: str) -> tuple[tuple[str, str], ...]:
         for queue, number in ids.items()
     ]
     found += [("Data checks", "/dethrone/data-docs/index.html")]
+    if window := MonitoringRepository(parts.database).newest_window(project):
+        found.append(("Newest monitor report", f"/dethrone/reports/{page_key(project, window)}"))
     if verdicts:
         found.append(("Newest verdict", f"/dethrone/reports/{verdicts[-1].ref.object_key}/report.html"))
     return tuple(found)

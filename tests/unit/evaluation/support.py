@@ -26,6 +26,7 @@ LABELS = [CLASSES[index % 2] for index in range(120)]
 
 def policy(**changes) -> Gate:
     defaults = {"min_gain": 0.0, "confidence": 0.95, "previous_margin": 0.03, "exam": {"min_items": 100}}
+    defaults["floors"] = {"accuracy": 0.5}
     return Gate.model_validate({**defaults, **changes})
 
 

@@ -89,7 +89,7 @@ def test_replay_refuses_another_rule(run, object_store):
     ref = run()
     document = document_of(object_store, ref)
     document["question"]["rule_version"] = 99
-    with pytest.raises(DataCorrupt, match=r"rule_version must be 3 .* \(got 99\)"):
+    with pytest.raises(DataCorrupt, match=r"rule_version must be one of 3, 4 .* \(got 99\)"):
         vd.replay(document, object_store.get(f"{ref.object_key}/evidence.parquet"))
 
 
@@ -238,7 +238,7 @@ def test_the_items_of_the_champions_snapshot_are_a_note_and_no_leak_of_the_conte
 def test_an_old_verdict_without_pairs_says_which_rule_gave_it(run, object_store):
     document = document_of(object_store, run())
     document["question"]["rule_version"] = 1
-    with pytest.raises(DataCorrupt, match=r"rule_version must be 3 to be replayed by this release \(got 1\)"):
+    with pytest.raises(DataCorrupt, match=r"rule_version must be one of 3, 4 to be replayed by this release \(got 1\)"):
         vd.question_from(document)
 
 

@@ -55,7 +55,7 @@ def test_the_interval_is_wilsons():
     found = measure("m1", audited(*([1] * 15 + [0] * 5)), exam_accuracy=0.9, policy=POLICY)
     assert found.accuracy.low == pytest.approx(0.5313, abs=1e-4)
     assert found.accuracy.high == pytest.approx(0.8881, abs=1e-4)
-    assert found.text == "m1: 0.750 (0.531 to 0.888) on 20 audited, exam 0.900, ALARM"
+    assert found.text == "m1: 0.750 (0.531 to 0.888) on 20 audited, constant answer 0.750, exam 0.900, ALARM"
 
 
 def test_quality_by_window_of_audits():

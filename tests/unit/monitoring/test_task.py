@@ -186,7 +186,7 @@ def test_quality_of_the_champion_is_compared_with_its_exam(new_production):
     with_audits(production, right=18, wrong=2)
     report = production.run("run-2")
     assert (report.state, report.alarms) == ("OK", ())
-    assert report.quality == "m1: 0.900 (0.699 to 0.972) on 20 audited, exam 0.900"
+    assert report.quality == "m1: 0.900 (0.699 to 0.972) on 20 audited, constant answer 0.900, exam 0.900"
 
 
 def test_a_clear_drop_raises_an_alarm_that_wakes_training_once(new_production):
@@ -197,7 +197,9 @@ def test_a_clear_drop_raises_an_alarm_that_wakes_training_once(new_production):
     # A retry of the run says the same again: the first attempt may have died before it could wake anybody.
     assert production.run("run-2", number=2) == report
     assert report.state == "ALARM"
-    assert report.alarms == ("Live quality has dropped: m1: 0.400 (0.219 to 0.613) on 20 audited, exam 0.900, ALARM.",)
+    assert report.alarms == (
+        "Live quality has dropped: m1: 0.400 (0.219 to 0.613) on 20 audited, constant answer 0.600, exam 0.900, ALARM.",
+    )
     assert report.wake_training is True
     assert production.monitoring.has_open_alarm("pets") is True
     (alarm,) = production.monitoring.alarms_of("pets", report.window_id)
@@ -218,7 +220,10 @@ def test_a_new_champion_has_no_alarm_until_it_was_audited_itself(new_production)
     assert production.monitoring.has_open_alarm("pets") is False
     report = production.run("run-3")
     assert (report.state, report.alarms) == ("INSUFFICIENT_DATA", ())
-    assert report.quality == "m1: 0.400 (0.219 to 0.613) on 20 audited; m2: nothing audited yet, exam 0.950"
+    assert (
+        report.quality
+        == "m1: 0.400 (0.219 to 0.613) on 20 audited, constant answer 0.600; m2: nothing audited yet, exam 0.950"
+    )
 
 
 def test_a_client_that_asks_the_same_again_and_again_counts_once(new_production):

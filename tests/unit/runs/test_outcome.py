@@ -2,10 +2,9 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.runs.outcome import RunFacts, ending_of, labelers_busy
+from pipeline_tasks.runs.outcome import RunFacts, ending_of
 
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
-PATIENCE = dt.timedelta(minutes=10)
 
 
 @pytest.mark.parametrize(
@@ -37,24 +36,3 @@ def test_the_reason_of_a_refusal_is_the_verdicts_own():
 )
 def test_a_failed_run_names_the_step(facts, step):
     assert f"before `{step}` was done" in ending_of(facts).reason
-
-
-@pytest.mark.parametrize(
-    ("num_outstanding", "last_activity_at", "busy"),
-    [
-        (0, NOW, False),
-        (5, NOW, True),
-        (5, NOW - dt.timedelta(minutes=9, seconds=59), True),
-        (5, NOW - dt.timedelta(minutes=10), False),
-        (5, None, False),
-    ],
-)
-def test_training_waits_for_busy_labelers(num_outstanding, last_activity_at, busy):
-    state = {"num_outstanding": num_outstanding, "last_activity_at": last_activity_at}
-    reason = labelers_busy(**state, patience=PATIENCE, now=NOW)
-    assert (reason is not None) == busy
-
-
-def test_the_wait_says_for_what():
-    reason = labelers_busy(num_outstanding=5, last_activity_at=NOW, patience=PATIENCE, now=NOW)
-    assert reason == "5 labeling tasks are open and labelers are at work; waiting for them or for 10 quiet minutes"

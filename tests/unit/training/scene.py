@@ -45,7 +45,7 @@ def png(image_hw: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def project_of(folder: Path, *, params=None, runtime="eager", **recipe) -> LoadedProject:
+def project_of(folder: Path, *, params=None, runtime="eager", gate=None, **recipe) -> LoadedProject:
     """Return the project; keyword arguments are keys of project.yaml's recipe."""
     document = {
         "name": "stripes",
@@ -54,6 +54,7 @@ def project_of(folder: Path, *, params=None, runtime="eager", **recipe) -> Loade
         "labels": {"classes": list(CLASSES)},
         "recipe": {"name": "image_cnn", "params": PARAMS | (params or {}), "seed": 3, **recipe},
         "serving": {"runtime": runtime},
+        "gate": gate or {},
     }
     return LoadedProject(config=Project.model_validate(document), folder=folder, labeling_xml="<View/>")
 
@@ -91,12 +92,16 @@ class Scene:
         self.database = database
         self.store = store
         self.folder = folder
+        self.options = project
         self.project = project_of(folder, **project)
         self.manifest = fill(store)
         self.models = ModelRepository(database)
         self.tracker = NullTracker()
 
-    def train(self, *, number: int = 1, run_id: str = "run-1", **overrides):
+    def train(self, *, number: int = 1, run_id: str = "run-1", params=None, **overrides):
+        project = project_of(
+            self.folder, **{**self.options, "params": {**self.options.get("params", {}), **(params or {})}}
+        )
         arguments = {
             "store": self.store,
             "models": self.models,
@@ -111,7 +116,9 @@ class Scene:
             "threads": 1,
             "device": "cpu",
         }
-        return task.train(self.project, snapshot_of(self.manifest), self.manifest, **(arguments | overrides))
+        return task.train(
+            project if params else self.project, snapshot_of(self.manifest), self.manifest, **(arguments | overrides)
+        )
 
 
 def open_database(url: str) -> Database:

@@ -84,7 +84,7 @@ def test_the_same_training_is_adopted_not_repeated(scene):
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 4}, {"lock_hash": "other"}, {"threads": 2}, {"params_override": {"width": 3}}],
+    [{"seed": 4}, {"lock_hash": "other"}, {"threads": 2}, {"params": {"width": 3}}],
     ids=["seed", "lock", "threads", "params"],
 )
 def test_another_training_key_is_another_version(scene, change):
@@ -122,7 +122,7 @@ def test_scratch_is_empty_after_a_training(scene):
 def test_a_learning_rate_that_explodes_closes_the_gate(scene):
     scene.tracker = FakeTracker()
     with pytest.raises(GateClosed, match=r"must stay finite \(got .* in epoch 1\)") as caught:
-        scene.train(params_override={"learning_rate": 1000.0, "weight_decay": 10.0, "optimizer": "sgd"})
+        scene.train(params={"learning_rate": 1000.0, "weight_decay": 10.0, "optimizer": "sgd"})
     assert caught.value.code == "NON_FINITE"
     assert scene.tracker.runs[0].exit_codes == [1]
     assert not [key for key in scene.store.objects if key.startswith("models/")]
@@ -200,23 +200,6 @@ def test_a_stale_attempt_publishes_nothing(scene, monkeypatch):
         scene.train()
     assert not [key for key in scene.store.objects if key.startswith("models/")]
     assert scene.models.history("stripes") == []
-
-
-def test_a_warm_start_begins_from_the_given_weights(scene):
-    first = scene.train()
-    warm = scene.train(warm_start=first, params_override={"epochs": 1, "learning_rate": 1e-9})
-    assert warm.version != first.version
-    assert load(scene, warm).manifest.config.warm_start == first.digest
-    before, after = (load(scene, ref).module.state_dict() for ref in (first, warm))
-    # AdamW's steps are at most the learning rate each: the weights are the old ones.
-    assert (
-        max(
-            float((before[name] - after[name]).abs().max())
-            for name in before
-            if "running" not in name and "num_" not in name
-        )
-        < 1e-6
-    )
 
 
 def test_tuning_never_ends_below_the_defaults_and_is_recorded(scene, tmp_path):

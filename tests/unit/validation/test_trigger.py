@@ -17,19 +17,20 @@ from pipeline_tasks.validation.trigger import count_new, enough_new_labels
     ],
 )
 def test_when_to_train(num_new, force, alarm, train, code):
-    decision = enough_new_labels(num_new=num_new, minimum=200, force=force, alarm=alarm)
+    decision = enough_new_labels(project="pets", num_new=num_new, minimum=200, force=force, alarm=alarm)
     assert (decision.train, decision.code, decision.num_new_labels) == (train, code, num_new)
 
 
 def test_the_reason_says_how_many_are_missing():
-    assert enough_new_labels(num_new=7, minimum=200).reason == (
-        "train.min_new_labels must be reached (got 7 new labels of 200). Labeling goes on."
+    assert enough_new_labels(project="pets", num_new=7, minimum=200).reason == (
+        "train.min_new_labels must be reached (got 7 new labels of 200). Label more items, or let "
+        "`dethrone train pets --force` train and judge with what there is."
     )
 
 
 def test_an_alarm_with_a_minimum_of_one_needs_one_label():
-    assert enough_new_labels(num_new=0, minimum=1, alarm=True).train is False
-    assert enough_new_labels(num_new=1, minimum=1, alarm=True).train is True
+    assert enough_new_labels(project="pets", num_new=0, minimum=1, alarm=True).train is False
+    assert enough_new_labels(project="pets", num_new=1, minimum=1, alarm=True).train is True
 
 
 def test_new_are_new_items_and_corrected_labels():

@@ -13,7 +13,7 @@ from pipeline_tasks.models.weights_file import ArtifactInvalid
 from pipeline_tasks.training import reproduce, task
 from pipeline_tasks.validation import manifest
 from pipeline_tasks.wiring.retrain import comparison_json, comparison_text, retrain
-from tests.unit.training.scene import CLASSES, NOW, Scene, fill
+from tests.unit.training.scene import CLASSES, NOW, Scene, fill, project_of
 
 COMMIT = "c" * 40
 
@@ -42,7 +42,7 @@ class Lineage(Scene):
             fence=self.database.acquire("snapshot/stripes", Attempt("run-1", "snapshot"), now=NOW),
         )
 
-    def train_frozen(self, **overrides):
+    def train_frozen(self, *, params=None, **overrides):
         arguments = {
             "store": self.store,
             "models": self.models,
@@ -56,7 +56,8 @@ class Lineage(Scene):
             "code_revision": COMMIT,
             "device": "cpu",
         }
-        return task.train(self.project, self.freeze(), self.table, **(arguments | overrides))
+        project = project_of(self.folder, params=params) if params else self.project
+        return task.train(project, self.freeze(), self.table, **(arguments | overrides))
 
     def retrain(self, version, **overrides):
         arguments = {"lock_hash": "lock", "code_revision": COMMIT, "scratch": self.folder / "again"}
@@ -111,7 +112,7 @@ def test_a_second_training_is_bit_equal_and_leaves_nothing_behind(lineage):
 
 
 def test_what_the_project_says_today_does_not_matter(lineage, tmp_path):
-    ref = lineage.train_frozen(seed=11, params_override={"width": 3})
+    ref = lineage.train_frozen(seed=11, params={"width": 3})
     lineage.project = None
     assert lineage.retrain(ref.version).weights_equal
 
@@ -128,14 +129,6 @@ def test_an_exported_model_is_reproduced_with_its_graph(database, object_store, 
     found = lineage.retrain(ref.version)
     assert found.weights_equal  # the weights file names the graph's digest
     assert found.agrees
-    child = lineage.train_frozen(warm_start=ref, params_override={"epochs": 1})
-    assert child.version != ref.version
-
-
-def test_a_warm_start_is_reproduced_from_its_parent(lineage):
-    parent = lineage.train_frozen()
-    child = lineage.train_frozen(warm_start=parent, params_override={"epochs": 1})
-    assert lineage.retrain(child.version).weights_equal
 
 
 def test_another_environment_is_named_and_judged_by_the_tolerance(lineage):
@@ -163,7 +156,7 @@ def test_a_model_that_was_trained_otherwise_differs(lineage, monkeypatch):
     """Weights that no training of the recorded facts gives, as a training that was not what it says leaves them."""
     honest = task.FitPlan
     monkeypatch.setattr(task, "FitPlan", lambda params, epochs, seed, *rest: honest(params, epochs, seed + 1, *rest))
-    ref = lineage.train_frozen(params_override={"epochs": 1})
+    ref = lineage.train_frozen(params={"epochs": 1})
     found = lineage.retrain(ref.version)
     assert not found.agrees
     assert not found.weights_equal
@@ -252,19 +245,6 @@ def test_a_manifest_that_tells_another_story_than_the_catalog_is_refused(lineage
         lineage.retrain(ref.version)
 
 
-def test_a_warm_start_whose_parent_is_not_recorded_is_named(lineage):
-    parent = lineage.train_frozen()
-    child = lineage.train_frozen(warm_start=parent, params_override={"epochs": 1})
-    with lineage.database.engine.begin() as connection:
-        connection.exec_driver_sql("DROP TRIGGER model_versions_append_only_DELETE")
-        connection.exec_driver_sql("DELETE FROM model_versions WHERE version = ?", (parent.version,))
-    with pytest.raises(
-        PermanentError, match=rf"weights {parent.digest[:12]} that {child.version} started from"
-    ) as caught:
-        lineage.retrain(child.version)
-    assert caught.value.code == "LINEAGE_GONE"
-
-
 def test_an_unknown_version_and_a_negative_tolerance_are_refused(lineage):
     with pytest.raises(ConfigError, match=r"version must be a model version of stripes \(got nope\)"):
         lineage.retrain("nope")
@@ -273,7 +253,7 @@ def test_an_unknown_version_and_a_negative_tolerance_are_refused(lineage):
 
 
 def test_the_answer_is_json_and_text(lineage):
-    ref = lineage.train_frozen(params_override={"epochs": 1})
+    ref = lineage.train_frozen(params={"epochs": 1})
     found = lineage.retrain(ref.version, lock_hash="other")
     told = json.loads(json.dumps(comparison_json("stripes", ref.version, found)))
     assert (told["agrees"], told["weights_equal"], told["tolerance"]) == (True, True, 0.02)
