@@ -99,7 +99,8 @@ def init(arguments: argparse.Namespace) -> str:
     """Write a new project."""
     from pipeline_tasks.project_init import init_project
 
-    folder = init_project(projects_dir(), name=arguments.name, template=arguments.template)
+    classes = [one.strip() for one in arguments.classes.split(",")] if arguments.classes else []
+    folder = init_project(projects_dir(), name=arguments.name, template=arguments.template, classes=classes)
     return (
         f"Wrote {folder}. Next: put data where its project.yaml says, look through the file, then "
         f"`dethrone project validate {arguments.name}`. Airflow shows it within half a minute."
