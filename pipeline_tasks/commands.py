@@ -62,6 +62,11 @@ def status(arguments: argparse.Namespace) -> Any:
         _console().print(render.status_table(found))
         if not found.running:
             _console().print("The stack is not running. `dethrone up` starts it.")
+        else:
+            from pipeline_tasks.wiring.labelers import missing_people_lines
+
+            for line in missing_people_lines():
+                _console().print(line)
     return 0 if found.healthy else 1
 
 
@@ -126,6 +131,9 @@ def project(arguments: argparse.Namespace) -> Any:
             nodes = load_composed(folder).graph.nodes
             return f"{arguments.name} is valid: a graph of {len(nodes)} nodes. `dethrone graph {arguments.name} check`."
         loaded = load_project(folder)
+        from pipeline_tasks.annotation.projects import check_with_label_studio, labeling_config
+
+        check_with_label_studio(labeling_config(loaded), file=str(folder / "labeling.xml"))
         return f"{loaded.name} is valid: {loaded.config.modality}, {len(loaded.config.labels.classes)} classes."
     found, errors = load_projects(projects_dir())
     for error in errors:

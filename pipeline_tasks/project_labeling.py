@@ -144,13 +144,14 @@ def _object_element(elements: Sequence[Element], *, modality: Modality, file: st
 
 
 def _class_element(elements: Sequence[Element], *, classes: Sequence[str], file: str) -> Element:
-    """Return the control that gives the class: of several, the one with the most classes, or the one named `label`."""
+    """Return the control that gives the class: of several, the one with the classes or the most of them, or `label`."""
     found = [e for e in elements if e.tag == "Choices"]
     written = [e for e in found if "value" not in e.attributes]
 
-    def rank(control: Element) -> tuple[int, bool, bool]:
+    def rank(control: Element) -> tuple[bool, int, bool, bool]:
         answers = {_answer(choice) for choice in _choices_of(elements, control)}
-        return len(answers & set(classes)), not answers, control.attributes.get("name") == CLASS_CONTROL
+        is_named = control.attributes.get("name") == CLASS_CONTROL
+        return answers == set(classes), len(answers & set(classes)), not answers, is_named
 
     best = [e for e in written if rank(e) == max(map(rank, written))]
     if len(best) == 1:
