@@ -170,6 +170,7 @@ def _add_projects(add: Add) -> None:
     init = add("init", commands.init, "write a working start of a new project")
     init.add_argument("name")
     init.add_argument("--template", default="image-classification")
+    init.add_argument("--classes", default="", help="the labels, with commas between them (empty: the template's)")
     project = add("project", commands.project, "validate, list or remove projects")
     project.add_argument("action", choices=["validate", "list", "schema", "remove"])
     project.add_argument("name", nargs="?")

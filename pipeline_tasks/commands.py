@@ -48,9 +48,17 @@ def status(_arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.stack import status as stack_status
 
     found = stack_status.status(_home())
-    notes = [*_left_behind(found), *([] if found.running else ["The stack is not running. `dethrone up` starts it."])]
+    notes = [*_left_behind(found), *_missing_people(found)]
+    notes += [] if found.running else ["The stack is not running. `dethrone up` starts it."]
     data = {**dataclasses.asdict(found), "notes": notes}
     return Answer(data, (render.status_table(found), *notes), code=0 if found.healthy else 1)
+
+
+def _missing_people(found: StackStatus) -> list[str]:
+    """Return a sentence for each project that waits for more labelers than there are."""
+    from pipeline_tasks.wiring.labelers import missing_people_lines
+
+    return missing_people_lines() if found.running else []
 
 
 def _left_behind(found: StackStatus) -> list[str]:
@@ -102,7 +110,8 @@ def init(arguments: argparse.Namespace) -> str:
     """Write a new project."""
     from pipeline_tasks.project_init import init_project
 
-    folder = init_project(projects_dir(), name=arguments.name, template=arguments.template)
+    classes = [one.strip() for one in arguments.classes.split(",")] if arguments.classes else []
+    folder = init_project(projects_dir(), name=arguments.name, template=arguments.template, classes=classes)
     return (
         f"Wrote {folder}. Next: put data where its project.yaml says, look through the file, then "
         f"`dethrone project validate {arguments.name}`. Airflow shows it within half a minute."

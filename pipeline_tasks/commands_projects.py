@@ -31,6 +31,7 @@ def list(_arguments: argparse.Namespace) -> Answer:  # noqa: A001 - the action's
 
 def validate(arguments: argparse.Namespace) -> Answer:
     """Check the files of one project, or of all, and whether their sources are there."""
+    from pipeline_tasks.annotation.projects import check_with_label_studio, labeling_config
     from pipeline_tasks.project_checks import deprecations
     from pipeline_tasks.project_loader import is_composed, load_composed, load_project, load_projects, read_document
     from pipeline_tasks.wiring.source_check import check_sources
@@ -48,6 +49,7 @@ def validate(arguments: argparse.Namespace) -> Answer:
     if not name:
         return _answer(found, errors, warnings)
     (one,) = found
+    check_with_label_studio(labeling_config(one), file=str(one.folder / "labeling.xml"))
     text = f"{name} is valid: {one.config.modality}, {len(one.config.labels.classes)} classes."
     return _answer(found, errors, warnings, "" if errors else text)
 

@@ -154,6 +154,7 @@ class AnnotateReport:
     num_duplicates_removed: int
     ls_project_ids: Mapping[str, int]
     num_imported_labels: int = 0
+    note: str = ""  # who is missing among the labelers, and what to do
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,6 +169,8 @@ class CollectReport:
     num_refused: int
     num_skipped: int = 0
     num_deletions_held: int = 0  # so many gone at once that they were not believed
+    num_empty: int = 0  # submits without an answer; they are asked again
+    note: str = ""  # who is missing among the labelers, and what to do
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

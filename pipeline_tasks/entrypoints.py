@@ -97,7 +97,7 @@ def annotate(parts: Parts, project: str, *, attempt: Attempt) -> Result:
     result = as_json(report)
     result["links"] = links_of(parts.settings, label_studio=report.ls_project_ids.get("label"))
     if not (report.num_requested or report.num_pushed or report.num_adopted or report.num_imported_labels):
-        result["idle"] = f"no item of {project} waits for a label that is not in Label Studio already"
+        result["idle"] = report.note or f"no item of {project} waits for a label that is not in Label Studio already"
     return result
 
 
@@ -117,14 +117,19 @@ def collect(parts: Parts, project: str, *, attempt: Attempt) -> Result:
     result = as_json(report)
     result["links"] = links_of(parts.settings, label_studio=_label_studio_project(parts, project))
     if not (report.num_annotations or report.num_deleted or report.num_decided):
-        result["idle"] = f"nothing changed in Label Studio for {project}"
+        result["idle"] = report.note or f"nothing changed in Label Studio for {project}"
     return result
 
 
 def _annotation_parts(parts: Parts) -> dict[str, Any]:
     from pipeline_tasks.catalog.labels import LabelRepository
 
-    return {"labels": LabelRepository(parts.database), "labeling": parts.labeling, "database": parts.database}
+    return {
+        "labels": LabelRepository(parts.database),
+        "labeling": parts.labeling,
+        "installation": parts.settings.split_key,
+        "database": parts.database,
+    }
 
 
 def _suggest(parts: Parts, project: str, items: Any) -> Any:

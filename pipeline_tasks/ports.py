@@ -70,6 +70,16 @@ class LabelingAnnotation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LabelingProject:
+    """A project as the labeling tool has it now, whoever wrote its parts."""
+
+    project_id: int
+    title: str
+    description: str
+    label_config: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class LabelingTask:
     """A task to push: our item id and what the labeling config shows."""
 
@@ -94,11 +104,38 @@ class LabelingTool(Protocol):
     refuses the token. An unknown project is a KeyError.
     """
 
-    def ensure_project(self, *, title: str, label_config: str, annotators_per_item: int, show_predictions: bool) -> int:
-        """Return the id of the project with this title, created or updated to match."""
+    def project(self, project_id: int) -> LabelingProject:
+        """Return the project of this id."""
 
-    def label_config(self, project_id: int) -> str:
-        """Return the labeling configuration that the project has now, whoever wrote it."""
+    def find_project(self, mark: str) -> LabelingProject | None:
+        """Return the oldest project whose description holds the mark."""
+
+    def create_project(
+        self,
+        *,
+        mark: str,
+        title: str,
+        description: str,
+        label_config: str,
+        annotators_per_item: int,
+        show_predictions: bool,
+    ) -> int:
+        """Create a project whose description holds the mark; where another attempt was first, return that one's id."""
+
+    def update_project(
+        self,
+        project_id: int,
+        *,
+        hook: str,
+        description: str,
+        label_config: str,
+        annotators_per_item: int,
+        show_predictions: bool,
+    ) -> None:
+        """Bring a project up to date, but for its title, and have it report changes to `hook`, a name of ours."""
+
+    def accounts(self) -> list[str]:
+        """Return the addresses of the people who have an account."""
 
     def connect_objects(self, project_id: int) -> None:
         """Let the project show objects by the addresses that `object_url` gives; does nothing where it can already."""
@@ -115,6 +152,12 @@ class LabelingTool(Protocol):
     def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
         """Return the ids of the tasks of each item (more than one = duplicates), for all items or the named."""
 
+    def task_data(self, project_id: int, task_id: int) -> Mapping[str, Any]:
+        """Return the data of a task as it was imported or changed since, empty when it is gone."""
+
+    def set_task_data(self, task_id: int, data: Mapping[str, Any]) -> None:
+        """Replace the data of a task."""
+
     def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
         """Remove tasks with their annotations; no error for tasks that are gone."""
 
@@ -125,6 +168,9 @@ class LabelingTool(Protocol):
 
         The annotations of one task follow each other; a task may come again when it changes meanwhile.
         """
+
+    def delete_annotation(self, annotation_id: str) -> None:
+        """Remove the annotation of this id, and no other of its number; no error when it is gone."""
 
     def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
         """Return the tasks that have an annotation now: what finds deletions."""

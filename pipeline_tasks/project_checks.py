@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -51,7 +52,8 @@ def _check_classes(project: Project) -> Iterator[Finding]:
         path: Path_ = ("labels", "classes", index)
         if counts[name] > 1 and index > project.labels.classes.index(name):
             yield path, f"labels.classes must name each class once (got {shown(name)} again). Remove one."
-        if name != name.strip() or not name or len(name) > 100 or any(ord(char) < 32 for char in name):
+        unprintable = any(unicodedata.category(char) in ("Cc", "Cs") for char in name)  # controls, lone surrogates
+        if name != name.strip() or not name or len(name) > 100 or unprintable:
             yield (
                 path,
                 (

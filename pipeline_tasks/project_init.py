@@ -6,17 +6,19 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import NAME_PATTERN
-from pipeline_tasks.project_loader import json_schema, load_project
-from pipeline_tasks.project_yaml import shown
+from pipeline_tasks.project_labeling import TEMPLATES_DIR
+from pipeline_tasks.project_loader import PROJECT_FILE, json_schema, load_project
+from pipeline_tasks.project_yaml import ProjectError, shown
 
-TEMPLATES_DIR = Path(__file__).parent / "templates"
 PLACEHOLDER = "__NAME__"
 INCOMING = "incoming"
 SCHEMA_FILE = "project.schema.json"  # beside the projects: where the first line of each new one points editors to
+_CLASSES_LINE = re.compile(r"^  classes: \[.*?\]", re.MULTILINE)
 
 
 def template_names() -> list[str]:
@@ -24,11 +26,13 @@ def template_names() -> list[str]:
     return sorted(path.name for path in TEMPLATES_DIR.iterdir() if path.is_dir())
 
 
-def init_project(projects_dir: Path, *, name: str, template: str) -> Path:
-    """Write `projects_dir/name`, whole or not at all, and return it; beside it the schema that editors check it with.
+def init_project(projects_dir: Path, *, name: str, template: str, classes: Sequence[str] = ()) -> Path:
+    """Write `projects_dir/name`, whole or not at all, and return it; without classes it has those of the template.
+
+    The schema that editors check it with is written beside it.
 
     Raises:
-        ConfigError: the name is not allowed, the template is unknown, or the folder is there already.
+        ConfigError: the name or a class is not allowed, the template is unknown, or the folder is there already.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(f"name must match {NAME_PATTERN} (got {shown(name)}). Use small letters, digits and _.")
@@ -40,8 +44,8 @@ def init_project(projects_dir: Path, *, name: str, template: str) -> Path:
     projects_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=projects_dir) as scratch:
         draft = Path(scratch) / name
-        _write(TEMPLATES_DIR / template, draft, name=name)
-        load_project(draft)
+        _write(TEMPLATES_DIR / template, draft, name=name, classes=classes)
+        _check(draft)
         try:
             draft.rename(folder)
         except OSError as error:
@@ -51,9 +55,25 @@ def init_project(projects_dir: Path, *, name: str, template: str) -> Path:
     return folder
 
 
-def _write(template: Path, folder: Path, *, name: str) -> None:
+def _write(template: Path, folder: Path, *, name: str, classes: Sequence[str]) -> None:
     shutil.copytree(template, folder)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.write_text(path.read_text(encoding="utf-8").replace(PLACEHOLDER, name), encoding="utf-8")
+    path = folder / PROJECT_FILE
+    text = path.read_text(encoding="utf-8").replace(PLACEHOLDER, name)
+    if classes:
+        line = f"  classes: [{', '.join(_quoted(one) for one in classes)}]"
+        text = _CLASSES_LINE.sub(lambda _: line, text)
+    path.write_text(text, encoding="utf-8")
     (folder / INCOMING).mkdir()
+
+
+def _quoted(name: str) -> str:
+    """Return a class as YAML text; what UTF-8 cannot write stays an escape, for the check to refuse."""
+    return json.dumps(name, ensure_ascii=not name.isprintable())
+
+
+def _check(draft: Path) -> None:
+    """Load what was written; the draft's folder is gone when the user reads of it."""
+    try:
+        load_project(draft)
+    except ProjectError as error:
+        raise ConfigError(f"{error.problems[0].message} Nothing was written.") from None

@@ -1,4 +1,7 @@
-"""Loads projects: project.yaml and labeling.xml into one checked value, or errors that say file, line, key and fix."""
+"""Loads projects: project.yaml and labeling.xml into one checked value, or errors that say file, line, key and fix.
+
+Without a labeling.xml the project has the stock one of its modality.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject, Project
+from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject, Modality, Project
 from pipeline_tasks.project_checks import check_project
 from pipeline_tasks.project_graph import ComposedProject, shape_problems
-from pipeline_tasks.project_labeling import parse_labeling
+from pipeline_tasks.project_labeling import LABELING_FILE, parse_labeling, stock_labeling
 from pipeline_tasks.project_yaml import (
     Document,
     Path_,
@@ -28,7 +31,6 @@ from pipeline_tasks.project_yaml import (
 )
 
 PROJECT_FILE = "project.yaml"
-LABELING_FILE = "labeling.xml"
 _NO_VALUE = object()
 Kind = typing.TypeVar("Kind", bound=BaseModel)
 _EXPECTED = {
@@ -65,7 +67,7 @@ def load_project(folder: Path) -> LoadedProject:
     """Read and check one project's folder.
 
     Raises:
-        ProjectError: project.yaml or labeling.xml is missing or wrong; names file, line, column, key and value.
+        ProjectError: project.yaml is missing, or it or labeling.xml is wrong; names file, line, column, key and value.
     """
     document = read_document(folder)
     if is_composed(document):
@@ -120,10 +122,7 @@ def _load(folder: Path, document: Document) -> LoadedProject:
     labeling_path = folder / LABELING_FILE
     labeling_xml = ""
     try:
-        advice = "Copy one from another project, or write one with `dethrone init <name>`."
-        labeling_xml = decode_utf8(
-            read_limited(labeling_path, what=str(labeling_path), advice=advice), file=str(labeling_path)
-        )
+        labeling_xml = _labeling_text(labeling_path, modality=config.modality)
         classes = config.labels.classes
         parse_labeling(labeling_xml, modality=config.modality, classes=classes, file=str(labeling_path))
     except ProjectError as error:
@@ -131,6 +130,12 @@ def _load(folder: Path, document: Document) -> LoadedProject:
     if problems:
         raise ProjectError(problems)
     return LoadedProject(config=config, folder=folder.resolve(), labeling_xml=labeling_xml)
+
+
+def _labeling_text(path: Path, *, modality: Modality) -> str:
+    if not path.exists():
+        return stock_labeling(modality)
+    return decode_utf8(read_limited(path, what=str(path), advice="Write it again, or delete it."), file=str(path))
 
 
 def load_projects(folder: Path) -> tuple[list[LoadedProject], list[ConfigError]]:

@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingTask
+from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingProject, LabelingTask
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 BUCKET = "bucket"
@@ -23,6 +23,7 @@ class FakeLabelStudio:
     def __init__(self, path: Path | None = None, *, connected: bool = True) -> None:
         self._path = path
         self._connected = connected
+        self.people = ["ann@x", "ben@x", "cleo@x"]
         self.calls: dict[str, int] = defaultdict(int)
         self._planned: dict[str, deque[tuple[Exception, bool]]] = defaultdict(deque)
         self.state = {"projects": {}, "tasks": {}, "annotations": {}, "next_id": 1, "tick": 0}
@@ -39,7 +40,7 @@ class FakeLabelStudio:
 
     def answer(self, project_id: int, item_id: str, label: str | None, *, by: str = "ann@x", **changes) -> str:
         """Annotate the item's first task as a person would (None = skip) and return the annotation's id."""
-        task_id = min(task["id"] for task in self.tasks_of(project_id) if task["data"]["item_id"] == item_id)
+        task_id = min(task["id"] for task in self.tasks_of(project_id) if task["data"].get("item_id", "") == item_id)
         result = changes.pop("result", None)
         if result is None:
             value = {"choices": [label]}
@@ -66,8 +67,34 @@ class FakeLabelStudio:
         self._save()
 
     def delete_annotation(self, annotation_id: str) -> None:
-        annotation = self.state["annotations"].pop(annotation_id)
-        self._tick(annotation["task"])
+        """Delete by the number, as a person does, or by the whole id, as the port does."""
+        self._before("delete_annotation")
+        number, _, created = str(annotation_id).partition("@")
+        annotation = self.state["annotations"].get(number)
+        if annotation is not None and created in ("", _stamp(annotation)):
+            del self.state["annotations"][number]
+            self._tick(annotation["task"])
+        self._save()
+
+    def rename(self, project_id: int, title: str) -> None:
+        self.state["projects"][str(project_id)]["title"] = title
+        self._save()
+
+    def describe(self, project_id: int, description: str) -> None:
+        self.state["projects"][str(project_id)]["description"] = description
+        self._save()
+
+    def edit_data(self, task_id: int, **data) -> None:
+        """Change a task's data; None removes a key."""
+        task = self.state["tasks"][str(task_id)]
+        changed = {**task["data"], **data}
+        task["data"] = {key: value for key, value in changed.items() if value is not None}
+        self._save()
+
+    def drop_project(self, project_id: int) -> None:
+        for task in self.tasks_of(project_id):
+            self.delete_tasks(project_id, [task["id"]])
+        del self.state["projects"][str(project_id)]
         self._save()
 
     def set_config(self, project_id: int, label_config: str) -> None:
@@ -82,23 +109,32 @@ class FakeLabelStudio:
 
     # The port
 
-    def ensure_project(self, *, title: str, label_config: str, annotators_per_item: int, show_predictions: bool) -> int:
-        self._before("ensure_project")
-        same = [one for one in self.state["projects"].values() if one["title"] == title]
-        project_id = same[0]["id"] if same else self._new_id()
-        self.state["projects"][str(project_id)] = {
-            "id": project_id,
-            "title": title,
-            "label_config": label_config,
-            "annotators_per_item": annotators_per_item,
-            "show_predictions": show_predictions,
-        }
-        self._after("ensure_project")
+    def project(self, project_id: int) -> LabelingProject:
+        self._before("project")
+        found = self._project(project_id)
+        return LabelingProject(project_id, found["title"], found["description"], found["label_config"])
+
+    def find_project(self, mark: str) -> LabelingProject | None:
+        self._before("find_project")
+        ids = [one["id"] for one in self.state["projects"].values() if mark in one["description"]]
+        return self.project(min(ids)) if ids else None
+
+    def create_project(self, *, mark: str, title: str, **settings) -> int:
+        self._before("create_project")
+        same = [one["id"] for one in self.state["projects"].values() if mark in one["description"]]
+        project_id = min(same) if same else self._new_id()
+        self.state["projects"].setdefault(str(project_id), {"id": project_id, "title": title, **settings})
+        self._after("create_project")
         return project_id
 
-    def label_config(self, project_id: int) -> str:
-        self._before("label_config")
-        return self.state["projects"][str(project_id)]["label_config"]
+    def update_project(self, project_id: int, *, hook: str, **settings) -> None:
+        self._before("update_project")
+        self._project(project_id).update(settings, hook=hook)
+        self._after("update_project")
+
+    def accounts(self) -> list[str]:
+        self._before("accounts")
+        return list(self.people)
 
     def connect_objects(self, project_id: int) -> None:
         self._before("connect_objects")
@@ -135,10 +171,19 @@ class FakeLabelStudio:
         wanted = None if item_ids is None else set(item_ids)
         found: dict[str, list[int]] = {}
         for task in self.tasks_of(project_id):
-            item_id = task["data"].get("item_id", "")
+            item_id = str(task["data"].get("item_id", ""))
             if wanted is None or item_id in wanted:
                 found.setdefault(item_id, []).append(task["id"])
         return {item_id: sorted(ids) for item_id, ids in found.items()}
+
+    def task_data(self, project_id: int, task_id: int) -> dict:
+        self._before("task_data")
+        return next((task["data"] for task in self.tasks_of(project_id) if task["id"] == task_id), {})
+
+    def set_task_data(self, task_id: int, data) -> None:
+        self._before("set_task_data")
+        self.state["tasks"][str(task_id)]["data"] = dict(data)
+        self._after("set_task_data")
 
     def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
         self._before("delete_tasks")
@@ -168,7 +213,7 @@ class FakeLabelStudio:
         counted = [
             AnnotatedTask(
                 task["id"],
-                task["data"].get("item_id", ""),
+                str(task["data"].get("item_id", "")),
                 len(self._of_task(task["id"])),
             )
             for task in self.tasks_of(project_id)
@@ -189,9 +234,9 @@ class FakeLabelStudio:
     def _annotation(self, task: dict, one: dict) -> LabelingAnnotation:
         created_at = dt.datetime.fromisoformat(one["created_at"])
         return LabelingAnnotation(
-            annotation_id=f"{one['id']}@{created_at:%Y%m%dT%H%M%S%f}",
+            annotation_id=f"{one['id']}@{_stamp(one)}",
             task_id=task["id"],
-            item_id=task["data"].get("item_id", ""),
+            item_id=str(task["data"].get("item_id", "")),
             annotator=one["by"],
             result=tuple(one["result"]),
             cancelled=one["cancelled"],
@@ -225,3 +270,7 @@ class FakeLabelStudio:
             fresh = self._path.with_suffix(".new")
             fresh.write_text(json.dumps(self.state))
             fresh.replace(self._path)
+
+
+def _stamp(annotation: dict) -> str:
+    return f"{dt.datetime.fromisoformat(annotation['created_at']):%Y%m%dT%H%M%S%f}"

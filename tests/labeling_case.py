@@ -60,9 +60,12 @@ def make_item(number: int, *, split="train", label=None, content=None, **changes
 
 
 class Case:
-    """A catalog, an object store and a labeling tool with the stage functions bound to them."""
+    """A catalog, an object store and a labeling tool with the stage functions bound; a run is a second later."""
 
-    def __init__(self, database: Database, labeling, *, project: LoadedProject | None = None, store=None) -> None:
+    def __init__(
+        self, database: Database, labeling, *, project: LoadedProject | None = None, store=None, installation="ours"
+    ) -> None:
+        self.installation = installation
         self.database = database
         self.labels = LabelRepository(database)
         self.items = ItemRepository(database)
@@ -89,22 +92,24 @@ class Case:
             labels=self.labels,
             store=self.store,
             labeling=self.labeling,
+            installation=self.installation,
             attempt=Attempt("run", "annotate", self.attempts),
             database=self.database,
-            now=NOW,
+            now=NOW + dt.timedelta(seconds=self.attempts),
             **arguments,
         )
 
-    def collect(self, *, now=NOW, project=None):
+    def collect(self, *, now=None, project=None):
         self.attempts += 1
         return collect(
             project or self.project,
             labels=self.labels,
             items=self.items,
             labeling=self.labeling,
+            installation=self.installation,
             attempt=Attempt("run", "collect", self.attempts),
             database=self.database,
-            now=now,
+            now=now or NOW + dt.timedelta(seconds=self.attempts),
         )
 
     def ls_project(self, queue="label") -> int:

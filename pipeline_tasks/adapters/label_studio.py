@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 
 from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
-from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingTask
+from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingProject, LabelingTask
 
 PAGE_SIZE = 500
 ITEMS_PER_QUERY = 24  # an address may have 4,094 bytes (gunicorn's limit)
@@ -26,7 +27,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where Label Studio reports annotations; `url` has a `{title}` for the project's title."""
+    """Where Label Studio reports annotations; `url` has a `{title}` for the name of our project."""
 
     url: str
     secret: str = dataclasses.field(repr=False)
@@ -67,36 +68,61 @@ class LabelStudio:
     def url(self, project_id: int) -> str:
         return f"{self._http.base_url}/projects/{project_id}/data"
 
-    def ensure_project(self, *, title: str, label_config: str, annotators_per_item: int, show_predictions: bool) -> int:
-        wanted = {
-            "label_config": label_config,
-            "maximum_annotations": annotators_per_item,
-            "sampling": "Sequential sampling",  # tasks are pushed in the order in which they should be labeled
-            "show_collab_predictions": show_predictions,
-        }
-        project = self._oldest(title) or self._create(title, wanted)
+    def project(self, project_id: int) -> LabelingProject:
+        return _project(self._http.get(f"/api/projects/{project_id}/"))
+
+    def find_project(self, mark: str) -> LabelingProject | None:
+        found = [one for one in self._projects() if mark in (one.get("description") or "")]
+        return _project(min(found, key=lambda one: int(one["id"]))) if found else None
+
+    def _projects(self) -> Iterator[dict[str, Any]]:
+        number = 1
+        while True:
+            page = self._http.get("/api/projects/", {"page": number, "page_size": PAGE_SIZE})
+            yield from page["results"]
+            if not page["next"]:
+                return
+            number += 1
+
+    def create_project(
+        self,
+        *,
+        mark: str,
+        title: str,
+        description: str,
+        label_config: str,
+        annotators_per_item: int,
+        show_predictions: bool,
+    ) -> int:
+        wanted = _settings(description, label_config, annotators_per_item, show_predictions=show_predictions)
+        created = int(self._http.post("/api/projects/", {"title": title, **wanted})["id"])
+        oldest = self.find_project(mark)
+        if oldest is None or oldest.project_id == created:
+            return created
+        self._http.call("DELETE", f"/api/projects/{created}/")  # another attempt was first, and ours is empty
+        return oldest.project_id
+
+    def update_project(
+        self,
+        project_id: int,
+        *,
+        hook: str,
+        description: str,
+        label_config: str,
+        annotators_per_item: int,
+        show_predictions: bool,
+    ) -> None:
+        project = self._http.get(f"/api/projects/{project_id}/")
+        wanted = _settings(description, label_config, annotators_per_item, show_predictions=show_predictions)
         changed = {key: value for key, value in wanted.items() if project.get(key) != value}
         if changed:
-            self._http.call("PATCH", f"/api/projects/{project['id']}/", json=changed)
+            self._http.call("PATCH", f"/api/projects/{project_id}/", json=changed)
         if self._webhook is not None:
-            self._ensure_webhook(project["id"], title=title, webhook=self._webhook)
-        return int(project["id"])
+            self._ensure_webhook(project_id, name=hook, webhook=self._webhook)
 
-    def _oldest(self, title: str) -> dict[str, Any] | None:
-        found = self._http.get("/api/projects/", {"title": title, "page_size": PAGE_SIZE})["results"]
-        same = sorted((project for project in found if project["title"] == title), key=lambda project: project["id"])
-        return dict(same[0]) if same else None
-
-    def _create(self, title: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        created = self._http.post("/api/projects/", {"title": title, **wanted})
-        oldest = self._oldest(title) or created
-        if oldest["id"] != created["id"]:  # another attempt was first: keep its project, ours is empty
-            self._http.call("DELETE", f"/api/projects/{created['id']}/")
-        return dict(oldest)
-
-    def _ensure_webhook(self, project_id: int, *, title: str, webhook: Webhook) -> None:
+    def _ensure_webhook(self, project_id: int, *, name: str, webhook: Webhook) -> None:
         wanted = {
-            "url": webhook.url.format(title=title.removesuffix(" exam")),
+            "url": webhook.url.format(title=name),
             "send_payload": True,
             "send_for_all_actions": False,
             "headers": {SECRET_HEADER: webhook.secret},
@@ -110,8 +136,8 @@ class LabelStudio:
         elif any(ours[0].get(key) != value for key, value in wanted.items() if key != "actions"):
             self._http.call("PATCH", f"/api/webhooks/{ours[0]['id']}/", json=wanted)
 
-    def label_config(self, project_id: int) -> str:
-        return str(self._http.get(f"/api/projects/{project_id}/")["label_config"])
+    def accounts(self) -> list[str]:
+        return [str(user["email"]) for user in self._http.get("/api/users/")]
 
     def connect_objects(self, project_id: int) -> None:
         if self._storage is None:
@@ -163,6 +189,13 @@ class LabelStudio:
             filters = _all_of(_filter("data.item_id", "in_list", "String", some))
             yield from self._pages(project_id, filters=filters, fields="task_only")
 
+    def task_data(self, project_id: int, task_id: int) -> Mapping[str, Any]:
+        filters = _all_of(_filter("id", "in_list", "List", [task_id]))
+        return next((task["data"] for task in self._pages(project_id, filters=filters, fields="task_only")), {})
+
+    def set_task_data(self, task_id: int, data: Mapping[str, Any]) -> None:
+        self._http.call("PATCH", f"/api/tasks/{task_id}/", json={"data": dict(data)})
+
     def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
         if task_ids:
             selected = {"selectedItems": {"all": False, "included": list(task_ids)}}
@@ -207,6 +240,12 @@ class LabelStudio:
             if (task["id"], task["updated_at"]) not in seen:
                 seen.add((task["id"], task["updated_at"]))
                 yield task
+
+    def delete_annotation(self, annotation_id: str) -> None:
+        path = f"/api/annotations/{annotation_id.partition('@')[0]}/"
+        with contextlib.suppress(KeyError):
+            if _annotation_id(self._http.get(path)) == annotation_id:  # numbers start again in a new database
+                self._http.call("DELETE", path)
 
     def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
         tasks = self._pages(project_id, filters=_all_of(_is_annotated()), fields="task_only")
@@ -256,7 +295,7 @@ class LabelStudio:
             task_id=int(task["id"]),
             item_id=_item_id(task),
             annotator=self._email(annotation["completed_by"]),
-            result=tuple(annotation["result"] or ()),
+            result=_regions(annotation["result"]),
             cancelled=bool(annotation["was_cancelled"]),
             lead_time_seconds=annotation["lead_time"],
             created_at=_time(annotation["created_at"]),
@@ -271,6 +310,23 @@ class LabelStudio:
             self._emails = {int(user["id"]): str(user["email"]) for user in self._http.get("/api/users/")}
             self._emails.setdefault(user_id, f"user {user_id}")
         return self._emails[user_id]
+
+
+def _project(found: Mapping[str, Any]) -> LabelingProject:
+    description, label_config = str(found.get("description") or ""), str(found.get("label_config") or "")
+    return LabelingProject(int(found["id"]), str(found["title"]), description, label_config)
+
+
+def _settings(
+    description: str, label_config: str, annotators_per_item: int, *, show_predictions: bool
+) -> dict[str, Any]:
+    return {
+        "description": description,
+        "label_config": label_config,
+        "maximum_annotations": annotators_per_item,
+        "sampling": "Sequential sampling",  # tasks are pushed in the order in which they should be labeled
+        "show_collab_predictions": show_predictions,
+    }
 
 
 def batched_list(values: Sequence[Any], size: int) -> Iterator[list[Any]]:
@@ -319,7 +375,13 @@ def _annotation_id(annotation: Mapping[str, Any]) -> str:
 
 
 def _item_id(task: Mapping[str, Any]) -> str:
-    return str(task["data"].get("item_id", ""))
+    """Return the item id of a task's data; anything can stand there once a person has edited it."""
+    data = task["data"]
+    return str(data.get("item_id", "")) if isinstance(data, Mapping) else ""
+
+
+def _regions(result: Any) -> tuple[Any, ...]:
+    return tuple(result) if isinstance(result, list) else () if not result else (result,)
 
 
 def _time(text: str) -> dt.datetime:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import logging
 from collections import Counter
+from collections.abc import Collection as Ids
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pipeline_tasks.annotation.consensus import Rule, next_decision
 from pipeline_tasks.annotation.reading import (
     Reading,
     annotation_row,
+    changed_item,
+    kept_result,
     read_answer,
+    received,
     refusal,
     revision_of,
+    storable,
     tombstone,
     unknown_item,
 )
@@ -59,6 +66,8 @@ class Collection:
         registered = labels.registration(project.name)
         self._schema_version = 1 if registered is None else registered[1]
         self._counts: Counter[str] = Counter()
+        self._owners: dict[int, str] = {}  # by task id of the queue at hand
+        self._began_at: dt.datetime | None = None  # of the queue's Label Studio project, where it replaced another
 
     def report(self) -> CollectReport:
         count = self._counts
@@ -70,6 +79,7 @@ class Collection:
             num_disputed=count["disputed"],
             num_refused=count["refused"],
             num_skipped=count["skipped"],
+            num_empty=count["empty"],
             num_deletions_held=count["held"],
         )
 
@@ -81,20 +91,45 @@ class Collection:
         """
         name = f"annotations/{queue}"
         cursor = self._items.cursor(self._project.name, name)
-        known = cursor.value if cursor and cursor.value["ls_project_id"] == ls_project_id else {}
-        since = dt.datetime.fromisoformat(known["changed_at"]) if known else None
+        known = cursor.value if cursor else {}
+        since = self._start(queue, known, ls_project_id=ls_project_id)
         touched, newest = self._record_changes(queue, ls_project_id=ls_project_id, since=since)
         corrected = self._settle_differences(queue, ls_project_id=ls_project_id)
         crash_point("collect.decisions.before")
         for some in slices(sorted(touched - corrected)):
             self._commit(queue, some, rows=[], refusals=[])
         crash_point("collect.decisions.recorded")
+        self._ask_again(queue)
         value = {"ls_project_id": ls_project_id, "changed_at": (newest or since or self._now).isoformat()}
+        if self._began_at is not None:
+            value["began_at"] = self._began_at.isoformat()
         if newest is not None and value != known:
             self._items.move_cursor(
                 self._fence, project=self._project.name, name=name, value=value, after=cursor, now=self._now
             )
         crash_point("collect.cursor.recorded")
+
+    def _start(self, queue: Queue, known: Mapping[str, Any], *, ls_project_id: int) -> dt.datetime | None:
+        """Look up the queue's tasks and return the time to read from.
+
+        A Label Studio project that was made anew is read from its start, and lacks no annotation of the one before.
+        """
+        recorded = self._labels.recorded_tasks(self._project.name, queue, ls_project_id=ls_project_id)
+        owners: dict[int, list[str]] = {}
+        for item_id, task_id in recorded.items():
+            owners.setdefault(task_id, []).append(item_id)
+        self._owners = {task_id: items[0] for task_id, items in owners.items() if len(items) == 1}
+        began_at = known.get("began_at")
+        self._began_at = dt.datetime.fromisoformat(began_at) if began_at else None
+        if known.get("ls_project_id") == ls_project_id:
+            return dt.datetime.fromisoformat(known["changed_at"])
+        if known.get("ls_project_id") is not None:
+            self._began_at = self._now
+        return None
+
+    def _owner(self, task_id: int, claimed: str) -> str:
+        """Return the item that a task was pushed for, or what it says where the catalog does not know the task."""
+        return self._owners.get(task_id, claimed)
 
     def _record_changes(
         self, queue: Queue, *, ls_project_id: int, since: dt.datetime | None
@@ -104,9 +139,9 @@ class Collection:
         newest = since
         batch: list[LabelingAnnotation] = []
         overlap_start = None if since is None else since - OVERLAP
-        for annotation in self._labeling.annotations(ls_project_id, updated_since=overlap_start):
+        for annotation in map(received, self._labeling.annotations(ls_project_id, updated_since=overlap_start)):
             batch.append(annotation)
-            touched.add(annotation.item_id)
+            touched.add(self._owner(annotation.task_id, annotation.item_id))
             newest = annotation.updated_at if newest is None else max(newest, annotation.updated_at)
             if len(batch) == BATCH_ANNOTATIONS:
                 self._record(queue, batch)
@@ -125,8 +160,8 @@ class Collection:
     def _new_revisions(
         self, queue: Queue, batch: Sequence[LabelingAnnotation]
     ) -> tuple[list[AnnotationRow], list[Refusal]]:
-        item_ids = {annotation.item_id for annotation in batch}
-        ours = self._labels.known_items(self._project.name, item_ids)
+        item_ids = {self._owner(one.task_id, one.item_id) for one in batch}
+        ours = self._labels.known_items(self._project.name, item_ids, queue=queue)
         known = self._known_revisions(item_ids)
         rows: list[AnnotationRow] = []
         refusals: list[Refusal] = []
@@ -134,17 +169,26 @@ class Collection:
             revision = revision_of(annotation, known.get(annotation.annotation_id))
             if revision is None:
                 continue
-            is_ours = annotation.item_id in ours
-            reading = read_answer(annotation, self._config) if is_ours else unknown_item(annotation)
-            rows.append(annotation_row(annotation, revision=revision, queue=queue, label=reading.label))
-            refused = refusal(annotation, reading)
+            reading = self._read(annotation, ours)
+            owned = dataclasses.replace(annotation, item_id=self._owner(annotation.task_id, annotation.item_id))
+            kept = kept_result(annotation, self._config)
+            rows.append(annotation_row(owned, revision=revision, queue=queue, label=reading.label, result=kept))
+            refused = refusal(owned, reading)
             refusals += [] if refused is None else [refused]
             self._counts[_kind(reading)] += 1
         self._counts["annotations"] += len(rows)
         return rows, refusals
 
-    def _known_revisions(self, item_ids: Iterable[str]) -> dict[str, AnnotationRow]:
-        by_item = self._labels.annotations(self._project.name, item_ids)
+    def _read(self, annotation: LabelingAnnotation, ours: Ids[str]) -> Reading:
+        owner = self._owner(annotation.task_id, annotation.item_id)
+        if owner != annotation.item_id:
+            return changed_item(annotation, owner)
+        return read_answer(annotation, self._config) if owner in ours else unknown_item(annotation)
+
+    def _known_revisions(
+        self, item_ids: Iterable[str], *, collected_since: dt.datetime | None = None
+    ) -> dict[str, AnnotationRow]:
+        by_item = self._labels.annotations(self._project.name, item_ids, collected_since=collected_since)
         return {row.annotation_id: row for rows in by_item.values() for row in rows}
 
     def _settle_differences(self, queue: Queue, *, ls_project_id: int) -> set[str]:
@@ -152,11 +196,14 @@ class Collection:
 
         A request that was killed halfway leaves an annotation without touching its task: only the count shows it.
         """
-        there = self._labeling.annotated_tasks(ls_project_id)
+        there = [
+            dataclasses.replace(task, item_id=self._owner(task.task_id, storable(task.item_id)))
+            for task in self._labeling.annotated_tasks(ls_project_id)
+        ]
         counts: Counter[str] = Counter()
         for task in there:
             counts[task.item_id] += task.num_annotations
-        recorded = self._labels.live_counts(self._project.name, queue)
+        recorded = self._labels.live_counts(self._project.name, queue, collected_since=self._began_at)
         everyone = counts.keys() | recorded.keys()
         differing = sorted(item_id for item_id in everyone if recorded.get(item_id, 0) != counts[item_id])
         num_gone = sum(max(recorded.get(item_id, 0) - counts[item_id], 0) for item_id in differing)
@@ -175,7 +222,7 @@ class Collection:
             alive = {annotation.annotation_id for annotation in present}
             gone = [
                 tombstone(row)
-                for row in self._known_revisions(some).values()
+                for row in self._known_revisions(some, collected_since=self._began_at).values()
                 if row.annotation_id not in alive and not row.deleted and row.queue == queue
             ]
             self._counts["deleted"] += len(gone)
@@ -188,7 +235,12 @@ class Collection:
         self, ls_project_id: int, there: Iterable[AnnotatedTask], item_ids: Sequence[str]
     ) -> list[LabelingAnnotation]:
         task_ids = [task.task_id for task in there if task.item_id in set(item_ids)]
-        return list(self._labeling.annotations(ls_project_id, task_ids=task_ids)) if task_ids else []
+        return [received(one) for one in self._labeling.annotations(ls_project_id, task_ids=task_ids or [])]
+
+    def _ask_again(self, queue: Queue) -> None:
+        """Remove empty submits from Label Studio, which takes their tasks for done; they are in the quarantine."""
+        for annotation_id in self._labels.empty_answers(self._project.name, queue, collected_since=self._began_at):
+            self._labeling.delete_annotation(annotation_id)
 
     def _commit(
         self, queue: Queue, item_ids: Sequence[str], *, rows: Sequence[AnnotationRow], refusals: Sequence[Refusal]
@@ -213,7 +265,7 @@ class Collection:
         name, wanted = self._project.name, self._project.config.labels
         needed = wanted.exam_annotators if queue == "exam" else wanted.annotators
         rule = Rule(annotators_needed=needed, min_agreement=wanted.min_agreement)
-        ours = self._labels.known_items(name, item_ids)
+        ours = self._labels.known_items(name, item_ids, queue=queue)
         stored = self._labels.annotations(name, ours)
         previous = self._labels.decisions(name, ours)
         decisions = [
@@ -241,6 +293,6 @@ def _newest_of(stored: Iterable[AnnotationRow], coming: Iterable[AnnotationRow])
 
 
 def _kind(reading: Reading) -> str:
-    if reading.code is not None:
-        return "refused"
-    return "labeled" if reading.label is not None else "skipped"
+    if reading.label is not None:
+        return "labeled"
+    return {None: "skipped", "NO_ANSWER": "empty"}.get(reading.code, "refused")

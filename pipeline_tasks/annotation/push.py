@@ -7,13 +7,14 @@ import datetime as dt
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline_tasks.annotation.reconcile import plan_reconciliation
+from pipeline_tasks.annotation.reading import storable
+from pipeline_tasks.annotation.reconcile import changed_tasks, plan_reconciliation
 from pipeline_tasks.annotation.rendering import is_inline, render_address, render_inline, suggestion
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.labeling_tasks import QueuedItem
 from pipeline_tasks.catalog.labels import LabelRepository, Refusal
 from pipeline_tasks.contracts import Fence, Queue
-from pipeline_tasks.errors import InputError
+from pipeline_tasks.errors import DataCorrupt, InputError, PermanentError
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import LabelingTask, LabelingTool, ObjectStore
 from pipeline_tasks.project import Modality
@@ -22,6 +23,7 @@ from pipeline_tasks.project_labeling import LabelingConfig
 logger = logging.getLogger(__name__)
 
 CHUNK_ITEMS = 200
+TASK_REFUSED = "LS_REFUSED"
 CHUNK_BYTES = 16 * 1024 * 1024  # Label Studio takes 250 MB a request, in the memory of one process
 
 
@@ -77,9 +79,12 @@ class QueuePush:
     def _reconcile(self) -> PushCounts:
         """Remove doubles and put back items whose task is gone; costs one number when the counts agree."""
         recorded = self.labels.recorded_tasks(self.project, self.queue, ls_project_id=self.ls_project_id)
-        if self.labeling.task_count(self.ls_project_id) == len(recorded):
+        refused = self.labels.with_changed_task(self.project, self.queue)
+        if not refused and self.labeling.task_count(self.ls_project_id) == len(recorded):
             return PushCounts()
         found = self.labeling.task_ids(self.ls_project_id)
+        if self._set_right(changed_tasks(found, recorded)):
+            found = self.labeling.task_ids(self.ls_project_id)
         annotated = {task.task_id for task in self.labeling.annotated_tasks(self.ls_project_id)}
         plan = plan_reconciliation(found=found, recorded=recorded, annotated=annotated)
         waiting = set(self.labels.in_state(self.project, self.queue, "pushed"))
@@ -87,6 +92,21 @@ class QueuePush:
         self.labels.give_back(self.project, [one for one in plan.lost if one in waiting], fence=self.fence)
         self._delete(plan.delete)
         return PushCounts(num_adopted=len(plan.adopt), num_duplicates_removed=len(plan.delete))
+
+    def _set_right(self, changed: Mapping[int, Sequence[str]]) -> int:
+        """Give tasks whose item id somebody has changed the right one again, where they still show the item."""
+        num_right = 0
+        for task_id, item_ids in changed.items():
+            for queued in self.labels.queued(self.project, item_ids):
+                task = self._rendered(queued)
+                data = self.labeling.task_data(self.ls_project_id, task_id)
+                if task is not None and all(data.get(key) == value for key, value in task.data.items()):
+                    self.database.check(self.fence)
+                    self.labeling.set_task_data(task_id, {**data, "item_id": task.item_id})
+                    logger.warning("task %d of Label Studio shows item %s again", task_id, task.item_id)
+                    num_right += 1
+                    break
+        return num_right
 
     def _delete(self, task_ids: Sequence[int]) -> None:
         if not task_ids:
@@ -114,10 +134,24 @@ class QueuePush:
 
     def _render_all(self, claimed: Sequence[QueuedItem]) -> Iterator[tuple[QueuedItem, LabelingTask]]:
         for queued in claimed:
-            try:
-                yield queued, self._task(queued)
-            except InputError as error:
-                self._refuse(queued, error)
+            task = self._rendered(queued)
+            if task is not None:
+                yield queued, task
+
+    def _rendered(self, queued: QueuedItem) -> LabelingTask | None:
+        """Return the task of an item; one that cannot be shown goes to the quarantine.
+
+        Bytes that are not in the store may come back: the item stays claimed, and the next run tries again.
+        """
+        try:
+            return self._task(queued)
+        except InputError as error:
+            self._refuse(queued, error.code, str(error), closed=True)
+        except (KeyError, DataCorrupt) as error:
+            advice = "The next annotate tries again; restore the object from a backup."
+            reason = f"the bytes of item {queued.item.item_id} must be in the store (got {storable(error)}). {advice}"
+            self._refuse(queued, "DATA_LOST", reason, closed=False)
+        return None
 
     def _task(self, queued: QueuedItem) -> LabelingTask:
         item = queued.item
@@ -127,20 +161,30 @@ class QueuePush:
         else:
             data = render_address(url)
         shown = self.queue == "label" and self.show_suggestions and queued.prediction
-        predictions = (suggestion(self.config, queued.prediction),) if shown and queued.prediction else ()
-        return LabelingTask(item_id=item.item_id, data=data, predictions=predictions)
+        suggested = suggestion(self.config, queued.prediction) if shown and queued.prediction else None
+        return LabelingTask(item_id=item.item_id, data=data, predictions=(suggested,) if suggested else ())
 
-    def _refuse(self, queued: QueuedItem, error: InputError) -> None:
-        """Put an item that cannot be shown into the quarantine and close its labeling task."""
+    def _refuse(self, queued: QueuedItem, code: str, reason: str, *, closed: bool) -> None:
+        """Put an item into the quarantine; closed, its labeling task is not tried again."""
         item = queued.item
-        refusal = Refusal(item.source, item.key, item.item_id, error.code, str(error))
-        self.labels.refuse(self.project, refusal, now=self.now, fence=self.fence)
+        refusal = Refusal(item.source, item.key, item.item_id, code, reason)
+        self.labels.refuse(self.project, refusal, closed=closed, now=self.now, fence=self.fence)
 
     def _push_chunk(self, chunk: Sequence[tuple[QueuedItem, LabelingTask]]) -> int:
+        """Push a chunk; where Label Studio refuses it, push its halves, so that one task stops only itself."""
         tasks = [task for _, task in chunk]
         self.database.check(self.fence)
         crash_point("annotate.push.before")
-        task_ids = self.labeling.import_tasks(self.ls_project_id, tasks)
+        try:
+            task_ids = self.labeling.import_tasks(self.ls_project_id, tasks)
+        except PermanentError as error:
+            if error.code != TASK_REFUSED:
+                raise
+            if len(chunk) > 1:
+                half = len(chunk) // 2
+                return self._push_chunk(chunk[:half]) + self._push_chunk(chunk[half:])
+            self._refuse(chunk[0][0], TASK_REFUSED, storable(error), closed=False)
+            return 0
         crash_point("annotate.push.after")
         self._record({task.item_id: task_id for task, task_id in zip(tasks, task_ids, strict=True)})
         crash_point("annotate.push.recorded")

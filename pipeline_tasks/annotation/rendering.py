@@ -31,7 +31,7 @@ def render_inline(item: Item, content: bytes, *, modality: Modality) -> dict[str
         return {"image": f"data:{item.media_type};base64,{base64.b64encode(content).decode()}"}
     try:
         text = content.decode()
-        return {"text": text} if modality == "text" else {"row": _row(text)}
+        return {"text": shown(text)} if modality == "text" else {"row": shown(_row(text))}
     except ValueError as error:
         raise InputError(
             f"item {item.item_id} must hold {'UTF-8 text' if modality == 'text' else 'one JSON object'} "
@@ -57,20 +57,31 @@ def answer(config: LabelingConfig, label: str) -> list[dict[str, Any]]:
     ]
 
 
-def suggestion(config: LabelingConfig, prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a prediction {"label", "score"} as Label Studio shows it.
+def suggestion(config: LabelingConfig, prediction: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a prediction {"label", "score"} as Label Studio shows it; None where there is nothing to suggest.
 
-    Raises:
-        InputError: UNKNOWN_CLASS, or SCORE_RANGE for a score that is not from 0 to 1.
+    A champion may know a class that the project no longer has, or give a score that is no share.
     """
-    label, score = prediction["label"], float(prediction["score"])
-    if label not in config.choices:
-        raise InputError(
-            f"a suggestion must be one of {', '.join(config.choices)} (got {label!r}).", code="UNKNOWN_CLASS"
-        )
-    if not (math.isfinite(score) and 0.0 <= score <= 1.0):
-        raise InputError(f"a suggestion's score must be from 0 to 1 (got {score}).", code="SCORE_RANGE")
-    return {"score": score, "result": answer(config, label)}
+    if not is_suggestion(config, prediction):
+        return None
+    return {"score": float(prediction["score"]), "result": answer(config, prediction["label"])}
+
+
+def is_suggestion(config: LabelingConfig, prediction: Mapping[str, Any]) -> bool:
+    """Tell whether a prediction names a class of the project with a score from 0 to 1."""
+    score = float(prediction["score"])
+    return prediction["label"] in config.choices and math.isfinite(score) and 0.0 <= score <= 1.0
+
+
+def shown(value: Any) -> Any:
+    """Return data with what Label Studio's database and JSON cannot carry made visible: NUL, half characters, NaN."""
+    if isinstance(value, str):
+        return value.replace("\0", "\u2400").encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {shown(key): shown(one) for key, one in value.items()}
+    return [shown(one) for one in value] if isinstance(value, list) else value
 
 
 def _row(text: str) -> dict[str, Any]:

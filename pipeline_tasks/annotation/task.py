@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.annotation.collecting import Collection
+from pipeline_tasks.annotation.people import missing_people
 from pipeline_tasks.annotation.projects import QUEUES, ensure, labeling_config
 from pipeline_tasks.annotation.push import CHUNK_ITEMS, PushCounts, QueuePush
+from pipeline_tasks.annotation.rendering import is_suggestion
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labels import LabelRepository
@@ -16,6 +19,7 @@ from pipeline_tasks.contracts import AnnotateReport, Attempt, CollectReport, Fen
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import LabelingTool, ObjectStore
 from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project_labeling import LabelingConfig
 
 SUGGEST_ITEMS = 200
 
@@ -31,6 +35,7 @@ def annotate(
     labels: LabelRepository,
     store: ObjectStore,
     labeling: LabelingTool,
+    installation: str,
     attempt: Attempt,
     database: Database,
     now: dt.datetime,
@@ -39,18 +44,23 @@ def annotate(
 ) -> AnnotateReport:
     """Accept labels that came with the source, and put every other item without a label into Label Studio, once.
 
+    A project without an item is left alone: its classes are still those of the template.
+
     Raises:
         StaleAttempt: a newer attempt goes on; this one stopped before its next effect.
         GateClosed: SCHEMA_DRIFT.
     """
     fence = database.acquire(f"{project.name}/annotate", attempt, now=now)
-    ids = ensure(project, labels=labels, labeling=labeling, now=now, fence=fence)
+    if labels.registration(project.name) is None and not labels.has_items(project.name):
+        return AnnotateReport(project.name, 0, 0, 0, 0, ls_project_ids={})
+    ids = ensure(project, labels=labels, labeling=labeling, installation=installation, now=now, fence=fence)
+    config = labeling_config(project)
     crash_point("annotate.request.before")
     num_imported = _accept_imported(project, labels=labels, now=now, fence=fence)
     num_requested = labels.request_unlabeled(project.name, now=now, fence=fence)
     crash_point("annotate.request.recorded")
     if suggestions is not None and project.config.labels.suggestions:
-        _suggest(project.name, labels=labels, suggestions=suggestions, fence=fence)
+        _suggest(project.name, config, labels=labels, suggestions=suggestions, fence=fence)
     counts = PushCounts()
     for queue in QUEUES:
         push = QueuePush(
@@ -58,7 +68,7 @@ def annotate(
             queue=queue,
             ls_project_id=ids[queue],
             modality=project.config.modality,
-            config=labeling_config(project),
+            config=config,
             show_suggestions=project.config.labels.suggestions,
             labels=labels,
             store=store,
@@ -77,6 +87,7 @@ def annotate(
         num_duplicates_removed=counts.num_duplicates_removed,
         ls_project_ids={str(queue): project_id for queue, project_id in ids.items()},
         num_imported_labels=num_imported,
+        note=missing_people(project, labels=labels, labeling=labeling),
     )
 
 
@@ -86,6 +97,7 @@ def collect(
     labels: LabelRepository,
     items: ItemRepository,
     labeling: LabelingTool,
+    installation: str,
     attempt: Attempt,
     database: Database,
     now: dt.datetime,
@@ -97,7 +109,9 @@ def collect(
         GateClosed: SCHEMA_DRIFT.
     """
     fence = database.acquire(f"{project.name}/collect", attempt, now=now)
-    ids = ensure(project, labels=labels, labeling=labeling, now=now, fence=fence)
+    if labels.registration(project.name) is None:
+        return CollectReport(project.name, 0, 0, 0, 0, 0)
+    ids = ensure(project, labels=labels, labeling=labeling, installation=installation, now=now, fence=fence)
     run = Collection(
         project=project,
         config=labeling_config(project),
@@ -109,7 +123,8 @@ def collect(
     )
     for queue in QUEUES:
         run.collect_queue(queue, ls_project_id=ids[queue])
-    return run.report()
+    note = missing_people(project, labels=labels, labeling=labeling)
+    return dataclasses.replace(run.report(), note=note)
 
 
 def _accept_imported(project: LoadedProject, *, labels: LabelRepository, now: dt.datetime, fence: Fence) -> int:
@@ -117,13 +132,20 @@ def _accept_imported(project: LoadedProject, *, labels: LabelRepository, now: dt
     registered = labels.registration(project.name)
     if wanted.imported == "ignore" or registered is None:
         return 0
-    return labels.accept_imported(
+    num_imported = labels.accept_imported(
         project.name, classes=wanted.classes, schema_version=registered[1], now=now, fence=fence
     )
+    if num_imported:
+        labels.close_imported(project.name, fence=fence)
+    return num_imported
 
 
-def _suggest(project: str, *, labels: LabelRepository, suggestions: Suggest, fence: Fence) -> None:
+def _suggest(
+    project: str, config: LabelingConfig, *, labels: LabelRepository, suggestions: Suggest, fence: Fence
+) -> None:
     after = ""
     while waiting := labels.without_prediction(project, limit=SUGGEST_ITEMS, after=after):
-        labels.suggest(project, suggestions(waiting), fence=fence)
+        found = suggestions(waiting)
+        good = {item_id: one for item_id, one in found.items() if is_suggestion(config, one)}
+        labels.suggest(project, good, fence=fence)
         after = waiting[-1].item_id

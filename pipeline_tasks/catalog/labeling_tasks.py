@@ -89,6 +89,21 @@ class LabelingTaskRepository:
             statement = t.labeling_tasks.insert().from_select(columns, query)
             return int(connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount)
 
+    def has_items(self, project: str) -> bool:
+        """Tell whether anything of the project was ingested."""
+        with self.database.read() as connection:
+            return bool(connection.execute(sa.select(sa.exists().where(t.items.c.project == project))).scalar())
+
+    def close_imported(self, project: str, *, fence: Fence | None = None) -> None:
+        """Mark the tasks of items whose one decision is their source's label as done: nobody has to be asked."""
+        task, decision = t.labeling_tasks.c, t.label_decisions.c
+        mine = (decision.project == task.project) & (decision.item_id == task.item_id)
+        imported = sa.exists().where(mine, decision.method == "imported", decision.status == "decided")
+        decided_again = sa.exists().where(mine, decision.version > 1)
+        waiting = (task.project == project, task.state != "done", imported, ~decided_again)
+        with self.database.write(fence) as connection:
+            connection.execute(t.labeling_tasks.update().where(*waiting).values(state="done"))
+
     def without_prediction(self, project: str, *, limit: int, after: str = "") -> list[Item]:
         """Return pending items of the queue `label` that may carry a prediction and do not, by id from `after` on."""
         task = t.labeling_tasks.c
@@ -136,6 +151,20 @@ class LabelingTaskRepository:
             _set_state(connection, project, [one.item.item_id for one in claimed], state="pushing")
         return claimed
 
+    def queued(self, project: str, item_ids: Iterable[str]) -> list[QueuedItem]:
+        """Return the named items of the queue."""
+        query = _queued(project).where(t.labeling_tasks.c.item_id.in_(list(item_ids)))
+        with self.database.read() as connection:
+            return [_queued_item(row) for row in connection.execute(query).mappings()]
+
+    def with_changed_task(self, project: str, queue: Queue) -> bool:
+        """Tell whether an open task was found to say that it shows another item than its own."""
+        task, bad = t.labeling_tasks.c, t.quarantine.c
+        mine = (task.project == project, task.queue == queue, task.state == "pushed")
+        refused = (bad.project == project, bad.digest == task.item_id, bad.code == "ITEM_CHANGED")
+        with self.database.read() as connection:
+            return bool(connection.execute(sa.select(sa.exists().where(*mine, *refused))).scalar())
+
     def mark_pushed(
         self,
         project: str,
@@ -161,6 +190,25 @@ class LabelingTaskRepository:
         """Put items back to `pending`: they have no task in Label Studio."""
         with self.database.write(fence) as connection:
             _set_state(connection, project, list(item_ids), state="pending", ls_project_id=None, ls_task_id=None)
+
+    def forget_tasks(self, project: str, queue: Queue, *, now: dt.datetime, fence: Fence | None = None) -> None:
+        """Let go of a Label Studio project that is gone: open items are pending again, its annotations stay.
+
+        The annotations cursor of the queue starts anew; `began_at` says which of them no later project can lack.
+        """
+        task, cursor = t.labeling_tasks.c, t.cursors.c
+        mine = (task.project == project, task.queue == queue)
+        known = (cursor.project == project, cursor.name == f"annotations/{queue}")
+        value = {"ls_project_id": None, "began_at": now.isoformat()}
+        fresh = {"project": project, "name": f"annotations/{queue}", "value": value, "generation": 0, "updated_at": now}
+        moved = {"value": value, "generation": cursor.generation + 1, "updated_at": now}
+        with self.database.write(fence) as connection:
+            connection.execute(t.labeling_tasks.update().where(*mine).values(ls_project_id=None, ls_task_id=None))
+            connection.execute(
+                t.labeling_tasks.update().where(*mine, task.state.in_(("pushed", "pushing"))).values(state="pending")
+            )
+            insert_ignore(connection, t.cursors, [fresh])
+            connection.execute(t.cursors.update().where(*known).values(**moved))
 
     def in_state(self, project: str, queue: Queue, state: State) -> list[str]:
         """Return the item ids of a queue in a state, in order."""

@@ -134,19 +134,25 @@ class LabelRepository(LabelingTaskRepository):
             done = [one.item_id for one in decided if one.status != "withdrawn"]
             close_tasks(connection, project, done=done, reopened=reopened)
 
-    def refuse(self, project: str, refusal: Refusal, *, now: dt.datetime, fence: Fence | None = None) -> None:
-        """Put an item that cannot be shown to people into the quarantine and close its labeling task."""
+    def refuse(
+        self, project: str, refusal: Refusal, *, closed: bool, now: dt.datetime, fence: Fence | None = None
+    ) -> None:
+        """Put an item that cannot be shown to people into the quarantine; closed, nobody is asked for it."""
         with self.database.write(fence) as connection:
             insert_ignore(connection, t.quarantine, [_quarantine_row(project, refusal, now)])
-            close_tasks(connection, project, done=[refusal.item_id], reopened=[])
+            close_tasks(connection, project, done=[refusal.item_id] if closed else [], reopened=[])
 
-    def annotations(self, project: str, item_ids: Iterable[str]) -> dict[str, list[AnnotationRow]]:
+    def annotations(
+        self, project: str, item_ids: Iterable[str], *, collected_since: dt.datetime | None = None
+    ) -> dict[str, list[AnnotationRow]]:
         """Return the newest revision of each annotation of the items, tombstones too, by item id."""
         column = t.annotations.c
+        recent = [] if collected_since is None else [column.collected_at >= collected_since]
         found: dict[str, dict[str, AnnotationRow]] = {}
         with self.database.read() as connection:
             for some in slices(sorted(set(item_ids))):
-                query = sa.select(t.annotations).where(column.project == project, column.item_id.in_(some))
+                mine = (column.project == project, column.item_id.in_(some), *recent)
+                query = sa.select(t.annotations).where(*mine)
                 for row in connection.execute(query).mappings():
                     entry = _annotation_row(row)
                     known = found.setdefault(entry.item_id, {})
@@ -171,33 +177,48 @@ class LabelRepository(LabelingTaskRepository):
         with self.database.read() as connection:
             return [_decision_row(row) for row in connection.execute(query.order_by(decision.version)).mappings()]
 
-    def live_counts(self, project: str, queue: Queue) -> dict[str, int]:
+    def live_counts(self, project: str, queue: Queue, *, collected_since: dt.datetime | None = None) -> dict[str, int]:
         """Return the number of annotations, skips too, that are not deleted of each item of a queue that has any."""
         column = t.annotations.c
-        newest = (
-            sa.select(column.annotation_id, sa.func.max(column.revision).label("revision"))
-            .where(column.project == project, column.queue == queue)
-            .group_by(column.annotation_id)
-            .subquery()
-        )
-        match = (column.annotation_id == newest.c.annotation_id) & (column.revision == newest.c.revision)
-        query = (
-            sa.select(column.item_id, sa.func.count())
-            .join(newest, match)
-            .where(column.project == project, column.deleted.is_(False))
-            .group_by(column.item_id)
-        )
+        alive = _newest_annotations(project, queue).where(column.deleted.is_(False))
+        if collected_since is not None:
+            alive = alive.where(column.collected_at >= collected_since)
+        query = alive.with_only_columns(column.item_id, sa.func.count()).group_by(column.item_id)
         with self.database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def known_items(self, project: str, item_ids: Iterable[str]) -> set[str]:
-        """Return which of the ids are items of the project."""
+    def empty_answers(self, project: str, queue: Queue, *, collected_since: dt.datetime | None) -> list[str]:
+        """Return the ids of the empty submits that are there and whose items wait for an answer."""
+        column, task = t.annotations.c, t.labeling_tasks.c
+        waiting = (task.project == project, task.item_id == column.item_id, task.queue == queue, task.state == "pushed")
+        query = _newest_annotations(project, queue).where(
+            column.deleted.is_(False), column.cancelled.is_(False), column.label.is_(None), sa.exists().where(*waiting)
+        )
+        if collected_since is not None:
+            query = query.where(column.collected_at >= collected_since)
+        with self.database.read() as connection:
+            return [row["annotation_id"] for row in connection.execute(query).mappings() if not row["result"]]
+
+    def known_items(self, project: str, item_ids: Iterable[str], *, queue: Queue) -> set[str]:
+        """Return which of the ids are items of the project that belong into the queue."""
         found: set[str] = set()
+        item = t.items.c
+        split = item.split == "exam" if queue == "exam" else item.split != "exam"
         with self.database.read() as connection:
             for some in slices(sorted(set(item_ids))):
-                query = sa.select(t.items.c.item_id).where(t.items.c.project == project, t.items.c.item_id.in_(some))
+                query = sa.select(item.item_id).where(item.project == project, item.item_id.in_(some), split)
                 found.update(connection.execute(query).scalars())
         return found
+
+    def num_labeled(self, project: str) -> int:
+        """Return how many items have a decision of any kind or a person's label."""
+        decision, annotation = t.label_decisions.c, t.annotations.c
+        labeled = sa.union(
+            sa.select(decision.item_id).where(decision.project == project),
+            sa.select(annotation.item_id).where(annotation.project == project, annotation.label.is_not(None)),
+        ).subquery()
+        with self.database.read() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).select_from(labeled)).scalar_one())
 
     def registration(self, project: str) -> tuple[list[str], int, dict[str, int]] | None:
         """Return a project's classes, their version and its Label Studio projects by queue, or None if it is new."""
@@ -217,10 +238,18 @@ class LabelRepository(LabelingTaskRepository):
         now: dt.datetime,
         fence: Fence | None = None,
     ) -> None:
-        """Keep a project's classes and Label Studio projects."""
+        """Keep a project's classes and Label Studio projects.
+
+        With other classes than before, source labels that were refused for the old ones are judged anew.
+        """
         values = {"labels": list(classes), "schema_version": schema_version, "ls_project_ids": dict(ls_project_ids)}
         new = {"project": project, "split_key": "", "created_at": now, **values}
         with self.database.write(fence) as connection:
+            before = connection.execute(sa.select(t.projects.c.labels).where(t.projects.c.project == project)).scalar()
+            if before is not None and set(before) != set(classes):
+                bad = t.quarantine.c
+                stale = (bad.project == project, bad.stage == STAGE, bad.code == "UNKNOWN_CLASS")
+                connection.execute(t.quarantine.delete().where(*stale))
             insert_ignore(connection, t.projects, [new])
             connection.execute(t.projects.update().where(t.projects.c.project == project).values(**values))
 
@@ -274,6 +303,18 @@ def _newest(project: str) -> sa.Select[Any]:
     )
     match = (decision.item_id == newest.c.item_id) & (decision.version == newest.c.version)
     return sa.select(t.label_decisions).join(newest, match).where(decision.project == project)
+
+
+def _newest_annotations(project: str, queue: Queue) -> sa.Select[Any]:
+    column = t.annotations.c
+    newest = (
+        sa.select(column.annotation_id, sa.func.max(column.revision).label("revision"))
+        .where(column.project == project, column.queue == queue)
+        .group_by(column.annotation_id)
+        .subquery()
+    )
+    match = (column.annotation_id == newest.c.annotation_id) & (column.revision == newest.c.revision)
+    return sa.select(t.annotations).join(newest, match).where(column.project == project)
 
 
 def _by_id(row: AnnotationRow) -> tuple[int, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from pipeline_tasks.annotation.projects import QUEUES, labeling_config
 from pipeline_tasks.assembly import Parts
@@ -27,6 +29,16 @@ SIMILAR = {
     "boot": ("sneaker",),
 }
 REPORT_EVERY_SECONDS = 5.0
+_EXAM_ANNOTATORS = re.compile(r"^(  exam_annotators:) (?:[2-9]|10)$", re.MULTILINE)
+
+
+def let_one_person_finish(project_file: Path, *, say: Callable[[str], None]) -> None:
+    """Write `exam_annotators: 1` into the demo's project: two people would have to look, and there is one."""
+    text = project_file.read_text(encoding="utf-8")
+    alone = _EXAM_ANNOTATORS.sub(r"\1 1", text)
+    if alone != text:
+        project_file.write_text(alone, encoding="utf-8")
+        say(f"{project_file}: labels.exam_annotators is 1 from now on, since you label alone (it was more)")
 
 
 def label_open_tasks(
@@ -43,7 +55,10 @@ def label_open_tasks(
     ids = registered[2]
     if by_hand:
         for queue in QUEUES:
-            say(f"label in the browser: {parts.labeling.url(ids[queue])} (queue `{queue}`); the demo waits for you")
+            say(
+                f"label in the browser: {parts.labeling.url(ids[queue])} (queue `{queue}`), as admin@dethrone.local or "
+                "any account; the demo waits until every task has an answer, so skip none"
+            )
         return
     names = ", ".join(f"{one.email.split('@')[0]} ({one.error_rate:.0%} wrong on purpose)" for one in TEAM)
     say(f"scripted annotators, not people: {names}; they answer over Label Studio's own API")

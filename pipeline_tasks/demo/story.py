@@ -12,7 +12,7 @@ from typing import Any
 from pipeline_tasks.adapters.airflow_rest import AirflowRest
 from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.demo import material as demo_material
-from pipeline_tasks.demo.labelers import label_open_tasks
+from pipeline_tasks.demo.labelers import label_open_tasks, let_one_person_finish
 from pipeline_tasks.demo.narration import Narrator
 from pipeline_tasks.demo.progress import Progress, read_progress
 from pipeline_tasks.demo.task_narrator import narrate_tasks
@@ -82,6 +82,8 @@ def _set_up(narrator: Narrator, *, labeler: str, size: str) -> Stage:
         api_key=(secrets / "gateway_api_key").read_text().strip(),
         truth=material.truth_by_image(),
     )
+    if labeler == "me":
+        let_one_person_finish(parts.settings.projects_dir / PROJECT / "project.yaml", say=narrator.step)
     _wait(lambda: f"{PROJECT}__train" in airflow.dag_ids(), "Airflow has loaded the project's DAGs", seconds=120)
     return Stage(parts, airflow, narrator, material, client, labeler)
 

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
-from pipeline_tasks.ports import LabelingTask
+from pipeline_tasks.ports import LabelingProject, LabelingTask
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import XML
 
@@ -65,7 +65,15 @@ def project_id(tool):
 
 
 def ensure(tool, title, *, xml=XML, people=1, show=True):
-    return tool.ensure_project(title=title, label_config=xml, annotators_per_item=people, show_predictions=show)
+    settings = {
+        "description": f"note [{title}]",
+        "label_config": xml,
+        "annotators_per_item": people,
+        "show_predictions": show,
+    }
+    project_id = tool.create_project(mark=f"[{title}]", title=title, **settings)
+    tool.update_project(project_id, hook=title.removesuffix(" exam"), **settings)
+    return project_id
 
 
 def tasks(*item_ids, **more):
@@ -76,18 +84,57 @@ def test_a_project_is_made_once_and_brought_up_to_date(tool):
     title = next(TITLES)
     project_id = ensure(tool, title)
     assert ensure(tool, title) == project_id
-    assert tool.label_config(project_id) == XML
+    assert tool.project(project_id) == LabelingProject(project_id, title, f"note [{title}]", XML)
     changed = XML.replace("<View>", '<View><Header value="Which?"/>')
     assert ensure(tool, title, xml=changed, people=2, show=False) == project_id
-    assert tool.label_config(project_id) == changed
+    assert tool.project(project_id).label_config == changed
     assert ensure(tool, f"{title} exam") != project_id
     assert str(project_id) in tool.url(project_id)
+
+
+def test_a_project_is_found_by_the_mark_in_its_description_and_by_no_title(tool):
+    title = next(TITLES)
+    assert tool.find_project(f"[{title}]") is None
+    other = tool.create_project(
+        mark="[other]", title=title, description="[other]", label_config=XML, annotators_per_item=1,
+        show_predictions=True,
+    )  # fmt: skip
+    assert tool.find_project(f"[{title}]") is None
+    project_id = ensure(tool, title)
+    assert project_id != other
+    assert tool.find_project(f"[{title}]").project_id == project_id
+
+
+def test_people_have_accounts(tool):
+    assert all("@" in one for one in tool.accounts())
+
+
+def test_a_tasks_data_is_read_and_set(tool, project_id):
+    (task_id,) = tool.import_tasks(project_id, tasks("a"))
+    data = tool.task_data(project_id, task_id)
+    assert data == {"image": "data:image/png;base64,AA==", "item_id": "a"}
+    tool.set_task_data(task_id, {**data, "item_id": "b"})
+    assert tool.task_ids(project_id) == {"b": [task_id]}
+    assert tool.task_data(project_id, 999_999) == {}
+
+
+def test_one_annotation_is_removed_and_its_task_is_open_again(tool, people, project_id):
+    tool.import_tasks(project_id, tasks("a"))
+    people.answer(project_id, "a", "dog")
+    (found,) = tool.annotations(project_id)
+    number = found.annotation_id.partition("@")[0]
+    tool.delete_annotation(f"{number}@20000101T000000000000")  # the number, from another server
+    assert [one.annotation_id for one in tool.annotations(project_id)] == [found.annotation_id]
+    tool.delete_annotation(found.annotation_id)
+    tool.delete_annotation(found.annotation_id)
+    assert list(tool.annotations(project_id)) == []
+    assert tool.annotated_tasks(project_id) == []
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda tool: tool.label_config(999_999),
+        lambda tool: tool.project(999_999),
         lambda tool: tool.task_count(999_999),
         lambda tool: tool.task_ids(999_999),
         lambda tool: tool.import_tasks(999_999, tasks("a")),

@@ -66,16 +66,6 @@ SINGLE = [
     ("[cat, dog]", "[cat, dog, cat]", "labels.classes must name each class once (got 'cat' again)."),
     ("[cat, dog]", "[cat, ' dog']", "labels.classes[1] must be 1 to 100 visible characters"),
     (
-        "[cat, dog]",
-        "[cat, dog, cow]",
-        "labeling.xml:3:3: <Choices> must have every class of labels.classes (got none for cow).",
-    ),
-    (
-        "[cat, dog]",
-        "[cat, dot]",
-        "labeling.xml:5:5: <Choice> must be one of labels.classes: cat, dot (got 'dog'). Did you mean 'dot'?",
-    ),
-    (
         "  confidence: 0.95",
         "  slices: [{name: camera, by: key_pattern, pattern: '^([^/]+)/'}]",
         "gate.slices[0].pattern must have a group (?P<slice>...) (got '^([^/]+)/').",
@@ -251,6 +241,14 @@ def test_at_most_ten_problems_are_shown(folder):
     assert text.endswith("... and 5 more.")
 
 
+LISTED = """<View>
+  <Image name="image" value="$image"/>
+  <Choices name="label" toName="image" choice="single" showInline="true">
+    <Choice value="cat"/>
+    <Choice value="dog"/>
+  </Choices>
+</View>
+"""
 XML = [
     ("<View>", '<!DOCTYPE v [<!ENTITY a "b">]><View>', "labeling.xml must have no DOCTYPE and no entities (got one)."),
     ("</View>", "", "labeling.xml must be well-formed XML (got: no element found)."),
@@ -271,22 +269,37 @@ XML = [
     ),
     ('choice="single"', 'choice="single" value="$options"', "(got choices from the task's data)"),
     (
-        "</View>",
-        '<Choices name="b" toName="image"/></View>',
-        'must have one <Choices name="label" toName="..."> with written choices (got 2 such tags)',
+        '<Choice value="dog"/>',
+        '<Choice value="dgo"/>',
+        "labeling.xml:5:5: <Choice> must be one of labels.classes: cat, dog (got 'dgo'). Did you mean 'dog'?",
     ),
+    (
+        '    <Choice value="dog"/>\n',
+        "",
+        "labeling.xml:3:3: <Choices> must have every class of labels.classes (got none for dog). Add them",
+    ),
+    (
+        'name="label" toName="image"',
+        'name="a" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices><Choices name="b" toName="image"',
+        'must have one <Choices name="label" toName="..."> for labels.classes (got 2 that could be it)',
+    ),
+    ('choice="single"', 'choice="single" visibleWhen="region-selected"', "must always show the classes"),
+    ("<View>", '<View visibleWhen="choice-selected">', "<View> must always show the classes (got visibleWhen)"),
+    ('choice="single"', 'choice="single" perRegion="true"', "must ask once for the item (got perRegion)"),
+    ("</View>", '<Text name="t" value="$caption"/></View>', "must be one of $image, $item_id, what a task carries"),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), XML, ids=[new[:30] or "cut" for _, new, _ in XML])
 def test_labeling_xml(folder, old, new, expected):
-    path = folder / "labeling.xml"
-    path.write_text(path.read_text().replace(old, new, 1))
+    assert old in LISTED
+    (folder / "labeling.xml").write_text(LISTED.replace(old, new, 1))
     text = error_of(folder)
     assert text.startswith("labeling.xml:")
     assert expected in text
 
 
-def test_a_missing_labeling_xml(folder):
+def test_a_labeling_xml_that_cannot_be_read(folder):
     (folder / "labeling.xml").unlink()
-    assert "labeling.xml must exist (got no such file)" in error_of(folder)
+    (folder / "labeling.xml").mkdir()
+    assert "labeling.xml must be a readable file (got Is a directory)" in error_of(folder)

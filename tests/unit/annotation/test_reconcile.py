@@ -1,4 +1,4 @@
-from pipeline_tasks.annotation.reconcile import Plan, plan_reconciliation
+from pipeline_tasks.annotation.reconcile import Plan, changed_tasks, plan_reconciliation
 
 
 def plan(found, recorded, annotated=()):
@@ -18,8 +18,15 @@ def test_an_annotated_double_is_never_deleted_and_is_adopted():
     assert plan({"a": [1, 2]}, {"a": 1}, [1, 2]) == Plan((), {}, ())
 
 
-def test_doubles_of_an_item_that_was_not_recorded_keep_the_oldest():
-    assert plan({"a": [5, 4]}, {}) == Plan((5,), {}, ())
+def test_tasks_of_an_item_that_was_not_recorded_are_left_alone():
+    assert plan({"a": [5, 4]}, {}) == Plan((), {}, ())
+
+
+def test_a_recorded_task_that_shows_another_item_is_no_double_of_it():
+    found, recorded = {"b": [2, 1]}, {"a": 1, "b": 2}
+    assert changed_tasks(found, recorded) == {1: ["a"]}
+    assert plan(found, recorded, [1]) == Plan((), {}, ("a",))
+    assert changed_tasks({"b": [1]}, {"a": 1, "b": 1}) == {}  # a number that Label Studio gave twice
 
 
 def test_a_task_under_another_number_is_adopted():

@@ -195,7 +195,7 @@ def test_a_stale_attempt_writes_nothing(case, labels):
         lambda: labels.request([make_item(1)], reason="new", now=NOW, fence=old),
         lambda: labels.claim(NAME, "label", limit=1, fence=old),
         lambda: labels.register(NAME, classes=CLASSES, schema_version=1, ls_project_ids={}, now=NOW, fence=old),
-        lambda: labels.refuse(NAME, refusal, now=NOW, fence=old),
+        lambda: labels.refuse(NAME, refusal, closed=True, now=NOW, fence=old),
     ]
     for call in calls:
         with pytest.raises(StaleAttempt, match="r/t/1 must hold the lease stage"):
@@ -213,7 +213,7 @@ def test_a_registration_is_kept_and_updated(labels):
 
 
 def test_known_items_and_counts_of_nothing(labels):
-    assert labels.known_items(NAME, ["nobody"]) == set()
+    assert labels.known_items(NAME, ["nobody"], queue="label") == set()
     assert labels.counts(NAME)["exam"].outstanding == 0
     assert labels.history(NAME, "nobody") == []
 
