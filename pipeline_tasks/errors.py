@@ -4,6 +4,15 @@ Every error carries a machine-readable code in capitals; the message follows
 `<key> must be <expected> (got <value>).` and says what to do next.
 """
 
+MAX_PRINTED = 300
+
+
+def printable(text: object, *, limit: int = MAX_PRINTED) -> str:
+    """Return a text from outside as a message may carry it: one line that every terminal and database takes."""
+    plain = str(text).encode("utf-8", "backslashreplace").decode()
+    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in plain)
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
 
 class PipelineError(Exception):
     """Base of every error that this project raises on purpose."""

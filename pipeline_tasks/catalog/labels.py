@@ -16,10 +16,10 @@ from pipeline_tasks.catalog.labeling_tasks import (
     LabelingTaskRepository,
     close_tasks,
     has_decision,
-    is_good,
     plan_for_bulk,
     slices,
 )
+from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Fence, Queue
 
 Status = Literal["decided", "disputed", "withdrawn"]
@@ -82,7 +82,12 @@ class LabelRepository(LabelingTaskRepository):
 
         Items whose source label is not a class go to the quarantine of the stage `labels`, and to people.
         """
-        unlabeled = (t.items.c.project == project, t.items.c.source_label.is_not(None), is_good(), ~has_decision())
+        unlabeled = (
+            t.items.c.project == project,
+            t.items.c.source_label.is_not(None),
+            is_usable(project),
+            ~has_decision(),
+        )
         known = t.items.c.source_label.in_(classes)
         values: dict[str, sa.ColumnElement[Any]] = {
             "project": t.items.c.project,
