@@ -12,11 +12,12 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
 from pipeline_tasks.errors import ConfigError, LostRace
 
 MAX_ATTEMPTS = 20
-ITEM_STAGE, DATASET_STAGE = "items", "dataset"
+DATASET_STAGE = "dataset"
 LABEL_COLUMNS = (
     "item_id",
     "label",
@@ -77,7 +78,7 @@ class DatasetRepository:
     def decided(self, project: str, split: Split) -> Columns:
         """Return the newest decided label of each item of a split, by column, ordered by item id.
 
-        Items that the item checks put in quarantine are left out.
+        Items that the items check put in quarantine, and retired ones, are left out.
         """
         item, newest = t.items.c, _newest_decisions(project)
         decision = t.label_decisions.c
@@ -94,7 +95,7 @@ class DatasetRepository:
                 ),
             )
             .where(item.project == project, item.split == split, decision.status == "decided")
-            .where(item.item_id.not_in(_quarantined(project)))
+            .where(is_usable(project))
             .order_by(item.item_id)
         )
         return self._columns(query, LABEL_COLUMNS)
@@ -321,11 +322,6 @@ def _newest_decisions(project: str) -> sa.Subquery:
     decision = t.label_decisions.c
     query = sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
     return query.where(decision.project == project).group_by(decision.item_id).subquery()
-
-
-def _quarantined(project: str) -> sa.Select[Any]:
-    bad = t.quarantine.c
-    return sa.select(bad.digest).where(bad.project == project, bad.stage == ITEM_STAGE)
 
 
 def _snapshot_query() -> sa.Select[Any]:

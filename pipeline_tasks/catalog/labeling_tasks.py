@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Fence, Item, Location, Queue, Split
 
 Reason = Literal["new", "uncertain", "audit", "manual"]
@@ -82,7 +83,9 @@ class LabelingTaskRepository:
             sa.literal("new"),
             sa.literal(0.0),
             sa.literal(now, t.UtcDateTime()),
-        ).where(t.items.c.project == project, t.items.c.origin == "source", is_good(), ~has_decision(), ~queued)
+        ).where(
+            t.items.c.project == project, t.items.c.origin == "source", is_usable(project), ~has_decision(), ~queued
+        )
         columns = ["project", "item_id", "queue", "state", "reason", "priority", "requested_at"]
         with self.database.write(fence) as connection:
             plan_for_bulk(connection)
@@ -138,11 +141,11 @@ class LabelingTaskRepository:
                 connection.execute(statement, rows)
 
     def claim(self, project: str, queue: Queue, *, limit: int, fence: Fence | None = None) -> list[QueuedItem]:
-        """Mark the most urgent pending items as `pushing` and return them."""
+        """Mark the most urgent pending items that are not set aside as `pushing` and return them."""
         task = t.labeling_tasks.c
         query = (
             _queued(project)
-            .where(task.queue == queue, task.state == "pending")
+            .where(task.queue == queue, task.state == "pending", is_usable(project))
             .order_by(task.priority.desc(), task.requested_at, task.item_id)
             .limit(limit)
         )
@@ -267,12 +270,6 @@ def has_decision() -> sa.Exists:
     """The condition that an item has a decision of any kind."""
     decision = t.label_decisions.c
     return sa.exists().where(decision.project == t.items.c.project, decision.item_id == t.items.c.item_id)
-
-
-def is_good() -> sa.ColumnElement[bool]:
-    """The condition that the item checks did not put an item in quarantine."""
-    bad = t.quarantine.c
-    return ~sa.exists().where(bad.project == t.items.c.project, bad.stage == "items", bad.digest == t.items.c.item_id)
 
 
 def item_from_row(row: sa.RowMapping) -> Item:

@@ -16,10 +16,10 @@ from pipeline_tasks.catalog.labeling_tasks import (
     LabelingTaskRepository,
     close_tasks,
     has_decision,
-    is_good,
     plan_for_bulk,
     slices,
 )
+from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Fence, Queue
 
 Status = Literal["decided", "disputed", "withdrawn"]
@@ -83,7 +83,12 @@ class LabelRepository(LabelingTaskRepository):
         A decision that people made stays. Items whose source label is not a class go to the quarantine of the stage
         `labels`, and to people. Returns how many decisions are new.
         """
-        unlabeled = (t.items.c.project == project, t.items.c.source_label.is_not(None), is_good(), ~has_decision())
+        unlabeled = (
+            t.items.c.project == project,
+            t.items.c.source_label.is_not(None),
+            is_usable(project),
+            ~has_decision(),
+        )
         known = t.items.c.source_label.in_(classes)
         values: dict[str, sa.ColumnElement[Any]] = {
             "project": t.items.c.project,
@@ -274,7 +279,7 @@ def _is_corrected(project: str, newest: sa.FromClause) -> list[sa.ColumnElement[
         newest.c.method == "imported",
         newest.c.label != t.items.c.source_label,
         ~sa.exists().where(*same_item, later.c.version > newest.c.version),
-        is_good(),
+        is_usable(project),
     ]
 
 

@@ -110,6 +110,16 @@ seen_objects = sa.Table(
     _text("fingerprint"),
 )
 
+item_retirements = sa.Table(
+    "item_retirements",
+    metadata,
+    _key("project"),
+    _key("item_id"),
+    _text("reason"),
+    _text("by"),
+    _time("at"),
+)
+
 quarantine = sa.Table(
     "quarantine",
     metadata,
@@ -448,6 +458,7 @@ api_keys = sa.Table(
 )
 
 APPEND_ONLY = (
+    item_retirements,
     annotations,
     label_decisions,
     snapshots,

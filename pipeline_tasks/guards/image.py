@@ -1,13 +1,18 @@
-"""Lets only whole, single, reasonably small PNG, JPEG and WebP images in; sizes are read before anything is decoded."""
+"""Lets only whole, single, reasonably small PNG, JPEG and WebP images in; sizes are read before anything is decoded.
+
+What it returns is the picture as viewers show it, and all that looks at an image (checks, fingerprints, recipes, the
+gateway) decodes it here: metadata that cannot be read decides nothing, and no error of the decoder's own gets out.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import struct
+import warnings
 import zlib
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline_tasks.errors import InputError
 
@@ -33,26 +38,22 @@ _OTHER_TYPES = (
     (b"\x7fELF", "program"),
     (b"SIMPLE  =", "FITS"),
 )
+_DECODER_MODULES = r"PIL\."
 _MARKUP = ((b"<svg", "SVG"), (b"<!doctype html", "HTML"), (b"<html", "HTML"), (b"<?xml", "XML"))
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RuntimeError,
-)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An image whose pixels are loaded, with what its header says."""
+    """An image as viewers show it: upright, on white where it is transparent, grey (`L`) or `RGB` in 8 bits."""
 
     image: Image.Image
     media_type: str
@@ -60,12 +61,24 @@ class DecodedImage:
     height: int
 
 
+class ImageTooLarge(InputError):
+    """An image with more pixels than may be decoded; its size is what its header says."""
+
+    def __init__(self, width: int, height: int, *, max_pixels: int) -> None:
+        super().__init__(
+            f"an image must have at most {max_pixels:,} pixels (got {width:,} x {height:,}). "
+            "Scale it down, or raise checks.max_pixels.",
+            code="IMAGE_TOO_LARGE",
+        )
+        self.width, self.height = width, height
+
+
 def guard_image(data: bytes, *, max_pixels: int, min_side_pixels: int = 1) -> DecodedImage:
     """Return the decoded image, or say why these bytes are not one that we take.
 
     Raises:
-        InputError: EMPTY_FILE, TYPE_NOT_ALLOWED, NOT_AN_IMAGE, IMAGE_TOO_LARGE, IMAGE_TOO_SMALL, IMAGE_ANIMATED,
-            IMAGE_TRUNCATED or IMAGE_CORRUPT.
+        InputError: EMPTY_FILE, TYPE_NOT_ALLOWED, NOT_AN_IMAGE, IMAGE_TOO_LARGE (ImageTooLarge where the size is
+            known), IMAGE_TOO_SMALL, IMAGE_ANIMATED, IMAGE_TRUNCATED or IMAGE_CORRUPT.
     """
     if not data:
         raise InputError("an image must have bytes (got an empty file).", code="EMPTY_FILE")
@@ -75,7 +88,39 @@ def guard_image(data: bytes, *, max_pixels: int, min_side_pixels: int = 1) -> De
         _check_size(*_webp_size(data), max_pixels=max_pixels)
     elif not data.startswith(_JPEG_MAGIC):
         _refuse_other_types(data)
-    image = _open(data)
+    _silence_decoder()
+    try:
+        image, media_type = _decode(data, max_pixels=max_pixels, min_side_pixels=min_side_pixels)
+    except InputError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(
+            "an image must be of a normal size (got a decompression bomb).", code="IMAGE_TOO_LARGE"
+        ) from None
+    except MemoryError:
+        raise InputError("an image must fit into memory (got too many pixels).", code="IMAGE_TOO_LARGE") from None
+    except UnidentifiedImageError:
+        raise _not_an_image("other bytes") from None
+    except Exception as error:  # noqa: BLE001  (what Pillow raises on broken bytes has no end)
+        raise _undecodable(error) from None
+    return DecodedImage(image, media_type, *image.size)
+
+
+def _silence_decoder() -> None:
+    """Leave Pillow's warnings on broken metadata out of everybody's stderr: the picture is used or refused by name.
+
+    `warnings.catch_warnings` is not safe in threads, and the filter is looked for each time since tests reset filters.
+    """
+    if not any(_is_silent(entry) for entry in warnings.filters):
+        warnings.filterwarnings("ignore", module=_DECODER_MODULES)
+
+
+def _is_silent(entry: tuple[object, ...]) -> bool:
+    return entry[0] == "ignore" and getattr(entry[3], "pattern", None) == _DECODER_MODULES
+
+
+def _decode(data: bytes, *, max_pixels: int, min_side_pixels: int) -> tuple[Image.Image, str]:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_size(image.width, image.height, max_pixels=max_pixels)
     if min(image.size) < min_side_pixels:
         raise InputError(
@@ -84,8 +129,37 @@ def guard_image(data: bytes, *, max_pixels: int, min_side_pixels: int = 1) -> De
         )
     if image.format != "MPO" and getattr(image, "n_frames", 1) != 1:
         raise InputError("an image must have one frame (got an animation).", code="IMAGE_ANIMATED")
-    _load(image)
-    return DecodedImage(image, MEDIA_TYPES[str(image.format)], image.width, image.height)
+    image.load()
+    return _upright(_plain(image), _orientation(image)), MEDIA_TYPES[str(image.format)]
+
+
+def _orientation(image: Image.Image) -> object:
+    """Return what the metadata says, None where it cannot be read: ImageOps.exif_transpose writes it anew and fails."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  (what Pillow raises on broken metadata has no end)
+        return None
+
+
+def _upright(image: Image.Image, orientation: object) -> Image.Image:
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return the image as `L` or `RGB`: transparency goes onto white, 16-bit grey is scaled to 8 bits."""
+    if image.mode.startswith("I"):
+        import numpy as np
+
+        wide = np.asarray(image, dtype=np.int64)
+        return Image.fromarray(np.clip(wide >> 8, 0, 255).astype(np.uint8))
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    mode = "L" if image.mode in {"1", "L"} else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _refuse_other_types(data: bytes) -> None:
@@ -101,11 +175,7 @@ def _refuse_other_types(data: bytes) -> None:
 
 def _check_size(width: int, height: int, *, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise InputError(
-            f"an image must have at most {max_pixels:,} pixels (got {width:,} x {height:,}). "
-            "Scale it down, or raise checks.max_pixels.",
-            code="IMAGE_TOO_LARGE",
-        )
+        raise ImageTooLarge(width, height, max_pixels=max_pixels)
 
 
 def _check_png(data: bytes, *, max_pixels: int) -> None:
@@ -150,28 +220,6 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if kind == b"VP8 ":
         return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
     raise _not_an_image("a WebP without picture")
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(
-            "an image must be of a normal size (got a decompression bomb).", code="IMAGE_TOO_LARGE"
-        ) from None
-    except UnidentifiedImageError:
-        raise _not_an_image("other bytes") from None
-    except _DECODE_ERRORS as error:
-        raise _undecodable(error) from None
-
-
-def _load(image: Image.Image) -> None:
-    try:
-        image.load()
-    except MemoryError:
-        raise InputError("an image must fit into memory (got too many pixels).", code="IMAGE_TOO_LARGE") from None
-    except _DECODE_ERRORS as error:
-        raise _undecodable(error) from None
 
 
 def _undecodable(error: Exception) -> InputError:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pipeline_tasks.contracts import Runtime, canonical_json, content_id, sha256_hex
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Array, Recipe, Signature
+from pipeline_tasks.models.decoding import decode_item
 from pipeline_tasks.models.exported import ExportedModel
 from pipeline_tasks.models.registry import OWN_RECIPE, find_recipe, recipe_from_source
 from pipeline_tasks.models.runtimes import AMP, EAGER, RUNTIMES, TORCH, device_of, in_precision_of
@@ -139,7 +140,7 @@ class LoadedModel:
 
     def decode(self, data: bytes) -> Array:
         """Turn one item's bytes into one array; InputError with a code if they are unusable."""
-        return self.recipe.decode(data, preprocessing=self.manifest.config.preprocessing)
+        return decode_item(self.recipe, data, preprocessing=self.manifest.config.preprocessing)
 
     def predict(self, inputs: list[Array]) -> npt.NDArray[np.float32]:
         """Return the probabilities (n, c) of decoded items, classes in the order of `classes`."""

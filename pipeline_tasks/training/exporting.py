@@ -28,7 +28,6 @@ from pipeline_tasks.models.base import Array, Recipe, Signature
 from pipeline_tasks.models.exported import INPUT_NAME, OUTPUT_NAME, ExportedModel
 
 TOLERANCE = 1e-4  # as for golden requests
-NUM_ITEMS = 512
 SIZES = (1, 3, 64)
 QUANTIZED = ("Conv", "Gemm", "MatMul")
 TRACES = frozenset({"doc_string", "metadata_props"})
@@ -49,11 +48,6 @@ class _Probabilities(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.softmax(self.module(inputs).float(), dim=1)
-
-
-def chosen_rows(train_rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the training rows to check and calibrate with: at most 512, spread over all."""
-    return train_rows[:: max(1, -(-len(train_rows) // NUM_ITEMS))]
 
 
 def export_module(

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_tasks.contracts import Item, content_id
 from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.models.decoding import decode_item
 from pipeline_tasks.models.registry import FoundRecipe
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.training.dataset import InnerSplit, TrainingRow, class_indices, inner_split, loss_weights
 from pipeline_tasks.training.inputs import DecodedInputs, decode_inputs
 from pipeline_tasks.training.loop import TrainingData
+from pipeline_tasks.training.proof import Proof, spread
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +47,11 @@ def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore
     targets_n = class_indices(rows, plan.classes)
     recipe = plan.found.recipe
     preprocessing = recipe.preprocessing(plan.params)
+    signature = recipe.signature(plan.params, len(plan.classes))
     inputs = decode_inputs(
-        lambda: _read(plan.project, rows, store=store),
+        lambda: read_rows(plan.project, rows, store=store),
         num_rows=len(rows),
-        decode=lambda data: recipe.decode(data, preprocessing=preprocessing),
+        decode=lambda data: decode_item(recipe, data, preprocessing=preprocessing, signature=signature),
         folder=plan.folder,
         key=content_id([plan.snapshot_id, plan.found.code_digest, preprocessing]),
     )
@@ -61,7 +65,21 @@ def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore
     return TrainingData(inputs, targets_n, weights_n, split, plan.classes)
 
 
-def _read(project: str, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
+def proof_of(
+    plan: LoadPlan, rows: Sequence[TrainingRow], *, positions: npt.NDArray[np.int64] | None = None, store: ObjectStore
+) -> Proof:
+    """Return some of the rows (of all, or of those at the positions) with their bytes, and how training decodes them.
+
+    Raises:
+        DataCorrupt: an item's bytes are gone, or do not hash to its id.
+    """
+    chosen = [rows[position] for position in spread(np.arange(len(rows)) if positions is None else positions)]
+    items = [(chosen[position].item_id, data) for position, data in read_rows(plan.project, chosen, store=store)]
+    return Proof(plan.found.recipe, plan.found.recipe.preprocessing(plan.params), items)
+
+
+def read_rows(project: str, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
+    """Yield (position, bytes) of every row, pack after pack."""
     position = {row.item_id: index for index, row in enumerate(rows)}
     items = (_item(project, row) for row in rows)
     for item, data in read_items(store, items):
@@ -84,7 +102,7 @@ def _item(project: str, row: TrainingRow) -> Item:
 
 def _split(rows: Sequence[TrainingRow], inputs: DecodedInputs, *, share: float) -> InnerSplit:
     if inputs.skipped:
-        some = sorted(inputs.skipped.items())[:10]
+        some = [(rows[position].item_id[:16], code) for position, code in sorted(inputs.skipped.items())[:10]]
         logger.warning("%d items do not decode and are left out: %s", len(inputs.skipped), some)
     kept = np.array([position for position in range(len(rows)) if position not in inputs.skipped], dtype=np.int64)
     split = inner_split([rows[position].group_key for position in kept], share=share)

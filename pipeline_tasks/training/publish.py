@@ -16,6 +16,7 @@ from pipeline_tasks.faults import crash_point
 from pipeline_tasks.models import artifact as models
 from pipeline_tasks.models.weights_file import ArtifactInvalid, read_weights
 from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.training.proof import Proof
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ Validate = Callable[[torch.nn.Module], Mapping[str, Any]]
 
 def publish_model(
     artifact: models.Artifact,
+    module: torch.nn.Module,
     *,
+    proof: Proof,
     store: ObjectStore,
     repository: ModelRepository,
     database: Database,
@@ -34,14 +37,18 @@ def publish_model(
 ) -> ModelRecord:
     """Store the objects and record the model version; return the record that stands.
 
-    `complete` makes the catalog's record of a manifest; `validate` measures a module again.
+    `complete` makes the catalog's record of a manifest; `validate` measures a module again; `module` is the
+    trained one.
 
     Raises:
+        PermanentError: PUBLISH_MISMATCH, what is stored is not what was trained.
         StaleAttempt: a newer attempt holds the lease.
     """
     database.check(fence)
     crash_point("train.put.before")
-    manifest = store_artifact(artifact, store=store, database=database, fence=fence, validate=validate)
+    manifest = store_artifact(
+        artifact, module, proof=proof, store=store, database=database, fence=fence, validate=validate
+    )
     crash_point("train.put.after")
     record = repository.record(complete(manifest), fence=fence)
     crash_point("train.put.recorded")
@@ -49,33 +56,68 @@ def publish_model(
 
 
 def store_artifact(
-    artifact: models.Artifact, *, store: ObjectStore, database: Database, fence: Fence, validate: Validate
+    artifact: models.Artifact,
+    module: torch.nn.Module,
+    *,
+    proof: Proof,
+    store: ObjectStore,
+    database: Database,
+    fence: Fence,
+    validate: Validate,
 ) -> models.ModelManifest:
     """Write weights, graph and manifest, and return the manifest that stands under the version's prefix.
 
     On a CPU a repeated training gives the same bytes. On a GPU it may not; then the weights that came first stay, and
-    the manifest is made for them, so that two attempts at one time can never mix their files.
+    the manifest is made for them, so that two attempts at one time can never mix their files. No manifest is written
+    before the stored files, loaded as the gate loads them, answered as the module does.
+
+    Raises:
+        PermanentError: PUBLISH_MISMATCH.
     """
     config = artifact.manifest.config
     prefix = models.object_prefix(config.project, config.version)
     stored = artifact
     if not store.create(f"{prefix}/{models.WEIGHTS_NAME}", artifact.weights):
-        stored = _adopt(artifact, store=store, database=database, fence=fence, validate=validate)
+        stored, module = _adopt(artifact, module, store=store, database=database, fence=fence, validate=validate)
     database.check(fence)
     if stored.exported is not None:
         store.put(f"{prefix}/{models.EXPORTED_NAME}", stored.exported)  # the weights' metadata says which bytes
         database.check(fence)
-    key = f"{prefix}/{models.MANIFEST_NAME}"
-    if not store.create(key, stored.manifest.to_bytes(), content_type="application/json"):
+    key, manifest = f"{prefix}/{models.MANIFEST_NAME}", stored.manifest.to_bytes()
+    prove_stored(prefix, manifest, module, proof=proof, store=store)
+    if not store.create(key, manifest, content_type="application/json"):
         logger.info("%s was published by an earlier attempt: adopting it", prefix)
-        return models.read_manifest(store.get(key))
+        manifest = store.get(key)
+        prove_stored(prefix, manifest, None, proof=proof, store=store)
+        return models.read_manifest(manifest)
     return stored.manifest
 
 
+def prove_stored(
+    prefix: str, manifest: bytes, module: torch.nn.Module | None, *, proof: Proof, store: ObjectStore
+) -> None:
+    """Load the stored files with this manifest as the gate does, and compare them with what was trained.
+
+    Raises:
+        PermanentError: PUBLISH_MISMATCH.
+    """
+
+    def read(name: str) -> bytes:
+        return manifest if name == models.MANIFEST_NAME else store.get(f"{prefix}/{name}")
+
+    proof.check(models.load_stored(read), module)
+
+
 def _adopt(
-    artifact: models.Artifact, *, store: ObjectStore, database: Database, fence: Fence, validate: Validate
-) -> models.Artifact:
-    """Return an artifact of the weights that lie there; weights of another configuration are replaced.
+    artifact: models.Artifact,
+    trained: torch.nn.Module,
+    *,
+    store: ObjectStore,
+    database: Database,
+    fence: Fence,
+    validate: Validate,
+) -> tuple[models.Artifact, torch.nn.Module]:
+    """Return an artifact of the weights that lie there, and a module of them; those of another configuration go.
 
     So are weights whose graph is not there: on a CPU by the same.
     """
@@ -94,7 +136,7 @@ def _adopt(
         # Left by a crash between the two puts, and no manifest names it: no reader can have seen it.
         database.check(fence)
         store.put(key, artifact.weights)
-        return artifact
+        return artifact, trained
     module = models.recipe_of(config).build(config.params, len(config.classes))
     models.check_architecture(module, tensors)
     module.load_state_dict(tensors)
@@ -105,7 +147,7 @@ def _adopt(
         weights_size_bytes=len(weights),
         metrics={**artifact.manifest.metrics, "validation": validate(module)},
     )
-    return models.Artifact(manifest=manifest, weights=weights, exported=exported)
+    return models.Artifact(manifest=manifest, weights=weights, exported=exported), module
 
 
 def _stored_graph(store: ObjectStore, prefix: str) -> bytes | None:

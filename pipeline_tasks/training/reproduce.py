@@ -15,8 +15,9 @@ from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.registry import FoundRecipe, find_recipe, recipe_from_source
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.training.dataset import TrainingRow
-from pipeline_tasks.training.loading import LoadPlan, load_data
+from pipeline_tasks.training.loading import LoadPlan, load_data, proof_of
 from pipeline_tasks.training.loop import FitPlan, fit
+from pipeline_tasks.training.proof import proof_rows
 from pipeline_tasks.training.task import origin_of, pack_for_runtime, training_metrics
 
 DEVICE, THREADS = "cpu", 1
@@ -85,20 +86,21 @@ def reproduce(
         ConfigError: the recipe of today does not take the recorded parameters.
         DataCorrupt: an item's bytes are gone or changed.
         GateClosed: as in training.
+        PermanentError: PUBLISH_MISMATCH, the recorded preprocessing is not what the recipe of today says.
     """
     config = manifest.config
     params = found.recipe.resolve(config.params)
-    data = load_data(
-        LoadPlan(
-            config.project, config.snapshot_id, found, _before_tuning(params, manifest.metrics), config.classes, folder
-        ),
-        rows,
-        store=store,
+    loading = LoadPlan(
+        config.project, config.snapshot_id, found, _before_tuning(params, manifest.metrics), config.classes, folder
     )
+    data = load_data(loading, rows, store=store)
     plan = FitPlan(params, params["epochs"], config.seed, THREADS, DEVICE, "retrain")
     module, history = fit(found.recipe, data, plan)
     metrics = training_metrics(data, history)
-    return pack_for_runtime(found.recipe, module, data, config=config, origin=origin, metrics=metrics)
+    artifact = pack_for_runtime(found.recipe, module, data, config=config, origin=origin, metrics=metrics)
+    loaded = model_files.load_bytes(artifact.manifest.to_bytes(), artifact.weights, exported=artifact.exported)
+    proof_of(loading, rows, positions=proof_rows(data.split.train), store=store).check(loaded, module)
+    return artifact
 
 
 def _before_tuning(params: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,11 +23,12 @@ from pipeline_tasks.models.runtimes import TORCH
 from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.training.checkpoint import Checkpoints
-from pipeline_tasks.training.dataset import ManifestTable, TrainingRow, rows_of
+from pipeline_tasks.training.dataset import ManifestTable, rows_of
 from pipeline_tasks.training.keys import DEFAULT_METRIC, TrainingKey
-from pipeline_tasks.training.loading import LoadPlan, load_data
+from pipeline_tasks.training.loading import LoadPlan, load_data, proof_of
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
-from pipeline_tasks.training.publish import publish_model
+from pipeline_tasks.training.proof import export_rows, proof_rows
+from pipeline_tasks.training.publish import prove_stored, publish_model
 from pipeline_tasks.training.tuning import Report, TrialRecord, choose_params
 
 logger = logging.getLogger(__name__)
@@ -90,20 +91,24 @@ def train(
     Raises:
         ConfigError: the recipe or its parameters are wrong.
         GateClosed: NON_FINITE, UNDECODABLE, UNKNOWN_LABEL or TOO_FEW_GROUPS.
-        PermanentError: OUT_OF_MEMORY, or EXPORT_FAILED where serving.runtime asks for a graph.
+        PermanentError: OUT_OF_MEMORY, PUBLISH_MISMATCH, or EXPORT_FAILED where serving.runtime asks for a graph.
         StaleAttempt: a newer attempt of the same training has taken over.
     """
     found = _find_recipe(project)
     key = training_key(project, snapshot.snapshot_id, found, seed=seed, threads=threads, lock_hash=lock_hash)
+    folder = scratch / f"train-{project.name}-{key.version}"
+    plan = LoadPlan(key.project, key.snapshot_id, found, key.params, key.classes, folder)
+    rows = rows_of(manifest)
     recorded = models.find(project.name, training_key=key.digest)
     if recorded is not None:
+        stored = store.get(f"{recorded.ref.object_key}/{model_files.MANIFEST_NAME}")
+        prove_stored(recorded.ref.object_key, stored, None, proof=proof_of(plan, rows, store=store), store=store)
         logger.info("model version %s exists for this training: adopting it", recorded.ref.version)
         return recorded.ref
     fence = database.acquire(f"train/{project.name}/{key.version}", attempt, now=now)
-    folder = scratch / f"train-{project.name}-{key.version}"
     job = _Job(project, snapshot, found, key, folder, pick_device(wanted=device), tracker, run_id)
-    data = _load_data(job, rows_of(manifest), store=store)
-    artifact, run = _fit(job, data, code_revision=code_revision)
+    data = load_data(plan, rows, store=store)
+    artifact, module, run = _fit(job, data, code_revision=code_revision)
     run.finish()
 
     def complete(stored: model_files.ModelManifest) -> ModelRecord:
@@ -111,6 +116,8 @@ def train(
 
     record = publish_model(
         artifact,
+        module,
+        proof=proof_of(plan, rows, positions=proof_rows(data.split.train), store=store),
         store=store,
         repository=models,
         database=database,
@@ -154,13 +161,9 @@ def training_key(
     )
 
 
-def _load_data(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) -> TrainingData:
-    key = job.key
-    plan = LoadPlan(key.project, key.snapshot_id, job.found, key.params, key.classes, job.folder)
-    return load_data(plan, rows, store=store)
-
-
-def _fit(job: _Job, data: TrainingData, *, code_revision: str) -> tuple[model_files.Artifact, TrackerRun]:
+def _fit(
+    job: _Job, data: TrainingData, *, code_revision: str
+) -> tuple[model_files.Artifact, torch.nn.Module, TrackerRun]:
     params, trials = _tune(job, data)
     run = job.start_run(suffix="", job_type="train", params=params)
     plan = FitPlan(params, params["epochs"], job.key.seed, job.key.threads, job.device)
@@ -183,7 +186,7 @@ def _fit(job: _Job, data: TrainingData, *, code_revision: str) -> tuple[model_fi
         run.finish(exit_code=1)
         raise
     run.summary({"weights_digest": artifact.manifest.weights_digest, **history[-1]["metrics"]})
-    return artifact, run
+    return artifact, module, run
 
 
 def _tune(job: _Job, data: TrainingData) -> tuple[dict[str, Any], list[TrialRecord]]:
@@ -281,9 +284,9 @@ def pack_for_runtime(
     """
     if config.runtime in TORCH:
         return model_files.pack(module, config=config, origin=origin, metrics=metrics)
-    from pipeline_tasks.training.exporting import chosen_rows, export_module
+    from pipeline_tasks.training.exporting import export_module
 
-    items = data.inputs.take(chosen_rows(data.split.train))
+    items = data.inputs.take(export_rows(data.split.train))
     made = export_module(recipe, module, runtime=config.runtime, signature=config.signature, items=items)
     return model_files.pack(
         module, config=config, origin=origin, metrics={**metrics, "export": made.facts}, exported=made.data

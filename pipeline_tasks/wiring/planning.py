@@ -11,9 +11,10 @@ from pipeline_tasks.assembly import Parts, utc_now
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
-from pipeline_tasks.catalog.labeling_tasks import has_decision, is_good
+from pipeline_tasks.catalog.labeling_tasks import has_decision
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.runs import RunRepository
+from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Attempt, Queue
 from pipeline_tasks.models.registry import code_digest_of
 from pipeline_tasks.project import LoadedProject
@@ -78,7 +79,12 @@ def num_waiting_labels(database: Database, project: LoadedProject) -> int:
     labels, item = project.config.labels, t.items.c
     if labels.imported == "ignore":
         return 0
-    waiting = (item.project == project.name, item.source_label.in_(labels.classes), is_good(), ~has_decision())
+    waiting = (
+        item.project == project.name,
+        item.source_label.in_(labels.classes),
+        is_usable(project.name),
+        ~has_decision(),
+    )
     with database.read() as connection:
         return int(connection.execute(sa.select(sa.func.count()).select_from(t.items).where(*waiting)).scalar_one())
 

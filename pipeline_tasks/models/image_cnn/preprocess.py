@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline_tasks.guards.image import guard_image
 from pipeline_tasks.models.base import Array
@@ -21,24 +21,11 @@ def decode_image(data: bytes, *, preprocessing: Mapping[str, Any]) -> Array:
         InputError: with a code of `guard_image`.
     """
     size, channels = int(preprocessing["image_size"]), int(preprocessing["channels"])
-    image = guard_image(data, max_pixels=int(preprocessing["max_pixels"])).image
-    image = _flatten(ImageOps.exif_transpose(image), mode=MODES[channels])
+    image = guard_image(data, max_pixels=int(preprocessing["max_pixels"])).image.convert(MODES[channels])
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.array(image, dtype=np.uint8)
     return pixels[np.newaxis] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _flatten(image: Image.Image, *, mode: str) -> Image.Image:
-    """Return the image in the mode; transparency goes onto white, 16-bit grey is scaled to 8 bits."""
-    if image.mode.startswith("I"):
-        wide = np.asarray(image, dtype=np.int64)
-        return Image.fromarray(np.clip(wide >> 8, 0, 255).astype(np.uint8)).convert(mode)
-    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        background = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(background, rgba).convert(mode)
-    return image if image.mode == mode else image.convert(mode)
 
 
 def collate_images(inputs: Sequence[Array]) -> Array:

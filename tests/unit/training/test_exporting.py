@@ -14,8 +14,10 @@ from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.exported import ExportedModel
 from pipeline_tasks.models.image_cnn.recipe import ImageCnnRecipe
 from pipeline_tasks.models.registry import find_recipe
+from pipeline_tasks.models.weights_file import ArtifactInvalid
 from pipeline_tasks.training import exporting
-from pipeline_tasks.training.exporting import chosen_rows, export_module
+from pipeline_tasks.training.exporting import export_module
+from pipeline_tasks.training.proof import export_rows
 from tests.unit.training.scene import Scene
 
 WORDS = ("gate", "route", "exam", "label", "drift", "swap", "queue", "batch")
@@ -139,9 +141,9 @@ def test_int8_of_a_model_without_such_layers_is_refused():
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (512, 512), (513, 257), (10_000, 500)])
-def test_the_chosen_rows_are_spread_over_all_and_few(count, expected):
+def test_the_rows_for_a_graph_are_spread_over_all_and_few(count, expected):
     rows = np.arange(count, dtype=np.int64) * 3
-    chosen = chosen_rows(rows)
+    chosen = export_rows(rows)
     assert (len(chosen), chosen[0]) == (expected, 0)
     assert set(chosen) <= set(rows)
 
@@ -156,7 +158,8 @@ def test_calibration_sees_training_items_only(database, object_store, tmp_path, 
 
     monkeypatch.setattr(exporting, "export_module", spy)
     scene = Scene(database, object_store, tmp_path, runtime="onnx-int8")
-    scene.train()
+    with pytest.raises(ArtifactInvalid, match="ONNX Runtime must take the graph"):
+        scene.train()
     table = scene.manifest.to_pydict()
     pack = object_store.get(table["object_key"][0])
     pixels = {}

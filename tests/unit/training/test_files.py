@@ -15,6 +15,7 @@ from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.training.checkpoint import POINTER_NAME, Checkpoints, restore
 from pipeline_tasks.training.inputs import decode_inputs, replace_file
 from pipeline_tasks.training.progress import step_progress
+from pipeline_tasks.training.proof import Proof
 from pipeline_tasks.training.publish import store_artifact
 from tests.unit.models.test_artifact import build
 from tests.unit.models.test_exported import graph
@@ -122,7 +123,13 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(tmp_path, spoil, key):
 def publish(packed, *, store, database, number=1):
     fence = database.acquire("train/pets/x", Attempt("run", "train", number), now=NOW)
     return store_artifact(
-        packed, store=store, database=database, fence=fence, validate=lambda _module: {"accuracy": 0.25}
+        packed,
+        model_files.load_module(packed.manifest, packed.weights),
+        proof=Proof(model_files.recipe_of(packed.manifest.config), packed.manifest.config.preprocessing, ()),
+        store=store,
+        database=database,
+        fence=fence,
+        validate=lambda _module: {"accuracy": 0.25},
     )
 
 
