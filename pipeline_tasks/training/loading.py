@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline_tasks.contracts import Item, content_id
 from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.models.base import DescribesInputs
 from pipeline_tasks.models.registry import FoundRecipe
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.training.dataset import InnerSplit, TrainingRow, class_indices, inner_split, loss_weights
@@ -20,6 +21,8 @@ from pipeline_tasks.training.inputs import DecodedInputs, decode_inputs
 from pipeline_tasks.training.loop import TrainingData
 
 logger = logging.getLogger(__name__)
+
+FACT_ROWS = 1_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,6 +62,17 @@ def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore
     )
     split = _split(rows, inputs, share=plan.params["validation_share"])
     return TrainingData(inputs, targets_n, weights_n, split, plan.classes)
+
+
+def input_facts(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore) -> dict[str, Any]:
+    """Return what the recipe says of the first `FACT_ROWS` rows; nothing where it has nothing to say."""
+    recipe = plan.found.recipe
+    if not isinstance(recipe, DescribesInputs):
+        return {}
+    items = (data for _, data in _read(plan.project, rows[:FACT_ROWS], store=store))
+    facts = recipe.input_facts(items, preprocessing=recipe.preprocessing(plan.params))
+    logger.info("inputs of %s: %s", plan.project, facts)
+    return {"inputs": facts}
 
 
 def _read(project: str, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:

@@ -90,7 +90,8 @@ def reproduce(
         GateClosed: as in training.
     """
     config = manifest.config
-    params = found.recipe.resolve(config.params)
+    resolved = found.recipe.resolve(config.params)
+    params = {name: resolved[name] for name in config.params}  # what a later recipe added was not there
     data = load_data(
         LoadPlan(
             config.project, config.snapshot_id, found, _before_tuning(params, manifest.metrics), config.classes, folder

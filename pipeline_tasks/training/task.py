@@ -23,9 +23,9 @@ from pipeline_tasks.models.runtimes import TORCH
 from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.training.checkpoint import Checkpoints
-from pipeline_tasks.training.dataset import ManifestTable, TrainingRow, rows_of
+from pipeline_tasks.training.dataset import ManifestTable, rows_of
 from pipeline_tasks.training.keys import TrainingKey
-from pipeline_tasks.training.loading import LoadPlan, load_data
+from pipeline_tasks.training.loading import LoadPlan, input_facts, load_data
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
 from pipeline_tasks.training.publish import publish_model
 from pipeline_tasks.training.tuning import Report, TrialRecord, choose_params
@@ -57,6 +57,11 @@ class _Job:
     @property
     def defaults(self) -> Mapping[str, Any]:
         return self.key.params
+
+    def load_plan(self) -> LoadPlan:
+        """Return which data to load, and how it is decoded."""
+        key = self.key
+        return LoadPlan(key.project, key.snapshot_id, self.found, key.params, key.classes, self.folder)
 
     def start_run(self, *, suffix: str, job_type: str, params: Mapping[str, Any]) -> TrackerRun:
         """Open the tracker's run of this training or trial; its id follows from the training key."""
@@ -117,8 +122,12 @@ def train(
     fence = database.acquire(f"train/{project.name}/{key.version}", attempt, now=now)
     folder = scratch / f"train-{project.name}-{key.version}"
     job = _Job(project, snapshot, found, key, folder, pick_device(wanted=device), tracker, run_id)
-    data = _load_data(job, rows_of(manifest), store=store)
-    artifact, run = _fit(job, data, code_revision=code_revision, start=_start_tensors(warm_start, store=store))
+    rows = rows_of(manifest)
+    data = load_data(job.load_plan(), rows, store=store)
+    facts = input_facts(job.load_plan(), rows, store=store)
+    artifact, run = _fit(
+        job, data, facts=facts, code_revision=code_revision, start=_start_tensors(warm_start, store=store)
+    )
     run.finish()
 
     def complete(stored: model_files.ModelManifest) -> ModelRecord:
@@ -176,12 +185,6 @@ def _training_key(
     )
 
 
-def _load_data(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) -> TrainingData:
-    key = job.key
-    plan = LoadPlan(key.project, key.snapshot_id, job.found, key.params, key.classes, job.folder)
-    return load_data(plan, rows, store=store)
-
-
 def _start_tensors(warm_start: ModelRef | None, *, store: ObjectStore) -> Mapping[str, torch.Tensor] | None:
     if warm_start is None:
         return None
@@ -193,7 +196,12 @@ def _start_tensors(warm_start: ModelRef | None, *, store: ObjectStore) -> Mappin
 
 
 def _fit(
-    job: _Job, data: TrainingData, *, code_revision: str, start: Mapping[str, torch.Tensor] | None
+    job: _Job,
+    data: TrainingData,
+    *,
+    facts: Mapping[str, Any],
+    code_revision: str,
+    start: Mapping[str, torch.Tensor] | None,
 ) -> tuple[model_files.Artifact, TrackerRun]:
     params, trials = _tune(job, data, start=start)
     run = job.start_run(suffix="", job_type="train", params=params)
@@ -212,11 +220,11 @@ def _fit(
 
     try:
         module, history = fit(job.recipe, data, plan, checkpoints=checkpoints, on_epoch=on_epoch)
-        artifact = _pack(job, data, module, history, params=params, trials=trials, code_revision=code_revision)
+        artifact = _pack(job, data, module, history, facts, params=params, trials=trials, code_revision=code_revision)
     except Exception:
         run.finish(exit_code=1)
         raise
-    run.summary({"weights_digest": artifact.manifest.weights_digest, **history[-1]["metrics"]})
+    run.summary({"weights_digest": artifact.manifest.weights_digest, **facts, **history[-1]["metrics"]})
     return artifact, run
 
 
@@ -267,6 +275,7 @@ def _pack(
     data: TrainingData,
     module: torch.nn.Module,
     history: list[dict[str, Any]],
+    facts: Mapping[str, Any],
     *,
     params: Mapping[str, Any],
     trials: Sequence[TrialRecord],
@@ -293,6 +302,7 @@ def _pack(
     )
     metrics = {
         **training_metrics(data, history),
+        **facts,
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
     origin = origin_of(code_revision=code_revision, device=job.device)
