@@ -13,7 +13,8 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.registry import find_recipe
 from pipeline_tasks.models.text_bow.preprocess import decode_text, input_facts
 from pipeline_tasks.models.text_bow.units import terms, unit_shares
-from pipeline_tasks.project import LoadedProject, Project
+from pipeline_tasks.project import LoadedProject, NearDuplicates, Project
+from pipeline_tasks.validation import fingerprints as fp
 from tests.fakes import FakeObjectStore
 from tests.model.learning import learn, predict
 from tests.unit.training.scene import CLASSES, Scene, fill
@@ -94,6 +95,26 @@ def test_an_unknown_unit_is_refused():
         ConfigError, match=r"recipe.params.unit must be 'auto', 'words' or 'characters' \(got 'letters'"
     ):
         find_recipe("text_bow").recipe.resolve({"unit": "letters"})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param("good 👍", "good 👎", False, id="E10-emoji"),
+        pytest.param("हमारा दिन अच्छा", "हमारा दान अच्छा", False, id="E10-hindi-vowels"),
+        pytest.param("มา", "มี", False, id="E10-thai-vowels"),
+        pytest.param("房间很好。", "房间很好！", True, id="E10-chinese-punctuation"),
+        pytest.param("ＡＢＣ ﾃﾞｰﾀ", "abc データ", True, id="E10-full-and-half-width"),
+        pytest.param("❤️ you", "❤ you", True, id="E10-the-look-of-an-emoji"),
+    ],
+)
+def test_texts_that_say_other_things_are_no_copies(one, other, same):
+    assert (fp.shingles(one) == fp.shingles(other)) == same
+
+
+def test_stored_fingerprints_of_texts_are_computed_anew_and_others_are_not():
+    settings = NearDuplicates()
+    assert [fp.kind(one, settings) for one in ("image", "text", "tabular")] == ["image-1", "text-2", "tabular-1-4"]
 
 
 SUBJECTS = ("房间", "早餐", "服务", "位置", "价格", "前台", "空调", "电梯", "床单", "大堂")
