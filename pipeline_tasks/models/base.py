@@ -121,6 +121,14 @@ class Recipe(Protocol):
         """Return the probabilities (n, c) of a collated batch; PermanentError NON_FINITE_OUTPUT on a NaN."""
 
 
+@runtime_checkable
+class DescribesInputs(Protocol):
+    """A recipe that says of its inputs what a person should know of a training; what it says stands in `metrics`."""
+
+    def input_facts(self, items: Iterable[bytes], *, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+        """Return facts (JSON) of some of the training items, read as `decode` reads them."""
+
+
 def parse_params(model: type[ParamsT], params: Mapping[str, Any]) -> ParamsT:
     """Return the checked parameters.
 

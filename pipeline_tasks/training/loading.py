@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline_tasks.contracts import Item, content_id
 from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.models.base import DescribesInputs
 from pipeline_tasks.models.decoding import decode_item
 from pipeline_tasks.models.registry import FoundRecipe
 from pipeline_tasks.ports import ObjectStore
@@ -23,6 +24,8 @@ from pipeline_tasks.training.loop import TrainingData
 from pipeline_tasks.training.proof import Proof, spread
 
 logger = logging.getLogger(__name__)
+
+FACT_ROWS = 1_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,6 +79,17 @@ def proof_of(
     chosen = [rows[position] for position in spread(np.arange(len(rows)) if positions is None else positions)]
     items = [(chosen[position].item_id, data) for position, data in read_rows(plan.project, chosen, store=store)]
     return Proof(plan.found.recipe, plan.found.recipe.preprocessing(plan.params), items)
+
+
+def input_facts(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore) -> dict[str, Any]:
+    """Return what the recipe says of the first `FACT_ROWS` rows; nothing where it has nothing to say."""
+    recipe = plan.found.recipe
+    if not isinstance(recipe, DescribesInputs):
+        return {}
+    items = (data for _, data in read_rows(plan.project, rows[:FACT_ROWS], store=store))
+    facts = recipe.input_facts(items, preprocessing=recipe.preprocessing(plan.params))
+    logger.info("inputs of %s: %s", plan.project, facts)
+    return {"inputs": facts}
 
 
 def read_rows(project: str, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:

@@ -89,7 +89,8 @@ def reproduce(
         PermanentError: PUBLISH_MISMATCH, the recorded preprocessing is not what the recipe of today says.
     """
     config = manifest.config
-    params = found.recipe.resolve(config.params)
+    resolved = found.recipe.resolve(config.params)
+    params = {name: resolved[name] for name in config.params}  # what a later recipe added was not there
     loading = LoadPlan(
         config.project, config.snapshot_id, found, _before_tuning(params, manifest.metrics), config.classes, folder
     )

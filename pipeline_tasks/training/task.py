@@ -25,7 +25,7 @@ from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.training.checkpoint import Checkpoints
 from pipeline_tasks.training.dataset import ManifestTable, rows_of
 from pipeline_tasks.training.keys import DEFAULT_METRIC, TrainingKey
-from pipeline_tasks.training.loading import LoadPlan, load_data, proof_of
+from pipeline_tasks.training.loading import LoadPlan, input_facts, load_data, proof_of
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
 from pipeline_tasks.training.proof import export_rows, proof_rows
 from pipeline_tasks.training.publish import prove_stored, publish_model
@@ -108,7 +108,8 @@ def train(
     fence = database.acquire(f"train/{project.name}/{key.version}", attempt, now=now)
     job = _Job(project, snapshot, found, key, folder, pick_device(wanted=device), tracker, run_id)
     data = load_data(plan, rows, store=store)
-    artifact, module, run = _fit(job, data, code_revision=code_revision)
+    facts = input_facts(plan, rows, store=store)
+    artifact, module, run = _fit(job, data, facts=facts, code_revision=code_revision)
     run.finish()
 
     def complete(stored: model_files.ModelManifest) -> ModelRecord:
@@ -162,7 +163,7 @@ def training_key(
 
 
 def _fit(
-    job: _Job, data: TrainingData, *, code_revision: str
+    job: _Job, data: TrainingData, *, facts: Mapping[str, Any], code_revision: str
 ) -> tuple[model_files.Artifact, torch.nn.Module, TrackerRun]:
     params, trials = _tune(job, data)
     run = job.start_run(suffix="", job_type="train", params=params)
@@ -181,11 +182,11 @@ def _fit(
 
     try:
         module, history = fit(job.recipe, data, plan, checkpoints=checkpoints, on_epoch=on_epoch)
-        artifact = _pack(job, data, module, history, params=params, trials=trials, code_revision=code_revision)
+        artifact = _pack(job, data, module, history, facts, params=params, trials=trials, code_revision=code_revision)
     except Exception:
         run.finish(exit_code=1)
         raise
-    run.summary({"weights_digest": artifact.manifest.weights_digest, **history[-1]["metrics"]})
+    run.summary({"weights_digest": artifact.manifest.weights_digest, **facts, **history[-1]["metrics"]})
     return artifact, module, run
 
 
@@ -234,6 +235,7 @@ def _pack(
     data: TrainingData,
     module: torch.nn.Module,
     history: list[dict[str, Any]],
+    facts: Mapping[str, Any],
     *,
     params: Mapping[str, Any],
     trials: Sequence[TrialRecord],
@@ -260,6 +262,7 @@ def _pack(
     )
     metrics = {
         **training_metrics(data, history),
+        **facts,
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
     if trials:

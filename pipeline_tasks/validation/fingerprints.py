@@ -26,7 +26,8 @@ from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, InputError
 from pipeline_tasks.project import Modality, NearDuplicates
 
-FORMAT = 1  # raise it when the same bytes get another fingerprint: stored ones are then computed anew
+# Raise one when the same bytes get another fingerprint: stored ones are then computed anew.
+FORMATS: dict[Modality, int] = {"image": 1, "text": 2, "tabular": 1}
 SCHEMA = pa.schema([("item_id", pa.string()), ("fingerprint", pa.binary())])
 MIN_GREY_SPREAD = 4.0  # standard deviation in grey levels; below it an image has too little in it to be told apart
 SIDE, GREY_SIDE, COLOUR_SIDE = 32, 16, 4
@@ -40,7 +41,7 @@ WIDTHS: dict[Modality, int] = {
     "text": NUM_PERMUTATIONS * 4,
     "tabular": 32,
 }
-_WORDS = re.compile(r"\w+")
+_VARIANT = re.compile("[\ufe00-\ufe0f]")  # asks for one look or the other of the sign before it
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -57,7 +58,7 @@ class Fingerprints:
 def kind(modality: Modality, settings: NearDuplicates) -> str:
     """Return what two fingerprints must have in common to be compared; stands in the name of their file."""
     digits = f"-{settings.significant_digits}" if modality == "tabular" else ""
-    return f"{modality}-{FORMAT}{digits}"
+    return f"{modality}-{FORMATS[modality]}{digits}"
 
 
 def fingerprint(data: bytes, *, modality: Modality, max_pixels: int, digits: int) -> bytes | None:
@@ -120,11 +121,19 @@ def _empty_signature() -> Any:
 def shingles(text: str) -> frozenset[str]:
     """Return every run of five characters, white space, punctuation and case left out; a shorter text is one shingle.
 
-    A text without letters and digits is its own only shingle.
+    Vowel signs and emoji stay: where they differ, texts say different things. A text without any of these, letters and
+    digits is its own only shingle.
     """
-    plain = " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
+    folded = _VARIANT.sub("", unicodedata.normalize("NFKC", text).casefold())
+    plain = " ".join("".join(map(_or_space, folded)).split()) or text.strip()
     last = max(len(plain) - SHINGLE_CHARACTERS, 0)
     return frozenset(plain[start : start + SHINGLE_CHARACTERS] for start in range(last + 1))
+
+
+@cache
+def _or_space(char: str) -> str:
+    category = unicodedata.category(char)
+    return char if category[0] in "LMN" or category == "So" or char == "_" else " "
 
 
 def row_fingerprint(row: Mapping[str, Any], *, digits: int) -> bytes:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
+import contextlib
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from pipeline_tasks.errors import InputError
 from pipeline_tasks.guards.text import decode_text as read_utf8
 from pipeline_tasks.guards.text import guard_text
 from pipeline_tasks.models.base import Array
+from pipeline_tasks.models.text_bow.units import terms, unit_shares
 
-_TOKEN = re.compile(r"\w\w+")
+UNIT_BEFORE = "words"  # of model versions that were stored before there was a choice
 
 
 def decode_text(data: bytes, *, preprocessing: Mapping[str, Any]) -> Array:
@@ -26,22 +27,20 @@ def decode_text(data: bytes, *, preprocessing: Mapping[str, Any]) -> Array:
     """
     text = guard_text(read_utf8(data), max_characters=int(preprocessing["max_characters"]))
     buckets = int(preprocessing["buckets"])
-    counts = Counter(
-        zlib.crc32(gram) % buckets for gram in _ngrams(_folded(text), longest=int(preprocessing["ngrams"]))
-    )
+    unit = str(preprocessing.get("unit", UNIT_BEFORE))
+    found = terms(text, unit=unit, longest=int(preprocessing["ngrams"]))
+    counts = Counter(zlib.crc32(term.encode()) % buckets for term in found)
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[: int(preprocessing["max_terms"])]
     return np.array(ranked or [(0, 0)], dtype=np.int32)
 
 
-def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).lower()
-
-
-def _ngrams(text: str, *, longest: int) -> Iterator[bytes]:
-    tokens = _TOKEN.findall(text)
-    for length in range(1, longest + 1):
-        for start in range(len(tokens) - length + 1):
-            yield " ".join(tokens[start : start + length]).encode()
+def input_facts(items: Iterable[bytes], *, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the number of readable texts and the shares of their letters and digits by unit."""
+    texts = []
+    for data in items:
+        with contextlib.suppress(InputError):
+            texts.append(guard_text(read_utf8(data), max_characters=int(preprocessing["max_characters"])))
+    return {"texts": len(texts), **unit_shares(texts, unit=str(preprocessing.get("unit", UNIT_BEFORE)))}
 
 
 def collate_counts(inputs: Sequence[Array]) -> Array:

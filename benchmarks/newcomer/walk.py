@@ -1,0 +1,328 @@
+"""The way of a newcomer from `dethrone init` to a served champion, a drift that is seen and labelled, and a contender.
+
+    python benchmarks/newcomer/walk.py --data reviews --folder /tmp/newcomer/reviews      (5 to 15 minutes on two cores)
+
+Template defaults, but for what a person must write: classes, columns, and what the edits below say. Everything is a
+command of `dethrone` as a shell has it, but for three things: requests come from threads over HTTP, labels from
+scripted accounts of Label Studio over its own API (without errors), and exam labels from as many of them as the
+template asks for. Each command, its exit code, its seconds and its output go to FOLDER/walk.log; FOLDER/figures.json
+holds the figures that are printed at the end. A command that fails is noted, and the way goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import data as newcomer_data
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+DETHRONE = ROOT / ".venv" / "bin" / "dethrone"
+SETTLE_SECONDS = 20
+TRIES = 4
+
+
+class Walk:
+    """One project on its way, with what was typed and what came of it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        self.material = newcomer_data.MATERIALS[name]()
+        self.projects = folder / "projects"
+        self.environment = {
+            **os.environ,
+            "DETHRONE_HOME": str(folder / "home"),
+            "DETHRONE_PROJECTS": str(self.projects),
+            "WANDB_MODE": "offline",
+        }
+        os.environ.update(self.environment)
+        self.began = time.monotonic()
+        self.figures: dict[str, object] = {"data": name, "machine": f"{os.cpu_count()} cores"}
+        self.commands: list[tuple[str, int, float]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = (folder / "walk.log").open("a", encoding="utf-8")
+
+    def say(self, text: str) -> None:
+        line = f"{time.monotonic() - self.began:7.1f} s  {text}"
+        print(line, flush=True)
+        print(line, file=self.log, flush=True)
+
+    def type(self, *arguments: str, timeout: float = 1800) -> tuple[int, str]:
+        """Run one command of `dethrone` as typed in a shell; return its exit code and output."""
+        began = time.monotonic()
+        done = subprocess.run(
+            [DETHRONE, *arguments], env=self.environment, capture_output=True, text=True, cwd=ROOT, timeout=timeout,
+            check=False,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        self.commands.append((" ".join(arguments), done.returncode, round(seconds, 1)))
+        self.say(f"dethrone {' '.join(arguments)}: exit {done.returncode}, {seconds:.1f} s")
+        for stream in (done.stdout, done.stderr):
+            print("\n".join(f"    {line}" for line in stream.splitlines()[-60:]), file=self.log, flush=True)
+        if done.returncode:
+            self.say("  " + "\n  ".join((done.stderr or done.stdout).strip().splitlines()[-4:]))
+        return done.returncode, done.stdout
+
+    def again(self, *arguments: str) -> tuple[int, str]:
+        """Run a command until it ends with 0 or 3: a stage of Airflow may be at the same work."""
+        for _ in range(TRIES):
+            code, text = self.type(*arguments)
+            if code in (0, 3):
+                break
+            time.sleep(SETTLE_SECONDS)
+        return code, text
+
+    def fact(self, name: str, value: object) -> None:
+        self.figures[name] = value
+        self.say(f"{name}: {value}")
+
+    # The project
+
+    def init(self) -> None:
+        template, classes = self.material.template, self.material.classes
+        takes_classes = "--classes" in self.type("init", "--help")[1]
+        extra = ["--classes", ",".join(classes)] if takes_classes else []
+        self.type("init", self.name, "--template", template, *extra)
+        newcomer_data.write_arrivals(self.material, self.projects / self.name / "incoming")
+        if not takes_classes:
+            self.edit_classes()
+        if self.material.modality == "tabular":
+            self.edit_columns()
+        if self.name == "cells":  # 1,074 photos: a tenth of them is about as many as gate.exam.min_items asks for
+            self.edit("project.yaml", "exam_share: 0.1", "exam_share: 0.15")
+        self.type("project", "validate", self.name)
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.projects / self.name / file
+        text = path.read_text()
+        if old not in text:
+            self.say(f"NOT THERE in {file}: {old!r}")
+            return
+        path.write_text(text.replace(old, new, 1))
+        self.figures["edited lines"] = int(self.figures.get("edited lines", 0)) + new.count("\n") + 1
+        self.say(f"{file}: {' '.join(new.split())[:200]}")
+
+    def edit_classes(self) -> None:
+        before = {"image": "[cat, dog]", "tabular": '["no", "yes"]', "text": "[negative, positive]"}
+        old = [word.strip('"') for word in before[self.material.modality].strip("[]").split(", ")]
+        if tuple(old) == self.material.classes:
+            return
+        self.edit("project.yaml", before[self.material.modality], f"[{', '.join(self.material.classes)}]")
+        for was, becomes in zip(old, self.material.classes, strict=True):
+            self.edit("labeling.xml", f'value="{was}"', f'value="{becomes}"')
+
+    def edit_columns(self) -> None:
+        """Name the columns; what they hold is proposed by `project columns` where there is one, else typed in."""
+        self.edit("project.yaml", "[amount, country]", json.dumps(list(self.material.columns)))
+        if "columns" in self.type("project", "--help")[1]:
+            self.type("project", "columns", self.name)
+            self.say((self.projects / self.name / "project.yaml").read_text())
+            return
+        values: dict[str, list[str]] = {}
+        rows = [json.loads(one.body) for one in self.material.labeled]
+        for name in newcomer_data.CATEGORIES:
+            values[name] = [value for value, _ in collections.Counter(row[name] for row in rows).most_common(60)]
+        self.edit("project.yaml", "numbers: [amount]", f"numbers: [{newcomer_data.SPEED}]")
+        lines = "\n".join(f"      {name}: {json.dumps(found)}" for name, found in values.items())
+        self.edit("project.yaml", "      country: [DE, FR, US]", lines)
+
+    # Labels
+
+    def label(self) -> None:
+        """Answer every open task as its truth says; return when the answers are collected."""
+        from pipeline_tasks.annotation.projects import QUEUES, labeling_config
+        from pipeline_tasks.assembly import build_parts
+        from pipeline_tasks.catalog.labels import LabelRepository
+        from pipeline_tasks.demo.annotators import Annotator, answer_all
+
+        parts = build_parts()
+        loaded = parts.project(self.name)
+        registered = LabelRepository(parts.database).registration(self.name)
+        if registered is None:
+            self.say("no labeling project yet")
+            return
+        truth = self.truth_by_item(parts)
+        team = [Annotator(f"{name}@newcomer.local", 0.0) for name in ("ada", "ben", "cleo")]
+        for queue in QUEUES:
+            people = loaded.config.labels.exam_annotators if queue == "exam" else loaded.config.labels.annotators
+            report = answer_all(
+                parts.labeling,
+                url=parts.settings.label_studio_url,
+                admin_token=parts.settings.label_studio_token,
+                password_secret=parts.settings.webhook_secret,
+                project_id=registered[2][queue],
+                annotators=team,
+                people_per_item=people,
+                config=labeling_config(loaded),
+                truth=truth,
+                similar={},
+            )
+            self.say(f"labeled, queue {queue}: {report.num_answers} answers")
+            self.figures[f"answers, {queue}"] = int(self.figures.get(f"answers, {queue}", 0)) + report.num_answers
+        self.again("collect", self.name)
+
+    def truth_by_item(self, parts) -> dict[str, str]:
+        """Return item id -> label, by what the items hold: rows and texts may be stored in another form than sent."""
+        from pipeline_tasks.catalog.items import ItemRepository
+        from pipeline_tasks.ingest.reading import read_items
+
+        known = {self.signature(one.body): one.label for one in self.material.everything()}
+        found = {}
+        for item, body in read_items(parts.store, ItemRepository(parts.database).iterate(self.name)):
+            label = known.get(self.signature(body))
+            if label is not None:
+                found[item.item_id] = label
+        return found
+
+    def signature(self, body: bytes) -> object:
+        if self.material.modality == "image":
+            return body
+        if self.material.modality == "text":
+            return "".join(body.decode().split())
+        row = json.loads(body)
+        return tuple(_spelled(row.get(name)) for name in self.material.columns)
+
+    # Traffic
+
+    def send(self, name: str, examples) -> None:
+        """Ask the gateway for each of these once, four at a time; the client knows the truth."""
+        from pipeline_tasks.settings import load_settings
+
+        key = (self.folder / "home" / "secrets" / "gateway_api_key").read_text().strip()
+        url = f"{load_settings().gateway_url}/v1/projects/{self.name}/predict"
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": self.material.media_type}
+        numbers, lock, answers = iter(examples), threading.Lock(), collections.Counter()
+
+        def work() -> None:
+            with httpx.Client(timeout=30, trust_env=False) as client:
+                while True:
+                    with lock:
+                        one = next(numbers, None)
+                    if one is None:
+                        return
+                    try:
+                        answer = client.post(url, content=one.body, headers=headers)
+                        label = answer.json().get("label") if answer.status_code == 200 else None
+                        kind = ("right" if label == one.label else "wrong") if label else f"{answer.status_code}"
+                    except httpx.HTTPError as error:
+                        kind = type(error).__name__
+                    answers[kind] += 1
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+        answered = answers["right"] + answers["wrong"]
+        self.fact(f"live accuracy, {name}", f"{answers['right'] / max(answered, 1):.3f} of {answered}")
+        if answered < len(examples):
+            self.fact(f"not answered, {name}", {key: n for key, n in answers.items() if key not in ("right", "wrong")})
+        time.sleep(SETTLE_SECONDS)  # the gateway ships its log every few seconds
+
+    def monitor(self, when: str) -> None:
+        _, text = self.again("monitor", self.name, "--json")
+        try:
+            report = json.loads(text)
+        except ValueError:
+            self.fact(f"monitor, {when}", text.strip()[-300:])
+            return
+        self.fact(f"monitor, {when}", {key: report.get(key) for key in ("state", "quality", "alarms")})
+
+    # The verdict
+
+    def verdict(self, when: str) -> None:
+        from pipeline_tasks.assembly import build_parts
+        from pipeline_tasks.catalog.serving import ServingRepository
+        from pipeline_tasks.catalog.verdicts import VerdictRepository
+
+        parts = build_parts()
+        verdicts = VerdictRepository(parts.database).history(self.name)
+        routes = ServingRepository(parts.database).history(self.name)
+        if verdicts:
+            last = verdicts[-1].ref
+            self.fact(f"verdict, {when}", {"answer": last.answer, "reasons": list(last.reasons)})
+        self.fact(f"champion, {when}", routes[-1].champion_version if routes else None)
+
+    def training(self, when: str) -> None:
+        from pipeline_tasks.assembly import build_parts
+        from pipeline_tasks.catalog.registry import ModelRepository
+
+        history = ModelRepository(build_parts().database).history(self.name)
+        if history:
+            metrics = history[-1].metrics
+            kept = {key: metrics["validation"][key] for key in ("accuracy", "macro_f1", "num_items")}
+            self.fact(f"training, {when}", {"num_train": metrics["num_train"], **kept, "inputs": metrics.get("inputs")})
+
+    def go(self) -> None:
+        self.init()
+        self.type("up")
+        self.fact("minutes to the stack", round((time.monotonic() - self.began) / 60, 1))
+        self.again("ingest", self.name)
+        self.type("quarantine", self.name)
+        self.again("annotate", self.name)
+        self.label()
+        self.again("train", self.name)
+        self.training("first")
+        self.verdict("first")
+        self.fact("minutes to the first champion", round((time.monotonic() - self.began) / 60, 1))
+        for name, examples in self.material.traffic.items():
+            self.send(name, examples)
+            self.monitor(f"after {name}")
+            self.again("annotate", self.name)
+            self.label()
+            self.monitor(f"{name}, labelled")
+        self.again("train", self.name)
+        self.training("after the drift")
+        self.verdict("after the drift")
+        self.type("verify")
+
+    def close(self) -> None:
+        self.figures["minutes"] = round((time.monotonic() - self.began) / 60, 1)
+        typed = [one for one in self.commands if "--help" not in one[0]]
+        self.figures["commands"] = len(typed)
+        self.figures["commands that failed"] = [one for one in typed if one[1]]
+        (self.folder / "figures.json").write_text(json.dumps(self.figures, indent=2, ensure_ascii=False))
+        print("\n| figure | value |\n|---|---|")
+        for name, value in self.figures.items():
+            print(f"| {name} | {value} |")
+
+
+def _spelled(value: object) -> str:
+    """Return a cell's spelling that does not depend on how it is stored: numbers as numbers, nothing as nothing."""
+    if value is None or value == "":
+        return ""
+    try:
+        return repr(float(str(value)))
+    except ValueError:
+        return str(value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=sorted(newcomer_data.MATERIALS), required=True)
+    parser.add_argument("--folder", type=Path, required=True, help="state, projects and logs; must be new")
+    parser.add_argument("--keep", action="store_true", help="leave the stack running at the end")
+    options = parser.parse_args()
+    if options.folder.exists() and any(options.folder.iterdir()):
+        print(f"--folder must be new (got {options.folder}). Remove it, or name another.", file=sys.stderr)
+        return 2
+    walk = Walk(options.data, options.folder.absolute())
+    try:
+        walk.go()
+    finally:
+        if not options.keep:
+            walk.type("down")
+        walk.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
