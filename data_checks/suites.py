@@ -18,7 +18,7 @@ MODALITY_COLUMNS: dict[Modality, tuple[str, ...]] = {
 }
 LABEL_COLUMNS = ("item_id", "label", "num_annotators", "method")
 DATASET_COLUMNS = ("item_id", "label", "group_key", "weight", "split")
-NEAR_DUPLICATE_OF_EXAM = "NEAR_DUPLICATE_OF_EXAM"
+NEAR_DUPLICATE_OF_EXAM, EQUAL_TO_EXAM = "NEAR_DUPLICATE_OF_EXAM", "EQUAL_TO_EXAM"
 
 
 def items_suite(project: Project) -> Suite:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline_tasks.guards.cells import Column, columns_of
+from pipeline_tasks.project_columns import ColumnConfig
 from pipeline_tasks.project_section import Section
 from pipeline_tasks.project_serving import Serving
 
@@ -51,7 +54,9 @@ class S3Source(Section):
 class _Rows(Section):
     key_column: str
     content_columns: list[str] = Field(
-        min_length=1, description="The columns that make an item: one for text, the features for tabular."
+        default_factory=list,
+        description="The columns that make an item: one for text, the features for tabular; without it the names in "
+        "`columns`.",
     )
     label_column: str | None = None
     group_column: str | None = None
@@ -291,6 +296,11 @@ class Project(Section):
     description: str = ""
     owner: str = "ml"
     modality: Modality
+    columns: list[ColumnConfig] = Field(
+        default_factory=list,
+        description="The columns of a table's rows, each with its type; docs/tables.md. Without it types are guessed "
+        "cell by cell. `dethrone project columns <name>` proposes it from the data.",
+    )
     sources: list[Source] = Field(min_length=1)
     labels: Labels
     split: SplitConfig = SplitConfig()
@@ -302,6 +312,11 @@ class Project(Section):
     serving: Serving = Serving()
     monitor: Monitor = Monitor()
     schedules: Schedules = Schedules()
+
+    @cached_property
+    def row_columns(self) -> tuple[Column, ...]:
+        """The declared columns as the reader of cells takes them; none: rows are read by reading version 1."""
+        return columns_of(column.as_json() for column in self.columns)
 
 
 class LoadedProject(Section):

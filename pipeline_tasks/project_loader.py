@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject, Project
 from pipeline_tasks.project_checks import check_project
+from pipeline_tasks.project_declared import complete
 from pipeline_tasks.project_graph import ComposedProject, shape_problems
 from pipeline_tasks.project_labeling import parse_labeling
 from pipeline_tasks.project_yaml import (
@@ -114,7 +115,7 @@ def _name_problems(name: str, document: Document, *, folder: Path) -> list[Probl
 
 
 def _load(folder: Path, document: Document) -> LoadedProject:
-    config = _typed(document, Project)
+    config = complete(_typed(document, Project))
     problems = [document.problem(key, message) for key, message in check_project(config, folder=folder)]
     problems += _name_problems(config.name, document, folder=folder)
     labeling_path = folder / LABELING_FILE

@@ -245,7 +245,7 @@ class Gateway:
                     answer["prediction_id"],
                     project=trace.project,
                     answer=answer,
-                    item_id=guard.item_id(item, modality=route.settings.modality),
+                    item_id=guard.item_id(item, route.settings),
                 )
         if route.shadows and version is None:
             self.mirror.send(dataclasses.replace(question, seat=None), record, route=route)

@@ -74,7 +74,7 @@ async def compose(
     answer = _log_whole(gateway, trace, route, output, prediction_id=prediction_id)
     answer |= {"answered_by": output.node.name, "nodes": [_as_json(one) for one in ran.values()]}
     if answer["needs_review"] and trace.prediction_id is None:
-        item_id = guard.item_id(item, modality=route.settings.modality)
+        item_id = guard.item_id(item, route.settings)
         gateway.later.store.remember(prediction_id, project=trace.project, answer=answer, item_id=item_id)
     return answer
 

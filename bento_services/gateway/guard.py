@@ -16,8 +16,9 @@ from bento_services.gateway.errors import ApiError
 from bento_services.gateway.routes import ServingSettings
 from pipeline_tasks.contracts import content_id, sha256_hex
 from pipeline_tasks.errors import InputError
+from pipeline_tasks.guards.cells import columns_of, json_fraction, row_content
 from pipeline_tasks.guards.image import guard_image
-from pipeline_tasks.guards.row import guard_row
+from pipeline_tasks.guards.row import check_names, guard_row
 from pipeline_tasks.guards.text import decode_text, guard_text
 
 MEDIA_TYPES: Mapping[str, frozenset[str]] = {
@@ -176,9 +177,15 @@ def _guard_text(payload: bytes, limits: Mapping[str, Any]) -> bytes:
 
 
 def _guard_row(payload: bytes, limits: Mapping[str, Any]) -> bytes:
-    row = parse_json_object(payload)
+    """Return a row's content by the project's declared columns; without those the row as it came."""
+    max_characters = int(limits.get("max_text_characters", MAX_CHARACTERS))
+    columns = columns_of(limits.get("columns", ()))
+    row = parse_json_object(payload, parse_float=json_fraction if columns else float)
+    check_names(row)
+    if columns:
+        return row_content(row, columns=columns, max_characters=max_characters)
     # Which columns the model needs is the inference service's to say; here every value that came must be plain.
-    guard_row(row, columns=list(row), max_characters=int(limits.get("max_text_characters", MAX_CHARACTERS)))
+    guard_row(row, columns=list(row), max_characters=max_characters)
     return payload
 
 
@@ -189,15 +196,20 @@ GUARDS: Mapping[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {
 }
 
 
-def item_id(item: bytes, *, modality: str) -> str:
-    """Return the id that the catalog gives to a checked item: the digest of its canonical bytes."""
-    return content_id(json.loads(item)) if modality == "tabular" else sha256_hex(item)
+def item_id(item: bytes, settings: ServingSettings) -> str:
+    """Return the content id that the catalog gives to a checked item: the digest of its canonical bytes."""
+    if settings.modality != "tabular" or settings.preprocess.get("columns"):
+        return sha256_hex(item)
+    row, names = json.loads(item), set(settings.preprocess.get("content_columns", ()))
+    return content_id({name: row[name] for name in names} if names and names <= row.keys() else row)
 
 
-def parse_json_object(body: bytes) -> dict[str, Any]:
+def parse_json_object(body: bytes, *, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
     """Return a JSON object read strictly: UTF-8, no double key, no NaN; 400 or 422 otherwise."""
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_not_finite)
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_not_finite, parse_float=parse_float
+        )
     except (ValueError, RecursionError):
         raise ApiError(
             400, "JSON_INVALID", "the body must be one JSON object in UTF-8, each key once.", field="body"

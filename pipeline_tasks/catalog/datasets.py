@@ -19,6 +19,7 @@ MAX_ATTEMPTS = 20
 ITEM_STAGE, DATASET_STAGE = "items", "dataset"
 LABEL_COLUMNS = (
     "item_id",
+    "content_id",
     "label",
     "split",
     "group_key",

@@ -175,7 +175,7 @@ def _columns(source: TableSource | SqlSource) -> list[str]:
 
 
 def _policy(project: Project, source: FolderSource | S3Source | TableSource | SqlSource) -> _Policy:
-    return _Policy(source=source_policy_id(source), guards=policy_id(project))
+    return _Policy(source=source_policy_id(source, project=project), guards=policy_id(project))
 
 
 def _windows(entries: Iterable[Entry], *, digest: ListingDigest) -> Iterator[list[Entry]]:

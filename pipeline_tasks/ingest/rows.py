@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from pipeline_tasks.errors import InputError
+from pipeline_tasks.guards.cells import json_fraction
 from pipeline_tasks.guards.row import cell_value
 
 BATCH_ROWS = 4096
@@ -108,7 +109,9 @@ def _read_json_lines(path: Path, *, columns: Sequence[str], max_line_characters:
 
 def _json_row(line: str, *, place: str) -> Row:
     try:
-        value = json.loads(line, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(
+            line, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=json_fraction
+        )
     except (ValueError, RecursionError) as error:
         got = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
         message = f"a line must be a JSON object with unique keys and finite numbers (got {got} in {place})."

@@ -26,7 +26,7 @@ from pipeline_tasks.catalog.monitoring import (
 from pipeline_tasks.contracts import Fence, Item, content_id
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ingest.content import Candidate
-from pipeline_tasks.ingest.production import ProductionRecord, add_production_items, examine_record
+from pipeline_tasks.ingest.production import ProductionRecord, add_production_items, as_known, examine_record
 from pipeline_tasks.ingest.split import split_of
 from pipeline_tasks.monitoring import drift
 from pipeline_tasks.monitoring.parts import Part, Prediction, merge_predictions, read_part, read_payloads
@@ -135,7 +135,7 @@ def _pick(project: LoadedProject, predictions: Sequence[Prediction], *, outside:
     """Return what people look at, and how many picks were refused as unreadable."""
     policy, name = project.config.monitor, project.name
     before = outside.monitoring.picked(name, [one.prediction_id for one in predictions])
-    examine = _Examiner(project, outside.store)
+    examine = _Examiner(project, outside, {one: row.item_id for one, row in before.items()})
     audits = pick_audits(
         predictions,
         key=outside.split_key,
@@ -150,6 +150,9 @@ def _pick(project: LoadedProject, predictions: Sequence[Prediction], *, outside:
         examined = examine(prediction)
         if examined is None or outside.monitoring.asked(name, [examined.candidate.item_id]):
             return False
+        known = outside.items.get(name, [examined.candidate.item_id]).get(examined.candidate.item_id)
+        if known is not None:
+            return known.split == "train"
         share = project.config.split.exam_share
         side = split_of(examined.candidate.group_key, project=name, split_key=outside.split_key, exam_share=share)
         return side == "train"
@@ -169,11 +172,16 @@ def _pick(project: LoadedProject, predictions: Sequence[Prediction], *, outside:
 
 
 class _Examiner:
-    """Turns predictions into item candidates, reading each part's payloads once and only when asked."""
+    """Turns predictions into item candidates, reading each part's payloads once and only when asked.
 
-    def __init__(self, project: LoadedProject, store: ObjectStore) -> None:
+    `item_ids` are those of earlier picks, by prediction id: they stay what they were found to be.
+    """
+
+    def __init__(self, project: LoadedProject, outside: Outside, item_ids: Mapping[str, str]) -> None:
         self._project = project
-        self._store = store
+        self._store = outside.store
+        self._items = outside.items
+        self._item_ids = item_ids
         self._payloads: dict[str, dict[str, bytes]] = {}
         self._found: dict[str, _Examined | None] = {}
 
@@ -189,9 +197,14 @@ class _Examiner:
         data = self._payloads[key].get(prediction.prediction_id)
         if data is None:
             return None
-        record = ProductionRecord(prediction.prediction_id, data, prediction.user_key)
+        picked = self._item_ids.get(prediction.prediction_id)
+        record = ProductionRecord(prediction.prediction_id, data, prediction.user_key, picked)
         outcome = examine_record(record, project=self._project.config)
-        return _Examined(record, outcome) if isinstance(outcome, Candidate) else None
+        if picked is None and isinstance(outcome, Candidate):
+            outcome = as_known(outcome, self._items.by_content(self._project.name, [outcome.content_id]))
+        if not isinstance(outcome, Candidate):
+            return None
+        return _Examined(dataclasses.replace(record, item_id=outcome.item_id), outcome)
 
 
 def _audit_row(pick: _Pick) -> AuditRow:

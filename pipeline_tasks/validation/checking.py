@@ -13,7 +13,7 @@ from data_checks.overrides import project_rules
 from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Suite, extend
 from data_checks.runner import run_suite
-from data_checks.suites import NEAR_DUPLICATE_OF_EXAM, dataset_suite, items_suite, labels_suite
+from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM, dataset_suite, items_suite, labels_suite
 from pipeline_tasks.catalog.datasets import BadRow, Columns, DatasetRepository
 from pipeline_tasks.contracts import CheckReport, Fence, Leak, content_id
 from pipeline_tasks.ports import ObjectStore
@@ -118,7 +118,7 @@ def check_dataset(
         },
     )
     result = _naming_pairs(result, leaks, num_checked=len(columns["item_id"]))
-    excluded = leaks if project.config.gate.exam.near_duplicates.policy == "exclude" else ()
+    excluded = leaks if project.config.gate.exam.near_duplicates.policy != "stop" else ()
     key = publish_check(result, context, quarantine=_left_out(excluded, columns), fence=fence)
     result.require(report=key)
 
@@ -154,8 +154,9 @@ def _left_out(leaks: Sequence[Leak], columns: Columns) -> list[BadRow]:
             source=columns["source"][position[leak.trained_item_id]],
             key=columns["key"][position[leak.trained_item_id]],
             item_id=leak.trained_item_id,
-            code=NEAR_DUPLICATE_OF_EXAM,
-            reason=f"near duplicate of {likeness(leak)}; left out of the training set",
+            code=EQUAL_TO_EXAM if leak.kind == "exact" else NEAR_DUPLICATE_OF_EXAM,
+            reason=f"{'equal to' if leak.kind == 'exact' else 'near duplicate of'} {likeness(leak)}; "
+            "left out of the training set",
             object_key=columns["object_key"][position[leak.trained_item_id]],
         )
         for leak in leaks
@@ -181,10 +182,14 @@ def _items_frame(project: LoadedProject, batch: Columns, *, store: ObjectStore) 
     """Return the batch with what its bytes say, one row per item."""
     config = project.config
 
-    def facts_of(item_id: str, data: bytes) -> dict[str, Any]:
-        return item_facts(data, item_id=item_id, modality=config.modality, max_pixels=config.checks.max_pixels)
+    places = places_of(batch)
 
-    facts = list(map_items(store, places_of(batch).items(), facts_of))
+    def facts_of(item_id: str, data: bytes) -> dict[str, Any]:
+        content = places[item_id].content_id
+        limit = config.checks.max_pixels
+        return item_facts(data, item_id=item_id, content_id=content, modality=config.modality, max_pixels=limit)
+
+    facts = list(map_items(store, places.items(), facts_of))
     known = pd.DataFrame(
         {name: batch[name] for name in ("item_id", "media_type", "size_bytes", "group_key", "source", "key")}
     )

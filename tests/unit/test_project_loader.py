@@ -220,6 +220,7 @@ def test_rows_are_no_images_and_files_no_rows(tmp_path, folder):
 
 def test_columns_of_the_recipe_are_columns_of_the_source(tmp_path):
     folder = init_project(tmp_path, name="rows", template="tabular")
+    without_columns(folder)
     edit(folder, "content_columns: [amount, country]", "content_columns: [amount, land]")
     assert (
         "sources[0].content_columns must have the columns that recipe.params names (got none of the name country)"

@@ -20,7 +20,7 @@ from pipeline_tasks.models.base import (
     parse_params,
     predict_softmax,
 )
-from pipeline_tasks.models.tabular_mlp.preprocess import collate_rows, decode_row, row_width
+from pipeline_tasks.models.tabular_mlp.preprocess import collate_rows, decode_row, preprocessing_of, row_width
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,9 @@ class TabularMlpParams(RecipeParams):
 
     epochs: int = Field(20, ge=1, le=10_000)
     numbers: list[str] = Field(default_factory=list, description="Columns that hold numbers.")
+    dates: list[str] = Field(
+        default_factory=list, description="Columns that hold dates; the model sees days since 1970-01-01."
+    )
     categories: dict[str, list[str]] = Field(
         default_factory=dict, description="Columns that hold one of these values; any other value counts as none."
     )
@@ -46,10 +49,10 @@ class TabularMlpRecipe:
 
     def resolve(self, params: Mapping[str, Any]) -> dict[str, Any]:
         resolved = parse_params(TabularMlpParams, params)
-        if not resolved.numbers and not any(resolved.categories.values()):
+        if not resolved.numbers and not resolved.dates and not any(resolved.categories.values()):
             raise ConfigError(
                 "recipe.params.numbers must name at least one column, or recipe.params.categories one with its values "
-                "(got neither). List the columns that the model shall see."
+                "(got neither). Declare `columns`, or list here those that the model shall see."
             )
         return resolved.model_dump()
 
@@ -62,7 +65,7 @@ class TabularMlpRecipe:
         }
 
     def preprocessing(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {"numbers": list(params["numbers"]), "categories": dict(params["categories"])}
+        return preprocessing_of(params)
 
     def signature(self, params: Mapping[str, Any], num_classes: int) -> Signature:
         return Signature(("application/json",), "float32", (row_width(params),), num_classes)
