@@ -90,9 +90,10 @@ def _add_projects(add: Add) -> None:
     init = add("init", commands.init, "write a working start of a new project")
     init.add_argument("name")
     init.add_argument("--template", default="image-classification")
-    project = add("project", commands.project, "validate or list projects")
-    project.add_argument("action", choices=["validate", "list", "schema"])
+    project = add("project", commands.project, "validate or list projects, or look at the columns of their tables")
+    project.add_argument("action", choices=["validate", "list", "schema", "columns"])
     project.add_argument("name", nargs="?")
+    project.add_argument("--write", action="store_true", help="columns: put them into project.yaml")
 
 
 def _add_stages(add: Add) -> None:

@@ -119,6 +119,8 @@ def project(arguments: argparse.Namespace) -> Any:
 
     if arguments.action == "schema":
         return json_schema()
+    if arguments.action == "columns":
+        return _columns(arguments)
     if arguments.action == "validate" and arguments.name:
         folder = projects_dir() / arguments.name
         if is_composed(read_document(folder)):
@@ -135,6 +137,28 @@ def project(arguments: argparse.Namespace) -> Any:
         for loaded in found:
             print(f"{loaded.name}: {loaded.config.description or loaded.config.modality}")  # noqa: T201
     return 2 if errors else 0
+
+
+def _columns(arguments: argparse.Namespace) -> str:
+    """Return the columns that a project's data seem to have, as YAML; --write puts them into its project.yaml."""
+    from pipeline_tasks.ingest.column_proposal import propose, with_columns
+    from pipeline_tasks.project_loader import PROJECT_FILE, load_draft, load_project
+
+    if not arguments.name:
+        raise ConfigError("a project must be named (got none). See `dethrone project list`.")
+    folder = projects_dir() / arguments.name
+    proposals = propose(load_draft(folder), environment=process_environment())
+    if not arguments.write:
+        return "columns:\n" + "".join(one.as_yaml() for one in proposals).rstrip("\n")
+    path = folder / PROJECT_FILE
+    before = path.read_text(encoding="utf-8")
+    path.write_text(with_columns(before, proposals), encoding="utf-8")
+    try:
+        load_project(folder)
+    except ConfigError:
+        path.write_text(before, encoding="utf-8")
+        raise
+    return f"Wrote {len(proposals)} columns into {path}. Look through them: a guess is no declaration."
 
 
 def stage(name: str) -> Callable[[argparse.Namespace], Any]:

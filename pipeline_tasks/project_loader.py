@@ -78,6 +78,16 @@ def load_project(folder: Path) -> LoadedProject:
     return _load(folder, document)
 
 
+def load_draft(folder: Path) -> LoadedProject:
+    """Read a project's settings without checking them against each other: what `project columns` completes.
+
+    Raises:
+        ProjectError: project.yaml is missing, no YAML, or a value is of a wrong type.
+    """
+    config = _typed(read_document(folder), Project)
+    return LoadedProject(config=config, folder=folder.resolve(), labeling_xml="")
+
+
 def load_composed(folder: Path) -> ComposedProject:
     """Read and check the file of one composed project, but for what only the other projects can say.
 

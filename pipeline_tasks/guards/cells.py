@@ -22,7 +22,7 @@ from pipeline_tasks.guards.row import MAX_INTEGER, guard_string, is_nothing, req
 ColumnType = Literal["number", "decimal", "category", "text", "date", "boolean"]
 Cell = str | int | float | bool | None
 MAX_DIGITS = 100
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?")
+NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?")
 _ISO_DAY, _ISO_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}", r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?"
 _ISO = re.compile(rf"{_ISO_DAY}(?:[T ]{_ISO_TIME}(?:Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?")
 _TRUE = frozenset(("true", "t", "yes", "y", "on", "1"))
@@ -124,12 +124,12 @@ def _column(document: Mapping[str, Any]) -> Column:
     column = Column(str(document["name"]), kind, format=document.get("format"), unit=document.get("unit"))
     missing = frozenset(document.get("missing") or ())
     if kind in ("number", "decimal"):  # -999, -999.0 and the number -999 are one spelling
-        missing |= {spelled(_READERS[kind](text, column)) for text in missing if _NUMBER.fullmatch(text)}
+        missing |= {spelled(_READERS[kind](text, column)) for text in missing if NUMBER.fullmatch(text)}
     return dataclasses.replace(column, missing=missing)
 
 
 def _number(value: Any, column: Column) -> Cell:
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and NUMBER.fullmatch(value):
         value = decimal.Decimal(value)
     if isinstance(value, bool) or not isinstance(value, int | float | decimal.Decimal):
         _refuse(value, column)
@@ -153,7 +153,7 @@ def _whole_or_float(value: float | decimal.Decimal) -> int | float:
 
 
 def _decimal(value: Any, column: Column) -> Cell:
-    if isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.fullmatch(value)):
+    if isinstance(value, bool) or (isinstance(value, str) and not NUMBER.fullmatch(value)):
         _refuse(value, column)
     if not isinstance(value, str | int | float | decimal.Decimal):
         _refuse(value, column)

@@ -12,6 +12,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project_init import init_project, template_names
 from pipeline_tasks.project_loader import json_schema, load_project, load_projects
 from pipeline_tasks.project_yaml import MAX_FILE_BYTES, ProjectError, parse_yaml
+from tests.unit.ingest.conftest import without_columns
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = "  target: docker\n  docker: {repository:"
