@@ -206,7 +206,7 @@ class NearDuplicates(Section):
     policy: Literal["exclude", "stop", "off"] = Field(
         "exclude",
         description="exclude: leave them out of the snapshot, each with its reason; stop: end the run; off: compare by "
-        "id only, here and at the gate.",
+        "content only, here and at the gate.",
     )
     image_similarity: float = Field(
         0.995, ge=0.9, le=1, description="Least correlation of the 16 x 16 grey pixels of two copies of one photo."

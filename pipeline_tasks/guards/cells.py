@@ -140,16 +140,19 @@ def _number(value: Any, column: Column) -> Cell:
 
 
 def _whole_or_float(value: float | decimal.Decimal) -> int | float:
-    """Return a whole number of 64 bits as an integer, exactly; anything else as a float."""
+    """Return a whole number of 64 bits as an integer, exactly; anything else as a float.
+
+    A float beyond 2 ** 53 is the number that its shortest text says, since a file has that text.
+    """
+    if isinstance(value, float) and abs(value) >= 2**53:
+        value = decimal.Decimal(repr(value))
+    if abs(value) <= MAX_INTEGER and int(value) == value:
+        return int(value)
     try:
         number = float(value)
     except OverflowError:
         return math.inf
-    if abs(number) <= MAX_INTEGER:
-        whole = int(value)
-        if whole == value or number.is_integer():
-            return whole if whole == value else int(number)
-    return number
+    return int(number) if number.is_integer() and abs(number) <= MAX_INTEGER else number
 
 
 def _decimal(value: Any, column: Column) -> Cell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import numpy as np
 
 from pipeline_tasks.contracts import Item, content_id
 from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.models.base import Array
 from pipeline_tasks.models.registry import FoundRecipe
+from pipeline_tasks.models.tabular_mlp.preprocess import unmatched_categories
+from pipeline_tasks.models.tabular_mlp.recipe import RECIPE as ROW_RECIPE
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.training.dataset import InnerSplit, TrainingRow, class_indices, inner_split, loss_weights
 from pipeline_tasks.training.inputs import DecodedInputs, decode_inputs
@@ -44,13 +48,24 @@ def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore
     targets_n = class_indices(rows, plan.classes)
     recipe = plan.found.recipe
     preprocessing = recipe.preprocessing(plan.params)
+    unmatched: dict[str, Counter[str]] = {}
+
+    def decode(data: bytes) -> Array:
+        if recipe.name == ROW_RECIPE.name:
+            for name, counts in unmatched_categories([data], preprocessing=preprocessing).items():
+                unmatched.setdefault(name, Counter()).update(counts)
+        return recipe.decode(data, preprocessing=preprocessing)
+
     inputs = decode_inputs(
         lambda: _read(plan.project, rows, store=store),
         num_rows=len(rows),
-        decode=lambda data: recipe.decode(data, preprocessing=preprocessing),
+        decode=decode,
         folder=plan.folder,
         key=content_id([plan.snapshot_id, plan.found.code_digest, preprocessing]),
     )
+    for name, counts in sorted(unmatched.items()):
+        some = ", ".join(f"{value} ({n})" for value, n in counts.most_common(10))
+        logger.warning("%s: %d rows have a value that the recipe does not know: %s", name, counts.total(), some)
     weights_n = loss_weights(
         targets_n,
         np.array([row.weight for row in rows], dtype=np.float32),

@@ -18,7 +18,7 @@ from pipeline_tasks.catalog.datasets import BadRow, Columns, DatasetRepository
 from pipeline_tasks.contracts import CheckReport, Fence, Leak, content_id
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject, Modality
-from pipeline_tasks.validation import frames
+from pipeline_tasks.validation import categories, frames
 from pipeline_tasks.validation.facts import item_facts
 from pipeline_tasks.validation.item_bytes import map_items
 from pipeline_tasks.validation.leakage import Comparison, places_of
@@ -28,7 +28,7 @@ MAX_NAMED, MAX_STORED = 10, 100
 FACT_COLUMNS: dict[Modality, tuple[str, ...]] = {
     "image": ("width", "height", "num_pixels", "pixel_mean", "pixel_spread"),
     "text": ("characters",),
-    "tabular": ("num_fields", "num_empty_fields"),
+    "tabular": ("num_fields", "num_empty_fields", "num_unmatched"),
 }
 
 
@@ -40,7 +40,11 @@ def checked_items(project: LoadedProject, batch_id: str, *, context: CheckContex
     """
     batch = context.datasets.batch(project.name, batch_id)
     suite = _with_own_rules(items_suite(project.config), project)
-    result = run_suite(_items_frame(project, batch, store=context.store), suite, subject=batch_id)
+    frame = _items_frame(project, batch, store=context.store)
+    unmatched = frame.attrs["unmatched_categories"]
+    statistics = {"unmatched_categories": unmatched} if unmatched else {}
+    result = run_suite(frame, suite, subject=batch_id, statistics=statistics)
+    result = categories.naming_values(result, unmatched)
     key = publish_check(result, context, quarantine=_bad_rows(result, batch))
     result.require(report=key)
     return _report(project.name, result, key)
@@ -182,19 +186,22 @@ def _items_frame(project: LoadedProject, batch: Columns, *, store: ObjectStore) 
     """Return the batch with what its bytes say, one row per item."""
     config = project.config
 
-    places = places_of(batch)
+    places, known = places_of(batch), categories.preprocessing_for(config)
 
     def facts_of(item_id: str, data: bytes) -> dict[str, Any]:
         content = places[item_id].content_id
         limit = config.checks.max_pixels
-        return item_facts(data, item_id=item_id, content_id=content, modality=config.modality, max_pixels=limit)
+        facts = item_facts(data, item_id=item_id, content_id=content, modality=config.modality, max_pixels=limit)
+        return facts | categories.category_facts(data, known)
 
     facts = list(map_items(store, places.items(), facts_of))
-    known = pd.DataFrame(
+    rows = pd.DataFrame(
         {name: batch[name] for name in ("item_id", "media_type", "size_bytes", "group_key", "source", "key")}
     )
     columns = ["item_id", "digest_matches", "readable", *FACT_COLUMNS[config.modality]]
-    return known.merge(pd.DataFrame(facts).reindex(columns=columns), on="item_id", how="left")
+    frame = rows.merge(pd.DataFrame(facts).reindex(columns=columns), on="item_id", how="left")
+    frame.attrs["unmatched_categories"] = categories.count_unmatched(facts)
+    return frame
 
 
 def _bad_rows(result: CheckResult, columns: Columns) -> list[BadRow]:
