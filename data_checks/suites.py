@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from data_checks.rules import CLASSES, FACTS, Policy, Rule, Suite
 from pipeline_tasks.project import Modality, Project
 
@@ -18,7 +20,8 @@ MODALITY_COLUMNS: dict[Modality, tuple[str, ...]] = {
 }
 LABEL_COLUMNS = ("item_id", "label", "num_annotators", "method")
 DATASET_COLUMNS = ("item_id", "label", "group_key", "weight", "split")
-NEAR_DUPLICATE_OF_EXAM = "NEAR_DUPLICATE_OF_EXAM"
+KNOWN_CATEGORIES = "KNOWN_CATEGORIES"
+NEAR_DUPLICATE_OF_EXAM, EQUAL_TO_EXAM = "NEAR_DUPLICATE_OF_EXAM", "EQUAL_TO_EXAM"
 
 
 def items_suite(project: Project) -> Suite:
@@ -147,6 +150,11 @@ def _tabular_rules(project: Project) -> tuple[Rule, ...]:
     rules = [_between("HAS_FIELDS", "num_fields", low=1, policy="quarantine")]
     if widths:
         rules.append(_in_set("FIELD_COUNT", "num_fields", widths, "quarantine"))
+    if project.recipe.name == "tabular_mlp":
+        rule = _between(KNOWN_CATEGORIES, "num_unmatched", high=0, policy="warn")
+        rules.append(
+            dataclasses.replace(rule, expected="a category must have one of its known values; others are none")
+        )
     return tuple(rules)
 
 

@@ -171,10 +171,13 @@ def _add_projects(add: Add) -> None:
     init.add_argument("name")
     init.add_argument("--template", default="image-classification")
     init.add_argument("--classes", default="", help="the labels, with commas between them (empty: the template's)")
-    project = add("project", commands.project, "validate, list or remove projects")
-    project.add_argument("action", choices=["validate", "list", "schema", "remove"])
+    project = add(
+        "project", commands.project, "validate, list or remove projects, or look at the columns of their tables"
+    )
+    project.add_argument("action", choices=["validate", "list", "schema", "remove", "columns"])
     project.add_argument("name", nargs="?")
     project.add_argument("--yes", action="store_true", help="remove: do not ask")
+    project.add_argument("--write", action="store_true", help="columns: put them into project.yaml")
 
 
 def _add_stages(add: Add) -> None:

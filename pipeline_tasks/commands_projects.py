@@ -71,6 +71,30 @@ def remove(arguments: argparse.Namespace) -> Answer:
     return Answer(dataclasses.asdict(found), (found.as_text(),))
 
 
+def columns(arguments: argparse.Namespace) -> Answer:
+    """Return the columns that a project's data seem to have, as YAML; --write puts them into its project.yaml."""
+    from pipeline_tasks.ingest.column_proposal import propose, with_columns
+    from pipeline_tasks.project_loader import PROJECT_FILE, load_draft, load_project
+
+    if not arguments.name:
+        raise ConfigError("a project must be named (got none). See `dethrone project list`.")
+    folder = projects_dir() / arguments.name
+    proposals = propose(load_draft(folder), environment=process_environment())
+    if not arguments.write:
+        text = "columns:\n" + "".join(one.as_yaml() for one in proposals).rstrip("\n")
+        return Answer({"columns": text}, (text,))
+    path = folder / PROJECT_FILE
+    before = path.read_text(encoding="utf-8")
+    path.write_text(with_columns(before, proposals), encoding="utf-8")
+    try:
+        load_project(folder)
+    except ConfigError:
+        path.write_text(before, encoding="utf-8")
+        raise
+    text = f"Wrote {len(proposals)} columns into {path}. Look through them: a guess is no declaration."
+    return Answer({"message": text}, (text,))
+
+
 def _answer(
     found: Sequence[LoadedProject], errors: Sequence[str], warnings: Sequence[str], text: str | None = None
 ) -> Answer:

@@ -63,6 +63,11 @@ def content_id(value: Any) -> str:
     return sha256_hex(canonical_json(value))
 
 
+def keyed_item_id(key: str, content: str) -> str:
+    """Return the id of a table's row: of its key and the SHA-256 of its bytes, so that equal rows are items each."""
+    return content_id([key, content])
+
+
 def as_json(contract: Any) -> dict[str, Any]:
     """Return a contract as a JSON-ready dictionary: what a task gives to XCom."""
     return json.loads(json.dumps(dataclasses.asdict(contract), default=_encode))  # type: ignore[no-any-return]
@@ -85,7 +90,10 @@ class Location:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-    """One piece of data to label or predict on; `item_id` is the SHA-256 of its canonical bytes."""
+    """One piece of data to label or predict on; `content_id` is the SHA-256 of its canonical bytes.
+
+    `item_id` is the same, but for rows of a table that were read by declared columns: `keyed_item_id`.
+    """
 
     project: str
     item_id: str
@@ -98,6 +106,11 @@ class Item:
     split: Split
     origin: Literal["source", "production"] = "source"
     source_label: str | None = None
+    content_id: str = ""  # empty: the item's id
+
+    def __post_init__(self) -> None:
+        if not self.content_id:
+            object.__setattr__(self, "content_id", self.item_id)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,6 +154,7 @@ class IngestReport:
     num_labels_corrected: int = 0
     num_blank: int = 0  # lines of tables without values, which are skipped
     warnings: tuple[str, ...] = ()
+    reading: str | None = None  # what there is to say where rows are read another way than at the last run
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

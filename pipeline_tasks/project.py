@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from pipeline_tasks.guards.cells import Column, columns_of
+from pipeline_tasks.project_columns import ColumnConfig
 from pipeline_tasks.project_section import Section
 from pipeline_tasks.project_serving import Serving
 
@@ -52,7 +55,9 @@ class S3Source(Section):
 class _Rows(Section):
     key_column: str
     content_columns: list[str] = Field(
-        min_length=1, description="The columns that make an item: one for text, the features for tabular."
+        default_factory=list,
+        description="The columns that make an item: one for text, the features for tabular; without it the names in "
+        "`columns`.",
     )
     label_column: str | None = None
     group_column: str | None = None
@@ -216,7 +221,7 @@ class NearDuplicates(Section):
     policy: Literal["exclude", "stop", "off"] = Field(
         "exclude",
         description="exclude: leave them out of the snapshot, each with its reason; stop: end the run; off: compare by "
-        "id only, here and at the gate.",
+        "content only, here and at the gate.",
     )
     image_similarity: float = Field(
         0.995, ge=0.9, le=1, description="Least correlation of the 16 x 16 grey pixels of two copies of one photo."
@@ -305,6 +310,11 @@ class Project(Section):
     description: str = ""
     owner: str = "ml"
     modality: Modality
+    columns: list[ColumnConfig] = Field(
+        default_factory=list,
+        description="The columns of a table's rows, each with its type; docs/tables.md. Without it types are guessed "
+        "cell by cell. `dethrone project columns <name>` proposes it from the data.",
+    )
     sources: list[Source] = Field(min_length=1)
     labels: Labels
     split: SplitConfig = SplitConfig()
@@ -316,6 +326,11 @@ class Project(Section):
     serving: Serving = Serving()
     monitor: Monitor = Monitor()
     schedules: Schedules = Schedules()
+
+    @cached_property
+    def row_columns(self) -> tuple[Column, ...]:
+        """The declared columns as the reader of cells takes them; none: rows are read by reading version 1."""
+        return columns_of(column.as_json() for column in self.columns)
 
 
 class LoadedProject(Section):

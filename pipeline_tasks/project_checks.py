@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import FolderSource, Project, S3Source, Slice, Source, SqlSource, TableSource
+from pipeline_tasks.project_declared import check_columns
 from pipeline_tasks.project_images import Finding, check_images
 from pipeline_tasks.project_yaml import Path_, shown
 
@@ -26,6 +27,7 @@ def check_project(project: Project, *, folder: Path) -> list[Finding]:
     """Return the contradictions of a project as (path of the key, message)."""
     return [
         *_check_classes(project),
+        *check_columns(project),
         *_check_sources(project),
         *_check_recipe(project, folder=folder),
         *_check_people(project),
@@ -193,13 +195,13 @@ def _check_params(project: Project) -> Iterator[Finding]:
         yield ("recipe", "params"), str(error)
         return
     if project.modality == "tabular":
-        yield from _check_columns(project)
+        yield from _check_inputs(project)
 
 
-def _check_columns(project: Project) -> Iterator[Finding]:
+def _check_inputs(project: Project) -> Iterator[Finding]:
     """Check that every source gives the columns that the stock recipe for rows wants."""
     params = project.recipe.params
-    wanted = [*params.get("numbers", []), *params.get("categories", {})]
+    wanted = [*params.get("numbers", []), *params.get("dates", []), *params.get("categories", {})]
     for index, source in enumerate(project.sources):
         missing = [name for name in wanted if name not in getattr(source, "content_columns", wanted)]
         if missing:

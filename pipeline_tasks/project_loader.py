@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject, Modality, Project
 from pipeline_tasks.project_checks import check_project
+from pipeline_tasks.project_declared import complete
 from pipeline_tasks.project_graph import ComposedProject, shape_problems
 from pipeline_tasks.project_labeling import LABELING_FILE, parse_labeling, stock_labeling
 from pipeline_tasks.project_yaml import (
@@ -79,6 +80,16 @@ def load_project(folder: Path) -> LoadedProject:
     return _load(folder, document)
 
 
+def load_draft(folder: Path) -> LoadedProject:
+    """Read a project's settings without checking them against each other: what `project columns` completes.
+
+    Raises:
+        ProjectError: project.yaml is missing, no YAML, or a value is of a wrong type.
+    """
+    config = _typed(read_document(folder), Project)
+    return LoadedProject(config=config, folder=folder.resolve(), labeling_xml="")
+
+
 def load_composed(folder: Path) -> ComposedProject:
     """Read and check the file of one composed project, but for what only the other projects can say.
 
@@ -116,7 +127,7 @@ def _name_problems(name: str, document: Document, *, folder: Path) -> list[Probl
 
 
 def _load(folder: Path, document: Document) -> LoadedProject:
-    config = _typed(document, Project)
+    config = complete(_typed(document, Project))
     problems = [document.problem(key, message) for key, message in check_project(config, folder=folder)]
     problems += _name_problems(config.name, document, folder=folder)
     labeling_path = folder / LABELING_FILE

@@ -252,7 +252,7 @@ class Gateway:
             finished = finish(answered.scores, route.settings)
             # Before the record is written: what is in the log as answered must be answered.
             is_kept = finished.needs_review and trace.prediction_id is None
-            item_id = guard.item_id(item, modality=route.settings.modality) if is_kept else ""
+            item_id = guard.item_id(item, route.settings) if is_kept else ""
             answer, record = self.log_answer(trace, answered, finished)
             if is_kept:
                 self.later.store.remember(

@@ -69,7 +69,7 @@ async def compose(
                 gateway.log_error(dataclasses.replace(mine, started=trace.started, prediction_id=None), error)
                 raise _named(error, node) from None
     prediction_id = trace.prediction_id or gateway.new_id()
-    item_id = guard.item_id(item, modality=route.settings.modality)  # before anything is in the log as answered
+    item_id = guard.item_id(item, route.settings)  # before anything is in the log as answered
     _log_nodes(gateway, ran, prediction_id=prediction_id)
     output = ran[next(name for name in graph.output if name in ran)]
     answer = _log_whole(gateway, trace, route, output, prediction_id=prediction_id)

@@ -16,8 +16,9 @@ from bento_services.gateway.errors import ApiError
 from bento_services.gateway.routes import ServingSettings
 from pipeline_tasks.contracts import content_id, sha256_hex
 from pipeline_tasks.errors import InputError
+from pipeline_tasks.guards.cells import columns_of, json_fraction, row_content
 from pipeline_tasks.guards.image import guard_image
-from pipeline_tasks.guards.row import guard_row
+from pipeline_tasks.guards.row import check_names, guard_row
 from pipeline_tasks.guards.text import decode_text, guard_text
 
 MEDIA_TYPES: Mapping[str, frozenset[str]] = {
@@ -27,13 +28,11 @@ MEDIA_TYPES: Mapping[str, frozenset[str]] = {
 }
 DECODE_IN_THREAD_BYTES = 32 * 1024
 MAX_NAME_LENGTH = 200
-MAX_COLUMN_BYTES = 1024
 MAX_PIXELS = 25_000_000
 MAX_CHARACTERS = 100_000
 _PROJECT = re.compile(r"[a-z][a-z0-9_]{1,38}[a-z0-9]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _PREDICTION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _VISIBLE = re.compile(r"[\x20-\x7e]{1,200}")
 
 
@@ -184,26 +183,16 @@ def _guard_text(payload: bytes, limits: Mapping[str, Any]) -> bytes:
 
 
 def _guard_row(payload: bytes, limits: Mapping[str, Any]) -> bytes:
-    row = parse_json_object(payload)
-    _check_names(row)
+    """Return a row's content by the project's declared columns; without those the row as it came."""
+    max_characters = int(limits.get("max_text_characters", MAX_CHARACTERS))
+    columns = columns_of(limits.get("columns", ()))
+    row = parse_json_object(payload, parse_float=json_fraction if columns else float)
+    check_names(row)
+    if columns:
+        return row_content(row, columns=columns, max_characters=max_characters)
     # Which columns the model needs is the inference service's to say; here every value that came must be plain.
-    guard_row(row, columns=list(row), max_characters=int(limits.get("max_text_characters", MAX_CHARACTERS)))
+    guard_row(row, columns=list(row), max_characters=max_characters)
     return payload
-
-
-def _check_names(row: Mapping[str, Any]) -> None:
-    """Refuse a column whose name a log, a catalog or a terminal does not take."""
-    for name in row:
-        try:
-            is_bad = len(name.encode()) > MAX_COLUMN_BYTES or _CONTROL.search(name) is not None
-        except UnicodeEncodeError:
-            is_bad = True
-        if is_bad:
-            message = (
-                f"a column's name must be UTF-8 text of at most {MAX_COLUMN_BYTES:,} bytes without control characters "
-                f"(got {ascii(name)[:60]})."
-            )
-            raise ApiError(422, "COLUMN_NAME_INVALID", message, field="body")
 
 
 GUARDS: Mapping[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {
@@ -213,15 +202,20 @@ GUARDS: Mapping[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {
 }
 
 
-def item_id(item: bytes, *, modality: str) -> str:
-    """Return the id that the catalog gives to a checked item: the digest of its canonical bytes."""
-    return content_id(json.loads(item)) if modality == "tabular" else sha256_hex(item)
+def item_id(item: bytes, settings: ServingSettings) -> str:
+    """Return the content id that the catalog gives to a checked item: the digest of its canonical bytes."""
+    if settings.modality != "tabular" or settings.preprocess.get("columns"):
+        return sha256_hex(item)
+    row, names = json.loads(item), set(settings.preprocess.get("content_columns", ()))
+    return content_id({name: row[name] for name in names} if names and names <= row.keys() else row)
 
 
-def parse_json_object(body: bytes) -> dict[str, Any]:
+def parse_json_object(body: bytes, *, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
     """Return a JSON object read strictly: UTF-8, no double key, no NaN; 400 or 422 otherwise."""
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_not_finite)
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_not_finite, parse_float=parse_float
+        )
     except (ValueError, RecursionError):
         raise ApiError(
             400, "JSON_INVALID", "the body must be one JSON object in UTF-8, each key once.", field="body"

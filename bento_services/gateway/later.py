@@ -74,7 +74,7 @@ async def accept(gateway: Gateway, request: Request, *, project: str, request_id
             gateway.later.store.submit(
                 waiting,
                 fingerprint=fingerprint,
-                item_id=guard.item_id(content, modality=route.settings.modality),
+                item_id=guard.item_id(content, route.settings),
                 callback_url=callback_url,
             )
         )

@@ -20,6 +20,7 @@ MAX_ATTEMPTS = 20
 DATASET_STAGE = "dataset"
 LABEL_COLUMNS = (
     "item_id",
+    "content_id",
     "label",
     "split",
     "group_key",

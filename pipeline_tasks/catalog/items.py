@@ -61,6 +61,7 @@ class Chunk:
     quarantined: Sequence[Quarantined] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     corrected: Mapping[str, KnownItem] = dataclasses.field(default_factory=dict)
+    renewed: Sequence[Item] = ()
 
 
 class ItemRepository:
@@ -74,6 +75,7 @@ class ItemRepository:
 
         `labels` gives a label from the source to items that have none, `corrected` another label and key to items that
         have one: a new version of the decision follows when labels are accepted. `seen` overwrites.
+        `renewed` are items that keep all but their bytes, which were read anew.
 
         Raises:
             StaleAttempt: a newer attempt holds the lease.
@@ -86,6 +88,7 @@ class ItemRepository:
         refused = [{"project": chunk.project, **dataclasses.asdict(entry)} for entry in chunk.quarantined]
         with self.database.write(fence) as connection:
             num_new = insert_ignore(connection, t.items, rows)
+            _renew(connection, chunk.renewed)
             _add_labels(connection, project=chunk.project, labels=chunk.labels)
             _correct_labels(connection, project=chunk.project, corrected=chunk.corrected)
             _upsert_seen(connection, seen)
@@ -132,6 +135,20 @@ class ItemRepository:
             for ids in _pages(sorted(set(item_ids))):
                 query = sa.select(t.items).where(t.items.c.project == project, t.items.c.item_id.in_(ids))
                 found.update((row.item_id, _item(row)) for row in connection.execute(query))
+        return found
+
+    def by_content(self, project: str, content_ids: Iterable[str]) -> dict[str, str]:
+        """Return by content id an item with that content, for those that have one: of the exam before all others."""
+        found: dict[str, str] = {}
+        item = t.items.c
+        with self.database.read() as connection:
+            for ids in _pages(sorted(set(content_ids))):
+                query = sa.select(item.content_id, item.item_id)
+                query = query.where(item.project == project, item.content_id.in_(ids))
+                for row in connection.execute(
+                    query.order_by(sa.case((item.split == "exam", 0), else_=1), item.item_id)
+                ):
+                    found.setdefault(row.content_id, row.item_id)
         return found
 
     def iterate(self, project: str, *, split: Split | None = None, batch_id: str | None = None) -> Iterator[Item]:
@@ -220,6 +237,19 @@ def _correct_labels(connection: sa.Connection, *, project: str, corrected: Mappi
     connection.execute(statement, rows)
 
 
+def _renew(connection: sa.Connection, items: Sequence[Item]) -> None:
+    if not items:
+        return
+    names = ("object_key", "offset", "size_bytes", "content_id")
+    where = (t.items.c.project == sa.bindparam("project_"), t.items.c.item_id == sa.bindparam("id_"))
+    rows = [
+        {"project_": item.project, "id_": item.item_id}
+        | {f"{name}_": value for name, value in _item_row(item, batch_id="").items() if name in names}
+        for item in items
+    ]
+    connection.execute(t.items.update().where(*where).values({name: sa.bindparam(f"{name}_") for name in names}), rows)
+
+
 def _upsert_seen(connection: sa.Connection, rows: list[dict[str, str]]) -> None:
     if not rows:
         return
@@ -235,6 +265,7 @@ def _item_row(item: Item, *, batch_id: str) -> dict[str, Any]:
     return {
         "project": item.project,
         "item_id": item.item_id,
+        "content_id": item.content_id,
         "source": item.source,
         "key": item.key,
         "group_key": item.group_key,
@@ -263,6 +294,7 @@ def _item(row: sa.Row[Any]) -> Item:
         split=cast("Split", row.split),
         origin=cast("Literal['source', 'production']", row.origin),
         source_label=row.source_label,
+        content_id=row.content_id,
     )
 
 

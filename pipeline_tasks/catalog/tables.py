@@ -70,6 +70,11 @@ def _time(name: str, *, nullable: bool = False) -> sa.Column[dt.datetime]:
     return sa.Column(name, UtcDateTime, nullable=nullable)
 
 
+def _item_id(context: Any) -> str:
+    """Return the id of the item that is inserted: its content's too, but for a table's rows, which say theirs."""
+    return str(context.get_current_parameters()["item_id"])
+
+
 projects = sa.Table(
     "projects",
     metadata,
@@ -98,7 +103,9 @@ items = sa.Table(
     _text("source_label", nullable=True),
     _text("batch_id"),
     _time("arrived_at"),
+    _text("content_id", default=_item_id),  # SHA-256 of the bytes
     sa.Index("ix_items_batch", "project", "batch_id"),
+    sa.Index("ix_items_content", "project", "content_id"),
 )
 
 seen_objects = sa.Table(

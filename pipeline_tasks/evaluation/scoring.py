@@ -55,6 +55,7 @@ class ExamItem:
     source: str
     origin: str
     location: Location
+    content_id: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> Exam:
             f"(got {table.num_rows} of exam {found[:12]}). It was changed after it was frozen; restore it."
         )
     columns = (table[name].to_pylist() for name in ("item_id", "label", "media_type", "source", "origin"))
-    rows = zip(*columns, manifest.locations(table), strict=True)
+    rows = zip(*columns, manifest.locations(table), manifest.content_ids(table), strict=True)
     return Exam(ref=ref, digest=sha256_hex(data), items=tuple(ExamItem(*row) for row in rows))
 
 
@@ -161,14 +162,14 @@ def answer_items(
 
 
 def read_checked(items: Sequence[ExamItem], *, read: ReadItems) -> list[bytes]:
-    """Return the items' bytes, each checked against its id.
+    """Return the items' bytes, each checked against the SHA-256 of its content.
 
     Raises:
         DataCorrupt: the stored bytes of an item are not the ones that people have labeled.
     """
     payloads = list(read([item.location for item in items]))
     for item, data in zip(items, payloads, strict=True):
-        if sha256_hex(data) != item.item_id:
+        if sha256_hex(data) != item.content_id:
             raise DataCorrupt(
                 f"{item.location.object_key} must hold exam item {item.item_id} at offset {item.location.offset} "
                 f"(got bytes that hash to {sha256_hex(data)}). Restore the object from a backup."

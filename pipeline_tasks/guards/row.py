@@ -7,12 +7,14 @@ import decimal
 import math
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.errors import InputError
 
 MAX_INTEGER = 2**63 - 1
+MAX_NAME_BYTES = 1024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUMBER = re.compile(r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$")
 _NOT_FINITE = frozenset(("nan", "+nan", "-nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"))
 
@@ -22,16 +24,55 @@ def guard_row(row: Mapping[str, Any], *, columns: Sequence[str], max_characters:
 
     Raises:
         InputError: COLUMN_MISSING, NOT_FINITE, NUMBER_TOO_LARGE, VALUE_TOO_LONG, VALUE_TYPE, TEXT_NOT_UTF8,
-            TEXT_CONTROL_CHARACTER or ROW_EMPTY.
+            TEXT_CONTROL_CHARACTER, COLUMN_NAME_INVALID or ROW_EMPTY.
     """
-    values: dict[str, Any] = {}
-    for column in columns:
-        if column not in row:
-            raise InputError(f"{column} must be a column of the row (got none of that name).", code="COLUMN_MISSING")
-        values[column] = _guard_value(row[column], column=column, max_characters=max_characters)
+    check_names(columns)
+    values = {
+        column: _guard_value(require_value(row, column), column=column, max_characters=max_characters)
+        for column in columns
+    }
     if all(value is None or value == "" for value in values.values()):
         raise InputError(f"a row must have a value in {', '.join(columns[:10])} (got none).", code="ROW_EMPTY")
     return values
+
+
+def require_value(row: Mapping[str, Any], column: str) -> Any:
+    """Return a row's value in a column.
+
+    Raises:
+        InputError: COLUMN_MISSING.
+    """
+    if column not in row:
+        raise InputError(f"{column} must be a column of the row (got none of that name).", code="COLUMN_MISSING")
+    return row[column]
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse a column's name that a catalog, a log or a terminal does not take.
+
+    Raises:
+        InputError: COLUMN_NAME_INVALID.
+    """
+    for name in names:
+        try:
+            is_bad = len(name.encode()) > MAX_NAME_BYTES or bool(_CONTROL.search(name))
+        except UnicodeEncodeError:
+            is_bad = True
+        if is_bad:
+            raise InputError(
+                f"a column's name must be UTF-8 text of at most {MAX_NAME_BYTES:,} bytes without control characters "
+                f"(got {ascii(name)[:60]}). Rename it.",
+                code="COLUMN_NAME_INVALID",
+            )
+
+
+def is_nothing(value: Any) -> bool:
+    """Tell whether a typed cell has no value: NULL, NaN, or what pandas has in their place."""
+    if value is None or type(value).__name__ in ("NaTType", "NAType"):
+        return True
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
+    return isinstance(value, float) and math.isnan(value)
 
 
 def cell_value(text: str) -> Any:
@@ -59,7 +100,7 @@ def _guard_value(value: Any, *, column: str, max_characters: int) -> Any:
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, str):
-        return _guard_string(value, column=column, max_characters=max_characters)
+        return guard_string(value, column=column, max_characters=max_characters)
     raise InputError(
         f"{column} must be a text, a number, true, false or null (got {type(value).__name__}).", code="VALUE_TYPE"
     )
@@ -72,7 +113,12 @@ def _guard_float(value: float | decimal.Decimal, *, column: str) -> float:
     return number + 0.0  # -0.0 and 0.0 are one value and get one content id
 
 
-def _guard_string(value: str, *, column: str, max_characters: int) -> str:
+def guard_string(value: str, *, column: str, max_characters: int) -> str:
+    """Return a text that every store takes.
+
+    Raises:
+        InputError: VALUE_TOO_LONG, TEXT_NOT_UTF8 or TEXT_CONTROL_CHARACTER.
+    """
     if len(value) > max_characters:
         raise InputError(
             f"{column} must have at most {max_characters:,} characters (got {len(value):,}).", code="VALUE_TOO_LONG"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import decimal
 import re
-from collections.abc import Mapping
+import uuid
 from typing import Any
 
-from pipeline_tasks.contracts import canonical_json, content_id, sha256_hex
+from pipeline_tasks.contracts import canonical_json, content_id, keyed_item_id, sha256_hex
 from pipeline_tasks.errors import InputError, printable
+from pipeline_tasks.guards.cells import row_content, spelled
 from pipeline_tasks.guards.image import guard_image
-from pipeline_tasks.guards.row import guard_row
+from pipeline_tasks.guards.row import guard_row, is_nothing, require_value
 from pipeline_tasks.guards.text import decode_text, guard_text
 from pipeline_tasks.ingest.listing import Entry
 from pipeline_tasks.ingest.rows import Row, typed_value
 from pipeline_tasks.project import FolderSource, Project, S3Source, Source, SqlSource, TableSource
 
-GUARDS_VERSION = 1  # raise it when a guard takes what it refused before: refused files are then read again
+GUARDS_VERSION = 2  # raise it when a guard takes what it refused before: refused files are then read again
 MAX_KEY_BYTES = 1024
 MAX_KEPT_BYTES = 20_000_000
 MAX_PRINTED = 300
@@ -42,6 +45,8 @@ class Candidate:
     data: bytes
     media_type: str
     item_id: str
+    content_id: str
+    former_id: str | None = None  # of the item that reading version 1 made of the same row
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,7 +87,8 @@ def examine_file(key: str, data: bytes, *, project: Project, source: FolderSourc
         content, media_type = canonical_file(data, project=project)
     except InputError as error:
         return Refusal(printable_key(key), sha256_hex(data), error.code, str(error), data)
-    return Candidate(key, group_key, label, content, media_type, sha256_hex(content))
+    digest = sha256_hex(content)
+    return Candidate(key, group_key, label, content, media_type, digest, digest)
 
 
 def examine_row(row: Row, *, file: str, project: Project, source: TableSource | SqlSource) -> Candidate | Refusal:
@@ -92,7 +98,7 @@ def examine_row(row: Row, *, file: str, project: Project, source: TableSource | 
     if row.error is not None:
         return _refusal(key, "", row.error.code, f"{row.error} [{place}]")
     try:
-        key = check_key(_name(row, source.key_column) or "")
+        key = _row_key(row, source.key_column)
         group_key = check_key((_name(row, source.group_column) if source.group_column else None) or key)
         label_text = _name(row, source.label_column) if source.label_column else None
         label = check_label(label_text, project=project)
@@ -100,7 +106,11 @@ def examine_row(row: Row, *, file: str, project: Project, source: TableSource | 
     except InputError as error:
         reason = f"{error} [{place}]"
         return _refusal(key, repr(sorted(row.values.items(), key=lambda pair: str(pair[0]))), error.code, reason)
-    return Candidate(key, group_key, label, content, media_type, sha256_hex(content))
+    digest = sha256_hex(content)
+    if not project.row_columns:
+        return Candidate(key, group_key, label, content, media_type, digest, digest)
+    former = _former_id(row, project=project, source=source)
+    return Candidate(key, group_key, label, content, media_type, keyed_item_id(key, digest), digest, former)
 
 
 def canonical_file(data: bytes, *, project: Project) -> tuple[bytes, str]:
@@ -164,10 +174,16 @@ def refuse_entry(entry: Entry, error: InputError) -> Refusal:
     return _refusal(entry.key, entry.fingerprint, error.code, str(error))
 
 
-def source_policy_id(source: Source) -> str:
+def source_policy_id(source: Source, *, project: Project) -> str:
     """Return a digest of how a source's content is read, not of where it is: when it changes, all is read again."""
     where = {"path", "pattern", "bucket", "prefix", "endpoint_url", "credentials", "url_variable", "query"}
-    return content_id(source.model_dump(mode="json", exclude=where))[:12]
+    policy: Any = source.model_dump(mode="json", exclude=where)
+    return content_id([policy, reading_of(project)] if project.columns else policy)[:12]
+
+
+def reading_of(project: Project) -> list[Any]:
+    """Return how a project's rows are read: the columns, but for what says nothing about their content."""
+    return [{key: value for key, value in column.as_json().items() if key != "unit"} for column in project.columns]
 
 
 def _refusal(key: str, identity: str, code: str, reason: str) -> Refusal:
@@ -183,37 +199,59 @@ def _too_large(size_bytes: int, *, limit: int) -> str:
 def _canonical_row(row: Row, *, project: Project, source: TableSource | SqlSource) -> tuple[bytes, str]:
     limit = project.checks.max_text_characters
     if project.modality == "text":
-        value = _value(row.values, source.content_columns[0])
-        if value is None:
+        value = require_value(row.values, source.content_columns[0])
+        if is_nothing(value):
             raise InputError(f"{source.content_columns[0]} must have a text (got nothing).", code="TEXT_EMPTY")
         if not isinstance(value, str):
             got = type(value).__name__
             raise InputError(f"{source.content_columns[0]} must be a text (got {got}).", code="VALUE_TYPE")
         return guard_text(value, max_characters=limit).encode(), TEXT_MEDIA_TYPE
-    present = [column for column in source.content_columns if column in row.values]
-    values = {column: typed_value(row, column) for column in present}
-    content = canonical_json(guard_row(values, columns=source.content_columns, max_characters=limit))
+    if project.row_columns:
+        content = row_content(row.values, columns=project.row_columns, max_characters=limit)
+    else:
+        content = _guessed_content(row, project=project, source=source)
     if len(content) > project.checks.max_item_bytes:
         raise InputError(_too_large(len(content), limit=project.checks.max_item_bytes), code="ROW_TOO_LONG")
     return content, ROW_MEDIA_TYPE
 
 
+def _guessed_content(row: Row, *, project: Project, source: TableSource | SqlSource) -> bytes:
+    """Return a row's content by reading version 1, without declared columns: a CSV cell's type is guessed."""
+    present = [column for column in source.content_columns if column in row.values]
+    values = {column: typed_value(row, column) for column in present}
+    limit = project.checks.max_text_characters
+    return canonical_json(guard_row(values, columns=source.content_columns, max_characters=limit))
+
+
+def _former_id(row: Row, *, project: Project, source: TableSource | SqlSource) -> str | None:
+    try:
+        return sha256_hex(_guessed_content(row, project=project, source=source))
+    except InputError:
+        return None
+
+
+def _row_key(row: Row, column: str) -> str:
+    name = _name(row, column) if column in row.values else require_value(row.values, column)
+    if not name:
+        raise InputError(f"{column} must have a value in each row: it is the key (got none).", code="KEY_INVALID")
+    return check_key(name)
+
+
 def _name(row: Row, column: str) -> str | None:
-    """Return a key, group or class as text: 7, 7.0 and "7" are the same name."""
-    value = _value(row.values, column)
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+    """Return a key, group or class as text, None for none: 7, 7.0, Decimal("7.00") and "7" are the same name.
 
-
-def _value(values: Mapping[str, Any], column: str) -> Any:
-    if column not in values:
-        raise InputError(f"{column} must be a column of the row (got none of that name).", code="COLUMN_MISSING")
-    return values[column]
+    Raises:
+        InputError: VALUE_TYPE: a list, a mapping or bytes are no name.
+    """
+    value = row.values.get(column)  # a JSON line may leave out what it has no value for
+    if is_nothing(value) or isinstance(value, str):
+        return value if isinstance(value, str) else None
+    if isinstance(value, bool | int | float | decimal.Decimal):
+        return spelled(value)
+    if isinstance(value, dt.datetime | dt.date | dt.time | uuid.UUID):
+        return str(value)
+    got = type(value).__name__
+    raise InputError(f"{column} must be a text, a number, true, false or a date (got {got}).", code="VALUE_TYPE")
 
 
 def _group(pattern: str | None, *, key: str, group: str) -> str | None:

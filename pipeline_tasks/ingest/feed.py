@@ -242,7 +242,7 @@ def _columns(source: TableSource | SqlSource) -> list[str]:
 def _policy(project: Project, source: FolderSource | S3Source | TableSource | SqlSource) -> _Policy:
     # What was taken without its label is read again when labels are accepted.
     labels = "-without-labels" if project.labels.imported == "ignore" else ""
-    return _Policy(source=source_policy_id(source) + labels, guards=policy_id(project))
+    return _Policy(source=source_policy_id(source, project=project) + labels, guards=policy_id(project))
 
 
 def _windows(entries: Iterable[Entry], *, digest: ListingDigest) -> Iterator[list[Entry]]:

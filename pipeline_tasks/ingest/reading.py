@@ -1,4 +1,4 @@
-"""Reads items back: packs whole and once each, every item's bytes checked against its id, or bytes by place."""
+"""Reads items back: packs whole and once each, every item's bytes checked against its content id, or bytes by place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_items(store: ObjectStore, items: Iterable[Item]) -> Iterator[tuple[Item
     Holds at most five packs (16 MiB each) at a time.
 
     Raises:
-        DataCorrupt: an item's bytes are missing or do not hash to its id.
+        DataCorrupt: an item's bytes are missing or do not hash to its content id.
     """
     groups: dict[str, list[Item]] = {}
     for item in items:
@@ -45,13 +45,14 @@ def check_item(item: Item, data: bytes) -> bytes:
     """Return the bytes.
 
     Raises:
-        DataCorrupt: they do not hash to the item's id.
+        DataCorrupt: they do not hash to the item's content id.
     """
     got = sha256_hex(data)
-    if got != item.item_id:
+    if got != item.content_id:
         place = f"{item.location.object_key} at {item.location.offset}"
+        wanted = "" if item.content_id == item.item_id else f", which hash to {item.content_id}"
         raise DataCorrupt(
-            f"{place} must hold the bytes of item {item.item_id} (got {got}). "
+            f"{place} must hold the bytes of item {item.item_id}{wanted} (got {got}). "
             "Restore the object from a backup, or ingest its source again."
         )
     return data

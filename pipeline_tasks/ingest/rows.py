@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from pipeline_tasks.errors import InputError, printable
+from pipeline_tasks.guards.cells import json_fraction
 from pipeline_tasks.guards.encodings import SAMPLE_BYTES, likely_encoding, wide_encoding
 from pipeline_tasks.guards.row import cell_value
 
@@ -266,7 +267,9 @@ def _read_json_lines(path: Path, *, columns: Sequence[str], max_line_characters:
 
 def _json_row(line: str, *, place: str, columns: Sequence[str]) -> Row:
     try:
-        value = json.loads(line, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(
+            line, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=json_fraction
+        )
     except (ValueError, RecursionError) as error:
         if not line.isascii() and _BAD_BYTE.search(line):
             return Row(place, {}, _other_encoding(line, place=place))

@@ -14,7 +14,7 @@ from pipeline_tasks.catalog.items import Cursor, ItemRepository
 from pipeline_tasks.contracts import Attempt, Fence, IngestReport, Split
 from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError, SourceUnavailable
 from pipeline_tasks.faults import crash_point
-from pipeline_tasks.ingest.content import Refusal
+from pipeline_tasks.ingest.content import Refusal, reading_of
 from pipeline_tasks.ingest.feed import Fed, cursor_name, feed_files, feed_sql, feed_tables, opened
 from pipeline_tasks.ingest.s3_source import S3Access
 from pipeline_tasks.ingest.sources import open_files, open_folder, open_sql
@@ -24,6 +24,8 @@ from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject, Source, SqlSource, TableSource
 
 MAX_SHOWN = 10
+READING = "reading"  # the cursor that says how rows are read
+READING_VERSION = 2  # by declared columns; 1: the type of each cell is guessed
 logger = logging.getLogger(__name__)
 
 
@@ -38,6 +40,7 @@ class _Tally:
     num_corrected: int = 0
     num_blank: int = 0
     warnings: list[str] = dataclasses.field(default_factory=list)
+    num_reread: int = 0
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
     examples: dict[str, Refusal] = dataclasses.field(default_factory=dict)
 
@@ -46,6 +49,7 @@ class _Tally:
         self.num_known += writer.num_known
         self.num_labeled += writer.num_labeled
         self.num_corrected += writer.num_corrected
+        self.num_reread += writer.num_reread
         self.reasons.update(writer.reasons)
         self.examples = {**writer.examples, **self.examples}
 
@@ -100,6 +104,7 @@ def run(
             errors.append(error)
     if errors:
         raise _one_error(errors)
+    told = _record_reading(tally, context=context)
     _check_share(tally, project=project)
     return IngestReport(
         project=project.name,
@@ -113,7 +118,27 @@ def run(
         num_labels_corrected=tally.num_corrected,
         num_blank=tally.num_blank,
         warnings=tuple(tally.warnings),
+        reading=told,
     )
+
+
+def _record_reading(tally: _Tally, *, context: _Context) -> str | None:
+    """Write down how rows are read, where that is new, and return what there is to say about it."""
+    project = context.project.config
+    if not project.columns:
+        return None
+    cursor = context.items.cursor(project.name, READING)
+    value = {"version": READING_VERSION, "columns": reading_of(project)}
+    if cursor is not None and cursor.value == value:
+        return None
+    context.items.move_cursor(
+        context.fence, project=project.name, name=READING, value=value, after=cursor, now=context.now
+    )
+    if cursor is None and not tally.num_reread:
+        return None  # a new project
+    told = f"rows are read by the declared columns, version {READING_VERSION}; {tally.num_reread} items keep their ids"
+    logger.info("%s: %s", project.name, told)
+    return told
 
 
 def _ingest_source(source: Source, *, context: _Context, tally: _Tally) -> None:

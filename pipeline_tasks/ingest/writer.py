@@ -46,6 +46,7 @@ class _Draft:
 
     packed: list[Candidate] = dataclasses.field(default_factory=list)
     single: list[Candidate] = dataclasses.field(default_factory=list)
+    renewed: list[Candidate] = dataclasses.field(default_factory=list)
     refused: list[Refusal] = dataclasses.field(default_factory=list)
     seen: dict[str, str] = dataclasses.field(default_factory=dict)
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -54,12 +55,14 @@ class _Draft:
     other_bytes: int = 0
 
     def is_full(self) -> bool:
+        items = len(self.packed) + len(self.single)
         labels = len(self.labels) + len(self.corrected)
-        rows = max(len(self.packed) + len(self.single), len(self.refused), len(self.seen), labels)
+        rows = max(items, len(self.renewed), len(self.refused), len(self.seen), labels)
         return rows >= CHUNK_ROWS or self.pack_bytes >= PACK_BYTES or self.pack_bytes + self.other_bytes >= CHUNK_BYTES
 
     def is_empty(self) -> bool:
-        return not (self.packed or self.single or self.refused or self.seen or self.labels or self.corrected)
+        items = self.packed or self.single or self.renewed
+        return not (items or self.refused or self.seen or self.labels or self.corrected)
 
 
 class ItemWriter:
@@ -89,6 +92,7 @@ class ItemWriter:
         self.num_corrected = 0
         self.num_refused = 0
         """All refusals; `reasons` counts those that were not in quarantine before."""
+        self.num_reread = 0
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, Refusal] = {}
 
@@ -136,6 +140,7 @@ class ItemWriter:
 
     def _place_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
+        waiting = self._as_before(waiting)
         ids = [candidate.item_id for candidate, _ in waiting]
         known = self._items.known(self._target.project, ids)
         # All at one moment: what is recorded while the candidates are placed is no longer pending then.
@@ -149,6 +154,25 @@ class ItemWriter:
             if candidate.item_id in self._pending:
                 known[candidate.item_id] = self._pending[candidate.item_id]
             self._send_if_full()
+
+    def _as_before(self, waiting: Sequence[tuple[Candidate, dict[str, str]]]) -> list[tuple[Candidate, dict[str, str]]]:
+        """Return the candidates; a row that reading version 1 made an item of, under the same key, is that item still.
+
+        Its bytes are stored anew, as the declared columns read them; what was frozen with the old ones keeps those.
+        """
+        former = [one.former_id for one, _ in waiting if one.former_id is not None]
+        items = self._items.get(self._target.project, former) if former else {}
+        found = []
+        for candidate, seen in waiting:
+            before = items.get(candidate.former_id or "")
+            if before is not None and (before.key, before.origin) == (candidate.key, "source"):
+                self.num_reread += 1
+                candidate = dataclasses.replace(candidate, item_id=before.item_id)  # noqa: PLW2901
+                if before.content_id != candidate.content_id:
+                    self._draft.renewed.append(candidate)
+                    self._draft.other_bytes += len(candidate.data)
+            found.append((candidate, seen))
+        return found
 
     def _place_new(self, candidate: Candidate, *, seen: dict[str, str]) -> None:
         draft = self._draft
@@ -251,6 +275,10 @@ class ItemWriter:
 def _store(draft: _Draft, *, target: Target, store: ObjectStore) -> Chunk:
     """Store a chunk's bytes and return what to record."""
     items: list[Item] = []
+    renewed: list[Item] = []
+    if draft.renewed:
+        crash_point("ingest.put.before")
+        renewed = _put_pack(draft.renewed, target=target, store=store)
     if draft.packed or draft.single:
         crash_point("ingest.put.before")
         items = [*_put_pack(draft.packed, target=target, store=store)]
@@ -265,6 +293,7 @@ def _store(draft: _Draft, *, target: Target, store: ObjectStore) -> Chunk:
         quarantined=_put_refused(draft.refused, target=target, store=store),
         labels=draft.labels,
         corrected=draft.corrected,
+        renewed=renewed,
     )
 
 
@@ -283,7 +312,7 @@ def _put_pack(candidates: Sequence[Candidate], *, target: Target, store: ObjectS
 
 
 def _put_single(candidate: Candidate, *, target: Target, store: ObjectStore) -> Item:
-    object_key = f"items/{target.project}/{candidate.item_id[:2]}/{candidate.item_id}"
+    object_key = f"items/{target.project}/{candidate.content_id[:2]}/{candidate.content_id}"
     store.put(object_key, candidate.data, content_type=candidate.media_type)
     return _item(candidate, Location(object_key, 0, len(candidate.data)), target=target)
 
@@ -316,4 +345,5 @@ def _item(candidate: Candidate, location: Location, *, target: Target) -> Item:
         split=target.split(candidate.group_key),
         origin=target.origin,
         source_label=candidate.label,
+        content_id=candidate.content_id,
     )

@@ -30,7 +30,7 @@ from pipeline_tasks.contracts import Fence, Item, content_id
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ingest.content import Candidate, Refusal
-from pipeline_tasks.ingest.production import ProductionRecord, add_production_items
+from pipeline_tasks.ingest.production import ProductionRecord, add_production_items, as_known
 from pipeline_tasks.ingest.split import split_of
 from pipeline_tasks.monitoring import drift
 from pipeline_tasks.monitoring.log_scan import unknown_outcomes
@@ -174,7 +174,7 @@ def _pick(
     """Return what people look at, and the inputs that were looked at and are not taken."""
     policy, name = project.config.monitor, project.name
     before = outside.monitoring.picked(name, [one.prediction_id for one in predictions])
-    examine = _Examiner(project, outside.store)
+    examine = _Examiner(project, outside, {one: row.item_id for one, row in before.items()})
     audits = pick_audits(
         predictions,
         key=outside.split_key,
@@ -189,6 +189,9 @@ def _pick(
         examined = examine(prediction)
         if examined is None or outside.monitoring.asked(name, [examined.candidate.item_id]):
             return False
+        known = outside.items.get(name, [examined.candidate.item_id]).get(examined.candidate.item_id)
+        if known is not None:
+            return known.split == "train"
         share = project.config.split.exam_share
         side = split_of(examined.candidate.group_key, project=name, split_key=outside.split_key, exam_share=share)
         return side == "train"
@@ -208,11 +211,16 @@ def _pick(
 
 
 class _Examiner:
-    """Turns predictions into item candidates, reading each part's payloads once and only when asked."""
+    """Turns predictions into item candidates, reading each part's payloads once and only when asked.
 
-    def __init__(self, project: LoadedProject, store: ObjectStore) -> None:
+    `item_ids` are those of earlier picks, by prediction id: they stay what they were found to be.
+    """
+
+    def __init__(self, project: LoadedProject, outside: Outside, item_ids: Mapping[str, str]) -> None:
         self._project = project
-        self._store = store
+        self._store = outside.store
+        self._items = outside.items
+        self._item_ids = item_ids
         self._payloads: dict[str, dict[str, bytes]] = {}
         self._found: dict[str, _Examined | None] = {}
         self.refused: list[Refusal] = []
@@ -229,12 +237,15 @@ class _Examiner:
         data = self._payloads[key].get(prediction.prediction_id)
         if data is None:
             return None
-        record = ProductionRecord(prediction.prediction_id, data, prediction.user_key)
+        picked = self._item_ids.get(prediction.prediction_id)
+        record = ProductionRecord(prediction.prediction_id, data, prediction.user_key, picked)
         outcome = examine_input(record, payload_sha256=prediction.payload_sha256, project=self._project.config)
+        if picked is None and isinstance(outcome, Candidate):
+            outcome = as_known(outcome, self._items.by_content(self._project.name, [outcome.content_id]))
         if isinstance(outcome, Refusal):
             self.refused.append(outcome)
             return None
-        return _Examined(record, outcome)
+        return _Examined(dataclasses.replace(record, item_id=outcome.item_id), outcome)
 
 
 def _audit_row(pick: _Pick) -> AuditRow:

@@ -33,6 +33,7 @@ class TrainingRow:
     group_key: str
     location: Location
     weight: float = 1.0
+    content_id: str = ""  # empty: the item's id
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def _row(fields: Mapping[str, Any]) -> TrainingRow:
         group_key=fields["group_key"],
         location=Location(fields["object_key"], int(fields["offset"]), int(fields["size_bytes"])),
         weight=1.0 if weight is None else float(weight),
+        content_id=fields.get("content_id", ""),
     )
 
 

@@ -111,6 +111,7 @@ def _item(project: str, row: TrainingRow) -> Item:
         location=row.location,
         arrived_at=dt.datetime.min.replace(tzinfo=dt.UTC),
         split="train",
+        content_id=row.content_id,
     )
 
 

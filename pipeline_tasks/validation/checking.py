@@ -13,12 +13,12 @@ from data_checks.overrides import project_rules
 from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Suite, extend
 from data_checks.runner import run_suite
-from data_checks.suites import NEAR_DUPLICATE_OF_EXAM, dataset_suite, items_suite, labels_suite
+from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM, dataset_suite, items_suite, labels_suite
 from pipeline_tasks.catalog.datasets import BadRow, Columns, DatasetRepository
 from pipeline_tasks.contracts import CheckReport, Fence, Leak, content_id
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject, Modality
-from pipeline_tasks.validation import frames
+from pipeline_tasks.validation import categories, frames
 from pipeline_tasks.validation.facts import item_facts
 from pipeline_tasks.validation.item_bytes import map_items
 from pipeline_tasks.validation.leakage import Comparison, places_of
@@ -28,7 +28,7 @@ MAX_NAMED, MAX_STORED = 10, 100
 FACT_COLUMNS: dict[Modality, tuple[str, ...]] = {
     "image": ("width", "height", "num_pixels", "pixel_mean", "pixel_spread"),
     "text": ("characters",),
-    "tabular": ("num_fields", "num_empty_fields"),
+    "tabular": ("num_fields", "num_empty_fields", "num_unmatched"),
 }
 
 
@@ -40,7 +40,11 @@ def checked_items(project: LoadedProject, batch_id: str, *, context: CheckContex
     """
     batch = context.datasets.batch(project.name, batch_id)
     suite = _with_own_rules(items_suite(project.config), project)
-    result = run_suite(_items_frame(project, batch, store=context.store), suite, subject=batch_id)
+    frame = _items_frame(project, batch, store=context.store)
+    unmatched = frame.attrs["unmatched_categories"]
+    statistics = {"unmatched_categories": unmatched} if unmatched else {}
+    result = run_suite(frame, suite, subject=batch_id, statistics=statistics)
+    result = categories.naming_values(result, unmatched)
     key = publish_check(result, context, quarantine=_bad_rows(result, batch))
     result.require(report=key)
     return _report(project.name, result, key)
@@ -118,7 +122,7 @@ def check_dataset(
         },
     )
     result = _naming_pairs(result, leaks, num_checked=len(columns["item_id"]))
-    excluded = leaks if project.config.gate.exam.near_duplicates.policy == "exclude" else ()
+    excluded = leaks if project.config.gate.exam.near_duplicates.policy != "stop" else ()
     key = publish_check(result, context, quarantine=_left_out(excluded, columns), fence=fence)
     result.require(report=key)
 
@@ -154,8 +158,9 @@ def _left_out(leaks: Sequence[Leak], columns: Columns) -> list[BadRow]:
             source=columns["source"][position[leak.trained_item_id]],
             key=columns["key"][position[leak.trained_item_id]],
             item_id=leak.trained_item_id,
-            code=NEAR_DUPLICATE_OF_EXAM,
-            reason=f"near duplicate of {likeness(leak)}; left out of the training set",
+            code=EQUAL_TO_EXAM if leak.kind == "exact" else NEAR_DUPLICATE_OF_EXAM,
+            reason=f"{'equal to' if leak.kind == 'exact' else 'near duplicate of'} {likeness(leak)}; "
+            "left out of the training set",
             object_key=columns["object_key"][position[leak.trained_item_id]],
         )
         for leak in leaks
@@ -181,15 +186,22 @@ def _items_frame(project: LoadedProject, batch: Columns, *, store: ObjectStore) 
     """Return the batch with what its bytes say, one row per item."""
     config = project.config
 
-    def facts_of(item_id: str, data: bytes) -> dict[str, Any]:
-        return item_facts(data, item_id=item_id, modality=config.modality, max_pixels=config.checks.max_pixels)
+    places, known = places_of(batch), categories.preprocessing_for(config)
 
-    facts = list(map_items(store, places_of(batch).items(), facts_of))
-    known = pd.DataFrame(
+    def facts_of(item_id: str, data: bytes) -> dict[str, Any]:
+        content = places[item_id].content_id
+        limit = config.checks.max_pixels
+        facts = item_facts(data, item_id=item_id, content_id=content, modality=config.modality, max_pixels=limit)
+        return facts | categories.category_facts(data, known)
+
+    facts = list(map_items(store, places.items(), facts_of))
+    rows = pd.DataFrame(
         {name: batch[name] for name in ("item_id", "media_type", "size_bytes", "group_key", "source", "key")}
     )
     columns = ["item_id", "digest_matches", "readable", *FACT_COLUMNS[config.modality]]
-    return known.merge(pd.DataFrame(facts).reindex(columns=columns), on="item_id", how="left")
+    frame = rows.merge(pd.DataFrame(facts).reindex(columns=columns), on="item_id", how="left")
+    frame.attrs["unmatched_categories"] = categories.count_unmatched(facts)
+    return frame
 
 
 def _bad_rows(result: CheckResult, columns: Columns) -> list[BadRow]:

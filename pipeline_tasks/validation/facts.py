@@ -16,9 +16,12 @@ from pipeline_tasks.project import Modality
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 
 
-def item_facts(data: bytes, *, item_id: str, modality: Modality, max_pixels: int) -> dict[str, Any]:
+def item_facts(
+    data: bytes, *, item_id: str, content_id: str | None = None, modality: Modality, max_pixels: int
+) -> dict[str, Any]:
     """Return the facts of one item; what cannot be read has `readable` False and no further facts."""
-    facts: dict[str, Any] = {"item_id": item_id, "digest_matches": sha256_hex(data) == item_id, "readable": True}
+    is_same = sha256_hex(data) == (content_id or item_id)
+    facts: dict[str, Any] = {"item_id": item_id, "digest_matches": is_same, "readable": True}
     try:
         if modality == "image":
             return facts | image_facts(data, max_pixels=max_pixels)

@@ -24,10 +24,11 @@ from PIL import Image
 
 from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, InputError
+from pipeline_tasks.guards.cells import spelled
 from pipeline_tasks.project import Modality, NearDuplicates
 
 # Raise one when the same bytes get another fingerprint: stored ones are then computed anew.
-FORMATS: dict[Modality, int] = {"image": 1, "text": 2, "tabular": 1}
+FORMATS: dict[Modality, int] = {"image": 1, "text": 2, "tabular": 2}
 SCHEMA = pa.schema([("item_id", pa.string()), ("fingerprint", pa.binary())])
 MIN_GREY_SPREAD = 4.0  # standard deviation in grey levels; below it an image has too little in it to be told apart
 SIDE, GREY_SIDE, COLOUR_SIDE = 32, 16, 4
@@ -154,7 +155,9 @@ def _rounded(value: Any, *, digits: int) -> Any:
     """Return a value as it is compared. Whole numbers stay whole: 201501 and 201502 may be two months."""
     if isinstance(value, str):
         return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):
+        return spelled(value)
+    if not isinstance(value, int | float):
         return value
     if isinstance(value, int) or not math.isfinite(value):
         return str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pipeline_tasks.contracts import Location
 from pipeline_tasks.ports import ObjectStore
@@ -13,8 +13,15 @@ READERS = 8
 Found = TypeVar("Found")
 
 
+class Place(NamedTuple):
+    """Where an item's bytes lie, and their SHA-256."""
+
+    location: Location
+    content_id: str
+
+
 def map_items(
-    store: ObjectStore, places: Iterable[tuple[str, Location]], look: Callable[[str, bytes], Found]
+    store: ObjectStore, places: Iterable[tuple[str, Place]], look: Callable[[str, bytes], Found]
 ) -> Iterator[Found]:
     """Yield `look(item id, bytes)` for every (item id, place), pack after pack.
 
@@ -25,7 +32,7 @@ def map_items(
     """
     by_object: dict[str, list[tuple[str, Location]]] = {}
     for item_id, place in places:
-        by_object.setdefault(place.object_key, []).append((item_id, place))
+        by_object.setdefault(place.location.object_key, []).append((item_id, place.location))
 
     def look_at(group: tuple[str, list[tuple[str, Location]]]) -> list[Found]:
         key, members = group

@@ -21,13 +21,13 @@ from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import manifest, near_duplicates
-from pipeline_tasks.validation.item_bytes import map_items
+from pipeline_tasks.validation.item_bytes import Place, map_items
 
 _log = logging.getLogger(__name__)
 PARQUET = "application/vnd.apache.parquet"
 PART_ITEMS = 5_000  # 1.5 MB; seconds of computing for small photos, minutes for large ones
 TRAINING = "training"  # the subject of a snapshot in the making, whose id is not known yet
-Places = Mapping[str, Location]
+Places = Mapping[str, Place]
 Values = dict[str, bytes | None]
 
 
@@ -44,11 +44,16 @@ class Comparison:
         return sum(value is None for value in self.values.values())
 
 
-def places_of(columns: Mapping[str, Sequence[Any]] | pa.Table) -> dict[str, Location]:
-    """Return where each item of a manifest, or of its columns, lies."""
-    names = ("item_id", "object_key", "offset", "size_bytes")
-    plain = columns.select(list(names)).to_pydict() if isinstance(columns, pa.Table) else columns
-    return {item_id: Location(*where) for item_id, *where in zip(*(plain[name] for name in names), strict=True)}
+def places_of(columns: Mapping[str, Sequence[Any]] | pa.Table) -> dict[str, Place]:
+    """Return where each item of a manifest, or of its columns, lies, and what its bytes hash to."""
+    names = ["item_id", "object_key", "offset", "size_bytes"]
+    if isinstance(columns, pa.Table):
+        contents: Sequence[str] = manifest.content_ids(columns)
+        columns = columns.select(names).to_pydict()
+    else:
+        contents = columns.get("content_id", columns["item_id"])
+    rows = zip(*(columns[name] for name in names), contents, strict=True)
+    return {item_id: Place(Location(*where), content) for item_id, *where, content in rows}
 
 
 def compare_with_exams(
@@ -59,7 +64,7 @@ def compare_with_exams(
     known: Iterable[SnapshotRef],
     store: ObjectStore,
 ) -> Comparison:
-    """Return which training items are near duplicates of an item of any of the exams.
+    """Return which training items have the content of an item of any of the exams, or are near duplicates of one.
 
     The fingerprints of `known` snapshots, and of an attempt that did not get to its end, are taken over. Items that
     are in an exam themselves are not compared here.
@@ -67,15 +72,16 @@ def compare_with_exams(
     Raises:
         DataCorrupt: an item's bytes, or an exam, are missing or changed.
     """
+    exam_places = _exam_places(store, exams)
+    equal = [leak for leak in _equal(exam_places, trained) if leak.item_id != leak.trained_item_id]
     if project.config.gate.exam.near_duplicates.policy == "off":
-        return Comparison()
+        return Comparison(tuple(near_duplicates.best_by_trained_item(equal)))
     values: Values = {}
     for ref in known:
         values |= _stored(project, ref.snapshot_id, store=store) or {}
     values = _complete(project, TRAINING, trained, known=values, store=store)
-    exam_places = _exam_places(store, exams)
     exam_values = _exam_values(project, exam_places, store=store)
-    leaks = _near(project, exam_values, values, places=_joined(trained, exam_places), store=store)
+    leaks = equal + _near(project, exam_values, values, places=_joined(trained, exam_places), store=store)
     return Comparison(tuple(near_duplicates.best_by_trained_item(leaks)), values)
 
 
@@ -112,7 +118,7 @@ def find_leaks(
     """
     trained = places_of(manifest.read(store, snapshot.object_key))
     exam_places = _exam_places(store, exams)
-    leaks = near_duplicates.exact_leaks(_joined({}, exam_places), trained)
+    leaks = _equal(exam_places, trained)
     if project.config.gate.exam.near_duplicates.policy != "off":
         values = _values_of(project, snapshot.snapshot_id, trained, store=store)
         exam_values = _exam_values(project, exam_places, store=store)
@@ -144,6 +150,12 @@ def _near(
     )
 
 
+def _equal(exams: Mapping[str, Places], trained: Places) -> list[Leak]:
+    """Return each exam item whose content is trained on, with the training items that have it."""
+    contents = ({item_id: place.content_id for item_id, place in one.items()} for one in (_joined({}, exams), trained))
+    return near_duplicates.exact_leaks(*contents)
+
+
 def _exam_values(project: LoadedProject, exams: Mapping[str, Places], *, store: ObjectStore) -> Values:
     values: Values = {}
     for exam_id, places in exams.items():
@@ -151,7 +163,7 @@ def _exam_values(project: LoadedProject, exams: Mapping[str, Places], *, store: 
     return values
 
 
-def _joined(trained: Places, exams: Mapping[str, Places]) -> dict[str, Location]:
+def _joined(trained: Places, exams: Mapping[str, Places]) -> dict[str, Place]:
     joined = dict(trained)
     for places in exams.values():
         joined |= places
@@ -183,14 +195,15 @@ def _complete(project: LoadedProject, subject: str, places: Places, *, known: Va
 
 
 def _computed(
-    project: LoadedProject, places: Iterable[tuple[str, Location]], *, store: ObjectStore
+    project: LoadedProject, places: Sequence[tuple[str, Place]], *, store: ObjectStore
 ) -> Iterable[tuple[str, bytes | None]]:
     config = project.config
     digits = config.gate.exam.near_duplicates.significant_digits
+    by_id = dict(places)
 
     def look(item_id: str, data: bytes) -> tuple[str, bytes | None]:
         value = fp.fingerprint(
-            _checked(item_id, data), modality=config.modality, max_pixels=config.checks.max_pixels, digits=digits
+            _checked(item_id, data, by_id), modality=config.modality, max_pixels=config.checks.max_pixels, digits=digits
         )
         return item_id, value
 
@@ -237,23 +250,23 @@ def _fingerprints_at(project: LoadedProject, key: str, *, store: ObjectStore) ->
 
 def _read(store: ObjectStore, places: Places, item_ids: Collection[str]) -> dict[str, bytes]:
     wanted = [(item_id, places[item_id]) for item_id in sorted(item_ids)]
-    return dict(_mapped(store, wanted, lambda item_id, data: (item_id, _checked(item_id, data))))
+    return dict(_mapped(store, wanted, lambda item_id, data: (item_id, _checked(item_id, data, places))))
 
 
-def _mapped(store: ObjectStore, places: Iterable[tuple[str, Location]], look: Any) -> Iterable[tuple[str, Any]]:
+def _mapped(store: ObjectStore, places: Iterable[tuple[str, Place]], look: Any) -> Iterable[tuple[str, Any]]:
     try:
         yield from map_items(store, places, look)
     except KeyError as error:
         raise DataCorrupt(f"the object {error} must exist (got nothing). Restore it from a backup.") from error
 
 
-def _checked(item_id: str, data: bytes) -> bytes:
-    found = sha256_hex(data)
-    if found != item_id:
-        raise DataCorrupt(f"item {item_id} must have the bytes of its id (got {found}). Restore it from a backup.")
+def _checked(item_id: str, data: bytes, places: Places) -> bytes:
+    found, wanted = sha256_hex(data), places[item_id].content_id
+    if found != wanted:
+        raise DataCorrupt(f"item {item_id} must have bytes that hash to {wanted} (got {found}). Restore a backup.")
     return data
 
 
-def _exam_places(store: ObjectStore, exams: Iterable[ExamRef]) -> dict[str, dict[str, Location]]:
+def _exam_places(store: ObjectStore, exams: Iterable[ExamRef]) -> dict[str, dict[str, Place]]:
     """Return where each exam's items lie, by exam id."""
     return {exam.exam_id: places_of(manifest.read(store, exam.object_key)) for exam in exams}

@@ -37,10 +37,22 @@ Indices = npt.NDArray[np.int64]
 ReadBytes = Callable[[Collection[str]], Mapping[str, bytes]]
 
 
-def exact_leaks(exam_ids: Iterable[str], trained_ids: Collection[str]) -> list[Leak]:
-    """Return the exam items that stand among the trained ones."""
-    known = set(trained_ids)
-    return [Leak(item_id, item_id, "exact", 1.0) for item_id in sorted(set(exam_ids) & known)]
+def exact_leaks(exam: Mapping[str, str], trained: Mapping[str, str]) -> list[Leak]:
+    """Return items of equal content, of the exam and trained on; both sides are content ids by item id.
+
+    Each item that has an equal on the other side is in one pair: with itself where it is there, else with the first.
+    """
+    of_exam, of_trained = _first_of(exam), _first_of(trained)
+    pairs = {(one, one if one in trained else of_trained[own]) for one, own in exam.items() if own in of_trained}
+    pairs |= {(one if one in exam else of_exam[own], one) for one, own in trained.items() if own in of_exam}
+    return [Leak(*pair, "exact", 1.0) for pair in sorted(pairs)]
+
+
+def _first_of(contents: Mapping[str, str]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for item_id, content in sorted(contents.items()):
+        first.setdefault(content, item_id)
+    return first
 
 
 def near_leaks(

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from data_checks.suites import NEAR_DUPLICATE_OF_EXAM
+from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import Columns, DatasetRepository
 from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef
@@ -79,7 +79,7 @@ def build_snapshot(
     columns = checked_labels(project, columns, context=context, fence=fence)
     comparison = _compared_with_exams(project, columns, context=context)
     kept = columns
-    if project.config.gate.exam.near_duplicates.policy == "exclude":
+    if project.config.gate.exam.near_duplicates.policy != "stop":  # off: only what is equal stands here
         kept = without(columns, {leak.trained_item_id for leak in comparison.leaks})
     table = manifest.build_manifest(kept)
     snapshot_id = manifest.manifest_id(table)
@@ -180,8 +180,9 @@ def plan_training(
     What the last snapshot holds was tried already, so a refused contender is not trained again on the same labels.
     """
     columns = datasets.decided(project.name, "train")
+    # What is left out for good is in no snapshot, and would count as new for ever.
+    columns = without(columns, datasets.set_aside(project.name, EQUAL_TO_EXAM))
     if project.config.gate.exam.near_duplicates.policy == "exclude":
-        # What is left out for good is in no snapshot, and would count as new for ever.
         columns = without(columns, datasets.set_aside(project.name, NEAR_DUPLICATE_OF_EXAM))
     pairs = zip(columns["item_id"], columns["label"], strict=True)
     refs = {ref for ref in (datasets.head_snapshot(project.name), datasets.champion_snapshot(project.name)) if ref}

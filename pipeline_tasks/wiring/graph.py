@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
@@ -58,11 +59,37 @@ def plan_graph(parts: Parts, name: str) -> Plan:
         "graph": dataclasses.asdict(graph),
         "modality": entered[0]["modality"],
         "classes": output_classes(graph, facts),
-        "preprocess": {key: min(one[key] for one in limits) for key in limits[0]},
+        "preprocess": _shared_limits(limits),
         "max_request_bytes": min([project.serving.max_request_bytes, *(one["max_request_bytes"] for one in entered)]),
         "requests_per_second": project.serving.requests_per_second,
     }
     return Plan(project, graph, serving, {one: configs[one].version for one in projects})
+
+
+def _shared_limits(limits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the strictest limits of the nodes that the request goes to, and the columns of all where all have them.
+
+    Raises:
+        GateClosed: COLUMNS_DIFFER, two nodes read one column two ways.
+    """
+    shared = {key: min(one[key] for one in limits) for key in limits[0] if isinstance(limits[0][key], int)}
+    columns: dict[str, Any] = {}
+    for column in [column for one in limits for column in one.get("columns", ())]:
+        if columns.setdefault(column["name"], column) != column:
+            raise GateClosed(
+                f"the projects of a graph must declare a column alike (got {column['name']} in two ways). "
+                "Change `columns` of one of them.",
+                code="COLUMNS_DIFFER",
+            )
+    if all("columns" in one for one in limits):
+        shared["columns"] = list(columns.values())
+    elif any("content_columns" in one for one in limits):
+        shared["content_columns"] = sorted({name for one in limits for name in _names(one)})
+    return shared
+
+
+def _names(limits: Mapping[str, Any]) -> list[str]:
+    return limits.get("content_columns") or [column["name"] for column in limits.get("columns", ())]
 
 
 def apply_graph(parts: Parts, name: str, *, attempt: Attempt, actor: str, reason: str | None) -> Route:

@@ -25,7 +25,7 @@ from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.ports import DeploymentTarget
-from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project import LoadedProject, Project
 from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer, golden_answers, tolerance_of
 from pipeline_tasks.validation import task as validation_task
@@ -292,8 +292,19 @@ def route_config(loaded: LoadedProject) -> dict[str, Any]:
         "preprocess": {
             "max_pixels": config.checks.max_pixels,
             "max_text_characters": config.checks.max_text_characters,
+            **_row_reading(config),
         },
     }
+
+
+def _row_reading(config: Project) -> dict[str, Any]:
+    """Return how a request's row is read, as the rows of the sources are."""
+    if config.modality != "tabular":
+        return {}
+    if config.columns:
+        return {"columns": [column.as_json() for column in config.columns]}
+    names = {name for source in config.sources for name in getattr(source, "content_columns", ())}
+    return {"content_columns": sorted(names)}
 
 
 def roll_back(

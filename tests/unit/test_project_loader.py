@@ -12,6 +12,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project_init import init_project, template_names
 from pipeline_tasks.project_loader import json_schema, load_project, load_projects
 from pipeline_tasks.project_yaml import MAX_FILE_BYTES, ProjectError, parse_yaml
+from tests.unit.ingest.conftest import without_columns
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = "  target: docker\n  docker: {repository:"
@@ -218,6 +219,7 @@ def test_rows_are_no_images_and_files_no_rows(tmp_path, folder):
 
 def test_columns_of_the_recipe_are_columns_of_the_source(tmp_path):
     folder = init_project(tmp_path, name="rows", template="tabular")
+    without_columns(folder)
     edit(folder, "content_columns: [amount, country]", "content_columns: [amount, land]")
     assert (
         "sources[0].content_columns must have the columns that recipe.params names (got none of the name country)"

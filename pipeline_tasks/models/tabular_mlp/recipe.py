@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,10 +21,20 @@ from pipeline_tasks.models.base import (
     parse_params,
     predict_softmax,
 )
-from pipeline_tasks.models.tabular_mlp.preprocess import collate_rows, decode_row, row_width
+from pipeline_tasks.models.tabular_mlp.preprocess import (
+    collate_rows,
+    decode_row,
+    preprocessing_of,
+    row_width,
+    unmatched_categories,
+)
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
+
+MAX_NAMED = 10  # values of a category, in a log and in the metrics
 
 
 class TabularMlpParams(RecipeParams):
@@ -31,6 +42,9 @@ class TabularMlpParams(RecipeParams):
 
     epochs: int = Field(20, ge=1, le=10_000)
     numbers: list[str] = Field(default_factory=list, description="Columns that hold numbers.")
+    dates: list[str] = Field(
+        default_factory=list, description="Columns that hold dates; the model sees days since 1970-01-01."
+    )
     categories: dict[str, list[str]] = Field(
         default_factory=dict, description="Columns that hold one of these values; any other value counts as none."
     )
@@ -46,10 +60,10 @@ class TabularMlpRecipe:
 
     def resolve(self, params: Mapping[str, Any]) -> dict[str, Any]:
         resolved = parse_params(TabularMlpParams, params)
-        if not resolved.numbers and not any(resolved.categories.values()):
+        if not resolved.numbers and not resolved.dates and not any(resolved.categories.values()):
             raise ConfigError(
                 "recipe.params.numbers must name at least one column, or recipe.params.categories one with its values "
-                "(got neither). List the columns that the model shall see."
+                "(got neither). Declare `columns`, or list here those that the model shall see."
             )
         return resolved.model_dump()
 
@@ -62,13 +76,20 @@ class TabularMlpRecipe:
         }
 
     def preprocessing(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {"numbers": list(params["numbers"]), "categories": dict(params["categories"])}
+        return preprocessing_of(params)
 
     def signature(self, params: Mapping[str, Any], num_classes: int) -> Signature:
         return Signature(("application/json",), "float32", (row_width(params),), num_classes)
 
     def decode(self, data: bytes, *, preprocessing: Mapping[str, Any]) -> Array:
         return decode_row(data, preprocessing=preprocessing)
+
+    def input_facts(self, items: Iterable[bytes], *, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+        unmatched = unmatched_categories(items, preprocessing=preprocessing)
+        for name, counts in sorted(unmatched.items()):
+            some = ", ".join(f"{value} ({n})" for value, n in counts.most_common(MAX_NAMED))
+            logger.warning("%s: %d rows have a value that the recipe does not know: %s", name, counts.total(), some)
+        return {"unmatched": {name: dict(counts.most_common(MAX_NAMED)) for name, counts in sorted(unmatched.items())}}
 
     def collate(self, inputs: Sequence[Array]) -> Array:
         return collate_rows(inputs)

@@ -289,7 +289,13 @@ OTHER_MUTATIONS = [
         'contender_nc=found["champion"]',
         check.task_gives_each_its_own_answers,
     ),
-    ("scoring", "bytes unchecked", "if sha256_hex(data) != item.item_id:", "if False:", check.scoring_checks_the_bytes),
+    (
+        "scoring",
+        "bytes unchecked",
+        "if sha256_hex(data) != item.content_id:",
+        "if False:",
+        check.scoring_checks_the_bytes,
+    ),
     (
         "approval",
         "rejection is a yes",

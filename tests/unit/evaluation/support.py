@@ -166,7 +166,8 @@ class World:
     def find_leaks(self, snapshot_id, exams):
         tables = [manifest.from_parquet(self.store.get(ref.object_key), object_key=ref.object_key) for ref in exams]
         held = {item_id for table in tables for item_id in table["item_id"].to_pylist()}
-        exact = exact_leaks(held, self.trained.get(snapshot_id, frozenset()))
+        trained = self.trained.get(snapshot_id, frozenset())
+        exact = exact_leaks(*({one: one for one in ids} for ids in (held, trained)))
         return [*exact, *(leak for leak in self.near.get(snapshot_id, ()) if leak.item_id in held)]
 
     def find_items(self, item_ids):

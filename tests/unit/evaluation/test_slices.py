@@ -30,7 +30,7 @@ def declared(**changes):
 
 
 def item(name, *, source="shop", origin="source", media_type="text/plain"):
-    return ExamItem(name, "shirt", media_type, source, origin, Location("items/x", 0, 1))
+    return ExamItem(name, "shirt", media_type, source, origin, Location("items/x", 0, 1), name)
 
 
 @pytest.mark.parametrize(

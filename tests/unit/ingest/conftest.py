@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import re
 
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from pipeline_tasks.project_init import init_project
 from pipeline_tasks.project_loader import load_project
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+PARAMS = "{numbers: [amount], categories: {country: [DE, FR, US]}}"
 TEMPLATES = {"image": "image-classification", "text": "text-classification", "tabular": "tabular"}
 
 
@@ -26,6 +28,17 @@ def png(number: int, *, side: int = 28) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def without_columns(folder) -> None:
+    """Change the template for rows into a project of the time before `columns`: reading version 1."""
+    path = folder / "project.yaml"
+    text = re.sub(r"(?ms)^columns:.*?^sources:", "sources:", path.read_text())
+    text = text.replace(
+        "    label_column: label ", "    content_columns: [amount, country]\n    label_column: label ", 1
+    )
+    text = re.sub(r"(?m)^  name: tabular_mlp.*$", f"  name: tabular_mlp\n  params: {PARAMS}", text)
+    path.write_text(text)
 
 
 class World:
@@ -98,4 +111,7 @@ def texts(world_of) -> World:
 
 @pytest.fixture
 def rows(world_of) -> World:
-    return world_of("tabular")
+    """Return rows whose types are guessed: a project of the time before `columns`."""
+    world = world_of("tabular")
+    without_columns(world.folder)
+    return world

@@ -144,7 +144,7 @@ def test_infinity_has_a_fingerprint():
 def test_the_kind_names_what_must_agree():
     assert fp.kind("image", NearDuplicates()) == "image-1"
     assert fp.kind("text", NearDuplicates(significant_digits=7)) == "text-2"
-    assert fp.kind("tabular", NearDuplicates(significant_digits=7)) == "tabular-1-7"
+    assert fp.kind("tabular", NearDuplicates(significant_digits=7)) == "tabular-2-7"
 
 
 def test_fingerprints_are_stored_and_read_back():

@@ -339,4 +339,4 @@ def _deleted_after(scene, infos):
 
 def test_other_digits_are_other_fingerprints(scene):
     project = loaded_project(scene.folder / "pets", modality="tabular", recipe={"name": "tabular_mlp"})
-    assert leakage.fingerprints_key(project, "s").startswith("fingerprints/pets/tabular-1-4/")
+    assert leakage.fingerprints_key(project, "s").startswith("fingerprints/pets/tabular-2-4/")

@@ -265,10 +265,15 @@ def test_nothing_against_nothing(modality):
         assert nd.near_leaks(*sides, modality=modality, settings=SETTINGS, read=lambda _: {}) == []
 
 
-def test_exact_leaks_are_the_shared_ids():
-    assert nd.exact_leaks(["b", "a", "c"], {"c", "b", "d"}) == [
+def test_exact_leaks_are_of_the_same_content_each_item_once():
+    exam = {"a": "A", "b": "B", "c": "C", "e": "E"}
+    trained = {"c": "C", "b": "B", "d": "D", "t1": "E", "t2": "E", "t3": "B"}
+    assert nd.exact_leaks(exam, trained) == [
         Leak("b", "b", "exact", 1.0),
+        Leak("b", "t3", "exact", 1.0),
         Leak("c", "c", "exact", 1.0),
+        Leak("e", "t1", "exact", 1.0),
+        Leak("e", "t2", "exact", 1.0),
     ]
 
 

@@ -1,0 +1,178 @@
+"""A proposal for a project's `columns`, from a look at the data of its sources."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from pipeline_tasks.errors import ConfigError, InputError
+from pipeline_tasks.guards.cells import NUMBER, Column, ColumnType, read_cell, spelled
+from pipeline_tasks.guards.row import is_nothing
+from pipeline_tasks.ingest.rows import read_rows
+from pipeline_tasks.ingest.sources import open_folder, open_sql
+from pipeline_tasks.ingest.watermark import SqlCursor
+from pipeline_tasks.project import LoadedProject, SqlSource, TableSource
+
+MAX_ROWS = 100_000
+MAX_VALUES = 50  # a column with more different texts is no category
+NOTHING = frozenset(("na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "?", "."))
+FORMATS = (
+    "%d.%m.%Y",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%Y/%m/%d",
+    "%d-%m-%Y",
+    "%d.%m.%Y %H:%M",
+    "%d/%m/%Y %H:%M",
+    "%m/%d/%Y %H:%M",
+)
+_CODE = re.compile(r"[+-]?0[0-9].*|[0-9]+[eE][0-9]+")
+_WORDS = frozenset(("true", "false", "yes", "no", "t", "f", "y", "n"))
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_SECTION = re.compile(r"(?m)^columns:.*\n(?:[ \t-].*\n|\n(?=[ \t-]))*")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Proposal:
+    """A column as it seems to be."""
+
+    name: str
+    type: ColumnType
+    missing: tuple[str, ...] = ()
+    format: str | None = None
+    values: tuple[str, ...] = ()
+
+    def as_yaml(self) -> str:
+        """Return the column as one line of project.yaml."""
+        fields = [f"name: {_quoted(self.name)}", f"type: {self.type}"]
+        fields += [f"missing: {_listed(self.missing)}"] if self.missing else []
+        fields += [f"format: {json.dumps(self.format)}"] if self.format else []
+        fields += [f"values: {_listed(self.values)}"] if self.values else []
+        return f"  - {{{', '.join(fields)}}}\n"
+
+
+def propose(project: LoadedProject, *, environment: Mapping[str, str], max_rows: int = MAX_ROWS) -> list[Proposal]:
+    """Return a proposal for every column that is content, from the first rows of the project's sources.
+
+    Raises:
+        ConfigError: there are no rows to look at, or a source cannot be read.
+    """
+    seen: dict[str, list[Any]] = {}
+    for values in islice(_rows(project, environment=environment), max_rows):
+        for name, value in values.items():
+            seen.setdefault(name, []).append(value)
+    if not seen:
+        raise ConfigError(f"the sources of {project.name} must have rows to look at (got none). Put data there first.")
+    return [propose_column(name, values) for name, values in seen.items()]
+
+
+def propose_column(name: str, values: Sequence[Any]) -> Proposal:
+    """Return what a column with these cells seems to be. Pure."""
+    cells = [value for value in values if not is_nothing(value) and value != ""]
+    texts = [value for value in cells if isinstance(value, str)]
+    if cells and not texts:
+        return _by_type(name, cells)
+    words = {text for text in texts if text.strip().lower() not in NOTHING}
+    missing = tuple(sorted(set(texts) - words))
+    if words and not any(_CODE.fullmatch(word.strip()) for word in words) and all(map(_is_number, words)):
+        return Proposal(name, "number", missing)
+    if words and {word.strip().lower() for word in words} <= _WORDS:
+        return Proposal(name, "boolean", missing)
+    for form in (None, *FORMATS):
+        if words and all(_reads(word, Column(name, "date", format=form)) for word in words):
+            return Proposal(name, "date", missing, format=form)
+    distinct = sorted({spelled(cell) for cell in cells})
+    if distinct and len(distinct) <= MAX_VALUES and (len(distinct) < len(cells) or len(cells) == 1):
+        return Proposal(name, "category", values=tuple(distinct))
+    return Proposal(name, "text")
+
+
+def with_columns(text: str, proposals: Sequence[Proposal]) -> str:
+    """Return the text of project.yaml with these columns in front of the sources, or in the place of those it has."""
+    section = "columns:\n" + "".join(one.as_yaml() for one in proposals)
+    if _SECTION.search(text):
+        return _SECTION.sub(lambda _: f"{section}\n", text, count=1)
+    return re.sub(r"(?m)^sources:", lambda _: f"{section}\nsources:", text, count=1)
+
+
+def _by_type(name: str, cells: Sequence[Any]) -> Proposal:
+    kinds: dict[ColumnType, type | tuple[type, ...]] = {
+        "boolean": bool,
+        "number": (int, float),
+        "decimal": (decimal.Decimal, int),
+        "date": dt.date,
+    }
+    for kind, types in kinds.items():
+        if all(isinstance(cell, types) for cell in cells):
+            return Proposal(name, kind)
+    return Proposal(name, "text")
+
+
+def _is_number(text: str) -> bool:
+    return NUMBER.fullmatch(text.strip()) is not None
+
+
+def _reads(text: str, column: Column) -> bool:
+    try:
+        return read_cell(text, column) is not None
+    except InputError:
+        return False
+
+
+def _rows(project: LoadedProject, *, environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for source in project.config.sources:
+        if isinstance(source, SqlSource):
+            names = _content(source)
+            rows = open_sql(project, source, environment=environment)
+            now = dt.datetime.now(dt.UTC)
+            for row in rows.rows(columns=[source.key_column, *names], cursor=SqlCursor(), now=now):
+                yield _only(row.values, source)
+        elif isinstance(source, TableSource):
+            yield from _table_rows(project, source)
+
+
+def _table_rows(project: LoadedProject, source: TableSource) -> Iterator[dict[str, Any]]:
+    folder = open_folder(project, source)
+    for entry in folder.listing():
+        path = folder.path_of(entry)
+        try:
+            columns = _content(source) or _names_in(path, source)
+            for row in read_rows(path, columns=columns, max_line_characters=project.config.checks.max_item_bytes):
+                if row.error is None:
+                    yield _only(row.values, source)
+        except InputError as error:
+            raise ConfigError(f"{entry.key}: {error}") from None
+
+
+def _names_in(path: Any, source: TableSource) -> list[str]:
+    if path.suffix.lower() != ".parquet":
+        return [source.key_column]
+    import pyarrow.parquet as pq
+
+    return list(pq.read_schema(path).names)
+
+
+def _content(source: TableSource | SqlSource) -> list[str]:
+    return list(source.content_columns)
+
+
+def _only(values: Mapping[str, Any], source: TableSource | SqlSource) -> dict[str, Any]:
+    """Return the content of a row: what project.yaml names, else all but key, label, group and watermark."""
+    wanted = _content(source)
+    others = {source.key_column, source.label_column, source.group_column, getattr(source, "watermark_column", None)}
+    return {name: value for name, value in values.items() if (name in wanted if wanted else name not in others)}
+
+
+def _quoted(text: str) -> str:
+    is_plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS | {"on", "off", "null"}
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
+
+
+def _listed(values: Sequence[str]) -> str:
+    return f"[{', '.join(json.dumps(value, ensure_ascii=False) for value in values)}]"
