@@ -39,8 +39,8 @@ class Bundle:
     def arrived(self) -> None:
         """Count an item that has asked, or that will not; after the last one the requests leave."""
         self._num_missing -= 1
-        if self._num_missing:
-            return
+        if self._num_missing > 0:
+            return  # below 0: one whose caller had gone asks after all
         for (entry, classes), parked in self._parked.items():
             sending = send_together(self._client, entry, parked, classes=classes)
             task = asyncio.get_running_loop().create_task(sending)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import io
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -15,11 +16,13 @@ import pyarrow.parquet as pq
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.experiments.comparison import Exposure, Outcome
-from pipeline_tasks.monitoring.parts import read_columns
+from pipeline_tasks.monitoring.parts import read_columns, rows_of
 from pipeline_tasks.ports import ObjectStore
 
 DRAWN = ["request_id", "prediction_id", "user_key", "business_key", "assigned", "answer_label", "at_ms"]
 TOLD = ["request_id", "prediction_id", "business_key", "outcome_label", "at_ms"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,21 +38,24 @@ class ExperimentLog:
 def read_log(
     store: ObjectStore, project: str, *, generation: int, deployments: Collection[str], since: dt.date
 ) -> ExperimentLog:
-    """Read the parts from a day on (UTC).
-
-    Raises:
-        DataCorrupt: a part is damaged.
-    """
+    """Read the parts from a day on (UTC); a part that is damaged is passed over, which is said, and a record alone."""
     prefix = f"predictions/{project}/"
     keys = sorted(info.key for info in store.list(prefix) if info.key.removeprefix(prefix)[:10] >= since.isoformat())
     exposures: list[Exposure] = []
     outcomes: list[Outcome] = []
+    read: list[str] = []
+    told = (pc.field("kind") == "feedback") & pc.field("outcome_label").is_valid()
     for key in keys:
         data = store.get(key)
-        exposures += [_exposure(row) for row in _drawn(data, key, generation) if row["assigned"] in deployments]
-        told = (pc.field("kind") == "feedback") & pc.field("outcome_label").is_valid()
-        outcomes += [_outcome(row) for row in read_columns(data, TOLD, object_key=key, filters=told).to_pylist()]
-    return ExperimentLog(tuple(exposures), tuple(outcomes), len(keys), content_id(keys))
+        try:
+            drawn = _drawn(data, key, generation)
+            outcomes += [_outcome(row) for row in _whole(read_columns(data, TOLD, object_key=key, filters=told))]
+        except DataCorrupt as error:
+            _log.warning("a part of the log is passed over: %s", error)
+            continue
+        exposures += [_exposure(row) for row in drawn if row["assigned"] in deployments]
+        read.append(key)
+    return ExperimentLog(tuple(exposures), tuple(outcomes), len(read), content_id(read))
 
 
 def _drawn(data: bytes, key: str, generation: int) -> list[dict[str, Any]]:
@@ -60,7 +66,19 @@ def _drawn(data: bytes, key: str, generation: int) -> list[dict[str, Any]]:
     if "generation" not in names:
         return []  # of a gateway from before experiments
     mine = (pc.field("kind") == "prediction") & (pc.field("generation") == generation)
-    return list(read_columns(data, DRAWN, object_key=key, filters=mine).to_pylist())
+    return _whole(read_columns(data, DRAWN, object_key=key, filters=mine))
+
+
+def _whole(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows that an experiment can count: with a time, an id, and texts that are text."""
+    rows = rows_of(table)
+    return [
+        row
+        for row in rows
+        if isinstance(row["at_ms"], int)
+        and isinstance(row["request_id"], str)
+        and not any(isinstance(value, bytes) for value in row.values())
+    ]
 
 
 def _exposure(row: dict[str, Any]) -> Exposure:

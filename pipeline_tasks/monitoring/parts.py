@@ -83,7 +83,7 @@ def read_part(data: bytes, *, object_key: str, project: str, now: dt.datetime) -
     business_keys: set[str] = set()
     refused: list[Refusal] = []
     num_errors = 0
-    for number, row in enumerate(_rows(read_columns(data, LIGHT_COLUMNS, object_key=object_key))):
+    for number, row in enumerate(rows_of(read_columns(data, LIGHT_COLUMNS, object_key=object_key))):
         try:
             if row["project"] != project:
                 raise invalid("project", f"{project} in this part", row["project"])
@@ -100,8 +100,8 @@ def read_part(data: bytes, *, object_key: str, project: str, now: dt.datetime) -
     return Part(object_key, tuple(predictions), tuple(outcomes), num_errors, frozenset(business_keys), tuple(refused))
 
 
-def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows; a value that is no text though its column says so is its bytes' description."""
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows; a text that is not UTF-8 is its bytes."""
     try:
         return list(table.to_pylist())
     except ValueError:  # one string that is not UTF-8
@@ -122,7 +122,7 @@ def _refusal(row: dict[str, Any], error: InputError, *, place: str) -> Refusal:
 
 def read_payloads(data: bytes, *, object_key: str) -> dict[str, bytes]:
     """Return the payload of each prediction that has one."""
-    rows = _rows(read_columns(data, ["prediction_id", "payload"], object_key=object_key))
+    rows = rows_of(read_columns(data, ["prediction_id", "payload"], object_key=object_key))
     pairs = [(row["prediction_id"], row["payload"]) for row in rows]
     return {name: data for name, data in pairs if isinstance(name, str) and isinstance(data, bytes)}
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import yaml
 
+from bento_services.gateway.bundle import Bundle
 from bento_services.gateway.client import Failed, Scores
 from bento_services.gateway.errors import ApiError, error_response
 from bento_services.gateway.examples import EXAMPLES
@@ -151,6 +152,39 @@ def test_c8_batches_at_once_with_one_id_answer_each_item_once(bench):
     assert given[1] == given[3] == given[0][:3]
     assert sorted(record.prediction_id for record in bench.records()) == sorted(given[0])
     assert len(bench.models.asked) == 6
+
+
+def test_c8_who_hangs_up_on_a_batch_and_repeats_gets_the_predictions_that_were_begun(bench):
+    bench.models.delay_seconds = 0.1
+    headers = bearer(**{"X-Request-Id": "b-1"}) | JSON
+
+    async def conversation(client):
+        gone = asyncio.ensure_future(client.post(BATCH, content=batch_of(0, 1), headers=headers))
+        await asyncio.sleep(0.03)
+        gone.cancel()
+        await asyncio.wait([gone])
+        return await client.post(BATCH, content=batch_of(0, 1, 2), headers=headers)
+
+    body = in_one_loop(bench, conversation).json()
+    assert (body["num_ok"], body["num_failed"]) == (3, 0)
+    given = {result["prediction"]["prediction_id"] for result in body["results"]}
+    assert {record.prediction_id for record in bench.records()} == given
+    assert len(bench.models.asked) == 3
+
+
+def test_c8_an_item_that_asks_after_its_caller_has_gone_is_not_kept_waiting(bench):
+    """Its seat in the batch was given up: it travels alone."""
+
+    async def run():
+        bundle = Bundle(bench.models, num_items=2)
+        seats = bundle.seat(), bundle.seat()
+        for seat in seats:
+            seat.leave()
+        async with asyncio.timeout(5):
+            entry = bench.gateway.route("fashion").entries[0]
+            return [await seat.ask(entry, png(), media_type="image/png", classes=CLASSES) for seat in seats]
+
+    assert [reply.labels for reply in asyncio.run(run())] == [CLASSES, CLASSES]
 
 
 def test_c8_asynchronous_requests_at_once_with_one_id_are_one_prediction(bench):

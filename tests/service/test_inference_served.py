@@ -19,6 +19,8 @@ from bento_services.inference.bodies import BATCH, NPY, SAFETENSORS, join_batch,
 from bento_services.inference.packaging import build_bento, export_bento, import_bento, stored_digest
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.models.artifact import load
+from tests.reported import wire
+from tests.reported.wire import H2C, WEBSOCKET, chunks
 from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, serving, write_model
@@ -27,6 +29,7 @@ from tests.services import answers, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 TAG = "dethrone_fashion:r1"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,16 @@ def test_many_at_once_get_what_the_offline_path_gives(built, client):
         body = response.json()
         assert (body["model_version"], tuple(body["labels"])) == ("v1", CLASSES)
         assert body["probabilities"] == pytest.approx(probabilities.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("offer", [H2C, WEBSOCKET], ids=["F1", "F2"])
+def test_an_offer_of_another_protocol_is_passed_over(served, offer):
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n" + offer
+    size = b"Content-Length: %d\r\n\r\n" % len(png())
+    for pieces in ([head + size, png()], [head + size + png()], [head + CHUNKED + chunks(png())]):
+        got = wire.ask(served.port, *pieces, num_answers=1)
+        assert statuses(got) == [200]
+        assert json.loads(got.partition(b"\r\n\r\n")[2])["model_version"] == "v1"
 
 
 def test_requests_that_wait_together_were_predicted_together(client):

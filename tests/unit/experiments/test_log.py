@@ -4,10 +4,8 @@ import datetime as dt
 import io
 
 import pyarrow.parquet as pq
-import pytest
 
 from bento_services.gateway.records import to_parts
-from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.experiments.log import read_log
 from tests.unit.monitoring.builders import NOW, feedback, record
 
@@ -73,7 +71,15 @@ def test_parts_of_an_older_gateway_expose_nobody_but_may_tell_outcomes(object_st
     assert (found.exposures, len(found.outcomes)) == ((), 1)
 
 
-def test_a_damaged_part_is_named(object_store):
+def test_a_damaged_part_or_record_is_passed_over_and_the_others_count(object_store, caplog):
+    put(
+        object_store,
+        record(1, **SHOWN, assigned="d1"),
+        record(2, **SHOWN, assigned="d1", request_id=None),
+        feedback(1, "dog"),
+    )
+    whole = read(object_store)
+    assert ([one.prediction_id for one in whole.exposures], len(whole.outcomes)) == (["p00001"], 1)
     object_store.put(f"predictions/pets/{DAY}/x.parquet", b"garbage")
-    with pytest.raises(DataCorrupt, match=r"x\.parquet must be a Parquet part"):
-        read(object_store)
+    assert read(object_store) == whole
+    assert "x.parquet must be a Parquet part" in caplog.text
