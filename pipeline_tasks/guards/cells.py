@@ -147,7 +147,7 @@ def _whole_or_float(value: float | decimal.Decimal) -> int | float:
     exact: float | decimal.Decimal = value
     if isinstance(value, float) and abs(value) >= 2**53:
         exact = decimal.Decimal(repr(value))
-    if abs(exact) <= MAX_INTEGER and int(exact) == exact:
+    if -MAX_INTEGER <= exact <= MAX_INTEGER and int(exact) == exact:
         return int(exact)
     try:
         number = float(value)
