@@ -10,7 +10,8 @@ from typing import Any
 
 from pipeline_tasks.command_answer import Answer
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project import LoadedProject, Project
+from pipeline_tasks.project_graph import ComposedProject
 from pipeline_tasks.settings import process_environment, projects_dir
 
 
@@ -22,36 +23,39 @@ def schema(_arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def list(_arguments: argparse.Namespace) -> Answer:  # noqa: A001 - the action's name
-    """Return the projects whose files are right; the others as errors."""
-    from pipeline_tasks.project_loader import load_projects
-
-    found, errors = load_projects(projects_dir())
-    return _answer(found, [str(error) for error in errors], ())
+    """Return the projects whose files are right, composed ones too; the others as errors."""
+    found, composed, errors = _all()
+    return _answer([*found, *composed], errors, ())
 
 
 def validate(arguments: argparse.Namespace) -> Answer:
     """Check the files of one project, or of all, and whether their sources are there."""
     from pipeline_tasks.annotation.projects import check_with_label_studio, labeling_config
     from pipeline_tasks.project_checks import deprecations
-    from pipeline_tasks.project_loader import is_composed, load_composed, load_project, load_projects, read_document
+    from pipeline_tasks.project_loader import is_composed, load_composed, load_project, read_document
     from pipeline_tasks.wiring.source_check import check_sources
 
     name = arguments.name
     if name and is_composed(read_document(projects_dir() / name)):
-        nodes = load_composed(projects_dir() / name).graph.nodes
-        text = f"{name} is valid: a graph of {len(nodes)} nodes. `dethrone graph {name} check`."
-        return _answer((), (), (), text)
-    found, refused = ([load_project(projects_dir() / name)], []) if name else load_projects(projects_dir())
+        one = load_composed(projects_dir() / name)
+        return _answer([one], (), (), f"{name} is valid: {_kind(one)}. `dethrone graph {name} check`.")
+    found, composed, refused = ([load_project(projects_dir() / name)], [], []) if name else _all()
     findings = [check_sources(one, environment=process_environment()) for one in found]
-    errors = [*map(str, refused), *(problem for one in findings for problem in one.problems)]
+    errors = [*refused, *(problem for one in findings for problem in one.problems)]
     warnings = [warning for one in findings for warning in one.warnings]
     warnings += [text for one in found for text in deprecations(one.config)]
-    if not name:
-        return _answer(found, errors, warnings)
-    (one,) = found
-    check_with_label_studio(labeling_config(one), file=str(one.folder / "labeling.xml"))
-    text = f"{name} is valid: {one.config.modality}, {len(one.config.labels.classes)} classes."
-    return _answer(found, errors, warnings, "" if errors else text)
+    for one in found if name else ():
+        check_with_label_studio(labeling_config(one), file=str(one.folder / "labeling.xml"))
+    valid = f"{name} is valid: {_kind(found[0].config)}." if name and not errors else ""
+    return _answer([*found, *composed], errors, warnings, valid if name else None)
+
+
+def _all() -> tuple[Sequence[LoadedProject], Sequence[ComposedProject], Sequence[str]]:
+    from pipeline_tasks.project_loader import load_composed_projects, load_projects
+
+    found, errors = load_projects(projects_dir())
+    composed, more = load_composed_projects(projects_dir())
+    return found, composed, [str(error) for error in (*errors, *more)]
 
 
 def remove(arguments: argparse.Namespace) -> Answer:
@@ -96,16 +100,26 @@ def columns(arguments: argparse.Namespace) -> Answer:
 
 
 def _answer(
-    found: Sequence[LoadedProject], errors: Sequence[str], warnings: Sequence[str], text: str | None = None
+    found: Sequence[LoadedProject | ComposedProject],
+    errors: Sequence[str],
+    warnings: Sequence[str],
+    text: str | None = None,
 ) -> Answer:
     for error in errors:
         print(f"error [CONFIG_INVALID]: {error}", file=sys.stderr)  # noqa: T201
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
-    lines = [f"{one.name}: {one.config.description or one.config.modality}" for one in found]
+    configs = [one if isinstance(one, ComposedProject) else one.config for one in found]
+    lines = [f"{one.name} ({one.owner}): {_kind(one)}. {one.description}".rstrip() for one in configs]
     data = {
-        "projects": [one.config.model_dump(mode="json") for one in found],
+        "projects": [one.model_dump(mode="json") for one in configs],
         "errors": [*errors],
         "warnings": [*warnings],
     }
     return Answer(data, ("\n".join(lines) if text is None else text,), code=2 if errors else 0)
+
+
+def _kind(project: Project | ComposedProject) -> str:
+    if isinstance(project, ComposedProject):
+        return f"a graph of {len(project.graph.nodes)} nodes"
+    return f"{project.modality}, {len(project.labels.classes)} classes"

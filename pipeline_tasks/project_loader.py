@@ -171,6 +171,26 @@ def load_projects(folder: Path) -> tuple[list[LoadedProject], list[ConfigError]]
     return projects, errors
 
 
+def load_composed_projects(folder: Path) -> tuple[list[ComposedProject], list[ConfigError]]:
+    """Read every composed project below a folder; a broken one becomes an error.
+
+    A file that is no YAML is neither: `load_projects` tells of it.
+    """
+    projects: list[ComposedProject] = []
+    errors: list[ConfigError] = []
+    for path in sorted(folder.glob(f"[!._]*/{PROJECT_FILE}")):
+        try:
+            if not is_composed(read_document(path.parent)):
+                continue
+        except ConfigError:
+            continue
+        try:
+            projects.append(load_composed(path.parent))
+        except ConfigError as error:
+            errors.append(error)
+    return projects, errors
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of project.yaml, for editors."""
     ref_template = "#/$defs/{model}"

@@ -458,6 +458,20 @@ def test_f6_nothing_is_removed_that_a_graph_uses(leaving):
         removing.remove(leaving.parts, NAME, now=NOW)
 
 
+@pytest.mark.parametrize("action", ["list", "validate"])
+def test_a_composed_project_is_shown_and_checked_with_the_others(run, installation, action):
+    folder = installation.projects / "triage"
+    folder.mkdir()
+    facts = "version: 1\nname: triage\nowner: ann\ndescription: Cats first.\n"
+    text = f"{facts}graph:\n  nodes:\n    first: {{project: pet_photos}}\n"
+    (folder / "project.yaml").write_text(f"{text}  output: [first]\n")
+    code, out, _ = run("project", action)
+    assert (code, "triage (ann): a graph of 1 nodes. Cats first." in out) == (0, True), out
+    (folder / "project.yaml").write_text(f"{text}  output: [second]\n")
+    code, _, err = run("project", action)
+    assert (code, "triage/project.yaml" in err) == (2, True), err
+
+
 def test_f6_a_script_says_yes(run, installation):
     code, _out, err = run("project", "remove", NAME)
     assert (code, "--yes must be given where nobody can be asked" in err) == (2, True)
