@@ -10,8 +10,10 @@ DOC = """
 Accepts labels that came with the source (where `labels.imported` says so) and pushes every other item to Label Studio
 once: training items with the champion's suggestion, exam items without and to more people.
 
+A project without an item is left alone. What this run cannot push is in quarantine with its reason.
+
 **When it fails.** `SERVICE_UNAVAILABLE`: Label Studio is away; it is retried, and what was pushed is found again by
-item id. `LS_AUTH`: the token was refused; see `dethrone doctor`.
+item id. `LS_AUTH`: the token was refused; see `dethrone doctor`. `SCHEMA_DRIFT`: as in collect.
 """
 
 for project in load_valid_projects():

@@ -10,7 +10,8 @@ DOC = """
 Reads what changed in Label Studio since the last run, decides each item's label from all its annotators, and keeps
 the history. Label Studio's webhook wakes it; the schedule sweeps what a lost webhook missed.
 
-**When it fails.** `SCHEMA_DRIFT`: the classes in Label Studio are not those of project.yaml; the message names them.
+**When it fails.** `SCHEMA_DRIFT`: labels were collected, and the classes of project.yaml or of Label Studio are no
+longer those that they were given with; the message names them.
 Everything else is retried; nothing is read twice.
 """
 

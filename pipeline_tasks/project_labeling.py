@@ -106,7 +106,7 @@ def parse_labeling(text: str, *, modality: Modality, classes: Sequence[str], fil
     elements = parse_elements(text, file=file)
     shown_by = _object_element(elements, modality=modality, file=file)
     answered_by = _class_element(elements, classes=classes, file=file)
-    problems = _reference_problems(shown_by, answered_by, elements, file=file)
+    problems = _reference_problems(shown_by, answered_by, file=file)
     problems += _data_problems(elements, modality=modality, file=file)
     written = _choices_of(elements, answered_by)
     if written:
@@ -171,9 +171,7 @@ def _choices_of(elements: Sequence[Element], control: Element) -> list[Element]:
     return [e for e in elements if e.tag == "Choice" and number in e.ancestors]
 
 
-def _reference_problems(
-    shown_by: Element, answered_by: Element, elements: Sequence[Element], *, file: str
-) -> list[Problem]:
+def _reference_problems(shown_by: Element, answered_by: Element, *, file: str) -> list[Problem]:
     problems = [
         _problem(element, file, f'<{element.tag}> must have a name (got none). Add name="...".')
         for element in (shown_by, answered_by)
@@ -186,20 +184,11 @@ def _reference_problems(
     if answered_by.attributes.get("choice", "single") not in ("single", "single-radio"):
         got = answered_by.attributes["choice"]
         problems.append(_problem(answered_by, file, f'choice of <Choices> must be "single" (got {got!r}).'))
-    around = [elements[index] for index in answered_by.ancestors]
-    hiding = [e for e in (*around, answered_by) if "visibleWhen" in e.attributes]
-    problems += [
-        _problem(e, file, f"<{e.tag}> must always show the classes (got visibleWhen). Remove it here.") for e in hiding
-    ]
-    for attribute in ("perRegion", "perItem"):
-        if answered_by.attributes.get(attribute, "false") != "false":
-            message = f"<Choices> of the classes must ask once for the item (got {attribute}). Remove it here."
-            problems.append(_problem(answered_by, file, message))
     return problems
 
 
 def _data_problems(elements: Sequence[Element], *, modality: Modality, file: str) -> list[Problem]:
-    """Refuse references to data that no task carries: Label Studio would refuse each task."""
+    """Refuse tags that show data which no task carries: Label Studio would refuse each task."""
     carried = (OBJECT_TAGS[modality][1], ITEM_ID)
     return [
         _problem(
@@ -210,6 +199,7 @@ def _data_problems(elements: Sequence[Element], *, modality: Modality, file: str
         )
         for element in elements
         if element.tag not in _ANSWER_TAGS
+        and element.attributes.get("name")
         and element.attributes.get("value", "").startswith("$")
         and element.attributes["value"] not in carried
     ]

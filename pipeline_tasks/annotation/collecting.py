@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline_tasks.annotation.consensus import Rule, next_decision
 from pipeline_tasks.annotation.reading import (
+    ITEM_CHANGED,
     Reading,
     annotation_row,
     changed_item,
@@ -28,6 +29,7 @@ from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labeling_tasks import slices
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository, Refusal
 from pipeline_tasks.contracts import CollectReport, Fence, Queue
+from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingTool
 from pipeline_tasks.project import LoadedProject
@@ -66,6 +68,7 @@ class Collection:
         registered = labels.registration(project.name)
         self._schema_version = 1 if registered is None else registered[1]
         self._counts: Counter[str] = Counter()
+        self._waiting: set[str] = set()  # annotations of tasks that somebody has changed
         self._owners: dict[int, str] = {}  # by task id of the queue at hand
         self._began_at: dt.datetime | None = None  # of the queue's Label Studio project, where it replaced another
 
@@ -77,7 +80,7 @@ class Collection:
             num_deleted=count["deleted"],
             num_decided=count["decided"],
             num_disputed=count["disputed"],
-            num_refused=count["refused"],
+            num_refused=count["refused"] + len(self._waiting),
             num_skipped=count["skipped"],
             num_empty=count["empty"],
             num_deletions_held=count["held"],
@@ -171,11 +174,14 @@ class Collection:
                 continue
             reading = self._read(annotation, ours)
             owned = dataclasses.replace(annotation, item_id=self._owner(annotation.task_id, annotation.item_id))
-            kept = kept_result(annotation, self._config)
-            rows.append(annotation_row(owned, revision=revision, queue=queue, label=reading.label, result=kept))
             refused = refusal(owned, reading)
             refusals += [] if refused is None else [refused]
+            if reading.code == ITEM_CHANGED:  # it is read again, until the task is right
+                self._waiting.add(annotation.annotation_id)
+                continue
             self._counts[_kind(reading)] += 1
+            kept = kept_result(annotation, self._config)
+            rows.append(annotation_row(owned, revision=revision, queue=queue, label=reading.label, result=kept))
         self._counts["annotations"] += len(rows)
         return rows, refusals
 
@@ -240,7 +246,10 @@ class Collection:
     def _ask_again(self, queue: Queue) -> None:
         """Remove empty submits from Label Studio, which takes their tasks for done; they are in the quarantine."""
         for annotation_id in self._labels.empty_answers(self._project.name, queue, collected_since=self._began_at):
-            self._labeling.delete_annotation(annotation_id)
+            try:
+                self._labeling.delete_annotation(annotation_id)
+            except PermanentError as error:  # the rest of the run is of more worth
+                logger.warning("the empty submit %s stays in Label Studio: %s", annotation_id, error)
 
     def _commit(
         self, queue: Queue, item_ids: Sequence[str], *, rows: Sequence[AnnotationRow], refusals: Sequence[Refusal]

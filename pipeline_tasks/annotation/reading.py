@@ -21,6 +21,7 @@ from pipeline_tasks.project_labeling import LabelingConfig
 
 RESTORED = "~restored"
 SOURCE = "label-studio"
+ITEM_CHANGED = "ITEM_CHANGED"
 MAX_TEXT = 300
 MAX_RESULT_BYTES = 1024 * 1024  # a drawn mask is larger than any note
 
@@ -150,8 +151,8 @@ def unknown_item(annotation: LabelingAnnotation) -> Reading:
 def changed_item(annotation: LabelingAnnotation, item_id: str) -> Reading:
     """Return the refusal of an annotation of a task of ours whose data somebody has changed."""
     return _refused(
-        annotation, "ITEM_CHANGED", "data.item_id", item_id, annotation.item_id,
-        todo="The next annotate removes the task and asks for its item again.",
+        annotation, ITEM_CHANGED, "data.item_id", item_id, annotation.item_id,
+        todo="The next annotate sets the task right, and its answers count then.",
     )  # fmt: skip
 
 

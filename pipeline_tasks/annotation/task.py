@@ -135,8 +135,7 @@ def _accept_imported(project: LoadedProject, *, labels: LabelRepository, now: dt
     num_imported = labels.accept_imported(
         project.name, classes=wanted.classes, schema_version=registered[1], now=now, fence=fence
     )
-    if num_imported:
-        labels.close_imported(project.name, fence=fence)
+    labels.close_imported(project.name, fence=fence)
     return num_imported
 
 

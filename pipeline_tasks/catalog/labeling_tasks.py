@@ -98,12 +98,12 @@ class LabelingTaskRepository:
             return bool(connection.execute(sa.select(sa.exists().where(t.items.c.project == project))).scalar())
 
     def close_imported(self, project: str, *, fence: Fence | None = None) -> None:
-        """Mark the tasks of items whose one decision is their source's label as done: nobody has to be asked."""
+        """Mark the tasks as done whose items have but their source's label, unless they were asked for on purpose."""
         task, decision = t.labeling_tasks.c, t.label_decisions.c
         mine = (decision.project == task.project) & (decision.item_id == task.item_id)
         imported = sa.exists().where(mine, decision.method == "imported", decision.status == "decided")
         decided_again = sa.exists().where(mine, decision.version > 1)
-        waiting = (task.project == project, task.state != "done", imported, ~decided_again)
+        waiting = (task.project == project, task.reason == "new", task.state != "done", imported, ~decided_again)
         with self.database.write(fence) as connection:
             connection.execute(t.labeling_tasks.update().where(*waiting).values(state="done"))
 

@@ -7,15 +7,17 @@ import dataclasses
 import datetime as dt
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pipeline_tasks import cli
 from pipeline_tasks.annotation.people import missing_line
 from pipeline_tasks.annotation.projects import labeling_config
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.contracts import Attempt
-from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError
+from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError, ServiceUnavailable
 from pipeline_tasks.ports import LabelingTask
 from pipeline_tasks.project import Labels
 from pipeline_tasks.project_init import init_project
@@ -330,6 +332,32 @@ def test_e2_init_refuses_classes_that_cannot_be_and_writes_nothing(tmp_path, cla
     assert list(tmp_path.iterdir()) == []
 
 
+def test_e2_init_and_validate_from_a_shell(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
+    assert cli.main(["init", "garments", "--classes", "shirt, boot,猫"]) == cli.DONE
+    assert cli.main(["project", "validate", "garments"]) == cli.DONE
+    assert "garments is valid: image, 3 classes." in capsys.readouterr().out
+    assert cli.main(["init", "other", "--classes", "shirt"]) == cli.USAGE
+    assert "labels.classes must be a list of at least 2 (got ['shirt'])" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ('<TextArea name="label" toName="image"/>', "Label config contains non-unique names"),
+        ('<TextArea name="note" toName="picture"/>', 'toName="picture" not found in names'),
+    ],
+)
+def test_c5_what_label_studio_would_refuse_is_refused_by_validate(tmp_path, monkeypatch, capsys, tag, message):
+    monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
+    path = init_project(tmp_path, name="garments", template="image-classification") / "labeling.xml"
+    path.write_text(path.read_text().replace("</View>", f"{tag}</View>"))
+    assert cli.main(["project", "validate", "garments"]) == cli.USAGE
+    assert (
+        f"labeling.xml must take our answers (got from Label Studio's own check: {message}" in capsys.readouterr().err
+    )
+
+
 # E1: classes that are not frozen by a slot of Airflow
 
 
@@ -460,6 +488,23 @@ def test_e9_who_is_missing_is_said_by_annotate_and_collect_until_nothing_waits(c
     assert case.collect().note == ""
 
 
+def test_e9_status_says_who_is_missing_and_nothing_while_label_studio_is_away(case, tmp_path):
+    from pipeline_tasks.wiring.labelers import missing_people_lines
+
+    init_project(tmp_path, name=NAME, template="image-classification", classes=CLASSES)
+    case.labeling.people = ["admin@dethrone.local"]
+    parts = SimpleNamespace(
+        database=case.database, labeling=case.labeling, settings=SimpleNamespace(projects_dir=tmp_path)
+    )
+    assert missing_people_lines(parts) == []
+    case.add_numbers([1], split="exam")
+    case.annotate()
+    (line,) = missing_people_lines(parts)
+    assert line.startswith("1 items of pets (queue exam) wait for 2 people each")
+    case.labeling.fail("accounts", ServiceUnavailable("away"))
+    assert missing_people_lines(parts) == []
+
+
 @pytest.mark.parametrize(
     ("wanted", "waiting", "accounts", "starts"),
     [
@@ -551,9 +596,6 @@ def test_hostile_tasks_are_named_and_the_good_ones_arrive(case):
     case.annotate()  # sets the changed tasks right
     there = case.labeling.task_ids(case.ls_project(), [good, changed, removed, stranger_of, exam])
     assert there == {item_id: [task_id] for item_id, task_id in tasks.items()}
-    for item_id in (changed, removed):
-        (number,) = [key for key, one in case.labeling.state["annotations"].items() if one["task"] == tasks[item_id]]
-        case.labeling.edit(number, "owl")
     assert case.collect().num_decided == 2
     assert len(case.labeling.tasks_of(case.ls_project())) == 9  # nobody's imported task was removed
     case.labeling.answer(case.ls_project("exam"), examined, "cat", by="ann@x")

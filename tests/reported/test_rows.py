@@ -28,6 +28,7 @@ from pipeline_tasks.ingest.production import ProductionRecord, add_production_it
 from pipeline_tasks.ingest.reading import read_items
 from pipeline_tasks.ingest.rows import Row, read_rows
 from pipeline_tasks.ingest.sql_source import SqlRows
+from pipeline_tasks.ingest.watermark import SqlCursor
 from pipeline_tasks.models.tabular_mlp.preprocess import decode_row, unmatched_categories
 from pipeline_tasks.models.tabular_mlp.recipe import RECIPE
 from pipeline_tasks.project import SqlSource
@@ -475,7 +476,7 @@ def containers(rows: list[dict], folder: Path) -> dict[str, list[Row]]:
         name: list(read_rows(folder / name, columns=NAMES, max_line_characters=10_000))
         for name in ("a.csv", "a.jsonl", "a.parquet", "frame.parquet")
     }
-    return found | {"sqlite": list(sql.rows(columns=NAMES))}
+    return found | {"sqlite": list(sql.rows(columns=NAMES, cursor=SqlCursor(), now=dt.datetime.now(dt.UTC)))}
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

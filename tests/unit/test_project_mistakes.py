@@ -283,9 +283,6 @@ XML = [
         'name="a" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices><Choices name="b" toName="image"',
         'must have one <Choices name="label" toName="..."> for labels.classes (got 2 that could be it)',
     ),
-    ('choice="single"', 'choice="single" visibleWhen="region-selected"', "must always show the classes"),
-    ("<View>", '<View visibleWhen="choice-selected">', "<View> must always show the classes (got visibleWhen)"),
-    ('choice="single"', 'choice="single" perRegion="true"', "must ask once for the item (got perRegion)"),
     ("</View>", '<Text name="t" value="$caption"/></View>', "must be one of $image, $item_id, what a task carries"),
 ]
 
