@@ -15,7 +15,7 @@ _MARKS = (
 _HIGH = re.compile(rb"[\x80-\xff]+")
 _AMID_LETTERS = re.compile(rb"[A-Za-z][\x80-\xff]{1,2}(?![\x80-\xff])|(?<![\x80-\xff])[\x80-\xff]{1,2}[A-Za-z]")
 MIN_LETTERS = 3
-WIDE_SHARE = 0.1  # a few letters of UTF-16 have their NUL on the other side
+WIDE_SHARE = 0.25  # a few letters of UTF-16 have their NUL on the other side
 # codec, how people call it, the beginning of its letters' Unicode names, the first bytes of its common letters, the
 # share of such letters that tells it
 _TRIALS = (

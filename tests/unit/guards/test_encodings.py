@@ -14,7 +14,7 @@ LOOKS = [
     ("cp1251", "привет мир, как дела", "Windows-1251"),
     ("cp1252", "größe,naïve café", "Windows-1252 or Latin-1"),
     ("latin-1", "Müller", "Windows-1252 or Latin-1"),
-    ("koi8-r", "привет мир", "bytes 0xd0 0xd2 0xc9 0xd7"),
+    ("koi8-r", "привет мир, как дела", "bytes 0xd0 0xd2 0xc9 0xd7"),
     ("utf-16", "a,b\n", "UTF-16"),
     ("utf-32", "a,b\n", "UTF-32"),
     ("utf-16-le", "编号,文本\n1,一部电影\n", "UTF-16 (little endian)"),
