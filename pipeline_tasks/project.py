@@ -42,7 +42,7 @@ class S3Source(Section):
     type: Literal["s3"]
     name: str = "s3"
     bucket: str
-    prefix: str = ""
+    prefix: str = Field("", description="Folder of the bucket, with or without a slash at its end; empty = all of it.")
     endpoint_url: str | None = Field(None, description="Empty = the stack's own S3.")
     credentials: str | None = Field(
         None,
@@ -82,7 +82,8 @@ class SqlSource(_Rows):
     )
     query: str
     watermark_column: str | None = Field(
-        None, description="Only rows with a greater value than at the last run are read."
+        None,
+        description="Column that grows: rows are read from a little before its greatest value on, daily all of them.",
     )
 
 

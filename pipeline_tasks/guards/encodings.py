@@ -15,6 +15,7 @@ _MARKS = (
 _HIGH = re.compile(rb"[\x80-\xff]+")
 _AMID_LETTERS = re.compile(rb"[A-Za-z][\x80-\xff]{1,2}(?![\x80-\xff])|(?<![\x80-\xff])[\x80-\xff]{1,2}[A-Za-z]")
 MIN_LETTERS = 3
+WIDE_SHARE = 0.25  # a few letters of UTF-16 have their NUL on the other side
 # codec, how people call it, the beginning of its letters' Unicode names, the first bytes of its common letters, the
 # share of such letters that tells it
 _TRIALS = (
@@ -35,9 +36,10 @@ def wide_encoding(data: bytes) -> str | None:
     zeros = data.count(b"\0")
     if zeros < max(2, data.count(b"\n")):
         return None
-    if zeros == data[1::2].count(b"\0"):
+    odd = data[1::2].count(b"\0") / zeros
+    if odd > 1 - WIDE_SHARE:
         return "UTF-16 (little endian)"
-    return "UTF-16 (big endian)" if zeros == data[::2].count(b"\0") else None
+    return "UTF-16 (big endian)" if odd < WIDE_SHARE else None
 
 
 def likely_encoding(data: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -20,13 +21,22 @@ Answer = Literal["same", "claimed", "conflict"]
 class Claim:
     """A label that stands against the one an item has; it counts unless the same reading says otherwise."""
 
-    item_id: str
+    digest: bytes
     key: str
     label: str
-    known: KnownItem
+    known_key: str
+    known_label: str | None
     needs_whole: bool
     is_contradicted: bool = False
-    seen: dict[str, str] = dataclasses.field(default_factory=dict)
+    seen: dict[str, str] | None = None
+
+    @property
+    def item_id(self) -> str:
+        return self.digest.hex()
+
+    @property
+    def known(self) -> KnownItem:
+        return KnownItem(self.known_label, "", self.known_key)
 
 
 class Claims:
@@ -39,7 +49,7 @@ class Claims:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._claims: dict[str, Claim] = {}
+        self._claims: dict[bytes, Claim] = {}
         self._confirmed = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115  (closed by `close`)
 
     def __len__(self) -> int:
@@ -51,7 +61,7 @@ class Claims:
     def confirm(self, candidate: Candidate) -> None:
         """Note that this reading gives an item the label that it has."""
         if candidate.label is not None:
-            self._confirmed.write(bytes.fromhex(candidate.item_id[: 2 * MARK_BYTES]))
+            self._confirmed.write(_mark(candidate.item_id))
 
     def judge(
         self,
@@ -62,7 +72,7 @@ class Claims:
         is_gone: Callable[[str, str], bool] | None = None,
     ) -> Answer:
         """Say what a label is for an item that has one: the same, a claim that `settle` answers, or a conflict."""
-        claim = self._claims.get(candidate.item_id)
+        claim = self._claims.get(_mark(candidate.item_id))
         if candidate.label is None or candidate.label == known.label:
             self.confirm(candidate)
             if claim is not None and candidate.label is not None:
@@ -75,21 +85,25 @@ class Claims:
             ):
                 return "conflict"
             needs_whole = not is_same_key and is_gone is None
-            claim = Claim(candidate.item_id, candidate.key, candidate.label, known, needs_whole)
-            self._claims[candidate.item_id] = claim
+            # A million of these may wait for the end: texts that are the same are kept once.
+            label, known_label = sys.intern(candidate.label), None if known.label is None else sys.intern(known.label)
+            known_key = candidate.key if is_same_key else known.key
+            digest = bytes.fromhex(candidate.item_id)
+            claim = Claim(digest, candidate.key, label, known_key, known_label, needs_whole)
+            self._claims[digest[:MARK_BYTES]] = claim
         claim.is_contradicted = claim.is_contradicted or claim.label != candidate.label
         if claim.is_contradicted:
             return "conflict"
-        claim.seen.update(seen)
+        if seen:
+            claim.seen = {**(claim.seen or {}), **seen}
         return "claimed"
 
     def settle(self, *, is_whole: bool) -> Iterator[tuple[Claim, bool]]:
         """Yield every claim with whether it is granted, and begin anew."""
         claims, self._claims = self._claims, {}
-        wanted = {bytes.fromhex(item_id[: 2 * MARK_BYTES]): claim for item_id, claim in claims.items()}
         for mark in self._marks() if claims else ():
-            if mark in wanted:
-                wanted[mark].is_contradicted = True
+            if mark in claims:
+                claims[mark].is_contradicted = True
         for claim in claims.values():
             yield claim, not claim.is_contradicted and (is_whole or not claim.needs_whole)
 
@@ -98,3 +112,7 @@ class Claims:
         while block := self._confirmed.read(READ_BYTES):
             for start in range(0, len(block), MARK_BYTES):
                 yield block[start : start + MARK_BYTES]
+
+
+def _mark(item_id: str) -> bytes:
+    return bytes.fromhex(item_id[: 2 * MARK_BYTES])

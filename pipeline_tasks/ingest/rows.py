@@ -360,7 +360,9 @@ def _refuse_other_encoding(path: Path, *, has_header: bool) -> None:
     with path.open("rb") as handle:
         sample = handle.read(SAMPLE_BYTES)
     lines = sample.splitlines()
-    bad = [line for line in lines[: len(lines) - 1 or 1] if not _is_utf8(line)]
+    if len(sample) == SAMPLE_BYTES and len(lines) > 1:
+        del lines[-1]  # cut, perhaps within a letter
+    bad = [line for line in lines if not _is_utf8(line)]
     whole = wide_encoding(sample) is not None or (has_header and bad and not _is_utf8(lines[0]))
     if whole or (len(bad) > 1 and len(bad) > len(lines) / 2):
         raise InputError(

@@ -179,12 +179,13 @@ def _statement(source: SqlSource, connection: sa.Connection, *, since: Any) -> t
 
 def _without_end(query: str) -> str:
     """Return a query without the semicolons at its end, and what comments come after them."""
-    end = 0
+    end = None
     for token in _TOKEN.finditer(query):
-        if token.lastgroup != "none" and token.group() != ";":
-            end = token.end()
-    rest = query[end:]
-    return query[:end] + rest.partition(";")[0] if ";" in rest else query
+        if token.group() == ";":
+            end = token.start() if end is None else end
+        elif token.lastgroup != "none":
+            end = None
+    return query[:end]
 
 
 def _source_now(connection: sa.Connection, *, otherwise: dt.datetime) -> dt.datetime:

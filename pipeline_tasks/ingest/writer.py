@@ -214,12 +214,12 @@ class ItemWriter:
             if is_granted:
                 self._draft.corrected[claim.item_id] = KnownItem(claim.label, self._target.source, claim.key)
                 if self.is_gone:
-                    self._draft.seen[printable_key(claim.known.key)] = MOVED
-                self._held_seen.update(claim.seen)
+                    self._draft.seen[printable_key(claim.known_key)] = MOVED
+                self._held_seen.update(claim.seen or {})
                 self.num_corrected += 1
             else:
                 self.num_known -= 1
-                self._refuse_label(claim, claim.known, seen=claim.seen)
+                self._refuse_label(claim, claim.known, seen=claim.seen or {})
             self._send_if_full()
         self._draft.seen.update(self._held_seen)
         self._held_seen = {}
