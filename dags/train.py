@@ -23,15 +23,14 @@ DOC = """
 ### Train a contender and let it fight the champion
 
 `plan` decides whether there is something to train on: `train.min_new_labels` new labels, a quarter of them after an
-alarm, or another recipe than at the last run (name, parameters, search, code, runtime). While people are answering tasks
-that are a twentieth or more of what there is, it waits for them, for two hours at most.
+alarm, or another recipe than at the last run (name, parameters, search, code, runtime). While people are answering
+tasks that are a twentieth or more of what there is, it waits for them, for two hours at most.
 
-`snapshot` freezes the labels (and opens a new exam epoch when
-enough exam items are labeled) and checks them. `train` tunes and trains on the pool `gpu`. `judge` scores champion and
-contender on the same frozen exams. `approve` waits for a person where the project asks for one. `release` builds the
-bento and checks it in its real server. `ship` moves the traffic, at once or in judged steps (`serving.rollout`), and
-keeps the old champion ready. `finish` records how the run ended: promoted, rejected(reason), failed(reason) or
-superseded.
+`snapshot` freezes the labels (and opens a new exam epoch when enough exam items are labeled) and checks them. `train`
+tunes and trains on the pool `gpu`. `judge` scores champion and contender on the same frozen exams. `approve` waits for
+a person where the project asks for one. `release` builds the bento and checks it in its real server. `ship` moves the
+traffic, at once or in judged steps (`serving.rollout`), and keeps the old champion ready. `finish` records how the run
+ended: promoted, rejected(reason), failed(reason) or superseded.
 
 **When it fails.** Look at `finish` for the reason and at `judge` for the report. The champion keeps serving whatever
 happens here. `CANARY_FAILED` and `CANARY_INCONCLUSIVE` say with which numbers a rollout went back to the champion;

@@ -178,7 +178,10 @@ class CheckReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MonitorReport:
-    """What one monitor run did: `state` is OK, ALARM, INSUFFICIENT_DATA or NO_REFERENCE; `alarms` are sentences."""
+    """What one monitor run did; `alarms` are sentences.
+
+    `state` is ALARM where there is any of them, else what live quality says: OK, INSUFFICIENT_DATA or NO_REFERENCE.
+    """
 
     project: str
     window_id: str
@@ -193,6 +196,7 @@ class MonitorReport:
     quality: str
     alarms: tuple[str, ...]
     wake_training: bool
+    report_key: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -224,6 +224,16 @@ class MonitoringRepository:
             for alarm in window.alarms
         )
 
+    def open_alarms(self, project: str) -> tuple[str, ...]:
+        """Return what the newest window found of the champion of now, in words, of whatever cause."""
+        windows, champion = self.windows(project, QUALITY, limit=1), self.champion(project)
+        found = [alarm for window in windows for alarm in window.alarms]
+        return tuple(str(one["message"]) for one in found if champion and one["model_version"] == champion[0])
+
+    def newest_window(self, project: str) -> str | None:
+        """Return the id of the newest window of live quality, or None before the first."""
+        return next((one.window_id for one in self.windows(project, QUALITY, limit=1)), None)
+
     def quality_text(self, project: str) -> str:
         """Return live quality in words, the newest model version first."""
         windows = self.windows(project, QUALITY, limit=1)

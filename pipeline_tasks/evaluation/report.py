@@ -20,7 +20,7 @@ from pipeline_tasks.evaluation.scoring import ReadItems
 from pipeline_tasks.evaluation.summary import markdown_summary
 from pipeline_tasks.evaluation.verdict import verdict_id_of
 
-__all__ = ["markdown_summary", "render"]
+__all__ = ["markdown_summary", "page", "render", "section"]
 
 Document = Mapping[str, Any]
 STANDS = {"for": "speaks for", "against": "against", "open": "open", "note": "note"}
@@ -37,41 +37,42 @@ def render(
     """Return the page of a verdict. `counts` has the rows per class of the snapshots, by role, where known."""
     parts = [
         _answer(document),
-        _section("Why", _reasons(document)),
+        section("Why", _reasons(document)),
         _differences(document),
-        _section("Side by side", f'<div class="card">{tables.side_by_side(document)}</div>', _interval_note(document)),
-        _section(
+        section("Side by side", f'<div class="card">{tables.side_by_side(document)}</div>', _interval_note(document)),
+        section(
             "Classes, worst first",
             f'<div class="card">{tables.class_table(document)}</div>',
             tables.class_note(document),
         ),
         _slices(document),
-        _section(
+        section(
             "What is taken for what",
             _matrices(document),
             "Rows are true classes, columns are answers. "
             "Right answers lie on the diagonal, errors are red; shading is the share of the row.",
         ),
-        _section(
+        section(
             "Does confidence mean anything?",
             _reliability(document),
             "A dot per range of confidence, larger "
             "with more answers. On the dashed line, 80 % sure means right 8 times in 10; below it, too sure.",
         ),
         _examples(document, evidence, read=read),
-        _section("Training data", f'<div class="card">{tables.data(document, counts)}</div>'),
-        _section(
+        section("Training data", f'<div class="card">{tables.data(document, counts)}</div>'),
+        section(
             "Exams and leak check",
             f'<div class="card">{tables.exams(document)}{leak_check(document)}</div>'
             f"{leak_cards(document, read=read, find_items=find_items)}",
         ),
-        _section("What would change this answer", f'<div class="card">{_list(what_would_change(document))}</div>'),
-        _section("How this was decided", f'<div class="card">{tables.method(document)}</div>'),
+        section("What would change this answer", f'<div class="card">{_list(what_would_change(document))}</div>'),
+        section("How this was decided", f'<div class="card">{tables.method(document)}</div>'),
     ]
-    return _page(f"{document['question']['project']}: {_word(document)}", "".join(parts))
+    return page(f"{document['question']['project']}: {_word(document)}", "".join(parts))
 
 
-def _page(title: str, body: str) -> str:
+def page(title: str, body: str) -> str:
+    """Return one self-contained page in the report's style."""
     style = _style()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -89,7 +90,8 @@ def _style() -> str:
     return resources.files("pipeline_tasks.evaluation").joinpath("report.css").read_text(encoding="utf-8")
 
 
-def _section(title: str, body: str, note: str = "") -> str:
+def section(title: str, body: str, note: str = "") -> str:
+    """Return a titled part of a page, with a quiet note below its title."""
     quiet = f'<p class="quiet">{text(note)}</p>' if note else ""
     return f"<section><h2>{text(title)}</h2>{quiet}{body}</section>"
 
@@ -173,7 +175,7 @@ def _differences(document: Document) -> str:
         f"{tables.METRICS[policy['metric']]} of the contender minus the champion's, on the same items. Each whisker is "
         f"a one-sided bound with a confidence of {levels}. For a promotion each must lie right of its red line."
     )
-    return _section("Difference", f'<div class="card">{charts.gain_chart(rows)}</div>', note)
+    return section("Difference", f'<div class="card">{charts.gain_chart(rows)}</div>', note)
 
 
 def _interval_note(document: Document) -> str:
@@ -189,7 +191,7 @@ def _interval_note(document: Document) -> str:
 def _slices(document: Document) -> str:
     if not document["question"]["policy"]["slices"]:
         return ""
-    return _section("Slices, worst first", f'<div class="card">{slices.slice_table(document)}</div>', slices.NOTE)
+    return section("Slices, worst first", f'<div class="card">{slices.slice_table(document)}</div>', slices.NOTE)
 
 
 def _each_role(document: Document, draw: Any) -> str:
@@ -244,7 +246,7 @@ def _example_section(title: str, kind: str, examples: Any, *, read: ReadItems) -
         f"{len(chosen)} of {total:,} such items in the current exam, class by class, the contender's surest answers "
         "first. The right answer is in bold; look for wrong labels too."
     )
-    return _section(title, f'<div class="card">{example_cards(chosen, read=read)}</div>', note if chosen else "")
+    return section(title, f'<div class="card">{example_cards(chosen, read=read)}</div>', note if chosen else "")
 
 
 def _list(lines: Sequence[str]) -> str:

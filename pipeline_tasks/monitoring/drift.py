@@ -43,16 +43,19 @@ class Histogram:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Drift:
-    """The newest block of predictions beside the reference."""
+    """The newest block of predictions beside the reference, with the counts of both."""
 
     state: DriftState
     reference: str
     num_rows: int
     confidence_psi: float | None
     label_js: float | None
+    expected: Histogram | None = None
+    actual: Histogram | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: one.as_json() if isinstance(one, Histogram) else one for name, one in plain.items()}
 
 
 def histogram(answers: Iterable[tuple[str, float]]) -> Histogram:
@@ -110,6 +113,8 @@ def measure(windows: Sequence[Histogram], *, exam: Histogram | None) -> Drift:
         num_rows=newest.num_rows,
         confidence_psi=psi(reference.confidence, newest.confidence),
         label_js=js_distance(reference.labels, newest.labels),
+        expected=reference,
+        actual=newest,
     )
 
 

@@ -19,6 +19,7 @@ from pipeline_tasks.contracts import Attempt, Fence, MonitorReport, content_id
 from pipeline_tasks.monitoring import drift, quality
 from pipeline_tasks.monitoring.drift import Histogram
 from pipeline_tasks.monitoring.importing import Outside, import_parts
+from pipeline_tasks.monitoring.page import page_key, render_window
 from pipeline_tasks.monitoring.reference import ExamReference, load_reference
 from pipeline_tasks.project import LoadedProject
 
@@ -36,6 +37,10 @@ def run(project: LoadedProject, *, outside: Outside, attempt: Attempt, run_id: s
     counts = import_parts(project, outside=outside, fence=fence, run_id=run_id, now=now)
     window = measure(project, outside=outside, fence=fence, run_id=run_id, now=now)
     statistics = window.statistics
+    alarms = tuple(str(alarm["message"]) for alarm in window.alarms)
+    key = page_key(project.name, window.window_id)
+    page = render_window(project.name, window.window_id, statistics, alarms=alarms, at=now)
+    outside.store.put(key, page.encode(), content_type="text/html; charset=utf-8")
     _log.info("monitor of %s: %d predictions, %s", project.name, counts.num_predictions, statistics["state"])
     return MonitorReport(
         project=project.name,
@@ -43,7 +48,8 @@ def run(project: LoadedProject, *, outside: Outside, attempt: Attempt, run_id: s
         **dataclasses.asdict(counts),
         state=statistics["state"],
         quality=outside.monitoring.quality_text(project.name),
-        alarms=tuple(str(alarm["message"]) for alarm in window.alarms),
+        alarms=alarms,
+        report_key=key,
         wake_training=any(alarm["wake"] for alarm in window.alarms),
     )
 
@@ -64,14 +70,15 @@ def measure(project: LoadedProject, *, outside: Outside, fence: Fence, run_id: s
     moved = _drift(monitoring, name, version=version, reference=reference)
     window_id = f"{QUALITY}-{content_id([name, run_id])[:16]}"
     current = versions.get(version) if version else None
+    alarms = _alarms(current, moved, version=version)
+    quality_state = current.state if current else "INSUFFICIENT_DATA"
     statistics = {
         "kind": QUALITY,
         "champion": version,
-        "state": current.state if current else "INSUFFICIENT_DATA",
+        "state": "ALARM" if alarms else quality_state,
         "versions": {one.model_version: one.as_json() for one in versions.values()},
         "drift": moved.as_json(),
     }
-    alarms = _alarms(current, moved, version=version)
     earlier = {
         alarm["key"] for one in monitoring.windows(name, QUALITY) if one.window_id != window_id for alarm in one.alarms
     }

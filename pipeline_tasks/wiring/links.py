@@ -23,7 +23,7 @@ def links_of(
     found: dict[str, str] = {}
     if report:
         found["Report"] = f"{settings.airflow_url}/dethrone/reports/{report}"
-    if report and report.startswith("reports/"):
+    if report and report.startswith("reports/") and "/checks/" in report:
         found["Data Docs"] = f"{settings.airflow_url}/dethrone/data-docs/index.html"
     if label_studio is not None:
         found["Label Studio"] = f"{settings.label_studio_url}/projects/{label_studio}/data"

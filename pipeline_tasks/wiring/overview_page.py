@@ -49,6 +49,7 @@ class ProjectLine:
     links: tuple[tuple[str, str], ...]
     runs: tuple[RunLine, ...]
     beside: tuple[BesideLine, ...] = ()
+    alarms: tuple[str, ...] = ()
 
 
 _STYLE = """
@@ -61,6 +62,7 @@ dt{font-size:.78rem;color:#667;text-transform:uppercase;letter-spacing:.03em} dd
 table{border-collapse:collapse;width:100%;font-size:.92rem}
 td,th{text-align:left;padding:.25rem .6rem .25rem 0;vertical-align:top}
 th{color:#667;font-weight:500;border-bottom:1px solid #d8dee6}
+p.alarm{border-left:4px solid #b3261e;padding:.3rem .8rem;background:#fdf0ef;color:#b3261e}
 .promoted{color:#0a7a3d} .failed{color:#b3261e} .rejected{color:#8a5a00}
 a{color:#0b57d0} nav a{margin-right:1rem} code{font-size:.9em}
 """
@@ -96,6 +98,7 @@ def _project(line: ProjectLine) -> str:
     )
     return (
         f"<section><h2>{escape(line.name)}</h2><p class=lead>{escape(line.description)}</p>"
+        f"{''.join(f'<p class=alarm><b>Alarm.</b> {escape(alarm)}</p>' for alarm in line.alarms)}"
         f"<dl>{entries}</dl>{_beside(line.beside)}"
         f"<p><b>Live quality</b> on audited answers: {escape(line.live_quality)}</p>"
         f"<nav>{links}</nav>{_runs(line.runs)}</section>"

@@ -15,6 +15,7 @@ from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRepository
@@ -23,6 +24,7 @@ from pipeline_tasks.deployment.plan import is_mixed
 from pipeline_tasks.deployment.rolling import ENDED
 from pipeline_tasks.deployment.rollout import share_of
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.monitoring.page import page_key
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
@@ -154,6 +156,7 @@ def overview_lines(parts: Parts) -> list[ProjectLine]:
 def _line(parts: Parts, project: str, description: str) -> ProjectLine:
     from pipeline_tasks.catalog.datasets import DatasetRepository
 
+    monitoring = MonitoringRepository(parts.database)
     records = ServingRepository(parts.database).records(project)
     state = labeling_state(parts.database, project)
     exams = DatasetRepository(parts.database).exams(project)
@@ -170,7 +173,8 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
         num_quarantined=len(ItemRepository(parts.database).quarantined(project)),
         exam_epoch=exams[0].epoch if exams else None,
         exam_items=exams[0].num_items if exams else 0,
-        live_quality=_live_quality(parts, project),
+        live_quality=monitoring.quality_text(project),
+        alarms=monitoring.open_alarms(project),
         links=_links(parts, project),
         beside=_beside(records),
         runs=tuple(
@@ -218,12 +222,6 @@ def _champion_since(records: Sequence[RouteRecord]) -> dt.datetime | None:
     return min((one.created_at for one in mine), default=None)
 
 
-def _live_quality(parts: Parts, project: str) -> str:
-    from pipeline_tasks.catalog.monitoring import MonitoringRepository
-
-    return MonitoringRepository(parts.database).quality_text(project)
-
-
 def _links(parts: Parts, project: str) -> tuple[tuple[str, str], ...]:
     settings = parts.settings
     query = sa.select(t.projects.c.ls_project_ids).where(t.projects.c.project == project)
@@ -236,6 +234,8 @@ def _links(parts: Parts, project: str) -> tuple[tuple[str, str], ...]:
         for queue, number in ids.items()
     ]
     found += [("Data checks", "/dethrone/data-docs/index.html")]
+    if window := MonitoringRepository(parts.database).newest_window(project):
+        found.append(("Newest monitor report", f"/dethrone/reports/{page_key(project, window)}"))
     if verdicts:
         found.append(("Newest verdict", f"/dethrone/reports/{verdicts[-1].ref.object_key}/report.html"))
     return tuple(found)

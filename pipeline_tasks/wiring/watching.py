@@ -42,7 +42,7 @@ def watch(parts: Parts, project: str, *, attempt: Attempt) -> dict[str, Any]:
     return {
         **as_json(report),
         "stale_uploads": clear_uploads(parts),
-        "links": links_of(parts.settings, service=parts.settings.gateway_url),
+        "links": links_of(parts.settings, report=report.report_key, service=parts.settings.gateway_url),
     }
 
 

@@ -118,7 +118,7 @@ class Production:
         verdict |= {
             "contender_version": version,
             "exam_ids": ["e1"],
-            "reasons": [],
+            "reasons": {"code": "GAIN_SHOWN", "texts": []},
             "policy_id": "p",
             "object_key": key,
         }
@@ -127,7 +127,8 @@ class Production:
         self.insert(t.verdicts, verdict | {"run_id": "r", "created_at": NOW})
         route = {"project": "pets", "generation": generation, "commit_id": f"c{generation}", "parent_commit_id": None}
         route |= {"attempt": "a", "action": "promote", "champion_version": version, "verdict_id": f"v-{version}"}
-        self.insert(t.routes, route | {"body": {}, "actor": "test", "reason": "", "created_at": NOW})
+        body = {"entries": [], "shadows": [], "serving": {}}
+        self.insert(t.routes, route | {"body": body, "actor": "test", "reason": "", "created_at": NOW})
 
     def insert(self, table, row) -> None:
         with self.database.write() as connection:

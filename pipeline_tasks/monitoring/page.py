@@ -1,0 +1,103 @@
+"""A monitor window as a page: state, alarms, live quality with its intervals, drift of the answers. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline_tasks.evaluation.report import page, section
+from pipeline_tasks.evaluation.report_charts import text
+
+WORDS = {
+    "ALARM": ("keep", "Alarm"),
+    "OK": ("promote", "No alarm"),
+    "INSUFFICIENT_DATA": ("inconclusive", "Too little data: neither an alarm nor an all-clear"),
+    "NO_REFERENCE": ("inconclusive", "Nothing to compare with: no exam speaks of this model version"),
+}
+
+
+def page_key(project: str, window_id: str) -> str:
+    """Return where a window's page lies."""
+    return f"reports/{project}/monitor/{window_id}.html"
+
+
+def render_window(
+    project: str, window_id: str, statistics: Mapping[str, Any], *, alarms: Sequence[str], at: dt.datetime
+) -> str:
+    """Return the page of one window of live quality."""
+    kind, word = WORDS[statistics["state"]]
+    lines = "".join(f"<li>{text(line)}</li>" for line in alarms)
+    champion = statistics["champion"] or "none"
+    body = (
+        f'<div class="answer {kind}"><h1>{text(project)} · monitor <code>{text(window_id)}</code></h1>'
+        f'<p class="word">{text(word)}</p>'
+        f'<p class="sentence">Champion <code>{text(champion)}</code>, {at:%Y-%m-%d %H:%M} UTC</p>'
+        f"<ul>{lines}</ul></div>"
+    )
+    body += section(
+        "Live quality",
+        "".join(_version(one) for one in statistics["versions"].values()),
+        "Share of audited answers that people agree with, with 95 % Wilson intervals. An alarm: lower than the exam by "
+        "more than monitor.max_quality_drop, and by more than chance.",
+    )
+    body += section(
+        "Drift of the answers",
+        _drift(statistics["drift"]),
+        "The newest block of predictions beside its reference. Drift asks people; it says nothing of who is right.",
+    )
+    return page(f"{project}: {word}", body)
+
+
+def _version(quality: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{text(_time(one['from']))}</td><td>{text(_time(one['to']))}</td>"
+        f'<td class="number">{one["num_audited"]:,}</td><td>{_interval(one)}</td></tr>'
+        for one in reversed(quality["windows"])
+    )
+    head = '<tr><th>From (UTC)</th><th>To</th><th class="number">Audited</th><th>Right</th></tr>'
+    table = f"<table>{head}{rows}</table>" if rows else ""
+    return f'<div class="card"><h3>{text(quality["text"])}</h3>{table}</div>'
+
+
+def _time(iso: str) -> str:
+    return iso[:16].replace("T", " ")
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    ends = f'<span class="small">{_percent(found["low"])} to {_percent(found["high"])}</span>'
+    return f"{_percent(found['estimate'])} {ends}"
+
+
+def _percent(share: float | None) -> str:
+    return "not computable" if share is None else f"{100 * share:.1f} %"
+
+
+def _drift(drift: Mapping[str, Any]) -> str:
+    if drift["confidence_psi"] is None:
+        return f'<div class="card"><p>Not measured yet: {drift["num_rows"]:,} predictions so far.</p></div>'
+    distance = "none" if drift["label_js"] is None else f"{drift['label_js']:.3f}"
+    said = (
+        f"{drift['state']}: {drift['num_rows']:,} predictions beside the {drift['reference']}. Population stability "
+        f"index of the confidences {drift['confidence_psi']:.3f}, Jensen-Shannon distance of the labels {distance}."
+    )
+    expected, actual = drift["expected"], drift["actual"]
+    labels = sorted({*expected["labels"], *actual["labels"]}, key=lambda name: (-actual["labels"].get(name, 0), name))
+    tenths = [f"{10 * index} to {10 * index + 10} %" for index in range(len(actual["confidence"]))]
+    by_tenth = [dict(zip(tenths, one["confidence"], strict=True)) for one in (expected, actual)]
+    return (
+        f'<div class="card"><p>{text(said)}</p></div><div class="pair">'
+        f'<div class="card">{_shares("Label", labels, expected["labels"], actual["labels"])}</div>'
+        f'<div class="card">{_shares("Confidence", tenths, *by_tenth)}</div></div>'
+    )
+
+
+def _shares(name: str, keys: Sequence[str], expected: Mapping[str, int], actual: Mapping[str, int]) -> str:
+    totals = [max(1, sum(one.values())) for one in (expected, actual)]
+    rows = "".join(
+        f'<tr><td>{text(key)}</td><td class="number">{_percent(expected.get(key, 0) / totals[0])}</td>'
+        f'<td class="number">{_percent(actual.get(key, 0) / totals[1])}</td></tr>'
+        for key in keys
+    )
+    head = f'<tr><th>{name}</th><th class="number">Reference</th><th class="number">Newest block</th></tr>'
+    return f"<table>{head}{rows}</table>"
