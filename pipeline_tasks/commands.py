@@ -152,9 +152,11 @@ def stage(name: str) -> Callable[[argparse.Namespace], Any]:
 
 def train(arguments: argparse.Namespace) -> Any:
     """Run the train DAG's stages one after the other in this process."""
-    from pipeline_tasks.wiring.shell_run import train_to_serve
+    from pipeline_tasks.wiring.shell_run import closing_lines, shown_progress, train_to_serve
 
-    return train_to_serve(arguments.project, force=arguments.force, window=arguments.window)
+    with shown_progress():
+        found = train_to_serve(arguments.project, force=arguments.force, window=arguments.window)
+    return found if arguments.json else closing_lines(arguments.project, found)
 
 
 def wandb(arguments: argparse.Namespace) -> str:  # noqa: ARG001 - `sync` is the only action

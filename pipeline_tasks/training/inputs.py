@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,10 +15,12 @@ import numpy.typing as npt
 
 from pipeline_tasks.errors import GateClosed, InputError
 from pipeline_tasks.models.base import Array
+from pipeline_tasks.training.progress import step_progress
 
 VALUES_NAME = "inputs.bin"
 INDEX_NAME = "inputs.json"
 MAX_SKIPPED_SHARE = 0.01
+TOLD_EVERY = 100
 
 
 class DecodedInputs:
@@ -74,7 +76,7 @@ def _write(
 ) -> dict[str, Any]:
     starts, lengths, skipped = [0] * num_rows, [0] * num_rows, {}
     position, dtype, tail = 0, "uint8", []
-    for row, data in items:
+    for row, data in _told(items, num_rows=num_rows):
         try:
             array = np.ascontiguousarray(decode(data))
         except InputError as error:
@@ -85,6 +87,14 @@ def _write(
         starts[row], lengths[row] = position, len(array)
         position += len(array)
     return {"dtype": dtype, "tail_shape": tail, "starts": starts, "lengths": lengths, "skipped": skipped}
+
+
+def _told(items: Iterable[tuple[int, bytes]], *, num_rows: int) -> Iterator[tuple[int, bytes]]:
+    with step_progress("decode", total=num_rows) as progress:
+        for number, pair in enumerate(items, start=1):
+            yield pair
+            if number % TOLD_EVERY == 0 or number == num_rows:
+                progress.advance(done=number, note="")
 
 
 def _check_skipped(skipped: dict[int, str], *, num_rows: int) -> None:
