@@ -5,21 +5,31 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline_tasks.contracts import Item, content_id
 from pipeline_tasks.ingest.reading import read_items
 from pipeline_tasks.models.registry import FoundRecipe
 from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.training.dataset import InnerSplit, TrainingRow, class_indices, inner_split, loss_weights
+from pipeline_tasks.training.dataset import (
+    InnerSplit,
+    TrainingRow,
+    TrainingRows,
+    class_indices,
+    inner_split,
+    loss_weights,
+)
 from pipeline_tasks.training.inputs import DecodedInputs, decode_inputs
 from pipeline_tasks.training.loop import TrainingData
 
 logger = logging.getLogger(__name__)
+
+READ_AT_ONCE = 20_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,7 +44,7 @@ class LoadPlan:
     folder: Path
 
 
-def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore) -> TrainingData:
+def load_data(plan: LoadPlan, rows: TrainingRows, *, store: ObjectStore) -> TrainingData:
     """Return the rows as training data.
 
     Raises:
@@ -53,7 +63,7 @@ def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore
     )
     weights_n = loss_weights(
         targets_n,
-        np.array([row.weight for row in rows], dtype=np.float32),
+        rows.weights(),
         num_classes=len(plan.classes),
         balanced=plan.params["class_weights"] == "balanced",
     )
@@ -61,10 +71,24 @@ def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore
     return TrainingData(inputs, targets_n, weights_n, split, plan.classes)
 
 
-def _read(project: str, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
-    position = {row.item_id: index for index, row in enumerate(rows)}
-    items = (_item(project, row) for row in rows)
-    for item, data in read_items(store, items):
+def _read(project: str, rows: TrainingRows, *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
+    """Yield (row, bytes), object after object; the rows of READ_AT_ONCE items are made at a time, no more."""
+    waiting: list[npt.NDArray[np.int64]] = []
+    for positions_n in rows.by_object():
+        waiting.append(positions_n)
+        if sum(map(len, waiting)) >= READ_AT_ONCE:
+            yield from _read_some(project, rows, np.concatenate(waiting), store=store)
+            waiting = []
+    if waiting:
+        yield from _read_some(project, rows, np.concatenate(waiting), store=store)
+
+
+def _read_some(
+    project: str, rows: TrainingRows, positions_n: npt.NDArray[np.int64], *, store: ObjectStore
+) -> Iterator[tuple[int, bytes]]:
+    some = rows.take(positions_n)
+    position = {row.item_id: int(index) for row, index in zip(some, positions_n, strict=True)}
+    for item, data in read_items(store, (_item(project, row) for row in some)):
         yield position[item.item_id], data
 
 
@@ -82,10 +106,10 @@ def _item(project: str, row: TrainingRow) -> Item:
     )
 
 
-def _split(rows: Sequence[TrainingRow], inputs: DecodedInputs, *, share: float) -> InnerSplit:
+def _split(rows: TrainingRows, inputs: DecodedInputs, *, share: float) -> InnerSplit:
     if inputs.skipped:
         some = sorted(inputs.skipped.items())[:10]
         logger.warning("%d items do not decode and are left out: %s", len(inputs.skipped), some)
-    kept = np.array([position for position in range(len(rows)) if position not in inputs.skipped], dtype=np.int64)
-    split = inner_split([rows[position].group_key for position in kept], share=share)
-    return InnerSplit(train=kept[split.train], validation=kept[split.validation])
+    kept_n = np.setdiff1d(np.arange(len(rows)), np.fromiter(inputs.skipped, dtype=np.int64))
+    split = inner_split(rows.group_keys(kept_n), share=share)
+    return InnerSplit(train=kept_n[split.train], validation=kept_n[split.validation])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from pipeline_tasks.catalog.database import Database
@@ -23,7 +24,7 @@ from pipeline_tasks.models.runtimes import TORCH
 from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.training.checkpoint import Checkpoints
-from pipeline_tasks.training.dataset import ManifestTable, TrainingRow, rows_of
+from pipeline_tasks.training.dataset import TrainingRows, rows_of
 from pipeline_tasks.training.keys import DEFAULT_METRIC, TrainingKey
 from pipeline_tasks.training.loading import LoadPlan, load_data
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
@@ -69,7 +70,7 @@ class _Job:
 def train(
     project: LoadedProject,
     snapshot: SnapshotRef,
-    manifest: ManifestTable,
+    manifest: pa.Table,
     *,
     store: ObjectStore,
     models: ModelRepository,
@@ -154,7 +155,7 @@ def training_key(
     )
 
 
-def _load_data(job: _Job, rows: Sequence[TrainingRow], *, store: ObjectStore) -> TrainingData:
+def _load_data(job: _Job, rows: TrainingRows, *, store: ObjectStore) -> TrainingData:
     key = job.key
     plan = LoadPlan(key.project, key.snapshot_id, job.found, key.params, key.classes, job.folder)
     return load_data(plan, rows, store=store)
