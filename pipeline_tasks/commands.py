@@ -136,19 +136,22 @@ def stage(name: str) -> Callable[[argparse.Namespace], Any]:
     return run
 
 
-def train(arguments: argparse.Namespace) -> Any:
+def train(arguments: argparse.Namespace) -> Answer:
     """Run the train DAG's stages one after the other in this process."""
-    from pipeline_tasks.wiring.shell_run import train_to_serve
+    from pipeline_tasks.wiring.shell_run import closing_lines, shown_progress, train_to_serve
 
-    return train_to_serve(arguments.project, force=arguments.force, window=arguments.window)
+    with shown_progress():
+        found = train_to_serve(arguments.project, force=arguments.force, window=arguments.window)
+    return Answer(found, (closing_lines(arguments.project, found),))
 
 
-def wandb(arguments: argparse.Namespace) -> str:  # noqa: ARG001 - `sync` is the only action
+def wandb(arguments: argparse.Namespace) -> Answer:  # noqa: ARG001 - `sync` is the only action
     """Upload the runs that were recorded while no W&B server could be reached."""
     from pipeline_tasks.assembly import build_parts
 
     synced = build_parts().tracker.sync()
-    return f"{len(synced)} runs uploaded." if synced else "No offline run waits."
+    text = f"{len(synced)} runs uploaded." if synced else "No offline run waits."
+    return Answer({"synced": [*synced]}, (text,))
 
 
 def rollback(arguments: argparse.Namespace) -> Any:

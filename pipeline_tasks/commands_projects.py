@@ -44,8 +44,8 @@ def validate(arguments: argparse.Namespace) -> Answer:
     errors = [*refused, *(problem for one in findings for problem in one.problems)]
     warnings = [warning for one in findings for warning in one.warnings]
     warnings += [text for one in found for text in deprecations(one.config)]
-    for one in found if name else ():
-        check_with_label_studio(labeling_config(one), file=str(one.folder / "labeling.xml"))
+    for loaded in found if name else ():
+        check_with_label_studio(labeling_config(loaded), file=str(loaded.folder / "labeling.xml"))
     valid = f"{name} is valid: {_kind(found[0].config)}." if name and not errors else ""
     return _answer([*found, *composed], errors, warnings, valid if name else None)
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,10 +15,12 @@ import numpy.typing as npt
 
 from pipeline_tasks.errors import GateClosed, InputError
 from pipeline_tasks.models.base import Array
+from pipeline_tasks.training.progress import step_progress
 
 VALUES_NAME = "inputs.bin"
 INDEX_NAME = "inputs.json"
 MAX_SKIPPED_SHARE = 0.01
+TOLD_EVERY = 100
 
 
 class DecodedInputs:
@@ -27,8 +29,7 @@ class DecodedInputs:
     def __init__(self, folder: Path, index: dict[str, Any]) -> None:
         shape = (-1, *index["tail_shape"])
         self._values = np.memmap(folder / index["file"], dtype=index["dtype"], mode="r").reshape(shape)
-        self._starts = index["starts"]
-        self._lengths = index["lengths"]
+        self._starts, self._lengths = np.load(folder / index["places"], mmap_mode="r")
         self.skipped: dict[int, str] = {int(row): code for row, code in index["skipped"].items()}
 
     def __len__(self) -> int:
@@ -57,24 +58,26 @@ def decode_inputs(
     index_path = folder / INDEX_NAME
     if index_path.exists():
         index = json.loads(index_path.read_text())
-        if index["key"] == key:
+        if index["key"] == key and "places" in index:
             return DecodedInputs(folder, index)
     folder.mkdir(parents=True, exist_ok=True)
     descriptor, path = tempfile.mkstemp(dir=folder, suffix=f"-{VALUES_NAME}")
     with os.fdopen(descriptor, "wb") as file:
-        written = _write(file, items(), num_rows=num_rows, decode=decode)
-    index = {"key": key, "file": Path(path).name, **written}
-    _check_skipped(index["skipped"], num_rows=num_rows)
+        written, places = _write(file, items(), num_rows=num_rows, decode=decode)
+    _check_skipped(written["skipped"], num_rows=num_rows)
+    np.save(f"{path}.npy", places)
+    index = {"key": key, "file": Path(path).name, "places": f"{Path(path).name}.npy", **written}
     replace_file(index_path, json.dumps(index).encode())
     return DecodedInputs(folder, index)
 
 
 def _write(
     file: BinaryIO, items: Iterable[tuple[int, bytes]], *, num_rows: int, decode: Callable[[bytes], Array]
-) -> dict[str, Any]:
-    starts, lengths, skipped = [0] * num_rows, [0] * num_rows, {}
+) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+    skipped: dict[int, str] = {}
+    places = np.zeros((2, num_rows), dtype=np.int64)  # where each row's array begins, and its length
     position, dtype, tail = 0, "uint8", []
-    for row, data in items:
+    for row, data in _told(items, num_rows=num_rows):
         try:
             array = np.ascontiguousarray(decode(data))
         except InputError as error:
@@ -82,9 +85,17 @@ def _write(
             continue
         dtype, tail = array.dtype.str, list(array.shape[1:])
         file.write(array.data)
-        starts[row], lengths[row] = position, len(array)
+        places[:, row] = position, len(array)
         position += len(array)
-    return {"dtype": dtype, "tail_shape": tail, "starts": starts, "lengths": lengths, "skipped": skipped}
+    return {"dtype": dtype, "tail_shape": tail, "skipped": skipped}, places
+
+
+def _told(items: Iterable[tuple[int, bytes]], *, num_rows: int) -> Iterator[tuple[int, bytes]]:
+    with step_progress("decode", total=num_rows) as progress:
+        for number, pair in enumerate(items, start=1):
+            yield pair
+            if number % TOLD_EVERY == 0 or number == num_rows:
+                progress.advance(done=number, note="")
 
 
 def _check_skipped(skipped: dict[int, str], *, num_rows: int) -> None:

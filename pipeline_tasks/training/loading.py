@@ -18,7 +18,14 @@ from pipeline_tasks.models.base import DescribesInputs
 from pipeline_tasks.models.decoding import decode_item
 from pipeline_tasks.models.registry import FoundRecipe
 from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.training.dataset import InnerSplit, TrainingRow, class_indices, inner_split, loss_weights
+from pipeline_tasks.training.dataset import (
+    InnerSplit,
+    TrainingRow,
+    TrainingRows,
+    class_indices,
+    inner_split,
+    loss_weights,
+)
 from pipeline_tasks.training.inputs import DecodedInputs, decode_inputs
 from pipeline_tasks.training.loop import TrainingData
 from pipeline_tasks.training.proof import Proof, spread
@@ -26,6 +33,7 @@ from pipeline_tasks.training.proof import Proof, spread
 logger = logging.getLogger(__name__)
 
 FACT_ROWS = 1_000
+READ_AT_ONCE = 20_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,7 +48,7 @@ class LoadPlan:
     folder: Path
 
 
-def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore) -> TrainingData:
+def load_data(plan: LoadPlan, rows: TrainingRows, *, store: ObjectStore) -> TrainingData:
     """Return the rows as training data.
 
     Raises:
@@ -60,7 +68,7 @@ def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore
     )
     weights_n = loss_weights(
         targets_n,
-        np.array([row.weight for row in rows], dtype=np.float32),
+        rows.weights(),
         num_classes=len(plan.classes),
         balanced=plan.params["class_weights"] == "balanced",
     )
@@ -69,34 +77,52 @@ def load_data(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore
 
 
 def proof_of(
-    plan: LoadPlan, rows: Sequence[TrainingRow], *, positions: npt.NDArray[np.int64] | None = None, store: ObjectStore
+    plan: LoadPlan, rows: TrainingRows, *, positions: npt.NDArray[np.int64] | None = None, store: ObjectStore
 ) -> Proof:
     """Return some of the rows (of all, or of those at the positions) with their bytes, and how training decodes them.
 
     Raises:
         DataCorrupt: an item's bytes are gone, or do not hash to its id.
     """
-    chosen = [rows[position] for position in spread(np.arange(len(rows)) if positions is None else positions)]
-    items = [(chosen[position].item_id, data) for position, data in read_rows(plan.project, chosen, store=store)]
+    chosen = rows.take(np.asarray(spread(np.arange(len(rows)) if positions is None else positions)))
+    items = [(chosen[position].item_id, data) for position, data in read_some(plan.project, chosen, store=store)]
     return Proof(plan.found.recipe, plan.found.recipe.preprocessing(plan.params), items)
 
 
-def input_facts(plan: LoadPlan, rows: Sequence[TrainingRow], *, store: ObjectStore) -> dict[str, Any]:
+def input_facts(plan: LoadPlan, rows: TrainingRows, *, store: ObjectStore) -> dict[str, Any]:
     """Return what the recipe says of the first `FACT_ROWS` rows; nothing where it has nothing to say."""
     recipe = plan.found.recipe
     if not isinstance(recipe, DescribesInputs):
         return {}
-    items = (data for _, data in read_rows(plan.project, rows[:FACT_ROWS], store=store))
+    items = (data for _, data in read_some(plan.project, rows[:FACT_ROWS], store=store))
     facts = recipe.input_facts(items, preprocessing=recipe.preprocessing(plan.params))
     logger.info("inputs of %s: %s", plan.project, facts)
     return {"inputs": facts}
 
 
-def read_rows(project: str, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
-    """Yield (position, bytes) of every row, pack after pack."""
+def read_rows(project: str, rows: TrainingRows, *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
+    """Yield (position, bytes), object after object; the rows of READ_AT_ONCE items are made at a time, no more."""
+    waiting: list[npt.NDArray[np.int64]] = []
+    for positions_n in rows.by_object():
+        waiting.append(positions_n)
+        if sum(map(len, waiting)) >= READ_AT_ONCE:
+            yield from _read_at(project, rows, np.concatenate(waiting), store=store)
+            waiting = []
+    if waiting:
+        yield from _read_at(project, rows, np.concatenate(waiting), store=store)
+
+
+def _read_at(
+    project: str, rows: TrainingRows, positions_n: npt.NDArray[np.int64], *, store: ObjectStore
+) -> Iterator[tuple[int, bytes]]:
+    for index, data in read_some(project, rows.take(positions_n), store=store):
+        yield int(positions_n[index]), data
+
+
+def read_some(project: str, rows: Sequence[TrainingRow], *, store: ObjectStore) -> Iterator[tuple[int, bytes]]:
+    """Yield (index, bytes) of each of a few rows, pack after pack."""
     position = {row.item_id: index for index, row in enumerate(rows)}
-    items = (_item(project, row) for row in rows)
-    for item, data in read_items(store, items):
+    for item, data in read_items(store, (_item(project, row) for row in rows)):
         yield position[item.item_id], data
 
 
@@ -115,10 +141,10 @@ def _item(project: str, row: TrainingRow) -> Item:
     )
 
 
-def _split(rows: Sequence[TrainingRow], inputs: DecodedInputs, *, share: float) -> InnerSplit:
+def _split(rows: TrainingRows, inputs: DecodedInputs, *, share: float) -> InnerSplit:
     if inputs.skipped:
         some = [(rows[position].item_id[:16], code) for position, code in sorted(inputs.skipped.items())[:10]]
         logger.warning("%d items do not decode and are left out: %s", len(inputs.skipped), some)
-    kept = np.array([position for position in range(len(rows)) if position not in inputs.skipped], dtype=np.int64)
-    split = inner_split([rows[position].group_key for position in kept], share=share)
-    return InnerSplit(train=kept[split.train], validation=kept[split.validation])
+    kept_n = np.setdiff1d(np.arange(len(rows)), np.fromiter(inputs.skipped, dtype=np.int64))
+    split = inner_split(rows.group_keys(kept_n), share=share)
+    return InnerSplit(train=kept_n[split.train], validation=kept_n[split.validation])

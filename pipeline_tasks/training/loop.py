@@ -183,7 +183,7 @@ def _run_epoch(learner: _Learner, *, epoch: int, progress: StepProgress) -> Epoc
         step = epoch * len(order) + number
         rate = _set_rate(learner, step=step)
         total += _train_step(learner, rows, generator=generator)
-        if number % CHECK_EVERY_STEPS == CHECK_EVERY_STEPS - 1 or number == len(order) - 1:
+        if number % CHECK_EVERY_STEPS == CHECK_EVERY_STEPS - 1 or number == len(order) - 1 or progress.due():
             mean = _finite(total.item() / (number + 1), epoch=epoch)
             progress.advance(done=step + 1, note=f"epoch {epoch + 1} of {plan.epochs}, loss {mean:.3f}")
     _check_weights(learner.module, epoch=epoch)

@@ -19,6 +19,9 @@ EVERY_SECONDS = 5.0
 class StepProgress(Protocol):
     """Told of each step."""
 
+    def due(self) -> bool:
+        """Tell whether a line would be printed now: what costs time to say is found out only then."""
+
     def advance(self, *, done: int, note: str) -> None:
         """Say that so many steps are done, and what the last one looked like."""
 
@@ -27,6 +30,9 @@ class _Bar:
     def __init__(self, progress: Progress, *, label: str, total: int) -> None:
         self._progress = progress
         self._task = progress.add_task(label, total=total, note="")
+
+    def due(self) -> bool:
+        return False
 
     def advance(self, *, done: int, note: str) -> None:
         self._progress.update(self._task, completed=done, note=note)
@@ -37,12 +43,35 @@ class _Lines:
         self._label, self._total = label, total
         self._seconds, self._every = seconds, every_seconds
         self._last = seconds()
+        self._first: tuple[float, int] | None = None
+
+    def due(self) -> bool:
+        return self._seconds() - self._last >= self._every
 
     def advance(self, *, done: int, note: str) -> None:
         now = self._seconds()
+        self._first = self._first or (now, done)  # a resumed run begins beyond 0
         if now - self._last >= self._every:
             self._last = now
-            logger.info("%s: step %d of %d, %s", self._label, done, self._total, note)
+            parts = [f"step {done:,} of {self._total:,}", note, *self._pace(now, done)]
+            logger.info("%s: %s", self._label, ", ".join(part for part in parts if part))
+
+    def _pace(self, now: float, done: int) -> list[str]:
+        began, before = self._first or (now, done)
+        if done <= before or now <= began:
+            return []
+        rate = (done - before) / (now - began)
+        return [f"{rate:,.1f} a second", f"{duration((self._total - done) / rate)} left"]
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as text: 8 s, 3 m 20 s, 2 h 5 m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} m"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.registry import FoundRecipe, find_recipe, recipe_from_source
 from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.training.dataset import TrainingRow
+from pipeline_tasks.training.dataset import TrainingRows
 from pipeline_tasks.training.loading import LoadPlan, load_data, proof_of
 from pipeline_tasks.training.loop import FitPlan, fit
 from pipeline_tasks.training.proof import proof_rows
@@ -73,7 +73,7 @@ def here(*, lock_hash: str, code_revision: str, found: FoundRecipe) -> Here:
 
 def reproduce(
     manifest: model_files.ModelManifest,
-    rows: Sequence[TrainingRow],
+    rows: TrainingRows,
     *,
     found: FoundRecipe,
     store: ObjectStore,

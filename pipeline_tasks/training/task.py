@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from pipeline_tasks.catalog.database import Database
@@ -23,7 +24,7 @@ from pipeline_tasks.models.runtimes import TORCH
 from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.training.checkpoint import Checkpoints
-from pipeline_tasks.training.dataset import ManifestTable, rows_of
+from pipeline_tasks.training.dataset import rows_of
 from pipeline_tasks.training.keys import DEFAULT_METRIC, TrainingKey
 from pipeline_tasks.training.loading import LoadPlan, input_facts, load_data, proof_of
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
@@ -70,7 +71,7 @@ class _Job:
 def train(
     project: LoadedProject,
     snapshot: SnapshotRef,
-    manifest: ManifestTable,
+    manifest: pa.Table,
     *,
     store: ObjectStore,
     models: ModelRepository,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 ALARM_SHARE = 0.25  # an alarm lowers the bar, but does not let each single new label start a training
@@ -68,7 +68,14 @@ def changed_keys(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> li
     return sorted(key for key in now if before.get(key) != now[key])
 
 
-def count_new(decided: Iterable[tuple[str, str]], *, known: Iterable[AbstractSet[tuple[str, str]]]) -> int:
-    """Return how many (item id, label) pairs stand in none of the known snapshots: new items and corrected labels."""
-    seen = set().union(*known)
-    return sum(pair not in seen for pair in decided)
+def count_new(decided: Iterable[tuple[str, str]], *, known: Iterable[Iterable[tuple[str, str]]]) -> int:
+    """Return how many (item id, label) pairs stand in none of the known snapshots: new items and corrected labels.
+
+    What is known is kept as 16 bytes a pair.
+    """
+    seen = {_digest(pair) for pairs in known for pair in pairs}
+    return sum(_digest(pair) not in seen for pair in decided)
+
+
+def _digest(pair: tuple[str, str]) -> bytes:
+    return hashlib.blake2b("\0".join(pair).encode(), digest_size=16).digest()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,14 +27,16 @@ from pipeline_tasks.project import Gate
 from pipeline_tasks.project_init import init_project
 from pipeline_tasks.project_loader import load_project
 from pipeline_tasks.settings import load_settings
-from pipeline_tasks.training import loop
+from pipeline_tasks.training import inputs, loop
 from pipeline_tasks.training import task as training_task
 from pipeline_tasks.training.keys import TrainingKey
 from pipeline_tasks.training.metrics import validation_metrics
-from pipeline_tasks.wiring import views
+from pipeline_tasks.training.progress import step_progress
+from pipeline_tasks.wiring import shell_run, views
 from pipeline_tasks.wiring.links import links_of
 from pipeline_tasks.wiring.overview_page import render_overview
 from pipeline_tasks.wiring.planning import plan
+from pipeline_tasks.wiring.shell_run import closing_lines, figures_of
 from tests.unit.evaluation import support as s
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - fixtures
 from tests.unit.monitoring.builders import Production, record
@@ -516,3 +520,69 @@ def test_the_monitors_button_leads_to_its_page_and_not_to_the_data_checks():
         "Report": "http://airflow/dethrone/reports/reports/pets/monitor/w.html"
     }
     assert "Data Docs" in links_of(settings, report="reports/pets/checks/items/1.html")
+
+
+# Point 9: progress, and the figures at the end
+
+
+@pytest.mark.parametrize(
+    ("champion", "expected"),
+    [
+        (
+            "old",
+            [
+                "  Accuracy: contender 100.0 % (96.9 to 100.0), champion 80.0 % (72.0 to 86.2), always shirt 50.0 %",
+                "  Macro F1: contender 100.0 % (100.0 to 100.0), champion 80.0 % (72.5 to 86.6), always shirt 33.3 %",
+            ],
+        ),
+        (
+            None,
+            [
+                "  Accuracy: contender 100.0 % (96.9 to 100.0), always shirt 50.0 %",
+                "  Macro F1: contender 100.0 % (100.0 to 100.0), always shirt 33.3 %",
+            ],
+        ),
+    ],
+    ids=["P9-champion", "P9-first"],
+)
+def test_a_training_ends_with_its_figures(run, database, object_store, champion, expected):  # noqa: F811
+    verdict_id = run(champion=champion).verdict_id
+    figures = figures_of(SimpleNamespace(database=database, store=object_store), "fashion", verdict_id=verdict_id)
+    found = {"outcome": "rejected", "reason": "nobody answered", "figures": figures}
+    lines = closing_lines("fashion", {**found, "seconds": {"train": 200.4, "judge": 3.2}}).splitlines()
+    assert lines[:2] == ["Rejected: nobody answered", "On exam 2 of 120 items:"]
+    assert lines[2:4] == expected
+    assert lines[4].startswith(f"Verdict {verdict_id[:12]}: Promote the ")
+    assert lines[5] == f"Serves now: nothing yet. The report: `dethrone report fashion {verdict_id[:12]}`"
+    assert lines[6] == "Took 3 m 24 s: train 3 m 20 s, judge 3 s"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    def stand_in(project, **_):
+        logging.getLogger("pipeline_tasks.training.progress").info("train: step 30 of 90, 6 s left")
+        return {"idle": f"{project} has nothing new", "num_new_labels": 0}
+
+    monkeypatch.setattr(shell_run, "train_to_serve", stand_in)
+
+
+def test_train_shows_progress_on_standard_error_and_ends_in_words(trained, capsys):
+    assert cli.main(["train", "pets"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "train: step 30 of 90, 6 s left\n"
+    assert said.out == "Nothing was trained: pets has nothing new\n"
+
+
+def test_train_with_json_prints_json_alone(trained, capsys):
+    assert cli.main(["train", "pets", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"idle": "pets has nothing new", "num_new_labels": 0}
+    assert not logging.getLogger("pipeline_tasks").handlers
+
+
+def test_decoding_says_how_far_it_is(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(inputs, "step_progress", functools.partial(step_progress, every_seconds=0.0))
+    items = [(row, bytes([row])) for row in range(200)]
+    with caplog.at_level(logging.INFO):
+        decode = lambda data: np.frombuffer(data, dtype=np.uint8)  # noqa: E731
+        inputs.decode_inputs(lambda: items, num_rows=200, decode=decode, folder=tmp_path, key="k")
+    assert [line.split(",")[0] for line in caplog.messages] == ["decode: step 100 of 200", "decode: step 200 of 200"]

@@ -108,11 +108,18 @@ class TabularMlpRecipe:
         """Set mean and deviation of each column over the values that are there."""
         import torch
 
-        rows = np.concatenate(list(batches)).astype(np.float64)
-        present = np.isfinite(rows)
-        counts = np.maximum(present.sum(axis=0), 1)
-        mean = np.where(present, rows, 0.0).sum(axis=0) / counts
-        deviation = np.sqrt((np.where(present, rows - mean, 0.0) ** 2).sum(axis=0) / counts)
+        counts = mean = squares = np.zeros(1)
+        for batch in batches:  # Source: Chan, Golub and LeVeque 1979, the sums of two parts from those of each
+            rows = batch.astype(np.float64)
+            present = np.isfinite(rows)
+            added = present.sum(axis=0)
+            of_batch = np.where(present, rows, 0.0).sum(axis=0) / np.maximum(added, 1)
+            apart, total = of_batch - mean, np.maximum(counts + added, 1)
+            squares = squares + (np.where(present, rows - of_batch, 0.0) ** 2).sum(axis=0)
+            squares += apart**2 * counts * added / total
+            mean = mean + apart * added / total
+            counts = counts + added
+        deviation = np.sqrt(squares / np.maximum(counts, 1))
         deviation[deviation < 1e-6] = 1.0
         state = {"mean": torch.from_numpy(mean).float(), "deviation": torch.from_numpy(deviation).float()}
         model.load_state_dict(state, strict=False)

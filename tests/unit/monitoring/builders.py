@@ -118,7 +118,7 @@ class Production:
         verdict |= {
             "contender_version": version,
             "exam_ids": ["e1"],
-            "reasons": [],
+            "reasons": {"code": "GAIN_SHOWN", "texts": []},
             "policy_id": "p",
             "object_key": key,
         }

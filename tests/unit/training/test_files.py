@@ -214,7 +214,10 @@ def test_progress_is_one_line_every_few_seconds_without_a_terminal(caplog):
     ):
         for done in range(1, 5):
             lines.advance(done=done, note="loss 1")
-    assert caplog.messages == ["train: step 2 of 9, loss 1", "train: step 4 of 9, loss 1"]
+    assert caplog.messages == [
+        "train: step 2 of 9, loss 1, 0.2 a second, 28 s left",
+        "train: step 4 of 9, loss 1, 0.3 a second, 17 s left",
+    ]
 
 
 def test_progress_is_a_bar_on_a_terminal():
