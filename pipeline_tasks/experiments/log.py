@@ -33,6 +33,7 @@ class ExperimentLog:
     outcomes: tuple[Outcome, ...]
     num_parts: int
     digest: str
+    num_damaged: int = 0  # parts that were passed over
 
 
 def read_log(
@@ -55,7 +56,7 @@ def read_log(
             continue
         exposures += [_exposure(row) for row in drawn if row["assigned"] in deployments]
         read.append(key)
-    return ExperimentLog(tuple(exposures), tuple(outcomes), len(read), content_id(read))
+    return ExperimentLog(tuple(exposures), tuple(outcomes), len(read), content_id(read), len(keys) - len(read))
 
 
 def _drawn(data: bytes, key: str, generation: int) -> list[dict[str, Any]]:

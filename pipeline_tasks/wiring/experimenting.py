@@ -76,7 +76,7 @@ def report(parts: Parts, project: str, *, experiment_id: str | None = None) -> d
         "state": state,
         "started_at": started.created_at,
         "ended_at": None if after is None else after.created_at,
-        "log": {"num_parts": log.num_parts, "digest": log.digest},
+        "log": {"num_parts": log.num_parts, "num_damaged": log.num_damaged, "digest": log.digest},
     }
 
 
@@ -87,7 +87,9 @@ def _answer_now(parts: Parts, project: str) -> str:
     except PipelineError as error:
         return f"its log was not read ({error.code})"
     sides = ", ".join(f"{name} {one['num_successes']} of {one['num_outcomes']}" for name, one in found["arms"].items())
-    return f"answer {found['answer']} ({sides}; log {found['log']['digest'][:12]})"
+    damaged = found["log"]["num_damaged"]
+    left_out = f"; without {damaged} damaged parts" if damaged else ""
+    return f"answer {found['answer']} ({sides}; log {found['log']['digest'][:12]}{left_out})"
 
 
 def _said(record: RouteRecord) -> dict[str, Any]:

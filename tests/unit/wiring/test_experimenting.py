@@ -10,7 +10,7 @@ import pytest
 from bento_services.gateway.records import to_parts
 from pipeline_tasks import assembly, cli
 from pipeline_tasks.contracts import Attempt, RouteEntry
-from pipeline_tasks.errors import ConfigError, GateClosed
+from pipeline_tasks.errors import ConfigError, GateClosed, ServiceUnavailable
 from pipeline_tasks.wiring import experimenting
 from tests.ledger_case import Case, minutes
 from tests.service.servers import write_model
@@ -69,7 +69,17 @@ def test_what_an_experiment_had_found_goes_into_the_reason_of_its_end(parts):
     assert experimenting._answer_now(parts, "pets").startswith("answer b (a 0 of 20, b 20 of 20; log ")
     since = minutes(4).astimezone(dt.UTC).date().isoformat()
     parts.store.put(f"predictions/pets/{since}/x.parquet", b"garbage")
-    assert experimenting._answer_now(parts, "pets") == "its log was not read (DATA_CORRUPT)"
+    answer = experimenting._answer_now(parts, "pets")
+    assert answer.startswith("answer b (a 0 of 20, b 20 of 20; log ")
+    assert answer.endswith("; without 1 damaged parts)")
+
+
+def test_an_experiment_ends_also_while_its_log_is_away(parts, monkeypatch):
+    def away(*_):
+        raise ServiceUnavailable("the store must answer.")
+
+    monkeypatch.setattr(parts.store, "list", away)
+    assert experimenting._answer_now(parts, "pets") == "its log was not read (SERVICE_UNAVAILABLE)"
 
 
 def test_a_version_without_a_release_is_refused(parts):
