@@ -18,11 +18,12 @@ from typing import Any, NoReturn
 
 from pipeline_tasks.command_answer import Answer, as_answer, print_answer
 from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError
-from pipeline_tasks.settings import projects_dir, reach_own_services
+from pipeline_tasks.settings import projects_dir, reach_own_services, user_name
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 NOBODY_READS = 141  # what a shell gives a program that SIGPIPE ended
 Command = Callable[[argparse.Namespace], Any]
+logger = logging.getLogger(__name__)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,21 +56,28 @@ def _answer(words: Sequence[str], *, shell: Mapping[str, str], as_json: bool) ->
         parsed = build_parser().parse_args(words, argparse.Namespace(shell=shell))
         _require_known_project(parsed)
         return as_answer(parsed.command(parsed))
-    except GateClosed as error:
-        return _failure(error.code, str(error), REFUSED)
-    except ConfigError as error:
-        return _failure(error.code, str(error), USAGE)
     except PipelineError as error:
-        return _failure(error.code, str(error), FAILED)
+        return _failure(error.code, str(error), _exit_code(error))
     except KeyboardInterrupt:
         return _failure("STOPPED", "Stopped by hand. The same command goes on where it was.", FAILED)
     except BrokenPipeError:
         raise
+    except OSError as error:
+        logger.info("The place:", exc_info=error)
+        place = error.filename or "what the command needs"
+        reason = error.strerror or str(error)
+        return _failure("FILE_ACCESS", f"{place} must be usable by {user_name()} (got {reason}).", FAILED)
     except Exception as error:
         if not as_json:
             raise
         traceback.print_exc()
         return _failure("INTERNAL", f"{type(error).__name__}: {error}", FAILED)
+
+
+def _exit_code(error: PipelineError) -> int:
+    if isinstance(error, GateClosed):
+        return REFUSED
+    return USAGE if isinstance(error, ConfigError) else FAILED
 
 
 def _failure(code: str, message: str, exit_code: int) -> Answer:
