@@ -37,6 +37,17 @@ def make_project(*, modality="image", xml=XML, classes=CLASSES, **labels) -> Loa
     return LoadedProject(config=config, folder=Path("projects") / NAME, labeling_xml=xml)
 
 
+def region(value="cat", *, name="label", kind="choices", key="choices", to="image"):
+    return {"from_name": name, "to_name": to, "type": kind, "value": {key: value if key != "choices" else [value]}}
+
+
+NOTES = [
+    region(["a note"], name="note", kind="textarea", key="text"),
+    region(4, name="sure", kind="rating", key="rating"),
+    region("blurred", name="quality"),
+]
+
+
 def content_of(number: int) -> bytes:
     return f"image {number}".encode()
 

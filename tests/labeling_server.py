@@ -61,7 +61,7 @@ class LabelStudioServer:
                 [str(self.command), *arguments, "--log-level", "WARNING"],
                 env=self.environment(), cwd=self.folder, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        wait_until(lambda: answers(f"{self.url}/health"), timeout_seconds=240, what="Label Studio")
+        wait_until(lambda: answers(f"{self.url}/health"), timeout_seconds=600, what="Label Studio")
 
     def kill(self) -> None:
         """End the server as kill -9 does."""
