@@ -146,7 +146,7 @@ def _whole_or_float(value: float | decimal.Decimal) -> int | float:
     """
     if isinstance(value, float) and abs(value) >= 2**53:
         value = decimal.Decimal(repr(value))
-    if abs(value) <= MAX_INTEGER and int(value) == value:
+    if -MAX_INTEGER <= value <= MAX_INTEGER and int(value) == value:
         return int(value)
     try:
         number = float(value)
