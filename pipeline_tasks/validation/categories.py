@@ -37,7 +37,10 @@ def count_unmatched(facts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, i
     for one in facts:
         for name, values in one.get("unmatched", {}).items():
             counts.setdefault(name, Counter()).update(values)
-    return {name: dict(values.most_common(MAX_NAMED)) for name, values in sorted(counts.items())}
+    return {
+        name: dict(sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_NAMED])
+        for name, values in sorted(counts.items())
+    }
 
 
 def as_text(counts: Mapping[str, Mapping[str, int]]) -> str:

@@ -59,14 +59,14 @@ def plan_graph(parts: Parts, name: str) -> Plan:
         "graph": dataclasses.asdict(graph),
         "modality": entered[0]["modality"],
         "classes": output_classes(graph, facts),
-        "preprocess": _shared_limits(limits),
+        "preprocess": shared_limits(limits),
         "max_request_bytes": min([project.serving.max_request_bytes, *(one["max_request_bytes"] for one in entered)]),
         "requests_per_second": project.serving.requests_per_second,
     }
     return Plan(project, graph, serving, {one: configs[one].version for one in projects})
 
 
-def _shared_limits(limits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def shared_limits(limits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the strictest limits of the nodes that the request goes to, and the columns of all where all have them.
 
     Raises:

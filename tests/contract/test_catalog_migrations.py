@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -137,3 +138,22 @@ def test_a_schema_change_is_written_as_a_migration_checked_and_applied(migrated,
         connection.execute(tables.metadata.tables["added"].insert(), {"key": "k", "at": NOW})
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.metadata) == []
+
+
+def test_items_of_an_older_catalog_have_their_id_as_their_content(catalog_url):
+    """Migration of `content_id`: what is there keeps its id, and is found by its content."""
+    revision = next(one for one in migrate._scripts().walk_revisions() if "content_id" in one.path)
+    with migrate._connection(catalog_url) as connection:
+        command.upgrade(migrate._config(connection), revision.down_revision)
+        row = {column.name: "x" for column in tables.items.c if column.name != "content_id"}
+        row |= {"item_id": "old", "offset": 0, "size_bytes": 1, "arrived_at": "2026-01-01 00:00:00"}
+        names = [f'"{name}"' for name in row]
+        values = ", ".join(f":{name}" for name in row)
+        connection.execute(sa.text(f"INSERT INTO items ({', '.join(names)}) VALUES ({values})"), row)
+    migrate.upgrade(catalog_url)
+    engine = create_engine(catalog_url)
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(tables.items.c.item_id, tables.items.c.content_id)).all() == [
+            ("old", "old")
+        ]
+    engine.dispose()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from bento_services.gateway import guard
 from bento_services.gateway.routes import ServingSettings
 from pipeline_tasks.contracts import Attempt, canonical_json, content_id, keyed_item_id, sha256_hex
-from pipeline_tasks.errors import InputError
+from pipeline_tasks.errors import GateClosed, InputError
 from pipeline_tasks.guards.cells import columns_of, read_cell, row_content
 from pipeline_tasks.ingest.content import examine_row
 from pipeline_tasks.ingest.production import ProductionRecord, add_production_items
@@ -34,6 +34,7 @@ from pipeline_tasks.models.tabular_mlp.recipe import RECIPE
 from pipeline_tasks.project import SqlSource
 from pipeline_tasks.project_init import init_project
 from pipeline_tasks.validation.fingerprints import row_fingerprint
+from pipeline_tasks.wiring.graph import shared_limits
 from pipeline_tasks.wiring.shipping import route_config
 from tests.unit.ingest.conftest import NOW, World, without_columns
 
@@ -274,6 +275,30 @@ def test_an_exam_item_goes_before_others_of_the_same_content(world):
 def serving(world: World) -> ServingSettings:
     config = route_config(world.project)
     return ServingSettings(modality="tabular", preprocess=json.loads(json.dumps(config["preprocess"])))
+
+
+NUMBER, TEXT = {"name": "a", "type": "number"}, {"name": "b", "type": "text"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ([{"columns": [NUMBER]}, {"columns": [NUMBER, TEXT]}], {"columns": [NUMBER, TEXT]}),
+        ([{"columns": [NUMBER]}, {"content_columns": ["b"]}], {"content_columns": ["a", "b"]}),
+        ([{}, {}], {}),
+    ],
+    ids=["all-declare", "one-guesses", "no-rows"],
+)
+def test_a_graph_reads_a_row_as_all_its_projects_do(limits, expected):
+    limits = [{"max_pixels": number, **one} for number, one in enumerate(limits, start=5)]
+    assert shared_limits(limits) == {"max_pixels": 5, **expected}
+
+
+def test_a_graph_whose_projects_read_a_column_in_two_ways_is_refused():
+    limits = [{"columns": [NUMBER]}, {"columns": [{"name": "a", "type": "decimal"}]}]
+    with pytest.raises(GateClosed, match=r"must declare a column alike \(got a in two ways\)") as error:
+        shared_limits(limits)
+    assert error.value.code == "COLUMNS_DIFFER"
 
 
 # A project of the time before columns goes on

@@ -133,6 +133,21 @@ def test_table_rows(database, object_store, tmp_path):
     assert quarantined(scene) == {("short", "FIELD_COUNT"), ("list", "READABLE")}
 
 
+def test_values_that_a_category_does_not_know_are_counted_and_named(database, object_store, tmp_path):
+    source = {"type": "table", "path": "rows", "key_column": "id", "content_columns": ["c"], "name": "folder"}
+    recipe = {"name": "tabular_mlp", "params": {"categories": {"c": ["2", "x"]}}}
+    scene = Scene(database, object_store, tmp_path, modality="tabular", sources=[source], recipe=recipe)
+    for value in ("2", "x", "y", "z", 2, 3, None):
+        scene.add_item(json.dumps({"c": value}).encode(), media_type="application/json")
+    scene.add_item(b'{"c":"y"}', media_type="application/json")
+    report = check_items(scene.project, "b1", **scene.arguments)
+    record = scene.datasets.check_of("pets", stage="items", subject="b1")
+    assert (report.severity, quarantined(scene)) == ("warn", set())
+    assert record.statistics["unmatched_categories"] == {"c": {"'y'": 2, "'z'": 1, "3": 1}}
+    (failure,) = record.failures
+    assert (failure["rule"], failure["observed"]) == ("KNOWN_CATEGORIES", "c: 'y' (2), 'z' (1), 3 (1)")
+
+
 def test_facts_of_an_image():
     data = image("RGB", (3, 2), (255, 255, 255))
     facts = item_facts(data, item_id=sha256_hex(data), modality="image", max_pixels=100)
