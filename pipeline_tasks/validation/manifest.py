@@ -54,7 +54,7 @@ def manifest_id(table: pa.Table) -> str:
     """Return the SHA-256 of the rows, one canonical JSON array a line: Parquet's own bytes depend on its writer."""
     digest = hashlib.sha256(f"dethrone-manifest-{FORMAT} {json.dumps(IDENTITY)}\n".encode())
     encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    for batch in table.to_batches(max_chunksize=50_000):
+    for batch in table.to_batches(max_chunksize=10_000):
         rows = zip(*(batch.column(name).to_pylist() for name in IDENTITY), strict=True)
         digest.update("".join(f"{encoder.encode(row)}\n" for row in rows).encode())
     return digest.hexdigest()
