@@ -1,6 +1,6 @@
 """Peak memory of a training on many table rows, stage by stage: plan, snapshot, train, judge.
 
-    python benchmarks/training_memory.py            100,000 and 1,000,000 labelled rows (some 15 minutes on 2 cores)
+    python benchmarks/training_memory.py            100,000 and 1,000,000 labelled rows (an hour on two busy cores)
     python benchmarks/training_memory.py --quick    10,000 and 100,000
 
 Each stage runs in a process of its own, so that peak memory (VmHWM) is its own; `imports` is a process that loads what
@@ -201,7 +201,7 @@ def measure(count: int) -> None:
         fill(Path(name), count)
         for stage in STAGES:
             command = [sys.executable, __file__, "--stage", stage, "--folder", name]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
             found = json.loads(done.stdout.splitlines()[-1])
             print(f"{count:>9,} rows  {stage:<9} {found['peak_mib']:>7.0f} MiB  {found['seconds']:>6.1f} s", flush=True)
 
