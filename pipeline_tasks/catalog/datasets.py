@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,6 +37,8 @@ LABEL_COLUMNS = (
     "key",
     "arrived_at",
 )
+REPEATED = {"label", "split", "object_key", "media_type", "method", "source", "origin", "source_label", "batch_id"}
+ROWS_AT_ONCE = 10_000
 Columns = dict[str, list[Any]]
 
 
@@ -81,25 +83,16 @@ class DatasetRepository:
 
         Items that the items check put in quarantine, and retired ones, are left out.
         """
-        item, newest = t.items.c, _newest_decisions(project)
-        decision = t.label_decisions.c
+        item, decision = t.items.c, t.label_decisions.c
         chosen = [decision[name] if name in decision else item[name] for name in LABEL_COLUMNS if name != "item_id"]
-        query = (
-            sa.select(item.item_id, *chosen)
-            .join(newest, sa.and_(newest.c.item_id == item.item_id))
-            .join(
-                t.label_decisions,
-                sa.and_(
-                    decision.project == item.project,
-                    decision.item_id == item.item_id,
-                    decision.version == newest.c.version,
-                ),
-            )
-            .where(item.project == project, item.split == split, decision.status == "decided")
-            .where(is_usable(project))
-            .order_by(item.item_id)
-        )
-        return self._columns(query, LABEL_COLUMNS)
+        return self._columns(_decided(project, split, item.item_id, *chosen).order_by(item.item_id), LABEL_COLUMNS)
+
+    def decided_pairs(self, project: str, split: Split) -> Iterator[tuple[str, str]]:
+        """Yield (item id, label) of the same items, in any order, without holding them."""
+        query = _decided(project, split, t.items.c.item_id, t.label_decisions.c.label)
+        with self._database.read() as connection:
+            for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query):
+                yield str(row.item_id), str(row.label)
 
     def num_decided(self, project: str) -> dict[Queue, int]:
         """Return how many items have a label to train on, and how many exam items have one and are in no epoch yet."""
@@ -313,10 +306,28 @@ class DatasetRepository:
         return True
 
     def _columns(self, query: sa.Select[Any], names: Iterable[str]) -> Columns:
+        columns: Columns = {name: [] for name in names}
+        seen: dict[str, str] = {}  # what repeats (a pack's name, a label, a source) is held once
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
-        by_column = list(zip(*rows, strict=True))
-        return {name: list(by_column[index]) if by_column else [] for index, name in enumerate(names)}
+            rows = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
+            for part in rows.partitions():
+                for (name, values), found in zip(columns.items(), zip(*part, strict=True), strict=True):
+                    repeats = name in REPEATED
+                    values.extend(seen.setdefault(one, one) for one in found) if repeats else values.extend(found)
+        return columns
+
+
+def _decided(project: str, split: Split, *chosen: Any) -> sa.Select[Any]:
+    """Select columns of the items with a decided label, and of its newest decision."""
+    item, newest, decision = t.items.c, _newest_decisions(project), t.label_decisions.c
+    same = sa.and_(decision.item_id == item.item_id, decision.version == newest.c.version)
+    return (
+        sa.select(*chosen)
+        .join_from(t.items, newest, newest.c.item_id == item.item_id)
+        .join(t.label_decisions, sa.and_(decision.project == item.project, same))
+        .where(item.project == project, item.split == split, decision.status == "decided")
+        .where(is_usable(project))
+    )
 
 
 def _newest_decisions(project: str) -> sa.Subquery:

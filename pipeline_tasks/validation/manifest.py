@@ -66,7 +66,7 @@ def manifest_id(table: pa.Table) -> str:
     identity = (*IDENTITY, "content_id") if "content_id" in table.column_names else IDENTITY
     digest = hashlib.sha256(f"dethrone-manifest-{FORMAT} {json.dumps(identity)}\n".encode())
     encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    for batch in table.to_batches(max_chunksize=50_000):
+    for batch in table.to_batches(max_chunksize=10_000):
         rows = zip(*(batch.column(name).to_pylist() for name in identity), strict=True)
         digest.update("".join(f"{encoder.encode(row)}\n" for row in rows).encode())
     return digest.hexdigest()

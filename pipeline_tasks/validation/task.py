@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -179,14 +179,13 @@ def plan_training(
 
     What the last snapshot holds was tried already, so a refused contender is not trained again on the same labels.
     """
-    columns = datasets.decided(project.name, "train")
     # What is left out for good is in no snapshot, and would count as new for ever.
-    columns = without(columns, datasets.set_aside(project.name, EQUAL_TO_EXAM))
+    left_out = datasets.set_aside(project.name, EQUAL_TO_EXAM)
     if project.config.gate.exam.near_duplicates.policy == "exclude":
-        columns = without(columns, datasets.set_aside(project.name, NEAR_DUPLICATE_OF_EXAM))
-    pairs = zip(columns["item_id"], columns["label"], strict=True)
+        left_out |= datasets.set_aside(project.name, NEAR_DUPLICATE_OF_EXAM)
+    pairs = (pair for pair in datasets.decided_pairs(project.name, "train") if pair[0] not in left_out)
     refs = {ref for ref in (datasets.head_snapshot(project.name), datasets.champion_snapshot(project.name)) if ref}
-    known = [_pairs(read_manifest(store, ref, verify=False)) for ref in refs]
+    known = (_each_pair(read_manifest(store, ref, verify=False)) for ref in refs)
     minimum = project.config.train.min_new_labels
     return enough_new_labels(
         project=project.name,
@@ -275,7 +274,12 @@ def _newest_only(columns: Columns, *, base: SnapshotRef | None, store: ObjectSto
 
 
 def _pairs(table: pa.Table) -> set[tuple[str, str]]:
-    return set(zip(table["item_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+    return set(_each_pair(table))
+
+
+def _each_pair(table: pa.Table) -> Iterator[tuple[str, str]]:
+    for batch in table.select(["item_id", "label"]).to_batches(max_chunksize=50_000):
+        yield from zip(batch["item_id"].to_pylist(), batch["label"].to_pylist(), strict=True)
 
 
 def _require_id(key: str, *, expected: str, found: str) -> None:

@@ -11,24 +11,27 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline_tasks import assembly, cli
 from pipeline_tasks.assembly import utc_now
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.runs import RunRepository
-from pipeline_tasks.contracts import Attempt
+from pipeline_tasks.contracts import Attempt, sha256_hex
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import rule
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.summary import markdown_summary
+from pipeline_tasks.models.registry import find_recipe
 from pipeline_tasks.project import Gate
 from pipeline_tasks.project_init import init_project
 from pipeline_tasks.project_loader import load_project
 from pipeline_tasks.settings import load_settings
-from pipeline_tasks.training import inputs, loop
+from pipeline_tasks.training import inputs, loading, loop
 from pipeline_tasks.training import task as training_task
+from pipeline_tasks.training.dataset import rows_of
 from pipeline_tasks.training.keys import TrainingKey
 from pipeline_tasks.training.metrics import validation_metrics
 from pipeline_tasks.training.progress import step_progress
@@ -37,6 +40,7 @@ from pipeline_tasks.wiring.links import links_of
 from pipeline_tasks.wiring.overview_page import render_overview
 from pipeline_tasks.wiring.planning import plan
 from pipeline_tasks.wiring.shell_run import closing_lines, figures_of
+from tests.fakes import FakeObjectStore
 from tests.unit.evaluation import support as s
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - fixtures
 from tests.unit.monitoring.builders import Production, record
@@ -586,3 +590,69 @@ def test_decoding_says_how_far_it_is(tmp_path, caplog, monkeypatch):
         decode = lambda data: np.frombuffer(data, dtype=np.uint8)  # noqa: E731
         inputs.decode_inputs(lambda: items, num_rows=200, decode=decode, folder=tmp_path, key="k")
     assert [line.split(",")[0] for line in caplog.messages] == ["decode: step 100 of 200", "decode: step 200 of 200"]
+
+
+# Point 9: memory that does not grow with the batch
+
+
+@pytest.mark.parametrize(
+    "sizes", [[100], [1, 99], [30, 30, 40], [1] * 100], ids=lambda sizes: f"P9-{len(sizes)}-batches"
+)
+def test_statistics_of_batches_are_those_of_the_whole(sizes):
+    random = np.random.default_rng(3)
+    rows = (random.normal(size=(100, 4)) * [1, 1000, 1e-3, 1] + [0, 1e6, 5, 0]).astype(np.float32)
+    rows[::3, 1] = np.nan
+    rows[:, 3] = np.nan
+    recipe = find_recipe("tabular_mlp").recipe
+    model = recipe.build(recipe.resolve({"numbers": ["a", "b", "c", "d"]}), 2)
+    recipe.fit_statistics(model, iter(np.split(rows, np.cumsum(sizes)[:-1])))
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    exact = rows[:, :3].astype(np.float64)
+    assert state["mean"][:3] == pytest.approx(np.nanmean(exact, axis=0), rel=1e-6, abs=1e-6)
+    assert state["deviation"][:3] == pytest.approx(np.nanstd(exact, axis=0), rel=1e-5)
+    assert (state["mean"][3], state["deviation"][3]) == (0.0, 1.0)
+
+
+def test_training_rows_are_read_object_after_object(monkeypatch):
+    monkeypatch.setattr(loading, "READ_AT_ONCE", 2)
+    payloads = [f"row {number}".encode() for number in range(6)]
+    store = FakeObjectStore()
+    packs = {f"packs/{name}": payloads[start::3] for start, name in enumerate("abc")}
+    rows = []
+    for key, parts in packs.items():
+        store.put(key, b"".join(parts))
+        for index, data in enumerate(parts):
+            row = {"item_id": sha256_hex(data), "label": "no", "split": "train", "group_key": data.decode()}
+            rows.append(row | {"object_key": key, "offset": index * len(data), "size_bytes": len(data)})
+    found = rows_of(pa.Table.from_pylist(rows[::-1]))
+    read = dict(loading._read("pets", found, store=store))
+    assert [sha256_hex(read[row]) for row in range(6)] == sorted(row["item_id"] for row in rows)
+    assert (
+        [row.item_id for row in found]
+        == [found[row].item_id for row in range(6)]
+        == sorted(row["item_id"] for row in rows)
+    )
+    assert list(found.group_keys(np.array([4, 1]))) == [found[4].group_key, found[1].group_key]
+
+
+def test_an_index_of_an_earlier_release_is_decoded_anew(tmp_path):
+    old = {"key": "k", "file": "x", "dtype": "uint8", "tail_shape": [], "starts": [0], "lengths": [1], "skipped": {}}
+    (tmp_path / inputs.INDEX_NAME).write_text(json.dumps(old))
+    found = inputs.decode_inputs(
+        lambda: [(0, b"ab")],
+        num_rows=1,
+        decode=lambda data: np.frombuffer(data, dtype=np.uint8),
+        folder=tmp_path,
+        key="k",
+    )
+    assert found.take([0])[0].tolist() == [97, 98]
+
+
+def test_new_labels_are_counted_as_the_snapshot_takes_them(plans):
+    ids = plans.scene.add_labeled(5)
+    plans.scene.decide(ids[0], "dog", version=2)
+    plans.scene.decide(ids[1], None, version=2, status="withdrawn")
+    columns = plans.scene.datasets.decided("pets", "train")
+    pairs = sorted(plans.scene.datasets.decided_pairs("pets", "train"))
+    assert pairs == list(zip(columns["item_id"], columns["label"], strict=True))
+    assert len(pairs) == 4
