@@ -29,7 +29,7 @@ def decode_item(
         array = recipe.decode(data, preprocessing=preprocessing)
     except (InputError, TransientError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001  (an own recipe may raise anything)
+    except Exception as error:
         got = printable(f"{type(error).__name__}: {error}")
         raise InputError(f"the recipe must decode the item (got {got}).", code=ITEM_INVALID) from error
     if not isinstance(array, np.ndarray) or array.dtype.hasobject:

@@ -24,8 +24,8 @@ from pipeline_tasks.models.runtimes import in_precision_of
 from pipeline_tasks.training.loop import reproducible
 
 NUM_EXPORT_ITEMS, NUM_ITEMS = 512, 256
-# The same weights on the same device: nothing but the layout of memory may differ. bfloat16 has 8 bits, and a graph sums
-# in another order (as for golden requests).
+# The same weights on the same device: nothing but the layout of memory may differ. bfloat16 has 8 bits, and a graph
+# sums in another order (as for golden requests).
 TOLERANCES: Mapping[Runtime, float] = {"eager": 1e-6, "amp": 0.02, "onnx": 1e-4, "onnx-int8": 1e-4}
 
 
@@ -124,7 +124,7 @@ def _short(value: Array | str) -> str:
 def _mismatch(item_id: str, place: str, trained: str, served: str) -> PermanentError:
     return PermanentError(
         f"the stored model version must see and answer what was trained (got a difference in item {item_id[:16]} "
-        f"{place}: {trained} in training, {served} as stored). Nothing is published. What `preprocessing` of the recipe "
+        f"{place}: {trained} in training, {served} as stored). Nothing is published. What the recipe's `preprocessing` "
         "returns must mean the same after JSON: use lists where an order matters, and texts as keys (docs/recipes.md).",
         code="PUBLISH_MISMATCH",
     )

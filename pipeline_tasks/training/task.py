@@ -15,10 +15,9 @@ import torch
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.registry import ModelRecord, ModelRepository
 from pipeline_tasks.contracts import Attempt, ModelRef, SnapshotRef, content_id
-from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.base import Recipe
-from pipeline_tasks.models.registry import FoundRecipe, find_recipe
+from pipeline_tasks.models.registry import FoundRecipe, recipe_for
 from pipeline_tasks.models.runtimes import TORCH
 from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.project import LoadedProject
@@ -27,8 +26,8 @@ from pipeline_tasks.training.dataset import ManifestTable, rows_of
 from pipeline_tasks.training.keys import TrainingKey
 from pipeline_tasks.training.loading import LoadPlan, load_data, proof_of
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
-from pipeline_tasks.training.publish import prove_stored, publish_model
 from pipeline_tasks.training.proof import export_rows, proof_rows
+from pipeline_tasks.training.publish import prove_stored, publish_model
 from pipeline_tasks.training.tuning import Report, TrialRecord, choose_params
 
 logger = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def train(
         PermanentError: OUT_OF_MEMORY, PUBLISH_MISMATCH, or EXPORT_FAILED where serving.runtime asks for a graph.
         StaleAttempt: a newer attempt of the same training has taken over.
     """
-    found = _find_recipe(project)
+    found = recipe_for(project.config.modality, project.config.recipe.name, folder=project.folder)
     key = _training_key(
         project,
         snapshot,
@@ -142,16 +141,6 @@ def train(
     )
     shutil.rmtree(folder, ignore_errors=True)
     return record.ref
-
-
-def _find_recipe(project: LoadedProject) -> FoundRecipe:
-    found = find_recipe(project.config.recipe.name, folder=project.folder)
-    if found.recipe.modality != project.config.modality:
-        raise ConfigError(
-            f"recipe.name must be a recipe for {project.config.modality} (got {project.config.recipe.name}, "
-            f"which is for {found.recipe.modality}). Change recipe.name or modality in project.yaml."
-        )
-    return found
 
 
 def _training_key(

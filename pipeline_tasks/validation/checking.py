@@ -6,42 +6,32 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 
 from data_checks.overrides import project_rules
 from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Suite, extend
 from data_checks.runner import run_suite
-from data_checks.suites import NEAR_DUPLICATE_OF_EXAM, dataset_suite, items_suite, labels_suite
+from data_checks.suites import NEAR_DUPLICATE_OF_EXAM, dataset_suite, labels_suite
 from pipeline_tasks.catalog.datasets import BadRow, Columns, DatasetRepository
 from pipeline_tasks.contracts import CheckReport, Fence, Leak, content_id
-from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import LoadedProject, Modality
+from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.validation import frames
-from pipeline_tasks.validation.facts import item_facts
-from pipeline_tasks.validation.item_bytes import map_items
-from pipeline_tasks.validation.leakage import Comparison, places_of
+from pipeline_tasks.validation.items import bad_rows, items_check
+from pipeline_tasks.validation.leakage import Comparison
 from pipeline_tasks.validation.reports import CheckContext, publish_check
 
 MAX_NAMED, MAX_STORED = 10, 100
-FACT_COLUMNS: dict[Modality, tuple[str, ...]] = {
-    "image": ("width", "height", "num_pixels", "pixel_mean", "pixel_spread"),
-    "text": ("characters",),
-    "tabular": ("num_fields", "num_empty_fields"),
-}
 
 
 def checked_items(project: LoadedProject, batch_id: str, *, context: CheckContext) -> CheckReport:
     """Run the items suite on a batch, publish it and put failing items in quarantine.
 
     Raises:
+        ConfigError: the recipe, its parameters or checks.py are wrong.
         GateClosed: a rule stops the run.
     """
-    batch = context.datasets.batch(project.name, batch_id)
-    suite = _with_own_rules(items_suite(project.config), project)
-    result = run_suite(_items_frame(project, batch, store=context.store), suite, subject=batch_id)
-    key = publish_check(result, context, quarantine=_bad_rows(result, batch))
+    result, key = items_check(project).run(batch_id, context=context)
     result.require(report=key)
     return _report(project.name, result, key)
 
@@ -59,7 +49,9 @@ def checked_labels(project: LoadedProject, columns: Columns, *, context: CheckCo
     )
     subject = content_id(list(zip(columns["item_id"], columns["version"], strict=True)))
     result = run_suite(frame, suite, subject=subject, statistics={"class_counts": counts})
-    key = publish_check(result, context, quarantine=_bad_rows(result, columns), fence=fence)
+    expected = {rule.name: rule.expected for rule in result.rules}
+    bad = bad_rows(result.quarantined, columns, reason=lambda _, name: f"{expected[name]} (suite {result.suite})")
+    key = publish_check(result, context, quarantine=bad, fence=fence)
     result.require(report=key)
     return without(columns, set(result.quarantined))
 
@@ -175,38 +167,6 @@ def _reference(datasets: DatasetRepository, project: str, *, snapshot_id: str) -
 
 def _with_own_rules(suite: Suite, project: LoadedProject) -> Suite:
     return extend(suite, project_rules(project.folder, suite.stage))
-
-
-def _items_frame(project: LoadedProject, batch: Columns, *, store: ObjectStore) -> pd.DataFrame:
-    """Return the batch with what its bytes say, one row per item."""
-    config = project.config
-
-    def facts_of(item_id: str, data: bytes) -> dict[str, Any]:
-        return item_facts(data, item_id=item_id, modality=config.modality, max_pixels=config.checks.max_pixels)
-
-    facts = list(map_items(store, places_of(batch).items(), facts_of))
-    known = pd.DataFrame(
-        {name: batch[name] for name in ("item_id", "media_type", "size_bytes", "group_key", "source", "key")}
-    )
-    columns = ["item_id", "digest_matches", "readable", *FACT_COLUMNS[config.modality]]
-    return known.merge(pd.DataFrame(facts).reindex(columns=columns), on="item_id", how="left")
-
-
-def _bad_rows(result: CheckResult, columns: Columns) -> list[BadRow]:
-    position = {item_id: index for index, item_id in enumerate(columns["item_id"])}
-    expected = {rule.name: rule.expected for rule in result.rules}
-    return [
-        BadRow(
-            source=columns["source"][position[item_id]],
-            key=columns["key"][position[item_id]],
-            item_id=item_id,
-            code=name,
-            reason=f"{expected[name]} (suite {result.suite})",
-            object_key=columns["object_key"][position[item_id]],
-        )
-        for item_id, names in result.quarantined.items()
-        for name in names
-    ]
 
 
 def _report(project: str, result: CheckResult, key: str) -> CheckReport:
