@@ -65,7 +65,7 @@ def test_scoring_goes_batch_by_batch_and_reads_each_item_once(world):
         return world.read(locations)
 
     models = [world.models["new"], world.models["old"]]
-    answers = scoring.answer_items(exam.items, read=read, models=models, batch_size=50)
+    answers = scoring.answer_items(exam.items, read=read, models=models, batch_size=50).answers
     assert reads == [50, 50, 20]
     assert [model.batches for model in models] == [[50, 50, 20], [50, 50, 20]]
     assert [answer.shape for answer in answers] == [(120, 2), (120, 2)]
@@ -79,7 +79,7 @@ def test_scoring_reads_in_the_order_of_places(world):
         asked.extend(locations)
         return world.read(locations)
 
-    (answers,) = scoring.answer_items(items, read=read, models=[world.models["old"]], batch_size=50)
+    (answers,) = scoring.answer_items(items, read=read, models=[world.models["old"]], batch_size=50).answers
     by_item = dict(zip([item.item_id for item in items], answers.argmax(axis=1), strict=True))
     assert [location.object_key for location in asked] == sorted(item.location.object_key for item in items)
     for data, answer in s.answers(2, s.LABELS, wrong=range(24)).items():
@@ -95,7 +95,7 @@ def test_models_that_decode_alike_share_the_decoding(world, monkeypatch, same, e
         monkeypatch.setattr(model, "decode", lambda data, seen=seen: seen.append(data) or data)
     if same:
         models[1].decoding = models[0].decoding
-    answers = scoring.answer_items(exam.items, read=world.read, models=models)
+    answers = scoring.answer_items(exam.items, read=world.read, models=models).answers
     assert tuple(len(seen) for seen in decoded) == expected
     labels = [s.CLASSES.index(item.label) for item in exam.items]
     assert [float((answer.argmax(axis=1) == labels).mean()) for answer in answers] == [1.0, 0.8]
