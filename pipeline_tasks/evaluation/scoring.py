@@ -167,7 +167,7 @@ def answer_items(
             if model.decoding not in inputs:
                 inputs[model.decoding] = _decode(model, rows, payloads)
             arrays, bad = inputs[model.decoding]
-            problems |= bad
+            problems.update(bad)
             good = [row for row in rows if row not in bad]
             if good:
                 answer_nc[good] = predict(model, arrays)

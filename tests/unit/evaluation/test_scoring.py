@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import pytest
 
@@ -51,9 +52,14 @@ def test_an_exam_item_that_a_model_cannot_decode_is_named(run, world, monkeypatc
         return data
 
     monkeypatch.setattr(world.models["old"], "decode", refuse)
-    with pytest.raises(InputError, match=f"exam item {sha256_hex(s.payload(2, 3))} must be decodable") as caught:
-        run()
-    assert caught.value.code == "IMAGE_TRUNCATED"
+    document = json.loads(world.store.get(f"{run().object_key}/verdict.json"))
+    (left_out,) = document["question"]["left_out"]
+    assert left_out == {
+        "exam_id": world.exams[1].exam_id,
+        "item_id": sha256_hex(s.payload(2, 3)),
+        "code": "UNDECODABLE",
+        "reason": "IMAGE_TRUNCATED: truncated",
+    }
 
 
 def test_scoring_goes_batch_by_batch_and_reads_each_item_once(world):
