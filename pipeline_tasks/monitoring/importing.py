@@ -239,7 +239,9 @@ def _request_labels(
     """
     usable = [pick for pick in picks if pick.prediction.prediction_id in items]
     audits = {
-        items[p.prediction.prediction_id].item_id: items[p.prediction.prediction_id] for p in usable if p.kind == "audit"
+        items[p.prediction.prediction_id].item_id: items[p.prediction.prediction_id]
+        for p in usable
+        if p.kind == "audit"
     }
     outside.labels.request(audits.values(), reason="audit", priority=AUDIT_PRIORITY, now=now, fence=fence)
     for pick in usable:

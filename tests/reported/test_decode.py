@@ -5,9 +5,11 @@ Nothing is frozen that cannot be read. The inputs are in `data/` and `serving/`,
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
+import types
 import warnings
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from pipeline_tasks import assembly, cli
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.set_aside import Retirement, SetAsideRepository
@@ -25,6 +28,7 @@ from pipeline_tasks.errors import ConfigError, GateClosed, InputError, Permanent
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.guards.image import guard_image
 from pipeline_tasks.ingest.content import Candidate, examine_file
+from pipeline_tasks.invariants import check
 from pipeline_tasks.models.decoding import decode_item
 from pipeline_tasks.models.image_cnn.preprocess import decode_image
 from pipeline_tasks.models.image_cnn.recipe import RECIPE as IMAGE_CNN
@@ -33,10 +37,13 @@ from pipeline_tasks.validation.facts import item_facts
 from pipeline_tasks.validation.fingerprints import image_fingerprint
 from pipeline_tasks.validation.reports import CheckContext
 from pipeline_tasks.validation.task import build_snapshot, check_items, open_exam, release_decodable
-from pipeline_tasks.wiring import retiring
+from pipeline_tasks.wiring import lineage, retiring
 from tests.fakes import FakeObjectStore
+from tests.lineage_case import Past
+from tests.lineage_case import item_id as past_item
 from tests.unit.evaluation import support as s
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401  (fixtures)
+from tests.unit.monitoring.builders import Production, record
 from tests.unit.training.scene import Scene as TrainingScene
 from tests.unit.training.scene import fill
 from tests.unit.validation.builders import CLASSES, NOW, Scene, png
@@ -456,6 +463,60 @@ def test_b2_retiring_what_is_not_there_or_without_a_reason_is_refused(scene_of_p
     scene_of_pets.add_item(png(1))
     with pytest.raises(ConfigError, match=message):
         retiring.retire(scene_of_pets.database, project, item, reason=reason, by="ann", now=NOW)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_b2_the_command_retires_and_refuses(scene_of_pets, monkeypatch, capsys, as_json):
+    item_id = scene_of_pets.add_item(png(1))
+    monkeypatch.setattr(assembly, "build_parts", lambda: types.SimpleNamespace(database=scene_of_pets.database))
+    flags = ["--json"] if as_json else []
+    assert cli.main(["item", "retire", "pets", item_id[:12], "--reason", "typed in wrongly", *flags]) == cli.DONE
+    said = capsys.readouterr().out
+    if as_json:
+        assert json.loads(said)["item_id"] == item_id
+    else:
+        assert said.startswith(f"Item {item_id[:12]} of pets is retired. New snapshots and exams leave it out.")
+    for arguments in (["f" * 64, "--reason", "why"], [item_id, "--reason", ""]):
+        assert cli.main(["item", "retire", "pets", *arguments]) == cli.USAGE
+
+
+def test_b2_lineage_and_verify_know_a_retired_item(database, object_store):
+    Past(database, object_store)
+    retiring.retire(database, "pets", past_item(6), reason="typed in wrongly", by="ann", now=NOW)
+    said = "retired by ann, 2026-03-01 12:00 UTC: typed in wrongly"
+    tree = lineage.lineage(database, object_store, f"item:{past_item(6)}", project="pets")
+    assert said in str(tree)
+    row = {"project": "pets", "item_id": "nobody", "reason": "r", "by": "ann", "at": NOW}
+    with database.write() as connection:
+        connection.execute(t.item_retirements.insert(), row)
+    found = [str(one) for one in check(database, object_store, now=NOW)]
+    assert "I1 pets: 1 item_retirements of unknown items: nobody" in found
+
+
+def test_b2_verify_is_content_with_items_that_the_check_put_aside(scene_of_pets):
+    scene_of_pets.add_item(png(1))
+    scene_of_pets.add_item(b"no image")
+    check_items(scene_of_pets.project, "b1", **scene_of_pets.arguments)
+    assert [str(one) for one in check(scene_of_pets.database, scene_of_pets.store, now=NOW)] == []
+
+
+def test_g10_a_production_item_that_fails_the_items_check_is_shown_to_nobody(database, object_store, tmp_path):
+    production = Production(database, object_store, tmp_path, audit_share=1.0)
+    production.crown()
+    production.log(*(record(number) for number in range(4)))
+    bad = sha256_hex(png(2))
+    checked = []
+
+    def check_batch(batch_id: str) -> None:
+        checked.append(batch_id)
+        with database.write() as connection:
+            row = {"project": "pets", "stage": "items", "source": "production", "key": "k", "digest": bad}
+            connection.execute(t.quarantine.insert(), row | {"code": "UNDECODABLE", "reason": "r", "at": NOW})
+
+    production.outside = dataclasses.replace(production.outside, check=check_batch)
+    production.run()
+    asked = {one["item_id"] for one in production.rows(t.labeling_tasks)}
+    assert (len(checked), len(asked), bad in asked) == (1, 3, False)
 
 
 @pytest.fixture
