@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data_checks.rules import CLASSES, FACTS, Policy, Rule, Suite
-from pipeline_tasks.catalog.set_aside import UNDECODABLE
+from pipeline_tasks.contracts import UNDECODABLE
 from pipeline_tasks.project import Modality, Project
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")

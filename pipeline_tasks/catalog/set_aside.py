@@ -11,10 +11,9 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
-from pipeline_tasks.contracts import Fence
+from pipeline_tasks.contracts import UNDECODABLE, Fence
 
 ITEM_STAGE = "items"
-UNDECODABLE = "UNDECODABLE"
 KEYS_PER_QUERY = 500
 
 

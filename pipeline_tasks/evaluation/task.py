@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
+from pipeline_tasks.contracts import UNDECODABLE, Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
 from pipeline_tasks.evaluation import report, scoring
 from pipeline_tasks.evaluation import verdict as vd
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 MAX_EXAMS = 2
 MAX_ONE_SIDED_SHARE = 0.01
-UNDECODABLE = "UNDECODABLE"
 MAX_DECISIONS = 5
 FindLeaks = Callable[[str, Sequence[ExamRef]], Sequence[Leak]]
 
