@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from data_checks.result import RuleResult
@@ -19,10 +20,19 @@ def guard(frame: pd.DataFrame, suite: Suite) -> RuleResult | None:
     Source: measured with Great Expectations 1.24: on 0 rows set, not-null, unique and between all pass, and an
     all-null column passes between.
     """
-    return _missing_columns(frame, suite) or _empty(frame) or _all_null(frame, suite) or _too_few_classes(frame, suite)
+    nulls = [column for column in suite.required if column in frame and bool(frame[column].isna().all())]
+    return guard_counts(len(frame), missing=missing_columns(frame, suite), nulls=nulls) or _too_few_classes(
+        frame, suite
+    )
 
 
-def _missing_columns(frame: pd.DataFrame, suite: Suite) -> RuleResult | None:
+def guard_counts(num_rows: int, *, missing: RuleResult | None, nulls: Sequence[str]) -> RuleResult | None:
+    """Return the first reason that columns and rows give; `nulls` are the required columns without a value."""
+    return missing or _empty(num_rows) or _all_null(num_rows, nulls)
+
+
+def missing_columns(frame: pd.DataFrame, suite: Suite) -> RuleResult | None:
+    """Return the reason that a required column is missing, or None."""
     missing = sorted(set(suite.required) - set(frame.columns))
     if not missing:
         return None
@@ -31,15 +41,14 @@ def _missing_columns(frame: pd.DataFrame, suite: Suite) -> RuleResult | None:
     )
 
 
-def _empty(frame: pd.DataFrame) -> RuleResult | None:
-    return None if len(frame) else _stop(EMPTY_BATCH, "there must be at least one row", "0 rows")
+def _empty(num_rows: int) -> RuleResult | None:
+    return None if num_rows else _stop(EMPTY_BATCH, "there must be at least one row", "0 rows")
 
 
-def _all_null(frame: pd.DataFrame, suite: Suite) -> RuleResult | None:
-    empty = [column for column in suite.required if bool(frame[column].isna().all())]
-    if not empty:
+def _all_null(num_rows: int, nulls: Sequence[str]) -> RuleResult | None:
+    if not nulls:
         return None
-    return _stop(ALL_NULL, "each required column must hold values", f"only nulls in {', '.join(empty)}", len(frame))
+    return _stop(ALL_NULL, "each required column must hold values", f"only nulls in {', '.join(nulls)}", num_rows)
 
 
 def _too_few_classes(frame: pd.DataFrame, suite: Suite) -> RuleResult | None:

@@ -120,7 +120,7 @@ def _charts(statistics: Mapping[str, Any]) -> str:
 
 def _failure(rule: RuleResult) -> str:
     ids = rule.failing_ids[:MAX_IDS_SHOWN]
-    hidden = len(rule.failing_ids) - len(ids)
+    hidden = max(rule.num_failed, len(rule.failing_ids)) - len(ids)
     more = f"<li>and {hidden:,} more</li>" if hidden else ""
     listed = "".join(f"<li><code>{_text(row_id)}</code></li>" for row_id in ids)
     count = "1 row" if rule.num_failed == 1 else f"{rule.num_failed:,} rows"

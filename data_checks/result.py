@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from data_checks.rules import Policy, Stage
@@ -16,7 +16,10 @@ ERROR_CODE = "CHECK_ERROR"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RuleResult:
-    """One rule's answer; `failing_ids` are sorted row ids, all of them, where the rule looks at rows."""
+    """One rule's answer; `failing_ids` are sorted row ids, where it looks at rows: all, or a hundred of rows in chunks.
+
+    `examples` are a few of the values that failed.
+    """
 
     name: str
     policy: Policy
@@ -27,6 +30,7 @@ class RuleResult:
     num_checked: int = 0
     num_failed: int = 0
     failing_ids: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
     error: str | None = None
 
     @property
@@ -39,6 +43,16 @@ class RuleResult:
         """One sentence on a failure: what was expected, what came."""
         found = self.error or self.observed
         return f"{self.name}: {self.expected} (got {found})."
+
+
+def quarantined_rows(rules: Iterable[RuleResult]) -> dict[str, tuple[str, ...]]:
+    """Return row id -> names of the quarantine rules that it failed, both sorted."""
+    reasons: dict[str, list[str]] = {}
+    for rule in rules:
+        if rule.policy == "quarantine" and not rule.success:
+            for row_id in rule.failing_ids:
+                reasons.setdefault(row_id, []).append(rule.name)
+    return {row_id: tuple(sorted(reasons[row_id])) for row_id in sorted(reasons)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,12 +75,7 @@ class CheckResult:
     @property
     def quarantined(self) -> dict[str, tuple[str, ...]]:
         """Row id -> names of the quarantine rules that it failed, both sorted."""
-        reasons: dict[str, list[str]] = {}
-        for rule in self.rules:
-            if rule.policy == "quarantine" and not rule.success:
-                for row_id in rule.failing_ids:
-                    reasons.setdefault(row_id, []).append(rule.name)
-        return {row_id: tuple(sorted(reasons[row_id])) for row_id in sorted(reasons)}
+        return quarantined_rows(self.rules)
 
     def listed(self, limit: int = MAX_LISTED) -> list[str]:
         """Return at most `limit` failure sentences, the ones that stop first, each group sorted by name."""

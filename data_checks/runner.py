@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data_checks.guards import guard
-from data_checks.result import ERROR_CODE, CheckResult, RuleResult, Severity
+from data_checks.guards import guard, guard_counts
+from data_checks.result import ERROR_CODE, CheckResult, RuleResult, Severity, quarantined_rows
 from data_checks.rules import ROWS, Rule, Suite
+from pipeline_tasks.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,26 +36,33 @@ def run_suite(
     """
     started = time.perf_counter()
     tables = {ROWS: frame, **(extra or {})}
-    stopped = _stopped_before(frame, suite)
+    stopped = _without_rules(suite) or guard(frame, suite)
     rules = [stopped] if stopped else _run_tables(tables, suite)
+    bad = quarantined_rows(rules)
     if not stopped:
-        rules.extend(_too_many_bad(rules, suite, len(frame)))
+        rules.extend(too_many_bad(len(bad), suite, len(frame)))
     facts = {
         **(statistics or {}),
         "num_rows": len(frame),
         "num_rules": len(suite.rules),
         "seconds": round(time.perf_counter() - started, 3),
     }
-    return judge(suite, rules, subject=subject, suite_id=suite.suite_id(context), statistics=facts)
+    suite_id = suite.suite_id(context)
+    return judge(suite, rules, subject=subject, suite_id=suite_id, statistics=facts, num_quarantined=len(bad))
 
 
 def judge(
-    suite: Suite, rules: Sequence[RuleResult], *, subject: str, suite_id: str, statistics: Mapping[str, Any]
+    suite: Suite,
+    rules: Sequence[RuleResult],
+    *,
+    subject: str,
+    suite_id: str,
+    statistics: Mapping[str, Any],
+    num_quarantined: int,
 ) -> CheckResult:
     """Turn the rules' answers into one: the first rule that stops gives the code."""
     stopping = [rule for rule in rules if rule.stops]
     code = (ERROR_CODE if stopping[0].error else stopping[0].name) if stopping else None
-    quarantined = {i for r in rules if r.policy == "quarantine" and not r.success for i in r.failing_ids}
     return CheckResult(
         stage=suite.stage,
         suite=suite_id,
@@ -63,7 +71,7 @@ def judge(
         severity=_severity(rules),
         code=code,
         rules=tuple(rules),
-        statistics={**statistics, "num_quarantined": len(quarantined)},
+        statistics={**statistics, "num_quarantined": num_quarantined},
     )
 
 
@@ -74,19 +82,26 @@ def _severity(rules: Sequence[RuleResult]) -> Severity:
     return "quarantine" if "quarantine" in failed else "warn" if "warn" in failed else "ok"
 
 
-def _stopped_before(frame: pd.DataFrame, suite: Suite) -> RuleResult | None:
-    if not suite.rules:
-        return RuleResult(SUITE_EMPTY, "stop", success=False, expected="the suite must have rules", observed="none")
-    return guard(frame, suite)
+def stopped_before(
+    suite: Suite, *, num_rows: int, missing: RuleResult | None, nulls: Sequence[str]
+) -> RuleResult | None:
+    """Return the reason not to take the rules' answers at all; `nulls` are the required columns without a value."""
+    return _without_rules(suite) or guard_counts(num_rows, missing=missing, nulls=nulls)
 
 
-def _too_many_bad(rules: Sequence[RuleResult], suite: Suite, num_rows: int) -> list[RuleResult]:
-    bad = {i for r in rules if r.policy == "quarantine" and not r.success for i in r.failing_ids}
+def _without_rules(suite: Suite) -> RuleResult | None:
+    if suite.rules:
+        return None
+    return RuleResult(SUITE_EMPTY, "stop", success=False, expected="the suite must have rules", observed="none")
+
+
+def too_many_bad(num_bad: int, suite: Suite, num_rows: int) -> list[RuleResult]:
+    """Return the rule that stops the run when too great a share of the rows is put aside; none while it is not."""
     limit = suite.max_quarantine_share
-    if len(bad) <= limit * num_rows:
+    if num_bad <= limit * num_rows:
         return []
     expected = f"at most {limit:.0%} of the rows may be bad (checks.max_quarantine_share)"
-    observed = f"{len(bad)} of {num_rows}"
+    observed = f"{num_bad} of {num_rows}"
     return [RuleResult(TOO_MANY_BAD_ROWS, "stop", success=False, expected=expected, observed=observed)]
 
 
@@ -94,12 +109,17 @@ def _run_tables(tables: Mapping[str, pd.DataFrame], suite: Suite) -> list[RuleRe
     results: dict[str, RuleResult] = {}
     for name in dict.fromkeys(rule.table for rule in suite.rules):
         rules = [rule for rule in suite.rules if rule.table == name]
-        results.update(_run_table(tables.get(name), rules, suite.id_columns.get(name)))
-    # A rule without an answer has not passed, whatever the reason.
-    return [results.get(rule.name) or _error(rule, "no answer from the validation") for rule in suite.rules]
+        results.update(answers_of(tables.get(name), rules, suite.id_columns.get(name)))
+    return [results.get(rule.name) or unanswered(rule) for rule in suite.rules]
 
 
-def _run_table(frame: pd.DataFrame | None, rules: Sequence[Rule], id_column: str | None) -> dict[str, RuleResult]:
+def unanswered(rule: Rule) -> RuleResult:
+    """Return the answer of a rule that has none: it has not passed, whatever the reason."""
+    return _error(rule, "no answer from the validation")
+
+
+def answers_of(frame: pd.DataFrame | None, rules: Sequence[Rule], id_column: str | None) -> dict[str, RuleResult]:
+    """Return the rules' answers on one table, by name."""
     if frame is None or not len(frame):
         return {rule.name: _error(rule, f"the table {rule.table!r} is missing or empty") for rule in rules}
     try:
@@ -155,6 +175,7 @@ def _parse(rule: Rule, answer: Any, row_ids: Sequence[Any] | None) -> RuleResult
         num_checked=int(result.get("element_count") or 0),
         num_failed=int(result.get("unexpected_count") or 0) if not answer.success else 0,
         failing_ids=ids,
+        examples=_examples(result) if not answer.success else (),
     )
 
 
@@ -178,11 +199,15 @@ def _observed(result: Mapping[str, Any], *, success: bool, single: bool) -> str:
         return f"{len(value)} columns" if isinstance(value, list) else str(value)
     if success or "unexpected_count" not in result:
         return "all rows"
-    examples = list(dict.fromkeys(str(value) for value in (result.get("partial_unexpected_list") or ())))
-    shown = ", ".join(examples[:_MAX_EXAMPLES])
+    shown = ", ".join(_examples(result))
     if single:
         return shown
     return f"{result['unexpected_count']} of {result.get('element_count')}: {shown}"
+
+
+def _examples(result: Mapping[str, Any]) -> tuple[str, ...]:
+    distinct = dict.fromkeys(printable(value) for value in (result.get("partial_unexpected_list") or ()))
+    return tuple(distinct)[:_MAX_EXAMPLES]
 
 
 def _error(rule: Rule, message: str) -> RuleResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from data_checks.rules import CLASSES, FACTS, Policy, Rule, Suite
+from pipeline_tasks.contracts import UNDECODABLE
 from pipeline_tasks.project import Modality, Project
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
@@ -116,6 +117,13 @@ def _item_rules(project: Project) -> tuple[Rule, ...]:
         ),
         _in_set("BYTES_MATCH_ID", "digest_matches", [True], "stop"),
         _in_set("READABLE", "readable", [True], "quarantine"),
+        Rule(
+            UNDECODABLE,
+            "ExpectColumnValuesToBeInSet",
+            {"column": "decoded", "value_set": [True]},
+            policy="quarantine",
+            expected="the project's recipe must decode the item",
+        ),
         _in_set("MEDIA_TYPE", "media_type", list(MEDIA_TYPES[project.modality]), "quarantine"),
         _between("SIZE_BYTES", "size_bytes", low=1, high=project.checks.max_item_bytes, policy="quarantine"),
         _not_null("GROUP_KEY", "group_key", "stop"),

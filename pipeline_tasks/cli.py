@@ -146,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_projects(add)
     _add_stages(add)
     _add_views(add)
+    _add_items(add)
     _add_audit(add)
     _add_lineage(add)
     _add_serving(add)
@@ -258,6 +259,16 @@ def _add_audit(add: Add) -> None:
     replay = add("replay", commands_audit.replay, "compute a verdict again from its evidence and compare every byte")
     replay.add_argument("verdict", help="a verdict's id or its beginning")
     replay.add_argument("--project", help="where verdicts of several projects begin so")
+
+
+def _add_items(add: Add) -> None:
+    from pipeline_tasks import commands_items
+
+    item = add("item", commands_items.item, "take an item out of use, for good: snapshots, exams and verdicts")
+    item.add_argument("action", choices=["retire"])
+    item.add_argument("project")
+    item.add_argument("id", help="(the beginning of) an item's id")
+    item.add_argument("--reason", required=True, help="why (kept with your name and the time)")
 
 
 def _add_lineage(add: Add) -> None:

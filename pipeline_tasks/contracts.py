@@ -36,6 +36,8 @@ SHELL_RUN = "shell__"  # how the id of a run begins that a command started and n
 RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
 # What computes a model version's answers: torch in float32 or in bfloat16 autocast, or ONNX Runtime.
 Runtime = Literal["eager", "amp", "onnx", "onnx-int8"]
+# The code of an item that a recipe cannot decode: in quarantine, in a verdict, of a run.
+UNDECODABLE = "UNDECODABLE"
 
 
 def sha256_hex(data: bytes) -> str:

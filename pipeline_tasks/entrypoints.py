@@ -47,6 +47,7 @@ def ingest(parts: Parts, project: str, *, attempt: Attempt) -> Result:
     """Read what is new at the sources, then check the batch."""
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.catalog.items import ItemRepository
+    from pipeline_tasks.catalog.set_aside import SetAsideRepository
     from pipeline_tasks.ingest import task as ingest_task
     from pipeline_tasks.validation import task as validation_task
 
@@ -63,6 +64,10 @@ def ingest(parts: Parts, project: str, *, attempt: Attempt) -> Result:
         own_s3=parts.own_s3,
     )
     result = as_json(report)
+    set_aside = SetAsideRepository(parts.database)
+    num_released = validation_task.release_decodable(loaded, set_aside=set_aside, store=parts.store)
+    if num_released:
+        result["num_released"] = num_released
     if report.num_new:
         check = validation_task.check_items(
             loaded,
@@ -75,7 +80,7 @@ def ingest(parts: Parts, project: str, *, attempt: Attempt) -> Result:
         )
         result["check"] = as_json(check)
         result["links"] = links_of(parts.settings, report=check.report_key)
-    elif not (report.num_quarantined or report.num_labeled_at_source or report.num_labels_corrected):
+    elif not (report.num_quarantined or report.num_labeled_at_source or report.num_labels_corrected or num_released):
         result["idle"] = f"nothing new at the sources of {project} ({report.num_seen} items looked at)"
     return result
 

@@ -27,8 +27,8 @@ from pipeline_tasks.ports import LabelingTool, ObjectStore
 
 SERVED_SLACK = dt.timedelta(seconds=30)
 TEMPORARY_FOR = dt.timedelta(hours=1)
-INGEST_STAGES = ("ingest", "items")
-"""Stages whose quarantine holds bytes that became no item; later stages set aside items that exist."""
+INGEST_STAGE = "ingest"
+"""The stage whose quarantine holds bytes that became no item; later stages, the items check first, set aside items."""
 
 
 def check(
@@ -80,7 +80,7 @@ def _items(connection: sa.Connection, store: ObjectStore, project: str, *, deep:
     # A second copy of an item with another label is refused; the item itself stays what it is.
     refused = sa.and_(
         t.quarantine.c.project == project,
-        t.quarantine.c.stage.in_(INGEST_STAGES),
+        t.quarantine.c.stage == INGEST_STAGE,
         t.quarantine.c.code != "LABEL_CONFLICT",
     )
     both = sa.select(t.items.c.item_id).where(
@@ -100,7 +100,7 @@ def _items(connection: sa.Connection, store: ObjectStore, project: str, *, deep:
 
 
 def _dangling(connection: sa.Connection, project: str) -> Iterator[Violation]:
-    for table in (t.labeling_tasks, t.annotations, t.label_decisions, t.exam_items, t.audits):
+    for table in (t.labeling_tasks, t.annotations, t.label_decisions, t.exam_items, t.audits, t.item_retirements):
         exists = sa.exists().where(t.items.c.project == table.c.project, t.items.c.item_id == table.c.item_id)
         query = sa.select(table.c.item_id).where(table.c.project == project, ~exists).distinct()
         yield from listed("I1", project, f"{table.name} of unknown items", connection.execute(query).scalars())

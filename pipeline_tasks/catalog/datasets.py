@@ -111,12 +111,25 @@ class DatasetRepository:
             counts = {str(split): int(count) for split, count in connection.execute(query)}
         return {"label": counts.get("train", 0), "exam": counts.get("exam", 0)}
 
-    def batch(self, project: str, batch_id: str) -> Columns:
-        """Return the items of one ingested batch, by column, ordered by item id."""
-        names = [column.name for column in t.items.c if column.name != "project"]
-        chosen = [t.items.c[name] for name in names]
+    def batch(self, project: str, batch_id: str, *, size: int) -> Iterator[Columns]:
+        """Yield the items of one ingested batch, by column, so many at a time, in the order of their places."""
+        columns = [column for column in t.items.c if column.name != "project"]
         where = sa.and_(t.items.c.project == project, t.items.c.batch_id == batch_id)
-        return self._columns(sa.select(*chosen).where(where).order_by(t.items.c.item_id), names)
+        order = (t.items.c.object_key, t.items.c.offset, t.items.c.item_id)
+        query = sa.select(*columns).where(where).order_by(*order)
+        with self._database.read() as connection:
+            found = connection.execute(query, execution_options={"yield_per": size})
+            for rows in found.partitions():
+                yield {
+                    column.name: list(values) for column, values in zip(columns, zip(*rows, strict=True), strict=True)
+                }
+
+    def put_aside(
+        self, project: str, stage: str, rows: Iterable[BadRow], *, at: dt.datetime, fence: Fence | None = None
+    ) -> None:
+        """Write rows that a check puts into quarantine; those that are there stay as they are."""
+        with self._database.write(fence) as connection:
+            insert_ignore(connection, t.quarantine, [_bad_row(project, stage, row, at) for row in rows])
 
     def set_aside(self, project: str, code: str) -> set[str]:
         """Return the items that a check of a dataset left out for this reason."""
@@ -131,20 +144,7 @@ class DatasetRepository:
         self, record: CheckRecord, *, quarantine: Iterable[BadRow] = (), fence: Fence | None = None
     ) -> None:
         """Write a check and the rows that it puts aside, in one transaction; the first record stays."""
-        bad = [
-            {
-                "project": record.project,
-                "stage": record.stage,
-                "source": row.source,
-                "key": row.key,
-                "digest": row.item_id,
-                "code": row.code,
-                "reason": row.reason,
-                "object_key": row.object_key,
-                "at": record.created_at,
-            }
-            for row in quarantine
-        ]
+        bad = [_bad_row(record.project, record.stage, row, record.created_at) for row in quarantine]
         row = {**dataclasses.asdict(record), "failures": list(record.failures), "statistics": dict(record.statistics)}
         with self._database.write(fence) as connection:
             insert_ignore(connection, t.checks, [row])
@@ -334,6 +334,11 @@ def _newest_decisions(project: str) -> sa.Subquery:
     decision = t.label_decisions.c
     query = sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
     return query.where(decision.project == project).group_by(decision.item_id).subquery()
+
+
+def _bad_row(project: str, stage: str, row: BadRow, at: dt.datetime) -> dict[str, Any]:
+    plain = {"source": row.source, "key": row.key, "digest": row.item_id, "code": row.code, "reason": row.reason}
+    return {"project": project, "stage": stage, **plain, "object_key": row.object_key, "at": at}
 
 
 def _snapshot_query() -> sa.Select[Any]:

@@ -127,6 +127,20 @@ class LineageRepository:
         column = t.exams.c
         return self._rows(sa.select(t.exams).where(column.project == project).order_by(column.epoch.desc()))
 
+    def retirements(self, project: str, item_ids: Sequence[str]) -> list[Row]:
+        """Return which of these items were taken out of use: by whom, when and why."""
+        gone = t.item_retirements.c
+        return self._rows(
+            sa.select(t.item_retirements).where(gone.project == project, gone.item_id.in_(item_ids)).order_by(gone.at)
+        )
+
+    def retirements_in_exam(self, project: str, epoch: int) -> list[Row]:
+        """Return the retired items of an exam epoch."""
+        gone, member = t.item_retirements.c, t.exam_items.c
+        same = sa.and_(gone.project == member.project, gone.item_id == member.item_id)
+        query = sa.select(t.item_retirements).join(t.exam_items, same)
+        return self._rows(query.where(member.project == project, member.epoch == epoch).order_by(gone.at))
+
     def exams_with(self, project: str, item_id: str) -> list[Row]:
         """Return the exam epochs that hold an item, with the label that it has there."""
         exam, member = t.exams.c, t.exam_items.c

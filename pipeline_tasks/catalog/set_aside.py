@@ -11,10 +11,9 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
-from pipeline_tasks.contracts import Fence
+from pipeline_tasks.contracts import UNDECODABLE, Fence
 
 ITEM_STAGE = "items"
-UNDECODABLE = "UNDECODABLE"
 KEYS_PER_QUERY = 500
 
 
@@ -85,7 +84,7 @@ class SetAsideRepository:
         item, bad = t.items.c, t.quarantine.c
         same = sa.and_(bad.project == item.project, bad.digest == item.item_id)
         query = (
-            sa.select(item.item_id, item.object_key, item.offset, item.size_bytes)
+            sa.select(item.item_id, item.content_id, item.object_key, item.offset, item.size_bytes)
             .join(t.quarantine, same)
             .where(bad.project == project, bad.stage == ITEM_STAGE, bad.code == UNDECODABLE, item.item_id > after)
             .where(~bad.reason.contains(f"(suite {but_by})", autoescape=True))

@@ -71,10 +71,21 @@ class ExamEvidence:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An item of a frozen exam on which no model is judged: retired by hand, or one that cannot be decoded."""
+
+    exam_id: str
+    item_id: str
+    code: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Evidence:
     """All that `rule.decide` may look at. `exam_use` counts comparisons on the current exam, this one included.
 
-    `leaks` are the exam items in the contender's training snapshot, `champion_leaks` those in the champion's.
+    `leaks` are the exam items in the contender's training snapshot, `champion_leaks` those in the champion's; on items
+    that were `left_out` neither model is judged.
     """
 
     project_classes: tuple[str, ...]
@@ -85,6 +96,7 @@ class Evidence:
     exam_use: int
     leaks: tuple[Leak, ...] = ()
     champion_leaks: tuple[Leak, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

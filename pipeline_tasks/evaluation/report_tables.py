@@ -13,6 +13,7 @@ from pipeline_tasks.project import ABOVE_CONSTANT
 Document = Mapping[str, Any]
 METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
 MAX_CLASS_ROWS = 60
+MAX_LEFT_OUT = 20
 
 
 def side_by_side(document: Document) -> str:
@@ -206,7 +207,19 @@ def exams(document: Document) -> str:
     )
     use = f"<p>Use {question['exam_use']} of the current exam.</p>" if question["champion"] is not None else ""
     head = '<tr><th></th><th>Epoch</th><th class="number">Items</th><th>Hash of items and labels</th></tr>'
-    return f"<table>{head}{rows}</table>{use}"
+    return f"<table>{head}{rows}</table>{use}{_left_out(question)}"
+
+
+def _left_out(question: Mapping[str, Any]) -> str:
+    found = question.get("left_out", ())
+    if not found:
+        return ""
+    rows = "".join(
+        f"<li><code>{text(one['item_id'])}</code>: {text(one['code'])}, {text(one['reason'])}</li>"
+        for one in found[:MAX_LEFT_OUT]
+    )
+    more = f"<li>and {len(found) - MAX_LEFT_OUT} more, in verdict.json</li>" if len(found) > MAX_LEFT_OUT else ""
+    return f"<p>Left out for every model: {len(found)} items.</p><ul>{rows}{more}</ul>"
 
 
 def method(document: Document) -> str:

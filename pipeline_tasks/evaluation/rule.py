@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from pipeline_tasks.contracts import Answer, Leak
@@ -30,6 +31,7 @@ from pipeline_tasks.project import ABOVE_CONSTANT, Gate
 
 WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
 FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
+RETIRED = "RETIRED"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     """Return the answer on one contender. Whatever cannot be computed speaks against it."""
     invalid = _check_validity(evidence)
     if invalid:
-        return _conclude(invalid, first=evidence.champion is None)
+        return _conclude([*invalid, *_note_left_out(evidence)], first=evidence.champion is None)
     if evidence.champion is None:
         reasons = _check_floors(policy, evidence)
     else:
@@ -54,7 +56,7 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     reasons += [*_check_exam(policy, evidence), *_check_classes(policy, evidence), *_check_limits(policy, evidence)]
     reasons += check_slices(policy, evidence.current)
     reasons += _beside_constant(policy, evidence)
-    reasons += _check_champion_leaks(evidence)
+    reasons += [*_check_champion_leaks(evidence), *_note_left_out(evidence)]
     return _conclude(reasons, first=evidence.champion is None)
 
 
@@ -72,6 +74,17 @@ def _check_champion_leaks(evidence: Evidence) -> list[Reason]:
         return []
     text = f"{_leaked(evidence.champion_leaks, whose='champion')}: it answers them with an unfair advantage."
     return [Reason("CHAMPION_EXAM_LEAK", "note", text)]
+
+
+def _note_left_out(evidence: Evidence) -> list[Reason]:
+    """Tell of exam items that neither model is judged on; the rule counts the others alone."""
+    if not evidence.left_out:
+        return []
+    kinds = Counter("retired" if one.code == RETIRED else "cannot be decoded" for one in evidence.left_out)
+    counts = " and ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    named = names([one.item_id[:12] for one in evidence.left_out])
+    text = f"{len(evidence.left_out)} exam items are left out for every model ({counts}): {named}."
+    return [Reason("ITEMS_LEFT_OUT", "note", text)]
 
 
 def _leaked(leaks: Sequence[Leak], *, whose: str) -> str:

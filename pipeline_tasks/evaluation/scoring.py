@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline_tasks.contracts import ExamRef, Location, ModelRef, sha256_hex
-from pipeline_tasks.errors import DataCorrupt, InputError, PermanentError, TransientError
+from pipeline_tasks.errors import DataCorrupt, InputError, PermanentError, TransientError, printable
 from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.validation import manifest
@@ -131,34 +131,49 @@ def load_stored(store: ObjectStore) -> Callable[[ModelRef], ScoringModel]:
     return load
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answered:
+    """Each model's probabilities (n, c) on an exam; rows of NaN where it cannot decode the item.
+
+    `problems` has, by row, what each model says of an item that not all of them can decode; None of one that can.
+    """
+
+    answers: list[Array]
+    problems: dict[int, tuple[str | None, ...]]
+
+
 def answer_items(
     items: Sequence[ExamItem],
     *,
     read: ReadItems,
     models: Sequence[ScoringModel],
     batch_size: int = BATCH_SIZE,
-) -> list[Array]:
-    """Return each model's probabilities (n, c) on the same bytes, read once, a batch at a time, in the order of places.
+) -> Answered:
+    """Return each model's answers on the same bytes, read once, a batch at a time, in the order of places.
 
     The order keeps neighbours in a pack together; items that lie anywhere would fetch every pack for every batch.
 
     Raises:
-        InputError: a model cannot decode an item that people have labeled.
         DataCorrupt: an item's bytes are not what its id says.
     """
+    found: list[dict[int, str]] = [{} for _ in models]
     answers = [np.full((len(items), len(model.classes)), np.nan, dtype=np.float32) for model in models]
     order = sorted(range(len(items)), key=lambda row: (items[row].location.object_key, items[row].location.offset))
     for start in range(0, len(items), batch_size):
         rows = order[start : start + batch_size]
         batch = [items[row] for row in rows]
         payloads = read_checked(batch, read=read)
-        inputs: dict[str, list[Any]] = {}
-        for model, answer_nc in zip(models, answers, strict=True):
+        inputs: dict[str, tuple[list[Any], dict[int, str]]] = {}
+        for model, answer_nc, problems in zip(models, answers, found, strict=True):
             if model.decoding not in inputs:
-                pairs = zip(batch, payloads, strict=True)
-                inputs[model.decoding] = [_decode(model, item, data) for item, data in pairs]
-            answer_nc[rows] = predict(model, inputs[model.decoding])
-    return answers
+                inputs[model.decoding] = _decode(model, rows, payloads)
+            arrays, bad = inputs[model.decoding]
+            problems.update(bad)
+            good = [row for row in rows if row not in bad]
+            if good:
+                answer_nc[good] = predict(model, arrays)
+    bad_rows = sorted({row for problems in found for row in problems})
+    return Answered(answers, {row: tuple(problems.get(row) for problems in found) for row in bad_rows})
 
 
 def read_checked(items: Sequence[ExamItem], *, read: ReadItems) -> list[bytes]:
@@ -177,15 +192,14 @@ def read_checked(items: Sequence[ExamItem], *, read: ReadItems) -> list[bytes]:
     return payloads
 
 
-def _decode(model: ScoringModel, item: ExamItem, data: bytes) -> Any:
-    try:
-        return model.decode(data)
-    except InputError as error:
-        raise InputError(
-            f"exam item {item.item_id} must be decodable by both models (got {error}). "
-            "Delete its annotations in the exam project, so that the next exam leaves it out.",
-            code=error.code,
-        ) from error
+def _decode(model: ScoringModel, rows: Sequence[int], payloads: Sequence[bytes]) -> tuple[list[Any], dict[int, str]]:
+    arrays, problems = [], {}
+    for row, data in zip(rows, payloads, strict=True):
+        try:
+            arrays.append(model.decode(data))
+        except InputError as error:
+            problems[row] = printable(f"{error.code}: {error}")
+    return arrays, problems
 
 
 def predict(model: ScoringModel, inputs: list[Any]) -> Array:

@@ -8,17 +8,19 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
-from pipeline_tasks.errors import DataCorrupt, InputError, LostRace
+from pipeline_tasks.contracts import UNDECODABLE, Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
+from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
 from pipeline_tasks.evaluation import report, scoring
 from pipeline_tasks.evaluation import verdict as vd
-from pipeline_tasks.evaluation.evidence import ExamAnswers
+from pipeline_tasks.evaluation.evidence import ExamAnswers, LeftOut
 from pipeline_tasks.evaluation.report_leaks import FindItems
-from pipeline_tasks.evaluation.scoring import Exam, Measured, ReadItems, ScoringModel
+from pipeline_tasks.evaluation.rule import RETIRED
+from pipeline_tasks.evaluation.scoring import Answered, Exam, Measured, ReadItems, ScoringModel
 from pipeline_tasks.evaluation.slices import values_of
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
@@ -27,6 +29,7 @@ from pipeline_tasks.project import LoadedProject, Slice
 logger = logging.getLogger(__name__)
 
 MAX_EXAMS = 2
+MAX_ONE_SIDED_SHARE = 0.01
 MAX_DECISIONS = 5
 FindLeaks = Callable[[str, Sequence[ExamRef]], Sequence[Leak]]
 
@@ -42,6 +45,7 @@ class _Scored:
     measured: Mapping[str, Measured]
     leaks: tuple[Leak, ...]
     champion_leaks: tuple[Leak, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 def judge(
@@ -54,6 +58,7 @@ def judge(
     read: ReadItems,
     find_leaks: FindLeaks,
     find_items: FindItems,
+    retired: Mapping[str, str] = MappingProxyType({}),
     verdicts: VerdictRepository,
     store: ObjectStore,
     database: Database,
@@ -67,12 +72,14 @@ def judge(
     `exams` are the newest epochs of the project (the newest is the current exam, the one before must not be
     forgotten); `load` reads a stored model version, `read` items' bytes in order; `find_leaks` returns the items of
     exams that a snapshot trains on, exactly or nearly, `find_items` items by id (asked for the leaks that the
-    report shows, and for slices by key_pattern).
+    report shows, and for slices by key_pattern). Items that are `retired` (item id -> who, when and why) and items that
+    cannot be decoded are left out for both models, and the verdict says so.
 
     Raises:
         InputError: EXAM_MISSING, there is no exam yet.
         PermanentError: CHAMPION_UNREADABLE or CONTENDER_UNREADABLE.
         DataCorrupt: an exam or an item of it is not the one that was frozen.
+        GateClosed: UNDECODABLE, one of the models cannot decode what the other can.
         StaleAttempt: a newer attempt judges the same contender.
     """
     chosen = _newest(exams)
@@ -98,6 +105,7 @@ def judge(
         read=read,
         find_leaks=find_leaks,
         find_items=find_items,
+        retired=retired,
         store=store,
         timer=timer,
     )
@@ -142,14 +150,19 @@ def _score(
     read: ReadItems,
     find_leaks: FindLeaks,
     find_items: FindItems,
+    retired: Mapping[str, str],
     store: ObjectStore,
     timer: Callable[[], float],
 ) -> _Scored:
-    exams = tuple(scoring.read_exam(store, ref) for ref in refs)
+    frozen = [scoring.read_exam(store, ref) for ref in refs]
     models = {"contender": scoring.load_model(contender, role="contender", load=load)}
     if champion is not None:
         models["champion"] = scoring.load_model(champion, role="champion", load=load)
-    answers = tuple(_answer(exam, models, slices=slices, read=read, find_items=find_items) for exam in exams)
+    judged = [
+        _answer(exam, models, slices=slices, read=read, find_items=find_items, retired=retired) for exam in frozen
+    ]
+    exams, answers = tuple(one for one, _, _ in judged), tuple(one for _, one, _ in judged)
+    left_out = tuple(one for _, _, found in judged for one in found)
     payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
     measured = {role: scoring.measure_latency(model, payloads, timer=timer) for role, model in models.items()}
     parties = {
@@ -168,9 +181,19 @@ def _score(
         contender=parties["contender"],
         champion=parties.get("champion"),
         measured=measured,
-        leaks=tuple(find_leaks(contender.snapshot_id, refs)),
-        champion_leaks=tuple(find_leaks(champion.snapshot_id, refs)) if champion is not None else (),
+        leaks=_leaks_of(contender, refs, find_leaks=find_leaks, left_out=left_out),
+        champion_leaks=_leaks_of(champion, refs, find_leaks=find_leaks, left_out=left_out),
+        left_out=left_out,
     )
+
+
+def _leaks_of(
+    ref: ModelRef | None, refs: Sequence[ExamRef], *, find_leaks: FindLeaks, left_out: Sequence[LeftOut]
+) -> tuple[Leak, ...]:
+    if ref is None:
+        return ()
+    ignored = {one.item_id for one in left_out}
+    return tuple(leak for leak in find_leaks(ref.snapshot_id, refs) if leak.item_id not in ignored)
 
 
 def _answer(
@@ -180,11 +203,18 @@ def _answer(
     slices: Sequence[Slice],
     read: ReadItems,
     find_items: FindItems,
-) -> ExamAnswers:
+    retired: Mapping[str, str],
+) -> tuple[Exam, ExamAnswers, list[LeftOut]]:
+    """Return the exam without what is left out of it, every model's answers on the rest, and what is left out."""
+    exam, left_out = _without_retired(exam, retired)
+    answered = scoring.answer_items(exam.items, read=read, models=list(models.values()))
+    kept = [row for row in range(len(exam.items)) if row not in answered.problems]
+    left_out += _undecodable(exam, answered, roles=list(models))
+    exam = dataclasses.replace(exam, items=tuple(exam.items[row] for row in kept))
     by_key = any(one.by == "key_pattern" for one in slices)
     keys = {item.item_id: item.key for item in find_items([item.item_id for item in exam.items])} if by_key else {}
-    found = dict(zip(models, scoring.answer_items(exam.items, read=read, models=list(models.values())), strict=True))
-    return ExamAnswers(
+    found = {role: answer_nc[kept] for role, answer_nc in zip(models, answered.answers, strict=True)}
+    answers = ExamAnswers(
         exam_id=exam.ref.exam_id,
         epoch=exam.ref.epoch,
         object_digest=exam.digest,
@@ -194,6 +224,38 @@ def _answer(
         champion_nc=found.get("champion"),
         slices=values_of(exam.items, slices, keys=keys),
     )
+    return exam, answers, left_out
+
+
+def _without_retired(exam: Exam, retired: Mapping[str, str]) -> tuple[Exam, list[LeftOut]]:
+    gone = [item.item_id for item in exam.items if item.item_id in retired]
+    kept = tuple(item for item in exam.items if item.item_id not in retired)
+    found = [LeftOut(exam.ref.exam_id, item_id, RETIRED, retired[item_id]) for item_id in gone]
+    return dataclasses.replace(exam, items=kept), found
+
+
+def _undecodable(exam: Exam, answered: Answered, *, roles: Sequence[str]) -> list[LeftOut]:
+    """Return the items that a model cannot decode, left out for all.
+
+    Raises:
+        GateClosed: UNDECODABLE, more than 1 % of the items decode for one model and not for the other: a recipe that
+            refuses what is hard would be judged on the rest.
+    """
+    one_sided = {row: said for row, said in answered.problems.items() if None in said}
+    if len(one_sided) > MAX_ONE_SIDED_SHARE * len(exam.items):
+        row, said = next(iter(one_sided.items()))
+        role, problem = next((role, text) for role, text in zip(roles, said, strict=True) if text is not None)
+        raise GateClosed(
+            f"contender and champion must decode the same items of exam {exam.ref.epoch}, but for "
+            f"{MAX_ONE_SIDED_SHARE:.0%} (got {len(one_sided)} of {len(exam.items)} that only one of them decodes; the "
+            f"{role} on {exam.items[row].item_id[:16]}: {problem}). Change the recipe, or take the items out with "
+            "`dethrone item retire`. The champion stays.",
+            code=UNDECODABLE,
+        )
+    return [
+        LeftOut(exam.ref.exam_id, exam.items[row].item_id, UNDECODABLE, next(text for text in said if text is not None))
+        for row, said in answered.problems.items()
+    ]
 
 
 def _publish(
@@ -222,6 +284,7 @@ def _publish(
         exam_use=exam_use,
         leaks=scored.leaks,
         champion_leaks=scored.champion_leaks,
+        left_out=scored.left_out,
     )
     evidence = vd.evidence_table(scored.exams, scored.answers, question=question)
     document = vd.build_document(

@@ -66,7 +66,8 @@ class ExamName:
 class Question:
     """What a verdict answers; current exam first. `exam_use` counts comparisons on it, this one included.
 
-    `leaks` are the exam items that the contender's training snapshot holds, `champion_leaks` those in the champion's.
+    `leaks` are the exam items that the contender's training snapshot holds, `champion_leaks` those in the champion's;
+    `left_out` are the items of the exams that neither model is judged on.
     """
 
     project: str
@@ -78,12 +79,15 @@ class Question:
     exam_use: int
     leaks: tuple[Leak, ...]
     champion_leaks: tuple[Leak, ...]
+    left_out: tuple[ev.LeftOut, ...] = ()
     rule_version: int = RULE_VERSION
 
     def as_json(self) -> dict[str, Any]:
-        """Return the question as JSON values."""
+        """Return the question as JSON values; without `left_out` where nothing is, as before there was such a thing."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "policy"}
         plain = {name: value.as_json() if isinstance(value, Party) else _plain(value) for name, value in fields.items()}
+        if not self.left_out:
+            del plain["left_out"]
         # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
         return {**plain, "policy": self.policy.model_dump(mode="json", exclude_unset=True)}
 
@@ -167,6 +171,7 @@ def build_evidence(
         exam_use=question.exam_use,
         leaks=question.leaks,
         champion_leaks=question.champion_leaks,
+        left_out=question.left_out,
     )
 
 
@@ -271,6 +276,7 @@ def question_from(document: Mapping[str, Any]) -> Question:
         project_classes=tuple(fields.pop("project_classes")),
         leaks=tuple(Leak(**leak) for leak in fields.pop("leaks")),
         champion_leaks=tuple(Leak(**leak) for leak in fields.pop("champion_leaks")),
+        left_out=tuple(ev.LeftOut(**one) for one in fields.pop("left_out", ())),
         **fields,
     )
 

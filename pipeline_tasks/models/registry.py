@@ -29,6 +29,21 @@ class FoundRecipe:
     own_source: str | None = None
 
 
+def recipe_for(modality: str, name: str, *, folder: Path) -> FoundRecipe:
+    """Return the recipe that a project of this modality names.
+
+    Raises:
+        ConfigError: as `find_recipe`, or the recipe is for another modality.
+    """
+    found = find_recipe(name, folder=folder)
+    if found.recipe.modality != modality:
+        raise ConfigError(
+            f"recipe.name must be a recipe for {modality} (got {name}, which is for {found.recipe.modality}). "
+            "Change recipe.name or modality in project.yaml."
+        )
+    return found
+
+
 def find_recipe(name: str, *, folder: Path | None = None) -> FoundRecipe:
     """Return the recipe of this name; `recipe.py` is read from the project's folder.
 

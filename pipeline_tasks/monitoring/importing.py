@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipeline_tasks.catalog.monitoring import (
     PickKind,
     WindowRow,
 )
+from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.contracts import Fence, Item, content_id
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.faults import crash_point
@@ -49,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outside:
-    """What the monitor works on."""
+    """What the monitor works on; `check` runs the items check on a batch, and puts aside what fails it."""
 
     database: Database
     store: ObjectStore
@@ -58,6 +59,7 @@ class Outside:
     datasets: DatasetRepository
     monitoring: MonitoringRepository
     split_key: str
+    check: Callable[[str], None] = lambda _batch_id: None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -266,7 +268,7 @@ def _store_items(
 ) -> dict[str, Item]:
     if not picks:
         return {}
-    return add_production_items(
+    items = add_production_items(
         project.config,
         records=[pick.examined.record for pick in picks],
         items=outside.items,
@@ -276,20 +278,27 @@ def _store_items(
         batch_id=run_id,
         now=now,
     )
+    if next(outside.datasets.batch(project.name, run_id, size=1), None) is not None:
+        outside.check(run_id)
+    unusable = SetAsideRepository(outside.database).unusable(project.name, {item.item_id for item in items.values()})
+    return {prediction_id: item for prediction_id, item in items.items() if item.item_id not in unusable}
 
 
 def _request_labels(
     picks: Sequence[_Pick], items: Mapping[str, Item], *, outside: Outside, fence: Fence, now: dt.datetime
 ) -> None:
-    """Ask people about the picks; audits go first, so that a content that is both counts as an audit.
+    """Ask people about the picks that are usable; audits go first, so that one that is both counts as an audit.
 
     An audit carries no suggestion: people who see the model's answer tend to agree with it.
     """
+    usable = [pick for pick in picks if pick.prediction.prediction_id in items]
     audits = {
-        items[p.prediction.prediction_id].item_id: items[p.prediction.prediction_id] for p in picks if p.kind == "audit"
+        items[p.prediction.prediction_id].item_id: items[p.prediction.prediction_id]
+        for p in usable
+        if p.kind == "audit"
     }
     outside.labels.request(audits.values(), reason="audit", priority=AUDIT_PRIORITY, now=now, fence=fence)
-    for pick in picks:
+    for pick in usable:
         if pick.kind == "uncertain":
             item = items[pick.prediction.prediction_id]
             said = {"label": pick.prediction.label, "score": pick.prediction.confidence}

@@ -37,8 +37,7 @@ def publish_model(
 ) -> ModelRecord:
     """Store the objects and record the model version; return the record that stands.
 
-    `complete` makes the catalog's record of a manifest; `validate` measures a module again; `module` is the
-    trained one.
+    `complete` makes the catalog's record of a manifest; `validate` measures a module again; `module` was trained.
 
     Raises:
         PermanentError: PUBLISH_MISMATCH, what is stored is not what was trained.

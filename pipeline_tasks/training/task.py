@@ -16,10 +16,9 @@ import torch
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.registry import ModelRecord, ModelRepository
 from pipeline_tasks.contracts import Attempt, ModelRef, SnapshotRef, content_id
-from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.base import Recipe
-from pipeline_tasks.models.registry import FoundRecipe, find_recipe
+from pipeline_tasks.models.registry import FoundRecipe, recipe_for
 from pipeline_tasks.models.runtimes import TORCH
 from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.project import LoadedProject
@@ -95,7 +94,7 @@ def train(
         PermanentError: OUT_OF_MEMORY, PUBLISH_MISMATCH, or EXPORT_FAILED where serving.runtime asks for a graph.
         StaleAttempt: a newer attempt of the same training has taken over.
     """
-    found = _find_recipe(project)
+    found = recipe_for(project.config.modality, project.config.recipe.name, folder=project.folder)
     key = training_key(project, snapshot.snapshot_id, found, seed=seed, threads=threads, lock_hash=lock_hash)
     folder = scratch / f"train-{project.name}-{key.version}"
     plan = LoadPlan(key.project, key.snapshot_id, found, key.params, key.classes, folder)
@@ -129,16 +128,6 @@ def train(
     )
     shutil.rmtree(folder, ignore_errors=True)
     return record.ref
-
-
-def _find_recipe(project: LoadedProject) -> FoundRecipe:
-    found = find_recipe(project.config.recipe.name, folder=project.folder)
-    if found.recipe.modality != project.config.modality:
-        raise ConfigError(
-            f"recipe.name must be a recipe for {project.config.modality} (got {project.config.recipe.name}, "
-            f"which is for {found.recipe.modality}). Change recipe.name or modality in project.yaml."
-        )
-    return found
 
 
 def training_key(

@@ -13,7 +13,7 @@ from pipeline_tasks.models.tabular_mlp.preprocess import preprocessing_of, unmat
 from pipeline_tasks.models.tabular_mlp.recipe import RECIPE
 from pipeline_tasks.project import Project
 
-MAX_NAMED = 10
+MAX_NAMED, MAX_COUNTED = 10, 20_000
 
 
 def preprocessing_for(project: Project) -> dict[str, Any] | None:
@@ -31,16 +31,27 @@ def category_facts(data: bytes, preprocessing: Mapping[str, Any] | None) -> dict
     return {"num_unmatched": len(unmatched), "unmatched": unmatched}
 
 
-def count_unmatched(facts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return by category the commonest values that are not known, with how many rows have them."""
-    counts: dict[str, Counter[str]] = {}
-    for one in facts:
-        for name, values in one.get("unmatched", {}).items():
-            counts.setdefault(name, Counter()).update(values)
-    return {
-        name: dict(sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_NAMED])
-        for name, values in sorted(counts.items())
-    }
+class Unmatched:
+    """Counts of the values that are not known, by category, over the chunks of a batch."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, facts: Iterable[Mapping[str, Any]]) -> None:
+        """Count what `category_facts` says of some rows; of many different values the commonest so far are kept."""
+        for one in facts:
+            for name, values in one.get("unmatched", {}).items():
+                self._counts.setdefault(name, Counter()).update(values)
+        for name, counts in self._counts.items():
+            if len(counts) > MAX_COUNTED:
+                self._counts[name] = Counter(dict(counts.most_common(MAX_COUNTED // 2)))
+
+    def commonest(self) -> dict[str, dict[str, int]]:
+        """Return by category the commonest values, with how many rows have them."""
+        return {
+            name: dict(sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_NAMED])
+            for name, values in sorted(self._counts.items())
+        }
 
 
 def as_text(counts: Mapping[str, Mapping[str, int]]) -> str:

@@ -6,46 +6,32 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 
 from data_checks.overrides import project_rules
 from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Suite, extend
 from data_checks.runner import run_suite
-from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM, dataset_suite, items_suite, labels_suite
+from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM, dataset_suite, labels_suite
 from pipeline_tasks.catalog.datasets import BadRow, Columns, DatasetRepository
 from pipeline_tasks.contracts import CheckReport, Fence, Leak, content_id
-from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import LoadedProject, Modality
-from pipeline_tasks.validation import categories, frames
-from pipeline_tasks.validation.facts import item_facts
-from pipeline_tasks.validation.item_bytes import map_items
-from pipeline_tasks.validation.leakage import Comparison, places_of
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.validation import frames
+from pipeline_tasks.validation.items import bad_rows, items_check
+from pipeline_tasks.validation.leakage import Comparison
 from pipeline_tasks.validation.reports import CheckContext, publish_check
 
 MAX_NAMED, MAX_STORED = 10, 100
-FACT_COLUMNS: dict[Modality, tuple[str, ...]] = {
-    "image": ("width", "height", "num_pixels", "pixel_mean", "pixel_spread"),
-    "text": ("characters",),
-    "tabular": ("num_fields", "num_empty_fields", "num_unmatched"),
-}
 
 
 def checked_items(project: LoadedProject, batch_id: str, *, context: CheckContext) -> CheckReport:
     """Run the items suite on a batch, publish it and put failing items in quarantine.
 
     Raises:
+        ConfigError: the recipe, its parameters or checks.py are wrong.
         GateClosed: a rule stops the run.
     """
-    batch = context.datasets.batch(project.name, batch_id)
-    suite = _with_own_rules(items_suite(project.config), project)
-    frame = _items_frame(project, batch, store=context.store)
-    unmatched = frame.attrs["unmatched_categories"]
-    statistics = {"unmatched_categories": unmatched} if unmatched else {}
-    result = run_suite(frame, suite, subject=batch_id, statistics=statistics)
-    result = categories.naming_values(result, unmatched)
-    key = publish_check(result, context, quarantine=_bad_rows(result, batch))
+    result, key = items_check(project).run(batch_id, context=context)
     result.require(report=key)
     return _report(project.name, result, key)
 
@@ -63,7 +49,9 @@ def checked_labels(project: LoadedProject, columns: Columns, *, context: CheckCo
     )
     subject = content_id(list(zip(columns["item_id"], columns["version"], strict=True)))
     result = run_suite(frame, suite, subject=subject, statistics={"class_counts": counts})
-    key = publish_check(result, context, quarantine=_bad_rows(result, columns), fence=fence)
+    expected = {rule.name: rule.expected for rule in result.rules}
+    bad = bad_rows(result.quarantined, columns, reason=lambda _, name: f"{expected[name]} (suite {result.suite})")
+    key = publish_check(result, context, quarantine=bad, fence=fence)
     result.require(report=key)
     return without(columns, set(result.quarantined))
 
@@ -180,45 +168,6 @@ def _reference(datasets: DatasetRepository, project: str, *, snapshot_id: str) -
 
 def _with_own_rules(suite: Suite, project: LoadedProject) -> Suite:
     return extend(suite, project_rules(project.folder, suite.stage))
-
-
-def _items_frame(project: LoadedProject, batch: Columns, *, store: ObjectStore) -> pd.DataFrame:
-    """Return the batch with what its bytes say, one row per item."""
-    config = project.config
-
-    places, known = places_of(batch), categories.preprocessing_for(config)
-
-    def facts_of(item_id: str, data: bytes) -> dict[str, Any]:
-        content = places[item_id].content_id
-        limit = config.checks.max_pixels
-        facts = item_facts(data, item_id=item_id, content_id=content, modality=config.modality, max_pixels=limit)
-        return facts | categories.category_facts(data, known)
-
-    facts = list(map_items(store, places.items(), facts_of))
-    rows = pd.DataFrame(
-        {name: batch[name] for name in ("item_id", "media_type", "size_bytes", "group_key", "source", "key")}
-    )
-    columns = ["item_id", "digest_matches", "readable", *FACT_COLUMNS[config.modality]]
-    frame = rows.merge(pd.DataFrame(facts).reindex(columns=columns), on="item_id", how="left")
-    frame.attrs["unmatched_categories"] = categories.count_unmatched(facts)
-    return frame
-
-
-def _bad_rows(result: CheckResult, columns: Columns) -> list[BadRow]:
-    position = {item_id: index for index, item_id in enumerate(columns["item_id"])}
-    expected = {rule.name: rule.expected for rule in result.rules}
-    return [
-        BadRow(
-            source=columns["source"][position[item_id]],
-            key=columns["key"][position[item_id]],
-            item_id=item_id,
-            code=name,
-            reason=f"{expected[name]} (suite {result.suite})",
-            object_key=columns["object_key"][position[item_id]],
-        )
-        for item_id, names in result.quarantined.items()
-        for name in names
-    ]
 
 
 def _report(project: str, result: CheckResult, key: str) -> CheckReport:

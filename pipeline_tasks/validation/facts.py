@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.errors import InputError, printable
+from pipeline_tasks.guards.image import ImageTooLarge, guard_image
 from pipeline_tasks.project import Modality
-
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def item_facts(
     data: bytes, *, item_id: str, content_id: str | None = None, modality: Modality, max_pixels: int
 ) -> dict[str, Any]:
-    """Return the facts of one item; what cannot be read has `readable` False and no further facts."""
+    """Return the facts of one item; what cannot be read has `readable` False, its `problem`, and no further facts."""
     is_same = sha256_hex(data) == (content_id or item_id)
     facts: dict[str, Any] = {"item_id": item_id, "digest_matches": is_same, "readable": True}
     try:
@@ -28,25 +25,31 @@ def item_facts(
         if modality == "text":
             return facts | text_facts(data)
         return facts | row_facts(data)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return facts | {"readable": False, "problem": f"{type(error).__name__}: {error}"[:200]}
+    except InputError as error:
+        return facts | {"readable": False, "problem": printable(f"{error.code}: {error}")}
+    except (ValueError, RecursionError) as error:
+        return facts | {"readable": False, "problem": printable(f"{type(error).__name__}: {error}")}
 
 
 def image_facts(data: bytes, *, max_pixels: int) -> dict[str, Any]:
-    """Return size and pixel facts; an image beyond `max_pixels` is judged by its header and not decoded.
+    """Return size and pixel facts of the picture that the models see (upright, on white, 8 bits).
+
+    An image beyond `max_pixels` is judged by its header and not decoded.
 
     Raises:
-        OSError: the bytes are no readable PNG, JPEG or WebP.
+        InputError: the bytes are no readable PNG, JPEG or WebP.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit comes before decoding
-        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        width, height = image.size
-        facts: dict[str, Any] = {"width": width, "height": height, "num_pixels": width * height}
-        if width * height > max_pixels:
-            return facts
-        pixels_hw = np.asarray(image.convert("L"))
-    return facts | {"pixel_mean": float(pixels_hw.mean()), "pixel_spread": int(pixels_hw.max()) - int(pixels_hw.min())}
+    try:
+        found = guard_image(data, max_pixels=max_pixels)
+    except ImageTooLarge as error:
+        return _size_facts(error.width, error.height)
+    pixels_hw = np.asarray(found.image.convert("L"))
+    spread = int(pixels_hw.max()) - int(pixels_hw.min())
+    return _size_facts(found.width, found.height) | {"pixel_mean": float(pixels_hw.mean()), "pixel_spread": spread}
+
+
+def _size_facts(width: int, height: int) -> dict[str, Any]:
+    return {"width": width, "height": height, "num_pixels": width * height}
 
 
 def text_facts(data: bytes) -> dict[str, Any]:

@@ -16,13 +16,15 @@ import pyarrow as pa
 from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import Columns, DatasetRepository
+from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef
 from pipeline_tasks.errors import DataCorrupt, GateClosed
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject
-from pipeline_tasks.validation import frames, manifest
+from pipeline_tasks.validation import frames, items, manifest
 from pipeline_tasks.validation.checking import check_dataset, checked_items, checked_labels, without
+from pipeline_tasks.validation.items import items_check
 from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, forget_parts, keep_fingerprints, places_of
 from pipeline_tasks.validation.reports import CheckContext
 from pipeline_tasks.validation.trigger import TrainDecision, count_new, enough_new_labels
@@ -49,6 +51,11 @@ def check_items(
         GateClosed: a rule stops the run, or too great a share of the batch is bad.
     """
     return checked_items(project, batch_id, context=CheckContext(project.name, store, datasets, docs_dir, run_id, now))
+
+
+def release_decodable(project: LoadedProject, *, set_aside: SetAsideRepository, store: ObjectStore) -> int:
+    """Bring back the items that could not be decoded and can with today's recipe; return how many."""
+    return items.release_decodable(project, repository=set_aside, store=store)
 
 
 def build_snapshot(
@@ -145,6 +152,8 @@ def open_exam(
 ) -> list[ExamRef]:
     """Return the current exam and the one before it, after opening a new epoch if enough new exam items are labeled.
 
+    An item that the recipe cannot decode is left out, and put aside by name.
+
     Raises:
         GateClosed: EXAM_TOO_SMALL while there is no exam and too few items for one, or a check on its labels stops.
         StaleAttempt: a newer attempt is at work.
@@ -158,11 +167,24 @@ def open_exam(
         context = CheckContext(project.name, store, datasets, docs_dir, run_id, now)
         columns = checked_labels(project, columns, context=context, fence=fence)
         if len(columns["item_id"]) >= minimum:
+            columns = _decodable(project, columns, context=context)
+        if len(columns["item_id"]) >= minimum:
             _open_epoch(project, columns, epoch=exams[0].epoch + 1 if exams else 1, context=context, fence=fence)
             exams = datasets.exams(project.name)
     if not exams:
         _refuse_small_exam(project, num_items=len(columns["item_id"]), minimum=minimum)
     return exams[:2]
+
+
+def _decodable(project: LoadedProject, columns: Columns, *, context: CheckContext) -> Columns:
+    """Return the columns without the items that the project's recipe cannot decode, which go to quarantine."""
+    check = items_check(project)
+    problems = check.problems_of(columns, store=context.store)
+    if problems:
+        listed = "; ".join(f"{item_id[:16]}: {problems[item_id]}" for item_id in sorted(problems)[:10])
+        _log.warning("%d exam items of %s do not decode and are left out: %s", len(problems), project.name, listed)
+        check.put_aside_undecodable(columns, problems, context=context)
+    return without(columns, set(problems))
 
 
 def plan_training(

@@ -10,6 +10,7 @@ from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.registry import ModelRepository
 from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRecord, ApprovalRepository, VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import Attempt, ExamRef, Item, Leak, ModelRef, VerdictRef
 from pipeline_tasks.errors import DataCorrupt, PermanentError
@@ -36,6 +37,7 @@ def judge_contender(
         read=PlaceReader(parts.store),
         find_leaks=lambda snapshot_id, refs: _leaks(parts, project, snapshot_id, refs),
         find_items=lambda item_ids: items_of(parts, project, item_ids),
+        retired=retired_items(parts, project),
         verdicts=VerdictRepository(parts.database),
         store=parts.store,
         database=parts.database,
@@ -45,6 +47,12 @@ def judge_contender(
     )
     note_head(parts, project)
     return verdict
+
+
+def retired_items(parts: Parts, project: str) -> dict[str, str]:
+    """Return who took which item out of use, when and why."""
+    found = SetAsideRepository(parts.database).retirements(project)
+    return {item_id: f"retired by {one.by} on {one.at:%Y-%m-%d}: {one.reason}" for item_id, one in found.items()}
 
 
 def champion_of(parts: Parts, project: str) -> ModelRef | None:

@@ -52,7 +52,8 @@ class Origins:
         """Return an exam epoch with who labeled it and which batches its items came in."""
         text = f"exam epoch {row['epoch']}: {row['num_items']:,} items, {when(row['opened_at'])}"
         names = ("exam_id", "epoch", "num_items", "object_key", "opened_at")
-        children = self._manifest(row["object_key"])
+        retired = self._lineage.retirements_in_exam(self._project, row["epoch"])
+        children = [*self._manifest(row["object_key"]), *map(_retirement_node, retired)]
         return node("exam", text, children=children, **{name: row[name] for name in names})
 
     def _manifest(self, object_key: str) -> list[Node]:
@@ -107,6 +108,8 @@ class Origins:
             f"{row['source']}:{row['key']}, batch {row['batch_id']}, {when(row['arrived_at'])}"
         )
         children = [_audit_node(one) for one in self._lineage.audits_of_item(self._project, item_id)]
+        retired = self._lineage.retirements(self._project, [item_id])
+        children += [_retirement_node(one) for one in retired]
         return [node("item", text, children=children, **{name: row[name] for name in names})]
 
     def prediction(self, prediction_id: str, logged: LoggedPrediction | None) -> list[Node]:
@@ -221,6 +224,11 @@ def _approval_node(row: Row) -> Node:
     text = f"{row['decision']} by {row['by']}, {when(row['at'])}: {row['reason']}"
     names = ("decision", "by", "requested_by", "reason", "at")
     return node("approval", text, **{name: row[name] for name in names})
+
+
+def _retirement_node(row: Row) -> Node:
+    text = f"item {short(row['item_id'])} retired by {row['by']}, {when(row['at'])}: {row['reason']}"
+    return node("retirement", text, **row)
 
 
 def _audit_node(row: Row) -> Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +16,13 @@ from pipeline_tasks.assembly import ROOT, Parts, lock_hash, utc_now
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRef, Route, RouteEntry
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.deployment.plan import deployment_id_of
 from pipeline_tasks.deployment.rolling import ROLLING, Rollout, return_abandoned, roll_out
-from pipeline_tasks.errors import GateClosed, PermanentError, ServiceUnavailable
+from pipeline_tasks.errors import GateClosed, InputError, PermanentError, ServiceUnavailable
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.guards.reason import stated
@@ -196,11 +198,17 @@ def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[releas
     from pipeline_tasks.evaluation.scoring import load_stored
 
     exam = DatasetRepository(parts.database).exams(project)[0]
-    item_ids = validation_task.read_exam(parts.store, exam)["item_id"].to_pylist()
+    frozen = validation_task.read_exam(parts.store, exam)["item_id"].to_pylist()
+    unusable = SetAsideRepository(parts.database).unusable(project, frozen)
+    item_ids = [item_id for item_id in frozen if item_id not in unusable]
     step = max(1, len(item_ids) // NUM_GOLDEN)
     loaded = load_stored(parts.store)(model)
-    pairs = list(bytes_of(parts, project, item_ids[::step][:NUM_GOLDEN]))
-    probabilities = loaded.predict([loaded.decode(data) for _item, data in pairs])
+    pairs, inputs = [], []
+    for item, data in bytes_of(parts, project, item_ids[::step][:NUM_GOLDEN]):
+        with contextlib.suppress(InputError):  # of an exam from before the items check decoded
+            inputs.append(loaded.decode(data))
+            pairs.append((item, data))
+    probabilities = loaded.predict(inputs)
     return [
         release_task.GoldenItem(
             payload=data,

@@ -15,6 +15,7 @@ from pipeline_tasks.contracts import Attempt, as_json
 from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.monitoring import task as monitoring_task
 from pipeline_tasks.monitoring.importing import Outside
+from pipeline_tasks.validation import task as validation_task
 from pipeline_tasks.wiring.links import links_of
 
 UPLOAD_TIME = dt.timedelta(days=1)  # a file that is still uploaded after so long has lost its writer
@@ -24,20 +25,35 @@ logger = logging.getLogger(__name__)
 
 def watch(parts: Parts, project: str, *, attempt: Attempt) -> dict[str, Any]:
     """Import what is new in the prediction log and measure live quality and drift; clear killed writers' uploads."""
+    loaded, now = parts.project(project), utc_now()
+    datasets = DatasetRepository(parts.database)
+
+    def check(batch_id: str) -> None:
+        validation_task.check_items(
+            loaded,
+            batch_id,
+            datasets=datasets,
+            store=parts.store,
+            docs_dir=parts.settings.docs_dir,
+            run_id=attempt.run_id,
+            now=now,
+        )
+
     report = monitoring_task.run(
-        parts.project(project),
+        loaded,
         outside=Outside(
             database=parts.database,
             store=parts.store,
             items=ItemRepository(parts.database),
             labels=LabelRepository(parts.database),
-            datasets=DatasetRepository(parts.database),
+            datasets=datasets,
             monitoring=MonitoringRepository(parts.database),
             split_key=parts.settings.split_key,
+            check=check,
         ),
         attempt=attempt,
         run_id=attempt.run_id,
-        now=utc_now(),
+        now=now,
     )
     return {
         **as_json(report),

@@ -141,7 +141,7 @@ def test_too_great_a_share_of_bad_rows_stops(share, code):
 def test_closing_the_gate_lists_ten_failures_the_stopping_ones_first():
     rules = [RuleResult(f"R{index:02}", "warn", success=False, expected="e", observed="o") for index in range(12)]
     rules.append(RuleResult("ZZZ", "stop", success=False, expected="e", observed="o"))
-    result = judge(suite(), rules, subject="batch", suite_id="test@1", statistics={})
+    result = judge(suite(), rules, subject="batch", suite_id="test@1", statistics={}, num_quarantined=0)
     with pytest.raises(
         GateClosed, match=r"labels of batch must pass the suite test@1: ZZZ: e \(got o\)\. R00"
     ) as caught:
@@ -154,7 +154,7 @@ def test_closing_the_gate_lists_ten_failures_the_stopping_ones_first():
 
 
 def test_a_passed_check_does_not_close_the_gate():
-    judge(suite(), [], subject="s", suite_id="x", statistics={}).require(report="r")
+    judge(suite(), [], subject="s", suite_id="x", statistics={}, num_quarantined=0).require(report="r")
 
 
 def test_the_suite_id_follows_rules_and_context():

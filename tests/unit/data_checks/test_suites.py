@@ -45,6 +45,7 @@ def test_items_have_the_rules_of_their_modality(modality, own):
         "ITEM_ID",
         "BYTES_MATCH_ID",
         "READABLE",
+        "UNDECODABLE",
         "MEDIA_TYPE",
         "SIZE_BYTES",
         "GROUP_KEY",

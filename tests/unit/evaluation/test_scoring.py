@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import pytest
 
@@ -51,9 +52,14 @@ def test_an_exam_item_that_a_model_cannot_decode_is_named(run, world, monkeypatc
         return data
 
     monkeypatch.setattr(world.models["old"], "decode", refuse)
-    with pytest.raises(InputError, match=f"exam item {sha256_hex(s.payload(2, 3))} must be decodable") as caught:
-        run()
-    assert caught.value.code == "IMAGE_TRUNCATED"
+    document = json.loads(world.store.get(f"{run().object_key}/verdict.json"))
+    (left_out,) = document["question"]["left_out"]
+    assert left_out == {
+        "exam_id": world.exams[1].exam_id,
+        "item_id": sha256_hex(s.payload(2, 3)),
+        "code": "UNDECODABLE",
+        "reason": "IMAGE_TRUNCATED: truncated",
+    }
 
 
 def test_scoring_goes_batch_by_batch_and_reads_each_item_once(world):
@@ -65,7 +71,7 @@ def test_scoring_goes_batch_by_batch_and_reads_each_item_once(world):
         return world.read(locations)
 
     models = [world.models["new"], world.models["old"]]
-    answers = scoring.answer_items(exam.items, read=read, models=models, batch_size=50)
+    answers = scoring.answer_items(exam.items, read=read, models=models, batch_size=50).answers
     assert reads == [50, 50, 20]
     assert [model.batches for model in models] == [[50, 50, 20], [50, 50, 20]]
     assert [answer.shape for answer in answers] == [(120, 2), (120, 2)]
@@ -79,7 +85,7 @@ def test_scoring_reads_in_the_order_of_places(world):
         asked.extend(locations)
         return world.read(locations)
 
-    (answers,) = scoring.answer_items(items, read=read, models=[world.models["old"]], batch_size=50)
+    (answers,) = scoring.answer_items(items, read=read, models=[world.models["old"]], batch_size=50).answers
     by_item = dict(zip([item.item_id for item in items], answers.argmax(axis=1), strict=True))
     assert [location.object_key for location in asked] == sorted(item.location.object_key for item in items)
     for data, answer in s.answers(2, s.LABELS, wrong=range(24)).items():
@@ -95,7 +101,7 @@ def test_models_that_decode_alike_share_the_decoding(world, monkeypatch, same, e
         monkeypatch.setattr(model, "decode", lambda data, seen=seen: seen.append(data) or data)
     if same:
         models[1].decoding = models[0].decoding
-    answers = scoring.answer_items(exam.items, read=world.read, models=models)
+    answers = scoring.answer_items(exam.items, read=world.read, models=models).answers
     assert tuple(len(seen) for seen in decoded) == expected
     labels = [s.CLASSES.index(item.label) for item in exam.items]
     assert [float((answer.argmax(axis=1) == labels).mean()) for answer in answers] == [1.0, 0.8]

@@ -14,6 +14,11 @@ from pipeline_tasks.project import LoadedProject, Project
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 CLASSES = ("cat", "dog")
+RECIPES = {
+    "image": {"name": "image_cnn"},
+    "text": {"name": "text_bow"},
+    "tabular": {"name": "tabular_mlp", "params": {"numbers": ["a"]}},
+}
 
 
 def loaded_project(folder: Path, *, modality="image", **overrides) -> LoadedProject:
@@ -23,7 +28,7 @@ def loaded_project(folder: Path, *, modality="image", **overrides) -> LoadedProj
         "modality": modality,
         "sources": [{"type": "folder", "path": "data"}],
         "labels": {"classes": list(CLASSES)},
-        "recipe": {"name": "image_cnn"},
+        "recipe": RECIPES[modality],
         "checks": {"min_rows": 4, "min_per_class": 1},
         "gate": {"exam": {"min_items": 10}},
     }

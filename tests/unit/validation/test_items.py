@@ -51,6 +51,7 @@ def test_bad_items_are_put_aside_each_with_its_rule(database, object_store, tmp_
         ("large.png", "PIXELS"),
         ("type.png", "MEDIA_TYPE"),
         ("heavy.png", "SIZE_BYTES"),
+        ("heavy.png", "READABLE"),
     }
     assert (report.severity, report.num_quarantined) == ("quarantine", 6)
 
@@ -119,7 +120,12 @@ def test_texts(database, object_store, tmp_path):
     scene.add_item(b"x" * 21, media_type="text/plain", key="long")
     scene.add_item(b"\xff\xfe", media_type="text/plain", key="binary")
     check_items(scene.project, "b1", **scene.arguments)
-    assert quarantined(scene) == {("spaces", "CHARACTERS"), ("long", "CHARACTERS"), ("binary", "READABLE")}
+    assert quarantined(scene) == {
+        ("spaces", "CHARACTERS"),
+        ("spaces", "UNDECODABLE"),
+        ("long", "CHARACTERS"),
+        ("binary", "READABLE"),
+    }
 
 
 def test_table_rows(database, object_store, tmp_path):

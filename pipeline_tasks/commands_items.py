@@ -1,0 +1,24 @@
+"""`dethrone item`: one item taken out of use; `cli.py` has the names and arguments."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def item(arguments: argparse.Namespace) -> Any:
+    """Retire an item."""
+    import getpass
+
+    from pipeline_tasks.assembly import build_parts, utc_now
+    from pipeline_tasks.wiring import retiring
+
+    found = retiring.retire(
+        build_parts().database,
+        arguments.project,
+        arguments.id,
+        reason=arguments.reason,
+        by=getpass.getuser(),
+        now=utc_now(),
+    )
+    return retiring.as_json(found) if arguments.json else retiring.as_text(found)

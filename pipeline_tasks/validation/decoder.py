@@ -1,0 +1,58 @@
+"""How the project's recipe decodes an item, as the stored model version will: what is known at ingest, not later."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_tasks.contracts import canonical_json, content_id
+from pipeline_tasks.errors import ConfigError, InputError, printable
+from pipeline_tasks.models.base import Recipe, Signature
+from pipeline_tasks.models.decoding import decode_item
+from pipeline_tasks.models.registry import recipe_for
+from pipeline_tasks.project import LoadedProject
+
+WHAT_TO_DO = (
+    "Correct it at its source, where it comes in as a new item, or change recipe.params or the recipe so that it "
+    "decodes, and ingest again."
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decoder:
+    """A recipe with its preprocessing as in a model version; `decoding` names all that decoding depends on."""
+
+    recipe: Recipe
+    preprocessing: Mapping[str, Any]
+    signature: Signature
+    decoding: str
+
+    def problem(self, data: bytes) -> str | None:
+        """Return why the recipe cannot decode an item, with its code, or None."""
+        try:
+            decode_item(self.recipe, data, preprocessing=self.preprocessing, signature=self.signature)
+        except InputError as error:
+            return printable(f"{error.code}: {error}")
+        return None
+
+
+def decoder_of(project: LoadedProject) -> Decoder:
+    """Return how the project's recipe decodes with the parameters of project.yaml.
+
+    Raises:
+        ConfigError: the recipe or its parameters are wrong.
+    """
+    config = project.config.recipe
+    found = recipe_for(project.config.modality, config.name, folder=project.folder)
+    params = found.recipe.resolve(config.params)
+    try:
+        preprocessing = json.loads(canonical_json(found.recipe.preprocessing(params)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"what the recipe's preprocessing returns must be JSON (got {printable(error)}). See docs/recipes.md."
+        ) from None
+    signature = found.recipe.signature(params, len(project.config.labels.classes))
+    decoding = content_id([config.name, found.code_digest, preprocessing, dataclasses.asdict(signature)])
+    return Decoder(found.recipe, preprocessing, signature, decoding[:12])
