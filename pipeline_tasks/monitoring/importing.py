@@ -151,7 +151,10 @@ def _new_parts(project: str, *, outside: Outside, now: dt.datetime) -> tuple[lis
         try:
             part = read_part(data, object_key=info.key, project=project, now=now)
         except DataCorrupt as error:
-            refused.append(refuse_part(info.key, data, error))
+            refused.append(refuse_part(info.key, data, code="PART_CORRUPT", reason=str(error)))
+            continue
+        if part.is_ahead:
+            refused.append(refuse_part(info.key, data, code="PART_AHEAD", reason=part.refused[0].reason))
             continue
         found.append(part)
         refused += part.refused

@@ -16,6 +16,7 @@ from pipeline_tasks.contracts import content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, InputError
 from pipeline_tasks.ingest.content import Refusal, printable_key
 from pipeline_tasks.monitoring.records import (
+    RECORD_AHEAD,
     digest_of,
     flag_of,
     invalid,
@@ -70,6 +71,12 @@ class Part:
     num_errors: int
     business_keys: frozenset[str]  # of the answered predictions
     refused: tuple[Refusal, ...]
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether all that it holds is ahead of the clock of who reads: one of the two clocks is wrong."""
+        is_empty = not (self.predictions or self.outcomes or self.num_errors)
+        return is_empty and {one.code for one in self.refused} == {RECORD_AHEAD}
 
 
 def read_part(data: bytes, *, object_key: str, project: str, now: dt.datetime) -> Part:

@@ -13,6 +13,7 @@ from pipeline_tasks.errors import InputError
 MAX_TEXT_BYTES = 1024
 FIRST_YEAR = 2000
 MAX_AHEAD = dt.timedelta(days=1)  # of the clock of who reads
+RECORD_AHEAD = "RECORD_AHEAD"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -74,11 +75,13 @@ def time_of(row: Mapping[str, Any], name: str, *, now: dt.datetime) -> dt.dateti
         at = dt.datetime.fromtimestamp(value / 1000, dt.UTC)
     except (OverflowError, ValueError, OSError):
         raise invalid(name, "milliseconds since 1970", value) from None
-    if at.year < FIRST_YEAR or at > now + MAX_AHEAD:
+    if at.year < FIRST_YEAR:
+        raise invalid(name, f"a time from {FIRST_YEAR} on", value)
+    if at > now + MAX_AHEAD:
         raise InputError(
-            f"{name} must be a time from {FIRST_YEAR} to a day after now (got {at.isoformat()}). "
-            "Look at the clock of the gateway's machine.",
-            code="RECORD_TIME",
+            f"{name} must be at most a day after now (got {at.isoformat()}). "
+            "Look at the clocks of this machine and of the gateway's.",
+            code=RECORD_AHEAD,
         )
     return at
 

@@ -30,9 +30,9 @@ def examine_input(record: ProductionRecord, *, payload_sha256: str, project: Pro
         return Refusal(key, digest, "INPUT_UNREADABLE", reason, record.data)
 
 
-def refuse_part(object_key: str, data: bytes, error: Exception) -> Refusal:
+def refuse_part(object_key: str, data: bytes, *, code: str, reason: str) -> Refusal:
     """Return the refusal of a whole part; its bytes lie in the log and are read again with each run."""
-    return Refusal(printable_key(object_key), sha256_hex(data), "PART_CORRUPT", str(error))
+    return Refusal(printable_key(object_key), sha256_hex(data), code, reason)
 
 
 def quarantine(

@@ -156,7 +156,11 @@ class Scene:
     def monitor(self):
         run_id = f"m{next(self._runs)}"
         return monitor.run(
-            self.project, outside=self.outside, attempt=Attempt(run_id, "monitor"), run_id=run_id, now=NOW
+            self.project,
+            outside=self.outside,
+            attempt=Attempt(run_id, "monitor"),
+            run_id=run_id,
+            now=dt.datetime.now(dt.UTC),
         )
 
     def people_answer(self, server) -> int:

@@ -114,7 +114,7 @@ def test_one_bad_record_is_named_and_the_others_are_imported(production, changes
     row = check_others_go_on(production)
     expected = "p00007" if changes.get("prediction_id", "p00007") == "p00007" else row["key"]
     assert row["key"] == expected
-    assert row["code"] in {"RECORD_INVALID", "RECORD_TIME", "PAYLOAD_CHANGED", "IMAGE_TRUNCATED", "NOT_AN_IMAGE"}
+    assert row["code"] in {"RECORD_INVALID", "RECORD_AHEAD", "PAYLOAD_CHANGED", "IMAGE_TRUNCATED", "NOT_AN_IMAGE"}
 
 
 def test_a_record_whose_text_is_not_utf8_is_named_and_the_others_are_imported(production):
@@ -145,6 +145,15 @@ def test_one_bad_part_is_named_and_the_others_are_imported(production, data):
     production.log(*GOOD)
     row = check_others_go_on(production)
     assert (row["key"], row["code"]) == (key, "PART_CORRUPT")
+
+
+def test_a_part_that_is_ahead_of_the_clock_waits_for_it(production):
+    """Of a gateway's clock and this machine's one is wrong; a part has one day, so all of it is ahead."""
+    production.log(*GOOD, record(7, at_ms=milliseconds(2062, 1, 1)))
+    row = check_others_go_on(production)
+    assert (row["key"].split("/")[2], row["code"]) == ("2062-01-01", "PART_AHEAD")
+    report = production.run("run-3", at=dt.datetime(2062, 1, 1, tzinfo=dt.UTC))
+    assert (report.num_predictions, report.num_refused) == (1, 0)
 
 
 def test_a_part_that_is_whole_again_is_imported(production):
@@ -229,7 +238,7 @@ def test_one_bad_feedback_is_named_and_the_others_count(production, changes):
     report = production.run()
     assert (report.num_predictions, report.num_feedback, report.num_refused) == (3, 1, 1)
     assert [row["label"] for row in production.rows(t.outcomes)] == ["dog"]
-    assert [row["code"] for row in production.rows(t.quarantine)] in (["RECORD_INVALID"], ["RECORD_TIME"])
+    assert [row["code"] for row in production.rows(t.quarantine)] in (["RECORD_INVALID"], ["RECORD_AHEAD"])
 
 
 def test_h11_feedback_on_no_prediction_is_counted_and_said(production, caplog):

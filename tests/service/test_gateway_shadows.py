@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime as dt
 
 import httpx
 import pytest
@@ -117,7 +118,7 @@ def test_monitoring_takes_shadows_for_neither_predictions_nor_errors(mirrored):
     mirrored.models.replies = {"s1": Failed("nonsense")}
     ask(mirrored, 2)
     ((key, data),) = to_parts(mirrored.records()).items()
-    part = read_part(data, object_key=key)
+    part = read_part(data, object_key=key, project="fashion", now=dt.datetime(2026, 6, 1, tzinfo=dt.UTC))
     assert ({one.model_version for one in part.predictions}, len(part.predictions), part.num_errors) == ({"A"}, 2, 0)
 
 
