@@ -6,7 +6,7 @@ from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import DataCorrupt, GateClosed, StaleAttempt
 from pipeline_tasks.validation import manifest
 from pipeline_tasks.validation.task import build_snapshot, open_exam, read_exam
-from tests.unit.validation.builders import NOW
+from tests.unit.validation.builders import NOW, png
 
 
 def exam_rows(scene) -> dict[str, int]:
@@ -85,7 +85,7 @@ def test_a_group_that_was_trained_on_is_refused(scene):
     scene.decide(scene.add_item(b"old", group="patient-7"), "cat")
     build_snapshot(scene.project, **scene.freezing)
     scene.add_labeled(10, split="exam", start=50)
-    scene.decide(scene.add_item(b"new", split="exam", group="patient-7"), "cat")
+    scene.decide(scene.add_item(png(999), split="exam", group="patient-7"), "cat")
     with pytest.raises(GateClosed, match=r"must share no group_key.*patient-7") as caught:
         open_exam(scene.project, **scene.freezing)
     assert caught.value.code == "GROUP_LEAKAGE"
