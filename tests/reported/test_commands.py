@@ -57,6 +57,7 @@ WORDS = {
     "retrain": ["abc"],
     "latency": [NAME, "--requests", "0"],
     "graph": [NAME, "check"],
+    "item": ["retire", NAME, "abcd", "--reason", "typed in wrongly"],
     "experiment": [NAME, "report"],
     "serving-base": ["--dry-run"],
     "backup": ["projects"],
@@ -64,6 +65,7 @@ WORDS = {
     "serve": [NAME],
     "secrets": ["keys"],
     "upgrade": [],
+    "wandb": ["sync"],
 }
 REFUSED_HOME = {"up", "demo"}  # these would start a stack: a home that no part can read stops them first
 

@@ -225,7 +225,7 @@ class Raising:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"bad", r"the recipe must decode the item \(got ZeroDivisionError: line one\\nline two \\x00 \\ud800\)\."),
+        (b"bad", r"the recipe must decode the item \(got ZeroDivisionError: line one\\x0aline two \\x00 \\ud800\)\."),
         (b"list", r"to an array of numbers \(got list\)"),
     ],
 )
@@ -443,7 +443,7 @@ def test_b2_retiring_is_recorded_once_and_says_which_exams_hold_the_item(scene_o
     item_id = scene.add_labeled(10, split="exam")[0]
     open_exam(scene.project, **scene.freezing)
     first = retiring.retire(scene.database, "pets", item_id, reason="typed\nwrongly", by="ann", now=NOW)
-    assert first.record == Retirement("pets", item_id, "typed\\nwrongly", "ann", NOW)
+    assert first.record == Retirement("pets", item_id, "typed\\x0awrongly", "ann", NOW)
     assert first.epochs == (1,)
     again = retiring.retire(scene.database, "pets", item_id, reason="other", by="ben", now=NOW)
     assert (again.record, again.is_new) == (first.record, False)
@@ -467,7 +467,9 @@ def test_b2_retiring_what_is_not_there_or_without_a_reason_is_refused(scene_of_p
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_b2_the_command_retires_and_refuses(scene_of_pets, monkeypatch, capsys, as_json):
+def test_b2_the_command_retires_and_refuses(scene_of_pets, monkeypatch, tmp_path, capsys, as_json):
+    (tmp_path / "pets").mkdir(exist_ok=True)
+    monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
     item_id = scene_of_pets.add_item(png(1))
     monkeypatch.setattr(assembly, "build_parts", lambda: types.SimpleNamespace(database=scene_of_pets.database))
     flags = ["--json"] if as_json else []

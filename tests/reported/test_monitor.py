@@ -17,6 +17,7 @@ from bento_services.gateway.records import SCHEMA
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.project import Recipe, TableSource
 from tests.unit.monitoring.builders import Production, feedback, record
 
 FOLDER = "predictions/pets/2026-03-01"
@@ -201,13 +202,17 @@ ROWS = {
     "B5-huge-number": b'{"amount": 1%s}' % (b"0" * 5000),
     "B5-not-utf8": b'{"amount": "\xff"}',
     "B5-empty": b"{}",
+    "B5-nul": rb'{"amount": 5, "a\u0000b": "x"}',
 }
 
 
 @pytest.mark.parametrize("payload", ROWS.values(), ids=ROWS)
 def test_a_row_that_an_older_gateway_let_in_is_named_and_the_others_are_asked_about(production, payload):
     """B5: half a surrogate pair in a key, logged as answered, ended every later run with a UnicodeEncodeError."""
-    config = production.project.config.model_copy(update={"modality": "tabular"})
+    rows = {"type": "table", "path": "incoming", "key_column": "id", "content_columns": ["amount"]}
+    recipe = Recipe(name="tabular_mlp", params={"numbers": ["amount"]})
+    tabular = {"modality": "tabular", "sources": [TableSource.model_validate(rows)], "recipe": recipe}
+    config = production.project.config.model_copy(update=tabular)
     object.__setattr__(production.project, "config", config)
 
     def row(number: int, data: bytes):

@@ -200,7 +200,7 @@ def test_lines_of_a_json_file(world_of):
     codes = ["ROW_NOT_JSON"] * 5 + ["TEXT_NOT_UTF8", "KEY_INVALID"]
     bad = {(f"a.jsonl, line {number}", code) for number, code in enumerate(codes, start=5)}
     bad |= {("value", "TEXT_NOT_UTF8"), ("nul", "TEXT_CONTROL_CHARACTER"), ("class", "UNKNOWN_CLASS")}
-    bad |= {("list", "VALUE_TYPE"), ("wide", "NUMBER_TOO_LARGE"), ("a.jsonl, line 17", "LINE_TOO_LONG")}
+    bad |= {("list", "VALUE_TYPE"), ("wide", "VALUE_INVALID"), ("a.jsonl, line 17", "LINE_TOO_LONG")}
     check(world, good={"g0", "g1", "g2", "g3", "last"}, bad=bad)
 
 

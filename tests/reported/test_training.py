@@ -277,12 +277,12 @@ def test_a_project_that_sets_new_classes_loads_and_is_told(tmp_path, monkeypatch
     (folder / "project.yaml").write_text(text.replace("gate:\n", "gate:\n  new_classes: judge\n", 1))
     monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
     assert cli.main(["project", "validate", "my_project"]) == 0
-    said = capsys.readouterr().out
-    assert "my_project is valid" in said
-    assert "gate.new_classes has no effect" in said
+    said = capsys.readouterr()
+    assert "my_project is valid" in said.out
+    assert "gate.new_classes has no effect" in said.err
     (folder / "project.yaml").write_text(text)
     assert cli.main(["project", "validate", "my_project"]) == 0
-    assert "new_classes" not in capsys.readouterr().out
+    assert "new_classes" not in capsys.readouterr().err
 
 
 # E3 and B7: why nothing is trained
@@ -562,7 +562,10 @@ def test_a_training_ends_with_its_figures(run, database, object_store, champion,
 
 
 @pytest.fixture
-def trained(monkeypatch):
+def trained(monkeypatch, tmp_path):
+    (tmp_path / "pets").mkdir()
+    monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
+
     def stand_in(project, **_):
         logging.getLogger("pipeline_tasks.training.progress").info("train: step 30 of 90, 6 s left")
         return {"idle": f"{project} has nothing new", "num_new_labels": 0}
@@ -625,7 +628,7 @@ def test_training_rows_are_read_object_after_object(monkeypatch):
             row = {"item_id": sha256_hex(data), "label": "no", "split": "train", "group_key": data.decode()}
             rows.append(row | {"object_key": key, "offset": index * len(data), "size_bytes": len(data)})
     found = rows_of(pa.Table.from_pylist(rows[::-1]))
-    read = dict(loading._read("pets", found, store=store))
+    read = dict(loading.read_rows("pets", found, store=store))
     assert [sha256_hex(read[row]) for row in range(6)] == sorted(row["item_id"] for row in rows)
     assert (
         [row.item_id for row in found]

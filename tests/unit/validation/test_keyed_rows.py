@@ -10,7 +10,7 @@ from pipeline_tasks.contracts import Location, canonical_json, keyed_item_id, sh
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import scoring
 from pipeline_tasks.training.dataset import rows_of
-from pipeline_tasks.training.loading import _read as read_rows
+from pipeline_tasks.training.loading import read_rows, read_some
 from pipeline_tasks.validation import leakage, manifest
 from pipeline_tasks.validation.task import build_snapshot, check_items, open_exam, plan_training, read_manifest
 from tests.unit.validation.builders import CLASSES, NOW, Scene
@@ -102,7 +102,7 @@ def test_bytes_are_checked_by_their_content(frozen):
     with pytest.raises(
         DataCorrupt, match=f"must hold the bytes of item {rows[0].item_id}, which hash to {rows[0].content_id}"
     ):
-        list(read_rows("pets", [other], store=scene.store))
+        list(read_some("pets", [other], store=scene.store))
     assert set(trained) > {row.item_id for row in rows}
 
 

@@ -191,8 +191,8 @@ def test_many_copies_are_named_up_to_ten(scene, exam):
 
 @pytest.mark.parametrize("modality", ["text", "tabular"])
 def test_other_modalities_are_compared_too(database, object_store, tmp_path, modality):
-    recipe = {"text": "text_bow", "tabular": "tabular_mlp"}[modality]
-    scene = Scene(database, object_store, tmp_path, modality=modality, recipe={"name": recipe})
+    recipe = {"text": {"name": "text_bow"}, "tabular": {"name": "tabular_mlp", "params": {"numbers": ["a"]}}}[modality]
+    scene = Scene(database, object_store, tmp_path, modality=modality, recipe=recipe)
 
     def data(index: int) -> bytes:
         return (f'{{"a": {index}.25}}' if modality == "tabular" else f"text {index} of some length").encode()
