@@ -7,7 +7,11 @@ from typing import Any
 
 
 def item(arguments: argparse.Namespace) -> Any:
-    """Retire an item."""
+    """Do what the action says with an item."""
+    return {"retire": _retire}[arguments.action](arguments)
+
+
+def _retire(arguments: argparse.Namespace) -> Any:
     import getpass
 
     from pipeline_tasks.assembly import build_parts, utc_now

@@ -131,7 +131,8 @@ def _rows(project: LoadedProject, *, environment: Mapping[str, str]) -> Iterator
             names = _content(source)
             rows = open_sql(project, source, environment=environment)
             now = dt.datetime.now(dt.UTC)
-            for row in rows.rows(columns=[source.key_column, *names], cursor=SqlCursor(), now=now):
+            wanted = [source.key_column, *names] if names else []
+            for row in rows.rows(columns=wanted, cursor=SqlCursor(), now=now):
                 yield _only(row.values, source)
         elif isinstance(source, TableSource):
             yield from _table_rows(project, source)

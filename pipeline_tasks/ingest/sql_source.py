@@ -35,7 +35,9 @@ class SqlRows:
         self.warnings: list[str] = []
 
     def rows(self, *, columns: Sequence[str], cursor: SqlCursor, now: dt.datetime) -> Iterator[Row]:
-        """Yield rows: everything when that is due, else from a little before the watermark on, and NULLs always.
+        """Yield rows with these columns (none named: all).
+
+        Everything when that is due, else from a little before the watermark on, and NULLs always.
 
         Raises:
             SourceUnavailable: the database cannot be reached.
@@ -94,7 +96,8 @@ class SqlRows:
         for row in result.mappings():
             if column is not None:
                 greatest.add(row[column])
-            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in columns})
+            names = columns or list(row)
+            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in names})
 
     def _warn_of(self, greatest: Greatest) -> None:
         if greatest.num_ahead:

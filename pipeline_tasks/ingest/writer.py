@@ -276,11 +276,9 @@ def _store(draft: _Draft, *, target: Target, store: ObjectStore) -> Chunk:
     """Store a chunk's bytes and return what to record."""
     items: list[Item] = []
     renewed: list[Item] = []
-    if draft.renewed:
+    if draft.packed or draft.single or draft.renewed:
         crash_point("ingest.put.before")
         renewed = _put_pack(draft.renewed, target=target, store=store)
-    if draft.packed or draft.single:
-        crash_point("ingest.put.before")
         items = [*_put_pack(draft.packed, target=target, store=store)]
         items += [_put_single(candidate, target=target, store=store) for candidate in draft.single]
         crash_point("ingest.put.after")

@@ -13,7 +13,7 @@ from tests.lineage_case import Past, item_id
 
 @pytest.fixture
 def past(database, object_store, tmp_path, monkeypatch) -> Past:
-    settings = types.SimpleNamespace(scratch_dir=tmp_path / "scratch")
+    settings = types.SimpleNamespace(scratch_dir=tmp_path / "scratch", projects_dir=tmp_path / "projects")
     parts = types.SimpleNamespace(database=database, store=object_store, settings=settings)
     monkeypatch.setattr(assembly, "build_parts", lambda: parts)
     return Past(database, object_store)

@@ -323,6 +323,7 @@ def scored(task: ModuleType, *, leaks=()):
         *refs,
         slices=(),
         find_items=lambda _: [],
+        retired={},
         load=lambda ref: s.TableModel(tables[ref.version]),
         read=lambda locations: [store.get_range(location) for location in locations],
         find_leaks=lambda snapshot_id, exams: dict(leaks).get((snapshot_id, exams[0].epoch), ()),
@@ -345,6 +346,6 @@ def task_gives_each_its_own_answers(task):
 
 
 def scoring_checks_the_bytes(scoring):
-    item = SimpleNamespace(item_id="0" * 64, location=Location("items/a", 0, 1))
+    item = SimpleNamespace(item_id="0" * 64, content_id="0" * 64, location=Location("items/a", 0, 1))
     with pytest.raises(DataCorrupt, match="bytes that hash to"):
         scoring.read_checked([item], read=lambda _: [b"x"])

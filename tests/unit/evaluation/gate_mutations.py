@@ -264,22 +264,22 @@ OTHER_MUTATIONS = [
     (
         "task",
         "leak ignored",
-        "leaks=tuple(find_leaks(contender.snapshot_id, refs))",
+        "leaks=_leaks_of(contender, refs, find_leaks=find_leaks, left_out=left_out)",
         "leaks=()",
         check.task_finds_the_leak,
     ),
     (
         "task",
         "wrong snapshot searched",
-        "leaks=tuple(find_leaks(contender.snapshot_id, refs)),",
-        'leaks=tuple(find_leaks("", refs)),',
+        "for leak in find_leaks(ref.snapshot_id, refs)",
+        'for leak in find_leaks("", refs)',
         check.task_finds_the_leak,
     ),
     (
         "task",
         "leaks of the two swapped",
-        "leaks=tuple(find_leaks(contender.snapshot_id, refs)),",
-        "leaks=tuple(find_leaks(champion.snapshot_id, refs)),",
+        "        leaks=_leaks_of(contender, refs,",
+        "        leaks=_leaks_of(champion, refs,",
         check.task_finds_the_leak,
     ),
     (

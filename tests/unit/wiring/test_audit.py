@@ -350,7 +350,7 @@ def test_the_same_words_in_other_bytes_are_different(judged, parts):
 
 def test_a_verdict_of_another_rule_says_which_release_can_replay_it(judged, parts, shell, monkeypatch):
     ref = judged()
-    monkeypatch.setattr(vd, "RULE_VERSION", vd.RULE_VERSION + 1)
+    monkeypatch.setattr(vd, "REPLAYED", (vd.RULE_VERSION + 1,))
     with pytest.raises(DataCorrupt, match="Replay it with the release that gave it"):
         audit.replay(parts, ref.verdict_id)
     assert shell("replay", ref.verdict_id)[0] == 1

@@ -112,9 +112,11 @@ def test_an_arm_has_the_classes_that_it_learned_whatever_the_project_has_by_now(
 
 
 @pytest.fixture
-def shell(parts, monkeypatch, capsys):
+def shell(parts, monkeypatch, tmp_path, capsys):
     """Run `dethrone experiment pets ...` and return its exit code, output, errors; starts and stops are noted."""
     asked = []
+    (tmp_path / "projects" / "pets").mkdir(parents=True)
+    monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path / "projects"))
     monkeypatch.setattr(assembly, "build_parts", lambda: parts)
     for name in ("start", "stop"):
         monkeypatch.setattr(
