@@ -96,7 +96,7 @@ class SqlRows:
         for row in result.mappings():
             if column is not None:
                 greatest.add(row[column])
-            names = columns or list(row)
+            names = columns or [str(name) for name in row]
             yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in names})
 
     def _warn_of(self, greatest: Greatest) -> None:
