@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import pyarrow as pa
 import pytest
 
 from pipeline_tasks.catalog import tables as t
@@ -10,7 +11,7 @@ from pipeline_tasks.contracts import Location, canonical_json, keyed_item_id, sh
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import scoring
 from pipeline_tasks.training.dataset import rows_of
-from pipeline_tasks.training.loading import _read as read_rows
+from pipeline_tasks.training.loading import read_rows, read_some
 from pipeline_tasks.validation import leakage, manifest
 from pipeline_tasks.validation.task import build_snapshot, check_items, open_exam, plan_training, read_manifest
 from tests.unit.validation.builders import CLASSES, NOW, Scene
@@ -102,18 +103,18 @@ def test_bytes_are_checked_by_their_content(frozen):
     with pytest.raises(
         DataCorrupt, match=f"must hold the bytes of item {rows[0].item_id}, which hash to {rows[0].content_id}"
     ):
-        list(read_rows("pets", [other], store=scene.store))
+        list(read_some("pets", [other], store=scene.store))
     assert set(trained) > {row.item_id for row in rows}
 
 
 def test_a_manifest_without_such_rows_is_what_it_was(scene):
     """Old snapshots and exams keep their ids and their bytes."""
-    columns = {name: [] for name in scene.datasets.decided("pets", "train")}
+    columns = scene.datasets.decided("pets", "train").column_names
     row = {"item_id": "i", "content_id": "i", "label": "cat", "split": "train", "group_key": "g", "object_key": "o"}
     row |= {"offset": 0, "size_bytes": 1, "media_type": "m", "version": 1, "method": "single", "annotators": ["a"]}
     row |= {"agreement": 1.0, "source": "s", "origin": "source", "key": "k", "arrived_at": NOW}
-    plain = manifest.build_manifest({name: [row[name]] for name in columns})
-    keyed = manifest.build_manifest({name: ["c" if name == "content_id" else row[name]] for name in columns})
+    plain = manifest.build_manifest(pa.table({name: [row[name]] for name in columns}))
+    keyed = manifest.build_manifest(pa.table({name: [row[name]] for name in columns} | {"content_id": ["c"]}))
     assert (plain.schema, keyed.schema) == (manifest.SCHEMA, manifest.KEYED_SCHEMA)
     assert manifest.manifest_id(plain) == "81905f323ab42504970872407338a8151e3c00b814577c1734205fdbe1ead396"
     assert len({manifest.manifest_id(plain), manifest.manifest_id(keyed)}) == 2
