@@ -189,8 +189,10 @@ def select(stored: pa.Table, item_ids: pa.ChunkedArray) -> pa.Table:
 
 def pack(stored: pa.Table, *, modality: Modality) -> Fingerprints:
     """Return a table of fingerprints as arrays, sorted by item id."""
-    ordered = stored.sort_by("item_id")
-    found = ordered.filter(pc.is_valid(ordered["fingerprint"]))
+    ids = stored["item_id"]
+    is_sorted = len(ids) < 2 or pc.all(pc.less(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py()
+    ordered = stored if is_sorted else stored.sort_by("item_id")
+    found = ordered.filter(pc.is_valid(ordered["fingerprint"])) if ordered["fingerprint"].null_count else ordered
     parts = [np.frombuffer(b"", dtype=np.uint8), *(_bytes_of(chunk) for chunk in found["fingerprint"].chunks)]
     return Fingerprints(
         item_ids=found["item_id"],
