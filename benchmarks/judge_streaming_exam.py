@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -162,7 +163,7 @@ def write_exam(store: FolderStore, rows: list[tuple[str, Any]], *, champion: Any
     columns["group_key"] = columns["item_id"]
     for name in ("object_key", "offset", "size_bytes"):
         columns[name] = [getattr(location, name) for _, location in rows]
-    table = manifest.build_manifest(columns)
+    table = manifest.build_manifest(pa.table(columns))
     exam_id = manifest.exam_id(table)
     key = f"exams/{PROJECT}/{exam_id}.parquet"
     store.put(key, manifest.to_parquet(table))

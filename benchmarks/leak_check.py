@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from pipeline_tasks.demo import fashion
@@ -61,7 +62,12 @@ def fingerprints(make: Mapping[str, Make], modality: Modality) -> tuple[fp.Finge
     values = {
         item_id: fp.fingerprint(data, modality=modality, max_pixels=10**6, digits=4) for item_id, data in items.items()
     }
-    return fp.pack(values, modality=modality), (time.process_time() - started) / len(items)
+    return fp.pack(fp.as_table(values), modality=modality), (time.process_time() - started) / len(items)
+
+
+def as_table(packed: fp.Fingerprints) -> pa.Table:
+    values = [bytes(row) for row in packed.values]
+    return fp.as_table(dict(zip(packed.item_ids.to_pylist(), values, strict=True)))
 
 
 def measure(modality: Modality, make: Callable[..., bytes], *, num_exam: int, num_trained: int) -> None:
@@ -72,7 +78,7 @@ def measure(modality: Modality, make: Callable[..., bytes], *, num_exam: int, nu
     copied = {
         f"c{n:06d}": fp.fingerprint(make(n, copy=True), modality=modality, max_pixels=10**6, digits=4) for n in copies
     }
-    trained = fp.pack(fp.unpack(trained) | copied, modality=modality)
+    trained = fp.pack(pa.concat_tables([as_table(trained), fp.as_table(copied)]), modality=modality)
 
     def read(ids):
         return {one: make(int(one[1:]) + 1_000_000 * (one[0] == "t"), copy=one[0] == "c") for one in ids}
@@ -118,7 +124,7 @@ def measure_large(photos, *, num_exam: int, num_trained: int) -> None:
     noise = random.integers(-2, 3, (len(copied), fp.GREY_BYTES))
     trained[: len(copied), greys] = np.clip(trained[: len(copied), greys] + noise, 0, 255)
     exam_ids, trained_ids = (
-        tuple(f"{side}{n:07d}" for n in range(c)) for side, c in (("e", num_exam), ("t", num_trained))
+        pa.array([f"{side}{n:07d}" for n in range(c)]) for side, c in (("e", num_exam), ("t", num_trained))
     )
     own = {(f"e{e:07d}", f"t{n:07d}") for n, e in enumerate(copied)}
     print("image, --large: ", end="")

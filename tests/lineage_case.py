@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 
+import pyarrow as pa
+
 from bento_services.gateway.records import LogRecord, to_parts
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.datasets import DatasetRepository
@@ -107,9 +109,13 @@ class Past:
         )
 
     def _table(self, numbers, *, split="train"):
-        columns = self.datasets.decided(self.project, split)
-        wanted = [row for row, one in enumerate(columns["item_id"]) if one in {item_id(number) for number in numbers}]
-        return manifest.build_manifest({name: [values[row] for row in wanted] for name, values in columns.items()})
+        decided = self.datasets.decided(self.project, split)
+        wanted = [
+            row
+            for row, one in enumerate(decided["item_id"].to_pylist())
+            if one in {item_id(number) for number in numbers}
+        ]
+        return manifest.build_manifest(decided.take(pa.array(wanted, pa.int64())))
 
     def _snapshot(self, numbers, *, hour) -> str:
         table = self._table(numbers)

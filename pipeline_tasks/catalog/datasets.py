@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
@@ -18,26 +19,28 @@ from pipeline_tasks.errors import ConfigError, LostRace
 
 MAX_ATTEMPTS = 20
 DATASET_STAGE = "dataset"
-LABEL_COLUMNS = (
-    "item_id",
-    "content_id",
-    "label",
-    "split",
-    "group_key",
-    "object_key",
-    "offset",
-    "size_bytes",
-    "media_type",
-    "version",
-    "method",
-    "annotators",
-    "agreement",
-    "source",
-    "origin",
-    "key",
-    "arrived_at",
+_ONCE = pa.dictionary(pa.int32(), pa.string())  # what repeats (a pack's name, a label, a source) is held once
+DECIDED = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("content_id", pa.string()),
+        ("label", _ONCE),
+        ("split", _ONCE),
+        ("group_key", pa.string()),
+        ("object_key", _ONCE),
+        ("offset", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("media_type", _ONCE),
+        ("version", pa.int64()),
+        ("method", _ONCE),
+        ("annotators", pa.list_(pa.string())),
+        ("agreement", pa.float64()),
+        ("source", _ONCE),
+        ("origin", _ONCE),
+        ("key", pa.string()),
+        ("arrived_at", pa.timestamp("us", tz="UTC")),
+    ]
 )
-REPEATED = {"label", "split", "object_key", "media_type", "method", "source", "origin", "source_label", "batch_id"}
 ROWS_AT_ONCE = 10_000
 Columns = dict[str, list[Any]]
 
@@ -78,14 +81,18 @@ class DatasetRepository:
 
     # Labels and items, as far as datasets need them
 
-    def decided(self, project: str, split: Split) -> Columns:
-        """Return the newest decided label of each item of a split, by column, ordered by item id.
+    def decided(self, project: str, split: Split) -> pa.Table:
+        """Return the newest decided label of each item of a split (columns: DECIDED), ordered by item id.
 
-        Items that the items check put in quarantine, and retired ones, are left out.
+        Items that the items check put in quarantine, and retired ones, are left out; annotators are sorted.
         """
         item, decision = t.items.c, t.label_decisions.c
-        chosen = [decision[name] if name in decision else item[name] for name in LABEL_COLUMNS if name != "item_id"]
-        return self._columns(_decided(project, split, item.item_id, *chosen).order_by(item.item_id), LABEL_COLUMNS)
+        chosen = [decision[name] if name in decision else item[name] for name in DECIDED.names if name != "item_id"]
+        query = _decided(project, split, item.item_id, *chosen).order_by(item.item_id)
+        with self._database.read() as connection:
+            found = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
+            batches = [_decided_batch(rows) for rows in found.partitions()]
+        return pa.Table.from_batches(batches, DECIDED).unify_dictionaries()
 
     def decided_pairs(self, project: str, split: Split) -> Iterator[tuple[str, str]]:
         """Yield (item id, label) of the same items, in any order, without holding them."""
@@ -305,16 +312,11 @@ class DatasetRepository:
             return False
         return True
 
-    def _columns(self, query: sa.Select[Any], names: Iterable[str]) -> Columns:
-        columns: Columns = {name: [] for name in names}
-        seen: dict[str, str] = {}  # what repeats (a pack's name, a label, a source) is held once
-        with self._database.read() as connection:
-            rows = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
-            for part in rows.partitions():
-                for (name, values), found in zip(columns.items(), zip(*part, strict=True), strict=True):
-                    repeats = name in REPEATED
-                    values.extend(seen.setdefault(one, one) for one in found) if repeats else values.extend(found)
-        return columns
+
+def _decided_batch(rows: Sequence[sa.Row[Any]]) -> pa.RecordBatch:
+    columns = dict(zip(DECIDED.names, zip(*rows, strict=True), strict=True))
+    columns["annotators"] = tuple(sorted(str(name) for name in names or ()) for names in columns["annotators"])
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in DECIDED], schema=DECIDED)
 
 
 def _decided(project: str, split: Split, *chosen: Any) -> sa.Select[Any]:

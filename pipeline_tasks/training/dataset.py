@@ -109,7 +109,16 @@ def rows_of(manifest: pa.Table) -> TrainingRows:
     columns = columns.append_column("weight", pc.fill_null(weight, 1.0))
     contents = manifest["content_id"] if "content_id" in manifest.column_names else columns["item_id"]
     columns = columns.append_column("content_id", contents)
-    return TrainingRows(columns.filter(pc.equal(columns["split"], "train")).drop_columns(["split"]).sort_by("item_id"))
+    is_train = pc.equal(columns["split"], "train")
+    if not pc.all(pc.fill_null(is_train, False)).as_py():  # noqa: FBT003 - the value that fills
+        columns = columns.filter(is_train)
+    columns = columns.drop_columns(["split"])
+    return TrainingRows(columns if _is_ascending(columns["item_id"]) else columns.sort_by("item_id"))
+
+
+def _is_ascending(values: pa.ChunkedArray) -> bool:
+    """Return whether the values are sorted: a snapshot's are, and are then not copied."""
+    return len(values) < 2 or bool(pc.all(pc.less_equal(values.slice(0, len(values) - 1), values.slice(1))).as_py())
 
 
 def class_indices(rows: TrainingRows, classes: Sequence[str]) -> npt.NDArray[np.int64]:

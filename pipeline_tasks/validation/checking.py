@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_checks.overrides import project_rules
 from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Suite, extend
 from data_checks.runner import run_suite
 from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM, dataset_suite, labels_suite
-from pipeline_tasks.catalog.datasets import BadRow, Columns, DatasetRepository
-from pipeline_tasks.contracts import CheckReport, Fence, Leak, content_id
+from pipeline_tasks.catalog.datasets import ROWS_AT_ONCE, BadRow, Columns, DatasetRepository
+from pipeline_tasks.contracts import CheckReport, Fence, Leak, canonical_json, content_id
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.validation import frames
 from pipeline_tasks.validation.items import bad_rows, items_check
@@ -36,24 +38,33 @@ def checked_items(project: LoadedProject, batch_id: str, *, context: CheckContex
     return _report(project.name, result, key)
 
 
-def checked_labels(project: LoadedProject, columns: Columns, *, context: CheckContext, fence: Fence) -> Columns:
+def checked_labels(project: LoadedProject, decided: pa.Table, *, context: CheckContext, fence: Fence) -> pa.Table:
     """Run the labels suite, publish it, and return the rows that it lets through.
 
     Raises:
         GateClosed: a rule stops the run.
     """
     suite = _with_own_rules(labels_suite(project.config), project)
-    frame = frames.labels_frame(columns)
-    counts = frames.count_classes(
-        [label for label in columns["label"] if label is not None], project.config.labels.classes
-    )
-    subject = content_id(list(zip(columns["item_id"], columns["version"], strict=True)))
-    result = run_suite(frame, suite, subject=subject, statistics={"class_counts": counts})
+    counts = frames.count_classes(frames.count_labels(decided["label"]), project.config.labels.classes)
+    statistics = {"class_counts": counts}
+    result = run_suite(frames.labels_frame(decided), suite, subject=_subject(decided), statistics=statistics)
     expected = {rule.name: rule.expected for rule in result.rules}
-    bad = bad_rows(result.quarantined, columns, reason=lambda _, name: f"{expected[name]} (suite {result.suite})")
+    failed = result.quarantined
+    bad = bad_rows(failed, rows_of(decided, failed), reason=lambda _, name: f"{expected[name]} (suite {result.suite})")
     key = publish_check(result, context, quarantine=bad, fence=fence)
     result.require(report=key)
-    return without(columns, set(result.quarantined))
+    return without(decided, failed)
+
+
+def _subject(decided: pa.Table) -> str:
+    """Return the content id of all (item id, version) pairs, which are not held as Python objects at a time."""
+    digest, between = hashlib.sha256(b"["), b""
+    for batch in decided.select(["item_id", "version"]).to_batches(max_chunksize=ROWS_AT_ONCE):
+        pairs = zip(batch["item_id"].to_pylist(), batch["version"].to_pylist(), strict=True)
+        digest.update(between + canonical_json(list(pairs))[1:-1])
+        between = b","
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def check_dataset(
@@ -61,24 +72,27 @@ def check_dataset(
     table: pa.Table,
     *,
     snapshot_id: str,
-    columns: Columns,
+    num_checked: int,
+    leaked: Columns,
     comparison: Comparison,
     context: CheckContext,
     fence: Fence,
 ) -> None:
-    """Run the dataset suite on a candidate snapshot and publish it, with what was left out of `columns` and why.
+    """Run the dataset suite on a candidate snapshot and publish it, with what was left out and why.
+
+    `num_checked` items were compared with the exams; `leaked` are the rows of those that an exam has.
 
     Raises:
         GateClosed: a rule stops the run.
     """
     datasets = context.datasets
     reference = _reference(datasets, project.name, snapshot_id=snapshot_id)
-    counts = frames.count_classes(table["label"].to_pylist(), project.config.labels.classes)
+    counts = frames.count_classes(frames.count_labels(table["label"]), project.config.labels.classes)
     before = datasets.class_counts(project.name, reference) if reference else None
     drift = frames.js_distance(counts, before) if before else None
     exam_ids, exam_groups = datasets.exam_members(project.name)
-    leaked_items = exam_ids & set(table["item_id"].to_pylist())
-    leaked_groups = exam_groups & set(table["group_key"].to_pylist())
+    leaked_items = _shared(table["item_id"], exam_ids)
+    leaked_groups = _shared(table["group_key"], exam_groups)
     leaks = comparison.leaks
     facts = frames.facts_frame(
         leaked_items=len(leaked_items),
@@ -109,9 +123,9 @@ def check_dataset(
             "near_duplicates": [dataclasses.asdict(leak) for leak in leaks[:MAX_STORED]],
         },
     )
-    result = _naming_pairs(result, leaks, num_checked=len(columns["item_id"]))
+    result = _naming_pairs(result, leaks, num_checked=num_checked)
     excluded = leaks if project.config.gate.exam.near_duplicates.policy != "stop" else ()
-    key = publish_check(result, context, quarantine=_left_out(excluded, columns), fence=fence)
+    key = publish_check(result, context, quarantine=_left_out(excluded, leaked), fence=fence)
     result.require(report=key)
 
 
@@ -155,10 +169,23 @@ def _left_out(leaks: Sequence[Leak], columns: Columns) -> list[BadRow]:
     ]
 
 
-def without(columns: Columns, item_ids: set[str]) -> Columns:
-    """Return the columns without the rows of these items."""
-    keep = [index for index, item_id in enumerate(columns["item_id"]) if item_id not in item_ids]
-    return {name: [values[index] for index in keep] for name, values in columns.items()}
+def without(decided: pa.Table, item_ids: Collection[str]) -> pa.Table:
+    """Return the rows but those of these items."""
+    return decided.filter(pc.invert(_is_one_of(decided["item_id"], item_ids))) if item_ids else decided
+
+
+def rows_of(decided: pa.Table, item_ids: Collection[str]) -> Columns:
+    """Return the rows of a few items, by column."""
+    columns: Columns = decided.filter(_is_one_of(decided["item_id"], item_ids)).to_pydict()
+    return columns
+
+
+def _shared(column: pa.ChunkedArray, values: Collection[str]) -> set[str]:
+    return set(column.filter(_is_one_of(column, values)).to_pylist())
+
+
+def _is_one_of(column: pa.ChunkedArray, values: Collection[str]) -> pa.ChunkedArray:
+    return pc.is_in(column, pa.array(list(values), pa.string()))
 
 
 def _reference(datasets: DatasetRepository, project: str, *, snapshot_id: str) -> str | None:

@@ -12,13 +12,14 @@ import math
 import re
 import unicodedata
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -51,9 +52,13 @@ Bytes = npt.NDArray[np.uint8]
 class Fingerprints:
     """The fingerprints of a set of items: `values` uint8 (n, width). What has none stands in `not_compared`."""
 
-    item_ids: tuple[str, ...]
+    item_ids: pa.Array | pa.ChunkedArray
     values: Bytes
     not_compared: tuple[str, ...] = ()
+
+    def item_id(self, row: int) -> str:
+        """Return the item of a row."""
+        return str(self.item_ids[row].as_py())
 
 
 def kind(modality: Modality, settings: NearDuplicates) -> str:
@@ -165,33 +170,53 @@ def _rounded(value: Any, *, digits: int) -> Any:
     return str(int(clean)) if clean.is_integer() else f"{clean:.{digits}g}"
 
 
-def pack(values: Mapping[str, bytes | None], *, modality: Modality) -> Fingerprints:
-    """Return fingerprints by item id as arrays, sorted by item id."""
-    found = sorted((item_id, value) for item_id, value in values.items() if value is not None)
-    joined = np.frombuffer(b"".join(value for _, value in found), dtype=np.uint8)
+def as_table(values: Mapping[str, bytes | None]) -> pa.Table:
+    """Return fingerprints by item id as a table (columns: SCHEMA), in their order."""
+    return pa.table({"item_id": list(values), "fingerprint": list(values.values())}, schema=SCHEMA)
+
+
+def select(stored: pa.Table, item_ids: pa.ChunkedArray) -> pa.Table:
+    """Return the fingerprints of these items, in their order.
+
+    Raises:
+        KeyError: an item has no row.
+    """
+    rows = pc.index_in(item_ids, value_set=stored["item_id"])
+    if rows.null_count:
+        raise KeyError(item_ids.filter(pc.is_null(rows))[0].as_py())
+    return pa.table([item_ids, stored["fingerprint"].take(rows)], schema=SCHEMA)
+
+
+def pack(stored: pa.Table, *, modality: Modality) -> Fingerprints:
+    """Return a table of fingerprints as arrays, sorted by item id."""
+    ids = stored["item_id"]
+    is_sorted = len(ids) < 2 or pc.all(pc.less(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py()
+    ordered = stored if is_sorted else stored.sort_by("item_id")
+    found = ordered.filter(pc.is_valid(ordered["fingerprint"])) if ordered["fingerprint"].null_count else ordered
+    parts = [np.frombuffer(b"", dtype=np.uint8), *(_bytes_of(chunk) for chunk in found["fingerprint"].chunks)]
     return Fingerprints(
-        item_ids=tuple(item_id for item_id, _ in found),
-        values=joined.reshape(len(found), WIDTHS[modality]),
-        not_compared=tuple(sorted(item_id for item_id, value in values.items() if value is None)),
+        item_ids=found["item_id"],
+        values=np.concatenate(parts).reshape(found.num_rows, WIDTHS[modality]),
+        not_compared=tuple(ordered.filter(pc.is_null(ordered["fingerprint"]))["item_id"].to_pylist()),
     )
 
 
-def unpack(stored: Fingerprints) -> dict[str, bytes | None]:
-    """Return the fingerprints by item id, None where there is none."""
-    values = {item_id: row.tobytes() for item_id, row in zip(stored.item_ids, stored.values, strict=True)}
-    return values | dict.fromkeys(stored.not_compared)
+def _bytes_of(chunk: pa.BinaryArray) -> Bytes:
+    """Return the bytes of all values, one after the other."""
+    _validity, offsets, data = chunk.buffers()
+    first, last = np.frombuffer(offsets, dtype=np.int32)[[chunk.offset, chunk.offset + len(chunk)]]
+    return np.frombuffer(data or b"", dtype=np.uint8)[first:last]
 
 
-def to_parquet(values: Mapping[str, bytes | None], *, item_ids: Sequence[str]) -> bytes:
-    """Return the fingerprints of these items as Parquet, in their order."""
-    table = pa.table({"item_id": list(item_ids), "fingerprint": [values[one] for one in item_ids]}, schema=SCHEMA)
+def to_parquet(stored: pa.Table) -> bytes:
+    """Return the fingerprints as Parquet."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(stored.combine_chunks(), buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def from_parquet(data: bytes, *, object_key: str, modality: Modality) -> dict[str, bytes | None]:
-    """Return stored fingerprints by item id.
+def from_parquet(data: bytes, *, object_key: str, modality: Modality) -> pa.Table:
+    """Return stored fingerprints (columns: SCHEMA).
 
     Raises:
         DataCorrupt: the bytes are not what `to_parquet` writes.
@@ -202,7 +227,7 @@ def from_parquet(data: bytes, *, object_key: str, modality: Modality) -> dict[st
         raise DataCorrupt(f"{object_key} must be Parquet (got {type(error).__name__}). Delete it.") from error
     if not table.schema.equals(SCHEMA):
         raise DataCorrupt(f"{object_key} must have the columns {SCHEMA.names} (got {table.schema.names}). Delete it.")
-    found = dict(zip(table["item_id"].to_pylist(), table["fingerprint"].to_pylist(), strict=True))
-    if any(value is not None and len(value) != WIDTHS[modality] for value in found.values()):
+    lengths = pc.unique(pc.binary_length(table["fingerprint"])).to_pylist()
+    if not set(lengths) <= {None, WIDTHS[modality]}:
         raise DataCorrupt(f"{object_key} must hold fingerprints of {WIDTHS[modality]} bytes (got others). Delete it.")
-    return found
+    return table

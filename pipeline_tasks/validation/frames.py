@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
-def labels_frame(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+def labels_frame(decided: pa.Table) -> pd.DataFrame:
     """Return decided labels as the labels suite reads them.
 
     A label that came with the data or from an outcome was given by its source, which counts as one annotator.
     """
-    pairs = zip(columns["annotators"], columns["method"], strict=True)
-    num_annotators = [max(len(names or ()), int(method in {"imported", "outcome"})) for names, method in pairs]
+    given = pc.is_in(decided["method"].cast(pa.string()), pa.array(["imported", "outcome"]))
+    named = pc.fill_null(pc.list_value_length(decided["annotators"]), 0)
+    names = {name: decided[name].cast(pa.string()).to_pandas() for name in ("item_id", "label", "method")}
     return pd.DataFrame(
-        {
-            "item_id": columns["item_id"],
-            "label": columns["label"],
-            "method": columns["method"],
-            "num_annotators": num_annotators,
-            "agreement": pd.Series(columns["agreement"], dtype="float64"),
+        names
+        | {
+            "num_annotators": np.maximum(named.to_numpy(), given.to_numpy()).astype(np.int64),
+            "agreement": decided["agreement"].cast(pa.float64()).to_pandas(),
         }
     )
 
@@ -34,7 +34,13 @@ def dataset_frame(manifest: pa.Table) -> pd.DataFrame:
     return pd.DataFrame(manifest.select(["item_id", "label", "group_key", "weight", "split"]).to_pandas())
 
 
-def count_classes(labels: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+def count_labels(labels: pa.ChunkedArray) -> dict[str, int]:
+    """Return rows per label; a row without one counts nowhere."""
+    counted = pc.value_counts(labels.cast(pa.string())).to_pylist()
+    return {str(one["values"]): int(one["counts"]) for one in counted if one["values"] is not None}
+
+
+def count_classes(labels: Iterable[str] | Mapping[str, int], classes: Sequence[str]) -> dict[str, int]:
     """Return rows per class: the project's classes in their order, zero included, then any other, sorted."""
     counts = Counter(labels)
     return {name: counts[name] for name in (*classes, *sorted(set(counts) - set(classes)))}

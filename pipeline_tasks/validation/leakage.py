@@ -12,7 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline_tasks.contracts import ExamRef, Leak, Location, SnapshotRef, content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
@@ -27,8 +29,8 @@ _log = logging.getLogger(__name__)
 PARQUET = "application/vnd.apache.parquet"
 PART_ITEMS = 5_000  # 1.5 MB; seconds of computing for small photos, minutes for large ones
 TRAINING = "training"  # the subject of a snapshot in the making, whose id is not known yet
-Places = Mapping[str, Place]
-Values = dict[str, bytes | None]
+READ_AT_ONCE = 10_000
+_NONE = fp.SCHEMA.empty_table()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,35 +38,30 @@ class Comparison:
     """Training items that are near duplicates of exam items, each with its likest, and all their fingerprints."""
 
     leaks: tuple[Leak, ...] = ()
-    values: Mapping[str, bytes | None] = dataclasses.field(default_factory=dict)
+    values: pa.Table = dataclasses.field(default_factory=fp.SCHEMA.empty_table)
 
     @property
     def num_not_compared(self) -> int:
         """How many training items have nothing to compare: unreadable, or an image of one colour."""
-        return sum(value is None for value in self.values.values())
+        return int(self.values["fingerprint"].null_count)
 
 
-def places_of(columns: Mapping[str, Sequence[Any]] | pa.Table) -> dict[str, Place]:
-    """Return where each item of a manifest, or of its columns, lies, and what its bytes hash to."""
-    names = ["item_id", "object_key", "offset", "size_bytes"]
-    if isinstance(columns, pa.Table):
-        contents: Sequence[str] = manifest.content_ids(columns)
-        columns = columns.select(names).to_pydict()
-    else:
-        contents = columns.get("content_id", columns["item_id"])
-    rows = zip(*(columns[name] for name in names), contents, strict=True)
+def places_of(columns: Mapping[str, Sequence[Any]]) -> dict[str, Place]:
+    """Return where each item of a few columns lies, and what its bytes hash to."""
+    names = ("item_id", "object_key", "offset", "size_bytes")
+    rows = zip(*(columns[name] for name in names), columns.get("content_id", columns["item_id"]), strict=True)
     return {item_id: Place(Location(*where), content) for item_id, *where, content in rows}
 
 
 def compare_with_exams(
     project: LoadedProject,
-    trained: Places,
+    trained: pa.Table,
     exams: Iterable[ExamRef],
     *,
     known: Iterable[SnapshotRef],
     store: ObjectStore,
 ) -> Comparison:
-    """Return which training items have the content of an item of any of the exams, or are near duplicates of one.
+    """Return which training items (manifest.places) have the content of an item of an exam, or are all but one.
 
     The fingerprints of `known` snapshots, and of an attempt that did not get to its end, are taken over. Items that
     are in an exam themselves are not compared here.
@@ -76,29 +73,20 @@ def compare_with_exams(
     equal = [leak for leak in _equal(exam_places, trained) if leak.item_id != leak.trained_item_id]
     if project.config.gate.exam.near_duplicates.policy == "off":
         return Comparison(tuple(near_duplicates.best_by_trained_item(equal)))
-    values: Values = {}
-    for ref in known:
-        values |= _stored(project, ref.snapshot_id, store=store) or {}
-    values = _complete(project, TRAINING, trained, known=values, store=store)
+    stored = [_stored(project, ref.snapshot_id, store=store) for ref in known]
+    values = _complete(project, TRAINING, trained, known=pa.concat_tables([_NONE, *stored]), store=store)
     exam_values = _exam_values(project, exam_places, store=store)
-    leaks = equal + _near(project, exam_values, values, places=_joined(trained, exam_places), store=store)
+    leaks = equal + _near(project, exam_values, values, places=[trained, *exam_places.values()], store=store)
     return Comparison(tuple(near_duplicates.best_by_trained_item(leaks)), values)
 
 
-def keep_fingerprints(
-    project: LoadedProject,
-    subject: str,
-    values: Mapping[str, bytes | None],
-    *,
-    item_ids: Sequence[str],
-    store: ObjectStore,
-) -> None:
+def keep_fingerprints(project: LoadedProject, subject: str, values: pa.Table, *, store: ObjectStore) -> None:
     """Write the fingerprints of a snapshot or an exam, unless they lie there already."""
     key = fingerprints_key(project, subject)
-    if not values or store.exists(key):
+    if not values.num_rows or store.exists(key):
         return
     crash_point("fingerprints.put.before")
-    store.create(key, fp.to_parquet(values, item_ids=item_ids), content_type=PARQUET)
+    store.create(key, fp.to_parquet(values), content_type=PARQUET)
     crash_point("fingerprints.put.after")
 
 
@@ -116,13 +104,13 @@ def find_leaks(
     Raises:
         DataCorrupt: a manifest, an exam or an item's bytes are missing or changed.
     """
-    trained = places_of(manifest.read(store, snapshot.object_key))
+    trained = manifest.read_places(store, snapshot.object_key)
     exam_places = _exam_places(store, exams)
     leaks = _equal(exam_places, trained)
     if project.config.gate.exam.near_duplicates.policy != "off":
         values = _values_of(project, snapshot.snapshot_id, trained, store=store)
         exam_values = _exam_values(project, exam_places, store=store)
-        leaks += _near(project, exam_values, values, places=_joined(trained, exam_places), store=store)
+        leaks += _near(project, exam_values, values, places=[trained, *exam_places.values()], store=store)
     return near_duplicates.best_by_exam_item(leaks)
 
 
@@ -134,10 +122,10 @@ def fingerprints_key(project: LoadedProject, subject: str) -> str:
 
 def _near(
     project: LoadedProject,
-    exam_values: Mapping[str, bytes | None],
-    values: Mapping[str, bytes | None],
+    exam_values: pa.Table,
+    values: pa.Table,
     *,
-    places: Places,
+    places: Sequence[pa.Table],
     store: ObjectStore,
 ) -> list[Leak]:
     config = project.config
@@ -150,107 +138,130 @@ def _near(
     )
 
 
-def _equal(exams: Mapping[str, Places], trained: Places) -> list[Leak]:
+def _equal(exams: Mapping[str, pa.Table], trained: pa.Table) -> list[Leak]:
     """Return each exam item whose content is trained on, with the training items that have it."""
-    contents = ({item_id: place.content_id for item_id, place in one.items()} for one in (_joined({}, exams), trained))
-    return near_duplicates.exact_leaks(*contents)
-
-
-def _exam_values(project: LoadedProject, exams: Mapping[str, Places], *, store: ObjectStore) -> Values:
-    values: Values = {}
-    for exam_id, places in exams.items():
-        values |= _values_of(project, exam_id, places, store=store)
-    return values
-
-
-def _joined(trained: Places, exams: Mapping[str, Places]) -> dict[str, Place]:
-    joined = dict(trained)
+    exam: dict[str, str] = {}
     for places in exams.values():
-        joined |= places
-    return joined
+        exam |= _contents(places)
+    ids, contents = (pa.array(sorted(one), pa.string()) for one in (exam, set(exam.values())))
+    same = pc.or_(pc.is_in(trained["content_id"], contents), pc.is_in(trained["item_id"], ids))
+    return near_duplicates.exact_leaks(exam, _contents(trained.filter(same)))
 
 
-def _values_of(project: LoadedProject, subject: str, places: Places, *, store: ObjectStore) -> Values:
+def _contents(places: pa.Table) -> dict[str, str]:
+    return dict(zip(places["item_id"].to_pylist(), places["content_id"].to_pylist(), strict=True))
+
+
+def _exam_values(project: LoadedProject, exams: Mapping[str, pa.Table], *, store: ObjectStore) -> pa.Table:
+    found = [_values_of(project, exam_id, places, store=store) for exam_id, places in exams.items()]
+    joined = pa.concat_tables([_NONE, *found])
+    return fp.select(joined, pa.chunked_array([joined["item_id"].unique()]))
+
+
+def _values_of(project: LoadedProject, subject: str, places: pa.Table, *, store: ObjectStore) -> pa.Table:
     """Return the fingerprints of a snapshot's or an exam's items, from the store or computed and stored."""
-    known = _stored(project, subject, store=store) or {}
+    known = _stored(project, subject, store=store)
     values = _complete(project, subject, places, known=known, store=store)
-    keep_fingerprints(project, subject, values, item_ids=sorted(places), store=store)
+    keep_fingerprints(project, subject, values, store=store)
     forget_parts(project, subject, store=store)
     return values
 
 
-def _complete(project: LoadedProject, subject: str, places: Places, *, known: Values, store: ObjectStore) -> Values:
+def _complete(
+    project: LoadedProject, subject: str, places: pa.Table, *, known: pa.Table, store: ObjectStore
+) -> pa.Table:
     """Return the fingerprints of all these items; what is neither known nor in a part is computed and kept in parts."""
-    if not places.keys() <= known.keys():
-        known = known | _parts(project, subject, store=store)
-    missing = [(item_id, place) for item_id, place in places.items() if item_id not in known]
-    if missing:
-        _log.info("computing %d of %d fingerprints of %s", len(missing), len(places), project.name)
-    computed: Values = {}
+    if known["item_id"].equals(places["item_id"]):
+        return known
+    missing = _unknown(places, known)
+    if missing.num_rows:
+        known = pa.concat_tables([known, *_parts(project, subject, store=store)])
+        missing = _unknown(places, known)
+    if missing.num_rows:
+        _log.info("computing %d of %d fingerprints of %s", missing.num_rows, places.num_rows, project.name)
+    computed, num_computed = [], 0
     for part in _in_parts(_computed(project, missing, store=store)):
         _keep_part(project, subject, part, store=store)
-        computed |= part
-        _log.info("%d of %d fingerprints of %s computed", len(computed), len(missing), project.name)
-    return {item_id: computed[item_id] if item_id in computed else known[item_id] for item_id in places}
+        computed.append(part)
+        num_computed += part.num_rows
+        _log.info("%d of %d fingerprints of %s computed", num_computed, missing.num_rows, project.name)
+    return fp.select(pa.concat_tables([known, *computed]), places["item_id"])
 
 
-def _computed(
-    project: LoadedProject, places: Sequence[tuple[str, Place]], *, store: ObjectStore
-) -> Iterable[tuple[str, bytes | None]]:
+def _unknown(places: pa.Table, known: pa.Table) -> pa.Table:
+    return places.filter(pc.invert(pc.is_in(places["item_id"], known["item_id"])))
+
+
+def _computed(project: LoadedProject, places: pa.Table, *, store: ObjectStore) -> Iterable[tuple[str, bytes | None]]:
     config = project.config
     digits = config.gate.exam.near_duplicates.significant_digits
-    by_id = dict(places)
+    for some in _whole_objects(places):
+        by_id = places_of(some.to_pydict())
 
-    def look(item_id: str, data: bytes) -> tuple[str, bytes | None]:
-        value = fp.fingerprint(
-            _checked(item_id, data, by_id), modality=config.modality, max_pixels=config.checks.max_pixels, digits=digits
-        )
-        return item_id, value
+        def look(item_id: str, data: bytes, by_id: Mapping[str, Place] = by_id) -> tuple[str, bytes | None]:
+            data = _checked(item_id, data, by_id)
+            limits = {"max_pixels": config.checks.max_pixels, "digits": digits}
+            return item_id, fp.fingerprint(data, modality=config.modality, **limits)
 
-    return _mapped(store, places, look)
+        yield from _mapped(store, by_id.items(), look)
 
 
-def _in_parts(pairs: Iterable[tuple[str, bytes | None]]) -> Iterator[Values]:
+def _whole_objects(places: pa.Table) -> Iterator[pa.Table]:
+    """Yield the rows object after object, as they come first, at least READ_AT_ONCE at a time but for the last."""
+    if not places.num_rows:
+        return
+    codes_n = places["object_key"].unify_dictionaries().combine_chunks().indices.to_numpy()
+    order_n = np.argsort(codes_n, kind="stable")
+    ends = [*np.flatnonzero(np.diff(codes_n[order_n])) + 1, len(order_n)]
+    start = 0
+    for end in ends:
+        if end - start >= READ_AT_ONCE or end == len(order_n):
+            yield places.take(pa.array(order_n[start:end]))
+            start = end
+
+
+def _in_parts(pairs: Iterable[tuple[str, bytes | None]]) -> Iterator[pa.Table]:
     waiting = iter(pairs)
     while part := dict(islice(waiting, PART_ITEMS)):
-        yield part
+        yield fp.as_table(part).sort_by("item_id")
 
 
-def _keep_part(project: LoadedProject, subject: str, part: Values, *, store: ObjectStore) -> None:
+def _keep_part(project: LoadedProject, subject: str, part: pa.Table, *, store: ObjectStore) -> None:
     """Store a part under the hash of its item ids, so that whoever computes the same items writes the same object."""
-    item_ids = sorted(part)
-    key = f"{_parts_prefix(project, subject)}{content_id(item_ids)}.parquet"
+    key = f"{_parts_prefix(project, subject)}{content_id(part['item_id'].to_pylist())}.parquet"
     crash_point("fingerprints.part.before")
-    store.create(key, fp.to_parquet(part, item_ids=item_ids), content_type=PARQUET)
+    store.create(key, fp.to_parquet(part), content_type=PARQUET)
     crash_point("fingerprints.part.after")
 
 
-def _parts(project: LoadedProject, subject: str, *, store: ObjectStore) -> Values:
-    values: Values = {}
-    for info in store.list(_parts_prefix(project, subject)):
-        values |= _fingerprints_at(project, info.key, store=store) or {}
-    return values
+def _parts(project: LoadedProject, subject: str, *, store: ObjectStore) -> list[pa.Table]:
+    prefix = _parts_prefix(project, subject)
+    return [_fingerprints_at(project, info.key, store=store) for info in store.list(prefix)]
 
 
 def _parts_prefix(project: LoadedProject, subject: str) -> str:
     return f"{fingerprints_key(project, f'parts/{subject}').removesuffix('.parquet')}/"
 
 
-def _stored(project: LoadedProject, subject: str, *, store: ObjectStore) -> Values | None:
+def _stored(project: LoadedProject, subject: str, *, store: ObjectStore) -> pa.Table:
     return _fingerprints_at(project, fingerprints_key(project, subject), store=store)
 
 
-def _fingerprints_at(project: LoadedProject, key: str, *, store: ObjectStore) -> Values | None:
+def _fingerprints_at(project: LoadedProject, key: str, *, store: ObjectStore) -> pa.Table:
+    """Return the fingerprints that lie there: none where there is no file."""
     try:
         data = store.get(key)
     except KeyError:
-        return None
+        return _NONE
     return fp.from_parquet(data, object_key=key, modality=project.config.modality)
 
 
-def _read(store: ObjectStore, places: Places, item_ids: Collection[str]) -> dict[str, bytes]:
-    wanted = [(item_id, places[item_id]) for item_id in sorted(item_ids)]
-    return dict(_mapped(store, wanted, lambda item_id, data: (item_id, _checked(item_id, data, places))))
+def _read(store: ObjectStore, places: Iterable[pa.Table], item_ids: Collection[str]) -> dict[str, bytes]:
+    wanted = pa.array(sorted(item_ids), pa.string())
+    found: dict[str, Place] = {}
+    for table in places:
+        found |= places_of(table.filter(pc.is_in(table["item_id"], wanted)).to_pydict())
+    return dict(_mapped(store, found.items(), lambda item_id, data: (item_id, _checked(item_id, data, found))))
 
 
 def _mapped(store: ObjectStore, places: Iterable[tuple[str, Place]], look: Any) -> Iterable[tuple[str, Any]]:
@@ -260,13 +271,13 @@ def _mapped(store: ObjectStore, places: Iterable[tuple[str, Place]], look: Any) 
         raise DataCorrupt(f"the object {error} must exist (got nothing). Restore it from a backup.") from error
 
 
-def _checked(item_id: str, data: bytes, places: Places) -> bytes:
+def _checked(item_id: str, data: bytes, places: Mapping[str, Place]) -> bytes:
     found, wanted = sha256_hex(data), places[item_id].content_id
     if found != wanted:
         raise DataCorrupt(f"item {item_id} must have bytes that hash to {wanted} (got {found}). Restore a backup.")
     return data
 
 
-def _exam_places(store: ObjectStore, exams: Iterable[ExamRef]) -> dict[str, dict[str, Place]]:
-    """Return where each exam's items lie, by exam id."""
-    return {exam.exam_id: places_of(manifest.read(store, exam.object_key)) for exam in exams}
+def _exam_places(store: ObjectStore, exams: Iterable[ExamRef]) -> dict[str, pa.Table]:
+    """Return where each exam's items lie (manifest.places), by exam id."""
+    return {exam.exam_id: manifest.read_places(store, exam.object_key) for exam in exams}

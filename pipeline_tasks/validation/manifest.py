@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,18 +41,17 @@ KEYED_SCHEMA = SCHEMA.append(pa.field("content_id", pa.string()))
 # that was killed half-way) that hold the same items with the same labels have the same snapshot.
 IDENTITY = tuple(name for name in SCHEMA.names if name not in {"object_key", "offset", "arrived_at"})
 FORMAT = 2
+PLACE_COLUMNS = ("item_id", "content_id", "object_key", "offset", "size_bytes")
 
 
-def build_manifest(columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """Return decided labels (as the catalog gives them, by column) as a manifest, sorted by item id."""
-    renamed = dict(columns)
-    renamed["decision_version"] = renamed.pop("version")
-    renamed["weight"] = [1.0] * len(renamed["item_id"])
-    renamed["annotators"] = [sorted(str(name) for name in names or ()) for names in renamed["annotators"]]
-    is_keyed = list(renamed.get("content_id", renamed["item_id"])) != list(renamed["item_id"])
+def build_manifest(decided: pa.Table) -> pa.Table:
+    """Return decided labels (as the catalog gives them) as a manifest, sorted by item id."""
+    known = {name: decided[name] for name in decided.column_names}
+    known["decision_version"] = known.pop("version")
+    known["weight"] = pa.chunked_array([np.ones(decided.num_rows)])
+    is_keyed = not known.get("content_id", known["item_id"]).equals(known["item_id"])
     schema = KEYED_SCHEMA if is_keyed else SCHEMA
-    table = pa.table({name: pa.array(renamed[name], schema.field(name).type) for name in schema.names}, schema=schema)
-    return table.sort_by("item_id")
+    return pa.table([known[field.name].cast(field.type) for field in schema], schema=schema).sort_by("item_id")
 
 
 def content_ids(table: pa.Table) -> list[str]:
@@ -85,19 +84,20 @@ def to_parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def from_parquet(data: bytes, *, object_key: str) -> pa.Table:
-    """Return the manifest that Parquet bytes hold.
+def from_parquet(data: bytes, *, object_key: str, columns: Sequence[str] = KEYED_SCHEMA.names) -> pa.Table:
+    """Return the manifest that Parquet bytes hold, or those of its columns that are asked for.
 
     Raises:
         DataCorrupt: the bytes are no Parquet of this schema.
     """
     try:
-        table = pq.read_table(io.BytesIO(data))
+        file = pq.ParquetFile(io.BytesIO(data))
+        schema = file.schema_arrow
+        if not (schema.equals(SCHEMA) or schema.equals(KEYED_SCHEMA)):
+            raise DataCorrupt(f"{object_key} must have the columns {SCHEMA.names} (got {schema.names}).")
+        return file.read([name for name in schema.names if name in columns])
     except (pa.ArrowException, OSError) as error:
         raise DataCorrupt(f"{object_key} must be a Parquet manifest (got {type(error).__name__}).") from error
-    if not (table.schema.equals(SCHEMA) or table.schema.equals(KEYED_SCHEMA)):
-        raise DataCorrupt(f"{object_key} must have the columns {SCHEMA.names} (got {table.schema.names}).")
-    return table
 
 
 def read(store: ObjectStore, object_key: str) -> pa.Table:
@@ -106,13 +106,35 @@ def read(store: ObjectStore, object_key: str) -> pa.Table:
     Raises:
         DataCorrupt: it is not there, or no Parquet of this schema.
     """
+    return from_parquet(_stored(store, object_key), object_key=object_key)
+
+
+def _stored(store: ObjectStore, object_key: str) -> bytes:
     try:
-        data = store.get(object_key)
+        return store.get(object_key)
     except KeyError:
         raise DataCorrupt(
             f"{object_key} must exist in the object store (got nothing). Restore it from a backup."
         ) from None
-    return from_parquet(data, object_key=object_key)
+
+
+def read_places(store: ObjectStore, object_key: str) -> pa.Table:
+    """Return where each row of a manifest in the object store lies, and what its bytes hash to (`places`).
+
+    Raises:
+        DataCorrupt: it is not there, or no Parquet of this schema.
+    """
+    return places(from_parquet(_stored(store, object_key), object_key=object_key, columns=PLACE_COLUMNS))
+
+
+def places(table: pa.Table) -> pa.Table:
+    """Return the columns PLACE_COLUMNS of a manifest or of decided labels, the objects' names held once each."""
+    contents = table["content_id" if "content_id" in table.column_names else "item_id"]
+    names = table["object_key"]
+    if not pa.types.is_dictionary(names.type):
+        names = names.dictionary_encode()
+    columns = [table["item_id"], contents, names, table["offset"], table["size_bytes"]]
+    return pa.table(columns, names=list(PLACE_COLUMNS))
 
 
 def locations(table: pa.Table) -> list[Location]:

@@ -64,7 +64,7 @@ def near_leaks(
     ENOUGH_PARTNERS copies; among items that are all alike not every pair is returned. `read` gives the bytes of items
     by id; it is asked for the texts of candidates only.
     """
-    if not exam.item_ids or not trained.item_ids:
+    if not len(exam.values) or not len(trained.values):
         return []
     pairs: Iterable[Pair]
     if modality == "image":
@@ -74,9 +74,9 @@ def near_leaks(
     else:
         pairs = _row_pairs(exam.values, trained.values)
     found = [
-        Leak(exam.item_ids[e], trained.item_ids[t], "near", round(similarity, SIMILARITY_DIGITS))
+        Leak(exam.item_id(e), trained.item_id(t), "near", round(similarity, SIMILARITY_DIGITS))
         for e, t, similarity in pairs
-        if exam.item_ids[e] != trained.item_ids[t]
+        if exam.item_id(e) != trained.item_id(t)
     ]
     return sorted(found, key=lambda leak: (leak.item_id, -leak.similarity, leak.trained_item_id))
 
@@ -250,10 +250,10 @@ def _text_pairs(exam: Fingerprints, trained: Fingerprints, *, minimum: float, re
     likely = _likeliest(_text_candidates(exam.values, trained.values, minimum=minimum - ESTIMATE_SLACK))
     for start in range(0, len(likely), TEXT_PAIRS_AT_ONCE):
         part = likely[start : start + TEXT_PAIRS_AT_ONCE]
-        ids = {exam.item_ids[e] for e, _, _ in part} | {trained.item_ids[t] for _, t, _ in part}
+        ids = {exam.item_id(e) for e, _, _ in part} | {trained.item_id(t) for _, t, _ in part}
         sets = {item_id: fp.shingles(data.decode("utf-8-sig")) for item_id, data in read(ids).items()}
         for e, t, _ in part:
-            similarity = jaccard(sets[exam.item_ids[e]], sets[trained.item_ids[t]])
+            similarity = jaccard(sets[exam.item_id(e)], sets[trained.item_id(t)])
             if similarity >= minimum:
                 yield e, t, similarity
 
@@ -313,14 +313,20 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 def _row_pairs(exam_ew: Bytes, trained_tw: Bytes) -> set[Pair]:
     """Return every row that has an equal on the other side, with the first of its equals there."""
-    exam, trained = ([row.tobytes() for row in values_nw] for values_nw in (exam_ew, trained_tw))
-    first_e, first_t = _first_index(exam), _first_index(trained)
-    of_exam = {(e, first_t[row], 1.0) for e, row in enumerate(exam) if row in first_t}
-    return of_exam | {(first_e[row], t, 1.0) for t, row in enumerate(trained) if row in first_e}
+    alike_t = np.flatnonzero(np.isin(_beginnings(trained_tw), _beginnings(exam_ew)))
+    first_e = _first_index(enumerate(row.tobytes() for row in exam_ew))
+    first_t = _first_index((int(t), trained_tw[t].tobytes()) for t in alike_t)
+    of_exam = {(e, first_t[row.tobytes()], 1.0) for e, row in enumerate(exam_ew) if row.tobytes() in first_t}
+    rows = ((int(t), trained_tw[t].tobytes()) for t in alike_t)
+    return of_exam | {(first_e[row], t, 1.0) for t, row in rows if row in first_e}
 
 
-def _first_index(rows: Sequence[bytes]) -> dict[bytes, int]:
+def _beginnings(values_nw: Bytes) -> npt.NDArray[np.uint64]:
+    return np.ascontiguousarray(values_nw[:, :8]).view(np.uint64).reshape(-1)
+
+
+def _first_index(rows: Iterable[tuple[int, bytes]]) -> dict[bytes, int]:
     first: dict[bytes, int] = {}
-    for index, row in enumerate(rows):
+    for index, row in rows:
         first.setdefault(row, index)
     return first

@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.datasets import Columns, DatasetRepository
+from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef
 from pipeline_tasks.errors import DataCorrupt, GateClosed
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject
-from pipeline_tasks.validation import frames, items, manifest
-from pipeline_tasks.validation.checking import check_dataset, checked_items, checked_labels, without
-from pipeline_tasks.validation.items import items_check
-from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, forget_parts, keep_fingerprints, places_of
+from pipeline_tasks.validation import fingerprints, frames, items, manifest
+from pipeline_tasks.validation.checking import check_dataset, checked_items, checked_labels, rows_of, without
+from pipeline_tasks.validation.items import CHUNK_ROWS, items_check
+from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, forget_parts, keep_fingerprints
 from pipeline_tasks.validation.reports import CheckContext
 from pipeline_tasks.validation.trigger import TrainDecision, count_new, enough_new_labels
 
@@ -80,27 +81,31 @@ def build_snapshot(
     """
     fence = database.acquire(f"snapshot/{project.name}", attempt, now=now)
     context = CheckContext(project.name, store, datasets, docs_dir, run_id, now)
-    columns = datasets.decided(project.name, "train")
+    decided = datasets.decided(project.name, "train")
     if window == "newest":
-        columns = _newest_only(columns, base=datasets.champion_snapshot(project.name), store=store)
-    columns = checked_labels(project, columns, context=context, fence=fence)
-    comparison = _compared_with_exams(project, columns, context=context)
-    kept = columns
+        decided = _newest_only(decided, base=datasets.champion_snapshot(project.name), store=store)
+    decided = checked_labels(project, decided, context=context, fence=fence)
+    comparison = _compared_with_exams(project, decided, context=context)
+    num_checked, leaked_ids = decided.num_rows, {leak.trained_item_id for leak in comparison.leaks}
+    leaked = rows_of(decided, leaked_ids)
     if project.config.gate.exam.near_duplicates.policy != "stop":  # off: only what is equal stands here
-        kept = without(columns, {leak.trained_item_id for leak in comparison.leaks})
-    table = manifest.build_manifest(kept)
+        decided = without(decided, leaked_ids)
+    table = manifest.build_manifest(decided)
+    del decided
     snapshot_id = manifest.manifest_id(table)
     check_dataset(
         project,
         table,
         snapshot_id=snapshot_id,
-        columns=columns,
+        num_checked=num_checked,
+        leaked=leaked,
         comparison=comparison,
         context=context,
         fence=fence,
     )
-    item_ids = table["item_id"].to_pylist()
-    keep_fingerprints(project, snapshot_id, comparison.values, item_ids=item_ids, store=store)
+    if comparison.values.num_rows:
+        values = fingerprints.select(comparison.values, table["item_id"])
+        keep_fingerprints(project, snapshot_id, values, store=store)
     key = f"snapshots/{project.name}/{snapshot_id}/manifest.parquet"
     crash_point("snapshot.put.before")
     database.check(fence)
@@ -110,7 +115,7 @@ def build_snapshot(
         project=project.name,
         snapshot_id=snapshot_id,
         object_key=key,
-        class_counts=frames.count_classes(table["label"].to_pylist(), project.config.labels.classes),
+        class_counts=frames.count_classes(frames.count_labels(table["label"]), project.config.labels.classes),
         schema_version=SCHEMA_VERSION,
         run_id=run_id,
         now=now,
@@ -128,12 +133,12 @@ def build_snapshot(
     return snapshot
 
 
-def _compared_with_exams(project: LoadedProject, columns: Columns, *, context: CheckContext) -> Comparison:
+def _compared_with_exams(project: LoadedProject, decided: pa.Table, *, context: CheckContext) -> Comparison:
     """Compare the training items with every exam that was ever frozen; what was looked at before is taken over."""
     datasets = context.datasets
     known = [ref for ref in (datasets.champion_snapshot(project.name), datasets.head_snapshot(project.name)) if ref]
     exams = datasets.exams(project.name)
-    found = compare_with_exams(project, places_of(columns), exams, known=known, store=context.store)
+    found = compare_with_exams(project, manifest.places(decided), exams, known=known, store=context.store)
     if found.leaks:
         _log.warning("%d training items of %s are near duplicates of exam items", len(found.leaks), project.name)
     return found
@@ -160,31 +165,33 @@ def open_exam(
     """
     exams = datasets.exams(project.name)
     members, _groups = datasets.exam_members(project.name)
-    columns = without(datasets.decided(project.name, "exam"), members)
+    decided = without(datasets.decided(project.name, "exam"), members)
     minimum = project.config.gate.exam.min_items
-    if len(columns["item_id"]) >= minimum:
+    if decided.num_rows >= minimum:
         fence = database.acquire(f"exam/{project.name}", attempt, now=now)
         context = CheckContext(project.name, store, datasets, docs_dir, run_id, now)
-        columns = checked_labels(project, columns, context=context, fence=fence)
-        if len(columns["item_id"]) >= minimum:
-            columns = _decodable(project, columns, context=context)
-        if len(columns["item_id"]) >= minimum:
-            _open_epoch(project, columns, epoch=exams[0].epoch + 1 if exams else 1, context=context, fence=fence)
+        decided = checked_labels(project, decided, context=context, fence=fence)
+        if decided.num_rows >= minimum:
+            decided = _decodable(project, decided, context=context)
+        if decided.num_rows >= minimum:
+            _open_epoch(project, decided, epoch=exams[0].epoch + 1 if exams else 1, context=context, fence=fence)
             exams = datasets.exams(project.name)
     if not exams:
-        _refuse_small_exam(project, num_items=len(columns["item_id"]), minimum=minimum)
+        _refuse_small_exam(project, num_items=decided.num_rows, minimum=minimum)
     return exams[:2]
 
 
-def _decodable(project: LoadedProject, columns: Columns, *, context: CheckContext) -> Columns:
-    """Return the columns without the items that the project's recipe cannot decode, which go to quarantine."""
+def _decodable(project: LoadedProject, decided: pa.Table, *, context: CheckContext) -> pa.Table:
+    """Return the rows but those of items that the project's recipe cannot decode, which go to quarantine."""
     check = items_check(project)
-    problems = check.problems_of(columns, store=context.store)
+    problems: dict[str, str] = {}
+    for batch in manifest.places(decided).to_batches(max_chunksize=CHUNK_ROWS):
+        problems |= check.problems_of(batch.to_pydict(), store=context.store)
     if problems:
         listed = "; ".join(f"{item_id[:16]}: {problems[item_id]}" for item_id in sorted(problems)[:10])
         _log.warning("%d exam items of %s do not decode and are left out: %s", len(problems), project.name, listed)
-        check.put_aside_undecodable(columns, problems, context=context)
-    return without(columns, set(problems))
+        check.put_aside_undecodable(rows_of(decided, problems), problems, context=context)
+    return without(decided, problems)
 
 
 def plan_training(
@@ -243,8 +250,8 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> pa.Table:
     return table
 
 
-def _open_epoch(project: LoadedProject, columns: Columns, *, epoch: int, context: CheckContext, fence: Fence) -> None:
-    table = manifest.build_manifest(columns)
+def _open_epoch(project: LoadedProject, decided: pa.Table, *, epoch: int, context: CheckContext, fence: Fence) -> None:
+    table = manifest.build_manifest(decided)
     exam_id = manifest.exam_id(table)
     _refuse_leaked_exam(project, table, context=context)
     exam = ExamRef(
@@ -269,7 +276,7 @@ def _refuse_leaked_exam(project: LoadedProject, table: pa.Table, *, context: Che
         return
     trained = read_manifest(context.store, head, verify=False)
     for column, code in (("item_id", "ITEM_LEAKAGE"), ("group_key", "GROUP_LEAKAGE")):
-        shared = sorted(set(table[column].to_pylist()) & set(trained[column].to_pylist()))
+        shared = sorted(set(trained[column].filter(pc.is_in(trained[column], table[column])).to_pylist()))
         if shared:
             listed = ", ".join(shared[:10])
             raise GateClosed(
@@ -287,16 +294,11 @@ def _refuse_small_exam(project: LoadedProject, *, num_items: int, minimum: int) 
     )
 
 
-def _newest_only(columns: Columns, *, base: SnapshotRef | None, store: ObjectStore) -> Columns:
+def _newest_only(decided: pa.Table, *, base: SnapshotRef | None, store: ObjectStore) -> pa.Table:
     if base is None:
-        return columns
-    known = _pairs(read_manifest(store, base))
-    pairs = zip(columns["item_id"], columns["label"], strict=True)
-    return without(columns, {pair[0] for pair in pairs if pair in known})
-
-
-def _pairs(table: pa.Table) -> set[tuple[str, str]]:
-    return set(_each_pair(table))
+        return decided
+    known = set(_each_pair(read_manifest(store, base)))
+    return without(decided, {pair[0] for pair in _each_pair(decided) if pair in known})
 
 
 def _each_pair(table: pa.Table) -> Iterator[tuple[str, str]]:

@@ -655,7 +655,7 @@ def test_new_labels_are_counted_as_the_snapshot_takes_them(plans):
     ids = plans.scene.add_labeled(5)
     plans.scene.decide(ids[0], "dog", version=2)
     plans.scene.decide(ids[1], None, version=2, status="withdrawn")
-    columns = plans.scene.datasets.decided("pets", "train")
+    columns = plans.scene.datasets.decided("pets", "train").to_pydict()
     pairs = sorted(plans.scene.datasets.decided_pairs("pets", "train"))
     assert pairs == list(zip(columns["item_id"], columns["label"], strict=True))
     assert len(pairs) == 4

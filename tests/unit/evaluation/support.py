@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline_tasks.contracts import Attempt, ExamRef, Item, Location, ModelRef, sha256_hex
 from pipeline_tasks.errors import PermanentError
@@ -219,7 +220,7 @@ def put_exam(store, *, epoch, labels, project="fashion", media_type="text/plain"
         "origin": ["source"] * len(rows),
         "arrived_at": [NOW] * len(rows),
     }
-    table = manifest.build_manifest(columns)
+    table = manifest.build_manifest(pa.table(columns))
     exam_id = manifest.exam_id(table)
     key = f"exams/{project}/{exam_id}.parquet"
     store.put(key, manifest.to_parquet(table))

@@ -2,6 +2,8 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -149,28 +151,41 @@ def test_the_kind_names_what_must_agree():
 
 def test_fingerprints_are_stored_and_read_back():
     values = {"b": b"x" * 32, "a": None, "c": b"y" * 32}
-    data = fp.to_parquet(values, item_ids=["a", "b"])
-    assert fp.from_parquet(data, object_key="k", modality="tabular") == {"a": None, "b": b"x" * 32}
-    packed = fp.pack(values, modality="tabular")
-    assert packed.item_ids == ("b", "c")
+    table = fp.as_table(values)
+    some = fp.select(table, pa.chunked_array([["a", "b"]]))
+    assert some.equals(fp.as_table({"a": None, "b": b"x" * 32}))
+    assert fp.from_parquet(fp.to_parquet(some), object_key="k", modality="tabular").equals(some)
+    packed = fp.pack(table, modality="tabular")
+    assert packed.item_ids.to_pylist() == ["b", "c"]
     assert packed.not_compared == ("a",)
     assert packed.values.shape == (2, 32)
     assert packed.values[1].tobytes() == b"y" * 32
 
 
 def test_no_fingerprints_are_an_empty_array():
-    assert fp.pack({}, modality="text").values.shape == (0, 512)
+    assert fp.pack(fp.as_table({}), modality="text").values.shape == (0, 512)
+    assert fp.pack(fp.SCHEMA.empty_table(), modality="text").values.shape == (0, 512)
+
+
+def test_an_item_without_a_row_is_named():
+    with pytest.raises(KeyError, match="b"):
+        fp.select(fp.as_table({"a": None}), pa.chunked_array([["a", "b"]]))
+
+
+def test_fingerprints_of_several_files_and_of_a_part_of_one_are_packed_alike():
+    table = fp.as_table({name: name.encode() * 32 for name in "abcdef"})
+    cut = pa.concat_tables([table.slice(3, 2), table.slice(1, 2)])
+    packed = fp.pack(cut, modality="tabular")
+    assert packed.item_ids.to_pylist() == list("bcde")
+    assert [bytes(row) for row in packed.values] == [name.encode() * 32 for name in "bcde"]
 
 
 def test_other_bytes_are_no_fingerprints():
     with pytest.raises(DataCorrupt, match=r"k must be Parquet \(got ArrowInvalid\). Delete it"):
         fp.from_parquet(b"other", object_key="k", modality="text")
-    stored = fp.to_parquet({"a": b"x" * 32}, item_ids=["a"])
+    stored = fp.to_parquet(fp.as_table({"a": b"x" * 32}))
     with pytest.raises(DataCorrupt, match="must hold fingerprints of 512 bytes"):
         fp.from_parquet(stored, object_key="k", modality="text")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     buffer = io.BytesIO()
     pq.write_table(pa.table({"item": ["a"]}), buffer)
     with pytest.raises(DataCorrupt, match="must have the columns"):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import pyarrow as pa
 import pytest
 
 from pipeline_tasks.catalog import tables as t
@@ -108,12 +109,12 @@ def test_bytes_are_checked_by_their_content(frozen):
 
 def test_a_manifest_without_such_rows_is_what_it_was(scene):
     """Old snapshots and exams keep their ids and their bytes."""
-    columns = {name: [] for name in scene.datasets.decided("pets", "train")}
+    columns = scene.datasets.decided("pets", "train").column_names
     row = {"item_id": "i", "content_id": "i", "label": "cat", "split": "train", "group_key": "g", "object_key": "o"}
     row |= {"offset": 0, "size_bytes": 1, "media_type": "m", "version": 1, "method": "single", "annotators": ["a"]}
     row |= {"agreement": 1.0, "source": "s", "origin": "source", "key": "k", "arrived_at": NOW}
-    plain = manifest.build_manifest({name: [row[name]] for name in columns})
-    keyed = manifest.build_manifest({name: ["c" if name == "content_id" else row[name]] for name in columns})
+    plain = manifest.build_manifest(pa.table({name: [row[name]] for name in columns}))
+    keyed = manifest.build_manifest(pa.table({name: [row[name]] for name in columns} | {"content_id": ["c"]}))
     assert (plain.schema, keyed.schema) == (manifest.SCHEMA, manifest.KEYED_SCHEMA)
     assert manifest.manifest_id(plain) == "81905f323ab42504970872407338a8151e3c00b814577c1734205fdbe1ead396"
     assert len({manifest.manifest_id(plain), manifest.manifest_id(keyed)}) == 2

@@ -18,7 +18,7 @@ SETTINGS = NearDuplicates()
 def packed(items: dict[str, bytes], *, modality) -> fp.Fingerprints:
     values = {name: fp.fingerprint(data, modality=modality, max_pixels=10**6, digits=4) for name, data in items.items()}
     assert None not in values.values()
-    return fp.pack(values, modality=modality)
+    return fp.pack(fp.as_table(values), modality=modality)
 
 
 def pairs(exam: dict[str, bytes], trained: dict[str, bytes], *, modality, **settings) -> set[tuple[str, str]]:
@@ -260,7 +260,9 @@ def test_an_item_is_no_near_duplicate_of_itself(modality, data):
 
 @pytest.mark.parametrize("modality", ["image", "text", "tabular"])
 def test_nothing_against_nothing(modality):
-    nothing, one = fp.pack({}, modality=modality), fp.pack({"a": b"\1" * fp.WIDTHS[modality]}, modality=modality)
+    nothing, one = (
+        fp.pack(fp.as_table(values), modality=modality) for values in ({}, {"a": b"\1" * fp.WIDTHS[modality]})
+    )
     for sides in ((nothing, nothing), (nothing, one), (one, nothing)):
         assert nd.near_leaks(*sides, modality=modality, settings=SETTINGS, read=lambda _: {}) == []
 

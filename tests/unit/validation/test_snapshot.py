@@ -1,3 +1,4 @@
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
@@ -58,13 +59,14 @@ def test_new_labels_give_the_next_generation_with_its_parent(scene):
 
 def test_the_id_names_what_is_learned_from_and_not_where_or_when_it_came_in(scene):
     scene.add_labeled(5)
-    columns = scene.datasets.decided("pets", "train")
-    base = manifest.manifest_id(manifest.build_manifest(columns))
-    backwards = {name: values[::-1] for name, values in columns.items()}
+    decided = scene.datasets.decided("pets", "train")
+    columns = decided.to_pydict()
+    base = manifest.manifest_id(manifest.build_manifest(decided))
+    backwards = pa.table({name: values[::-1] for name, values in columns.items()})
     assert manifest.manifest_id(manifest.build_manifest(backwards)) == base
 
     def changed(name, other) -> str:
-        return manifest.manifest_id(manifest.build_manifest({**columns, name: [other, *columns[name][1:]]}))
+        return manifest.manifest_id(manifest.build_manifest(pa.table({**columns, name: [other, *columns[name][1:]]})))
 
     for name, other in (("label", "fox"), ("version", 9), ("method", "consensus"), ("annotators", ["eve"])):
         assert changed(name, other) != base, name

@@ -1,3 +1,4 @@
+import pyarrow as pa
 import pytest
 
 from pipeline_tasks.validation.frames import classes_frame, count_classes, js_distance, labels_frame
@@ -69,4 +70,4 @@ def test_a_label_that_came_with_the_data_has_its_source_as_annotator():
         "annotators": [[], [], ["ann", "bob"]],
         "agreement": [None, None, 1.0],
     }
-    assert labels_frame(columns)["num_annotators"].tolist() == [1, 0, 2]
+    assert labels_frame(pa.table(columns))["num_annotators"].tolist() == [1, 0, 2]
