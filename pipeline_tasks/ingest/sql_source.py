@@ -37,6 +37,8 @@ class SqlRows:
     def rows(self, *, columns: Sequence[str], cursor: SqlCursor, now: dt.datetime) -> Iterator[Row]:
         """Yield rows: everything when that is due, else from a little before the watermark on, and NULLs always.
 
+        Without `columns` a row has all that the query gives.
+
         Raises:
             SourceUnavailable: the database cannot be reached.
             ConfigError: the driver is missing, the query does not run, or a column is missing.
@@ -94,7 +96,7 @@ class SqlRows:
         for row in result.mappings():
             if column is not None:
                 greatest.add(row[column])
-            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in columns})
+            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in columns or row})
 
     def _warn_of(self, greatest: Greatest) -> None:
         if greatest.num_ahead:
