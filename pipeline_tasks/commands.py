@@ -112,8 +112,9 @@ def init(arguments: argparse.Namespace) -> str:
 
     classes = [one.strip() for one in arguments.classes.split(",")] if arguments.classes else []
     folder = init_project(projects_dir(), name=arguments.name, template=arguments.template, classes=classes)
+    columns = f"`dethrone project columns {arguments.name} --write`, " if arguments.template == "tabular" else ""
     return (
-        f"Wrote {folder}. Next: put data where its project.yaml says, look through the file, then "
+        f"Wrote {folder}. Next: put data where its project.yaml says, {columns}look through the file, then "
         f"`dethrone project validate {arguments.name}`. Airflow shows it within half a minute."
     )
 

@@ -96,6 +96,8 @@ def columns(arguments: argparse.Namespace) -> Answer:
         path.write_text(before, encoding="utf-8")
         raise
     text = f"Wrote {len(proposals)} columns into {path}. Look through them: a guess is no declaration."
+    if texts := [one.name for one in proposals if one.type == "text"]:
+        text += f" A text is no input of tabular_mlp ({', '.join(texts)}); a category, with the values that matter, is."
     return Answer({"message": text}, (text,))
 
 

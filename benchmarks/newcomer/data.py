@@ -148,7 +148,8 @@ COLUMNS = (DATE, SPEED, *CATEGORIES)
 def strikes(cache: Path = CACHE) -> Material:
     """Small bird or a larger one: 1990 to 1998 arrive but for 400 rows, then come those, the years after, and capitals.
 
-    The last part is made: the same years, but whoever fills in the table has changed to capitals.
+    The last two parts are made: the same years, but whoever fills in the table has changed to capitals, and then leaves
+    out the speed as well.
     """
     with tarfile.open(fetch("strikes", cache)) as archive:
         raw = archive.extractfile("package/data/birdstrikes.csv")
@@ -161,9 +162,11 @@ def strikes(cache: Path = CACHE) -> Material:
         examples[part].append(Example(f"strike-{number:05d}", body, label))
     before, after = shuffled(examples["before"]), shuffled(examples["after"])
     capitals = [dataclasses.replace(one, key=f"{one.key}-capitals", body=_capitals(one.body)) for one in after[1800:]]
+    slow = [dataclasses.replace(one, key=f"{one.key}-slow", body=_without_speed(one.body)) for one in capitals]
     return Material(
         "tabular", "tabular", "application/json", ("small", "larger"), tuple(before[460:]), tuple(before[400:460]),
-        {"same years": tuple(before[:400]), "1999 to 2002": tuple(after[:1800]), "capitals": tuple(capitals)},
+        {"same years": tuple(before[:400]), "1999 to 2002": tuple(after[:1800]), "capitals": tuple(capitals),
+         "capitals, no speed": tuple(slow)},
         COLUMNS,
     )  # fmt: skip
 
@@ -177,6 +180,10 @@ def _cell(name: str, value: str) -> str | float | None:
 def _capitals(body: bytes) -> bytes:
     row = json.loads(body)
     return json.dumps({name: row[name].upper() if name in CATEGORIES else row[name] for name in row}).encode()
+
+
+def _without_speed(body: bytes) -> bytes:
+    return json.dumps({**json.loads(body), SPEED: None}).encode()
 
 
 # Chinese reviews

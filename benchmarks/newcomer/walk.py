@@ -2,8 +2,8 @@
 
     python benchmarks/newcomer/walk.py --data reviews --folder /tmp/newcomer/reviews      (5 to 15 minutes on two cores)
 
-Template defaults, but for what a person must write: classes, columns, and what the edits below say. Everything is a
-command of `dethrone` as a shell has it, but for three things: requests come from threads over HTTP, labels from
+Template defaults, but for the classes and what the edits below say; the columns are those that are proposed. Everything
+is a command of `dethrone` as a shell has it, but for three things: requests come from threads over HTTP, labels from
 scripted accounts of Label Studio over its own API (without errors), and exam labels from as many of them as the
 template asks for. Each command, its exit code, its seconds and its output go to FOLDER/walk.log; FOLDER/figures.json
 holds the figures that are printed at the end. A command that fails is noted, and the way goes on.
@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DETHRONE = ROOT / ".venv" / "bin" / "dethrone"
 SETTLE_SECONDS = 20
 TRIES = 4
+BETWEEN_MONITORS = 1000  # predictions: an alarm of drift asks that two readings of the log in a row are far
 
 
 class Walk:
@@ -72,10 +73,10 @@ class Walk:
         return done.returncode, done.stdout
 
     def again(self, *arguments: str) -> tuple[int, str]:
-        """Run a command until it ends with 0 or 3: a stage of Airflow may be at the same work."""
+        """Run a command until it ends with 0 or 3 and Airflow is not at the same work meanwhile."""
         for _ in range(TRIES):
             code, text = self.type(*arguments)
-            if code in (0, 3):
+            if code in (0, 3) and "just now, and not done" not in text and "is at work" not in text:
                 break
             time.sleep(SETTLE_SECONDS)
         return code, text
@@ -87,15 +88,12 @@ class Walk:
     # The project
 
     def init(self) -> None:
-        template, classes = self.material.template, self.material.classes
-        takes_classes = "--classes" in self.type("init", "--help")[1]
-        extra = ["--classes", ",".join(classes)] if takes_classes else []
-        self.type("init", self.name, "--template", template, *extra)
+        template, classes = self.material.template, ",".join(self.material.classes)
+        self.type("init", self.name, "--template", template, "--classes", classes)
         newcomer_data.write_arrivals(self.material, self.projects / self.name / "incoming")
-        if not takes_classes:
-            self.edit_classes()
         if self.material.modality == "tabular":
-            self.edit_columns()
+            self.type("project", "columns", self.name)
+            self.type("project", "columns", self.name, "--write")
         if self.name == "cells":  # 1,074 photos: a tenth of them is about as many as gate.exam.min_items asks for
             self.edit("project.yaml", "exam_share: 0.1", "exam_share: 0.15")
         self.type("project", "validate", self.name)
@@ -109,30 +107,6 @@ class Walk:
         path.write_text(text.replace(old, new, 1))
         self.figures["edited lines"] = int(self.figures.get("edited lines", 0)) + new.count("\n") + 1
         self.say(f"{file}: {' '.join(new.split())[:200]}")
-
-    def edit_classes(self) -> None:
-        before = {"image": "[cat, dog]", "tabular": '["no", "yes"]', "text": "[negative, positive]"}
-        old = [word.strip('"') for word in before[self.material.modality].strip("[]").split(", ")]
-        if tuple(old) == self.material.classes:
-            return
-        self.edit("project.yaml", before[self.material.modality], f"[{', '.join(self.material.classes)}]")
-        for was, becomes in zip(old, self.material.classes, strict=True):
-            self.edit("labeling.xml", f'value="{was}"', f'value="{becomes}"')
-
-    def edit_columns(self) -> None:
-        """Name the columns; what they hold is proposed by `project columns` where there is one, else typed in."""
-        self.edit("project.yaml", "[amount, country]", json.dumps(list(self.material.columns)))
-        if "columns" in self.type("project", "--help")[1]:
-            self.type("project", "columns", self.name)
-            self.say((self.projects / self.name / "project.yaml").read_text())
-            return
-        values: dict[str, list[str]] = {}
-        rows = [json.loads(one.body) for one in self.material.labeled]
-        for name in newcomer_data.CATEGORIES:
-            values[name] = [value for value, _ in collections.Counter(row[name] for row in rows).most_common(60)]
-        self.edit("project.yaml", "numbers: [amount]", f"numbers: [{newcomer_data.SPEED}]")
-        lines = "\n".join(f"      {name}: {json.dumps(found)}" for name, found in values.items())
-        self.edit("project.yaml", "      country: [DE, FR, US]", lines)
 
     # Labels
 
@@ -235,6 +209,15 @@ class Walk:
             self.fact(f"monitor, {when}", text.strip()[-300:])
             return
         self.fact(f"monitor, {when}", {key: report.get(key) for key in ("state", "quality", "alarms")})
+        self.fact(f"overview, {when}", self.overview())
+
+    def overview(self) -> str:
+        """Return what the overview page says of the project's monitoring."""
+        from pipeline_tasks.assembly import build_parts
+        from pipeline_tasks.wiring.views import overview_lines
+
+        line = next(one for one in overview_lines(build_parts()) if one.name == self.name)
+        return "; ".join([line.live_quality, *line.alarms])
 
     # The verdict
 
@@ -274,8 +257,10 @@ class Walk:
         self.verdict("first")
         self.fact("minutes to the first champion", round((time.monotonic() - self.began) / 60, 1))
         for name, examples in self.material.traffic.items():
-            self.send(name, examples)
-            self.monitor(f"after {name}")
+            for first in range(0, len(examples), BETWEEN_MONITORS):
+                part = examples[first : first + BETWEEN_MONITORS]
+                self.send(f"{name} {first + 1:,} to {first + len(part):,}", part)
+                self.monitor(f"after {name} {first + len(part):,}")
             self.again("annotate", self.name)
             self.label()
             self.monitor(f"{name}, labelled")

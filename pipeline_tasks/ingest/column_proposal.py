@@ -128,11 +128,9 @@ def _reads(text: str, column: Column) -> bool:
 def _rows(project: LoadedProject, *, environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for source in project.config.sources:
         if isinstance(source, SqlSource):
-            names = _content(source)
             rows = open_sql(project, source, environment=environment)
             now = dt.datetime.now(dt.UTC)
-            wanted = [source.key_column, *names] if names else []
-            for row in rows.rows(columns=wanted, cursor=SqlCursor(), now=now):
+            for row in rows.rows(columns=_content(source), cursor=SqlCursor(), now=now):
                 yield _only(row.values, source)
         elif isinstance(source, TableSource):
             yield from _table_rows(project, source)

@@ -96,8 +96,7 @@ class SqlRows:
         for row in result.mappings():
             if column is not None:
                 greatest.add(row[column])
-            names = columns or [str(name) for name in row]
-            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in names})
+            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in columns or row})
 
     def _warn_of(self, greatest: Greatest) -> None:
         if greatest.num_ahead:

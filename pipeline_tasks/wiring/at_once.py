@@ -31,7 +31,8 @@ def idle_beside(error: StaleAttempt, *, project: str, stage: str, attempt: Attem
     run_id = run_of(error.holder)
     if not run_id or run_id == attempt.run_id:
         return None
-    return f"{named(run_id)} is at `{stage}` of {project} just now; it does what was to be done here"
+    at_work = f"{named(run_id)} is at `{stage}` of {project} just now, and not done yet"
+    return f"{at_work}; the same again afterwards takes what came since"
 
 
 def training_elsewhere(parts: Parts, project: str, attempt: Attempt) -> str | None:

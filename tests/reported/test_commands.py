@@ -316,7 +316,8 @@ def test_e8_work_that_another_run_does_is_none_here(installation, monkeypatch, n
     monkeypatch.setattr(installation.parts, "project", slow, raising=False)
     found = getattr(entrypoints, name)(NAME, attempt=mine, parts=installation.parts)
     assert found == {
-        "idle": f"the DAG run manual__2026 is at `{name}` of {NAME} just now; it does what was to be done here"
+        "idle": f"the DAG run manual__2026 is at `{name}` of {NAME} just now, and not done yet; "
+        "the same again afterwards takes what came since"
     }
 
 

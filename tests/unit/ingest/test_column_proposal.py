@@ -91,6 +91,15 @@ def test_write_keeps_comments_and_the_rest(rows, monkeypatch, capsys):
     assert main(["project", "columns"]) == 2
 
 
+def test_write_names_the_columns_that_a_model_will_not_see(rows, monkeypatch, capsys):
+    """A column of more values than a category is proposed with becomes a text, which the stock recipe leaves out."""
+    monkeypatch.setenv("DETHRONE_PROJECTS", str(rows.folder.parent))
+    cells = "".join(f"{number},{number},model {number},yes\n" for number in range(60))
+    rows.write("a.csv", f"id,amount,country,label\n{cells}")
+    assert main(["project", "columns", "some_tabular", "--write"]) == 0
+    assert "A text is no input of tabular_mlp (country); a category" in capsys.readouterr().out
+
+
 def test_columns_that_are_there_are_replaced(world_of):
     folder = world_of("tabular").folder
     text = (folder / "project.yaml").read_text()
