@@ -21,7 +21,13 @@ from pipeline_tasks.stack.events import Event, OnEvent, ignore_event
 from pipeline_tasks.stack.layout import StackLayout, check_paths, source_root
 from pipeline_tasks.stack.secret_files import ensure_secrets, write_private
 from pipeline_tasks.stack.startup import POLL_SECONDS, PORTS_OF, PortTaken, Start, start_all
-from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, Program, render_program, render_supervisord
+from pipeline_tasks.stack.supervisor_conf import (
+    INFERENCE_PREFIX,
+    Program,
+    read_port,
+    render_program,
+    render_supervisord,
+)
 from pipeline_tasks.stack.supervisord import RUNNING_STATES, Supervisor, start_daemon
 
 __all__ = ["Event", "OnEvent", "UpReport", "down", "ignore_event", "up"]
@@ -149,6 +155,7 @@ def _prepare(
     secrets = make_folders(layout)
     supervisor = Supervisor(layout.socket)
     ended = _end_orphans(layout, supervisor, on_event=on_event)
+    require_model_ports(layout, supervisor)
     choice = choose_ports(layout, supervisor, on_event=on_event)
     stack = addresses.stack_document(choice.ports, projects_dir=projects_dir, home=layout.home)
     addresses.write_stack(layout.stack_file, stack)
@@ -200,6 +207,23 @@ def _end_orphans(layout: StackLayout, supervisor: Supervisor, *, on_event: OnEve
     if ended:
         on_event(Event("stack", "note", f"ended {len(ended)} processes of a stack that has no supervisor any more"))
     return ended
+
+
+def require_model_ports(layout: StackLayout, supervisor: Supervisor) -> None:
+    """Refuse a start beside a program that listens where a model's server belongs: the gateway would ask that program.
+
+    Raises:
+        ServiceUnavailable: MODEL_PORT_TAKEN.
+    """
+    infos = supervisor.processes() if supervisor.is_up() else {}
+    for path in sorted(layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf")):
+        port = read_port(path)
+        if path.stem not in infos and not addresses.port_is_free(port):
+            raise ServiceUnavailable(
+                f"port {port} must be free for {path.stem}, since the route names it "
+                f"(got {processes.port_owner(port)} there). Stop that program, then run `dethrone up` again.",
+                code="MODEL_PORT_TAKEN",
+            )
 
 
 def choose_ports(layout: StackLayout, supervisor: Supervisor, *, on_event: OnEvent) -> addresses.PortChoice:

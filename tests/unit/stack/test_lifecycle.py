@@ -10,7 +10,7 @@ from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, lifecycle
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.startup import PortTaken
-from pipeline_tasks.stack.supervisor_conf import Program
+from pipeline_tasks.stack.supervisor_conf import Program, render_program
 from pipeline_tasks.stack.supervisord import ProcessInfo
 
 
@@ -67,6 +67,22 @@ def test_the_ports_of_running_parts_are_kept_and_those_of_stopped_ones_tried_aga
     assert choice.ports["airflow"] == 8090
     assert choice.ports["label_studio"] == 8092
     assert [event.detail for event in events] == ["port 8091 is taken by another program: using 8092"]
+
+
+def test_another_program_on_a_models_port_is_not_asked_in_its_place(layout, monkeypatch):
+    """The server of another installation on that port would answer the gateway's requests."""
+    served = Program(
+        name="inference-d1", command=("serve", "--port", "3000"), environment={}, directory=Path("/"),
+        log_file=Path("/dev/null"),
+    )  # fmt: skip
+    layout.program_file("inference-d1").write_text(render_program(served))
+    monkeypatch.setattr(addresses, "port_is_free", lambda port: port != 3000)
+    monkeypatch.setattr(lifecycle.processes, "port_owner", lambda _: "python (pid 7)")
+    with pytest.raises(ServiceUnavailable, match=r"port 3000 must be free for inference-d1, .* \(got python \(pid 7\)"):
+        lifecycle.require_model_ports(layout, Supervisor({}))
+    lifecycle.require_model_ports(layout, Supervisor({"inference-d1": "RUNNING"}))
+    monkeypatch.setattr(addresses, "port_is_free", lambda _: True)
+    lifecycle.require_model_ports(layout, Supervisor({}))
 
 
 def test_a_second_caller_is_told_and_gives_up_in_the_end(layout):
