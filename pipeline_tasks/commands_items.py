@@ -12,9 +12,8 @@ def item(arguments: argparse.Namespace) -> Any:
 
 
 def _retire(arguments: argparse.Namespace) -> Any:
-    import getpass
-
     from pipeline_tasks.assembly import build_parts, utc_now
+    from pipeline_tasks.settings import user_name
     from pipeline_tasks.wiring import retiring
 
     found = retiring.retire(
@@ -22,7 +21,7 @@ def _retire(arguments: argparse.Namespace) -> Any:
         arguments.project,
         arguments.id,
         reason=arguments.reason,
-        by=getpass.getuser(),
+        by=user_name(),
         now=utc_now(),
     )
     return retiring.as_json(found) if arguments.json else retiring.as_text(found)

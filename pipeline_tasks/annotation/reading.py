@@ -1,4 +1,4 @@
-"""What an annotation says: a class, nothing, or something that the project does not know; pure.
+"""The answer that an annotation gives: a class, nothing, or something that the project does not know; pure.
 
 The class comes from one control of labeling.xml. What other controls took (notes, ratings, further questions) stays in
 the annotation's result and never decides whether the class counts.
@@ -10,12 +10,12 @@ import dataclasses
 import datetime as dt
 import json
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.catalog.labels import DELETED, AnnotationRow, Refusal
 from pipeline_tasks.contracts import Queue
+from pipeline_tasks.errors import printable
 from pipeline_tasks.ports import LabelingAnnotation
 from pipeline_tasks.project_labeling import LabelingConfig
 
@@ -36,11 +36,8 @@ class Reading:
 
 
 def storable(text: Any) -> str:
-    """Return text from outside as every database and terminal takes it: no controls, no halves of characters."""
-    shown = str(text)[:MAX_TEXT]
-    return "".join(
-        f"\\x{ord(one):02x}" if unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") else one for one in shown
-    )
+    """Return text from outside as every database and terminal takes it."""
+    return printable(text, limit=MAX_TEXT)
 
 
 def received(annotation: LabelingAnnotation) -> LabelingAnnotation:

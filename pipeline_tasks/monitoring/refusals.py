@@ -1,4 +1,4 @@
-"""What of the prediction log is not taken, named in quarantine: a part, a record, or the input of a prediction."""
+"""Refusals of the prediction log, named in quarantine: a part, a record, or the input of a prediction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import Project
 
 STAGE = "monitor"
-MAX_REASON = 1000
 
 
 def examine_input(record: ProductionRecord, *, payload_sha256: str, project: Project) -> Candidate | Refusal:
@@ -53,12 +52,6 @@ def quarantine(
             object_key = f"quarantine/{project}/{refusal.digest}"
             store.put(object_key, refusal.data)
         where = (STAGE, SOURCE, refusal.key, refusal.digest)
-        entries.append(Quarantined(*where, refusal.code, printable(refusal.reason), object_key, now))
+        entries.append(Quarantined(*where, refusal.code, refusal.reason, object_key, now))
     if entries:
         items.record(fence, Chunk(project, SOURCE, run_id, items=(), quarantined=entries))
-
-
-def printable(text: str) -> str:
-    """Return a reason that every database and terminal takes."""
-    text = text[:MAX_REASON].encode(errors="backslashreplace").decode()
-    return "".join(one if one.isprintable() or one == "\u3000" else " " for one in text)

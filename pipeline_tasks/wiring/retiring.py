@@ -10,6 +10,7 @@ from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.lineage import LineageRepository
 from pipeline_tasks.catalog.set_aside import Retirement, SetAsideRepository
 from pipeline_tasks.errors import ConfigError, printable
+from pipeline_tasks.guards.reason import stated
 
 MAX_REASON = 1000
 MIN_CHARACTERS = 4
@@ -30,9 +31,7 @@ def retire(database: Database, project: str, beginning: str, *, reason: str, by:
     Raises:
         ConfigError: the reason is empty, or the id is (the beginning of) no item of the project, or of several.
     """
-    said = printable(reason.strip(), limit=MAX_REASON)
-    if not said:
-        raise ConfigError('--reason must be a text (got an empty one). Say why: --reason "typed in wrongly".')
+    said = printable(stated(reason), limit=MAX_REASON)
     repository = SetAsideRepository(database)
     item_id = _item_of(LineageRepository(database), project, beginning.strip())
     wanted = Retirement(project, item_id, said, by, now)
