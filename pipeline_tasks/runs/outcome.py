@@ -25,7 +25,6 @@ class RunFacts:
     approval: Literal["approve", "reject", "expired"] | None = None
     promoted_generation: int | None = None
     rollout_ended: tuple[str, str] | None = None  # the code and the reason of a rollout that went back to the champion
-    closed_outcome: RunOutcome | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class OpenTasks:
 
     @property
     def matter(self) -> bool:
-        """Whether their labels would be a twentieth or more of what training has without them."""
+        """True where their labels would be a twentieth or more of what training has without them."""
         return self.num_open > 0 and self.num_open >= OPEN_SHARE * max(self.num_decided, self.num_needed)
 
 

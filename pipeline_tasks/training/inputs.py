@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from pipeline_tasks.contracts import UNDECODABLE
 from pipeline_tasks.errors import GateClosed, InputError
 from pipeline_tasks.models.base import Array
 from pipeline_tasks.training.progress import step_progress
@@ -104,7 +105,7 @@ def _check_skipped(skipped: dict[int, str], *, num_rows: int) -> None:
         raise GateClosed(
             f"at least {1 - MAX_SKIPPED_SHARE:.0%} of a snapshot's rows must decode with the recipe "
             f"(got {len(skipped)} of {num_rows} that do not: {codes}). Check recipe.params against the items.",
-            code="UNDECODABLE",
+            code=UNDECODABLE,
         )
 
 

@@ -50,11 +50,10 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fingerprints:
-    """The fingerprints of a set of items: `values` uint8 (n, width). What has none stands in `not_compared`."""
+    """The fingerprints of a set of items: `values` uint8 (n, width). What has none is left out."""
 
     item_ids: pa.Array | pa.ChunkedArray
     values: Bytes
-    not_compared: tuple[str, ...] = ()
 
     def item_id(self, row: int) -> str:
         """Return the item of a row."""
@@ -197,7 +196,6 @@ def pack(stored: pa.Table, *, modality: Modality) -> Fingerprints:
     return Fingerprints(
         item_ids=found["item_id"],
         values=np.concatenate(parts).reshape(found.num_rows, WIDTHS[modality]),
-        not_compared=tuple(ordered.filter(pc.is_null(ordered["fingerprint"]))["item_id"].to_pylist()),
     )
 
 

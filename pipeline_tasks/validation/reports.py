@@ -16,7 +16,6 @@ from pipeline_tasks.contracts import Fence, sha256_hex
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
 
-FOLDER = "data-docs"
 HTML = "text/html; charset=utf-8"
 
 

@@ -32,7 +32,7 @@ from pipeline_tasks.validation.trigger import TrainDecision, count_new, enough_n
 
 _log = logging.getLogger(__name__)
 PARQUET = "application/vnd.apache.parquet"
-EXAM_TOO_SMALL, NOTHING_NEW = "EXAM_TOO_SMALL", "NOTHING_NEW"
+EXAM_TOO_SMALL = "EXAM_TOO_SMALL"
 Window = Literal["all", "newest"]
 
 

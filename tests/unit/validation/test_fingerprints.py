@@ -157,7 +157,6 @@ def test_fingerprints_are_stored_and_read_back():
     assert fp.from_parquet(fp.to_parquet(some), object_key="k", modality="tabular").equals(some)
     packed = fp.pack(table, modality="tabular")
     assert packed.item_ids.to_pylist() == ["b", "c"]
-    assert packed.not_compared == ("a",)
     assert packed.values.shape == (2, 32)
     assert packed.values[1].tobytes() == b"y" * 32
 
