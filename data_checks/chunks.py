@@ -63,7 +63,7 @@ TABLE_EXPECTATIONS = frozenset(
 
 @dataclasses.dataclass(slots=True)
 class _Tally:
-    """What the chunks so far said of one rule."""
+    """The results of the chunks so far for one rule."""
 
     num_checked: int = 0
     num_failed: int = 0

@@ -1,4 +1,4 @@
-"""What a command found: one JSON object for programs, text or tables for people, and the exit code."""
+"""The answer of a command: one JSON object for programs, text or tables for people, and the exit code."""
 
 from __future__ import annotations
 

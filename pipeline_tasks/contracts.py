@@ -205,7 +205,7 @@ class CheckReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MonitorReport:
-    """What one monitor run did; `alarms` are sentences.
+    """Result of one monitor run; `alarms` are sentences.
 
     `state` is ALARM where there is any of them, else what live quality says: OK, INSUFFICIENT_DATA or NO_REFERENCE.
 

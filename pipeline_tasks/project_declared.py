@@ -1,4 +1,4 @@
-"""What follows from a project's declared columns: the content of its sources, the inputs of its recipe, and checks."""
+"""Consequences of a project's declared columns: the content of its sources, the inputs of its recipe, and checks."""
 
 from __future__ import annotations
 

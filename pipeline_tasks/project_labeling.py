@@ -48,7 +48,7 @@ class Element:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelingConfig:
-    """What the annotation stages need to know: who shows the item, who takes the answer, which answers there are.
+    """The labeling page as the annotation stages use it: tag of the item, control of the answer, answers.
 
     `xml` is what Label Studio gets: the file with the choices filled in and an answer required.
     """

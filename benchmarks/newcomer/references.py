@@ -1,4 +1,4 @@
-"""What plain models reach on the newcomer's data sets: the commoner class, logistic regression, a small network.
+"""Plain models on the newcomer's data sets, for reference: the commoner class, logistic regression, a small network.
 
     python benchmarks/newcomer/references.py                    all three, about 10 minutes on two busy cores
     python benchmarks/newcomer/references.py --data reviews

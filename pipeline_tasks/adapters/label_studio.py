@@ -27,7 +27,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where Label Studio reports annotations; `url` has a `{title}` for the name of our project."""
+    """The receiver of Label Studio's reports of annotations; `url` has a `{title}` for the name of our project."""
 
     url: str
     secret: str = dataclasses.field(repr=False)

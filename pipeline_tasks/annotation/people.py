@@ -1,4 +1,4 @@
-"""Whether enough people have an account in Label Studio for the items that wait there."""
+"""The people with an account in Label Studio, against the number that the waiting items need."""
 
 from __future__ import annotations
 

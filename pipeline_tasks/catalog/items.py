@@ -42,7 +42,7 @@ class Cursor:
 
 
 class KnownItem(NamedTuple):
-    """What a source said about an item that is there: its label, which source, and under which key."""
+    """A source's statement about an item that is there: its label, which source, and under which key."""
 
     label: str | None
     source: str

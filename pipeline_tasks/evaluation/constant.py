@@ -11,7 +11,7 @@ from pipeline_tasks.project import ABOVE_CONSTANT, Gate
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConstantAnswer:
-    """What always answering `label` is worth on an exam: `accuracy` is the share of its commonest class.
+    """The worth of always answering `label` on an exam: `accuracy` is the share of its commonest class.
 
     `gain` is the contender's over it by the gate's metric; None beside a champion, or where outputs are unusable.
     """

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fed:
-    """How much a source listed, and where its cursor goes: None = not all of it could be read, look again.
+    """The size of a source's listing, and its next cursor: None = not all of it could be read, look again.
 
     `is_whole` says that everything which the source has was read.
     """

@@ -1,4 +1,4 @@
-"""How far a query was read: the greatest value of its watermark column, and when everything was read last. Pure.
+"""The position of a query: the greatest value of its watermark column, and when everything was read last. Pure.
 
 Times and dates, also those that are ISO texts, are read again from `OVERLAP` before the greatest on: what is committed
 late is seen. Numbers and other texts are read from the greatest on, itself included. What neither can know (a row that
@@ -25,7 +25,7 @@ _ISO = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d)?.*)?", re.DOTALL)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SqlCursor:
-    """Where a query's next reading begins."""
+    """The beginning of a query's next reading."""
 
     watermark: Any = None
     swept_at: dt.datetime | None = None

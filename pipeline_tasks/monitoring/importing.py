@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outside:
-    """What the monitor works on; `check` runs the items check on a batch, and puts aside what fails it."""
+    """The inputs of the monitor; `check` runs the items check on a batch, and puts aside what fails it."""
 
     database: Database
     store: ObjectStore

@@ -63,7 +63,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """What one part holds: answered predictions, what callers told, how many requests failed, and what is no record."""
+    """Content of one part: answered predictions, what callers told, failed requests, and what is no record."""
 
     object_key: str
     predictions: tuple[Prediction, ...]
@@ -74,7 +74,7 @@ class Part:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether all that it holds is ahead of the clock of who reads: one of the two clocks is wrong."""
+        """True where all that it holds is ahead of the clock of who reads: one of the two clocks is wrong."""
         is_empty = not (self.predictions or self.outcomes or self.num_errors)
         return is_empty and {one.code for one in self.refused} == {RECORD_AHEAD}
 

@@ -31,7 +31,7 @@ TOLERANCES: Mapping[Runtime, float] = {"eager": 1e-6, "amp": 0.02, "onnx": 1e-4,
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Proof:
-    """How training decoded, and some of the items that it was fed: (item id, bytes)."""
+    """The decoding of training, and some of the items that it was fed: (item id, bytes)."""
 
     recipe: Recipe
     preprocessing: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""How the project's recipe decodes an item, as the stored model version will: what is known at ingest, not later."""
+"""Decoding of an item by the project's recipe, as the stored model version will: known at ingest, not later."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ Found = TypeVar("Found")
 
 
 class Place(NamedTuple):
-    """Where an item's bytes lie, and their SHA-256."""
+    """The place of an item's bytes, and their SHA-256."""
 
     location: Location
     content_id: str

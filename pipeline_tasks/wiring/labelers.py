@@ -1,4 +1,4 @@
-"""What `dethrone status` says of the labelers: which projects wait for more people than have an account."""
+"""The labelers' lines of `dethrone status`: projects that wait for more people than have an account."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ ASIDE = "_removed"  # below the projects' folder; no name that begins so is a pr
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Removal:
-    """What went, and what stays."""
+    """The parts that went, and those that stay."""
 
     project: str
     folder: str | None  # where the files are now

@@ -1,4 +1,4 @@
-"""What a rollback would change, in a sentence; nothing is changed."""
+"""Preview of a rollback, in a sentence; nothing is changed."""
 
 from __future__ import annotations
 

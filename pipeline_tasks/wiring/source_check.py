@@ -15,7 +15,7 @@ from pipeline_tasks.project import FolderSource, LoadedProject, S3Source, SqlSou
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SourceFindings:
-    """What is wrong with the sources, and what is only odd; each names key and path."""
+    """Faults of the sources, and oddities; each names key and path."""
 
     problems: tuple[str, ...]
     warnings: tuple[str, ...]

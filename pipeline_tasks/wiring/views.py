@@ -34,7 +34,7 @@ _KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelingState:
-    """How the labelers stand: what has a label, and what is open."""
+    """The state of labeling: what has a label, and what is open."""
 
     num_items: int
     num_labels: int

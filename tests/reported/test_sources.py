@@ -78,7 +78,7 @@ CSV_CASES = [
     ("table", "good", "bad"), [case[1:] for case in CSV_CASES], ids=[case[0] for case in CSV_CASES]
 )
 def test_a_bad_row_of_a_csv_file_stops_no_other(rows, table, good, bad):
-    """What is no row is named by the line where it begins; the lines below it are read."""
+    """A line that is no row is named by the line where it begins; the lines below it are read."""
     rows.write("a.csv", table)
     rows.run()
     assert set(rows.all()) == {"g0", "g1", "g2", "g3", "g4", *good}

@@ -1,4 +1,4 @@
-"""What training, gate and monitor said that was not so, and what they could not do. Source: reports of 2026-11-29."""
+"""Faults of training, gate and monitor: wrong statements, and inputs that ended them. Source: reports of 2026-11-29."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers send, byte by byte, and a server of the gateway's or of the inference service's kind to send it to."""
+"""Requests of callers, byte by byte, and a server of the gateway's or of the inference service's kind to send it to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a query's next reading begins."""
+"""The beginning of a query's next reading."""
 
 import datetime as dt
 import decimal
