@@ -16,6 +16,7 @@ from data_checks import guards
 from data_checks.result import CheckResult, RuleResult, quarantined_rows
 from data_checks.rules import ROWS, Rule, Suite
 from data_checks.runner import (
+    MAX_EXAMPLES,
     answers_of,
     judge,
     stopped_before,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_IDS = 100
-MAX_EXAMPLES = 5
 Quarantined = dict[str, tuple[str, ...]]
 # Expectations whose answer on a row depends on that row alone; with `mostly` they count all rows.
 ROW_EXPECTATIONS = frozenset(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 TOO_MANY_BAD_ROWS = "TOO_MANY_BAD_ROWS"
 SUITE_EMPTY = "SUITE_EMPTY"
-_MAX_EXAMPLES = 5
+MAX_EXAMPLES = 5
 
 
 def run_suite(
@@ -207,7 +207,7 @@ def _observed(result: Mapping[str, Any], *, success: bool, single: bool) -> str:
 
 def _examples(result: Mapping[str, Any]) -> tuple[str, ...]:
     distinct = dict.fromkeys(printable(value) for value in (result.get("partial_unexpected_list") or ()))
-    return tuple(distinct)[:_MAX_EXAMPLES]
+    return tuple(distinct)[:MAX_EXAMPLES]
 
 
 def _error(rule: Rule, message: str) -> RuleResult:

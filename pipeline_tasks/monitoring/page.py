@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline_tasks.evaluation.report import page, section
 from pipeline_tasks.evaluation.report_charts import text
+from pipeline_tasks.evaluation.report_tables import percent
 
 WORDS = {
     "ALARM": ("keep", "Alarm"),
@@ -65,12 +66,8 @@ def _time(iso: str) -> str:
 
 
 def _interval(found: Mapping[str, Any]) -> str:
-    ends = f'<span class="small">{_percent(found["low"])} to {_percent(found["high"])}</span>'
-    return f"{_percent(found['estimate'])} {ends}"
-
-
-def _percent(share: float | None) -> str:
-    return "not computable" if share is None else f"{100 * share:.1f} %"
+    ends = f'<span class="small">{percent(found["low"])} to {percent(found["high"])}</span>'
+    return f"{percent(found['estimate'])} {ends}"
 
 
 def _drift(drift: Mapping[str, Any]) -> str:
@@ -95,8 +92,8 @@ def _drift(drift: Mapping[str, Any]) -> str:
 def _shares(name: str, keys: Sequence[str], expected: Mapping[str, int], actual: Mapping[str, int]) -> str:
     totals = [max(1, sum(one.values())) for one in (expected, actual)]
     rows = "".join(
-        f'<tr><td>{text(key)}</td><td class="number">{_percent(expected.get(key, 0) / totals[0])}</td>'
-        f'<td class="number">{_percent(actual.get(key, 0) / totals[1])}</td></tr>'
+        f'<tr><td>{text(key)}</td><td class="number">{percent(expected.get(key, 0) / totals[0])}</td>'
+        f'<td class="number">{percent(actual.get(key, 0) / totals[1])}</td></tr>'
         for key in keys
     )
     head = f'<tr><th>{name}</th><th class="number">Reference</th><th class="number">Newest block</th></tr>'
