@@ -120,7 +120,7 @@ def init(arguments: argparse.Namespace) -> str:
 
 
 def project(arguments: argparse.Namespace) -> Any:
-    """Validate, list or remove projects, or print the JSON schema of project.yaml."""
+    """Validate, list or remove projects, propose columns, or print the JSON schema of project.yaml."""
     from pipeline_tasks import commands_projects
 
     return getattr(commands_projects, arguments.action)(arguments)

@@ -1,4 +1,4 @@
-"""`dethrone project`: validate, list, remove, and the schema of project.yaml; `cli.py` has the names and arguments."""
+"""`dethrone project`: validate, list, remove, columns, and the schema of project.yaml; arguments: `cli.py`."""
 
 from __future__ import annotations
 
