@@ -13,7 +13,8 @@ LABELER ?= scripted
 SIZE ?=
 PYTEST_ARGS ?=
 # Suites that start databases and stores but no servers under load: they may run beside each other.
-SIDE_BY_SIDE := tests/unit tests/contract tests/model
+SIDE_BY_SIDE := tests/unit tests/contract tests/model \
+	$(addprefix tests/reported/test_,decode.py monitor.py sources_hostile.py sources_sql.py)
 
 # uv does not read pip's settings: hand over those that say where packages come from.
 ifdef PIP_FIND_LINKS
