@@ -116,6 +116,17 @@ def test_c1_a_watermark_that_cannot_be_asked_for_stops_no_later_reading(at, tmp_
     assert world.run(batch="two", now=NOW + MINUTE).num_new == 1
 
 
+def test_columns_that_change_later_are_told(tmp_path, database):
+    world = make_world(tmp_path, "tabular", database)
+    world.write("a.csv", "id,amount,country,label\n1,-9,DE,yes\n2,3,DE,no\n")
+    assert world.run(batch="one").reading is None
+    world.edit("missing: [NA]", "missing: [NA, '-9']")
+    report = world.run(batch="two", now=NOW + MINUTE)
+    assert report.num_new == 1
+    assert report.reading.endswith("a row that reads otherwise now is a new item beside the one it was")
+    assert world.run(batch="three", now=NOW + 2 * MINUTE).reading is None
+
+
 def test_c2_the_advice_on_two_labels_of_rows_can_be_followed(tmp_path, database):
     """A row that is removed makes nobody read the other file; the label in the first one does."""
     world = make_world(tmp_path, "tabular", database)
