@@ -207,7 +207,9 @@ def item_id(item: bytes, settings: ServingSettings) -> str:
     if settings.modality != "tabular" or settings.preprocess.get("columns"):
         return sha256_hex(item)
     row, names = json.loads(item), set(settings.preprocess.get("content_columns", ()))
-    return content_id({name: row[name] for name in names} if names and names <= row.keys() else row)
+    found = {name: row[name] for name in (names if names and names <= row.keys() else row)}
+    # -0.0 and 0.0 are one value, as for `guard_row`.
+    return content_id({name: value + 0.0 if isinstance(value, float) else value for name, value in found.items()})
 
 
 def parse_json_object(body: bytes, *, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:

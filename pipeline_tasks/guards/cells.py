@@ -123,9 +123,19 @@ def _column(document: Mapping[str, Any]) -> Column:
     kind = cast("ColumnType", document["type"])
     column = Column(str(document["name"]), kind, format=document.get("format"), unit=document.get("unit"))
     missing = frozenset(document.get("missing") or ())
-    if kind in ("number", "decimal"):  # -999, -999.0 and the number -999 are one spelling
-        missing |= {spelled(_READERS[kind](text, column)) for text in missing if NUMBER.fullmatch(text)}
+    if kind not in ("text", "category"):  # their cells are read without the blanks around them
+        missing = frozenset(text.strip() for text in missing)
+    if kind in ("number", "decimal", "date"):  # -999, -999.0 and the number -999 are one spelling; so are dates
+        missing |= {text for text in (_spelling(text, column) for text in missing) if text is not None}
     return dataclasses.replace(column, missing=missing)
+
+
+def _spelling(text: str, column: Column) -> str | None:
+    """Return the spelling of a value that is written like this; None where it is none of the column's type."""
+    try:
+        return spelled(_READERS[column.type](text, column))
+    except InputError:
+        return None
 
 
 def _number(value: Any, column: Column) -> Cell:
@@ -178,8 +188,11 @@ def _plain(value: str | float | decimal.Decimal) -> str | None:
     return "0" if not exact else text
 
 
-def _text(value: Any, _column: Column) -> Cell:
-    return value if isinstance(value, str) else spelled(value)
+def _text(value: Any, column: Column) -> Cell:
+    try:
+        return value if isinstance(value, str) else spelled(value)
+    except (OverflowError, ValueError):  # a time whose day in UTC is none of the years 1 to 9999
+        _refuse(value, column)
 
 
 def _date(value: Any, column: Column) -> Cell:
@@ -219,7 +232,7 @@ def _spelled_date(value: dt.date) -> str:
 
 
 def _boolean(value: Any, column: Column) -> Cell:
-    text = (value if isinstance(value, str) else spelled(value)).lower()
+    text = str(_text(value, column)).lower()
     return text in _TRUE if text in _TRUE | _FALSE else _refuse(value, column)
 
 

@@ -154,7 +154,8 @@ def _plain(image: Image.Image) -> Image.Image:
         import numpy as np
 
         wide = np.asarray(image, dtype=np.int64)
-        return Image.fromarray(np.clip(wide >> 8, 0, 255).astype(np.uint8))
+        grey = np.clip(wide >> 8, 0, 255).astype(np.uint8)
+        return Image.fromarray(np.where(wide == image.info.get("transparency"), np.uint8(255), grey))
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from pipeline_tasks.errors import ConfigError, InputError
-from pipeline_tasks.guards.cells import NUMBER, Column, ColumnType, read_cell, spelled
+from pipeline_tasks.guards.cells import NUMBER, Cell, Column, ColumnType, read_cell
 from pipeline_tasks.guards.row import is_nothing
 from pipeline_tasks.ingest.rows import read_rows
 from pipeline_tasks.ingest.sources import open_folder, open_sql
@@ -66,7 +66,8 @@ def propose(project: LoadedProject, *, environment: Mapping[str, str], max_rows:
     seen: dict[str, list[Any]] = {}
     for values in islice(_rows(project, environment=environment), max_rows):
         for name, value in values.items():
-            seen.setdefault(name, []).append(value)
+            if name:  # a table that pandas wrote begins with the numbers of its rows, without a name
+                seen.setdefault(name, []).append(value)
     if not seen:
         raise ConfigError(f"the sources of {project.name} must have rows to look at (got none). Put data there first.")
     return [propose_column(name, values) for name, values in seen.items()]
@@ -78,16 +79,16 @@ def propose_column(name: str, values: Sequence[Any]) -> Proposal:
     texts = [value for value in cells if isinstance(value, str)]
     if cells and not texts:
         return _by_type(name, cells)
-    words = {text for text in texts if text.strip().lower() not in NOTHING}
-    missing = tuple(sorted(set(texts) - words))
+    words = {text for text in texts if text.strip() and text.strip().lower() not in NOTHING}
+    missing = tuple(sorted({text.strip() for text in texts if text.strip().lower() in NOTHING}))
     if words and not any(_CODE.fullmatch(word.strip()) for word in words) and all(map(_is_number, words)):
         return Proposal(name, "number", missing)
     if words and {word.strip().lower() for word in words} <= _WORDS:
         return Proposal(name, "boolean", missing)
     for form in (None, *FORMATS):
-        if words and all(_reads(word, Column(name, "date", format=form)) for word in words):
+        if words and all(_read(word, Column(name, "date", format=form)) is not None for word in words):
             return Proposal(name, "date", missing, format=form)
-    distinct = sorted({spelled(cell) for cell in cells})
+    distinct = sorted({str(value) for cell in cells if (value := _read(cell, Column(name, "category"))) is not None})
     if distinct and len(distinct) <= MAX_VALUES and (len(distinct) < len(cells) or len(cells) == 1):
         return Proposal(name, "category", values=tuple(distinct))
     return Proposal(name, "text")
@@ -118,11 +119,11 @@ def _is_number(text: str) -> bool:
     return NUMBER.fullmatch(text.strip()) is not None
 
 
-def _reads(text: str, column: Column) -> bool:
+def _read(cell: Any, column: Column) -> Cell:
     try:
-        return read_cell(text, column) is not None
+        return read_cell(cell, column)
     except InputError:
-        return False
+        return None
 
 
 def _rows(project: LoadedProject, *, environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -170,8 +171,14 @@ def _only(values: Mapping[str, Any], source: TableSource | SqlSource) -> dict[st
 
 def _quoted(text: str) -> str:
     is_plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS | {"on", "off", "null"}
-    return text if is_plain else json.dumps(text, ensure_ascii=False)
+    return text if is_plain else _escaped(text)
 
 
 def _listed(values: Sequence[str]) -> str:
-    return f"[{', '.join(json.dumps(value, ensure_ascii=False) for value in values)}]"
+    return f"[{', '.join(map(_escaped, values))}]"
+
+
+def _escaped(text: str) -> str:
+    """Return a text in YAML's quotes, on one line: YAML takes no other than printable signs as they are."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(sign if sign.isprintable() else f"\\U{ord(sign):08x}" for sign in quoted)

@@ -137,6 +137,8 @@ def _record_reading(tally: _Tally, *, context: _Context) -> str | None:
     if cursor is None and not tally.num_reread:
         return None  # a new project
     told = f"rows are read by the declared columns, version {READING_VERSION}; {tally.num_reread} items keep their ids"
+    if cursor is not None:
+        told += "; `columns` changed: a row that reads otherwise now is a new item beside the one it was"
     logger.info("%s: %s", project.name, told)
     return told
 

@@ -21,6 +21,7 @@ OVERLAP = dt.timedelta(seconds=120)
 SWEEP_EVERY = dt.timedelta(hours=24)
 ZONES = dt.timedelta(hours=14)  # by so much a local time without a zone may be ahead of UTC
 _ISO = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d)?.*)?", re.DOTALL)
+_UNASKED = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,8 +129,8 @@ def kind_of(value: Any) -> str | None:
         return "time" if value.tzinfo is None else "time with zone"
     if isinstance(value, dt.date):
         return "date"
-    if isinstance(value, str):
-        return "text"
+    if isinstance(value, str):  # what is no UTF-8 cannot be asked for, nor a NUL be stored
+        return None if _UNASKED.search(value) else "text"
     if isinstance(value, int | float | decimal.Decimal):
         return "number" if math.isfinite(value) else None
     if value is None or isinstance(value, tuple):

@@ -225,10 +225,15 @@ class ItemWriter:
         self._held_seen = {}
 
     def _refuse_label(self, refused: Candidate | Claim, known: KnownItem, *, seen: dict[str, str]) -> None:
-        """Refuse a second label. A file is not marked as seen: when the other one is removed, it counts."""
+        """Refuse a second label.
+
+        A file is not marked as seen: when the other one is removed, it counts. A table is, and is not read again when a
+        row of another one is gone.
+        """
+        advice = "remove the other file" if self.is_gone else "give both rows that label"
         reason = (
             f"equal bytes must have one label (got {refused.label!r}; {refused.item_id[:12]} has {known.label!r} from "
-            f"{printable_key(known.key)}). Decide which one is right and remove the other file or row."
+            f"{printable_key(known.key)}). Decide which one is right and {advice}."
         )
         refusal = Refusal(refused.key, refused.item_id, "LABEL_CONFLICT", reason)
         self.refuse(refusal, seen={} if self.is_gone else seen)

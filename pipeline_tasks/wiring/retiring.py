@@ -46,6 +46,7 @@ def _item_of(lineage: LineageRepository, project: str, beginning: str) -> str:
             f"project must be one that the catalog knows (got {printable(project)}). "
             f"Known: {', '.join(projects) or 'none'}."
         )
+    beginning = printable(beginning)
     if len(beginning) < MIN_CHARACTERS:
         raise ConfigError(f"id must have {MIN_CHARACTERS} characters or more (got {beginning!r}). Give more of it.")
     found = [one.id for one in lineage.find(beginning, kind="item", project=project, limit=2)]
