@@ -443,7 +443,7 @@ def test_b2_retiring_is_recorded_once_and_says_which_exams_hold_the_item(scene_o
     item_id = scene.add_labeled(10, split="exam")[0]
     open_exam(scene.project, **scene.freezing)
     first = retiring.retire(scene.database, "pets", item_id, reason="typed\nwrongly", by="ann", now=NOW)
-    assert first.record == Retirement("pets", item_id, "typed\\x0awrongly", "ann", NOW)
+    assert first.record == Retirement("pets", item_id, "typed wrongly", "ann", NOW)
     assert first.epochs == (1,)
     again = retiring.retire(scene.database, "pets", item_id, reason="other", by="ben", now=NOW)
     assert (again.record, again.is_new) == (first.record, False)
@@ -457,7 +457,7 @@ def test_b2_retiring_is_recorded_once_and_says_which_exams_hold_the_item(scene_o
         ("pets", "0" * 64, "why", r"an item's id of pets \(got 0000"),
         ("pets", "ab", "why", "4 characters or more"),
         ("dogs", "0" * 64, "why", r"project must be one that the catalog knows \(got dogs\)"),
-        ("pets", "0" * 64, " ", "--reason must be a text"),
+        ("pets", "0" * 64, " ", "reason must say why"),
     ],
 )
 def test_b2_retiring_what_is_not_there_or_without_a_reason_is_refused(scene_of_pets, project, item, reason, message):

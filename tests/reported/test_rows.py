@@ -474,7 +474,8 @@ def containers(rows: list[dict], folder: Path) -> dict[str, list[Row]]:
     pq.write_table(
         pa.table({name: pa.array([row[name] for row in rows], typed[name]) for name in NAMES}), folder / "a.parquet"
     )
-    frame = pd.DataFrame(rows, columns=NAMES).astype({"whole": "Int64"})
+    frame = pd.DataFrame(rows, columns=NAMES)
+    frame["whole"] = pd.array([row["whole"] for row in rows], dtype="Int64")  # without a way through floats
     frame.to_parquet(folder / "frame.parquet")
     database = folder / "a.db"
     database.unlink(missing_ok=True)

@@ -193,7 +193,8 @@ class Case:
 
     def as_batch_prediction(self) -> Answers:
         """Answer by the task of the batch_predict DAG."""
-        parts = SimpleNamespace(database=self.database, store=self.store)
+        settings = SimpleNamespace(scratch_dir=self.folder / "scratch")
+        parts = SimpleNamespace(database=self.database, store=self.store, settings=settings)
         report = predict_batch(parts, self.name, attempt=self._attempt(), batch_id=None)
         rows = pq.read_table(io.BytesIO(self.store.get(report["object_key"]))).to_pylist()
         return {row["item_id"]: np.array(row["probabilities"]) for row in rows}
