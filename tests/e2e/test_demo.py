@@ -166,7 +166,8 @@ def test_every_command_of_the_readme_runs(told, tmp_path):
         "blast-radius fashion --annotator ada@demo.dethrone.local",
         f"experiment fashion start --version {last['champion']}", "experiment fashion report",
         "experiment fashion stop", "serving-base --dry-run", f"secrets {tmp_path / 'secrets'}", "upgrade",
-        f"item retire fashion {sha256_of_file(photo)} --reason test", "serve fashion", "demo --rounds 1", f"backup {tmp_path / 'backups'} --check", "down",
+        f"item retire fashion {sha256_of_file(photo)} --reason test",
+        "serve fashion", "demo --rounds 1", f"backup {tmp_path / 'backups'} --check", "down",
     ]  # fmt: skip
     (tried,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
     # The backup's test restores; `wandb sync` takes a W&B server, as in the tracker's contract tests.
