@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import subprocess
 from functools import cached_property
 from pathlib import Path
@@ -95,7 +96,9 @@ class Parts:
     def target(self) -> Any:
         from pipeline_tasks.adapters.process_target import ProcessTarget
 
-        return ProcessTarget(self.settings.home, host=self.settings.serving_host)
+        settings = self.settings
+        told = functools.partial(caller_environment, settings)
+        return ProcessTarget(settings.home, host=settings.serving_host, told=told)
 
     @cached_property
     def tracker(self) -> Any:
@@ -128,6 +131,13 @@ class Parts:
     def fence(self, project: str, stage: str, attempt: Attempt) -> Fence:
         """Take the lease of a project's stage for this attempt; an older attempt can publish nothing from now on."""
         return self.database.acquire(f"{project}/{stage}", attempt, now=utc_now())
+
+
+def caller_environment(settings: Settings) -> dict[str, str]:
+    """Return what an inference service is told of the key that its callers have to send: its SHA-256 alone."""
+    from bento_services.inference.config import CALLER_KEY
+
+    return {CALLER_KEY: sha256_hex(settings.inference_key.encode())}
 
 
 def build_parts(settings: Settings | None = None) -> Parts:

@@ -67,6 +67,15 @@ class Settings:
         return self._secret("airflow_admin_password")
 
     @property
+    def inference_key(self) -> str:
+        return self._secret("inference_key")
+
+    @property
+    def inference_headers(self) -> dict[str, str]:
+        """Return what a request to an inference service itself has to carry."""
+        return {"Authorization": f"Bearer {self.inference_key}"}
+
+    @property
     def split_key(self) -> str:
         return self._secret("split_key")
 

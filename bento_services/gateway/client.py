@@ -82,8 +82,9 @@ class ReadReply(Protocol):
 class InferenceClient:
     """A pool of kept-alive connections to the inference services."""
 
-    def __init__(self, *, timeout_seconds: float) -> None:
+    def __init__(self, *, timeout_seconds: float, key: str | None = None) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout_ms = str(max(1, int(timeout_seconds * 1000)))
         self._session: aiohttp.ClientSession | None = None
 
@@ -148,7 +149,9 @@ class InferenceClient:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, trust_env=False)
+            self._session = aiohttp.ClientSession(
+                connector=connector, headers=self._headers, timeout=self._timeout, trust_env=False
+            )
         return self._session
 
 

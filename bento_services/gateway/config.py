@@ -14,6 +14,7 @@ from bento_services.gateway.prediction_store import StoreLimits
 from pipeline_tasks.errors import ConfigError
 
 MIB = 1024 * 1024
+INFERENCE_KEY = ("DETHRONE_INFERENCE_KEY", "inference_key")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,6 +126,14 @@ def load_store_config(home: Path, environment: Mapping[str, str]) -> StoreConfig
         access_key=_secret(home, environment, "DETHRONE_S3_ACCESS_KEY", "s3_access_key"),
         secret_key=_secret(home, environment, "DETHRONE_S3_SECRET_KEY", "s3_secret_key"),
     )
+
+
+def load_inference_key(home: Path, environment: Mapping[str, str] | None = None) -> str | None:
+    """Return the key that inference services ask for; None where there is none, and then none of them may ask."""
+    try:
+        return _secret(home, os.environ if environment is None else environment, *INFERENCE_KEY)
+    except ConfigError:
+        return None
 
 
 def _callbacks(env: Mapping[str, str]) -> CallbackPolicy:

@@ -14,7 +14,7 @@ from bento_services.door import guard_door
 from bento_services.gateway.app import build_app, random_ids
 from bento_services.gateway.callbacks import CallbackClient
 from bento_services.gateway.client import InferenceClient
-from bento_services.gateway.config import load_config
+from bento_services.gateway.config import load_config, load_inference_key
 from bento_services.gateway.core import Gateway as Core
 from bento_services.gateway.core import Later
 from bento_services.gateway.flood import Entrance
@@ -83,7 +83,9 @@ class Gateway:
         config = load_config()
         metrics = Metrics()
         spool = Spool(config.spool_dir, limit_bytes=config.spool_limit_bytes, segment_bytes=config.segment_limit_bytes)
-        self._client = InferenceClient(timeout_seconds=config.inference_timeout_seconds)
+        self._client = InferenceClient(
+            timeout_seconds=config.inference_timeout_seconds, key=load_inference_key(config.home)
+        )
         self._follower = RouteFollower(
             SqlCatalog(config.catalog_url), local_copy=config.routes_file, poll_seconds=config.poll_seconds
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 
 from pipeline_tasks.errors import ConfigError
 
 TRACING_KEY = "DETHRONE_INFERENCE_TRACING"
 TUNING_KEY = "DETHRONE_INFERENCE_TUNING"
 GPU_KEY = "DETHRONE_INFERENCE_GPU"
+CALLER_KEY = "DETHRONE_INFERENCE_KEY_SHA256"
 
 
 def tracing() -> bool:
@@ -33,6 +35,20 @@ def check_device(device: str) -> None:
             "torch must see a GPU: this release requires one (got none). The machine's driver may be older than the "
             "CUDA of the base image: compare `nvidia-smi` there with `python -m torch.utils.collect_env` here."
         )
+
+
+def key_digest() -> bytes | None:
+    """Return the SHA-256 of the key that callers send; None lets everyone in, as a service under test does.
+
+    Raises:
+        ConfigError: the value is no SHA-256 in lower-case hex.
+    """
+    value = os.environ.get(CALLER_KEY)
+    if value is None:
+        return None
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ConfigError(f"{CALLER_KEY} must be a SHA-256 as 64 hexadecimal digits (got {len(value)} characters).")
+    return bytes.fromhex(value)
 
 
 def tuning_text() -> str | None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import hashlib
+import hmac
 import json
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 
 import anyio.to_thread
@@ -51,6 +53,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 # A refusal may come before the body was read: closing spares both sides the rest of it.
 CLOSE = (b"connection", b"close")
 MORE_HEADERS = {
+    401: [(b"www-authenticate", b"Bearer"), CLOSE],
     405: [(b"allow", b"POST"), CLOSE],
     408: [CLOSE],
     413: [CLOSE],
@@ -63,9 +66,14 @@ UNUSABLE_TYPE = Refusal(
     415, "MEDIA_TYPE_INVALID", "the body must be a plain item, batch or tensor (got a pickle or a coding).", "body"
 )
 NOT_POST = Refusal(405, "METHOD_NOT_ALLOWED", "the method must be POST here.")
+KEY_UNKNOWN = Refusal(
+    401, "KEY_UNKNOWN", "Authorization must be `Bearer <inference key>`. Ask the gateway instead.", "Authorization"
+)
 NOT_FOUND = Refusal(404, "NOT_FOUND", "the path must be one of the service's. See /docs.json.")
 # BentoML's other pages say what is inside and load scripts from the internet.
-LEFT_TO_BENTOML = frozenset({"/healthz", "/livez", "/readyz", "/metrics"})
+HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
+LEFT_TO_BENTOML = HEALTH | {"/metrics"}
+BEARER = b"Bearer "
 INTERNAL = Refusal(500, "INTERNAL", "the service must answer (got an error of its own). Report the request id.")
 BAD_TIMEOUT = Refusal(400, "HEADER_INVALID", "x-request-timeout-ms must be a whole number of milliseconds from 1.")
 
@@ -113,10 +121,14 @@ class Refused(Exception):
 
 
 class Endpoint:
-    """Answers POST /predict and GET /docs.json; `serving` is set when the model is loaded."""
+    """Answers POST /predict and GET /docs.json; `serving` is set when the model is loaded.
 
-    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    `key_digest` is the SHA-256 of the key that its callers have to send.
+    """
+
+    def __init__(self, *, key_digest: bytes | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.serving: Serving | None = None
+        self.key_digest = key_digest
         self.metrics = Metrics()
         self._monotonic = monotonic
 
@@ -135,6 +147,14 @@ class Endpoint:
             return None
         self.metrics.num_flooded += 1
         return FLOODED
+
+    def admits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Return whether a request's headers have the key."""
+        if self.key_digest is None:
+            return True
+        given = next((value for name, value in headers if name == b"authorization"), b"")
+        digest = hashlib.sha256(given.removeprefix(BEARER)).digest()
+        return given.startswith(BEARER) and hmac.compare_digest(digest, self.key_digest)
 
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -298,6 +318,8 @@ def _too_large(size: int, limit_bytes: int) -> InputError:
 class OwnPaths:
     """Answers the endpoint's paths, and leaves health and metrics to BentoML; there is nothing else.
 
+    Only health is open to callers without the key.
+
     As a BentoML middleware it would stand behind those for metrics, spans and timers. When the application starts, it
     therefore steps in front of the whole stack, unless `first` is false: then each request passes them all.
     """
@@ -311,6 +333,9 @@ class OwnPaths:
         kind = scope["type"]
         if kind == "http":
             path = scope["path"]
+            if path not in HEALTH and not self._endpoint.admits(scope["headers"]):
+                await send_refusal(KEY_UNKNOWN, send)
+                return
             if path == "/predict":
                 await self._endpoint.predict(scope, receive, send)
                 return
@@ -318,7 +343,7 @@ class OwnPaths:
                 await send_document(self._endpoint, send)
                 return
             if path not in LEFT_TO_BENTOML:
-                await send_whole(404, error_body(NOT_FOUND, request_id=None), send)
+                await send_refusal(NOT_FOUND, send)
                 return
         elif kind == "lifespan" and self._first:
             outer = scope["app"]
@@ -334,8 +359,13 @@ async def send_document(endpoint: Endpoint, send: Send) -> None:
     await send_whole(200, body, send)
 
 
+async def send_refusal(refusal: Refusal, send: Send) -> None:
+    """Refuse a request without a look at its body."""
+    await send_whole(refusal.status, error_body(refusal, request_id=None), send)
+
+
 async def send_whole(status: int, body: bytes, send: Send) -> None:
     """Send a JSON answer."""
-    headers = [CONTENT_JSON, (b"content-length", b"%d" % len(body))]
+    headers = [CONTENT_JSON, *MORE_HEADERS.get(status, ()), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

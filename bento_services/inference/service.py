@@ -14,7 +14,7 @@ import bentoml
 from bento_services.door import guard_door
 from bento_services.heads import bound_heads
 from bento_services.inference.batcher import MicroBatcher
-from bento_services.inference.config import check_device, tracing, tuning_text
+from bento_services.inference.config import check_device, key_digest, tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
 from bento_services.inference.memory import ONE_ARENA, keep_freed_memory
 from bento_services.inference.predictor import predict_rows, probe
@@ -33,7 +33,7 @@ MAX_ITEMS = 1024
 GC_THRESHOLD = 20_000
 
 TRACING = tracing()
-endpoint = Endpoint()
+endpoint = Endpoint(key_digest=key_digest())
 logger = logging.getLogger(__name__)
 
 

@@ -38,7 +38,8 @@ def bentoml_command(bento_tag: str, port: int, *, host: str = addresses.LOOPBACK
 class ProcessTarget:
     """Implements `ports.DeploymentTarget`; deployments come back after `dethrone down` and `up`.
 
-    `host` is the address of this machine that servers listen on, and that a gateway elsewhere reaches them by.
+    `host` is the address of this machine that servers listen on, and that a gateway elsewhere reaches them by; `told`
+    returns what the environment of each server has beside that of its release.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ProcessTarget:
         home: Path,
         *,
         host: str = addresses.LOOPBACK,
+        told: Callable[[], Mapping[str, str]] = dict,
         command: ServeCommand | None = None,
         poll_seconds: float = 0.1,
         supervisor: Supervisor | None = None,
@@ -53,6 +55,7 @@ class ProcessTarget:
         self._layout = StackLayout(home=home.resolve(), root=source_root())
         self._supervisor = supervisor or Supervisor(self._layout.socket)
         self._host = host
+        self._told = told
         self._command = command or functools.partial(bentoml_command, host=host)
         self._poll_seconds = poll_seconds
 
@@ -143,7 +146,12 @@ class ProcessTarget:
         return Program(
             name=name,
             command=self._command(bento_tag, port),
-            environment={"OMP_NUM_THREADS": "1", "BENTOML_HOME": str(self._layout.bentoml_home), **environment},
+            environment={
+                "OMP_NUM_THREADS": "1",
+                "BENTOML_HOME": str(self._layout.bentoml_home),
+                **self._told(),
+                **environment,
+            },
             directory=self._layout.bentoml_home,
             log_file=self._layout.log_file(name),
             autostart=True,  # serving needs nothing but its own disk: it comes back first

@@ -37,6 +37,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "airflow_jwt_secret": lambda: secrets.token_hex(_BYTES),
     "webhook_secret": lambda: secrets.token_hex(_BYTES),
     "split_key": lambda: secrets.token_hex(_BYTES),
+    "inference_key": lambda: secrets.token_hex(_BYTES),
     "gateway_api_key": lambda: secrets.token_hex(_BYTES),
     "gateway_admin_key": lambda: secrets.token_hex(_BYTES),
     **{f"airflow_{user}_password": _password for user in AIRFLOW_ROLES},

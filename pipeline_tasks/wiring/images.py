@@ -17,7 +17,7 @@ from pipeline_tasks.adapters.docker_target import DockerTarget, RunnableImage
 from pipeline_tasks.adapters.kubernetes_target import KubernetesTarget
 from pipeline_tasks.adapters.registry import Credentials, Registry
 from pipeline_tasks.adapters.serving_base import recipe
-from pipeline_tasks.assembly import ROOT, Parts, utc_now
+from pipeline_tasks.assembly import ROOT, Parts, caller_environment, utc_now
 from pipeline_tasks.catalog.images import ImageRecord, ImageRepository
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import ConfigError
@@ -128,7 +128,8 @@ def publish(parts: Parts, project: str, config: Images, bento_tag: str) -> Runna
     crash_point("release.push.recorded")
     logger.info("image %s: %d bytes sent", record.image, registry.bytes_sent)
     auth = {"username": credentials.username, "password": credentials.password} if credentials else None
-    return RunnableImage(record.image, environment=_tuning(model) | gpu_environment(config), auth=auth)
+    told = _tuning(model) | gpu_environment(config) | caller_environment(parts.settings)
+    return RunnableImage(record.image, environment=told, auth=auth)
 
 
 def _base_image(registry: Registry, config: Images) -> images.BaseImage:

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 from pipeline_tasks import invariants
 from pipeline_tasks.adapters.label_studio_database import PostgresqlDump
-from pipeline_tasks.adapters.process_target import ProcessTarget
 from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.backup import catalog_copy, home, task
 from pipeline_tasks.backup.vault import Blob, Vault
@@ -27,7 +26,7 @@ from pipeline_tasks.project_yaml import ProjectError
 from pipeline_tasks.settings import RESTORING, load_settings
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.own_s3 import running_s3
-from pipeline_tasks.stack.secret_files import write_private
+from pipeline_tasks.stack.secret_files import ensure_secret, write_private
 from pipeline_tasks.wiring.noting import note_head
 from pipeline_tasks.wiring.shipping import release_of_version, restore_bento, target_of
 
@@ -271,7 +270,8 @@ def _remember_servers(parts: Parts) -> tuple[list[str], list[str]]:
         for entry in head.entries:
             release = release_of_version(parts, project, entry.model_version)
             restore_bento(parts, release)
-            ProcessTarget(parts.settings.home, host=parts.settings.serving_host).remember(
+            ensure_secret(parts.settings.home / "secrets", "inference_key")  # a backup of an older version has none
+            parts.target.remember(
                 deployment_id=entry.deployment_id,
                 bento_tag=release.bento_tag,
                 port=urlsplit(entry.address).port or 80,

@@ -65,9 +65,10 @@ def measure(
     address = None if champion is None else champion.address
     with httpx.Client(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
         asks = _asks(client, parts, project, key=key, address=address, monotonic=monotonic)
-        before = _counters(client, address)
+        own = parts.settings.inference_headers
+        before = _counters(client, address, own)
         through, direct = _alternate(asks, payloads, num_requests=num_requests)
-        means = counter_means(before, _counters(client, address))
+        means = counter_means(before, _counters(client, address, own))
     return {"project": project, "num_requests": len(through), **report(through, direct), "model_server": means}
 
 
@@ -114,7 +115,7 @@ def _asks(
         return ask(gateway, payload, headers)
 
     def direct(payload: Payload) -> Sample:
-        return ask(f"{address}/predict", payload, {})
+        return ask(f"{address}/predict", payload, parts.settings.inference_headers)
 
     return through, None if address is None else direct
 
@@ -141,12 +142,12 @@ def _alternate(
     return samples[0][-num_requests:], samples[1][-num_requests:] if reachable else []
 
 
-def _counters(client: httpx.Client, address: str | None) -> dict[str, float]:
+def _counters(client: httpx.Client, address: str | None, headers: Mapping[str, str]) -> dict[str, float]:
     """Return the model server's metrics, summed over labels; none where it cannot be reached."""
     if address is None:
         return {}
     try:
-        lines = client.get(f"{address}/metrics").text.splitlines()
+        lines = client.get(f"{address}/metrics", headers=headers).text.splitlines()
     except httpx.HTTPError:
         return {}
     found: dict[str, float] = {}

@@ -95,7 +95,7 @@ def build_release(parts: Parts, project: str, *, attempt: Attempt, verdict_id: s
             store=parts.store,
             packager=BentoPackager(parts.settings.bentoml_home),
             start=lambda built: deployment_task.start_release(loaded, built, target=target),
-            ask=ask_server,
+            ask=functools.partial(ask_server, parts),
             golden=lambda: golden_items(parts, project, model),
             fence=parts.fence(project, "release", attempt),
             run_id=attempt.run_id,
@@ -176,12 +176,11 @@ def _require_same_lock(parts: Parts, project: str, model: ModelRef) -> None:
         )
 
 
-def ask_server(address: str, payload: bytes, media_type: str) -> Mapping[str, Any] | str:
+def ask_server(parts: Parts, address: str, payload: bytes, media_type: str) -> Mapping[str, Any] | str:
     """Send one golden request to an inference server; what is no prediction comes back as text."""
     try:
-        answer = httpx.post(
-            f"{address}/predict", content=payload, headers={"Content-Type": media_type}, timeout=30, trust_env=False
-        )
+        headers = {"Content-Type": media_type, **parts.settings.inference_headers}
+        answer = httpx.post(f"{address}/predict", content=payload, headers=headers, timeout=30, trust_env=False)
     except httpx.HTTPError as error:
         return type(error).__name__
     if answer.status_code != 200:
@@ -276,7 +275,9 @@ def end_abandoned_rollout(parts: Parts, project: str, *, attempt: Attempt) -> No
 
 def check_answers(parts: Parts, release: ReleaseRef, deployment: DeploymentRef) -> None:
     """Ask a started server the requests that its release was checked with; GateClosed for any other answer."""
-    release_task.require_golden_answers(release, deployment, golden_again(parts, release), ask=ask_server)
+    release_task.require_golden_answers(
+        release, deployment, golden_again(parts, release), ask=functools.partial(ask_server, parts)
+    )
 
 
 def route_config(loaded: LoadedProject) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import json
 import types
 from pathlib import Path
@@ -169,7 +170,7 @@ class Dock:
                 store=self.store,
                 packager=shipping.BentoPackager(self.parts.settings.bentoml_home),
                 start=lambda built: deployment_task.start_release(self.project, built, target=self.target),
-                ask=shipping.ask_server,
+                ask=functools.partial(shipping.ask_server, self.parts),
                 golden=lambda: self.golden(model.version),
                 fence=self.database.acquire("fashion/release", attempt, now=now()),
                 run_id=run,

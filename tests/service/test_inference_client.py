@@ -23,9 +23,9 @@ def stub():
     stub.stop()
 
 
-def ask(stub, *payloads):
+def ask(stub, *payloads, key=None):
     async def asking():
-        client, entry = InferenceClient(timeout_seconds=5.0), RouteEntry("d1", "A", stub.url, 100)
+        client, entry = InferenceClient(timeout_seconds=5.0, key=key), RouteEntry("d1", "A", stub.url, 100)
         try:
             if len(payloads) == 1:
                 return await client.ask(entry, payloads[0], media_type="image/png", classes=CLASSES)
@@ -44,6 +44,12 @@ def test_several_items_travel_as_the_inference_service_reads_them(stub):
     assert split_batch(stub.last_body, max_items=3) == payloads
     assert stub.last_headers["Content-Type"] == BATCH
     assert stub.num_requests == 1
+
+
+@pytest.mark.parametrize(("key", "header"), [("k1", "Bearer k1"), (None, None)])
+def test_the_service_gets_the_key_where_there_is_one(stub, key, header):
+    ask(stub, b"one", key=key)
+    assert stub.last_headers.get("Authorization") == header
 
 
 def test_a_service_that_is_gone_fails_every_item_and_is_told_once(stub):

@@ -67,6 +67,16 @@ def test_a_start_writes_a_private_file_and_hands_it_to_the_supervisor(target, la
     assert supervisor.calls == ["reread", "add inference-d1", "start inference-d1"]
 
 
+def test_every_server_is_told_what_the_installation_says(layout, supervisor, monkeypatch):
+    monkeypatch.setattr(addresses, "port_is_free", lambda _port, **_: True)
+    told = {"DETHRONE_INFERENCE_KEY_SHA256": "a" * 64}
+    target = ProcessTarget(layout.home, supervisor=supervisor, told=lambda: told, poll_seconds=0.001)
+    start(target, "d1")
+    target.remember(deployment_id="d2", bento_tag="dethrone_a:r2", port=3001, environment={})
+    for name in ("inference-d1", "inference-d2"):
+        assert f'DETHRONE_INFERENCE_KEY_SHA256="{"a" * 64}"' in layout.program_file(name).read_text()
+
+
 def test_servers_of_a_worker_listen_on_its_own_address(layout, supervisor, monkeypatch):
     monkeypatch.setattr(addresses, "port_is_free", lambda _port, *, host: host == "127.0.0.2")
     target = ProcessTarget(layout.home, host="127.0.0.2", supervisor=supervisor, poll_seconds=0.001)

@@ -1,6 +1,7 @@
 """POST /predict in this process: forms of bodies, refusals, deadlines, identity, what is counted."""
 
 import asyncio
+import hashlib
 import json
 import re
 import time
@@ -285,6 +286,40 @@ def test_own_paths_are_answered_in_front_of_the_stack_and_others_left_to_it(firs
         assert "text/plain" in document["paths"]["/predict"]["post"]["requestBody"]["content"]
     else:
         assert beneath.paths == ["lifespan", "/predict", "/docs.json", "/", "/readyz"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/docs.json", "/metrics", "/"])
+@pytest.mark.parametrize(
+    ("given", "let_in"),
+    [
+        ([], False),
+        ([(b"authorization", b"Bearer k2")], False),
+        ([(b"authorization", b"k1")], False),
+        ([(b"authorization", b"Bearer ")], False),
+        ([(b"authorization", b"Bearer k2"), (b"authorization", b"Bearer k1")], False),
+        ([(b"authorization", b"Bearer k1")], True),
+    ],
+)
+def test_all_but_health_asks_for_the_key(path, given, let_in):
+    beneath, sent = Beneath(), []
+    endpoint = endpoint_of(Doubles())
+    endpoint.key_digest = hashlib.sha256(b"k1").digest()
+    paths = OwnPaths(beneath, endpoint=endpoint, first=False)
+
+    async def receive():
+        return {"type": "http.request", "body": b"0.5", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(paths({"type": "http", "path": path, "method": "POST", "headers": given}, receive, send))
+    statuses = [message["status"] for message in sent if "status" in message]
+    assert (statuses != [401]) is let_in
+    if not let_in:
+        assert json.loads(sent[-1]["body"])["error"]["code"] == "KEY_UNKNOWN"
+        assert beneath.paths == []
+    asyncio.run(paths({"type": "http", "path": "/readyz", "method": "GET", "headers": given}, receive, send))
+    assert beneath.paths[-1] == "/readyz"
 
 
 def test_the_warm_up_runs_every_size_and_every_form():

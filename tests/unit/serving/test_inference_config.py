@@ -2,7 +2,7 @@
 
 import pytest
 
-from bento_services.inference.config import GPU_KEY, check_device
+from bento_services.inference.config import CALLER_KEY, GPU_KEY, check_device, key_digest
 from pipeline_tasks.errors import ConfigError
 
 
@@ -24,3 +24,17 @@ def test_another_word_is_refused(monkeypatch):
     monkeypatch.setenv(GPU_KEY, "yes")
     with pytest.raises(ConfigError, match=r"DETHRONE_INFERENCE_GPU must be required or optional \(got 'yes'\)"):
         check_device("cuda")
+
+
+def test_the_service_knows_the_digest_of_its_key(monkeypatch):
+    monkeypatch.delenv(CALLER_KEY, raising=False)
+    assert key_digest() is None
+    monkeypatch.setenv(CALLER_KEY, "0a" * 32)
+    assert key_digest() == bytes([10]) * 32
+
+
+@pytest.mark.parametrize("value", ["", "0A" * 32, "0a" * 31, "0a" * 32 + "\n"])
+def test_what_is_no_digest_does_not_open_the_service(monkeypatch, value):
+    monkeypatch.setenv(CALLER_KEY, value)
+    with pytest.raises(ConfigError, match="must be a SHA-256 as 64 hexadecimal digits"):
+        key_digest()

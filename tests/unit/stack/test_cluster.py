@@ -111,16 +111,17 @@ READ = {
     "airflow-scheduler": set(),
     "airflow-dag-processor": set(),
     "airflow-triggerer": set(),
-    "airflow-worker": {*STORE, "label_studio_token", "webhook_secret", "split_key", "gateway_admin_key"},
+    "airflow-worker": {*STORE, "label_studio_token", "webhook_secret", "split_key", "gateway_admin_key"}
+    | {"inference_key"},
     "airflow-worker-gpu": STORE,  # train, judge, batch_predict
     "label-studio": {f"label_studio_{name}" for name in ("password", "token", "secret_key")}
     | {"postgres_labelstudio_password"},
-    "gateway": STORE,
+    "gateway": {*STORE, "inference_key"},
     "registry": set(),
-    "prometheus": {"gateway_admin_key"},
+    "prometheus": {"gateway_admin_key", "inference_key"},
     "grafana": {"grafana_admin_password"},
     "tools": {*STORE, "label_studio_database_url", "label_studio_token", "webhook_secret", "split_key"}
-    | {"gateway_admin_key", "gateway_api_key"},
+    | {"gateway_admin_key", "gateway_api_key", "inference_key"},
 }
 
 

@@ -126,7 +126,8 @@ def measured(tmp_path, monkeypatch):
     (tmp_path / "secrets" / "gateway_api_key").write_text("k\n")
 
     def measure(gateway_url, address, *, items=(), file=None, num_requests=20):
-        settings = types.SimpleNamespace(home=tmp_path, gateway_url=gateway_url)
+        headers = {"Authorization": "Bearer i"}
+        settings = types.SimpleNamespace(home=tmp_path, gateway_url=gateway_url, inference_headers=headers)
         route = Route("fashion", 1, "c", None, "A", (RouteEntry("d", "A", address, 100),)) if address else None
         store = types.SimpleNamespace(get_range=lambda location: location)
         parts = types.SimpleNamespace(settings=settings, database=None, store=store)
@@ -154,7 +155,7 @@ def test_items_of_the_project_are_asked_about_both_ways_in_turn(servers, measure
     assert (path, body) == ("/v1/projects/fashion/predict", b"a")
     assert (headers["Authorization"], headers["X-User-Key"]) == ("Bearer k", "dethrone-latency")
     assert model.seen[1][0] == "/predict"
-    assert model.seen[1][1]["Authorization"] is None
+    assert model.seen[1][1]["Authorization"] == "Bearer i"
     assert [body for _, _, body in gateway.seen[:4]] == [b"a", b"b", b"a", b"b"]
     assert found["through_gateway"]["p50_ms"] == 1.0
     assert found["model_server"] == {"pass_mean_ms": 2.0}

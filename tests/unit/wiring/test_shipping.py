@@ -55,6 +55,9 @@ def test_a_release_that_is_not_recorded_is_not_restored(parts):
     assert error.value.code == "RELEASE_UNKNOWN"
 
 
+KEYED = types.SimpleNamespace(settings=types.SimpleNamespace(inference_headers={"Authorization": "Bearer k"}))
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
@@ -67,7 +70,7 @@ def test_a_release_that_is_not_recorded_is_not_restored(parts):
 def test_what_a_server_answers_in_place_of_a_prediction_is_told_and_not_raised(monkeypatch, body, expected):
     request = httpx.Request("POST", "http://s/predict")
     monkeypatch.setattr(shipping.httpx, "post", lambda *_, **__: httpx.Response(200, content=body, request=request))
-    assert shipping.ask_server("http://s", b"x", "image/png") == expected
+    assert shipping.ask_server(KEYED, "http://s", b"x", "image/png") == expected
 
 
 @pytest.fixture
