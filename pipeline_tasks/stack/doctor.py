@@ -9,7 +9,7 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import psutil
 from pipeline_tasks import proxies
 from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
-from pipeline_tasks.stack import addresses, processes, s3_setup
+from pipeline_tasks.stack import addresses, outside, processes, s3_setup
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.secret_files import GENERATORS
 from pipeline_tasks.stack.status import status
@@ -151,6 +151,16 @@ def check_listeners(listening: Mapping[int, set[str]]) -> Check:
     return Check("listeners", not wide, detail, "Firewall these ports and report it." if wide else "")
 
 
+def check_from_outside(num_tried: int, open_ones: Sequence[str]) -> Check:
+    """Nothing of the stack takes an order or hands out bytes without a key."""
+    detail = "; ".join(open_ones) or f"{num_tried} ports and sockets ask for a key"
+    advice = (
+        "Stop other people's programs on this machine, run `dethrone down` and `dethrone up`, and train again what was "
+        "released by an older version."
+    )
+    return Check("from outside", not open_ones, detail, advice if open_ones else "")
+
+
 def check_proxies(environment: Mapping[str, str]) -> Check:
     """Proxies of this shell; the stack's own services never go through one."""
     dropped = proxies.unusable(environment)
@@ -169,8 +179,9 @@ def _live_checks(layout: StackLayout) -> Iterator[Check]:
     found = status(layout.home, root=layout.root)
     ill = [f"{part.name}: {part.detail or part.state}" for part in found.parts if not part.healthy]
     yield Check("health", not ill, "; ".join(ill) or f"{len(found.parts)} parts", "See `dethrone logs`." if ill else "")
-    pids = {process.pid for process in processes.stack_processes(layout.home)}
-    yield check_listeners(processes.listeners(pids))
+    running = processes.stack_processes(layout.home)
+    yield check_listeners(processes.listeners({process.pid for process in running}))
+    yield check_from_outside(*outside.findings(running))
     ports = addresses.read_stack(layout.stack_file)["ports"]
     yield guarded("S3 conditional writes", lambda: _prove(layout, port=ports["s3"]))
     yield guarded("clock", lambda: check_clock(_skew_seconds(addresses.address(ports["s3"]))))

@@ -1,0 +1,189 @@
+"""The stack as somebody without a key sees it: every port and socket of its processes, tried, and what answers.
+
+A port is closed when it refuses everything that is asked without a key: by 401, 403 or 404, by TLS that asks for a
+certificate, or by a way to the login. What each program shows to everybody on purpose stands in `PUBLIC`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+import ssl
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+import psutil
+
+from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX
+
+SECONDS = 2.0
+UNASKED_SECONDS = 0.3
+CLOSED_TLS = "TLS that asks for a certificate"
+OTHERS = "airflow-task"  # of a process that the supervisor did not start itself
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS_FRAME = 4
+_ZMTP_GREETING = (0xFF, 0x7F)  # first and tenth byte of what ZeroMQ says before it is asked
+# Reads alone: a probe must change nothing, even where a port is open.
+PATHS = (
+    *("/", "/metrics", "/docs", "/docs.json", "/openapi.json", "/predict", "/status", "/stats/counter"),
+    *("/cluster/status", "/dir/status", "/dir/lookup?volumeId=1", "/vol/status", "/ui/index.html", "/dethrone/"),
+    *("/debug/pprof/", "/debug/vars", "/internal/targets", "/api/v2/dags", "/api/projects", "/api/users"),
+)
+_PUBLIC: Mapping[str, frozenset[str]] = {
+    "gateway": frozenset({"/", "/docs", "/docs.json", "/openapi.json"}),
+    "airflow-api-server": frozenset(
+        {"/", "/docs", "/openapi.json"}
+    ),  # the page that leads to the login, the API's text
+    "label-studio": frozenset({"/docs", "/openapi.json"}),
+    "s3": frozenset({"/status"}),  # its name and version
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP port on which a process of the stack listens."""
+
+    program: str
+    ip: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What a port says to somebody without a key: the protocol, and for HTTP the status of each path."""
+
+    protocol: str
+    statuses: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+def listeners(processes: Iterable[psutil.Process]) -> tuple[Listener, ...]:
+    """Return every TCP port that these processes listen on, with the program that the supervisor knows."""
+    programs = {process.pid: _program(process) for process in processes}
+    found = {
+        Listener(programs[one.pid], one.laddr.ip, one.laddr.port)
+        for one in psutil.net_connections(kind="tcp")
+        if one.status == psutil.CONN_LISTEN and one.pid in programs and one.laddr
+    }
+    return tuple(sorted(found, key=lambda one: (one.program, one.port, one.ip)))
+
+
+def sockets(processes: Iterable[psutil.Process]) -> tuple[str, ...]:
+    """Return the addresses of every UNIX socket that these processes listen on; abstract ones begin with `@`."""
+    pids = {process.pid for process in processes}
+    found = {str(one.laddr) for one in psutil.net_connections(kind="unix") if one.pid in pids and one.laddr}
+    return tuple(sorted(address.replace("\0", "@") for address in found))
+
+
+def open_sockets(addresses: Iterable[str]) -> list[str]:
+    """Return the sockets that another user could connect to."""
+    return [one for one in addresses if one.startswith("@") or _writable_by_others(Path(one))]
+
+
+def ask(listener: Listener, *, paths: Sequence[str] = PATHS) -> Answer:
+    """Try one port without a key."""
+    unasked = _said(listener, b"", seconds=UNASKED_SECONDS)
+    if unasked is None:
+        return Answer("closed")
+    if unasked:
+        return Answer("ZeroMQ" if _is_zmtp(unasked) else "banner")
+    said = _said(listener, _HTTP2_PREFACE, seconds=SECONDS) or b""
+    if len(said) >= 9 and said[3] == _SETTINGS_FRAME:
+        return Answer("HTTP/2 or gRPC without TLS")
+    secure = None if said.startswith(b"HTTP/") else _ask_tls(listener, paths)
+    if secure is not None:
+        return secure
+    statuses = _statuses(listener, "http", paths)
+    return Answer("HTTP", statuses) if statuses else Answer("an unknown protocol")
+
+
+def open_to_all(program: str, answer: Answer) -> str:
+    """Return what is wrong with a port's answer, or nothing."""
+    if answer.protocol in {"HTTP", "HTTPS"}:
+        public = _PUBLIC.get(INFERENCE_PREFIX if program.startswith(INFERENCE_PREFIX) else program, frozenset())
+        served = [path for path, status in answer.statuses.items() if status < 300 and path not in public]
+        return f"hands out {', '.join(served)}" if served else ""
+    if answer.protocol in {"closed", CLOSED_TLS}:
+        return ""
+    return f"speaks {answer.protocol} with everybody"
+
+
+def findings(processes: Sequence[psutil.Process]) -> tuple[int, list[str]]:
+    """Return how many ports and sockets were tried, and a line for each that is open to all."""
+    ports, unix = listeners(processes), sockets(processes)
+    lines = [
+        f"{one.program} on {one.ip}:{one.port} {wrong}"
+        for one in ports
+        if (wrong := open_to_all(one.program, ask(one)))
+    ]
+    lines += [f"socket {one} can be written by everybody" for one in open_sockets(unix)]
+    return len(ports) + len(unix), lines
+
+
+def _program(process: psutil.Process) -> str:
+    try:
+        return process.environ().get("SUPERVISOR_PROCESS_NAME") or OTHERS
+    except (psutil.Error, OSError):
+        return OTHERS
+
+
+def _said(listener: Listener, data: bytes, *, seconds: float) -> bytes | None:
+    """Return what the port says to these bytes; None where it takes no connection."""
+    try:
+        connection = socket.create_connection((listener.ip, listener.port), timeout=SECONDS)
+    except OSError:
+        return None
+    with connection:
+        connection.settimeout(seconds)
+        try:
+            connection.sendall(data)
+            return connection.recv(64)
+        except OSError:
+            return b""
+
+
+def _is_zmtp(data: bytes) -> bool:
+    return data[0] == _ZMTP_GREETING[0] and (len(data) < 10 or data[9] == _ZMTP_GREETING[1])
+
+
+def _ask_tls(listener: Listener, paths: Sequence[str]) -> Answer | None:
+    """Return what a port with TLS says; None where it speaks no TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    speaks, said = False, b""
+    try:
+        with (
+            socket.create_connection((listener.ip, listener.port), timeout=SECONDS) as plain,
+            context.wrap_socket(plain) as secure,
+        ):
+            speaks = True
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            said = secure.recv(64)  # with TLS 1.3 the missing certificate is told only now
+    except OSError as error:  # TLS 1.2 and older tell it within the handshake
+        speaks = speaks or "ALERT_HANDSHAKE_FAILURE" in str(error) or "CERTIFICATE_REQUIRED" in str(error)
+    if not speaks:
+        return None
+    return Answer("HTTPS", _statuses(listener, "https", paths)) if said else Answer(CLOSED_TLS)
+
+
+def _statuses(listener: Listener, scheme: str, paths: Sequence[str]) -> dict[str, int]:
+    """Return the status of each path that has one."""
+    host = f"[{listener.ip}]" if ":" in listener.ip else listener.ip
+    found = {}
+    with httpx.Client(trust_env=False, timeout=SECONDS, verify=False) as client:  # noqa: S501
+        for path in paths:
+            with contextlib.suppress(httpx.HTTPError):
+                found[path] = client.get(f"{scheme}://{host}:{listener.port}{path}").status_code
+    return found
+
+
+def _writable_by_others(path: Path) -> bool:
+    """Return whether a user who is neither the owner nor of the group can reach a file and write to it."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IWOTH) and all(
+            parent.stat().st_mode & stat.S_IXOTH for parent in path.parents
+        )
+    except OSError:
+        return False
