@@ -122,8 +122,10 @@ def run_uvicorn(python: Path, _tag: str, port: int) -> list[str]:
 
 def run_bento(target: str) -> Command:
     def command(python: Path, tag: str, port: int) -> list[str]:
-        served = tag if target == "ours" else f"benchmarks.serving_apps.{target}"
-        return [str(python.parent / "bentoml"), "serve", served, "--host", "127.0.0.1", "--port", str(port)]
+        address = ["--host", "127.0.0.1", "--port", str(port)]
+        if target == "ours":
+            return [str(python), str(ROOT / "bento_services" / "serve.py"), tag, *address]
+        return [str(python.parent / "bentoml"), "serve", f"benchmarks.serving_apps.{target}", *address]
 
     return command
 

@@ -207,7 +207,7 @@ class ServerHandle:
 
 
 class DeploymentTarget(Protocol):
-    """Where releases run: `process` (supervised `bentoml serve`), `docker`, `kubernetes`."""
+    """Where releases run: `process` (under the stack's supervisor), `docker`, `kubernetes`."""
 
     def start(self, *, deployment_id: str, bento_tag: str, environment: Mapping[str, str]) -> ServerHandle:
         """Start (or adopt, by deployment id) a server; returns before it is ready."""

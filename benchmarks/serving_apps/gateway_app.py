@@ -74,8 +74,8 @@ def write_catalog(home: Path, address: str, *, modality: str) -> None:
 
 
 def serve(target: str, port: int, *, core: str, **more: str) -> subprocess.Popen[bytes]:
-    bentoml = Path(sys.executable).parent / "bentoml"
-    command = ["taskset", "-c", core, str(bentoml), "serve", target, "--host", "127.0.0.1", "--port", str(port)]
+    entry = Path(__file__).resolve().parents[2] / "bento_services" / "serve.py"
+    command = ["taskset", "-c", core, sys.executable, str(entry), target, "--host", "127.0.0.1", "--port", str(port)]
     return subprocess.Popen(command, env={**os.environ, **more})
 
 

@@ -29,7 +29,6 @@ from bento_services.gateway.spool import Spool
 from bento_services.gateway.uploader import Uploader
 from bento_services.heads import bound_heads
 from bento_services.listeners import accept_all_at_once
-from bento_services.parent import die_with_parent
 
 REQUEST_TIMEOUT_SECONDS = 30
 # Longer than proxies keep theirs (60 s with nginx and AWS's ALB): who closes first must be the one who sends.
@@ -79,7 +78,6 @@ class Gateway:
     """Authenticates, limits, checks, routes, answers and logs."""
 
     def __init__(self) -> None:
-        die_with_parent()
         config = load_config()
         metrics = Metrics()
         spool = Spool(config.spool_dir, limit_bytes=config.spool_limit_bytes, segment_bytes=config.segment_limit_bytes)

@@ -203,7 +203,7 @@ def _s3_client(config: StoreConfig) -> Any:
 def main() -> None:
     """Upload what is asked for until nobody asks any more.
 
-    Signals are for the gateway: BentoML's supervisor sends its own to every process under it, and the last segment
+    Signals are for the gateway: the stack's supervisor sends its own to the whole process group, and the last segment
     comes after that.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

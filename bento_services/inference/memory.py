@@ -9,15 +9,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Above what a batch's activations need on a CPU; a flood of large bodies still goes back to the system.
 KEEP_BYTES, LARGEST_KEPT_BYTES = 1 << 28, 1 << 27
 MOST_OF_OLD_GLIBC_BYTES = 1 << 25
-# For the process before it starts: a thread has an arena of its own else, and that one gives back whole heaps of 64 MB.
-ONE_ARENA = {"name": "MALLOC_ARENA_MAX", "value": "1"}
 
 
 def keep_freed_memory() -> None:
     """Let malloc keep up to 256 MiB between passes; without effect where it is not glibc's.
 
     Else each pass of a batch of 32 images faults in megabytes of activations anew: a third of the CPU time, measured
-    with a convolutional network. What a pass needs is needed again. Takes a process that was started with ONE_ARENA.
+    with a convolutional network. What a pass needs is needed again. Takes a process that was started with
+    MALLOC_ARENA_MAX=1 (`serve.py`): else a thread has an arena of its own, which gives back whole heaps of 64 MB.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

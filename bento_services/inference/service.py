@@ -16,14 +16,13 @@ from bento_services.heads import bound_heads
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import check_device, key_digest, tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
-from bento_services.inference.memory import ONE_ARENA, keep_freed_memory
+from bento_services.inference.memory import keep_freed_memory
 from bento_services.inference.predictor import predict_rows, probe
 from bento_services.inference.scheduling import let_passes_finish
 from bento_services.inference.schemas import Answers, Row
 from bento_services.inference.tuning import load_tuning
 from bento_services.inference.warm import warm_through
 from bento_services.listeners import accept_all_at_once
-from bento_services.parent import die_with_parent
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Array
 
@@ -44,7 +43,6 @@ logger = logging.getLogger(__name__)
     logging={"access": {"enabled": False}},
     metrics={"enabled": True},
     tracing={"excluded_urls": "" if TRACING else ".*"},
-    envs=[ONE_ARENA],
 )
 class Inference:
     """Predictions of one model version; it knows nothing of users, routes or storage."""
@@ -52,7 +50,6 @@ class Inference:
     def __init__(self) -> None:
         from bento_services.inference.model import load_model
 
-        die_with_parent()
         keep_freed_memory()
         let_passes_finish()
         folder = _model_dir()

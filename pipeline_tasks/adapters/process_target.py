@@ -1,4 +1,4 @@
-"""The deployment target of one machine: each release is a `bentoml serve` under the stack's supervisor."""
+"""The deployment target of one machine: each release is a server under the stack's supervisor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import fcntl
 import functools
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pipeline_tasks.ports import ServerHandle
 from pipeline_tasks.stack import addresses, health
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.logs import log_tail
+from pipeline_tasks.stack.programs import serve_command
 from pipeline_tasks.stack.secret_files import write_private
 from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, Program, read_port, render_program
 from pipeline_tasks.stack.supervisord import GAVE_UP_STATES, Supervisor
@@ -27,12 +27,6 @@ MAX_STARTS = 3  # a server that ended this often while it was waited for will no
 _DEPLOYMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 ServeCommand = Callable[[str, int], tuple[str, ...]]
-
-
-def bentoml_command(bento_tag: str, port: int, *, host: str = addresses.LOOPBACK) -> tuple[str, ...]:
-    """Return the command that serves a bento on a port of an address of this machine."""
-    bentoml = Path(sys.executable).parent / "bentoml"
-    return (str(bentoml), "serve", bento_tag, "--host", host, "--port", str(port))
 
 
 class ProcessTarget:
@@ -56,7 +50,7 @@ class ProcessTarget:
         self._supervisor = supervisor or Supervisor(self._layout.socket)
         self._host = host
         self._told = told
-        self._command = command or functools.partial(bentoml_command, host=host)
+        self._command = command
         self._poll_seconds = poll_seconds
 
     def start(self, *, deployment_id: str, bento_tag: str, environment: Mapping[str, str]) -> ServerHandle:
@@ -145,7 +139,7 @@ class ProcessTarget:
     def _program(self, name: str, *, bento_tag: str, port: int, environment: Mapping[str, str]) -> Program:
         return Program(
             name=name,
-            command=self._command(bento_tag, port),
+            command=self._serve_command(bento_tag, port),
             environment={
                 "OMP_NUM_THREADS": "1",
                 "BENTOML_HOME": str(self._layout.bentoml_home),
@@ -158,6 +152,11 @@ class ProcessTarget:
             stop_wait_seconds=STOP_WAIT_SECONDS,
             priority=5,
         )
+
+    def _serve_command(self, bento_tag: str, port: int) -> tuple[str, ...]:
+        if self._command is not None:
+            return self._command(bento_tag, port)
+        return serve_command(bento_tag, layout=self._layout, port=port, host=self._host)
 
     def _free_port(self) -> int:
         """Return a port that no deployment remembers, running or not, and nobody listens on."""

@@ -24,6 +24,8 @@ LAYERS = {
 }
 CREATED = "1970-01-01T00:00:00Z"  # when it was built is in the catalog; in the image it would change the digest
 BENTO_DIR = PurePosixPath("home/bentoml/bento")
+ENTRY = "src/bento_services/serve.py"  # in the bento; older ones have none, and start as the base image says
+SERVE = ("--host", "0.0.0.0", "--port", "3000")  # noqa: S104  (inside of the container)
 LABEL = "io.dethrone"
 PACKAGES_LABEL = f"{LABEL}.packages"  # of the base image: `name==version`, separated by spaces
 LOCK_LABEL = f"{LABEL}.lock"
@@ -76,7 +78,7 @@ def build_image(base: BaseImage, files: Mapping[str, bytes], *, labels: Mapping[
             code="BASE_IMAGE_UNUSABLE",
         )
     layer = pack_layer(files)
-    config = _canonical(_config(base, layer_digest=_digest(layer), labels=labels))
+    config = _canonical(_config(base, layer_digest=_digest(layer), labels=labels, has_entry=ENTRY in files))
     manifest = {
         "schemaVersion": 2,
         "mediaType": base.media_type,
@@ -114,7 +116,7 @@ def pack_layer(files: Mapping[str, bytes]) -> bytes:
 
 
 def bento_files(bento: Path, model: Path, *, tag: str) -> dict[str, bytes]:
-    """Return the files of a bento and its model in the layout that `bentoml serve <folder>` takes.
+    """Return the files of a bento and its model in the layout of a built bento with its model beside it.
 
     Left out is what differs between two builds of the same release: the time in bento.yaml becomes a fixed one, and
     the measured batch size goes to the container with its environment.
@@ -137,12 +139,15 @@ def _without_time(document: bytes) -> bytes:
     return "".join(kept).encode()
 
 
-def _config(base: BaseImage, *, layer_digest: str, labels: Mapping[str, str]) -> dict[str, Any]:
+def _config(base: BaseImage, *, layer_digest: str, labels: Mapping[str, str], has_entry: bool) -> dict[str, Any]:
     config = json.loads(json.dumps(base.config))
     config["created"] = CREATED
     config.pop("container", None)
     config.pop("container_config", None)
     config["config"]["Labels"] = {**{k: v for k, v in base.labels.items() if k != PACKAGES_LABEL}, **labels}
+    if has_entry:
+        config["config"]["Entrypoint"] = ["python3", f"/{BENTO_DIR / ENTRY}"]
+        config["config"]["Cmd"] = [f"/{BENTO_DIR}", *SERVE]
     config["rootfs"]["diff_ids"] = [*config["rootfs"]["diff_ids"], layer_digest]
     config["history"] = [
         *config.get("history", ()),

@@ -24,9 +24,11 @@ from pipeline_tasks.stack.startup import POLL_SECONDS, PORTS_OF, PortTaken, Star
 from pipeline_tasks.stack.supervisor_conf import (
     INFERENCE_PREFIX,
     Program,
+    read_command,
     read_port,
     render_program,
     render_supervisord,
+    with_command,
 )
 from pipeline_tasks.stack.supervisord import RUNNING_STATES, Supervisor, start_daemon
 
@@ -253,6 +255,18 @@ def write_programs(layout: StackLayout, wanted: tuple[Program, ...]) -> None:
             path.unlink()
     for program in wanted:
         write_private(layout.program_file(program.name), render_program(program))
+    _renew_servers(layout)
+
+
+def _renew_servers(layout: StackLayout) -> None:
+    """Have deployments of an earlier version start without the process manager and its open ports."""
+    for path in layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf"):
+        words = read_command(path)
+        if words[1:2] != ("serve",):
+            continue
+        service, host = words[2], words[words.index("--host") + 1]
+        command = programs.serve_command(service, layout=layout, port=read_port(path), host=host)
+        write_private(path, with_command(path.read_text(), command))
 
 
 def _shut_down_supervisor(layout: StackLayout, *, on_event: OnEvent) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def stack_programs(
             airflow_program(layout, part=part, port=ports["airflow"], airflow=bin_dir / "airflow")
             for part in AIRFLOW_PARTS
         ),
-        gateway_program(layout, port=ports["gateway"], bentoml=bin_dir / "bentoml"),
+        gateway_program(layout, port=ports["gateway"], python=bin_dir / "python"),
         watchdog_program(layout, python=bin_dir / "python"),
     )
 
@@ -191,12 +192,20 @@ def airflow_program(layout: StackLayout, *, part: str, port: int, airflow: Path)
     )
 
 
-def gateway_program(layout: StackLayout, *, port: int, bentoml: Path) -> Program:
+def serve_command(
+    service: str, *, layout: StackLayout, port: int, host: str = LOOPBACK, python: Path | None = None
+) -> tuple[str, ...]:
+    """Return the command that serves a bento's tag, or a service of this checkout, on one port and on no other."""
+    entry = layout.root / "bento_services" / "serve.py"
+    return (str(python or sys.executable), str(entry), service, "--host", host, "--port", str(port))
+
+
+def gateway_program(layout: StackLayout, *, port: int, python: Path) -> Program:
     """The gateway needs nothing but its own disk, so it comes back first, with the supervisor itself."""
     service = "bento_services.gateway.service:Gateway"
     return Program(
         name="gateway",
-        command=(str(bentoml), "serve", service, "--host", LOOPBACK, "--port", str(port)),
+        command=(*serve_command(service, layout=layout, port=port, python=python), "--early"),
         environment={"OMP_NUM_THREADS": "1"},
         directory=layout.root,
         log_file=layout.log_file("gateway"),

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline_tasks.errors import ConfigError
@@ -84,12 +84,24 @@ def read_port(path: Path) -> int:
     Raises:
         ConfigError: the file is missing or names no port.
     """
-    command = _read_value(path, "command")
-    words = shlex.split(command.replace("%%", "%"))
+    words = read_command(path)
     for flag, value in itertools.pairwise(words):
         if flag == "--port" and value.isdigit():
             return int(value)
-    raise ConfigError(f"{path} must name a port after --port (got {command!r}). Stop and start the deployment.")
+    raise ConfigError(
+        f"{path} must name a port after --port (got {shlex.join(words)!r}). Stop and start the deployment."
+    )
+
+
+def read_command(path: Path) -> tuple[str, ...]:
+    """Return the words of the command in a program's file; none of a file that is missing."""
+    return tuple(shlex.split(_read_value(path, "command").replace("%%", "%")))
+
+
+def with_command(text: str, command: Sequence[str]) -> str:
+    """Return a program's file with another command, and everything else as it was."""
+    line = f"command={_plain('command', shlex.join(command))}"
+    return "".join(f"{line}\n" if old.startswith("command=") else f"{old}\n" for old in text.splitlines())
 
 
 def _read_value(path: Path, key: str) -> str:

@@ -206,7 +206,8 @@ class Installation:
             no_log_server = ("--skip-serve-logs",) if part == "scheduler" else ()
             self.control.start("airflow", part, *no_log_server)
         service = "bento_services.gateway.service:Gateway"
-        self.control.start("bentoml", "serve", service, "--host", self.host, "--port", str(self.gateway_port))
+        entry = str(ROOT / "bento_services" / "serve.py")
+        self.control.start("python", entry, service, "--host", self.host, "--port", str(self.gateway_port))
         for machine in self.workers:
             machine.start_supervisor()
             worker = ("airflow", "celery", "worker", "--queues", "default,gpu")

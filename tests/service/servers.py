@@ -23,7 +23,7 @@ from tests.service.stub_process import answer_to
 from tests.services import answers, free_ports, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-BENTOML = Path(sys.executable).parent / "bentoml"
+ENTRY = ROOT / "bento_services" / "serve.py"
 CLASSES = ("bag", "boot", "coat")
 
 
@@ -46,7 +46,7 @@ def write_model(
 
 
 class Served:
-    """A `bentoml serve` of its own process group, stopped by its process id."""
+    """A serving process with a process group of its own, stopped by its process id."""
 
     def __init__(self, target: str, *, home: Path, environment: dict[str, str], cwd: Path) -> None:
         self.port = free_ports(1)[0]
@@ -55,7 +55,7 @@ class Served:
         base = {"PATH": os.environ["PATH"], "HOME": str(home), "OMP_NUM_THREADS": "1", "TMPDIR": tempfile.gettempdir()}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [str(BENTOML), "serve", target, "--host", "127.0.0.1", "--port", str(self.port)],
+                [sys.executable, str(ENTRY), target, "--host", "127.0.0.1", "--port", str(self.port)],
                 env=base | {"BENTOML_DO_NOT_TRACK": "True"} | environment,
                 cwd=cwd,
                 stdout=log,
@@ -70,16 +70,19 @@ class Served:
             what=self.url,
         )
         if self._process.poll() is not None:
-            raise RuntimeError(f"bentoml serve ended early: {self.log.read_text()[-2000:]}")
+            raise RuntimeError(f"the server ended early: {self.log.read_text()[-2000:]}")
+
+    def wait_alive(self) -> None:
+        """Wait until it answers, ready or not."""
+        wait_until(lambda: answers(f"{self.url}/livez"), timeout_seconds=150, what=self.url)
 
     def processes(self) -> list[psutil.Process]:
-        """Return BentoML's supervisor and what it has started."""
-        supervisor = psutil.Process(self._process.pid)
-        return [supervisor, *supervisor.children(recursive=True)]
+        """Return the process that answers and what it has started."""
+        return [self.worker(), *self.worker().children(recursive=True)]
 
     def worker(self) -> psutil.Process:
         """Return the process that answers."""
-        return next(process for process in self.processes() if "_bentoml_impl.worker.service" in process.cmdline())
+        return psutil.Process(self._process.pid)
 
     def stop(self) -> None:
         """SIGTERM, then wait; kill what is left."""

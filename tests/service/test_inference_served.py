@@ -1,4 +1,4 @@
-"""The built bento, served by the real `bentoml serve`: what a release is."""
+"""The built bento, served as the stack serves it: what a release is."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.reported import wire
 from tests.reported.wire import H2C, WEBSOCKET, chunks
 from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png
+from tests.service.outsider import listening, order
 from tests.service.servers import CLASSES, serving, write_model
 from tests.service.test_hostile_bodies import IMAGES
 from tests.services import answers, wait_until
@@ -70,6 +71,15 @@ def test_the_worker_keeps_its_memory_and_lets_a_pass_finish(served, client):
     assert worker.environ()["MALLOC_ARENA_MAX"] == "1"
     assert os.sched_getscheduler(worker.pid) == os.SCHED_BATCH, "the event loop's thread"
     assert os.SCHED_OTHER in {os.sched_getscheduler(thread.id) for thread in worker.threads()}, "the model's"
+
+
+def test_it_listens_on_its_own_port_and_takes_no_orders(served, tmp_path):
+    """faults.md H1: `bentoml serve` listened on two more, and ran what any user of the machine told it."""
+    ports = listening(served.processes())
+    for port in ports:
+        order(port, mark=tmp_path / str(port))
+    assert list(tmp_path.iterdir()) == []
+    assert ports == {served.port}
 
 
 def test_many_at_once_get_what_the_offline_path_gives(built, client):

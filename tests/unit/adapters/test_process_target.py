@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline_tasks.adapters.process_target import ProcessTarget, bentoml_command
+from pipeline_tasks.adapters.process_target import ProcessTarget
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, health
 from pipeline_tasks.stack.layout import StackLayout, source_root
@@ -58,7 +58,7 @@ def test_a_start_writes_a_private_file_and_hands_it_to_the_supervisor(target, la
     assert handle.address == "http://127.0.0.1:3000"
     assert path.stat().st_mode & 0o777 == 0o600
     text = path.read_text()
-    assert "bentoml serve dethrone_a:r1 --host 127.0.0.1 --port 3000\n" in text
+    assert "/bento_services/serve.py dethrone_a:r1 --host 127.0.0.1 --port 3000\n" in text
     assert 'DETHRONE_PROJECT="fashion"' in text
     assert f'BENTOML_HOME="{layout.bentoml_home}"' in text
     assert 'OMP_NUM_THREADS="1"' in text
@@ -164,7 +164,3 @@ def test_without_a_stack_the_message_says_what_to_run(tmp_path):
     target = ProcessTarget(tmp_path)
     with pytest.raises(ServiceUnavailable, match=r"the supervisor must answer on .* Run `dethrone up`"):
         target.list()
-
-
-def test_the_command_serves_the_bento_on_loopback():
-    assert bentoml_command("a:b", 3001)[1:] == ("serve", "a:b", "--host", "127.0.0.1", "--port", "3001")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bento_services.inference.memory import ONE_ARENA
+from bento_services.serve import worker_environment
 
 PROGRAM = """
 import ctypes, resource, threading
@@ -48,8 +48,9 @@ def page_faults(*, kept: bool, environment: dict[str, str]) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
-def test_a_pass_in_a_thread_does_not_fault_its_memory_in_anew():
-    one_arena = {ONE_ARENA["name"]: ONE_ARENA["value"]}
+def test_a_pass_in_a_thread_does_not_fault_its_memory_in_anew(tmp_path):
+    given = worker_environment({"BENTOML_HOME": str(tmp_path)}, port=3000)
+    one_arena = {name: value for name, value in given.items() if name.startswith("MALLOC_")}
     assert page_faults(kept=True, environment=one_arena) < 1000
     assert page_faults(kept=False, environment=one_arena) > 10_000
     assert page_faults(kept=True, environment={}) > 10_000, "the environment is needed, too"
