@@ -53,23 +53,27 @@ def overview(user: GetUserDep) -> Response:  # noqa: ARG001 - asking for the use
 @app.get("/reports/{key:path}")
 def report(key: str, user: GetUserDep) -> Response:  # noqa: ARG001
     """Serve a stored report, a verdict's or a check's; a check's page links to the index of its project."""
-    from pipeline_tasks.wiring.pages import read_object
+    from pipeline_tasks.errors import DataCorrupt
+    from pipeline_tasks.wiring.pages import read_report
 
     if index := _CHECKS_INDEX.fullmatch(key):
         return RedirectResponse(f"/dethrone/data-docs/{index['project']}/index.html")
     if not _REPORT.fullmatch(key) or ".." in key or len(key) > MAX_KEY_LENGTH:
         raise HTTPException(404, "no such report")
     try:
-        data = read_object(key)
+        return _page(read_report(key))
     except KeyError:
         raise HTTPException(404, "no such report") from None
-    return _page(data)
+    except DataCorrupt as error:
+        raise HTTPException(409, str(error)) from None
 
 
 @app.get("/data-docs/{path:path}")
 def data_docs(path: str, user: GetUserDep) -> Response:  # noqa: ARG001
     """Serve the site of data checks."""
     from data_checks.report import render_root
+    from pipeline_tasks.errors import DataCorrupt
+    from pipeline_tasks.object_keys import check_digest
     from pipeline_tasks.settings import load_settings
 
     root = load_settings().docs_dir.resolve()
@@ -79,7 +83,13 @@ def data_docs(path: str, user: GetUserDep) -> Response:  # noqa: ARG001
     except (OSError, ValueError):  # a name that no file can have
         found = False
     if found:
-        return _page(file.read_bytes())
+        data = file.read_bytes()
+        project, _, name = file.relative_to(root).as_posix().partition("/")
+        try:
+            check_digest(f"reports/{project}/checks/{name}", data)
+        except DataCorrupt as error:
+            raise HTTPException(409, f"{error} Or remove {file}: the next check writes it again.") from None
+        return _page(data)
     if path in {"", INDEX}:
         return _page(render_root({}).encode())  # the first check writes the site
     raise HTTPException(404, "no such page")

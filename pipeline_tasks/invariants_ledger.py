@@ -10,6 +10,7 @@ from pipeline_tasks.catalog.ledger import Draft, Entry
 from pipeline_tasks.catalog.verdicts import VerdictRecord
 from pipeline_tasks.contracts import VerdictRef, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.evaluation.approval import REPORT_NAME
 from pipeline_tasks.evaluation.contradictions import contradictions
 from pipeline_tasks.invariants_report import Violation
 from pipeline_tasks.ports import ObjectStore
@@ -51,6 +52,11 @@ def _evidence_faults(draft: Draft, store: ObjectStore, *, deep: bool) -> Iterato
         yield f"{name} must have {folder}/verdict.json with the SHA-256 {draft.evidence_digest} (got {found})"
         return
     yield from (f"{name} contradicts its document; {fault}" for fault in _contradictions(draft, data))
+    report = draft.body.get("report_digest")
+    if report is not None:
+        _data, found = _read(store, f"{folder}/{REPORT_NAME}")
+        if found != report:
+            yield f"{name} must have {folder}/{REPORT_NAME} with the SHA-256 {report} (got {found})"
     if deep:
         expected = _evidence_digest(data)
         _data, found = _read(store, f"{folder}/evidence.parquet")

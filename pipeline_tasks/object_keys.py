@@ -8,8 +8,11 @@ from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 
 MAX_KEY_BYTES = 1024
+_SHA256 = r"[0-9a-f]{64}"
 _CONTENT_ADDRESSED = re.compile(
-    r"^(?:(?:items|packs)/[^/]+/[0-9a-f]{2}|predictions/[^/]+/[0-9-]{10})/([0-9a-f]{64})(?:\.pack|\.parquet)?$"
+    rf"(?:(?:items|packs)/[^/]+/[0-9a-f]{{2}}|predictions/[^/]+/[0-9-]{{10}})/({_SHA256})(?:\.pack|\.parquet)?"
+    rf"|reports/[^/]+/(?:checks/[^/]+/[0-9a-f]{{16}}|monitor/[a-z]+-[0-9a-f]{{16}})-({_SHA256})\.html"
+    r"|reports/[^/]+/checks/[^/]+/[0-9a-f]{16}-([0-9a-f]{12})\.html"  # pages of older releases: a part of the digest
 )
 
 
@@ -30,9 +33,17 @@ def check_key(key: str) -> str:
 
 
 def digest_in_key(key: str) -> str | None:
-    """Return the SHA-256 that the bytes of an object in `items/`, `packs/` or `predictions/` must have; else None."""
-    match = _CONTENT_ADDRESSED.match(key)
-    return match.group(1) if match else None
+    """Return the SHA-256 that an object's bytes must have: of an item, pack, prediction log, check's or monitor's page.
+
+    None where the key says none, or a part of it only.
+    """
+    found = _digest_part(key)
+    return found if found is not None and len(found) == 64 else None
+
+
+def _digest_part(key: str) -> str | None:
+    match = _CONTENT_ADDRESSED.fullmatch(key)
+    return next(filter(None, match.groups())) if match else None
 
 
 def check_digest(key: str, data: bytes) -> None:
@@ -41,9 +52,9 @@ def check_digest(key: str, data: bytes) -> None:
     Raises:
         DataCorrupt: the bytes hash to something else.
     """
-    expected = digest_in_key(key)
-    if expected is not None and sha256_hex(data) != expected:
+    expected = _digest_part(key)
+    if expected is not None and not sha256_hex(data).startswith(expected):
         raise DataCorrupt(
             f"{key} must hold bytes with the SHA-256 {expected} (got {sha256_hex(data)}). "
-            "Restore the object from a backup, or ingest its source again."
+            "It was changed after it was written: restore it from a backup, or ingest an item's source again."
         )

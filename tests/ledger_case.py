@@ -33,8 +33,16 @@ class Case:
         self.approvals = ApprovalRepository(database)
         self.serving = ServingRepository(database)
 
-    def judge(self, version: str, *, answer: str = "promote", champion: str | None = None, at: float = 0) -> str:
-        """Write a verdict with its evidence; its id is `verdict-<version>`."""
+    def judge(
+        self,
+        version: str,
+        *,
+        answer: str = "promote",
+        champion: str | None = None,
+        at: float = 0,
+        report: bytes | None = None,
+    ) -> str:
+        """Write a verdict with its evidence; its id is `verdict-<version>`. Older releases recorded no report."""
         key, answers = f"verdicts/{self.project}/verdict-{version}", f"answers of {version}".encode()
         said = {"project": self.project, "contender": version, "champion": champion, "answer": answer}
         document = canonical_json(verdict_document(**said, exam_ids=["exam1"], evidence=answers))
@@ -42,7 +50,11 @@ class Case:
         self.store.put(f"{key}/evidence.parquet", answers)
         reasons = ("it gains 3 points", "no class lost")
         ref = VerdictRef(self.project, f"verdict-{version}", answer, champion, version, reasons, key, "CODE")
-        record = VerdictRecord(ref, ("exam1",), "policy", sha256_hex(document), "run-1", minutes(at))
+        digest = None
+        if report is not None:
+            self.store.put(f"{key}/report.html", report)
+            digest = sha256_hex(report)
+        record = VerdictRecord(ref, ("exam1",), "policy", sha256_hex(document), "run-1", minutes(at), digest)
         fence = self.database.acquire(f"judge/{self.project}/{version}", Attempt("run-1", "judge"), now=NOW)
         use = self.verdicts.count_uses(self.project, "exam1") + 1
         return self.verdicts.record(record, exam_use=use, fence=fence).ref.verdict_id

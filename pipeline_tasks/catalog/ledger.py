@@ -46,6 +46,7 @@ ROUTE_FACTS = (
 
 NOTED_PREFIX = "ledger/"
 NOTED = re.compile(rf"{NOTED_PREFIX}([^/]+)/([0-9]{{12}})-([0-9a-f]{{64}})")
+NEVER_ADDED = ("report_digest",)
 NO_TEXTS = ("exam_ids", "reasons", "sequence", "generation")
 MAY_BE_NONE = (("verdict", "champion_version"), ("approval", "requested_by"), ("route", "parent_commit_id"))
 
@@ -72,8 +73,10 @@ class Entry(Draft):
 
 
 def verdict_draft(row: Mapping[Any, Any]) -> Draft:
-    """Return what the ledger says of a row of `verdicts`."""
+    """Return what the ledger says of a row of `verdicts`; those of older releases do not name their report's digest."""
     body = {name: row[name] for name in VERDICT_FACTS}
+    if row.get("report_digest") is not None:
+        body["report_digest"] = row["report_digest"]
     return Draft(row["project"], "verdict", row["verdict_id"], body, row["digest"], row["created_at"])
 
 
@@ -254,7 +257,9 @@ def _unwritten(draft: Draft) -> str:
 
 def _differences(entry: Entry, draft: Draft) -> Iterator[tuple[str, Any, Any]]:
     # Only what the entry tells: an entry that an older release wrote may tell less than this one would.
-    for name, said in entry.body.items():
+    # Its report's digest is no such thing: rows of older releases have none, and get none later.
+    for name in (*entry.body, *(name for name in NEVER_ADDED if name in draft.body and name not in entry.body)):
+        said = entry.body.get(name)
         if said != draft.body.get(name):
             yield name, said, draft.body.get(name)
     if entry.evidence_digest != draft.evidence_digest:

@@ -88,9 +88,13 @@ def read_entries(connection: sa.Connection, project: str) -> list[Entry]:
     return [_entry(row) for row in connection.execute(query).mappings()]
 
 
-def read_drafts(connection: sa.Connection, project: str) -> list[Draft]:
-    """Return what the ledger has to say of a project's verdicts, approvals and routes, in the order of their time."""
-    verdicts = _facts(connection, t.verdicts, project, (*ledger.VERDICT_FACTS, "verdict_id", "digest", "created_at"))
+def read_drafts(connection: sa.Connection, project: str, *, as_first: bool = False) -> list[Draft]:
+    """Return what the ledger has to say of a project's verdicts, approvals and routes, in the order of their time.
+
+    `as_first`: as of the release that brought the ledger, from the columns that there were then.
+    """
+    names = (*ledger.VERDICT_FACTS, "verdict_id", "digest", "created_at", *(() if as_first else ledger.NEVER_ADDED))
+    verdicts = _facts(connection, t.verdicts, project, names)
     digests = {row["verdict_id"]: row["digest"] for row in verdicts}
     approvals = _facts(connection, t.approvals, project, (*ledger.APPROVAL_FACTS, "at"))
     routes = _facts(connection, t.routes, project, (*ledger.ROUTE_FACTS, "body", "created_at"))
@@ -110,7 +114,7 @@ def backfill(connection: sa.Connection) -> None:
     """
     tables = (t.verdicts, t.approvals, t.routes)
     for project in connection.execute(sa.union(*(sa.select(table.c.project) for table in tables))).scalars().all():
-        rows = [_row(entry) for entry in ledger.chain(read_drafts(connection, project))]
+        rows = [_row(entry) for entry in ledger.chain(read_drafts(connection, project, as_first=True))]
         connection.execute(t.ledger.insert(), rows)
 
 

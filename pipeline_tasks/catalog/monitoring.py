@@ -230,9 +230,12 @@ class MonitoringRepository:
         found = [alarm for window in windows for alarm in window.alarms]
         return tuple(str(one["message"]) for one in found if champion and one["model_version"] == champion[0])
 
-    def newest_window(self, project: str) -> str | None:
-        """Return the id of the newest window of live quality, or None before the first."""
-        return next((one.window_id for one in self.windows(project, QUALITY, limit=1)), None)
+    def newest_page(self, project: str) -> str | None:
+        """Return where the page of the newest window of live quality lies, or None before the first."""
+        window = next(iter(self.windows(project, QUALITY, limit=1)), None)
+        if window is None:
+            return None
+        return str(window.statistics.get("page", f"reports/{project}/monitor/{window.window_id}.html"))
 
     def quality_text(self, project: str) -> str:
         """Return live quality in words, the newest model version first."""

@@ -291,6 +291,7 @@ verdicts = sa.Table(
     _text("digest"),  # SHA-256 of verdict.json
     _text("run_id"),
     _time("created_at"),
+    _text("report_digest", nullable=True),  # SHA-256 of report.html; none in verdicts of older releases
     sa.Index("ix_verdicts_contender", "project", "contender_version"),
 )
 

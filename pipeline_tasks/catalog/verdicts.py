@@ -20,7 +20,10 @@ ApprovalDecision = Literal["approve", "reject", "expired"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VerdictRecord:
-    """A verdict as the catalog has it; `digest` is the SHA-256 of its verdict.json."""
+    """A verdict as the catalog has it; `digest` is the SHA-256 of its verdict.json, `report_digest` of its report.html.
+
+    Verdicts of older releases have no `report_digest`.
+    """
 
     ref: VerdictRef
     exam_ids: tuple[str, ...]
@@ -28,6 +31,7 @@ class VerdictRecord:
     digest: str
     run_id: str
     created_at: dt.datetime
+    report_digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,6 +153,7 @@ def _verdict_row(record: VerdictRecord) -> dict[str, Any]:
         "digest": record.digest,
         "run_id": record.run_id,
         "created_at": record.created_at,
+        "report_digest": record.report_digest,
     }
 
 
@@ -163,7 +168,8 @@ def _verdict(row: Mapping[Any, Any]) -> VerdictRecord:
         object_key=row["object_key"],
         code=row["reasons"]["code"],
     )
-    return VerdictRecord(ref, tuple(row["exam_ids"]), row["policy_id"], row["digest"], row["run_id"], row["created_at"])
+    names = ("policy_id", "digest", "run_id", "created_at", "report_digest")
+    return VerdictRecord(ref, tuple(row["exam_ids"]), **{name: row[name] for name in names})
 
 
 class ApprovalRepository:

@@ -21,6 +21,7 @@ from pipeline_tasks.evaluation.verdict import verdict_id_of
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import Approval, LoadedProject
 
+REPORT_NAME = "report.html"
 DECISIONS = ("approve", "reject", "expired")
 
 
@@ -154,6 +155,28 @@ def read_verdict(store: ObjectStore, record: VerdictRecord) -> dict[str, Any]:
             "The row was not written by the gate; `dethrone verify` names what else was not."
         )
     return document
+
+
+def read_report(store: ObjectStore, record: VerdictRecord) -> bytes:
+    """Return the page that a verdict's approver reads, as it was written when the verdict was given.
+
+    A verdict of an older release has no digest of it: its page is returned as it lies there.
+
+    Raises:
+        DataCorrupt: it is missing, or another.
+    """
+    key = f"{record.ref.object_key}/{REPORT_NAME}"
+    try:
+        data = store.get(key)
+    except KeyError:
+        raise DataCorrupt(f"{key} must exist (got nothing). Restore it from a backup.") from None
+    if record.report_digest not in (None, sha256_hex(data)):
+        raise DataCorrupt(
+            f"{key} must hash to {record.report_digest} (got {sha256_hex(data)}). This page was changed after the "
+            "verdict was given and must not be believed; restore it from a backup. `dethrone verify` names what else "
+            "was changed."
+        )
+    return data
 
 
 def _known(verdicts: VerdictRepository, project: str, verdict_id: str) -> VerdictRecord:

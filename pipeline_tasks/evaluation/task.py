@@ -15,7 +15,7 @@ from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import UNDECODABLE, Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
-from pipeline_tasks.evaluation import report, scoring
+from pipeline_tasks.evaluation import approval, report, scoring
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.evidence import ExamAnswers, LeftOut
 from pipeline_tasks.evaluation.report_leaks import FindItems
@@ -298,9 +298,9 @@ def _publish(
     page = report.render(
         document, evidence, counts=_counts(verdicts, project.name, scored), read=read, find_items=find_items
     )
-    store.put(f"{prefix}/report.html", page.encode(), content_type="text/html; charset=utf-8")
+    store.put(f"{prefix}/{approval.REPORT_NAME}", page.encode(), content_type="text/html; charset=utf-8")
     crash_point("judge.put.after")
-    record = _record(document, prefix=prefix, policy_id=policy_id, run_id=run_id, now=now)
+    record = _record(document, prefix=prefix, policy_id=policy_id, report=page.encode(), run_id=run_id, now=now)
     try:
         kept = verdicts.record(record, exam_use=exam_use, fence=fence)
     except LostRace as error:
@@ -328,7 +328,7 @@ def _counts(verdicts: VerdictRepository, project: str, scored: _Scored) -> dict[
 
 
 def _record(
-    document: Mapping[str, Any], *, prefix: str, policy_id: str, run_id: str, now: dt.datetime
+    document: Mapping[str, Any], *, prefix: str, policy_id: str, report: bytes, run_id: str, now: dt.datetime
 ) -> VerdictRecord:
     question, decision = document["question"], document["decision"]
     champion = question["champion"]
@@ -349,4 +349,5 @@ def _record(
         digest=sha256_hex(vd.document_bytes(document)),
         run_id=run_id,
         created_at=now,
+        report_digest=sha256_hex(report),
     )

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.evaluation.report import page, section
 from pipeline_tasks.evaluation.report_charts import text
 from pipeline_tasks.evaluation.report_tables import percent
@@ -18,9 +19,9 @@ WORDS = {
 }
 
 
-def page_key(project: str, window_id: str) -> str:
-    """Return where a window's page lies."""
-    return f"reports/{project}/monitor/{window_id}.html"
+def page_key(project: str, window_id: str, page: bytes) -> str:
+    """Return where a window's page lies: its name holds its digest, so another page never takes its place."""
+    return f"reports/{project}/monitor/{window_id}-{sha256_hex(page)}.html"
 
 
 def render_window(

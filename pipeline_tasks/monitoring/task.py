@@ -37,9 +37,6 @@ def run(project: LoadedProject, *, outside: Outside, attempt: Attempt, run_id: s
     window = measure(project, outside=outside, fence=fence, run_id=run_id, now=now)
     statistics = window.statistics
     alarms = tuple(str(alarm["message"]) for alarm in window.alarms)
-    key = page_key(project.name, window.window_id)
-    page = render_window(project.name, window.window_id, statistics, alarms=alarms, at=now)
-    outside.store.put(key, page.encode(), content_type="text/html; charset=utf-8")
     _log.info(
         "monitor of %s: %d predictions, %d refused, %d feedbacks on no known prediction, %s",
         project.name,
@@ -55,13 +52,13 @@ def run(project: LoadedProject, *, outside: Outside, attempt: Attempt, run_id: s
         state=statistics["state"],
         quality=outside.monitoring.quality_text(project.name),
         alarms=alarms,
-        report_key=key,
+        report_key=statistics["page"],
         wake_training=any(alarm["wake"] for alarm in window.alarms),
     )
 
 
 def measure(project: LoadedProject, *, outside: Outside, fence: Fence, run_id: str, now: dt.datetime) -> WindowRow:
-    """Compute live quality by model version and the champion's drift, and record them as a window.
+    """Compute live quality by model version and the champion's drift, and record them as a window, with its page.
 
     All of it follows from the log, the labels and the verdict: computed again, it is the same.
     """
@@ -90,7 +87,11 @@ def measure(project: LoadedProject, *, outside: Outside, fence: Fence, run_id: s
     }
     head = outside.datasets.head_snapshot(name)
     known = [_with_wake(alarm, snapshot=head.snapshot_id if head else "", earlier=earlier) for alarm in alarms]
-    window = WindowRow(window_id, statistics, known, now)
+    told = [str(alarm["message"]) for alarm in known]
+    page = render_window(name, window_id, statistics, alarms=told, at=now).encode()
+    key = page_key(name, window_id, page)
+    outside.store.put(key, page, content_type="text/html; charset=utf-8")
+    window = WindowRow(window_id, statistics | {"page": key}, known, now)
     monitoring.save_window(name, window, run_id=run_id, fence=fence)
     return window
 

@@ -61,7 +61,7 @@ def publish_check(
 def report_key(project: str, result: CheckResult, page: bytes) -> str:
     """Return the report's key: its name holds its digest, so another report never takes its place."""
     subject = sha256_hex(f"{result.subject}\n{result.suite}".encode())[:16]
-    return f"reports/{project}/checks/{result.stage}/{subject}-{sha256_hex(page)[:12]}.html"
+    return f"reports/{project}/checks/{result.stage}/{subject}-{sha256_hex(page)}.html"
 
 
 def write_docs(context: CheckContext) -> Path:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 
 from pipeline_tasks.assembly import Parts, build_parts
+from pipeline_tasks.catalog.verdicts import VerdictRepository
+from pipeline_tasks.evaluation import approval
 from pipeline_tasks.wiring.overview_page import render_overview
 from pipeline_tasks.wiring.views import overview_lines
+
+_VERDICT_REPORT = re.compile(rf"verdicts/([^/]+)/([^/]+)/{re.escape(approval.REPORT_NAME)}")
 
 
 def overview_html() -> str:
@@ -14,9 +19,20 @@ def overview_html() -> str:
     return render_overview(overview_lines(_shared_parts()))
 
 
-def read_object(key: str) -> bytes:
-    """Return a stored object; KeyError if there is none."""
-    return _shared_parts().store.get(key)
+def read_report(key: str) -> bytes:
+    """Return a stored report as it was when its digest was recorded.
+
+    Raises:
+        KeyError: there is no such report.
+        DataCorrupt: what is stored is another page.
+    """
+    parts = _shared_parts()
+    if not (named := _VERDICT_REPORT.fullmatch(key)):
+        return parts.store.get(key)
+    record = VerdictRepository(parts.database).find(named[1], named[2])
+    if record is None:
+        raise KeyError(key)
+    return approval.read_report(parts.store, record)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from pipeline_tasks.deployment.plan import is_mixed
 from pipeline_tasks.deployment.rolling import ENDED
 from pipeline_tasks.deployment.rollout import share_of
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.monitoring.page import page_key
+from pipeline_tasks.evaluation.approval import read_report
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
@@ -112,7 +112,7 @@ def save_report(project: str, *, verdict: str | None, output: Path | None) -> st
         raise ConfigError(f"verdict must name one verdict of {project} (got {verdict}). The newest: {known}.")
     ref = chosen[-1].ref
     path = output or Path(f"report-{project}-{ref.verdict_id[:12]}.html")
-    path.write_bytes(parts.store.get(f"{ref.object_key}/report.html"))
+    path.write_bytes(read_report(parts.store, chosen[-1]))
     return f"{ref.answer}: {'; '.join(ref.reasons)}\nThe report is in {path}"
 
 
@@ -242,8 +242,8 @@ def _links(parts: Parts, project: str) -> tuple[tuple[str, str], ...]:
         for queue, number in ids.items()
     ]
     found += [("Data checks", "/dethrone/data-docs/index.html")]
-    if window := MonitoringRepository(parts.database).newest_window(project):
-        found.append(("Newest monitor report", f"/dethrone/reports/{page_key(project, window)}"))
+    if page := MonitoringRepository(parts.database).newest_page(project):
+        found.append(("Newest monitor report", f"/dethrone/reports/{page}"))
     if verdicts:
         found.append(("Newest verdict", f"/dethrone/reports/{verdicts[-1].ref.object_key}/report.html"))
     return tuple(found)

@@ -12,6 +12,8 @@ from starlette.routing import Match
 from data_checks.report import IndexEntry, render_check, render_index, render_root
 from data_checks.result import CheckResult
 from pipeline_tasks import airflow_glue
+from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.wiring import pages, views
 from pipeline_tasks.wiring.links import links_of
 
@@ -49,7 +51,7 @@ def site(monkeypatch, tmp_path):
         CHECK_KEY: render_check("pets", CHECK, created_at=NOW, run_id="r").encode(),
         VERDICT_KEY: b"<p>a report</p>",
     }
-    monkeypatch.setattr(pages, "read_object", objects.__getitem__)
+    monkeypatch.setattr(pages, "read_report", objects.__getitem__)
     monkeypatch.setattr("pipeline_tasks.settings.load_settings", lambda: settings)
     monkeypatch.setattr(pages, "overview_html", lambda: "<p>overview</p>")
     monkeypatch.setitem(airflow_plugin.app.dependency_overrides, get_user, lambda: "alice")
@@ -142,7 +144,7 @@ def test_e13_every_link_of_the_overview_leads_to_a_page(site, database, object_s
     case = Case(database, object_store)
     case.tell()
     key = f"verdicts/{case.project}/verdict-v1/report.html"
-    monkeypatch.setattr(pages, "read_object", lambda _key: b"<p>a report</p>")
+    monkeypatch.setattr(pages, "read_report", lambda _key: b"<p>a report</p>")
     parts = SimpleNamespace(settings=site.settings, database=database)
     links = dict(views._links(parts, case.project))
     assert key.split("/")[1] in links["Newest verdict"]
@@ -168,3 +170,19 @@ def test_e13_every_link_of_the_overview_leads_to_a_page(site, database, object_s
 )
 def test_h10_an_odd_name_is_no_such_page(site, path):
     assert site.get(f"{AIRFLOW}{PREFIX}/{path}").status_code == 404
+
+
+def test_h7_a_page_that_was_changed_is_refused_in_words(site, monkeypatch):
+    def refuse(key):
+        raise DataCorrupt(f"{key} must hash to ab (got cd). This page must not be believed.")
+
+    monkeypatch.setattr(pages, "read_report", refuse)
+    answer = site.get(f"{AIRFLOW}{PREFIX}/reports/{VERDICT_KEY}")
+    assert (answer.status_code, "must not be believed" in answer.text) == (409, True)
+    name = f"pets/items/{'a' * 16}-{sha256_hex(b'<p>as written</p>')}.html"
+    (site.docs / name).parent.mkdir(parents=True)
+    (site.docs / name).write_bytes(b"<p>as written</p>")
+    assert site.get(f"{AIRFLOW}{PREFIX}/data-docs/{name}").text == "<p>as written</p>"
+    (site.docs / name).write_bytes(b"<p>forged</p>")
+    answer = site.get(f"{AIRFLOW}{PREFIX}/data-docs/{name}")
+    assert (answer.status_code, "the next check writes it again" in answer.text) == (409, True)

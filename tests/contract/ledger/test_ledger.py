@@ -152,6 +152,9 @@ def test_two_contenders_at_one_moment_are_not_both_the_same_use_of_an_exam(case)
     assert sorted(uses) == list(range(2, len(uses) + 2))
 
 
+LATER = ("report_digest",)  # columns that migrations after the ledger's brought
+
+
 def test_an_older_catalog_gets_its_ledger_when_it_is_upgraded(catalog_url, object_store):
     with migrate._connection(catalog_url) as connection:
         command.upgrade(migrate._config(connection), "0001")
@@ -177,7 +180,10 @@ def _told_rows(store):
     Case(database, store).tell()
     with engine.connect() as connection:
         rows = {
-            table: [dict(row) for row in connection.execute(sa.select(table)).mappings()]
+            table: [
+                {name: value for name, value in row.items() if name not in LATER}
+                for row in connection.execute(sa.select(table)).mappings()
+            ]
             for table in (t.verdicts, t.approvals, t.routes)
         }
         entries = ledger_repository.read_entries(connection, NAME)

@@ -31,6 +31,7 @@ def test_a_better_contender_is_promoted(run, object_store, verdicts):
     assert document["question"]["contender"]["size_bytes"] == 1002
     record = verdicts.find("fashion", ref.verdict_id)
     assert record.digest == sha256_hex(object_store.get(f"{ref.object_key}/verdict.json"))
+    assert record.report_digest == sha256_hex(object_store.get(f"{ref.object_key}/report.html"))
     assert record.ref == ref
 
 
