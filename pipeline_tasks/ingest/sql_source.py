@@ -31,11 +31,14 @@ class SqlRows:
         self._setting = setting
         self._url = _parse_url(source, environment=environment, setting=setting)
         self.cursor = SqlCursor()
+        self._also: tuple[str, ...] = ()
         self.is_whole = False
         self.warnings: list[str] = []
 
-    def rows(self, *, columns: Sequence[str], cursor: SqlCursor, now: dt.datetime) -> Iterator[Row]:
-        """Yield rows with these columns (none named: all).
+    def rows(
+        self, *, columns: Sequence[str], cursor: SqlCursor, now: dt.datetime, also: Sequence[str] = ()
+    ) -> Iterator[Row]:
+        """Yield rows with these columns (none named: all), and those of `also` that there are.
 
         Everything when that is due, else from a little before the watermark on, and NULLs always.
 
@@ -44,6 +47,7 @@ class SqlRows:
             ConfigError: the driver is missing, the query does not run, or a column is missing.
         """
         engine = self._engine()
+        self._also = tuple(also)
         try:
             with self._connect(engine) as connection:
                 yield from self._due_rows(connection, columns=columns, cursor=cursor, now=now)
@@ -93,10 +97,12 @@ class SqlRows:
             check_columns(list(result.keys()), wanted=wanted)
         except InputError as error:
             raise ConfigError(f"{self._setting}.query: {error}", code="COLUMN_MISSING") from None
+        names = list(result.keys())
+        names = list(dict.fromkeys((*columns, *(name for name in self._also if name in names)))) if columns else names
         for row in result.mappings():
             if column is not None:
                 greatest.add(row[column])
-            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in columns or row})
+            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in names})
 
     def _warn_of(self, greatest: Greatest) -> None:
         if greatest.num_ahead:
