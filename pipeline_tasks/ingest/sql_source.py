@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline_tasks.ingest.watermark import Greatest, KindChangedError, SqlCurso
 from pipeline_tasks.project import SqlSource
 
 FETCH_ROWS = 2000
+MAX_WITHOUT_ORDER = 20  # so many values without an order before the first one that has one: it is no watermark column
 # A text, a quoted name, a comment, or one sign of anything else.
 _TOKEN = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\$(\w*)\$.*?\$\1\$|(?P<none>--[^\n]*|/\*.*?\*/|\s+)|.""", re.DOTALL
@@ -99,10 +100,37 @@ class SqlRows:
             raise ConfigError(f"{self._setting}.query: {error}", code="COLUMN_MISSING") from None
         names = list(result.keys())
         names = list(dict.fromkeys((*columns, *(name for name in self._also if name in names)))) if columns else names
-        for row in result.mappings():
-            if column is not None:
-                greatest.add(row[column])
-            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in names})
+        rows = (
+            (row, typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in names}))
+            for row in result.mappings()
+        )
+        if column is None:
+            yield from (found for _, found in rows)
+        else:
+            yield from self._watermarked(((row[column], found) for row, found in rows), greatest=greatest)
+
+    def _watermarked(self, rows: Iterable[tuple[Any, Row]], *, greatest: Greatest) -> Iterator[Row]:
+        """Yield rows; one whose watermark has no order is refused alone, unless none of them has one."""
+        held: list[Row] = []
+        error: InputError | None = None
+        for value, row in rows:
+            found = row
+            try:
+                greatest.add(value)
+            except InputError as bad:
+                error = bad
+                found = Row(row.place, {}, bad)
+                if greatest.is_empty:
+                    held.append(found)
+                    if len(held) == MAX_WITHOUT_ORDER:
+                        break
+                    continue
+            if held and not greatest.is_empty:
+                yield from held
+                held = []
+            yield found
+        if held:
+            raise ConfigError(f"{self._setting}.{error}", code="WATERMARK_INVALID")
 
     def _warn_of(self, greatest: Greatest) -> None:
         if greatest.num_ahead:
