@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from pipeline_tasks.errors import ConfigError, InputError
-from pipeline_tasks.guards.cells import NUMBER, Cell, Column, ColumnType, read_cell
+from pipeline_tasks.guards.cells import NUMBER, Cell, Column, ColumnType, read_cell, spelled
 from pipeline_tasks.guards.row import is_nothing
 from pipeline_tasks.ingest.rows import read_rows
 from pipeline_tasks.ingest.sources import open_folder, open_sql
@@ -82,7 +82,7 @@ def propose_column(name: str, values: Sequence[Any]) -> Proposal:
     words = {text for text in texts if text.strip() and text.strip().lower() not in NOTHING}
     missing = tuple(sorted({text.strip() for text in texts if text.strip().lower() in NOTHING}))
     if words and not any(_CODE.fullmatch(word.strip()) for word in words) and all(map(_is_number, words)):
-        return Proposal(name, "number", missing)
+        return Proposal(name, "number" if all(map(_fits_float, words)) else "decimal", missing)
     if words and {word.strip().lower() for word in words} <= _WORDS:
         return Proposal(name, "boolean", missing)
     for form in (None, *FORMATS):
@@ -106,17 +106,23 @@ def _by_type(name: str, cells: Sequence[Any]) -> Proposal:
     kinds: dict[ColumnType, type | tuple[type, ...]] = {
         "boolean": bool,
         "number": (int, float),
-        "decimal": (decimal.Decimal, int),
+        "decimal": (decimal.Decimal, int, float),
         "date": dt.date,
     }
     for kind, types in kinds.items():
-        if all(isinstance(cell, types) for cell in cells):
+        if all(isinstance(cell, types) and (kind != "number" or _fits_float(cell)) for cell in cells):
             return Proposal(name, kind)
     return Proposal(name, "text")
 
 
 def _is_number(text: str) -> bool:
     return NUMBER.fullmatch(text.strip()) is not None
+
+
+def _fits_float(value: Any) -> bool:
+    """Tell whether a number is the same as `number` and as `decimal`, as far as the latter can hold it."""
+    exact = _read(value, Column("", "decimal"))
+    return exact is None or spelled(_read(value, Column("", "number"))) == exact
 
 
 def _read(cell: Any, column: Column) -> Cell:
@@ -141,13 +147,20 @@ def _table_rows(project: LoadedProject, source: TableSource) -> Iterator[dict[st
     folder = open_folder(project, source)
     for entry in folder.listing():
         path = folder.path_of(entry)
+        is_parquet = path.suffix.lower() == ".parquet"  # its decimals are declared as such
         try:
             columns = _content(source) or _names_in(path, source)
             for row in read_rows(path, columns=columns, max_line_characters=project.config.checks.max_item_bytes):
                 if row.error is None:
-                    yield _only(row.values, source)
+                    values = _only(row.values, source)
+                    yield values if is_parquet else {name: _as_float(value) for name, value in values.items()}
         except InputError as error:
             raise ConfigError(f"{entry.key}: {error}") from None
+
+
+def _as_float(value: Any) -> Any:
+    """Return a fraction of a JSON line, which is read exactly, as the float that it is, where it is one."""
+    return float(value) if isinstance(value, decimal.Decimal) and _fits_float(value) else value
 
 
 def _names_in(path: Any, source: TableSource) -> list[str]:

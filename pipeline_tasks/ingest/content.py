@@ -7,6 +7,8 @@ import datetime as dt
 import decimal
 import re
 import uuid
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pipeline_tasks.contracts import canonical_json, content_id, keyed_item_id, sha256_hex
@@ -15,6 +17,7 @@ from pipeline_tasks.guards.cells import row_content, spelled
 from pipeline_tasks.guards.image import guard_image
 from pipeline_tasks.guards.row import guard_row, is_nothing, require_value
 from pipeline_tasks.guards.text import decode_text, guard_text
+from pipeline_tasks.ingest.column_versions import Columns, Former, former_items, reading_of
 from pipeline_tasks.ingest.listing import Entry
 from pipeline_tasks.ingest.rows import Row, typed_value
 from pipeline_tasks.project import FolderSource, Project, S3Source, Source, SqlSource, TableSource
@@ -46,7 +49,7 @@ class Candidate:
     media_type: str
     item_id: str
     content_id: str
-    former_id: str | None = None  # of the item that reading version 1 made of the same row
+    former: tuple[Former, ...] | None = None  # what earlier readings made of the same row; None: no declared columns
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,8 +94,10 @@ def examine_file(key: str, data: bytes, *, project: Project, source: FolderSourc
     return Candidate(key, group_key, label, content, media_type, digest, digest)
 
 
-def examine_row(row: Row, *, file: str, project: Project, source: TableSource | SqlSource) -> Candidate | Refusal:
-    """Return the candidate in a row, or why there is none."""
+def examine_row(
+    row: Row, *, file: str, project: Project, source: TableSource | SqlSource, earlier: Sequence[Columns] = ()
+) -> Candidate | Refusal:
+    """Return the candidate in a row, or why there is none; `earlier` are columns that were declared before."""
     place = f"{file}, {row.place}" if file else row.place
     key = place
     if row.error is not None:
@@ -109,7 +114,10 @@ def examine_row(row: Row, *, file: str, project: Project, source: TableSource | 
     digest = sha256_hex(content)
     if not project.row_columns:
         return Candidate(key, group_key, label, content, media_type, digest, digest)
-    former = _former_id(row, project=project, source=source)
+    first = [column.name for column in (*earlier, project.row_columns)[0]]
+    guessed = partial(_guessed_content, row, names=first, project=project)
+    limit = project.checks.max_text_characters
+    former = former_items(row.values, key=key, guessed=guessed, earlier=earlier, max_characters=limit)
     return Candidate(key, group_key, label, content, media_type, keyed_item_id(key, digest), digest, former)
 
 
@@ -181,11 +189,6 @@ def source_policy_id(source: Source, *, project: Project) -> str:
     return content_id([policy, reading_of(project)] if project.columns else policy)[:12]
 
 
-def reading_of(project: Project) -> list[Any]:
-    """Return how a project's rows are read: the columns, but for what says nothing about their content."""
-    return [{key: value for key, value in column.as_json().items() if key != "unit"} for column in project.columns]
-
-
 def _refusal(key: str, identity: str, code: str, reason: str) -> Refusal:
     name = printable_key(key)
     digest = sha256_hex(f"{name}\0{identity}".encode("utf-8", "backslashreplace"))
@@ -209,25 +212,18 @@ def _canonical_row(row: Row, *, project: Project, source: TableSource | SqlSourc
     if project.row_columns:
         content = row_content(row.values, columns=project.row_columns, max_characters=limit)
     else:
-        content = _guessed_content(row, project=project, source=source)
+        content = _guessed_content(row, names=source.content_columns, project=project)
     if len(content) > project.checks.max_item_bytes:
         raise InputError(_too_large(len(content), limit=project.checks.max_item_bytes), code="ROW_TOO_LONG")
     return content, ROW_MEDIA_TYPE
 
 
-def _guessed_content(row: Row, *, project: Project, source: TableSource | SqlSource) -> bytes:
+def _guessed_content(row: Row, *, names: Sequence[str], project: Project) -> bytes:
     """Return a row's content by reading version 1, without declared columns: a CSV cell's type is guessed."""
-    present = [column for column in source.content_columns if column in row.values]
+    present = [column for column in names if column in row.values]
     values = {column: typed_value(row, column) for column in present}
     limit = project.checks.max_text_characters
-    return canonical_json(guard_row(values, columns=source.content_columns, max_characters=limit))
-
-
-def _former_id(row: Row, *, project: Project, source: TableSource | SqlSource) -> str | None:
-    try:
-        return sha256_hex(_guessed_content(row, project=project, source=source))
-    except InputError:
-        return None
+    return canonical_json(guard_row(values, columns=names, max_characters=limit))
 
 
 def _row_key(row: Row, column: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline_tasks.catalog.items import Cursor, ItemRepository
 from pipeline_tasks.errors import InputError, PipelineError, SourceUnavailable, printable
+from pipeline_tasks.ingest.column_versions import Columns
 from pipeline_tasks.ingest.content import (
     Candidate,
     Refusal,
@@ -128,8 +129,9 @@ def feed_tables(
     writer: ItemWriter,
     cursor: Cursor | None,
     now: dt.datetime,
+    earlier: Sequence[Columns] = (),
 ) -> Fed:
-    """Give the rows of every new or changed table file to the writer."""
+    """Give the rows of every new or changed table file to the writer; `earlier` are columns of before."""
     policy = _policy(project, source)
     memory = ListingMemory(files, policy_id=policy.both, cursor=cursor, now=now, by_folder=False)
     unchanged = opened(memory.unchanged, name=source.name)
@@ -141,25 +143,33 @@ def feed_tables(
         is_whole = is_whole and len(fresh) == len(window)
         for entry in _examine_listed(fresh, writer=writer, project=project, policy=policy, by_row=True):
             before = files.fingerprint_of(entry)
-            rows = _table_rows(files, entry, source=source, project=project)
-            was_read = _feed_table(
-                rows, entry, source=source, project=project, writer=writer, policy=policy, count=count
-            )
+            rows = _table_rows(files, entry, source=source, project=project, also=_names(earlier))
+            examine = partial(examine_row, file=entry.key, project=project, source=source, earlier=earlier)
+            was_read = _feed_table(rows, entry, examine=examine, writer=writer, policy=policy, count=count)
             is_complete = is_complete and was_read and before == files.fingerprint_of(entry)
     cursor_value = memory.cursor_value(digest) if is_complete else None
     return Fed(count.num_rows, cursor_value, count.num_blank, is_whole=is_whole and is_complete)
 
 
 def feed_sql(
-    rows: SqlRows, *, source: SqlSource, project: Project, writer: ItemWriter, cursor: Cursor | None, now: dt.datetime
+    rows: SqlRows,
+    *,
+    source: SqlSource,
+    project: Project,
+    writer: ItemWriter,
+    cursor: Cursor | None,
+    now: dt.datetime,
+    earlier: Sequence[Columns] = (),
 ) -> Fed:
     """Give the rows of a query from the watermark on to the writer."""
     policy = _policy(project, source)
     is_same = cursor is not None and cursor.value.get("policy") == policy.both
     place = SqlCursor.parse(cursor.value) if cursor is not None and is_same else SqlCursor()
     count = _Count()
-    for row in shielded(rows.rows(columns=_columns(source), cursor=place, now=now), name=source.name):
-        _give(row, file="", source=source, project=project, writer=writer, count=count)
+    examine = partial(examine_row, file="", project=project, source=source, earlier=earlier)
+    found = rows.rows(columns=_columns(source), also=_names(earlier), cursor=place, now=now)
+    for row in shielded(found, name=source.name):
+        _give(row, file="", examine=examine, writer=writer, count=count)
     cursor_value = {"policy": policy.both, **rows.cursor.as_json()}
     return Fed(count.num_rows, cursor_value, is_whole=rows.is_whole, warnings=tuple(rows.warnings))
 
@@ -193,8 +203,7 @@ def _feed_table(
     rows: Iterator[Row],
     entry: Entry,
     *,
-    source: TableSource,
-    project: Project,
+    examine: Callable[[Row], Candidate | Refusal],
     writer: ItemWriter,
     policy: _Policy,
     count: _Count,
@@ -206,7 +215,7 @@ def _feed_table(
     num_refused = writer.num_refused
     try:
         for row in rows:
-            _give(row, file=entry.key, source=source, project=project, writer=writer, count=count)
+            _give(row, file=entry.key, examine=examine, writer=writer, count=count)
     except InputError as error:
         writer.refuse(refuse_entry(entry, error))
         if error.code == "FILE_UNREADABLE":
@@ -216,7 +225,9 @@ def _feed_table(
     return True
 
 
-def _table_rows(files: FolderFiles, entry: Entry, *, source: TableSource, project: Project) -> Iterator[Row]:
+def _table_rows(
+    files: FolderFiles, entry: Entry, *, source: TableSource, project: Project, also: Sequence[str]
+) -> Iterator[Row]:
     """Yield a file's rows.
 
     Raises:
@@ -224,7 +235,8 @@ def _table_rows(files: FolderFiles, entry: Entry, *, source: TableSource, projec
     """
     limit = project.checks.max_item_bytes
     try:
-        yield from read_rows(files.path_of(entry), columns=_columns(source), max_line_characters=limit)
+        path = files.path_of(entry)
+        yield from read_rows(path, columns=_columns(source), also=also, max_line_characters=limit)
     except (PipelineError, MemoryError):
         raise
     except OSError as error:
@@ -237,6 +249,11 @@ def _table_rows(files: FolderFiles, entry: Entry, *, source: TableSource, projec
 def _columns(source: TableSource | SqlSource) -> list[str]:
     optional = [source.label_column, source.group_column]
     return list(dict.fromkeys([source.key_column, *source.content_columns, *(name for name in optional if name)]))
+
+
+def _names(earlier: Sequence[Columns]) -> list[str]:
+    """Return the names of columns that were declared before: what they held says which item a row was."""
+    return list(dict.fromkeys(column.name for columns in earlier for column in columns))
 
 
 def _policy(project: Project, source: FolderSource | S3Source | TableSource | SqlSource) -> _Policy:
@@ -344,15 +361,14 @@ def _take(
 
 
 def _give(
-    row: Row, *, file: str, source: TableSource | SqlSource, project: Project, writer: ItemWriter, count: _Count
+    row: Row, *, file: str, examine: Callable[[Row], Candidate | Refusal], writer: ItemWriter, count: _Count
 ) -> None:
     if row.is_blank:
         count.num_blank += 1
         return
     count.num_rows += 1
     place = f"{file}, {row.place}" if file else row.place
-    examine = partial(examine_row, row, file=file, project=project, source=source)
-    outcome = _examined(examine, Entry(place, "", 0))
+    outcome = _examined(partial(examine, row), Entry(place, "", 0))
     if isinstance(outcome, Candidate):
         writer.add(outcome)
     else:

@@ -39,8 +39,10 @@ class UnreadableValue(NamedTuple):
     cause: str
 
 
-def read_rows(path: Path, *, columns: Sequence[str], max_line_characters: int) -> Iterator[Row]:
-    """Yield the rows of a file, by its suffix.
+def read_rows(
+    path: Path, *, columns: Sequence[str], max_line_characters: int, also: Sequence[str] = ()
+) -> Iterator[Row]:
+    """Yield the rows of a file, by its suffix; `also` are columns that are read where the file has them.
 
     Raises:
         InputError: the file as a whole cannot be read on: TYPE_NOT_ALLOWED, EMPTY_FILE, COLUMN_MISSING,
@@ -55,7 +57,7 @@ def read_rows(path: Path, *, columns: Sequence[str], max_line_characters: int) -
         )
     if path.stat().st_size == 0:
         raise InputError("a table file must have rows (got an empty file).", code="EMPTY_FILE")
-    yield from reader(path, columns=columns, max_line_characters=max_line_characters)
+    yield from reader(path, columns=columns, also=also, max_line_characters=max_line_characters)
 
 
 def typed_value(row: Row, column: str) -> Any:
@@ -163,11 +165,12 @@ class _Lines:
         )
 
 
-def _read_csv(path: Path, *, columns: Sequence[str], max_line_characters: int) -> Iterator[Row]:
+def _read_csv(path: Path, *, columns: Sequence[str], also: Sequence[str], max_line_characters: int) -> Iterator[Row]:
     """Yield the rows of a CSV file, or of a TSV file: there a tab separates, and a quote is a character like others.
 
     Source: RFC 4180; IANA's text/tab-separated-values.
     """
+    del also  # a row has all its cells
     # The limit is the csv module's only one and belongs to the process: it is raised, never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), max_line_characters))
     _refuse_other_encoding(path, has_header=True)
@@ -248,7 +251,10 @@ def _other_encoding(text: str, *, place: str) -> InputError:
     return InputError(f"a row must be UTF-8 (got {got} in {place}). Convert the file to UTF-8.", code="TEXT_NOT_UTF8")
 
 
-def _read_json_lines(path: Path, *, columns: Sequence[str], max_line_characters: int) -> Iterator[Row]:
+def _read_json_lines(
+    path: Path, *, columns: Sequence[str], also: Sequence[str], max_line_characters: int
+) -> Iterator[Row]:
+    del also  # a line has all its fields
     _refuse_other_encoding(path, has_header=False)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as handle:
         lines = _Lines(handle, limit=max_line_characters)
@@ -296,7 +302,9 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _read_parquet(path: Path, *, columns: Sequence[str], max_line_characters: int) -> Iterator[Row]:
+def _read_parquet(
+    path: Path, *, columns: Sequence[str], also: Sequence[str], max_line_characters: int
+) -> Iterator[Row]:
     """Yield the rows of a Parquet file; a row group that cannot be read is refused alone."""
     del max_line_characters
     import pyarrow.parquet as pq
@@ -312,12 +320,13 @@ def _read_parquet(path: Path, *, columns: Sequence[str], max_line_characters: in
         raise _not_whole(error, place="its footer") from None
     with table:
         check_columns(names, wanted=columns)
+        read = list(dict.fromkeys((*columns, *(name for name in also if names.count(name) == 1))))
         end = 0
         for group in range(num_groups):
             start, end = end, end + table.metadata.row_group(group).num_rows
             number = start
             try:
-                for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=list(columns)):
+                for batch in table.iter_batches(BATCH_ROWS, row_groups=[group], columns=read):
                     for values in _batch_values(batch):
                         number += 1
                         yield typed_row(f"row {number}", values)

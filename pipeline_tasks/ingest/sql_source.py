@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline_tasks.ingest.watermark import Greatest, KindChangedError, SqlCurso
 from pipeline_tasks.project import SqlSource
 
 FETCH_ROWS = 2000
+MAX_WITHOUT_ORDER = 20  # so many values without an order before the first one that has one: it is no watermark column
 # A text, a quoted name, a comment, or one sign of anything else.
 _TOKEN = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\$(\w*)\$.*?\$\1\$|(?P<none>--[^\n]*|/\*.*?\*/|\s+)|.""", re.DOTALL
@@ -31,11 +32,14 @@ class SqlRows:
         self._setting = setting
         self._url = _parse_url(source, environment=environment, setting=setting)
         self.cursor = SqlCursor()
+        self._also: tuple[str, ...] = ()
         self.is_whole = False
         self.warnings: list[str] = []
 
-    def rows(self, *, columns: Sequence[str], cursor: SqlCursor, now: dt.datetime) -> Iterator[Row]:
-        """Yield rows with these columns (none named: all).
+    def rows(
+        self, *, columns: Sequence[str], cursor: SqlCursor, now: dt.datetime, also: Sequence[str] = ()
+    ) -> Iterator[Row]:
+        """Yield rows with these columns (none named: all), and those of `also` that there are.
 
         Everything when that is due, else from a little before the watermark on, and NULLs always.
 
@@ -44,6 +48,7 @@ class SqlRows:
             ConfigError: the driver is missing, the query does not run, or a column is missing.
         """
         engine = self._engine()
+        self._also = tuple(also)
         try:
             with self._connect(engine) as connection:
                 yield from self._due_rows(connection, columns=columns, cursor=cursor, now=now)
@@ -93,10 +98,39 @@ class SqlRows:
             check_columns(list(result.keys()), wanted=wanted)
         except InputError as error:
             raise ConfigError(f"{self._setting}.query: {error}", code="COLUMN_MISSING") from None
-        for row in result.mappings():
-            if column is not None:
-                greatest.add(row[column])
-            yield typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in columns or row})
+        names = list(result.keys())
+        names = list(dict.fromkeys((*columns, *(name for name in self._also if name in names)))) if columns else names
+        rows = (
+            (row, typed_row(f"{key}={printable(row[key], limit=100)}", {name: row[name] for name in names}))
+            for row in result.mappings()
+        )
+        if column is None:
+            yield from (found for _, found in rows)
+        else:
+            yield from self._watermarked(((row[column], found) for row, found in rows), greatest=greatest)
+
+    def _watermarked(self, rows: Iterable[tuple[Any, Row]], *, greatest: Greatest) -> Iterator[Row]:
+        """Yield rows; one whose watermark has no order is refused alone, unless none of them has one."""
+        held: list[Row] = []
+        error: InputError | None = None
+        for value, row in rows:
+            found = row
+            try:
+                greatest.add(value)
+            except InputError as bad:
+                error = bad
+                found = Row(row.place, {}, bad)
+                if greatest.is_empty:
+                    held.append(found)
+                    if len(held) == MAX_WITHOUT_ORDER:
+                        break
+                    continue
+            if held and not greatest.is_empty:
+                yield from held
+                held = []
+            yield found
+        if held:
+            raise ConfigError(f"{self._setting}.{error}", code="WATERMARK_INVALID")
 
     def _warn_of(self, greatest: Greatest) -> None:
         if greatest.num_ahead:

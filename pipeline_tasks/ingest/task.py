@@ -9,12 +9,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Literal
 
 from pipeline_tasks.catalog.items import Cursor, ItemRepository
 from pipeline_tasks.contracts import Attempt, Fence, IngestReport, Split
 from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError, SourceUnavailable
 from pipeline_tasks.faults import crash_point
-from pipeline_tasks.ingest.content import Refusal, reading_of
+from pipeline_tasks.ingest.column_versions import (
+    READING_VERSION,
+    Columns,
+    earlier_columns,
+    next_reading,
+    reading_of,
+)
+from pipeline_tasks.ingest.content import Refusal
 from pipeline_tasks.ingest.feed import Fed, cursor_name, feed_files, feed_sql, feed_tables, opened
 from pipeline_tasks.ingest.s3_source import S3Access
 from pipeline_tasks.ingest.sources import open_files, open_folder, open_sql
@@ -24,8 +32,7 @@ from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject, Source, SqlSource, TableSource
 
 MAX_SHOWN = 10
-READING = "reading"  # the cursor that says how rows are read
-READING_VERSION = 2  # by declared columns; 1: the type of each cell is guessed
+READING = "reading"  # the cursor that says how rows are read, and were read before
 logger = logging.getLogger(__name__)
 
 
@@ -41,6 +48,7 @@ class _Tally:
     num_blank: int = 0
     warnings: list[str] = dataclasses.field(default_factory=list)
     num_reread: int = 0
+    num_renewed: int = 0
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
     examples: dict[str, Refusal] = dataclasses.field(default_factory=dict)
 
@@ -50,6 +58,7 @@ class _Tally:
         self.num_labeled += writer.num_labeled
         self.num_corrected += writer.num_corrected
         self.num_reread += writer.num_reread
+        self.num_renewed += writer.num_renewed
         self.reasons.update(writer.reasons)
         self.examples = {**writer.examples, **self.examples}
 
@@ -67,6 +76,7 @@ class _Context:
     batch_id: str
     split_key: str
     now: dt.datetime
+    earlier: tuple[Columns, ...] = ()
 
 
 def run(
@@ -94,6 +104,7 @@ def run(
     started = clock()
     fence = items.database.acquire(f"{project.name}/ingest", attempt, now=now)
     context = _Context(project, items, store, fence, environment, own_s3, batch_id, split_key, now)
+    context, news = _begin_reading(context)
     tally = _Tally()
     errors: list[PipelineError] = []
     for source in project.config.sources:
@@ -104,7 +115,7 @@ def run(
             errors.append(error)
     if errors:
         raise _one_error(errors)
-    told = _record_reading(tally, context=context)
+    told = _told(news, tally=tally, project=project.name)
     _check_share(tally, project=project)
     return IngestReport(
         project=project.name,
@@ -122,24 +133,30 @@ def run(
     )
 
 
-def _record_reading(tally: _Tally, *, context: _Context) -> str | None:
-    """Write down how rows are read, where that is new, and return what there is to say about it."""
+def _begin_reading(context: _Context) -> tuple[_Context, Literal["first", "changed"] | None]:
+    """Write down how rows are read, before one is, and return the columns of before and what is new."""
     project = context.project.config
     if not project.columns:
-        return None
+        return context, None
     cursor = context.items.cursor(project.name, READING)
-    value = {"version": READING_VERSION, "columns": reading_of(project)}
+    value = next_reading(None if cursor is None else cursor.value, reading_of(project))
+    context = dataclasses.replace(context, earlier=earlier_columns(value))
     if cursor is not None and cursor.value == value:
-        return None
+        return context, None
     context.items.move_cursor(
         context.fence, project=project.name, name=READING, value=value, after=cursor, now=context.now
     )
-    if cursor is None and not tally.num_reread:
-        return None  # a new project
+    return context, "first" if cursor is None else "changed"
+
+
+def _told(news: Literal["first", "changed"] | None, *, tally: _Tally, project: str) -> str | None:
+    """Return what there is to say about the reading of rows: that it is another, or that items got bytes by it."""
+    if news != "changed" and not tally.num_renewed and not (news and tally.num_reread):
+        return None
     told = f"rows are read by the declared columns, version {READING_VERSION}; {tally.num_reread} items keep their ids"
-    if cursor is not None:
-        told += "; `columns` changed: a row that reads otherwise now is a new item beside the one it was"
-    logger.info("%s: %s", project.name, told)
+    if news == "changed":
+        told += "; `columns` changed"
+    logger.info("%s: %s", project, told)
     return told
 
 
@@ -173,11 +190,19 @@ def _feed(source: Source, *, context: _Context, writer: ItemWriter, cursor: Curs
     loaded, project, now = context.project, context.project.config, context.now
     if isinstance(source, SqlSource):
         rows = opened(partial(open_sql, loaded, source, environment=context.environment), name=source.name)
-        return feed_sql(rows, source=source, project=project, writer=writer, cursor=cursor, now=now)
+        earlier = context.earlier
+        return feed_sql(rows, source=source, project=project, writer=writer, cursor=cursor, now=now, earlier=earlier)
     if isinstance(source, TableSource):
         folder = open_folder(loaded, source)
         return feed_tables(
-            folder, source=source, project=project, items=context.items, writer=writer, cursor=cursor, now=now
+            folder,
+            source=source,
+            project=project,
+            items=context.items,
+            writer=writer,
+            cursor=cursor,
+            now=now,
+            earlier=context.earlier,
         )
     files = opened(
         partial(open_files, loaded, source, environment=context.environment, own_s3=context.own_s3), name=source.name

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.errors import InputError
 
 OVERLAP = dt.timedelta(seconds=120)
 SWEEP_EVERY = dt.timedelta(hours=24)
@@ -91,6 +91,7 @@ class Greatest:
 
         Raises:
             KindChangedError: it cannot be compared with the value of the last reading.
+            InputError: WATERMARK_INVALID.
         """
         kind = kind_of(value)
         if kind is None:
@@ -115,6 +116,11 @@ class Greatest:
         return self._word if self._value is None else self._value
 
     @property
+    def is_empty(self) -> bool:
+        """Tell whether there was no value yet that can be compared."""
+        return self._kind is None
+
+    @property
     def is_word(self) -> bool:
         return self._value is None and self._word is not None
 
@@ -123,7 +129,7 @@ def kind_of(value: Any) -> str | None:
     """Return what a value can be compared with; None for no value (NULL, NaN, infinity, what cannot be read).
 
     Raises:
-        ConfigError: it has no order that databases and we share.
+        InputError: WATERMARK_INVALID: it has no order that databases and we share.
     """
     if isinstance(value, dt.datetime):
         return "time" if value.tzinfo is None else "time with zone"
@@ -135,8 +141,10 @@ def kind_of(value: Any) -> str | None:
         return "number" if math.isfinite(value) else None
     if value is None or isinstance(value, tuple):
         return None
-    raise ConfigError(
-        f"watermark_column must hold times, dates, numbers or texts (got {type(value).__name__}). Choose another one."
+    raise InputError(
+        f"watermark_column must hold times, dates, numbers or texts (got {type(value).__name__}). "
+        "Correct the value, or choose another column.",
+        code="WATERMARK_INVALID",
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Literal, Self
 
 from pipeline_tasks.catalog.items import Chunk, ItemRepository, KnownItem, Quarantined
-from pipeline_tasks.contracts import Fence, Item, Location, Split, sha256_hex
+from pipeline_tasks.contracts import Fence, Item, Location, Split, keyed_item_id, sha256_hex
 from pipeline_tasks.errors import MAX_MESSAGE, printable
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ingest.claims import Claim, Claims
@@ -80,6 +80,7 @@ class ItemWriter:
         self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="ingest-upload")
         self._in_flight: deque[tuple[Future[Chunk], _Draft]] = deque()
         self._pending: dict[str, KnownItem] = {}
+        self._renewing: dict[str, str] = {}  # item id -> content id, of bytes that are not recorded yet
         self._waiting: list[tuple[Candidate, dict[str, str]]] = []
         self._draft = _Draft()
         self._claims = Claims(target.source)
@@ -93,6 +94,8 @@ class ItemWriter:
         self.num_refused = 0
         """All refusals; `reasons` counts those that were not in quarantine before."""
         self.num_reread = 0
+        """Rows that are an item of an earlier reading; `num_renewed` had bytes of another content."""
+        self.num_renewed = 0
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, Refusal] = {}
 
@@ -156,23 +159,44 @@ class ItemWriter:
             self._send_if_full()
 
     def _as_before(self, waiting: Sequence[tuple[Candidate, dict[str, str]]]) -> list[tuple[Candidate, dict[str, str]]]:
-        """Return the candidates; a row that reading version 1 made an item of, under the same key, is that item still.
+        """Return the candidates; a row that an earlier reading made an item of, under the same key, is that item still.
 
         Its bytes are stored anew, as the declared columns read them; what was frozen with the old ones keeps those.
         """
-        former = [one.former_id for one, _ in waiting if one.former_id is not None]
-        items = self._items.get(self._target.project, former) if former else {}
-        found = []
-        for candidate, seen in waiting:
-            before = items.get(candidate.former_id or "")
-            if before is not None and (before.key, before.origin) == (candidate.key, "source"):
-                self.num_reread += 1
-                candidate = dataclasses.replace(candidate, item_id=before.item_id)  # noqa: PLW2901
-                if before.content_id != candidate.content_id:
-                    self._draft.renewed.append(candidate)
-                    self._draft.other_bytes += len(candidate.data)
-            found.append((candidate, seen))
-        return found
+        ids = [
+            item_id
+            for one, _ in waiting
+            if one.former is not None
+            for item_id in (one.item_id, *(former.item_id for former in one.former))
+        ]
+        items = self._items.get(self._target.project, ids) if ids else {}
+        return [(one if one.former is None else self._as_item(one, items), seen) for one, seen in waiting]
+
+    def _as_item(self, candidate: Candidate, items: Mapping[str, Item]) -> Candidate:
+        """Return a row as the item that it is: of its key, with content that this or an earlier reading gives it."""
+        contents = {candidate.content_id, *(one.content_id for one in candidate.former or ())}
+        for item_id in (candidate.item_id, *(one.item_id for one in candidate.former or ())):
+            before = items.get(item_id)
+            if before is None or (before.key, before.origin) != (candidate.key, "source"):
+                continue
+            content = self._renewing.get(item_id, before.content_id)
+            if content in contents:
+                self.num_reread += item_id != candidate.item_id
+                found = dataclasses.replace(candidate, item_id=item_id)
+                if content != candidate.content_id:
+                    self._renew(found)
+                return found
+        if (
+            candidate.item_id in items
+        ):  # it holds another row now, which an earlier reading could not tell from this one
+            return dataclasses.replace(candidate, item_id=keyed_item_id(candidate.key, candidate.item_id))
+        return candidate
+
+    def _renew(self, candidate: Candidate) -> None:
+        self._draft.renewed.append(candidate)
+        self._draft.other_bytes += len(candidate.data)
+        self._renewing[candidate.item_id] = candidate.content_id
+        self.num_renewed += 1
 
     def _place_new(self, candidate: Candidate, *, seen: dict[str, str]) -> None:
         draft = self._draft
@@ -263,6 +287,9 @@ class ItemWriter:
             self._pending.pop(candidate.item_id, None)
         for item_id in draft.labels:
             self._pending.pop(item_id, None)
+        for candidate in draft.renewed:
+            if self._renewing.get(candidate.item_id) == candidate.content_id:
+                del self._renewing[candidate.item_id]
 
     def _count_refused(self, refused: Sequence[Quarantined]) -> None:
         """Count what was not in quarantine before: the rest is read again, not new."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -11,8 +12,8 @@ from typing import Any
 from pipeline_tasks.assembly import Parts
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.contracts import Attempt, Item, content_id
-from pipeline_tasks.errors import InputError, PermanentError
-from pipeline_tasks.evaluation.scoring import load_stored
+from pipeline_tasks.errors import InputError, PermanentError, printable
+from pipeline_tasks.evaluation.scoring import OUTPUT_CODES, ScoringModel, load_stored
 from pipeline_tasks.ingest.reading import read_items
 from pipeline_tasks.wiring.judging import champion_of
 
@@ -29,8 +30,9 @@ def champion_suggestions(parts: Parts, project: str, items: Sequence[Item]) -> d
     if champion is None or not items:
         return {}
     return {
-        item.item_id: {"label": label, "score": score, "model_version": champion.version}
-        for item, (label, score), _probabilities in _answers(parts, champion, items)
+        one.item.item_id: {"label": one.label, "score": one.confidence, "model_version": champion.version}
+        for one in _answers(parts, champion, items)
+        if one.problem is None
     }
 
 
@@ -48,28 +50,58 @@ def offline_answer(parts: Parts, project: str, data: bytes) -> tuple[str, float]
     return model.classes[int(row.argmax())], float(row.max())
 
 
-def _answers(
-    parts: Parts, champion: Any, items: Iterable[Item]
-) -> Iterator[tuple[Item, tuple[str, float], list[float]]]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Answer:
+    """The champion's answer to one item, or the problem that it has with it."""
+
+    item: Item
+    label: str | None = None
+    confidence: float | None = None
+    probabilities: list[float] | None = None
+    problem: str | None = None
+
+
+def _answers(parts: Parts, champion: Any, items: Iterable[Item]) -> Iterator[_Answer]:
     model = load_stored(parts.store)(champion)
     pairs = read_items(parts.store, items)
     while batch := list(islice(pairs, BATCH_SIZE)):
-        readable, inputs = [], []
+        inputs: list[Any] = []
+        problems: dict[str, str] = {}
         for item, data in batch:
             try:
                 inputs.append(model.decode(data))
-                readable.append(item)
-            except InputError:
-                continue
-        for item, row in zip(readable, model.predict(inputs), strict=True):
-            best = int(row.argmax())
-            yield item, (model.classes[best], float(row[best])), [float(value) for value in row]
+            except InputError as error:
+                problems[item.item_id] = printable(f"{error.code}: {error}")
+        rows = iter(_rows(model, inputs))
+        for item, _ in batch:
+            row = problems.get(item.item_id) or next(rows)
+            yield _Answer(item, problem=row) if isinstance(row, str) else _answer(item, row, classes=model.classes)
+
+
+def _rows(model: ScoringModel, inputs: list[Any]) -> list[Any]:
+    """Return each input's probabilities, or the problem that the model has with it."""
+    if not inputs:
+        return []
+    try:
+        return list(model.predict(inputs))
+    except PermanentError as error:
+        if error.code not in OUTPUT_CODES:
+            raise
+        if len(inputs) == 1:
+            return [printable(f"{error.code}: {error}")]
+        return [row for one in inputs for row in _rows(model, [one])]
+
+
+def _answer(item: Item, row: Any, *, classes: Sequence[str]) -> _Answer:
+    best = int(row.argmax())
+    return _Answer(item, classes[best], float(row[best]), [float(value) for value in row])
 
 
 def predict_batch(parts: Parts, project: str, *, attempt: Attempt, batch_id: str | None) -> dict[str, Any]:  # noqa: ARG001
     """Write the champion's answers to a batch (or to every item) as one Parquet object, named by what went in.
 
-    Holds `CHUNK_ITEMS` items and their answers at a time.
+    An item that the model cannot read has no label there, and the `problem`. Holds `CHUNK_ITEMS` items and their answers
+    at a time.
 
     Raises:
         PermanentError: NO_CHAMPION, nothing was promoted yet.
@@ -107,11 +139,13 @@ def _write_answers(parts: Parts, champion: Any, items: Iterator[Item], *, path: 
     import pyarrow.parquet as pq
 
     texts = [(name, pa.string()) for name in ("item_id", "key", "label")]
-    schema = pa.schema([*texts, ("confidence", pa.float64()), ("probabilities", pa.list_(pa.float64()))])
+    numbers = [("confidence", pa.float64()), ("probabilities", pa.list_(pa.float64()))]
+    schema = pa.schema([*texts, *numbers, ("problem", pa.string())])
     with pq.ParquetWriter(path, schema) as writer:
         while chunk := list(islice(items, CHUNK_ITEMS)):
             rows = [
-                {"item_id": item.item_id, "key": item.key, "label": label, "confidence": sure, "probabilities": row}
-                for item, (label, sure), row in _answers(parts, champion, chunk)
+                {"item_id": one.item.item_id, "key": one.item.key}
+                | {name: getattr(one, name) for name in ("label", "confidence", "probabilities", "problem")}
+                for one in _answers(parts, champion, chunk)
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

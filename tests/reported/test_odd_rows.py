@@ -6,6 +6,7 @@ decoded twice, a SQLite column that holds Latin-1.
 """
 
 import datetime as dt
+import decimal
 import io
 import json
 import sqlite3
@@ -13,6 +14,8 @@ import struct
 import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -24,7 +27,7 @@ from pipeline_tasks.errors import ConfigError, InputError
 from pipeline_tasks.guards.cells import columns_of, read_cell
 from pipeline_tasks.guards.image import guard_image
 from pipeline_tasks.guards.row import guard_row
-from pipeline_tasks.ingest.column_proposal import propose_column, with_columns
+from pipeline_tasks.ingest.column_proposal import propose, propose_column, with_columns
 from pipeline_tasks.project_loader import load_project
 from pipeline_tasks.wiring import retiring
 from tests.reported.sources_case import SQL, make_world, reasons
@@ -53,6 +56,36 @@ def test_a_proposed_column_reads_the_cells_it_was_made_from(cells, kind, missing
     assert [read_cell(cell, columns_of([found])[0]) is None for cell in cells] == [
         not cell.strip() or cell.strip() in (missing or []) for cell in cells
     ]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("numbers", "kind"),
+    [
+        pytest.param(["0.1", "2", "1e-7", "0.30000000000000004"], "number", id="A4-fractions-are-floats"),
+        pytest.param(["1.5e300", "9007199254740993"], "number", id="A4-whole-numbers-of-64-bits"),
+        pytest.param(["0.1", "9007199254740993.01"], "decimal", id="A4-more-digits-than-a-float"),
+        pytest.param(["1", "9223372036854775809"], "decimal", id="A4-more-than-64-bits"),
+    ],
+)
+def test_numbers_of_a_file_are_decimals_where_a_float_says_another_number(tmp_path, database, name, numbers, kind):
+    """Every JSON line with a fraction was proposed as `decimal`, the same table as CSV as `number`."""
+    world = make_world(tmp_path, "tabular", database)
+    world.edit("  - {name: country, type: category, values: [DE, FR, US]}\n", "")
+    rows = enumerate(numbers)
+    lines = [
+        f"{n},{one},yes" if name == "a.csv" else f'{{"id": {n}, "amount": {one}, "label": "yes"}}' for n, one in rows
+    ]
+    world.write(name, "\n".join(["id,amount,label", *lines][name != "a.csv" :]))
+    assert [(one.name, one.type) for one in propose(world.project, environment={})] == [("amount", kind)]
+
+
+def test_a_column_that_parquet_declares_as_decimal_is_one(tmp_path, database):
+    world = make_world(tmp_path, "tabular", database)
+    world.edit("  - {name: country, type: category, values: [DE, FR, US]}\n", "")
+    values = {"id": [1, 2], "amount": [decimal.Decimal("0.10"), decimal.Decimal("2.50")], "label": ["yes", "no"]}
+    pq.write_table(pa.table(values), world.incoming / "a.parquet")
+    assert [(one.name, one.type) for one in propose(world.project, environment={})] == [("amount", "decimal")]
 
 
 @pytest.mark.parametrize(
@@ -114,17 +147,6 @@ def test_c1_a_watermark_that_cannot_be_asked_for_stops_no_later_reading(at, tmp_
     shop.commit()
     shop.close()
     assert world.run(batch="two", now=NOW + MINUTE).num_new == 1
-
-
-def test_columns_that_change_later_are_told(tmp_path, database):
-    world = make_world(tmp_path, "tabular", database)
-    world.write("a.csv", "id,amount,country,label\n1,-9,DE,yes\n2,3,DE,no\n")
-    assert world.run(batch="one").reading is None
-    world.edit("missing: [NA]", "missing: [NA, '-9']")
-    report = world.run(batch="two", now=NOW + MINUTE)
-    assert report.num_new == 1
-    assert report.reading.endswith("a row that reads otherwise now is a new item beside the one it was")
-    assert world.run(batch="three", now=NOW + 2 * MINUTE).reading is None
 
 
 def test_c2_the_advice_on_two_labels_of_rows_can_be_followed(tmp_path, database):

@@ -6,7 +6,6 @@ import csv
 import datetime as dt
 import decimal
 import json
-import shutil
 import sqlite3
 from pathlib import Path
 
@@ -32,46 +31,11 @@ from pipeline_tasks.ingest.watermark import SqlCursor
 from pipeline_tasks.models.tabular_mlp.preprocess import decode_row, unmatched_categories
 from pipeline_tasks.models.tabular_mlp.recipe import RECIPE
 from pipeline_tasks.project import SqlSource
-from pipeline_tasks.project_init import init_project
 from pipeline_tasks.validation.fingerprints import row_fingerprint
 from pipeline_tasks.wiring.graph import shared_limits
 from pipeline_tasks.wiring.shipping import route_config
+from tests.reported.rows_case import COLUMNS, contents, declare, ingest, reasons
 from tests.unit.ingest.conftest import NOW, World, without_columns
-
-DATA = Path(__file__).parent / "data"
-
-
-@pytest.fixture
-def world(tmp_path, database, object_store) -> World:
-    folder = init_project(tmp_path / "projects", name="some_rows", template="tabular")
-    return World(folder, database=database, store=object_store)
-
-
-COLUMNS = "[{name: amount, type: number}, {name: country, type: category, values: [DE, FR]}]"
-
-
-def declare(world: World, columns: str = COLUMNS, *, group: str = "") -> None:
-    """Write the project's columns, and a group column of its source."""
-    path = world.folder / "project.yaml"
-    text = path.read_text()
-    start, end = text.index("columns:"), text.index("sources:")
-    text = f"{text[:start]}columns: {columns}\nchecks: {{max_quarantine_share: 1.0}}\n{text[end:]}"
-    path.write_text(text.replace("    label_column: label ", f"{group}    label_column: label ", 1))
-
-
-def ingest(world: World, *names: str) -> None:
-    for name in names:
-        shutil.copy(DATA / name, world.incoming / name)
-    world.run()
-
-
-def contents(world: World) -> dict[str, dict]:
-    return {item.key: json.loads(data) for item, data in read_items(world.store, world.all().values())}
-
-
-def reasons(world: World) -> list[str]:
-    return [one.reason for one in world.items.quarantined("some_rows")]
-
 
 # What a cell means
 

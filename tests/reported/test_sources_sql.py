@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.ingest.sql_source import MAX_WITHOUT_ORDER
 from tests.reported.sources_case import SQL, make_world, reasons
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -262,11 +263,33 @@ def test_a_value_of_postgresql_that_python_cannot_hold_refuses_its_row(shop_of):
     assert shop.world.refused() == expected
 
 
-def test_a_watermark_without_an_order_is_a_wrong_setting(shop_of):
-    """C1: bytes have no order that both sides share."""
+@pytest.mark.parametrize("first", [True, False], ids=["C1-before-the-others", "C1-after-them"])
+@pytest.mark.parametrize("column", ["varchar(40)", "timestamp"])
+def test_one_value_without_an_order_refuses_its_row(shop_of, column, first):
+    """C1: one BLOB in the watermark column stopped the whole query. PostgreSQL holds no two types in a column."""
+    shop = shop_of(column)
+    good = [lambda: shop.insert(1, NOW - HOUR), lambda: shop.insert(2, NOW - HOUR)]
+    bad = [] if shop.is_postgres else [lambda: shop.execute("INSERT INTO orders VALUES (9, 9, 'DE', 'yes', x'ff00')")]
+    for insert in [*bad, *good] if first else [*good, *bad]:
+        insert()
+    shop.run()
+    shop.insert(3, NOW)
+    shop.run()
+    assert shop.ids == {1, 2, 3}
+    told = [(key, code, "(got bytes)" in reason) for key, code, reason in reasons(shop.world)]
+    assert told == ([] if shop.is_postgres else [("id=9", "WATERMARK_INVALID", True)])
+    again = shop.run(after=25 * HOUR)
+    assert (again.num_new, again.num_known, again.num_quarantined) == (0, 3, 0)
+
+
+@pytest.mark.parametrize("num_rows", [1, MAX_WITHOUT_ORDER + 1])
+def test_a_watermark_without_an_order_is_a_wrong_setting(shop_of, num_rows):
+    """C1: bytes have no order that both sides share. No row is in quarantine: the setting is wrong, not they."""
     shop = shop_of("varchar(40)")
     as_bytes = "convert_to(at, 'UTF8')" if shop.is_postgres else "CAST(at AS blob)"
     shop.query(f"SELECT id, amount, country, label, {as_bytes} AS at FROM orders")
-    shop.insert(1, "x")
-    with pytest.raises(ConfigError, match=r"watermark_column must hold times, dates, numbers or texts \(got bytes\)"):
+    for number in range(num_rows):
+        shop.insert(number, "x")
+    with pytest.raises(ConfigError, match=r"sources\[1\] \(shop\).watermark_column must hold times.*\(got bytes\)"):
         shop.run()
+    assert (shop.ids, reasons(shop.world)) == (set(), [])

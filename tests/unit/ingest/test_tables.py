@@ -389,6 +389,6 @@ def test_watermarks_survive_json(value):
 
 
 def test_a_watermark_of_another_type_is_refused():
-    with pytest.raises(ConfigError, match=r"watermark_column must hold times, dates, numbers or texts \(got bytes\)"):
+    with pytest.raises(InputError, match=r"watermark_column must hold times, dates, numbers or texts \(got bytes\)"):
         kind_of(b"x")
     assert decode_watermark(None) is None
