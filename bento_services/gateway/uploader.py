@@ -24,6 +24,7 @@ from typing import Any
 from bento_services.gateway.config import StoreConfig, store_config_reader
 from bento_services.gateway.records import LogRecord, read_records, to_parts
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.guards.endpoint import proxies_to
 
 Put = Callable[[str, bytes], None]
 
@@ -196,6 +197,7 @@ def _s3_client(config: StoreConfig) -> Any:
             connect_timeout=CONNECT_SECONDS,
             read_timeout=READ_SECONDS,
             retries={"max_attempts": 1, "mode": "standard"},
+            proxies=proxies_to(config.endpoint),
         ),
     )
 

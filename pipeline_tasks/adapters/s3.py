@@ -26,6 +26,7 @@ from pipeline_tasks.adapters import s3_errors
 from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
 from pipeline_tasks.contracts import Location, sha256_hex, sha256_of_file
 from pipeline_tasks.errors import DataCorrupt, PermanentError, ServiceUnavailable
+from pipeline_tasks.guards.endpoint import proxies_to
 from pipeline_tasks.object_keys import check_digest, check_key, digest_in_key
 from pipeline_tasks.ports import ObjectInfo
 
@@ -334,6 +335,7 @@ def _make_client(
             read_timeout=read_timeout_seconds,
             max_pool_connections=max_connections,
             retries={"total_max_attempts": max_attempts, "mode": "standard"},
+            proxies=proxies_to(endpoint),
         ),
     )
 

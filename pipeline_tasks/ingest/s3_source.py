@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline_tasks.errors import ConfigError, InputError, SourceUnavailable
+from pipeline_tasks.guards.endpoint import proxies_to
 from pipeline_tasks.ingest.listing import Entry, FileRead
 from pipeline_tasks.project import S3Source
 
@@ -74,6 +75,7 @@ class S3Objects:
                 max_pool_connections=self.parallel_reads,
                 connect_timeout=5,
                 read_timeout=60,
+                proxies=proxies_to(access.endpoint_url),
             ),
         )
 

@@ -11,11 +11,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+from botocore.exceptions import ClientError
 
+from bento_services.gateway import uploader
+from bento_services.gateway.config import StoreConfig
 from pipeline_tasks import cli, proxies, settings
 from pipeline_tasks.adapters.s3 import S3ObjectStore
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.guards.endpoint import proxies_to
+from pipeline_tasks.ingest.s3_source import S3Access, S3Objects
+from pipeline_tasks.project import S3Source
 from pipeline_tasks.stack import doctor, programs, supervisor_conf
 from pipeline_tasks.stack.layout import StackLayout, check_paths
 from tests.reported.test_commands import WORDS, variables
@@ -121,6 +127,58 @@ def test_f4_the_own_s3_is_reached_directly(proxy, monkeypatch):
     store = S3ObjectStore(endpoint=address(own), bucket="b", access_key="k", secret_key="s", region="us-east-1")
     assert store.exists("x") is False
     assert proxy.asked == []
+    own.shutdown()
+    own.server_close()
+
+
+OWN = [
+    "http://127.0.0.1:8333", "http://127.8.8.8:8333", "http://[::1]:8333", "http://localhost:8333", "http://10.0.0.5:9000",
+    "http://192.168.1.20", "http://198.18.0.1:8333", "http://s3:8333", "http://s3.localhost", "http://minio.data.svc:9000",
+    "http://minio.data.svc.cluster.local", "http://nas.local", "http://s3.dethrone.internal.:8333",
+]  # fmt: skip
+OUTSIDE = [
+    "",
+    "https://s3.eu-central-1.amazonaws.com",
+    "https://s3.example.com:9000",
+    "http://8.8.8.8",
+    "http://[2600::1]",
+]
+
+
+@pytest.mark.parametrize("url", OWN)
+def test_f4_a_service_of_this_machine_or_network_has_no_proxy(url):
+    assert proxies_to(url) == {}
+
+
+@pytest.mark.parametrize("url", OUTSIDE)
+def test_f4_a_service_outside_may_have_the_shells_proxy(url):
+    assert proxies_to(url) is None
+
+
+def _own_store(url):
+    return S3ObjectStore(endpoint=url, bucket="b", access_key="k", secret_key="s", region="us-east-1")._client
+
+
+def _source(url):
+    return S3Objects(
+        source=S3Source(type="s3", bucket="b"), access=S3Access(url, "k", "s"), setting="sources[0]"
+    )._client
+
+
+def _log_shipper(url):
+    return uploader._s3_client(StoreConfig(url, bucket="b", region="us-east-1", access_key="k", secret_key="s"))
+
+
+@pytest.mark.parametrize("make", [_own_store, _source, _log_shipper])
+def test_f4_each_s3_client_of_ours_decides_by_the_address(proxy, make):
+    """F4: without NO_PROXY, as a program has it that no `dethrone up` started: the address alone decides."""
+    own = serving(_Answer)
+    with pytest.raises(ClientError, match="404"):
+        make(address(own)).head_object(Bucket="b", Key="x")
+    assert proxy.asked == []
+    with pytest.raises(ClientError, match="502"):
+        make("http://s3.example.com").head_object(Bucket="b", Key="x")
+    assert set(proxy.asked) == {b"HEAD http://s3.example.com/b/x HTTP/1.1"}
     own.shutdown()
     own.server_close()
 
