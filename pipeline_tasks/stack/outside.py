@@ -32,6 +32,7 @@ PATHS = (
     *("/cluster/status", "/dir/status", "/dir/lookup?volumeId=1", "/vol/status", "/ui/index.html", "/dethrone/"),
     *("/debug/pprof/", "/debug/vars", "/internal/targets", "/api/v2/dags", "/api/projects", "/api/users"),
 )
+NOWHERE = "/no-such-page-of-any-program"
 _PUBLIC: Mapping[str, frozenset[str]] = {
     "gateway": frozenset({"/", "/docs", "/docs.json", "/openapi.json"}),
     "airflow-api-server": frozenset(
@@ -96,7 +97,7 @@ def ask(listener: Listener, *, paths: Sequence[str] = PATHS) -> Answer:
     if secure is not None:
         return secure
     statuses = _statuses(listener, "http", paths)
-    return Answer("HTTP", statuses) if statuses else Answer("an unknown protocol")
+    return Answer("an unknown protocol") if statuses is None else Answer("HTTP", statuses)
 
 
 def open_to_all(program: str, answer: Answer) -> str:
@@ -165,18 +166,28 @@ def _ask_tls(listener: Listener, paths: Sequence[str]) -> Answer | None:
         speaks = speaks or "ALERT_HANDSHAKE_FAILURE" in str(error) or "CERTIFICATE_REQUIRED" in str(error)
     if not speaks:
         return None
-    return Answer("HTTPS", _statuses(listener, "https", paths)) if said else Answer(CLOSED_TLS)
+    return Answer("HTTPS", _statuses(listener, "https", paths) or {}) if said else Answer(CLOSED_TLS)
 
 
-def _statuses(listener: Listener, scheme: str, paths: Sequence[str]) -> dict[str, int]:
-    """Return the status of each path that has one."""
+def _statuses(listener: Listener, scheme: str, paths: Sequence[str]) -> dict[str, int] | None:
+    """Return the status of each path that has one, without those that get the page of a path that cannot exist.
+
+    None where no path has one.
+    """
     host = f"[{listener.ip}]" if ":" in listener.ip else listener.ip
-    found = {}
     with httpx.Client(trust_env=False, timeout=SECONDS, verify=False) as client:  # noqa: S501
-        for path in paths:
+        got = {}
+        for path in (NOWHERE, *paths):
             with contextlib.suppress(httpx.HTTPError):
-                found[path] = client.get(f"{scheme}://{host}:{listener.port}{path}").status_code
-    return found
+                got[path] = client.get(f"{scheme}://{host}:{listener.port}{path}")
+    if not got:
+        return None
+    nowhere = got.pop(NOWHERE, None)
+    return {
+        path: one.status_code
+        for path, one in got.items()
+        if nowhere is None or (one.status_code, one.content) != (nowhere.status_code, nowhere.content)
+    }
 
 
 def _writable_by_others(path: Path) -> bool:

@@ -123,19 +123,24 @@ def test_tls_that_asks_for_a_certificate_is_closed(certificate):
 def test_tls_without_a_certificate_of_the_caller_is_looked_into(certificate):
     with speaker(answer=OK, wrap=wrapper(certificate, mode=ssl.CERT_NONE)) as listener:
         answer = ask(listener, paths=("/dir/status",))
-    assert answer == Answer("HTTPS", {"/dir/status": 200})
-    assert open_to_all("x", answer) == "hands out /dir/status"
+    assert answer == Answer("HTTPS", {}), "the same for every path"
+    assert open_to_all("x", Answer("HTTPS", {"/dir/status": 200})) == "hands out /dir/status"
 
 
 def test_each_path_is_tried_without_a_key():
     with website({"/": 200, "/metrics": 401, "/dir/status": 200, "/docs": 302}) as listener:
         answer = ask(listener)
     assert answer.protocol == "HTTP"
-    assert {path: status for path, status in answer.statuses.items() if status != 404} == {
+    assert answer.statuses == {
         "/": 200, "/metrics": 401, "/dir/status": 200, "/docs": 302,
     }  # fmt: skip
     assert open_to_all("inference-fashion-1", answer) == "hands out /, /dir/status"
     assert open_to_all("gateway", answer) == "hands out /dir/status", "its own page is for everybody"
+
+
+def test_a_program_that_has_one_page_for_every_path_hands_out_none_of_them():
+    with website(dict.fromkeys((*outside.PATHS, outside.NOWHERE), 200)) as listener:
+        assert ask(listener) == Answer("HTTP", {})
 
 
 def test_a_port_that_is_gone_is_closed():
