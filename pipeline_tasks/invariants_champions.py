@@ -193,7 +193,9 @@ def served_violations(
     for number, route in enumerate(ordered):
         end = ordered[number + 1]["created_at"] + slack if number + 1 < len(ordered) else None
         entries = (*route["body"]["entries"], *route["body"].get("shadows", ()))
-        for version in {entry["model_version"] for entry in entries} or {route["champion_version"]}:  # or a graph's
+        named = {entry["model_version"] for entry in entries} or {route["champion_version"]}  # or a graph's
+        standby = (route["body"].get("serving") or {}).get("standby")
+        for version in named | ({standby["model_version"]} if standby else set()):
             intervals.setdefault(version, []).append((route["created_at"] - slack, end))
     wrong: Counter[str] = Counter()
     for row in logged:

@@ -22,6 +22,7 @@ PROBE_SECONDS = 10.0  # a probe that has said nothing by then is taken for lost
 
 @dataclasses.dataclass(slots=True)
 class _Breaker:
+    since: float  # its first failure in a row
     failures: int = 0  # in a row
     open_until: float | None = None
     open_seconds: float = FIRST_OPEN_SECONDS
@@ -47,6 +48,11 @@ class Breakers:
         """Return who is to be passed over: the open ones, and half-open ones that are being tried already."""
         return {name for name, breaker in self._breakers.items() if self._is_avoided(breaker)}
 
+    def failing_since(self, deployment_id: str) -> float:
+        """Return when the failures of a deployment began that has not answered since; now, if it has none."""
+        breaker = self._breakers.get(deployment_id)
+        return self._monotonic() if breaker is None else breaker.since
+
     def asked(self, deployment_id: str) -> None:
         """Note that a request goes there: for a half-open one, it is the probe."""
         breaker = self._breakers.get(deployment_id)
@@ -60,7 +66,7 @@ class Breakers:
             return
         if reply.echo:
             return
-        breaker = self._breakers.setdefault(deployment_id, _Breaker())
+        breaker = self._breakers.setdefault(deployment_id, _Breaker(self._monotonic()))
         breaker.probe_until = None
         if reply.kind == "overloaded":  # alive: it says itself when it has had enough
             return

@@ -362,8 +362,7 @@ class Gateway:
         }
         breakers = self.dispatcher.breakers
         if snapshot:
-            routed = [entry for route in snapshot.routes.values() for entry in (*route.entries, *route.shadows)]
-            breakers.forget({entry.deployment_id for entry in routed})
+            breakers.forget({entry.deployment_id for route in snapshot.routes.values() for entry in route.named})
         return {
             **generations,
             **breakers.gauges(),
@@ -372,4 +371,5 @@ class Gateway:
             "dethrone_spool_bytes": float(self.spool.size_bytes),
             "dethrone_requests_open": float(self.num_open),
             "dethrone_replays": float(self.dispatcher.num_replays),
+            "dethrone_standby_answers": float(self.dispatcher.num_by_standby),
         }

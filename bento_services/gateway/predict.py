@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections import Counter
@@ -15,6 +16,18 @@ from bento_services.gateway.errors import ApiError
 from bento_services.gateway.gather import Gatherer
 from bento_services.gateway.routes import ProjectRoute, champion_beside, choose, choose_other
 from pipeline_tasks.contracts import RouteEntry
+
+# A server that ended is back within seconds: its supervisor starts it at once. One that is away for longer is not.
+BACK_SECONDS = 15.0
+LOOK_AGAIN_SECONDS = 0.1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a request waits for a server that is being started again, and how many wait at a time."""
+
+    seconds: float = 0.0
+    max_waiting: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,14 +58,23 @@ class Answered:
 class Dispatcher:
     """Sends questions to deployments and knows what is in flight; lives in one event loop."""
 
-    def __init__(self, client: Asks, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: Asks,
+        *,
+        patience: Patience | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._gatherer = Gatherer(client)
         self._monotonic = monotonic
         self._in_flight: Counter[str] = Counter()
         self.accounts = Accounts()
         self.breakers = Breakers(monotonic=monotonic)
+        self._patience = patience or Patience()
+        self._num_waiting = 0
         self.num_replays = 0
+        self.num_by_standby = 0
 
     def bundle(self, *, num_items: int) -> Bundle:
         """Return what takes the items of a client's batch to their deployments together."""
@@ -92,17 +114,16 @@ class Dispatcher:
         if question.version is None:
             right = isinstance(reply, Rejected) and answered is None  # the champion sees no sense in it either
             self.accounts.answered(route, entry, seconds=seconds, error=None if right else error_of(judged))
-        return Answered(entry, _scores(reply), replayed=False) if answered is None else _finished(*answered)
+        found = Answered(entry, _scores(reply), replayed=False) if answered is None else _finished(*answered)
+        self.num_by_standby += found.entry == route.settings.standby
+        return found
 
     async def _again(
         self, entry: RouteEntry, reply: Reply, question: Question, current_route: Callable[[], ProjectRoute]
     ) -> tuple[RouteEntry, Reply] | None:
         """Ask one other deployment where that can help; None where the first reply stands."""
         if isinstance(reply, Failed):
-            self.num_replays += 1
-            route = current_route()
-            other = choose_other(route, entry, version=question.version, avoid=self.breakers.avoided())
-            return other, await self.ask(other, question, route, alone=True)
+            return await self._replay(entry, reply, question, current_route)
         if not isinstance(reply, Rejected) or question.version is not None:
             return None
         route = current_route()
@@ -112,6 +133,39 @@ class Dispatcher:
             return None
         self.num_replays += 1
         return champion, second
+
+    async def _replay(
+        self, entry: RouteEntry, failed: Failed, question: Question, current_route: Callable[[], ProjectRoute]
+    ) -> tuple[RouteEntry, Reply]:
+        """Ask one other, or, where nobody could be reached, everybody, and again until somebody is back."""
+        self.num_replays += 1
+        until = self._monotonic() + self._patience.seconds
+        asked = {entry.deployment_id}
+        reply: Reply = failed
+        while True:
+            route, was_away = current_route(), _is_unreachable(reply)
+            avoid = self.breakers.avoided()
+            entry = choose_other(route, entry, version=question.version, avoid=avoid, standby=was_away)
+            is_new = entry.deployment_id not in asked
+            asked.add(entry.deployment_id)
+            reply = await self.ask(entry, question, route, alone=True)
+            if not (was_away and _is_unreachable(reply)):
+                return entry, reply
+            if is_new:
+                continue
+            if not self._may_wait(entry, until):
+                return entry, reply
+            self._num_waiting += 1
+            try:
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            finally:
+                self._num_waiting -= 1
+
+    def _may_wait(self, entry: RouteEntry, until: float) -> bool:
+        """Tell whether one more may wait for a server: half of the slots are for those whose servers are there."""
+        if self._num_waiting >= self._patience.max_waiting:
+            return False
+        return self._monotonic() < min(until, self.breakers.failing_since(entry.deployment_id) + BACK_SECONDS)
 
     async def ask(self, entry: RouteEntry, question: Question, route: ProjectRoute, *, alone: bool = False) -> Reply:
         """Ask one deployment, counted as in flight; its breaker hears how it ended.
@@ -131,6 +185,10 @@ class Dispatcher:
                 del self._in_flight[entry.deployment_id]
         self.breakers.heard(entry.deployment_id, reply)
         return reply
+
+
+def _is_unreachable(reply: Reply) -> bool:
+    return isinstance(reply, Failed) and reply.kind == "unreachable"
 
 
 def _judged(reply: Reply, question: Question) -> Reply:

@@ -33,6 +33,7 @@ class ServingSettings:
     preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     beside_classes: tuple[str, ...] = ()  # of a model beside the champion, where it learned others
     experiment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what runs now; empty: none
+    standby: RouteEntry | None = None  # the champion before, kept ready: answers while nobody else can be reached
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,9 +55,15 @@ class ProjectRoute:
         known = self.settings.classes
         return tuple(dict.fromkeys((*known, *self.settings.beside_classes))) if known else known
 
+    @property
+    def named(self) -> tuple[RouteEntry, ...]:
+        """Return every deployment that may be asked."""
+        standby = self.settings.standby
+        return (*self.entries, *self.shadows, *(() if standby is None else (standby,)))
+
     def classes_of(self, entry: RouteEntry) -> tuple[str, ...]:
         """Return the classes that an answer of this deployment has to be about."""
-        beside = entry.model_version != self.champion_version
+        beside = entry.model_version != self.champion_version and entry != self.settings.standby
         return (beside and self.settings.beside_classes) or self.settings.classes
 
 
@@ -156,6 +163,7 @@ def _settings(fields: Mapping[str, Any]) -> ServingSettings:
     values = {name: value for name, value in fields.items() if name in known}
     for name in ("classes", "beside_classes"):
         values[name] = tuple(values.get(name, ()))
+    values["standby"] = RouteEntry(**values["standby"]) if values.get("standby") else None
     return ServingSettings(**values)
 
 
@@ -165,7 +173,7 @@ def choose(
     """Return the deployment for a request, or None if no deployment has the named version.
 
     Without a version the share decides, by a hash of the sticky key, so that one user stays on one deployment while
-    the weights stay. Deployments in `avoid` are passed over as long as another one is left.
+    the weights stay. Deployments in `avoid` are passed over as long as another one is left; the standby is the last.
     """
     salt = _salt(route)
     sticky_key = f"{salt}/{sticky_key}" if salt else sticky_key
@@ -173,7 +181,17 @@ def choose(
         # A version may serve with weight 0: kept for callers who name it.
         named = [entry for entry in (*route.entries, *route.shadows) if entry.model_version == version]
         return _by_hash(_without(named, avoid), sticky_key, weighted=False)
-    return _by_hash(_without([entry for entry in route.entries if entry.weight > 0], avoid), sticky_key, weighted=True)
+    shares = [entry for entry in route.entries if entry.weight > 0]
+    standby = _standby(route, avoid)
+    if standby and all(entry.deployment_id in avoid for entry in shares):
+        return standby[0]
+    return _by_hash(_without(shares, avoid), sticky_key, weighted=True)
+
+
+def _standby(route: ProjectRoute, avoid: Collection[str]) -> list[RouteEntry]:
+    """Return the standby, unless there is none or it is to be passed over."""
+    standby = route.settings.standby
+    return [standby] if standby is not None and standby.deployment_id not in avoid else []
 
 
 def _salt(route: ProjectRoute) -> str:
@@ -186,14 +204,23 @@ def _salt(route: ProjectRoute) -> str:
 
 
 def choose_other(
-    route: ProjectRoute, failed: RouteEntry, *, version: str | None, avoid: Collection[str] = ()
+    route: ProjectRoute,
+    failed: RouteEntry,
+    *,
+    version: str | None,
+    avoid: Collection[str] = (),
+    standby: bool = False,
 ) -> RouteEntry:
     """Return where to replay a request: on the champion, else another replica of the version, else the same once more.
 
     A caller who named a version gets that version or an error. Replicas of a broken candidate are broken alike.
+    `standby`: before the same once more comes the champion's predecessor.
     """
-    others = _without([entry for entry in route.entries if entry.deployment_id != failed.deployment_id], avoid)
-    others = [entry for entry in others if entry.deployment_id != failed.deployment_id]
+    others = [entry for entry in route.entries if entry.deployment_id != failed.deployment_id]
+    kept = _standby(route, {*avoid, failed.deployment_id}) if standby and version is None else []
+    if kept and all(entry.deployment_id in avoid for entry in others):
+        return kept[0]
+    others = _without(others, avoid)
     same = [entry for entry in others if entry.model_version == failed.model_version]
     champions = [entry for entry in others if entry.model_version == route.champion_version]
     candidates = same if version is not None else (*champions, *same, *others)

@@ -21,7 +21,7 @@ from bento_services.gateway.flood import Entrance
 from bento_services.gateway.follower import RouteFollower, SqlCatalog
 from bento_services.gateway.later import Worker
 from bento_services.gateway.metrics import Metrics
-from bento_services.gateway.predict import Dispatcher
+from bento_services.gateway.predict import Dispatcher, Patience
 from bento_services.gateway.prediction_store import PredictionStore
 from bento_services.gateway.reviews import SqlReviews
 from bento_services.gateway.shipper import Shipper
@@ -98,7 +98,9 @@ class Gateway:
         self._core = app.state.gateway = Core(
             config,
             follower=self._follower,
-            dispatcher=Dispatcher(self._client),
+            dispatcher=Dispatcher(
+                self._client, patience=Patience(config.inference_timeout_seconds, config.max_in_flight // 2)
+            ),
             spool=spool,
             metrics=metrics,
             later=later,

@@ -151,7 +151,7 @@ class ServingRepository:
                 head = _head(connection, route.project)
                 follows = (head.generation if head else 0) == route.generation - 1 and _is_child(route, head)
                 if follows:
-                    _require_gated(connection, route)
+                    _require_gated(connection, route, standby=serving.get("standby"))
                     _require_one_kind(connection, route.project, action=action)
                     if action == GRAPH:
                         _require_champions(connection, [node["project"] for node in serving["graph"]["nodes"]])
@@ -237,12 +237,13 @@ def _is_child(route: Route, head: Route | None) -> bool:
     return route.parent_commit_id == (head.commit_id if head else None)
 
 
-def _require_gated(connection: sa.Connection, route: Route) -> None:
+def _require_gated(connection: sa.Connection, route: Route, *, standby: Mapping[str, Any] | None) -> None:
     """Refuse a model beside the champion that neither was champion nor has a promote verdict, whatever its share.
 
-    A share of 0 and a shadow count too: callers can name their version.
+    A share of 0 and a shadow count too: callers can name their version. So does a standby, which may answer anybody.
     """
-    beside = {entry.model_version for entry in (*route.entries, *route.shadows)} - {route.champion_version}
+    named = {entry.model_version for entry in (*route.entries, *route.shadows)}
+    beside = (named | ({standby["model_version"]} if standby else set())) - {route.champion_version}
     if beside:
         _require_passed(connection, route.project, beside)
 

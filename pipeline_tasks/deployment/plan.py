@@ -10,6 +10,7 @@ from pipeline_tasks.contracts import DeploymentRef, Route, RouteEntry, content_i
 from pipeline_tasks.errors import ConfigError
 
 FULL_SHARE = 100
+STANDBY = "standby"
 BESIDE_SETTINGS = frozenset({"beside_classes", "beside_approval", "experiment"})
 
 
@@ -87,6 +88,31 @@ def settings_beside(
     differ = bool(classes) and set(classes) != set(settings.get("classes", ()))
     asked = {"beside_approval": approval} if approval is not None else {}
     return kept | ({"beside_classes": list(classes)} if differ else {}) | asked
+
+
+def standby_settings(
+    head: Route | None, settings: Mapping[str, Any], *, before: Mapping[str, Any], keep_previous: bool
+) -> dict[str, Any]:
+    """Return a promotion's settings with the champion before it as standby, where it stays and has the same classes.
+
+    The gateway asks it while the new champion's server is away, and names it in the answer and in the log.
+    """
+    if head is None or not keep_previous or set(settings.get("classes", ())) != set(before.get("classes", ())):
+        return dict(settings)
+    return {**settings, STANDBY: dataclasses.asdict(dataclasses.replace(champion_entry(head), weight=0))}
+
+
+def rollback_settings(settings: Mapping[str, Any], *, head: Route, goal: Route) -> dict[str, Any]:
+    """Return the settings of a generation that is returned to: without a standby, unless its champion has not changed.
+
+    Its own standby is long stopped, and what a person has just left must answer nobody.
+    """
+    kept = settings_beside(settings, classes=())
+    return {name: value for name, value in kept.items() if name != STANDBY or _same_champion(head, goal)}
+
+
+def _same_champion(head: Route, goal: Route) -> bool:
+    return champion_entry(head).deployment_id == champion_entry(goal).deployment_id
 
 
 def _entry(deployment: DeploymentRef, *, weight: int) -> RouteEntry:

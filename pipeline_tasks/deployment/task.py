@@ -17,8 +17,9 @@ from pipeline_tasks.deployment.plan import (
     champion_entry,
     deployment_id_of,
     next_route,
+    rollback_settings,
     rollback_target,
-    settings_beside,
+    standby_settings,
     to_retire,
 )
 from pipeline_tasks.errors import GateClosed, ServiceUnavailable
@@ -141,7 +142,12 @@ def ship(
             verdict_id=release.verdict_id,
             actor="gate",
             reason=f"verdict {release.verdict_id[:12]} said promote{note}",
-            route_config=route_config,
+            route_config=standby_settings(
+                head,
+                route_config,
+                before=serving.route_config(project.name, head.generation) if head else {},
+                keep_previous=project.config.serving.keep_previous,
+            ),
             attempt=attempt,
             fence=fence,
             now=clock(),
@@ -197,7 +203,9 @@ def rollback(
             verdict_id=serving.verdict_of(project.name, goal.generation),
             actor=actor,
             reason=reason,
-            route_config=settings_beside(serving.route_config(project.name, goal.generation), classes=()),
+            route_config=rollback_settings(
+                serving.route_config(project.name, goal.generation), head=history[-1], goal=goal
+            ),
             attempt=attempt,
             fence=fence,
             now=clock(),

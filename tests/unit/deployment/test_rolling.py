@@ -47,7 +47,8 @@ def test_the_champions_settings_stay_until_the_candidate_is_champion(yard):
     yard.roll()
     configs = [record.serving for record in yard.serving.records("fashion")]
     beside = {"beside_classes": list(yard.project.config.labels.classes), "beside_approval": "never"}
-    assert configs == [{}, beside, beside, {"new": True}]
+    standby = dataclasses.asdict(dataclasses.replace(yard.serving.history("fashion")[0].entries[0], weight=0))
+    assert configs == [{}, beside, beside, {"new": True, "standby": standby}]
 
 
 def test_the_first_champion_and_all_at_once_have_no_steps(database):
