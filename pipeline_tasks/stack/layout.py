@@ -87,6 +87,11 @@ class StackLayout:
         return self.supervisor_dir / "s3.json"
 
     @property
+    def s3_identity_file(self) -> Path:
+        """Certificate and key of the store's own parts, unlike the identities that its S3 port lets in."""
+        return self.secrets_dir / "s3_identity"
+
+    @property
     def label_studio_dir(self) -> Path:
         return self.home / "label-studio"
 

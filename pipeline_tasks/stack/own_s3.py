@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -40,13 +41,14 @@ def running_s3(
         write_private(layout.s3_identities_file, programs.s3_identities(secrets))
         program = programs.s3_program(layout, ports=ports, secrets=secrets, weed=bin_dir / "weed")
         base = programs.base_environment(environment, layout=layout, projects_dir=projects_dir, bin_dir=bin_dir)
-        with program.log_file.open("ab") as log:
+        with os.fdopen(os.open(program.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
             process = subprocess.Popen(  # noqa: S603 - the stack's own program
                 program.command,
                 env={**base, **program.environment},
                 cwd=program.directory,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                umask=0o077,  # as under the supervisor
             )
         try:
             _wait(process, port=ports["s3"], log=program.log_file)

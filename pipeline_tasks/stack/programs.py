@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline_tasks.proxies import without_own_services
 from pipeline_tasks.stack.addresses import ADMIN_GRPC_OFFSET, LOOPBACK, address
 from pipeline_tasks.stack.layout import StackLayout
+from pipeline_tasks.stack.store_identity import identity_settings
 from pipeline_tasks.stack.supervisor_conf import MARKER, Program
 
 LABEL_STUDIO_USER = "admin@dethrone.local"
@@ -76,7 +77,10 @@ def stack_programs(
 
 
 def s3_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mapping[str, str], weed: Path) -> Program:
-    """SeaweedFS; without identities it would be open to everyone, so `s3_identities` is always written before."""
+    """SeaweedFS; without identities it would be open to everyone, so `s3_identities` is always written before.
+
+    Its S3 port takes orders that are signed; every other port, only who shows the store's own certificate (ADR 19).
+    """
     flags = {
         "dir": layout.s3_dir,
         "ip": LOOPBACK,
@@ -109,7 +113,8 @@ def s3_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mappin
             # The identities stand in a file: those of the environment are logged, and the caller's would be let in.
             "AWS_ACCESS_KEY_ID": "",
             "AWS_SECRET_ACCESS_KEY": "",
-            # Without these the filer and volume ports give every object to anyone on this machine, unasked.
+            **identity_settings(layout.s3_identity_file),
+            # The second lock behind the certificate: without these the filer and volume ports ask for no signature.
             "WEED_JWT_SIGNING_KEY": secrets["s3_jwt_volume_write"],
             "WEED_JWT_SIGNING_READ_KEY": secrets["s3_jwt_volume_read"],
             "WEED_JWT_FILER_SIGNING_KEY": secrets["s3_jwt_filer_write"],

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pipeline_tasks.stack.store_identity import new_identity
+
 AIRFLOW_ROLES: Mapping[str, str] = {"admin": "admin", "alice": "user", "ops": "op", "viewer": "viewer"}
 
 _BYTES = 32
@@ -29,6 +31,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "s3_access_key": lambda: secrets.token_hex(10),
     "s3_secret_key": _hex_token,
     **{f"s3_jwt_{part}_{right}": _hex_token for part in ("volume", "filer") for right in ("write", "read")},
+    "s3_identity": new_identity,
     "label_studio_password": _password,
     "label_studio_token": _hex_token,
     "label_studio_secret_key": lambda: secrets.token_hex(_BYTES),

@@ -105,7 +105,11 @@ DATABASE_PASSWORDS = {f"postgres_{name}_password" for name in cluster.DATABASES}
 READ = {
     "postgres": {"postgres_password", *DATABASE_PASSWORDS},
     "redis": {"redis.conf", "redis_password"},
-    "s3": {"s3.json", *(f"s3_jwt_{part}_{right}" for part in ("volume", "filer") for right in ("write", "read"))},
+    "s3": {
+        "s3.json",
+        "s3_identity",
+        *(f"s3_jwt_{part}_{right}" for part in ("volume", "filer") for right in ("write", "read")),
+    },
     "migrate": {*STORE, "gateway_admin_key", "gateway_api_key"},  # it registers the two keys and proves the store
     "airflow-api-server": {*STORE, "webhook_secret"},  # pages, reports, and Label Studio's webhook
     "airflow-scheduler": set(),
