@@ -42,7 +42,7 @@ def new_identity() -> str:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return (private + certificate.public_bytes(serialization.Encoding.PEM)).decode()
+    return (private + certificate.public_bytes(serialization.Encoding.PEM)).decode().strip()
 
 
 def identity_settings(path: Path) -> Mapping[str, str]:

@@ -25,8 +25,10 @@ def test_each_secret_has_the_shape_that_its_component_takes(tmp_path):
     assert re.fullmatch(r"[0-9a-f]{40}", found["label_studio_token"])
     assert len(base64.urlsafe_b64decode(found["airflow_fernet_key"])) == 32
     assert min(len(value) for value in found.values()) >= 20
-    safe = {name: value for name, value in found.items() if name != "airflow_fernet_key"}
+    files = {"airflow_fernet_key", "s3_identity"}
+    safe = {name: value for name, value in found.items() if name not in files}
     assert all(value.isalnum() for value in safe.values())  # nothing that an ini file or a shell would change
+    assert re.findall("BEGIN ([A-Z ]+)-", found["s3_identity"]) == ["PRIVATE KEY", "CERTIFICATE"]
 
 
 def test_an_unknown_name_gets_a_password_of_its_own(tmp_path):
