@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,12 +27,24 @@ def upgrade(url: str) -> str:
         PermanentError: the schema is newer than this code.
         ServiceUnavailable: the database does not answer.
     """
+    _keep_private(url)
     with _connection(url) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
         _refuse_newer(connection)
         command.upgrade(_config(connection), "head")
         return head_revision()
+
+
+def _keep_private(url: str) -> None:
+    """Let only the owner read a SQLite file, whoever made its folder; SQLite gives its journals the same mode."""
+    name = sa.make_url(url).database if url.startswith("sqlite") else None
+    if name and name != ":memory:":
+        with contextlib.suppress(OSError):  # what is the matter with the file, opening it says
+            Path(name).touch(mode=0o600)
+            for path in (Path(name), Path(f"{name}-wal"), Path(f"{name}-shm")):
+                if path.exists():
+                    path.chmod(0o600)
 
 
 def check(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def start_stack(
         PermanentError: a newer Dethrone has upgraded the catalog; nothing is started.
     """
     check_paths(StackLayout(home=home.resolve(), root=source_root()))
+    before = os.umask(0o077)  # of what is written here, and by every part of the stack: it is theirs alone
+    try:
+        return _start(home, projects_dir=projects_dir, environment=environment, on_event=on_event)
+    finally:
+        os.umask(before)
+
+
+def _start(home: Path, *, projects_dir: Path, environment: Mapping[str, str], on_event: OnEvent) -> UpReport:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (home / RESTORING).exists():
         raise ConfigError(

@@ -3,6 +3,7 @@
 import errno
 import json
 import sqlite3
+import stat
 from types import SimpleNamespace
 
 import pytest
@@ -160,3 +161,19 @@ def test_h9_a_page_says_it_too(monkeypatch, error, status):
     answer = TestClient(airflow_plugin.app, raise_server_exceptions=False).get("/")
     assert (answer.status_code, "must be free" in answer.text) == (status, True)
     assert issubclass(error, PipelineError)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["H13-new", "H13-there"])
+def test_a_catalog_is_its_owners_whoever_made_its_folder(tmp_path, there):
+    path = tmp_path / "catalog.db"
+    if there:
+        migrate.upgrade(f"sqlite:///{path}")
+        path.chmod(0o644)
+    tmp_path.chmod(0o755)
+    migrate.upgrade(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{path}")
+    with Database(engine).write() as connection:
+        connection.execute(t.seen_objects.insert(), ROW)
+        modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in tmp_path.glob("catalog.db*")}
+    assert modes == {"catalog.db": 0o600, "catalog.db-wal": 0o600, "catalog.db-shm": 0o600}
+    engine.dispose()
