@@ -18,7 +18,9 @@ from typing import Any
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.plugins_manager import AirflowPlugin
 from fastapi import FastAPI, Header, HTTPException, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
+
+from pipeline_tasks.errors import DataCorrupt, PipelineError, TransientError
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,14 @@ REPORT_HEADERS = {
 }
 
 app = FastAPI(title="Dethrone", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@app.exception_handler(PipelineError)
+def in_words(_request: Request, error: Exception) -> JSONResponse:
+    """Say what is the matter with the catalog or the store instead of a traceback."""
+    return JSONResponse({"detail": str(error)}, status_code=503 if isinstance(error, TransientError) else 500)
+
+
 _scheduled: dict[str, tuple[threading.Timer, float]] = {}
 _lock = threading.Lock()
 
@@ -53,7 +63,6 @@ def overview(user: GetUserDep) -> Response:  # noqa: ARG001 - asking for the use
 @app.get("/reports/{key:path}")
 def report(key: str, user: GetUserDep) -> Response:  # noqa: ARG001
     """Serve a stored report, a verdict's or a check's; a check's page links to the index of its project."""
-    from pipeline_tasks.errors import DataCorrupt
     from pipeline_tasks.wiring.pages import read_report
 
     if index := _CHECKS_INDEX.fullmatch(key):
@@ -72,7 +81,6 @@ def report(key: str, user: GetUserDep) -> Response:  # noqa: ARG001
 def data_docs(path: str, user: GetUserDep) -> Response:  # noqa: ARG001
     """Serve the site of data checks."""
     from data_checks.report import render_root
-    from pipeline_tasks.errors import DataCorrupt
     from pipeline_tasks.object_keys import check_digest
     from pipeline_tasks.settings import load_settings
 

@@ -15,6 +15,7 @@ from pipeline_tasks.adapters.airflow_rest import AirflowRest
 from pipeline_tasks.adapters.gateway import GatewayClient
 from pipeline_tasks.adapters.s3 import S3ObjectStore
 from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.signatures import parse_key
 from pipeline_tasks.contracts import Attempt, Fence, sha256_hex
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import LoadedProject
@@ -38,7 +39,8 @@ class Parts:
 
     @cached_property
     def database(self) -> Database:
-        return Database(create_engine(self.settings.catalog_url))
+        key = self.settings.signing_key
+        return Database(create_engine(self.settings.catalog_url, signer=parse_key(key) if key else None))
 
     @cached_property
     def store(self) -> S3ObjectStore:

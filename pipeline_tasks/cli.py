@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -66,6 +67,8 @@ def _answer(words: Sequence[str], *, shell: Mapping[str, str], as_json: bool) ->
         logger.info("The place:", exc_info=error)
         place = error.filename or "what the command needs"
         reason = error.strerror or str(error)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return _failure("DISK_FULL", f"{place} must have room on its disk (got {reason}). Free some.", FAILED)
         return _failure("FILE_ACCESS", f"{place} must be usable by {user_name()} (got {reason}).", FAILED)
     except Exception as error:
         if not as_json:
@@ -256,6 +259,14 @@ def _add_audit(add: Add) -> None:
         metavar="PROJECT:SEQ:HASH",
         help="the ledger must still hold this entry, noted down from `dethrone history` (may be repeated)",
     )
+    keys = verify.add_mutually_exclusive_group()
+    keys.add_argument(
+        "--public-key",
+        type=Path,
+        metavar="FILE",
+        help="the keys that may have signed the ledger (empty: the stack's own)",
+    )
+    keys.add_argument("--save-public-key", type=Path, metavar="FILE", help="write the stack's public key, and no more")
     replay = add("replay", commands_audit.replay, "compute a verdict again from its evidence and compare every byte")
     replay.add_argument("verdict", help="a verdict's id or its beginning")
     replay.add_argument("--project", help="where verdicts of several projects begin so")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from pipeline_tasks.command_answer import Answer
@@ -29,10 +30,22 @@ def verify(arguments: argparse.Namespace) -> Answer:
     """Check the invariants; exit code 1 names what is wrong."""
     from pipeline_tasks.wiring import views
 
-    violations = views.violations(arguments.anchor)
+    if arguments.save_public_key is not None:
+        return _save_public_key(arguments.save_public_key)
+    found = views.verification(arguments.anchor, public_key=arguments.public_key)
     whole = "Nothing lost, nothing twice, one champion chain, every promotion gated, the ledger whole."
-    data = {"holds": not violations, "violations": violations}
-    return Answer(data, ("\n".join(violations) or whole,), code=DIFFERENT if violations else DONE)
+    data = {"holds": not found.violations, "violations": list(found.violations), "notes": list(found.notes)}
+    text = "\n".join((*(found.violations or (whole,)), *found.notes))
+    return Answer(data, (text,), code=DIFFERENT if found.violations else DONE)
+
+
+def _save_public_key(file: Path) -> Answer:
+    from pipeline_tasks.assembly import build_parts
+    from pipeline_tasks.wiring.signing import save_public_key
+
+    public = save_public_key(build_parts().settings, file)
+    text = f"The public key {public.key_id} is in {file}. Keep it elsewhere: `dethrone verify --public-key {file}`."
+    return Answer({"key_id": public.key_id, "since": public.since.isoformat(), "file": str(file)}, (text,))
 
 
 def replay(arguments: argparse.Namespace) -> Answer:

@@ -1,27 +1,38 @@
 """What must hold after any crash: nothing lost, nothing twice, one chain of gated champions. Reads only.
 
 `check` is run by tests after every fault, and by `dethrone verify`. The numbers are those of the reliability guide; I10
-is the ledger. I8 (secrets) and the processes of I9 are looked for by the stack's own tests, which know where to look.
+is the ledger, I11 the evidence of tables and objects. I8 (secrets) and the processes of I9 are looked for by the
+stack's own tests, which know where to look.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.serving import GRAPH
-from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.catalog.serving import EVERY_PROJECT, GRAPH
+from pipeline_tasks.catalog.signatures import PublicKey, signature_faults
+from pipeline_tasks.errors import DataCorrupt, printable
 from pipeline_tasks.invariants_champions import chain_violations, gate_violations, whole_violations
 from pipeline_tasks.invariants_graph import graph_violations
 from pipeline_tasks.invariants_ledger import ledger_violations
 from pipeline_tasks.invariants_predictions import prediction_violations
 from pipeline_tasks.invariants_report import Row, Violation, listed
+from pipeline_tasks.invariants_tables import (
+    item_violations,
+    manifest_violations,
+    model_violations,
+    noted_violations,
+    page_violations,
+    sealed_violations,
+    trigger_violations,
+)
 from pipeline_tasks.object_keys import digest_in_key
 from pipeline_tasks.ports import LabelingTool, ObjectStore
 
@@ -39,35 +50,50 @@ def check(
     labeling: LabelingTool | None = None,
     anchors: Mapping[str, Sequence[tuple[int, str]]] | None = None,
     served_slack: dt.timedelta = SERVED_SLACK,
+    public_keys: Sequence[PublicKey] = (),
     deep: bool = False,
 ) -> list[Violation]:
     """Return what is not as it must be in a loop at rest, in the order of the invariants; we want an empty list.
 
     `labeling` adds the comparison with the labeling tool; `anchors` gives, by project, ledger entries (sequence, hash)
-    noted down elsewhere; `deep` re-reads and re-hashes every item's object and every verdict's evidence, which takes as
-    long as it takes.
+    noted down elsewhere; `public_keys` are those whose signatures the ledger's entries must have; `deep` re-reads and
+    re-hashes every object and every verdict's evidence, which takes as long as it takes.
     """
     known = anchors or {}
     # Before the catalog is read: what is noted down by then is in the ledger, even while the loop goes on.
     noted = ledger.noted_in(info.key for info in store.list(ledger.NOTED_PREFIX))
     with database.read() as connection:
         projects = sorted({*_projects(connection), *known, *noted})
+        by_project: tuple[Callable[[str], Iterator[Violation]], ...] = (
+            lambda project: _items(connection, store, project, deep=deep),
+            lambda project: _labels(connection, store, project, labeling),
+            lambda project: _predictions(connection, store, project, served_slack),
+            lambda project: _champions(connection, store, project, deep=deep),
+            lambda project: _ledger(connection, store, project, known, noted, deep=deep),
+            lambda project: _evidence(connection, store, project, public_keys, deep=deep),
+        )
         found = [
-            *(one for project in projects for one in _items(connection, store, project, deep=deep)),
-            *(one for project in projects for one in _labels(connection, store, project, labeling)),
-            *(one for project in projects for one in _predictions(connection, store, project, served_slack)),
-            *(one for project in projects for one in _champions(connection, store, project, deep=deep)),
-            *(one for project in projects for one in _ledger(connection, store, project, known, noted, deep=deep)),
-            *_runs(connection, now),
-            *_leftovers(connection, store, now),
+            *(one for look in by_project for project in projects for one in _despite_forms(project, look(project))),
+            *_despite_forms(EVERY_PROJECT, _runs(connection, now)),
+            *_despite_forms(EVERY_PROJECT, _leftovers(connection, store, now)),
+            *trigger_violations(connection),
         ]
     return sorted(found, key=lambda one: (int(one.invariant.removeprefix("I")), one.project))
 
 
+def _despite_forms(project: str, found: Iterator[Violation]) -> Iterator[Violation]:
+    """Yield what is found; a row that no release has written so is a finding too."""
+    try:
+        yield from found
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        text = printable(f"{type(error).__name__}: {error}")
+        yield Violation("I11", project, f"every row and object must have the form that a release writes (got {text})")
+
+
 def _projects(connection: sa.Connection) -> list[str]:
-    tables = (t.projects, t.items, t.verdicts, t.approvals, t.routes, t.ledger, t.runs, t.labeling_tasks, t.quarantine)
-    query = sa.union(*(sa.select(table.c.project) for table in tables))
-    return sorted(connection.execute(query).scalars())
+    tables = [table for table in t.metadata.sorted_tables if "project" in table.c]
+    query = sa.union(*(sa.select(table.c.project) for table in tables if table is not t.api_keys))
+    return sorted({*connection.execute(query).scalars(), ledger.KEYS})
 
 
 def _rows(connection: sa.Connection, table: sa.Table, project: str) -> list[Row]:
@@ -246,6 +272,40 @@ def _ledger(
         noted=noted.get(project, ()),
         deep=deep,
     )
+
+
+def _evidence(
+    connection: sa.Connection, store: ObjectStore, project: str, public_keys: Sequence[PublicKey], *, deep: bool
+) -> Iterator[Violation]:
+    """I11: rows and objects are as they were sealed or as they are named, and entries are signed."""
+    entries = ledger_repository.read_entries(connection, project)
+    yield from (Violation("I11", project, fault) for fault in signature_faults(entries, public_keys))
+    yield from sealed_violations(connection, store, project, entries, deep=deep)
+    if not deep:
+        return
+    yield from noted_violations(project, store)
+    yield from model_violations(project, _rows(connection, t.model_versions, project), store)
+    yield from manifest_violations(
+        project,
+        _rows(connection, t.exams, project),
+        _rows(connection, t.exam_items, project),
+        _rows(connection, t.snapshots, project),
+        store,
+    )
+    windows = _rows(connection, t.monitor_windows, project)
+    yield from page_violations(project, _rows(connection, t.checks, project), windows, store)
+    yield from item_violations(project, _rows(connection, t.items, project), store)
+    yield from release_violations(connection, project)
+
+
+def release_violations(connection: sa.Connection, project: str) -> Iterator[Violation]:
+    """I11: deployments and images are of recorded releases."""
+    for table in (t.deployments, t.release_images):
+        exists = sa.exists().where(
+            t.releases.c.project == table.c.project, t.releases.c.release_id == table.c.release_id
+        )
+        query = sa.select(table.c.release_id).where(table.c.project == project, ~exists)
+        yield from listed("I11", project, f"{table.name} of unknown releases", connection.execute(query).scalars())
 
 
 def _runs(connection: sa.Connection, now: dt.datetime) -> Iterator[Violation]:

@@ -12,7 +12,10 @@ Row: TypeAlias = Mapping[Any, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is not as it must be; `invariant` is I1 to I9 of the reliability guide, or I10, the ledger."""
+    """One thing that is not as it must be; `invariant` is I1 to I9 of the reliability guide, I10 or I11.
+
+    I10 is the ledger, I11 the evidence of tables and objects.
+    """
 
     invariant: str
     project: str

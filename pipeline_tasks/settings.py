@@ -79,6 +79,14 @@ class Settings:
     def split_key(self) -> str:
         return self._secret("split_key")
 
+    @property
+    def signing_key(self) -> str | None:
+        """Return what signs the ledger's entries; None where no `dethrone up` of this version has made one yet."""
+        try:
+            return self._secret("signing_key")
+        except ConfigError:
+            return None
+
     def _secret(self, name: str) -> str:
         variable = f"DETHRONE_{name.upper()}"
         if self.environment.get(variable):

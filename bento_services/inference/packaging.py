@@ -87,13 +87,15 @@ def content_digest(model_dir: Path, *, requirements: list[str]) -> str:
 
 
 def stored_digest(tag: str, *, bentoml_home: Path) -> str | None:
-    """Return the `content_digest` of the files that a store holds under a tag now; None if they are not all there.
+    """Return the `content_digest` of the files that a store holds under a tag now; None if one is missing or a link.
 
     It is computed from what would be served: the label that says it was written by the build.
     """
     name, version = tag.split(":")
     bento, model_dir = bentoml_home / "bentos" / name / version, bentoml_home / "models" / name / version
     pinned = bento / "env" / "python" / "requirements.txt"
+    if any(path.is_symlink() for folder in (bento, model_dir) for path in (folder, *folder.rglob("*"))):
+        return None  # what a link names can change after it was hashed
     if not pinned.is_file() or not all((model_dir / one).is_file() for one in model_files(model_dir)):
         return None
     files = sorted(path.relative_to(bento / "src") for path in (bento / "src").rglob("*.py"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,20 +12,26 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.errors_said import catalog_error
 from pipeline_tasks.contracts import Attempt, Fence
 from pipeline_tasks.errors import StaleAttempt
 
 BUSY_TIMEOUT_SECONDS = 60
+SIGNER = "dethrone_signer"  # the execution option that holds what signs an entry of the ledger
 
 
-def create_engine(url: str) -> sa.Engine:
-    """Return an engine for `sqlite:///path` or `postgresql+psycopg://...`, with the settings that we rely on."""
+def create_engine(url: str, *, signer: Callable[[Any], str] | None = None) -> sa.Engine:
+    """Return an engine for `sqlite:///path` or `postgresql+psycopg://...`, with the settings that we rely on.
+
+    `signer` signs the entries of the ledger that are written through this engine.
+    """
+    options = {"execution_options": {SIGNER: signer}}
     if url.startswith("sqlite"):
-        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS}, **options)
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_immediate)
         return engine
-    return sa.create_engine(url, pool_pre_ping=True)
+    return sa.create_engine(url, pool_pre_ping=True, **options)
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -43,6 +50,17 @@ def _begin_immediate(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
+@contextmanager
+def in_words(engine: sa.Engine) -> Iterator[None]:
+    """Let no error of the database's library out but IntegrityError: what is the matter, and what to do, is said."""
+    try:
+        yield
+    except sa.exc.IntegrityError:
+        raise
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError, sqlite3.Error) as error:
+        raise catalog_error(error, place=engine.url.render_as_string(hide_password=True)) from error
+
+
 class Database:
     """Transactions on the catalog; repositories are built on one of these."""
 
@@ -55,8 +73,10 @@ class Database:
 
         Raises:
             StaleAttempt: a newer attempt holds the lease; nothing is written.
+            PipelineError: the database is away, locked, full, read-only or damaged (`in_words`); IntegrityError is the
+                caller's: a key that is taken decides races.
         """
-        with self.engine.begin() as connection:
+        with in_words(self.engine), self.engine.begin() as connection:
             if fence is not None:
                 self._check(connection, fence)
             yield connection
@@ -67,7 +87,7 @@ class Database:
         options: dict[str, Any] = {"read_only": True}
         if self.engine.dialect.name == "postgresql":  # SQLite does so by itself
             options["isolation_level"] = "REPEATABLE READ"
-        with self.engine.connect().execution_options(**options) as connection:
+        with in_words(self.engine), self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     def acquire(self, name: str, attempt: Attempt, *, now: dt.datetime) -> Fence:

@@ -1,9 +1,10 @@
 """The ledger's chain: what an entry says, how it hashes, and what is wrong with a chain. Pure.
 
-Each project has one chain. An entry tells of one verdict, approval or route (a promotion, a rollback, a step of a
-rollout, the start or end of an experiment), carries the hash of the evidence behind it and of the entry before it, and
-is written in the transaction of the row it speaks of.
-The hash of verdict.json covers the hash of evidence.parquet, which stands in it.
+Each project has one chain. An entry tells of one verdict, approval, release or route (a promotion, a rollback, a step
+of a rollout, the start or end of an experiment), carries the hash of the evidence behind it and of the entry before it,
+and is written in the transaction of the row it speaks of. A seal holds the marks of the rows of all other tables
+(`seals.py`). The chain `*` tells of the API keys that were issued and revoked.
+The hash of verdict.json covers the hash of evidence.parquet, which stands in it. A signature covers an entry's hash.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any, Literal
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.errors import InputError
 
-Kind = Literal["verdict", "approval", "route"]
-KINDS: tuple[Kind, ...] = ("verdict", "approval", "route")  # in the order that rows of one moment came about
+Kind = Literal["verdict", "approval", "release", "route", "key", "seal"]
+KINDS: tuple[Kind, ...] = ("verdict", "approval", "release", "route", "key", "seal")  # the order of rows of one moment
+KEYS = "*"  # the chain of the API keys
 SHORT = 12
 
 VERDICT_FACTS = (
@@ -46,8 +48,11 @@ ROUTE_FACTS = (
 
 NOTED_PREFIX = "ledger/"
 NOTED = re.compile(rf"{NOTED_PREFIX}([^/]+)/([0-9]{{12}})-([0-9a-f]{{64}})")
+RELEASE_FACTS = ("model_version", "verdict_id", "bento_tag", "bento_digest", "object_key", "run_id")
+KEY_FACTS = ("project", "name", "sha256", "scopes")
+
 NEVER_ADDED = ("report_digest",)
-NO_TEXTS = ("exam_ids", "reasons", "sequence", "generation")
+NO_TEXTS = ("exam_ids", "reasons", "sequence", "generation", "scopes", "tables")
 MAY_BE_NONE = (("verdict", "champion_version"), ("approval", "requested_by"), ("route", "parent_commit_id"))
 
 
@@ -65,11 +70,15 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry(Draft):
-    """A link of a project's chain: `entry_hash` covers everything else, `previous_hash` is None in the first."""
+    """A link of a project's chain: `entry_hash` covers everything but the signature, which is made of it.
+
+    `previous_hash` is None in the first; `signature` where the stack had no key yet.
+    """
 
     sequence: int
     previous_hash: str | None
     entry_hash: str
+    signature: str | None = None
 
 
 def verdict_draft(row: Mapping[Any, Any]) -> Draft:
@@ -97,6 +106,19 @@ def route_draft(row: Mapping[Any, Any], *, evidence_digest: str | None) -> Draft
     if rule is not None:
         body["approval"] = rule
     return Draft(row["project"], "route", row["commit_id"], body, evidence_digest, row["created_at"])
+
+
+def release_draft(row: Mapping[Any, Any], *, evidence_digest: str | None) -> Draft:
+    """Return what the ledger says of a row of `releases`; the infra check has the hash of the exported bento."""
+    body = {name: row[name] for name in RELEASE_FACTS} | {"infra_digest": content_id(row["infra_check"])}
+    return Draft(row["project"], "release", row["release_id"], body, evidence_digest, row["created_at"])
+
+
+def key_drafts(row: Mapping[Any, Any]) -> Iterator[Draft]:
+    """Yield what the ledger says of a row of `api_keys`: that it was issued, and where it was, that it was revoked."""
+    yield Draft(KEYS, "key", row["key_id"], {name: row[name] for name in KEY_FACTS}, None, row["created_at"])
+    if row["revoked_at"] is not None:
+        yield Draft(KEYS, "key", f"{row['key_id']}/revoked", {}, None, row["revoked_at"])
 
 
 def check_texts(draft: Draft) -> None:
@@ -131,16 +153,20 @@ def link(draft: Draft, head: Entry | None) -> Entry:
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON values: what `dethrone history --ledger --json` prints and what is hashed."""
+    """Return an entry as JSON values, without a signature where it has none: what `dethrone history` prints."""
     facts = {field.name: getattr(entry, field.name) for field in dataclasses.fields(Entry)}
-    return facts | {"body": dict(entry.body), "at": _time(entry.at)}
+    facts |= {"body": dict(entry.body), "at": _time(entry.at)}
+    return {name: value for name, value in facts.items() if (name, value) != ("signature", None)}
 
 
 def hash_of(entry: Entry) -> str:
-    """Return the SHA-256 of the canonical JSON of all that an entry says but its own hash."""
-    facts = entry_json(entry)
-    del facts["entry_hash"]
-    return content_id(facts)
+    """Return the SHA-256 of the canonical JSON of all that an entry says but its own hash and signature."""
+    return hash_of_json(entry_json(entry))
+
+
+def hash_of_json(facts: Mapping[str, Any]) -> str:
+    """Return what `hash_of` does, of an entry's JSON values."""
+    return content_id({name: value for name, value in facts.items() if name not in {"entry_hash", "signature"}})
 
 
 def in_order(drafts: Iterable[Draft]) -> list[Draft]:
@@ -213,7 +239,7 @@ def chain_faults(entries: Sequence[Entry]) -> Iterator[str]:
 
 def row_faults(entries: Sequence[Entry], drafts: Sequence[Draft]) -> Iterator[str]:
     """Tell where the ledger and the rows differ; `drafts` are what the rows would say today."""
-    told = {(entry.kind, entry.subject): entry for entry in entries}
+    told = {(entry.kind, entry.subject): entry for entry in entries if entry.kind != "seal"}
     rows = {(draft.kind, draft.subject): draft for draft in drafts}
     for key, draft in rows.items():
         if key not in told:
@@ -234,6 +260,11 @@ def anchor_faults(entries: Sequence[Entry], *, sequence: int, entry_hash: str) -
             f"entry {sequence} must have the hash {entry_hash} that was noted down (got {found or 'no such entry'}): "
             "the ledger was rewritten or cut"
         )
+
+
+def seals(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the seals of a chain, oldest first."""
+    return [entry for entry in entries if entry.kind == "seal"]
 
 
 def noted_faults(entries: Sequence[Entry], noted: Iterable[tuple[int, str]]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import ledger
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.database import SIGNER, Database
 from pipeline_tasks.catalog.ledger import Draft, Entry, Kind
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Entry))
@@ -61,6 +61,9 @@ def append(connection: sa.Connection, draft: Draft) -> Entry:
     ledger.check_texts(draft)
     lock(connection, draft.project)
     entry = ledger.link(draft, _head(connection, draft.project))
+    sign = connection.get_execution_options().get(SIGNER)
+    if sign is not None:
+        entry = dataclasses.replace(entry, signature=sign(entry))
     connection.execute(t.ledger.insert(), _row(entry))
     return entry
 
@@ -76,6 +79,17 @@ def append_approval(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
     return append(connection, ledger.approval_draft(row, evidence_digest=digest))
 
 
+def append_release(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+    """Write the entry of a row of `releases` that this transaction has inserted."""
+    digest = _verdict_digest(connection, row["project"], row["verdict_id"])
+    return append(connection, ledger.release_draft(row, evidence_digest=digest))
+
+
+def append_key(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+    """Write the newest entry of a row of `api_keys` that this transaction has inserted or revoked."""
+    return append(connection, list(ledger.key_drafts(row))[-1])
+
+
 def append_route(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
     """Write the entry of a row of `routes` that this transaction has inserted."""
     digest = _verdict_digest(connection, row["project"], row["verdict_id"])
@@ -89,19 +103,23 @@ def read_entries(connection: sa.Connection, project: str) -> list[Entry]:
 
 
 def read_drafts(connection: sa.Connection, project: str, *, as_first: bool = False) -> list[Draft]:
-    """Return what the ledger has to say of a project's verdicts, approvals and routes, in the order of their time.
+    """Return what the ledger has to say of a project's rows, or of the API keys, in the order of their time.
 
-    `as_first`: as of the release that brought the ledger, from the columns that there were then.
+    `as_first`: of verdicts, approvals and routes, from the columns that there were when the ledger came.
     """
+    if project == ledger.KEYS:
+        return ledger.in_order(draft for row in _keys(connection) for draft in ledger.key_drafts(row))
     names = (*ledger.VERDICT_FACTS, "verdict_id", "digest", "created_at", *(() if as_first else ledger.NEVER_ADDED))
     verdicts = _facts(connection, t.verdicts, project, names)
     digests = {row["verdict_id"]: row["digest"] for row in verdicts}
     approvals = _facts(connection, t.approvals, project, (*ledger.APPROVAL_FACTS, "at"))
     routes = _facts(connection, t.routes, project, (*ledger.ROUTE_FACTS, "body", "created_at"))
+    releases = [] if as_first else _releases(connection, project)
     return ledger.in_order(
         [
             *(ledger.verdict_draft(row) for row in verdicts),
             *(ledger.approval_draft(row, evidence_digest=digests.get(row["verdict_id"])) for row in approvals),
+            *(ledger.release_draft(row, evidence_digest=digests.get(row["verdict_id"])) for row in releases),
             *(ledger.route_draft(row, evidence_digest=digests.get(row["verdict_id"])) for row in routes),
         ]
     )
@@ -116,6 +134,24 @@ def backfill(connection: sa.Connection) -> None:
     for project in connection.execute(sa.union(*(sa.select(table.c.project) for table in tables))).scalars().all():
         rows = [_row(entry) for entry in ledger.chain(read_drafts(connection, project, as_first=True))]
         connection.execute(t.ledger.insert(), rows)
+
+
+def backfill_later(connection: sa.Connection) -> None:
+    """Add the entries of releases and API keys that are older than their entries: once, by the migration for it."""
+    projects = connection.execute(sa.select(t.releases.c.project).distinct().order_by(t.releases.c.project)).scalars()
+    for project in (*projects.all(), ledger.KEYS):
+        drafts = [draft for draft in read_drafts(connection, project) if draft.kind in {"release", "key"}]
+        for draft in drafts:
+            append(connection, draft)
+
+
+def _releases(connection: sa.Connection, project: str) -> list[sa.RowMapping]:
+    return _facts(connection, t.releases, project, (*ledger.RELEASE_FACTS, "release_id", "infra_check", "created_at"))
+
+
+def _keys(connection: sa.Connection) -> list[sa.RowMapping]:
+    columns = [t.api_keys.c[name] for name in ("key_id", *ledger.KEY_FACTS, "created_at", "revoked_at")]
+    return list(connection.execute(sa.select(*columns)).mappings())
 
 
 def _facts(connection: sa.Connection, table: sa.Table, project: str, names: Sequence[str]) -> list[sa.RowMapping]:
@@ -136,7 +172,8 @@ def _head(connection: sa.Connection, project: str) -> Entry | None:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in _FIELDS} | {"body": dict(entry.body)}
+    row = {name: getattr(entry, name) for name in _FIELDS} | {"body": dict(entry.body)}
+    return row if entry.signature is not None else {name: row[name] for name in row if name != "signature"}
 
 
 def _entry(row: Mapping[Any, Any]) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from pipeline_tasks.catalog.database import create_engine
-from pipeline_tasks.errors import PermanentError, ServiceUnavailable
+from pipeline_tasks.catalog.database import create_engine, in_words
+from pipeline_tasks.errors import PermanentError
 
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK_KEY = 0x6465746872  # any constant: racing upgrades of one PostgreSQL wait for each other on it
@@ -26,12 +27,24 @@ def upgrade(url: str) -> str:
         PermanentError: the schema is newer than this code.
         ServiceUnavailable: the database does not answer.
     """
+    _keep_private(url)
     with _connection(url) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
         _refuse_newer(connection)
         command.upgrade(_config(connection), "head")
         return head_revision()
+
+
+def _keep_private(url: str) -> None:
+    """Let only the owner read a SQLite file, whoever made its folder; SQLite gives its journals the same mode."""
+    name = sa.make_url(url).database if url.startswith("sqlite") else None
+    if name and name != ":memory:":
+        with contextlib.suppress(OSError):  # what is the matter with the file, opening it says
+            Path(name).touch(mode=0o600)
+            for path in (Path(name), Path(f"{name}-wal"), Path(f"{name}-shm")):
+                if path.exists():
+                    path.chmod(0o600)
 
 
 def check(url: str) -> str:
@@ -96,13 +109,11 @@ def _refuse_newer(connection: sa.Connection) -> None:
 def _connection(url: str, *, read_only: bool = False) -> Iterator[sa.Connection]:
     engine = create_engine(url)
     try:
-        with engine.connect().execution_options(read_only=read_only) as connection, connection.begin():
+        with (
+            in_words(engine),
+            engine.connect().execution_options(read_only=read_only) as connection,
+            connection.begin(),
+        ):
             yield connection
-    except sa.exc.OperationalError as error:
-        place = engine.url.render_as_string(hide_password=True)
-        raise ServiceUnavailable(
-            f"the catalog at {place} must answer (got {type(error.orig).__name__}: {str(error.orig).splitlines()[0]}). "
-            "Check DETHRONE_CATALOG_URL and that the database runs."
-        ) from error
     finally:
         engine.dispose()

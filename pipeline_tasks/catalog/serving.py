@@ -14,7 +14,7 @@ from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.contracts import DeploymentRef, Fence, Route, RouteEntry, sha256_hex
-from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable
+from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable, TransientError
 
 FULL_SHARE = 100
 TOKEN_BYTES = 32
@@ -157,11 +157,11 @@ class ServingRepository:
                         _require_champions(connection, [node["project"] for node in serving["graph"]["nodes"]])
                     if insert_ignore(connection, t.routes, [row]):
                         ledger_repository.append_route(connection, row)
-        except sa.exc.DBAPIError as error:
+        except TransientError as error:  # an answer can be lost
             if not self._was_written(route):
                 raise ServiceUnavailable(
-                    f"the catalog must take generation {route.generation} of {route.project} "
-                    f"(got {type(error.orig).__name__}). Try again: the commit id makes that safe."
+                    f"the catalog must take generation {route.generation} of {route.project} (got: {error}). "
+                    "Try again: the commit id makes that safe."
                 ) from error
         self._require_ours(route)
         return route
@@ -174,9 +174,17 @@ class ServingRepository:
         """
         _check_key(scopes, token)
         digest = sha256_hex(token.encode())
-        row = {"key_id": digest[:12], "project": project, "name": name, "sha256": digest, "scopes": list(scopes)}
+        row: dict[str, Any] = {
+            "key_id": digest[:12],
+            "project": project,
+            "name": name,
+            "sha256": digest,
+            "scopes": list(scopes),
+        }
+        row |= {"created_at": at, "revoked_at": None}
         with self._database.write() as connection:
-            insert_ignore(connection, t.api_keys, [row | {"created_at": at, "revoked_at": None}])
+            if insert_ignore(connection, t.api_keys, [row]):
+                ledger_repository.append_key(connection, row)
         return next(key for key in self.api_keys() if key.key_id == digest[:12])
 
     def revoke_key(self, key_id: str, *, at: dt.datetime) -> None:
@@ -187,9 +195,13 @@ class ServingRepository:
         """
         mine = t.api_keys.c.key_id == key_id
         with self._database.write() as connection:
-            connection.execute(t.api_keys.update().where(mine, t.api_keys.c.revoked_at.is_(None)).values(revoked_at=at))
-            if connection.execute(sa.select(t.api_keys.c.key_id).where(mine)).one_or_none() is None:
+            open_ones = t.api_keys.update().where(mine, t.api_keys.c.revoked_at.is_(None))
+            changed = connection.execute(open_ones.values(revoked_at=at)).rowcount
+            row = connection.execute(sa.select(t.api_keys).where(mine)).mappings().one_or_none()
+            if row is None:
                 raise ConfigError(f"key_id must be a known key (got {key_id!r}). See `dethrone keys list`.")
+            if changed:
+                ledger_repository.append_key(connection, dict(row))
 
     def api_keys(self) -> list[ApiKey]:
         """Return every key, oldest first, revoked ones too."""
@@ -206,10 +218,10 @@ class ServingRepository:
         return _record(row)
 
     def _was_written(self, route: Route) -> bool:
-        """Tell whether the route stands in the catalog although its commit failed (an answer can be lost)."""
+        """Tell whether the route stands in the catalog although its commit failed."""
         try:
             return self._stored_commit(route) == route.commit_id
-        except sa.exc.DBAPIError:
+        except TransientError:
             return False
 
     def _require_ours(self, route: Route) -> None:

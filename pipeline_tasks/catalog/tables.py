@@ -370,13 +370,14 @@ ledger = sa.Table(
     metadata,
     _key("project"),
     sa.Column("sequence", sa.BigInteger, primary_key=True),  # counts up from 1 without a gap
-    _text("kind"),  # verdict | approval | route
-    _text("subject"),  # verdict id | verdict id/sequence | commit id
+    _text("kind"),  # ledger.Kind
+    _text("subject"),  # verdict id | verdict id/sequence | release id | commit id | key id[/revoked] | a seal's digest
     _json("body"),  # the facts of the row that it speaks of
     _text("evidence_digest", nullable=True),  # SHA-256 of the verdict.json behind it
     _text("previous_hash", nullable=True),
     _text("entry_hash"),
     _time("at"),
+    _text("signature", nullable=True),  # key id:base64; none in entries of older releases
     sa.UniqueConstraint("project", "kind", "subject", name="uq_ledger_subject"),
 )
 

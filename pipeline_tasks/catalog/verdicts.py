@@ -263,7 +263,8 @@ class ReleaseRepository:
             "created_at": now,
         }
         with self._database.write(fence) as connection:
-            insert_ignore(connection, t.releases, [row])
+            if insert_ignore(connection, t.releases, [row]):
+                ledger_repository.append_release(connection, row)
         return self.get(release.project, release.release_id) or release
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[ReleaseRef]:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline_tasks.models.base import Array, check_probabilities
+from pipeline_tasks.models.onnx_references import external_references
 from pipeline_tasks.models.weights_file import ArtifactInvalid
 
 INPUT_NAME, OUTPUT_NAME = "inputs", "probabilities"
@@ -19,6 +20,7 @@ class ExportedModel:
     def __init__(self, data: bytes) -> None:
         import onnxruntime
 
+        _refuse_references(data)
         options = onnxruntime.SessionOptions()
         # As with torch: the machine is shared by processes, and one thread gives the same bits everywhere.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -35,3 +37,13 @@ class ExportedModel:
         """Return the probabilities (n, c) of a collated batch; PermanentError NON_FINITE_OUTPUT on a NaN."""
         (probabilities_nc,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(batch)})
         return check_probabilities(np.asarray(probabilities_nc), num_rows=len(batch))
+
+
+def _refuse_references(data: bytes) -> None:
+    """Raise ArtifactInvalid EXPORTED if the graph reads a file: its bytes would be in no digest."""
+    try:
+        found = external_references(data)
+    except ValueError as error:
+        raise ArtifactInvalid("EXPORTED", f"the graph must be an ONNX model (got {error}).") from None
+    if found:
+        raise ArtifactInvalid("EXPORTED", f"the graph must hold all of its tensors itself (not: {found[:10]}).")

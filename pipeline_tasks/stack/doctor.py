@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import shutil
@@ -27,6 +28,8 @@ from pipeline_tasks.stack.supervisord import Supervisor
 
 MIN_FREE_BYTES = 5 * 1024**3
 MIN_MEMORY_BYTES = 4 * 1024**3
+OTHERS = 0o077
+NUM_NAMED = 10
 MAX_CLOCK_SKEW_SECONDS = 5.0
 # Below these versions a known hole or a lost guarantee stands open.
 MIN_VERSIONS: Mapping[str, tuple[int, ...]] = {
@@ -58,6 +61,7 @@ def doctor(home: Path, *, root: Path | None = None) -> tuple[Check, ...]:
         check_memory(psutil.virtual_memory().available),
         check_environments(layout),
         check_secret_files(layout),
+        check_open_files(layout.home),
         check_airflow_settings(layout),
     ]
     if not Supervisor(layout.socket, timeout_seconds=10).is_up():
@@ -117,6 +121,37 @@ def check_secret_files(layout: StackLayout) -> Check:
     problems = [f"readable by others: {name}" for name in open_ones] + [f"missing or empty: {name}" for name in absent]
     advice = f"chmod 600 {layout.secrets_dir}/*, then `dethrone up`." if problems else ""
     return Check("secrets", not problems, "; ".join(problems) or f"{len(present)} files, mode 600", advice)
+
+
+def check_open_files(home: Path) -> Check:
+    """Nothing below the home can be read, written or entered by another user of the machine."""
+    if not home.exists():
+        return Check("files", ok=True, detail="none yet: `dethrone up` writes them")
+    if not stat.S_IMODE(home.stat().st_mode) & OTHERS:
+        return Check("files", ok=True, detail=f"{home} is its owner's only")
+    found = sorted(path.relative_to(home).as_posix() for path in _open_to_others(home))
+    more = ", ..." if len(found) > NUM_NAMED else ""
+    detail = f"open to others: {len(found)}: {', '.join(found[:NUM_NAMED])}{more}" if found else "none open to others"
+    return Check("files", not found, detail, f"chmod 700 {home}" if found else "")
+
+
+def _open_to_others(folder: Path) -> Iterator[Path]:
+    """Yield the files and sockets that others can read or write, and folders that they can write, where they get."""
+    for path in folder.iterdir():
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:  # a running stack makes and removes files
+            continue
+        if stat.S_ISLNK(mode):
+            continue
+        if stat.S_ISDIR(mode):
+            if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+                yield path
+            if mode & (stat.S_IXGRP | stat.S_IXOTH):
+                with contextlib.suppress(OSError):
+                    yield from _open_to_others(path)
+        elif mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
+            yield path
 
 
 def check_airflow_settings(layout: StackLayout) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -23,6 +24,12 @@ def _password() -> str:
     return secrets.token_urlsafe(18).replace("-", "a").replace("_", "b")
 
 
+def _signing_key() -> str:
+    from pipeline_tasks.catalog.signatures import new_key
+
+    return new_key(dt.datetime.now(dt.UTC))
+
+
 def _fernet_key() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(_BYTES)).decode()
 
@@ -39,6 +46,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "airflow_api_secret": lambda: secrets.token_hex(_BYTES),
     "airflow_jwt_secret": lambda: secrets.token_hex(_BYTES),
     "webhook_secret": lambda: secrets.token_hex(_BYTES),
+    "signing_key": _signing_key,
     "split_key": lambda: secrets.token_hex(_BYTES),
     "inference_key": lambda: secrets.token_hex(_BYTES),
     "gateway_api_key": lambda: secrets.token_hex(_BYTES),

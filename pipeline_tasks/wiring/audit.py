@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.assembly import Parts
-from pipeline_tasks.catalog.ledger import SHORT, Entry, entry_json
+from pipeline_tasks.catalog.ledger import KEYS, SHORT, Entry, entry_json
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRecord, VerdictRepository
@@ -61,6 +61,7 @@ def ledger_text(parts: Parts, project: str) -> str:
     lines = [
         f"{entry.sequence:>4}  {entry.at:%Y-%m-%d %H:%M:%S}  {entry.entry_hash[:SHORT]}  {entry_text(entry)}"
         for entry in entries
+        if entry.kind != "seal"
     ]
     return "\n".join([*lines, "", f"To prove later that none of this was rewritten, keep this elsewhere: {anchor}"])
 
@@ -75,6 +76,12 @@ def entry_text(entry: Entry) -> str:
     elif entry.kind == "approval":
         said = SAID.get(body["decision"], body["decision"])
         text = f"approval   {said}  by {body['by']} on verdict {body['verdict_id'][:SHORT]}: {body['reason']}"
+    elif entry.kind == "release":
+        text = f"release    {body['bento_tag']}  of {body['model_version']} on verdict {body['verdict_id'][:SHORT]}"
+    elif entry.kind == "key":
+        text = f"key        {entry.subject}  {body.get('name', '')} {' '.join(body.get('scopes', ()))}"
+    elif entry.kind == "seal":
+        text = f"seal       {sum(one['num_rows'] for one in body['tables'].values())} rows and objects"
     else:
         name = "promotion" if body["action"] == "promote" else body["action"].replace("_", " ")
         moved = f"generation {body['generation']}: {body['champion_version']}"
@@ -167,6 +174,7 @@ def parse_anchors(texts: Sequence[str], *, projects: Sequence[str]) -> dict[str,
         ConfigError: an anchor is not of that form, or the project is not clear.
     """
     found: dict[str, list[tuple[int, str]]] = {}
+    projects = [one for one in projects if one != KEYS]  # a chain that nobody means without naming it
     for text in texts:
         *names, sequence, entry_hash = ["", "", *text.split(":")][-3:]
         project = next(iter(name for name in names if name), None)

@@ -20,6 +20,7 @@ from pipeline_tasks.ingest.reading import PlaceReader, read_items
 from pipeline_tasks.validation import leakage
 from pipeline_tasks.wiring.links import links_of
 from pipeline_tasks.wiring.noting import note_head
+from pipeline_tasks.wiring.sealing import seal
 
 
 def judge_contender(
@@ -45,6 +46,7 @@ def judge_contender(
         run_id=attempt.run_id,
         now=utc_now(),
     )
+    seal(parts, project)
     note_head(parts, project)
     return verdict
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.errors import ConfigError, PermanentError
 from pipeline_tasks.project_yaml import shown
 
 _RECORDS = (t.items, t.projects, t.routes, t.runs, t.model_versions)  # who has none of these has no history
@@ -42,11 +42,11 @@ def project_folders(projects_dir: Path) -> set[str]:
 
 
 def recorded_projects(database: Database) -> set[str]:
-    """Return the projects of the catalog; none where it does not answer or has no tables yet."""
+    """Return the projects of the catalog; none where it has no tables yet."""
     try:
         with database.read() as connection:
             return {
                 str(name) for table in _RECORDS for name in connection.scalars(sa.select(table.c.project).distinct())
             }
-    except sa.exc.SQLAlchemyError:
+    except PermanentError:
         return set()

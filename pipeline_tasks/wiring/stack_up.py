@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pipeline_tasks.assembly import utc_now
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import EVERY_PROJECT, ServingRepository
+from pipeline_tasks.catalog.signatures import parse_key
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.settings import INSTALLED_AT, RESTORING, catalog_url
 from pipeline_tasks.stack import lifecycle
@@ -16,6 +18,7 @@ from pipeline_tasks.stack.layout import StackLayout, check_paths, source_root
 from pipeline_tasks.stack.lifecycle import OnEvent, UpReport
 from pipeline_tasks.stack.secret_files import ensure_secret
 
+SIGNING_KEY = "signing_key"
 STACK_KEYS = {"gateway_admin_key": ("shipping", ["admin"]), "gateway_api_key": ("demo", ["predict", "feedback"])}
 
 
@@ -29,6 +32,14 @@ def start_stack(
         PermanentError: a newer Dethrone has upgraded the catalog; nothing is started.
     """
     check_paths(StackLayout(home=home.resolve(), root=source_root()))
+    before = os.umask(0o077)  # of what is written here, and by every part of the stack: it is theirs alone
+    try:
+        return _start(home, projects_dir=projects_dir, environment=environment, on_event=on_event)
+    finally:
+        os.umask(before)
+
+
+def _start(home: Path, *, projects_dir: Path, environment: Mapping[str, str], on_event: OnEvent) -> UpReport:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (home / RESTORING).exists():
         raise ConfigError(
@@ -37,6 +48,7 @@ def start_stack(
     url = catalog_url({**environment, "DETHRONE_HOME": str(home)})
     _remember_start(home)
     migrate.upgrade(url)
+    ensure_secret(home / "secrets", SIGNING_KEY)
     issue_stack_keys(home, url=url)
     return lifecycle.up(home, projects_dir=projects_dir, environment=environment, on_event=on_event)
 
@@ -49,7 +61,9 @@ def _remember_start(home: Path) -> None:
 
 def issue_stack_keys(home: Path, *, url: str) -> None:
     """Register the keys of shipping and of the first caller, from their secret files; again changes nothing."""
-    serving = ServingRepository(Database(create_engine(url)))
+    file = home / "secrets" / SIGNING_KEY
+    signer = parse_key(file.read_text().strip()) if file.is_file() else None
+    serving = ServingRepository(Database(create_engine(url, signer=signer)))
     known = {key.name for key in serving.api_keys() if key.revoked_at is None}
     for file_name, (name, scopes) in STACK_KEYS.items():
         if name not in known:

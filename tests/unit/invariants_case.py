@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.ledger_repository import backfill
+from pipeline_tasks.catalog.ledger_repository import backfill, backfill_later
 from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.invariants import check
+from pipeline_tasks.validation import manifest
 from tests.documents import verdict_document
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
@@ -30,6 +31,32 @@ def parquet(rows: list[dict]) -> bytes:
     return buffer.getvalue()
 
 
+def manifest_of(item_ids: list[str], *, label: str = "cat", split: str = "train") -> pa.Table:
+    """Return a manifest of a world's items, twice where an id is given twice."""
+    same = {
+        "label": label,
+        "weight": 1.0,
+        "split": split,
+        "object_key": PACK_KEY,
+        "offset": 0,
+        "size_bytes": 4,
+        "media_type": "text/plain",
+        "decision_version": 1,
+        "method": "single",
+        "annotators": [],
+        "source": "folder",
+        "origin": "source",
+        "arrived_at": at(0),
+    }
+    rows = [{"item_id": item_id, "group_key": item_id, **same} for item_id in item_ids]
+    return pa.Table.from_pylist(rows, schema=manifest.SCHEMA)
+
+
+S1, S2 = (manifest.manifest_id(manifest_of(ids)) for ids in (["a"], ["a", "b"]))
+EXAM = manifest_of(["c"], split="exam")
+EXAM_ID = manifest.exam_id(EXAM)
+
+
 def predictions_key(data: bytes) -> str:
     return f"predictions/pets/2026-01-01/{sha256_hex(data)}.parquet"
 
@@ -37,6 +64,14 @@ def predictions_key(data: bytes) -> str:
 def logged(prediction_id: str, version: str | None, minutes: float) -> dict:
     at_ms = int(at(minutes).timestamp() * 1000)
     return {"kind": "prediction", "prediction_id": prediction_id, "model_version": version, "at_ms": at_ms}
+
+
+def model_json(version: str, weights: bytes) -> dict:
+    """Return as much of a model.json as the catalog's row repeats."""
+    config = {"project": "pets", "version": version, "recipe": "image_cnn", "params": {}, "snapshot_id": S1}
+    config |= {"training_key": version, "seed": 0, "lock_hash": "l"}
+    facts = {"weights_digest": sha256_hex(weights), "metrics": {}, "origin": {"code_revision": "r"}}
+    return {"config": config, **facts}
 
 
 class World:
@@ -68,6 +103,7 @@ class World:
         for item_id, (offset, split) in ITEMS.items():
             place = {"object_key": PACK_KEY, "offset": offset, "size_bytes": 4, "media_type": "text/plain"}
             origin = {"source": "folder", "key": item_id, "group_key": item_id, "origin": "source", "batch_id": "1"}
+            origin["content_id"] = sha256_hex(PACK[offset : offset + 4])
             self.add("items", item_id=item_id, split=split, source_label=None, arrived_at=at(0), **place, **origin)
             decision = {"status": "decided", "label": "cat", "method": "single", "annotation_ids": [], "annotators": []}
             self.add(
@@ -91,13 +127,17 @@ class World:
                 pushed_at=at(1),
                 **ids,
             )
+        exam_key = f"exams/pets/{EXAM_ID}.parquet"
+        self.objects[exam_key] = manifest.to_parquet(EXAM)
+        opened = {"run_id": "run-v1", "opened_at": at(1)}
+        self.add("exams", epoch=1, exam_id=EXAM_ID, object_key=exam_key, num_items=1, **opened)
         self.add("exam_items", item_id="c", epoch=1, label="cat")
-        self.snapshot("s1", 1, None, ["a"])
-        self.snapshot("s2", 2, "s1", ["a", "b"])
+        self.snapshot(S1, 1, None, ["a"])
+        self.snapshot(S2, 2, S1, ["a", "b"])
 
     def snapshot(self, snapshot_id: str, generation: int, parent_id: str | None, item_ids: list[str]) -> dict:
         key = f"snapshots/pets/{snapshot_id}/manifest.parquet"
-        self.objects[key] = parquet([{"item_id": item_id, "split": "train"} for item_id in item_ids])
+        self.objects[key] = manifest.to_parquet(manifest_of(item_ids))
         return self.add(
             "snapshots",
             snapshot_id=snapshot_id,
@@ -126,7 +166,7 @@ class World:
         bento = f"bentos/pets/release-{version}.bento"
         self.objects |= {
             f"{folder}/model.safetensors": weights,
-            f"{folder}/model.json": b"{}",
+            f"{folder}/model.json": canonical_json(model_json(version, weights)),
             f"{verdict_key}/verdict.json": verdict,
             f"{verdict_key}/evidence.parquet": answers,
             bento: b"bento",
@@ -138,7 +178,7 @@ class World:
             version=version,
             training_key=version,
             recipe="image_cnn",
-            snapshot_id="s1",
+            snapshot_id=S1,
             object_key=folder,
             digest=sha256_hex(weights),
             run_id=run_id,
@@ -234,6 +274,7 @@ def checker(database, object_store):
                 if rows:
                     connection.execute(t.metadata.tables[name].insert(), rows)
             backfill(connection)
+            backfill_later(connection)
         object_store.objects.update(world.objects)
         found = check(database, object_store, now=NOW, labeling=Labeling(world.ls_tasks), **arguments)
         return [str(one) for one in found]

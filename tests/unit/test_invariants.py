@@ -12,6 +12,8 @@ from tests.unit.invariants_case import (
     NOW,
     PACK,
     PACK_KEY,
+    S1,
+    S2,
     World,
     approve,
     at,
@@ -71,18 +73,18 @@ def part_gone(world):
 
 
 def twice_in_snapshot(world):
-    world.remove("snapshots", snapshot_id="s2")
-    world.snapshot("s2", 2, "s1", ["a", "a"])
+    world.remove("snapshots", snapshot_id=S2)
+    world.snapshot(S2, 2, S1, ["a", "a"])
 
 
 def exam_in_snapshot(world):
-    world.remove("snapshots", snapshot_id="s2")
-    world.snapshot("s2", 2, "s1", ["a", "c"])
+    world.remove("snapshots", snapshot_id=S2)
+    world.snapshot(S2, 2, S1, ["a", "c"])
 
 
 def unknown_in_snapshot(world):
-    world.remove("snapshots", snapshot_id="s2")
-    world.snapshot("s2", 2, "s1", ["a", "zz"])
+    world.remove("snapshots", snapshot_id=S2)
+    world.snapshot(S2, 2, S1, ["a", "zz"])
 
 
 def rollback_to_a_stranger(world):
@@ -123,23 +125,23 @@ BROKEN = [
     (lambda world: world.remove("items", item_id="c"), "I1 pets: 1 exam_items of unknown items: c"),
     (change("items", {"item_id": "c"}, split="train"), "I1 pets: 1 exam items whose split is train: c"),
     (
-        drop_object("snapshots/pets/s1/manifest.parquet"),
-        "I1 pets: snapshot s1 has no manifest snapshots/pets/s1/manifest.parquet",
+        drop_object(f"snapshots/pets/{S1}/manifest.parquet"),
+        f"I1 pets: snapshot {S1[:12]} has no manifest snapshots/pets/{S1}/manifest.parquet",
     ),
     (
-        set_object("snapshots/pets/s1/manifest.parquet", b"x"),
-        "I1 pets: snapshot s1 must be readable (got ArrowInvalid)",
+        set_object(f"snapshots/pets/{S1}/manifest.parquet", b"x"),
+        f"I1 pets: snapshot {S1[:12]} must be readable (got ArrowInvalid)",
     ),
-    (change("snapshots", {"snapshot_id": "s1"}, num_rows=7), "I1 pets: snapshot s1 must have 7 rows (got 1)"),
-    (unknown_in_snapshot, "I1 pets: 1 unknown items in snapshot s2: zz"),
-    (exam_in_snapshot, "I1 pets: 1 exam items trained on in snapshot s2: c"),
+    (change("snapshots", {"snapshot_id": S1}, num_rows=7), f"I1 pets: snapshot {S1[:12]} must have 7 rows (got 1)"),
+    (unknown_in_snapshot, f"I1 pets: 1 unknown items in snapshot {S2[:12]}: zz"),
+    (exam_in_snapshot, f"I1 pets: 1 exam items trained on in snapshot {S2[:12]}: c"),
     (lambda world: world.ls_tasks[1].clear(), "I1 pets: 1 pushed items without their labeling task: a"),
     (labeling(1, "b", [13]), "I1 pets: 1 labeling tasks that nobody asked for: b"),
     (change("labeling_tasks", {"item_id": "a"}, ls_task_id=None), "I1 pets: 1 pushed items without a task id: a"),
     (part_gone, "I1 pets: 1 imported prediction parts that are gone: predictions/pets/gone"),
     (corrupt_predictions, "must be readable (got DataCorrupt)"),
     # I2 nothing twice
-    (twice_in_snapshot, "I2 pets: 1 items twice in snapshot s2: a"),
+    (twice_in_snapshot, f"I2 pets: 1 items twice in snapshot {S2[:12]}: a"),
     (labeling(1, "a", [11, 12]), "I2 pets: 1 items with more than one labeling task: a"),
     (labeling(2, "a", [19]), "I2 pets: 1 items with more than one labeling task: a"),
     (log(logged("p1", "v1", 16)), "I2 pets: 1 predictions logged more than once: p1"),
@@ -153,8 +155,8 @@ BROKEN = [
     (change_entry(4, model_version="v3"), "I3 pets: generation 4 must route to its champion v4"),
     (change_entry(4, deployment_id="nobody"), "I3 pets: generation 4 routes to nobody, which is not recorded"),
     (
-        change("snapshots", {"snapshot_id": "s2"}, parent_id="s0"),
-        "I3 pets: snapshot s2 must be generation 2 after s1 (got 2 after s0)",
+        change("snapshots", {"snapshot_id": S2}, parent_id="s0"),
+        f"I3 pets: snapshot {S2[:12]} must be generation 2 after {S1} (got 2 after s0)",
     ),
     # I4 head and its two predecessors are whole
     (drop_object(V4_KEY), f"I4 pets: {V4_KEY} must have the SHA-256 {sha256_hex(b'weights of v4')} (got KeyError)"),

@@ -50,6 +50,8 @@ ROUTE = {
     "created_at": NOW,
 }
 
+HASHED = [field.name for field in dataclasses.fields(ledger.Entry) if field.name != "signature"]  # which is made of it
+
 
 HASHES = ["db22ebe4376c", "645b22c75e83", "75142b24cd5d", "6b9372cfadb8"]
 
@@ -91,7 +93,7 @@ def test_rows_of_one_moment_keep_their_numbers_in_order():
     assert [draft.body["generation"] for draft in ledger.in_order(routes)] == [2, 9, 10]
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ledger.Entry)])
+@pytest.mark.parametrize("field", HASHED)
 def test_no_field_of_an_entry_can_change_unseen(field):
     entries = ledger.chain(drafts())
     values = {"sequence": 9, "body": {}, "at": NOW + dt.timedelta(microseconds=1)}

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.models import artifact
 from pipeline_tasks.models.exported import ExportedModel
+from pipeline_tasks.models.onnx_references import MAX_DEPTH
 from pipeline_tasks.models.weights_file import ArtifactInvalid
 from tests.unit.models.test_artifact import build, edit, refused
 
@@ -121,7 +122,7 @@ def test_a_model_of_torch_cannot_be_told_to_run_a_graph(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"not a graph", r"ONNX Runtime must take"), (graph(name="x"), r"must map inputs to probabilities")],
+    [(b"not a graph", r"the graph must be an ONNX model"), (graph(name="x"), r"must map inputs to probabilities")],
 )
 def test_what_is_no_graph_of_ours_is_refused_although_its_digest_is_right(data, message):
     packed = build(exported=data)
@@ -153,3 +154,84 @@ def test_torch_is_not_loaded_to_serve_a_graph(folder):
 
 def test_the_graph_of_this_test_is_valid():
     onnx.checker.check_model(onnx.load_from_string(graph()))
+
+
+def initializer(model):
+    return model.graph.initializer[3]
+
+
+def in_a_branch(model):
+    """The tensor of a constant in a branch of an If."""
+    tensor = helper.make_tensor("deep", TensorProto.FLOAT, [3], [0.0, 0.0, 0.0])
+    branch = helper.make_graph([helper.make_node("Constant", [], ["c"], value=tensor)], "b", [], [])
+    model.graph.node.append(helper.make_node("If", ["zero"], ["x"], then_branch=branch, else_branch=branch))
+    return model.graph.node[-1].attribute[0].g.node[0].attribute[0].t
+
+
+def in_a_function(model):
+    tensor = helper.make_tensor("inside", TensorProto.FLOAT, [3], [0.0, 0.0, 0.0])
+    node = helper.make_node("Constant", [], ["c"], value=tensor)
+    model.functions.append(helper.make_function("own", "f", [], ["c"], [node], [helper.make_opsetid("", 20)]))
+    return model.functions[0].node[0].attribute[0].t
+
+
+def sparse(model):
+    made = model.graph.sparse_initializer.add()
+    made.dims.append(3)
+    made.values.CopyFrom(helper.make_tensor("few", TensorProto.FLOAT, [1], [0.0]))
+    return made.values
+
+
+def only_marked(model):
+    """A tensor that says it lies elsewhere, and not where."""
+    tensor = model.graph.initializer[3]
+    tensor.data_location = TensorProto.EXTERNAL
+
+
+@pytest.mark.parametrize("place", [initializer, in_a_branch, in_a_function, sparse, only_marked])
+@pytest.mark.parametrize("location", ["weights.bin", "/etc/hostname", "../secret"])
+def test_h12_a_graph_that_reads_a_file_is_refused(tmp_path, monkeypatch, place, location):
+    """Source: report H12; onnx/onnx "external data" (path traversal, CVE-2022-25882 and CVE-2024-27318)."""
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path / "weights.bin"
+    secret.write_bytes(np.array([0.5, 0.25, 0.25], np.float32).tobytes())
+    model = onnx.load_from_string(graph())
+    tensor = place(model)
+    if tensor is not None:
+        tensor.ClearField("float_data")
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", "0"), ("length", "12")):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, value
+    with pytest.raises(ArtifactInvalid, match=r"EXPORTED.*must hold all of its tensors itself"):
+        ExportedModel(model.SerializeToString())
+
+
+def test_h12_a_compiled_graph_in_a_file_is_refused():
+    model = onnx.load_from_string(graph())
+    model.graph.node.append(helper.make_node("EPContext", [], ["x"], domain="com.microsoft", embed_mode=0))
+    with pytest.raises(ArtifactInvalid, match=r"EPContext"):
+        ExportedModel(model.SerializeToString())
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\x3a\xff\xff\xff\x7f", b"\x3b", graph()[:-3], b"\x80" * 12])
+def test_h12_what_is_no_graph_is_refused(data):
+    with pytest.raises(ArtifactInvalid, match=r"EXPORTED"):
+        ExportedModel(data)
+
+
+def test_h12_a_graph_nested_without_end_is_refused():
+    data = b""
+    for field in (6, 5, 1) * MAX_DEPTH:  # a graph in an attribute in a node of a graph, and so on
+        data = field_of(field, data)
+    with pytest.raises(ArtifactInvalid, match=r"EXPORTED.*nested more than 64 deep"):
+        ExportedModel(field_of(7, data))
+
+
+def field_of(number: int, data: bytes) -> bytes:
+    length, size = len(data), []
+    while length > 127:
+        size.append(length & 127 | 128)
+        length >>= 7
+    return bytes([number << 3 | 2, *size, length]) + data

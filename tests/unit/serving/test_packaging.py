@@ -82,6 +82,17 @@ def test_what_a_store_holds_has_the_digest_of_what_was_built(model_dir, tmp_path
     assert stored_digest("fashion:r1", bentoml_home=tmp_path) != digest
 
 
+@pytest.mark.parametrize(
+    "name", ["models/fashion/r1/model.safetensors", "bentos/fashion/r1/src/bento_services/parent.py"]
+)
+def test_h12_a_link_in_a_bento_is_no_part_of_a_digest(model_dir, tmp_path, name):
+    put_bento(tmp_path, model_dir, requirements=["torch==2.13.0"])
+    place, outside = tmp_path / name, tmp_path / "outside"
+    place.rename(outside)
+    place.symlink_to(outside)
+    assert stored_digest("fashion:r1", bentoml_home=tmp_path) is None
+
+
 @pytest.mark.parametrize("lost", ["bentos", "models"])
 def test_a_bento_that_is_not_all_there_has_no_digest(model_dir, tmp_path, lost):
     assert stored_digest("fashion:r1", bentoml_home=tmp_path) is None

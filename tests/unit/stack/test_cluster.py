@@ -110,14 +110,15 @@ READ = {
         "s3_identity",
         *(f"s3_jwt_{part}_{right}" for part in ("volume", "filer") for right in ("write", "read")),
     },
-    "migrate": {*STORE, "gateway_admin_key", "gateway_api_key"},  # it registers the two keys and proves the store
+    # It registers the two keys, signed, and proves the store.
+    "migrate": {*STORE, "gateway_admin_key", "gateway_api_key", "signing_key"},
     "airflow-api-server": {*STORE, "webhook_secret"},  # pages, reports, and Label Studio's webhook
     "airflow-scheduler": set(),
     "airflow-dag-processor": set(),
     "airflow-triggerer": set(),
     "airflow-worker": {*STORE, "label_studio_token", "webhook_secret", "split_key", "gateway_admin_key"}
-    | {"inference_key"},
-    "airflow-worker-gpu": STORE,  # train, judge, batch_predict
+    | {"inference_key", "signing_key"},
+    "airflow-worker-gpu": {*STORE, "signing_key"},  # train, judge, batch_predict
     "label-studio": {f"label_studio_{name}" for name in ("password", "token", "secret_key")}
     | {"postgres_labelstudio_password"},
     "gateway": {*STORE, "inference_key"},
@@ -125,7 +126,7 @@ READ = {
     "prometheus": {"gateway_admin_key", "inference_key"},
     "grafana": {"grafana_admin_password"},
     "tools": {*STORE, "label_studio_database_url", "label_studio_token", "webhook_secret", "split_key"}
-    | {"gateway_admin_key", "gateway_api_key", "inference_key"},
+    | {"gateway_admin_key", "gateway_api_key", "inference_key", "signing_key"},
 }
 
 

@@ -71,6 +71,29 @@ def test_secrets_that_others_can_read_or_that_are_gone_are_named_but_not_shown(l
     assert not [name for name, value in values.items() if value in found.detail]
 
 
+def test_h13_what_others_can_reach_in_the_home_is_listed(tmp_path):
+    home = tmp_path / "home"
+    assert doctor.check_open_files(home).ok
+    (home / "secrets").mkdir(parents=True)
+    (home / "secrets" / "split_key").write_text("s")
+    (home / "open" / "deep").mkdir(parents=True)
+    for name in ("catalog.db", "private", "open/log", "open/deep/page"):
+        (home / name).write_text("x")
+        (home / name).chmod(0o644)
+    (home / "private").chmod(0o600)
+    (home / "secrets").chmod(0o700)  # so that its file, though 644, cannot be reached
+    (home / "link").symlink_to("private")
+    for folder in (home, home / "open", home / "open" / "deep"):
+        folder.chmod(0o755)
+    found = doctor.check_open_files(home)
+    assert (found.ok, found.advice) == (False, f"chmod 700 {home}")
+    assert found.detail == "open to others: 3: catalog.db, open/deep/page, open/log"
+    (home / "open" / "deep").chmod(0o777)
+    assert "open/deep, open/deep/page" in doctor.check_open_files(home).detail
+    home.chmod(0o700)
+    assert doctor.check_open_files(home) == doctor.Check("files", True, f"{home} is its owner's only")
+
+
 def test_settings_older_than_the_template_are_told(layout):
     assert doctor.check_airflow_settings(layout).ok
     layout.airflow_home.mkdir()
@@ -123,8 +146,8 @@ def test_a_check_that_cannot_run_is_a_finding_not_a_crash():
 def test_with_the_stack_down_every_file_check_runs(layout):
     names = [check.name for check in doctor.doctor(layout.home)]
     assert names == [
-        "python", "versions", "disk space", "memory", "environments", "secrets", "airflow settings", "ports",
-        "leftovers",
+        "python", "versions", "disk space", "memory", "environments", "secrets", "files", "airflow settings",
+        "ports", "leftovers",
     ]  # fmt: skip
 
 

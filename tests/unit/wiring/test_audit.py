@@ -26,7 +26,7 @@ LABELS = [s.CLASSES[index % 2] for index in range(120)]
 
 @pytest.fixture
 def parts(database, object_store, tmp_path):
-    settings = types.SimpleNamespace(projects_dir=tmp_path)
+    settings = types.SimpleNamespace(projects_dir=tmp_path, home=tmp_path, signing_key=None)
     return types.SimpleNamespace(database=database, store=object_store, labeling=None, settings=settings)
 
 
