@@ -49,7 +49,7 @@ def check(rows: int, bad_share: float) -> dict[str, float]:
     built = time.perf_counter()
     import great_expectations  # noqa: F401
 
-    from data_checks.runner import run_suite
+    from data_checks.chunks import run_suite
     from data_checks.suites import dataset_suite, labels_suite
     from pipeline_tasks.validation import frames
 

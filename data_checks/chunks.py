@@ -1,7 +1,8 @@
 """A suite on rows that come chunk by chunk: memory for one chunk, and the same answer as on all rows at once.
 
-A rule that looks at one row after the other is run on each chunk, and its counts are added up. What a rule needs of all
-rows at once (no two alike, a mean) is kept: the columns that it names, and nothing else.
+A rule that looks at one row after the other is run on each chunk, and its counts are added up. For the rule that no two
+values are alike eight bytes a row are sorted, and Great Expectations looks at the rows whose hashes are equal. What
+another rule needs of all rows at once (a mean, say) is kept: the columns that it names, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import heapq
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from data_checks import guards
 from data_checks.result import CheckResult, RuleResult, quarantined_rows
@@ -50,7 +54,7 @@ ROW_EXPECTATIONS = frozenset(
     )
 ) | {"ExpectSelectColumnValuesToBeUniqueWithinRecord"}
 # Expectations about which columns there are: every chunk has the same.
-TABLE_EXPECTATIONS = frozenset(
+COLUMN_EXPECTATIONS = frozenset(
     (
         "ExpectTableColumnsToMatchSet",
         "ExpectTableColumnsToMatchOrderedList",
@@ -59,28 +63,35 @@ TABLE_EXPECTATIONS = frozenset(
         "ExpectColumnToExist",
     )
 )
+COUNT_EXPECTATIONS = frozenset(("ExpectTableRowCountToBeBetween", "ExpectTableRowCountToEqual"))
+UNIQUE_EXPECTATION = "ExpectColumnValuesToBeUnique"
 
 
 @dataclasses.dataclass(slots=True)
 class _Tally:
-    """The results of the chunks so far for one rule."""
+    """The results of the chunks so far for one rule; of the failing ids the first `max_ids`, None: all."""
 
+    max_ids: int | None
+    num_results: int = 0
     num_checked: int = 0
     num_failed: int = 0
-    failing_ids: list[str] = dataclasses.field(default_factory=list)
+    failing_ids: set[str] = dataclasses.field(default_factory=set)
     examples: dict[str, None] = dataclasses.field(default_factory=dict)
     failed: RuleResult | None = None
     first: RuleResult | None = None
 
     def add(self, one: RuleResult) -> None:
         self.first = self.first or one
+        self.num_results += 1
         self.num_checked += one.num_checked
         if one.success:
             return
         if self.failed is None or (one.error is not None and self.failed.error is None):
             self.failed = one
         self.num_failed += one.num_failed
-        self.failing_ids = heapq.nsmallest(MAX_IDS, {*self.failing_ids, *one.failing_ids})
+        self.failing_ids.update(one.failing_ids)
+        if self.max_ids is not None and len(self.failing_ids) > self.max_ids:
+            self.failing_ids = set(heapq.nsmallest(self.max_ids, self.failing_ids))
         for example in one.examples:
             if len(self.examples) < MAX_EXAMPLES:
                 self.examples[example] = None
@@ -89,61 +100,126 @@ class _Tally:
         found = self.failed or self.first
         if found is None or found.error is not None:
             return found
-        observed = f"{self.num_failed} of {self.num_checked}: {', '.join(self.examples)}" if self.num_failed else None
-        return dataclasses.replace(
-            found,
-            observed=observed or found.observed,
-            num_checked=self.num_checked,
-            num_failed=self.num_failed,
-            failing_ids=tuple(self.failing_ids),
-        )
+        ids = tuple(sorted(self.failing_ids))
+        if self.num_results == 1:
+            return dataclasses.replace(found, failing_ids=ids)
+        found = dataclasses.replace(found, failing_ids=ids, examples=tuple(self.examples))
+        return _observed(dataclasses.replace(found, num_checked=self.num_checked, num_failed=self.num_failed))
+
+
+class _Values:
+    """The values of a column so far: the chunks' rows with one, and eight bytes for each."""
+
+    def __init__(self) -> None:
+        self._frames: list[pd.DataFrame] = []
+        self._hashes: list[npt.NDArray[np.uint64]] = []
+
+    def add(self, frame: pd.DataFrame, column: str) -> None:
+        given = frame[column].notna()
+        rows = frame if given.all() else frame[given]
+        self._frames.append(rows)
+        self._hashes.append(_hashes(rows[column]))
+
+    def alike(self) -> pd.DataFrame | None:
+        """Return the rows whose value may stand in another one too: all that do are among them; None: there is none."""
+        ordered_n = np.sort(np.concatenate(self._hashes))
+        repeated = np.unique(ordered_n[1:][ordered_n[1:] == ordered_n[:-1]])
+        if not len(repeated):
+            return None
+        import pandas as pd
+
+        pairs = zip(self._frames, self._hashes, strict=True)
+        return pd.concat([rows[np.isin(hash_n, repeated)] for rows, hash_n in pairs], ignore_index=True)
+
+
+def run_suite(
+    rows: pd.DataFrame | Iterable[pd.DataFrame],
+    suite: Suite,
+    *,
+    subject: str,
+    extra: Mapping[str, pd.DataFrame] | None = None,
+    context: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, Any] | None = None,
+) -> CheckResult:
+    """Check the rows, and the suite's further tables in `extra` (`classes`, `facts`); never raises on bad data.
+
+    Rows in chunks are looked at one chunk after the other. `context` names what the answer depends on besides rows and
+    rules (an exam, a reference snapshot).
+    """
+    import pandas as pd
+
+    run = ChunkedRun(suite, max_ids=None)
+    chunks = iter([rows] if isinstance(rows, pd.DataFrame) else rows)
+    frame = next(chunks, None)
+    while frame is not None:
+        following = next(chunks, None)
+        run.add(frame, is_all=following is None and not run.num_rows)
+        frame = following
+    return run.finish(subject=subject, extra=extra, context=context, statistics=statistics)[0]
 
 
 class ChunkedRun:
-    """One run of a suite of row rules; `add` each chunk, then `finish`."""
+    """One run of a suite; `add` each chunk, then `finish`. `max_ids`: so many failing ids are named, None: all."""
 
-    def __init__(self, suite: Suite) -> None:
+    def __init__(self, suite: Suite, *, max_ids: int | None = MAX_IDS) -> None:
         self._suite = suite
+        self._names_all = max_ids is None
         self._id_column = suite.id_columns[ROWS] or ""
-        self._tallies = {rule.name: _Tally() for rule in suite.rules}
-        kinds = {rule.name: _kind(rule) for rule in suite.rules}
-        self._row_rules = [rule for rule in suite.rules if kinds[rule.name] == "row"]
-        self._table_rules = [rule for rule in suite.rules if kinds[rule.name] == "table"]
-        self._whole_rules = [rule for rule in suite.rules if kinds[rule.name] == "whole"]
-        self._quarantines_late = any(rule.policy == "quarantine" for rule in self._whole_rules)
+        self._tallies = {rule.name: _Tally(max_ids) for rule in suite.rules}
+        self._rules: dict[str, list[Rule]] = {}
+        for rule in suite.rules:
+            if rule.table == ROWS:
+                self._rules.setdefault(_kind(rule), []).append(rule)
+        late = (*self._rules_of("whole"), *self._rules_of("unique"))
+        self._quarantines_late = any(rule.policy == "quarantine" for rule in late)
         self._seen: set[str] = set()
         self._kept: list[pd.DataFrame] = []
+        self._values: dict[str, _Values] = {}
+        self._first: pd.DataFrame | None = None  # what a rule that needs several rows to fail is shown when all differ
+        self._is_done = False
         self._nulls = set(suite.required)  # the required columns without a value so far
+        self._labels: set[str] = set()
         self._missing: RuleResult | None = None
         self._started = time.perf_counter()
         self.num_rows = 0
         self.num_quarantined = 0
 
-    def add(self, frame: pd.DataFrame) -> Quarantined:
-        """Check a chunk and return its rows that fail a rule which quarantines: row id -> the rules' names."""
+    def add(self, frame: pd.DataFrame, *, is_all: bool = False) -> Quarantined:
+        """Check a chunk and return its rows that fail a rule which quarantines: row id -> the rules' names.
+
+        `is_all`: no other chunk comes, and every rule on rows can be answered at once.
+        """
         if self._missing is None and not self.num_rows:
             self._missing = guards.missing_columns(frame, self._suite)
         self.num_rows += len(frame)
-        if self._missing is not None:
+        if self._missing is not None or not len(frame):
             return {}
         self._nulls -= {column for column in self._nulls if bool(frame[column].notna().any())}
+        if self._suite.min_classes:
+            self._labels.update(str(label) for label in frame["label"].dropna().unique())
+        if is_all:
+            self._is_done = True
+            rules = [rule for rule in self._suite.rules if rule.table == ROWS]
+            return {} if self._stopped() else self._quarantined(self._run(frame, rules))
         is_first = self.num_rows == len(frame)
-        found = self._run(frame, [*self._row_rules, *(self._table_rules if is_first else ())])
-        if self._whole_rules:
-            self._kept.append(frame[_columns(self._whole_rules, frame, id_column=self._id_column)])
+        found = self._run(frame, [*self._rules_of("row"), *(self._rules_of("columns") if is_first else ())])
+        self._keep(frame)
         return self._quarantined(found)
 
     def finish(
-        self, *, subject: str, context: Mapping[str, Any] | None = None, statistics: Mapping[str, Any] | None = None
+        self,
+        *,
+        subject: str,
+        extra: Mapping[str, pd.DataFrame] | None = None,
+        context: Mapping[str, Any] | None = None,
+        statistics: Mapping[str, Any] | None = None,
     ) -> tuple[CheckResult, Quarantined]:
         """Return the suite's answer, and the rows that a rule on all of them put aside beside those of the chunks."""
-        late: Quarantined = {}
-        stopped = stopped_before(self._suite, num_rows=self.num_rows, missing=self._missing, nulls=sorted(self._nulls))
-        if stopped is None and self._kept:
-            import pandas as pd
-
-            late = self._quarantined(self._run(pd.concat(self._kept, ignore_index=True), self._whole_rules))
+        stopped = self._stopped()
+        late = {} if stopped else self._quarantined(self._run_late(extra or {}))
         rules = [stopped] if stopped else self._results()
+        if self._names_all:  # nothing is put aside before the answer
+            self.num_quarantined = len(quarantined_rows(rules))
         if not stopped:
             rules.extend(too_many_bad(self.num_quarantined, self._suite, self.num_rows))
         facts = {
@@ -162,12 +238,60 @@ class ChunkedRun:
         )
         return result, late
 
-    def _run(self, frame: pd.DataFrame, rules: list[Rule]) -> list[RuleResult]:
-        answers = answers_of(frame, rules, self._id_column)
-        found = [answers.get(rule.name) or unanswered(rule) for rule in rules]
+    def _rules_of(self, kind: str) -> list[Rule]:
+        return self._rules.get(kind, [])
+
+    def _stopped(self) -> RuleResult | None:
+        nulls = sorted(self._nulls)
+        return stopped_before(
+            self._suite, num_rows=self.num_rows, missing=self._missing, nulls=nulls, labels=self._labels
+        )
+
+    def _keep(self, frame: pd.DataFrame) -> None:
+        """Keep of a chunk what the rules need that look at all rows."""
+        if self._rules_of("whole"):
+            self._kept.append(frame[_columns(self._rules_of("whole"), frame, id_column=self._id_column)])
+        if self._first is None:
+            self._first = frame[_columns(self._rules_of("unique"), frame, id_column=self._id_column)]
+        for column in {str(_argument(rule, "column")) for rule in self._rules_of("unique")} & set(frame.columns):
+            rows = frame[list(dict.fromkeys((self._id_column, column)))]
+            self._values.setdefault(column, _Values()).add(rows, column)
+
+    def _run_late(self, extra: Mapping[str, pd.DataFrame]) -> list[RuleResult]:
+        """Run the rules that need all rows, and those on other tables."""
+        import pandas as pd
+
+        found = []
+        if not self._is_done:
+            if self._kept:
+                found += self._run(pd.concat(self._kept, ignore_index=True), self._rules_of("whole"))
+            for rule in self._rules_of("unique"):
+                found += self._run_unique(rule)
+            counted = pd.DataFrame(index=pd.RangeIndex(self.num_rows))
+            found += self._run(counted, self._rules_of("count"), id_column=None)
+        for table in dict.fromkeys(rule.table for rule in self._suite.rules if rule.table != ROWS):
+            rules = [rule for rule in self._suite.rules if rule.table == table]
+            found += self._run(extra.get(table), rules, id_column=self._suite.id_columns.get(table))
+        return found
+
+    def _run_unique(self, rule: Rule) -> list[RuleResult]:
+        values = self._values.get(str(_argument(rule, "column")))
+        alike = values.alike() if values else None
+        (one,) = self._answers(self._first if alike is None else alike, [rule], self._id_column)
+        if one.error is None:
+            one = _observed(dataclasses.replace(one, num_checked=self.num_rows))
+        self._tallies[rule.name].add(one)
+        return [one]
+
+    def _run(self, frame: pd.DataFrame | None, rules: list[Rule], *, id_column: str | None = "") -> list[RuleResult]:
+        found = self._answers(frame, rules, self._id_column if id_column == "" else id_column) if rules else []
         for one in found:
             self._tallies[one.name].add(one)
         return found
+
+    def _answers(self, frame: pd.DataFrame | None, rules: list[Rule], id_column: str | None) -> list[RuleResult]:
+        answers = answers_of(frame, rules, id_column)
+        return [answers.get(rule.name) or unanswered(rule) for rule in rules]
 
     def _quarantined(self, found: Iterable[RuleResult]) -> Quarantined:
         result = quarantined_rows(found)
@@ -181,10 +305,36 @@ class ChunkedRun:
 
 
 def _kind(rule: Rule) -> str:
+    """Return what a rule on rows is answered from: a `row`, the `columns`, their `count`, hashes, or the `whole`."""
     name = rule.expectation if isinstance(rule.expectation, str) else type(rule.expectation).__name__
-    if name in TABLE_EXPECTATIONS:
-        return "table"
-    return "row" if name in ROW_EXPECTATIONS and _argument(rule, "mostly") in (None, 1) else "whole"
+    is_conditional = _argument(rule, "row_condition") is not None
+    counts_all = _argument(rule, "mostly") not in (None, 1)
+    if name in COLUMN_EXPECTATIONS:
+        return "columns"
+    if name in ROW_EXPECTATIONS and not counts_all:
+        return "row"
+    if is_conditional or counts_all:
+        return "whole"
+    return "count" if name in COUNT_EXPECTATIONS else "unique" if name == UNIQUE_EXPECTATION else "whole"
+
+
+def _observed(one: RuleResult) -> RuleResult:
+    """Return a rule's answer with its counts in words."""
+    if not one.num_failed:
+        return one
+    return dataclasses.replace(one, observed=f"{one.num_failed} of {one.num_checked}: {', '.join(one.examples)}")
+
+
+def _hashes(values: pd.Series[Any]) -> npt.NDArray[np.uint64]:
+    """Return eight bytes for each value, the same for equal ones: a number is the same whatever its type."""
+    import pandas as pd
+
+    plain = values.astype(float) if pd.api.types.is_numeric_dtype(values) else values
+    try:
+        found = pd.util.hash_pandas_object(plain, index=False, categorize=False)
+    except (TypeError, ValueError):  # values without a hash: Great Expectations looks at them all
+        return np.zeros(len(values), dtype=np.uint64)
+    return np.asarray(found, dtype=np.uint64)
 
 
 def _argument(rule: Rule, name: str) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data_checks.guards import guard, guard_counts
-from data_checks.result import ERROR_CODE, CheckResult, RuleResult, Severity, quarantined_rows
-from data_checks.rules import ROWS, Rule, Suite
+from data_checks.guards import guard_counts
+from data_checks.result import ERROR_CODE, CheckResult, RuleResult, Severity
+from data_checks.rules import Rule, Suite
 from pipeline_tasks.errors import printable
 
 if TYPE_CHECKING:
@@ -19,36 +18,6 @@ _log = logging.getLogger(__name__)
 TOO_MANY_BAD_ROWS = "TOO_MANY_BAD_ROWS"
 SUITE_EMPTY = "SUITE_EMPTY"
 MAX_EXAMPLES = 5
-
-
-def run_suite(
-    frame: pd.DataFrame,
-    suite: Suite,
-    *,
-    subject: str,
-    extra: Mapping[str, pd.DataFrame] | None = None,
-    context: Mapping[str, Any] | None = None,
-    statistics: Mapping[str, Any] | None = None,
-) -> CheckResult:
-    """Check the rows, and the suite's further tables in `extra` (`classes`, `facts`); never raises on bad data.
-
-    `context` names what the answer depends on besides rows and rules (an exam, a reference snapshot).
-    """
-    started = time.perf_counter()
-    tables = {ROWS: frame, **(extra or {})}
-    stopped = _without_rules(suite) or guard(frame, suite)
-    rules = [stopped] if stopped else _run_tables(tables, suite)
-    bad = quarantined_rows(rules)
-    if not stopped:
-        rules.extend(too_many_bad(len(bad), suite, len(frame)))
-    facts = {
-        **(statistics or {}),
-        "num_rows": len(frame),
-        "num_rules": len(suite.rules),
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    suite_id = suite.suite_id(context)
-    return judge(suite, rules, subject=subject, suite_id=suite_id, statistics=facts, num_quarantined=len(bad))
 
 
 def judge(
@@ -83,10 +52,10 @@ def _severity(rules: Sequence[RuleResult]) -> Severity:
 
 
 def stopped_before(
-    suite: Suite, *, num_rows: int, missing: RuleResult | None, nulls: Sequence[str]
+    suite: Suite, *, num_rows: int, missing: RuleResult | None, nulls: Sequence[str], labels: Collection[str]
 ) -> RuleResult | None:
     """Return the reason not to take the rules' answers at all; `nulls` are the required columns without a value."""
-    return _without_rules(suite) or guard_counts(num_rows, missing=missing, nulls=nulls)
+    return _without_rules(suite) or guard_counts(suite, num_rows=num_rows, missing=missing, nulls=nulls, labels=labels)
 
 
 def _without_rules(suite: Suite) -> RuleResult | None:
@@ -103,14 +72,6 @@ def too_many_bad(num_bad: int, suite: Suite, num_rows: int) -> list[RuleResult]:
     expected = f"at most {limit:.0%} of the rows may be bad (checks.max_quarantine_share)"
     observed = f"{num_bad} of {num_rows}"
     return [RuleResult(TOO_MANY_BAD_ROWS, "stop", success=False, expected=expected, observed=observed)]
-
-
-def _run_tables(tables: Mapping[str, pd.DataFrame], suite: Suite) -> list[RuleResult]:
-    results: dict[str, RuleResult] = {}
-    for name in dict.fromkeys(rule.table for rule in suite.rules):
-        rules = [rule for rule in suite.rules if rule.table == name]
-        results.update(answers_of(tables.get(name), rules, suite.id_columns.get(name)))
-    return [results.get(rule.name) or unanswered(rule) for rule in suite.rules]
 
 
 def unanswered(rule: Rule) -> RuleResult:

@@ -316,7 +316,11 @@ class DatasetRepository:
 def _decided_batch(rows: Sequence[sa.Row[Any]]) -> pa.RecordBatch:
     columns = dict(zip(DECIDED.names, zip(*rows, strict=True), strict=True))
     columns["annotators"] = tuple(sorted(str(name) for name in names or ()) for names in columns["annotators"])
-    return pa.record_batch([pa.array(columns[field.name], field.type) for field in DECIDED], schema=DECIDED)
+    arrays = {"item_id": pa.array(columns["item_id"], DECIDED.field("item_id").type)}
+    for field in DECIDED:  # where the content or the group is the item, it is in memory once
+        is_item = columns[field.name] == columns["item_id"]
+        arrays[field.name] = arrays["item_id"] if is_item else pa.array(columns[field.name], field.type)
+    return pa.record_batch(arrays, schema=DECIDED)
 
 
 def _decided(project: str, split: Split, *chosen: Any) -> sa.Select[Any]:

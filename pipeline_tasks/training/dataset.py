@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline_tasks.contracts import Location
 from pipeline_tasks.errors import DataCorrupt, GateClosed
+from pipeline_tasks.validation.manifest import is_ascending
 
 REQUIRED_COLUMNS = ("item_id", "label", "split", "group_key", "object_key", "offset", "size_bytes")
 ROWS_AT_ONCE = 50_000
@@ -77,7 +78,8 @@ class TrainingRows(Sequence[TrainingRow]):
 
     def by_object(self) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the positions of the rows that lie in one object, object after object."""
-        codes_n = pc.rank(self._table["object_key"], tiebreaker="dense").to_numpy()
+        names = self._table["object_key"].combine_chunks()
+        codes_n = pc.rank(names.dictionary, tiebreaker="dense").to_numpy()[names.indices.to_numpy()]
         order_n = np.argsort(codes_n, kind="stable")
         yield from np.split(order_n, np.flatnonzero(np.diff(codes_n[order_n])) + 1) if len(order_n) else []
 
@@ -109,16 +111,14 @@ def rows_of(manifest: pa.Table) -> TrainingRows:
     columns = columns.append_column("weight", pc.fill_null(weight, 1.0))
     contents = manifest["content_id"] if "content_id" in manifest.column_names else columns["item_id"]
     columns = columns.append_column("content_id", contents)
+    if not pa.types.is_dictionary(columns["object_key"].type):
+        at = columns.column_names.index("object_key")
+        columns = columns.set_column(at, "object_key", columns["object_key"].dictionary_encode())
     is_train = pc.equal(columns["split"], "train")
     if not pc.all(pc.fill_null(is_train, False)).as_py():  # noqa: FBT003 - the value that fills
         columns = columns.filter(is_train)
     columns = columns.drop_columns(["split"])
-    return TrainingRows(columns if _is_ascending(columns["item_id"]) else columns.sort_by("item_id"))
-
-
-def _is_ascending(values: pa.ChunkedArray) -> bool:
-    """Return whether the values are sorted: a snapshot's are, and are then not copied."""
-    return len(values) < 2 or bool(pc.all(pc.less_equal(values.slice(0, len(values) - 1), values.slice(1))).as_py())
+    return TrainingRows(columns if is_ascending(columns["item_id"]) else columns.sort_by("item_id"))
 
 
 def class_indices(rows: TrainingRows, classes: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -128,7 +128,7 @@ def class_indices(rows: TrainingRows, classes: Sequence[str]) -> npt.NDArray[np.
         GateClosed: UNKNOWN_LABEL, a row has a label that the project does not.
     """
     labels = rows.labels()
-    position_n = pc.index_in(labels, value_set=pa.array(classes, labels.type))
+    position_n = pc.index_in(labels, value_set=pa.array(classes, pa.string()))
     unknown = sorted(map(str, labels.filter(pc.is_null(position_n)).unique().to_pylist()))
     if unknown:
         raise GateClosed(

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_checks.chunks import run_suite
 from data_checks.overrides import project_rules
 from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Suite, extend
-from data_checks.runner import run_suite
 from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM, dataset_suite, labels_suite
 from pipeline_tasks.catalog.datasets import ROWS_AT_ONCE, BadRow, Columns, DatasetRepository
 from pipeline_tasks.contracts import CheckReport, Fence, Leak, canonical_json, content_id
@@ -21,6 +21,7 @@ from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.validation import frames
 from pipeline_tasks.validation.items import bad_rows, items_check
 from pipeline_tasks.validation.leakage import Comparison
+from pipeline_tasks.validation.manifest import filtered
 from pipeline_tasks.validation.reports import CheckContext, publish_check
 
 MAX_NAMED, MAX_STORED = 10, 100
@@ -47,7 +48,7 @@ def checked_labels(project: LoadedProject, decided: pa.Table, *, context: CheckC
     suite = _with_own_rules(labels_suite(project.config), project)
     counts = frames.count_classes(frames.count_labels(decided["label"]), project.config.labels.classes)
     statistics = {"class_counts": counts}
-    result = run_suite(frames.labels_frame(decided), suite, subject=_subject(decided), statistics=statistics)
+    result = run_suite(frames.labels_frames(decided), suite, subject=_subject(decided), statistics=statistics)
     expected = {rule.name: rule.expected for rule in result.rules}
     failed = result.quarantined
     bad = bad_rows(failed, rows_of(decided, failed), reason=lambda _, name: f"{expected[name]} (suite {result.suite})")
@@ -107,7 +108,7 @@ def check_dataset(
     if leaks:
         subjects["near_duplicates"] = content_id([dataclasses.asdict(leak) for leak in leaks])
     result = run_suite(
-        frames.dataset_frame(table),
+        frames.dataset_frames(table),
         _with_own_rules(dataset_suite(project.config), project),
         subject=snapshot_id,
         extra={"classes": frames.classes_frame(counts), "facts": facts},
@@ -171,7 +172,7 @@ def _left_out(leaks: Sequence[Leak], columns: Columns) -> list[BadRow]:
 
 def without(decided: pa.Table, item_ids: Collection[str]) -> pa.Table:
     """Return the rows but those of these items."""
-    return decided.filter(pc.invert(_is_one_of(decided["item_id"], item_ids))) if item_ids else decided
+    return filtered(decided, pc.invert(_is_one_of(decided["item_id"], item_ids))) if item_ids else decided
 
 
 def rows_of(decided: pa.Table, item_ids: Collection[str]) -> Columns:

@@ -27,6 +27,7 @@ from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, InputError
 from pipeline_tasks.guards.cells import spelled
 from pipeline_tasks.project import Modality, NearDuplicates
+from pipeline_tasks.validation.manifest import is_ascending
 
 # Raise one when the same bytes get another fingerprint: stored ones are then computed anew.
 FORMATS: dict[Modality, int] = {"image": 1, "text": 2, "tabular": 2}
@@ -43,6 +44,8 @@ WIDTHS: dict[Modality, int] = {
     "text": NUM_PERMUTATIONS * 4,
     "tabular": 32,
 }
+ROWS_AT_ONCE = 1 << 18  # as many are looked up at a time: a table of the ids of all would be larger than they are
+_NO_BYTES = np.empty(0, dtype=np.uint8)
 _VARIANT = re.compile("[\ufe00-\ufe0f]")  # asks for one look or the other of the sign before it
 
 Bytes = npt.NDArray[np.uint8]
@@ -174,12 +177,61 @@ def as_table(values: Mapping[str, bytes | None]) -> pa.Table:
     return pa.table({"item_id": list(values), "fingerprint": list(values.values())}, schema=SCHEMA)
 
 
+class Gathered:
+    """The fingerprints of a set of items while they are found: one row for each, no Python objects."""
+
+    def __init__(self, item_ids: pa.ChunkedArray, *, modality: Modality) -> None:
+        self._item_ids = item_ids
+        self._values_nw = np.zeros((len(item_ids), WIDTHS[modality]), dtype=np.uint8)
+        self._is_known_n = np.zeros(len(item_ids), dtype=bool)
+        self._is_given_n = np.zeros(len(item_ids), dtype=bool)
+
+    def take_over(self, stored: pa.Table) -> None:
+        """Take what is stored (columns: SCHEMA) of these items; what is known already stays."""
+        for start in range(0, stored.num_rows, ROWS_AT_ONCE):
+            some = stored.slice(start, ROWS_AT_ONCE).combine_chunks()
+            at = pc.index_in(self._item_ids, value_set=some["item_id"])
+            rows_n = np.flatnonzero(pc.is_valid(at).to_numpy() & ~self._is_known_n)
+            found = some["fingerprint"].take(at.take(pa.array(rows_n)))
+            given_n = rows_n[pc.is_valid(found).to_numpy()]
+            self._is_known_n[rows_n] = True
+            self._is_given_n[given_n] = True
+            self._values_nw[given_n] = _matrix(found.drop_null(), width=self._values_nw.shape[1])
+
+    def put(self, row: int, value: bytes | None) -> None:
+        """Note an item's fingerprint, or that it has none."""
+        self._is_known_n[row] = True
+        if value is not None:
+            self._is_given_n[row] = True
+            self._values_nw[row] = np.frombuffer(value, dtype=np.uint8)
+
+    def missing(self) -> npt.NDArray[np.int64]:
+        """Return the rows of which nothing is known."""
+        return np.flatnonzero(~self._is_known_n)
+
+    def table(self) -> pa.Table:
+        """Return all as a table (columns: SCHEMA) on the same memory."""
+        num_rows, width = self._values_nw.shape
+        at_once = np.iinfo(np.int32).max // width
+        offsets_n = np.arange(min(num_rows, at_once) + 1, dtype=np.int32) * np.int32(width)
+        chunks = []
+        for start in range(0, num_rows, at_once):
+            values_nw = self._values_nw[start : start + at_once]
+            given = pa.array(self._is_given_n[start : start + at_once])
+            valid = None if pc.all(given).as_py() else given.buffers()[1]
+            buffers = [valid, pa.py_buffer(offsets_n), pa.py_buffer(values_nw)]
+            chunks.append(pa.Array.from_buffers(pa.binary(), len(values_nw), buffers))
+        return pa.table([self._item_ids, pa.chunked_array(chunks, pa.binary())], schema=SCHEMA)
+
+
 def select(stored: pa.Table, item_ids: pa.ChunkedArray) -> pa.Table:
     """Return the fingerprints of these items, in their order.
 
     Raises:
         KeyError: an item has no row.
     """
+    if stored["item_id"].equals(item_ids):
+        return stored
     rows = pc.index_in(item_ids, value_set=stored["item_id"])
     if rows.null_count:
         raise KeyError(item_ids.filter(pc.is_null(rows))[0].as_py())
@@ -188,15 +240,15 @@ def select(stored: pa.Table, item_ids: pa.ChunkedArray) -> pa.Table:
 
 def pack(stored: pa.Table, *, modality: Modality) -> Fingerprints:
     """Return a table of fingerprints as arrays, sorted by item id."""
-    ids = stored["item_id"]
-    is_sorted = len(ids) < 2 or pc.all(pc.less(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py()
-    ordered = stored if is_sorted else stored.sort_by("item_id")
+    ordered = stored if is_ascending(stored["item_id"]) else stored.sort_by("item_id")
     found = ordered.filter(pc.is_valid(ordered["fingerprint"])) if ordered["fingerprint"].null_count else ordered
-    parts = [np.frombuffer(b"", dtype=np.uint8), *(_bytes_of(chunk) for chunk in found["fingerprint"].chunks)]
-    return Fingerprints(
-        item_ids=found["item_id"],
-        values=np.concatenate(parts).reshape(found.num_rows, WIDTHS[modality]),
-    )
+    return Fingerprints(found["item_id"], _matrix(found["fingerprint"], width=WIDTHS[modality]))
+
+
+def _matrix(column: pa.ChunkedArray, *, width: int) -> Bytes:
+    """Return fingerprints of which none is missing as an array (n, width)."""
+    parts = [_bytes_of(chunk) for chunk in column.chunks]
+    return (parts[0] if len(parts) == 1 else np.concatenate([_NO_BYTES, *parts])).reshape(len(column), width)
 
 
 def _bytes_of(chunk: pa.BinaryArray) -> Bytes:
@@ -209,7 +261,7 @@ def _bytes_of(chunk: pa.BinaryArray) -> Bytes:
 def to_parquet(stored: pa.Table) -> bytes:
     """Return the fingerprints as Parquet."""
     buffer = io.BytesIO()
-    pq.write_table(stored.combine_chunks(), buffer, compression="zstd")
+    pq.write_table(stored, buffer, compression="zstd")
     return buffer.getvalue()
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+
+ROWS_AT_ONCE = 50_000
+
+
+def labels_frames(decided: pa.Table) -> Iterator[pd.DataFrame]:
+    """Yield decided labels as the labels suite reads them, so many rows at a time."""
+    return map(labels_frame, _slices(decided))
 
 
 def labels_frame(decided: pa.Table) -> pd.DataFrame:
@@ -29,9 +36,17 @@ def labels_frame(decided: pa.Table) -> pd.DataFrame:
     )
 
 
-def dataset_frame(manifest: pa.Table) -> pd.DataFrame:
-    """Return the columns of a manifest that the dataset suite reads."""
-    return pd.DataFrame(manifest.select(["item_id", "label", "group_key", "weight", "split"]).to_pandas())
+def dataset_frames(manifest: pa.Table) -> Iterator[pd.DataFrame]:
+    """Yield the columns of a manifest that the dataset suite reads, so many rows at a time."""
+    columns = {"item_id": pa.string(), "label": pa.string(), "group_key": pa.string(), "weight": pa.float64()}
+    schema = pa.schema(columns | {"split": pa.string()})
+    for some in _slices(manifest.select(schema.names)):
+        yield some.cast(schema).to_pandas()
+
+
+def _slices(table: pa.Table) -> Iterator[pa.Table]:
+    """Yield the rows ROWS_AT_ONCE at a time: at least one table, which may be empty."""
+    return (table.slice(start, ROWS_AT_ONCE) for start in range(0, max(1, table.num_rows), ROWS_AT_ONCE))
 
 
 def count_labels(labels: pa.ChunkedArray) -> dict[str, int]:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -73,8 +74,8 @@ def compare_with_exams(
     equal = [leak for leak in _equal(exam_places, trained) if leak.item_id != leak.trained_item_id]
     if project.config.gate.exam.near_duplicates.policy == "off":
         return Comparison(tuple(near_duplicates.best_by_trained_item(equal)))
-    stored = [_stored(project, ref.snapshot_id, store=store) for ref in known]
-    values = _complete(project, TRAINING, trained, known=pa.concat_tables([_NONE, *stored]), store=store)
+    stored = (_stored(project, subject, store=store) for subject in {ref.snapshot_id: ref for ref in known})
+    values = _complete(project, TRAINING, trained, known=stored, store=store)
     exam_values = _exam_values(project, exam_places, store=store)
     leaks = equal + _near(project, exam_values, values, places=[trained, *exam_places.values()], store=store)
     return Comparison(tuple(near_duplicates.best_by_trained_item(leaks)), values)
@@ -160,7 +161,7 @@ def _exam_values(project: LoadedProject, exams: Mapping[str, pa.Table], *, store
 
 def _values_of(project: LoadedProject, subject: str, places: pa.Table, *, store: ObjectStore) -> pa.Table:
     """Return the fingerprints of a snapshot's or an exam's items, from the store or computed and stored."""
-    known = _stored(project, subject, store=store)
+    known = (_stored(project, subject, store=store) for _ in range(1))
     values = _complete(project, subject, places, known=known, store=store)
     keep_fingerprints(project, subject, values, store=store)
     forget_parts(project, subject, store=store)
@@ -168,66 +169,64 @@ def _values_of(project: LoadedProject, subject: str, places: pa.Table, *, store:
 
 
 def _complete(
-    project: LoadedProject, subject: str, places: pa.Table, *, known: pa.Table, store: ObjectStore
+    project: LoadedProject, subject: str, places: pa.Table, *, known: Iterable[pa.Table], store: ObjectStore
 ) -> pa.Table:
     """Return the fingerprints of all these items; what is neither known nor in a part is computed and kept in parts."""
-    if known["item_id"].equals(places["item_id"]):
-        return known
-    missing = _unknown(places, known)
-    if missing.num_rows:
-        known = pa.concat_tables([known, *_parts(project, subject, store=store)])
-        missing = _unknown(places, known)
-    if missing.num_rows:
-        _log.info("computing %d of %d fingerprints of %s", missing.num_rows, places.num_rows, project.name)
-    computed, num_computed = [], 0
-    for part in _in_parts(_computed(project, missing, store=store)):
-        _keep_part(project, subject, part, store=store)
-        computed.append(part)
-        num_computed += part.num_rows
-        _log.info("%d of %d fingerprints of %s computed", num_computed, missing.num_rows, project.name)
-    return fp.select(pa.concat_tables([known, *computed]), places["item_id"])
+    found = fp.Gathered(places["item_id"], modality=project.config.modality)
+    for stored in known:
+        if stored["item_id"].equals(places["item_id"]):
+            return pa.table([places["item_id"], stored["fingerprint"]], schema=fp.SCHEMA)
+        found.take_over(stored)
+    if len(found.missing()):
+        found.take_over(pa.concat_tables([_NONE, *_parts(project, subject, store=store)]))
+    missing_n, num_computed = found.missing(), 0
+    if len(missing_n):
+        _log.info("computing %d of %d fingerprints of %s", len(missing_n), places.num_rows, project.name)
+    computed = _computed(project, places, missing_n, store=store)
+    while some := list(islice(computed, PART_ITEMS)):
+        _keep_part(project, subject, {item_id: value for _, item_id, value in some}, store=store)
+        for row, _, value in some:
+            found.put(row, value)
+        num_computed += len(some)
+        _log.info("%d of %d fingerprints of %s computed", num_computed, len(missing_n), project.name)
+    return found.table()
 
 
-def _unknown(places: pa.Table, known: pa.Table) -> pa.Table:
-    return places.filter(pc.invert(pc.is_in(places["item_id"], known["item_id"])))
-
-
-def _computed(project: LoadedProject, places: pa.Table, *, store: ObjectStore) -> Iterable[tuple[str, bytes | None]]:
+def _computed(
+    project: LoadedProject, places: pa.Table, rows_n: npt.NDArray[np.int64], *, store: ObjectStore
+) -> Iterator[tuple[int, str, bytes | None]]:
+    """Yield (row, item id, fingerprint) of some rows, object after object."""
     config = project.config
     digits = config.gate.exam.near_duplicates.significant_digits
-    for some in _whole_objects(places):
-        by_id = places_of(some.to_pydict())
+    for some_n in _whole_objects(places, rows_n):
+        by_id = places_of(manifest.take(places, some_n).to_pydict())
+        row_of = dict(zip(by_id, some_n.tolist(), strict=True))
 
         def look(item_id: str, data: bytes, by_id: Mapping[str, Place] = by_id) -> tuple[str, bytes | None]:
             data = _checked(item_id, data, by_id)
             limits = {"max_pixels": config.checks.max_pixels, "digits": digits}
             return item_id, fp.fingerprint(data, modality=config.modality, **limits)
 
-        yield from _mapped(store, by_id.items(), look)
+        for item_id, value in _mapped(store, by_id.items(), look):
+            yield row_of[item_id], item_id, value
 
 
-def _whole_objects(places: pa.Table) -> Iterator[pa.Table]:
-    """Yield the rows object after object, as they come first, at least READ_AT_ONCE at a time but for the last."""
-    if not places.num_rows:
-        return
-    codes_n = places["object_key"].unify_dictionaries().combine_chunks().indices.to_numpy()
-    order_n = np.argsort(codes_n, kind="stable")
+def _whole_objects(places: pa.Table, rows_n: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield some rows object after object, as they come first, at least READ_AT_ONCE at a time but for the last."""
+    chunks = places["object_key"].unify_dictionaries().chunks
+    codes_n = np.concatenate([np.empty(0, dtype=np.int32), *(chunk.indices.to_numpy() for chunk in chunks)])
+    order_n = rows_n[np.argsort(codes_n[rows_n], kind="stable")]
     ends = [*np.flatnonzero(np.diff(codes_n[order_n])) + 1, len(order_n)]
     start = 0
     for end in ends:
-        if end - start >= READ_AT_ONCE or end == len(order_n):
-            yield places.take(pa.array(order_n[start:end]))
+        if end > start and (end - start >= READ_AT_ONCE or end == len(order_n)):
+            yield np.sort(order_n[start:end])
             start = end
 
 
-def _in_parts(pairs: Iterable[tuple[str, bytes | None]]) -> Iterator[pa.Table]:
-    waiting = iter(pairs)
-    while part := dict(islice(waiting, PART_ITEMS)):
-        yield fp.as_table(part).sort_by("item_id")
-
-
-def _keep_part(project: LoadedProject, subject: str, part: pa.Table, *, store: ObjectStore) -> None:
+def _keep_part(project: LoadedProject, subject: str, values: Mapping[str, bytes | None], *, store: ObjectStore) -> None:
     """Store a part under the hash of its item ids, so that whoever computes the same items writes the same object."""
+    part = fp.as_table(values).sort_by("item_id")
     key = f"{_parts_prefix(project, subject)}{content_id(part['item_id'].to_pylist())}.parquet"
     crash_point("fingerprints.part.before")
     store.create(key, fp.to_parquet(part), content_type=PARQUET)

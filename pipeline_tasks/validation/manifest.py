@@ -8,7 +8,9 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline_tasks.contracts import Location, content_id
@@ -42,16 +44,31 @@ KEYED_SCHEMA = SCHEMA.append(pa.field("content_id", pa.string()))
 IDENTITY = tuple(name for name in SCHEMA.names if name not in {"object_key", "offset", "arrived_at"})
 FORMAT = 2
 PLACE_COLUMNS = ("item_id", "content_id", "object_key", "offset", "size_bytes")
+# Columns of few values: in memory each value is held once. In Parquet they are plain strings.
+FEW_VALUES = ("label", "split", "object_key", "media_type", "method", "source", "origin")
+_ONCE = pa.dictionary(pa.int32(), pa.string())
+# Rows of a row group: so many are held as plain strings while a manifest is written.
+ROWS_OF_A_GROUP = 1 << 17
 
 
 def build_manifest(decided: pa.Table) -> pa.Table:
-    """Return decided labels (as the catalog gives them) as a manifest, sorted by item id."""
+    """Return decided labels (as the catalog gives them) as a manifest, sorted by item id; FEW_VALUES are encoded."""
     known = {name: decided[name] for name in decided.column_names}
     known["decision_version"] = known.pop("version")
     known["weight"] = pa.chunked_array([np.ones(decided.num_rows)])
     is_keyed = not known.get("content_id", known["item_id"]).equals(known["item_id"])
-    schema = KEYED_SCHEMA if is_keyed else SCHEMA
-    return pa.table([known[field.name].cast(field.type) for field in schema], schema=schema).sort_by("item_id")
+    schema = _in_memory(KEYED_SCHEMA if is_keyed else SCHEMA)
+    table = pa.table([known[field.name].cast(field.type) for field in schema], schema=schema)
+    return table if is_ascending(table["item_id"]) else table.sort_by("item_id")
+
+
+def is_ascending(values: pa.ChunkedArray) -> bool:
+    """Return whether the values are sorted: then they need no sorted copy."""
+    return len(values) < 2 or bool(pc.all(pc.less_equal(values.slice(0, len(values) - 1), values.slice(1))).as_py())
+
+
+def _in_memory(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_type(_ONCE) if field.name in FEW_VALUES else field for field in schema])
 
 
 def content_ids(table: pa.Table) -> list[str]:
@@ -79,34 +96,39 @@ def exam_id(table: pa.Table) -> str:
 
 def to_parquet(table: pa.Table) -> bytes:
     """Return the manifest as Parquet."""
+    schema = KEYED_SCHEMA if "content_id" in table.column_names else SCHEMA
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        for start in range(0, max(1, table.num_rows), ROWS_OF_A_GROUP):
+            writer.write_table(table.slice(start, ROWS_OF_A_GROUP).cast(schema).combine_chunks())
     return buffer.getvalue()
 
 
 def from_parquet(data: bytes, *, object_key: str, columns: Sequence[str] = KEYED_SCHEMA.names) -> pa.Table:
-    """Return the manifest that Parquet bytes hold, or those of its columns that are asked for.
+    """Return the manifest that Parquet bytes hold, or those of its columns that are asked for; FEW_VALUES are encoded.
 
     Raises:
         DataCorrupt: the bytes are no Parquet of this schema.
     """
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
-        schema = file.schema_arrow
+        schema = pq.read_schema(io.BytesIO(data))
         if not (schema.equals(SCHEMA) or schema.equals(KEYED_SCHEMA)):
             raise DataCorrupt(f"{object_key} must have the columns {SCHEMA.names} (got {schema.names}).")
-        return file.read([name for name in schema.names if name in columns])
+        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=list(FEW_VALUES))
+        # Column by column, so that no more than one of them is in memory twice.
+        names = [name for name in schema.names if name in columns]
+        return pa.table({name: file.read([name]).unify_dictionaries().combine_chunks()[name] for name in names})
     except (pa.ArrowException, OSError) as error:
         raise DataCorrupt(f"{object_key} must be a Parquet manifest (got {type(error).__name__}).") from error
 
 
-def read(store: ObjectStore, object_key: str) -> pa.Table:
-    """Return the manifest that lies in the object store.
+def read(store: ObjectStore, object_key: str, *, columns: Sequence[str] = KEYED_SCHEMA.names) -> pa.Table:
+    """Return the manifest that lies in the object store, or those of its columns that are asked for.
 
     Raises:
         DataCorrupt: it is not there, or no Parquet of this schema.
     """
-    return from_parquet(_stored(store, object_key), object_key=object_key)
+    return from_parquet(_stored(store, object_key), object_key=object_key, columns=columns)
 
 
 def _stored(store: ObjectStore, object_key: str) -> bytes:
@@ -124,17 +146,35 @@ def read_places(store: ObjectStore, object_key: str) -> pa.Table:
     Raises:
         DataCorrupt: it is not there, or no Parquet of this schema.
     """
-    return places(from_parquet(_stored(store, object_key), object_key=object_key, columns=PLACE_COLUMNS))
+    return places(read(store, object_key, columns=PLACE_COLUMNS))
 
 
 def places(table: pa.Table) -> pa.Table:
-    """Return the columns PLACE_COLUMNS of a manifest or of decided labels, the objects' names held once each."""
+    """Return the columns PLACE_COLUMNS of a manifest or of decided labels."""
     contents = table["content_id" if "content_id" in table.column_names else "item_id"]
-    names = table["object_key"]
-    if not pa.types.is_dictionary(names.type):
-        names = names.dictionary_encode()
-    columns = [table["item_id"], contents, names, table["offset"], table["size_bytes"]]
+    columns = [table["item_id"], contents, table["object_key"], table["offset"], table["size_bytes"]]
     return pa.table(columns, names=list(PLACE_COLUMNS))
+
+
+def take(table: pa.Table, rows_n: npt.NDArray[np.int64]) -> pa.Table:
+    """Return some rows, whose numbers ascend. Arrow's own `take` joins all chunks of a column of strings first."""
+    found, start = [], 0
+    for batch in table.to_batches():
+        first, last = np.searchsorted(rows_n, [start, start + batch.num_rows])
+        found.append(batch.take(pa.array(rows_n[first:last] - start)))
+        start += batch.num_rows
+    return pa.Table.from_batches(found, table.schema)
+
+
+def filtered(table: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
+    """Return the rows of a mask; columns that lie in the same memory do so again."""
+    done: dict[tuple[int, ...], pa.ChunkedArray] = {}
+    columns = {}
+    for name in table.column_names:
+        buffers = (buffer for chunk in table[name].chunks for buffer in chunk.buffers() if buffer is not None)
+        place = tuple(buffer.address for buffer in buffers)
+        columns[name] = done[place] = done.get(place) if place in done else table[name].filter(mask)
+    return pa.table(columns, schema=table.schema)
 
 
 def locations(table: pa.Table) -> list[Location]:

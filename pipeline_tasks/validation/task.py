@@ -106,6 +106,8 @@ def build_snapshot(
     if comparison.values.num_rows:
         values = fingerprints.select(comparison.values, table["item_id"])
         keep_fingerprints(project, snapshot_id, values, store=store)
+        del values
+    del comparison
     key = f"snapshots/{project.name}/{snapshot_id}/manifest.parquet"
     crash_point("snapshot.put.before")
     database.check(fence)
@@ -214,7 +216,7 @@ def plan_training(
         left_out |= datasets.set_aside(project.name, NEAR_DUPLICATE_OF_EXAM)
     pairs = (pair for pair in datasets.decided_pairs(project.name, "train") if pair[0] not in left_out)
     refs = {ref for ref in (datasets.head_snapshot(project.name), datasets.champion_snapshot(project.name)) if ref}
-    known = (_each_pair(read_manifest(store, ref, verify=False)) for ref in refs)
+    known = (_each_pair(manifest.read(store, ref.object_key, columns=("item_id", "label"))) for ref in refs)
     minimum = project.config.train.min_new_labels
     return enough_new_labels(
         project=project.name,
@@ -227,15 +229,14 @@ def plan_training(
     )
 
 
-def read_manifest(store: ObjectStore, ref: SnapshotRef, *, verify: bool = True) -> pa.Table:
+def read_manifest(store: ObjectStore, ref: SnapshotRef) -> pa.Table:
     """Return a snapshot's rows, sorted by item id (columns: manifest.SCHEMA).
 
     Raises:
         DataCorrupt: the rows do not hash to the snapshot's id.
     """
     table = manifest.read(store, ref.object_key)
-    if verify:
-        _require_id(ref.object_key, expected=ref.snapshot_id, found=manifest.manifest_id(table))
+    _require_id(ref.object_key, expected=ref.snapshot_id, found=manifest.manifest_id(table))
     return table
 
 
@@ -274,8 +275,9 @@ def _refuse_leaked_exam(project: LoadedProject, table: pa.Table, *, context: Che
     head = context.datasets.head_snapshot(project.name)
     if head is None:
         return
-    trained = read_manifest(context.store, head, verify=False)
-    for column, code in (("item_id", "ITEM_LEAKAGE"), ("group_key", "GROUP_LEAKAGE")):
+    codes = {"item_id": "ITEM_LEAKAGE", "group_key": "GROUP_LEAKAGE"}
+    trained = manifest.read(context.store, head.object_key, columns=tuple(codes))
+    for column, code in codes.items():
         shared = sorted(set(trained[column].filter(pc.is_in(trained[column], table[column])).to_pylist()))
         if shared:
             listed = ", ".join(shared[:10])
@@ -297,8 +299,10 @@ def _refuse_small_exam(project: LoadedProject, *, num_items: int, minimum: int) 
 def _newest_only(decided: pa.Table, *, base: SnapshotRef | None, store: ObjectStore) -> pa.Table:
     if base is None:
         return decided
-    known = set(_each_pair(read_manifest(store, base)))
-    return without(decided, {pair[0] for pair in _each_pair(decided) if pair in known})
+    known = manifest.read(store, base.object_key, columns=("item_id", "label"))
+    rows = pc.index_in(decided["item_id"], value_set=known["item_id"])
+    is_known = pc.equal(decided["label"].cast(pa.string()), known["label"].cast(pa.string()).take(rows))
+    return manifest.filtered(decided, pc.invert(pc.fill_null(is_known, fill_value=False)))
 
 
 def _each_pair(table: pa.Table) -> Iterator[tuple[str, str]]:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from data_checks.chunks import run_suite
 from data_checks.overrides import project_rules
 from data_checks.rules import Rule, Suite
-from data_checks.runner import run_suite
 from pipeline_tasks.errors import ConfigError
 
 

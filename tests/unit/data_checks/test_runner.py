@@ -2,9 +2,10 @@ import pandas as pd
 import pytest
 
 from data_checks import runner
+from data_checks.chunks import run_suite
 from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Rule, Suite, extend
-from data_checks.runner import judge, run_suite
+from data_checks.runner import judge
 from pipeline_tasks.errors import ConfigError, GateClosed
 
 
@@ -74,7 +75,7 @@ def test_both_rows_of_a_duplicate_fail_under_one_id():
     ],
 )
 def test_guards_stop_what_the_suite_would_let_through(data, code, monkeypatch):
-    monkeypatch.setattr(runner, "_run_tables", lambda *_: pytest.fail("the suite must not run"))
+    monkeypatch.setattr(runner, "_validate", lambda *_: pytest.fail("the suite must not run"))
     result = run_suite(data, suite(KNOWN, min_classes=2), subject="s")
     assert (result.success, result.code, result.severity) == (False, code, "stop")
 

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from data_checks.runner import run_suite
+from data_checks.chunks import run_suite
 from data_checks.suites import dataset_suite, items_suite, labels_suite
 from pipeline_tasks.project import Project
 
