@@ -1,7 +1,7 @@
 """The train DAG's own tasks from a verdict to the end, with a rollout in steps: Airflow runs them, one after the other.
 
-What costs minutes answers at once (snapshot, training, judging, building); the route, the gateway's accounts, the ledger
-and the run's ending are the real ones. The steps one by one: tests/unit/deployment/test_rolling.py.
+What costs minutes answers at once (snapshot, training, judging, building); the route, the ledger and the run's ending
+are the real ones, and the gateway's accounts are said by the test. The steps one by one: tests/unit/deployment/test_rolling.py.
 """
 
 import shutil
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CANARY = "strategy: canary, steps: [10, 50], bake_seconds: 0, min_requests: 50, deadline_seconds: 60"
 SHADOW = f"{CANARY}, shadow_requests: 50"
 # Airflow's own in-process API.
-pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
 GOOD, BROKEN, OTHER = {"asked": 900}, {"asked": 900, "errors": 400}, {"asked": 900, "disagreed": 800}
 
 
