@@ -1,7 +1,7 @@
 """The train DAG's own tasks from a verdict to the end, with a rollout in steps: Airflow runs them, one after the other.
 
 What costs minutes answers at once (snapshot, training, judging, building); the route, the ledger and the run's ending
-are the real ones, and the test says the gateway's accounts. The steps one by one: tests/unit/deployment/test_rolling.py.
+are real, and the test says the gateway's accounts. The steps one by one: tests/unit/deployment/test_rolling.py.
 """
 
 import shutil
