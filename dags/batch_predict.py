@@ -8,6 +8,7 @@ DOC = """
 ### Predict a batch
 
 Answers every item that was ingested (or one ingest batch) with the champion, offline, and writes one Parquet file.
+An item that the model cannot answer has no label in it, and the `problem`.
 
 **When it fails.** Run it again: the output is named by the champion and the items, so it is written once.
 """

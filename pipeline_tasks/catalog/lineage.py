@@ -79,6 +79,13 @@ class LineageRepository:
         """Return an item."""
         return self._one(t.items, t.items.c.project == project, t.items.c.item_id == item_id)
 
+    def items_of_content(self, project: str, content_id: str) -> list[str]:
+        """Return the items with this content, those of the exam before all others: equal rows are items each."""
+        c = t.items.c
+        query = sa.select(c.item_id).where(c.project == project, c.content_id == content_id)
+        rows = self._rows(query.order_by(sa.case((c.split == "exam", 0), else_=1), c.item_id))
+        return [str(row["item_id"]) for row in rows]
+
     def decisions(self, project: str, item_id: str) -> list[Row]:
         """Return every version of an item's label, oldest first."""
         column = t.label_decisions.c

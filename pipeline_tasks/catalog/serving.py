@@ -76,6 +76,12 @@ class ServingRepository:
         with self._database.read() as connection:
             return [DeploymentRef(**row) for row in connection.execute(query).mappings()]
 
+    def targets(self, project: str) -> set[str]:
+        """Return the kinds of targets that a project's releases were ever started on."""
+        query = sa.select(t.deployments.c.target).where(t.deployments.c.project == project).distinct()
+        with self._database.read() as connection:
+            return set(connection.scalars(query))
+
     def head_route(self, project: str) -> Route | None:
         """Return what serves now, or None before the first promotion."""
         with self._database.read() as connection:

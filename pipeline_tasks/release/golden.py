@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.contracts import canonical_json
+from pipeline_tasks.errors import printable
 
 TOLERANCE = 1e-4
 AMP_TOLERANCE = 0.02  # bfloat16 has 8 bits, and a GPU sums in another order for another batch size
@@ -21,6 +22,8 @@ class GoldenAnswer:
     item_id: str
     probabilities: Mapping[str, float]
     tolerance: float = TOLERANCE
+    asked: tuple[str, int, int, str] | None = None
+    """Object key, offset, size and SHA-256 of the bytes: an item's are stored anew when its columns change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +52,10 @@ def golden_bytes(answers: Sequence[GoldenAnswer]) -> bytes:
 
 def golden_answers(data: bytes) -> list[GoldenAnswer]:
     """Return what `golden_bytes` wrote."""
-    return [GoldenAnswer(**answer) for answer in json.loads(data)]
+    return [
+        GoldenAnswer(**answer | ({"asked": tuple(answer["asked"])} if answer.get("asked") else {}))
+        for answer in json.loads(data)
+    ]
 
 
 def compare_golden(
@@ -76,11 +82,14 @@ def compare_golden(
 
 def _differences(golden: GoldenAnswer, body: Mapping[str, Any], *, model_version: str) -> tuple[float, str | None]:
     if body.get("model_version") != model_version:
-        return 0.0, f"model_version must be {model_version} (got {body.get('model_version')})"
-    got = dict(zip(body.get("labels", ()), body.get("probabilities", ()), strict=False))
+        return 0.0, f"model_version must be {model_version} (got {printable(body.get('model_version'))})"
+    try:
+        got = dict(zip(body.get("labels", ()), map(float, body.get("probabilities", ())), strict=False))
+    except (TypeError, ValueError):
+        return 0.0, "labels and probabilities must be lists of texts and numbers (got others)"
     if set(got) != set(golden.probabilities):
-        return 0.0, f"labels must be {sorted(golden.probabilities)} (got {sorted(got)})"
-    differences = [abs(float(got[label]) - value) for label, value in golden.probabilities.items()]
+        return 0.0, f"labels must be {sorted(golden.probabilities)} (got {printable(list(got))})"
+    differences = [abs(got[label] - value) for label, value in golden.probabilities.items()]
     if not all(math.isfinite(value) for value in differences):
         return 0.0, "probabilities must be finite"
     worst = max(differences)

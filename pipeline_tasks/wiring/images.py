@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,24 @@ def docker_target(parts: Parts, loaded: LoadedProject) -> DockerTarget:
     config = loaded.config.serving.docker
     if config is None:  # the project's checks have said so already
         raise ConfigError(f"serving.docker of {loaded.name} must be set (got nothing).")
+    publishing = functools.partial(publish, parts, loaded.name, config)
+    return _on_engine(parts, config=config, publishing=publishing)
+
+
+def engine_target(parts: Parts) -> DockerTarget:
+    """Return the engine's containers of projects whose settings are gone: to list and to stop, not to start."""
+    return _on_engine(parts, config=DockerServing(repository="none/none"), publishing=_no_image)
+
+
+def _on_engine(parts: Parts, *, config: DockerServing, publishing: Callable[[str], RunnableImage]) -> DockerTarget:
     # In containers every home has one path, and two installations may share an engine: their split keys differ.
     installation = f"{parts.settings.home} {sha256_hex(parts.settings.split_key.encode())}"
-    return DockerTarget(
-        home=installation,
-        config=config,
-        engine=engine_of(parts.settings.environment),
-        publish=functools.partial(publish, parts, loaded.name, config),
-    )
+    engine = engine_of(parts.settings.environment)
+    return DockerTarget(home=installation, config=config, engine=engine, publish=publishing)
+
+
+def _no_image(bento_tag: str) -> RunnableImage:
+    raise ConfigError(f"serving.docker must be set to run {bento_tag} (got nothing): the project's folder is gone.")
 
 
 def kubernetes_target(parts: Parts, loaded: LoadedProject) -> KubernetesTarget:

@@ -16,7 +16,7 @@ from pipeline_tasks.contracts import Attempt, ExamRef, Item, Leak, ModelRef, Ver
 from pipeline_tasks.errors import DataCorrupt, PermanentError
 from pipeline_tasks.evaluation import approval, scoring
 from pipeline_tasks.evaluation import task as evaluation_task
-from pipeline_tasks.ingest.reading import PlaceReader, read_items
+from pipeline_tasks.ingest.reading import PlaceReader
 from pipeline_tasks.validation import leakage
 from pipeline_tasks.wiring.links import links_of
 from pipeline_tasks.wiring.noting import note_head
@@ -73,11 +73,6 @@ def model_of(parts: Parts, project: str, version: str) -> ModelRef:
     if record is None:
         raise PermanentError(f"version must be a model of {project} (got {version}).", code="MODEL_UNKNOWN")
     return record.ref
-
-
-def bytes_of(parts: Parts, project: str, item_ids: Collection[str]) -> list[tuple[Item, bytes]]:
-    """Return (item, bytes) for the ids, each checked against its id."""
-    return list(read_items(parts.store, items_of(parts, project, item_ids)))
 
 
 def items_of(parts: Parts, project: str, item_ids: Collection[str]) -> list[Item]:

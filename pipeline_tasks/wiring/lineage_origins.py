@@ -120,10 +120,13 @@ class Origins:
         found = [self.model(logged.model_version), *self._served_by(logged)] if logged else []
         if audit is not None and logged is None:
             found.append(self.model(audit["model_version"]))
-        item_id = self._input_item(audit, logged)
-        if item_id is not None:
-            return [*found, *self.item(item_id)]
+        if audit is not None:
+            return [*found, *self.item(audit["item_id"])]
         digest = logged.payload_sha256 if logged else None
+        items = self._lineage.items_of_content(self._project, digest) if digest else []
+        if items:
+            text = f"its input was not audited, and is the content of {count(len(items), 'item')}"
+            return [*found, node("input", text, payload_sha256=digest, num_items=len(items)), *self.item(items[0])]
         text = (
             f"its input was not audited and is no item (SHA-256 {short(digest)})" if digest else "its input is no item"
         )
@@ -154,12 +157,6 @@ class Origins:
         found += [] if release is None else [release_node(release, deployments)]
         verdict = self._lineage.verdict(self._project, release["verdict_id"]) if release else None
         return found if verdict is None else [*found, verdict_node(verdict)]
-
-    def _input_item(self, audit: Row | None, logged: LoggedPrediction | None) -> str | None:
-        if audit is not None:
-            return str(audit["item_id"])
-        digest = logged.payload_sha256 if logged else None
-        return digest if digest and self._lineage.item(self._project, digest) else None
 
 
 def stored(store: ObjectStore, object_key: str) -> bytes | None:

@@ -100,7 +100,7 @@ def _answer(item: Item, row: Any, *, classes: Sequence[str]) -> _Answer:
 def predict_batch(parts: Parts, project: str, *, attempt: Attempt, batch_id: str | None) -> dict[str, Any]:  # noqa: ARG001
     """Write the champion's answers to a batch (or to every item) as one Parquet object, named by what went in.
 
-    An item that the model cannot read has no label there, and the `problem`. Holds `CHUNK_ITEMS` items and their
+    An item that the model cannot answer has no label there, and the `problem`. Holds `CHUNK_ITEMS` items and their
     answers at a time.
 
     Raises:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pipeline_tasks.adapters.airflow_rest import AirflowRest
 from pipeline_tasks.assembly import Parts
 from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.deployment.task import stop_all
-from pipeline_tasks.errors import ConfigError, PipelineError
+from pipeline_tasks.errors import ConfigError, PipelineError, ServiceUnavailable
 from pipeline_tasks.ports import DeploymentTarget
 from pipeline_tasks.project_loader import is_composed, load_composed, read_document
 from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX
 from pipeline_tasks.wiring.projects import project_folders, recorded_projects
 from pipeline_tasks.wiring.shipping import target_of
+
+logger = logging.getLogger(__name__)
 
 ASIDE = "_removed"  # below the projects' folder; no name that begins so is a project
 
@@ -33,6 +36,7 @@ class Removal:
     dags: tuple[str, ...]
     airflow: str  # why its DAGs could not be looked at; empty where they could
     label_studio: tuple[str, ...]
+    on_kubernetes: bool = False  # and not looked at: the namespace stood in the folder
 
     def as_text(self) -> str:
         """Return it in sentences."""
@@ -43,6 +47,9 @@ class Removal:
             or f"Out of Airflow, with the list of their runs: {', '.join(self.dags) or 'no DAG was there'}.",
             "Kept: items, labels, models, verdicts and the ledger, in the catalog and the object store.",
         ]
+        if self.on_kubernetes:
+            namespace = "whose namespace stood in its folder"
+            lines.append(f"Not looked at: Kubernetes, {namespace}. Delete its deployments there, where some are left.")
         if self.label_studio:
             lines.append(f"Label Studio keeps its tasks and answers: {', '.join(self.label_studio)}")
         back = f"Move the folder back, then `dethrone serve {self.project}`: everything goes on where it was."
@@ -56,11 +63,13 @@ def remove(parts: Parts, project: str, *, now: dt.datetime) -> Removal:
         ConfigError: PROJECT_USED, a graph uses its champion; RUN_ACTIVE, Airflow is at work on it.
     """
     _require_unused(parts.settings.projects_dir, project)
-    target = _target(parts, project)
+    targets = _targets(parts, project)
+    is_here = (parts.settings.projects_dir / project).is_dir()
     dags, away = _airflow_dags(parts, project)
     _require_idle(parts.airflow, dags)
     folder = _put_aside(parts.settings.projects_dir, project, now=now)
-    servers = stop_all(project, serving=ServingRepository(parts.database), target=target)
+    serving = ServingRepository(parts.database)
+    servers = [name for target in targets for name in stop_all(project, serving=serving, target=target)]
     for dag in dags:
         parts.airflow.delete(dag)
     registered = LabelRepository(parts.database).registration(project)
@@ -71,18 +80,30 @@ def remove(parts: Parts, project: str, *, now: dt.datetime) -> Removal:
         servers=tuple(servers),
         dags=tuple(dags),
         airflow=away,
+        on_kubernetes=not is_here and "kubernetes" in serving.targets(project),
         label_studio=tuple(f"{parts.settings.label_studio_url}/projects/{number}/data" for number in queues),
     )
 
 
 def left_behind(parts: Parts, *, running: Iterable[str]) -> list[str]:
-    """Return the projects whose folder is gone and whose servers run: programs of the stack, by name."""
-    names = list(running)
-    return sorted(
-        project
-        for project in recorded_projects(parts.database) - project_folders(parts.settings.projects_dir)
-        if any(name.startswith(f"{INFERENCE_PREFIX}{project.replace('_', '-')}-") for name in names)
-    )
+    """Return the projects whose folder is gone and whose servers run: programs of the stack by name, and containers.
+
+    Nothing stops them by itself: a folder that was deleted by mistake would take a service down.
+    """
+    gone = recorded_projects(parts.database) - project_folders(parts.settings.projects_dir)
+    names = [name.removeprefix(INFERENCE_PREFIX) for name in running if name.startswith(INFERENCE_PREFIX)]
+    if any("docker" in ServingRepository(parts.database).targets(project) for project in gone):
+        try:
+            names += _engine(parts).list()
+        except ServiceUnavailable as error:
+            logger.warning("containers of projects whose folder is gone: %s", error)
+    return sorted(project for project in gone if any(_names_server(project, name) for name in names))
+
+
+def _names_server(project: str, name: str) -> bool:
+    """Tell this project's servers from those of one whose name starts alike (`a` and `a-b`)."""
+    prefix = f"{project.replace('_', '-')}-"
+    return name.startswith(prefix) and "-" not in name.removeprefix(prefix)
 
 
 def _require_unused(projects_dir: Path, project: str) -> None:
@@ -100,11 +121,18 @@ def _require_unused(projects_dir: Path, project: str) -> None:
             )
 
 
-def _target(parts: Parts, project: str) -> DeploymentTarget:
+def _targets(parts: Parts, project: str) -> list[DeploymentTarget]:
     folder = parts.settings.projects_dir / project
-    if not folder.is_dir() or is_composed(read_document(folder)):
-        return cast("DeploymentTarget", parts.target)  # servers of other targets need the folder's settings to be found
-    return target_of(parts, parts.project(project))
+    if folder.is_dir():
+        return [parts.target if is_composed(read_document(folder)) else target_of(parts, parts.project(project))]
+    on_engine = "docker" in ServingRepository(parts.database).targets(project)
+    return [parts.target, *([_engine(parts)] if on_engine else [])]
+
+
+def _engine(parts: Parts) -> DeploymentTarget:
+    from pipeline_tasks.wiring.images import engine_target
+
+    return engine_target(parts)
 
 
 def _airflow_dags(parts: Parts, project: str) -> tuple[list[str], str]:

@@ -18,20 +18,21 @@ from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
-from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRef, Route, RouteEntry
+from pipeline_tasks.contracts import Attempt, DeploymentRef, Item, Location, ModelRef, ReleaseRef, Route, RouteEntry
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.deployment.plan import deployment_id_of
 from pipeline_tasks.deployment.rolling import ROLLING, Rollout, return_abandoned, roll_out
-from pipeline_tasks.errors import GateClosed, InputError, PermanentError, ServiceUnavailable
+from pipeline_tasks.errors import GateClosed, InputError, PermanentError, ServiceUnavailable, printable
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.contradictions import judged_weights
 from pipeline_tasks.guards.reason import stated
+from pipeline_tasks.ingest.reading import read_items
 from pipeline_tasks.ports import DeploymentTarget
 from pipeline_tasks.project import LoadedProject, Project
 from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer, golden_answers, tolerance_of
 from pipeline_tasks.validation import task as validation_task
-from pipeline_tasks.wiring.judging import bytes_of, model_of, verdict_record
+from pipeline_tasks.wiring.judging import items_of, model_of, verdict_record
 from pipeline_tasks.wiring.noting import note_head
 
 NUM_GOLDEN = 8
@@ -184,12 +185,12 @@ def ask_server(parts: Parts, address: str, payload: bytes, media_type: str) -> M
     except httpx.HTTPError as error:
         return type(error).__name__
     if answer.status_code != 200:
-        return f"HTTP {answer.status_code}: {answer.text[:200]}"
+        return f"HTTP {answer.status_code}: {printable(answer.text)}"
     try:
         found = answer.json()
     except ValueError:
         found = None
-    return found if isinstance(found, dict) else f"HTTP 200, which is no JSON object: {answer.text[:200]}"
+    return found if isinstance(found, dict) else f"HTTP 200, which is no JSON object: {printable(answer.text)}"
 
 
 def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[release_task.GoldenItem]:
@@ -203,17 +204,20 @@ def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[releas
     step = max(1, len(item_ids) // NUM_GOLDEN)
     loaded = load_stored(parts.store)(model)
     pairs, inputs = [], []
-    for item, data in bytes_of(parts, project, item_ids[::step][:NUM_GOLDEN]):
+    for item, data in read_items(parts.store, items_of(parts, project, item_ids[::step][:NUM_GOLDEN])):
         with contextlib.suppress(InputError):  # of an exam from before the items check decoded
             inputs.append(loaded.decode(data))
             pairs.append((item, data))
-    probabilities = loaded.predict(inputs)
+    probabilities = list(loaded.predict(inputs)) if inputs else []
     return [
         release_task.GoldenItem(
             payload=data,
             media_type=item.media_type,
             expected=GoldenAnswer(
-                item.item_id, dict(zip(loaded.classes, map(float, row), strict=True)), tolerance_of(loaded.runtime)
+                item.item_id,
+                dict(zip(loaded.classes, map(float, row), strict=True)),
+                tolerance_of(loaded.runtime),
+                asked=(item.location.object_key, item.location.offset, len(data), item.content_id),
             ),
         )
         for (item, data), row in zip(pairs, probabilities, strict=True)
@@ -224,10 +228,19 @@ def golden_again(parts: Parts, release: ReleaseRef) -> list[release_task.GoldenI
     """Return the requests that a recorded release was checked with, and the answers it has to give."""
     stored = golden_answers(parts.store.get(release_task.golden_key(release)))
     answers = {one.item_id: one for one in stored}
+    items = [_as_asked(item, answers[item.item_id]) for item in items_of(parts, release.project, list(answers))]
     return [
         release_task.GoldenItem(payload=data, media_type=item.media_type, expected=answers[item.item_id])
-        for item, data in bytes_of(parts, release.project, list(answers))
+        for item, data in read_items(parts.store, items)
     ]
+
+
+def _as_asked(item: Item, answer: GoldenAnswer) -> Item:
+    """Return an item with the bytes that it had when its answer was computed."""
+    if answer.asked is None:
+        return item
+    object_key, offset, size_bytes, content = answer.asked
+    return dataclasses.replace(item, location=Location(object_key, offset, size_bytes), content_id=content)
 
 
 def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: str) -> Route:

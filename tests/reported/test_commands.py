@@ -5,6 +5,7 @@ import datetime as dt
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -16,8 +17,8 @@ from pipeline_tasks import assembly, cli, entrypoints
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.serving import ServingRepository
-from pipeline_tasks.contracts import Attempt
-from pipeline_tasks.errors import ConfigError, GateClosed, StaleAttempt
+from pipeline_tasks.contracts import Attempt, DeploymentRef
+from pipeline_tasks.errors import ConfigError, GateClosed, ServiceUnavailable, StaleAttempt
 from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.project_init import init_project
 from pipeline_tasks.project_loader import load_project, load_projects
@@ -439,8 +440,45 @@ def test_f6_a_folder_that_was_deleted_by_hand_is_noticed_and_removed(leaving):
     assert removing.left_behind(leaving.parts, running=programs) == []
     (leaving.projects / NAME).rename(leaving.home / "elsewhere")
     assert removing.left_behind(leaving.parts, running=programs) == [NAME]
-    assert removing.left_behind(leaving.parts, running=["s3"]) == []
+    assert removing.left_behind(leaving.parts, running=["s3", "inference-pet-photos-of-others-abc"]) == []
     assert removing.remove(leaving.parts, NAME, now=NOW).servers == ("pet-photos-abc", "pet-photos-def")
+
+
+@pytest.mark.parametrize("is_away", [False, True], ids=["F6-container", "F6-engine-away"])
+def test_f6_containers_of_a_folder_that_was_deleted_by_hand_are_noticed_and_removed(leaving, monkeypatch, is_away):
+    """They said "no server ran", and the container went on: its engine restarts it, and needs nothing of the folder."""
+    parts = leaving.parts
+    serving = ServingRepository(parts.database)
+    deployment = DeploymentRef(NAME, "pet-photos-abc", "r", "v1", "http://127.0.0.1:3200")
+    serving.record_deployment(deployment, target="docker", now=NOW)
+    engine, parts.target = Target("pet-photos-abc", "others-abc"), Target()
+    monkeypatch.setattr("pipeline_tasks.wiring.images.engine_target", lambda _: engine)
+    (leaving.projects / NAME).rename(leaving.home / "elsewhere")
+    if is_away:
+        monkeypatch.setattr(engine, "list", raising(ServiceUnavailable("away", code="ENGINE_AWAY")))
+        assert removing.left_behind(parts, running=["s3"]) == []
+        with pytest.raises(ServiceUnavailable, match="away"):
+            removing.remove(parts, NAME, now=NOW)
+        return
+    assert removing.left_behind(parts, running=["s3"]) == [NAME]
+    assert removing.remove(parts, NAME, now=NOW).servers == ("pet-photos-abc",)
+    assert engine.names == ["others-abc"]
+    assert removing.left_behind(parts, running=["s3"]) == []
+
+
+def test_f6_what_ran_on_kubernetes_is_said_where_the_namespace_is_gone(leaving):
+    deployment = DeploymentRef(NAME, "pet-photos-abc", "r", "v1", "http://pet-photos-abc")
+    ServingRepository(leaving.parts.database).record_deployment(deployment, target="kubernetes", now=NOW)
+    assert "Kubernetes" not in removing.remove(leaving.parts, NAME, now=NOW).as_text()
+    shutil.rmtree(leaving.projects / "_removed")
+    assert "Not looked at: Kubernetes" in removing.remove(leaving.parts, NAME, now=NOW).as_text()
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
 
 
 def test_f6_nothing_is_removed_under_a_run(leaving):

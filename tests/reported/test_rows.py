@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bento_services.gateway import guard
+from bento_services.gateway.records import to_parts
 from bento_services.gateway.routes import ServingSettings
 from pipeline_tasks.contracts import Attempt, canonical_json, content_id, keyed_item_id, sha256_hex
 from pipeline_tasks.errors import GateClosed, InputError
@@ -32,10 +33,12 @@ from pipeline_tasks.models.tabular_mlp.preprocess import decode_row, unmatched_c
 from pipeline_tasks.models.tabular_mlp.recipe import RECIPE
 from pipeline_tasks.project import SqlSource
 from pipeline_tasks.validation.fingerprints import row_fingerprint
+from pipeline_tasks.wiring import lineage, lineage_tree
 from pipeline_tasks.wiring.graph import shared_limits
 from pipeline_tasks.wiring.shipping import route_config
 from tests.reported.rows_case import COLUMNS, contents, declare, ingest, reasons
 from tests.unit.ingest.conftest import NOW, World, without_columns
+from tests.unit.monitoring.builders import record
 
 # What a cell means
 
@@ -234,6 +237,29 @@ def test_an_exam_item_goes_before_others_of_the_same_content(world):
     world.run()
     assert {item.split for item in world.all().values()} == {"train", "exam"}
     assert monitor(world, MORE)["p0"].split == "exam"
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 3])
+def test_a6_lineage_finds_the_rows_of_a_prediction_that_nobody_picked(world, num_rows):
+    """It looked for an item whose id is the hash of the input; a row's id is of its key, too."""
+    declare(world)
+    world.edit("exam_share: 0.1", "exam_share: 0.5")
+    rows = "".join(f"k{key},5,DE,yes\n" for key in range(num_rows))
+    world.write("a.csv", f"id,amount,country,label\nother,6,DE,yes\n{rows}")
+    world.run()
+    asked = guard.GUARDS["tabular"](MORE.encode(), serving(world).preprocess)
+    log = record(1, project="some_rows", payload=asked, media_type="application/json", at_ms=1_790_000_000_000)
+    for key, data in to_parts([log]).items():
+        world.store.put(key, data)
+    tree = lineage.lineage(world.items.database, world.store, "prediction:p00001", project="some_rows")
+    told = lineage_tree.as_text(tree)
+    equal = [item for item in world.all().values() if item.key != "other"]
+    if equal:
+        first = min(equal, key=lambda item: (item.split != "exam", item.item_id))
+        assert f"its input was not audited, and is the content of {lineage_tree.count(num_rows, 'item')}" in told
+        assert first.key in told
+    else:
+        assert "its input was not audited and is no item (SHA-256 " in told
 
 
 def serving(world: World) -> ServingSettings:
