@@ -146,6 +146,7 @@ def world_shifts(stage: Stage) -> None:
             if stage.progress().generation > before.generation:
                 break
             say.step("the gate wants more evidence: more photos, more answers, the next contender")
+            _trigger(stage, "monitor")  # what trickled in repeats photos with labels: it must not fill the next audit
         _trigger(stage, "monitor")
     finally:
         trickle.stop()
