@@ -57,7 +57,9 @@ def init_project(projects_dir: Path, *, name: str, template: str, classes: Seque
 
 
 def _write(template: Path, folder: Path, *, name: str, classes: Sequence[str]) -> None:
-    shutil.copytree(template, folder)
+    folder.mkdir()
+    for file in template.iterdir():
+        shutil.copyfile(file, folder / file.name)
     path = folder / PROJECT_FILE
     text = path.read_text(encoding="utf-8").replace(PLACEHOLDER, name)
     if classes:
