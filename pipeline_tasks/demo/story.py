@@ -242,7 +242,8 @@ def _label(stage: Stage) -> None:
     _wait(
         lambda: stage.progress().num_outstanding == 0,
         "Label Studio's webhook woke collect, and every answer is in the catalog",
-        seconds=24 * 3600 if stage.labeler == "me" else 180,
+        # A killed collect runs again after 80 s (its heartbeat's end, the retry's pause), and one may be killed twice.
+        seconds=24 * 3600 if stage.labeler == "me" else 600,
         nudge=functools.partial(stage.airflow.trigger, f"{PROJECT}__collect"),
     )
     state = stage.progress()
