@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline_tasks.command_answer import Answer, as_answer, print_answer
-from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError
+from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError, printable
 from pipeline_tasks.settings import projects_dir, reach_own_services, user_name
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
@@ -78,10 +78,26 @@ def _answer(words: Sequence[str], *, shell: Mapping[str, str], as_json: bool) ->
         )
         return _failure("FILE_ACCESS", f"{place} must be usable by {user_name()} (got {reason}). {advice}", FAILED)
     except Exception as error:
+        if reason := _reason_of_the_catalog(error):
+            return _failure("SERVICE_UNAVAILABLE", reason, FAILED)
         if not as_json:
             raise
         traceback.print_exc()
         return _failure("INTERNAL", f"{type(error).__name__}: {error}", FAILED)
+
+
+def _reason_of_the_catalog(error: Exception) -> str:
+    """Return what keeps the database from answering (away, its disk full, read-only), or nothing."""
+    from sqlalchemy.exc import OperationalError
+
+    if not isinstance(error, OperationalError):
+        return ""
+    logger.info("The statement:", exc_info=error)
+    reason = printable(f"{type(error.orig).__name__}: {error.orig}")
+    return (
+        f"the catalog (DETHRONE_CATALOG_URL, else catalog.db in DETHRONE_HOME) must answer (got {reason}). "
+        "Check that its database runs, and that its disk has room and can be written."
+    )
 
 
 def _exit_code(error: PipelineError) -> int:

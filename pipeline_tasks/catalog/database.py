@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt, Fence
-from pipeline_tasks.errors import ServiceUnavailable, StaleAttempt, printable
+from pipeline_tasks.errors import StaleAttempt
 
 BUSY_TIMEOUT_SECONDS = 60
 
@@ -43,24 +43,6 @@ def _begin_immediate(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
-@contextmanager
-def answering(engine: sa.Engine) -> Iterator[None]:
-    """Tell what keeps the database from answering (away, its disk full, read-only) in an error of ours.
-
-    Raises:
-        ServiceUnavailable: names the place, without a password, and the database's reason.
-    """
-    try:
-        yield
-    except sa.exc.OperationalError as error:
-        place = engine.url.render_as_string(hide_password=True)
-        raise ServiceUnavailable(
-            f"the catalog at {place} must answer (got {type(error.orig).__name__}: "
-            f"{printable(str(error.orig).partition(chr(10))[0])}). "
-            "Check DETHRONE_CATALOG_URL, that the database runs, and that its disk has room and can be written."
-        ) from error
-
-
 class Database:
     """Transactions on the catalog; repositories are built on one of these."""
 
@@ -74,7 +56,7 @@ class Database:
         Raises:
             StaleAttempt: a newer attempt holds the lease; nothing is written.
         """
-        with answering(self.engine), self.engine.begin() as connection:
+        with self.engine.begin() as connection:
             if fence is not None:
                 self._check(connection, fence)
             yield connection
@@ -85,7 +67,7 @@ class Database:
         options: dict[str, Any] = {"read_only": True}
         if self.engine.dialect.name == "postgresql":  # SQLite does so by itself
             options["isolation_level"] = "REPEATABLE READ"
-        with answering(self.engine), self.engine.connect().execution_options(**options) as connection:
+        with self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     def acquire(self, name: str, attempt: Attempt, *, now: dt.datetime) -> Fence:

@@ -12,8 +12,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from pipeline_tasks.catalog.database import answering, create_engine
-from pipeline_tasks.errors import PermanentError
+from pipeline_tasks.catalog.database import create_engine
+from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK_KEY = 0x6465746872  # any constant: racing upgrades of one PostgreSQL wait for each other on it
@@ -96,11 +96,13 @@ def _refuse_newer(connection: sa.Connection) -> None:
 def _connection(url: str, *, read_only: bool = False) -> Iterator[sa.Connection]:
     engine = create_engine(url)
     try:
-        with (
-            answering(engine),
-            engine.connect().execution_options(read_only=read_only) as connection,
-            connection.begin(),
-        ):
+        with engine.connect().execution_options(read_only=read_only) as connection, connection.begin():
             yield connection
+    except sa.exc.OperationalError as error:
+        place = engine.url.render_as_string(hide_password=True)
+        raise ServiceUnavailable(
+            f"the catalog at {place} must answer (got {type(error.orig).__name__}: {str(error.orig).splitlines()[0]}). "
+            "Check DETHRONE_CATALOG_URL, that the database runs, and that its disk has room and can be written."
+        ) from error
     finally:
         engine.dispose()

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.errors import ConfigError, ServiceUnavailable
+from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project_yaml import shown
 
 _RECORDS = (t.items, t.projects, t.routes, t.runs, t.model_versions)  # who has none of these has no history
@@ -48,5 +48,5 @@ def recorded_projects(database: Database) -> set[str]:
             return {
                 str(name) for table in _RECORDS for name in connection.scalars(sa.select(table.c.project).distinct())
             }
-    except (sa.exc.SQLAlchemyError, ServiceUnavailable):
+    except sa.exc.SQLAlchemyError:
         return set()

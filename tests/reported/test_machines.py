@@ -1,6 +1,5 @@
 """Machines as people have them: proxies in the shell, odd paths, a POSIX locale (source: rows F3, F4, F5)."""
 
-import datetime as dt
 import errno
 import json
 import os
@@ -18,12 +17,11 @@ from botocore.exceptions import ClientError
 
 from bento_services.gateway import uploader
 from bento_services.gateway.config import StoreConfig
-from pipeline_tasks import cli, proxies, settings
+from pipeline_tasks import assembly, cli, proxies, settings
 from pipeline_tasks.adapters.s3 import S3ObjectStore
 from pipeline_tasks.catalog import migrate
-from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.contracts import Attempt
-from pipeline_tasks.errors import ConfigError, ServiceUnavailable
+from pipeline_tasks.catalog.database import create_engine
+from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.guards.endpoint import proxies_to
 from pipeline_tasks.ingest.s3_source import S3Access, S3Objects
 from pipeline_tasks.project import S3Source
@@ -357,15 +355,23 @@ def test_an_empty_note_of_the_first_start_is_written_again(tmp_path, monkeypatch
     ("pragma", "reason"),
     [("max_page_count = 1", "database or disk is full"), ("query_only = 1", "attempt to write a readonly database")],
 )
-def test_a_catalog_on_a_full_or_read_only_disk_is_a_service_that_is_away(tmp_path, pragma, reason):
+def test_a_catalog_on_a_full_or_read_only_disk_is_a_service_that_is_away(tmp_path, monkeypatch, capsys, pragma, reason):
     """Every command ended with a traceback of SQLAlchemy."""
-    url = f"sqlite:///{tmp_path / 'catalog.db'}"
-    migrate.upgrade(url)
-    database = Database(create_engine(url))
-    sa.event.listen(database.engine, "begin", lambda connection: connection.exec_driver_sql(f"PRAGMA {pragma}"))
-    with pytest.raises(ServiceUnavailable, match=rf"catalog.db must answer \(got OperationalError: {reason}\)"):
-        database.acquire("x" * 10_000, Attempt("run", "task"), now=dt.datetime.now(dt.UTC))
-    database.engine.dispose()
+    for name, value in variables(tmp_path, tmp_path / "projects").items():
+        monkeypatch.setenv(name, value)
+    migrate.upgrade(f"sqlite:///{tmp_path / 'catalog.db'}")
+
+    def engine(url):
+        made = create_engine(url)
+        sa.event.listen(made, "begin", lambda connection: connection.exec_driver_sql(f"PRAGMA {pragma}"))
+        return made
+
+    monkeypatch.setattr(assembly, "create_engine", engine)
+    assert cli.main(["keys", "issue", "--name", "x" * 10_000]) == 1
+    error = capsys.readouterr().err
+    assert "error [SERVICE_UNAVAILABLE]: the catalog (DETHRONE_CATALOG_URL, else catalog.db in " in error
+    assert f"must answer (got OperationalError: {reason})" in error
+    assert "Traceback" not in error
 
 
 def test_sockets_find_a_short_folder_or_the_user_is_told(tmp_path, monkeypatch):
