@@ -118,9 +118,9 @@ lock-check: $(UV) ## fail when the locks do not follow from pyproject.toml and r
 	&& echo "the locks are up to date"
 
 $(UV):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	|| { echo "PYTHON must be Python 3.11 (got $$($(PYTHON) --version 2>&1)). Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@$(PYTHON) -m venv .venv \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	|| { echo "PYTHON must be Python 3.11 (got $$("$(PYTHON)" --version 2>&1)). Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@"$(PYTHON)" -m venv .venv \
 	|| { echo "python3.11 must be able to make environments (it cannot). On Debian: apt install python3.11-venv" >&2; exit 2; }
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 

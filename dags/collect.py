@@ -8,7 +8,8 @@ DOC = """
 ### Collect annotations
 
 Reads what changed in Label Studio since the last run, decides each item's label from all its annotators, and keeps
-the history. Label Studio's webhook wakes it; the schedule sweeps what a lost webhook missed.
+the history. Label Studio's webhook wakes it, and so does a start of the api-server, which was away for some; the
+schedule sweeps what a lost webhook missed.
 
 **When it fails.** `SCHEMA_DRIFT`: labels were collected, and the classes of project.yaml or of Label Studio are no
 longer those that they were given with; the message names them.

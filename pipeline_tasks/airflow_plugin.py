@@ -7,12 +7,14 @@ webhook, which checks a secret header.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import logging
 import re
 import threading
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.api_fastapi.core_api.security import GetUserDep
@@ -39,7 +41,18 @@ REPORT_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 
-app = FastAPI(title="Dethrone", docs_url=None, redoc_url=None, openapi_url=None)
+
+@contextlib.asynccontextmanager
+async def _lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    """Wake what nobody was woken for while no api-server ran: Label Studio sends a webhook once."""
+    timer = threading.Timer(QUIET_SECONDS, _wake_after_absence)
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
+
+
+app = FastAPI(title="Dethrone", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
 
 
 @app.exception_handler(PipelineError)
@@ -166,6 +179,16 @@ def _wake_now(project: str) -> None:
     with _lock:
         _scheduled.pop(project, None)
     _wake(f"{project}_annotations")
+
+
+def _wake_after_absence() -> None:
+    from pipeline_tasks.wiring.pages import projects_with_labelers
+
+    try:
+        for project in projects_with_labelers(_known_projects()):
+            _wake_now(project)
+    except PipelineError as error:
+        logger.warning("cannot see whose labels wait (%s); the schedule will sweep", error)
 
 
 def _wake(asset_name: str) -> bool:

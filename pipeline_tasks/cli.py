@@ -23,6 +23,12 @@ from pipeline_tasks.settings import projects_dir, reach_own_services, user_name
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 NOBODY_READS = 141  # what a shell gives a program that SIGPIPE ended
+_ADVICE = {
+    errno.ENOSPC: "Free space on its disk, then give the same command again.",
+    errno.EDQUOT: "Free space on its disk, then give the same command again.",
+    errno.EROFS: "Mount its disk for writing, or set DETHRONE_HOME to another folder.",
+    errno.ENAMETOOLONG: "Use a shorter path.",
+}
 Command = Callable[[argparse.Namespace], Any]
 logger = logging.getLogger(__name__)
 
@@ -65,11 +71,13 @@ def _answer(words: Sequence[str], *, shell: Mapping[str, str], as_json: bool) ->
         raise
     except OSError as error:
         logger.info("The place:", exc_info=error)
-        place = error.filename or "what the command needs"
+        place = error.filename2 or error.filename or "what the command needs"
         reason = error.strerror or str(error)
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return _failure("DISK_FULL", f"{place} must have room on its disk (got {reason}). Free some.", FAILED)
-        return _failure("FILE_ACCESS", f"{place} must be usable by {user_name()} (got {reason}).", FAILED)
+        advice = _ADVICE.get(
+            error.errno or 0, "Check its owner and mode, or name another place (DETHRONE_HOME is one)."
+        )
+        code = "DISK_FULL" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "FILE_ACCESS"
+        return _failure(code, f"{place} must be usable by {user_name()} (got {reason}). {advice}", FAILED)
     except Exception as error:
         if not as_json:
             raise

@@ -13,6 +13,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import LoadedProject, Project
 from pipeline_tasks.project_graph import ComposedProject
 from pipeline_tasks.settings import process_environment, projects_dir
+from pipeline_tasks.whole_files import replace_file
 
 
 def schema(_arguments: argparse.Namespace) -> dict[str, Any]:
@@ -89,11 +90,11 @@ def columns(arguments: argparse.Namespace) -> Answer:
         return Answer({"columns": text}, (text,))
     path = folder / PROJECT_FILE
     before = path.read_text(encoding="utf-8")
-    path.write_text(with_columns(before, proposals), encoding="utf-8")
+    replace_file(path, with_columns(before, proposals).encode())
     try:
         load_project(folder)
     except ConfigError:
-        path.write_text(before, encoding="utf-8")
+        replace_file(path, before.encode())
         raise
     text = f"Wrote {len(proposals)} columns into {path}. Look through them: a guess is no declaration."
     if texts := [one.name for one in proposals if one.type == "text"]:

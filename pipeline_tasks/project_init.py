@@ -14,6 +14,7 @@ from pipeline_tasks.project import NAME_PATTERN
 from pipeline_tasks.project_labeling import TEMPLATES_DIR
 from pipeline_tasks.project_loader import PROJECT_FILE, json_schema, load_project
 from pipeline_tasks.project_yaml import ProjectError, shown
+from pipeline_tasks.whole_files import replace_file
 
 PLACEHOLDER = "__NAME__"
 INCOMING = "incoming"
@@ -51,12 +52,14 @@ def init_project(projects_dir: Path, *, name: str, template: str, classes: Seque
         except OSError as error:
             raise ConfigError(f"{folder} must be a new folder (got {error.strerror}). Choose another name.") from error
     schema = json.dumps(json_schema(), indent=2, sort_keys=True)
-    (projects_dir / SCHEMA_FILE).write_text(f"{schema}\n", encoding="utf-8")
+    replace_file(projects_dir / SCHEMA_FILE, f"{schema}\n".encode())
     return folder
 
 
 def _write(template: Path, folder: Path, *, name: str, classes: Sequence[str]) -> None:
-    shutil.copytree(template, folder)
+    folder.mkdir()
+    for file in template.iterdir():
+        shutil.copyfile(file, folder / file.name)
     path = folder / PROJECT_FILE
     text = path.read_text(encoding="utf-8").replace(PLACEHOLDER, name)
     if classes:

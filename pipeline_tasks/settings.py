@@ -256,6 +256,7 @@ def user_name() -> str:
 def installed_at() -> dt.datetime | None:
     """Return when this installation was first started, or None: schedules begin then, not with what lies before."""
     try:
-        return dt.datetime.fromisoformat((home_from(os.environ) / INSTALLED_AT).read_text().strip())
+        text = (home_from(os.environ) / INSTALLED_AT).read_text().strip()
     except FileNotFoundError:
         return None
+    return dt.datetime.fromisoformat(text) if text else None  # empty: the disk was full

@@ -12,6 +12,7 @@ from pipeline_tasks.assembly import Parts
 from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.demo.annotators import Annotator, answer_all
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.whole_files import replace_file
 
 TEAM = (
     Annotator("ada@demo.dethrone.local", 0.02),
@@ -37,7 +38,7 @@ def let_one_person_finish(project_file: Path, *, say: Callable[[str], None]) -> 
     text = project_file.read_text(encoding="utf-8")
     alone = _EXAM_ANNOTATORS.sub(r"\1 1", text)
     if alone != text:
-        project_file.write_text(alone, encoding="utf-8")
+        replace_file(project_file, alone.encode())
         say(f"{project_file}: labels.exam_annotators is 1 from now on, since you label alone (it was more)")
 
 

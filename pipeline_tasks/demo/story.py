@@ -146,6 +146,7 @@ def world_shifts(stage: Stage) -> None:
             if stage.progress().generation > before.generation:
                 break
             say.step("the gate wants more evidence: more photos, more answers, the next contender")
+            _trigger(stage, "monitor")  # what trickled in repeats photos with labels: it must not fill the next audit
         _trigger(stage, "monitor")
     finally:
         trickle.stop()
@@ -241,7 +242,8 @@ def _label(stage: Stage) -> None:
     _wait(
         lambda: stage.progress().num_outstanding == 0,
         "Label Studio's webhook woke collect, and every answer is in the catalog",
-        seconds=24 * 3600 if stage.labeler == "me" else 180,
+        # A killed collect runs again after 80 s (its heartbeat's end, the retry's pause), and one may be killed twice.
+        seconds=24 * 3600 if stage.labeler == "me" else 600,
         nudge=functools.partial(stage.airflow.trigger, f"{PROJECT}__collect"),
     )
     state = stage.progress()

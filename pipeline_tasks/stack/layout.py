@@ -69,7 +69,7 @@ class StackLayout:
     def runtime_dir(self) -> Path:
         """Folder of the unix sockets: below the home, or a short private one when that path is too long to bind."""
         inside = self.supervisor_dir / "run"
-        if len(str(inside / "seaweedfs-filer.sock").encode()) <= MAX_SOCKET_PATH_BYTES:
+        if not _is_too_long(inside):
             return inside
         digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"dethrone-{digest}"
@@ -147,6 +147,15 @@ def check_paths(layout: StackLayout) -> None:
         for character, reason in unreadable.items():
             if character in str(path):
                 raise ConfigError(f"{name} must have no {character} (got {path}): {reason}. Use another folder.")
+    if _is_too_long(layout.runtime_dir):
+        raise ConfigError(
+            f"the folder of temporary files must have a shorter path (got {tempfile.gettempdir()}): unix sockets lie "
+            "in it, since DETHRONE_HOME's is too long for them. Set TMPDIR=/tmp, or DETHRONE_HOME to a shorter path."
+        )
+
+
+def _is_too_long(folder: Path) -> bool:
+    return len(str(folder / "seaweedfs-filer.sock").encode()) > MAX_SOCKET_PATH_BYTES
 
 
 def source_root() -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, airflow_setup, processes, programs
+from pipeline_tasks.stack.doctor import check_space
 from pipeline_tasks.stack.events import Event, OnEvent, ignore_event
 from pipeline_tasks.stack.layout import StackLayout, check_paths, source_root
 from pipeline_tasks.stack.secret_files import ensure_secrets, write_private
@@ -67,6 +68,9 @@ def up(
     layout = StackLayout(home=home.resolve(), root=root or source_root())
     check_paths(layout)
     layout.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    space = check_space(shutil.disk_usage(layout.home).free)
+    if not space.ok:
+        on_event(Event("stack", "note", f"{space.detail} at {layout.home}. {space.advice}"))
     with exclusive(layout, on_event=on_event):
         for attempt in range(1, PORT_ATTEMPTS + 1):
             start, moved, ended = _prepare(

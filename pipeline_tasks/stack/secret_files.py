@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline_tasks.stack.store_identity import new_identity
+from pipeline_tasks.whole_files import replace_file
 
 AIRFLOW_ROLES: Mapping[str, str] = {"admin": "admin", "alice": "user", "ops": "op", "viewer": "viewer"}
 
@@ -72,14 +73,7 @@ def ensure_secret(directory: Path, name: str) -> str:
 
 def write_private(path: Path, text: str) -> None:
     """Replace a file in one step with text that only the owner can read."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_file(path, text.encode(), mode=0o600)
 
 
 def _read(path: Path) -> str:

@@ -17,6 +17,7 @@ from pipeline_tasks.contracts import UNDECODABLE
 from pipeline_tasks.errors import GateClosed, InputError
 from pipeline_tasks.models.base import Array
 from pipeline_tasks.training.progress import step_progress
+from pipeline_tasks.whole_files import replace_file
 
 VALUES_NAME = "inputs.bin"
 INDEX_NAME = "inputs.json"
@@ -107,16 +108,6 @@ def _check_skipped(skipped: dict[int, str], *, num_rows: int) -> None:
             f"(got {len(skipped)} of {num_rows} that do not: {codes}). Check recipe.params against the items.",
             code=UNDECODABLE,
         )
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one: temporary file, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def batches_of(rows: npt.NDArray[np.int64], *, batch_size: int) -> Sequence[npt.NDArray[np.int64]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 
 from pipeline_tasks.assembly import Parts, build_parts
+from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.wiring.overview_page import render_overview
@@ -33,6 +35,12 @@ def read_report(key: str) -> bytes:
     if record is None:
         raise KeyError(key)
     return approval.read_report(parts.store, record)
+
+
+def projects_with_labelers(names: Iterable[str]) -> list[str]:
+    """Return those of the projects that are in Label Studio."""
+    labels = LabelRepository(_shared_parts().database)
+    return [name for name in sorted(names) if labels.registration(name) is not None]
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from pipeline_tasks.stack import lifecycle
 from pipeline_tasks.stack.layout import StackLayout, check_paths, source_root
 from pipeline_tasks.stack.lifecycle import OnEvent, UpReport
 from pipeline_tasks.stack.secret_files import ensure_secret
+from pipeline_tasks.whole_files import replace_file
 
 SIGNING_KEY = "signing_key"
 STACK_KEYS = {"gateway_admin_key": ("shipping", ["admin"]), "gateway_api_key": ("demo", ["predict", "feedback"])}
@@ -55,8 +56,8 @@ def _start(home: Path, *, projects_dir: Path, environment: Mapping[str, str], on
 
 def _remember_start(home: Path) -> None:
     path = home / INSTALLED_AT
-    if not path.exists():
-        path.write_text(f"{utc_now().replace(microsecond=0).isoformat()}\n")
+    if not path.exists() or not path.stat().st_size:  # empty: the disk was full
+        replace_file(path, f"{utc_now().replace(microsecond=0).isoformat()}\n".encode())
 
 
 def issue_stack_keys(home: Path, *, url: str) -> None:

@@ -94,3 +94,30 @@ def test_h10_a_body_that_no_parser_takes_is_refused(plugin, content):
     module, woken = plugin
     assert post(module, content=content).status_code == 422
     assert not woken
+
+
+def test_a_start_of_the_api_server_wakes_collect_where_people_label(plugin, tmp_path):
+    """Label Studio sends a webhook once: what is answered while the api-server is away is collected when it is back."""
+    import asyncio
+    import datetime as dt
+
+    from pipeline_tasks.catalog import migrate
+    from pipeline_tasks.catalog.database import Database, create_engine
+    from pipeline_tasks.catalog.labels import LabelRepository
+    from pipeline_tasks.wiring import pages
+
+    module, woken = plugin
+    url = f"sqlite:///{tmp_path / 'catalog.db'}"
+    migrate.upgrade(url)
+    LabelRepository(Database(create_engine(url))).register(
+        "two", classes=["a"], schema_version=1, ls_project_ids={"label": 1}, now=dt.datetime.now(dt.UTC)
+    )
+    pages._shared_parts.cache_clear()
+
+    async def live():
+        async with module.app.router.lifespan_context(module.app):
+            await asyncio.to_thread(wait_for, lambda: woken)
+
+    asyncio.run(live())
+    pages._shared_parts.cache_clear()
+    assert woken == ["two_annotations"]

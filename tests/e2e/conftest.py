@@ -10,11 +10,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DETHRONE = Path(sys.executable).with_name("dethrone")
+# The shell of a company's machine: proxies that answer nothing, one of them SOCKS, in both spellings; a POSIX locale.
+CLOSED = "127.0.0.1:9"
+HOSTILE = {
+    name: value
+    for upper, value in {
+        "HTTP_PROXY": f"http://{CLOSED}", "HTTPS_PROXY": f"http://{CLOSED}", "ALL_PROXY": f"socks5://{CLOSED}",
+    }.items()
+    for name in (upper, upper.lower())
+} | {"LC_ALL": "C"}  # fmt: skip
 SPLIT_KEY = "the-same-split-in-every-installation-0123456789"
 
 
 class Installation:
-    """One home folder and the commands on it, as a user gives them."""
+    """One home folder, below a path with a blank, and the commands on it, as a user gives them in a hostile shell."""
 
     def __init__(self, home: Path, projects: Path) -> None:
         self.home = home
@@ -22,8 +31,9 @@ class Installation:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "DETHRONE", "WANDB"))}
-        return kept | {"DETHRONE_HOME": str(self.home), "DETHRONE_PROJECTS": str(self.projects)}
+        foreign = ("AIRFLOW", "DETHRONE", "WANDB", "NO_PROXY", "no_proxy")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+        return kept | HOSTILE | {"DETHRONE_HOME": str(self.home), "DETHRONE_PROJECTS": str(self.projects)}
 
     def run(self, *arguments: str, timeout: float = 900, check: bool = True) -> subprocess.CompletedProcess:
         done = subprocess.run(
@@ -75,9 +85,9 @@ def make_installation(tmp_path_factory):
     made: list[Installation] = []
 
     def make(name: str, *, projects_of: tuple[str, ...] = ("fashion", "newsgroups")) -> Installation:
-        folder = tmp_path_factory.mktemp(name)
+        folder = tmp_path_factory.mktemp(name) / "with a blank"
         projects = folder / "projects"
-        projects.mkdir()
+        projects.mkdir(parents=True)
         for project in projects_of:
             source = ROOT / "projects" / project
             target = projects / project

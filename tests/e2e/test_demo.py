@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 
 import pytest
 
@@ -159,7 +160,8 @@ def test_every_command_of_the_readme_runs(told, tmp_path):
     lines = [
         "up", "status", "logs gateway", "doctor", "init garments", "project validate garments", "ingest fashion",
         "annotate fashion", "collect fashion", "monitor fashion", "train fashion", "rollback fashion --reason test",
-        f"predict fashion {photo}", "graph triage check", "graph triage apply --reason test", "graph triage show",
+        f"predict fashion {shlex.quote(str(photo))}",
+        "graph triage check", "graph triage apply --reason test", "graph triage show",
         "latency fashion --requests 20", "keys issue --project fashion", "keys list",
         "history fashion", f"report fashion --output {tmp_path / 'report.html'}", "quarantine fashion", "verify",
         f"replay {last['verdict_id']}", f"lineage {last['champion']}", f"retrain {last['champion']}",
@@ -173,7 +175,7 @@ def test_every_command_of_the_readme_runs(told, tmp_path):
     # The backup's test restores; `wandb sync` takes a W&B server, as in the tracker's contract tests.
     assert {line.split()[0] for line in lines} | {"restore", "wandb"} == set(tried.choices)
     for line in lines:
-        assert installation.run(*line.split()).returncode == 0, line
+        assert installation.run(*shlex.split(line)).returncode == 0, line
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 

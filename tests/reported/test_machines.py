@@ -1,5 +1,6 @@
 """Machines as people have them: proxies in the shell, odd paths, a POSIX locale (source: rows F3, F4, F5)."""
 
+import errno
 import json
 import os
 import shlex
@@ -11,19 +12,23 @@ from pathlib import Path
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from botocore.exceptions import ClientError
 
 from bento_services.gateway import uploader
 from bento_services.gateway.config import StoreConfig
-from pipeline_tasks import cli, proxies, settings
+from pipeline_tasks import assembly, cli, proxies, settings
 from pipeline_tasks.adapters.s3 import S3ObjectStore
 from pipeline_tasks.catalog import migrate
+from pipeline_tasks.catalog.database import create_engine
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.guards.endpoint import proxies_to
 from pipeline_tasks.ingest.s3_source import S3Access, S3Objects
 from pipeline_tasks.project import S3Source
 from pipeline_tasks.stack import doctor, programs, supervisor_conf
 from pipeline_tasks.stack.layout import StackLayout, check_paths
+from pipeline_tasks.whole_files import replace_file
+from pipeline_tasks.wiring import stack_up
 from tests.reported.test_commands import WORDS, variables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -291,3 +296,91 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys,
 def test_a_user_that_the_machine_has_no_name_for_gives_commands(monkeypatch):
     monkeypatch.setattr("getpass.getuser", lambda: {}["no such uid"])
     assert settings.user_name() == f"uid {os.getuid()}"
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EROFS"])
+def test_a_file_that_cannot_be_written_stays_as_it_was_and_is_named(tmp_path, monkeypatch, error):
+    """A full disk left an empty `installed_at`, with which no DAG loaded, and half a project.yaml."""
+    path = tmp_path / "project.yaml"
+    path.write_text("before")
+
+    def fail(_descriptor):
+        raise OSError(getattr(errno, error), "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        with pytest.raises(OSError, match="no") as caught:
+            replace_file(path, b"after")
+    assert (caught.value.errno, caught.value.filename) == (getattr(errno, error), str(path))
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["before"]
+    path.chmod(0o640)
+    replace_file(path, b"after")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("after", 0o640)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("ENOSPC", "Free space on its disk, then give the same command again."),
+        ("EROFS", "Mount its disk for writing, or set DETHRONE_HOME to another folder."),
+        ("ENAMETOOLONG", "Use a shorter path."),
+        ("EACCES", "Check its owner and mode, or name another place (DETHRONE_HOME is one)."),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_with_what_to_do(monkeypatch, capsys, error, advice):
+    def fail(*_arguments, **_options):
+        raise OSError(getattr(errno, error), "so", "/from", None, "/to")
+
+    monkeypatch.setattr("pipeline_tasks.project_init.init_project", fail)
+    assert cli.main(["init", "pet_photos"]) == 1
+    assert (
+        f"error [FILE_ACCESS]: /to must be usable by {settings.user_name()} (got so). {advice}"
+        in capsys.readouterr().err
+    )
+
+
+def test_an_empty_note_of_the_first_start_is_written_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETHRONE_HOME", str(tmp_path))
+    note = tmp_path / settings.INSTALLED_AT
+    note.touch()
+    assert settings.installed_at() is None
+    stack_up._remember_start(tmp_path)
+    first = settings.installed_at()
+    assert first is not None
+    stack_up._remember_start(tmp_path)
+    assert settings.installed_at() == first
+
+
+@pytest.mark.parametrize(
+    ("pragma", "reason"),
+    [("max_page_count = 1", "database or disk is full"), ("query_only = 1", "attempt to write a readonly database")],
+)
+def test_a_catalog_on_a_full_or_read_only_disk_is_a_service_that_is_away(tmp_path, monkeypatch, capsys, pragma, reason):
+    """Every command ended with a traceback of SQLAlchemy."""
+    for name, value in variables(tmp_path, tmp_path / "projects").items():
+        monkeypatch.setenv(name, value)
+    migrate.upgrade(f"sqlite:///{tmp_path / 'catalog.db'}")
+
+    def engine(url):
+        made = create_engine(url)
+        sa.event.listen(made, "begin", lambda connection: connection.exec_driver_sql(f"PRAGMA {pragma}"))
+        return made
+
+    monkeypatch.setattr(assembly, "create_engine", engine)
+    assert cli.main(["keys", "issue", "--name", "x" * 10_000]) == 1
+    error = capsys.readouterr().err
+    assert "error [SERVICE_UNAVAILABLE]: the catalog (DETHRONE_CATALOG_URL, else catalog.db in " in error
+    assert f"must answer (got OperationalError: {reason})" in error
+    assert "Traceback" not in error
+
+
+def test_sockets_find_a_short_folder_or_the_user_is_told(tmp_path, monkeypatch):
+    """A unix socket's path may have 107 bytes; the supervisor and S3 have theirs below the home, or in TMPDIR."""
+    layout = StackLayout(home=tmp_path / ("x" * 200), root=ROOT)
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
+    check_paths(layout)
+    assert layout.runtime_dir.parent == Path("/tmp")
+    monkeypatch.setattr("tempfile.tempdir", f"/tmp/{'y' * 90}")
+    with pytest.raises(ConfigError, match=r"temporary files must have a shorter path .* Set TMPDIR=/tmp"):
+        check_paths(layout)
+    check_paths(StackLayout(home=Path("/srv/short"), root=ROOT))
