@@ -34,7 +34,7 @@ from pipeline_tasks.assembly import Parts, build_parts
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.demo.material import load_material
-from pipeline_tasks.wiring.shipping import roll_back
+from pipeline_tasks.wiring.rolling_back import roll_back
 
 PROJECT = "fashion"
 REST_SECONDS = 2.0

@@ -16,6 +16,7 @@ from pipeline_tasks.adapters.s3 import S3ObjectStore
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.contracts import Attempt, Fence, sha256_hex
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_loader import load_project
 from pipeline_tasks.settings import Settings, load_settings
@@ -49,6 +50,11 @@ class Parts:
             secret_key=settings.s3_secret_key,
             region=settings.s3_region,
         )
+
+    @property
+    def brisk_store(self) -> ObjectStore:
+        """Return the same store for those who cannot wait for it: what recovers must not need what failed."""
+        return self.store.brisk if isinstance(self.store, S3ObjectStore) else self.store
 
     @cached_property
     def labeling(self) -> Any:

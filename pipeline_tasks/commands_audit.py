@@ -31,8 +31,10 @@ def verify(arguments: argparse.Namespace) -> Answer:
 
     violations = views.violations(arguments.anchor)
     whole = "Nothing lost, nothing twice, one champion chain, every promotion gated, the ledger whole."
-    data = {"holds": not violations, "violations": violations}
-    return Answer(data, ("\n".join(violations) or whole,), code=DIFFERENT if violations else DONE)
+    waiting = views.waiting()
+    data = {"holds": not violations, "violations": violations, "waiting": waiting}
+    text = "\n".join([*(violations or [whole]), *waiting])
+    return Answer(data, (text,), code=DIFFERENT if violations else DONE)
 
 
 def replay(arguments: argparse.Namespace) -> Answer:

@@ -27,6 +27,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.monitoring.page import page_key
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
+from pipeline_tasks.wiring.noting import waiting_notes
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
 
 _KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called so
@@ -153,6 +154,11 @@ def violations(anchors: Sequence[str] = ()) -> list[str]:
         deep=True,
     )
     return [str(violation) for violation in found]
+
+
+def waiting() -> list[str]:
+    """Return what was decided while the object store was away and is not noted there yet, in words."""
+    return waiting_notes(build_parts())
 
 
 def overview_lines(parts: Parts) -> list[ProjectLine]:
