@@ -4,10 +4,12 @@ Needs a running stack on which `make demo` has ended (two champions that passed 
 
     .venv/bin/python benchmarks/swaps.py                 # 20 swaps, at least 20,000 requests, 8 at a time
     .venv/bin/python benchmarks/swaps.py --swaps 2 --requests 500
+    .venv/bin/python benchmarks/swaps.py --without-s3    # the object store is stopped for every second swap
 
 Each swap is a whole rollback (adopt or start, golden requests, route, drain, stop) to the other one of the two newest
 champions. Counted: answers that are no 200, answers by a model that neither served before nor after,
-and predictions that were served and are not in the log. Exits 1 unless all three are 0. The server keeps two seconds
+and predictions that were served and are not in the log. Exits 1 unless all three are 0, and no swap
+took longer than 10 s. The server keeps two seconds
 between swaps, in which the latency at rest is measured.
 """
 
@@ -34,10 +36,13 @@ from pipeline_tasks.assembly import Parts, build_parts
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.demo.material import load_material
-from pipeline_tasks.wiring.shipping import roll_back
+from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.supervisord import Supervisor
+from pipeline_tasks.wiring.rolling_back import roll_back
 
 PROJECT = "fashion"
 REST_SECONDS = 2.0
+LONGEST_SWAP_SECONDS = 10.0
 COUNTERS = ("dethrone_predictions_served_total", "dethrone_predictions_logged_total")
 
 
@@ -96,15 +101,22 @@ def main() -> int:
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--requests", type=int, default=20_000, help="go on at rest until there are so many")
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--without-s3", action="store_true", help="stop the object store for every second swap")
     chosen = parser.parse_args()
     parts = build_parts()
+    s3 = Supervisor(StackLayout(home=parts.settings.home.resolve(), root=source_root()).socket)
     images = [image for image, _label in load_material("small").rotated]
     before = counters(parts)
     swaps: list[tuple[float, float]] = []
     with Load(parts, images, concurrency=chosen.concurrency) as load:
         time.sleep(REST_SECONDS)
         for number in range(chosen.swaps):
+            is_away = chosen.without_s3 and number % 2 == 1
+            if is_away:
+                s3.stop("s3")
             swaps.append(swap(parts, number))
+            if is_away:
+                s3.start("s3")
             time.sleep(REST_SECONDS)
         while len(load.answers) < chosen.requests:
             time.sleep(0.5)
@@ -137,10 +149,12 @@ def report(
     during = [one.seconds * 1e3 for one in answers if any(start <= one.began <= end for start, end in swaps)]
     rest = [one.seconds * 1e3 for one in answers if not any(start <= one.began <= end for start, end in swaps)]
     served, logged = grown
+    slow = [end - start for start, end in swaps if end - start > LONGEST_SWAP_SECONDS]
     print(
         f"{dt.datetime.now(dt.UTC).date()}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
-    print(f"{len(swaps)} swaps, {np.median([end - start for start, end in swaps]):.1f} s each (median)")
+    median = np.median([end - start for start, end in swaps])
+    print(f"{len(swaps)} swaps, {median:.1f} s each (median), {len(slow)} longer than {LONGEST_SWAP_SECONDS:.0f} s")
     print(f"{len(answers):,} requests, {sum(failed.values())} failed {dict(failed) or ''}")
     print(f"answered by {dict(Counter(one.model_version for one in answers if one.status == 200))}")
     print(f"answers by a model that is no champion: {len(strangers)}")
@@ -148,7 +162,7 @@ def report(
     for name, times in (("at rest", rest), ("during a swap", during)):
         p50, p99 = np.percentile(times, [50, 99])
         print(f"{name:14s} p50 {p50:5.1f} ms, p99 {p99:6.1f} ms ({len(times):,})")
-    return 1 if failed or strangers or served != logged or served < len(answers) else 0
+    return 1 if failed or strangers or slow or served != logged or served < len(answers) else 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.signatures import parse_key
 from pipeline_tasks.contracts import Attempt, Fence, sha256_hex
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_loader import load_project
 from pipeline_tasks.settings import Settings, load_settings
@@ -52,6 +53,11 @@ class Parts:
             secret_key=settings.s3_secret_key,
             region=settings.s3_region,
         )
+
+    @property
+    def brisk_store(self) -> ObjectStore:
+        """Return the same store for those who cannot wait for it: what recovers must not need what failed."""
+        return self.store.brisk if isinstance(self.store, S3ObjectStore) else self.store
 
     @cached_property
     def labeling(self) -> Any:

@@ -34,8 +34,14 @@ def verify(arguments: argparse.Namespace) -> Answer:
         return _save_public_key(arguments.save_public_key)
     found = views.verification(arguments.anchor, public_key=arguments.public_key)
     whole = "Nothing lost, nothing twice, one champion chain, every promotion gated, the ledger whole."
-    data = {"holds": not found.violations, "violations": list(found.violations), "notes": list(found.notes)}
-    text = "\n".join((*(found.violations or (whole,)), *found.notes))
+    waiting = views.waiting()
+    data = {
+        "holds": not found.violations,
+        "violations": list(found.violations),
+        "notes": list(found.notes),
+        "waiting": waiting,
+    }
+    text = "\n".join((*(found.violations or (whole,)), *found.notes, *waiting))
     return Answer(data, (text,), code=DIFFERENT if found.violations else DONE)
 
 

@@ -293,7 +293,7 @@ def rollback(
     parts: Parts, project: str, *, attempt: Attempt, to_version: str | None, reason: str, actor: str
 ) -> Result:
     """Return to an earlier champion."""
-    from pipeline_tasks.wiring.shipping import roll_back
+    from pipeline_tasks.wiring.rolling_back import roll_back
 
     route = roll_back(parts, project, attempt=attempt, to_version=to_version, reason=reason, actor=actor)
     return {**as_json(route), "links": links_of(parts.settings, service=True)}

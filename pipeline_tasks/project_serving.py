@@ -114,5 +114,8 @@ class Serving(Section):
     max_request_bytes: int = Field(10_000_000, ge=1)
     requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
     drain_seconds: float = Field(30.0, ge=0)
-    keep_previous: bool = Field(default=True, description="Keep the previous champion running, ready to return.")
+    keep_previous: bool = Field(
+        default=True,
+        description="Keep the previous champion running: to return to, and to answer while no other server does.",
+    )
     rollout: Rollout = Rollout()

@@ -35,7 +35,7 @@ class Installation:
         self.store = FakeObjectStore()
         self.ledger = LedgerCase(self.database, self.store)
         self.ledger.tell()
-        note_head(dataclasses.make_dataclass("P", ["database", "store"])(self.database, self.store), "fashion")
+        note_head(dataclasses.make_dataclass("P", ["database", "brisk_store"])(self.database, self.store), "fashion")
         for name in SECRETS:
             self.write(self.home / "secrets" / name, f"the {name}")
         self.write(self.home / "spool" / "000000000001-7.sealed", "whole records")

@@ -318,7 +318,7 @@ class DockerTarget:
         )
 
     def _memory_kills(self, engine: Any, found: Any) -> int:
-        """Return how often the kernel killed for this container's memory limit: the worker, while the server lives."""
+        """Return how often the kernel killed for this container's memory limit; each time the engine starts it anew."""
         now = int(time.time())  # the engine's own events carry its clock; a span is all that is asked for
         filters = {"container": found.id, "event": "oom"}
         return sum(1 for _ in engine.events(since=now - 3600, until=now + 1, filters=filters, decode=True))

@@ -7,6 +7,7 @@ completed or removed. Needs the official client (requirements/cluster.lock).
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ from pipeline_tasks.errors import ConfigError, PermanentError, ServiceUnavailabl
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ServerHandle
 from pipeline_tasks.project_serving import KubernetesServing
+
+logger = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 30
 TAIL_LINES = 15
@@ -103,7 +106,13 @@ class KubernetesTarget:
             PermanentError: the cluster refuses an object, or somebody else manages one of its fields.
         """
         name = _checked(deployment_id)
-        image = self._publish(bento_tag)
+        try:
+            image = self._publish(bento_tag)
+        except ServiceUnavailable as error:
+            if self._get(DEPLOYMENT, name) is None:
+                raise
+            logger.warning("%s is taken as it runs in the cluster: %s", name, error)
+            return ServerHandle(deployment_id=deployment_id, address=self.address(deployment_id))
         told = {"OMP_NUM_THREADS": "1", **image.environment, **environment}
         for kind, body in manifests(name, config=self._config, image=image.reference, environment=told):
             self._call(

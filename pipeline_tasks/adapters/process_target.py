@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,6 +78,21 @@ class ProcessTarget:
         program = self._program(name, bento_tag=bento_tag, port=port, environment=environment)
         with self._exclusive():
             write_private(self._layout.program_file(name), render_program(program))
+
+    def forget(self, deployment_ids: Collection[str]) -> None:
+        """Let deployments of a stack that is down not start with the next `dethrone up`."""
+        with self._exclusive():
+            for deployment_id in deployment_ids:
+                self._layout.program_file(_program_name(deployment_id)).unlink(missing_ok=True)
+
+    def remembered(self) -> tuple[str, ...]:
+        """Return the deployments that start with the next `dethrone up`."""
+        found = self._layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf")
+        return tuple(sorted(path.stem.removeprefix(INFERENCE_PREFIX) for path in found))
+
+    def is_down(self) -> bool:
+        """Return whether no supervisor runs, so that nobody can be in the middle of anything."""
+        return not self._supervisor.is_up()
 
     def wait_ready(self, deployment_id: str, *, timeout_seconds: float) -> None:
         """Return when the server says that it can predict.

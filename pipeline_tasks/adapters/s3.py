@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_BUDGET_SECONDS = 90.0  # SeaweedFS needs 12 to 24 s to come back after kill -9
 CONNECT_TIMEOUT_SECONDS = 5
+BRISK_SECONDS = 2
 READ_TIMEOUT_SECONDS = 20
 LONGEST_PAUSE_SECONDS = 5.0
 PART_ATTEMPTS = 5
@@ -63,6 +64,9 @@ class S3ObjectStore:
         rng: random.Random | None = None,
         client: Any = None,
     ) -> None:
+        self._same_bucket = partial(
+            S3ObjectStore, endpoint=endpoint, bucket=bucket, access_key=access_key, secret_key=secret_key, region=region
+        )
         self.endpoint = endpoint
         self.bucket = bucket
         self._region = region
@@ -81,6 +85,11 @@ class S3ObjectStore:
         )
         # Ours is the only retry: one hidden in the SDK turns a successful conditional write into a 412.
         self._client: Any = client or self._make_client(max_attempts=1)
+
+    @cached_property
+    def brisk(self) -> S3ObjectStore:
+        """Return the same bucket for those who go on without it when it does not answer at once."""
+        return self._same_bucket(budget_seconds=BRISK_SECONDS, read_timeout_seconds=BRISK_SECONDS)
 
     @cached_property
     def _upload_client(self) -> Any:
@@ -331,7 +340,7 @@ def _make_client(
         config=Config(
             s3={"addressing_style": "path"},
             signature_version="s3v4",
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            connect_timeout=min(CONNECT_TIMEOUT_SECONDS, read_timeout_seconds),
             read_timeout=read_timeout_seconds,
             max_pool_connections=max_connections,
             retries={"total_max_attempts": max_attempts, "mode": "standard"},

@@ -87,6 +87,12 @@ class ServingRepository:
         with self._database.read() as connection:
             return _head(connection, project)
 
+    def projects(self) -> list[str]:
+        """Return the projects that have a route."""
+        query = sa.select(t.routes.c.project).distinct().order_by(t.routes.c.project)
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
+
     def head_record(self, project: str) -> RouteRecord | None:
         """Return the newest generation with who moved it and why, or None before the first promotion."""
         query = sa.select(t.routes).where(t.routes.c.project == project).order_by(t.routes.c.generation.desc()).limit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.contracts import DeploymentRef, Route, RouteEntry, content_id
@@ -177,6 +177,14 @@ def to_retire(history: Sequence[Route], running: Collection[str], *, keep_previo
     if keep_previous:
         keep |= _previous(history)
     return sorted(set(running) - keep)
+
+
+def unrouted(histories: Iterable[Sequence[Route]], running: Collection[str]) -> list[str]:
+    """Return the deployments that no project's route names and none keeps: left by work that was cut short."""
+    left = set(running)
+    for history in histories:
+        left &= set(to_retire(history, running, keep_previous=True)) if history else left
+    return sorted(left)
 
 
 def _previous(history: Sequence[Route]) -> set[str]:

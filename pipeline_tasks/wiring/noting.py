@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pipeline_tasks.assembly import Parts
 from pipeline_tasks.catalog import ledger
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.contracts import canonical_json
+from pipeline_tasks.errors import PipelineError, ServiceUnavailable
+
+logger = logging.getLogger(__name__)
 
 
 def note_head(parts: Parts, project: str) -> None:
     """Write the newest entry of a project's ledger into the object store; what is there already stays the same.
 
-    To be called after every verdict, approval and route. One that a crash left out is covered by the next: its hash
-    follows from those before it. `dethrone verify` compares.
+    To be called after every verdict, approval and route, and by the monitor. One that a crash or a store that is away
+    left out is covered by the next: its hash follows from those before it. `dethrone verify` compares, and names the
+    entries that are still to be noted.
     """
     entry = LedgerRepository(parts.database).head(project)
-    if entry is not None:
-        body = canonical_json(ledger.entry_json(entry))
-        parts.store.put(ledger.noted_key(entry), body, content_type="application/json")
+    if entry is None:
+        return
+    body = canonical_json(ledger.entry_json(entry))
+    with passed_over(
+        f"entry {entry.sequence} of {project}'s ledger is noted there later, by the next one or the monitor"
+    ):
+        parts.brisk_store.put(ledger.noted_key(entry), body, content_type="application/json")
+
+
+def waiting_notes(parts: Parts) -> list[str]:
+    """Return, in words, the entries that the object store has not noted yet: a cut there would not be seen."""
+    noted = ledger.noted_in(info.key for info in parts.store.list(ledger.NOTED_PREFIX))
+    repository = LedgerRepository(parts.database)
+    waiting = []
+    for project in repository.projects():
+        head = repository.head(project)
+        newest = max((sequence for sequence, _ in noted.get(project, ())), default=0)
+        if head is not None and head.sequence > newest:
+            waiting.append(
+                f"{project}: the ledger's entries {newest + 1} to {head.sequence} are not noted in the object store "
+                "yet; the next decision or the monitor notes them."
+            )
+    return waiting
+
+
+@contextmanager
+def passed_over(what: str) -> Iterator[None]:
+    """Go on without the object store while it is away or refuses, and say what was passed over."""
+    try:
+        yield
+    except PipelineError as error:
+        if not isinstance(error, ServiceUnavailable) and error.code != "S3_REFUSED":
+            raise
+        logger.warning("the object store must answer (got: %s). %s.", error, what)

@@ -18,21 +18,21 @@ from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
-from pipeline_tasks.contracts import Attempt, DeploymentRef, Item, Location, ModelRef, ReleaseRef, Route, RouteEntry
+from pipeline_tasks.contracts import Attempt, DeploymentRef, Item, Location, ModelRef, ReleaseRef, Route
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.deployment.plan import deployment_id_of
 from pipeline_tasks.deployment.rolling import ROLLING, Rollout, return_abandoned, roll_out
-from pipeline_tasks.errors import GateClosed, InputError, PermanentError, ServiceUnavailable, printable
+from pipeline_tasks.errors import GateClosed, InputError, PermanentError, PipelineError, ServiceUnavailable, printable
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.contradictions import judged_weights
-from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.ingest.reading import read_items
-from pipeline_tasks.ports import DeploymentTarget
+from pipeline_tasks.ports import DeploymentTarget, ObjectStore
 from pipeline_tasks.project import LoadedProject, Project
 from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer, golden_answers, tolerance_of
 from pipeline_tasks.validation import task as validation_task
 from pipeline_tasks.wiring.judging import items_of, model_of, verdict_record
+from pipeline_tasks.wiring.kept import keep_golden, kept_golden
 from pipeline_tasks.wiring.noting import note_head
 
 NUM_GOLDEN = 8
@@ -224,15 +224,23 @@ def golden_items(parts: Parts, project: str, model: ModelRef) -> Sequence[releas
     ]
 
 
-def golden_again(parts: Parts, release: ReleaseRef) -> list[release_task.GoldenItem]:
-    """Return the requests that a recorded release was checked with, and the answers it has to give."""
-    stored = golden_answers(parts.store.get(release_task.golden_key(release)))
+def golden_again(parts: Parts, release: ReleaseRef, *, store: ObjectStore) -> list[release_task.GoldenItem]:
+    """Return the requests that a recorded release was checked with, and the answers it has to give.
+
+    They come from beside the server, and from the store where they are not there yet.
+    """
+    kept = kept_golden(parts.settings.home, release)
+    if kept is not None:
+        return kept
+    stored = golden_answers(store.get(release_task.golden_key(release)))
     answers = {one.item_id: one for one in stored}
     items = [_as_asked(item, answers[item.item_id]) for item in items_of(parts, release.project, list(answers))]
-    return [
+    found = [
         release_task.GoldenItem(payload=data, media_type=item.media_type, expected=answers[item.item_id])
-        for item, data in read_items(parts.store, items)
+        for item, data in read_items(store, items)
     ]
+    keep_golden(parts.settings.home, release, found)
+    return found
 
 
 def _as_asked(item: Item, answer: GoldenAnswer) -> Item:
@@ -261,7 +269,10 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
     try:
         rollout = Rollout(project=loaded, release=release, check=functools.partial(check_answers, parts), **shared)
         note = roll_out(rollout)
-        return deployment_task.ship(loaded, release, route_config=route_config(loaded), note=note, **shared)
+        route = deployment_task.ship(loaded, release, route_config=route_config(loaded), note=note, **shared)
+        with contextlib.suppress(PipelineError, KeyError):  # for a rollback while the store is away
+            golden_again(parts, release, store=parts.store)
+        return route
     finally:
         note_head(parts, project)
 
@@ -288,9 +299,8 @@ def end_abandoned_rollout(parts: Parts, project: str, *, attempt: Attempt) -> No
 
 def check_answers(parts: Parts, release: ReleaseRef, deployment: DeploymentRef) -> None:
     """Ask a started server the requests that its release was checked with; GateClosed for any other answer."""
-    release_task.require_golden_answers(
-        release, deployment, golden_again(parts, release), ask=functools.partial(ask_server, parts)
-    )
+    golden = golden_again(parts, release, store=parts.store)
+    release_task.require_golden_answers(release, deployment, golden, ask=functools.partial(ask_server, parts))
 
 
 def route_config(loaded: LoadedProject) -> dict[str, Any]:
@@ -329,43 +339,6 @@ def _row_reading(config: Project) -> dict[str, Any]:
     return {"content_columns": sorted(names)}
 
 
-def roll_back(
-    parts: Parts, project: str, *, attempt: Attempt, to_version: str | None, reason: str, actor: str
-) -> Route:
-    """Return to an earlier champion, kept running or started again from its release.
-
-    Raises:
-        ConfigError: there is no reason, or no such champion.
-    """
-    reason = stated(reason)
-
-    def release_of(entry: RouteEntry) -> ReleaseRef:
-        release = release_of_version(parts, project, entry.model_version)
-        model = model_of(parts, project, entry.model_version)
-        key = release_facts(parts, project, release.release_id)["object_key"]
-        release_task.require_artifacts(release, model, object_key=key, store=parts.store)
-        restore_bento(parts, release)
-        return release
-
-    loaded = parts.project(project)
-    route = deployment_task.rollback(
-        loaded,
-        serving=ServingRepository(parts.database),
-        target=target_of(parts, loaded),
-        gateway=parts.gateway,
-        release_of=release_of,
-        check=functools.partial(check_answers, parts),
-        to_version=to_version,
-        actor=actor,
-        reason=reason,
-        attempt=attempt,
-        fence=parts.fence(project, "ship", attempt),
-        clock=utc_now,
-    )
-    note_head(parts, project)
-    return route
-
-
 def release_of_version(parts: Parts, project: str, version: str) -> ReleaseRef:
     """Return the newest release of a model version; GateClosed if there is none: it never passed the gate."""
     release = ReleaseRepository(parts.database).of_model(project, version)
@@ -378,12 +351,12 @@ def release_of_version(parts: Parts, project: str, version: str) -> ReleaseRef:
     return release
 
 
-def restore_bento(parts: Parts, release: ReleaseRef) -> None:
+def restore_bento(parts: Parts, release: ReleaseRef, *, store: ObjectStore | None = None) -> None:
     """Bring a release's bento back where this machine has lost it; refuse one that is not what was checked."""
     release_task.restore_bento(
         release,
         release_facts(parts, release.project, release.release_id),
-        store=parts.store,
+        store=store or parts.store,
         packager=BentoPackager(parts.settings.bentoml_home),
         scratch=parts.settings.scratch_dir,
     )

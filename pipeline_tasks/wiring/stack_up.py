@@ -6,14 +6,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline_tasks.adapters.process_target import ProcessTarget
 from pipeline_tasks.assembly import utc_now
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.serving import EVERY_PROJECT, ServingRepository
 from pipeline_tasks.catalog.signatures import parse_key
+from pipeline_tasks.deployment.plan import unrouted
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.settings import INSTALLED_AT, RESTORING, catalog_url
 from pipeline_tasks.stack import lifecycle
+from pipeline_tasks.stack.events import Event
 from pipeline_tasks.stack.layout import StackLayout, check_paths, source_root
 from pipeline_tasks.stack.lifecycle import OnEvent, UpReport
 from pipeline_tasks.stack.secret_files import ensure_secret
@@ -51,7 +54,19 @@ def _start(home: Path, *, projects_dir: Path, environment: Mapping[str, str], on
     migrate.upgrade(url)
     ensure_secret(home / "secrets", SIGNING_KEY)
     issue_stack_keys(home, url=url)
+    for deployment_id in forget_unrouted(ProcessTarget(home), ServingRepository(Database(create_engine(url)))):
+        on_event(Event(deployment_id, "note", "not started again: no route names it, so what started it was cut short"))
     return lifecycle.up(home, projects_dir=projects_dir, environment=environment, on_event=on_event)
+
+
+def forget_unrouted(target: ProcessTarget, serving: ServingRepository) -> list[str]:
+    """Leave out of the next start what neither serves nor is kept; of a stack that runs, it may be somebody's work."""
+    if not target.is_down():
+        return []
+    remembered = target.remembered()
+    left = unrouted((serving.history(project) for project in serving.projects()), remembered) if remembered else []
+    target.forget(left)
+    return left
 
 
 def _remember_start(home: Path) -> None:

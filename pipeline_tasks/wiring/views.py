@@ -27,6 +27,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.evaluation.approval import read_report
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
+from pipeline_tasks.wiring.noting import waiting_notes
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
 
 NOT_COVERED = "Not covered: what came in since each project's newest verdict, and what docs/evidence.md lists."
@@ -167,6 +168,11 @@ def verification(anchors: Sequence[str] = (), *, public_key: Path | None = None)
     )
     entries = [entry for project in ledger.projects() for entry in ledger.entries(project)]
     return Verification(tuple(map(str, found)), (signatures_text(entries, keys), NOT_COVERED))
+
+
+def waiting() -> list[str]:
+    """Return what was decided while the object store was away and is not noted there yet, in words."""
+    return waiting_notes(build_parts())
 
 
 def overview_lines(parts: Parts) -> list[ProjectLine]:

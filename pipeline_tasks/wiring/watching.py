@@ -17,6 +17,7 @@ from pipeline_tasks.monitoring import task as monitoring_task
 from pipeline_tasks.monitoring.importing import Outside
 from pipeline_tasks.validation import task as validation_task
 from pipeline_tasks.wiring.links import links_of
+from pipeline_tasks.wiring.noting import note_head
 
 UPLOAD_TIME = dt.timedelta(days=1)  # a file that is still uploaded after so long has lost its writer
 
@@ -39,6 +40,7 @@ def watch(parts: Parts, project: str, *, attempt: Attempt) -> dict[str, Any]:
             now=now,
         )
 
+    note_head(parts, project)
     report = monitoring_task.run(
         loaded,
         outside=Outside(

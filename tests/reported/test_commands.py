@@ -23,7 +23,7 @@ from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.project_init import init_project
 from pipeline_tasks.project_loader import load_project, load_projects
 from pipeline_tasks.wiring import at_once, removing, rollback_preview, shell_run
-from pipeline_tasks.wiring.shipping import roll_back
+from pipeline_tasks.wiring.rolling_back import roll_back
 from tests.fakes import FakeObjectStore
 from tests.ledger_case import Case, minutes
 

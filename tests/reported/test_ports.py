@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from bento_services import serve
+from bento_services.inference.packaging import source_files
+from pipeline_tasks.release.image import ENTRY, LAYERS, BaseImage, build_image
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.lifecycle import write_programs
 from pipeline_tasks.stack.secret_files import write_private
@@ -54,6 +58,22 @@ def test_up_takes_the_process_manager_out_of_deployments_of_an_earlier_version(l
     for _ in range(2):
         write_programs(layout, ())
         assert path.read_text() == render_program(new), row
+
+
+@pytest.mark.parametrize("row", ["H1"])
+def test_a_releases_image_starts_by_its_own_entry(row):
+    """H1: whatever base image it stands on; the image of an older release stays, byte for byte."""
+    base = BaseImage("sha256:b", next(iter(LAYERS)), (), {"rootfs": {"diff_ids": []}, "config": {"Cmd": ["serve"]}})
+
+    def told(files):
+        config = json.loads(build_image(base, files, labels={}).config)["config"]
+        return config.get("Entrypoint"), config["Cmd"]
+
+    bento = "/home/bentoml/bento"
+    new = [["python3", f"{bento}/src/bento_services/serve.py"], [bento, "--host", "0.0.0.0", "--port", "3000"]]
+    assert [*told({ENTRY: b"", "bento.yaml": b""})] == new, row
+    assert told({"bento.yaml": b""}) == (None, ["serve"])
+    assert Path(ENTRY.removeprefix("src/")) in source_files()
 
 
 @pytest.mark.parametrize("row", ["H1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import datetime as dt
 import io
 import os
@@ -53,13 +54,14 @@ class Stack:
         self.serving = ServingRepository(Database(engine))
         self.serving.issue_key("*", name="t", scopes=["predict", "feedback", "admin"], token=TOKEN, at=NOW)
 
-    def route(self, *entries: RouteEntry) -> Route:
+    def route(self, *entries: RouteEntry, standby: RouteEntry | None = None) -> Route:
         head = self.serving.head_route("fashion")
         generation = head.generation + 1 if head else 1
         parent = head.commit_id if head else None
         route = Route("fashion", generation, f"c{generation}", parent, entries[0].model_version, entries)
         facts = {"action": "promote", "attempt": "r/ship/1", "verdict_id": "v", "actor": "gate", "reason": "won"}
-        return self.serving.commit_route(route, **facts, serving=SERVING, at=NOW)
+        kept = {"standby": dataclasses.asdict(standby)} if standby else {}
+        return self.serving.commit_route(route, **facts, serving=SERVING | kept, at=NOW)
 
     def gateway(self, **more: str):
         return serving(SERVICE, home=self.home, environment=gateway_environment(self.home, **more))
@@ -76,6 +78,7 @@ class Load:
     def __init__(self, url: str, *, num_clients: int = 6) -> None:
         self.codes = collections.Counter()
         self.versions = collections.Counter()
+        self.told: list[tuple[str, str]] = []
         self.refusals: list[str] = []
         self.seconds: list[float] = []
         self._url = f"{url}/v1/projects/fashion/predict"
@@ -110,7 +113,9 @@ class Load:
                 self.codes[response.status_code] += 1
                 self.seconds.append(time.monotonic() - began)
                 if response.status_code == 200:
-                    self.versions[response.json()["model_version"]] += 1
+                    answer = response.json()
+                    self.versions[answer["model_version"]] += 1
+                    self.told.append((answer["prediction_id"], answer["model_version"]))
                 else:
                     self.refusals.append(response.text)
 
@@ -201,6 +206,35 @@ def test_ten_kills_of_a_replica_under_load_fail_no_request(stack):
     finally:
         for replica in replicas:
             replica.kill()
+
+
+@pytest.mark.parametrize("has_standby", [pytest.param(True, id="H6-standby"), pytest.param(False, id="H6-first")])
+def test_kills_of_the_only_champion_fail_no_request_and_the_log_says_who_answered(stack, has_standby):
+    """faults.md H6: requests failed until it was back. benchmarks/kills.py does it with real servers."""
+    predecessor, champion = StubInference(version="P"), Replica()
+    kept = RouteEntry("dP", "P", predecessor.url, 100)
+    stack.route(kept)
+    stack.route(dataclasses.replace(champion.entry(0), weight=100), standby=kept if has_standby else None)
+    try:
+        with stack.gateway(DETHRONE_INFERENCE_TIMEOUT_SECONDS="20") as gateway:
+            follows(gateway.url, 2)
+            with Load(gateway.url) as load:
+                for _ in range(4):
+                    load.wait_for_more(30)
+                    champion.kill()
+                    if has_standby:
+                        load.wait_for_more(30)
+                    champion.start()
+            assert set(load.codes) == {200}
+            assert metric(gateway.url, "dethrone_standby_answers") == load.versions["P"]
+            assert (load.versions["P"] > 0) == has_standby
+            gateway.kill()
+        logged = [(record.prediction_id, record.model_version) for record in spooled(stack.home / "spool")]
+        assert sorted(logged) == sorted(load.told)
+        assert len({name for name, _ in logged}) == len(logged)
+    finally:
+        predecessor.stop()
+        champion.kill()
 
 
 def test_answers_without_sense_or_in_time_are_the_champions(stack):

@@ -204,7 +204,7 @@ def test_a_history_that_is_gone_with_its_rows_is_seen_by_its_anchor(faults):
 
 @pytest.fixture
 def note(database, object_store):
-    return lambda: note_head(SimpleNamespace(database=database, store=object_store), NAME)
+    return lambda: note_head(SimpleNamespace(database=database, brisk_store=object_store), NAME)
 
 
 def test_nothing_is_noted_of_an_empty_ledger_and_the_same_head_is_noted_once(case, note, object_store, entries):

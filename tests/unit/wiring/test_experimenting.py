@@ -33,7 +33,9 @@ def parts(database, object_store):
     case.serving.commit_route(
         **facts, verdict_id="verdict-v1", actor="ann", reason="r", serving={"experiment": FACTS}, at=minutes(4)
     )
-    return types.SimpleNamespace(database=database, store=object_store, project=lambda _: s.project(), case=case)
+    return types.SimpleNamespace(
+        database=database, store=object_store, brisk_store=object_store, project=lambda _: s.project(), case=case
+    )
 
 
 def log(parts):

@@ -74,7 +74,7 @@ class World:
 @pytest.fixture
 def world(database, object_store, tmp_path):
     settings = types.SimpleNamespace(projects_dir=tmp_path)
-    parts = types.SimpleNamespace(database=database, store=object_store, settings=settings)
+    parts = types.SimpleNamespace(database=database, store=object_store, brisk_store=object_store, settings=settings)
     world = World(parts, tmp_path)
     parts.project = world.loaded.__getitem__
     world.write()

@@ -13,7 +13,7 @@ from pipeline_tasks.catalog.verdicts import ReleaseRepository, VerdictRecord, Ve
 from pipeline_tasks.contracts import Attempt, ModelRef, ReleaseRef, RouteEntry, VerdictRef, canonical_json, sha256_hex
 from pipeline_tasks.errors import GateClosed, PermanentError
 from pipeline_tasks.evaluation.verdict import verdict_id_of
-from pipeline_tasks.wiring import shipping
+from pipeline_tasks.wiring import rolling_back, shipping
 from tests.documents import verdict_document
 from tests.ledger_case import Case
 from tests.unit.evaluation import support as s
@@ -24,8 +24,8 @@ KEY = "bentos/fashion/r1-abc.bento"
 
 @pytest.fixture
 def parts(database, object_store, tmp_path):
-    settings = types.SimpleNamespace(bentoml_home=tmp_path / "bentoml", scratch_dir=tmp_path / "scratch")
-    return types.SimpleNamespace(database=database, store=object_store, settings=settings)
+    settings = types.SimpleNamespace(home=tmp_path, bentoml_home=tmp_path / "bentoml", scratch_dir=tmp_path / "scratch")
+    return types.SimpleNamespace(database=database, store=object_store, brisk_store=object_store, settings=settings)
 
 
 def record(parts, **infra_check) -> None:
@@ -78,8 +78,9 @@ def moving(parts, monkeypatch):
     """Parts with one project, whose releases and routes go straight into the catalog."""
     case = Case(parts.database, parts.store)
     parts.project, parts.fence = lambda _: s.project(), lambda *_: None
-    parts.target = parts.gateway = None
+    parts.target, parts.gateway = types.SimpleNamespace(list=dict), None
     monkeypatch.setattr(shipping, "restore_bento", lambda *_: None)
+    monkeypatch.setattr(rolling_back, "restore_bento", lambda *_, **__: None)
     monkeypatch.setattr(shipping.deployment_task, "ship", lambda *_, **__: case.move("m1"))
     monkeypatch.setattr(
         shipping.deployment_task, "rollback", lambda *_, **__: case.move("m1", action="rollback", verdict_id="v1")
@@ -99,7 +100,7 @@ def test_a_promotion_and_a_rollback_are_noted_down(moving):
     assert shipping.ship_release(moving, "fashion", attempt=s.attempt(), release_id="r1").generation == 1
     assert len(noted(moving)) == 1
     back = {"to_version": None, "reason": "complaints", "actor": "ops"}
-    assert shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back).generation == 2
+    assert rolling_back.roll_back(moving, "fashion", attempt=s.attempt(), **back).generation == 2
     assert len(noted(moving)) == 2
 
 
@@ -113,7 +114,7 @@ def test_what_has_no_release_is_neither_shipped_nor_returned_to(moving, monkeypa
         lambda *_, release_of, **__: release_of(RouteEntry("d", "m1", "", 100)),
     )
     with pytest.raises(GateClosed, match=r"m1 must have a release of fashion to serve \(got none\)") as none:
-        shipping.roll_back(moving, "fashion", attempt=s.attempt(), to_version="m1", reason="r", actor="ops")
+        rolling_back.roll_back(moving, "fashion", attempt=s.attempt(), to_version="m1", reason="r", actor="ops")
     assert none.value.code == "NO_RELEASE"
 
 
@@ -125,13 +126,15 @@ def test_a_rollback_asks_for_the_recorded_artifacts(moving, monkeypatch):
         asked.append(release_of(RouteEntry("d", "m1", "", 100)))
 
     monkeypatch.setattr(shipping.deployment_task, "rollback", roll_back)
-    monkeypatch.setattr(shipping, "model_of", lambda *_: ModelRef("fashion", "m1", "models/m1", "digest", "snapshot"))
+    monkeypatch.setattr(
+        rolling_back, "model_of", lambda *_: ModelRef("fashion", "m1", "models/m1", "digest", "snapshot")
+    )
     back = {"to_version": None, "reason": "complaints", "actor": "ops"}
     with pytest.raises(GateClosed, match=f"got nothing under .*{KEY}, bentos/fashion/r1.golden.json"):
-        shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back)
+        rolling_back.roll_back(moving, "fashion", attempt=s.attempt(), **back)
     for key in ("models/m1/model.safetensors", "models/m1/model.json", KEY, "bentos/fashion/r1.golden.json"):
         moving.store.put(key, b"x")
-    shipping.roll_back(moving, "fashion", attempt=s.attempt(), **back)
+    rolling_back.roll_back(moving, "fashion", attempt=s.attempt(), **back)
     assert asked == [RELEASE]
 
 
