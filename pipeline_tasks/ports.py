@@ -67,6 +67,7 @@ class LabelingAnnotation:
     lead_time_seconds: float | None
     created_at: dt.datetime
     updated_at: dt.datetime
+    written_by: str | None = None  # who sent its last version, where the tool says so
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

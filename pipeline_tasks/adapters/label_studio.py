@@ -290,6 +290,7 @@ class LabelStudio:
             return []
 
     def _annotation(self, task: Mapping[str, Any], annotation: Mapping[str, Any]) -> LabelingAnnotation:
+        writer = annotation.get("updated_by")  # the server sets it; `completed_by` is what a request said
         return LabelingAnnotation(
             annotation_id=_annotation_id(annotation),
             task_id=int(task["id"]),
@@ -300,6 +301,7 @@ class LabelStudio:
             lead_time_seconds=annotation["lead_time"],
             created_at=_time(annotation["created_at"]),
             updated_at=_time(annotation["updated_at"]),
+            written_by=None if writer is None else self._email(writer),
         )
 
     def _email(self, user_id: int | None) -> str:

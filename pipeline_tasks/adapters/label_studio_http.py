@@ -110,7 +110,7 @@ def auth_message(status: int, reason: str, *, personal: bool) -> str:
             "to a personal access token."
         )
     else:
-        todo = "Set DETHRONE_LABEL_STUDIO_TOKEN to a token of a member of the organization."
+        todo = "Set DETHRONE_LABEL_STUDIO_TOKEN to a token of an administrator (docs/labeling.md)."
     return f"DETHRONE_LABEL_STUDIO_TOKEN must be a valid Label Studio token (got HTTP {status}: {reason}). {todo}"
 
 

@@ -47,12 +47,18 @@ def received(annotation: LabelingAnnotation) -> LabelingAnnotation:
         annotation,
         item_id=storable(annotation.item_id),
         annotator=storable(annotation.annotator),
+        written_by=None if annotation.written_by is None else storable(annotation.written_by),
         lead_time_seconds=lead_time if isinstance(lead_time, int | float) and math.isfinite(lead_time) else None,
     )
 
 
 def read_answer(annotation: LabelingAnnotation, config: LabelingConfig) -> Reading:
     """Return the class that an annotation names; names are compared exactly, nothing is stripped or folded."""
+    if annotation.written_by not in {None, annotation.annotator}:
+        return _refused(
+            annotation, "OTHER_AUTHOR", "the last writer", annotation.annotator, annotation.written_by,
+            todo="Its author has to submit it again in Label Studio; the next collect reads it again.",
+        )  # fmt: skip
     if annotation.cancelled:
         return Reading()
     if not annotation.result:

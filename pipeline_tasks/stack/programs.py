@@ -18,8 +18,6 @@ LABEL_STUDIO_USER = "admin@dethrone.local"
 LABEL_STUDIO_WORKERS = 2
 _LABEL_STUDIO_SERVER = Path(__file__).parent / "label_studio_server"
 AIRFLOW_PARTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-# 127.0.0.0/8 stays open: S3 and the webhook's receiver live there. Everything private or link-local is refused.
-_BANNED_SUBNETS = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,100.64.0.0/10,fc00::/7,fe80::/10"
 # Settings of another installation in the caller's shell would win over the files written here.
 _FOREIGN_PREFIXES = (
     "AIRFLOW",
@@ -142,7 +140,7 @@ def s3_identities(secrets: Mapping[str, str]) -> str:
 
 
 def label_studio_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Program:
-    """Label Studio in its own environment: no sign-up, no local files, no calls home, loopback only."""
+    """Label Studio in its own environment: no sign-up, no local files, no calls home, no inner addresses but ours."""
     port = ports["label_studio"]
     return Program(
         name="label-studio",
@@ -163,8 +161,9 @@ def label_studio_program(layout: StackLayout, *, ports: Mapping[str, int], secre
             "DISABLE_SIGNUP_WITHOUT_LINK": "true",
             "LOCAL_FILES_SERVING_ENABLED": "false",
             "SSRF_PROTECTION_ENABLED": "true",
-            "USE_DEFAULT_BANNED_SUBNETS": "false",
-            "USER_ADDITIONAL_BANNED_SUBNETS": _BANNED_SUBNETS,
+            "USE_DEFAULT_BANNED_SUBNETS": "true",
+            # Of what is refused by that, these alone: it reads tasks' files and reports annotations.
+            "DETHRONE_LABEL_STUDIO_REACHES": f"{address(ports['s3'])} {address(ports['airflow'])}",
             "XDG_CONFIG_HOME": str(layout.label_studio_dir / "config"),
             "COLLECT_ANALYTICS": "false",
             "SENTRY_DSN": "",

@@ -242,7 +242,24 @@ def test_only_who_ships_can_reach_the_engine_and_it_reaches_what_it_started():
     }
     assert with_engine == {name for name, one in SERVICES.items() if "group_add" in one} == {"airflow-worker"}
     for name in (*with_engine, "gateway", "prometheus"):
-        assert set(SERVICES[name]["networks"]) == {"default", "serving"}
+        assert set(SERVICES[name]["networks"]) - {"labeling"} == {"default", "serving"}
+
+
+def test_label_studio_and_models_have_no_neighbours_but_those_that_they_need():
+    """H2: in one network a container reaches every port of every other."""
+    beside = {
+        network: {name for name, one in SERVICES.items() if network in (one.get("networks") or ["default"])}
+        for network in COMPOSE["networks"]
+    }
+    assert beside["labeling"] == {"label-studio", "postgres", "s3", "airflow-api-server", "airflow-worker", "tools"}
+    assert beside["serving"] == {"gateway", "airflow-worker", "prometheus"}
+    assert "label-studio" not in beside["default"]
+    environment = SERVICES["label-studio"]["environment"]
+    assert environment["USE_DEFAULT_BANNED_SUBNETS"] == environment["SSRF_PROTECTION_ENABLED"] == "true"
+    assert "USER_ADDITIONAL_BANNED_SUBNETS" not in environment
+    store, webhook = environment["DETHRONE_LABEL_STUDIO_REACHES"].split(" ")
+    assert store == SERVICES["airflow-worker"]["environment"]["DETHRONE_S3_ENDPOINT"]
+    assert webhook == SERVICES["airflow-worker"]["environment"]["DETHRONE_AIRFLOW_URL"]
 
 
 def test_label_studio_takes_the_webhooks_address():
@@ -250,7 +267,8 @@ def test_label_studio_takes_the_webhooks_address():
     said = SERVICES["airflow-worker"]["environment"]["DETHRONE_AIRFLOW_URL"]
     name = urlsplit(re.fullmatch(r"\$\{DETHRONE_AIRFLOW_URL:-(.+)\}", said)[1]).hostname
     assert re.fullmatch(r"([a-z0-9-]+\.)+[a-z]{2,}", name)
-    assert name in SERVICES["airflow-api-server"]["networks"]["default"]["aliases"]
+    for network in ("default", "labeling"):
+        assert name in SERVICES["airflow-api-server"]["networks"][network]["aliases"]
 
 
 @pytest.mark.parametrize("name", [name for name in SERVICES if name.startswith("airflow-")])

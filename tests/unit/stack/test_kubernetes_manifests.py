@@ -119,6 +119,15 @@ def test_callbacks_are_let_out_where_the_gateway_would_send_them():
     assert "DETHRONE_CALLBACK_HOSTS" in overlay["patches"][0]["patch"]
 
 
+def test_the_store_is_reached_on_its_s3_port_alone_and_label_studio_reaches_what_it_needs():
+    store, label_studio = yaml.safe_load_all((FOLDER / "base" / "store-network.yaml").read_text())
+    assert store["spec"]["policyTypes"] == ["Ingress"]
+    assert [port["port"] for rule in store["spec"]["ingress"] for port in rule["ports"]] == [8333]
+    assert "Egress" in label_studio["spec"]["policyTypes"]
+    reached = [port["port"] for rule in label_studio["spec"]["egress"] for port in rule["ports"]]
+    assert reached == [53, 53, 5432, 8333, 8080]
+
+
 @pytest.mark.parametrize("name", ["base", "callbacks"])
 def test_kubectl_builds_the_folder(name):
     program = shutil.which("kubectl")
@@ -128,7 +137,7 @@ def test_kubectl_builds_the_folder(name):
         [program, "kustomize", str(FOLDER / name)], capture_output=True, text=True, timeout=60, check=True
     )
     built = [one for one in yaml.safe_load_all(done.stdout) if one["kind"] == "NetworkPolicy"]
-    assert len(built) == {"base": 1, "callbacks": 2}[name]
+    assert len(built) == {"base": 3, "callbacks": 4}[name]
     assert {one["metadata"]["namespace"] for one in built} == {"dethrone"}
 
 
