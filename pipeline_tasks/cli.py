@@ -267,6 +267,9 @@ def _add_audit(add: Add) -> None:
         metavar="PROJECT:SEQ:HASH",
         help="the ledger must still hold this entry, noted down from `dethrone history` (may be repeated)",
     )
+    verify.add_argument(
+        "--backup", type=Path, metavar="FOLDER", help="check its newest backup where it lies; nothing has to run"
+    )
     keys = verify.add_mutually_exclusive_group()
     keys.add_argument(
         "--public-key",

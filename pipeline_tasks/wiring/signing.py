@@ -21,11 +21,16 @@ def known_keys(settings: Settings, file: Path | None) -> list[PublicKey]:
     """
     trusted = settings.home / TRUSTED_KEYS
     if file is not None:
-        if not file.is_file():
-            raise ConfigError(f"--public-key must be a file (got {file}, which is none).")
-        return parse_public_keys(file.read_text())
+        return read_keys(file)
     own = [parse_key(settings.signing_key).public] if settings.signing_key else []
     return [*own, *(parse_public_keys(trusted.read_text()) if trusted.is_file() else ())]
+
+
+def read_keys(file: Path) -> list[PublicKey]:
+    """Return the public keys of a file; ConfigError where it is not there, or holds none."""
+    if not file.is_file():
+        raise ConfigError(f"--public-key must be a file (got {file}, which is none).")
+    return parse_public_keys(file.read_text())
 
 
 def save_public_key(settings: Settings, file: Path) -> PublicKey:

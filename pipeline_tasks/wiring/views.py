@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks.assembly import Parts, build_parts, utc_now
+from pipeline_tasks.assembly import Parts, build_parts
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
@@ -27,10 +27,8 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.evaluation.approval import read_report
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
-from pipeline_tasks.wiring.noting import waiting_notes
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
 
-NOT_COVERED = "Not covered: what came in since each project's newest verdict, and what docs/evidence.md lists."
 _KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called so
 
 
@@ -134,45 +132,6 @@ def quarantine(project: str, *, limit: int, page: int, as_json: bool) -> Any:
         more = f"; the next ones: --page {page + 1}" if start + len(rows) < total else ""
         lines.append(f"{start + 1:,} to {start + len(rows):,} of {total:,}{more}")
     return "\n".join(lines)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Verification:
-    """Every broken invariant in words, and what was looked at only in part."""
-
-    violations: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def verification(anchors: Sequence[str] = (), *, public_key: Path | None = None) -> Verification:
-    """Check every invariant; the loop should be at rest.
-
-    `anchors` are `PROJECT:SEQ:HASH` of ledger entries that were noted down elsewhere, `public_key` is a file of keys
-    that may have signed the entries; without it these are the stack's own and those of TRUSTED_KEYS in the home.
-    """
-    from pipeline_tasks import invariants
-    from pipeline_tasks.catalog.ledger_repository import LedgerRepository
-    from pipeline_tasks.wiring.audit import parse_anchors
-    from pipeline_tasks.wiring.signing import known_keys, signatures_text
-
-    parts = build_parts()
-    keys, ledger = known_keys(parts.settings, public_key), LedgerRepository(parts.database)
-    found = invariants.check(
-        parts.database,
-        parts.store,
-        now=utc_now(),
-        labeling=parts.labeling,
-        anchors=parse_anchors(anchors, projects=ledger.projects()),
-        public_keys=keys,
-        deep=True,
-    )
-    entries = [entry for project in ledger.projects() for entry in ledger.entries(project)]
-    return Verification(tuple(map(str, found)), (signatures_text(entries, keys), NOT_COVERED))
-
-
-def waiting() -> list[str]:
-    """Return what was decided while the object store was away and is not noted there yet, in words."""
-    return waiting_notes(build_parts())
 
 
 def overview_lines(parts: Parts) -> list[ProjectLine]:

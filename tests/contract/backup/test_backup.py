@@ -16,12 +16,15 @@ from pipeline_tasks.backup.vault import Vault
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
+from pipeline_tasks.catalog.signatures import new_key, parse_key
 from pipeline_tasks.errors import ConfigError, DataCorrupt, PermanentError
 from pipeline_tasks.settings import RESTORING, catalog_url
 from pipeline_tasks.wiring import keeping, stack_up
+from pipeline_tasks.wiring.verifying import verify_backup
 from tests.backup_case import REST, Installation
 from tests.fakes import FakeObjectStore, FolderObjectStore
 from tests.labeling_case import Case as LabelingCase
+from tests.ledger_case import Case, minutes
 
 
 def rows_of(url):
@@ -52,6 +55,26 @@ def test_everything_comes_back(save, target, installation):
             assert connection.execute("SELECT id FROM waiting").fetchall() == [("p1",)]
     assert all(path.stat().st_mode & 0o077 == 0 for path in target.home.rglob("*"))
     assert all(path.stat().st_mode & 0o077 == 0 for path in target.vault.rglob("*"))
+
+
+def test_a_backup_is_verified_where_it_lies_with_the_public_key(save, installation, tmp_path):
+    signer = parse_key(new_key(minutes(30)))
+    database = Database(create_engine(installation.environment["DETHRONE_CATALOG_URL"], signer=signer))
+    Case(database, installation.store, project="signed").judge("v1", report=b"<p>it won</p>")
+    save()
+    (tmp_path / "key.pem").write_text(signer.public.as_text())
+
+    def found():
+        verified = verify_backup(installation.vault, public_key=tmp_path / "key.pem")
+        return [one for one in verified.violations if " signed: " in one], verified.notes[0]
+
+    faults, note = found()
+    assert (faults, note.startswith("1 of ")) == ([], True)
+    installation.store.objects["verdicts/signed/verdict-v1/report.html"] = b"<p>it lost</p>"
+    save(check=True)
+    faults, _ = found()
+    assert len(faults) == 1
+    assert "verdicts/signed/verdict-v1/report.html with the SHA-256" in faults[0]
 
 
 def test_a_second_backup_copies_only_what_is_new(save, installation):

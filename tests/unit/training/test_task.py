@@ -10,12 +10,14 @@ import time
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import create_engine
 from pipeline_tasks.contracts import Attempt, sha256_hex
 from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError, StaleAttempt
 from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.invariants_tables import model_violations
 from pipeline_tasks.models import artifact
 from pipeline_tasks.training import loading, loop
 from tests import crash
@@ -53,6 +55,9 @@ def test_the_record_and_the_manifest_name_the_origin(scene):
     assert ref.version == config.training_key[:16]
     assert config.snapshot_id == ref.snapshot_id
     assert config.params["dropout"] == 0.1
+    with scene.database.read() as connection:
+        rows = connection.execute(sa.select(tables.model_versions)).mappings().all()
+    assert list(model_violations("stripes", rows, scene.store)) == []
     assert record.metrics["validation"]["num_items"] + record.metrics["num_train"] == 81
     assert set(record.metrics["validation"]["per_class"]) == set(CLASSES)
 

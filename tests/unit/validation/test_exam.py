@@ -1,11 +1,15 @@
+from types import SimpleNamespace
+
 import pytest
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import DataCorrupt, GateClosed, StaleAttempt
+from pipeline_tasks.invariants import check
 from pipeline_tasks.validation import manifest
 from pipeline_tasks.validation.task import build_snapshot, open_exam, read_exam
+from pipeline_tasks.wiring.sealing import seal
 from tests.unit.validation.builders import NOW, png
 
 
@@ -30,6 +34,16 @@ def test_enough_items_open_the_first_epoch(scene):
     assert table["item_id"].to_pylist() == sorted(ids)
     assert set(table["split"].to_pylist()) == {"exam"}
     assert exam_rows(scene) == dict.fromkeys(ids, 1)
+
+
+def test_what_is_written_is_what_verify_asks_for(scene):
+    scene.add_labeled(12, split="exam")
+    scene.add_labeled(60, start=100)
+    open_exam(scene.project, **scene.freezing)
+    build_snapshot(scene.project, **scene.freezing)
+    seal(SimpleNamespace(database=scene.database, store=scene.store), "pets")
+    found = check(scene.database, scene.store, now=NOW, deep=True)
+    assert [str(one) for one in found if one.invariant == "I11"] == []
 
 
 def test_an_epoch_stays_until_enough_new_items_are_labeled(scene):

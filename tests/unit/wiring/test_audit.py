@@ -17,7 +17,7 @@ from pipeline_tasks.contracts import RouteEntry, sha256_hex
 from pipeline_tasks.errors import ConfigError, DataCorrupt
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.task import judge
-from pipeline_tasks.wiring import audit, views
+from pipeline_tasks.wiring import audit, verifying
 from tests.ledger_case import NAME, Case, minutes
 from tests.unit.evaluation import support as s
 
@@ -39,7 +39,7 @@ def case(database, object_store):
 def shell(parts, monkeypatch, capsys):
     """Run a command and return its exit code, its output and its errors."""
     monkeypatch.setattr(assembly, "build_parts", lambda: parts)
-    monkeypatch.setattr(views, "build_parts", lambda: parts)
+    monkeypatch.setattr(verifying, "build_parts", lambda: parts)
 
     def run(*arguments):
         code = cli.main(arguments)
