@@ -14,7 +14,7 @@ from pipeline_tasks.errors import InputError
 
 MAX_INTEGER = 2**63 - 1
 MAX_NAME_BYTES = 1024
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUMBER = re.compile(r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$")
 _NOT_FINITE = frozenset(("nan", "+nan", "-nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"))
 
@@ -24,7 +24,7 @@ def guard_row(row: Mapping[str, Any], *, columns: Sequence[str], max_characters:
 
     Raises:
         InputError: COLUMN_MISSING, NOT_FINITE, NUMBER_TOO_LARGE, VALUE_TOO_LONG, VALUE_TYPE, TEXT_NOT_UTF8,
-            TEXT_CONTROL_CHARACTER, COLUMN_NAME_INVALID or ROW_EMPTY.
+            TEXTCONTROL_CHARACTER, COLUMN_NAME_INVALID or ROW_EMPTY.
     """
     check_names(columns)
     values = {
@@ -55,7 +55,7 @@ def check_names(names: Iterable[str]) -> None:
     """
     for name in names:
         try:
-            is_bad = len(name.encode()) > MAX_NAME_BYTES or bool(_CONTROL.search(name))
+            is_bad = len(name.encode()) > MAX_NAME_BYTES or bool(CONTROL.search(name))
         except UnicodeEncodeError:
             is_bad = True
         if is_bad:
@@ -117,7 +117,7 @@ def guard_string(value: str, *, column: str, max_characters: int) -> str:
     """Return a text that every store takes.
 
     Raises:
-        InputError: VALUE_TOO_LONG, TEXT_NOT_UTF8 or TEXT_CONTROL_CHARACTER.
+        InputError: VALUE_TOO_LONG, TEXT_NOT_UTF8 or TEXTCONTROL_CHARACTER.
     """
     if len(value) > max_characters:
         raise InputError(
@@ -128,5 +128,5 @@ def guard_string(value: str, *, column: str, max_characters: int) -> str:
     except UnicodeEncodeError:
         raise InputError(f"{column} must be valid UTF-8 (got a bad byte).", code="TEXT_NOT_UTF8") from None
     if "\0" in value:
-        raise InputError(f"{column} must have no NUL character (got one).", code="TEXT_CONTROL_CHARACTER")
+        raise InputError(f"{column} must have no NUL character (got one).", code="TEXTCONTROL_CHARACTER")
     return value
