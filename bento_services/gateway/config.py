@@ -1,4 +1,4 @@
-"""What the gateway is told from outside: its only reader of the environment and of the secret files."""
+"""The gateway's settings: its only reader of the environment and of the secret files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Where the prediction log goes; secrets are kept out of `repr`."""
+    """The place of the prediction log; secrets are kept out of `repr`."""
 
     endpoint: str
     bucket: str

@@ -1,4 +1,4 @@
-"""What a source gives becomes a candidate for an item, or a refusal with its reason. Pure: values in, values out."""
+"""Candidates for items, and refusals with reasons, from a source's files and rows. Pure: values in, values out."""
 
 from __future__ import annotations
 
