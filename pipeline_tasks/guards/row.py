@@ -24,7 +24,7 @@ def guard_row(row: Mapping[str, Any], *, columns: Sequence[str], max_characters:
 
     Raises:
         InputError: COLUMN_MISSING, NOT_FINITE, NUMBER_TOO_LARGE, VALUE_TOO_LONG, VALUE_TYPE, TEXT_NOT_UTF8,
-            TEXTCONTROL_CHARACTER, COLUMN_NAME_INVALID or ROW_EMPTY.
+            TEXT_CONTROL_CHARACTER, COLUMN_NAME_INVALID or ROW_EMPTY.
     """
     check_names(columns)
     values = {
@@ -117,7 +117,7 @@ def guard_string(value: str, *, column: str, max_characters: int) -> str:
     """Return a text that every store takes.
 
     Raises:
-        InputError: VALUE_TOO_LONG, TEXT_NOT_UTF8 or TEXTCONTROL_CHARACTER.
+        InputError: VALUE_TOO_LONG, TEXT_NOT_UTF8 or TEXT_CONTROL_CHARACTER.
     """
     if len(value) > max_characters:
         raise InputError(
@@ -128,5 +128,5 @@ def guard_string(value: str, *, column: str, max_characters: int) -> str:
     except UnicodeEncodeError:
         raise InputError(f"{column} must be valid UTF-8 (got a bad byte).", code="TEXT_NOT_UTF8") from None
     if "\0" in value:
-        raise InputError(f"{column} must have no NUL character (got one).", code="TEXTCONTROL_CHARACTER")
+        raise InputError(f"{column} must have no NUL character (got one).", code="TEXT_CONTROL_CHARACTER")
     return value
