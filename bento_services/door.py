@@ -77,7 +77,7 @@ def _is_plain(parser: Any) -> bool:
 
 
 class Flood:
-    """Whether the last who asked was refused, for all connections of a process."""
+    """The answer to the last caller, refused or not, for all connections of a process."""
 
     is_on = False
 

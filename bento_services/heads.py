@@ -95,7 +95,7 @@ class BoundedHeads(StaysHttp):
 
     @property
     def is_idle(self) -> bool:
-        """Whether the last request is answered and the next has not begun."""
+        """The state between two requests: the last is answered, the next has not begun."""
         return self.timeout_keep_alive_task is not None
 
     def make_room(self) -> None:

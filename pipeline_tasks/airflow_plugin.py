@@ -1,4 +1,4 @@
-"""What we add to Airflow's web server: reports behind its login, an overview page, and Label Studio's webhook.
+"""Additions to Airflow's web server: reports behind its login, an overview page, and Label Studio's webhook.
 
 Loaded by every Airflow process (entry point `airflow.plugins`), so imports at module level stay light.
 Everything that a plugin mounts is public unless each route asks for the user: every route here does, but for the

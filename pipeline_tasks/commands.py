@@ -1,4 +1,4 @@
-"""What each `dethrone` command does; `cli.py` has their names and arguments."""
+"""The `dethrone` commands; `cli.py` has their names and arguments."""
 
 from __future__ import annotations
 

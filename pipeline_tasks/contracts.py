@@ -83,7 +83,7 @@ def _encode(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Location:
-    """Where an item's bytes lie: a whole object, or a range of a pack of small items."""
+    """The place of an item's bytes: a whole object, or a range of a pack of small items."""
 
     object_key: str
     offset: int
@@ -117,7 +117,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Attempt:
-    """Who is doing a piece of work: the run, the task and the try number; names the lease holder."""
+    """The holder of a piece of work: the run, the task and the try number; names the lease holder."""
 
     run_id: str
     task: str
@@ -143,7 +143,7 @@ class Fence:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What one ingest run did."""
+    """The counts of one ingest run."""
 
     project: str
     batch_id: str
@@ -161,7 +161,7 @@ class IngestReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnnotateReport:
-    """What one annotate run did: labeling tasks asked for, pushed, adopted after a crash, removed as doubles."""
+    """The counts of one annotate run: labeling tasks asked for, pushed, adopted after a crash, removed as doubles."""
 
     project: str
     num_requested: int
@@ -175,7 +175,7 @@ class AnnotateReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CollectReport:
-    """What one collect run did."""
+    """The counts of one collect run."""
 
     project: str
     num_annotations: int
@@ -191,7 +191,7 @@ class CollectReport:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What a data check said; `subject` is the batch, snapshot or exam that was looked at."""
+    """The result of a data check; `subject` is the batch, snapshot or exam that was looked at."""
 
     project: str
     stage: str
@@ -365,7 +365,7 @@ class Route:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeploymentAccount:
-    """What one deployment did with its requests under one generation; `errors` are among `asked`.
+    """One deployment's requests under one generation; `errors` are among `asked`.
 
     `latency_counts[i]` is the number of requests that took `edges_ms[i]` or less, and more than the edge before; the
     last one counts the rest. `compared` are mirrored requests that the champion answered too.

@@ -1,4 +1,4 @@
-"""What must hold after any crash: nothing lost, nothing twice, one chain of gated champions. Reads only.
+"""The invariants that hold after any crash: nothing lost, nothing twice, one chain of gated champions. Reads only.
 
 `check` is run by tests after every fault, and by `dethrone verify`. The numbers are those of the reliability guide; I10
 is the ledger, I11 the evidence of tables and objects. I8 (secrets) and the processes of I9 are looked for by the

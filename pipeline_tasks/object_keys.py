@@ -1,4 +1,4 @@
-"""What the name of an object says: whether it may be used, and which digest its bytes must have."""
+"""Names of objects: whether it may be used, and which digest its bytes must have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stages need from the outside world; adapters and fakes implement these."""
+"""Interfaces that the stages need of the outside world; adapters and fakes implement them."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ class ServerHandle:
 
 
 class DeploymentTarget(Protocol):
-    """Where releases run: `process` (under the stack's supervisor), `docker`, `kubernetes`."""
+    """The place where releases run: `process` (under the stack's supervisor), `docker`, `kubernetes`."""
 
     def start(self, *, deployment_id: str, bento_tag: str, environment: Mapping[str, str]) -> ServerHandle:
         """Start (or adopt, by deployment id) a server; returns before it is ready."""

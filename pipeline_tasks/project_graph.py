@@ -77,7 +77,7 @@ class ComposedProject(Section):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What the champion of a node's project takes and gives; `columns` are those of a plain numeric row, else None."""
+    """Input and output of the champion of a node's project; `columns` are those of a plain numeric row, else None."""
 
     modality: Modality
     classes: tuple[str, ...]

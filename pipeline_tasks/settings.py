@@ -1,4 +1,4 @@
-"""Where everything is: the only reader of `os.environ`.
+"""The settings of the installation: the only reader of `os.environ`.
 
 On one machine `dethrone up` writes `stack.json` (addresses) and the secret files below the home folder, and
 that is all a task needs. Beyond one machine each value is set by its environment variable, and each process has the

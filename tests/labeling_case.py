@@ -48,6 +48,15 @@ NOTES = [
 ]
 
 
+def texts_of(case: Case) -> list[tuple[str, str, str]]:
+    """Return code, digest and reason of what was refused."""
+    return [(one.code, one.digest, one.reason) for one in case.items.quarantined(NAME)]
+
+
+def codes_of(case: Case) -> list[str]:
+    return sorted(one.code for one in case.items.quarantined(NAME))
+
+
 def content_of(number: int) -> bytes:
     return f"image {number}".encode()
 

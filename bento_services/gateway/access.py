@@ -1,4 +1,4 @@
-"""Who is calling, what they may do, and how often."""
+"""Callers: their keys, rights and rates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each deployment did with the requests that a route gave it: exact counts, by which a rollout is judged.
+"""Exact counts of each deployment's requests under a route, by which a rollout is judged.
 
 Counted is the first deployment that the share gave a request to, once per request: a replay elsewhere says nothing of
 that one's traffic, and a version that the caller named was not drawn by chance. A shadow's mirrors count as requests.

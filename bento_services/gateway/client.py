@@ -59,7 +59,7 @@ ReadT = TypeVar("ReadT")
 
 
 class Asks(Protocol):
-    """What predicts: the inference client, or a stub."""
+    """The predictor: the inference client, or a stub."""
 
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
         """Return a deployment's answer on one item."""

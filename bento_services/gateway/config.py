@@ -1,4 +1,4 @@
-"""What the gateway is told from outside: its only reader of the environment and of the secret files."""
+"""The gateway's settings: its only reader of the environment and of the secret files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INFERENCE_KEY = ("DETHRONE_INFERENCE_KEY", "inference_key")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Where the prediction log goes; secrets are kept out of `repr`."""
+    """The place of the prediction log; secrets are kept out of `repr`."""
 
     endpoint: str
     bucket: str

@@ -42,7 +42,7 @@ NOT_LOGGED = frozenset({429})  # a flood must not fill the log; it is counted
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Later:
-    """What reading a prediction later needs: the local store, what the catalog knows of people's answers, callbacks.
+    """The parts of reading a prediction later: the local store, what the catalog knows of people's answers, callbacks.
 
     `looks` keeps threads that a hanging catalog holds apart from those that decode items.
     """
@@ -55,7 +55,7 @@ class Later:
 
 @dataclasses.dataclass(slots=True)
 class Trace:
-    """What is known of a request so far: what its log record is made of, however it ends."""
+    """The facts of a request so far, of which its log record is made, however it ends."""
 
     request_id: str
     project: str

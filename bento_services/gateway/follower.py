@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class Catalog(Protocol):
-    """Where routes and keys are decided."""
+    """The source of routes and keys."""
 
     def read(self) -> Snapshot:
         """Return them as they are now; raises while it cannot be reached."""

@@ -34,7 +34,7 @@ class Parked:
 
 @dataclasses.dataclass(slots=True)
 class _Lane:
-    """What is on the way to one deployment, and what waits; the timer runs while something waits."""
+    """The items on the way to one deployment, and those that wait; the timer runs while something waits."""
 
     num_open: int = 0
     num_bytes: int = 0

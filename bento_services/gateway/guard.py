@@ -1,4 +1,4 @@
-"""What a request must be before a model sees it: size, media type, names, and an item that decodes."""
+"""Checks of a request before a model sees it: size, media type, names, and an item that decodes."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Metrics:
-    """What the gateway counts since its start; shared by the event loop and the shipping thread."""
+    """Counts of the gateway since its start; shared by the event loop and the shipping thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

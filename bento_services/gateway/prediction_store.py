@@ -55,7 +55,7 @@ CREATE INDEX IF NOT EXISTS ix_ended ON predictions (ended_at) WHERE ended_at IS 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """What the store holds at most."""
+    """The most that the store holds."""
 
     max_pending: int = 1000
     max_pending_bytes: int = 256 * 1024 * 1024
@@ -76,7 +76,7 @@ class Waiting:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stored:
-    """What is known of a prediction; `answer` is the prediction of a done one, the error of a failed one."""
+    """The state of a prediction; `answer` is the prediction of a done one, the error of a failed one."""
 
     prediction_id: str
     project: str

@@ -1,4 +1,4 @@
-"""What is logged of each prediction and each feedback: one record, its bytes in the spool, its row in Parquet."""
+"""Records of predictions and feedback: one record each, its bytes in the spool, its row in Parquet."""
 
 from __future__ import annotations
 

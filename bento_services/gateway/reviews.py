@@ -1,4 +1,4 @@
-"""What people said about a prediction, read from the catalog: the production item's newest label decision."""
+"""People's answers about a prediction, read from the catalog: the production item's newest label decision."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DECISION_SQL = sa.text(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Review:
-    """Whether people were asked about a prediction, and what they said; `answered_at` is ISO 8601, UTC."""
+    """People's answer about a prediction, if they were asked; `answered_at` is ISO 8601, UTC."""
 
     state: ReviewState
     label: str | None = None
@@ -48,7 +48,7 @@ class Audited:
 
 
 class Reviews(Protocol):
-    """Where people's answers are known."""
+    """The source of people's answers."""
 
     def find(self, prediction_id: str, *, project: str = "", item_id: str = "") -> Audited | None:
         """Return what is known of a prediction, None if people were not asked; raises while it cannot be reached."""

@@ -1,4 +1,4 @@
-"""What serves now and who may call, as one immutable value, and the choice of a deployment: pure functions."""
+"""Routes and keys of now as one immutable value, and the choice of a deployment: pure functions."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Uploaded:
-    """What became of a segment.
+    """The end of a segment.
 
     `damage` says why what follows its whole records cannot be read; `failure` why the segment is not in the store, and
     `is_store_away` whether it would be the same with every other.

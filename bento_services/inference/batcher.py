@@ -41,7 +41,7 @@ class TooLateError(Exception):
 
 
 class Observer(Protocol):
-    """Who counts what the batcher does; called in the event loop."""
+    """The observer of the batcher; called in the event loop."""
 
     def waited(self, seconds: float) -> None:
         """Note one request's wait, from its arrival to the start of its first pass."""
@@ -88,7 +88,7 @@ class _Job(Generic[ItemT, RowT]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Part(Generic[ItemT, RowT]):
-    """What one request has in one pass."""
+    """The items of one request in one pass."""
 
     job: _Job[ItemT, RowT]
     items: Sequence[ItemT]

@@ -1,4 +1,4 @@
-"""Whether a pass waits a moment for the callers who were just answered: pure but for what it remembers of late.
+"""The wait of a pass for the callers who were just answered: pure but for what it remembers of late.
 
 Without it, 16 clients that each send their next request when they have an answer end up in two halves that take turns,
 since a pass leaves with those who wait while the others are being answered: passes of 8, each of which costs a pass's

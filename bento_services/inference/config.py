@@ -1,4 +1,4 @@
-"""What the environment may say to an inference service; nothing is needed."""
+"""Settings of an inference service from the environment; none is needed."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Serving:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Head:
-    """What a request says before its body: `seconds` is the caller's remaining time."""
+    """The head of a request, before its body: `seconds` is the caller's remaining time."""
 
     media_type: str
     declared_bytes: int

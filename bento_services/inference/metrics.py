@@ -50,7 +50,7 @@ class Histogram:
 
 
 class Metrics:
-    """What the service counts from the end of its warm-up on; also the batcher's observer."""
+    """Counts of the service from the end of its warm-up on; also the batcher's observer."""
 
     def __init__(self) -> None:
         self.reset()

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class ModelVersion:
-    """What the service asks of a model version."""
+    """A model version as the service asks it."""
 
     def __init__(self, loaded: LoadedModel, *, device: str = "cpu") -> None:
         self._loaded = loaded

@@ -1,4 +1,4 @@
-"""Who runs first where the event loop and the model share a core."""
+"""Priorities of the event loop and the model where they share a core."""
 
 from __future__ import annotations
 

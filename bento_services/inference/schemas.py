@@ -1,4 +1,4 @@
-"""What goes out over HTTP: one JSON answer per item, put together from parts that are made once per model."""
+"""Answers over HTTP: one JSON answer per item, put together from parts that are made once per model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a release is on Kubernetes: pure functions from a deployment to the objects that are applied."""
+"""Manifests of a release on Kubernetes: pure functions from a deployment to the objects that are applied."""
 
 from __future__ import annotations
 

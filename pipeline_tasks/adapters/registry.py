@@ -32,7 +32,7 @@ _CHALLENGE = re.compile(r'([a-z]+)="([^"]*)"')
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who pushes and pulls; never logged."""
+    """The account that pushes and pulls; never logged."""
 
     username: str
     password: str = dataclasses.field(repr=False)

@@ -1,4 +1,4 @@
-"""What an error of the S3 client means: try again, or tell the person what to change."""
+"""Meanings of the S3 client's errors: try again, or tell the person what to change."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the answers say together; `agreement` is the share of people behind the most frequent label."""
+    """The label that answers come to together; `agreement` is the share of people behind the most frequent label."""
 
     status: Status
     label: str | None

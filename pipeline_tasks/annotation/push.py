@@ -29,7 +29,7 @@ CHUNK_BYTES = 16 * 1024 * 1024  # Label Studio takes 250 MB a request, in the me
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PushCounts:
-    """What one queue's push did."""
+    """The counts of one queue's push."""
 
     num_pushed: int = 0
     num_adopted: int = 0

@@ -1,4 +1,4 @@
-"""What a labeling task shows of an item, and how a suggestion looks; pure."""
+"""The data of a labeling task and its suggestion; pure."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class BadRow:
 
 
 class DatasetRepository:
-    """What was frozen for training and for the exam, and which checks it passed."""
+    """Frozen snapshots and exams, and the checks that they passed."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -51,7 +51,7 @@ class KnownItem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one transaction of an ingest run records; the bytes of its items are stored before."""
+    """The rows of one transaction of an ingest run; the bytes of its items are stored before."""
 
     project: str
     source: str

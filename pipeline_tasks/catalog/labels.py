@@ -47,7 +47,7 @@ class AnnotationRow:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DecisionRow:
-    """What an item's label is, as of one version; `label` is None unless the status is `decided`."""
+    """An item's label as of one version; `label` is None unless the status is `decided`."""
 
     item_id: str
     version: int

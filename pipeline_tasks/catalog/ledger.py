@@ -58,7 +58,7 @@ MAY_BE_NONE = (("verdict", "champion_version"), ("approval", "requested_by"), ("
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Draft:
-    """What an entry will say; `evidence_digest` is the SHA-256 of the verdict.json that it stands on."""
+    """The draft of an entry; `evidence_digest` is the SHA-256 of the verdict.json that it stands on."""
 
     project: str
     kind: Kind

@@ -1,4 +1,4 @@
-"""What production said: imported parts of the prediction log, picks for people, outcomes, and the monitor's windows."""
+"""Production's records: imported parts of the prediction log, picks for people, outcomes, and the monitor's windows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AuditedPrediction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OutcomeRow:
-    """What really was the case, by prediction id or business key, as a caller told us."""
+    """The true outcome, by prediction id or business key, as a caller told us."""
 
     outcome_id: str
     prediction_id: str | None
@@ -84,7 +84,7 @@ class ImportedCounts:
 
 
 class MonitoringRepository:
-    """What the monitor has read, asked and found."""
+    """The monitor's parts, picks, outcomes and windows."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -21,7 +21,7 @@ DEADLINE_CODE = "DEADLINE"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What the catalog keeps of one run; `info["endings"]` holds the endings after which it was opened again."""
+    """The catalog's row of one run; `info["endings"]` holds the endings after which it was opened again."""
 
     project: str
     run_id: str

@@ -39,7 +39,7 @@ class RouteRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What is kept of an API key: never the key itself."""
+    """The record of an API key: never the key itself."""
 
     key_id: str
     project: str
@@ -55,7 +55,7 @@ def new_token() -> str:
 
 
 class ServingRepository:
-    """What serves, what served, and who may call."""
+    """Routes, deployments and API keys."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -49,7 +49,7 @@ class ApprovalRecord:
 
 
 class VerdictRepository:
-    """What the gate has answered so far."""
+    """The gate's answers so far."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -173,7 +173,7 @@ def _verdict(row: Mapping[Any, Any]) -> VerdictRecord:
 
 
 class ApprovalRepository:
-    """Who said yes or no to a promotion, when and why."""
+    """The yes or no of people to promotions, with their time and reason."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -221,7 +221,7 @@ def _approvals(connection: sa.Connection, *, project: str, verdict_id: str) -> l
 
 
 class ReleaseRepository:
-    """What was built, out of which model version, under which verdict."""
+    """The releases: each with its model version and verdict."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

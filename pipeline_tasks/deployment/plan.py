@@ -1,4 +1,4 @@
-"""What the next route is, where a rollback goes, and which deployments may be stopped: pure decisions."""
+"""The next route, the goal of a rollback, and the deployments that may be stopped: pure decisions."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the accounts says, and why."""
+    """The answer of one look at the accounts, with its reasons."""
 
     answer: Answer
     reasons: tuple[str, ...]

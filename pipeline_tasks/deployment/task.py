@@ -37,7 +37,7 @@ FOLLOW_TIMEOUT_SECONDS = 60.0
 
 
 class Gateway(Protocol):
-    """What shipping asks the gateway."""
+    """The gateway as shipping asks it."""
 
     def followed_generation(self, project: str) -> int:
         """Return the route generation that the gateway serves by; 0 if none."""

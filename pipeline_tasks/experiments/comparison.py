@@ -1,4 +1,4 @@
-"""What an experiment says: each arm's rate of a business metric and the difference, safe to look at any time. Pure.
+"""The report of an experiment: each arm's rate of a business metric and the difference, safe to look at any time. Pure.
 
 The unit is the user (by a hash of the key), or the prediction where the caller gave none: what the share drew, whoever
 answered in the end. A unit counts with the first outcome that was told of it, so that one person is one trial.
@@ -23,7 +23,7 @@ SHARE_ALPHA = 0.001  # a draw that does not fit its share spoils everything: tol
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Experiment:
-    """What was started: `a` is the champion, `b` got `share` percent, under one generation of the route."""
+    """The terms of an experiment: `a` is the champion, `b` got `share` percent, under one generation of the route."""
 
     experiment_id: str
     project: str
@@ -51,7 +51,7 @@ class Exposure:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """What really was the case, by prediction id or business key."""
+    """The true outcome, by prediction id or business key."""
 
     request_id: str
     prediction_id: str | None

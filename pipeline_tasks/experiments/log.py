@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ExperimentLog:
-    """What the log holds of one generation; `digest` names the parts that were read."""
+    """The log's counts of one generation; `digest` names the parts that were read."""
 
     exposures: tuple[Exposure, ...]
     outcomes: tuple[Outcome, ...]

@@ -24,7 +24,7 @@ FACTS = ("a", "b", "share", "metric", "confidence")
 
 @dataclasses.dataclass(frozen=True)
 class Outside:
-    """What an experiment works on; `fence` is taken only once nothing speaks against the change."""
+    """The parts that an experiment works on; `fence` is taken only once nothing speaks against the change."""
 
     project: LoadedProject
     serving: ServingRepository

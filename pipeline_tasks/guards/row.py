@@ -14,7 +14,7 @@ from pipeline_tasks.errors import InputError
 
 MAX_INTEGER = 2**63 - 1
 MAX_NAME_BYTES = 1024
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUMBER = re.compile(r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$")
 _NOT_FINITE = frozenset(("nan", "+nan", "-nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"))
 
@@ -55,7 +55,7 @@ def check_names(names: Iterable[str]) -> None:
     """
     for name in names:
         try:
-            is_bad = len(name.encode()) > MAX_NAME_BYTES or bool(_CONTROL.search(name))
+            is_bad = len(name.encode()) > MAX_NAME_BYTES or bool(CONTROL.search(name))
         except UnicodeEncodeError:
             is_bad = True
         if is_bad:

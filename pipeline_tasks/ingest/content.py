@@ -1,4 +1,4 @@
-"""What a source gives becomes a candidate for an item, or a refusal with its reason. Pure: values in, values out."""
+"""Candidates for items, and refusals with reasons, from a source's files and rows. Pure: values in, values out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline_tasks.contracts import canonical_json, content_id, keyed_item_id, 
 from pipeline_tasks.errors import InputError, printable
 from pipeline_tasks.guards.cells import row_content, spelled
 from pipeline_tasks.guards.image import guard_image
-from pipeline_tasks.guards.row import guard_row, is_nothing, require_value
+from pipeline_tasks.guards.row import CONTROL, guard_row, is_nothing, require_value
 from pipeline_tasks.guards.text import decode_text, guard_text
 from pipeline_tasks.ingest.column_versions import Columns, Former, former_items, reading_of
 from pipeline_tasks.ingest.listing import Entry
@@ -26,7 +26,6 @@ GUARDS_VERSION = 2  # raise it when a guard takes what it refused before: refuse
 MAX_KEY_BYTES = 1024
 MAX_KEPT_BYTES = 20_000_000
 MAX_PRINTED = 300
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PROBLEMS = {
     "PATH_NOT_ALLOWED": "a link must lead to a file inside the source's folder (got one that leads out, to a folder or "
     "nowhere). Copy the file.",
@@ -149,7 +148,7 @@ def check_key(key: str) -> str:
         raise InputError("a key must be valid UTF-8 (got other bytes). Rename it.", code="KEY_INVALID") from None
     if not 0 < size <= MAX_KEY_BYTES:
         raise InputError(f"a key must have 1 to {MAX_KEY_BYTES} bytes (got {size}).", code="KEY_INVALID")
-    if _CONTROL.search(key):
+    if CONTROL.search(key):
         raise InputError("a key must have no control characters (got one). Rename it.", code="KEY_INVALID")
     return key
 

@@ -1,4 +1,4 @@
-"""What a source of files or objects lists, and one number for a whole listing."""
+"""Entries of a source of files or objects, and one number for a whole listing."""
 
 from __future__ import annotations
 

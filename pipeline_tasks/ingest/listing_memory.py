@@ -1,4 +1,4 @@
-"""What is remembered of a source's last listing, so that a run with nothing new costs next to nothing."""
+"""The memory of a source's last listing, so that a run with nothing new costs next to nothing."""
 
 from __future__ import annotations
 

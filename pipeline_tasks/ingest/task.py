@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(slots=True)
 class _Tally:
-    """What was counted over all sources."""
+    """The counts over all sources."""
 
     num_seen: int = 0
     num_new: int = 0
@@ -65,7 +65,7 @@ class _Tally:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Context:
-    """What every source of one run needs."""
+    """The parts and values that every source of one run needs."""
 
     project: LoadedProject
     items: ItemRepository

@@ -30,7 +30,7 @@ MOVED = ""  # the mark of a key whose bytes have another one now: it is read aga
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """Where a writer's items belong, and the values that all of them share."""
+    """The project, source and batch of a writer's items, and the values that all of them share."""
 
     project: str
     source: str

@@ -41,7 +41,7 @@ MAX_MANIFEST_BYTES = 10_000_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What fixes a model version's behaviour and what it was trained from; its digest is bound into the weights file.
+    """The facts that fix a model version's behaviour and origin; its digest is bound into the weights file.
 
     `recipe_source` is the text of the project's own recipe, None for a stock one.
     """
@@ -75,7 +75,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a model version was trained: what `dethrone retrain` compares before it asks for the same bits.
+    """The machine and libraries of a training: what `dethrone retrain` compares before it asks for the same bits.
 
     `precision` is the arithmetic of the forward pass, `cpu_capability` torch's instruction set (AVX2, AVX512, ...);
     model versions from before they were recorded have neither.

@@ -1,4 +1,4 @@
-"""What a recipe is: decoding, architecture, parameters and prediction of one kind of model.
+"""The interface of a recipe: decoding, architecture, parameters and prediction of one kind of model.
 
 This module and every `preprocess.py` work without torch, since the gateway decodes with them; `build`,
 `fit_statistics` and `predict_batch` need it.

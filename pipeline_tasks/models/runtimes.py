@@ -1,4 +1,4 @@
-"""What computes a model version's answers (`serving.runtime`), where, and how exactly."""
+"""Runtimes that compute a model version's answers (`serving.runtime`): their place and their exactness."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Outside:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImportCounts:
-    """What one import did."""
+    """The counts of one import."""
 
     num_parts: int = 0
     num_predictions: int = 0

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline_tasks.errors import InputError
+from pipeline_tasks.guards.row import CONTROL
 
 MAX_TEXT_BYTES = 1024
 FIRST_YEAR = 2000
 MAX_AHEAD = dt.timedelta(days=1)  # of the clock of who reads
 RECORD_AHEAD = "RECORD_AHEAD"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -88,6 +88,6 @@ def time_of(row: Mapping[str, Any], name: str, *, now: dt.datetime) -> dt.dateti
 
 def _is_storable(value: str) -> bool:
     try:
-        return 0 < len(value.encode()) <= MAX_TEXT_BYTES and _CONTROL.search(value) is None
+        return 0 < len(value.encode()) <= MAX_TEXT_BYTES and CONTROL.search(value) is None
     except UnicodeEncodeError:
         return False

@@ -1,4 +1,4 @@
-"""What the exam promised of the champion: accuracy and the look of its answers, from the verdict that it stands on."""
+"""The exam's promise of the champion: accuracy and the look of its answers, from the verdict that it stands on."""
 
 from __future__ import annotations
 

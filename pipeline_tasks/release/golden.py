@@ -28,7 +28,7 @@ class GoldenAnswer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class InfraCheck:
-    """What the check saw: how many requests, the largest difference, and each failure in words."""
+    """The result of the check: how many requests, the largest difference, and each failure in words."""
 
     num_requests: int
     max_difference: float

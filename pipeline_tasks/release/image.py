@@ -1,4 +1,4 @@
-"""What a release's image is made of, byte for byte: one layer over the base image, its config, its manifest, its SBOM.
+"""The bytes of a release's image: one layer over the base image, its config, its manifest, its SBOM.
 
 Pure: the same bento over the same base gives the same digests, on any machine and at any time.
 """

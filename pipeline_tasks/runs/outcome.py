@@ -17,7 +17,7 @@ _QUEUE_WORDS: dict[Queue, str] = {"label": "training tasks", "exam": "exam tasks
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What the catalog knows of one training run."""
+    """The catalog's facts of one training run."""
 
     contender_version: str | None = None
     verdict_answer: Answer | None = None

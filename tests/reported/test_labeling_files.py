@@ -7,33 +7,11 @@ import pytest
 
 from pipeline_tasks import cli
 from pipeline_tasks.annotation.projects import labeling_config
-from pipeline_tasks.catalog import tables
-from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project_init import init_project
 from pipeline_tasks.project_labeling import parse_labeling
 from pipeline_tasks.project_loader import load_project
-from tests.fakes_labeling import FakeLabelStudio
-from tests.labeling_case import NAME, NOTES, XML, Case, make_project, region
-
-
-@pytest.fixture
-def database(catalog_url):
-    """An empty catalog of each kind: what is refused has to be storable on both."""
-    engine = create_engine(catalog_url)
-    tables.metadata.create_all(engine)
-    yield Database(engine)
-    engine.dispose()
-
-
-@pytest.fixture
-def case(database):
-    return Case(database, FakeLabelStudio())
-
-
-def texts_of(case):
-    return [(one.code, one.digest, one.reason) for one in case.items.quarantined(NAME)]
-
+from tests.labeling_case import NAME, NOTES, XML, make_project, region, texts_of
 
 # C5, E2, E12: labeling.xml
 

@@ -18,24 +18,9 @@ from pipeline_tasks.ports import LabelingTask
 from pipeline_tasks.project import Labels
 from pipeline_tasks.project_init import init_project
 from pipeline_tasks.project_loader import load_project
-from tests.fakes_labeling import FakeLabelStudio
-from tests.labeling_case import CLASSES, NAME, Case, make_project
+from tests.labeling_case import CLASSES, NAME, Case, codes_of, make_project, texts_of
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def database(catalog_url):
-    """An empty catalog of each kind: what is refused has to be storable on both."""
-    engine = create_engine(catalog_url)
-    tables.metadata.create_all(engine)
-    yield Database(engine)
-    engine.dispose()
-
-
-@pytest.fixture
-def case(database):
-    return Case(database, FakeLabelStudio())
 
 
 @pytest.fixture
@@ -45,14 +30,6 @@ def second(tmp_path):
     tables.metadata.create_all(engine)
     yield Database(engine)
     engine.dispose()
-
-
-def texts_of(case):
-    return [(one.code, one.digest, one.reason) for one in case.items.quarantined(NAME)]
-
-
-def codes_of(case):
-    return sorted(one.code for one in case.items.quarantined(NAME))
 
 
 # C3: ours by id and mark

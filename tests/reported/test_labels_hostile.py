@@ -8,35 +8,10 @@ import json
 
 import pytest
 
-from pipeline_tasks.catalog import tables
-from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.ports import LabelingTask
 from tests.fakes_labeling import FakeLabelStudio
-from tests.labeling_case import NAME, NOTES, XML, Case, make_item, make_project, region
-
-
-@pytest.fixture
-def database(catalog_url):
-    """An empty catalog of each kind: what is refused has to be storable on both."""
-    engine = create_engine(catalog_url)
-    tables.metadata.create_all(engine)
-    yield Database(engine)
-    engine.dispose()
-
-
-@pytest.fixture
-def case(database):
-    return Case(database, FakeLabelStudio())
-
-
-def texts_of(case):
-    return [(one.code, one.digest, one.reason) for one in case.items.quarantined(NAME)]
-
-
-def codes_of(case):
-    return sorted(one.code for one in case.items.quarantined(NAME))
-
+from tests.labeling_case import NAME, NOTES, XML, Case, codes_of, make_item, make_project, region, texts_of
 
 # Hostile input among good
 
@@ -160,9 +135,9 @@ class Picky(FakeLabelStudio):
         return super().import_tasks(project_id, tasks)
 
 
-def test_hostile_items_stop_only_themselves_on_the_way_into_label_studio(database):
+def test_hostile_items_stop_only_themselves_on_the_way_into_label_studio(any_database):
     case = Case(
-        database,
+        any_database,
         Picky(),
         project=make_project(modality="tabular", xml=XML.replace("Image", "Table").replace("$image", "$row")),
     )

@@ -15,7 +15,6 @@ import pytest
 
 from bento_services.gateway.records import SCHEMA
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.project import Recipe, TableSource
 from tests.unit.monitoring.builders import Production, feedback, record
@@ -25,11 +24,8 @@ GOOD = [record(number) for number in range(1, 4)]
 
 
 @pytest.fixture
-def production(catalog_url, object_store, tmp_path):
-    engine = create_engine(catalog_url)
-    t.metadata.create_all(engine)
-    yield Production(Database(engine), object_store, tmp_path, audit_share=1.0)
-    engine.dispose()
+def production(any_database, object_store, tmp_path):
+    return Production(any_database, object_store, tmp_path, audit_share=1.0)
 
 
 def milliseconds(*date: int) -> int:

@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.errors import ConfigError, SourceUnavailable
 from pipeline_tasks.ingest.folder_source import FolderFiles
 from pipeline_tasks.ingest.s3_source import FAILURES_IN_A_ROW, S3Access, S3Objects
@@ -27,11 +25,8 @@ BAD_NAME = b"caf\xe9"
 
 
 @pytest.fixture
-def world_of(tmp_path, catalog_url):
-    engine = create_engine(catalog_url)
-    t.metadata.create_all(engine)
-    yield lambda modality: make_world(tmp_path, modality, Database(engine))
-    engine.dispose()
+def world_of(tmp_path, any_database):
+    return lambda modality: make_world(tmp_path, modality, any_database)
 
 
 def check(world, *, good, bad):

@@ -13,8 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.contracts import UNDECODABLE, canonical_json, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError
 from pipeline_tasks.evaluation import verdict as vd
@@ -67,12 +65,8 @@ BAD = {
 
 
 @pytest.fixture
-def database(catalog_url):
-    """Return a catalog of each kind: what one database stores the other may refuse."""
-    engine = create_engine(catalog_url)
-    t.metadata.create_all(engine)
-    yield Database(engine)
-    engine.dispose()
+def database(any_database):
+    return any_database
 
 
 class Snapshot:
