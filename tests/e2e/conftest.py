@@ -103,9 +103,3 @@ def make_installation(tmp_path_factory):
     yield make
     for installation in made:
         installation.run("down", check=False)
-
-
-@pytest.fixture(scope="session")
-def first_champions() -> dict[str, str]:
-    """Which first champion the demo came to, by split key: what a run that is disturbed has to come to as well."""
-    return {}

@@ -14,11 +14,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def told(make_installation, first_champions):
+def told(make_installation):
     installation = make_installation("demo")
     installation.set_split_key(SPLIT_KEY)
     done = installation.run("demo", timeout=1700)
-    first_champions[SPLIT_KEY] = installation.json("history", "fashion")[0]["champion"]
     return installation, done
 
 

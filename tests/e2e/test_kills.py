@@ -1,4 +1,4 @@
-"""kill -9 of any process of the stack, or of the running task, at ten moments: the same champion, nothing lost."""
+"""kill -9 of any process of the stack, or of the running task, at ten moments: the right champion, nothing lost."""
 
 import random
 import time
@@ -22,17 +22,6 @@ def shaken(make_installation):
     killed = _kill_now_and_then(installation, demo, generator=random.Random(5))
     output, _ = demo.communicate(timeout=1500)
     return installation, demo.returncode, output, killed
-
-
-@pytest.fixture
-def expected_champion(make_installation, first_champions):
-    """The first champion of a run on the same split in which nothing was killed."""
-    if SPLIT_KEY not in first_champions:  # test_demo.py did not run
-        calm = make_installation("calm")
-        calm.set_split_key(SPLIT_KEY)
-        calm.run("demo", "--rounds", "1", timeout=900)
-        first_champions[SPLIT_KEY] = calm.json("history", "fashion")[0]["champion"]
-    return first_champions[SPLIT_KEY]
 
 
 def _victims(installation, demo):
@@ -106,6 +95,8 @@ def test_nothing_is_lost_and_nothing_is_twice(shaken):
     assert "Nothing lost, nothing twice" in installation.run("verify").stdout, f"killed {killed}"
 
 
-def test_the_champion_is_the_same(shaken, expected_champion):
+def test_the_champion_is_that_of_a_training_nobody_disturbed(shaken):
+    """Not of another demo: whether the first answers are in the snapshot depends on which task was faster."""
     installation, _code, _output, killed = shaken
-    assert installation.json("history", "fashion")[0]["champion"] == expected_champion, f"killed {killed}"
+    champion = installation.json("history", "fashion")[0]["champion"]
+    assert installation.json("retrain", champion)["weights_equal"], f"killed {killed}"

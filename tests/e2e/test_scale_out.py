@@ -168,6 +168,7 @@ def test_the_loop_goes_on_when_one_of_two_workers_dies(installation, postgres_se
         json={"amount": 90.0, "country": "DE"},
         headers={"Authorization": f"Bearer {key}"},
         timeout=30,
+        trust_env=False,
     )
     assert answer.status_code == 200, answer.text
     assert answer.json()["label"] == "yes"

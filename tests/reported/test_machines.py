@@ -239,7 +239,7 @@ def test_f5_a_checkout_below_a_dollar_sign_is_refused(tmp_path):
         check_paths(StackLayout(home=tmp_path, root=tmp_path / "$x"))
 
 
-SMALL = {"status": 1, "project": 0, "history": 0, "verify": 1, "keys": 0, "quarantine": 0, "init": 0}
+SMALL = {"status": 1, "project": 0, "history": 0, "keys": 0, "quarantine": 0, "init": 0}
 
 
 @pytest.fixture(scope="module")
