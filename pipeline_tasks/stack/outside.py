@@ -170,7 +170,7 @@ def _ask_tls(listener: Listener, paths: Sequence[str]) -> Answer | None:
 
 
 def _statuses(listener: Listener, scheme: str, paths: Sequence[str]) -> dict[str, int] | None:
-    """Return the status of each path that has one, without those that get the page of a path that cannot exist.
+    """Return the status of each path that has one, without empty pages and those that a path that cannot exist gets.
 
     None where no path has one.
     """
@@ -186,7 +186,8 @@ def _statuses(listener: Listener, scheme: str, paths: Sequence[str]) -> dict[str
     return {
         path: one.status_code
         for path, one in got.items()
-        if nowhere is None or (one.status_code, one.content) != (nowhere.status_code, nowhere.content)
+        if (one.content or not one.is_success)
+        and (nowhere is None or (one.status_code, one.content) != (nowhere.status_code, nowhere.content))
     }
 
 

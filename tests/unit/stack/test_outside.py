@@ -45,12 +45,13 @@ def speaker(first=b"", answer=b"", *, wrap=None):
 
 
 @contextlib.contextmanager
-def website(statuses):
+def website(statuses, *, body=b"x"):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(statuses.get(self.path, 404))
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_):
             pass
@@ -141,6 +142,11 @@ def test_each_path_is_tried_without_a_key():
 def test_a_program_that_has_one_page_for_every_path_hands_out_none_of_them():
     with website(dict.fromkeys((*outside.PATHS, outside.NOWHERE), 200)) as listener:
         assert ask(listener) == Answer("HTTP", {})
+
+
+def test_an_empty_page_hands_out_nothing():
+    with website({"/metrics": 200}, body=b"") as listener:
+        assert open_to_all("label-studio", ask(listener)) == ""
 
 
 def test_a_port_that_is_gone_is_closed():
