@@ -46,6 +46,8 @@ def _victims(installation, demo):
 
 def _role(command):
     for name in (
+        "Gateway",
+        "_bentoml_impl",
         "worker",
         "scheduler",
         "api_server",
@@ -53,8 +55,6 @@ def _role(command):
         "triggerer",
         "weed",
         "label-studio",
-        "Gateway",
-        "bentoml",
     ):
         if name in command:
             return name
