@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 STAGES = ("imports", "plan", "snapshot", "train", "judge")
 PROJECT = "rows"
-PACK_BYTES = 16 << 20
+PACK_ROWS = 8_192  # as ingest writes them
 EXAM_SHARE = 0.01
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 
@@ -112,11 +112,11 @@ def fill(folder: Path, count: int) -> None:
     item |= {"source_label": None, "batch_id": "b", "arrived_at": NOW}
     decision = {"project": PROJECT, "version": 1, "status": "decided", "method": "imported", "annotation_ids": []}
     decision |= {"annotators": [], "agreement": None, "schema_version": 1, "decided_at": NOW}
-    per_pack = 100_000
-    for start in range(0, count, per_pack):
-        values = random.normal(size=(min(per_pack, count - start), 10)).round(5)
+    for start in range(0, count, PACK_ROWS):
+        values = random.normal(size=(min(PACK_ROWS, count - start), 10)).round(5)
         pack, items, decisions = bytearray(), [], []
-        name = f"packs/{PROJECT}/{start}"
+        digest = sha256_hex(str(start).encode())
+        name = f"packs/{PROJECT}/{digest[:2]}/{digest}.pack"
         for index, row in enumerate(values):
             number = start + index
             fields = {f"n{at}": float(value) for at, value in enumerate(row)} | {"kind": "abc"[number % 3]}

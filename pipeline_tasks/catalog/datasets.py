@@ -92,7 +92,7 @@ class DatasetRepository:
         with self._database.read() as connection:
             found = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
             batches = [_decided_batch(rows) for rows in found.partitions()]
-        return pa.Table.from_batches(batches, DECIDED).unify_dictionaries()
+        return _joined(batches)
 
     def decided_pairs(self, project: str, split: Split) -> Iterator[tuple[str, str]]:
         """Yield (item id, label) of the same items, in any order, without holding them."""
@@ -311,6 +311,22 @@ class DatasetRepository:
         except IntegrityError:
             return False
         return True
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.Table:
+    """Return batches, which the list then holds no more, as a table with each column in one piece of memory."""
+    waiting = dict(zip(DECIDED.names, pa.Table.from_batches(batches, DECIDED).unify_dictionaries(), strict=True))
+    batches.clear()
+    pieces: dict[tuple[int, ...], pa.ChunkedArray] = {}
+    columns = []
+    for name in DECIDED.names:
+        column = waiting.pop(name)
+        place = tuple(buffer.address for chunk in column.chunks for buffer in chunk.buffers() if buffer is not None)
+        if place not in pieces:
+            pieces[place] = pa.table({name: column}).combine_chunks()[name]
+        columns.append(pieces[place])
+    pa.default_memory_pool().release_unused()
+    return pa.table(columns, schema=DECIDED)
 
 
 def _decided_batch(rows: Sequence[sa.Row[Any]]) -> pa.RecordBatch:

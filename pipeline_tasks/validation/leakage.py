@@ -199,7 +199,7 @@ def _computed(
     config = project.config
     digits = config.gate.exam.near_duplicates.significant_digits
     for some_n in _whole_objects(places, rows_n):
-        by_id = places_of(manifest.take(places, some_n).to_pydict())
+        by_id = places_of(places.take(pa.array(some_n)).to_pydict())
         row_of = dict(zip(by_id, some_n.tolist(), strict=True))
 
         def look(item_id: str, data: bytes, by_id: Mapping[str, Place] = by_id) -> tuple[str, bytes | None]:
@@ -220,7 +220,7 @@ def _whole_objects(places: pa.Table, rows_n: npt.NDArray[np.int64]) -> Iterator[
     start = 0
     for end in ends:
         if end > start and (end - start >= READ_AT_ONCE or end == len(order_n)):
-            yield np.sort(order_n[start:end])
+            yield order_n[start:end]
             start = end
 
 

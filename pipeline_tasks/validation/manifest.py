@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -48,7 +47,8 @@ PLACE_COLUMNS = ("item_id", "content_id", "object_key", "offset", "size_bytes")
 FEW_VALUES = ("label", "split", "object_key", "media_type", "method", "source", "origin")
 _ONCE = pa.dictionary(pa.int32(), pa.string())
 # Rows of a row group: so many are held as plain strings while a manifest is written.
-ROWS_OF_A_GROUP = 1 << 17
+ROWS_OF_A_GROUP = 1 << 16
+ROWS_AT_ONCE = 10_000  # as Python objects
 
 
 def build_manifest(decided: pa.Table) -> pa.Table:
@@ -82,7 +82,7 @@ def manifest_id(table: pa.Table) -> str:
     identity = (*IDENTITY, "content_id") if "content_id" in table.column_names else IDENTITY
     digest = hashlib.sha256(f"dethrone-manifest-{FORMAT} {json.dumps(identity)}\n".encode())
     encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    for batch in table.to_batches(max_chunksize=10_000):
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         rows = zip(*(batch.column(name).to_pylist() for name in identity), strict=True)
         digest.update("".join(f"{encoder.encode(row)}\n" for row in rows).encode())
     return digest.hexdigest()
@@ -154,16 +154,6 @@ def places(table: pa.Table) -> pa.Table:
     contents = table["content_id" if "content_id" in table.column_names else "item_id"]
     columns = [table["item_id"], contents, table["object_key"], table["offset"], table["size_bytes"]]
     return pa.table(columns, names=list(PLACE_COLUMNS))
-
-
-def take(table: pa.Table, rows_n: npt.NDArray[np.int64]) -> pa.Table:
-    """Return some rows, whose numbers ascend. Arrow's own `take` joins all chunks of a column of strings first."""
-    found, start = [], 0
-    for batch in table.to_batches():
-        first, last = np.searchsorted(rows_n, [start, start + batch.num_rows])
-        found.append(batch.take(pa.array(rows_n[first:last] - start)))
-        start += batch.num_rows
-    return pa.Table.from_batches(found, table.schema)
 
 
 def filtered(table: pa.Table, mask: pa.ChunkedArray) -> pa.Table:

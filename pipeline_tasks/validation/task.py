@@ -108,6 +108,7 @@ def build_snapshot(
         keep_fingerprints(project, snapshot_id, values, store=store)
         del values
     del comparison
+    pa.default_memory_pool().release_unused()  # of the fingerprints and the checks
     key = f"snapshots/{project.name}/{snapshot_id}/manifest.parquet"
     crash_point("snapshot.put.before")
     database.check(fence)
@@ -306,7 +307,7 @@ def _newest_only(decided: pa.Table, *, base: SnapshotRef | None, store: ObjectSt
 
 
 def _each_pair(table: pa.Table) -> Iterator[tuple[str, str]]:
-    for batch in table.select(["item_id", "label"]).to_batches(max_chunksize=50_000):
+    for batch in table.select(["item_id", "label"]).to_batches(max_chunksize=frames.ROWS_AT_ONCE):
         yield from zip(batch["item_id"].to_pylist(), batch["label"].to_pylist(), strict=True)
 
 
