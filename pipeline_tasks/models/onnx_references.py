@@ -42,9 +42,8 @@ def _references(data: memoryview, message: str, *, depth: int) -> Iterator[str]:
             if field == _TENSOR_NAME and isinstance(value, memoryview):
                 name = bytes(value[:100]).decode(errors="replace")
             is_external |= field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0)
-        elif message == "node" and field == _NODE_OPERATOR and isinstance(value, memoryview):
-            if value == _READS_A_FILE:
-                yield _READS_A_FILE.decode()
+        elif message == "node" and field == _NODE_OPERATOR and isinstance(value, memoryview) and value == _READS_A_FILE:
+            yield _READS_A_FILE.decode()
         inner = _FIELDS[message].get(field)
         if inner is not None and isinstance(value, memoryview):
             yield from _references(value, inner, depth=depth + 1)
