@@ -42,7 +42,11 @@ def _references(data: memoryview, message: str, *, depth: int) -> Iterator[str]:
             if field == _TENSOR_NAME and isinstance(value, memoryview):
                 name = bytes(value[:100]).decode(errors="replace")
             is_external |= field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0)
+<<<<<<< HEAD
         elif (message, field) == ("node", _NODE_OPERATOR) and _is_text(value, _READS_A_FILE):
+=======
+        elif message == "node" and field == _NODE_OPERATOR and isinstance(value, memoryview) and value == _READS_A_FILE:
+>>>>>>> wp-evid
             yield _READS_A_FILE.decode()
         inner = _FIELDS[message].get(field)
         if inner is not None and isinstance(value, memoryview):

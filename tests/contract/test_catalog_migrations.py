@@ -13,6 +13,7 @@ from alembic.migration import MigrationContext
 
 from pipeline_tasks.catalog import migrate, tables
 from pipeline_tasks.catalog.database import create_engine
+from pipeline_tasks.catalog.triggers import missing_triggers
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -157,3 +158,22 @@ def test_items_of_an_older_catalog_have_their_id_as_their_content(catalog_url):
             ("old", "old")
         ]
     engine.dispose()
+
+
+def test_h8_a_trigger_that_is_gone_or_does_nothing_is_named(migrated):
+    names = [table.name for table in tables.APPEND_ONLY]
+    sqlite = migrated.dialect.name == "sqlite"
+    drop = "DROP TRIGGER routes_append_only_DELETE" if sqlite else "DROP TRIGGER routes_append_only ON routes"
+    with migrated.begin() as connection:
+        assert list(missing_triggers(connection, names)) == []
+        connection.exec_driver_sql(drop)
+        assert list(missing_triggers(connection, names)) == ["routes"]
+    if not sqlite:
+        with migrated.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE exams DISABLE TRIGGER exams_append_only")
+            assert set(missing_triggers(connection, names)) == {"routes", "exams"}
+            connection.exec_driver_sql(
+                "CREATE OR REPLACE FUNCTION dethrone_append_only() RETURNS trigger LANGUAGE plpgsql "
+                "AS 'BEGIN RETURN NULL; END'"
+            )
+            assert set(missing_triggers(connection, names)) == set(names)
