@@ -42,21 +42,13 @@ def _references(data: memoryview, message: str, *, depth: int) -> Iterator[str]:
             if field == _TENSOR_NAME and isinstance(value, memoryview):
                 name = bytes(value[:100]).decode(errors="replace")
             is_external |= field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0)
-<<<<<<< HEAD
-        elif (message, field) == ("node", _NODE_OPERATOR) and _is_text(value, _READS_A_FILE):
-=======
         elif message == "node" and field == _NODE_OPERATOR and isinstance(value, memoryview) and value == _READS_A_FILE:
->>>>>>> wp-evid
             yield _READS_A_FILE.decode()
         inner = _FIELDS[message].get(field)
         if inner is not None and isinstance(value, memoryview):
             yield from _references(value, inner, depth=depth + 1)
     if is_external:
         yield name or "a tensor without a name"
-
-
-def _is_text(value: int | memoryview, text: bytes) -> bool:
-    return isinstance(value, memoryview) and bytes(value) == text
 
 
 def _read(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
