@@ -4,7 +4,6 @@ import errno
 import json
 import sqlite3
 import stat
-from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -157,7 +156,7 @@ def test_h9_a_page_says_it_too(monkeypatch, error, status):
         raise error("the catalog at x must be free (got: locked).")
 
     monkeypatch.setattr(pages, "overview_html", fail)
-    monkeypatch.setitem(airflow_plugin.app.dependency_overrides, get_user, SimpleNamespace)
+    monkeypatch.setitem(airflow_plugin.app.dependency_overrides, get_user, lambda: "alice")
     answer = TestClient(airflow_plugin.app, raise_server_exceptions=False).get("/")
     assert (answer.status_code, "must be free" in answer.text) == (status, True)
     assert issubclass(error, PipelineError)
