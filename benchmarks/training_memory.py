@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 STAGES = ("imports", "plan", "snapshot", "train", "judge")
+PARTS = ("read", "leaks")  # with --stage and --folder: the reading of train, and the longest part of judge
 PROJECT = "rows"
 PACK_ROWS = 8_192  # as ingest writes them
 EXAM_SHARE = 0.01
@@ -153,6 +154,7 @@ def run(stage: str, folder: Path) -> None:
     from pipeline_tasks.evaluation import scoring
     from pipeline_tasks.evaluation import task as evaluation
     from pipeline_tasks.ingest.reading import PlaceReader
+    from pipeline_tasks.training import dataset
     from pipeline_tasks.training import task as training
     from pipeline_tasks.validation import leakage
     from pipeline_tasks.validation import task as validation
@@ -170,6 +172,10 @@ def run(stage: str, folder: Path) -> None:
         manifest = validation.read_manifest(store, ref)
         facts = {"scratch": folder / "scratch", "lock_hash": "l", "code_revision": "c", "device": "cpu"}
         training.train(loaded, ref, manifest, models=models, tracker=NullTracker(), **shared, **facts)
+    elif stage == "read":
+        dataset.rows_of(validation.read_manifest(store, datasets.head_snapshot(PROJECT)))
+    elif stage == "leaks":
+        leakage.find_leaks(loaded, datasets.head_snapshot(PROJECT), datasets.exams(PROJECT), store=store)
     elif stage == "judge":
         (model,) = models.history(PROJECT)
         ref = datasets.snapshot(PROJECT, model.ref.snapshot_id)
@@ -211,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rows", type=int, action="append", help="instead: these numbers of rows")
-    parser.add_argument("--stage", choices=STAGES)
+    parser.add_argument("--stage", choices=(*STAGES, *PARTS))
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if arguments.stage:

@@ -317,11 +317,12 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.Table:
     """Return batches, which the list then holds no more, as a table with each column in one piece of memory."""
     waiting = dict(zip(DECIDED.names, pa.Table.from_batches(batches, DECIDED).unify_dictionaries(), strict=True))
     batches.clear()
-    pieces: dict[tuple[int, ...], pa.ChunkedArray] = {}
+    pieces: dict[tuple[Any, ...], pa.ChunkedArray] = {}
     columns = []
     for name in DECIDED.names:
         column = waiting.pop(name)
-        place = tuple(buffer.address for chunk in column.chunks for buffer in chunk.buffers() if buffer is not None)
+        buffers = (buffer for chunk in column.chunks for buffer in chunk.buffers() if buffer is not None)
+        place = (column.type, *(buffer.address for buffer in buffers))
         if place not in pieces:
             pieces[place] = pa.table({name: column}).combine_chunks()[name]
         columns.append(pieces[place])

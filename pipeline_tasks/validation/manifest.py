@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -158,12 +159,14 @@ def places(table: pa.Table) -> pa.Table:
 
 def filtered(table: pa.Table, mask: pa.ChunkedArray) -> pa.Table:
     """Return the rows of a mask; columns that lie in the same memory do so again."""
-    done: dict[tuple[int, ...], pa.ChunkedArray] = {}
+    done: dict[tuple[Any, ...], pa.ChunkedArray] = {}
     columns = {}
     for name in table.column_names:
         buffers = (buffer for chunk in table[name].chunks for buffer in chunk.buffers() if buffer is not None)
-        place = tuple(buffer.address for buffer in buffers)
-        columns[name] = done[place] = done.get(place) if place in done else table[name].filter(mask)
+        place = (table[name].type, *(buffer.address for buffer in buffers))
+        if place not in done:
+            done[place] = table[name].filter(mask)
+        columns[name] = done[place]
     return pa.table(columns, schema=table.schema)
 
 
