@@ -19,7 +19,7 @@ from pipeline_tasks.stack.layout import source_root
 from tests import services
 from tests.e2e.network import LOOPBACK, CannotMakeNetwork, Relay, network
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 NUM_ROWS = 1200
 PROJECT = """\
 version: 1
@@ -153,7 +153,7 @@ def test_the_loop_goes_on_when_one_of_two_workers_dies(installation, postgres_se
     assert victim.die() > 3
     found = until(
         lambda: ended(installation),
-        200,
+        400,
         f"the end of the run after the worker with {task['task_id']} died",
         installation,
     )
