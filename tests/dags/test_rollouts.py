@@ -60,6 +60,7 @@ class Loop:
         self.parts = SimpleNamespace(
             database=database,
             store=store,
+            brisk_store=store,
             gateway=self.gateway,
             target=self.target,
             settings=SimpleNamespace(gateway_url="http://gateway", airflow_url="http://airflow"),
