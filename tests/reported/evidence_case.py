@@ -85,7 +85,7 @@ class Evidence:
         self.store = FakeObjectStore()
         self.signer = parse_key(new_key(at(0)))
         self.engine = create_engine(f"sqlite:///{path / 'catalog.db'}", signer=self.signer)
-        parts = SimpleNamespace(database=Database(self.engine), store=self.store)
+        parts = SimpleNamespace(database=Database(self.engine), store=self.store, brisk_store=self.store)
         self.store.objects.update(self.world.objects)
         with parts.database.write() as connection:
             for name, rows in self.world.rows.items():

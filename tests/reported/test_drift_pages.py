@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -41,7 +42,7 @@ def test_a_drift_alarm_is_the_windows_one_state(drifted):
 def test_each_window_has_a_page_with_its_alarms_and_figures(drifted, object_store):
     """G4: the DAG's doc and the plugin spoke of a page that nothing wrote."""
     production, report = drifted
-    assert report.report_key == f"reports/pets/monitor/{report.window_id}.html"
+    assert re.fullmatch(rf"reports/pets/monitor/{report.window_id}-[0-9a-f]{{64}}\.html", report.report_key)
     page = object_store.get(report.report_key).decode().replace("\N{NO-BREAK SPACE}", " ")
     for said in (
         "Alarm",

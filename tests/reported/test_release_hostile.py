@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -46,13 +48,14 @@ def scene(database, object_store, tmp_path, monkeypatch) -> Scene:
     return Scene(database, object_store, tmp_path, modality="text", checks=checks)
 
 
-def freeze(scene: Scene, monkeypatch, texts: list[bytes]):
+def freeze(scene: Scene, home: Path, texts: list[bytes]):
     """Freeze an exam of these texts, and return what releasing needs."""
     for index, text in enumerate(texts):
         item_id = scene.add_item(text, split="exam", media_type="text/plain", key=f"k{index}")
         scene.decide(item_id, CLASSES[index % 2])
     open_exam(scene.project, **scene.freezing)
-    return types.SimpleNamespace(database=scene.database, store=scene.store)
+    settings = types.SimpleNamespace(home=home, inference_headers={})
+    return types.SimpleNamespace(database=scene.database, store=scene.store, settings=settings)
 
 
 def served(body: bytes, *, status: int = 200):
@@ -62,17 +65,17 @@ def served(body: bytes, *, status: int = 200):
     return post
 
 
-def test_exam_items_that_the_model_refuses_are_no_questions(scene, monkeypatch):
+def test_exam_items_that_the_model_refuses_are_no_questions(scene, tmp_path):
     good = [str(number).encode() for number in range(10, 22)]
-    parts = freeze(scene, monkeypatch, [*good[:6], b"NA", b"two words", b"-", *good[6:]])
+    parts = freeze(scene, tmp_path, [*good[:6], b"NA", b"two words", b"-", *good[6:]])
     golden = shipping.golden_items(parts, "pets", None)
     assert {one.payload for one in golden} <= set(good)
     assert 0 < len(golden) <= shipping.NUM_GOLDEN
     assert all(one.expected.probabilities["cat"] == int(one.payload) / 100 for one in golden)
 
 
-def test_a_release_without_one_question_is_refused_by_a_sentence(scene, monkeypatch):
-    parts = freeze(scene, monkeypatch, [f"word {number}".encode() for number in range(12)])
+def test_a_release_without_one_question_is_refused_by_a_sentence(scene, tmp_path):
+    parts = freeze(scene, tmp_path, [f"word {number}".encode() for number in range(12)])
     golden = shipping.golden_items(parts, "pets", None)
     with pytest.raises(GateClosed, match="must answer 0 golden requests") as caught:
         release_task.require_golden_answers(RELEASE, SERVER, golden, ask=lambda *_: "")
@@ -95,18 +98,18 @@ def test_a_release_without_one_question_is_refused_by_a_sentence(scene, monkeypa
         (200, b'{"model_version": "m1", "labels": ["cat", "dog"], "probabilities": [1e999, null]}'),
     ],
 )
-def test_what_a_server_answers_closes_the_gate_in_words_that_every_store_takes(scene, monkeypatch, status, body):
-    parts = freeze(scene, monkeypatch, [str(number).encode() for number in range(10, 22)])
+def test_what_a_server_answers_closes_the_gate_in_printable_words(scene, tmp_path, monkeypatch, status, body):
+    parts = freeze(scene, tmp_path, [str(number).encode() for number in range(10, 22)])
     golden = shipping.golden_items(parts, "pets", None)
     monkeypatch.setattr(shipping.httpx, "post", served(body, status=status))
     with pytest.raises(GateClosed, match=f"got {shipping.NUM_GOLDEN} that differ") as caught:
-        release_task.require_golden_answers(RELEASE, SERVER, golden, ask=shipping.ask_server)
+        release_task.require_golden_answers(RELEASE, SERVER, golden, ask=functools.partial(shipping.ask_server, parts))
     assert str(caught.value).isprintable()
 
 
-def test_a_release_is_asked_again_what_it_was_asked(scene, monkeypatch):
+def test_a_release_is_asked_again_what_it_was_asked(scene, tmp_path):
     """An item's bytes are stored anew when its columns change; a rollback would have asked for the new ones."""
-    parts = freeze(scene, monkeypatch, [str(number).encode() for number in range(10, 22)])
+    parts = freeze(scene, tmp_path, [str(number).encode() for number in range(10, 22)])
     golden = shipping.golden_items(parts, "pets", None)
     scene.store.put(release_task.golden_key(RELEASE), golden_bytes([one.expected for one in golden]))
     items = ItemRepository(scene.database)
@@ -115,7 +118,7 @@ def test_a_release_is_asked_again_what_it_was_asked(scene, monkeypatch):
         renewed = {"location": Location("packs/new", 0, 2), "content_id": sha256_hex(b"99")}
         fence = scene.database.acquire("pets/ingest", Attempt("r", "ingest", 1), now=NOW)
         items.record(fence, Chunk("pets", "folder", "b2", [], renewed=[dataclasses.replace(item, **renewed)]))
-    again = shipping.golden_again(parts, RELEASE)
+    again = shipping.golden_again(parts, RELEASE, store=scene.store)
     assert {one.expected.item_id: one.payload for one in again} == {one.expected.item_id: one.payload for one in golden}
     stored = json.loads(scene.store.get(release_task.golden_key(RELEASE)))
     for one in stored:

@@ -69,7 +69,7 @@ def parts(database, object_store, tmp_path, monkeypatch):
     monkeypatch.setattr(rolling_back, "model_of", lambda *_: ModelRef("fashion", "m1", "models/m1", "d", "snapshot"))
     monkeypatch.setattr(shipping.BentoPackager, "digest", lambda _self, tag: f"digest of {tag}")
 
-    def ask(address, payload, media_type):
+    def ask(_parts, address, payload, media_type):
         parts.asked.append((payload, media_type))
         return {"model_version": "m1", "labels": ["bag", "boot"], "probabilities": [0.75, 0.25]}
 

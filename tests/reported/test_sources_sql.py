@@ -207,7 +207,7 @@ def test_a_changed_type_of_the_watermark_starts_over(shop_of, old, new):
 
 def test_a_label_updated_in_the_database_is_a_new_version(shop_of):
     """C2: SQL UPDATE, with its time and, found by the daily reading, without it."""
-    from tests.reported.test_sources import decided
+    from tests.reported.test_source_labels import decided
 
     shop = shop_of()
     shop.insert(1, NOW - 2 * HOUR)

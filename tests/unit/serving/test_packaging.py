@@ -24,7 +24,7 @@ def test_a_bento_holds_what_serves_and_nothing_else_of_ours():
     names = {path.as_posix() for path in source_files()}
     assert {"bento_services/inference/service.py", "pipeline_tasks/models/artifact.py"} <= names
     services, ours = (
-        r"bento_services/(__init__|door|heads|listeners|parent|upgrades|inference/\w+)",
+        r"bento_services/(__init__|door|heads|listeners|serve|upgrades|inference/\w+)",
         r"pipeline_tasks/(__init__|contracts|errors|(guards|models)/[\w/]+)",
     )
     allowed = rf"({services}|{ours})\.py"
@@ -58,7 +58,7 @@ def put_bento(home: Path, model_dir: Path, *, requirements: list[str]) -> Path:
         (bento / "src" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(packaging.__file__).parents[2] / path, bento / "src" / path)
     (bento / "src" / "bento_services" / "__pycache__").mkdir()
-    (bento / "src" / "bento_services" / "__pycache__" / "parent.cpython-311.pyc").write_bytes(b"compiled")
+    (bento / "src" / "bento_services" / "__pycache__" / "serve.cpython-311.pyc").write_bytes(b"compiled")
     (bento / "env" / "python").mkdir(parents=True)
     (bento / "env" / "python" / "requirements.txt").write_text("\n".join([*requirements, "bentoml==1.4.39", ""]))
     shutil.copytree(model_dir, model)
@@ -71,7 +71,7 @@ def test_what_a_store_holds_has_the_digest_of_what_was_built(model_dir, tmp_path
     assert stored_digest("fashion:r1", bentoml_home=tmp_path) == digest
     for path in (
         tmp_path / "models" / "fashion" / "r1" / "model.safetensors",
-        bento / "src" / "bento_services" / "parent.py",
+        bento / "src" / "bento_services" / "serve.py",
         bento / "env" / "python" / "requirements.txt",
     ):
         kept = path.read_bytes()
@@ -83,7 +83,7 @@ def test_what_a_store_holds_has_the_digest_of_what_was_built(model_dir, tmp_path
 
 
 @pytest.mark.parametrize(
-    "name", ["models/fashion/r1/model.safetensors", "bentos/fashion/r1/src/bento_services/parent.py"]
+    "name", ["models/fashion/r1/model.safetensors", "bentos/fashion/r1/src/bento_services/serve.py"]
 )
 def test_h12_a_link_in_a_bento_is_no_part_of_a_digest(model_dir, tmp_path, name):
     put_bento(tmp_path, model_dir, requirements=["torch==2.13.0"])
