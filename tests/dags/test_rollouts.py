@@ -63,7 +63,7 @@ class Loop:
             brisk_store=store,
             gateway=self.gateway,
             target=self.target,
-            settings=SimpleNamespace(gateway_url="http://gateway", airflow_url="http://airflow"),
+            settings=SimpleNamespace(home=folder, gateway_url="http://gateway", airflow_url="http://airflow"),
             project=lambda _: load_project(self.folder),
             fence=lambda project, stage, attempt: database.acquire(f"{project}/{stage}", attempt, now=utc_now()),
         )

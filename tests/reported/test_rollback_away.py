@@ -162,10 +162,10 @@ def test_what_could_not_be_noted_is_said_and_noted_by_the_next(parts, caplog, ro
     assert waiting_notes(parts) == [], row
     parts.store.error = AWAY
     back(parts)
-    assert "entry 5 of fashion's ledger is noted there later" in caplog.text
+    assert "entry 7 of fashion's ledger is noted there later" in caplog.text
     parts.store.error = None
     (said,) = waiting_notes(parts)
-    assert said.startswith("fashion: the ledger's entries 5 to 5 are not noted in the object store yet")
+    assert said.startswith("fashion: the ledger's entries 7 to 7 are not noted in the object store yet")
     note_head(parts, "fashion")
     assert waiting_notes(parts) == []
     assert parts.store.get(noted_key(LedgerRepository(parts.database).head("fashion")))
