@@ -24,6 +24,7 @@ from pipeline_tasks.stack import addresses, outside, processes, s3_setup
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.secret_files import GENERATORS
 from pipeline_tasks.stack.status import status
+from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, read_port
 from pipeline_tasks.stack.supervisord import Supervisor
 
 MIN_FREE_BYTES = 5 * 1024**3
@@ -164,12 +165,19 @@ def check_airflow_settings(layout: StackLayout) -> Check:
 
 
 def check_ports(layout: StackLayout) -> Check:
-    """With the stack down, its usual ports are free; a taken one is not fatal, `up` finds another."""
+    """With the stack down, its usual ports are free; `up` finds another for a taken one, but not for a model's."""
     remembered = addresses.read_stack(layout.stack_file).get("ports", {})
     wanted = {name: remembered.get(name, default) for name, default in addresses.DEFAULT_PORTS.items()}
     taken = {name: port for name, port in wanted.items() if not addresses.port_is_free(port)}
-    detail = ", ".join(f"{name} {port} is taken by {processes.port_owner(port)}" for name, port in taken.items())
-    return Check("ports", ok=True, detail=detail or "all free", advice="`dethrone up` uses others." if taken else "")
+    models = {path.stem: read_port(path) for path in sorted(layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf"))}
+    held = {name: port for name, port in models.items() if not addresses.port_is_free(port)}
+    named = [f"{name} {port} is taken by {processes.port_owner(port)}" for name, port in (taken | held).items()]
+    advice = "`dethrone up` uses others." if taken else ""
+    if held:
+        advice = (
+            f"Stop what listens on {', '.join(map(str, held.values()))}: a route names it, so `dethrone up` refuses."
+        )
+    return Check("ports", not held, detail=", ".join(named) or "all free", advice=advice)
 
 
 def check_leftovers(layout: StackLayout) -> Check:

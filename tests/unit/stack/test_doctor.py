@@ -105,6 +105,17 @@ def test_settings_older_than_the_template_are_told(layout):
     assert "the template is newer" in found.advice
 
 
+def test_the_taken_port_of_a_model_is_fatal(layout, monkeypatch):
+    layout.programs_dir.mkdir(parents=True)
+    command = "/v/python /v/serve.py dethrone_a:r1 --host 127.0.0.1 --port 3001"
+    layout.program_file("inference-a-r1").write_text(f"[program:inference-a-r1]\ncommand={command}\n")
+    monkeypatch.setattr(addresses, "port_is_free", lambda port: port != 3001)
+    found = doctor.check_ports(layout)
+    assert not found.ok
+    assert found.detail.startswith("inference-a-r1 3001 is taken by ")
+    assert "Stop what listens on 3001" in found.advice
+
+
 def test_taken_ports_are_named_though_not_fatal(layout, monkeypatch):
     monkeypatch.setattr(addresses, "port_is_free", lambda port: port != 8080)
     found = doctor.check_ports(layout)
