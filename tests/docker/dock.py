@@ -24,6 +24,7 @@ from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, Origin, 
 from pipeline_tasks.models.registry import recipe_from_source
 from pipeline_tasks.release import task as release_task
 from pipeline_tasks.release.golden import GoldenAnswer
+from pipeline_tasks.stack.secret_files import ensure_secret
 from pipeline_tasks.wiring import shipping
 from pipeline_tasks.wiring.images import docker_target
 from tests.fakes import FolderObjectStore
@@ -103,14 +104,17 @@ class Dock:
 
     def __init__(self, home: Path, *, repository: str, environment, **docker: object) -> None:
         self.home, self.repository, self.environment = home, repository, dict(environment)
+        home.mkdir(exist_ok=True)
+        key = ensure_secret(home / "secrets", "inference_key")
         settings = types.SimpleNamespace(
             home=home,
+            inference_key=key,
+            inference_headers={"Authorization": f"Bearer {key}"},
             bentoml_home=home / "bentoml",
             scratch_dir=home / "scratch",
             split_key="0" * 64,
             environment=self.environment,
         )
-        home.mkdir(exist_ok=True)
         fresh = not (home / "catalog.db").exists()
         self.engine = create_engine(f"sqlite:///{home / 'catalog.db'}")
         self.database = Database(self.engine)
