@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pipeline_tasks.assembly import Parts
 from pipeline_tasks.catalog import ledger
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
+from pipeline_tasks.catalog.serving import EVERY_PROJECT
 from pipeline_tasks.contracts import canonical_json
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
 
@@ -16,20 +17,25 @@ logger = logging.getLogger(__name__)
 
 
 def note_head(parts: Parts, project: str) -> None:
-    """Write the newest entry of a project's ledger into the object store; what is there already stays the same.
+    """Write the newest entry of a project's ledger, and of that of the API keys, into the object store.
+
+    What is there already stays the same.
 
     To be called after every verdict, approval and route, and by the monitor. One that a crash or a store that is away
     left out is covered by the next: its hash follows from those before it. `dethrone verify` compares, and names the
     entries that are still to be noted.
     """
-    entry = LedgerRepository(parts.database).head(project)
-    if entry is None:
+    repository = LedgerRepository(parts.database)
+    entries = [entry for entry in map(repository.head, dict.fromkeys((project, EVERY_PROJECT))) if entry is not None]
+    if not entries:
         return
-    body = canonical_json(ledger.entry_json(entry))
+    newest = entries[0]
     with passed_over(
-        f"entry {entry.sequence} of {project}'s ledger is noted there later, by the next one or the monitor"
+        f"entry {newest.sequence} of {newest.project}'s ledger is noted there later, by the next one or the monitor"
     ):
-        parts.brisk_store.put(ledger.noted_key(entry), body, content_type="application/json")
+        for entry in entries:
+            body = canonical_json(ledger.entry_json(entry))
+            parts.brisk_store.put(ledger.noted_key(entry), body, content_type="application/json")
 
 
 def waiting_notes(parts: Parts) -> list[str]:

@@ -172,6 +172,14 @@ def test_what_could_not_be_noted_is_said_and_noted_by_the_next(parts, caplog, ro
 
 
 @H5
+def test_an_issued_key_is_noted_with_the_next_entry_of_a_project(parts, row):
+    """Seen after a demo: the chain of the keys was never noted, and `verify` said that the monitor would."""
+    parts.case.serving.issue_key("*", name="shop", scopes=["predict"], token="t" * 32, at=s.NOW)
+    note_head(parts, "fashion")
+    assert waiting_notes(parts) == [], row
+
+
+@H5
 def test_a_defect_of_the_note_is_no_outage(parts, row):
     """H5: only a store that is away or refuses is passed over."""
     parts.store.error = GateClosed("no", code="NO")
