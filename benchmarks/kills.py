@@ -57,7 +57,7 @@ READY_SECONDS = 180.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What one caller got: status (0 = no answer), seconds, prediction id and model version."""
+    """One caller's answer: status (0 = no answer), seconds, prediction id and model version."""
 
     status: int
     seconds: float

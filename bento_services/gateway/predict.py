@@ -24,7 +24,7 @@ LOOK_AGAIN_SECONDS = 0.1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a request waits for a server that is being started again, and how many wait at a time."""
+    """Limits of waiting for a server that is being started again: seconds a request, requests at a time."""
 
     seconds: float = 0.0
     max_waiting: int = 0

@@ -18,7 +18,14 @@ from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.logs import log_tail
 from pipeline_tasks.stack.programs import serve_command
 from pipeline_tasks.stack.secret_files import write_private
-from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, Program, read_port, render_program
+from pipeline_tasks.stack.supervisor_conf import (
+    INFERENCE_PREFIX,
+    Program,
+    model_ports,
+    model_programs,
+    read_port,
+    render_program,
+)
 from pipeline_tasks.stack.supervisord import GAVE_UP_STATES, Supervisor
 
 FIRST_PORT = 3000
@@ -87,7 +94,7 @@ class ProcessTarget:
 
     def remembered(self) -> tuple[str, ...]:
         """Return the deployments that start with the next `dethrone up`."""
-        found = self._layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf")
+        found = model_programs(self._layout.programs_dir)
         return tuple(sorted(path.stem.removeprefix(INFERENCE_PREFIX) for path in found))
 
     def is_down(self) -> bool:
@@ -175,7 +182,7 @@ class ProcessTarget:
 
     def _free_port(self) -> int:
         """Return a port that no deployment remembers, running or not, and nobody listens on."""
-        remembered = [read_port(path) for path in self._layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf")]
+        remembered = model_ports(self._layout.programs_dir).values()
         is_free = functools.partial(addresses.port_is_free, host=self._host)
         return addresses.next_free_port(FIRST_PORT, avoid=remembered, is_free=is_free)
 

@@ -1,4 +1,4 @@
-"""What the errors of a database's library mean: away, locked, full, read-only, older, damaged. Pure.
+"""Errors of a database's library in our words: away, locked, full, read-only, older, damaged. Pure.
 
 Source: sqlite.org/rescode.html, PostgreSQL's appendix A (error codes).
 """

@@ -30,7 +30,7 @@ _PEM = re.compile(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PublicKey:
-    """What verifies signatures; entries from `since` on must have one."""
+    """Verifier of signatures; entries from `since` on must have one."""
 
     key: Ed25519PublicKey
     since: dt.datetime
@@ -47,7 +47,7 @@ class PublicKey:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Signer:
-    """What signs an entry: the content of the secret file `signing_key`."""
+    """Signer of entries: the content of the secret file `signing_key`."""
 
     key: Ed25519PrivateKey = dataclasses.field(repr=False)
     since: dt.datetime

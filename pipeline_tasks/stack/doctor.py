@@ -24,7 +24,7 @@ from pipeline_tasks.stack import addresses, outside, processes, s3_setup
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.secret_files import GENERATORS
 from pipeline_tasks.stack.status import status
-from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX, read_port
+from pipeline_tasks.stack.supervisor_conf import model_ports
 from pipeline_tasks.stack.supervisord import Supervisor
 
 MIN_FREE_BYTES = 5 * 1024**3
@@ -169,7 +169,7 @@ def check_ports(layout: StackLayout) -> Check:
     remembered = addresses.read_stack(layout.stack_file).get("ports", {})
     wanted = {name: remembered.get(name, default) for name, default in addresses.DEFAULT_PORTS.items()}
     taken = {name: port for name, port in wanted.items() if not addresses.port_is_free(port)}
-    models = {path.stem: read_port(path) for path in sorted(layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf"))}
+    models = model_ports(layout.programs_dir)
     held = {name: port for name, port in models.items() if not addresses.port_is_free(port)}
     named = [f"{name} {port} is taken by {processes.port_owner(port)}" for name, port in (taken | held).items()]
     advice = "`dethrone up` uses others." if taken else ""

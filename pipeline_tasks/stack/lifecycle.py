@@ -25,6 +25,8 @@ from pipeline_tasks.stack.startup import POLL_SECONDS, PORTS_OF, PortTaken, Star
 from pipeline_tasks.stack.supervisor_conf import (
     INFERENCE_PREFIX,
     Program,
+    model_ports,
+    model_programs,
     read_command,
     read_port,
     render_program,
@@ -222,11 +224,10 @@ def require_model_ports(layout: StackLayout, supervisor: Supervisor) -> None:
         ServiceUnavailable: MODEL_PORT_TAKEN.
     """
     infos = supervisor.processes() if supervisor.is_up() else {}
-    for path in sorted(layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf")):
-        port = read_port(path)
-        if path.stem not in infos and not addresses.port_is_free(port):
+    for name, port in model_ports(layout.programs_dir).items():
+        if name not in infos and not addresses.port_is_free(port):
             raise ServiceUnavailable(
-                f"port {port} must be free for {path.stem}, since the route names it "
+                f"port {port} must be free for {name}, since the route names it "
                 f"(got {processes.port_owner(port)} there). Stop that program, then run `dethrone up` again.",
                 code="MODEL_PORT_TAKEN",
             )
@@ -264,7 +265,7 @@ def write_programs(layout: StackLayout, wanted: tuple[Program, ...]) -> None:
 
 def _renew_servers(layout: StackLayout) -> None:
     """Have deployments of an earlier version start without the process manager and its open ports."""
-    for path in layout.programs_dir.glob(f"{INFERENCE_PREFIX}*.conf"):
+    for path in model_programs(layout.programs_dir):
         words = read_command(path)
         if words[1:2] != ("serve",):
             continue

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from pipeline_tasks.stack import processes
 from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX
 
 SECONDS = 2.0
@@ -60,20 +61,16 @@ class Answer:
     statuses: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-def listeners(processes: Iterable[psutil.Process]) -> tuple[Listener, ...]:
+def listeners(running: Iterable[psutil.Process]) -> tuple[Listener, ...]:
     """Return every TCP port that these processes listen on, with the program that the supervisor knows."""
-    programs = {process.pid: _program(process) for process in processes}
-    found = {
-        Listener(programs[one.pid], one.laddr.ip, one.laddr.port)
-        for one in psutil.net_connections(kind="tcp")
-        if one.status == psutil.CONN_LISTEN and one.pid in programs and one.laddr
-    }
+    programs = {process.pid: _program(process) for process in running}
+    found = {Listener(programs[pid], ip, port) for pid, ip, port in processes.listening(programs)}
     return tuple(sorted(found, key=lambda one: (one.program, one.port, one.ip)))
 
 
-def sockets(processes: Iterable[psutil.Process]) -> tuple[str, ...]:
+def sockets(running: Iterable[psutil.Process]) -> tuple[str, ...]:
     """Return the addresses of every UNIX socket that these processes listen on; abstract ones begin with `@`."""
-    pids = {process.pid for process in processes}
+    pids = {process.pid for process in running}
     found = {str(one.laddr) for one in psutil.net_connections(kind="unix") if one.pid in pids and one.laddr}
     return tuple(sorted(address.replace("\0", "@") for address in found))
 
@@ -111,9 +108,9 @@ def open_to_all(program: str, answer: Answer) -> str:
     return f"speaks {answer.protocol} with everybody"
 
 
-def findings(processes: Sequence[psutil.Process]) -> tuple[int, list[str]]:
+def findings(running: Sequence[psutil.Process]) -> tuple[int, list[str]]:
     """Return how many ports and sockets were tried, and a line for each that is open to all."""
-    ports, unix = listeners(processes), sockets(processes)
+    ports, unix = listeners(running), sockets(running)
     lines = [
         f"{one.program} on {one.ip}:{one.port} {wrong}"
         for one in ports

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -51,12 +51,19 @@ def end_leftovers(home: Path, *, grace_seconds: float, rounds: int = 5) -> list[
     return ended
 
 
-def listeners(pids: set[int]) -> dict[int, set[str]]:
+def listening(pids: Container[int]) -> Iterator[tuple[int, str, int]]:
+    """Yield process id, address and port of every TCP socket that these processes listen on."""
+    for connection in psutil.net_connections(kind="tcp"):
+        pid = connection.pid
+        if connection.status == psutil.CONN_LISTEN and pid is not None and pid in pids and connection.laddr:
+            yield pid, connection.laddr.ip, connection.laddr.port
+
+
+def listeners(pids: Container[int]) -> dict[int, set[str]]:
     """Return port -> addresses that these processes listen on."""
     found: dict[int, set[str]] = {}
-    for connection in psutil.net_connections(kind="tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.pid in pids and connection.laddr:
-            found.setdefault(connection.laddr.port, set()).add(connection.laddr.ip)
+    for _, ip, port in listening(pids):
+        found.setdefault(port, set()).add(ip)
     return found
 
 

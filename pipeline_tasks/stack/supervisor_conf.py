@@ -78,6 +78,16 @@ def render_supervisord(layout: StackLayout, *, user: str | None) -> str:
     )
 
 
+def model_programs(programs_dir: Path) -> list[Path]:
+    """Return the files of the models' servers, which come and go with releases."""
+    return sorted(programs_dir.glob(f"{INFERENCE_PREFIX}*.conf"))
+
+
+def model_ports(programs_dir: Path) -> dict[str, int]:
+    """Return the port of each model's server by the name of its program; ConfigError as `read_port`."""
+    return {path.stem: read_port(path) for path in model_programs(programs_dir)}
+
+
 def read_port(path: Path) -> int:
     """Return the port in a program's file: the word after `--port` of its command.
 

@@ -122,16 +122,16 @@ def installed(tmp_path_factory):
         yield installation
 
 
+def _bucket(project, endpoint):
+    """Return the order to connect a bucket at an address."""
+    keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    return {"project": project, "bucket": "x", "s3_endpoint": endpoint, **keys}
+
+
 def _orders(installed):
     """Everything beyond labeling that Label Studio's API and pages offer; `inside` is an address nobody may ask."""
     project, task, inside = installed.project, installed.tasks[7], installed.inside.url
-    store = {
-        "project": project,
-        "bucket": "x",
-        "s3_endpoint": inside,
-        "aws_access_key_id": "x",
-        "aws_secret_access_key": "x",
-    }
+    store = _bucket(project, inside)
     all_tasks = {"selectedItems": {"all": True, "excluded": []}}
     other = installed.alice.user_id
     api = f"/api/projects/{project}"
@@ -228,13 +228,7 @@ def test_h2_not_even_an_administrator_sends_label_studio_to_an_inner_address(ins
         assert admin.post(f"/api/projects/{project}/import", data={"url": address}).status_code == 400, address
     hook = {"project": project, "url": inside, "actions": ["ANNOTATION_CREATED"], "send_for_all_actions": False}
     assert "reserved network address" in admin.post("/api/webhooks/", json=hook).text
-    store = {
-        "project": project,
-        "bucket": "x",
-        "s3_endpoint": inside,
-        "aws_access_key_id": "x",
-        "aws_secret_access_key": "x",
-    }
+    store = _bucket(project, inside)
     assert "reserved network address" in admin.post("/api/storages/s3", json=store).text
     assert admin.get("/api/webhooks/").json() == admin.get("/api/storages/s3", params={"project": project}).json() == []
     assert installed.inside.asked == []
