@@ -161,6 +161,9 @@ AccuracyFloor = Annotated[
 ]
 
 
+EAGER_MODE = "eager"
+
+
 class Floors(Section):
     """What the first champion has to reach, since there is nobody to beat."""
 
@@ -181,7 +184,7 @@ class Limits(Section):
     recall_per_class: float = Field(
         0.0, ge=0, le=1, description="Floor on the current exam, for classes with min_class_items or more."
     )
-    min_class_items: int = Field(20, ge=1)
+    min_class_items: int = Field(20, ge=1, description="Classes with fewer exam items are listed, not judged.")
     max_calibration_error: float = Field(1.0, gt=0, le=1)
 
 
@@ -211,8 +214,7 @@ class Slice(Section):
         ge=0,
         lt=1,
         description="Non-inferiority margin: on every value of min_items or more it must be shown, at gate.confidence, "
-        "that the contender's accuracy is worse than the champion's by no more than this. Small slices cannot show "
-        "small margins: where two models differ on 10 % of the items, 0.05 needs about 250 items a value.",
+        "that the contender's accuracy is worse than the champion's by no more than this.",
     )
 
 
@@ -239,9 +241,19 @@ class NearDuplicates(Section):
 
 
 class ExamConfig(Section):
-    """When new exam items open a new epoch, and what may resemble them in the training set."""
+    """When new exam items open a new epoch, how many are judged together, and what may resemble them."""
 
-    min_items: int = Field(100, ge=10)
+    min_items: int = Field(
+        100, ge=10, description="So many new exam items open an epoch; 30 groups at least, or as many, are judged."
+    )
+    window_items: int = Field(
+        1000,
+        ge=10,
+        description="The newest epochs are judged together, as many of them as it takes to hold so many items.",
+    )
+    max_group_items: int = Field(
+        10, ge=1, description="An epoch takes at most so many items of one group; the others wait for a later epoch."
+    )
     near_duplicates: NearDuplicates = NearDuplicates()
 
 
@@ -250,8 +262,27 @@ class Gate(Section):
 
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
     min_gain: float = Field(0.0, ge=0, lt=1)
+    mode: Literal["shown", "eager"] = Field(
+        "shown",
+        description="shown: a gain must be shown at an error level. eager: it must be likely, by a posterior "
+        "probability of `confidence`; promotes sooner, and bounds no false promotions.",
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    previous_margin: float = Field(0.03, ge=0, lt=1, description="Non-inferiority margin on the previous exam.")
+    false_promotions_a_year: float = Field(
+        0.5,
+        gt=0,
+        le=52,
+        description="Budget of promotions of contenders that are no better: at most so many are to be expected a year, "
+        "over all epochs and uses, and as many again in the first. An epoch spends a tenth of what is left of it, "
+        "1 - confidence at most.",
+    )
+    previous_margin: float = Field(
+        0.03,
+        ge=0,
+        lt=1,
+        description="Non-inferiority margin on the epoch before the newest, where that one is large enough to show it: "
+        "6.2 times the share of items on which the models differ, over the margin squared. Else it is only told.",
+    )
     new_classes: Literal["keep", "judge"] = Field(
         "keep",
         description="Deprecated, without effect: the classes of a project stay as they were at its first labeling.",

@@ -282,6 +282,12 @@ class DatasetRepository:
         with self._database.read() as connection:
             return [ExamRef(**row) for row in connection.execute(query).mappings()]
 
+    def exam_openings(self, project: str) -> dict[int, dt.datetime]:
+        """Return when each epoch of a project's exam was opened."""
+        query = sa.select(t.exams.c.epoch, t.exams.c.opened_at).where(t.exams.c.project == project)
+        with self._database.engine.connect() as connection:
+            return {row.epoch: row.opened_at for row in connection.execute(query)}
+
     def exam_members(self, project: str) -> tuple[set[str], set[str]]:
         """Return the item ids and the group keys of all epochs."""
         item, member = t.items.c, t.exam_items.c

@@ -6,15 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline_tasks.evaluation import power
 from pipeline_tasks.evaluation.evidence import alpha_for_use
-from pipeline_tasks.evaluation.statistics import (
-    PairedGain,
-    detectable_gain,
-    mcnemar_p_value,
-    more_items_needed,
-    tango_bound,
-)
-from pipeline_tasks.project import ABOVE_CONSTANT, Gate
+from pipeline_tasks.evaluation.statistics import PairedGain, mcnemar_p_value, tango_bound
+from pipeline_tasks.project import ABOVE_CONSTANT, EAGER_MODE, Gate
 
 Document = Mapping[str, Any]
 
@@ -36,9 +31,9 @@ def what_would_change(document: Document) -> list[str]:
         if gain is not None and codes & {"NO_GAIN", "GAIN_UNCERTAIN"}:
             lines += _gain_in_reach(gain, policy=policy)
         if codes & {"PREVIOUS_WORSE", "PREVIOUS_UNCERTAIN"}:
-            lines.append(_margin_in_reach(document["evidence"]["previous"]["gain"]))
-    if gain is not None:
-        lines.append(_next_use(policy, exam_use=question["exam_use"]))
+            lines.append(_margin_in_reach(document["evidence"]["epochs"][1]["gain"]))
+    if gain is not None and policy.mode != EAGER_MODE:
+        lines.append(_next_use(policy, question))
     return lines
 
 
@@ -110,33 +105,37 @@ def _slices_in_reach(document: Document, *, policy: Gate) -> list[str]:
 
 
 def _gain_in_reach(gain: PairedGain, *, policy: Gate) -> list[str]:
+    if gain.metric != "accuracy":
+        return []
+    items, differ = power.independent_items(gain), power.disagreement_of(gain)
     lines = []
-    more = more_items_needed(gain, threshold=policy.min_gain)
-    if more:
+    for true_gain in (0.03, 0.05, 0.10):
+        chance = power.power(true_gain, num_items=items, disagreement=differ, alpha=gain.alpha)
         lines.append(
-            f"About {more:,} more exam items would show a gain of {_points(gain.difference)}, if it is real, "
-            "in 8 of 10 such exams."
+            f"A contender that truly is {_points(true_gain)} better is seen here with a chance of {chance:.0%}."
         )
-    smallest = detectable_gain(gain, min_gain=policy.min_gain)
-    if smallest is not None:
-        lines.append(f"A true gain of {_points(smallest)} or more would be seen on {gain.num_items} items.")
+    if gain.num_items < policy.exam.window_items:
+        more = policy.exam.window_items
+        chance = power.power(0.03, num_items=more / (gain.design_effect or 1.0), disagreement=differ, alpha=gain.alpha)
+        lines.append(
+            f"The exam holds {gain.num_items:,} of the {more:,} items that are judged together "
+            f"(gate.exam.window_items); once it is full, 3.0 points are seen with a chance of {chance:.0%}."
+        )
     return lines
 
 
 def _margin_in_reach(gain: Mapping[str, Any]) -> str:
     asked = math.ceil(-1000 * gain["low"]) / 1000
-    return (
-        f"A gate.previous_margin of {asked:g} would allow what was seen on the previous exam; training on the older "
-        "items as well is the usual way not to forget them."
-    )
+    return f"A gate.previous_margin of {asked:g} would allow what was seen on the previous epoch."
 
 
-def _next_use(policy: Gate, *, exam_use: int) -> str:
-    level = 1 - alpha_for_use(policy, exam_use + 1)
+def _next_use(policy: Gate, question: Mapping[str, Any]) -> str:
+    whole = question["epoch_level"]
+    level = 1 - alpha_for_use(policy, question["exam_use"] + 1, epoch_level=whole)
     return (
         f"The next contender on this exam has to be sure at {100 * level:.2f} %: each use costs, so that however often "
-        f"it is used, one that is no better has at most {_percent(1 - policy.confidence)} chance in "
-        "all. New exam items open a fresh exam."
+        f"it is used, one that is no better has at most {100 * whole:.2f} % chance in all. New exam items open a new "
+        "epoch."
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
-from pipeline_tasks.evaluation.reasons import METRIC_NAMES, Reason, percent, points, rounded
-from pipeline_tasks.evaluation.statistics import PairedGain, more_items_needed
+from pipeline_tasks.evaluation.reasons import METRIC_NAMES, Reason, percent, points
+from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.project import ABOVE_CONSTANT, Gate
 
 
@@ -26,30 +27,33 @@ class ConstantAnswer:
         return {"accuracy": self.accuracy, "macro_f1": self.macro_f1}[name]
 
 
-def beside(constant: ConstantAnswer, *, metric: str, model: float, num_items: int) -> Reason:
+def beside(constant: ConstantAnswer, *, metric: str, model: float, exam: str) -> Reason:
     """Return the constant answer's figure as a note beside a contender's."""
     said = f"always answering {constant.label} has {percent(constant.metric(metric))} {METRIC_NAMES[metric]}"
-    text = f"on the {num_items} items of the current exam {said}, the contender {percent(model)}"
+    text = f"on {exam} {said}, the contender {percent(model)}"
     warning = "" if model > constant.metric(metric) else ": it is worth no more than one answer to everything"
     return Reason("CONSTANT_ANSWER", "note", f"{text}{warning}.")
 
 
-def check_above(policy: Gate, constant: ConstantAnswer | None, *, model: float, num_items: int) -> Reason:
-    """Ask that a first model is better than the constant answer, at the level of its gain."""
+def check_above(
+    policy: Gate, constant: ConstantAnswer | None, *, model: float, exam: str, advice: Callable[[PairedGain], str]
+) -> Reason:
+    """Ask that a first model is better than the constant answer, at the level of its gain.
+
+    `exam` names the items in words; `advice` says what would decide where the gain may be chance.
+    """
     gain = constant.gain if constant is not None else None
     if constant is None or gain is None or not gain.is_finite:
         return Reason("METRIC_INVALID", "against", "the contender was not compared with the constant answer.")
     said = (
-        f"{METRIC_NAMES[policy.metric]} on the current exam of {num_items} items is {percent(model)}, and "
+        f"{METRIC_NAMES[policy.metric]} on {exam} is {percent(model)}, and "
         f"{percent(constant.metric(policy.metric))} for always answering {constant.label}"
     )
     key, sure = f"gate.floors.accuracy: {ABOVE_CONSTANT}", f"{percent(1 - gain.alpha)} confidence"
     if gain.difference <= 0:
         return Reason("CONSTANT_FLOOR", "against", f"{said}: a first model has to be better ({key}).")
     if gain.p_value > gain.alpha:
-        needed = more_items_needed(gain, threshold=0.0)
-        advice = f"; about {rounded(needed)} more exam items would decide this" if needed else ""
-        text = f"{said}: {points(gain.difference)} more, which can be chance at {sure} ({key}){advice}."
+        text = f"{said}: {points(gain.difference)} more, which can be chance at {sure} ({key}){advice(gain)}."
         return Reason("CONSTANT_UNCERTAIN", "open", text)
     more = f"{points(gain.difference)} more, at least {points(gain.low)} with {sure}"
     text = f"it is the first model, and better than the constant answer: {said}: {more} ({key})."

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline_tasks.contracts import Leak
-from pipeline_tasks.evaluation import metrics, statistics
+from pipeline_tasks.evaluation import groups, metrics, statistics
 from pipeline_tasks.evaluation.constant import ConstantAnswer
 from pipeline_tasks.evaluation.metrics import Array, ClassScore, OutputHealth, ReliabilityBin
+from pipeline_tasks.evaluation.parts import PartShare, part_shares
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceValues, score_slices
 from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.intervals import NOT_A_NUMBER, SHOWN_CONFIDENCE, Interval, wilson_interval
@@ -23,7 +24,10 @@ NO_ANSWER = -1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known of a model beside its answers; `latency_*` are of one item at a time, in process."""
+    """What is known of a model beside its answers; `latency_*` are of one item at a time, in process.
+
+    `repeats` and `load` are those of the measurement (scoring.Measured).
+    """
 
     version: str
     digest: str
@@ -32,11 +36,17 @@ class ModelFacts:
     size_bytes: int
     latency_p50_ms: float
     latency_p99_ms: float
+    repeats: int | None = None
+    load: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelScores:
-    """One model on one exam. Figures are NaN where its outputs are no probabilities."""
+    """One model on one exam. Figures are NaN where its outputs are no probabilities.
+
+    `calibration_expected` is the calibration error that a model of these confidences has on so many items although they
+    are true; None in verdicts of rules that did not know it.
+    """
 
     accuracy: Interval
     macro_f1: Interval
@@ -45,6 +55,7 @@ class ModelScores:
     bins: tuple[ReliabilityBin, ...]
     confusion: tuple[tuple[int, ...], ...]
     health: OutputHealth
+    calibration_expected: float | None = None
 
     def metric(self, name: str) -> Interval:
         """Return the figure of `accuracy` or `macro_f1`."""
@@ -55,7 +66,9 @@ class ModelScores:
 class ExamEvidence:
     """Both models on one exam; `shared_gain` is on the classes that the champion knows, where that is not all.
 
-    `constant` is None in verdicts of a rule that did not look at it.
+    From rule 5 on the exam is the items of the window's epochs together, `exam_id` and `epoch` those of the newest;
+    `recalls` are the contender's, with what is shown of them. `constant` and `num_groups` are None in verdicts of rules
+    that did not look at them.
     """
 
     exam_id: str
@@ -68,6 +81,25 @@ class ExamEvidence:
     shared_gain: PairedGain | None
     slices: tuple[SliceEvidence, ...] = ()
     constant: ConstantAnswer | None = None
+    num_groups: int | None = None
+    recalls: tuple[PartShare, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EpochEvidence:
+    """One epoch of the window by itself: both models by the gate's metric, and their difference.
+
+    `least_class` is the number of items of the rarest class that it has.
+    """
+
+    exam_id: str
+    epoch: int
+    num_items: int
+    num_groups: int
+    contender: float
+    champion: float | None
+    gain: PairedGain | None
+    least_class: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,7 +117,9 @@ class Evidence:
     """All that `rule.decide` may look at. `exam_use` counts comparisons on the current exam, this one included.
 
     `leaks` are the exam items in the contender's training snapshot, `champion_leaks` those in the champion's; on items
-    that were `left_out` neither model is judged.
+    that were `left_out` neither model is judged. `previous` is what rules 3 and 4 looked at; from rule 5 on `current`
+    is the whole window, `epochs` are its parts (newest first), and `epoch_level` is the error that all uses of the
+    newest epoch may spend.
     """
 
     project_classes: tuple[str, ...]
@@ -97,13 +131,16 @@ class Evidence:
     leaks: tuple[Leak, ...] = ()
     champion_leaks: tuple[Leak, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    epochs: tuple[EpochEvidence, ...] = ()
+    epoch_level: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ExamAnswers:
     """The raw answers on one exam, as evidence.parquet stores them; columns follow each model's classes.
 
-    `slices` has each declared slice's value of each item, None for none.
+    `slices` has each declared slice's value of each item, None for none. `groups` has each item's group as a number,
+    the same in every epoch of the window; None in verdicts of rules that knew no groups.
     """
 
     exam_id: str
@@ -114,17 +151,71 @@ class ExamAnswers:
     contender_nc: Array
     champion_nc: Array | None
     slices: SliceValues = dataclasses.field(default_factory=dict)
+    groups: tuple[int, ...] | None = None
 
 
-def alpha_for_use(policy: Gate, exam_use: int) -> float:
-    """Return the error level of the n-th comparison on one exam: 6 / (pi n)^2 of the whole, so that all uses add up.
+def alpha_for_use(policy: Gate, exam_use: int, *, epoch_level: float | None = None) -> float:
+    """Return the error level of the n-th comparison on one exam: 6 / (pi n)^2 of the epoch's, so that all uses add up.
 
     However often an exam is used, the chance that it ever promotes a contender that is no better stays at
-    1 - confidence. Source: alpha spending (Foster and Stine 2008) with the convergent series 1/n^2.
+    `epoch_level` (1 - confidence where there is none). Source: alpha spending (Foster and Stine 2008) with the
+    convergent series 1/n^2.
     """
     if exam_use < 1:
         raise ValueError(f"exam_use must count this comparison, so be 1 or more (got {exam_use}).")
-    return (1 - policy.confidence) * 6 / (math.pi * exam_use) ** 2
+    whole = 1 - policy.confidence if epoch_level is None else epoch_level
+    return whole * 6 / (math.pi * exam_use) ** 2
+
+
+def pool(answers: Sequence[ExamAnswers]) -> ExamAnswers:
+    """Return the items of several epochs (newest first) as one exam, under the newest one's name."""
+    newest = answers[0]
+    if len(answers) == 1:
+        return newest
+    has_champion = newest.champion_nc is not None
+    return ExamAnswers(
+        exam_id=newest.exam_id,
+        epoch=newest.epoch,
+        object_digest=newest.object_digest,
+        item_ids=tuple(one for exam in answers for one in exam.item_ids),
+        labels=tuple(one for exam in answers for one in exam.labels),
+        contender_nc=np.concatenate([exam.contender_nc for exam in answers]),
+        champion_nc=np.concatenate([exam.champion_nc for exam in answers]) if has_champion else None,
+        slices={name: tuple(one for exam in answers for one in exam.slices[name]) for name in newest.slices},
+        groups=tuple(one for exam in answers for one in exam.groups or ()) if newest.groups is not None else None,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Coded:
+    """Truth and answers as positions in the common classes, and each item's group."""
+
+    classes: tuple[str, ...]
+    truth_n: Array
+    contender_n: Array
+    champion_n: Array | None
+    group_n: Array | None
+
+
+def _coded(
+    answers: ExamAnswers,
+    *,
+    project_classes: Sequence[str],
+    contender_classes: Sequence[str],
+    champion_classes: Sequence[str] | None,
+) -> _Coded:
+    classes = union_of_classes(project_classes, answers.labels, contender_classes, champion_classes or ())
+    position = {label: index for index, label in enumerate(classes)}
+    champion_n = None
+    if answers.champion_nc is not None and champion_classes is not None:
+        champion_n = answered_classes(answers.champion_nc, classes=champion_classes, position=position)
+    return _Coded(
+        classes=classes,
+        truth_n=np.array([position[label] for label in answers.labels], dtype=np.int64),
+        contender_n=answered_classes(answers.contender_nc, classes=contender_classes, position=position),
+        champion_n=champion_n,
+        group_n=np.array(answers.groups, dtype=np.int64) if answers.groups is not None else None,
+    )
 
 
 def build_exam_evidence(
@@ -138,69 +229,117 @@ def build_exam_evidence(
     with_constant: bool = True,
 ) -> ExamEvidence:
     """Compute every figure of one exam from the raw answers; `with_constant`: the constant answer's too."""
-    classes = union_of_classes(project_classes, answers.labels, contender_classes, champion_classes or ())
-    position = {label: index for index, label in enumerate(classes)}
-    truth_n = np.array([position[label] for label in answers.labels], dtype=np.int64)
-    contender_n = answered_classes(answers.contender_nc, classes=contender_classes, position=position)
-    champion_n = None
-    if answers.champion_nc is not None and champion_classes is not None:
-        champion_n = answered_classes(answers.champion_nc, classes=champion_classes, position=position)
-    contender = _score(answers.contender_nc, contender_n, truth_n, classes=classes)
+    coded = _coded(
+        answers,
+        project_classes=project_classes,
+        contender_classes=contender_classes,
+        champion_classes=champion_classes,
+    )
+    truth_n, contender_n, champion_n = coded.truth_n, coded.contender_n, coded.champion_n
+    contender = _score(answers.contender_nc, contender_n, truth_n, classes=coded.classes, group_n=coded.group_n)
     champion = None
     if champion_n is not None and answers.champion_nc is not None:
-        champion = _score(answers.champion_nc, champion_n, truth_n, classes=classes)
+        champion = _score(answers.champion_nc, champion_n, truth_n, classes=coded.classes, group_n=coded.group_n)
     comparable = champion is not None and contender.accuracy.is_finite and champion.accuracy.is_finite
     gain, shared_gain = None, None
     if comparable and champion_n is not None and champion_classes is not None:
-        gain = _compare(truth_n, contender_n, champion_n, num_classes=len(classes), metric=policy.metric, alpha=alpha)
-        shared_n = np.isin(truth_n, [position[label] for label in champion_classes])
+        gain = _compare(coded, champion_n, metric=policy.metric, alpha=alpha)
+        shared_n = np.isin(truth_n, [coded.classes.index(label) for label in champion_classes])
         if shared_n.any() and not shared_n.all():
-            chosen = (truth_n[shared_n], contender_n[shared_n], champion_n[shared_n])
-            level = 1 - policy.confidence
-            shared_gain = _compare(*chosen, num_classes=len(classes), metric=policy.metric, alpha=level)
+            shared_gain = _compare(
+                coded, champion_n, metric=policy.metric, alpha=1 - policy.confidence, chosen_n=shared_n
+            )
     slices: tuple[SliceEvidence, ...] = ()
+    recalls: tuple[PartShare, ...] = ()
     if contender.accuracy.is_finite:
         slices = score_slices(
             policy.slices,
             answers.slices,
             contender_right_n=np.equal(contender_n, truth_n),
             champion_right_n=np.equal(champion_n, truth_n) if champion_n is not None else None,
+            group_n=coded.group_n,
             alpha=1 - policy.confidence,
         )
+        if coded.group_n is not None:
+            recalls = part_shares(
+                np.equal(contender_n, truth_n),
+                {label: np.flatnonzero(truth_n == index) for index, label in enumerate(coded.classes)},
+                coded.group_n,
+                alpha=1 - policy.confidence,
+            )
     constant = None
     if with_constant and len(truth_n):
-        rival_n = contender_n if champion_n is None and contender.accuracy.is_finite else None
-        constant = _constant_answer(truth_n, rival_n, classes=classes, policy=policy)
+        is_asked = champion_n is None and contender.accuracy.is_finite
+        constant = _constant_answer(coded, policy=policy, with_gain=is_asked)
     return ExamEvidence(
         exam_id=answers.exam_id,
         epoch=answers.epoch,
         num_items=len(answers.item_ids),
-        classes=classes,
+        classes=coded.classes,
         contender=contender,
         champion=champion,
         gain=gain,
         shared_gain=shared_gain,
         slices=slices,
         constant=constant,
+        num_groups=len(np.unique(coded.group_n)) if coded.group_n is not None else None,
+        recalls=recalls,
     )
 
 
-def _constant_answer(
-    truth_n: Array, contender_n: Array | None, *, classes: Sequence[str], policy: Gate
-) -> ConstantAnswer:
+def build_epoch_evidence(
+    answers: ExamAnswers,
+    *,
+    policy: Gate,
+    project_classes: Sequence[str],
+    contender_classes: Sequence[str],
+    champion_classes: Sequence[str] | None,
+) -> EpochEvidence:
+    """Compute what one epoch says by itself, at 1 - confidence; the gain is None where the answers are no figures."""
+    coded = _coded(
+        answers,
+        project_classes=project_classes,
+        contender_classes=contender_classes,
+        champion_classes=champion_classes,
+    )
+    counts_c = np.bincount(coded.truth_n, minlength=1)
+    comparable = len(coded.truth_n) > 0 and coded.champion_n is not None
+    gain = None
+    if comparable and coded.champion_n is not None:
+        gain = _compare(coded, coded.champion_n, metric=policy.metric, alpha=1 - policy.confidence)
+    return EpochEvidence(
+        exam_id=answers.exam_id,
+        epoch=answers.epoch,
+        num_items=len(answers.item_ids),
+        num_groups=len(np.unique(coded.group_n)) if coded.group_n is not None else len(answers.item_ids),
+        contender=_figure(coded, coded.contender_n, metric=policy.metric),
+        champion=_figure(coded, coded.champion_n, metric=policy.metric) if coded.champion_n is not None else None,
+        gain=gain,
+        least_class=int(counts_c[counts_c > 0].min()) if len(coded.truth_n) else 0,
+    )
+
+
+def _figure(coded: _Coded, answer_n: Array, *, metric: str) -> float:
+    if not len(coded.truth_n):
+        return math.nan
+    if metric == "accuracy":
+        return float(np.equal(answer_n, coded.truth_n).mean())
+    whole = np.ones((1, len(answer_n)), dtype=np.int64)
+    return float(statistics.weighted_macro_f1(coded.truth_n, answer_n, whole, num_classes=len(coded.classes))[0])
+
+
+def _constant_answer(coded: _Coded, *, policy: Gate, with_gain: bool) -> ConstantAnswer:
     """Return what always answering the commonest class (the first of equals) is worth, and what a model gains."""
+    truth_n, classes = coded.truth_n, coded.classes
     counts_c = np.bincount(truth_n, minlength=len(classes))
     commonest = int(counts_c.argmax())
     answer_n = np.full_like(truth_n, commonest)
-    gain = None
-    if contender_n is not None:
-        level = 1 - policy.confidence
-        gain = _compare(truth_n, contender_n, answer_n, num_classes=len(classes), metric=policy.metric, alpha=level)
+    level = 1 - policy.confidence
     return ConstantAnswer(
         label=classes[commonest],
         accuracy=float(counts_c[commonest] / len(truth_n)),
         macro_f1=metrics.macro_f1(metrics.confusion_matrix(truth_n, answer_n, num_classes=len(classes))),
-        gain=gain,
+        gain=_compare(coded, answer_n, metric=policy.metric, alpha=level) if with_gain else None,
     )
 
 
@@ -219,7 +358,9 @@ def answered_classes(probabilities_nc: Array, *, classes: Sequence[str], positio
     return np.where(finite_n, index_c[filled_nc.argmax(axis=1)], NO_ANSWER)
 
 
-def _score(probabilities_nc: Array, answer_n: Array, truth_n: Array, *, classes: Sequence[str]) -> ModelScores:
+def _score(
+    probabilities_nc: Array, answer_n: Array, truth_n: Array, *, classes: Sequence[str], group_n: Array | None
+) -> ModelScores:
     health = metrics.output_health(probabilities_nc)
     usable = health.num_non_finite == 0 and health.num_not_probabilities == 0 and len(truth_n) > 0
     if not usable:
@@ -227,37 +368,52 @@ def _score(probabilities_nc: Array, answer_n: Array, truth_n: Array, *, classes:
         return ModelScores(nan, nan, math.nan, (), (), (), health)
     correct_n: Array = np.equal(answer_n, truth_n)
     counts_cc = metrics.confusion_matrix(truth_n, answer_n, num_classes=len(classes))
-    bins = metrics.reliability_bins(probabilities_nc.max(axis=1).astype(np.float64), correct_n)
+    confidence_n = probabilities_nc.max(axis=1).astype(np.float64)
+    bins = metrics.reliability_bins(confidence_n, correct_n)
     return ModelScores(
-        accuracy=wilson_interval(int(correct_n.sum()), len(truth_n)),
-        macro_f1=_macro_f1_interval(truth_n, answer_n, counts_cc=counts_cc),
+        accuracy=_accuracy_interval(correct_n, group_n),
+        macro_f1=_macro_f1_interval(truth_n, answer_n, group_n, counts_cc=counts_cc),
         calibration_error=metrics.calibration_error(bins),
         classes=metrics.class_scores(counts_cc, classes=classes),
         bins=bins,
         confusion=tuple(tuple(int(count) for count in row) for row in counts_cc),
         health=health,
+        calibration_expected=metrics.expected_calibration_error(confidence_n, seed=SEED)
+        if group_n is not None
+        else None,
     )
 
 
-def _macro_f1_interval(truth_n: Array, answer_n: Array, *, counts_cc: Array) -> Interval:
-    resamples_r, _ = statistics.bootstrap_macro_f1(
-        truth_n,
-        answer_n,
-        answer_n,
-        num_classes=len(counts_cc),
-        seed=SEED,
-        num_resamples=statistics.NUM_RESAMPLES,
-    )
+def _accuracy_interval(correct_n: Array, group_n: Array | None) -> Interval:
+    if group_n is None or groups.are_single(group_n):
+        return wilson_interval(int(correct_n.sum()), len(correct_n))
+    return groups.share_bounds(correct_n, group_n, alpha=(1 - SHOWN_CONFIDENCE) / 2)
+
+
+def _macro_f1_interval(truth_n: Array, answer_n: Array, group_n: Array | None, *, counts_cc: Array) -> Interval:
+    options = {"num_classes": len(counts_cc), "seed": SEED, "num_resamples": statistics.NUM_RESAMPLES}
+    if group_n is None or groups.are_single(group_n):
+        resamples_r, _ = statistics.bootstrap_macro_f1(truth_n, answer_n, answer_n, **options)
+    else:
+        resamples_r, _ = groups.bootstrap_macro_f1(truth_n, answer_n, answer_n, group_n, **options)
     tail = (1 - SHOWN_CONFIDENCE) / 2
     low, high = np.quantile(resamples_r, [tail, 1 - tail])
     return Interval(metrics.macro_f1(counts_cc), float(low), float(high))
 
 
 def _compare(
-    truth_n: Array, contender_n: Array, champion_n: Array, *, num_classes: int, metric: str, alpha: float
+    coded: _Coded, champion_n: Array, *, metric: str, alpha: float, chosen_n: Array | None = None
 ) -> PairedGain:
+    chosen: Array | slice = slice(None) if chosen_n is None else chosen_n
+    truth_n, contender_n, champion_n = coded.truth_n[chosen], coded.contender_n[chosen], champion_n[chosen]
+    group_n = coded.group_n[chosen] if coded.group_n is not None else None
+    right = (contender_n == truth_n, champion_n == truth_n)
+    classes = len(coded.classes)
     if metric == "accuracy":
-        return statistics.compare_accuracy(contender_n == truth_n, champion_n == truth_n, alpha=alpha)
-    return statistics.compare_macro_f1(
-        truth_n, contender_n, champion_n, num_classes=num_classes, alpha=alpha, seed=SEED
-    )
+        if group_n is None:
+            return statistics.compare_accuracy(*right, alpha=alpha)
+        return groups.compare_accuracy(*right, group_n, alpha=alpha)
+    answers = (truth_n, contender_n, champion_n)
+    if group_n is None:
+        return statistics.compare_macro_f1(*answers, num_classes=classes, alpha=alpha, seed=SEED)
+    return groups.compare_macro_f1(*answers, group_n, num_classes=classes, alpha=alpha, seed=SEED)

@@ -14,6 +14,7 @@ from pipeline_tasks.intervals import Interval, wilson_interval
 NUM_CALIBRATION_BINS = 15
 CONSTANT_SPREAD = 1e-7
 SUM_TOLERANCE = 1e-3
+NUM_CALIBRATED = 200
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -108,6 +109,25 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
     if num_items == 0:
         return math.nan
     return sum(one.num_items * abs(one.confidence - one.accuracy) for one in bins) / num_items
+
+
+def expected_calibration_error(confidence_n: Array, *, seed: int, num_resamples: int = NUM_CALIBRATED) -> float:
+    """Return the mean calibration error, on so many items, of models whose confidences are true: chance alone.
+
+    Right and wrong are drawn by each answer's own confidence. Source: Vaicenavicius et al. 2019, "Evaluating model
+    calibration in classification", section 4 (consistency resampling).
+    """
+    if len(confidence_n) == 0:
+        return math.nan
+    bin_n = np.clip(np.ceil(confidence_n * NUM_CALIBRATION_BINS).astype(int) - 1, 0, NUM_CALIBRATION_BINS - 1)
+    filled_n = np.unique(bin_n, return_inverse=True)[1]
+    sums_b = np.bincount(filled_n, weights=confidence_n)
+    random = np.random.default_rng(seed)
+    errors = [
+        np.abs(np.bincount(filled_n, weights=random.random(len(confidence_n)) < confidence_n) - sums_b).sum()
+        for _ in range(num_resamples)
+    ]
+    return float(np.mean(errors) / len(confidence_n))
 
 
 def output_health(probabilities_nc: Array) -> OutputHealth:

@@ -127,8 +127,8 @@ def _tiles(document: Document) -> str:
         tiles.append((always, tables.percent(constant[metric])))
     gain = current["gain"]
     if gain is not None:
-        tiles.append(("Difference on the current exam", f"{100 * gain['difference']:+.1f} points"))
-    tiles.append(("Items in the current exam", f"{current['num_items']:,}"))
+        tiles.append(("Difference on the exam", f"{100 * gain['difference']:+.1f} points"))
+    tiles.append(("Items in the exam", f"{current['num_items']:,}"))
     cells = "".join(f'<div class="tile"><div class="small">{label}</div><b>{value}</b></div>' for label, value in tiles)
     return f'<div class="tiles">{cells}</div>'
 
@@ -150,36 +150,33 @@ def _reasons(document: Document) -> str:
 
 def _differences(document: Document) -> str:
     policy = document["question"]["policy"]
-    rows = []
-    for name, limit, limit_name in (
-        ("current", policy["min_gain"], "must be passed"),
-        ("previous", -policy["previous_margin"], "must not be crossed"),
-    ):
-        exam = document["evidence"][name]
-        gain = exam["gain"] if exam is not None else None
-        if gain is None or gain["difference"] is None:
-            continue
-        rows.append(
-            {
-                **gain,
-                "name": f"{name.capitalize()} exam (epoch {exam['epoch']})",
-                "detail": f"{exam['num_items']:,} items: {gain['num_wins']} won, {gain['num_losses']} lost",
-                "limit": limit,
-                "limit_name": f"{100 * limit:+.1f} {limit_name}" if limit else limit_name,
-            }
-        )
+    rows = [row for compared in tables.comparisons(document) if (row := _gain_row(**compared)) is not None]
     if not rows:
         return ""
-    levels = " and ".join(f"{tables.percent(1 - row['alpha'])} ({row['name'].split()[0].lower()})" for row in rows)
+    levels = sorted({tables.percent(1 - row["alpha"]) for row in rows}, reverse=True)
     note = (
         f"{tables.METRICS[policy['metric']]} of the contender minus the champion's, on the same items. Each whisker is "
-        f"a one-sided bound with a confidence of {levels}. For a promotion each must lie right of its red line."
+        f"a one-sided bound with a confidence of {' or '.join(levels)} (the first line's is that of this use of the "
+        "exam). A red line is what the rule asks for."
     )
     return section("Difference", f'<div class="card">{charts.gain_chart(rows)}</div>', note)
 
 
+def _gain_row(*, name: str, exam: Mapping[str, Any], limit: float | None, limit_name: str) -> dict[str, Any] | None:
+    gain = exam["gain"]
+    if gain is None or gain["difference"] is None:
+        return None
+    return {
+        **gain,
+        "name": name,
+        "detail": f"{exam['num_items']:,} items: {gain['num_wins']} won, {gain['num_losses']} lost",
+        "limit": limit,
+        "limit_name": f"{100 * limit:+.1f} {limit_name}" if limit else limit_name,
+    }
+
+
 def _interval_note(document: Document) -> str:
-    note = "On the current exam, with two-sided 95 % intervals (Wilson for accuracy, bootstrap for macro F1)."
+    note = "On the exam, with two-sided 95 % intervals (Wilson for accuracy, bootstrap for macro F1)."
     constant = tables.constant_of(document["evidence"]["current"])
     if constant is not None:
         note += f" The constant answer is {constant['label']}, the commonest class of these items, for each of them."
@@ -232,7 +229,7 @@ def _reliability(document: Document) -> str:
 
 
 def _examples(document: Document, evidence: bytes, *, read: ReadItems) -> str:
-    examples = read_examples(evidence, exam_id=document["evidence"]["current"]["exam_id"])
+    examples = read_examples(evidence, exam_ids=[exam["exam_id"] for exam in tables.judged_together(document)])
     if document["question"]["champion"] is None:
         return _example_section("Wrong, and sure of it", "wrong", examples, read=read)
     won = _example_section("Only the contender is right", "won", examples, read=read)
@@ -243,7 +240,7 @@ def _example_section(title: str, kind: str, examples: Any, *, read: ReadItems) -
     chosen = choose(examples, kind)
     total = sum(example.kind == kind for example in examples)
     note = (
-        f"{len(chosen)} of {total:,} such items in the current exam, class by class, the contender's surest answers "
+        f"{len(chosen)} of {total:,} such items in the exam, class by class, the contender's surest answers "
         "first. The right answer is in bold; look for wrong labels too."
     )
     return section(title, f'<div class="card">{example_cards(chosen, read=read)}</div>', note if chosen else "")

@@ -28,10 +28,10 @@ def short(value: str, limit: int) -> str:
 def gain_chart(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return differences with their bounds beside the line that must be passed.
 
-    A row has `name`, `difference`, `low`, `high`, `limit` and `limit_name`; all figures are shares.
+    A row has `name`, `difference`, `low`, `high`, `limit` (None for none) and `limit_name`; all figures are shares.
     """
     left, right, top, step, width = 270, 130, 34, 62, 1060
-    values = [row[key] for row in rows for key in ("difference", "low", "high", "limit")]
+    values = [row[key] for row in rows for key in ("difference", "low", "high", "limit") if row[key] is not None]
     low, high = min([*values, 0.0]), max([*values, 0.0])
     pad = max((high - low) * 0.08, 0.005)
     scale = (width - left - right) / (high - low + 2 * pad)
@@ -50,16 +50,18 @@ def gain_chart(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _gain_row(row: Mapping[str, Any], *, x: Any, y: float, edge: float) -> str:
-    low, high, middle, limit = (x(row[key]) for key in ("low", "high", "difference", "limit"))
+    low, high, middle = (x(row[key]) for key in ("low", "high", "difference"))
     whiskers = "".join(
         f'<line class="contender-line" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 6:.1f}" y2="{y + 6:.1f}"/>'
         for end in (low, high)
     )
-    name = text(row["limit_name"])
-    bar = (
-        f'<line class="limit" x1="{limit:.1f}" x2="{limit:.1f}" y1="{y - 18:.1f}" y2="{y + 18:.1f}"/>'
-        f'<text class="limit-text" x="{limit - 6:.1f}" y="{y + 30:.1f}" text-anchor="end">{name}</text>'
-    )
+    bar = ""
+    if row["limit"] is not None:
+        limit, name = x(row["limit"]), text(row["limit_name"])
+        bar = (
+            f'<line class="limit" x1="{limit:.1f}" x2="{limit:.1f}" y1="{y - 18:.1f}" y2="{y + 18:.1f}"/>'
+            f'<text class="limit-text" x="{limit - 6:.1f}" y="{y + 30:.1f}" text-anchor="end">{name}</text>'
+        )
     return (
         f'<text class="strong" x="0" y="{y - 1:.1f}">{text(row["name"])}</text>'
         f'<text class="dim" x="0" y="{y + 15:.1f}">{text(row["detail"])}</text>'

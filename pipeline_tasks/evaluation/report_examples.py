@@ -51,10 +51,10 @@ class Example:
         return "same" if right == champion_right else ("won" if right else "lost")
 
 
-def read_examples(evidence: bytes, *, exam_id: str) -> list[Example]:
-    """Return the items of an exam that are worth a look: those on which a model is wrong and has a usable answer."""
+def read_examples(evidence: bytes, *, exam_ids: Sequence[str]) -> list[Example]:
+    """Return the items of exams that are worth a look: those on which a model is wrong and has a usable answer."""
     table = pq.read_table(io.BytesIO(evidence))
-    keep = pc.and_(pc.equal(table["exam_id"], exam_id), pc.is_valid(table["contender_answer"]))
+    keep = pc.and_(pc.is_in(table["exam_id"], pa.array(exam_ids, pa.string())), pc.is_valid(table["contender_answer"]))
     wrong = pc.not_equal(table["contender_answer"], table["label"])
     has_champion = "champion_answer" in table.column_names
     if has_champion:

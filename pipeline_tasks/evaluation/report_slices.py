@@ -12,8 +12,8 @@ from pipeline_tasks.evaluation.report_tables import change, percent
 Document = Mapping[str, Any]
 MAX_SLICE_ROWS = 60
 NOTE = (
-    "Accuracy on parts of the current exam, with 95 % Wilson intervals; the dashed line is the floor. "
-    "A value below its floor or beyond its margin keeps the champion, however good the whole is."
+    "Accuracy on parts of the exam, with 95 % Wilson intervals; the dashed line is the floor. "
+    "A value that is shown to be below its floor or beyond its margin keeps the champion, however good the whole is."
 )
 Row = tuple[Mapping[str, Any], Mapping[str, Any]]
 

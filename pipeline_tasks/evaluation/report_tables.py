@@ -21,7 +21,7 @@ def side_by_side(document: Document) -> str:
     question, current, previous = (
         document["question"],
         document["evidence"]["current"],
-        document["evidence"]["previous"],
+        document["evidence"].get("previous"),
     )
     roles = [role for role in ("champion", "contender") if question[role] is not None]
     limits = question["policy"]["limits"]
@@ -37,8 +37,9 @@ def side_by_side(document: Document) -> str:
         cells = [_interval(exam[role], metric, role=role) for role in roles]
         asked = _floor(document) if (metric, exam) == (_floor_metric(document), current) else ""
         rows.append(_row(name, cells, asked, constant=_constant_cell(exam, metric)))
-    errors = [_number(_score(current[role], "calibration_error"), "{:.3f}") for role in roles]
-    rows.append(_row("Calibration error", errors, f"at most {limits['max_calibration_error']:g}"))
+    errors = [_calibration(current[role]) for role in roles]
+    above = " above what is expected" if "calibration_expected" in current["contender"] else ""
+    rows.append(_row("Calibration error", errors, f"at most {limits['max_calibration_error']:g}{above}"))
     for name, key in (("Latency, median", "latency_p50_ms"), ("Latency, p99", "latency_p99_ms")):
         cells = [_number(document["measured"][role][key], "{:.2f} ms") for role in roles]
         limit = f"at most {limits[key]:g} ms" if limits.get(key) is not None else ""
@@ -49,6 +50,41 @@ def side_by_side(document: Document) -> str:
         _row("Runtime, here and in serving", [text(question[role].get("runtime", EAGER)) for role in roles], "")
     )
     return f"<table><tr><th></th>{head}<th>Limit for the contender</th></tr>{''.join(rows)}</table>"
+
+
+def _calibration(scores: Mapping[str, Any]) -> str:
+    """Return the calibration error, with what a model of such confidences has on so many items by chance."""
+    expected = scores.get("calibration_expected")
+    chance = "" if expected is None else f' <span class="small">{expected:.3f} is expected</span>'
+    return _number(_score(scores, "calibration_error"), "{:.3f}") + chance
+
+
+def judged_together(document: Document) -> Sequence[Mapping[str, Any]]:
+    """Return the epochs whose items were judged together: the newest alone before rule 5, the window from then on."""
+    exams: Sequence[Mapping[str, Any]] = document["question"]["exams"]
+    return exams if "epochs" in document["evidence"] else exams[:1]
+
+
+def comparisons(document: Document) -> list[dict[str, Any]]:
+    """Return what the two models were compared on, with the line that the rule draws there, if it draws one."""
+    policy, evidence = document["question"]["policy"], document["evidence"]
+    margin = -policy["previous_margin"]
+    first = {"exam": evidence["current"], "limit": policy["min_gain"], "limit_name": "must be passed"}
+    if "epochs" not in evidence:
+        found = [{**first, "name": f"Current exam (epoch {evidence['current']['epoch']})"}]
+        if evidence["previous"] is not None:
+            name = f"Previous exam (epoch {evidence['previous']['epoch']})"
+            line = {"limit": margin, "limit_name": "must not be crossed"}
+            found.append({"name": name, "exam": evidence["previous"], **line})
+        return found
+    found = [{**first, "name": "The exam (all epochs)" if len(evidence["epochs"]) > 1 else "The exam"}]
+    codes = {reason["code"] for reason in document["decision"]["reasons"]}
+    for place, one in enumerate(evidence["epochs"] if len(evidence["epochs"]) > 1 else []):
+        limit, limit_name = (0.0, "must not lie left") if place == 0 else (None, "")
+        if place == 1 and codes & {"PREVIOUS_HELD", "PREVIOUS_WORSE", "PREVIOUS_UNCERTAIN"}:
+            limit, limit_name = margin, "must not be crossed"
+        found.append({"name": f"Epoch {one['epoch']}", "exam": one, "limit": limit, "limit_name": limit_name})
+    return found
 
 
 def constant_of(exam: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -200,12 +236,19 @@ def _data_row(label: str, new: int, old: int, *, compared: bool) -> str:
 def exams(document: Document) -> str:
     """Return which exams were used."""
     question = document["question"]
+    together = len(judged_together(document))
     rows = "".join(
-        f"<tr><td>{'Current' if index == 0 else 'Previous'}</td><td>{exam['epoch']}</td>"
+        f"<tr><td>{'Newest' if index == 0 else 'Judged with it' if index < together else 'Previous'}</td>"
+        f"<td>{exam['epoch']}</td>"
         f'<td class="number">{exam["num_items"]:,}</td><td><code>{text(exam["exam_id"])}</code></td></tr>'
         for index, exam in enumerate(question["exams"])
     )
-    use = f"<p>Use {question['exam_use']} of the current exam.</p>" if question["champion"] is not None else ""
+    use = f"<p>Use {question['exam_use']} of the newest epoch.</p>" if question["champion"] is not None else ""
+    if question.get("epoch_level") is not None and question["champion"] is not None:
+        use += (
+            f"<p>Chance of a false promotion in all uses of this epoch: at most {100 * question['epoch_level']:.2f} % "
+            f"(the yearly budget is {question['policy']['false_promotions_a_year']:g} false promotions).</p>"
+        )
     head = '<tr><th></th><th>Epoch</th><th class="number">Items</th><th>Hash of items and labels</th></tr>'
     return f"<table>{head}{rows}</table>{use}{_left_out(question)}"
 
@@ -235,8 +278,9 @@ def method(document: Document) -> str:
     hashes = "".join(f"<tr><td>{text(name)}</td><td><code>{text(value)}</code></td></tr>" for name, value in digests)
     return (
         "<p>Both models were loaded from their stored versions and answered the same bytes in one process. Accuracy is "
-        "compared by McNemar's exact test with Tango's score bounds, macro F1 by a paired bootstrap. The answers to "
-        "every item are kept in evidence.parquet, from which this verdict can be computed again.</p>"
+        "compared by McNemar's exact test (sign flips of groups, where items come in groups) with Tango's score "
+        "bounds, macro F1 by a paired bootstrap. The answers to every item are kept in evidence.parquet, from which "
+        "this verdict can be computed again.</p>"
         f"<table><tr><th>Setting</th><th>Value</th></tr>{settings}</table>"
         f"<table><tr><th>What</th><th>SHA-256</th></tr>{hashes}</table>"
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 256
 NUM_WARM_UP = 10
 NUM_TIMED = 200
+MAX_MEASUREMENTS = 3
 ReadItems = Callable[[Sequence[Location]], Sequence[bytes]]
 OUTPUT_CODES = ("NON_FINITE_OUTPUT", "SHAPE_OUTPUT")
 
@@ -56,6 +58,7 @@ class ExamItem:
     origin: str
     location: Location
     content_id: str
+    group_key: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,10 +72,16 @@ class Exam:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Measured:
-    """Latency of one item at a time in this process, after a warm-up, in milliseconds."""
+    """Latency of one item at a time in this process, after a warm-up, in milliseconds.
+
+    `repeats` counts the measurements of which this is the best, `load` is the machine's load average per core then (1
+    is busy); None in verdicts of rules that measured once.
+    """
 
     latency_p50_ms: float
     latency_p99_ms: float
+    repeats: int | None = None
+    load: float | None = None
 
 
 def read_exam(store: ObjectStore, ref: ExamRef) -> Exam:
@@ -96,7 +105,8 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> Exam:
             f"(got {table.num_rows} of exam {found[:12]}). It was changed after it was frozen; restore it."
         )
     columns = (table[name].to_pylist() for name in ("item_id", "label", "media_type", "source", "origin"))
-    rows = zip(*columns, manifest.locations(table), manifest.content_ids(table), strict=True)
+    group_keys = table["group_key"].to_pylist()
+    rows = zip(*columns, manifest.locations(table), manifest.content_ids(table), group_keys, strict=True)
     return Exam(ref=ref, digest=sha256_hex(data), items=tuple(ExamItem(*row) for row in rows))
 
 
@@ -216,17 +226,48 @@ def predict(model: ScoringModel, inputs: list[Any]) -> Array:
 
 
 def measure_latency(
-    model: ScoringModel, payloads: Sequence[bytes], *, timer: Callable[[], float], num_timed: int = NUM_TIMED
-) -> Measured:
-    """Time single items, decoding included, after a warm-up; `timer` returns seconds."""
-    seconds = []
+    models: Mapping[str, ScoringModel],
+    payloads: Sequence[bytes],
+    *,
+    is_enough: Callable[[Mapping[str, Measured]], bool],
+    timer: Callable[[], float],
+    load: Callable[[], float] | None = None,
+    num_timed: int = NUM_TIMED,
+) -> dict[str, Measured]:
+    """Time single items, decoding included, the models in turn on each; `timer` returns seconds.
+
+    A machine is slow at times: measured again, MAX_MEASUREMENTS times at most, until it `is_enough`; the quickest of
+    them by the contender's p99 counts.
+    """
+    rounds = []
+    for _ in range(MAX_MEASUREMENTS):
+        rounds.append(_measure_once(models, payloads, timer=timer, num_timed=num_timed))
+        if is_enough(rounds[-1]):
+            break
+    best = min(rounds, key=lambda found: found["contender"].latency_p99_ms)
+    waiting = round((load or _load_per_core)(), 2)
+    return {role: dataclasses.replace(one, repeats=len(rounds), load=waiting) for role, one in best.items()}
+
+
+def _measure_once(
+    models: Mapping[str, ScoringModel], payloads: Sequence[bytes], *, timer: Callable[[], float], num_timed: int
+) -> dict[str, Measured]:
+    seconds: dict[str, list[float]] = {role: [] for role in models}
     for index, payload in enumerate(_repeat(payloads, NUM_WARM_UP + num_timed)):
-        start = timer()
-        predict(model, [model.decode(payload)])
-        if index >= NUM_WARM_UP:
-            seconds.append(timer() - start)
-    p50, p99 = np.percentile(np.array(seconds) * 1000, [50, 99]) if seconds else (np.nan, np.nan)
-    return Measured(latency_p50_ms=round(float(p50), 3), latency_p99_ms=round(float(p99), 3))
+        for role, model in models.items():
+            start = timer()
+            predict(model, [model.decode(payload)])
+            if index >= NUM_WARM_UP:
+                seconds[role].append(timer() - start)
+    found = {}
+    for role, times in seconds.items():
+        p50, p99 = np.percentile(np.array(times) * 1000, [50, 99]) if times else (np.nan, np.nan)
+        found[role] = Measured(latency_p50_ms=round(float(p50), 3), latency_p99_ms=round(float(p99), 3))
+    return found
+
+
+def _load_per_core() -> float:
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
 def _repeat(payloads: Sequence[bytes], count: int) -> Iterator[bytes]:

@@ -1,17 +1,17 @@
-"""The rule on slices: floors, and margins against the champion, on parts of the current exam. Pure.
+"""The rule on slices: floors, and margins against the champion, on parts of the exam. Pure.
 
-Every value with enough items must hold, whatever the score on the whole. The margins need no correction for their
-number: a contender has to pass all of them, so more slices never make a false promotion likelier.
+Every value with enough items is judged, whatever the score on the whole: a floor or margin that is shown to be missed
+keeps the champion, one that is likely to be missed leaves the answer open.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pipeline_tasks.evaluation.evidence import ExamEvidence
-from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, compared, names, percent, points, rounded
+from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, compared, names, percent, points
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceScore
-from pipeline_tasks.evaluation.statistics import PairedGain, more_items_needed
 from pipeline_tasks.project import Gate, Slice
 
 Found = tuple[float, Reason]
@@ -39,7 +39,8 @@ def _is_judged(chosen: Slice) -> bool:
 
 
 def _worst(failed: Sequence[Found]) -> list[Reason]:
-    ordered = [reason for _, reason in sorted(failed, key=lambda one: (one[1].stand != "against", one[0]))]
+    rank = {"against": 0, "open": 1, "note": 2}
+    ordered = [reason for _, reason in sorted(failed, key=lambda one: (rank[one[1].stand], one[0]))]
     reasons = ordered[:MAX_NAMED]
     if len(ordered) > MAX_NAMED:
         text = f"{len(ordered) - MAX_NAMED} more findings on slices are in the report's table."
@@ -49,40 +50,57 @@ def _worst(failed: Sequence[Found]) -> list[Reason]:
 
 def _check_value(chosen: Slice, score: SliceScore) -> list[Found]:
     where = f"slice {chosen.name} = {score.value}"
-    floor, share = chosen.floors.accuracy, score.contender.estimate
-    found = []
-    if not share >= floor:
-        champion = f", where the champion has {percent(score.champion.estimate)}" if score.champion is not None else ""
-        text = (
-            f"accuracy on {where} must be at least {percent(floor)} (gate.slices.floors; got {percent(share)} of "
-            f"{score.num_items} items{champion})."
-        )
-        found.append((share - floor, Reason("SLICE_FLOOR", "against", text)))
+    found = _check_floor(chosen.floors.accuracy, score, where=where)
     if chosen.max_loss is not None and score.champion is not None:
-        found += _check_loss(score.gain, where=f"on {where} of {score.num_items} items", margin=chosen.max_loss)
+        found += _check_loss(score, where=f"on {where} of {score.num_items} items", margin=chosen.max_loss)
     return found
 
 
-def _check_loss(gain: PairedGain | None, *, where: str, margin: float) -> list[Found]:
-    if gain is None or not gain.is_finite:
+def _check_floor(floor: float, score: SliceScore, *, where: str) -> list[Found]:
+    """Check a floor: against where it is shown to be missed, open where it is likely to be."""
+    high, shrunk = score.share_high, score.shrunk
+    if not floor:
+        return []
+    if high is None or shrunk is None or not math.isfinite(high):
+        return [(-1.0, Reason("METRIC_INVALID", "against", f"the accuracy on {where} cannot be computed."))]
+    if shrunk >= floor and high >= floor:
+        return []
+    champion = f", where the champion has {percent(score.champion.estimate)}" if score.champion is not None else ""
+    text = (
+        f"accuracy on {where} must be at least {percent(floor)} (gate.slices.floors; got "
+        f"{percent(score.contender.estimate)} of {score.num_items} items, at most {percent(high)} at the gate's "
+        f"confidence{champion})"
+    )
+    if high < floor:
+        return [(high - floor, Reason("SLICE_FLOOR", "against", f"{text}."))]
+    text += f". Drawn to the other values by as much as it is noise it is {percent(shrunk)}; more of its items decide."
+    return [(shrunk - floor, Reason("SLICE_UNCERTAIN", "open", text))]
+
+
+def _check_loss(score: SliceScore, *, where: str, margin: float) -> list[Found]:
+    """Check a margin: against where a greater loss is shown, open where it is likely, a note where it may be."""
+    gain, shrunk = score.gain, score.shrunk_gain
+    if gain is None or not gain.is_finite or shrunk is None:
         text = f"the difference of the two models {where} cannot be computed."
         return [(-1.0, Reason("METRIC_INVALID", "against", text))]
     if gain.low >= -margin:
         return []
     allowed = f"a loss of {points(margin)} is allowed (gate.slices.max_loss)"
     found = f"{where} the contender is {compared(gain.difference)}"
-    if gain.difference < -margin:
-        return [(gain.difference + margin, Reason("SLICE_WORSE", "against", f"{found}; {allowed}."))]
-    bound = f"it may be {points(-gain.low)} worse with {percent(1 - gain.alpha)} confidence"
-    more = more_items_needed(gain, threshold=-margin)
-    asked = f" About {rounded(more)} more of its items would decide this." if more else " More of its items would help."
-    text = f"{found}, but {bound}; {allowed}.{asked}"
-    return [(gain.low + margin, Reason("SLICE_UNCERTAIN", "open", text))]
+    sure = f"with {percent(1 - gain.alpha)} confidence"
+    if gain.high < -margin:
+        text = f"{found}, at least {points(-gain.high)} worse {sure}; {allowed}."
+        return [(gain.high + margin, Reason("SLICE_WORSE", "against", text))]
+    text = f"{found}, but it may be {points(-gain.low)} worse {sure}; {allowed}."
+    if shrunk < -margin:
+        text += f" Drawn to the other values by as much as it is noise it is {compared(shrunk)}."
+        return [(shrunk + margin, Reason("SLICE_UNCERTAIN", "open", f"{text} More of its items decide."))]
+    return [(gain.low + margin, Reason("SLICE_NOT_SHOWN", "note", text))]
 
 
 def _left_out(chosen: Slice, found: SliceEvidence) -> list[Reason]:
     if not found.scores and not found.num_small:
-        text = f"no item of the current exam has a value of slice {chosen.name} (gate.slices, by {chosen.by})."
+        text = f"no item of the exam has a value of slice {chosen.name} (gate.slices, by {chosen.by})."
         if not _is_judged(chosen):
             return [Reason("SLICE_MISSING", "note", text)]
         text += " The rule speaks of it: correct its pattern, or label such exam items."

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline_tasks.evaluation import statistics
+from pipeline_tasks.evaluation import groups, statistics
 from pipeline_tasks.evaluation.metrics import Array
+from pipeline_tasks.evaluation.parts import PartShare, part_shares
 from pipeline_tasks.evaluation.scoring import ExamItem
 from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.intervals import Interval, wilson_interval
@@ -22,13 +23,21 @@ SliceValues = Mapping[str, Sequence[str | None]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SliceScore:
-    """Accuracy on the items of one value; `gain` where a margin against the champion was asked for."""
+    """Accuracy on the items of one value; `gain` where a margin against the champion was asked for.
+
+    `shrunk` and `shrunk_gain` are the contender's accuracy and the gain, drawn to the mean of the values by as much as
+    they are noise, `share_low` and `share_high` one-sided bounds of its accuracy; None before rule 5.
+    """
 
     value: str
     num_items: int
     contender: Interval
     champion: Interval | None
     gain: PairedGain | None
+    shrunk: float | None = None
+    share_low: float | None = None
+    share_high: float | None = None
+    shrunk_gain: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,11 +76,12 @@ def score_slices(
     *,
     contender_right_n: Array,
     champion_right_n: Array | None,
+    group_n: Array | None = None,
     alpha: float,
 ) -> tuple[SliceEvidence, ...]:
-    """Return the evidence of each declared slice; `alpha` is the level of the margins' bounds."""
+    """Return the evidence of each declared slice; `alpha` is the level of the bounds."""
     return tuple(
-        _score_slice(one, values[one.name], contender_right_n, champion_right_n, alpha=alpha) for one in slices
+        _score_slice(one, values[one.name], contender_right_n, champion_right_n, group_n, alpha=alpha) for one in slices
     )
 
 
@@ -80,6 +90,7 @@ def _score_slice(
     values: Sequence[str | None],
     contender_right_n: Array,
     champion_right_n: Array | None,
+    group_n: Array | None,
     *,
     alpha: float,
 ) -> SliceEvidence:
@@ -91,26 +102,40 @@ def _score_slice(
     small = sorted(
         (pair for pair in counts.items() if pair[1] < chosen.min_items), key=lambda pair: (-pair[1], pair[0])
     )
+    judged = [value for value in sorted(rows) if counts[value] >= chosen.min_items]
     scores = [
         _score_value(
             value,
             contender_right_n[rows[value]],
             champion_right_n[rows[value]] if champion_right_n is not None else None,
+            group_n[rows[value]] if group_n is not None else None,
             alpha=alpha if chosen.max_loss is not None else None,
         )
-        for value in sorted(rows)
-        if counts[value] >= chosen.min_items
+        for value in judged
     ]
+    if group_n is not None:
+        shares = part_shares(
+            contender_right_n, {value: np.array(rows[value]) for value in judged}, group_n, alpha=alpha
+        )
+        scores = _shrunk(scores, shares)
     without = len(values) - counts.total()
     return SliceEvidence(chosen.name, tuple(scores), len(small), tuple(small[:MAX_SMALL_NAMED]), without)
 
 
 def _score_value(
-    value: str, contender_right_n: Array, champion_right_n: Array | None, *, alpha: float | None
+    value: str,
+    contender_right_n: Array,
+    champion_right_n: Array | None,
+    group_n: Array | None,
+    *,
+    alpha: float | None,
 ) -> SliceScore:
     gain = None
     if champion_right_n is not None and alpha is not None:
-        gain = statistics.compare_accuracy(contender_right_n, champion_right_n, alpha=alpha)
+        if group_n is None:
+            gain = statistics.compare_accuracy(contender_right_n, champion_right_n, alpha=alpha)
+        else:
+            gain = groups.compare_accuracy(contender_right_n, champion_right_n, group_n, alpha=alpha)
     return SliceScore(
         value=value,
         num_items=len(contender_right_n),
@@ -118,6 +143,25 @@ def _score_value(
         champion=_share_right(champion_right_n) if champion_right_n is not None else None,
         gain=gain,
     )
+
+
+def _shrunk(scores: Sequence[SliceScore], shares: Sequence[PartShare]) -> list[SliceScore]:
+    """Return the scores with what is shown of each, its estimates drawn to those of all values."""
+    gains = [one.gain for one in scores if one.gain is not None]
+    drawn: list[float | None] = [None] * len(scores)
+    if gains and len(gains) == len(scores):
+        size_k = np.array([one.num_items for one in gains], dtype=float)
+        gain_k = np.array([one.difference for one in gains])
+        whole = float((gain_k * size_k).sum() / size_k.sum())
+        # One discordance for all: a value where the models happen not to differ is no surer than the others.
+        spread = max(float((np.array([one.spread for one in gains]) ** 2 * size_k).sum() / size_k.sum()), 1e-6)
+        drawn = [float(one) for one in groups.shrunk(gain_k, spread / size_k, whole=whole)]
+    return [
+        dataclasses.replace(
+            score, shrunk=share.shrunk, share_low=share.low, share_high=share.high, shrunk_gain=shrunk_gain
+        )
+        for score, share, shrunk_gain in zip(scores, shares, drawn, strict=True)
+    ]
 
 
 def _share_right(right_n: Array) -> Interval:

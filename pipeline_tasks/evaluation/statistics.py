@@ -25,6 +25,8 @@ class PairedGain:
 
     `low` and `high` are one-sided bounds, each at level `alpha`; `p_value` is the chance of a gain at least this
     large if the contender were no better; `spread` is the standard deviation of the gain times sqrt(num_items).
+    `num_groups`, `design_effect` (variance over that of independent items, 1 or more) and `largest_group` (its share of
+    the items) are None in verdicts of rules that knew no groups.
     """
 
     metric: str
@@ -37,6 +39,9 @@ class PairedGain:
     num_wins: int
     num_losses: int
     spread: float
+    num_groups: int | None = None
+    design_effect: float | None = None
+    largest_group: float | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -55,7 +60,7 @@ def mcnemar_p_value(num_wins: int, num_losses: int) -> float:
     return float(stats.binom.sf(num_wins - 1, num_discordant, 0.5))
 
 
-def tango_bound(num_wins: int, num_losses: int, num_items: int, *, alpha: float, upper: bool = False) -> float:
+def tango_bound(num_wins: float, num_losses: float, num_items: float, *, alpha: float, upper: bool = False) -> float:
     """Return a one-sided bound on the difference of two paired proportions.
 
     Source: Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the
@@ -76,7 +81,7 @@ def tango_bound(num_wins: int, num_losses: int, num_items: int, *, alpha: float,
     return float(optimize.brentq(excess, lowest, difference, xtol=1e-12))
 
 
-def _tango_score(num_wins: int, num_losses: int, num_items: int, *, delta: float) -> float:
+def _tango_score(num_wins: float, num_losses: float, num_items: float, *, delta: float) -> float:
     observed = num_wins - num_losses - num_items * delta
     b = -(num_wins + num_losses) + (2 * num_items - num_wins + num_losses) * delta
     c = -num_losses * delta * (1 - delta)
@@ -136,7 +141,7 @@ def compare_macro_f1(
     )
     whole = np.ones((1, num_items), dtype=np.int64)
     answers = (contender_n, champion_n)
-    f1_contender, f1_champion = (_weighted_macro_f1(truth_n, one, whole, num_classes=num_classes)[0] for one in answers)
+    f1_contender, f1_champion = (weighted_macro_f1(truth_n, one, whole, num_classes=num_classes)[0] for one in answers)
     difference = float(f1_contender - f1_champion)
     gain_r = contender_r - champion_r
     error = float(gain_r.std())
@@ -175,12 +180,13 @@ def bootstrap_macro_f1(
     contender, champion = [], []
     for start in range(0, num_resamples, size):
         drawn_rk = random.multinomial(len(truth_n), shares_k, size=min(size, num_resamples - start))
-        contender.append(_weighted_macro_f1(cells_kt[:, 0], cells_kt[:, 1], drawn_rk, num_classes=num_classes))
-        champion.append(_weighted_macro_f1(cells_kt[:, 0], cells_kt[:, 2], drawn_rk, num_classes=num_classes))
+        contender.append(weighted_macro_f1(cells_kt[:, 0], cells_kt[:, 1], drawn_rk, num_classes=num_classes))
+        champion.append(weighted_macro_f1(cells_kt[:, 0], cells_kt[:, 2], drawn_rk, num_classes=num_classes))
     return np.concatenate(contender), np.concatenate(champion)
 
 
-def _weighted_macro_f1(truth_k: Array, answer_k: Array, weight_rk: Array, *, num_classes: int) -> Array:
+def weighted_macro_f1(truth_k: Array, answer_k: Array, weight_rk: Array, *, num_classes: int) -> Array:
+    """Return the macro F1 of each row of weights (r, k) over cells of truth and answer, of the classes in `truth_k`."""
     one_hot_kc = np.eye(num_classes)
     items_rc = weight_rk @ one_hot_kc[truth_k]
     answers_rc = weight_rk @ one_hot_kc[answer_k]
@@ -188,6 +194,12 @@ def _weighted_macro_f1(truth_k: Array, answer_k: Array, weight_rk: Array, *, num
     present_c = np.isin(np.arange(num_classes), truth_k)
     f1_rc = 2 * hits_rc / np.maximum(items_rc + answers_rc, 1)
     return np.asarray(f1_rc[:, present_c].mean(axis=1))
+
+
+def shows_gain(gain: PairedGain, *, min_gain: float) -> bool:
+    """Return whether the gain is real, and at least `min_gain`, at the gain's level."""
+    real = gain.difference > 0 and gain.p_value <= gain.alpha
+    return real and (min_gain == 0 or gain.low >= min_gain)
 
 
 def detectable_gain(gain: PairedGain, *, min_gain: float = 0.0) -> float | None:

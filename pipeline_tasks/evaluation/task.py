@@ -13,22 +13,32 @@ from typing import Any
 
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import UNDECODABLE, Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
+from pipeline_tasks.contracts import (
+    UNDECODABLE,
+    Attempt,
+    ExamRef,
+    Fence,
+    Leak,
+    ModelRef,
+    VerdictRef,
+    sha256_hex,
+    window,
+)
 from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
 from pipeline_tasks.evaluation import approval, report, scoring
 from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.budget import epoch_levels
 from pipeline_tasks.evaluation.evidence import ExamAnswers, LeftOut
 from pipeline_tasks.evaluation.report_leaks import FindItems
-from pipeline_tasks.evaluation.rule import RETIRED
+from pipeline_tasks.evaluation.rule_checks import RETIRED
 from pipeline_tasks.evaluation.scoring import Answered, Exam, Measured, ReadItems, ScoringModel
 from pipeline_tasks.evaluation.slices import values_of
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import LoadedProject, Slice
+from pipeline_tasks.project import Gate, LoadedProject, Slice
 
 logger = logging.getLogger(__name__)
 
-MAX_EXAMS = 2
 MAX_ONE_SIDED_SHARE = 0.01
 MAX_DECISIONS = 5
 FindLeaks = Callable[[str, Sequence[ExamRef]], Sequence[Leak]]
@@ -65,15 +75,18 @@ def judge(
     attempt: Attempt,
     run_id: str,
     now: dt.datetime,
+    opened: Sequence[dt.datetime] = (),
     timer: Callable[[], float] = time.perf_counter,
 ) -> VerdictRef:
     """Return the verdict on a contender; the same question is asked once and its answer adopted afterwards.
 
-    `exams` are the newest epochs of the project (the newest is the current exam, the one before must not be
-    forgotten); `load` reads a stored model version, `read` items' bytes in order; `find_leaks` returns the items of
-    exams that a snapshot trains on, exactly or nearly, `find_items` items by id (asked for the leaks that the
-    report shows, and for slices by key_pattern). Items that are `retired` (item id -> who, when and why) and items that
-    cannot be decoded are left out for both models, and the verdict says so.
+    `exams` are epochs of the project, of which the newest are judged together (gate.exam.window_items); `opened` are
+    the times at which all epochs up to the newest were opened, by which each has its part of the yearly budget of
+    false promotions (one epoch, opened now, where none are given). `load` reads a stored model version, `read` items'
+    bytes in order; `find_leaks` returns the items of exams that a snapshot trains on, exactly or nearly, `find_items`
+    items by id (asked for the leaks that the report shows, and for slices by key_pattern). Items that are `retired`
+    (item id -> who, when and why) and items that cannot be decoded are left out for both models, and the verdict says
+    so.
 
     Raises:
         InputError: EXAM_MISSING, there is no exam yet.
@@ -82,7 +95,8 @@ def judge(
         GateClosed: UNDECODABLE, one of the models cannot decode what the other can.
         StaleAttempt: a newer attempt judges the same contender.
     """
-    chosen = _newest(exams)
+    chosen = _newest(exams, policy=project.config.gate)
+    level = epoch_level(project.config.gate, opened or [now])
     policy_id = vd.policy_id(project.config.gate, project.config.labels.classes)
     # The lease comes first: else an attempt that looks before an earlier one records would use the exam twice.
     fence = database.acquire(f"judge/{project.name}/{contender.version}", attempt, now=now)
@@ -100,7 +114,7 @@ def judge(
         chosen,
         contender,
         champion,
-        slices=project.config.gate.slices,
+        policy=project.config.gate,
         load=load,
         read=read,
         find_leaks=find_leaks,
@@ -115,6 +129,7 @@ def judge(
             project,
             scored,
             exam_use=use,
+            level=level,
             policy_id=policy_id,
             read=read,
             find_items=find_items,
@@ -130,14 +145,20 @@ def judge(
     raise LostRace(f"exam {chosen[0].epoch} must be free for one verdict at a time (got {MAX_DECISIONS} others).")
 
 
-def _newest(exams: Sequence[ExamRef]) -> list[ExamRef]:
+def epoch_level(policy: Gate, opened: Sequence[dt.datetime]) -> float:
+    """Return the error that all comparisons on the newest epoch may spend, as a verdict keeps it."""
+    levels = epoch_levels(sorted(opened), a_year=policy.false_promotions_a_year, confidence=policy.confidence)
+    return round(levels[-1], vd.DIGITS)
+
+
+def _newest(exams: Sequence[ExamRef], *, policy: Gate) -> list[ExamRef]:
     if not exams:
         raise InputError(
             "exams must hold at least one frozen exam (got none). Label exam items (Label Studio project "
             "`<name> exam`) until gate.exam.min_items are decided.",
             code="EXAM_MISSING",
         )
-    return sorted(exams, key=lambda ref: ref.epoch, reverse=True)[:MAX_EXAMS]
+    return window(exams, items=policy.exam.window_items)
 
 
 def _score(
@@ -145,7 +166,7 @@ def _score(
     contender: ModelRef,
     champion: ModelRef | None,
     *,
-    slices: Sequence[Slice],
+    policy: Gate,
     load: Callable[[ModelRef], ScoringModel],
     read: ReadItems,
     find_leaks: FindLeaks,
@@ -159,12 +180,17 @@ def _score(
     if champion is not None:
         models["champion"] = scoring.load_model(champion, role="champion", load=load)
     judged = [
-        _answer(exam, models, slices=slices, read=read, find_items=find_items, retired=retired) for exam in frozen
+        _answer(exam, models, slices=policy.slices, read=read, find_items=find_items, retired=retired)
+        for exam in frozen
     ]
-    exams, answers = tuple(one for one, _, _ in judged), tuple(one for _, one, _ in judged)
+    exams = tuple(one for one, _, _ in judged)
+    numbers = group_numbers(exams)
+    answers = tuple(dataclasses.replace(one, groups=found) for (_, one, _), found in zip(judged, numbers, strict=True))
     left_out = tuple(one for _, _, found in judged for one in found)
     payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
-    measured = {role: scoring.measure_latency(model, payloads, timer=timer) for role, model in models.items()}
+    measured = scoring.measure_latency(
+        models, payloads, is_enough=lambda found: _within_limits(policy, found["contender"]), timer=timer
+    )
     parties = {
         role: vd.party(
             ref,
@@ -185,6 +211,21 @@ def _score(
         champion_leaks=_leaks_of(champion, refs, find_leaks=find_leaks, left_out=left_out),
         left_out=left_out,
     )
+
+
+def _within_limits(policy: Gate, found: Measured) -> bool:
+    pairs = (
+        (found.latency_p50_ms, policy.limits.latency_p50_ms),
+        (found.latency_p99_ms, policy.limits.latency_p99_ms),
+    )
+    return all(limit is None or measured <= limit for measured, limit in pairs)
+
+
+def group_numbers(exams: Sequence[Exam]) -> list[tuple[int, ...]]:
+    """Return each item's group as a number, the same in every exam: what a group is called stays where it is."""
+    keys = sorted({item.group_key for exam in exams for item in exam.items})
+    numbers = {key: number for number, key in enumerate(keys)}
+    return [tuple(numbers[item.group_key] for item in exam.items) for exam in exams]
 
 
 def _leaks_of(
@@ -263,6 +304,7 @@ def _publish(
     scored: _Scored,
     *,
     exam_use: int,
+    level: float,
     policy_id: str,
     read: ReadItems,
     find_items: FindItems,
@@ -285,6 +327,7 @@ def _publish(
         leaks=scored.leaks,
         champion_leaks=scored.champion_leaks,
         left_out=scored.left_out,
+        epoch_level=level,
     )
     evidence = vd.evidence_table(scored.exams, scored.answers, question=question)
     document = vd.build_document(

@@ -21,17 +21,24 @@ import pyarrow.parquet as pq
 from pipeline_tasks.contracts import Leak, ModelRef, canonical_json, content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import evidence as ev
-from pipeline_tasks.evaluation import rule
+from pipeline_tasks.evaluation import rule, rule_4
 from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.scoring import Exam, Measured
 from pipeline_tasks.project import Gate
 
-RULE_VERSION = 4
-REPLAYED = (3, 4)  # the rules of older verdicts that this release still computes
+RULE_VERSION = 5
+REPLAYED = (3, 4, 5)  # the rules of verdicts that this release computes
 CONSTANT_SINCE = 4  # from this rule on a verdict has the constant answer's figures
+WINDOW_SINCE = 5  # from this rule on the newest epochs are judged together, groups count, and the budget is yearly
+# Figures that came with a later rule: they are not in an older verdict, and must not appear in its replay.
+LATER_FIGURES = frozenset(
+    {"num_groups", "design_effect", "largest_group", "calibration_expected", "shrunk", "share_low", "share_high"}
+    | {"shrunk_gain", "load", "repeats"}
+)
 EAGER = "eager"
 DIGITS = 9
 SLICE_COLUMN = "slice:"
+GROUP_COLUMN = "group"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +74,8 @@ class Question:
     """What a verdict answers; current exam first. `exam_use` counts comparisons on it, this one included.
 
     `leaks` are the exam items that the contender's training snapshot holds, `champion_leaks` those in the champion's;
-    `left_out` are the items of the exams that neither model is judged on.
+    `left_out` are the items of the exams that neither model is judged on. `epoch_level` is the error that all
+    comparisons on the current exam's epoch may spend; None in verdicts of rules that had no yearly budget.
     """
 
     project: str
@@ -81,6 +89,7 @@ class Question:
     champion_leaks: tuple[Leak, ...]
     left_out: tuple[ev.LeftOut, ...] = ()
     rule_version: int = RULE_VERSION
+    epoch_level: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the question as JSON values; without `left_out` where nothing is, as before there was such a thing."""
@@ -88,6 +97,8 @@ class Question:
         plain = {name: value.as_json() if isinstance(value, Party) else _plain(value) for name, value in fields.items()}
         if not self.left_out:
             del plain["left_out"]
+        if self.epoch_level is None:
+            del plain["epoch_level"]
         # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
         return {**plain, "policy": self.policy.model_dump(mode="json", exclude_unset=True)}
 
@@ -126,42 +137,50 @@ def build_document(
 ) -> dict[str, Any]:
     """Compute every figure and the answer; `measured` has `contender` and, if there is one, `champion`."""
     found = build_evidence(question, answers, measured=measured)
-    decision = rule.decide(question.policy, found)
+    decision = (rule if question.rule_version >= WINDOW_SINCE else rule_4).decide(question.policy, found)
+    exams: dict[str, Any] = {"current": _exam_json(found.current)}
+    if question.rule_version >= WINDOW_SINCE:
+        exams["epochs"] = [_without_later(_plain(one)) for one in found.epochs]
+    else:
+        exams["previous"] = _exam_json(found.previous) if found.previous is not None else None
     return {
         "question": question.as_json(),
-        "measured": {role: _plain(value) for role, value in measured.items()},
-        "evidence": {
-            "digest": evidence_digest,
-            "current": _exam_json(found.current),
-            "previous": _exam_json(found.previous) if found.previous is not None else None,
-        },
+        "measured": {role: _without_later(_plain(value)) for role, value in measured.items()},
+        "evidence": {"digest": evidence_digest, **exams},
         "decision": _plain(decision),
     }
 
 
 def _exam_json(exam: ev.ExamEvidence) -> dict[str, Any]:
-    plain: dict[str, Any] = _plain(exam)
-    return {name: value for name, value in plain.items() if (name, value) != ("constant", None)}
+    plain: dict[str, Any] = _without_later(_plain(exam))
+    return {name: value for name, value in plain.items() if (name, value) not in (("constant", None), ("recalls", []))}
+
+
+def _without_later(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        kept = {name: value for name, value in plain.items() if value is not None or name not in LATER_FIGURES}
+        return {name: _without_later(value) for name, value in kept.items()}
+    return [_without_later(one) for one in plain] if isinstance(plain, list) else plain
 
 
 def build_evidence(
     question: Question, answers: Sequence[ev.ExamAnswers], *, measured: Mapping[str, Measured]
 ) -> ev.Evidence:
-    """Turn raw answers into what the rule looks at; the current exam's level follows from its use."""
-    policy = question.policy
-    levels = [ev.alpha_for_use(policy, question.exam_use), *[1 - policy.confidence] * (len(answers) - 1)]
-    exams = [
-        ev.build_exam_evidence(
-            one,
-            policy=policy,
-            alpha=level,
-            project_classes=question.project_classes,
-            contender_classes=question.contender.classes,
-            champion_classes=question.champion.classes if question.champion is not None else None,
-            with_constant=question.rule_version >= CONSTANT_SINCE,
-        )
-        for one, level in zip(answers, levels, strict=True)
-    ]
+    """Turn raw answers into what the rule looks at; the exam's level follows from its use."""
+    policy, with_window = question.policy, question.rule_version >= WINDOW_SINCE
+    parties: dict[str, Any] = {
+        "project_classes": question.project_classes,
+        "contender_classes": question.contender.classes,
+        "champion_classes": question.champion.classes if question.champion is not None else None,
+    }
+    exams = []
+    for place, one in enumerate([ev.pool(answers)] if with_window else answers):
+        level = 1 - policy.confidence
+        if place == 0:
+            level = ev.alpha_for_use(policy, question.exam_use, epoch_level=question.epoch_level)
+        with_constant = question.rule_version >= CONSTANT_SINCE
+        exams.append(ev.build_exam_evidence(one, policy=policy, alpha=level, with_constant=with_constant, **parties))
+    epochs = [ev.build_epoch_evidence(one, policy=policy, **parties) for one in answers] if with_window else []
     return ev.Evidence(
         project_classes=question.project_classes,
         contender=_facts(question.contender, measured["contender"]),
@@ -172,6 +191,8 @@ def build_evidence(
         leaks=question.leaks,
         champion_leaks=question.champion_leaks,
         left_out=question.left_out,
+        epochs=tuple(epochs),
+        epoch_level=question.epoch_level,
     )
 
 
@@ -184,6 +205,8 @@ def _facts(one: Party, measured: Measured) -> ev.ModelFacts:
         size_bytes=one.size_bytes,
         latency_p50_ms=measured.latency_p50_ms,
         latency_p99_ms=measured.latency_p99_ms,
+        repeats=measured.repeats,
+        load=measured.load,
     )
 
 
@@ -205,6 +228,8 @@ def evidence_table(exams: Sequence[Exam], answers: Sequence[ev.ExamAnswers], *, 
             "offset": [item.location.offset for item in exam.items],
             "size_bytes": [item.location.size_bytes for item in exam.items],
         }
+        if one.groups is not None:
+            columns[GROUP_COLUMN] = pa.array(one.groups, pa.int32())
         columns |= {f"{SLICE_COLUMN}{name}": pa.array(values, pa.string()) for name, values in one.slices.items()}
         columns |= _answer_columns("contender", one.contender_nc, classes=question.contender.classes)
         if one.champion_nc is not None and question.champion is not None:
@@ -242,6 +267,7 @@ def read_answers(data: bytes, *, exams: Sequence[Mapping[str, Any]]) -> list[ev.
                 contender_nc=probability_matrix(rows, "contender_probabilities"),
                 champion_nc=probability_matrix(rows, "champion_probabilities") if has_champion else None,
                 slices=_slice_values(rows),
+                groups=tuple(rows[GROUP_COLUMN].to_pylist()) if GROUP_COLUMN in rows.column_names else None,
             )
         )
     return found
@@ -302,7 +328,7 @@ def replay(document: Mapping[str, Any], evidence: bytes) -> dict[str, Any]:
     return build_document(question, answers, measured=measured, evidence_digest=document["evidence"]["digest"])
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: math.nan if value is None else value for name, value in values.items()}
 
 

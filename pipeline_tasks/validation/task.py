@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,7 +20,7 @@ from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.set_aside import SetAsideRepository
-from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef
+from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef, window
 from pipeline_tasks.errors import DataCorrupt, GateClosed
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
@@ -158,9 +160,10 @@ def open_exam(
     run_id: str,
     now: dt.datetime,
 ) -> list[ExamRef]:
-    """Return the current exam and the one before it, after opening a new epoch if enough new exam items are labeled.
+    """Return the exams that are judged together, after opening a new epoch if enough new exam items are labeled.
 
-    An item that the recipe cannot decode is left out, and put aside by name.
+    An item that the recipe cannot decode is left out, and put aside by name. Of a group at most
+    `gate.exam.max_group_items` items go into one epoch; the others wait for a later one.
 
     Raises:
         GateClosed: EXAM_TOO_SMALL while there is no exam and too few items for one, or a check on its labels stops.
@@ -168,8 +171,10 @@ def open_exam(
     """
     exams = datasets.exams(project.name)
     members, _groups = datasets.exam_members(project.name)
+    exam = project.config.gate.exam
     decided = without(datasets.decided(project.name, "exam"), members)
-    minimum = project.config.gate.exam.min_items
+    decided = few_of_each_group(decided, most=exam.max_group_items)
+    minimum = exam.min_items
     if decided.num_rows >= minimum:
         fence = database.acquire(f"exam/{project.name}", attempt, now=now)
         context = CheckContext(project.name, store, datasets, docs_dir, run_id, now)
@@ -181,7 +186,18 @@ def open_exam(
             exams = datasets.exams(project.name)
     if not exams:
         _refuse_small_exam(project, num_items=decided.num_rows, minimum=minimum)
-    return exams[:2]
+    return window(exams, items=exam.window_items)
+
+
+def few_of_each_group(decided: pa.Table, *, most: int) -> pa.Table:
+    """Return at most so many rows of each group, those with the smallest item ids (hashes, so no one's choice)."""
+    counts: Counter[str] = Counter()
+    keep = np.zeros(decided.num_rows, dtype=bool)
+    group_keys = decided["group_key"].to_pylist()
+    for row in pc.sort_indices(decided["item_id"]).to_pylist():
+        counts[group_keys[row]] += 1
+        keep[row] = counts[group_keys[row]] <= most
+    return decided.filter(pa.array(keep))
 
 
 def _decodable(project: LoadedProject, decided: pa.Table, *, context: CheckContext) -> pa.Table:

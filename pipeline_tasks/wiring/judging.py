@@ -29,6 +29,7 @@ def judge_contender(
     """Score the contender and the champion that serves on the given exam epochs."""
     datasets = DatasetRepository(parts.database)
     exams = [exam for exam in datasets.exams(project) if exam.epoch in set(epochs)]
+    newest = max(epochs, default=0)
     verdict = evaluation_task.judge(
         parts.project(project),
         model_of(parts, project, version),
@@ -45,6 +46,7 @@ def judge_contender(
         attempt=attempt,
         run_id=attempt.run_id,
         now=utc_now(),
+        opened=[at for epoch, at in datasets.exam_openings(project).items() if epoch <= newest],
     )
     seal(parts, project)
     note_head(parts, project)

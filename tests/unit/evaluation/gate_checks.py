@@ -1,7 +1,12 @@
 """What the gate promises, as functions of its modules: the original passes each, a mutant fails the one it breaks."""
 
 import dataclasses
+import datetime as dt
+import importlib
 import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -18,10 +23,26 @@ from pipeline_tasks.project import Slice
 from tests.fakes import FakeObjectStore
 from tests.unit.evaluation import support as s
 
+GATE = "pipeline_tasks.evaluation"
 NUM_ITEMS = 300
 TRUTH = np.arange(NUM_ITEMS) % 2
 BETTER = np.where(np.arange(NUM_ITEMS) < 20, 1 - TRUTH, TRUTH)
 WORSE = np.where(np.arange(NUM_ITEMS) < 80, 1 - TRUTH, TRUTH)
+
+
+def with_checks(behaviour: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    """Return a check of the whole rule as a check of its module `rule_checks`."""
+
+    def check(checks: ModuleType) -> None:
+        original = importlib.import_module(f"{GATE}.rule")
+        rule = ModuleType("rule_with_checks")
+        sys.modules[rule.__name__] = rule
+        exec(compile(Path(str(original.__file__)).read_text(), "rule.py", "exec"), rule.__dict__)  # our own source
+        for name in ("check_validity", "conclude", "check_champion_leaks", "note_left_out"):
+            setattr(rule, name, getattr(checks, name))
+        behaviour(rule)
+
+    return check
 
 
 def decided(rule: ModuleType, evidence=None, **policy) -> tuple[str, str]:
@@ -72,19 +93,66 @@ def rule_holds_calibration(rule):
 
 
 def rule_holds_recall(rule):
-    blind = s.evidence(current=s.exam(contender=s.scores(recalls=(0.99, 0.599))))
+    blind = s.evidence(current=dataclasses.replace(s.exam(), recalls=s.recalls(shares=(0.99, 0.5))))
     assert decided(rule, blind, limits={"recall_per_class": 0.6}) == ("keep", "RECALL_FLOOR")
+    doubtful = s.evidence(current=dataclasses.replace(s.exam(), recalls=s.recalls(shares=(0.99, 0.59))))
+    assert decided(rule, doubtful, limits={"recall_per_class": 0.6}) == ("inconclusive", "RECALL_UNCERTAIN")
     assert decided(rule, limits={"recall_per_class": 0.6})[0] == "promote"
 
 
 def rule_keeps_what_forgets(rule):
-    forgets = s.exam(1, gained=s.gain(-0.05, low=-0.07, alpha=0.05))
-    assert decided(rule, s.evidence(previous=forgets)) == ("keep", "PREVIOUS_WORSE")
+    forgets = s.epoch(1, gained=s.gain(-0.05, low=-0.07, high=-0.031, alpha=0.05, num_items=2000))
+    codes = {one.code: one.stand for one in rule.decide(s.policy(), s.evidence(epochs=(s.epoch(2), forgets))).reasons}
+    assert (codes.get("EPOCH_WORSE"), codes.get("PREVIOUS_WORSE")) == ("against", "against")
+
+
+def rule_asks_the_newest_epoch(rule):
+    below = s.epoch(2, gained=s.gain(-0.01, low=-0.04, alpha=0.05))
+    assert decided(rule, s.evidence(epochs=(below, s.epoch(1)))) == ("inconclusive", "NEWEST_BELOW")
+
+
+def rule_needs_groups(rule):
+    assert decided(rule, s.evidence(current=s.exam(groups=29))) == ("inconclusive", "EXAM_FEW_GROUPS")
+
+
+def rule_spends_the_epochs_level(rule):
+    gained = s.gain(p=0.0001, alpha=0.01 * 6 / math.pi**2)
+    try:
+        found = decided(rule, s.evidence(current=s.exam(gained=gained), epoch_level=0.01))
+    except ValueError as error:
+        pytest.fail(str(error))
+    assert found[0] == "promote"
+
+
+def rule_notes_a_margin_that_cannot_be_shown(rule):
+    small = s.epoch(1, gained=s.gain(-0.01, low=-0.2, alpha=0.05, num_items=100), num_items=100)
+    assert decided(rule, s.evidence(epochs=(s.epoch(2), small))) == ("promote", "GAIN_SHOWN")
+    rare = s.epoch(1, gained=s.gain(-0.01, low=-0.2, alpha=0.05, num_items=5000), least_class=4)
+    assert decided(rule, s.evidence(epochs=(s.epoch(2), rare)), metric="macro_f1") == ("promote", "GAIN_SHOWN")
+
+
+def rule_is_eager_only_where_it_is_asked(rule):
+    likely = s.evidence(current=s.exam(gained=s.gain(0.03, p=0.04, low=-0.01)))
+    assert decided(rule, likely) == ("inconclusive", "GAIN_UNCERTAIN")
+    assert decided(rule, likely, mode="eager") == ("promote", "GAIN_LIKELY")
+
+
+def rule_knows_a_slow_machine(rule):
+    slow = {"latency_p99_ms": 12.0}
+    both = s.evidence(contender=s.facts(**slow), champion=s.facts(version="old", **slow))
+    assert decided(rule, both, limits={"latency_p99_ms": 10.0}) == ("inconclusive", "LATENCY_UNCERTAIN")
+
+
+def rule_takes_chance_off_the_calibration_error(rule):
+    scores = dataclasses.replace(s.scores(ece=0.15), calibration_expected=0.06)
+    assert decided(rule, s.evidence(current=s.exam(contender=scores)), limits={"max_calibration_error": 0.1})[0] == (
+        "promote"
+    )
 
 
 def rule_leaves_a_doubtful_past_open(rule):
-    unsure = s.exam(1, gained=s.gain(-0.01, low=-0.04, alpha=0.05))
-    assert decided(rule, s.evidence(previous=unsure)) == ("inconclusive", "PREVIOUS_UNCERTAIN")
+    unsure = s.epoch(1, gained=s.gain(-0.01, low=-0.04, alpha=0.05, num_items=2000))
+    assert decided(rule, s.evidence(epochs=(s.epoch(2), unsure))) == ("inconclusive", "PREVIOUS_UNCERTAIN")
 
 
 def rule_refuses_a_leak(rule):
@@ -120,7 +188,7 @@ def rule_refuses_nan_metrics(rule):
 
 
 def rule_refuses_a_nan_gain(rule):
-    assert decided(rule, s.evidence(previous=s.exam(1, gained=s.gain(math.nan, low=0.0)))) == ("keep", "METRIC_INVALID")
+    assert decided(rule, s.evidence(current=s.exam(gained=s.gain(math.nan, low=0.0)))) == ("keep", "METRIC_INVALID")
 
 
 def rule_refuses_nan_latency(rule):
@@ -141,7 +209,7 @@ def rule_needs_a_champion_that_knows_the_exam(rule):
 
 
 def rule_holds_the_first_models_floor(rule):
-    assert decided(rule, s.first_evidence(contender=s.scores(accuracy=0.79)), floors={"accuracy": 0.8}) == (
+    assert decided(rule, s.first_evidence(contender=s.scores(accuracy=0.78)), floors={"accuracy": 0.8}) == (
         "keep",
         "ACCURACY_FLOOR",
     )
@@ -153,7 +221,7 @@ LIGHT = Slice.model_validate({"name": "light", "by": "source", "floors": {"accur
 def sliced(*, contender_wrong: int, champion_wrong: int) -> ev.ExamEvidence:
     """Return an exam with 200 items in the dark; who is wrong more often is wrong wherever the other one is."""
     contender_n, champion_n = (np.arange(200) >= wrong for wrong in (contender_wrong, champion_wrong))
-    right = {"contender_right_n": contender_n, "champion_right_n": champion_n}
+    right = {"contender_right_n": contender_n, "champion_right_n": champion_n, "group_n": np.arange(200)}
     return s.exam(slices=score_slices([LIGHT], {"light": ["dark"] * 200}, **right, alpha=0.05))
 
 
@@ -173,8 +241,16 @@ def slices_hold_their_margin(slice_rule):
     assert said_on_slices(slice_rule, contender_wrong=30, champion_wrong=10) == [("against", "SLICE_WORSE")]
 
 
-def slices_leave_a_doubtful_loss_open(slice_rule):
-    assert said_on_slices(slice_rule, contender_wrong=14, champion_wrong=10) == [("open", "SLICE_UNCERTAIN")]
+def slices_leave_a_likely_loss_open(slice_rule):
+    assert said_on_slices(slice_rule, contender_wrong=18, champion_wrong=10) == [("open", "SLICE_UNCERTAIN")]
+
+
+def slices_note_a_loss_that_is_not_ruled_out(slice_rule):
+    assert said_on_slices(slice_rule, contender_wrong=14, champion_wrong=10) == [("note", "SLICE_NOT_SHOWN")]
+
+
+def slices_leave_a_likely_miss_open(slice_rule):
+    assert said_on_slices(slice_rule, contender_wrong=43, champion_wrong=43) == [("open", "SLICE_UNCERTAIN")]
 
 
 def rule_holds_slices(rule):
@@ -219,7 +295,8 @@ def probabilities(answer_n) -> np.ndarray:
 def raw_answers(contender_nc, champion_nc, *, epoch=2) -> ev.ExamAnswers:
     ids = tuple(f"{index:064d}" for index in range(NUM_ITEMS))
     labels = tuple(s.CLASSES[label] for label in TRUTH)
-    return ev.ExamAnswers(f"exam{epoch}", epoch, "digest", ids, labels, contender_nc, champion_nc)
+    groups = tuple(range(NUM_ITEMS))
+    return ev.ExamAnswers(f"exam{epoch}", epoch, "digest", ids, labels, contender_nc, champion_nc, groups=groups)
 
 
 def built(evidence: ModuleType, contender_nc, champion_nc, *, metric="accuracy"):
@@ -293,19 +370,23 @@ def verdict_passes_the_leak_on(verdict):
     assert (found.leaks, found.champion_leaks) == ((mine,), (other,))
 
 
-def verdict_judges_the_current_exam(verdict):
+def verdict_judges_the_epochs_together(verdict):
     found = evidence_of(verdict)
-    assert (found.current.epoch, found.current.gain.num_wins) == (2, 60)
+    assert (found.current.epoch, found.current.num_items) == (2, 2 * NUM_ITEMS)
+    assert (found.current.gain.num_wins, found.current.gain.num_losses) == (60, 60)
 
 
-def verdict_looks_at_the_previous_exam(verdict):
-    previous = evidence_of(verdict).previous
-    assert previous is not None
-    assert previous.gain.num_losses == 60
+def verdict_looks_at_each_epoch(verdict):
+    found = evidence_of(verdict).epochs
+    assert [(one.epoch, one.gain.num_wins, one.gain.num_losses) for one in found] == [(2, 60, 0), (1, 0, 60)]
 
 
 def verdict_counts_the_use(verdict):
     assert evidence_of(verdict).current.gain.alpha == ev.alpha_for_use(s.policy(), 3)
+
+
+def verdict_spends_the_epochs_level(verdict):
+    assert evidence_of(verdict, epoch_level=0.01).current.gain.alpha == pytest.approx(0.01 * 6 / (math.pi * 3) ** 2)
 
 
 def verdict_gives_each_its_own_latency(verdict):
@@ -321,7 +402,7 @@ def scored(task: ModuleType, *, leaks=()):
     return task._score(
         [exam],
         *refs,
-        slices=(),
+        policy=s.policy(),
         find_items=lambda _: [],
         retired={},
         load=lambda ref: s.TableModel(tables[ref.version]),
@@ -349,3 +430,94 @@ def scoring_checks_the_bytes(scoring):
     item = SimpleNamespace(item_id="0" * 64, content_id="0" * 64, location=Location("items/a", 0, 1))
     with pytest.raises(DataCorrupt, match="bytes that hash to"):
         scoring.read_checked([item], read=lambda _: [b"x"])
+
+
+def statistics_show_a_gain(statistics):
+    assert statistics.shows_gain(s.gain(0.05, low=0.03, p=0.0001), min_gain=0)
+    assert not statistics.shows_gain(s.gain(0.05, low=0.03, p=0.2), min_gain=0)
+    assert not statistics.shows_gain(s.gain(-0.05, p=0.0001), min_gain=0)
+    assert not statistics.shows_gain(s.gain(0.05, low=0.0199, high=0.08), min_gain=0.02)
+    assert statistics.shows_gain(s.gain(0.05, low=0.03), min_gain=0.02)
+
+
+def compared_in_groups(groups, *, size=10):
+    """Return champion and contender that differ by whole groups of items: 12 groups won, 4 lost, of 30."""
+    winners = np.repeat(np.arange(30) % 15 < 6, size)
+    losers = np.repeat(np.arange(30) % 15 >= 13, size)
+    both = np.zeros(30 * size, dtype=bool)
+    group_n = np.repeat(np.arange(30), size)
+    return groups.compare_accuracy(both | winners, both | losers, group_n, alpha=0.05)
+
+
+def groups_count_as_one(groups):
+    """12 won and 4 lost groups say as much as 12 won and 4 lost items: P(Bin(16, 1/2) >= 12)."""
+    found = compared_in_groups(groups)
+    assert found.p_value == pytest.approx(0.03840637, abs=1e-8)
+    assert found.p_value == pytest.approx(compared_in_groups(groups, size=1).p_value, abs=1e-12)
+    assert (found.num_wins, found.num_losses, found.num_groups) == (120, 40, 30)
+
+
+def groups_widen_the_bounds(groups):
+    found = compared_in_groups(groups)
+    assert found.design_effect == pytest.approx(10 * 30 / 29, rel=0.01)
+    assert found.low < 0.06 < 0.15 < found.difference
+
+
+def groups_leave_bounds_on_one_group_open(groups):
+    right = np.arange(100) < 60
+    group_n = np.where(np.arange(100) < 30, 0, np.arange(100))
+    found = groups.compare_accuracy(right, ~right, group_n, alpha=0.05)
+    assert (found.low, found.high) == (-1.0, 1.0)
+
+
+def groups_draw_noise_to_the_whole(groups):
+    drawn = groups.shrunk(np.array([0.5, 0.9, 0.88, 0.92]), np.array([0.05, 0.0001, 0.0001, 0.0001]), whole=0.9)
+    assert drawn[0] > 0.88
+    assert groups.shrunk(np.array([0.5, 0.9]), np.array([1e-6, 1e-6]), whole=0.7)[0] < 0.51
+
+
+def groups_draw_whole_groups_for_f1(groups):
+    group_n = np.repeat(np.arange(30), 10)
+    found = groups.compare_macro_f1(TRUTH, BETTER, WORSE, group_n, num_classes=2, alpha=0.03, seed=1, num_resamples=500)
+    single = groups.compare_macro_f1(
+        TRUTH, BETTER, WORSE, np.arange(NUM_ITEMS), num_classes=2, alpha=0.03, seed=1, num_resamples=500
+    )
+    assert found.difference == single.difference
+    assert found.low < single.low - 0.05
+    assert found.p_value > single.p_value
+
+
+def budget_is_spent_once(budget):
+    start = s.NOW
+    weekly = [start + dt.timedelta(days=7 * week) for week in range(520)]
+    levels = budget.epoch_levels(weekly, a_year=0.5, confidence=0.95)
+    assert levels[0] == pytest.approx(0.05)
+    assert sum(levels[:53]) <= 1.0
+    assert sum(levels[260:312]) <= 0.5 * 52 * 7 / 365 + 1e-6
+    hurried = budget.epoch_levels(
+        [start + dt.timedelta(minutes=one) for one in range(1000)], a_year=0.5, confidence=0.95
+    )
+    assert sum(hurried) <= 0.501
+    assert budget.epoch_levels([start], a_year=5, confidence=0.9) == [pytest.approx(0.1)]
+    rested = budget.epoch_levels([start, start + dt.timedelta(days=3650)], a_year=0.2, confidence=0.95)
+    assert rested == [pytest.approx(0.02), pytest.approx(0.02)]
+
+
+def power_is_that_of_the_exact_test(power):
+    """Figures of the exact test: 100 items, models that differ on 5 %, at the first and the 20th use of 5 %."""
+    first, later = (0.05 * 6 / (math.pi * use) ** 2 for use in (1, 20))
+    assert power.detectable_gain(num_items=100, disagreement=0.05, alpha=first) == pytest.approx(0.077, abs=0.002)
+    assert power.detectable_gain(num_items=100, disagreement=0.10, alpha=later) == pytest.approx(0.166, abs=0.002)
+    assert power.power(0.05, num_items=1000, disagreement=0.1, alpha=first) > 0.99
+    assert power.power(0.0, num_items=1000, disagreement=0.1, alpha=first) <= first
+
+
+def power_knows_that_luck_is_likelier_than_large_gains(power):
+    seen = dataclasses.replace(s.gain(0.05, num_items=100), num_wins=8, num_losses=3)
+    assert power.chance_better(seen) == pytest.approx(0.775, abs=0.001)
+    assert power.posterior_gain(seen)[0] == pytest.approx(0.013, abs=0.0001)
+    surer = dataclasses.replace(seen, num_items=10_000, num_wins=800, num_losses=300)
+    assert power.chance_better(surer) > 0.999
+    assert power.chance_with_more(seen, more_items=1000, alpha=0.03) > power.chance_with_more(
+        seen, more_items=100, alpha=0.03
+    )

@@ -20,38 +20,41 @@ class Mutation:
 
 
 RULE_MUTATIONS = [
-    ("p-value inverted", "gain.p_value <= gain.alpha", "gain.p_value >= gain.alpha", check.rule_promotes_a_sure_gain),
-    ("p-value dropped", " and gain.p_value <= gain.alpha", "", check.rule_leaves_chance_open),
-    (
-        "difference inverted",
-        "real = gain.difference > 0 and",
-        "real = gain.difference < 0 and",
-        check.rule_promotes_a_sure_gain,
-    ),
-    ("direction ignored", "real = gain.difference > 0 and", "real =", check.rule_keeps_the_better_champion),
-    ("minimum gain inverted", "gain.low >= min_gain", "gain.low <= min_gain", check.rule_asks_for_the_minimum_gain),
-    ("other bound", "gain.low >= min_gain", "gain.high >= min_gain", check.rule_asks_for_the_minimum_gain),
     ("level unchecked", "if not math.isclose(gain.alpha, level):", "if False:", check.rule_refuses_another_level),
-    ("latency dropped", "limit_ms is not None and latency_ms > limit_ms", "False", check.rule_holds_latency),
-    ("latency inverted", "latency_ms > limit_ms", "latency_ms < limit_ms", check.rule_holds_latency),
+    (
+        "level of the epoch ignored",
+        "level = alpha_for_use(policy, evidence.exam_use, epoch_level=evidence.epoch_level)",
+        "level = alpha_for_use(policy, evidence.exam_use)",
+        check.rule_spends_the_epochs_level,
+    ),
+    ("eager always", "if policy.mode == EAGER_MODE:", "if True:", check.rule_is_eager_only_where_it_is_asked),
+    ("eager never", "if policy.mode == EAGER_MODE:", "if False:", check.rule_is_eager_only_where_it_is_asked),
+    ("latency dropped", "limit_ms is None or latency_ms <= limit_ms", "True", check.rule_holds_latency),
+    ("latency inverted", "latency_ms <= limit_ms", "latency_ms >= limit_ms", check.rule_holds_latency),
+    ("slow machine blamed", "rival_ms is not None and rival_ms > limit_ms", "False", check.rule_knows_a_slow_machine),
     ("size dropped", "if size_mb > limits.size_mb:", "if False:", check.rule_holds_size),
     ("size inverted", "size_mb > limits.size_mb", "size_mb < limits.size_mb", check.rule_holds_size),
+    ("calibration dropped", "if excess <= limit:", "if True:", check.rule_holds_calibration),
+    ("calibration inverted", "if excess <= limit:", "if excess >= limit:", check.rule_holds_calibration),
     (
-        "calibration dropped",
-        "if scores.calibration_error > limits.max_calibration_error:",
-        "if False:",
-        check.rule_holds_calibration,
+        "chance counts as calibration error",
+        "scores.calibration_error - expected",
+        "scores.calibration_error",
+        check.rule_takes_chance_off_the_calibration_error,
     ),
     (
-        "calibration inverted",
-        "scores.calibration_error > limits",
-        "scores.calibration_error < limits",
-        check.rule_holds_calibration,
+        "recall dropped",
+        "_recall_floor(policy, limits.recall_per_class,",
+        "_recall_floor(policy, 0.0,",
+        check.rule_holds_recall,
     ),
-    ("recall dropped", "_recall_floor(limits.recall_per_class,", "_recall_floor(0.0,", check.rule_holds_recall),
-    ("recall inverted", "score.recall.estimate < floor", "score.recall.estimate > floor", check.rule_holds_recall),
+    ("recall inverted", "if one.high < floor:", "if one.high > floor:", check.rule_holds_recall),
+    ("recall by the estimate", "if one.high < floor:", "if one.estimate < floor:", check.rule_holds_recall),
+    ("likely miss ignored", "elif one.shrunk < floor:", "elif False:", check.rule_holds_recall),
     ("limits dropped", ", *_check_limits(policy, evidence)]", "]", check.rule_holds_latency),
-    ("previous exam dropped", ", *_check_previous(policy, evidence)]", "]", check.rule_keeps_what_forgets),
+    ("epochs dropped", ", *_check_epochs(policy, evidence)]", "]", check.rule_keeps_what_forgets),
+    ("newest epoch ignored", "and newest.gain.difference < 0:", "and False:", check.rule_asks_the_newest_epoch),
+    ("shown loss ignored", "if gain is None or gain.high >= 0:", "if True:", check.rule_keeps_what_forgets),
     ("margin ignored", "if gain.low >= -margin:", "if True:", check.rule_keeps_what_forgets),
     (
         "margin on the estimate",
@@ -59,43 +62,23 @@ RULE_MUTATIONS = [
         "gain.difference >= -margin",
         check.rule_leaves_a_doubtful_past_open,
     ),
-    ("forgetting inverted", "gain.difference < -margin", "gain.difference > -margin", check.rule_keeps_what_forgets),
-    ("leak ignored", "if evidence.leaks:", "if False:", check.rule_refuses_a_leak),
+    ("forgetting inverted", "gain.high < -margin", "gain.high > -margin", check.rule_keeps_what_forgets),
     (
-        "champion's leak hidden",
-        "if not evidence.champion_leaks:",
-        "if True:",
-        check.rule_tells_of_a_leak_to_the_champion,
+        "margin asked of any exam",
+        "power.independent_items(gain) >= needed and not rare",
+        "True",
+        check.rule_notes_a_margin_that_cannot_be_shown,
     ),
+    ("margin asked with rare classes", " and not rare:", ":", check.rule_notes_a_margin_that_cannot_be_shown),
     (
-        "champion's leak blocks",
-        '"CHAMPION_EXAM_LEAK", "note"',
-        '"CHAMPION_EXAM_LEAK", "against"',
-        check.rule_tells_of_a_leak_to_the_champion,
+        "margin asked of no exam",
+        "power.independent_items(gain) >= needed and not rare",
+        "False",
+        check.rule_leaves_a_doubtful_past_open,
     ),
     ("validity ignored", "    if invalid:", "    if False:", check.rule_refuses_a_leak),
-    ("NaN outputs pass", "if health.num_non_finite:", "if False:", check.rule_refuses_nan_outputs),
-    (
-        "non-probabilities pass",
-        "if health.num_not_probabilities:",
-        "if False:",
-        check.rule_refuses_wrong_probabilities,
-    ),
-    ("constant outputs pass", "if health.constant and", "if False and", check.rule_refuses_one_answer_to_all),
-    (
-        "NaN metrics pass",
-        "not all(math.isfinite(figure) for figure in figures)",
-        "False",
-        check.rule_refuses_nan_metrics,
-    ),
-    ("NaN gain passes", "or not exam.gain.is_finite)", ")", check.rule_refuses_a_nan_gain),
-    (
-        "NaN latency passes",
-        "if not math.isfinite(value) or value <= 0",
-        "if value <= 0",
-        check.rule_refuses_nan_latency,
-    ),
     ("small exam passes", "if exam.num_items < policy.exam.min_items:", "if False:", check.rule_needs_an_exam_of_size),
+    ("few groups pass", "if num_groups < needed:", "if False:", check.rule_needs_groups),
     (
         "contender's classes ignored",
         "asked - set(evidence.contender.classes)",
@@ -110,14 +93,135 @@ RULE_MUTATIONS = [
     ),
     (
         "first model's floor dropped",
-        "if accuracy.estimate < policy.floors.accuracy:",
-        "if False:",
+        "and accuracy.estimate < floor:",
+        "and False:",
         check.rule_holds_the_first_models_floor,
     ),
     ("slices dropped", "    reasons += check_slices(policy, evidence.current)\n", "", check.rule_holds_slices),
+]
+
+CHECKS_MUTATIONS = [
+    ("leak ignored", "if evidence.leaks:", "if False:", check.rule_refuses_a_leak),
+    (
+        "champion's leak hidden",
+        "if not evidence.champion_leaks:",
+        "if True:",
+        check.rule_tells_of_a_leak_to_the_champion,
+    ),
+    (
+        "champion's leak blocks",
+        '"CHAMPION_EXAM_LEAK", "note"',
+        '"CHAMPION_EXAM_LEAK", "against"',
+        check.rule_tells_of_a_leak_to_the_champion,
+    ),
+    ("NaN outputs pass", "if health.num_non_finite:", "if False:", check.rule_refuses_nan_outputs),
+    ("non-probabilities pass", "if health.num_not_probabilities:", "if False:", check.rule_refuses_wrong_probabilities),
+    ("constant outputs pass", "if health.constant and", "if False and", check.rule_refuses_one_answer_to_all),
+    (
+        "NaN metrics pass",
+        "not all(math.isfinite(figure) for figure in figures)",
+        "False",
+        check.rule_refuses_nan_metrics,
+    ),
+    ("NaN gain passes", "or not exam.gain.is_finite)", ")", check.rule_refuses_a_nan_gain),
+    (
+        "NaN latency passes",
+        "if not math.isfinite(value) or value <= 0",
+        "if value <= 0",
+        check.rule_refuses_nan_latency,
+    ),
     ("an objection promotes", '"against": "keep"', '"against": "promote"', check.rule_holds_latency),
     ("a doubt promotes", '"open": "inconclusive"', '"open": "promote"', check.rule_leaves_chance_open),
     ("a gain outweighs objections", '"against": 0', '"against": 3', check.rule_holds_latency),
+]
+
+GAIN_MUTATIONS = [
+    ("p-value inverted", "gain.p_value <= gain.alpha", "gain.p_value >= gain.alpha"),
+    ("p-value dropped", " and gain.p_value <= gain.alpha", ""),
+    ("gain inverted", "real = gain.difference > 0 and", "real = gain.difference < 0 and"),
+    ("direction ignored", "real = gain.difference > 0 and", "real ="),
+    ("minimum gain inverted", "gain.low >= min_gain", "gain.low <= min_gain"),
+    ("other bound", "gain.low >= min_gain", "gain.high >= min_gain"),
+]
+
+GROUPS_MUTATIONS = [
+    (
+        "items counted one by one",
+        "p_value=sign_flip_p_value(",
+        "p_value=single.p_value or (",
+        check.groups_count_as_one,
+    ),
+    (
+        "total of the other sign",
+        "kept = (int(sums_g.sum()) + int(sizes_g.sum())) // 2",
+        "kept = (int(sizes_g.sum()) - int(sums_g.sum())) // 2",
+        check.groups_count_as_one,
+    ),
+    ("one pattern too few", "chances[kept:].sum()", "chances[kept + 1 :].sum()", check.groups_count_as_one),
+    ("no design effect", "return max(1.0, clustered / independent)", "return 1.0", check.groups_widen_the_bounds),
+    (
+        "large group bounded",
+        "are_single(group_n) or largest_share(group_n) <= MAX_GROUP_SHARE\n    low",
+        "True\n    low",
+        check.groups_leave_bounds_on_one_group_open,
+    ),
+    (
+        "noise believed",
+        "whole + between / (between + variance_k) * (estimate_k - whole)",
+        "estimate_k",
+        check.groups_draw_noise_to_the_whole,
+    ),
+    ("parts ignored", "max(0.0, excess / scale) if scale > 0 else 0.0", "0.0", check.groups_draw_noise_to_the_whole),
+    (
+        "items drawn for F1",
+        "gain_r = contender_r - champion_r",
+        "gain_r = champion_r - champion_r + single.difference",
+        check.groups_draw_whole_groups_for_f1,
+    ),
+]
+
+BUDGET_MUTATIONS = [
+    ("budget not spent", "balance, before = balance - level, at", "before = at", check.budget_is_spent_once),
+    (
+        "saved up for ever",
+        "min(a_year, balance + a_year * passed)",
+        "balance + a_year * passed",
+        check.budget_is_spent_once,
+    ),
+    ("never refilled", "balance + a_year * passed)", "balance)", check.budget_is_spent_once),
+    (
+        "confidence ignored",
+        "min(1 - confidence, SHARE_AN_EPOCH * balance)",
+        "SHARE_AN_EPOCH * balance",
+        check.budget_is_spent_once,
+    ),
+]
+
+POWER_MUTATIONS = [
+    (
+        "one win too few",
+        "stats.binom.isf(alpha, num_discordant, 0.5) + 1",
+        "stats.binom.isf(alpha, num_discordant, 0.5)",
+        check.power_is_that_of_the_exact_test,
+    ),
+    (
+        "normal approximation",
+        "(share + gain) / (2 * share)",
+        "(share + gain / 2) / (2 * share)",
+        check.power_is_that_of_the_exact_test,
+    ),
+    (
+        "prior ignored",
+        "variance = 1 / (1 / seen + 1 / prior**2)",
+        "variance = seen",
+        check.power_knows_that_luck_is_likelier_than_large_gains,
+    ),
+    (
+        "items not counted",
+        "more = round(more_items / effect * share)",
+        "more = 10",
+        check.power_knows_that_luck_is_likelier_than_large_gains,
+    ),
 ]
 
 STATISTICS_MUTATIONS = [
@@ -170,20 +274,20 @@ STATISTICS_MUTATIONS = [
 EVIDENCE_MUTATIONS = [
     (
         "right answers swapped",
-        "compare_accuracy(contender_n == truth_n, champion_n == truth_n,",
-        "compare_accuracy(champion_n == truth_n, contender_n == truth_n,",
+        "right = (contender_n == truth_n, champion_n == truth_n)",
+        "right = (champion_n == truth_n, contender_n == truth_n)",
         check.evidence_knows_who_is_better,
     ),
     (
         "models swapped",
-        "gain = _compare(truth_n, contender_n, champion_n,",
-        "gain = _compare(truth_n, champion_n, contender_n,",
+        "truth_n, contender_n, champion_n = coded.truth_n[chosen], coded.contender_n[chosen], champion_n[chosen]",
+        "truth_n, champion_n, contender_n = coded.truth_n[chosen], coded.contender_n[chosen], champion_n[chosen]",
         check.evidence_knows_who_is_better,
     ),
     (
         "models swapped for F1",
-        "        truth_n, contender_n, champion_n, num_classes=num_classes, alpha=alpha, seed",
-        "        truth_n, champion_n, contender_n, num_classes=num_classes, alpha=alpha, seed",
+        "answers = (truth_n, contender_n, champion_n)",
+        "answers = (truth_n, champion_n, contender_n)",
         check.evidence_knows_who_is_better_by_f1,
     ),
     (
@@ -209,23 +313,32 @@ EVIDENCE_MUTATIONS = [
 ]
 
 OTHER_MUTATIONS = [
-    ("slice_rule", "floor dropped", "if not share >= floor:", "if False:", check.slices_hold_their_floor),
-    ("slice_rule", "floor inverted", "if not share >= floor:", "if share >= floor:", check.slices_hold),
+    ("slice_rule", "floor dropped", "if shrunk >= floor and high >= floor:", "if True:", check.slices_hold_their_floor),
+    ("slice_rule", "floor inverted", "if shrunk >= floor and high", "if shrunk < floor and high", check.slices_hold),
+    ("slice_rule", "likely miss against", "if high < floor:", "if True:", check.slices_leave_a_likely_miss_open),
+    (
+        "slice_rule",
+        "likely miss ignored",
+        "if shrunk >= floor and high",
+        "if high",
+        check.slices_leave_a_likely_miss_open,
+    ),
     ("slice_rule", "margin ignored", "if gain.low >= -margin:", "if True:", check.slices_hold_their_margin),
     (
         "slice_rule",
         "margin on the estimate",
         "gain.low >= -margin",
         "gain.difference >= -margin",
-        check.slices_leave_a_doubtful_loss_open,
+        check.slices_note_a_loss_that_is_not_ruled_out,
     ),
     (
         "slice_rule",
         "loss inverted",
-        "gain.difference < -margin",
-        "gain.difference > -margin",
+        "gain.high < -margin",
+        "gain.high > -margin",
         check.slices_hold_their_margin,
     ),
+    ("slice_rule", "likely loss ignored", "if shrunk < -margin:", "if False:", check.slices_leave_a_likely_loss_open),
     (
         "verdict",
         "leak not passed on",
@@ -235,24 +348,31 @@ OTHER_MUTATIONS = [
     ),
     (
         "verdict",
-        "old exam judged as the current one",
-        "current=exams[0]",
-        "current=exams[-1]",
-        check.verdict_judges_the_current_exam,
+        "newest epoch alone judged",
+        "[ev.pool(answers)] if with_window else answers",
+        "answers[:1]",
+        check.verdict_judges_the_epochs_together,
     ),
     (
         "verdict",
-        "previous exam not shown",
-        "previous=exams[1] if len(exams) > 1 else None",
-        "previous=None",
-        check.verdict_looks_at_the_previous_exam,
+        "one epoch not shown",
+        "for one in answers] if with_window else []",
+        "for one in answers[:1]] if with_window else []",
+        check.verdict_looks_at_each_epoch,
     ),
     (
         "verdict",
         "use not counted",
-        "ev.alpha_for_use(policy, question.exam_use)",
-        "ev.alpha_for_use(policy, 1)",
+        "ev.alpha_for_use(policy, question.exam_use,",
+        "ev.alpha_for_use(policy, 1,",
         check.verdict_counts_the_use,
+    ),
+    (
+        "verdict",
+        "level of the epoch dropped",
+        "epoch_level=question.epoch_level)\n",
+        "epoch_level=None)\n",
+        check.verdict_spends_the_epochs_level,
     ),
     (
         "verdict",
@@ -371,6 +491,14 @@ OTHER_MUTATIONS = [
 
 MUTATIONS = [
     *[Mutation(name, "rule", *rest) for name, *rest in RULE_MUTATIONS],
+    *[
+        Mutation(name, "rule_checks", original, mutated, check.with_checks(behaviour))
+        for name, original, mutated, behaviour in CHECKS_MUTATIONS
+    ],
+    *[Mutation(name, "statistics", *rest, check.statistics_show_a_gain) for name, *rest in GAIN_MUTATIONS],
+    *[Mutation(name, "groups", *rest) for name, *rest in GROUPS_MUTATIONS],
+    *[Mutation(name, "budget", *rest) for name, *rest in BUDGET_MUTATIONS],
+    *[Mutation(name, "power", *rest) for name, *rest in POWER_MUTATIONS],
     *[Mutation(name, "statistics", *rest) for name, *rest in STATISTICS_MUTATIONS],
     *[Mutation(name, "evidence", *rest) for name, *rest in EVIDENCE_MUTATIONS],
     *[Mutation(name, module, *rest) for module, name, *rest in OTHER_MUTATIONS],

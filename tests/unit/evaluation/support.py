@@ -14,6 +14,7 @@ from pipeline_tasks.contracts import Attempt, ExamRef, Item, Location, ModelRef,
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import metrics as m
+from pipeline_tasks.evaluation.parts import PartShare
 from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.intervals import NOT_A_NUMBER, Interval
 from pipeline_tasks.project import Gate, LoadedProject, Project
@@ -72,7 +73,7 @@ def gain(
 
 
 def exam(
-    epoch=2, *, num_items=1000, contender=None, champion=None, gained=None, shared=None, slices=()
+    epoch=2, *, num_items=1000, groups=None, contender=None, champion=None, gained=None, shared=None, slices=()
 ) -> ev.ExamEvidence:
     return ev.ExamEvidence(
         exam_id=f"exam{epoch}",
@@ -84,7 +85,22 @@ def exam(
         gain=gained or gain(),
         shared_gain=shared,
         slices=slices,
+        num_groups=num_items if groups is None else groups,
+        recalls=recalls(),
     )
+
+
+def recalls(*, shares=(0.9, 0.9), items=(500, 500), half=0.03, shrunk=None) -> tuple[PartShare, ...]:
+    return tuple(
+        PartShare(label, count, share, share if shrunk is None else shrunk, share - half, share + half)
+        for label, share, count in zip(CLASSES, shares, items, strict=True)
+        if count
+    )
+
+
+def epoch(number, *, gained=None, num_items=500, least_class=200) -> ev.EpochEvidence:
+    found = gained or gain(0.0, low=-0.02, alpha=0.05, num_items=num_items)
+    return ev.EpochEvidence(f"exam{number}", number, num_items, num_items, 0.9, 0.9, found, least_class)
 
 
 def evidence(**changes) -> ev.Evidence:
@@ -93,15 +109,16 @@ def evidence(**changes) -> ev.Evidence:
         contender=facts(),
         champion=facts(version="old", digest="d0", snapshot_id="s0"),
         current=exam(),
-        previous=exam(1, gained=gain(0.0, low=-0.02, alpha=0.05)),
+        previous=None,
         exam_use=1,
+        epochs=(epoch(2), epoch(1)),
     )
     return dataclasses.replace(defaults, **changes)
 
 
 def first_evidence(**changes) -> ev.Evidence:
     current = dataclasses.replace(exam(1), champion=None, gain=None, **changes)
-    return evidence(champion=None, previous=None, current=current)
+    return evidence(champion=None, current=current, epochs=(dataclasses.replace(epoch(1), champion=None, gain=None),))
 
 
 class TableModel:

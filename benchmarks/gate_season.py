@@ -1,0 +1,263 @@
+"""A year of weekly exam epochs: the accuracy that is served and the promotions that were wrong, rule by rule.
+
+    python benchmarks/gate_season.py [--years 100] [--seed 0]
+
+The world is a model: each item has a difficulty that all models share (probit), two models differ on about 10 % of the
+items, training gets better with 300 labels a week, a model loses accuracy on data that is younger than itself, three
+contenders are trained a week and one in twenty is broken by five points. Each week 100 exam items are labeled. All rules
+see the same contenders and items. What decides is the production code: today's rule (`evaluation.rule`), the rule before
+(`evaluation.rule_4`), and beside them "the higher score wins" on the newest 100 items and on the newest 800.
+
+Prints Markdown tables. Exits 1 unless today's rule serves at least 0.7 points more than the rule before in the world
+that ages by 0.05 points a week, at no more false promotions in a year of contenders that are exactly equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime as dt
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from pipeline_tasks.evaluation import groups, rule, rule_4, statistics
+from pipeline_tasks.evaluation.budget import epoch_levels
+from pipeline_tasks.evaluation.evidence import EpochEvidence, Evidence, ExamEvidence, ModelScores, alpha_for_use
+from pipeline_tasks.evaluation.metrics import OutputHealth
+from pipeline_tasks.intervals import wilson_interval
+from pipeline_tasks.project import Gate
+
+Array = np.ndarray[Any, np.dtype[Any]]
+WEEKS = 52
+BEFORE = 10  # epochs that exist when the year begins
+ITEMS = 100
+CONTENDERS = 3
+DIFFICULTY = 0.93  # correlation of two models' latent scores on one item: about 10 % disagreement at 87 %
+RUN_NOISE = 0.01
+BROKEN, BROKEN_BY = 0.05, 0.05
+START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+Promote = Callable[["Year", int, int, int], bool]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class World:
+    """How the truth moves: points lost a week on younger data, and whether training learns and contenders differ."""
+
+    name: str
+    aging: float
+    learns: bool = True
+    equal: bool = False
+    worse: float = 0.0
+
+
+WORLDS = (
+    World("aging 0.05", 0.0005),
+    World("aging 0.2", 0.002),
+    World("flat", 0.0, learns=False),
+    World("equal contenders", 0.0, learns=False, equal=True),
+    World("all 1 point worse", 0.0, learns=False, equal=True, worse=0.01),
+)
+
+
+@dataclasses.dataclass(slots=True)
+class Year:
+    """One year: each model's quality and training week, and whether it is right on each item of each epoch."""
+
+    quality_m: Array
+    week_m: Array
+    right_mei: Array
+    aging: float
+    uses: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def accuracy(self, model: int, week: int) -> float:
+        """Return a model's true accuracy on data of a week."""
+        return float(self.quality_m[model] - self.aging * max(0, week - self.week_m[model]))
+
+    def window(self, week: int, *, items: int) -> list[int]:
+        """Return the epochs that are judged together in a week, newest first."""
+        newest = BEFORE + week
+        return list(range(newest, max(-1, newest - items // ITEMS), -1))
+
+
+def quality(week: int, *, learns: bool) -> float:
+    """Return what training reaches with 1,000 labels and 300 more a week."""
+    return 0.93 - 0.0635 * ((1000 + 300 * week) / 1000) ** -0.35 if learns else 0.93 - 0.0635
+
+
+def year_of(random: np.random.Generator, world: World) -> Year:
+    """Draw a year of contenders and exam items."""
+    weeks = [-1] + [week for week in range(WEEKS) for _ in range(CONTENDERS)]
+    qualities = [quality(0, learns=False)]
+    for week in weeks[1:]:
+        if world.equal:
+            qualities.append(qualities[0] - world.worse)
+            continue
+        broken = BROKEN_BY if random.random() < BROKEN else 0.0
+        qualities.append(quality(week, learns=world.learns) + random.normal(0, RUN_NOISE) - broken)
+    quality_m, week_m = np.array(qualities), np.array(weeks)
+    epoch_e = np.arange(BEFORE + WEEKS) - BEFORE
+    age_me = np.maximum(0, epoch_e[None, :] - week_m[:, None])
+    accuracy_me = np.clip(quality_m[:, None] - world.aging * age_me, 0.01, 0.99)
+    item_ei = random.standard_normal((len(epoch_e), ITEMS))
+    noise_mei = random.standard_normal((len(weeks), len(epoch_e), ITEMS), dtype=np.float32)
+    latent_mei = np.sqrt(DIFFICULTY) * item_ei[None] + np.sqrt(1 - DIFFICULTY) * noise_mei
+    return Year(quality_m, week_m, latent_mei < stats.norm.ppf(accuracy_me)[:, :, None], world.aging)
+
+
+def scores(right_n: Array) -> ModelScores:
+    """Return the accuracy as the rule takes it; the other figures of a model do not count here."""
+    accuracy = wilson_interval(int(right_n.sum()), len(right_n))
+    return ModelScores(accuracy, accuracy, 0.0, (), (), (), OutputHealth(0, 0, constant=False))
+
+
+def today(policy: Gate) -> Promote:
+    """Return the product's rule on the newest epochs together, at the level that the yearly budget leaves."""
+    opened = [START + dt.timedelta(days=7 * epoch) for epoch in range(BEFORE + WEEKS)]
+    levels = epoch_levels(opened, a_year=policy.false_promotions_a_year, confidence=policy.confidence)
+
+    def promote(year: Year, contender: int, champion: int, week: int) -> bool:
+        chosen = year.window(week, items=policy.exam.window_items)
+        use, level = next_use(year, week), levels[BEFORE + week]
+        pair = (year.right_mei[contender][chosen], year.right_mei[champion][chosen])
+        ours_n, theirs_n = (one.reshape(-1) for one in pair)
+        alpha = alpha_for_use(policy, use, epoch_level=level)
+        current = ExamEvidence(
+            exam_id="", epoch=chosen[0], num_items=len(ours_n), classes=(), contender=scores(ours_n),
+            champion=scores(theirs_n), gain=compared(ours_n, theirs_n, alpha=alpha), shared_gain=None,
+            num_groups=len(ours_n),
+        )  # fmt: skip
+        parts = tuple(
+            EpochEvidence("", epoch, ITEMS, ITEMS, 0.0, 0.0, compared(ours, theirs, alpha=1 - policy.confidence), ITEMS)
+            for epoch, ours, theirs in zip(chosen, *pair, strict=True)
+        )
+        evidence = Evidence((), None, None, current, None, use, epochs=parts, epoch_level=level)  # type: ignore[arg-type]
+        return all(one.stand in {"for", "note"} for one in rule.compare(policy, evidence))
+
+    return promote
+
+
+def before(policy: Gate) -> Promote:
+    """Return the rule before: the newest epoch alone, the one before it within the margin."""
+
+    def promote(year: Year, contender: int, champion: int, week: int) -> bool:
+        newest, previous = BEFORE + week, BEFORE + week - 1
+        alpha = alpha_for_use(policy, next_use(year, week))
+        pairs = [(year.right_mei[contender][epoch], year.right_mei[champion][epoch]) for epoch in (newest, previous)]
+        gain = statistics.compare_accuracy(*pairs[0], alpha=alpha)
+        if not statistics.shows_gain(gain, min_gain=policy.min_gain):
+            return False
+        old = statistics.compare_accuracy(*pairs[1], alpha=1 - policy.confidence)
+        return rule_4.non_inferior(policy, old, where="", code="").stand == "for"
+
+    return promote
+
+
+def higher(*, items: int) -> Promote:
+    """Return "the higher score wins" on so many of the newest items."""
+
+    def promote(year: Year, contender: int, champion: int, week: int) -> bool:
+        chosen = year.window(week, items=items)
+        return bool(year.right_mei[contender][chosen].sum() > year.right_mei[champion][chosen].sum())
+
+    return promote
+
+
+def compared(ours_n: Array, theirs_n: Array, *, alpha: float) -> statistics.PairedGain:
+    """Return the gain on items that are a group each."""
+    return groups.compare_accuracy(ours_n, theirs_n, np.arange(len(ours_n)), alpha=alpha)
+
+
+def next_use(year: Year, week: int) -> int:
+    year.uses[week] = year.uses.get(week, 0) + 1
+    return year.uses[week]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """One year under one rule: mean true accuracy served, promotions, those to a truly worse model, by > 1 point."""
+
+    accuracy: float
+    promotions: int
+    worse: int
+    much_worse: int
+
+
+def play(year: Year, promote: Promote) -> Outcome:
+    """Return what a rule makes of a year."""
+    year.uses = {}
+    champion, served, gains = 0, [], []
+    for week in range(WEEKS):
+        for contender in range(1 + week * CONTENDERS, 1 + (week + 1) * CONTENDERS):
+            if promote(year, contender, champion, week):
+                gains.append(year.accuracy(contender, week) - year.accuracy(champion, week))
+                champion = contender
+        served.append(year.accuracy(champion, week))
+    worse = [gain for gain in gains if gain <= 0]
+    return Outcome(float(np.mean(served)), len(gains), len(worse), sum(gain < -0.01 for gain in worse))
+
+
+def rules() -> dict[str, Promote]:
+    """Return the rules by name."""
+    policy = Gate()
+    return {
+        "today's rule": today(policy),
+        "today's rule, eager": today(Gate(mode="eager")),
+        "rule before (3, 4)": before(policy),
+        "higher score, newest 100": higher(items=ITEMS),
+        "higher score, newest 800": higher(items=8 * ITEMS),
+        "never": lambda *_: False,
+    }
+
+
+def row_of(found: Sequence[Outcome]) -> list[str]:
+    """Return means with their 95 % Monte Carlo error."""
+    columns = [np.array([getattr(one, name) for one in found], dtype=float) for name in Outcome.__slots__]
+    columns[0] = 100 * columns[0]
+    return [f"{one.mean():.2f} ±{1.96 * one.std() / len(found) ** 0.5:.2f}" for one in columns]
+
+
+def main() -> int:
+    """Play the years, print the tables; exit 1 where the claim does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--years", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    start = time.perf_counter()
+    found: dict[tuple[str, str], list[Outcome]] = {}
+    for number, world in enumerate(WORLDS):
+        for year_number in range(options.years):
+            year = year_of(np.random.default_rng([options.seed, number, year_number]), world)
+            for name, promote in rules().items():
+                found.setdefault((world.name, name), []).append(play(year, promote))
+        print(f"\n**{world.name}**, {options.years} years of {WEEKS} weeks\n")
+        print("| rule | accuracy served, % | promotions a year | truly no better | worse by more than 1 point |")
+        print("|---|---|---|---|---|")
+        for name in rules():
+            print(f"| {name} | {' | '.join(row_of(found[world.name, name]))} |")
+    print(f"\n{time.perf_counter() - start:.0f} s")
+    return report(found)
+
+
+def report(found: dict[tuple[str, str], list[Outcome]]) -> int:
+    """Say whether the claim holds: 0.7 points more served, no more false promotions among equal contenders."""
+
+    def mean(world: str, name: str, what: str) -> float:
+        return float(np.mean([getattr(one, what) for one in found[world, name]]))
+
+    gained = mean("aging 0.05", "today's rule", "accuracy") - mean("aging 0.05", "rule before (3, 4)", "accuracy")
+    wrong = [mean("equal contenders", name, "worse") for name in ("today's rule", "rule before (3, 4)")]
+    error = 1.96 * float(np.std([one.worse for one in found["equal contenders", "rule before (3, 4)"]]))
+    error /= len(found["equal contenders", "rule before (3, 4)"]) ** 0.5
+    print(f"served: {100 * gained:+.2f} points; false promotions a year: {wrong[0]:.2f} (before: {wrong[1]:.2f})")
+    held = gained >= 0.007 and wrong[0] <= wrong[1] + 2 * error
+    print("The claim holds." if held else "FAILED: the claim does not hold.")
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

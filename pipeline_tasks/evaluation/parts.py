@@ -1,0 +1,44 @@
+"""Parts of an exam (classes, values of a slice): the share right on each, with what is shown of it. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline_tasks.evaluation import groups
+from pipeline_tasks.evaluation.metrics import Array
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PartShare:
+    """The share of a part's items that is right.
+
+    `low` and `high` are one-sided bounds; `shrunk` is the estimate drawn to the whole by as much as it is noise.
+    """
+
+    name: str
+    num_items: int
+    estimate: float
+    shrunk: float
+    low: float
+    high: float
+
+
+def part_shares(right_n: Array, rows: Mapping[str, Array], group_n: Array, *, alpha: float) -> tuple[PartShare, ...]:
+    """Return the share right on each part that has items, in the order of `rows` (name to positions)."""
+    filled = {name: rows_k for name, rows_k in rows.items() if len(rows_k)}
+    if not filled:
+        return ()
+    bounds = {name: groups.share_bounds(right_n[one], group_n[one], alpha=alpha) for name, one in filled.items()}
+    chosen = np.concatenate(list(filled.values()))
+    whole = float(right_n[chosen].mean())
+    spread = max(whole * (1 - whole), 0.25 / len(chosen))
+    effects = [groups.design_effect(right_n[one].astype(float), group_n[one]) for one in filled.values()]
+    variance_k = np.array([spread * effect / len(one) for effect, one in zip(effects, filled.values(), strict=True)])
+    drawn_k = groups.shrunk(np.array([bounds[name].estimate for name in filled]), variance_k, whole=whole)
+    return tuple(
+        PartShare(name, len(one), bounds[name].estimate, float(drawn), bounds[name].low, bounds[name].high)
+        for (name, one), drawn in zip(filled.items(), drawn_k, strict=True)
+    )
