@@ -131,7 +131,7 @@ def test_b2_an_undecodable_exam_item_is_left_out_for_both_models(run, world, obj
         monkeypatch.setattr(model, "decode", decode)
     ref = run()
     document = json.loads(object_store.get(f"{ref.object_key}/verdict.json"))
-    assert document["evidence"]["current"]["num_items"] == 119
+    assert document["evidence"]["current"]["num_items"] == 239
     (left_out,) = document["question"]["left_out"]
     assert (left_out["item_id"], left_out["code"]) == (sha256_hex(bad), "UNDECODABLE")
     assert "VALUE_INVALID: a must be a number (got 'NA')." in left_out["reason"]
@@ -166,7 +166,7 @@ def test_b2_a_retired_item_is_left_out_and_named(run, object_store):  # noqa: F8
     ref = run(retired={gone: "retired by ann on 2026-03-01: typed in wrongly"})
     document = json.loads(object_store.get(f"{ref.object_key}/verdict.json"))
     assert [(one["code"], one["item_id"]) for one in document["question"]["left_out"]] == [("RETIRED", gone)]
-    assert document["evidence"]["current"]["num_items"] == 119
+    assert document["evidence"]["current"]["num_items"] == 239
     assert "typed in wrongly" in object_store.get(f"{ref.object_key}/report.html").decode()
 
 

@@ -63,13 +63,21 @@ def make(database, object_store):
     """Judge for real and return (document, page, evidence)."""
 
     def call(
-        *, classes=s.CLASSES, champion=True, wrong=range(24), media_type="text/plain", gate=None, broken=None, near=None
+        *,
+        classes=s.CLASSES,
+        champion=True,
+        wrong=range(24),
+        contender_wrong=(100,),
+        media_type="text/plain",
+        gate=None,
+        broken=None,
+        near=None,
     ):
         rename = dict(zip(s.CLASSES, classes, strict=False))
         labels = [rename[label] for label in LABELS]
         exams = [s.put_exam(object_store, epoch=epoch, labels=labels, media_type=media_type) for epoch in (1, 2)]
         old = s.answers(1, LABELS) | s.answers(2, LABELS, wrong=wrong)
-        new = s.answers(1, LABELS) | s.answers(2, LABELS, wrong=[100])
+        new = s.answers(1, LABELS) | s.answers(2, LABELS, wrong=contender_wrong)
         models = {"old": s.TableModel(old, classes=classes), "new": s.TableModel(new, classes=classes, broken=broken)}
         world = s.World(object_store, models, exams, near=near or {})
         ticks = itertools.count()
@@ -100,7 +108,7 @@ def make(database, object_store):
 def test_the_page_says_the_answer_and_both_models_scores(make):
     words = " ".join(Page(make()[1]).words)
     assert "Promote the contender" in words
-    assert "Accuracy on the current exam of 120 items is 99.2 % for the contender and 80.0 % for the champion" in words
+    assert "Accuracy on the 240 items of epochs 1 to 2 is 99.6 % for the contender and 90.0 % for the champion" in words
     assert "+19.2 points" in words
     assert "24 won, 1 lost" in words
     for section in ("Why", "Difference", "Side by side", "Classes, worst first", "What is taken for what"):
@@ -147,7 +155,7 @@ def test_a_first_model_shows_where_it_is_wrong(make):
 def test_a_model_that_gives_nonsense_still_has_a_report(make):
     words = " ".join(Page(make(broken="nan")[1]).words)
     assert "Keep the champion" in words
-    assert "The contender gives NaN or infinity for 120 items of exam 2." in words
+    assert "The contender gives NaN or infinity for 240 items of exam 2." in words
     assert "not computable" in words
 
 
@@ -226,23 +234,30 @@ def test_advice_says_how_many_wrong_labels_would_turn_a_promotion(make):
 
 
 def test_advice_counts_missing_right_answers_of_a_class(make):
-    document, _, _ = make(gate={"limits": {"recall_per_class": 0.995}, "exam": {"min_items": 10}})
+    limits = {"recall_per_class": 0.95}
+    document, _, _ = make(
+        broken=None, contender_wrong=range(0, 20, 2), gate={"limits": limits, "exam": {"min_items": 10}}
+    )
     assert document["decision"]["code"] == "RECALL_FLOOR"
-    assert "shirt: 1 more of its 60 items right would meet the floor." in advice.what_would_change(document)
+    assert "shirt: 4 more of its 120 items right would meet the floor." in advice.what_would_change(document)
 
 
 def test_advice_on_an_uncertain_gain_gives_a_number_of_items(make):
     document, _, _ = make(wrong=range(4))
     assert document["decision"]["answer"] == "inconclusive"
     lines = advice.what_would_change(document)
-    assert any(re.match(r"About \d+ more exam items would show a gain of 2.5 points", line) for line in lines)
+    assert any(
+        re.match(r"A contender that truly is 5.0 points better is seen here with a chance of \d+%", line)
+        for line in lines
+    )
+    assert any("once it is full, 3.0 points are seen with a chance of" in line for line in lines)
 
 
 def test_summary_is_markdown_that_cannot_break_out(make):
     document, _, _ = make(classes=("a|b](javascript:x)<script>", "shoe"))
     found = markdown_summary(document, report_url="http://localhost/report")
     assert found.startswith("**Promote the contender: ")
-    assert "| Accuracy | 80.0 % | 99.2 % |" in found
+    assert "| Accuracy | 90.0 % | 99.6 % |" in found
     assert "<script>" not in found
     assert "a\\|b\\]\\(javascript:x\\)&lt;script&gt;" in found
     assert "[The whole report](http://localhost/report)" in found
@@ -251,7 +266,7 @@ def test_summary_is_markdown_that_cannot_break_out(make):
 
 def test_summary_of_a_first_model_has_one_column(make):
     document, _, _ = make(champion=False)
-    assert "| Accuracy | 99.2 % |" in markdown_summary(document)
+    assert "| Accuracy | 99.6 % |" in markdown_summary(document)
 
 
 @pytest.mark.integration

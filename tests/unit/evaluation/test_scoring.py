@@ -113,12 +113,46 @@ def test_latency_leaves_the_warm_up_out():
     starts = [0.0] * scoring.NUM_WARM_UP
     ticks = itertools.chain(starts, timed)
     model = s.TableModel({b"item 1": 0})
-    found = scoring.measure_latency(model, [b"item 1"], timer=lambda: next(ticks), num_timed=100)
-    assert (found.latency_p50_ms, found.latency_p99_ms) == (50.5, 99.01)
+    found = measured({"contender": model}, timer=lambda: next(ticks))["contender"]
+    assert (found.latency_p50_ms, found.latency_p99_ms, found.repeats, found.load) == (50.5, 99.01, 1, 0.5)
+
+
+def measured(models, *, is_enough=lambda _: True, timer, payloads=(b"item 1",)):
+    return scoring.measure_latency(models, payloads, is_enough=is_enough, timer=timer, load=lambda: 0.5, num_timed=100)
+
+
+def test_the_models_are_timed_in_turn_and_again_before_a_no():
+    order, clock = [], itertools.count()
+
+    class Named(s.TableModel):
+        def decode(self, data):
+            order.append(self.name)
+            return data
+
+    models = {}
+    for name in ("contender", "champion"):
+        models[name] = Named({b"item 1": 0})
+        models[name].name = name
+    found = measured(models, is_enough=lambda _: False, timer=lambda: next(clock) / 1000)
+    assert order[:4] == ["contender", "champion"] * 2
+    assert {one.repeats for one in found.values()} == {scoring.MAX_MEASUREMENTS}
+
+
+def test_the_quickest_measurement_counts():
+    slow_then_quick = itertools.chain(
+        [0.0] * 10, *([0.0, took] for took in [0.02] * 100), [0.0] * 10, *([0.0, 0.01],) * 100
+    )
+    ticks = itertools.chain(slow_then_quick)
+    found = measured(
+        {"contender": s.TableModel({b"item 1": 0})},
+        is_enough=lambda found: found["contender"].latency_p99_ms <= 15,
+        timer=lambda: next(ticks),
+    )
+    assert (found["contender"].latency_p99_ms, found["contender"].repeats) == (10.0, 2)
 
 
 def test_latency_of_nothing_is_not_a_number():
-    found = scoring.measure_latency(s.TableModel({}), [], timer=lambda: 0.0)
+    found = measured({"contender": s.TableModel({})}, timer=lambda: 0.0, payloads=[])["contender"]
     assert found.latency_p99_ms != found.latency_p99_ms
 
 

@@ -30,7 +30,7 @@ def declared(**changes):
 
 
 def item(name, *, source="shop", origin="source", media_type="text/plain"):
-    return ExamItem(name, "shirt", media_type, source, origin, Location("items/x", 0, 1), name)
+    return ExamItem(name, "shirt", media_type, source, origin, Location("items/x", 0, 1), name, name)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,20 @@ def test_a_gain_is_computed_only_where_a_margin_is_asked_for():
     assert evidence_of(["a"], contender=[1], champion=[1], min_items=1).scores[0].gain is None
 
 
-def score(value="phone", *, share=0.9, champion=0.9, num_items=100, gain=None):
+def score(value="phone", *, share=0.9, champion=0.9, num_items=100, gain=None, shrunk=None, half=0.06):
+    """Return a value's score with one-sided bounds `half` away; shrunk estimates are those that were seen."""
     old = None if champion is None else wilson_interval(round(champion * num_items), num_items)
-    return sl.SliceScore(value, num_items, wilson_interval(round(share * num_items), num_items), old, gain)
+    return sl.SliceScore(
+        value,
+        num_items,
+        wilson_interval(round(share * num_items), num_items),
+        old,
+        gain,
+        shrunk=share if shrunk is None else shrunk,
+        share_low=share - half,
+        share_high=share + half,
+        shrunk_gain=gain.difference if gain is not None else None,
+    )
 
 
 def found_with(*scores, num_small=0, small=(), without=0):
@@ -126,14 +137,38 @@ def test_a_slice_below_its_floor_keeps_the_champion_though_the_whole_is_better()
     assert (decision.answer, decision.code) == ("keep", "SLICE_FLOOR")
     assert decision.headline == (
         "Keep the champion: accuracy on slice camera = phone must be at least 80.0 % (gate.slices.floors; "
-        "got 61.0 % of 100 items, where the champion has 85.0 %)."
+        "got 61.0 % of 100 items, at most 67.0 % at the gate's confidence, where the champion has 85.0 %)."
     )
     assert "GAIN_SHOWN" in codes(decision)
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.81, "promote"), (0.80, "promote"), (0.79, "keep")])
-def test_a_floor_is_inclusive(share, expected):
+@pytest.mark.parametrize(("share", "expected"), [(0.80, "promote"), (0.79, "inconclusive"), (0.73, "keep")])
+def test_a_floor_is_inclusive_and_missed_where_that_is_shown(share, expected):
     assert decide(score(share=share), **FLOOR).answer == expected
+
+
+def test_a_value_that_is_low_by_chance_is_no_finding():
+    assert decide(score(share=0.79, shrunk=0.82), **FLOOR).answer == "promote"
+
+
+def test_eight_small_slices_of_equal_models_do_not_keep_a_gain_out():
+    """Eight values of 50 items; both models are right on 85 %: point estimates kept 63 % of true gains out."""
+    random, promoted = np.random.default_rng(0), 0
+    chosen = declared(min_items=20, floors={"accuracy": 0.8}, max_loss=0.05)
+    values = [f"v{index % 8}" for index in range(400)]
+    for _ in range(40):
+        right = [random.random(400) < 0.85 for _ in range(2)]
+        found = sl.score_slices(
+            [chosen],
+            {"camera": values},
+            contender_right_n=right[0],
+            champion_right_n=right[1],
+            group_n=np.arange(400),
+            alpha=0.05,
+        )
+        policy = s.policy(slices=[chosen.model_dump()])
+        promoted += rule.decide(policy, s.evidence(current=s.exam(slices=found))).answer == "promote"
+    assert promoted >= 25
 
 
 def test_the_champions_score_does_not_count_for_the_floor():
@@ -157,35 +192,38 @@ def test_no_floor_is_no_demand():
 
 def test_a_share_that_is_not_a_number_keeps_the_champion():
     broken = dataclasses.replace(score(), contender=NOT_A_NUMBER)
-    assert decide(broken, **FLOOR).code == "SLICE_FLOOR"
+    assert decide(dataclasses.replace(broken, share_high=float("nan")), **FLOOR).code == "METRIC_INVALID"
+    assert decide(dataclasses.replace(broken, shrunk=None), **FLOOR).code == "METRIC_INVALID"
 
 
 @pytest.mark.parametrize(
-    ("difference", "low", "expected"),
+    ("difference", "low", "high", "expected"),
     [
-        (0.0, -0.02, ("promote", "GAIN_SHOWN")),
-        (0.0, -0.0201, ("inconclusive", "SLICE_UNCERTAIN")),
-        (-0.02, -0.0201, ("inconclusive", "SLICE_UNCERTAIN")),
-        (-0.0201, -0.05, ("keep", "SLICE_WORSE")),
-        (0.05, 0.01, ("promote", "GAIN_SHOWN")),
+        (0.0, -0.02, 0.02, ("promote", "GAIN_SHOWN")),
+        (0.0, -0.0201, 0.02, ("promote", "GAIN_SHOWN")),  # noted: SLICE_NOT_SHOWN
+        (-0.0201, -0.05, -0.02, ("inconclusive", "SLICE_UNCERTAIN")),
+        (-0.03, -0.05, -0.0201, ("keep", "SLICE_WORSE")),
+        (0.05, 0.01, 0.09, ("promote", "GAIN_SHOWN")),
     ],
 )
-def test_the_margin_against_the_champion(difference, low, expected):
-    decision = decide(score(gain=s.gain(difference, low=low, alpha=0.05)), max_loss=0.02)
+def test_the_margin_against_the_champion(difference, low, high, expected):
+    decision = decide(score(gain=s.gain(difference, low=low, high=high, alpha=0.05)), max_loss=0.02)
     assert (decision.answer, decision.code) == expected
+    assert ("SLICE_NOT_SHOWN" in codes(decision)) == (low == -0.0201)
 
 
 def test_the_margins_words():
-    decision = decide(score(gain=s.gain(-0.05, low=-0.08, alpha=0.05)), max_loss=0.02)
+    decision = decide(score(gain=s.gain(-0.05, low=-0.08, high=-0.03, alpha=0.05)), max_loss=0.02)
     assert decision.headline == (
-        "Keep the champion: on slice camera = phone of 100 items the contender is 5.0 points worse than the champion; "
-        "a loss of 2.0 points is allowed (gate.slices.max_loss)."
+        "Keep the champion: on slice camera = phone of 100 items the contender is 5.0 points worse than the champion, "
+        "at least 3.0 points worse with 95.0 % confidence; a loss of 2.0 points is allowed (gate.slices.max_loss)."
     )
-    decision = decide(score(gain=s.gain(0.0, low=-0.03, alpha=0.05, num_items=100)), max_loss=0.02)
+    decision = decide(score(gain=s.gain(-0.03, low=-0.06, high=0.01, alpha=0.05)), max_loss=0.02)
     assert decision.headline == (
-        "Inconclusive: on slice camera = phone of 100 items the contender is as good as the champion, but it may be "
-        "3.0 points worse with 95.0 % confidence; a loss of 2.0 points is allowed (gate.slices.max_loss). "
-        "About 1,300 more of its items would decide this."
+        "Inconclusive: on slice camera = phone of 100 items the contender is 3.0 points worse than the champion, but it "
+        "may be 6.0 points worse with 95.0 % confidence; a loss of 2.0 points is allowed (gate.slices.max_loss). Drawn "
+        "to the other values by as much as it is noise it is 3.0 points worse than the champion. More of its items "
+        "decide."
     )
 
 
@@ -215,7 +253,7 @@ def test_a_slice_that_no_item_has_leaves_the_matter_open_where_the_rule_speaks_o
 
 
 def test_the_worst_of_at_most_ten_comes_first():
-    scores = [score(f"v{index:02d}", share=0.79 - index / 100) for index in range(12)]
+    scores = [score(f"v{index:02d}", share=0.73 - index / 100) for index in range(12)]
     decision = decide(*scores, **FLOOR)
     against = [reason.text for reason in decision.reasons if reason.stand == "against"]
     assert len(against) == 10
@@ -226,8 +264,8 @@ def test_the_worst_of_at_most_ten_comes_first():
 
 
 def test_what_is_sure_comes_before_what_is_open():
-    unsure = [score(f"v{index}", gain=s.gain(0.0, low=-0.5, alpha=0.05)) for index in range(10)]
-    low = score("low", share=0.79, gain=s.gain(0.0, low=0.0, alpha=0.05))
+    unsure = [score(f"v{index}", gain=s.gain(-0.03, low=-0.5, alpha=0.05)) for index in range(10)]
+    low = score("low", share=0.73, gain=s.gain(0.0, low=0.0, alpha=0.05))
     assert decide(*unsure, low, max_loss=0.02, **FLOOR).code == "SLICE_FLOOR"
 
 
@@ -242,7 +280,7 @@ def run(database, object_store):
     """Judge for real; the contender is better on the whole and wrong where `wrong` says."""
 
     def call(*, wrong, gate, champion=True):
-        exams = [s.put_exam(object_store, epoch=epoch, labels=LABELS) for epoch in (1, 2)]
+        exams = [s.put_exam(object_store, epoch=2, labels=LABELS)]
         old = s.answers(1, LABELS) | s.answers(2, LABELS, wrong=[index for index in range(120) if index % 3][:45])
         new = s.answers(1, LABELS) | s.answers(2, LABELS, wrong=wrong)
         world = s.World(object_store, {"old": s.TableModel(old), "new": s.TableModel(new)}, exams)
@@ -278,7 +316,7 @@ GATE = {"slices": [{**BY_CAMERA, "floors": {"accuracy": 0.9}}]}
 def test_a_contender_that_is_better_on_the_whole_is_kept_by_a_slice(run):
     ref, world, stored, _evidence, page = run(wrong=CAMERA_0, gate=GATE)
     assert (ref.answer, ref.code) == ("keep", "SLICE_FLOOR")
-    assert world.lookups == 2
+    assert world.lookups == 1
     current = json.loads(stored)["evidence"]["current"]
     assert current["contender"]["accuracy"]["estimate"] > current["champion"]["accuracy"]["estimate"]
     scores = current["slices"][0]["scores"]

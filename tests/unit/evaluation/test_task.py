@@ -27,7 +27,10 @@ def test_a_better_contender_is_promoted(run, object_store, verdicts):
     assert current["champion"]["accuracy"]["estimate"] == pytest.approx(206 / 240)
     assert (current["gain"]["num_wins"], current["gain"]["num_losses"]) == (24, 0)
     epochs = document["evidence"]["epochs"]
-    assert [(one["epoch"], one["gain"]["difference"], one["num_items"]) for one in epochs] == [(2, 0.2, 120), (1, 0.0, 120)]
+    assert [(one["epoch"], one["gain"]["difference"], one["num_items"]) for one in epochs] == [
+        (2, 0.2, 120),
+        (1, 0.0, 120),
+    ]
     measured = document["measured"]["contender"]
     assert (measured["latency_p50_ms"], measured["latency_p99_ms"], measured["repeats"]) == (1.0, 1.0, 1)
     assert document["question"]["contender"]["size_bytes"] == 1002
@@ -241,7 +244,9 @@ def test_the_items_of_the_champions_snapshot_are_a_note_and_no_leak_of_the_conte
 def test_an_old_verdict_without_pairs_says_which_rule_gave_it(run, object_store):
     document = document_of(object_store, run())
     document["question"]["rule_version"] = 1
-    with pytest.raises(DataCorrupt, match=r"rule_version must be one of 3, 4, 5 to be replayed by this release \(got 1\)"):
+    with pytest.raises(
+        DataCorrupt, match=r"rule_version must be one of 3, 4, 5 to be replayed by this release \(got 1\)"
+    ):
         vd.question_from(document)
 
 

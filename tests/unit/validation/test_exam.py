@@ -57,10 +57,30 @@ def test_an_epoch_stays_until_enough_new_items_are_labeled(scene):
     rows = exam_rows(scene)
     assert {rows[item_id] for item_id in first} == {1}
     assert rows[late[0]] == 2
-    # Later runs get the same two, and a third epoch pushes the first one out.
+    # Later runs get the same two, and a third epoch is judged with them until the window is full.
     assert open_exam(scene.project, **scene.freezing) == [current, one]
     scene.add_labeled(10, split="exam", start=200)
-    assert [exam.epoch for exam in open_exam(scene.project, **scene.freezing)] == [3, 2]
+    assert [exam.epoch for exam in open_exam(scene.project, **scene.freezing)] == [3, 2, 1]
+    small = with_gate(scene.project, window_items=20)
+    assert [exam.epoch for exam in open_exam(small, **scene.freezing)] == [3, 2]
+
+
+def with_gate(project, **changes):
+    """Return the project with other settings of its exam."""
+    config = project.config
+    exam = config.gate.exam.model_copy(update=changes)
+    gate = config.gate.model_copy(update={"exam": exam})
+    return project.model_copy(update={"config": config.model_copy(update={"gate": gate})})
+
+
+def test_an_epoch_takes_few_items_of_a_group_and_the_others_wait(scene):
+    for index in range(30):
+        item_id = scene.add_item(png(index), split="exam", group="one user" if index < 20 else None)
+        scene.decide(item_id, ("cat", "dog")[index % 2])
+    (exam,) = open_exam(with_gate(scene.project, max_group_items=3), **scene.freezing)
+    assert exam.num_items == 13
+    rows = read_exam(scene.store, exam)
+    assert rows["group_key"].to_pylist().count("one user") == 3
 
 
 def test_a_frozen_exam_keeps_its_labels_when_a_decision_changes(scene):
