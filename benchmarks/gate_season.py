@@ -2,11 +2,12 @@
 
     python benchmarks/gate_season.py [--years 100] [--seed 0]
 
-The world is a model: each item has a difficulty that all models share (probit), two models differ on about 10 % of the
-items, training gets better with 300 labels a week, a model loses accuracy on data that is younger than itself, three
-contenders are trained a week and one in twenty is broken by five points. Each week 100 exam items are labeled. All rules
-see the same contenders and items. What decides is the production code: today's rule (`evaluation.rule`), the rule before
-(`evaluation.rule_4`), and beside them "the higher score wins" on the newest 100 items and on the newest 800.
+The world is a model: each item has a difficulty that all models share (probit), two models differ on about 10 % of
+the items, training gets better with 300 labels a week, a model loses accuracy on data younger than itself, three
+contenders are trained a week and one in twenty is broken by five points. Each week 100 exam items are labeled. All
+rules see the same contenders and items. What decides is the production code: today's rule (`evaluation.rule`), the
+rule before (`evaluation.rule_4`), and beside them "the higher score wins" on the newest 100 items and on the newest
+800.
 
 Prints Markdown tables. Exits 1 unless today's rule serves at least 0.7 points more than the rule before in the world
 that ages by 0.05 points a week, at no more false promotions in a year of contenders that are exactly equal.

@@ -191,6 +191,9 @@ def _add_projects(add: Add) -> None:
     init.add_argument("name")
     init.add_argument("--template", default="image-classification")
     init.add_argument("--classes", default="", help="the labels, with commas between them (empty: the template's)")
+    init.add_argument(
+        "--labels", type=int, default=1000, help="about how many labels you will have: sizes of exams (default 1000)"
+    )
     project = add(
         "project", commands.project, "validate, list or remove projects, or look at the columns of their tables"
     )

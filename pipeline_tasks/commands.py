@@ -111,7 +111,9 @@ def init(arguments: argparse.Namespace) -> str:
     from pipeline_tasks.project_init import init_project
 
     classes = [one.strip() for one in arguments.classes.split(",")] if arguments.classes else []
-    folder = init_project(projects_dir(), name=arguments.name, template=arguments.template, classes=classes)
+    folder = init_project(
+        projects_dir(), name=arguments.name, template=arguments.template, classes=classes, labels=arguments.labels
+    )
     columns = f"`dethrone project columns {arguments.name} --write`, " if arguments.template == "tabular" else ""
     return (
         f"Wrote {folder}. Next: put data where its project.yaml says, {columns}look through the file, then "

@@ -32,6 +32,7 @@ def list(_arguments: argparse.Namespace) -> Answer:  # noqa: A001 - the action's
 def validate(arguments: argparse.Namespace) -> Answer:
     """Check the files of one project, or of all, and whether their sources are there."""
     from pipeline_tasks.annotation.projects import check_with_label_studio, labeling_config
+    from pipeline_tasks.evaluation.foresight import exam_text, exam_warnings
     from pipeline_tasks.project_checks import deprecations
     from pipeline_tasks.project_loader import is_composed, load_composed, load_project, read_document
     from pipeline_tasks.wiring.source_check import check_sources
@@ -47,7 +48,8 @@ def validate(arguments: argparse.Namespace) -> Answer:
     warnings += [text for one in found for text in deprecations(one.config)]
     for loaded in found if name else ():
         check_with_label_studio(labeling_config(loaded), file=str(loaded.folder / "labeling.xml"))
-    valid = f"{name} is valid: {_kind(found[0].config)}." if name and not errors else ""
+    warnings += [text for one in found for text in exam_warnings(one.config)]
+    valid = f"{name} is valid: {_kind(found[0].config)}. {exam_text(found[0].config)}" if name and not errors else ""
     return _answer([*found, *composed], errors, warnings, valid if name else None)
 
 

@@ -31,6 +31,7 @@ def check_project(project: Project, *, folder: Path) -> list[Finding]:
         *_check_sources(project),
         *_check_recipe(project, folder=folder),
         *_check_people(project),
+        *_check_exam(project),
         *_check_limits(project),
         *_check_serving(project),
         *_check_rollout(project),
@@ -226,6 +227,18 @@ def _check_people(project: Project) -> Iterator[Finding]:
         )
     if approval.four_eyes and approval.when == "never":
         yield ("approval", "four_eyes"), "approval.four_eyes must be false where approval.when is never (got true)."
+
+
+def _check_exam(project: Project) -> Iterator[Finding]:
+    exam = project.gate.exam
+    if exam.window_items < exam.min_items:
+        yield (
+            ("gate", "exam", "window_items"),
+            (
+                f"gate.exam.window_items must be at least gate.exam.min_items (got {exam.window_items} and "
+                f"{exam.min_items}): a window holds one epoch or more."
+            ),
+        )
 
 
 def _check_limits(project: Project) -> Iterator[Finding]:

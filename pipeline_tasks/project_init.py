@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline_tasks.errors import ConfigError
@@ -19,6 +19,31 @@ from pipeline_tasks.whole_files import replace_file
 PLACEHOLDER = "__NAME__"
 INCOMING = "incoming"
 SCHEMA_FILE = "project.schema.json"  # beside the projects: where the first line of each new one points editors to
+# Settings by how many labels are expected in the first months: exams that they can fill, and what those can show.
+SIZES: Mapping[int, Mapping[str, str]] = {
+    300: {
+        "exam_share": "0.3",
+        "confidence": "0.8",
+        "false_promotions_a_year": "2",
+        "previous_margin": "0.1",
+        "min_items": "50",
+    },
+    1000: {
+        "exam_share": "0.2",
+        "confidence": "0.9",
+        "false_promotions_a_year": "1",
+        "previous_margin": "0.08",
+        "min_items": "50",
+    },
+    3000: {
+        "exam_share": "0.2",
+        "confidence": "0.95",
+        "false_promotions_a_year": "0.5",
+        "previous_margin": "0.05",
+        "min_items": "100",
+    },
+}
+DEFAULT_SIZE = 1000
 _CLASSES_LINE = re.compile(r"^  classes: \[.*?\]", re.MULTILINE)
 
 
@@ -27,10 +52,13 @@ def template_names() -> list[str]:
     return sorted(path.name for path in TEMPLATES_DIR.iterdir() if path.is_dir())
 
 
-def init_project(projects_dir: Path, *, name: str, template: str, classes: Sequence[str] = ()) -> Path:
+def init_project(
+    projects_dir: Path, *, name: str, template: str, classes: Sequence[str] = (), labels: int = DEFAULT_SIZE
+) -> Path:
     """Write `projects_dir/name`, whole or not at all, and return it; without classes it has those of the template.
 
-    The schema that editors check it with is written beside it.
+    `labels` are how many are expected; the settings of the largest of SIZES up to it are written. The schema that
+    editors check it with is written beside it.
 
     Raises:
         ConfigError: the name or a class is not allowed, the template is unknown, or the folder is there already.
@@ -39,13 +67,18 @@ def init_project(projects_dir: Path, *, name: str, template: str, classes: Seque
         raise ConfigError(f"name must match {NAME_PATTERN} (got {shown(name)}). Use small letters, digits and _.")
     if template not in template_names():
         raise ConfigError(f"template must be one of {', '.join(template_names())} (got {shown(template)}).")
+    if labels < min(SIZES):
+        raise ConfigError(
+            f"labels must be {min(SIZES)} or more (got {labels}): of fewer no exam can be made that shows anything."
+        )
+    size = max(one for one in SIZES if one <= labels)
     folder = projects_dir / name
     if folder.exists():
         raise ConfigError(f"{folder} must not exist (got a folder). Choose another name, or edit what is there.")
     projects_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=projects_dir) as scratch:
         draft = Path(scratch) / name
-        _write(TEMPLATES_DIR / template, draft, name=name, classes=classes)
+        _write(TEMPLATES_DIR / template, draft, name=name, classes=classes, size=size)
         _check(draft)
         try:
             draft.rename(folder)
@@ -56,7 +89,7 @@ def init_project(projects_dir: Path, *, name: str, template: str, classes: Seque
     return folder
 
 
-def _write(template: Path, folder: Path, *, name: str, classes: Sequence[str]) -> None:
+def _write(template: Path, folder: Path, *, name: str, classes: Sequence[str], size: int) -> None:
     folder.mkdir()
     for file in template.iterdir():
         shutil.copyfile(file, folder / file.name)
@@ -65,6 +98,8 @@ def _write(template: Path, folder: Path, *, name: str, classes: Sequence[str]) -
     if classes:
         line = f"  classes: [{', '.join(_quoted(one) for one in classes)}]"
         text = _CLASSES_LINE.sub(lambda _: line, text)
+    for key, value in SIZES[size].items():
+        text = re.sub(rf"^( +{key}: )[\d.]+", rf"\g<1>{value}", text, count=1, flags=re.MULTILINE)
     path.write_text(text, encoding="utf-8")
     (folder / INCOMING).mkdir()
 

@@ -460,7 +460,8 @@ def groups_count_as_one(groups):
 def groups_widen_the_bounds(groups):
     found = compared_in_groups(groups)
     assert found.design_effect == pytest.approx(10 * 30 / 29, rel=0.01)
-    assert found.low < 0.06 < 0.15 < found.difference
+    assert found.low < 0.06
+    assert found.difference > 0.25
 
 
 def groups_leave_bounds_on_one_group_open(groups):

@@ -456,9 +456,9 @@ def test_an_uncertain_gain_says_what_the_exam_shows_and_what_more_items_would():
     decision = rule.decide(s.policy(), s.evidence(current=s.exam(num_items=200, gained=gained)))
     assert decision.headline == (
         "Inconclusive: accuracy on the 200 items of epochs 1 to 2 is 90.0 % for the contender and 85.0 % for the "
-        "champion: 5.0 points more, which can be chance at 97.0 % confidence (use 1 of this exam). An exam of 200 items "
-        "shows true gains of 7.8 points in 8 of 10 cases. With 100 more exam items it would be shown with a chance of "
-        "29.5 %."
+        "champion: 5.0 points more, which can be chance at 97.0 % confidence (use 1 of this exam). An exam of "
+        "200 items shows true gains of 7.8 points in 8 of 10 cases. With 100 more exam items it would be shown with a "
+        "chance of 29.5 %."
     )
 
 

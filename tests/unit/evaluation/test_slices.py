@@ -220,9 +220,9 @@ def test_the_margins_words():
     )
     decision = decide(score(gain=s.gain(-0.03, low=-0.06, high=0.01, alpha=0.05)), max_loss=0.02)
     assert decision.headline == (
-        "Inconclusive: on slice camera = phone of 100 items the contender is 3.0 points worse than the champion, but it "
-        "may be 6.0 points worse with 95.0 % confidence; a loss of 2.0 points is allowed (gate.slices.max_loss). Drawn "
-        "to the other values by as much as it is noise it is 3.0 points worse than the champion. More of its items "
+        "Inconclusive: on slice camera = phone of 100 items the contender is 3.0 points worse than the champion, but "
+        "it may be 6.0 points worse with 95.0 % confidence; a loss of 2.0 points is allowed (gate.slices.max_loss). "
+        "Drawn to the other values by as much as it is noise it is 3.0 points worse than the champion. More of its items "
         "decide."
     )
 
