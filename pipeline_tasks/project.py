@@ -182,7 +182,7 @@ class Limits(Section):
     latency_p99_ms: float = Field(250.0, gt=0, description="One item at a time, in process.")
     size_mb: float = Field(500.0, gt=0)
     recall_per_class: float = Field(
-        0.0, ge=0, le=1, description="Floor on the current exam, for classes with min_class_items or more."
+        0.0, ge=0, le=1, description="Floor on the exam, for classes with min_class_items or more."
     )
     min_class_items: int = Field(20, ge=1, description="Classes with fewer exam items are listed, not judged.")
     max_calibration_error: float = Field(1.0, gt=0, le=1)
@@ -207,7 +207,7 @@ class Slice(Section):
         description="For key_pattern: a regular expression that is searched in the item's key (path, object key or row "
         "key), with a group `slice`, as in `^(?P<slice>[^/]+)/` for the first folder; no match = in no slice.",
     )
-    min_items: int = Field(20, ge=1, description="Values with fewer items on the current exam are listed, not judged.")
+    min_items: int = Field(20, ge=1, description="Values with fewer items on the exam are listed, not judged.")
     floors: SliceFloors = SliceFloors()
     max_loss: float | None = Field(
         None,
@@ -291,7 +291,7 @@ class Gate(Section):
     floors: Floors = Floors()
     limits: Limits = Limits()
     slices: list[Slice] = Field(
-        default_factory=list, description="Floors and margins on parts of the current exam, however good the whole is."
+        default_factory=list, description="Floors and margins on parts of the exam, however good the whole is."
     )
     exam: ExamConfig = ExamConfig()
 

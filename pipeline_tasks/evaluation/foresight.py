@@ -37,10 +37,14 @@ def exam_text(project: Project) -> str:
         shown = " / ".join(f"{100 * chance:.0f} %" for chance in chances(gate, num_items=num_items))
         parts.append(f"{name} of {num_items:,} items with {shown}")
     wanted = " / ".join(points(gain).removesuffix(" points") for gain in GAINS)
+    budget = (
+        f"At most {gate.false_promotions_a_year:g} promotions a year of models that are no better are to be expected"
+    )
     return (
         f"Where two models differ on {percent(power.USUAL_DISAGREEMENT)} of the items, a true gain of {wanted} points "
         f"is shown by {' and by '.join(parts)}. One epoch of {gate.exam.min_items} takes about "
-        f"{gate.exam.min_items / project.split.exam_share:,.0f} labeled items."
+        f"{gate.exam.min_items / project.split.exam_share:,.0f} labeled items. "
+        f"{budget} (as many again in the first)."
     )
 
 

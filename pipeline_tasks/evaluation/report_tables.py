@@ -17,7 +17,7 @@ MAX_LEFT_OUT = 20
 
 
 def side_by_side(document: Document) -> str:
-    """Return both models' figures on the current exam, with the limits of the contender."""
+    """Return both models' figures on the exam, with the limits of the contender."""
     question, current, previous = (
         document["question"],
         document["evidence"]["current"],

@@ -349,11 +349,14 @@ def _check_previous(policy: Gate, previous: EpochEvidence) -> Reason:
     where = f"on the previous epoch of {previous.num_items} items"
     needed = power.items_that_show(margin, disagreement=power.disagreement_of(gain))
     rare = policy.metric == "macro_f1" and previous.least_class < RARE_CLASS_ITEMS
-    if power.independent_items(gain) >= needed and not rare:
+    grouped = previous.num_groups < min(MIN_GROUPS, previous.num_items)
+    if power.independent_items(gain) >= needed and not rare and not grouped:
         return _non_inferior(policy, gain, where=where, code="PREVIOUS")
     reason = (
         f"has a class of {previous.least_class} items"
         if rare
+        else f"has {previous.num_groups} groups"
+        if grouped
         else f"cannot show it (about {needed:,} independent items can)"
     )
     text = (

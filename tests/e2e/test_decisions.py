@@ -140,7 +140,7 @@ def answer_in_browser(page, office, run_id, *, option, reason):
     url = office.installation.stack["airflow_url"]
     page.goto(f"{url}/dags/{TRAIN}/runs/{run_id}/tasks/approve/required_actions")
     page.get_by_text(f"Promote the contender of {desks.PROJECT}?").first.wait_for(timeout=60_000)
-    page.get_by_text("accuracy on the current exam").or_(page.get_by_text("it is the first model")).first.wait_for()
+    page.get_by_text("accuracy on the 600 items").or_(page.get_by_text("it is the first model")).first.wait_for()
     page.get_by_role("textbox").first.fill(reason)
     page.get_by_role("button", name=option, exact=True).click()
 
@@ -277,8 +277,8 @@ def test_everything_verifies_and_every_verdict_replays(office):
 def test_the_reports_say_it_in_one_sentence(office, tmp_path):
     for name, answer, sentence in (
         ("slice", "Keep the champion", "Accuracy on slice desk = west must be at least 75.0 %"),
-        ("inconclusive", "Inconclusive", "Accuracy on the current exam of 600 items"),
-        ("promoted", "Promote the contender", "Accuracy on the current exam of 600 items"),
+        ("inconclusive", "Inconclusive", "Accuracy on the 600 items of epoch 1"),
+        ("promoted", "Promote the contender", "Accuracy on the 600 items of epoch 1"),
     ):
         path = tmp_path / f"{name}.html"
         office.installation.run("report", desks.PROJECT, office.ended[name], "--output", str(path))

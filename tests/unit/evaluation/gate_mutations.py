@@ -65,14 +65,14 @@ RULE_MUTATIONS = [
     ("forgetting inverted", "gain.high < -margin", "gain.high > -margin", check.rule_keeps_what_forgets),
     (
         "margin asked of any exam",
-        "power.independent_items(gain) >= needed and not rare",
+        "power.independent_items(gain) >= needed and not rare and not grouped",
         "True",
         check.rule_notes_a_margin_that_cannot_be_shown,
     ),
-    ("margin asked with rare classes", " and not rare:", ":", check.rule_notes_a_margin_that_cannot_be_shown),
+    ("margin asked with rare classes", " and not rare and", " and", check.rule_notes_a_margin_that_cannot_be_shown),
     (
         "margin asked of no exam",
-        "power.independent_items(gain) >= needed and not rare",
+        "power.independent_items(gain) >= needed and not rare and not grouped",
         "False",
         check.rule_leaves_a_doubtful_past_open,
     ),

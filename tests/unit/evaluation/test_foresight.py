@@ -21,7 +21,8 @@ def test_what_an_exam_can_show_is_told_in_items_and_chances():
     assert foresight.exam_text(config()) == (
         "Where two models differ on 10.0 % of the items, a true gain of 3.0 / 5.0 / 10.0 points is shown by one epoch "
         "of 100 items with 9 % / 25 % / 94 % and by a full window of 1,000 items with 85 % / 100 % / 100 %. One epoch "
-        "of 100 takes about 1,000 labeled items."
+        "of 100 takes about 1,000 labeled items. At most 0.5 promotions a year of models that are no better are to be "
+        "expected (as many again in the first)."
     )
     assert "bounds no false promotions" in foresight.exam_text(config(mode="eager"))
 

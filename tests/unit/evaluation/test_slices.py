@@ -222,8 +222,8 @@ def test_the_margins_words():
     assert decision.headline == (
         "Inconclusive: on slice camera = phone of 100 items the contender is 3.0 points worse than the champion, but "
         "it may be 6.0 points worse with 95.0 % confidence; a loss of 2.0 points is allowed (gate.slices.max_loss). "
-        "Drawn to the other values by as much as it is noise it is 3.0 points worse than the champion. More of its items "
-        "decide."
+        "Drawn to the other values by as much as it is noise it is 3.0 points worse than the champion. More of its "
+        "items decide."
     )
 
 
