@@ -60,10 +60,10 @@ def check(asked: argparse.Namespace, *, today: dt.date) -> int:
     print(f"{known.age_said(stored, today=today)}, from {stored.source}")
     packages = {name for name, _ in versions}
     print(f"{len(packages)} packages in {len(locks)} locks and 2 environments; the list names {len(packages & named)}")
+    reasons = {known.Hole(one.package, one.version, one.id): one for one in accepted}
     for hole in found:
         if hole not in opened:
-            reason, until = next((one.reason, one.until) for one in accepted if (one.package, one.id) == hole_key(hole))
-            print(f"accepted until {until}: {hole}: {reason}")
+            print(f"accepted until {reasons[hole].until}: {hole}: {reasons[hole].reason}")
     wrong = [f"{hole}: take a newer version, or accept it in {asked.accepted.name} with a reason" for hole in opened]
     wrong += [f"the list does not flag {name}, which everybody knows" for name in known.unflagged(stored)]
     age = stored.age_days(today)
@@ -77,11 +77,6 @@ def check(asked: argparse.Namespace, *, today: dt.date) -> int:
         print(f"audit: {text}", file=sys.stderr)
     print(f"{len(wrong)} findings")
     return 1 if wrong else 0
-
-
-def hole_key(hole: known.Hole) -> tuple[str, str]:
-    """Return what names a hole in the accepted ones."""
-    return hole.package, hole.id
 
 
 def refresh(asked: argparse.Namespace) -> int:

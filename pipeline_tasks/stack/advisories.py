@@ -129,8 +129,8 @@ def holes(versions: Iterable[tuple[str, str]], advisories: Advisories) -> list[H
 
 def unaccepted(found: Iterable[Hole], accepted: Iterable[Accepted], *, today: dt.date) -> list[Hole]:
     """Return the holes that nobody has accepted, or not for so long."""
-    known = {(one.package, one.version, one.id) for one in accepted if today <= one.until}
-    return [hole for hole in found if (hole.package, hole.version, hole.id) not in known]
+    known = {Hole(one.package, one.version, one.id) for one in accepted if today <= one.until}
+    return [hole for hole in found if hole not in known]
 
 
 def unflagged(advisories: Advisories) -> list[str]:
