@@ -11,6 +11,9 @@ BIN := .venv/bin
 STATE := $(or $(DETHRONE_HOME),.dethrone)
 LABELER ?= scripted
 SIZE ?=
+SAMPLE ?=
+SOURCE ?=
+AUDIT_ARGS ?=
 PYTEST_ARGS ?=
 # Suites that start databases and stores but no servers under load: they may run beside each other.
 SIDE_BY_SIDE := tests/unit tests/contract tests/model \
@@ -35,12 +38,12 @@ export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
 
-.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-gpu test-docker test-servers test-loop test-compose lock lock-check format serving-base
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-gpu test-docker test-servers test-loop test-compose test-protections lock lock-check audit advisories format serving-base
 
 all: format-check lint types test ## format check, lint, types, tests: what CI runs
 
 help: ## list every target
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: .venv/.installed .venv-label-studio/.installed ## create both environments from the locks
 
@@ -105,6 +108,15 @@ test-loop: .venv/.installed-dev .venv-label-studio/.installed ## the whole loop 
 
 test-compose: .venv/.installed-dev ## the production stack of docker-compose.yml, built and started as a whole; not in CI
 	$(BIN)/pytest -m compose tests/compose $(PYTEST_ARGS)
+
+test-protections: .venv/.installed-dev ## switch each protection off, in a copy, and see its tests fail; SAMPLE=8 for some
+	$(BIN)/python -m tests.protections.run $(if $(SAMPLE),--sample $(SAMPLE))
+
+audit: .venv/.installed ## known holes of locked and installed versions, by the stored list; AUDIT_ARGS="--max-age-days 60"
+	$(BIN)/python requirements/audit.py $(AUDIT_ARGS)
+
+advisories: .venv/.installed ## write that list anew from OSV; SOURCE=all.zip or a clone's folder where that is not reachable
+	$(BIN)/python requirements/audit.py refresh $(SOURCE)
 
 lock: $(UV) ## resolve the newest versions anew and write requirements/*.lock
 	rm -f requirements/*.lock

@@ -154,6 +154,17 @@ def test_nothing_unpickles(path):
     assert not {name.split(".")[0] for name in imports_of(path)} & FORBIDDEN_CALLS
 
 
+# Of these, torch's read pickles or programs; a model here is safetensors and ONNX.
+LOADERS = ("torch.load", "torch.jit.load", "torch.export.load", "torch.package.PackageImporter", "torch.hub.load")
+LOADERS += ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle", "pd.read_pickle")
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_nothing_calls_a_library_that_unpickles(path):
+    called = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert [name for name in called if name in LOADERS] == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_no_assert_outside_tests(path):
     assert not [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]

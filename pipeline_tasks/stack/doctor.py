@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import importlib.metadata
 import shutil
 import stat
@@ -20,7 +21,7 @@ import psutil
 from pipeline_tasks import proxies
 from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
-from pipeline_tasks.stack import addresses, outside, processes, s3_setup
+from pipeline_tasks.stack import addresses, advisories, outside, processes, s3_setup
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.secret_files import GENERATORS
 from pipeline_tasks.stack.status import status
@@ -58,6 +59,7 @@ def doctor(home: Path, *, root: Path | None = None) -> tuple[Check, ...]:
     checks = [
         check_python(sys.version_info[:3]),
         check_versions(_installed_versions()),
+        guarded("known holes", lambda: check_known_holes(layout, today=dt.datetime.now(dt.UTC).date()), advice=""),
         check_space(shutil.disk_usage(_existing(layout.home)).free),
         check_memory(psutil.virtual_memory().available),
         check_environments(layout),
@@ -86,6 +88,27 @@ def check_versions(installed: Mapping[str, str | None]) -> Check:
     ]
     detail = ", ".join(bad) or ", ".join(f"{name} {version}" for name, version in installed.items())
     return Check("versions", not bad, detail, "Run `make install`." if bad else "")
+
+
+def check_known_holes(layout: StackLayout, *, today: dt.date) -> Check:
+    """No installed version has a hole that the stored list names; the list's age is told, and alone fails nothing."""
+    folder = layout.root / "requirements"
+    stored = advisories.read_list(folder / advisories.LIST_NAME)
+    accepted = advisories.read_accepted(folder / advisories.ACCEPTED_NAME)
+    versions = advisories.installed() | advisories.installed(layout.label_studio_packages)
+    found = advisories.holes(versions, stored)
+    opened = advisories.unaccepted(found, accepted, today=dt.date.min)
+    said = f"{len(versions)} packages, {len(found) - len(opened)} accepted; {advisories.age_said(stored, today=today)}"
+    if opened:
+        return Check(
+            "known holes", ok=False, detail=f"{'; '.join(map(str, opened))}. {said}", advice="See `make audit`."
+        )
+    late = advisories.unaccepted(found, accepted, today=today)
+    old = stored.age_days(today) > advisories.MAX_AGE_DAYS
+    advice = "Refresh the list: `make advisories`." if old else ""
+    if late:
+        advice = f"Look again at {', '.join(map(str, late))}: it was accepted for a time that is over. {advice}".strip()
+    return Check("known holes", ok=True, detail=f"none open in {said}", advice=advice)
 
 
 def check_space(free_bytes: int) -> Check:
@@ -230,12 +253,14 @@ def _live_checks(layout: StackLayout) -> Iterator[Check]:
     yield guarded("clock", lambda: check_clock(_skew_seconds(addresses.address(ports["s3"]))))
 
 
-def guarded(name: str, check: Callable[[], Check]) -> Check:
-    """Run a check that asks a service; its failure is a finding."""
+def guarded(
+    name: str, check: Callable[[], Check], *, advice: str = "See `dethrone status` and `dethrone logs`."
+) -> Check:
+    """Run a check that asks a service or reads a file; its failure is a finding."""
     try:
         return check()
     except PipelineError as error:
-        return Check(name, ok=False, detail=str(error), advice="See `dethrone status` and `dethrone logs`.")
+        return Check(name, ok=False, detail=str(error), advice=advice)
 
 
 def _prove(layout: StackLayout, *, port: int) -> Check:

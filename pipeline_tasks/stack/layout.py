@@ -127,6 +127,11 @@ class StackLayout:
     def label_studio_bin(self) -> Path:
         return self.root / ".venv-label-studio" / "bin"
 
+    @property
+    def label_studio_packages(self) -> list[Path]:
+        """The site-packages of Label Studio's environment; none where it is not on this machine."""
+        return sorted(self.label_studio_bin.parent.glob("lib/python*/site-packages"))
+
     def program_file(self, program: str) -> Path:
         return self.programs_dir / f"{program}.conf"
 

@@ -172,6 +172,25 @@ def test_h10_an_odd_name_is_no_such_page(site, path):
     assert site.get(f"{AIRFLOW}{PREFIX}/{path}").status_code == 404
 
 
+@pytest.mark.parametrize("path", ["%2e%2e/other.html", "pets/%2e%2e/%2e%2e/other.html", "notes.txt"])
+def test_no_file_beside_the_pages_is_shown(site, path):
+    write_docs(site)
+    for file in (site.docs.parent / "other.html", site.docs / "notes.txt"):
+        file.write_text("nobody's page")
+    assert site.get(f"{AIRFLOW}{PREFIX}/data-docs/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", [f"reports/{VERDICT_KEY}", "data-docs/pets/index.html"])
+def test_no_page_may_run_a_script_or_stand_in_another_site(site, path):
+    write_docs(site)
+    headers = site.get(f"{AIRFLOW}{PREFIX}/{path}").headers
+    assert headers["content-security-policy"] == (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+    )
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
 def test_h7_a_page_that_was_changed_is_refused_in_words(site, monkeypatch):
     def refuse(key):
         raise DataCorrupt(f"{key} must hash to ab (got cd). This page must not be believed.")

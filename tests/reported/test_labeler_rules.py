@@ -3,6 +3,8 @@
 import datetime as dt
 import importlib.util
 import json
+import sys
+import types
 from pathlib import Path
 from urllib.parse import quote
 
@@ -112,6 +114,37 @@ def test_h2_a_store_and_an_airflow_of_the_operators_are_reached_too():
         "DETHRONE_S3_ENDPOINT": "http://s3.lan:9000",
     }
     assert reach.ours(environment.get) == ["http://a:1", "http://b:2", "http://s3.lan:9000"]
+
+
+class Connection:
+    def __init__(self, host, port):
+        self.host, self.port = host, port
+
+    def _new_conn(self):
+        return "connected"
+
+
+def test_h2_every_other_inner_address_stays_refused(monkeypatch):
+    class Guard(Connection):
+        """As Label Studio's: refuses inner addresses."""
+
+        def _new_conn(self):
+            raise PermissionError(self.host)
+
+    def refuse(url, **_):
+        raise PermissionError(url)
+
+    io, user = types.ModuleType("io_of_label_studio"), types.ModuleType("user_of_it")
+    io._SsrfGuardedConnectionMixin, io.validate_url_for_ssrf, user.validate_url_for_ssrf = Guard, refuse, refuse
+    monkeypatch.setitem(sys.modules, user.__name__, user)
+    reach._open(io, {("s3", 8333)})
+    user.validate_url_for_ssrf("http://s3:8333/bucket")
+    assert Guard("s3", 8333)._new_conn() == "connected"
+    for host, port in (("s3", 9333), ("127.0.0.1", 8333)):
+        with pytest.raises(PermissionError):
+            user.validate_url_for_ssrf(f"http://{host}:{port}/")
+        with pytest.raises(PermissionError):
+            Guard(host, port)._new_conn()
 
 
 def answered(**changes):

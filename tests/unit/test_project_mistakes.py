@@ -214,6 +214,11 @@ SINGLE = [
         "owner must be plain YAML (got 'x' as tag:yaml.org,2002:python/object:os.system).",
     ),
     ("owner: ml", "owner: !!timestamp 2026-01-01", "owner must be plain YAML"),
+    (
+        "owner: ml",
+        "owner: !!python/object:os.system {a: 1}",
+        "owner must be plain YAML (got the tag tag:yaml.org,2002:python/object:os.system). Remove the tag.",
+    ),
     ("owner: ml", "owner: {a: 1}", "owner must be text (got {'a': 1})."),
     ("owner: ml", "1: ml", "a key of the file must be text (got '1'). Put it into quotes."),
     ("owner: ml", "owner:\tml\n\tx: y", "Indent with spaces, never with tabs."),

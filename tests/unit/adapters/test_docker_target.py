@@ -118,6 +118,7 @@ def test_a_release_runs_by_its_digest_with_its_environment_and_its_limits(engine
     assert options["environment"] == {"TUNING": "{}", "A": "1"}
     assert (options["mem_limit"], options["memswap_limit"], options["nano_cpus"]) == ("512m", "512m", 1_500_000_000)
     assert (options["pids_limit"], options["read_only"], options["cap_drop"]) == (99, True, ["ALL"])
+    assert options["security_opt"] == ["no-new-privileges:true"]
     assert options["device_requests"] == []
 
 

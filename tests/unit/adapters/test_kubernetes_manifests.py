@@ -2,7 +2,7 @@
 
 import re
 
-from pipeline_tasks.adapters.kubernetes_manifests import DEPLOYMENT, manifests
+from pipeline_tasks.adapters.kubernetes_manifests import DEPLOYMENT, KINDS, manifests
 from pipeline_tasks.project_serving import KubernetesServing
 from pipeline_tasks.stack.layout import source_root
 
@@ -13,3 +13,17 @@ def test_a_pod_runs_as_the_user_that_its_image_was_made_for():
     config = KubernetesServing(namespace="dethrone", repository="r.example.com/d")
     found = dict(manifests("a", config=config, image="i", environment={}))
     assert found[DEPLOYMENT]["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == int(user)
+
+
+def test_a_pod_gets_no_rights_and_calls_nobody():
+    config = KubernetesServing(namespace="dethrone", repository="r.example.com/d")
+    found = {kind.name: body["spec"] for kind, body in manifests("a", config=config, image="i", environment={})}
+    assert set(found) == {kind.name for kind in KINDS}
+    pod = found["Deployment"]["template"]["spec"]
+    assert (pod["securityContext"]["runAsNonRoot"], pod["automountServiceAccountToken"]) == (True, False)
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert [one["securityContext"] for one in pod["containers"]] == [
+        {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    ]
+    policy = found["NetworkPolicy"]
+    assert (policy["policyTypes"], policy["egress"]) == (["Ingress", "Egress"], [])

@@ -125,6 +125,12 @@ def test_what_will_not_pass_is_refused_at_once_with_advice(make_store, clock, er
     assert "very-secret" not in str(caught.value)
 
 
+def test_an_object_is_created_on_the_condition_that_there_is_none(make_store):
+    put = script({})
+    assert make_store(put_object=put).create("a", b"x")
+    assert [request["IfNoneMatch"] for request in put.requests] == ["*"]
+
+
 def test_an_object_of_another_writer_is_compared_by_its_bytes(make_store):
     methods = {"put_object": script(refusal("PreconditionFailed", 412)), "head_object": script({"Metadata": {}})}
     store = make_store(**methods, get_object=script(body(b"x")))

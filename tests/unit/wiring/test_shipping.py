@@ -157,6 +157,16 @@ def test_a_verdict_is_noted_down_before_its_release_is_built(moving, monkeypatch
         shipping.build_release(moving, "fashion", attempt=s.attempt(), verdict_id=verdict_id)
 
 
+def test_a_model_of_another_lock_becomes_no_release(moving, monkeypatch):
+    verdict_id = give(moving)
+    model = ModelRef("fashion", "new", "models/new", "digest", "snapshot")
+    monkeypatch.setattr(shipping, "model_of", lambda *_: model)
+    monkeypatch.setattr(shipping, "lock_hash", lambda: "1" * 64)
+    with pytest.raises(GateClosed, match=r"trained: nothing, here: 111111111111\)\. Train again with this") as caught:
+        shipping.build_release(moving, "fashion", attempt=s.attempt(), verdict_id=verdict_id)
+    assert caught.value.code == "LOCK_MISMATCH"
+
+
 def test_a_verdict_past_the_ledger_builds_no_release(moving):
     verdict_id = give(moving)
     Case(moving.database, moving.store).tamper(t.ledger, t.ledger.delete())

@@ -5,7 +5,7 @@ import dataclasses
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.contracts import Route, RouteEntry
 from pipeline_tasks.wiring import views
-from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, render_overview
+from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine, render_overview
 from tests.ledger_case import Case, minutes
 
 CHAMPION, NEXT = RouteEntry("d1", "v1", "http://a", 100), RouteEntry("d2", "v2", "http://b", 0)
@@ -76,3 +76,18 @@ def test_the_page_says_what_runs_beside_the_champion_and_trusts_no_word_of_it():
         assert said in text
     assert "mirrored requests" in page(BesideLine("shadow", "v2", "d2", 0, minutes(1), minutes(1), ""))
     assert "Beside the champion" not in page()
+
+
+def test_no_text_of_the_overview_is_markup():
+    bad = "<b onmouseover='alert(1)'>\"&"
+    texts = ("name", "description", "champion", "live_quality")
+    line = dataclasses.replace(
+        LINE,
+        **dict.fromkeys(texts, bad),
+        links=((bad, bad),),
+        runs=(RunLine(minutes(1), bad, bad),),
+        alarms=(bad,),
+    )
+    text = render_overview([line])
+    assert "<b o" not in text
+    assert text.count("&lt;b onmouseover=&#x27;alert(1)&#x27;&gt;&quot;&amp;") == len(texts) + 6

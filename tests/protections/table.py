@@ -1,0 +1,8 @@
+"""Every protection, by area; names are unique."""
+
+from tests.protections import data, evidence, promotion, serving, stack
+from tests.protections.protection import Protection
+
+PROTECTIONS: list[Protection] = [
+    one for area in (serving, data, evidence, promotion, stack) for one in area.PROTECTIONS
+]
