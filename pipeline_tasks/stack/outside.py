@@ -23,6 +23,7 @@ from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX
 
 SECONDS = 2.0
 UNASKED_SECONDS = 0.3
+PAGE_SECONDS = 20.0  # a machine under load answers late: a page that is missed would count as closed
 CLOSED_TLS = "TLS that asks for a certificate"
 CLOSED_REDIS = "Redis that asks for a password"
 CLOSED_POSTGRES = "PostgreSQL that asks for a password"
@@ -46,6 +47,9 @@ _PUBLIC: Mapping[str, frozenset[str]] = {
     "airflow-api-server": frozenset(
         {"/", "/docs", "/openapi.json"}
     ),  # the page that leads to the login, the API's text
+    **dict.fromkeys(
+        ("airflow-worker", "airflow-triggerer"), frozenset({"/docs", "/openapi.json"})
+    ),  # of its logs' server
     "label-studio": frozenset({"/docs", "/openapi.json"}),
     "s3": frozenset({"/status"}),  # its name and version
 }
@@ -187,22 +191,22 @@ def _ask_tls(listener: Listener, paths: Sequence[str]) -> Answer | None:
 def _statuses(listener: Listener, scheme: str, paths: Sequence[str]) -> dict[str, int] | None:
     """Return the status of each path that has one, without empty pages and those that a path that cannot exist gets.
 
-    None where no path has one.
+    None where that path gets no answer.
     """
     host = f"[{listener.ip}]" if ":" in listener.ip else listener.ip
-    with httpx.Client(trust_env=False, timeout=SECONDS, verify=False) as client:  # noqa: S501
+    with httpx.Client(trust_env=False, timeout=PAGE_SECONDS, verify=False) as client:  # noqa: S501
         got = {}
         for path in (NOWHERE, *paths):
             with contextlib.suppress(httpx.HTTPError):
                 got[path] = client.get(f"{scheme}://{host}:{listener.port}{path}")
-    if not got:
-        return None
-    nowhere = got.pop(NOWHERE, None)
+            if NOWHERE not in got:
+                return None
+    nowhere = got.pop(NOWHERE)
     return {
         path: one.status_code
         for path, one in got.items()
         if (one.content or not one.is_success)
-        and (nowhere is None or (one.status_code, one.content) != (nowhere.status_code, nowhere.content))
+        and (one.status_code, one.content) != (nowhere.status_code, nowhere.content)
     }
 
 

@@ -15,22 +15,25 @@ from tests.compose.stack import until
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
 # What each service's ports say to somebody without a key: the protocol, and the pages that are handed out.
+TEXTS = ("HTTP", ["/docs", "/openapi.json"])  # what an API says of itself
+OPEN = ["/api/v1/status/config", "/api/v1/targets", "/debug/pprof/", "/metrics"]
 DATABASE = {"postgres": {5432: (CLOSED_POSTGRES, [])}}
-STORE = {"s3": {8333: ("HTTP", ["/status"]), **dict.fromkeys((9333,), (CLOSED_TLS, []))}}
-WORKER = {"airflow-worker": {8793: ("HTTP", [])}}
-API = {"airflow-api-server": {8080: ("HTTP", ["/", "/docs", "/openapi.json"])}}
-GATEWAY = {"gateway": {8000: ("HTTP", ["/", "/docs", "/docs.json", "/openapi.json"])}}
-PROMETHEUS = {"prometheus": {9090: ("HTTP", ["/metrics"])}}
+PARTS = (8888, 9333, 9340, 18333, 18888, 19333, 19340, 23646, 33646)  # of the store
+STORE = {"s3": {8333: ("HTTP", []), **dict.fromkeys(PARTS, (CLOSED_TLS, []))}}
+WORKER = {"airflow-worker": {8793: TEXTS}}  # of tasks' logs, which want a signed order
+API = {"airflow-api-server": {8080: TEXTS}}
+GATEWAY = {"gateway": {8000: TEXTS}}
+PROMETHEUS = {"prometheus": {9090: ("HTTP", OPEN)}}
 RELEASE = {3000: ("HTTP", [])}
 INNER = [5432, 6379, 8333, 9333, 8080, 8793, 8000, 5000, 9090]
 SEEN = {
     "dethrone-test_default": {
         **DATABASE, **STORE, **WORKER, **API, **GATEWAY, "redis": {6379: (CLOSED_REDIS, [])},
-        "airflow-triggerer": {8794: ("HTTP", [])}, "airflow-scheduler": {}, "airflow-dag-processor": {},
+        "airflow-triggerer": {8794: TEXTS}, "airflow-scheduler": {}, "airflow-dag-processor": {},
     },
     "dethrone-test_labeling": {**DATABASE, **STORE, **WORKER, **API, "label-studio": {8080: ("HTTP", [])}},
     "dethrone-serving": {**GATEWAY, **WORKER, **PROMETHEUS},
-    "dethrone-test_shipping": {**WORKER, "registry": {5000: ("HTTP", [])}},
+    "dethrone-test_shipping": {**WORKER, "registry": {5000: ("HTTP", ["/v2/_catalog"])}},
     "dethrone-test_watching": PROMETHEUS,
     "bridge": {},
 }  # fmt: skip
@@ -134,7 +137,7 @@ def test_h1_the_doctor_of_a_container_looks_at_its_neighbours(stack):
     told = stack.compose(
         "--profile", "tools", "run", "--rm", "-T", "tools", "dethrone", "doctor", "--json", check=False
     )
-    checks = {one["name"]: one for one in json.loads(told)}
+    checks = {one["name"]: one for one in json.loads(told)["rows"]}
     found = checks["from beside"]
     assert found["ok"], found
     for name in ("postgres", "redis", "s3", "airflow-worker", "label-studio", "gateway"):

@@ -1,9 +1,13 @@
 """The stack as a container beside it sees it, tried on loopback."""
 
+import argparse
 import json
 import socket
 import sys
 
+import pytest
+
+from pipeline_tasks import commands
 from pipeline_tasks.stack import beside, doctor
 from pipeline_tasks.stack.outside import Answer, Listener
 
@@ -70,6 +74,21 @@ def test_the_doctor_of_a_container_looks_at_what_a_container_has(tmp_path, monke
     found = doctor.doctor_of_container(home=tmp_path, s3_endpoint="http://s3:8333")
     assert [one.name for one in found] == ["python", "versions", "disk space", "memory", "from beside", "clock"]
     assert found[-1].ok
+
+
+@pytest.mark.parametrize("executor", ["", "CeleryExecutor"])
+def test_dethrone_doctor_in_a_container_is_the_containers(tmp_path, monkeypatch, executor):
+    environment = {f"DETHRONE_{name}_URL": "http://a" for name in ("LABEL_STUDIO", "AIRFLOW", "GATEWAY")}
+    environment |= {"DETHRONE_HOME": str(tmp_path), "DETHRONE_S3_ENDPOINT": "http://s3:8333"}
+    for name, value in {**environment, "DETHRONE_EXECUTOR": executor}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(doctor, "doctor_of_container", lambda **given: (doctor.Check("container", True, str(given)),))
+    monkeypatch.setattr(doctor, "doctor", lambda home: (doctor.Check("machine", True, str(home)),))
+    found = commands.doctor(argparse.Namespace(shell={}))
+    given = {"home": tmp_path, "s3_endpoint": "http://s3:8333"}
+    wanted = ("container", str(given)) if executor else ("machine", str(tmp_path))
+    assert (found.data[0]["name"], found.data[0]["detail"]) == wanted
+    assert found.code == 0
 
 
 def test_every_service_of_the_file_that_listens_is_looked_for():
