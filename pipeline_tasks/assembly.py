@@ -64,6 +64,7 @@ class Parts:
         from pipeline_tasks.adapters.label_studio import LabelStudio, ObjectStorage, Webhook
 
         settings = self.settings
+        access_key, secret_key = settings.label_studio_s3_keys
         return LabelStudio(
             settings.label_studio_url,
             settings.label_studio_token,
@@ -72,8 +73,8 @@ class Parts:
                 bucket=settings.s3_bucket,
                 endpoint=settings.s3_endpoint,
                 region=settings.s3_region,
-                access_key=settings.s3_access_key,
-                secret_key=settings.s3_secret_key,
+                access_key=access_key,
+                secret_key=secret_key,
             ),
         )
 

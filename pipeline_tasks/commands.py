@@ -89,9 +89,12 @@ def doctor(arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.stack import render
     from pipeline_tasks.stack import status as stack_status
 
-    left = _left_behind(stack_status.status(_home()))
+    if process_environment().get("DETHRONE_EXECUTOR"):  # a container of many
+        found, left = stack_doctor.doctor_of_container(home=_home(), s3_endpoint=load_settings().s3_endpoint), []
+    else:
+        found, left = stack_doctor.doctor(_home()), _left_behind(stack_status.status(_home()))
     checks = (
-        *stack_doctor.doctor(_home()),
+        *found,
         stack_doctor.check_proxies(arguments.shell),
         *(stack_doctor.Check("projects", ok=False, detail=note) for note in left),
     )

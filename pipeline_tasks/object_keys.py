@@ -8,6 +8,7 @@ from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 
 MAX_KEY_BYTES = 1024
+ITEMS = "items/"  # objects of one item each; smaller items are in packs
 _SHA256 = r"[0-9a-f]{64}"
 _CONTENT_ADDRESSED = re.compile(
     rf"(?:(?:items|packs)/[^/]+/[0-9a-f]{{2}}|predictions/[^/]+/[0-9-]{{10}})/({_SHA256})(?:\.pack|\.parquet)?"

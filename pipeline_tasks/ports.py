@@ -139,7 +139,10 @@ class LabelingTool(Protocol):
         """Return the addresses of the people who have an account."""
 
     def connect_objects(self, project_id: int) -> None:
-        """Let the project show objects by the addresses that `object_url` gives; does nothing where it can already."""
+        """Let the project show objects by the addresses that `object_url` gives, with our key of now.
+
+        The bucket must hold an item's object; does nothing where the project can already.
+        """
 
     def object_url(self, object_key: str) -> str | None:
         """Return what a task says to show an object of our bucket, or None when the bucket is not connected."""

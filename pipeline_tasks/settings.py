@@ -7,6 +7,7 @@ secret files that it needs and no other.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import getpass
@@ -55,6 +56,15 @@ class Settings:
         return self._secret("s3_secret_key")
 
     @property
+    def label_studio_s3_keys(self) -> tuple[str, str]:
+        """Return the keys with which Label Studio reads items; our own where a store was given without others."""
+        given = [user for user in ("LABEL_STUDIO_S3", "S3") if self._is_given(f"DETHRONE_{user}_ACCESS_KEY")]
+        if given[:1] != ["S3"]:
+            with contextlib.suppress(ConfigError):
+                return self._secret("label_studio_s3_access_key"), self._secret("label_studio_s3_secret_key")
+        return self.s3_access_key, self.s3_secret_key
+
+    @property
     def label_studio_token(self) -> str:
         return self._secret("label_studio_token")
 
@@ -86,6 +96,9 @@ class Settings:
             return self._secret("signing_key")
         except ConfigError:
             return None
+
+    def _is_given(self, variable: str) -> bool:
+        return bool(self.environment.get(variable) or self.environment.get(f"{variable}_FILE"))
 
     def _secret(self, name: str) -> str:
         variable = f"DETHRONE_{name.upper()}"

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 
 from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
+from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.object_keys import ITEMS
 from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingProject, LabelingTask
 
 PAGE_SIZE = 500
@@ -142,23 +144,26 @@ class LabelStudio:
     def connect_objects(self, project_id: int) -> None:
         if self._storage is None:
             return
+        wanted = {
+            "project": project_id,
+            "title": STORAGE_TITLE,
+            # Label Studio tells no key: by this, one that is not ours any more is found and replaced.
+            "description": f"key {sha256_hex(self._storage.access_key.encode())[:16]}",
+            "bucket": self._storage.bucket,
+            "prefix": ITEMS,  # where it looks for one object when it is connected
+            "s3_endpoint": self._storage.endpoint,
+            "region_name": self._storage.region,
+            "use_blob_urls": True,
+            "presign": False,  # the server hands the bytes through: a browser needs no way to the S3
+        }
+        keys = {"aws_access_key_id": self._storage.access_key, "aws_secret_access_key": self._storage.secret_key}
         known = self._http.get("/api/storages/s3", {"project": project_id})
-        if any(one["bucket"] == self._storage.bucket and one["title"] == STORAGE_TITLE for one in known):
-            return
-        self._http.post(
-            "/api/storages/s3",
-            {
-                "project": project_id,
-                "title": STORAGE_TITLE,
-                "bucket": self._storage.bucket,
-                "s3_endpoint": self._storage.endpoint,
-                "region_name": self._storage.region,
-                "aws_access_key_id": self._storage.access_key,
-                "aws_secret_access_key": self._storage.secret_key,
-                "use_blob_urls": True,
-                "presign": False,  # the server hands the bytes through: a browser needs no way to the S3
-            },
-        )
+        ours = [one for one in known if one["bucket"] == self._storage.bucket and one["title"] == STORAGE_TITLE]
+        if not ours:
+            self._http.post("/api/storages/s3", {**wanted, **keys})
+        for one in ours:
+            if any(one.get(name) != value for name, value in wanted.items()):
+                self._http.call("PATCH", f"/api/storages/s3/{one['id']}", json={**wanted, **keys})
 
     def object_url(self, object_key: str) -> str | None:
         return None if self._storage is None else f"s3://{self._storage.bucket}/{object_key}"

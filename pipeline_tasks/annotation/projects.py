@@ -65,6 +65,7 @@ def ensure(
     labeling: LabelingTool,
     installation: str,
     now: dt.datetime,
+    shows_objects: bool = False,
     fence: Fence | None = None,
 ) -> dict[Queue, int]:
     """Create or update the two Label Studio projects and return their ids by queue.
@@ -104,7 +105,7 @@ def ensure(
             found.project_id if found else labeling.create_project(mark=mark, title=title_of(name, queue), **settings)
         )
         labeling.update_project(ids[queue], hook=name, **settings)
-    if project.config.modality == "image":
+    if shows_objects:
         for project_id in ids.values():
             labeling.connect_objects(project_id)
     crash_point("annotate.project.after")

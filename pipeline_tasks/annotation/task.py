@@ -17,6 +17,7 @@ from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.contracts import AnnotateReport, Attempt, CollectReport, Fence, Item
 from pipeline_tasks.faults import crash_point
+from pipeline_tasks.object_keys import ITEMS
 from pipeline_tasks.ports import LabelingTool, ObjectStore
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_labeling import LabelingConfig
@@ -53,7 +54,16 @@ def annotate(
     fence = database.acquire(f"{project.name}/annotate", attempt, now=now)
     if labels.registration(project.name) is None and not labels.has_items(project.name):
         return AnnotateReport(project.name, 0, 0, 0, 0, ls_project_ids={})
-    ids = ensure(project, labels=labels, labeling=labeling, installation=installation, now=now, fence=fence)
+    shows_objects = project.config.modality == "image" and next(iter(store.list(ITEMS)), None) is not None
+    ids = ensure(
+        project,
+        labels=labels,
+        labeling=labeling,
+        installation=installation,
+        now=now,
+        shows_objects=shows_objects,
+        fence=fence,
+    )
     config = labeling_config(project)
     crash_point("annotate.request.before")
     num_imported = _accept_imported(project, labels=labels, now=now, fence=fence)

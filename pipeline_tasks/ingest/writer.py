@@ -16,6 +16,7 @@ from pipeline_tasks.errors import MAX_MESSAGE, printable
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ingest.claims import Claim, Claims
 from pipeline_tasks.ingest.content import MAX_KEPT_BYTES, Candidate, Refusal, printable_key
+from pipeline_tasks.object_keys import ITEMS
 from pipeline_tasks.ports import ObjectStore
 
 SMALL_BYTES = 64 * 1024  # items up to this size go into packs
@@ -342,7 +343,7 @@ def _put_pack(candidates: Sequence[Candidate], *, target: Target, store: ObjectS
 
 
 def _put_single(candidate: Candidate, *, target: Target, store: ObjectStore) -> Item:
-    object_key = f"items/{target.project}/{candidate.content_id[:2]}/{candidate.content_id}"
+    object_key = f"{ITEMS}{target.project}/{candidate.content_id[:2]}/{candidate.content_id}"
     store.put(object_key, candidate.data, content_type=candidate.media_type)
     return _item(candidate, Location(object_key, 0, len(candidate.data)), target=target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shlex
 from collections.abc import Callable, Collection, Mapping
@@ -116,7 +117,7 @@ def ensure_cluster_secrets(folder: Path) -> list[str]:
     known["redis_url"] = _ensure(folder, "redis_url", lambda: f"redis://:{redis}@redis:6379/0")
     conf = f"requirepass {redis}\nappendonly yes\nprotected-mode yes"
     known["redis.conf"] = _ensure(folder, "redis.conf", lambda: conf)
-    known["s3.json"] = _ensure(folder, "s3.json", lambda: s3_identities(known))
+    known["s3.json"] = _ensure_identities(folder / "s3.json", s3_identities(known))
     for name in known:  # a folder that holds other things keeps them as they are
         (folder / name).chmod(0o444)
     return sorted(known)
@@ -126,6 +127,26 @@ def _ensure(folder: Path, name: str, make: Callable[[], str]) -> str:
     path = folder / name
     if not path.exists():
         write_private(path, f"{make()}\n")
+    return _read(path)
+
+
+def _ensure_identities(path: Path, wanted: str) -> str:
+    """Write the store's identities; to a file that is there, add those whose names it lacks.
+
+    Raises:
+        ConfigError: the file is not what the store reads.
+    """
+    if not path.exists():
+        write_private(path, f"{wanted}\n")
+    try:
+        document = json.loads(path.read_text())
+        names = {one["name"] for one in document["identities"]}
+    except (ValueError, KeyError, TypeError) as error:
+        advice = "Remove it, and give `dethrone secrets` again."
+        raise ConfigError(f'{path} must hold JSON with "identities" (got {type(error).__name__}). {advice}') from None
+    if missing := [one for one in json.loads(wanted)["identities"] if one["name"] not in names]:
+        document["identities"] += missing
+        write_private(path, f"{json.dumps(document)}\n")
     return _read(path)
 
 

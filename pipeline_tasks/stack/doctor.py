@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import psutil
 from pipeline_tasks import proxies
 from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
-from pipeline_tasks.stack import addresses, advisories, outside, processes, s3_setup
+from pipeline_tasks.stack import addresses, advisories, beside, outside, processes, s3_setup
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.secret_files import GENERATORS
 from pipeline_tasks.stack.status import status
@@ -70,6 +70,22 @@ def doctor(home: Path, *, root: Path | None = None) -> tuple[Check, ...]:
     if not Supervisor(layout.socket, timeout_seconds=10).is_up():
         return (*checks, check_ports(layout), check_leftovers(layout))
     return (*checks, *_live_checks(layout))
+
+
+def doctor_of_container(*, home: Path, s3_endpoint: str) -> tuple[Check, ...]:
+    """Run the checks of a container of the production stack: what it holds, and its neighbours.
+
+    How the services do, the engine says; the store's conditional writes are proved by `dethrone upgrade`.
+    """
+    services = beside.addresses(beside.SERVICES)
+    return (
+        check_python(sys.version_info[:3]),
+        check_versions(_installed_versions()),
+        check_space(shutil.disk_usage(_existing(home)).free),
+        check_memory(psutil.virtual_memory().available),
+        check_from_beside(services, *beside.findings(services)),
+        guarded("clock", lambda: check_clock(_skew_seconds(s3_endpoint))),
+    )
 
 
 def check_python(version: tuple[int, ...]) -> Check:
@@ -225,6 +241,21 @@ def check_from_outside(num_tried: int, open_ones: Sequence[str]) -> Check:
         "released by an older version."
     )
     return Check("from outside", not open_ones, detail, advice if open_ones else "")
+
+
+def check_from_beside(services: Collection[str], num_tried: int, open_ones: Sequence[str]) -> Check:
+    """In the networks of this container nothing of the stack takes an order or hands out bytes without a key."""
+    if not services:
+        nothing = (
+            "not tried: no service of docker-compose.yml has an address here; SECURITY.md says what is closed by what"
+        )
+        return Check("from beside", ok=True, detail=nothing)
+    unseen = [name for name in beside.SERVICES if name not in services]
+    tried = (
+        f"{num_tried} ports of {', '.join(services)} ask for a key; not seen from here: {', '.join(unseen) or 'none'}"
+    )
+    advice = "Compare networks and secrets with docker-compose.yml: SECURITY.md says who is beside whom."
+    return Check("from beside", not open_ones, "; ".join(open_ones) or tried, advice if open_ones else "")
 
 
 def check_proxies(environment: Mapping[str, str]) -> Check:

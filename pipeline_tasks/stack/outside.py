@@ -1,7 +1,8 @@
 """The stack as somebody without a key sees it: every port and socket of its processes, tried, and what answers.
 
 A port is closed when it refuses everything that is asked without a key: by 401, 403 or 404, by TLS that asks for a
-certificate, or by a way to the login. What each program shows to everybody on purpose stands in `PUBLIC`.
+certificate, by a question for the password, or by a way to the login. What each program shows to everybody on purpose
+stands in `PUBLIC`.
 """
 
 from __future__ import annotations
@@ -22,16 +23,23 @@ from pipeline_tasks.stack.supervisor_conf import INFERENCE_PREFIX
 
 SECONDS = 2.0
 UNASKED_SECONDS = 0.3
+PAGE_SECONDS = 20.0  # a machine under load answers late: a page that is missed would count as closed
 CLOSED_TLS = "TLS that asks for a certificate"
+CLOSED_REDIS = "Redis that asks for a password"
+CLOSED_POSTGRES = "PostgreSQL that asks for a password"
 OTHERS = "airflow-task"  # of a process that the supervisor did not start itself
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS_FRAME = 4
+# PostgreSQL's startup message of protocol 3.0: length, version, user and database. The answer `R` with 0 lets in.
+_POSTGRES_STARTUP = bytes([0, 0, 0, 41, 0, 3, 0, 0]) + b"user\0postgres\0database\0postgres\0\0"
+_POSTGRES_OPEN = b"R\0\0\0\x08\0\0\0\0"
 _ZMTP_GREETING = (0xFF, 0x7F)  # first and tenth byte of what ZeroMQ says before it is asked
 # Reads alone: a probe must change nothing, even where a port is open.
 PATHS = (
     *("/", "/metrics", "/docs", "/docs.json", "/openapi.json", "/predict", "/status", "/stats/counter"),
     *("/cluster/status", "/dir/status", "/dir/lookup?volumeId=1", "/vol/status", "/ui/index.html", "/dethrone/"),
     *("/debug/pprof/", "/debug/vars", "/internal/targets", "/api/v2/dags", "/api/projects", "/api/users"),
+    *("/v2/_catalog", "/api/v1/targets", "/api/v1/status/config", "/log/"),
 )
 NOWHERE = "/no-such-page-of-any-program"
 _PUBLIC: Mapping[str, frozenset[str]] = {
@@ -39,6 +47,9 @@ _PUBLIC: Mapping[str, frozenset[str]] = {
     "airflow-api-server": frozenset(
         {"/", "/docs", "/openapi.json"}
     ),  # the page that leads to the login, the API's text
+    **dict.fromkeys(
+        ("airflow-worker", "airflow-triggerer"), frozenset({"/docs", "/openapi.json"})
+    ),  # of its logs' server
     "label-studio": frozenset({"/docs", "/openapi.json"}),
     "s3": frozenset({"/status"}),  # its name and version
 }
@@ -94,7 +105,7 @@ def ask(listener: Listener, *, paths: Sequence[str] = PATHS) -> Answer:
     if secure is not None:
         return secure
     statuses = _statuses(listener, "http", paths)
-    return Answer("an unknown protocol") if statuses is None else Answer("HTTP", statuses)
+    return Answer(_ask_database(listener)) if statuses is None else Answer("HTTP", statuses)
 
 
 def open_to_all(program: str, answer: Answer) -> str:
@@ -103,7 +114,7 @@ def open_to_all(program: str, answer: Answer) -> str:
         public = _PUBLIC.get(INFERENCE_PREFIX if program.startswith(INFERENCE_PREFIX) else program, frozenset())
         served = [path for path, status in answer.statuses.items() if status < 300 and path not in public]
         return f"hands out {', '.join(served)}" if served else ""
-    if answer.protocol in {"closed", CLOSED_TLS}:
+    if answer.protocol in {"closed", CLOSED_TLS, CLOSED_REDIS, CLOSED_POSTGRES}:
         return ""
     return f"speaks {answer.protocol} with everybody"
 
@@ -146,6 +157,17 @@ def _is_zmtp(data: bytes) -> bool:
     return data[0] == _ZMTP_GREETING[0] and (len(data) < 10 or data[9] == _ZMTP_GREETING[1])
 
 
+def _ask_database(listener: Listener) -> str:
+    """Return whether Redis or PostgreSQL asks for a password."""
+    said = _said(listener, b"PING\r\n", seconds=SECONDS) or b""
+    if said.startswith((b"-NOAUTH", b"+PONG")):
+        return CLOSED_REDIS if said.startswith(b"-NOAUTH") else "Redis"
+    said = _said(listener, _POSTGRES_STARTUP, seconds=SECONDS) or b""
+    if said[:2] in {b"R\0", b"E\0"}:
+        return "PostgreSQL" if said.startswith(_POSTGRES_OPEN) else CLOSED_POSTGRES
+    return "an unknown protocol"
+
+
 def _ask_tls(listener: Listener, paths: Sequence[str]) -> Answer | None:
     """Return what a port with TLS says; None where it speaks no TLS."""
     context = ssl.create_default_context()
@@ -169,22 +191,22 @@ def _ask_tls(listener: Listener, paths: Sequence[str]) -> Answer | None:
 def _statuses(listener: Listener, scheme: str, paths: Sequence[str]) -> dict[str, int] | None:
     """Return the status of each path that has one, without empty pages and those that a path that cannot exist gets.
 
-    None where no path has one.
+    None where that path gets no answer.
     """
     host = f"[{listener.ip}]" if ":" in listener.ip else listener.ip
-    with httpx.Client(trust_env=False, timeout=SECONDS, verify=False) as client:  # noqa: S501
+    with httpx.Client(trust_env=False, timeout=PAGE_SECONDS, verify=False) as client:  # noqa: S501
         got = {}
         for path in (NOWHERE, *paths):
             with contextlib.suppress(httpx.HTTPError):
                 got[path] = client.get(f"{scheme}://{host}:{listener.port}{path}")
-    if not got:
-        return None
-    nowhere = got.pop(NOWHERE, None)
+            if NOWHERE not in got:
+                return None
+    nowhere = got.pop(NOWHERE)
     return {
         path: one.status_code
         for path, one in got.items()
         if (one.content or not one.is_success)
-        and (nowhere is None or (one.status_code, one.content) != (nowhere.status_code, nowhere.content))
+        and (one.status_code, one.content) != (nowhere.status_code, nowhere.content)
     }
 
 

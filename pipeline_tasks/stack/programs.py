@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline_tasks.object_keys import ITEMS
 from pipeline_tasks.proxies import without_own_services
 from pipeline_tasks.stack.addresses import ADMIN_GRPC_OFFSET, LOOPBACK, address
 from pipeline_tasks.stack.layout import StackLayout
@@ -130,13 +131,21 @@ def s3_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mappin
 
 
 def s3_identities(secrets: Mapping[str, str]) -> str:
-    """Return the file that lets one identity in, and nobody else."""
-    identity = {
-        "name": "dethrone",
-        "credentials": [{"accessKey": secrets["s3_access_key"], "secretKey": secrets["s3_secret_key"]}],
-        "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+    """Return the file that lets in the pipeline, Label Studio to read items, and nobody else."""
+    # To list is what Label Studio asks of a storage when it is connected.
+    rights = {
+        "dethrone": ("s3", ["Admin", "Read", "List", "Tagging", "Write"]),
+        "label-studio": ("label_studio_s3", [f"{action}:dethrone/{ITEMS}*" for action in ("Read", "List")]),
     }
-    return json.dumps({"identities": [identity]})
+    identities = [
+        {
+            "name": name,
+            "credentials": [{"accessKey": secrets[f"{key}_access_key"], "secretKey": secrets[f"{key}_secret_key"]}],
+            "actions": actions,
+        }
+        for name, (key, actions) in rights.items()
+    ]
+    return json.dumps({"identities": identities})
 
 
 def label_studio_program(layout: StackLayout, *, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Program:

@@ -36,8 +36,8 @@ def _fernet_key() -> str:
 
 
 GENERATORS: Mapping[str, Callable[[], str]] = {
-    "s3_access_key": lambda: secrets.token_hex(10),
-    "s3_secret_key": _hex_token,
+    **{f"{user}_access_key": lambda: secrets.token_hex(10) for user in ("s3", "label_studio_s3")},
+    **{f"{user}_secret_key": _hex_token for user in ("s3", "label_studio_s3")},
     **{f"s3_jwt_{part}_{right}": _hex_token for part in ("volume", "filer") for right in ("write", "read")},
     "s3_identity": new_identity,
     "label_studio_password": _password,

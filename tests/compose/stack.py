@@ -7,16 +7,21 @@ its socket, and `registry` is this machine for it, without a change to the machi
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import httpx
+import pytest
 import yaml
 
 from pipeline_tasks.stack import cluster
@@ -38,8 +43,13 @@ STAND_INS = {
 SERVICES = tuple(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"])
 TORCH_PORT = 43057  # always the same: the address is part of what the builder knows a layer by
 NETWORKS = "10.213.0.0/16"
-# An engine that ran before may have left `DROP` behind, and bridges ask the same chain.
-LET_THROUGH = ["FORWARD", "--source", NETWORKS, "--destination", NETWORKS, "--jump", "ACCEPT"]
+# What an engine does that may change the firewall: a network's containers reach each other and no other network.
+# One that ran before may have left `DROP` behind, and bridges ask the same chain.
+WITHIN = [["--source", one, "--destination", one, "--jump", "ACCEPT"] for one in (f"10.213.{n}.0/24" for n in range(9))]
+ELSEWHERE = [[end, NETWORKS, "--jump", "DROP"] for end in ("--source", "--destination")]
+ISOLATED = [["FORWARD", *rule] for rule in (*WITHIN, *ELSEWHERE)]
+# A proxy that nothing listens on: what goes by it fails.
+PROXIES = dict.fromkeys(("httpProxy", "httpsProxy"), "http://127.0.0.1:9")
 LEFT_OUT = {"grafana"}  # in no package source that is allowed here
 NAMESPACE = """\
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -63,7 +73,8 @@ class PrivateEngine(Engine):
             ["link", "set", self._bridge, "up"],
         ):
             subprocess.run(["ip", *command], check=True)
-        subprocess.run(["iptables", "--insert", *LET_THROUGH], check=True)
+        for rule in reversed(ISOLATED):
+            subprocess.run(["iptables", "--insert", *rule], check=True)
         options = ["--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "pid")]
         options += ["--bridge", self._bridge, "--iptables=false", "--ip6tables=false"]
         options += ["--default-address-pool", f"base={NETWORKS},size=24", "--group", "root"]
@@ -79,7 +90,8 @@ class PrivateEngine(Engine):
 
     def stop(self) -> None:
         super().stop()
-        subprocess.run(["iptables", "--delete", *LET_THROUGH], check=False)
+        for rule in ISOLATED:
+            subprocess.run(["iptables", "--delete", *rule], check=False)
 
 
 class ComposeStack:
@@ -131,6 +143,10 @@ class ComposeStack:
         with torch_index() as address:
             self.environment["DETHRONE_TORCH_INDEX_URL"] = address
             self.compose("build", "migrate", "label-studio", "gateway", timeout=3600)
+        settings = self.folder / "docker-config"
+        settings.mkdir(exist_ok=True)
+        (settings / "config.json").write_text(json.dumps({"proxies": {"default": PROXIES}}))
+        self.environment["DOCKER_CONFIG"] = str(settings)
 
     def up(self) -> None:
         self.compose("up", "--detach", "--no-build", *self.services())
@@ -149,6 +165,18 @@ class ComposeStack:
             said = "done" if done else state.get("Health", {}).get("Status", state["Status"])
             found[one.labels["com.docker.compose.service"]] = said
         return found
+
+    def beside(self, network: str, *names: str) -> dict[str, Any]:
+        """Return what a container of one network sees of the services, and of containers of these names."""
+        command = ["-m", "pipeline_tasks.stack.beside", *names]
+        return json.loads(self.run_python(network, *command))
+
+    def run_python(self, network: str, *arguments: str) -> str:
+        """Run Python in a container of ours that is in one network and has no secret."""
+        said = self.engine.client.containers.run(
+            "dethrone-airflow:0.1.0", list(arguments), entrypoint=["python"], network=network, remove=True
+        )
+        return said.decode()
 
     def logs(self, service: str, lines: int = 40) -> str:
         return self.compose("logs", "--no-color", f"--tail={lines}", service, check=False)
@@ -215,3 +243,24 @@ class _Index(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         return
+
+
+def until(condition, seconds, what, *, stack, services=()):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(2)
+    pytest.fail(f"within {seconds} s: {what}; {stack.health()}\n" + "\n".join(map(stack.logs, services)))
+
+
+def ask(stack):
+    """Return the gateway's answer about a photo that no training saw."""
+    answer = httpx.post(
+        f"{stack.url('GATEWAY')}/v1/projects/fashion/predict",
+        content=stack.photo,
+        headers={"Authorization": f"Bearer {stack.secret('gateway_api_key')}", "Content-Type": "image/png"},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json()

@@ -5,89 +5,20 @@
 
 import json
 import os
-import shutil
-import time
 
 import httpx
 import pytest
 
 from pipeline_tasks.adapters.airflow_rest import AirflowRest
 from pipeline_tasks.demo import fashion
-from tests.compose.stack import LEFT_OUT, ROOT, SERVICES, ComposeStack, PrivateEngine
+from tests.compose.stack import LEFT_OUT, SERVICES, ask, until
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(5400)]
-NUM_PHOTOS = 2500
-ON_DOCKER = """
-approval: { when: always }
-serving:
-  target: docker
-  docker: { repository: registry:5000/dethrone, network: dethrone-serving }
-  review_below: 0.5
-  top_k: 3
-"""
-
-
-def write_project(folder):
-    """Put the demo's project there, served by containers, with labeled photos as its first data."""
-    folder.mkdir(parents=True)
-    shutil.copy(ROOT / "projects" / "fashion" / "labeling.xml", folder)
-    text = (ROOT / "projects" / "fashion" / "project.yaml").read_text()
-    before, _, after = text.partition("\nserving:\n")
-    rest = after[after.index("\nmonitor:") :]
-    (folder / "project.yaml").write_text(before + ON_DOCKER + rest)
-    images, labels = fashion.load_subset()
-    for number, (image, label) in enumerate(zip(images[:NUM_PHOTOS], labels, strict=False)):
-        path = folder / "incoming" / "labeled" / str(label) / f"{number:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(fashion.png_bytes(image))
-    return fashion.png_bytes(images[-1])
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory):
-    missing = [
-        name for name in ("docker", "dockerd", "docker-compose", "debootstrap", "unshare") if not shutil.which(name)
-    ]
-    if missing or os.getuid() != 0:
-        pytest.skip(f"not installed, or not root: {', '.join(missing) or 'root'}")
-    folder = tmp_path_factory.mktemp("compose")
-    engine = PrivateEngine()
-    one = ComposeStack(folder, engine=engine)
-    try:
-        one.photo = write_project(one.projects / "fashion")
-        one.build()
-        one.up()
-        one.push_serving_base()
-        yield one
-    finally:
-        one.down()
-        engine.stop()
 
 
 @pytest.fixture(scope="module")
 def airflow(stack):
     return AirflowRest(stack.url("AIRFLOW"), username="admin", password=stack.secret("airflow_admin_password"))
-
-
-def until(condition, seconds, what, *, stack, services=()):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(2)
-    pytest.fail(f"within {seconds} s: {what}; {stack.health()}\n" + "\n".join(map(stack.logs, services)))
-
-
-def ask(stack):
-    """Return the gateway's answer about a photo that no training saw."""
-    answer = httpx.post(
-        f"{stack.url('GATEWAY')}/v1/projects/fashion/predict",
-        content=stack.photo,
-        headers={"Authorization": f"Bearer {stack.secret('gateway_api_key')}", "Content-Type": "image/png"},
-        timeout=30,
-    )
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def test_every_service_becomes_healthy(stack):

@@ -1,14 +1,20 @@
 """What every LabelingTool does, the fake and Label Studio alike."""
 
+import base64
+import dataclasses
 import datetime as dt
 import itertools
 
+import httpx
 import pytest
 
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 from pipeline_tasks.ports import LabelingProject, LabelingTask
+from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.lifecycle import make_folders
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import XML
+from tests.reported.test_store_ports import store
 
 TITLES = (f"contract {number}" for number in itertools.count(1))
 
@@ -282,6 +288,45 @@ def test_a_webhook_is_made_once_with_its_secret(server):
     (found,) = real.http.get("/api/webhooks/", {"project": project_id})
     assert (found["url"], found["headers"]) == (f"http://127.0.0.1:1/hooks/{title}", {"X-Dethrone-Secret": "two"})
     assert sorted(found["actions"]) == ["ANNOTATIONS_DELETED", "ANNOTATION_CREATED", "ANNOTATION_UPDATED"]
+
+
+@pytest.mark.integration
+def test_a_project_shows_items_by_a_key_that_reads_nothing_else(server, tmp_path):
+    """H2: a project that was connected by an earlier version, with the key to the whole bucket, gets the other one."""
+    from pipeline_tasks.adapters.label_studio import LabelStudio, ObjectStorage
+
+    real, title = Real(server), next(TITLES)
+    project_id = ensure(real.tool, title)
+    layout = StackLayout(home=tmp_path, root=source_root())
+    with store(layout) as (client, ports, _listening):
+        secrets = make_folders(layout)
+        for key in ("items/p/ab/1", "models/m1"):
+            client.put_object(Bucket="dethrone", Key=key, Body=b"the bytes")
+        given = {"bucket": "dethrone", "endpoint": f"http://127.0.0.1:{ports['s3']}", "region": "us-east-1"}
+        whole, least = (
+            ObjectStorage(**given, access_key=secrets[f"{name}_access_key"], secret_key=secrets[f"{name}_secret_key"])
+            for name in ("s3", "label_studio_s3")
+        )
+        shown = [LabelingTask(key, {"image": f"s3://dethrone/{key}"}, ()) for key in ("items/p/ab/1", "models/m1")]
+        ids = real.tool.import_tasks(
+            project_id, [dataclasses.replace(one, item_id=f"{n:064x}") for n, one in enumerate(shown)]
+        )
+
+        def seen():
+            """What Label Studio makes of each task's address, for an administrator."""
+            client = httpx.Client(base_url=server.url, headers={"Authorization": f"Token {server.token}"})
+            uris = [base64.urlsafe_b64encode(one.data["image"].encode()).decode() for one in shown]
+            return [
+                client.get(f"/tasks/{task}/resolve/?fileuri={uri}").text for task, uri in zip(ids, uris, strict=True)
+            ]
+
+        for storage, other in ((whole, True), (least, False), (least, False)):
+            LabelStudio(server.url, server.token, storage=storage).connect_objects(project_id)
+            item, model = seen()
+            assert item == "the bytes"
+            assert (model == "the bytes") is other
+        (found,) = real.http.get("/api/storages/s3", {"project": project_id})
+        assert (found["title"], found["prefix"]) == ("dethrone", "items/")
 
 
 @pytest.mark.integration

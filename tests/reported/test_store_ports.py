@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from botocore.exceptions import ClientError
 
 from pipeline_tasks.stack import processes, programs, s3_setup
 from pipeline_tasks.stack.addresses import read_stack
@@ -162,6 +163,85 @@ def test_h3_the_s3_port_makes_no_user_and_no_key(running, action):
     answer = httpx.post(f"http://127.0.0.1:{ports['s3']}/", content=body, headers=form, trust_env=False)
     assert answer.status_code in {400, 403, 405, 501}
     assert "<AccessKeyId>" not in answer.text
+
+
+@pytest.fixture(scope="module")
+def label_studios(running):
+    """The store's client with Label Studio's key, in a bucket that holds an item, a model and a log."""
+    layout, ports, _closed = running
+    secrets = make_folders(layout)
+    owner = s3_setup.make_client(ports["s3"], secrets=secrets)
+    for key in (ITEM, *OTHERS):
+        owner.put_object(Bucket="dethrone", Key=key, Body=OBJECT)
+    theirs = {name: secrets[f"label_studio_{name}"] for name in ("s3_access_key", "s3_secret_key")}
+    yield s3_setup.make_client(ports["s3"], secrets=theirs)
+    for key in (ITEM, *OTHERS):
+        assert owner.get_object(Bucket="dethrone", Key=key)["Body"].read() == OBJECT
+    told = {one["Key"] for one in owner.list_objects_v2(Bucket="dethrone")["Contents"]}
+    assert told - {"kept"} == {ITEM, *OTHERS}
+
+
+ITEM = "items/fashion/ab/abcd"
+OTHERS = ("packs/fashion/ab/abcd.pack", "models/m1/weights.safetensors", "predictions/fashion/1.parquet", "itemsx/1")
+# What the key of Label Studio must not do; each order has the keys and the bucket filled in.
+ORDERS = {
+    "write an item": ("put_object", {"Key": ITEM, "Body": b"x"}),
+    "write a model": ("put_object", {"Key": OTHERS[1], "Body": b"x"}),
+    "write a new item": ("put_object", {"Key": "items/new", "Body": b"x"}),
+    "delete an item": ("delete_object", {"Key": ITEM}),
+    "delete a model": ("delete_object", {"Key": OTHERS[1]}),
+    "copy a model to where it may read": ("copy_object", {"Key": "items/m", "CopySource": f"dethrone/{OTHERS[1]}"}),
+    "begin a write in parts": ("create_multipart_upload", {"Key": "items/m"}),
+    "copy a model as a part": (
+        "upload_part_copy",
+        {"Key": "items/m", "CopySource": f"dethrone/{OTHERS[1]}", "PartNumber": 1, "UploadId": "x"},
+    ),
+    "read a pack": ("get_object", {"Key": OTHERS[0]}),
+    "read a model": ("get_object", {"Key": OTHERS[1]}),
+    "read a log": ("get_object", {"Key": OTHERS[2]}),
+    "read a key that begins alike": ("get_object", {"Key": OTHERS[3]}),
+    "read a model's head": ("head_object", {"Key": OTHERS[1]}),
+    "read a model's tags": ("get_object_tagging", {"Key": OTHERS[1]}),
+    "read a model's attributes": ("get_object_attributes", {"Key": OTHERS[1], "ObjectAttributes": ["ETag"]}),
+    "open an item to all": ("put_object_acl", {"Key": ITEM, "ACL": "public-read"}),
+    "open the bucket to all": ("put_bucket_policy", {"Policy": "{}"}),
+    "list the bucket": ("list_objects_v2", {}),
+    "list models": ("list_objects_v2", {"Prefix": "models/"}),
+    "list by a shorter prefix": ("list_objects_v2", {"Prefix": "item"}),
+    "list versions": ("list_object_versions", {}),
+    "list writes in parts": ("list_multipart_uploads", {}),
+    "delete the bucket": ("delete_bucket", {}),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_h2_the_key_that_label_studio_has_gives_no_order_and_reads_no_more_than_items(label_studios, order):
+    """H2: Label Studio had the key to the whole bucket, which its administrators and its database could use."""
+    name, given = ORDERS[order]
+    with pytest.raises(ClientError) as refused:
+        getattr(label_studios, name)(Bucket="dethrone", **given)
+    assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+def test_h2_no_detour_leads_label_studios_key_out_of_the_items(label_studios):
+    several = {"Objects": [{"Key": key} for key in (ITEM, OTHERS[1])]}
+    told = label_studios.delete_objects(Bucket="dethrone", Delete=several)
+    assert [one["Code"] for one in told["Errors"]] == ["AccessDenied"] * 2
+    for prefix in ("items/../", "items/../models/"):
+        assert "Contents" not in label_studios.list_objects_v2(Bucket="dethrone", Prefix=prefix)
+    for key in (f"items/../{OTHERS[1]}", f"items//../{OTHERS[1]}", f"items/fashion/../../{OTHERS[1]}"):
+        address = label_studios.generate_presigned_url("get_object", Params={"Bucket": "dethrone", "Key": key})
+        for spelling in (address, address.replace("../", "%2e%2e/"), address.replace("../", "..%2f")):
+            answer = httpx.get(spelling, trust_env=False)
+            assert answer.status_code in {400, 403, 404}, spelling
+            assert OBJECT not in answer.content
+
+
+def test_h2_label_studios_key_reads_an_item_and_lists_items(label_studios):
+    assert label_studios.get_object(Bucket="dethrone", Key=ITEM)["Body"].read() == OBJECT
+    address = label_studios.generate_presigned_url("get_object", Params={"Bucket": "dethrone", "Key": ITEM})
+    assert httpx.get(address, trust_env=False).content == OBJECT
+    assert label_studios.list_objects_v2(Bucket="dethrone", Prefix="items/", MaxKeys=1)["KeyCount"] == 1
 
 
 def test_h3_no_file_and_no_socket_of_the_store_is_for_others(running):

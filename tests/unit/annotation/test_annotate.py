@@ -196,6 +196,10 @@ def test_large_images_are_shown_by_their_address(case):
     large = make_item(1, content=bytes(70_000))
     case.add(large)
     case.annotate()
+    assert case.labeling.calls["connect_objects"] == 0  # Label Studio takes no storage without an object in it
+    case.store.put(large.location.object_key, bytes(70_000))
+    case.annotate()
+    assert case.labeling.calls["connect_objects"] == 2
     (task,) = case.labeling.tasks_of(case.ls_project())
     assert task["data"]["image"] == f"s3://bucket/{large.location.object_key}"
 

@@ -155,3 +155,31 @@ def test_a_process_without_a_secret_runs_until_it_wants_it(tmp_path):
     with pytest.raises(ConfigError, match=r"DETHRONE_WEBHOOK_SECRET must be set, or the file .*/webhook_secret must"):
         _ = settings.webhook_secret
     assert load_settings({**environment, "DETHRONE_WEBHOOK_SECRET": "word"}).webhook_secret == "word"
+
+
+@pytest.mark.parametrize(
+    ("given", "files", "wanted"),
+    [
+        ({}, True, ("file label_studio_s3", "file label_studio_s3")),
+        ({}, False, ("file s3", "file s3")),  # of a home that no `up` of this version has seen
+        ({"DETHRONE_S3_ACCESS_KEY": "a", "DETHRONE_S3_SECRET_KEY": "b"}, True, ("a", "b")),  # another store than ours
+        (
+            {
+                "DETHRONE_S3_ACCESS_KEY": "a",
+                "DETHRONE_LABEL_STUDIO_S3_ACCESS_KEY": "c",
+                "DETHRONE_LABEL_STUDIO_S3_SECRET_KEY": "d",
+            },
+            False,
+            ("c", "d"),
+        ),
+    ],
+    ids=["own", "older", "another store", "another store with a user for it"],
+)
+def test_label_studio_gets_the_key_that_reads_items_where_the_store_has_one(tmp_path, given, files, wanted):
+    addresses_of = {f"DETHRONE_{name}_URL": "http://a" for name in ("LABEL_STUDIO", "AIRFLOW", "GATEWAY")}
+    (tmp_path / "secrets").mkdir()
+    for user in ("s3", "label_studio_s3") if files else ("s3",):
+        for kind in ("access", "secret"):
+            (tmp_path / "secrets" / f"{user}_{kind}_key").write_text(f"file {user}\n")
+    environment = {**addresses_of, "DETHRONE_HOME": str(tmp_path), "DETHRONE_S3_ENDPOINT": "http://s3", **given}
+    assert load_settings(environment).label_studio_s3_keys == wanted

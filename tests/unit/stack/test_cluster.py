@@ -68,6 +68,23 @@ def test_addresses_carry_the_password_that_the_database_is_made_with(folder):
     assert json.loads(read["s3.json"])["identities"][0]["credentials"][0]["secretKey"] == read["s3_secret_key"]
 
 
+def test_the_stores_identities_of_an_older_folder_are_completed_and_kept(folder):
+    """A folder of before Label Studio had a key of its own, with an identity that a person added."""
+    cluster.ensure_cluster_secrets(folder)
+    path = folder / "s3.json"
+    whole = json.loads(path.read_text())["identities"]
+    theirs = {"name": "backup", "credentials": [], "actions": ["Read"]}
+    path.chmod(0o600)
+    path.write_text(json.dumps({"identities": [whole[0], theirs]}))
+    cluster.ensure_cluster_secrets(folder)
+    assert json.loads(path.read_text()) == {"identities": [whole[0], theirs, whole[1]]}
+    assert path.stat().st_mode & 0o777 == 0o444
+    path.chmod(0o600)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match=r's3\.json must hold JSON with "identities" \(got TypeError\)'):
+        cluster.ensure_cluster_secrets(folder)
+
+
 @pytest.mark.parametrize("executor", cluster.EXECUTORS)
 def test_the_one_template_serves_many_machines(tmp_path, executor):
     home = tmp_path / "home"
@@ -100,6 +117,7 @@ def test_nothing_starts_without_its_secrets(tmp_path):
 
 
 STORE = {"catalog_url", "s3_access_key", "s3_secret_key"}
+LABEL_STUDIOS_KEY = {"label_studio_s3_access_key", "label_studio_s3_secret_key"}
 DATABASE_PASSWORDS = {f"postgres_{name}_password" for name in cluster.DATABASES}
 # What a service reads beyond the secret files of its Airflow program (cluster.PROGRAM_SECRETS): what our code uses.
 READ = {
@@ -116,7 +134,14 @@ READ = {
     "airflow-scheduler": set(),
     "airflow-dag-processor": set(),
     "airflow-triggerer": set(),
-    "airflow-worker": {*STORE, "label_studio_token", "webhook_secret", "split_key", "gateway_admin_key"}
+    "airflow-worker": {
+        *STORE,
+        *LABEL_STUDIOS_KEY,
+        "label_studio_token",
+        "webhook_secret",
+        "split_key",
+        "gateway_admin_key",
+    }
     | {"inference_key", "signing_key"},
     "airflow-worker-gpu": {*STORE, "signing_key"},  # train, judge, batch_predict
     "label-studio": {f"label_studio_{name}" for name in ("password", "token", "secret_key")}
@@ -125,7 +150,14 @@ READ = {
     "registry": set(),
     "prometheus": {"gateway_admin_key", "inference_key"},
     "grafana": {"grafana_admin_password"},
-    "tools": {*STORE, "label_studio_database_url", "label_studio_token", "webhook_secret", "split_key"}
+    "tools": {
+        *STORE,
+        *LABEL_STUDIOS_KEY,
+        "label_studio_database_url",
+        "label_studio_token",
+        "webhook_secret",
+        "split_key",
+    }
     | {"gateway_admin_key", "gateway_api_key", "inference_key", "signing_key"},
 }
 
@@ -243,7 +275,7 @@ def test_only_who_ships_can_reach_the_engine_and_it_reaches_what_it_started():
     }
     assert with_engine == {name for name, one in SERVICES.items() if "group_add" in one} == {"airflow-worker"}
     for name in (*with_engine, "gateway", "prometheus"):
-        assert set(SERVICES[name]["networks"]) - {"labeling"} == {"default", "serving"}
+        assert "serving" in SERVICES[name]["networks"]
 
 
 def test_label_studio_and_models_have_no_neighbours_but_those_that_they_need():
@@ -254,13 +286,39 @@ def test_label_studio_and_models_have_no_neighbours_but_those_that_they_need():
     }
     assert beside["labeling"] == {"label-studio", "postgres", "s3", "airflow-api-server", "airflow-worker", "tools"}
     assert beside["serving"] == {"gateway", "airflow-worker", "prometheus"}
-    assert "label-studio" not in beside["default"]
+    assert beside["shipping"] == {"airflow-worker", "registry"}  # it takes images without a key
+    assert beside["watching"] == {"grafana", "prometheus"}
+    assert {"label-studio", "registry", "prometheus", "grafana"} & beside["default"] == set()
     environment = SERVICES["label-studio"]["environment"]
     assert environment["USE_DEFAULT_BANNED_SUBNETS"] == environment["SSRF_PROTECTION_ENABLED"] == "true"
     assert "USER_ADDITIONAL_BANNED_SUBNETS" not in environment
     store, webhook = environment["DETHRONE_LABEL_STUDIO_REACHES"].split(" ")
     assert store == SERVICES["airflow-worker"]["environment"]["DETHRONE_S3_ENDPOINT"]
     assert webhook == SERVICES["airflow-worker"]["environment"]["DETHRONE_AIRFLOW_URL"]
+
+
+PROXIES = {name for one in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (one, one.lower())}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_no_call_within_the_stack_goes_by_a_proxy(name):
+    """An engine's `proxies` (config.json) are in the environment of each container that says nothing of its own."""
+    environment = SERVICES[name]["environment"]
+    if set(environment) >= PROXIES:
+        assert {environment[one] for one in PROXIES} == {""}
+        return
+    aliases = {one for each in SERVICES.values() if isinstance(each.get("networks"), dict)
+               for network in each["networks"].values() for one in network["aliases"]}  # fmt: skip
+    called = set(SERVICES) - {"migrate", "tools", "grafana"} - {one for one in SERVICES if one.startswith("airflow-")}
+    listed = environment["NO_PROXY"].split(",")
+    assert environment["no_proxy"] == environment["NO_PROXY"]
+    assert {*called, *aliases, "airflow-api-server", "localhost", "127.0.0.1", "::1"} <= set(listed)
+    assert listed[0] == "${NO_PROXY:-localhost}"
+
+
+def test_only_who_calls_outside_has_a_proxy():
+    outside = {name for name, one in SERVICES.items() if "NO_PROXY" in one["environment"]}
+    assert outside == {"migrate", "tools", "airflow-worker", "airflow-worker-gpu", "label-studio", "gateway"}
 
 
 def test_label_studio_takes_the_webhooks_address():

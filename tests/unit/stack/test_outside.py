@@ -114,6 +114,30 @@ def test_a_port_that_speaks_with_everybody_is_open(said, protocol):
     assert open_to_all("x", answer) == f"speaks {protocol} with everybody"
 
 
+POSTGRES = {  # what the server says to a startup message: the user is let in, is asked for a password, has no line
+    "open": b"R\0\0\0\x08\0\0\0\0S\0\0\0\x16",
+    "scram": b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0",
+    "no line": b"E\0\0\0\x60SFATAL\0C28000\0",
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "protocol", "wrong"),
+    [
+        (b"-NOAUTH Authentication required.\r\n", "Redis that asks for a password", ""),
+        (b"+PONG\r\n", "Redis", "speaks Redis with everybody"),
+        (POSTGRES["scram"], "PostgreSQL that asks for a password", ""),
+        (POSTGRES["no line"], "PostgreSQL that asks for a password", ""),
+        (POSTGRES["open"], "PostgreSQL", "speaks PostgreSQL with everybody"),
+        (b"Rubbish\r\n", "an unknown protocol", "speaks an unknown protocol with everybody"),
+    ],
+)
+def test_a_database_is_closed_when_it_asks_for_a_password(said, protocol, wrong):
+    with speaker(answer=said) as listener:
+        answer = ask(listener)
+    assert (answer.protocol, open_to_all("x", answer)) == (protocol, wrong)
+
+
 def test_tls_that_asks_for_a_certificate_is_closed(certificate):
     with speaker(answer=OK, wrap=wrapper(certificate, mode=ssl.CERT_REQUIRED)) as listener:
         answer = ask(listener)

@@ -65,7 +65,14 @@ def test_s3_lets_in_the_generated_identity_and_not_the_callers(stack):
                 "name": "dethrone",
                 "credentials": [{"accessKey": "canary-s3_access_key", "secretKey": "canary-s3_secret_key"}],
                 "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-            }
+            },
+            {
+                "name": "label-studio",
+                "credentials": [
+                    {"accessKey": "canary-label_studio_s3_access_key", "secretKey": "canary-label_studio_s3_secret_key"}
+                ],
+                "actions": ["Read:dethrone/items/*", "List:dethrone/items/*"],
+            },
         ]
     }
     assert "-s3.config=/srv/dethrone/supervisor/s3.json" in stack["s3"].command

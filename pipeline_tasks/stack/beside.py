@@ -1,0 +1,96 @@
+"""The production stack as a container beside its services sees it: every port of each service, tried without a key."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pipeline_tasks.stack.outside import Answer, Listener, ask, open_to_all
+
+# The services of docker-compose.yml that listen, by the names that containers know them by.
+SERVICES = (
+    *("postgres", "redis", "s3", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor"),
+    *("airflow-triggerer", "airflow-worker", "airflow-worker-gpu", "label-studio", "gateway"),
+    *("registry", "prometheus", "grafana"),
+)
+PORTS = range(1, 65536)
+BATCH = 400  # connections that are open at once: a process may have 1024 files
+SECONDS = 1.0
+
+
+def addresses(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the IPv4 addresses of those names that have one here."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(OSError):
+            told = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
+            found[name] = tuple(sorted({str(one[4][0]) for one in told}))
+    return found
+
+
+def open_ports(ip: str, ports: Sequence[int] = PORTS) -> list[int]:
+    """Return the ports that take a connection; none where nothing of the first ones says so much as no."""
+    found: list[int] = []
+    for start in range(0, len(ports), BATCH):
+        taken, answered = _connect(ip, ports[start : start + BATCH])
+        found += taken
+        if not answered:
+            break
+    return found
+
+
+def seen(services: Mapping[str, Iterable[str]]) -> Iterator[tuple[Listener, Answer]]:
+    """Yield every open port of these services with what it says to somebody without a key."""
+    for name, ips in services.items():
+        for ip in ips:
+            for port in open_ports(ip):
+                listener = Listener(name, ip, port)
+                yield listener, ask(listener)
+
+
+def findings(services: Mapping[str, Iterable[str]]) -> tuple[int, list[str]]:
+    """Return how many ports were tried, and a line for each that is open to all."""
+    tried = list(seen(services))
+    wrong = [(one, open_to_all(one.program, answer)) for one, answer in tried]
+    return len(tried), [f"{one.program} on {one.ip}:{one.port} {said}" for one, said in wrong if said]
+
+
+def _connect(ip: str, ports: Sequence[int]) -> tuple[list[int], bool]:
+    """Return which ports took a connection, and whether any answered at all, if only by refusing."""
+    taken, answered = [], False
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as opened:
+        for port in ports:
+            one = opened.enter_context(socket.socket())
+            one.settimeout(0)
+            one.connect_ex((ip, port))
+            selector.register(one, selectors.EVENT_WRITE, port)
+        deadline = time.monotonic() + SECONDS
+        while selector.get_map() and time.monotonic() < deadline:
+            for key, _ in selector.select(timeout=SECONDS / 10):
+                error = key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # type: ignore[union-attr]
+                answered = True
+                if not error:
+                    taken.append(int(key.data))
+                selector.unregister(key.fileobj)
+    return sorted(taken), answered
+
+
+def main() -> int:
+    """Print, as JSON, the services that have an address here, and of these and further names what each port says."""
+    services = addresses((*SERVICES, *sys.argv[1:]))
+    ports = [
+        dataclasses.asdict(listener) | {"protocol": answer.protocol, "statuses": dict(answer.statuses)}
+        for listener, answer in seen(services)
+    ]
+    print(json.dumps({"services": services, "ports": ports}))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
