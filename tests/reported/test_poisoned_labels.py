@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.project_checks import check_project
 from pipeline_tasks.validation import task
 from pipeline_tasks.validation.labeler_check import chosen_items
 from pipeline_tasks.validation.labelers import Comparison, Count, Known, compare_pairs, disagreeing
@@ -197,6 +198,27 @@ def test_a_held_labeler_is_in_no_new_exam(labeled):
         labeled.decide(item_id, label, annotators=("ann@x", "ben@x") if number < 20 else ("cleo@x", "dan@x"))
     (exam,) = task.open_exam(labeled.project, **labeled.stage(1))
     assert exam.num_items == 20
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"trusted": ["ann@x"], "excluded": ["ann@x"]}, "labels.trusted must name nobody whom labels.excluded names"),
+        ({"excluded": [" "]}, "labels.excluded[0] must be the address of an account"),
+        ({"trusted": ["ann@x", "a\nb"]}, "labels.trusted[1] must be the address of an account"),
+    ],
+)
+def test_names_that_cannot_be_meant_are_refused(labeled, names, message):
+    labeled.change(labels=names)
+    found = check_project(labeled.project.config, folder=labeled.folder)
+    assert [text for _, text in found if message in text]
+
+
+def test_a_name_of_nobody_is_said(labeled, caplog):
+    labeled.take(answers_of("none", 12, np.random.default_rng(6)))
+    labeled.change(labels={"trusted": ["zoe@x"]})
+    labeled.snapshot()
+    assert "labels.trusted of pets names nobody who has answered: zoe@x" in caplog.text
 
 
 def test_people_who_answer_one_item_are_compared_with_each_other():

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_tasks.contracts import Attempt, Location
+from bento_services.gateway.routes import ProjectRoute, ServingSettings
+from pipeline_tasks.contracts import REQUEST, Attempt, Graph, GraphNode, Location, RouteEntry
 from pipeline_tasks.evaluation.task import _as_shown
 from pipeline_tasks.guards.personal import DenyList, deny_list
 from pipeline_tasks.ingest.column_proposal import propose
@@ -30,6 +31,7 @@ from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import Case, codes_of, make_item, make_project, region, texts_of
 from tests.reported.sources_case import make_world
 from tests.service.conftest import bearer, bench, routes, snapshot_of  # noqa: F401  (a fixture)
+from tests.service.servers import CLASSES
 from tests.unit.ingest.conftest import World
 
 MAIL, NUMBER = "canary.one@example.com", "490151000042"
@@ -203,6 +205,21 @@ def test_a_key_with_it_is_refused(guarded, caplog, name):
     response = guarded.client.post("/v1/projects/texts/predict:batch", json=batch, headers=headers)
     assert [one["status"] for one in response.json()["results"]] == [422, 200]
     assert_none(everywhere(guarded, caplog))
+
+
+def test_a_node_of_a_composed_project_keeps_to_its_own_list(bench, caplog):  # noqa: F811
+    """The graph was applied before the node's project had one."""
+    shared = {"classes": CLASSES, "modality": "text", "requests_per_second": 1e6, "max_request_bytes": 1000}
+    entry = RouteEntry("coarse-1", "M", "http://coarse", 100)
+    denying = ServingSettings(**shared, preprocess={"privacy": IN_ROUTE})
+    node = ProjectRoute("coarse", 1, "c1", "M", (entry,), (), denying)
+    graph = Graph((GraphNode("router", "coarse", REQUEST),), ("router",))
+    whole = ProjectRoute("triage", 1, "t1", "graph-1", (), (), ServingSettings(**shared), graph)
+    bench.follow(snapshot_of([node, whole], list(bench.catalog.snapshot.keys.values())))
+    headers = bearer("stack") | {"Content-Type": "text/plain"}
+    assert bench.predict(f"write to {MAIL}".encode(), project="triage", headers=headers).status_code == 200
+    assert {record.payload for record in bench.records()} == {b"write to [removed]", None}
+    assert_none(everywhere(bench, caplog))
 
 
 def test_without_a_list_nothing_changes(bench):  # noqa: F811
