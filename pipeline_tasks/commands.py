@@ -48,17 +48,18 @@ def status(_arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.stack import status as stack_status
 
     found = stack_status.status(_home())
-    notes = [*_left_behind(found), *_missing_people(found)]
+    notes = [*_left_behind(found), *_projects(found)]
     notes += [] if found.running else ["The stack is not running. `dethrone up` starts it."]
     data = {**dataclasses.asdict(found), "notes": notes}
     return Answer(data, (render.status_table(found), *notes), code=0 if found.healthy else 1)
 
 
-def _missing_people(found: StackStatus) -> list[str]:
-    """Return a sentence for each project that waits for more labelers than there are."""
-    from pipeline_tasks.wiring.labelers import missing_people_lines
+def _projects(found: StackStatus) -> list[str]:
+    """Return a sentence for each project that waits for labelers, has one who is worse, or serves by another list."""
+    from pipeline_tasks.wiring.labelers import disagreeing_lines, missing_people_lines
+    from pipeline_tasks.wiring.privacy import privacy_lines
 
-    return missing_people_lines() if found.running else []
+    return [*missing_people_lines(), *disagreeing_lines(), *privacy_lines()] if found.running else []
 
 
 def _left_behind(found: StackStatus) -> list[str]:

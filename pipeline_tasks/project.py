@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from pipeline_tasks.guards.cells import Column, columns_of
+from pipeline_tasks.guards.personal import DenyList, deny_list
 from pipeline_tasks.project_columns import ColumnConfig
+from pipeline_tasks.project_privacy import Privacy
 from pipeline_tasks.project_section import Section
 from pipeline_tasks.project_serving import Serving
 
@@ -106,6 +108,15 @@ class Labels(Section):
         description="Share of annotators behind the winning label, more than this, or the item is disputed.",
     )
     suggestions: bool = Field(default=True, description="Show the champion's answer to labelers of training items.")
+    trusted: list[str] = Field(
+        default_factory=list,
+        description="Labelers, by the address of their account, who are not compared with the others: their answers "
+        "count although a check named them.",
+    )
+    excluded: list[str] = Field(
+        default_factory=list,
+        description="Labelers whose answers are left out of training sets and new exams; nothing is deleted.",
+    )
 
 
 class SplitConfig(Section):
@@ -130,6 +141,12 @@ class Checks(Section):
         description="Largest Jensen-Shannon distance of the label distribution to the last snapshot (0 to 1).",
     )
     drift_policy: Literal["warn", "stop"] = "warn"
+    labelers: Literal["hold", "warn", "stop", "off"] = Field(
+        "hold",
+        description="What becomes of the answers of a labeler who is shown to be worse than the others: hold = left "
+        "out of training sets and new exams until labels.trusted or labels.excluded names the labeler; warn = told; "
+        "stop = no training; off = labelers are not compared.",
+    )
     max_quarantine_share: float = Field(
         0.5, gt=0, le=1, description="A batch with a greater share of bad items stops the run."
     )
@@ -351,6 +368,7 @@ class Project(Section):
     labels: Labels
     split: SplitConfig = SplitConfig()
     checks: Checks = Checks()
+    privacy: Privacy = Privacy()
     recipe: Recipe
     train: TrainTrigger = TrainTrigger()
     gate: Gate = Gate()
@@ -363,6 +381,11 @@ class Project(Section):
     def row_columns(self) -> tuple[Column, ...]:
         """The declared columns as the reader of cells takes them; none: rows are read by reading version 1."""
         return columns_of(column.as_json() for column in self.columns)
+
+    @cached_property
+    def deny_list(self) -> DenyList:
+        """The personal data that must not be kept."""
+        return deny_list(self.privacy.deny.model_dump())
 
 
 class LoadedProject(Section):

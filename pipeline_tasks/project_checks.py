@@ -13,6 +13,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project import FolderSource, Project, S3Source, Slice, Source, SqlSource, TableSource
 from pipeline_tasks.project_declared import check_columns
 from pipeline_tasks.project_images import Finding, check_images
+from pipeline_tasks.project_privacy import check_privacy
 from pipeline_tasks.project_yaml import Path_, shown
 
 # Stock recipes and the modality each one learns from; models/<recipe>/ holds the code.
@@ -37,6 +38,7 @@ def check_project(project: Project, *, folder: Path) -> list[Finding]:
         *_check_rollout(project),
         *_check_slices(project),
         *_check_schedules(project),
+        *check_privacy(project),
     ]
 
 
@@ -217,6 +219,16 @@ def _check_inputs(project: Project) -> Iterator[Finding]:
 
 def _check_people(project: Project) -> Iterator[Finding]:
     labels, approval = project.labels, project.approval
+    for name in sorted({*labels.trusted} & {*labels.excluded}):
+        yield (
+            ("labels", "trusted"),
+            f"labels.trusted must name nobody whom labels.excluded names (got {shown(name)} in both). Remove one.",
+        )
+    for key in ("trusted", "excluded"):
+        for index, name in enumerate(getattr(labels, key)):
+            if not name.strip() or not name.isprintable():
+                text = "must be the address of an account, such as ann@example.com"
+                yield ("labels", key, index), f"labels.{key}[{index}] {text} (got {shown(name)})."
     if labels.exam_annotators < labels.annotators:
         yield (
             ("labels", "exam_annotators"),

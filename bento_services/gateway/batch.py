@@ -49,7 +49,7 @@ async def predict_batch(gateway: Gateway, request: Request, *, project: str, req
     trace = gateway.trace(request, project=project, key=key, request_id=request_id)
     try:
         gateway.take(key, route, num_items=0)
-        version = gateway.read_headers(request, trace)
+        version = gateway.read_headers(request, trace, route)
         items = await _read_items(gateway, request, trace)
         gateway.take(key, route, num_items=len(items))
     except ApiError as error:
@@ -228,7 +228,8 @@ class _Batch:
             raise ApiError(503, "BATCH_TOO_SLOW", message, retry_after_seconds=1)
         settings = self._route.settings
         parsed = parse_item(item, modality=settings.modality, limit_bytes=settings.max_request_bytes)
-        trace.payload, trace.media_type = parsed.payload, parsed.media_type
+        guard.check_personal(settings, {"user_key": parsed.user_key, "business_key": parsed.business_key})
+        trace.payload, trace.media_type, trace.is_raw = parsed.payload, parsed.media_type, bool(settings.deny)
         trace.user_key = parsed.user_key or self._trace.user_key
         trace.business_key = parsed.business_key
         return await self._gateway.answer(trace, self._route, version=self._version, chosen_id=self.chosen_id)

@@ -66,6 +66,7 @@ class Trace:
     media_type: str | None = None
     payload: bytes | None = None
     hashed: bytes | None = None  # in place of a payload that is not kept
+    is_raw: bool = False  # the payload may hold what the project denies, and is not logged
     prediction_id: str | None = None  # promised before the answer
     generation: int | None = None  # of the route whose share drew a deployment
     assigned: str | None = None  # the deployment that was drawn, whoever answered in the end
@@ -184,8 +185,9 @@ class Gateway:
     ) -> tuple[bytes, str | None]:
         """Return the bytes of the one item in a request's body, and the model version that the caller names."""
         self.take(key, route)
-        version = self.read_headers(request, trace)
+        version = self.read_headers(request, trace, route)
         trace.media_type = guard.check_media_type(request, modality=route.settings.modality)
+        trace.is_raw = bool(route.settings.deny)
         with self.span(trace, "read"):
             trace.payload = await guard.read_body(
                 request,
@@ -194,10 +196,16 @@ class Gateway:
             )
         return trace.payload, version
 
-    def read_headers(self, request: Request, trace: Trace) -> str | None:
+    def read_headers(self, request: Request, trace: Trace, route: ProjectRoute) -> str | None:
         """Note the caller's keys in the trace and return the model version that the caller names."""
-        trace.user_key = guard.check_header(request, "X-User-Key")
-        trace.business_key = guard.check_header(request, "X-Business-Key")
+        try:
+            guard.check_personal(route.settings, {"X-Request-Id": trace.request_id})
+        except ApiError:
+            trace.request_id = self.new_id()  # of the record
+            raise
+        keys = {name: guard.check_header(request, name) for name in ("X-User-Key", "X-Business-Key")}
+        guard.check_personal(route.settings, keys)
+        trace.user_key, trace.business_key = keys.values()
         return guard.check_header(request, "X-Model-Version")
 
     async def answer(
@@ -228,8 +236,11 @@ class Gateway:
         self._require_slot()
         self.num_open += 1
         try:
+            trace.is_raw = bool(route.settings.deny)
             with self.span(trace, "check"):
                 item = await guard.canonical_item(trace.payload or b"", route.settings)
+            if trace.is_raw:  # what is logged is what the model was given
+                trace.payload, trace.is_raw = item, False
             if route.graph is not None:
                 with self.span(trace, "inference"):
                     return await compose(self, trace, route, route.graph, item=item, version=version)
@@ -312,7 +323,8 @@ class Gateway:
         self.metrics.record_outcome(self.spool.append(record))
 
     def _record(self, trace: Trace, **facts: Any) -> LogRecord:
-        hashed = trace.payload if trace.payload is not None else trace.hashed
+        payload = None if trace.is_raw else trace.payload
+        hashed = payload if payload is not None else trace.hashed
         return LogRecord(
             kind="prediction",
             request_id=trace.request_id,
@@ -323,7 +335,7 @@ class Gateway:
             user_key=trace.user_key,
             business_key=trace.business_key,
             media_type=trace.media_type,
-            payload=trace.payload,
+            payload=payload,
             payload_sha256=None if hashed is None else sha256_hex(hashed),
             generation=trace.generation,
             assigned=trace.assigned,

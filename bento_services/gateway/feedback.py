@@ -36,6 +36,8 @@ async def take_feedback(
     route = gateway.route(project)
     gateway.take(key, route)
     guard.check_label(fields.label, route.known_classes)
+    keys = {"X-Request-Id": request_id, "prediction_id": fields.prediction_id, "business_key": fields.business_key}
+    guard.check_personal(route.settings, keys)
     if fields.prediction_id is not None and not guard.is_prediction_id(fields.prediction_id):
         message = "prediction_id must be one that this gateway gave (got what cannot be one)."
         raise ApiError(404, "PREDICTION_UNKNOWN", message, field="prediction_id")

@@ -83,6 +83,10 @@ async def _ask(
     gateway: Gateway, trace: Trace, graph: Graph, node: GraphNode, ran: Mapping[str, Ran], *, item: bytes
 ) -> Ran:
     trace.started = gateway.monotonic()
+    settings = gateway.route(node.project).settings
+    if node.source == REQUEST and settings.deny:  # a node's list may be newer than the graph's
+        item = await guard.canonical_item(item, settings)
+        trace.payload = item
     payload, media_type = item, trace.media_type or "application/octet-stream"
     if node.source != REQUEST:
         payload, media_type = _tensor_of(ran[node.source], node), SAFETENSORS

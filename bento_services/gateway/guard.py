@@ -18,6 +18,7 @@ from pipeline_tasks.contracts import content_id, sha256_hex
 from pipeline_tasks.errors import InputError
 from pipeline_tasks.guards.cells import columns_of, json_fraction, row_content
 from pipeline_tasks.guards.image import guard_image
+from pipeline_tasks.guards.personal import deny_list
 from pipeline_tasks.guards.row import check_names, guard_row
 from pipeline_tasks.guards.text import decode_text, guard_text
 
@@ -177,9 +178,8 @@ def _guard_image(payload: bytes, limits: Mapping[str, Any]) -> bytes:
 
 
 def _guard_text(payload: bytes, limits: Mapping[str, Any]) -> bytes:
-    return guard_text(
-        decode_text(payload), max_characters=int(limits.get("max_text_characters", MAX_CHARACTERS))
-    ).encode()
+    text = guard_text(decode_text(payload), max_characters=int(limits.get("max_text_characters", MAX_CHARACTERS)))
+    return deny_list(limits.get("privacy", {})).hide(text).encode()
 
 
 def _guard_row(payload: bytes, limits: Mapping[str, Any]) -> bytes:
@@ -187,6 +187,12 @@ def _guard_row(payload: bytes, limits: Mapping[str, Any]) -> bytes:
     max_characters = int(limits.get("max_text_characters", MAX_CHARACTERS))
     columns = columns_of(limits.get("columns", ()))
     row = parse_json_object(payload, parse_float=json_fraction if columns else float)
+    deny = deny_list(limits.get("privacy", {}))
+    if deny:
+        cleaned = deny.clean_row(row)
+        if cleaned != row and not columns:
+            payload = json.dumps(cleaned, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        row = cleaned
     check_names(row)
     if columns:
         return row_content(row, columns=columns, max_characters=max_characters)
@@ -284,6 +290,15 @@ def parse_feedback(body: bytes) -> FeedbackFields:
     if not optional["prediction_id"] and not optional["business_key"]:
         raise ApiError(422, "FIELD_MISSING", "prediction_id or business_key must be given.", field="prediction_id")
     return FeedbackFields(label=label, **optional)
+
+
+def check_personal(settings: ServingSettings, values: Mapping[str, str | None]) -> None:
+    """Refuse a name or key with personal data that the project denies; 422. It is not logged."""
+    for name, value in values.items():
+        try:
+            settings.deny.require_none(value or "", name=name)
+        except InputError as error:
+            raise ApiError(422, error.code, str(error), field=name) from None
 
 
 def check_label(label: str, classes: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ async def accept(gateway: Gateway, request: Request, *, project: str, request_id
         prediction_id=sha256_hex(owner.encode())[:32] if chosen_id else gateway.new_id(),
         project=project,
         request=asked,
-        payload=item,
+        payload=content if route.settings.deny else item,
         created_at=gateway.wall_ms() / 1000,
     )
     fingerprint = sha256_hex(json.dumps([sha256_hex(item), asked, callback_url]).encode())

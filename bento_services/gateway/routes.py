@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline_tasks.contracts import Graph, GraphNode, RouteEntry
+from pipeline_tasks.guards.personal import DenyList, deny_list
 
 Row = Mapping[str, Any] | sa.RowMapping
 SLOTS = 10_000  # the resolution of sticky shares
@@ -34,6 +35,11 @@ class ServingSettings:
     beside_classes: tuple[str, ...] = ()  # of a model beside the champion, where it learned others
     experiment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what runs now; empty: none
     standby: RouteEntry | None = None  # the champion before, kept ready: answers while nobody else can be reached
+
+    @property
+    def deny(self) -> DenyList:
+        """The personal data that must not be kept."""
+        return deny_list(self.preprocess.get("privacy", {}))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

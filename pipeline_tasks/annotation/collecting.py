@@ -168,7 +168,7 @@ class Collection:
         known = self._known_revisions(item_ids)
         rows: list[AnnotationRow] = []
         refusals: list[Refusal] = []
-        for annotation in {one.annotation_id: one for one in batch}.values():
+        for annotation in map(self._cleaned, {one.annotation_id: one for one in batch}.values()):
             revision = revision_of(annotation, known.get(annotation.annotation_id))
             if revision is None:
                 continue
@@ -184,6 +184,11 @@ class Collection:
             rows.append(annotation_row(owned, revision=revision, queue=queue, label=reading.label, result=kept))
         self._counts["annotations"] += len(rows)
         return rows, refusals
+
+    def _cleaned(self, annotation: LabelingAnnotation) -> LabelingAnnotation:
+        """Return an annotation without the personal data in its notes that the project names."""
+        deny = self._project.config.deny_list
+        return dataclasses.replace(annotation, result=deny.clean_texts(annotation.result)) if deny else annotation
 
     def _read(self, annotation: LabelingAnnotation, ours: Ids[str]) -> Reading:
         owner = self._owner(annotation.task_id, annotation.item_id)

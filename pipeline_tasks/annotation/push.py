@@ -16,6 +16,7 @@ from pipeline_tasks.catalog.labels import LabelRepository, Refusal
 from pipeline_tasks.contracts import Fence, Queue
 from pipeline_tasks.errors import DataCorrupt, InputError, PermanentError
 from pipeline_tasks.faults import crash_point
+from pipeline_tasks.guards.personal import DenyList
 from pipeline_tasks.ports import LabelingTask, LabelingTool, ObjectStore
 from pipeline_tasks.project import Modality
 from pipeline_tasks.project_labeling import LabelingConfig
@@ -57,6 +58,7 @@ class QueuePush:
     fence: Fence
     now: dt.datetime
     chunk_items: int = CHUNK_ITEMS
+    deny: DenyList = dataclasses.field(default_factory=DenyList)
 
     def run(self) -> PushCounts:
         """Settle what earlier attempts left, push what is pending, and look once more for doubles."""
@@ -157,7 +159,8 @@ class QueuePush:
         item = queued.item
         url = self.labeling.object_url(item.location.object_key)
         if is_inline(item, modality=self.modality, object_url=url) or url is None:
-            data = render_inline(item, self.store.get_range(item.location), modality=self.modality)
+            content = self.deny.shown(self.store.get_range(item.location), media_type=item.media_type)
+            data = render_inline(item, content, modality=self.modality)
         else:
             data = render_address(url)
         shown = self.queue == "label" and self.show_suggestions and queued.prediction

@@ -87,6 +87,7 @@ def annotate(
             fence=fence,
             now=now,
             chunk_items=chunk_items,
+            deny=project.config.deny_list,
         )
         counts = counts.plus(push.run())
     return AnnotateReport(

@@ -11,8 +11,10 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from pipeline_tasks.catalog import answers
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.labeling_tasks import slices
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
 from pipeline_tasks.errors import ConfigError, LostRace
@@ -101,6 +103,14 @@ class DatasetRepository:
             for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query):
                 yield str(row.item_id), str(row.label)
 
+    def answers(self, project: str) -> list[tuple[str, str, str]]:
+        """Return (item id, labeler, label) of each person's answer to each item, sorted."""
+        return answers.answers_of(self._database, project)
+
+    def num_labelers(self, project: str) -> int:
+        """Return how many different people have answered anything."""
+        return answers.num_labelers(self._database, project)
+
     def num_decided(self, project: str) -> dict[Queue, int]:
         """Return how many items have a label to train on, and how many exam items have one and are in no epoch yet."""
         item, decision, member = t.items.c, t.label_decisions.c, t.exam_items.c
@@ -138,12 +148,20 @@ class DatasetRepository:
         with self._database.write(fence) as connection:
             insert_ignore(connection, t.quarantine, [_bad_row(project, stage, row, at) for row in rows])
 
-    def set_aside(self, project: str, code: str) -> set[str]:
+    def set_aside(self, project: str, code: str, *, stage: str = DATASET_STAGE) -> set[str]:
         """Return the items that a check of a dataset left out for this reason."""
         bad = t.quarantine.c
-        query = sa.select(bad.digest).where(bad.project == project, bad.stage == DATASET_STAGE, bad.code == code)
+        query = sa.select(bad.digest).where(bad.project == project, bad.stage == stage, bad.code == code)
         with self._database.read() as connection:
             return set(connection.scalars(query))
+
+    def put_back(self, project: str, code: str, item_ids: Iterable[str], *, stage: str, fence: Fence) -> None:
+        """Take items out of the quarantine that a check no longer leaves out for this reason."""
+        bad = t.quarantine.c
+        mine = sa.and_(bad.project == project, bad.stage == stage, bad.code == code)
+        with self._database.write(fence) as connection:
+            for some in slices(sorted(item_ids)):
+                connection.execute(t.quarantine.delete().where(mine, bad.digest.in_(some)))
 
     # Checks
 
@@ -165,10 +183,11 @@ class DatasetRepository:
         with self._database.read() as connection:
             return [CheckRecord(**row) for row in connection.execute(query).mappings()]
 
-    def check_of(self, project: str, *, stage: str, subject: str) -> CheckRecord | None:
-        """Return the newest check of a subject, or None."""
+    def check_of(self, project: str, *, stage: str, subject: str | None = None) -> CheckRecord | None:
+        """Return the newest check of a subject or of a stage, or None."""
         fields = [t.checks.c[field.name] for field in dataclasses.fields(CheckRecord)]
-        where = sa.and_(t.checks.c.project == project, t.checks.c.stage == stage, t.checks.c.subject == subject)
+        where = sa.and_(t.checks.c.project == project, t.checks.c.stage == stage)
+        where = where if subject is None else sa.and_(where, t.checks.c.subject == subject)
         query = sa.select(*fields).where(where).order_by(t.checks.c.created_at.desc()).limit(1)
         with self._database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()

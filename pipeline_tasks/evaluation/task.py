@@ -339,7 +339,11 @@ def _publish(
     store.put(f"{prefix}/evidence.parquet", evidence, content_type="application/vnd.apache.parquet")
     document = _adopt(store, f"{prefix}/verdict.json", document)
     page = report.render(
-        document, evidence, counts=_counts(verdicts, project.name, scored), read=read, find_items=find_items
+        document,
+        evidence,
+        counts=_counts(verdicts, project.name, scored),
+        read=_as_shown(read, project),
+        find_items=find_items,
     )
     store.put(f"{prefix}/{approval.REPORT_NAME}", page.encode(), content_type="text/html; charset=utf-8")
     crash_point("judge.put.after")
@@ -394,3 +398,10 @@ def _record(
         created_at=now,
         report_digest=sha256_hex(report),
     )
+
+
+def _as_shown(read: ReadItems, project: LoadedProject) -> ReadItems:
+    """Return a reader of items for a page: without the personal data that the project names."""
+    deny, modality = project.config.deny_list, project.config.modality
+    media_type = {"image": "image/png", "tabular": "application/json"}.get(modality, "text/plain")
+    return lambda locations: [deny.shown(data, media_type=media_type) for data in read(locations)]

@@ -65,7 +65,7 @@ def propose(project: LoadedProject, *, environment: Mapping[str, str], max_rows:
     """
     seen: dict[str, list[Any]] = {}
     for values in islice(_rows(project, environment=environment), max_rows):
-        for name, value in values.items():
+        for name, value in project.config.deny_list.clean_row(values).items():
             if name:  # a table that pandas wrote begins with the numbers of its rows, without a name
                 seen.setdefault(name, []).append(value)
     if not seen:

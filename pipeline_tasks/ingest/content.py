@@ -67,7 +67,7 @@ def policy_id(project: Project) -> str:
     checks = project.checks
     limits = [checks.max_item_bytes, checks.max_pixels, checks.min_side_pixels, checks.max_text_characters]
     labels = [project.labels.classes, project.labels.imported]
-    return content_id([GUARDS_VERSION, project.modality, limits, labels])[:12]
+    return content_id([GUARDS_VERSION, project.modality, limits, labels, *_privacy(project)])[:12]
 
 
 def examine_problem(entry: Entry, *, project: Project, any_size: bool = False) -> Refusal | None:
@@ -82,13 +82,15 @@ def examine_problem(entry: Entry, *, project: Project, any_size: bool = False) -
 
 def examine_file(key: str, data: bytes, *, project: Project, source: FolderSource | S3Source) -> Candidate | Refusal:
     """Return the candidate in a file's bytes, or why there is none."""
+    deny = project.deny_list
     try:
-        check_key(key)
+        deny.require_none(check_key(key), name="a key")
         group_key = check_key(_group(source.group_pattern, key=key, group="group") or key)
         label = check_label(_group(source.label_pattern, key=key, group="label"), project=project)
         content, media_type = canonical_file(data, project=project)
     except InputError as error:
-        return Refusal(printable_key(key), sha256_hex(data), error.code, str(error), data)
+        kept = None if deny and project.modality != "image" else data
+        return Refusal(printable_key(key), sha256_hex(data), error.code, str(error), kept)
     digest = sha256_hex(content)
     return Candidate(key, group_key, label, content, media_type, digest, digest)
 
@@ -101,9 +103,14 @@ def examine_row(
     key = place
     if row.error is not None:
         return _refusal(key, "", row.error.code, f"{row.error} [{place}]")
+    deny = project.deny_list
+    if deny:
+        names = frozenset(name for name in (source.key_column, source.group_column) if name)
+        row = row._replace(values=deny.clean_row(row.values, keys=names))
     try:
-        key = _row_key(row, source.key_column)
+        key = deny.require_none(_row_key(row, source.key_column), name=source.key_column)
         group_key = check_key((_name(row, source.group_column) if source.group_column else None) or key)
+        deny.require_none(group_key, name=source.group_column or source.key_column)
         label_text = _name(row, source.label_column) if source.label_column else None
         label = check_label(label_text, project=project)
         content, media_type = _canonical_row(row, project=project, source=source)
@@ -133,7 +140,7 @@ def canonical_file(data: bytes, *, project: Project) -> tuple[bytes, str]:
         image = guard_image(data, max_pixels=checks.max_pixels, min_side_pixels=checks.min_side_pixels)
         return data, image.media_type
     text = guard_text(decode_text(data), max_characters=checks.max_text_characters)
-    return text.encode(), TEXT_MEDIA_TYPE
+    return project.deny_list.hide(text).encode(), TEXT_MEDIA_TYPE
 
 
 def check_key(key: str) -> str:
@@ -185,7 +192,13 @@ def source_policy_id(source: Source, *, project: Project) -> str:
     """Return a digest of how a source's content is read, not of where it is: when it changes, all is read again."""
     where = {"path", "pattern", "bucket", "prefix", "endpoint_url", "credentials", "url_variable", "query"}
     policy: Any = source.model_dump(mode="json", exclude=where)
-    return content_id([policy, reading_of(project)] if project.columns else policy)[:12]
+    more = [*([reading_of(project)] if project.columns else []), *_privacy(project)]
+    return content_id([policy, *more] if more else policy)[:12]
+
+
+def _privacy(project: Project) -> list[Any]:
+    """Return what decides on what is removed; nothing where nothing is, as before there was such a list."""
+    return [project.privacy.model_dump()] if project.deny_list else []
 
 
 def _refusal(key: str, identity: str, code: str, reason: str) -> Refusal:
@@ -207,7 +220,7 @@ def _canonical_row(row: Row, *, project: Project, source: TableSource | SqlSourc
         if not isinstance(value, str):
             got = type(value).__name__
             raise InputError(f"{source.content_columns[0]} must be a text (got {got}).", code="VALUE_TYPE")
-        return guard_text(value, max_characters=limit).encode(), TEXT_MEDIA_TYPE
+        return project.deny_list.hide(guard_text(value, max_characters=limit)).encode(), TEXT_MEDIA_TYPE
     if project.row_columns:
         content = row_content(row.values, columns=project.row_columns, max_characters=limit)
     else:

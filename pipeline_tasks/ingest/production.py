@@ -61,7 +61,7 @@ def add_production_items(
     """
     share = project.split.exam_share
     split = partial(split_of, project=project.name, split_key=split_key, exam_share=share)
-    target = Target(project.name, SOURCE, batch_id, now, split, origin="production")
+    target = Target(project.name, SOURCE, batch_id, now, split, origin="production", hide=project.deny_list.hide)
     item_ids: dict[str, str] = {}
     with ItemWriter(target, items=items, store=store, fence=fence) as writer:
         examined = [(record, examine_record(record, project=project)) for record in records]
@@ -81,14 +81,16 @@ def add_production_items(
 
 def examine_record(record: ProductionRecord, *, project: Project) -> Candidate | Refusal:
     """Return the candidate in a prediction's input, or why there is none."""
+    deny = project.deny_list
     try:
-        check_key(record.prediction_id)
+        deny.require_none(check_key(record.prediction_id), name="prediction_id")
         content, media_type = _canonical(record.data, project=project)
         item_id = sha256_hex(content)
-        group_key = check_key(record.group_key or item_id)
+        group_key = deny.require_none(check_key(record.group_key or item_id), name="user_key")
     except InputError as error:
         key = printable_key(record.prediction_id)
-        return Refusal(key, sha256_hex(record.data), error.code, str(error), record.data)
+        kept = None if deny and project.modality != "image" else record.data
+        return Refusal(key, sha256_hex(record.data), error.code, str(error), kept)
     return Candidate(record.prediction_id, group_key, None, content, media_type, record.item_id or item_id, item_id)
 
 
@@ -108,6 +110,7 @@ def _canonical(data: bytes, *, project: Project) -> tuple[bytes, str]:
         raise InputError("a row must be a JSON object (got other bytes).", code="ROW_NOT_JSON") from None
     if not isinstance(row, dict):
         raise InputError(f"a row must be a JSON object (got {type(row).__name__}).", code="ROW_NOT_JSON")
+    row = project.deny_list.clean_row(row)
     check_names(row)
     limit = project.checks.max_text_characters
     if project.row_columns:

@@ -165,14 +165,15 @@ def _ingest_source(source: Source, *, context: _Context, tally: _Tally) -> None:
     project, name = context.project.config, cursor_name(source)
     cursor = context.items.cursor(project.name, name)
     split = partial(_split, project=context.project, split_key=context.split_key)
-    target = Target(project.name, source.name, context.batch_id, context.now, split)
+    hide = project.deny_list.hide
+    target = Target(project.name, source.name, context.batch_id, context.now, split, hide=hide)
     fed: Fed | None = None
     failure: PipelineError | None = None
     with ItemWriter(target, items=context.items, store=context.store, fence=context.fence) as writer:
         try:
             fed = _feed(source, context=context, writer=writer, cursor=cursor)
         except (SourceUnavailable, ConfigError) as error:
-            failure = error
+            failure = type(error)(hide(str(error)), code=error.code)
         writer.close(is_whole=fed is not None and fed.is_whole)
     tally.add(writer)
     if failure is not None:

@@ -39,6 +39,8 @@ class Target:
     now: dt.datetime
     split: Callable[[str], Split]
     origin: Literal["source", "production"] = "source"
+    hide: Callable[[str], str] = str
+    """Returns a text without the personal data that the project names."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -119,7 +121,8 @@ class ItemWriter:
         """Take a refusal; its bytes are kept when they are there and not too many."""
         self.num_refused += 1
         kept = refusal.data if refusal.data and len(refusal.data) <= MAX_KEPT_BYTES else None
-        key, reason = printable_key(refusal.key), printable(refusal.reason, limit=MAX_MESSAGE)
+        key = printable_key(self._target.hide(refusal.key))
+        reason = printable(self._target.hide(refusal.reason), limit=MAX_MESSAGE)
         self._draft.refused.append(dataclasses.replace(refusal, key=key, reason=reason, data=kept))
         self._draft.other_bytes += len(kept or b"")
         self._draft.seen.update(seen or {})

@@ -98,7 +98,14 @@ def import_parts(
     """
     parts, refused = _new_parts(project.name, outside=outside, now=now)
     keep = partial(
-        quarantine, project=project.name, items=outside.items, store=outside.store, fence=fence, run_id=run_id, now=now
+        quarantine,
+        project=project.name,
+        items=outside.items,
+        store=outside.store,
+        fence=fence,
+        run_id=run_id,
+        now=now,
+        hide=project.config.deny_list.hide,
     )
     keep(refused)
     if not parts:

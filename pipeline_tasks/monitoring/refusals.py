@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pipeline_tasks.catalog.items import Chunk, ItemRepository, Quarantined
 from pipeline_tasks.contracts import Fence, sha256_hex
@@ -19,14 +19,15 @@ def examine_input(record: ProductionRecord, *, payload_sha256: str, project: Pro
     """Return the candidate in a prediction's input, or why there is none, whatever its bytes do to a decoder."""
     digest = sha256_hex(record.data)
     key = printable_key(record.prediction_id)
+    kept = None if project.deny_list and project.modality != "image" else record.data
     if digest != payload_sha256:
         reason = f"the input must be the one that was answered, {payload_sha256[:12]} (got {digest[:12]})."
-        return Refusal(key, digest, "PAYLOAD_CHANGED", reason, record.data)
+        return Refusal(key, digest, "PAYLOAD_CHANGED", reason, kept)
     try:
         return examine_record(record, project=project)
     except Exception as error:  # noqa: BLE001  a record that upsets a library must not end the stage for the others
         reason = f"the input must be readable (got {type(error).__name__}: {error})."
-        return Refusal(key, digest, "INPUT_UNREADABLE", reason, record.data)
+        return Refusal(key, digest, "INPUT_UNREADABLE", reason, kept)
 
 
 def refuse_part(object_key: str, data: bytes, *, code: str, reason: str) -> Refusal:
@@ -43,6 +44,7 @@ def quarantine(
     fence: Fence,
     run_id: str,
     now: dt.datetime,
+    hide: Callable[[str], str] = str,
 ) -> None:
     """Write down what was refused, with its bytes where they are at hand; repeating it changes nothing."""
     entries = []
@@ -51,7 +53,7 @@ def quarantine(
         if refusal.data and len(refusal.data) <= MAX_KEPT_BYTES:
             object_key = f"quarantine/{project}/{refusal.digest}"
             store.put(object_key, refusal.data)
-        where = (STAGE, SOURCE, refusal.key, refusal.digest)
-        entries.append(Quarantined(*where, refusal.code, refusal.reason, object_key, now))
+        where = (STAGE, SOURCE, hide(refusal.key), refusal.digest)
+        entries.append(Quarantined(*where, refusal.code, hide(refusal.reason), object_key, now))
     if entries:
         items.record(fence, Chunk(project, SOURCE, run_id, items=(), quarantined=entries))

@@ -14,17 +14,20 @@ from data_checks.chunks import run_suite
 from data_checks.overrides import project_rules
 from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Suite, extend
+from data_checks.runner import judge
 from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM, dataset_suite, labels_suite
 from pipeline_tasks.catalog.datasets import ROWS_AT_ONCE, BadRow, Columns, DatasetRepository
 from pipeline_tasks.contracts import CheckReport, Fence, Leak, canonical_json, content_id
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.validation import frames
 from pipeline_tasks.validation.items import bad_rows, items_check
+from pipeline_tasks.validation.labeler_check import HELD_CODES, held_labelers
 from pipeline_tasks.validation.leakage import Comparison
 from pipeline_tasks.validation.manifest import filtered
 from pipeline_tasks.validation.reports import CheckContext, publish_check
 
 MAX_NAMED, MAX_STORED = 10, 100
+LABEL_STAGE = "labels"
 
 
 def checked_items(project: LoadedProject, batch_id: str, *, context: CheckContext) -> CheckReport:
@@ -40,7 +43,7 @@ def checked_items(project: LoadedProject, batch_id: str, *, context: CheckContex
 
 
 def checked_labels(project: LoadedProject, decided: pa.Table, *, context: CheckContext, fence: Fence) -> pa.Table:
-    """Run the labels suite, publish it, and return the rows that it lets through.
+    """Run the labels suite, compare the labelers, publish both, and return the rows that they let through.
 
     Raises:
         GateClosed: a rule stops the run.
@@ -48,13 +51,44 @@ def checked_labels(project: LoadedProject, decided: pa.Table, *, context: CheckC
     suite = _with_own_rules(labels_suite(project.config), project)
     counts = frames.count_classes(frames.count_labels(decided["label"]), project.config.labels.classes)
     statistics = {"class_counts": counts}
-    result = run_suite(frames.labels_frames(decided), suite, subject=_subject(decided), statistics=statistics)
+    held = held_labelers(project, context=context)
+    result = run_suite(
+        frames.labels_frames(decided),
+        suite,
+        subject=_subject(decided),
+        context=held.context,
+        statistics=statistics | dict(held.statistics),
+    )
+    if result.success:  # or there is nothing to compare
+        rules = [*result.rules, *held.rules]
+        num_quarantined = int(result.statistics["num_quarantined"])
+        result = judge(
+            suite,
+            rules,
+            subject=result.subject,
+            suite_id=result.suite,
+            statistics=result.statistics,
+            num_quarantined=num_quarantined,
+        )
     expected = {rule.name: rule.expected for rule in result.rules}
     failed = result.quarantined
     bad = bad_rows(failed, rows_of(decided, failed), reason=lambda _, name: f"{expected[name]} (suite {result.suite})")
-    key = publish_check(result, context, quarantine=bad, fence=fence)
+    left_out = held.rows(decided.filter(held.mask(decided)).to_pydict())
+    key = publish_check(result, context, quarantine=[*bad, *left_out], fence=fence)
+    _put_back(decided, left_out, project=project.name, context=context, fence=fence)
     result.require(report=key)
-    return without(decided, failed)
+    return without(decided, {*failed, *(row.item_id for row in left_out)})
+
+
+def _put_back(
+    decided: pa.Table, left_out: Sequence[BadRow], *, project: str, context: CheckContext, fence: Fence
+) -> None:
+    """Take out of the quarantine what is left out no longer: an operator trusts its labeler, or the labels changed."""
+    for code in HELD_CODES:
+        before = context.datasets.set_aside(project, code, stage=LABEL_STAGE)
+        free = _shared(decided["item_id"], before) - {row.item_id for row in left_out if row.code == code}
+        if free:
+            context.datasets.put_back(project, code, free, stage=LABEL_STAGE, fence=fence)
 
 
 def _subject(decided: pa.Table) -> str:

@@ -84,7 +84,8 @@ class ItemsCheck:
         """Return which of the items the recipe cannot decode, and why."""
 
         def look(item_id: str, data: bytes) -> tuple[str, str | None]:
-            return item_id, self.decoder.problem(data)
+            problem = self.decoder.problem(data)
+            return item_id, None if problem is None else self.project.config.deny_list.hide(problem)
 
         looked = map_items(store, places_of(columns).items(), look)
         return {item_id: problem for item_id, problem in looked if problem is not None}
@@ -110,7 +111,8 @@ class ItemsCheck:
         rows = pd.DataFrame({name: chunk[name] for name in KNOWN_COLUMNS})
         columns = ["item_id", "digest_matches", "readable", "decoded", *FACT_COLUMNS[config.modality]]
         frame = rows.merge(pd.DataFrame(facts).reindex(columns=columns), on="item_id", how="left")
-        return frame, {one["item_id"]: one["problem"] for one in facts if one.get("problem")}
+        hide = config.deny_list.hide
+        return frame, {one["item_id"]: hide(one["problem"]) for one in facts if one.get("problem")}
 
     def _put_aside(
         self, quarantined: Quarantined, columns: Columns, *, problems: Problems, context: CheckContext

@@ -26,8 +26,16 @@ from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject
 from pipeline_tasks.validation import fingerprints, frames, items, manifest
-from pipeline_tasks.validation.checking import check_dataset, checked_items, checked_labels, rows_of, without
+from pipeline_tasks.validation.checking import (
+    LABEL_STAGE,
+    check_dataset,
+    checked_items,
+    checked_labels,
+    rows_of,
+    without,
+)
 from pipeline_tasks.validation.items import CHUNK_ROWS, items_check
+from pipeline_tasks.validation.labeler_check import HELD_CODES
 from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, forget_parts, keep_fingerprints
 from pipeline_tasks.validation.reports import CheckContext
 from pipeline_tasks.validation.trigger import TrainDecision, count_new, enough_new_labels
@@ -231,6 +239,8 @@ def plan_training(
     left_out = datasets.set_aside(project.name, EQUAL_TO_EXAM)
     if project.config.gate.exam.near_duplicates.policy == "exclude":
         left_out |= datasets.set_aside(project.name, NEAR_DUPLICATE_OF_EXAM)
+    for code in HELD_CODES:
+        left_out |= datasets.set_aside(project.name, code, stage=LABEL_STAGE)
     pairs = (pair for pair in datasets.decided_pairs(project.name, "train") if pair[0] not in left_out)
     refs = {ref for ref in (datasets.head_snapshot(project.name), datasets.champion_snapshot(project.name)) if ref}
     known = (_each_pair(manifest.read(store, ref.object_key, columns=("item_id", "label"))) for ref in refs)

@@ -85,6 +85,11 @@ def shared_limits(limits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         shared["columns"] = list(columns.values())
     elif any("content_columns" in one for one in limits):
         shared["content_columns"] = sorted({name for one in limits for name in _names(one)})
+    denied = [one["privacy"] for one in limits if "privacy" in one]
+    if denied:  # what one of them must not keep, none is given
+        shared["privacy"] = {
+            key: sorted({name for one in denied for name in one[key]}) for key in ("columns", "patterns")
+        }
     return shared
 
 

@@ -1,12 +1,14 @@
-"""The labelers' lines of `dethrone status`: projects that wait for more people than have an account."""
+"""The labelers' lines of `dethrone status`: who is missing, and who is shown to be worse than the others."""
 
 from __future__ import annotations
 
 from pipeline_tasks.annotation.people import missing_people
 from pipeline_tasks.assembly import Parts, build_parts
+from pipeline_tasks.catalog.datasets import CheckRecord, DatasetRepository
 from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.project_loader import load_projects
+from pipeline_tasks.validation.labeler_check import LABELER_DISAGREES
 
 
 def missing_people_lines(parts: Parts | None = None) -> list[str]:
@@ -19,3 +21,22 @@ def missing_people_lines(parts: Parts | None = None) -> list[str]:
     except PipelineError:
         return []
     return [line for line in found if line]
+
+
+def disagreeing_lines(parts: Parts | None = None) -> list[str]:
+    """Return one line per project of which the newest check of labels named labelers."""
+    parts = parts or build_parts()
+    datasets = DatasetRepository(parts.database)
+    projects, _errors = load_projects(parts.settings.projects_dir)
+    found = (disagreeing_line(one.name, datasets.check_of(one.name, stage="labels")) for one in projects)
+    return [line for line in found if line]
+
+
+def disagreeing_line(project: str, check: CheckRecord | None) -> str:
+    """Return the line on the labelers that a check named, or nothing."""
+    said = [one["observed"] for one in (check.failures if check else ()) if one["rule"] == LABELER_DISAGREES]
+    if not said:
+        return ""
+    return (
+        f"Labels of {project}: {said[0]}. Whose answers count is yours to say: docs/labeling.md, People who are wrong."
+    )

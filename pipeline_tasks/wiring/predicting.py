@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,8 @@ def predict_batch(parts: Parts, project: str, *, attempt: Attempt, batch_id: str
         with tempfile.TemporaryDirectory(dir=parts.settings.scratch_dir) as scratch:
             path = Path(scratch) / "answers.parquet"
             items = repository.iterate(project, batch_id=batch_id)
-            _write_answers(parts, champion, _only(items, ids), path=path)
+            hide = parts.project(project).config.deny_list.hide
+            _write_answers(parts, champion, _only(items, ids), path=path, hide=hide)
             parts.store.put_file(key, path, content_type="application/vnd.apache.parquet")
     return {"object_key": key, "num_items": len(ids), "model_version": champion.version}
 
@@ -134,7 +135,9 @@ def _only(items: Iterable[Item], ids: Sequence[str]) -> Iterator[Item]:
             following = next(wanted, None)
 
 
-def _write_answers(parts: Parts, champion: Any, items: Iterator[Item], *, path: Path) -> None:
+def _write_answers(
+    parts: Parts, champion: Any, items: Iterator[Item], *, path: Path, hide: Callable[[str], str]
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -144,8 +147,9 @@ def _write_answers(parts: Parts, champion: Any, items: Iterator[Item], *, path: 
     with pq.ParquetWriter(path, schema) as writer:
         while chunk := list(islice(items, CHUNK_ITEMS)):
             rows = [
-                {"item_id": one.item.item_id, "key": one.item.key}
-                | {name: getattr(one, name) for name in ("label", "confidence", "probabilities", "problem")}
+                {"item_id": one.item.item_id, "key": hide(one.item.key)}
+                | {name: getattr(one, name) for name in ("label", "confidence", "probabilities")}
+                | {"problem": None if one.problem is None else hide(one.problem)}
                 for one in _answers(parts, champion, chunk)
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -325,6 +325,7 @@ def route_config(loaded: LoadedProject) -> dict[str, Any]:
             "max_pixels": config.checks.max_pixels,
             "max_text_characters": config.checks.max_text_characters,
             **_row_reading(config),
+            **({"privacy": config.privacy.deny.model_dump()} if config.deny_list else {}),
         },
     }
 

@@ -142,11 +142,13 @@ def overview_lines(parts: Parts) -> list[ProjectLine]:
 
 def _line(parts: Parts, project: str, description: str) -> ProjectLine:
     from pipeline_tasks.catalog.datasets import DatasetRepository
+    from pipeline_tasks.wiring.labelers import disagreeing_line
 
     monitoring = MonitoringRepository(parts.database)
     records = ServingRepository(parts.database).records(project)
     state = labeling_state(parts.database, project)
-    exams = DatasetRepository(parts.database).exams(project)
+    datasets = DatasetRepository(parts.database)
+    exams, labels = datasets.exams(project), disagreeing_line(project, datasets.check_of(project, stage="labels"))
     runs = RunRepository(parts.database).list(project, kind="train", state="closed", limit=8)
     return ProjectLine(
         name=project,
@@ -161,7 +163,7 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
         exam_epoch=exams[0].epoch if exams else None,
         exam_items=exams[0].num_items if exams else 0,
         live_quality=monitoring.quality_text(project),
-        alarms=monitoring.open_alarms(project),
+        alarms=(*monitoring.open_alarms(project), *([labels] if labels else ())),
         links=_links(parts, project),
         beside=_beside(records),
         runs=tuple(

@@ -44,7 +44,9 @@ def parts(world, database, object_store, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, "champion_of", lambda *_: types.SimpleNamespace(version="v1"))
     monkeypatch.setattr(predicting, "load_stored", lambda _: lambda _: Model())
     settings = types.SimpleNamespace(scratch_dir=tmp_path / "scratch")
-    return types.SimpleNamespace(database=database, store=object_store, settings=settings)
+    parts = types.SimpleNamespace(database=database, store=object_store, settings=settings)
+    parts.project = lambda _: world.project
+    return parts
 
 
 def answers(world: World, parts, countries: list[str]) -> dict[str, dict]:

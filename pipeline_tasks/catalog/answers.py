@@ -1,0 +1,44 @@
+"""People's answers of now, one of each person to each item, whatever was decided from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import Database
+
+ROWS_AT_ONCE = 10_000
+
+
+def answers_of(database: Database, project: str) -> list[tuple[str, str, str]]:
+    """Return (item id, labeler, label) of both queues, sorted; deleted, skipped and refused answers are none."""
+    newest: dict[tuple[str, str], tuple[str, str, str]] = {}
+    with database.read() as connection:
+        for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(_newest_revisions(project)):
+            key, found = (row.item_id, row.annotator), (row.revision, row.annotation_id, row.label)
+            newest[key] = max(newest.get(key, found), found)
+    return sorted((item_id, labeler, label) for (item_id, labeler), (_, _, label) in newest.items())
+
+
+def num_labelers(database: Database, project: str) -> int:
+    """Return how many different people have answered anything."""
+    column = t.annotations.c
+    query = sa.select(sa.func.count(sa.distinct(column.annotator))).where(column.project == project)
+    with database.read() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+def _newest_revisions(project: str) -> sa.Select[Any]:
+    column = t.annotations.c
+    newest = (
+        sa.select(column.annotation_id, sa.func.max(column.revision).label("revision"))
+        .where(column.project == project)
+        .group_by(column.annotation_id)
+        .subquery()
+    )
+    same = (column.annotation_id == newest.c.annotation_id) & (column.revision == newest.c.revision)
+    counts = (column.deleted.is_(False), column.cancelled.is_(False), column.label.is_not(None))
+    chosen = (column.item_id, column.annotator, column.label, column.revision, column.annotation_id)
+    return sa.select(*chosen).join(newest, same).where(column.project == project, *counts)
