@@ -227,8 +227,17 @@ class NearDuplicates(Section):
     image_similarity: float = Field(
         0.995, ge=0.9, le=1, description="Least correlation of the 16 x 16 grey pixels of two copies of one photo."
     )
+    image_moves: bool = Field(
+        default=True,
+        description="Photos that are one another mirrored, turned by quarters or moved by a tenth are copies, too. "
+        "false where such a photo is another thing: letters, arrows, left and right.",
+    )
     text_similarity: float = Field(
-        0.9, ge=0.7, le=1, description="Least Jaccard index of the five-character shingles of two copies of one text."
+        0.9,
+        ge=0.7,
+        le=1,
+        description="Least Jaccard index of the five-character shingles of two copies of one text, or least share of "
+        "the shorter text's that the longer one has.",
     )
     significant_digits: int = Field(
         4,
