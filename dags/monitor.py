@@ -12,7 +12,8 @@ live model's quality on audited answers, and wakes training when it has dropped.
 
 **When it fails.** Nothing is lost: the log's parts stay where they are and the next run reads them. `Report` shows
 the window's page: state, alarms, live quality with its intervals, drift of the answers. The state is ALARM whenever
-there is an alarm of any kind; INSUFFICIENT_DATA means neither an alarm nor an all-clear.
+there is an alarm of any kind; WATCH (the newest audits alone look low) wakes nobody; INSUFFICIENT_DATA means neither an
+alarm nor an all-clear.
 """
 
 for project in load_valid_projects():

@@ -207,7 +207,8 @@ class CheckReport:
 class MonitorReport:
     """Result of one monitor run; `alarms` are sentences.
 
-    `state` is ALARM where there is any of them, else what live quality says: OK, INSUFFICIENT_DATA or NO_REFERENCE.
+    `state` is ALARM where there is any of them, else what live quality says: OK, WATCH, INSUFFICIENT_DATA or
+    NO_REFERENCE.
 
     `num_refused`: parts, records and inputs in quarantine; `num_unmatched`: feedback on no known prediction.
     """

@@ -27,7 +27,7 @@ NOT_A_NUMBER = Interval(math.nan, math.nan, math.nan)
 
 
 def wilson_interval(num_successes: float, num_trials: float, *, confidence: float = SHOWN_CONFIDENCE) -> Interval:
-    """Return a proportion with its Wilson score interval; NaN without trials.
+    """Return a proportion with its Wilson score interval; NaN without trials. Weighted trials count as a fraction.
 
     Source: Wilson 1927; it stays inside 0..1 and is honest for small counts, unlike the normal interval.
     """

@@ -246,8 +246,17 @@ class NearDuplicates(Section):
     image_similarity: float = Field(
         0.995, ge=0.9, le=1, description="Least correlation of the 16 x 16 grey pixels of two copies of one photo."
     )
+    image_moves: bool = Field(
+        default=True,
+        description="Photos that are one another mirrored, turned by quarters or moved by a tenth are copies, too. "
+        "false where such a photo is another thing: letters, arrows, left and right.",
+    )
     text_similarity: float = Field(
-        0.9, ge=0.7, le=1, description="Least Jaccard index of the five-character shingles of two copies of one text."
+        0.9,
+        ge=0.7,
+        le=1,
+        description="Least Jaccard index of the five-character shingles of two copies of one text, or least share of "
+        "the shorter text's that the longer one has.",
     )
     significant_digits: int = Field(
         4,
@@ -328,11 +337,24 @@ class Monitor(Section):
     max_audits: int = Field(200, ge=0, description="Per monitor run.")
     max_uncertain: int = Field(200, ge=0, description="Per monitor run; the least confident first.")
     max_share_per_client: float = Field(1.0, gt=0, le=1)
-    min_audited: int = Field(30, ge=1)
+    min_audited: int = Field(30, ge=1, description="Below so many audited answers nothing is judged.")
     window_audits: int = Field(
-        60, ge=1, description="Live quality is computed on this many newest audited answers of a model version."
+        60, ge=1, description="Live quality is shown on this many newest audited answers of a model version."
     )
-    max_quality_drop: float = Field(0.05, gt=0, le=1)
+    max_quality_drop: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="WATCH: the newest audited answers lie by more than this, and than chance explains at one look, "
+        "below the exam. It is shown and wakes nobody.",
+    )
+    false_alarms_a_year: float = Field(
+        0.2,
+        gt=0,
+        le=12,
+        description="The budget of the alarm of live quality: so many false ones are to be expected in a year at most "
+        "while live quality is as the exam's lower bound. Fewer = later alarms.",
+    )
 
 
 class TrainTrigger(Section):

@@ -22,7 +22,10 @@ MAX_SHOWN_VERSIONS = 3
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One prediction that people are asked about, and what the model had said."""
+    """One prediction that people are asked about, and what the model had said.
+
+    `inclusion` is the chance with which an audit was picked; None for an unsure answer, and where it was not recorded.
+    """
 
     prediction_id: str
     item_id: str
@@ -31,17 +34,25 @@ class AuditRow:
     confidence: float
     kind: PickKind
     predicted_at: dt.datetime
+    inclusion: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AuditedPrediction:
-    """An audited prediction whose item has a label now."""
+    """An audited prediction whose item has a label now; `known_at` is when both the pick and the label were there."""
 
     prediction_id: str
     model_version: str
     predicted_label: str
     label: str
     predicted_at: dt.datetime
+    item_id: str
+    known_at: dt.datetime
+    inclusion: float | None = None
+
+    @property
+    def is_right(self) -> bool:
+        return self.predicted_label == self.label
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,30 +179,34 @@ class MonitoringRepository:
             connection.execute(t.monitor_windows.insert(), row)
 
     def audited(self, project: str) -> list[AuditedPrediction]:
-        """Return the random audits whose items have a decided label now, oldest prediction first.
-
-        A model's answers to the same item are one observation, however often a client asked.
-        """
+        """Return the random audits whose items have a decided label now, oldest prediction first."""
         audit, decision = t.audits.c, t.label_decisions.c
-        newest = (
-            sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
+        is_decided = decision.status == "decided"
+        of_item = (
+            sa.select(
+                decision.item_id,
+                sa.func.max(decision.version).label("version"),
+                sa.func.min(sa.case((is_decided, decision.decided_at))).label("first_at"),
+            )
             .where(decision.project == project)
             .group_by(decision.item_id)
             .subquery()
         )
-        same = sa.and_(decision.item_id == newest.c.item_id, decision.version == newest.c.version)
+        same = sa.and_(decision.item_id == of_item.c.item_id, decision.version == of_item.c.version)
+        columns = (audit.prediction_id, audit.model_version, audit.predicted_label, audit.predicted_at, audit.item_id)
         query = (
-            sa.select(
-                audit.prediction_id, audit.model_version, audit.predicted_label, decision.label, audit.predicted_at
-            )
-            .join(newest, newest.c.item_id == audit.item_id)
+            sa.select(*columns, audit.inclusion, audit.picked_at, decision.label, of_item.c.first_at)
+            .join(of_item, of_item.c.item_id == audit.item_id)
             .join(t.label_decisions, sa.and_(decision.project == audit.project, same))
-            .where(audit.prediction_id.in_(_one_audit_per_item(project)), audit.project == project)
-            .where(decision.status == "decided")
+            .where(audit.project == project, audit.kind == "audit", is_decided)
             .order_by(audit.predicted_at, audit.prediction_id)
         )
         with self._database.read() as connection:
-            return [AuditedPrediction(**row) for row in connection.execute(query).mappings()]
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return [
+            AuditedPrediction(known_at=max(row.pop("picked_at"), row.pop("first_at")), **row)  # the label may be older
+            for row in rows
+        ]
 
     def windows(self, project: str, kind: str, *, limit: int = 500) -> list[WindowRow]:
         """Return the newest windows of a kind, oldest first."""
@@ -280,10 +295,3 @@ def _window_values(project: str, window: WindowRow, run_id: str) -> dict[str, An
         "run_id": run_id,
         "created_at": window.created_at,
     }
-
-
-def _one_audit_per_item(project: str) -> sa.Select[Any]:
-    """Select one random audit for each model version and item."""
-    audit = t.audits.c
-    mine = sa.and_(audit.project == project, audit.kind == "audit")
-    return sa.select(sa.func.min(audit.prediction_id)).where(mine).group_by(audit.model_version, audit.item_id)

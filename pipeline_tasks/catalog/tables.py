@@ -428,6 +428,7 @@ audits = sa.Table(
     _text("kind"),  # audit | uncertain
     _time("predicted_at"),
     _time("picked_at"),
+    sa.Column("inclusion", sa.Float),  # the chance with which an audit was picked
     sa.Index("ix_audits_item", "project", "item_id"),
 )
 

@@ -1,7 +1,8 @@
 """How far production has moved from what the exam looked like: effect sizes, not p-values. Pure.
 
 With enough traffic every difference is significant, so only its size counts, and only when it stays: two blocks of
-predictions in a row. Confidence does not follow accuracy, so drift is shown and never replaces audits.
+predictions in a row. What two samples of one law differ by is subtracted. Confidence does not follow accuracy, so drift
+is shown and never replaces audits.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any, Literal
 
 from pipeline_tasks.validation.frames import js_distance
 
+RULE_VERSION = 2  # 1: without subtracting what no drift gives, at any size
 NUM_BINS = 10
 BLOCK = 200
 PERSISTENCE = 2
 MAX_PSI = 0.25
 MAX_JS = 0.25
+ROWS_PER_CELL = 5  # of a class or of a tenth of the confidence, on both sides
 DriftState = Literal["OK", "WATCH", "DRIFT", "INSUFFICIENT_DATA"]
 
 
@@ -43,7 +46,10 @@ class Histogram:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Drift:
-    """The newest block of predictions beside the reference, with the counts of both."""
+    """The newest block of predictions beside the reference, with the counts of both.
+
+    `confidence_psi` and `label_js` are beyond what no drift gives; `num_needed` rows either side must have.
+    """
 
     state: DriftState
     reference: str
@@ -52,6 +58,8 @@ class Drift:
     label_js: float | None
     expected: Histogram | None = None
     actual: Histogram | None = None
+    num_needed: int = 0
+    rule_version: int = RULE_VERSION
 
     def as_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -84,6 +92,25 @@ def psi(expected: Sequence[int], actual: Sequence[int]) -> float:
     return sum((q - p) * math.log(q / p) for p, q in pairs)
 
 
+def excess_psi(expected: Histogram, actual: Histogram) -> float:
+    """Return the stability index of the confidences less what two samples of one law have: (b - 1)(1/n + 1/m)."""
+    noise = (NUM_BINS - 1) * (1 / expected.num_rows + 1 / actual.num_rows)
+    return max(0.0, psi(expected.confidence, actual.confidence) - noise)
+
+
+def excess_js(expected: Histogram, actual: Histogram) -> float:
+    """Return the distance of the labels less what two samples of one law have: squared, (k - 1)/(8 ln 2)(1/n + 1/m)."""
+    distance = js_distance(expected.labels, actual.labels) or 0.0
+    num_labels = len({name for one in (expected, actual) for name, count in one.labels.items() if count})
+    noise = (num_labels - 1) / (8 * math.log(2)) * (1 / expected.num_rows + 1 / actual.num_rows)
+    return math.sqrt(max(0.0, distance**2 - noise))
+
+
+def least_rows(num_classes: int) -> int:
+    """Return how many rows either side must have to be compared."""
+    return ROWS_PER_CELL * max(num_classes, NUM_BINS)
+
+
 def blocks(windows: Sequence[Histogram], *, size: int = BLOCK) -> list[Histogram]:
     """Return consecutive windows gathered into blocks of at least `size` predictions, without an unfull last one."""
     found: list[Histogram] = []
@@ -96,14 +123,16 @@ def blocks(windows: Sequence[Histogram], *, size: int = BLOCK) -> list[Histogram
     return found
 
 
-def measure(windows: Sequence[Histogram], *, exam: Histogram | None) -> Drift:
+def measure(windows: Sequence[Histogram], *, exam: Histogram | None, num_classes: int) -> Drift:
     """Compare the newest blocks with the exam, or with the version's own first block where there is no exam."""
-    found = blocks(windows)
+    needed = least_rows(num_classes)
+    found = blocks(windows, size=max(BLOCK, needed))
     reference = exam if exam is not None and exam.num_rows else (found[0] if found else None)
     name = "exam" if reference is exam and exam is not None else "first predictions"
     compared = found if name == "exam" else found[1:]
-    if reference is None or not compared:
-        return Drift("INSUFFICIENT_DATA", name, sum(one.num_rows for one in windows), None, None)
+    if reference is None or not compared or reference.num_rows < needed:
+        num_rows = sum(one.num_rows for one in windows)
+        return Drift("INSUFFICIENT_DATA", name, num_rows, None, None, expected=reference, num_needed=needed)
     far = [_is_far(reference, block) for block in compared[-PERSISTENCE:]]
     stays = len(far) == PERSISTENCE and all(far)
     newest = compared[-1]
@@ -111,13 +140,13 @@ def measure(windows: Sequence[Histogram], *, exam: Histogram | None) -> Drift:
         state="DRIFT" if stays else "WATCH" if far[-1] else "OK",
         reference=name,
         num_rows=newest.num_rows,
-        confidence_psi=psi(reference.confidence, newest.confidence),
-        label_js=js_distance(reference.labels, newest.labels),
+        confidence_psi=excess_psi(reference, newest),
+        label_js=excess_js(reference, newest),
         expected=reference,
         actual=newest,
+        num_needed=needed,
     )
 
 
 def _is_far(reference: Histogram, block: Histogram) -> bool:
-    distance = js_distance(reference.labels, block.labels)
-    return psi(reference.confidence, block.confidence) > MAX_PSI or (distance is not None and distance > MAX_JS)
+    return excess_psi(reference, block) > MAX_PSI or excess_js(reference, block) > MAX_JS

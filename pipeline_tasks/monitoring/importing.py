@@ -36,7 +36,7 @@ from pipeline_tasks.ingest.split import split_of
 from pipeline_tasks.monitoring import drift
 from pipeline_tasks.monitoring.log_scan import unknown_outcomes
 from pipeline_tasks.monitoring.parts import Part, Prediction, merge_predictions, read_part, read_payloads
-from pipeline_tasks.monitoring.picking import pick_audits, pick_uncertain
+from pipeline_tasks.monitoring.picking import inclusion_chances, pick_audits, pick_uncertain
 from pipeline_tasks.monitoring.refusals import examine_input, quarantine, refuse_part
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
@@ -87,6 +87,7 @@ class _Pick:
     prediction: Prediction
     examined: _Examined
     kind: PickKind
+    inclusion: float | None
 
 
 def import_parts(
@@ -196,6 +197,14 @@ def _pick(
         already={one for one, row in before.items() if row.kind == "audit"},
     )
     audited = {one.prediction_id for one in audits}
+    chances = inclusion_chances(
+        predictions,
+        audits,
+        key=outside.split_key,
+        share=policy.audit_share,
+        limit=policy.max_audits,
+        max_share_per_client=policy.max_share_per_client,
+    )
 
     def wanted(prediction: Prediction) -> bool:
         examined = examine(prediction)
@@ -218,7 +227,9 @@ def _pick(
     chosen: list[tuple[Prediction, PickKind]] = [(one, "audit") for one in audits]
     chosen += [(one, "uncertain") for one in uncertain]
     examined = [(one, examine(one), kind) for one, kind in chosen]
-    picks = [_Pick(one, found, kind) for one, found, kind in examined if found is not None]
+    picks = [
+        _Pick(one, found, kind, chances.get(one.prediction_id)) for one, found, kind in examined if found is not None
+    ]
     return picks, examine.refused
 
 
@@ -270,6 +281,7 @@ def _audit_row(pick: _Pick) -> AuditRow:
         confidence=one.confidence,
         kind=pick.kind,
         predicted_at=one.at,
+        inclusion=pick.inclusion,
     )
 
 

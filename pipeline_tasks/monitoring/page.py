@@ -14,6 +14,7 @@ from pipeline_tasks.evaluation.report_tables import percent
 WORDS = {
     "ALARM": ("keep", "Alarm"),
     "OK": ("promote", "No alarm"),
+    "WATCH": ("promote", "No alarm; the newest audits alone look low"),
     "INSUFFICIENT_DATA": ("inconclusive", "Too little data: neither an alarm nor an all-clear"),
     "NO_REFERENCE": ("inconclusive", "Nothing to compare with: no exam speaks of this model version"),
 }
@@ -40,8 +41,10 @@ def render_window(
     body += section(
         "Live quality",
         "".join(_version(one) for one in statistics["versions"].values()),
-        "Share of audited answers that people agree with, with 95 % Wilson intervals. An alarm: lower than the exam by "
-        "more than monitor.max_quality_drop, and by more than chance.",
+        "Share of audited answers that people agree with, each input once, with 95 % Wilson intervals at one look; an "
+        "answer picked from many weighs more. An alarm: the evidence of a drop below the exam's lower bound reaches "
+        "the level that gives monitor.false_alarms_a_year. WATCH: the newest audits lie below the exam by more than "
+        "monitor.max_quality_drop and than chance explains at one look; it wakes nobody.",
     )
     body += section(
         "Drift of the answers",
@@ -59,7 +62,20 @@ def _version(quality: Mapping[str, Any]) -> str:
     )
     head = '<tr><th>From (UTC)</th><th>To</th><th class="number">Audited</th><th>Right</th></tr>'
     table = f"<table>{head}{rows}</table>" if rows else ""
-    return f'<div class="card"><h3>{text(quality["text"])}</h3>{table}</div>'
+    return f'<div class="card"><h3>{text(quality["text"])}</h3>{_evidence(quality)}{table}</div>'
+
+
+def _evidence(quality: Mapping[str, Any]) -> str:
+    per_request = quality["per_request"]
+    lines = []
+    if per_request["estimate"] is not None:
+        lines.append(f"Per request {_interval(per_request)} of {quality['num_requests']:,} audited requests.")
+    if quality["evidence"] is not None:
+        lines.append(
+            f"Evidence of a drop {quality['evidence']:,.1f}; an alarm at {quality['alarm_level']:,.0f}, which is a "
+            f"budget of {quality['false_alarms_a_year']:g} false alarms a year."
+        )
+    return "".join(f"<p>{line}</p>" for line in lines)
 
 
 def _time(iso: str) -> str:
@@ -73,11 +89,16 @@ def _interval(found: Mapping[str, Any]) -> str:
 
 def _drift(drift: Mapping[str, Any]) -> str:
     if drift["confidence_psi"] is None:
-        return f'<div class="card"><p>Not measured yet: {drift["num_rows"]:,} predictions so far.</p></div>'
-    distance = "none" if drift["label_js"] is None else f"{drift['label_js']:.3f}"
+        found = drift["expected"]
+        size = f"; the {drift['reference']}: {sum(found['confidence']):,}" if found else ""
+        return (
+            f'<div class="card"><p>Not measured yet: {drift["num_rows"]:,} predictions so far{size}. Either side needs '
+            f"{drift['num_needed']:,}.</p></div>"
+        )
     said = (
         f"{drift['state']}: {drift['num_rows']:,} predictions beside the {drift['reference']}. Population stability "
-        f"index of the confidences {drift['confidence_psi']:.3f}, Jensen-Shannon distance of the labels {distance}."
+        f"index of the confidences {drift['confidence_psi']:.3f}, Jensen-Shannon distance of the labels "
+        f"{drift['label_js']:.3f}, both beyond what samples of these sizes differ by."
     )
     expected, actual = drift["expected"], drift["actual"]
     labels = sorted({*expected["labels"], *actual["labels"]}, key=lambda name: (-actual["labels"].get(name, 0), name))

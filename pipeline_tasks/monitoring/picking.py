@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from pipeline_tasks.monitoring.parts import Prediction
 
@@ -31,6 +31,38 @@ def pick_audits(
     ranked = sorted((audit_rank(one.prediction_id, key=key), one.prediction_id, one) for one in predictions)
     sampled = [one for rank, _id, one in ranked if rank < share or one.prediction_id in already]
     return _take(sampled, limit=limit, max_share_per_client=max_share_per_client, already=already)
+
+
+def inclusion_chances(
+    predictions: Iterable[Prediction],
+    picked: Iterable[Prediction],
+    *,
+    key: str,
+    share: float,
+    max_share_per_client: float,
+    limit: int,
+) -> Mapping[str, float]:
+    """Return the chance with which each audit was picked, by prediction id: the rank below which it would have been.
+
+    That is `share`, or less where `limit` or the client's part of it was full: then the rank of the first that found no
+    place any more, all other ranks being as they are. Source: Duffield, Lund and Thorup, "Priority sampling" (2007).
+    """
+    chosen = {one.prediction_id: one for one in picked}
+    ranked = sorted((audit_rank(one.prediction_id, key=key), one.prediction_id, one.client) for one in predictions)
+    taken = Counter(one.client for one in chosen.values())
+    most, is_full = _most(limit, max_share_per_client), len(chosen) >= limit
+    of_client: dict[str, float] = {}
+    of_all = share
+    for rank, prediction_id, client in ranked:
+        if rank >= share:
+            break
+        if prediction_id in chosen:
+            continue
+        if taken[client] >= most:
+            of_client.setdefault(client, rank)
+        elif is_full:
+            of_all = min(of_all, rank)
+    return {name: min(of_all, of_client.get(one.client, share)) or share for name, one in chosen.items()}
 
 
 def pick_uncertain(
@@ -63,7 +95,7 @@ def _once_per_content(ranked: Sequence[Prediction], already: Collection[str]) ->
 def _take(
     candidates: Iterable[Prediction], *, limit: int, max_share_per_client: float, already: Collection[str]
 ) -> list[Prediction]:
-    most = max(1, int(limit * max_share_per_client))
+    most = _most(limit, max_share_per_client)
     room = limit - len(already)
     taken: Counter[str] = Counter()
     picked: list[Prediction] = []
@@ -78,3 +110,7 @@ def _take(
             room -= 1
             picked.append(one)
     return picked
+
+
+def _most(limit: int, max_share_per_client: float) -> int:
+    return max(1, int(limit * max_share_per_client))

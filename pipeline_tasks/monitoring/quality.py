@@ -1,4 +1,8 @@
-"""Live quality on audited predictions, with its interval, beside what the exam promised. Pure."""
+"""Live quality on audited predictions, with its interval, beside what the exam promised. Pure.
+
+Per content (each distinct input once, as the exam has it) and per request (as the traffic has it) are told apart.
+Audits that a run picked from many predictions stand for more of them: each weighs 1 / the chance of its pick.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline_tasks.catalog.monitoring import AuditedPrediction
-from pipeline_tasks.intervals import Interval, wilson_interval
+from pipeline_tasks.intervals import NOT_A_NUMBER, Interval, wilson_interval
+from pipeline_tasks.monitoring import detector
+from pipeline_tasks.monitoring.detector import ExamCount
 from pipeline_tasks.project import Monitor
 
-State = Literal["OK", "ALARM", "INSUFFICIENT_DATA", "NO_REFERENCE"]
+State = Literal["OK", "WATCH", "ALARM", "INSUFFICIENT_DATA", "NO_REFERENCE"]
 MAX_WINDOWS = 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VersionQuality:
-    """One model version in production: accuracy on its newest audited predictions, and window by window."""
+    """One model version in production: accuracy on its newest audited contents, and window by window.
+
+    `evidence` of a drop below `exam_bound` raises the alarm at `alarm_level`; docs/checks.md, "In production".
+    """
 
     model_version: str
     num_audited: int
@@ -27,42 +36,83 @@ class VersionQuality:
     state: State
     windows: tuple[Mapping[str, Any], ...]
     constant_accuracy: float | None = None  # always answering the commonest class of the same audited items
+    per_request: Interval = NOT_A_NUMBER
+    num_requests: int = 0
+    exam_bound: float | None = None
+    evidence: float | None = None
+    alarm_level: float | None = None
+    false_alarms_a_year: float | None = None
+    rule_version: int = detector.RULE_VERSION
 
     @property
     def text(self) -> str:
         """The figure in words."""
         promised = f", exam {self.exam_accuracy:.3f}" if self.exam_accuracy is not None else ""
+        if self.exam_bound is not None:
+            promised += f" (at least {self.exam_bound:.3f})"
         if math.isnan(self.accuracy.estimate):
             return f"{self.model_version}: nothing audited yet{promised}"
-        low, high = self.accuracy.low, self.accuracy.high
-        note = {"ALARM": ", ALARM", "INSUFFICIENT_DATA": ", too few to judge"}.get(self.state, "")
         constant = f", constant answer {self.constant_accuracy:.3f}" if self.constant_accuracy is not None else ""
-        return (
-            f"{self.model_version}: {self.accuracy.estimate:.3f} ({low:.3f} to {high:.3f}) "
-            f"on {self.num_audited} audited{constant}{promised}{note}"
-        )
+        return f"{self.model_version}: {self._shares()}{constant}{promised}{self._judged()}"
+
+    def _shares(self) -> str:
+        found = f"{_in_words(self.accuracy)} on {self.num_audited} audited"
+        if self.num_requests == self.num_audited:
+            return found
+        return f"{found} contents, {_in_words(self.per_request)} of their {self.num_requests} requests"
+
+    def _judged(self) -> str:
+        if self.state in ("ALARM", "WATCH", "OK"):
+            return f", {self.state} at {self.false_alarms_a_year:g} false alarms a year"
+        return ", too few to judge" if self.state == "INSUFFICIENT_DATA" else ""
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; no NaN."""
-        interval = {name: _finite(value) for name, value in dataclasses.asdict(self.accuracy).items()}
-        return {**dataclasses.asdict(self), "accuracy": interval, "windows": list(self.windows), "text": self.text}
+        plain = dataclasses.asdict(self)
+        for name in ("accuracy", "per_request"):
+            plain[name] = {key: _finite(value) for key, value in plain[name].items()}
+        return {**plain, "windows": list(self.windows), "text": self.text}
 
 
 def measure(
-    version: str, audited: Sequence[AuditedPrediction], *, exam_accuracy: float | None, policy: Monitor
+    version: str,
+    audited: Sequence[AuditedPrediction],
+    *,
+    exam: ExamCount | None,
+    policy: Monitor,
+    audits_a_year: float,
 ) -> VersionQuality:
     """Return a version's live quality; `audited` are its labeled audits, oldest first."""
-    recent = audited[-max(policy.window_audits, policy.min_audited) :]
-    accuracy = _accuracy(recent)
+    contents = once_per_item(audited)
+    recent = contents[-max(policy.window_audits, policy.min_audited) :]
+    since = [one for one in audited if recent and one.predicted_at >= recent[0].predicted_at]
+    accuracy, share = _accuracy(recent, policy=policy), policy.audit_share
+    level = detector.alarm_level(audits_a_year, false_alarms_a_year=policy.false_alarms_a_year)
+    bound = exam.lower_bound if exam else 0.0
+    found = _evidence(contents, bound=bound, level=level, share=share) if bound > 0 else None
     return VersionQuality(
         model_version=version,
         num_audited=len(recent),
         accuracy=accuracy,
-        exam_accuracy=exam_accuracy,
-        state=_judge(accuracy, num_audited=len(recent), exam_accuracy=exam_accuracy, policy=policy),
-        windows=tuple(_windows(audited, size=policy.min_audited)),
+        exam_accuracy=exam.accuracy if exam else None,
+        state=_judge(recent, accuracy=accuracy, exam=exam, evidence=found, level=level, policy=policy),
+        windows=tuple(_windows(contents, policy=policy)),
         constant_accuracy=_commonest_share(recent),
+        per_request=_accuracy(since, policy=policy),
+        num_requests=len(since),
+        exam_bound=bound if exam else None,
+        evidence=found,
+        alarm_level=level,
+        false_alarms_a_year=policy.false_alarms_a_year,
     )
+
+
+def once_per_item(audited: Sequence[AuditedPrediction]) -> list[AuditedPrediction]:
+    """Return one audit of each item, in their order: answers to the same input are one observation."""
+    first: dict[str, AuditedPrediction] = {}
+    for one in sorted(audited, key=lambda one: one.prediction_id):
+        first.setdefault(one.item_id, one)
+    return [one for one in audited if first[one.item_id] is one]
 
 
 def _commonest_share(audited: Sequence[AuditedPrediction]) -> float | None:
@@ -70,32 +120,78 @@ def _commonest_share(audited: Sequence[AuditedPrediction]) -> float | None:
     return max(counts.values()) / len(audited) if counts else None
 
 
-def _judge(accuracy: Interval, *, num_audited: int, exam_accuracy: float | None, policy: Monitor) -> State:
-    """Say whether quality has dropped: by more than is allowed, and by more than chance explains."""
-    if num_audited < policy.min_audited:
+def _evidence(contents: Sequence[AuditedPrediction], *, bound: float, level: float, share: float) -> float:
+    """Return the evidence of a drop after the answers, in the order in which they became known."""
+    ordered = sorted(contents, key=lambda one: (one.known_at, one.predicted_at, one.prediction_id))
+    answers = [(one.is_right, weight) for one, weight in zip(ordered, _weights(ordered, share=share), strict=True)]
+    found = 0.0
+    for found in detector.evidence(answers, bound=bound, level=level):  # noqa: B007  the last counts
+        pass
+    return found
+
+
+def _judge(
+    recent: Sequence[AuditedPrediction],
+    *,
+    accuracy: Interval,
+    exam: ExamCount | None,
+    evidence: float | None,
+    level: float,
+    policy: Monitor,
+) -> State:
+    """Return ALARM within the budget of false alarms; WATCH where the newest audits alone look too low."""
+    if len(recent) < policy.min_audited:
         return "INSUFFICIENT_DATA"
-    if exam_accuracy is None:
+    if exam is None or evidence is None:
         return "NO_REFERENCE"
-    too_low = exam_accuracy - accuracy.estimate > policy.max_quality_drop
-    return "ALARM" if too_low and accuracy.high < exam_accuracy else "OK"
+    if evidence >= level:
+        return "ALARM"
+    return "WATCH" if looks_low(accuracy, exam_accuracy=exam.accuracy, policy=policy) else "OK"
 
 
-def _accuracy(audited: Sequence[AuditedPrediction]) -> Interval:
-    return wilson_interval(sum(one.predicted_label == one.label for one in audited), len(audited))
+def looks_low(accuracy: Interval, *, exam_accuracy: float, policy: Monitor) -> bool:
+    """Return whether the newest audits are lower by more than is allowed, and than chance explains at one look."""
+    return exam_accuracy - accuracy.estimate > policy.max_quality_drop and accuracy.high < exam_accuracy
 
 
-def _windows(audited: Sequence[AuditedPrediction], *, size: int) -> list[dict[str, Any]]:
-    """Return accuracy by consecutive windows of `size` audits; the newest may be smaller."""
+def _weights(audited: Sequence[AuditedPrediction], *, share: float) -> list[float]:
+    """Return weights as 1 / the chance of each pick, the least 1; `share` is that of picks that have none recorded."""
+    chances = [one.inclusion or share or 1.0 for one in audited]
+    most = max(chances, default=1.0)
+    return [most / chance for chance in chances]
+
+
+def _accuracy(audited: Sequence[AuditedPrediction], *, policy: Monitor) -> Interval:
+    """Return the weighted share of right answers; its interval is that of the effective number of items (Kish 1965)."""
+    if not audited:
+        return NOT_A_NUMBER
+    weights = _weights(audited, share=policy.audit_share)
+    of_item: Counter[str] = Counter()
+    for one, weight in zip(audited, weights, strict=True):
+        of_item[one.item_id] += weight  # type: ignore[assignment]
+    right = math.fsum(weight for one, weight in zip(audited, weights, strict=True) if one.is_right)
+    total = math.fsum(weights)
+    effective = total**2 / math.fsum(weight**2 for weight in of_item.values())
+    return wilson_interval(effective * (right / total), effective)
+
+
+def _windows(audited: Sequence[AuditedPrediction], *, policy: Monitor) -> list[dict[str, Any]]:
+    """Return accuracy by consecutive windows of `min_audited` audits; the newest may be smaller."""
+    size = policy.min_audited
     parts = [audited[start : start + size] for start in range(0, len(audited), size)][-MAX_WINDOWS:]
     return [
         {
             "from": part[0].predicted_at.isoformat(),
             "to": part[-1].predicted_at.isoformat(),
             "num_audited": len(part),
-            **{name: _finite(value) for name, value in dataclasses.asdict(_accuracy(part)).items()},
+            **{name: _finite(value) for name, value in dataclasses.asdict(_accuracy(part, policy=policy)).items()},
         }
         for part in parts
     ]
+
+
+def _in_words(share: Interval) -> str:
+    return f"{share.estimate:.3f} ({share.low:.3f} to {share.high:.3f})"
 
 
 def _finite(value: float) -> float | None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline_tasks.monitoring.detector import ExamCount
 from pipeline_tasks.monitoring.drift import Histogram, histogram
 from pipeline_tasks.ports import ObjectStore
 
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 class ExamReference:
     """A model version on its exam."""
 
-    accuracy: float
+    count: ExamCount
     answers: Histogram | None
 
 
@@ -34,13 +35,19 @@ def load_reference(store: ObjectStore, verdict_key: str | None, *, version: str)
     try:
         document = json.loads(store.get(f"{verdict_key}/verdict.json"))
         role = _role(document, version)
-        accuracy = document["evidence"]["current"][role]["accuracy"]["estimate"] if role else None
+        count = _count(document["evidence"]["current"], role) if role else None
     except (KeyError, ValueError, TypeError) as error:
         _log.warning("the verdict under %s cannot be read: %s: %s", verdict_key, type(error).__name__, error)
         return None
-    if role is None or accuracy is None:
+    if role is None or count is None:
         return None
-    return ExamReference(float(accuracy), _exam_answers(store, verdict_key, document=document, role=role))
+    return ExamReference(count, _exam_answers(store, verdict_key, document=document, role=role))
+
+
+def _count(exam: dict[str, Any], role: str) -> ExamCount | None:
+    """Return the right answers of the current exam, or None where the verdict has no accuracy."""
+    accuracy, num_items = exam[role]["accuracy"]["estimate"], int(exam["num_items"])
+    return None if accuracy is None or num_items < 1 else ExamCount(round(float(accuracy) * num_items), num_items)
 
 
 def _role(document: dict[str, Any], version: str) -> str | None:

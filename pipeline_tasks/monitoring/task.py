@@ -16,7 +16,7 @@ from pipeline_tasks.catalog.monitoring import (
     WindowRow,
 )
 from pipeline_tasks.contracts import Attempt, Fence, MonitorReport, content_id
-from pipeline_tasks.monitoring import drift, quality
+from pipeline_tasks.monitoring import detector, drift, quality
 from pipeline_tasks.monitoring.drift import Histogram
 from pipeline_tasks.monitoring.importing import Outside, import_parts
 from pipeline_tasks.monitoring.page import page_key, render_window
@@ -68,9 +68,9 @@ def measure(project: LoadedProject, *, outside: Outside, fence: Fence, run_id: s
     if champion is not None:
         key = monitoring.verdict_key(name, champion[1])
         reference = load_reference(outside.store, key, version=champion[0])
-    versions = _quality_of_versions(project, outside=outside, champion=champion, reference=reference)
+    versions = _quality_of_versions(project, outside=outside, champion=champion, reference=reference, now=now)
     version = champion[0] if champion else None
-    moved = _drift(monitoring, name, version=version, reference=reference)
+    moved = _drift(project, monitoring, version=version, reference=reference)
     window_id = f"{QUALITY}-{content_id([name, run_id])[:16]}"
     current = versions.get(version) if version else None
     alarms = _alarms(current, moved, version=version)
@@ -102,30 +102,38 @@ def _quality_of_versions(
     outside: Outside,
     champion: tuple[str, str] | None,
     reference: ExamReference | None,
+    now: dt.datetime,
 ) -> dict[str, quality.VersionQuality]:
     """Return live quality by model version, the one audited last first; the champion is always there."""
     by_version: dict[str, list[AuditedPrediction]] = {}
     for one in outside.monitoring.audited(project.name):
         by_version.setdefault(one.model_version, []).append(one)
+    contents = [one for audited in by_version.values() for one in quality.once_per_item(audited)]
+    a_year = detector.audits_a_year([one.known_at for one in contents], now=now)
     newest_first = sorted(by_version, key=lambda version: by_version[version][-1].predicted_at, reverse=True)
     names = list(dict.fromkeys([*newest_first, *([champion[0]] if champion else [])]))
     return {
         name: quality.measure(
             name,
             by_version.get(name, []),
-            exam_accuracy=reference.accuracy if reference and champion and name == champion[0] else None,
+            exam=reference.count if reference and champion and name == champion[0] else None,
             policy=project.config.monitor,
+            audits_a_year=a_year,
         )
         for name in names
     }
 
 
 def _drift(
-    monitoring: MonitoringRepository, project: str, *, version: str | None, reference: ExamReference | None
+    project: LoadedProject, monitoring: MonitoringRepository, *, version: str | None, reference: ExamReference | None
 ) -> drift.Drift:
-    windows = [one.statistics["histograms"].get(version) for one in monitoring.windows(project, IMPORT)]
+    windows = [one.statistics["histograms"].get(version) for one in monitoring.windows(project.name, IMPORT)]
     histograms = [Histogram.from_json(one) for one in windows if one is not None]
-    return drift.measure(histograms, exam=reference.answers if reference else None)
+    return drift.measure(
+        histograms,
+        exam=reference.answers if reference else None,
+        num_classes=len(project.config.labels.classes),
+    )
 
 
 def _alarms(current: quality.VersionQuality | None, moved: drift.Drift, *, version: str | None) -> list[dict[str, Any]]:
@@ -136,7 +144,7 @@ def _alarms(current: quality.VersionQuality | None, moved: drift.Drift, *, versi
     if moved.state == "DRIFT":
         message = (
             f"Answers of {version} have moved from its {moved.reference}: confidence PSI {moved.confidence_psi:.2f}, "
-            f"label distance {moved.label_js or 0:.2f}."
+            f"label distance {moved.label_js:.2f} beyond chance."
         )
         found.append({"cause": "DRIFT", "model_version": version, "message": message})
     return found

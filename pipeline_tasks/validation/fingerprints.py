@@ -5,6 +5,7 @@ Legend: h, w pixels; c channels; n items.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -23,26 +24,32 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline_tasks.contracts import canonical_json, sha256_hex
+from pipeline_tasks.contracts import canonical_json, content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, InputError
 from pipeline_tasks.guards.cells import spelled
-from pipeline_tasks.project import Modality, NearDuplicates
+from pipeline_tasks.guards.image import guard_image
+from pipeline_tasks.project import Modality, NearDuplicates, Project
 from pipeline_tasks.validation.manifest import is_ascending
 
 # Raise one when the same bytes get another fingerprint: stored ones are then computed anew.
-FORMATS: dict[Modality, int] = {"image": 1, "text": 2, "tabular": 2}
+FORMATS: dict[Modality, int] = {"image": 2, "text": 2, "tabular": 3}
 SCHEMA = pa.schema([("item_id", pa.string()), ("fingerprint", pa.binary())])
 MIN_GREY_SPREAD = 4.0  # standard deviation in grey levels; below it an image has too little in it to be told apart
-SIDE, GREY_SIDE, COLOUR_SIDE = 32, 16, 4
-HASH_BYTES, GREY_BYTES, COLOUR_BYTES = 8, GREY_SIDE**2, 2 * COLOUR_SIDE**2
+SIDE, GREY_SIDE, COLOUR_SIDE, THUMB_SIDE = 32, 16, 4, 28
+HASH_BYTES, GREY_BYTES, COLOUR_BYTES, THUMB_BYTES = 8, GREY_SIDE**2, 2 * COLOUR_SIDE**2, THUMB_SIDE**2
+MAX_COLOUR_DISTANCE = 6.0  # mean absolute difference of the colour planes, in levels of 255
+MAX_GAIN = 4.0  # of the spread of one photo over the other's: beyond, colours are not scaled any more
+ROW_HASH_BYTES, NUM_VALUES = 32, 32  # of a row
+TEXT_CODE = 1e30  # at least, as a value; numbers are kept below a ten-thousand-millionth of it
+MAX_NUMBER = 1e20
 NUM_PERMUTATIONS = 128
 MINHASH_SEED, MINHASH_SCHEME = 1, "affine32"
 SHINGLE_CHARACTERS = 5
 FLOAT_NOISE_DIGITS = 12
 WIDTHS: dict[Modality, int] = {
-    "image": HASH_BYTES + GREY_BYTES + COLOUR_BYTES,
+    "image": HASH_BYTES + GREY_BYTES + COLOUR_BYTES + THUMB_BYTES,
     "text": NUM_PERMUTATIONS * 4,
-    "tabular": 32,
+    "tabular": ROW_HASH_BYTES + NUM_VALUES * 4,
 }
 ROWS_AT_ONCE = 1 << 18  # as many are looked up at a time: a table of the ids of all would be larger than they are
 _NO_BYTES = np.empty(0, dtype=np.uint8)
@@ -63,28 +70,57 @@ class Fingerprints:
         return str(self.item_ids[row].as_py())
 
 
-def kind(modality: Modality, settings: NearDuplicates) -> str:
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowColumns:
+    """The columns of rows whose values are compared, at most NUM_VALUES; none: those that a row has.
+
+    `numbers` are those whose texts are numbers, as a declared `decimal` is.
+    """
+
+    names: tuple[str, ...] = ()
+    numbers: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(project: Project) -> RowColumns:
+        """Return a project's: no dates, no free texts, and for the stock recipe none that it does not read."""
+        types = {column.name: column.type for column in project.columns}
+        names = {name for name, one in types.items() if one not in ("date", "text")}
+        params = project.recipe.params
+        if project.recipe.name == "tabular_mlp" and {"numbers", "categories"} & params.keys():
+            read = {str(name) for key in ("numbers", "categories") for name in params.get(key) or ()}
+            names = names & read or names
+        chosen = sorted(names, key=lambda name: sha256_hex(name.encode()))[:NUM_VALUES]
+        return RowColumns(tuple(chosen), frozenset(name for name in chosen if types[name] in ("number", "decimal")))
+
+
+def kind(modality: Modality, settings: NearDuplicates, columns: RowColumns | None = None) -> str:
     """Return what two fingerprints must have in common to be compared; stands in the name of their file."""
-    digits = f"-{settings.significant_digits}" if modality == "tabular" else ""
-    return f"{modality}-{FORMATS[modality]}{digits}"
+    found = f"{modality}-{FORMATS[modality]}"
+    if modality == "tabular":
+        found += f"-{settings.significant_digits}"
+        if columns and columns.names:
+            found += f"-{content_id([*columns.names, *sorted(columns.numbers)])[:8]}"
+    return found
 
 
-def fingerprint(data: bytes, *, modality: Modality, max_pixels: int, digits: int) -> bytes | None:
+def fingerprint(
+    data: bytes, *, modality: Modality, max_pixels: int, digits: int, columns: RowColumns | None = None
+) -> bytes | None:
     """Return an item's fingerprint, or None where there is nothing to compare: unreadable bytes, a flat image."""
     try:
         if modality == "image":
             return image_fingerprint(data, max_pixels=max_pixels)
         if modality == "text":
             return text_fingerprint(data.decode("utf-8-sig"))
-        return row_fingerprint(json.loads(data), digits=digits)
+        return row_fingerprint(json.loads(data), digits=digits, columns=columns)
     except (InputError, ValueError, RecursionError):
         return None
 
 
 def image_fingerprint(data: bytes, *, max_pixels: int) -> bytes | None:
-    """Return perceptual hash, 16 x 16 grey pixels and 4 x 4 colours; None for an image of (nearly) one grey.
+    """Return perceptual hash, 16 x 16 and 28 x 28 grey pixels, 4 x 4 colours; None for an image of (nearly) one grey.
 
-    The image is decoded as the models decode it. The hash is the sign of the lowest frequencies of its cosine
+    The image is decoded and resized as the models do it. The hash is the sign of the lowest frequencies of its cosine
     transform. Source: imagehash.phash, after Krawetz, "Looks Like It" (2011).
 
     Raises:
@@ -92,10 +128,8 @@ def image_fingerprint(data: bytes, *, max_pixels: int) -> bytes | None:
     """
     import imagehash
 
-    from pipeline_tasks.models.image_cnn.preprocess import decode_image
-
-    pixels_chw = decode_image(data, preprocessing={"image_size": SIDE, "channels": 3, "max_pixels": max_pixels})
-    colours = Image.fromarray(np.ascontiguousarray(pixels_chw.transpose(1, 2, 0))).convert("YCbCr")
+    image = guard_image(data, max_pixels=max_pixels).image.convert("RGB")
+    colours = _resized(image, side=SIDE).convert("YCbCr")
     planes_hwc = np.asarray(colours, dtype=np.float64)
     grey_hw = _pooled(planes_hwc[..., 0], side=GREY_SIDE)
     if float(grey_hw.std()) < MIN_GREY_SPREAD:
@@ -103,13 +137,48 @@ def image_fingerprint(data: bytes, *, max_pixels: int) -> bytes | None:
     bits = imagehash.phash(colours.getchannel("Y")).hash
     chroma = [_pooled(planes_hwc[..., channel], side=COLOUR_SIDE) for channel in (1, 2)]
     parts = [np.packbits(bits), *(np.rint(plane).astype(np.uint8) for plane in (grey_hw, *chroma))]
-    return b"".join(part.tobytes() for part in parts)
+    thumb_hw = np.asarray(_resized(image, side=THUMB_SIDE).convert("L"))
+    return b"".join(part.tobytes() for part in (*parts, thumb_hw))
+
+
+def _resized(image: Image.Image, *, side: int) -> Image.Image:
+    return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
 
 
 def _pooled(plane_hw: npt.NDArray[np.float64], *, side: int) -> npt.NDArray[np.float64]:
     step = SIDE // side
     pooled: npt.NDArray[np.float64] = plane_hw.reshape(side, step, side, step).mean(axis=(1, 3))
     return pooled
+
+
+def hashes(values_nw: Bytes) -> npt.NDArray[np.uint64]:
+    """Return the perceptual hashes of images."""
+    return np.ascontiguousarray(values_nw[:, :HASH_BYTES]).view(np.uint64).reshape(-1)
+
+
+def grey(values_nw: Bytes) -> npt.NDArray[np.float32]:
+    """Return the 16 x 16 grey pixels of images (n, 256)."""
+    return values_nw[:, HASH_BYTES : HASH_BYTES + GREY_BYTES].astype(np.float32)
+
+
+def colours(values_nw: Bytes) -> npt.NDArray[np.float32]:
+    """Return the colour planes of images (n, 32)."""
+    start = HASH_BYTES + GREY_BYTES
+    return values_nw[:, start : start + COLOUR_BYTES].astype(np.float32)
+
+
+def thumbs(values_nw: Bytes) -> npt.NDArray[np.float32]:
+    """Return the 28 x 28 grey pixels of images (n, 28, 28)."""
+    return values_nw[:, -THUMB_BYTES:].reshape(-1, THUMB_SIDE, THUMB_SIDE).astype(np.float32)
+
+
+def colour_distance(
+    one_pw: npt.NDArray[np.float32], other_pw: npt.NDArray[np.float32], gain_p: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return the mean difference of colour planes, both brought to one contrast; `gain` is other over one."""
+    half_p = np.sqrt(np.clip(gain_p, 1 / MAX_GAIN, MAX_GAIN))[:, None]
+    distance_p: npt.NDArray[np.float32] = np.abs((one_pw - 128) * half_p - (other_pw - 128) / half_p).mean(axis=1)
+    return distance_p
 
 
 def text_fingerprint(text: str) -> bytes:
@@ -144,8 +213,8 @@ def _or_space(char: str) -> str:
     return char if category[0] in "LMN" or category == "So" or char == "_" else " "
 
 
-def row_fingerprint(row: Mapping[str, Any], *, digits: int) -> bytes:
-    """Return the hash of the row, fractions rounded to `digits` significant digits and texts without case.
+def row_fingerprint(row: Mapping[str, Any], *, digits: int, columns: RowColumns | None = None) -> bytes:
+    """Return the hash of the row, fractions rounded to `digits` significant digits and texts without case, and values.
 
     Raises:
         ValueError: the row is no JSON object.
@@ -155,7 +224,29 @@ def row_fingerprint(row: Mapping[str, Any], *, digits: int) -> bytes:
             f"a row must be a JSON object (got {type(row).__name__})."
         )
     plain = {str(name): _rounded(value, digits=digits) for name, value in row.items()}
-    return bytes.fromhex(sha256_hex(canonical_json(plain)))
+    columns = columns or RowColumns()
+    names = columns.names or sorted(plain, key=lambda name: sha256_hex(name.encode()))[:NUM_VALUES]
+    values = np.full(NUM_VALUES, np.nan, dtype="<f4")
+    values[: len(names)] = [_as_number(row.get(name), is_number=name in columns.numbers) for name in names]
+    return bytes.fromhex(sha256_hex(canonical_json(plain))) + values.tobytes()
+
+
+def row_values(values_nw: Bytes) -> npt.NDArray[np.float32]:
+    """Return the compared values of rows (n, NUM_VALUES): numbers, codes of texts from TEXT_CODE on, NaN for none."""
+    return np.ascontiguousarray(values_nw[:, ROW_HASH_BYTES:]).view("<f4")
+
+
+def _as_number(value: Any, *, is_number: bool) -> float:
+    """Return a cell as a number; texts are equal or another code, as far from one another as from any number."""
+    if value is None or value == "":
+        return math.nan
+    if isinstance(value, str) and is_number:
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, int | float):
+        return math.nan if math.isnan(value) else max(-MAX_NUMBER, min(MAX_NUMBER, value))
+    said = _rounded(value, digits=FLOAT_NOISE_DIGITS)
+    return TEXT_CODE * (1 + zlib.crc32(canonical_json(said)) / 2**32)
 
 
 def _rounded(value: Any, *, digits: int) -> Any:

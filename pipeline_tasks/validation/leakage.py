@@ -24,6 +24,7 @@ from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import manifest, near_duplicates
+from pipeline_tasks.validation.exam_groups import exam_groups as groups_of
 from pipeline_tasks.validation.item_bytes import Place, map_items
 
 _log = logging.getLogger(__name__)
@@ -115,9 +116,30 @@ def find_leaks(
     return near_duplicates.best_by_exam_item(leaks)
 
 
+def exam_groups(project: LoadedProject, exam: ExamRef, *, store: ObjectStore) -> dict[str, str]:
+    """Return the group of each item of an exam, by item id: of one group key, or near duplicates of one another.
+
+    Raises:
+        DataCorrupt: the exam or an item's bytes are missing or changed.
+    """
+    keys = manifest.read(store, exam.object_key, columns=("item_id", "group_key"))
+    group_keys = dict(zip(keys["item_id"].to_pylist(), keys["group_key"].to_pylist(), strict=True))
+    settings, modality = project.config.gate.exam.near_duplicates, project.config.modality
+    places = _exam_places(store, [exam])
+    values = _NONE if settings.policy == "off" else _exam_values(project, places, store=store)
+    return groups_of(
+        group_keys,
+        fp.pack(values, modality=modality),
+        modality=modality,
+        settings=settings,
+        read=lambda item_ids: _read(store, [*places.values()], item_ids),
+    )
+
+
 def fingerprints_key(project: LoadedProject, subject: str) -> str:
     """Return where the fingerprints of a snapshot or an exam lie."""
-    kind = fp.kind(project.config.modality, project.config.gate.exam.near_duplicates)
+    columns = fp.RowColumns.of(project.config)
+    kind = fp.kind(project.config.modality, project.config.gate.exam.near_duplicates, columns)
     return f"fingerprints/{project.name}/{kind}/{subject}.parquet"
 
 
@@ -198,6 +220,7 @@ def _computed(
     """Yield (row, item id, fingerprint) of some rows, object after object."""
     config = project.config
     digits = config.gate.exam.near_duplicates.significant_digits
+    columns = fp.RowColumns.of(config)
     for some_n in _whole_objects(places, rows_n):
         by_id = places_of(places.take(pa.array(some_n)).to_pydict())
         row_of = dict(zip(by_id, some_n.tolist(), strict=True))
@@ -205,7 +228,7 @@ def _computed(
         def look(item_id: str, data: bytes, by_id: Mapping[str, Place] = by_id) -> tuple[str, bytes | None]:
             data = _checked(item_id, data, by_id)
             limits = {"max_pixels": config.checks.max_pixels, "digits": digits}
-            return item_id, fp.fingerprint(data, modality=config.modality, **limits)
+            return item_id, fp.fingerprint(data, modality=config.modality, columns=columns, **limits)
 
         for item_id, value in _mapped(store, by_id.items(), look):
             yield row_of[item_id], item_id, value

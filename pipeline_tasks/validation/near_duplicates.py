@@ -9,6 +9,7 @@ Legend: e exam items, s stacks of them, t training items, n items, p pairs, w by
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,11 @@ from pipeline_tasks.contracts import Leak
 from pipeline_tasks.project import Modality, NearDuplicates
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation.fingerprints import Bytes, Fingerprints
+from pipeline_tasks.validation.near_contained import containment, containment_candidates, least_contained
+from pipeline_tasks.validation.near_moved import moved_pairs
+from pipeline_tasks.validation.near_rows import scaled_pairs
 
 MAX_HASH_DISTANCE = 10  # of 64 bits
-MAX_COLOUR_DISTANCE = 6.0  # mean absolute difference of the colour planes, in levels of 255
 BANDS, BAND_ROWS = 25, 5
 ESTIMATE_SLACK = 0.15  # at least 3.7 standard errors of a Jaccard estimate from 128 permutations
 MAX_TEXTS_PER_ITEM = 5  # the likeliest so many are compared in full: copies of one template must not cost all pairs
@@ -69,8 +72,10 @@ def near_leaks(
     pairs: Iterable[Pair]
     if modality == "image":
         pairs = _image_pairs(exam.values, trained.values, minimum=settings.image_similarity)
+        if settings.image_moves:
+            pairs |= _moved_pairs(exam.values, trained.values, known=pairs, minimum=settings.image_similarity)
     elif modality == "text":
-        pairs = _text_pairs(exam, trained, minimum=settings.text_similarity, read=read)
+        pairs = text_pairs(exam, trained, minimum=settings.text_similarity, read=read)
     else:
         pairs = _row_pairs(exam.values, trained.values)
     found = [
@@ -112,7 +117,7 @@ class _Likest:
         self.partner_n = np.full(count, -1, dtype=np.int64)
         self.confirmed_n = np.zeros(count, dtype=np.int64)
 
-    def take(self, own_p: Indices, other_p: Indices, similarity_p: npt.NDArray[np.float64]) -> None:
+    def take(self, own_p: Indices, other_p: Indices, similarity_p: npt.NDArray[Any]) -> None:
         order_p = np.lexsort((other_p, -similarity_p, own_p))
         own, first, count = np.unique(own_p[order_p], return_index=True, return_counts=True)
         self.confirmed_n[own] += count
@@ -132,13 +137,35 @@ def _image_pairs(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> set[Pa
     Pairs of which both have ENOUGH_PARTNERS already are not confirmed: photos that are all alike would cost all pairs.
     """
     of_exam, of_trained = _Likest(len(exam_ew)), _Likest(len(trained_tw))
-    for pair_p in _in_parts(_image_candidates(exam_ew, trained_tw, minimum=minimum)):
-        e, t = np.divmod(pair_p, len(trained_tw))
-        known_p = np.minimum(of_exam.confirmed_n[e], of_trained.confirmed_n[t])
-        wanted_p = known_p < ENOUGH_PARTNERS
-        exam_p, trained_p, similarity_p = _confirmed(exam_ew, trained_tw, e[wanted_p], t[wanted_p], minimum=minimum)
+    for exam_p, trained_p, similarity_p in confirmed_images(
+        exam_ew, trained_tw, minimum=minimum, seen=(of_exam.confirmed_n, of_trained.confirmed_n)
+    ):
         of_exam.take(exam_p, trained_p, similarity_p)
         of_trained.take(trained_p, exam_p, similarity_p)
+    return {*of_exam.pairs(), *((e, t, similarity) for t, e, similarity in of_trained.pairs())}
+
+
+def confirmed_images(
+    exam_ew: Bytes, trained_tw: Bytes, *, minimum: float, seen: tuple[Indices, Indices] | None = None
+) -> Iterator[tuple[Indices, Indices, npt.NDArray[np.float64]]]:
+    """Yield confirmed pairs as exam index, training index and correlation, an item with itself among them.
+
+    `seen` are how many partners each has so far, which the caller counts up: both of a pair must not have enough.
+    """
+    of_exam, of_trained = seen or (np.zeros(len(exam_ew), np.int64), np.zeros(len(trained_tw), np.int64))
+    for pair_p in _in_parts(_image_candidates(exam_ew, trained_tw, minimum=minimum)):
+        e, t = np.divmod(pair_p, len(trained_tw))
+        wanted_p = np.minimum(of_exam[e], of_trained[t]) < ENOUGH_PARTNERS
+        yield _confirmed(exam_ew, trained_tw, e[wanted_p], t[wanted_p], minimum=minimum)
+
+
+def _moved_pairs(exam_ew: Bytes, trained_tw: Bytes, *, known: set[Pair], minimum: float) -> set[Pair]:
+    """Return the likest moved partner of every exam item and of every training item that has no partner yet."""
+    of_exam, of_trained = _Likest(len(exam_ew)), _Likest(len(trained_tw))
+    left_t = np.setdiff1d(np.arange(len(trained_tw)), np.fromiter((t for _, t, _ in known), np.int64, count=len(known)))
+    for e, row, similarity_p in moved_pairs(exam_ew, trained_tw[left_t], minimum=minimum):
+        of_exam.take(e, left_t[row], similarity_p)
+        of_trained.take(left_t[row], e, similarity_p)
     return {*of_exam.pairs(), *((e, t, similarity) for t, e, similarity in of_trained.pairs())}
 
 
@@ -175,7 +202,7 @@ def _stacked(vectors_nk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _axes(values_nw: Bytes) -> npt.NDArray[np.float64]:
     """Return the axes (256, k) along which some of these images differ most, orthonormal."""
-    some_nw = _unit(_grey(values_nw[:: max(1, len(values_nw) // IMAGES_AT_ONCE)][:IMAGES_AT_ONCE]))
+    some_nw = _unit(fp.grey(values_nw[:: max(1, len(values_nw) // IMAGES_AT_ONCE)][:IMAGES_AT_ONCE]))
     axes: npt.NDArray[np.float64] = np.linalg.eigh(some_nw.T @ some_nw).eigenvectors[:, -NUM_AXES:]
     return axes
 
@@ -188,7 +215,7 @@ def _directions(values_nw: Bytes, axes_wk: npt.NDArray[np.float64]) -> npt.NDArr
     """
     found_nk = np.empty((len(values_nw), axes_wk.shape[1] + 1), dtype=np.float32)
     for start in range(0, len(values_nw), IMAGES_AT_ONCE):
-        along_nk = _unit(_grey(values_nw[start : start + IMAGES_AT_ONCE])) @ axes_wk
+        along_nk = _unit(fp.grey(values_nw[start : start + IMAGES_AT_ONCE])) @ axes_wk
         rest_n = np.sqrt(np.maximum(1 - (along_nk**2).sum(axis=1), 0))
         found_nk[start : start + IMAGES_AT_ONCE] = np.column_stack([along_nk, rest_n])
     return found_nk
@@ -204,25 +231,16 @@ def _confirmed(
     exam_ew: Bytes, trained_tw: Bytes, e: Indices, t: Indices, *, minimum: float
 ) -> tuple[Indices, Indices, npt.NDArray[np.float64]]:
     """Return those of the pairs whose hashes, greys and colours are all close enough, with the greys' correlation."""
-    close = np.bitwise_count(_hashes(exam_ew[e]) ^ _hashes(trained_tw[t])) <= MAX_HASH_DISTANCE
+    close = np.bitwise_count(fp.hashes(exam_ew[e]) ^ fp.hashes(trained_tw[t])) <= MAX_HASH_DISTANCE
     e, t = e[close], t[close]
-    similarity_p = grey_correlation(_grey(exam_ew[e]), _grey(trained_tw[t]))
+    exam_pw, trained_pw = fp.grey(exam_ew[e]), fp.grey(trained_tw[t])
+    similarity_p = grey_correlation(exam_pw, trained_pw)
     alike = similarity_p >= minimum
     e, t, similarity_p = e[alike], t[alike], similarity_p[alike]
-    same = np.abs(_colours(exam_ew[e]) - _colours(trained_tw[t])).mean(axis=1) <= MAX_COLOUR_DISTANCE
+    gain_p = trained_pw[alike].std(axis=1) / np.maximum(exam_pw[alike].std(axis=1), 1e-9)
+    distance_p = fp.colour_distance(fp.colours(exam_ew[e]), fp.colours(trained_tw[t]), gain_p)
+    same = distance_p <= fp.MAX_COLOUR_DISTANCE
     return e[same], t[same], similarity_p[same]
-
-
-def _hashes(values_nw: Bytes) -> npt.NDArray[np.uint64]:
-    return np.ascontiguousarray(values_nw[:, : fp.HASH_BYTES]).view(np.uint64).reshape(-1)
-
-
-def _grey(values_nw: Bytes) -> npt.NDArray[np.float32]:
-    return values_nw[:, fp.HASH_BYTES : fp.HASH_BYTES + fp.GREY_BYTES].astype(np.float32)
-
-
-def _colours(values_nw: Bytes) -> npt.NDArray[np.float32]:
-    return values_nw[:, fp.HASH_BYTES + fp.GREY_BYTES :].astype(np.float32)
 
 
 def grey_correlation(one_pw: npt.NDArray[np.float32], other_pw: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -246,16 +264,19 @@ def grey_correlation(one_pw: npt.NDArray[np.float32], other_pw: npt.NDArray[np.f
 # Texts
 
 
-def _text_pairs(exam: Fingerprints, trained: Fingerprints, *, minimum: float, read: ReadBytes) -> Iterator[Pair]:
-    likely = _likeliest(_text_candidates(exam.values, trained.values, minimum=minimum - ESTIMATE_SLACK))
+def text_pairs(exam: Fingerprints, trained: Fingerprints, *, minimum: float, read: ReadBytes) -> Iterator[Pair]:
+    """Yield confirmed pairs, an item with itself among them where it is on both sides."""
+    found = _text_candidates(exam.values, trained.values, minimum=minimum - ESTIMATE_SLACK)
+    likely = _likeliest(sorted({*found, *_contained(exam.values, trained.values)}))
     for start in range(0, len(likely), TEXT_PAIRS_AT_ONCE):
         part = likely[start : start + TEXT_PAIRS_AT_ONCE]
         ids = {exam.item_id(e) for e, _, _ in part} | {trained.item_id(t) for _, t, _ in part}
         sets = {item_id: fp.shingles(data.decode("utf-8-sig")) for item_id, data in read(ids).items()}
         for e, t, _ in part:
-            similarity = jaccard(sets[exam.item_id(e)], sets[trained.item_id(t)])
-            if similarity >= minimum:
-                yield e, t, similarity
+            one, other = sets[exam.item_id(e)], sets[trained.item_id(t)]
+            similarity, held = jaccard(one, other), containment(one, other)
+            if similarity >= minimum or held >= least_contained(minimum):
+                yield e, t, similarity if similarity >= minimum else held
 
 
 def _text_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> list[Pair]:
@@ -289,6 +310,11 @@ def _text_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> li
     return found
 
 
+def _contained(exam_ew: Bytes, trained_tw: Bytes) -> list[Pair]:
+    signatures = [np.ascontiguousarray(one).view("<u4") for one in (exam_ew, trained_tw)]
+    return containment_candidates(*signatures)
+
+
 def _likeliest(pairs: Sequence[Pair]) -> list[Pair]:
     """Return the pairs that are among the likeliest of their exam item or of their training item."""
     ranked = sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
@@ -312,6 +338,19 @@ def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def _row_pairs(exam_ew: Bytes, trained_tw: Bytes) -> set[Pair]:
+    """Return every row that has a copy on the other side: the first of its equals there, and the nearest of others."""
+    exam_hw, trained_hw = exam_ew[:, : fp.ROW_HASH_BYTES], trained_tw[:, : fp.ROW_HASH_BYTES]
+    equal = _equal_rows(exam_hw, trained_hw)
+    of_exam, of_trained = _Likest(len(exam_ew)), _Likest(len(trained_tw))
+    for e, t, distance_p in scaled_pairs(exam_ew, trained_tw):
+        of_exam.take(e, t, 1 - distance_p)
+        of_trained.take(t, e, 1 - distance_p)
+    near = {*of_exam.pairs(), *((e, t, similarity) for t, e, similarity in of_trained.pairs())}
+    has_equal = ({e for e, _, _ in equal}, {t for _, t, _ in equal})
+    return equal | {pair for pair in near if pair[0] not in has_equal[0] or pair[1] not in has_equal[1]}
+
+
+def _equal_rows(exam_ew: Bytes, trained_tw: Bytes) -> set[Pair]:
     """Return every row that has an equal on the other side, with the first of its equals there."""
     alike_t = np.flatnonzero(np.isin(_beginnings(trained_tw), _beginnings(exam_ew)))
     first_e = _first_index(enumerate(row.tobytes() for row in exam_ew))
@@ -319,6 +358,12 @@ def _row_pairs(exam_ew: Bytes, trained_tw: Bytes) -> set[Pair]:
     of_exam = {(e, first_t[row.tobytes()], 1.0) for e, row in enumerate(exam_ew) if row.tobytes() in first_t}
     rows = ((int(t), trained_tw[t].tobytes()) for t in alike_t)
     return of_exam | {(first_e[row], t, 1.0) for t, row in rows if row in first_e}
+
+
+def row_hashes(values_nw: Bytes) -> npt.NDArray[np.void]:
+    """Return the hashes of rows as values that can be compared."""
+    hashes_nw = np.ascontiguousarray(values_nw[:, : fp.ROW_HASH_BYTES])
+    return hashes_nw.view(f"V{fp.ROW_HASH_BYTES}").reshape(-1)
 
 
 def _beginnings(values_nw: Bytes) -> npt.NDArray[np.uint64]:

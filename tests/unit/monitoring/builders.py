@@ -97,7 +97,7 @@ class Production:
         row |= {"method": "single", "annotation_ids": [], "annotators": ["ann"], "agreement": 1.0}
         self.insert(t.label_decisions, row | {"schema_version": 1, "decided_at": NOW})
 
-    def crown(self, version="m1", *, generation=1, accuracy=0.9, answers=None) -> None:
+    def crown(self, version="m1", *, generation=1, accuracy=0.9, exam_items=1000, answers=None) -> None:
         """Let a version serve by a verdict; `answers` are its (cat, dog) probabilities on the exam."""
         key = f"verdicts/pets/v-{version}"
         document = {
@@ -106,7 +106,7 @@ class Production:
                 "champion": None,
                 "exams": [{"exam_id": "e1"}],
             },
-            "evidence": {"current": {"contender": {"accuracy": {"estimate": accuracy}}}},
+            "evidence": {"current": {"num_items": exam_items, "contender": {"accuracy": {"estimate": accuracy}}}},
         }
         self.store.put(f"{key}/verdict.json", json.dumps(document).encode())
         if answers is not None:

@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline_tasks.monitoring.parts import Prediction
-from pipeline_tasks.monitoring.picking import audit_rank, pick_audits, pick_uncertain
+from pipeline_tasks.monitoring.picking import audit_rank, inclusion_chances, pick_audits, pick_uncertain
 from tests.unit.monitoring.builders import NOW
 
 
@@ -120,3 +120,29 @@ def test_it_stops_asking_when_it_is_full():
 
     uncertain([prediction(number) for number in range(1000)], limit=3, wanted=wanted)
     assert len(asked) <= 4
+
+
+def chances(predictions, **changes) -> dict[str, float]:
+    arguments = {"key": "secret", "share": 1.0, "limit": 1000, "max_share_per_client": 1.0} | changes
+    return dict(inclusion_chances(predictions, pick_audits(predictions, **arguments), **arguments))
+
+
+def test_the_chance_of_a_pick_is_the_share_where_nothing_is_full():
+    assert set(chances([prediction(number) for number in range(500)], share=0.1).values()) == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("limit", "of_client"), [(20, 1.0), (20, 0.25), (60, 0.25), (1000, 0.01)], ids=["all", "both", "both2", "client"]
+)
+def test_picks_weighed_by_their_chances_stand_for_all_requests(limit, of_client):
+    """One client sends ten times what each of ten others does: over many draws the weights sum to its requests."""
+    many = [prediction(number, client="big" if number % 2 else f"small {number % 20}") for number in range(400)]
+    found = {"big": 0.0, "small": 0.0}
+    num_draws = 300
+    for draw in range(num_draws):
+        for name, chance in chances(
+            many, key=f"key {draw}", share=0.5, limit=limit, max_share_per_client=of_client
+        ).items():
+            found["big" if int(name[1:]) % 2 else "small"] += 1 / chance / num_draws
+    assert found["big"] == pytest.approx(200, rel=0.1)
+    assert found["small"] == pytest.approx(200, rel=0.1)

@@ -7,7 +7,7 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt, as_json
 from pipeline_tasks.errors import StaleAttempt
 from pipeline_tasks.ingest.split import split_of
-from pipeline_tasks.monitoring import importing
+from pipeline_tasks.monitoring import importing, quality
 from tests.unit.monitoring.builders import NOW, SPLIT_KEY, feedback, record
 from tests.unit.validation.builders import png
 
@@ -186,7 +186,10 @@ def test_quality_of_the_champion_is_compared_with_its_exam(new_production):
     with_audits(production, right=18, wrong=2)
     report = production.run("run-2")
     assert (report.state, report.alarms) == ("OK", ())
-    assert report.quality == "m1: 0.900 (0.699 to 0.972) on 20 audited, constant answer 0.900, exam 0.900"
+    assert report.quality == (
+        "m1: 0.900 (0.699 to 0.972) on 20 audited, constant answer 0.900, exam 0.900 (at least 0.887), "
+        "OK at 0.2 false alarms a year"
+    )
 
 
 def test_a_clear_drop_raises_an_alarm_that_wakes_training_once(new_production):
@@ -197,8 +200,10 @@ def test_a_clear_drop_raises_an_alarm_that_wakes_training_once(new_production):
     # A retry of the run says the same again: the first attempt may have died before it could wake anybody.
     assert production.run("run-2", number=2) == report
     assert report.state == "ALARM"
-    assert report.alarms == (
-        "Live quality has dropped: m1: 0.400 (0.219 to 0.613) on 20 audited, constant answer 0.600, exam 0.900, ALARM.",
+    (message,) = report.alarms
+    assert message == (
+        "Live quality has dropped: m1: 0.400 (0.219 to 0.613) on 20 audited, constant answer 0.600, exam 0.900 "
+        "(at least 0.887), ALARM at 0.2 false alarms a year."
     )
     assert report.wake_training is True
     assert production.monitoring.has_open_alarm("pets") is True
@@ -211,6 +216,78 @@ def test_a_clear_drop_raises_an_alarm_that_wakes_training_once(new_production):
     assert production.monitoring.has_open_alarm("pets") is True
 
 
+def test_a_window_that_looks_low_by_itself_wakes_nobody(new_production):
+    """WATCH: half of the newest 20 are wrong, which one look of a year's thousands is allowed to show."""
+    production = new_production(audit_share=1.0)
+    production.crown("m1", accuracy=0.9)
+    production.log(*[record(number) for number in range(20)])
+    production.run("import")
+    for number, row in enumerate(sorted(production.rows(t.audits), key=lambda row: row["prediction_id"])):
+        production.decide(row["item_id"], "cat" if number % 2 else "dog")
+    report = production.run("run-2")
+    assert (report.state, report.alarms, report.wake_training) == ("WATCH", (), False)
+    assert production.monitoring.has_open_alarm("pets") is False
+    assert production.monitoring.alarms_of("pets", report.window_id) == []
+    assert report.quality.endswith("WATCH at 0.2 false alarms a year")
+    page = production.store.get(report.report_key).decode()
+    assert "No alarm; the newest audits alone look low" in page
+    assert "which is a budget of 0.2 false alarms a year" in page
+
+
+def test_a_larger_budget_raises_the_alarm_earlier(new_production):
+    production = new_production(audit_share=1.0, false_alarms_a_year=12)
+    production.crown("m1", accuracy=0.9)
+    production.log(*[record(number) for number in range(20)])
+    production.run("import")
+    for number, row in enumerate(sorted(production.rows(t.audits), key=lambda row: row["prediction_id"])):
+        production.decide(row["item_id"], "cat" if number % 2 else "dog")
+    assert production.run("run-2").state == "ALARM"
+
+
+def test_a_pick_of_many_weighs_more(new_production):
+    """All 20 predictions of a quiet night are audited, 20 of a busy day's 200: the day is ten of eleven requests."""
+    production = new_production(audit_share=1.0, max_audits=20)
+    production.crown("m1", accuracy=0.9)
+    production.log(*[record(number) for number in range(20)])
+    production.run("night")
+    production.log(*[record(number) for number in range(100, 300)])
+    production.run("day")
+    audits = production.rows(t.audits)
+    assert {row["inclusion"] for row in audits if row["prediction_id"] < "p00100"} == {1.0}
+    day = {row["inclusion"] for row in audits if row["prediction_id"] >= "p00100"}
+    assert len(day) == 1
+    assert 0.02 < day.pop() < 0.3
+    for row in audits:
+        production.decide(row["item_id"], "dog" if row["prediction_id"] < "p00100" else "cat")
+    (quality,) = production.monitoring.windows("pets", "quality", limit=1)
+    report = production.run("look")
+    (window,) = production.monitoring.windows("pets", "quality", limit=1)
+    assert quality.window_id != window.window_id
+    assert report.quality.startswith("m1: 1.000")  # the newest 20 are the day's
+    wide = measure_all(production)
+    assert 0.8 < wide.accuracy.estimate < 0.99  # and not 0.5
+
+
+def measure_all(production):
+    policy = production.project.config.monitor.model_copy(update={"window_audits": 1000})
+    audited = production.monitoring.audited("pets")
+    return quality.measure("m1", audited, exam=None, policy=policy, audits_a_year=1.0)
+
+
+def test_requests_of_one_content_are_told_apart(new_production):
+    production = new_production(audit_share=1.0)
+    production.crown("m1", accuracy=0.9)
+    again = record(0).payload
+    production.log(*[record(number) for number in range(10)], *[record(100 + n, payload=again) for n in range(30)])
+    production.run("run-1")
+    first = next(row["item_id"] for row in production.rows(t.audits) if row["prediction_id"] == "p00000")
+    for item_id in {row["item_id"] for row in production.rows(t.audits)}:
+        production.decide(item_id, "dog" if item_id == first else "cat")
+    text = production.run("run-2").quality
+    assert text.startswith("m1: 0.900 (0.596 to 0.982) on 10 audited contents, 0.225 (")
+    assert ") of their 40 requests, " in text
+
+
 def test_a_new_champion_has_no_alarm_until_it_was_audited_itself(new_production):
     production = new_production(audit_share=1.0)
     production.crown("m1", accuracy=0.9)
@@ -220,9 +297,9 @@ def test_a_new_champion_has_no_alarm_until_it_was_audited_itself(new_production)
     assert production.monitoring.has_open_alarm("pets") is False
     report = production.run("run-3")
     assert (report.state, report.alarms) == ("INSUFFICIENT_DATA", ())
-    assert (
-        report.quality
-        == "m1: 0.400 (0.219 to 0.613) on 20 audited, constant answer 0.600; m2: nothing audited yet, exam 0.950"
+    assert report.quality == (
+        "m1: 0.400 (0.219 to 0.613) on 20 audited, constant answer 0.600; "
+        "m2: nothing audited yet, exam 0.950 (at least 0.941)"
     )
 
 
@@ -265,7 +342,9 @@ def test_drift_from_the_exam_is_told_and_wakes_nobody(new_production):
     assert first.alarms == ()
     production.log(*[record(number, confidence=0.35, payload=png(0)) for number in range(200, 400)])
     second = production.run("run-2")
-    assert second.alarms == ("Answers of m1 have moved from its exam: confidence PSI 12.14, label distance 0.00.",)
+    assert second.alarms == (
+        "Answers of m1 have moved from its exam: confidence PSI 12.07, label distance 0.00 beyond chance.",
+    )
     assert second.wake_training is False
 
 

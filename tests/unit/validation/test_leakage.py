@@ -232,7 +232,7 @@ def test_fingerprints_are_computed_once_per_item(scene, exam, computed):
     assert len(computed) == 16
     keys = sorted(key for key in scene.store.objects if key.startswith("fingerprints/"))
     (epoch,) = scene.datasets.exams("pets")
-    assert keys == sorted(f"fingerprints/pets/image-1/{one}.parquet" for one in (first.snapshot_id, epoch.exam_id))
+    assert keys == sorted(f"fingerprints/pets/image-2/{one}.parquet" for one in (first.snapshot_id, epoch.exam_id))
     computed.clear()
     photos(scene, range(50, 53))
     second = build_snapshot(scene.project, **scene.freezing)
@@ -315,7 +315,7 @@ def test_a_closed_gate_costs_no_fingerprint_twice(scene, exam, computed):
 
 def test_the_same_items_are_the_same_part(scene, exam):
     """Two attempts at once write one object; their parts say nothing else."""
-    values = {"b": b"\1" * 296, "a": None}
+    values = {"b": b"\1" * fp.WIDTHS["image"], "a": None}
     for some in values, dict(reversed(values.items())):
         leakage._keep_part(scene.project, "training", some, store=scene.store)
     assert len(part_keys(scene)) == 1
@@ -344,4 +344,4 @@ def _deleted_after(scene, infos):
 
 def test_other_digits_are_other_fingerprints(scene):
     project = loaded_project(scene.folder / "pets", modality="tabular", recipe={"name": "tabular_mlp"})
-    assert leakage.fingerprints_key(project, "s").startswith("fingerprints/pets/tabular-2-4/")
+    assert leakage.fingerprints_key(project, "s").startswith("fingerprints/pets/tabular-3-4/")

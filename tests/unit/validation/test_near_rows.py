@@ -1,0 +1,117 @@
+"""Rows that are one another but for noise, and rows that are not."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline_tasks.validation import fingerprints as fp
+from pipeline_tasks.validation import near_rows
+from tests.unit.validation.builders import loaded_project
+from tests.unit.validation.test_near_duplicates import pairs
+
+NUM_ROWS, NUM_COLUMNS = 300, 12
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Rows of correlated measurements, as those of one kind of thing are."""
+    random = np.random.default_rng(3)
+    mixed = random.normal(size=(2 * NUM_ROWS, 4)) @ random.normal(size=(4, NUM_COLUMNS))
+    return 50 + 10 * mixed + random.normal(size=mixed.shape)
+
+
+def encoded(row, **more) -> bytes:
+    return json.dumps({f"c{n}": float(value) for n, value in enumerate(row)} | more).encode()
+
+
+def halves(table, change):
+    exam = {f"e{n:03d}": encoded(table[n]) for n in range(40)}
+    copies = {f"copy {n:03d}": encoded(change(table[n].copy())) for n in range(40)}
+    others = {f"o{n:03d}": encoded(row) for n, row in enumerate(table[NUM_ROWS:])}
+    return exam, copies | others
+
+
+def noisy(row, size):
+    return row * (1 + np.random.default_rng(1).normal(size=len(row)) * size)
+
+
+def replaced(row):
+    row[2] = 1e6
+    return row
+
+
+COPIES = {
+    "noise of 1e-4": lambda row: noisy(row, 1e-4),
+    "noise of 0.1 %": lambda row: noisy(row, 1e-3),
+    "three digits": lambda row: np.array([float(f"{value:.3g}") for value in row]),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_of_rows_are_found_and_nothing_else(table, name):
+    """Report D, row 16: of rows with noise of 1e-4 0.7 % were found."""
+    own = {(f"e{n:03d}", f"copy {n:03d}") for n in range(40)}
+    found = pairs(*halves(table, COPIES[name]), modality="tabular")
+    assert found <= own
+    assert len(found) >= 39
+
+
+def test_another_field_counts_by_the_rows_own_distances(table):
+    wide = np.concatenate([table] * 4, axis=1)[:, :32] + np.random.default_rng(5).normal(size=(len(table), 32))
+    found = pairs(*halves(wide, replaced), modality="tabular")
+    assert found == {(f"e{n:03d}", f"copy {n:03d}") for n in range(40)}
+
+
+def test_rows_of_which_different_ones_are_equal_have_no_near_ones():
+    """A small table of categories: hundreds of different rows are alike, and none is a copy."""
+    random = np.random.default_rng(2)
+    rows = {f"t{n}": json.dumps({"a": str(random.integers(4)), "b": n}).encode() for n in range(400)}
+    exam = {f"e{n}": json.dumps({"a": str(random.integers(4)), "b": n + 1000}).encode() for n in range(50)}
+    assert pairs(exam, rows, modality="tabular") == set()
+
+
+def test_few_rows_say_nothing_of_their_distances(table):
+    exam, trained = halves(table, COPIES["noise of 1e-4"])
+    assert len(pairs(exam, dict([*trained.items()][:60]), modality="tabular")) < 5
+
+
+def test_folded_sums_never_rule_out_a_near_row(table):
+    rows = table.astype(np.float32)
+    project = near_rows._Projection(NUM_COLUMNS)
+    one, other = rows[:NUM_ROWS], rows[NUM_ROWS:]
+    apart = np.abs(project(one)[:, None] - project(other)[None]).max(axis=2)
+    distance = near_rows.distances(one[:, None], other[None]) * NUM_COLUMNS
+    assert (apart <= distance + 1e-6).all()
+
+
+def columns(*types):
+    return [{"name": f"c{n}", "type": kind} for n, kind in enumerate(types)]
+
+
+def test_dates_and_free_texts_are_left_out_by_the_declared_columns(tmp_path):
+    recipe = {"name": "tabular_mlp"}
+    project = loaded_project(
+        tmp_path / "pets",
+        modality="tabular",
+        recipe=recipe | {"params": {"numbers": ["c0", "c3"], "dates": ["c1"]}},
+        columns=columns("number", "date", "text", "decimal", "number"),
+    )
+    found = fp.RowColumns.of(project.config)
+    assert set(found.names) == {"c0", "c3"}  # c4 is no input of the recipe, such as a running number
+    assert found.numbers == {"c0", "c3"}
+    rows = [{"c0": 1.5, "c1": date, "c2": note, "c3": "2.50", "c4": n} for n, (date, note) in enumerate(["ab", "cd"])]
+    one, other = (fp.row_fingerprint(row, digits=4, columns=found) for row in rows)
+    assert one[: fp.ROW_HASH_BYTES] != other[: fp.ROW_HASH_BYTES]
+    assert one[fp.ROW_HASH_BYTES :] == other[fp.ROW_HASH_BYTES :]
+    values = fp.row_values(np.frombuffer(one, dtype=np.uint8)[None])[0]
+    assert sorted(values[~np.isnan(values)].tolist()) == [1.5, 2.5]
+
+
+def test_other_compared_columns_are_other_fingerprints(tmp_path):
+    settings = loaded_project(tmp_path / "pets").config.gate.exam.near_duplicates
+    kinds = {
+        fp.kind("tabular", settings, fp.RowColumns(names, frozenset(numbers)))
+        for names, numbers in (((), ()), (("a",), ()), (("a", "b"), ()), (("a", "b"), ("b",)))
+    }
+    assert len(kinds) == 4
