@@ -153,7 +153,7 @@ PROTECTIONS = [
         "pipeline_tasks/catalog/ledger.py",
         "        if key not in told:\n",
         "        if False:\n",
-        ("tests/contract/ledger/test_ledger_tampering.py::test_tampering_is_named",),
+        ("tests/reported/test_evidence.py::test_h8_an_inserted_admin_key_is_named",),
     ),
     Protection(
         "a cut ledger",

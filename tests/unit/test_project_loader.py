@@ -149,6 +149,13 @@ def test_an_alias_bomb_is_counted_not_expanded():
         parse_yaml("\n".join(lines).encode(), file="project.yaml")
 
 
+def test_a_small_alias_bomb_is_counted_too():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 5)]
+    with pytest.raises(ProjectError, match=r"must hold at most 20,000 values"):
+        parse_yaml("\n".join(lines).encode(), file="project.yaml")
+
+
 def test_an_alias_may_be_used():
     assert parse_yaml(b"a: &x [1, 2]\nb: *x\n", file="f").value == {"a": [1, 2], "b": [1, 2]}
 
