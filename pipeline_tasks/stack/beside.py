@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from pipeline_tasks.stack.outside import Answer, Listener, ask, open_to_all
 
@@ -24,14 +25,11 @@ BATCH = 400  # connections that are open at once: a process may have 1024 files
 SECONDS = 1.0
 
 
-def addresses(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the IPv4 addresses of those names that have one here."""
-    found = {}
-    for name in names:
-        with contextlib.suppress(OSError):
-            told = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
-            found[name] = tuple(sorted({str(one[4][0]) for one in told}))
-    return found
+def addresses(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the IPv4 addresses of those names that have one here; one without may take seconds to be unknown."""
+    with ThreadPoolExecutor(max_workers=len(names)) as pool:
+        found = dict(zip(names, pool.map(_addresses, names), strict=True))
+    return {name: ips for name, ips in found.items() if ips}
 
 
 def open_ports(ip: str, ports: Sequence[int] = PORTS) -> list[int]:
@@ -59,6 +57,14 @@ def findings(services: Mapping[str, Iterable[str]]) -> tuple[int, list[str]]:
     tried = list(seen(services))
     wrong = [(one, open_to_all(one.program, answer)) for one, answer in tried]
     return len(tried), [f"{one.program} on {one.ip}:{one.port} {said}" for one, said in wrong if said]
+
+
+def _addresses(name: str) -> tuple[str, ...]:
+    try:
+        told = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
+    except OSError:
+        return ()
+    return tuple(sorted({str(one[4][0]) for one in told}))
 
 
 def _connect(ip: str, ports: Sequence[int]) -> tuple[list[int], bool]:

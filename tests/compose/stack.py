@@ -42,10 +42,12 @@ STAND_INS = {
 }
 SERVICES = tuple(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"])
 TORCH_PORT = 43057  # always the same: the address is part of what the builder knows a layer by
-NETWORKS = "10.213.0.0/16"
+NETWORKS = "10.213.0.0/19"
 # What an engine does that may change the firewall: a network's containers reach each other and no other network.
 # One that ran before may have left `DROP` behind, and bridges ask the same chain.
-WITHIN = [["--source", one, "--destination", one, "--jump", "ACCEPT"] for one in (f"10.213.{n}.0/24" for n in range(9))]
+WITHIN = [
+    ["--source", one, "--destination", one, "--jump", "ACCEPT"] for one in (f"10.213.{n}.0/24" for n in range(32))
+]
 ELSEWHERE = [[end, NETWORKS, "--jump", "DROP"] for end in ("--source", "--destination")]
 ISOLATED = [["FORWARD", *rule] for rule in (*WITHIN, *ELSEWHERE)]
 # A proxy that nothing listens on: what goes by it fails.
