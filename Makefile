@@ -13,7 +13,7 @@ LABELER ?= scripted
 SIZE ?=
 PYTEST_ARGS ?=
 # Suites that start databases and stores but no servers under load: they may run beside each other.
-SIDE_BY_SIDE := tests/unit tests/contract tests/model \
+SIDE_BY_SIDE := tests/crashes tests/unit tests/contract tests/model \
 	$(addprefix tests/reported/test_,decode.py monitor.py sources_hostile.py sources_sql.py)
 
 # uv does not read pip's settings: hand over those that say where packages come from.
@@ -35,7 +35,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
 
-.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-gpu test-docker test-servers test-loop test-compose lock lock-check format serving-base
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-gpu test-docker test-servers test-loop test-compose test-crashes lock lock-check format serving-base
 
 all: format-check lint types test ## format check, lint, types, tests: what CI runs
 
@@ -105,6 +105,9 @@ test-loop: .venv/.installed-dev .venv-label-studio/.installed ## the whole loop 
 
 test-compose: .venv/.installed-dev ## the production stack of docker-compose.yml, built and started as a whole; not in CI
 	$(BIN)/pytest -m compose tests/compose $(PYTEST_ARGS)
+
+test-crashes: .venv/.installed-dev .venv-label-studio/.installed ## kill -9 at every crash point of every task, and of every process role; not in CI
+	$(BIN)/pytest -m crashes $(or $(FILES),tests/crashes tests/docker/test_ship_on_docker.py) $(PYTEST_ARGS)
 
 lock: $(UV) ## resolve the newest versions anew and write requirements/*.lock
 	rm -f requirements/*.lock
