@@ -92,12 +92,11 @@ def write_project(
 ) -> None:
     folder = world.folder / "projects" / PROJECT
     (folder / "incoming").mkdir(parents=True, exist_ok=True)
-    text = (
-        YAML.replace("EPOCHS", f"learning_rate: 0.01, epochs: {epochs}")
-        .replace("APPROVAL", approval)
-        .replace("ROLLOUT ", rollout)
-    text = text.replace("RUNTIME", runtime)
-    )
+    training = f"learning_rate: 0.01, epochs: {epochs}"
+    words = {"EPOCHS": training, "APPROVAL": approval, "ROLLOUT ": rollout, "RUNTIME": runtime}
+    text = YAML
+    for word, value in words.items():
+        text = text.replace(word, value)
     (folder / "project.yaml").write_text(text)
     (folder / "labeling.xml").write_text(XML)
 
