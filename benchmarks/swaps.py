@@ -5,7 +5,7 @@ Needs a running stack (`dethrone up`):
     .venv/bin/python -m benchmarks.swaps                 # 10 promotions, 10 rollbacks, half of these with S3 stopped
     .venv/bin/python -m benchmarks.swaps --promotions 2 --requests 500
 
-It makes a small project of its own, `swaps`, in the stack's projects folder: a first champion and, before the load, a
+It makes a small project of its own in the stack's projects folder: a first champion and, before the load, a
 contender for each promotion, trained and judged against it. Under the load each promotion is the tasks release and
 ship (build, start, golden requests, route, drain, stop), each rollback goes back to the first champion, which is kept
 ready. The project is taken out again at the end; its history stays in the catalog. Counted: answers that are no 200,
@@ -23,6 +23,7 @@ import datetime as dt
 import itertools
 import os
 import platform
+import shutil
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ from typing import Self
 
 import httpx
 import numpy as np
+import torch
 
 from pipeline_tasks import entrypoints
 from pipeline_tasks.assembly import Parts, build_parts, utc_now
@@ -46,10 +48,10 @@ from tests.unit.training.scene import CLASSES, png, stripes
 PROJECT = "fashion"
 REST_SECONDS = 2.0
 LONGEST_ROLLBACK_SECONDS = 10.0
-SWAPS, NUM_IMAGES = "swaps", 600
+NUM_IMAGES = 600
 YAML = """\
 version: 1
-name: swaps
+name: NAME
 modality: image
 sources: [{type: folder, name: incoming, path: incoming, label_pattern: '^labeled/(?P<label>[^/]+)/'}]
 labels: {classes: [across, down, flat]}
@@ -140,26 +142,28 @@ def main() -> int:
     """Promote and roll back under load and print what the callers saw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--promotions", type=int, default=10, help="and as many rollbacks")
+    parser.add_argument("--project", default="swaps", help="its name; the catalog must not know it yet")
     parser.add_argument("--requests", type=int, default=20_000, help="go on at rest until there are so many")
     parser.add_argument("--concurrency", type=int, default=8)
     chosen = parser.parse_args()
+    torch.set_num_threads(1)  # two wait for each other as soon as somebody else wants a core
     parts = build_parts()
     s3 = Supervisor(StackLayout(home=parts.settings.home.resolve(), root=source_root()).socket)
     changes: list[Change] = []
     try:
-        first = make_champion(parts)
-        verdicts = [contender(parts, seed=seed) for seed in range(1, chosen.promotions + 1)]
+        first = make_champion(parts, chosen.project)
+        verdicts = [contender(parts, chosen.project, seed=seed) for seed in range(1, chosen.promotions + 1)]
         before = counters(parts)
         images = [png(stripes(CLASSES[seed % 3], seed=seed)) for seed in range(200)]
-        with Load(parts, SWAPS, images, concurrency=chosen.concurrency) as load:
+        with Load(parts, chosen.project, images, concurrency=chosen.concurrency) as load:
             time.sleep(REST_SECONDS)
             for number, verdict_id in enumerate(verdicts):
-                changes.append(promote(parts, verdict_id))
+                changes.append(promote(parts, chosen.project, verdict_id))
                 time.sleep(REST_SECONDS)
                 is_away = number % 2 == 1
                 if is_away:
                     s3.stop("s3")
-                changes.append(return_to(parts, first, is_away=is_away))
+                changes.append(return_to(parts, chosen.project, first, is_away=is_away))
                 if is_away:
                     s3.start("s3")
                     wait_for_s3(parts)
@@ -167,27 +171,29 @@ def main() -> int:
             while len(load.answers) < chosen.requests:
                 time.sleep(0.5)
         after = counters(parts)
-        return report(parts, load.answers, changes=changes, grown=[after[name] - before[name] for name in COUNTERS])
+        grown = [after[name] - before[name] for name in COUNTERS]
+        return report(parts, chosen.project, load.answers, changes=changes, grown=grown)
     finally:
-        remove(parts, SWAPS, now=utc_now())
+        aside = remove(parts, chosen.project, now=utc_now()).folder
+        shutil.rmtree(aside or "", ignore_errors=True)
 
 
-def make_champion(parts: Parts) -> str:
+def make_champion(parts: Parts, project: str) -> str:
     """Make the project, train a weak first model, promote it and return its version."""
-    folder = parts.settings.projects_dir / SWAPS
+    folder = parts.settings.projects_dir / project
     (folder / "incoming").mkdir(parents=True)
     (folder / "labeling.xml").write_text(XML)
-    (folder / "project.yaml").write_text(YAML.replace("EPOCHS", "epochs: 1"))
+    (folder / "project.yaml").write_text(YAML.replace("NAME", project).replace("EPOCHS", "epochs: 1"))
     for seed in range(NUM_IMAGES):
         label = CLASSES[seed % 3]
         path = folder / "incoming" / "labeled" / label / f"{seed:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(stripes(label, seed=1000 + seed)))
     for stage in ("ingest", "annotate"):
-        getattr(entrypoints, stage)(SWAPS, attempt=attempt_of(stage), parts=parts)
-    promote(parts, contender(parts, seed=0))
-    (folder / "project.yaml").write_text(YAML.replace("EPOCHS", "epochs: 8"))
-    return ServingRepository(parts.database).history(SWAPS)[-1].champion_version
+        getattr(entrypoints, stage)(project, attempt=attempt_of(stage), parts=parts)
+    promote(parts, project, contender(parts, project, seed=0))
+    (folder / "project.yaml").write_text(YAML.replace("NAME", project).replace("EPOCHS", "epochs: 8"))
+    return ServingRepository(parts.database).history(project)[-1].champion_version
 
 
 def attempt_of(stage: str) -> Attempt:
@@ -195,31 +201,31 @@ def attempt_of(stage: str) -> Attempt:
     return Attempt(f"swaps__{utc_now():%Y%m%dT%H%M%S%f}", stage)
 
 
-def contender(parts: Parts, *, seed: int) -> str:
+def contender(parts: Parts, project: str, *, seed: int) -> str:
     """Train a contender, have it judged against the champion, and return the verdict, which must promote it."""
-    frozen = entrypoints.snapshot(SWAPS, attempt=attempt_of("snapshot"), parts=parts)
+    frozen = entrypoints.snapshot(project, attempt=attempt_of("snapshot"), parts=parts)
     given = {"snapshot_id": frozen["snapshot_id"], "seed": seed}
-    model = entrypoints.train(SWAPS, attempt=attempt_of("train"), parts=parts, **given)
+    model = entrypoints.train(project, attempt=attempt_of("train"), parts=parts, **given)
     given = {"version": model["version"], "epochs": frozen["epochs"]}
-    verdict = entrypoints.judge(SWAPS, attempt=attempt_of("judge"), parts=parts, **given)
+    verdict = entrypoints.judge(project, attempt=attempt_of("judge"), parts=parts, **given)
     if verdict["answer"] != "promote":
         raise SystemExit(f"the contender of seed {seed} must be promoted (got {verdict['reasons']}).")
     return str(verdict["verdict_id"])
 
 
-def promote(parts: Parts, verdict_id: str) -> Change:
+def promote(parts: Parts, project: str, verdict_id: str) -> Change:
     """Release and ship what a verdict promotes."""
     began = time.monotonic()
-    built = entrypoints.release(SWAPS, attempt=attempt_of("release"), parts=parts, verdict_id=verdict_id)
-    entrypoints.ship(SWAPS, attempt=attempt_of("ship"), parts=parts, release_id=built["release_id"])
+    built = entrypoints.release(project, attempt=attempt_of("release"), parts=parts, verdict_id=verdict_id)
+    entrypoints.ship(project, attempt=attempt_of("ship"), parts=parts, release_id=built["release_id"])
     return Change("promotion", began, time.monotonic())
 
 
-def return_to(parts: Parts, version: str, *, is_away: bool) -> Change:
+def return_to(parts: Parts, project: str, version: str, *, is_away: bool) -> Change:
     """Roll back to the first champion."""
     began = time.monotonic()
     why = {"reason": "benchmarks/swaps.py", "actor": "benchmark"}
-    entrypoints.rollback(SWAPS, attempt=attempt_of("rollback"), parts=parts, to_version=version, **why)
+    entrypoints.rollback(project, attempt=attempt_of("rollback"), parts=parts, to_version=version, **why)
     return Change("rollback without S3" if is_away else "rollback", began, time.monotonic())
 
 
@@ -245,9 +251,11 @@ def other_champion(parts: Parts, project: str) -> str:
     return next(version for version in reversed(history) if version != history[-1])
 
 
-def report(parts: Parts, answers: Sequence[Answer], *, changes: Sequence[Change], grown: Sequence[float]) -> int:
+def report(
+    parts: Parts, project: str, answers: Sequence[Answer], *, changes: Sequence[Change], grown: Sequence[float]
+) -> int:
     """Print the figures; return 1 where a promise was broken."""
-    champions = {route.champion_version for route in ServingRepository(parts.database).history(SWAPS)}
+    champions = {route.champion_version for route in ServingRepository(parts.database).history(project)}
     failed = Counter(f"{one.status} {one.model_version}".strip() for one in answers if one.status != 200)
     strangers = [one for one in answers if one.status == 200 and one.model_version not in champions]
     served, logged = grown

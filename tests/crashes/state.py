@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks import invariants
 from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.ledger import Entry
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.wiring.noting import waiting_notes
@@ -35,7 +36,7 @@ def state_of(world: World) -> dict[str, Any]:
     return {
         "champion": head.champion_version if head else None,
         "weights": {one.key: one.etag for one in world.store.list("models/")},
-        "chain": [(one.sequence, one.kind, json.dumps(_timeless(dict(one.body)), sort_keys=True)) for one in entries],
+        "chain": [(one.sequence, one.kind, json.dumps(_timeless(_said(one)), sort_keys=True)) for one in entries],
         "rows": rows,
         "objects": Counter(one.key.split("/")[0] for one in world.store.list("")),
         "tasks": sorted((one["project"], one["data"]["item_id"]) for one in tool["tasks"].values()),
@@ -48,6 +49,11 @@ def violations_of(world: World, *, now: Any) -> list[str]:
     """Return what `dethrone verify` would say of the installation at rest."""
     found = invariants.check(world.parts.database, world.store, now=now, labeling=world.labeling, deep=True)
     return [*map(str, found), *waiting_notes(world.parts)]
+
+
+def _said(entry: Entry) -> dict[str, Any]:
+    """Return what an entry says; a seal's object has the digest of rows that times and seconds stand in."""
+    return {key: one for key, one in entry.body.items() if entry.kind != "seal" or key != "object_key"}
 
 
 def _kept(table: sa.Table) -> list[sa.Column[Any]]:
