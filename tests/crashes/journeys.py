@@ -24,6 +24,7 @@ from pipeline_tasks.wiring import experimenting, keeping
 from tests.crashes.world import BAD_CANDIDATE, ENVIRONMENT, NOW, PROJECT, World
 from tests.unit.training.scene import CLASSES, png, stripes
 
+RESTORE = "command/restore"
 NUM_FIRST, NUM_SECOND, NUM_SERVED = 90, 60, 30
 YAML = """
 version: 1
@@ -307,5 +308,5 @@ LOOP: tuple[Step, ...] = (
     people("a better one", lambda world: (world.folder / BAD_CANDIDATE).unlink()),
     *round_of("t4", seed=12, ship=people("a ship that dies", ship_that_dies)),
     command("backup", back_up),
-    command("restore", restore),
+    Step(RESTORE, restore),
 )

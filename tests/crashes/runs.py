@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline_tasks.contracts import Attempt
 from tests import crash
-from tests.crashes.journeys import LOOP, Step
+from tests.crashes.journeys import LOOP, RESTORE, Step
 from tests.crashes.state import state_of, violations_of
 from tests.crashes.world import NOW, World, be_at, make_world
 
@@ -94,12 +94,17 @@ def perform(folder: Path, index: int, number: int) -> None:
 
 
 def look(folder: Path, index: int) -> tuple[dict[str, Any], list[str]]:
-    """Return the state, and what `dethrone verify` says."""
-    world = World(folder)
+    """Return the state, that of the restored installation where there is one, and what `dethrone verify` says."""
+    worlds = [World(folder)]
+    if LOOP[index].name == RESTORE:
+        worlds.append(World(folder / "restored"))
     try:
-        return state_of(world), violations_of(world, now=NOW + dt.timedelta(minutes=index + 1))
+        state = state_of(worlds[0])
+        restored = {f"restored {name}": one for name, one in state_of(worlds[-1]).items()} if worlds[1:] else {}
+        return state | restored, violations_of(worlds[0], now=NOW + dt.timedelta(minutes=index + 1))
     finally:
-        world.parts.database.engine.dispose()
+        for world in worlds:
+            world.parts.database.engine.dispose()
 
 
 def import_heavy() -> None:

@@ -17,6 +17,7 @@ import pipeline_tasks
 from pipeline_tasks.adapters.kubernetes_manifests import KINDS
 from pipeline_tasks.faults import all_points
 from tests import crash
+from tests.crashes.journeys import RESTORE
 from tests.crashes.runs import Calm, Choose, calm_run, differences, disturbed_run, nth, spread
 from tests.docker.test_ship_on_docker import POINTS as ON_DOCKER  # killed there, on a real engine
 
@@ -46,9 +47,11 @@ def test_every_point_of_the_source_is_passed_or_killed_elsewhere(calm):
 def test_the_undisturbed_run_ends_whole(calm):
     troubled = {name for name, found in calm.violations.items() if any(one.startswith("I") for one in found)}
     assert troubled == {"people/trouble", "i2/ingest"}  # until the next annotate
-    assert calm.violations["command/restore"] == []
-    actions = [entry for entry in calm.states["command/restore"]["chain"] if entry[1] == "route"]
-    assert len(actions) == 10
+    assert calm.violations[RESTORE] == []
+    end = calm.states[RESTORE]
+    assert len([kind for _, kind, _ in end["chain"] if kind == "route"]) == len(end["rows"]["routes"]) == 10
+    assert {name: one for name, one in end["restored rows"].items() if one != end["rows"][name]} == {}
+    assert end["restored weights"] == end["weights"]
 
 
 @pytest.mark.slow

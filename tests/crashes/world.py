@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline_tasks import assembly
+from pipeline_tasks import assembly, entrypoints
 from pipeline_tasks.adapters.process_target import ProcessTarget
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.serving import ServingRepository
@@ -202,6 +202,7 @@ def be_at(now: dt.datetime, folder: Path) -> None:
     health.http_health = lambda *_a, **_k: health.Health(ok=True, detail="")
     ticks = itertools.count()
     evaluation.judge.__kwdefaults__["timer"] = lambda: next(ticks) / 1000  # latencies stand in the verdict's id
+    entrypoints.code_revision = lambda: "of the test"  # another one once somebody commits meanwhile
     shipping.BentoPackager = Packager
     shipping.ask_server = functools.partial(_ask, folder)
 
