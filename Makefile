@@ -16,7 +16,7 @@ SOURCE ?=
 AUDIT_ARGS ?=
 PYTEST_ARGS ?=
 # Suites that start databases and stores but no servers under load: they may run beside each other.
-SIDE_BY_SIDE := tests/unit tests/contract tests/model \
+SIDE_BY_SIDE := tests/crashes tests/unit tests/contract tests/model \
 	$(addprefix tests/reported/test_,decode.py monitor.py sources_hostile.py sources_sql.py)
 
 # uv does not read pip's settings: hand over those that say where packages come from.
@@ -38,7 +38,7 @@ export UV_COMPILE_BYTECODE := 1
 export UV_HTTP_TIMEOUT ?= 180
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE CONDA_PREFIX
 
-.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-gpu test-docker test-servers test-loop test-compose test-protections lock lock-check audit advisories format serving-base
+.PHONY: help all install install-dev demo up down status doctor clean format-check lint types test test-all test-services test-stores test-gpu test-docker test-servers test-loop test-compose test-protections test-crashes lock lock-check audit advisories format serving-base
 
 all: format-check lint types test ## format check, lint, types, tests: what CI runs
 
@@ -117,6 +117,9 @@ audit: .venv/.installed ## known holes of locked and installed versions, by the 
 
 advisories: .venv/.installed ## write that list anew from OSV; SOURCE=all.zip or a clone's folder where that is not reachable
 	$(BIN)/python requirements/audit.py refresh $(SOURCE)
+
+test-crashes: .venv/.installed-dev .venv-label-studio/.installed ## kill -9 at every crash point of every task, and of every process role; not in CI
+	$(BIN)/pytest -m crashes $(or $(FILES),tests/crashes tests/docker/test_ship_on_docker.py) $(PYTEST_ARGS)
 
 lock: $(UV) ## resolve the newest versions anew and write requirements/*.lock
 	rm -f requirements/*.lock

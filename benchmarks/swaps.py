@@ -1,16 +1,17 @@
-"""Swaps under load: champions change there and back while requests keep coming; what do the callers see?
+"""Promotions and rollbacks under load: champions change while requests keep coming; what do the callers see?
 
-Needs a running stack on which `make demo` has ended (two champions that passed the gate):
+Needs a running stack (`dethrone up`):
 
-    .venv/bin/python benchmarks/swaps.py                 # 20 swaps, at least 20,000 requests, 8 at a time
-    .venv/bin/python benchmarks/swaps.py --swaps 2 --requests 500
-    .venv/bin/python benchmarks/swaps.py --without-s3    # the object store is stopped for every second swap
+    .venv/bin/python -m benchmarks.swaps                 # 10 promotions, 10 rollbacks, half of these with S3 stopped
+    .venv/bin/python -m benchmarks.swaps --promotions 2 --requests 500
 
-Each swap is a whole rollback (adopt or start, golden requests, route, drain, stop) to the other one of the two newest
-champions. Counted: answers that are no 200, answers by a model that neither served before nor after,
-and predictions that were served and are not in the log. Exits 1 unless all three are 0, and no swap
-took longer than 10 s. The server keeps two seconds
-between swaps, in which the latency at rest is measured.
+It makes a small project of its own in the stack's projects folder: a first champion and, before the load, a
+contender for each promotion, trained and judged against it. Under the load each promotion is the tasks release and
+ship (build, start, golden requests, route, drain, stop), each rollback goes back to the first champion, which is kept
+ready. The project is taken out again at the end; its history stays in the catalog. Counted: answers that are no 200,
+answers by a model that is no champion, predictions that were served and are not in the log. Exits 1 unless all three
+are 0, and no rollback took longer than 10 s. Between two changes lie two seconds, in which the latency at rest is
+measured.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import datetime as dt
 import itertools
 import os
 import platform
+import shutil
 import sys
 import threading
 import time
@@ -31,40 +33,77 @@ from typing import Self
 
 import httpx
 import numpy as np
+import torch
 
-from pipeline_tasks.assembly import Parts, build_parts
+from pipeline_tasks import entrypoints
+from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.contracts import Attempt
-from pipeline_tasks.demo.material import load_material
+from pipeline_tasks.errors import ServiceUnavailable
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.supervisord import Supervisor
-from pipeline_tasks.wiring.rolling_back import roll_back
+from pipeline_tasks.wiring.removing import remove
+from tests.unit.training.scene import CLASSES, png, stripes
 
 PROJECT = "fashion"
 REST_SECONDS = 2.0
-LONGEST_SWAP_SECONDS = 10.0
+LONGEST_ROLLBACK_SECONDS = 10.0
+NUM_IMAGES = 600
+YAML = """\
+version: 1
+name: NAME
+modality: image
+sources: [{type: folder, name: incoming, path: incoming, label_pattern: '^labeled/(?P<label>[^/]+)/'}]
+labels: {classes: [across, down, flat]}
+split: {exam_share: 0.4}
+checks: {min_side_pixels: 8}
+recipe: {name: image_cnn, params: {image_size: 12, width: 4, hidden: 16, batch_size: 8, learning_rate: 0.002, EPOCHS}}
+gate: {limits: {latency_p99_ms: 100000}, exam: {min_items: 100}}
+schedules: {ingest: null, annotate: null, collect: null, train: null, monitor: null}
+"""
+XML = (
+    '<View><Image name="image" value="$image"/><Choices name="label" toName="image">'
+    + "".join(f'<Choice value="{name}"/>' for name in CLASSES)
+    + "</Choices></View>"
+)
 COUNTERS = ("dethrone_predictions_served_total", "dethrone_predictions_logged_total")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """One request: when it began and how long it took in seconds, its status (0 = none), who answered."""
+    """One request: when it began and how long it took in seconds, its status (0 = none), who answered, and its id."""
 
     began: float
     seconds: float
     status: int
     model_version: str
+    prediction_id: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """One promotion or rollback: when it began and ended."""
+
+    kind: str
+    began: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
 
 
 class Load:
     """Keeps `concurrency` requests in flight from a thread of its own until it is stopped."""
 
-    def __init__(self, parts: Parts, images: Sequence[bytes], *, concurrency: int) -> None:
+    def __init__(
+        self, parts: Parts, project: str, images: Sequence[bytes], *, concurrency: int, pause: float = 0.0
+    ) -> None:
         key = (parts.settings.home / "secrets" / "gateway_api_key").read_text().strip()
-        self._url = f"{parts.settings.gateway_url}/v1/projects/{PROJECT}/predict"
+        self._url = f"{parts.settings.gateway_url}/v1/projects/{project}/predict"
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/png"}
         self._images = itertools.cycle(images)
-        self._concurrency = concurrency
+        self._concurrency, self._pause = concurrency, pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self.answers: list[Answer] = []
@@ -85,43 +124,120 @@ class Load:
     async def _ask_on(self, client: httpx.AsyncClient) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
-            status, version = 0, ""
+            status, version, prediction_id = 0, "", ""
             try:
                 answer = await client.post(self._url, content=next(self._images))
                 status = answer.status_code
-                version = str(answer.json().get("model_version", "")) if status == 200 else ""
+                if status == 200:
+                    said = answer.json()
+                    version, prediction_id = str(said["model_version"]), str(said["prediction_id"])
             except httpx.HTTPError as error:
                 version = type(error).__name__
-            self.answers.append(Answer(began, time.monotonic() - began, status, version))
+            self.answers.append(Answer(began, time.monotonic() - began, status, version, prediction_id))
+            if self._pause:
+                await asyncio.sleep(self._pause)
 
 
 def main() -> int:
-    """Swap under load and print what the callers saw."""
+    """Promote and roll back under load and print what the callers saw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument("--promotions", type=int, default=10, help="and as many rollbacks")
+    parser.add_argument("--project", default="swaps", help="its name; the catalog must not know it yet")
     parser.add_argument("--requests", type=int, default=20_000, help="go on at rest until there are so many")
     parser.add_argument("--concurrency", type=int, default=8)
-    parser.add_argument("--without-s3", action="store_true", help="stop the object store for every second swap")
     chosen = parser.parse_args()
+    torch.set_num_threads(1)  # two wait for each other as soon as somebody else wants a core
     parts = build_parts()
     s3 = Supervisor(StackLayout(home=parts.settings.home.resolve(), root=source_root()).socket)
-    images = [image for image, _label in load_material("small").rotated]
-    before = counters(parts)
-    swaps: list[tuple[float, float]] = []
-    with Load(parts, images, concurrency=chosen.concurrency) as load:
-        time.sleep(REST_SECONDS)
-        for number in range(chosen.swaps):
-            is_away = chosen.without_s3 and number % 2 == 1
-            if is_away:
-                s3.stop("s3")
-            swaps.append(swap(parts, number))
-            if is_away:
-                s3.start("s3")
+    changes: list[Change] = []
+    try:
+        first = make_champion(parts, chosen.project)
+        verdicts = [contender(parts, chosen.project, seed=seed) for seed in range(1, chosen.promotions + 1)]
+        before = counters(parts)
+        images = [png(stripes(CLASSES[seed % 3], seed=seed)) for seed in range(200)]
+        with Load(parts, chosen.project, images, concurrency=chosen.concurrency) as load:
             time.sleep(REST_SECONDS)
-        while len(load.answers) < chosen.requests:
+            for number, verdict_id in enumerate(verdicts):
+                changes.append(promote(parts, chosen.project, verdict_id))
+                time.sleep(REST_SECONDS)
+                is_away = number % 2 == 1
+                if is_away:
+                    s3.stop("s3")
+                changes.append(return_to(parts, chosen.project, first, is_away=is_away))
+                if is_away:
+                    s3.start("s3")
+                    wait_for_s3(parts)
+                time.sleep(REST_SECONDS)
+            while len(load.answers) < chosen.requests:
+                time.sleep(0.5)
+        after = counters(parts)
+        grown = [after[name] - before[name] for name in COUNTERS]
+        return report(parts, chosen.project, load.answers, changes=changes, grown=grown)
+    finally:
+        aside = remove(parts, chosen.project, now=utc_now()).folder
+        shutil.rmtree(aside or "", ignore_errors=True)
+
+
+def make_champion(parts: Parts, project: str) -> str:
+    """Make the project, train a weak first model, promote it and return its version."""
+    folder = parts.settings.projects_dir / project
+    (folder / "incoming").mkdir(parents=True)
+    (folder / "labeling.xml").write_text(XML)
+    (folder / "project.yaml").write_text(YAML.replace("NAME", project).replace("EPOCHS", "epochs: 1"))
+    for seed in range(NUM_IMAGES):
+        label = CLASSES[seed % 3]
+        path = folder / "incoming" / "labeled" / label / f"{seed:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(stripes(label, seed=1000 + seed)))
+    for stage in ("ingest", "annotate"):
+        getattr(entrypoints, stage)(project, attempt=attempt_of(stage), parts=parts)
+    promote(parts, project, contender(parts, project, seed=0))
+    (folder / "project.yaml").write_text(YAML.replace("NAME", project).replace("EPOCHS", "epochs: 8"))
+    return ServingRepository(parts.database).history(project)[-1].champion_version
+
+
+def attempt_of(stage: str) -> Attempt:
+    """Return a try of a run of its own."""
+    return Attempt(f"swaps__{utc_now():%Y%m%dT%H%M%S%f}", stage)
+
+
+def contender(parts: Parts, project: str, *, seed: int) -> str:
+    """Train a contender, have it judged against the champion, and return the verdict, which must promote it."""
+    frozen = entrypoints.snapshot(project, attempt=attempt_of("snapshot"), parts=parts)
+    given = {"snapshot_id": frozen["snapshot_id"], "seed": seed}
+    model = entrypoints.train(project, attempt=attempt_of("train"), parts=parts, **given)
+    given = {"version": model["version"], "epochs": frozen["epochs"]}
+    verdict = entrypoints.judge(project, attempt=attempt_of("judge"), parts=parts, **given)
+    if verdict["answer"] != "promote":
+        raise SystemExit(f"the contender of seed {seed} must be promoted (got {verdict['reasons']}).")
+    return str(verdict["verdict_id"])
+
+
+def promote(parts: Parts, project: str, verdict_id: str) -> Change:
+    """Release and ship what a verdict promotes."""
+    began = time.monotonic()
+    built = entrypoints.release(project, attempt=attempt_of("release"), parts=parts, verdict_id=verdict_id)
+    entrypoints.ship(project, attempt=attempt_of("ship"), parts=parts, release_id=built["release_id"])
+    return Change("promotion", began, time.monotonic())
+
+
+def return_to(parts: Parts, project: str, version: str, *, is_away: bool) -> Change:
+    """Roll back to the first champion."""
+    began = time.monotonic()
+    why = {"reason": "benchmarks/swaps.py", "actor": "benchmark"}
+    entrypoints.rollback(project, attempt=attempt_of("rollback"), parts=parts, to_version=version, **why)
+    return Change("rollback without S3" if is_away else "rollback", began, time.monotonic())
+
+
+def wait_for_s3(parts: Parts) -> None:
+    """Return when the store answers again: the next promotion needs it."""
+    while True:
+        try:
+            parts.brisk_store.exists("self-test/none")
+        except ServiceUnavailable:
             time.sleep(0.5)
-    after = counters(parts)
-    return report(parts, load.answers, swaps=swaps, grown=[after[name] - before[name] for name in COUNTERS])
+        else:
+            return
 
 
 def counters(parts: Parts) -> dict[str, float]:
@@ -129,39 +245,37 @@ def counters(parts: Parts) -> dict[str, float]:
     return Counter(parts.gateway.counters())
 
 
-def swap(parts: Parts, number: int) -> tuple[float, float]:
-    """Go to the other one of the two newest champions; return when it began and ended."""
-    history = [route.champion_version for route in ServingRepository(parts.database).history(PROJECT)]
-    other = next(version for version in reversed(history) if version != history[-1])
-    began = time.monotonic()
-    attempt = Attempt(f"swaps__{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{number}", "rollback")
-    roll_back(parts, PROJECT, attempt=attempt, to_version=other, reason="benchmarks/swaps.py", actor="benchmark")
-    return began, time.monotonic()
+def other_champion(parts: Parts, project: str) -> str:
+    """Return the newest champion that does not serve now."""
+    history = [route.champion_version for route in ServingRepository(parts.database).history(project)]
+    return next(version for version in reversed(history) if version != history[-1])
 
 
 def report(
-    parts: Parts, answers: Sequence[Answer], *, swaps: Sequence[tuple[float, float]], grown: Sequence[float]
+    parts: Parts, project: str, answers: Sequence[Answer], *, changes: Sequence[Change], grown: Sequence[float]
 ) -> int:
     """Print the figures; return 1 where a promise was broken."""
-    champions = {route.champion_version for route in ServingRepository(parts.database).history(PROJECT)}
+    champions = {route.champion_version for route in ServingRepository(parts.database).history(project)}
     failed = Counter(f"{one.status} {one.model_version}".strip() for one in answers if one.status != 200)
     strangers = [one for one in answers if one.status == 200 and one.model_version not in champions]
-    during = [one.seconds * 1e3 for one in answers if any(start <= one.began <= end for start, end in swaps)]
-    rest = [one.seconds * 1e3 for one in answers if not any(start <= one.began <= end for start, end in swaps)]
     served, logged = grown
-    slow = [end - start for start, end in swaps if end - start > LONGEST_SWAP_SECONDS]
+    slow = [one for one in changes if one.kind != "promotion" and one.seconds > LONGEST_ROLLBACK_SECONDS]
     print(
         f"{dt.datetime.now(dt.UTC).date()}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
-    median = np.median([end - start for start, end in swaps])
-    print(f"{len(swaps)} swaps, {median:.1f} s each (median), {len(slow)} longer than {LONGEST_SWAP_SECONDS:.0f} s")
+    for kind in dict.fromkeys(one.kind for one in changes):
+        times = [one.seconds for one in changes if one.kind == kind]
+        print(f"{len(times)} x {kind}: {np.median(times):.1f} s (median), longest {max(times):.1f} s")
     print(f"{len(answers):,} requests, {sum(failed.values())} failed {dict(failed) or ''}")
-    print(f"answered by {dict(Counter(one.model_version for one in answers if one.status == 200))}")
-    print(f"answers by a model that is no champion: {len(strangers)}")
+    print(f"answered by {len({one.model_version for one in answers})} champions, {len(strangers)} by others")
     print(f"served {served:,.0f}, logged {logged:,.0f}")
-    for name, times in (("at rest", rest), ("during a swap", during)):
+    during = {one for one in answers if any(change.began <= one.began <= change.ended for change in changes)}
+    for name, times in (
+        ("at rest", [one.seconds * 1e3 for one in answers if one not in during]),
+        ("during a change", [one.seconds * 1e3 for one in during]),
+    ):
         p50, p99 = np.percentile(times, [50, 99])
-        print(f"{name:14s} p50 {p50:5.1f} ms, p99 {p99:6.1f} ms ({len(times):,})")
+        print(f"{name:16s} p50 {p50:5.1f} ms, p99 {p99:6.1f} ms ({len(times):,})")
     return 1 if failed or strangers or slow or served != logged or served < len(answers) else 0
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pipeline_tasks.assembly import Parts, build_parts, code_revision, lock_hash, utc_now
 from pipeline_tasks.contracts import Attempt, as_json
 from pipeline_tasks.errors import GateClosed, StaleAttempt
+from pipeline_tasks.faults import crash_point
 from pipeline_tasks.wiring.at_once import close_run, idle_beside, training_elsewhere
 from pipeline_tasks.wiring.links import links_of
 
@@ -255,6 +256,7 @@ def record_approval(
     from pipeline_tasks.evaluation import approval
     from pipeline_tasks.wiring.noting import note_head
 
+    crash_point("approve.record.before")
     record = approval.record_approval(
         parts.project(project),
         verdict_id,
@@ -266,6 +268,7 @@ def record_approval(
         approvals=ApprovalRepository(parts.database),
         now=at,
     )
+    crash_point("approve.record.recorded")
     note_head(parts, project)
     return as_json(record)
 
@@ -331,6 +334,7 @@ def finish(
             reopen=True,
         )
     if record.state == "open":
+        crash_point("finish.close.before")
         record = runs.close(
             project,
             run_id=attempt.run_id,
@@ -339,6 +343,7 @@ def finish(
             reason=ending.reason,
             at=utc_now(),
         )
+        crash_point("finish.close.recorded")
     if record.outcome == "failed":
         raise PermanentError(str(record.reason), code=str(record.reason_code))
     return {"outcome": record.outcome, "reason_code": record.reason_code, "reason": record.reason}

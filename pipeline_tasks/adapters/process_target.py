@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
+from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ServerHandle
 from pipeline_tasks.stack import addresses, health
 from pipeline_tasks.stack.layout import StackLayout, source_root
@@ -74,6 +75,7 @@ class ProcessTarget:
             program = self._program(name, bento_tag=bento_tag, port=port, environment=environment)
             if not path.exists():
                 write_private(path, render_program(program))
+            crash_point("ship.program.after")
             self._supervisor.reread()
             self._supervisor.add(name)
             self._supervisor.start(name)
@@ -134,6 +136,7 @@ class ProcessTarget:
         name = _program_name(deployment_id)
         with self._exclusive():
             self._layout.program_file(name).unlink(missing_ok=True)  # first, so that a kill here cannot revive it
+        crash_point("ship.forget.after")
         self._supervisor.remove(name)
 
     def list(self) -> Mapping[str, str]:

@@ -104,6 +104,7 @@ def ensure(
         ids[queue] = (
             found.project_id if found else labeling.create_project(mark=mark, title=title_of(name, queue), **settings)
         )
+        crash_point("annotate.create.after")
         labeling.update_project(ids[queue], hook=name, **settings)
     if shows_objects:
         for project_id in ids.values():

@@ -104,7 +104,9 @@ class QueuePush:
                 data = self.labeling.task_data(self.ls_project_id, task_id)
                 if task is not None and all(data.get(key) == value for key, value in task.data.items()):
                     self.database.check(self.fence)
+                    crash_point("annotate.repair.before")
                     self.labeling.set_task_data(task_id, {**data, "item_id": task.item_id})
+                    crash_point("annotate.repair.after")
                     logger.warning("task %d of Label Studio shows item %s again", task_id, task.item_id)
                     num_right += 1
                     break

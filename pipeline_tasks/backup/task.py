@@ -113,6 +113,7 @@ def backup(
             "projects": {name: dataclasses.asdict(blob) for name, blob in sorted(projects.items())},
         },
     )
+    crash_point("backup.manifest.recorded")
     blobs = [catalog, *files.values(), *projects.values()]
     return BackupReport(
         name=path.stem,

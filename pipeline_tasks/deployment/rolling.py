@@ -298,6 +298,7 @@ def give_back(
 ) -> Route:
     """Commit the champion alone after a step of a rollout that nobody watches any more, and return that route."""
     route = route_beside(record.route, None, share=0, reason_id="abandoned", attempt=attempt.holder)
+    crash_point("rollout.back.before")
     commit_beside(
         route,
         head=record.route,
@@ -311,6 +312,7 @@ def give_back(
         fence=fence,
         at=now,
     )
+    crash_point("rollout.back.after")
     return route
 
 

@@ -94,6 +94,7 @@ def start_release(project: LoadedProject, release: ReleaseRef, *, target: Deploy
     handle = target.start(
         deployment_id=deployment_id, bento_tag=release.bento_tag, environment={"DETHRONE_DEPLOYMENT": deployment_id}
     )
+    crash_point("ship.start.after")
     target.wait_ready(deployment_id, timeout_seconds=READY_TIMEOUT_SECONDS)
     return DeploymentRef(
         project=project.name,

@@ -337,7 +337,9 @@ def _publish(
     database.check(fence)
     crash_point("judge.put.before")
     store.put(f"{prefix}/evidence.parquet", evidence, content_type="application/vnd.apache.parquet")
+    crash_point("judge.evidence.after")
     document = _adopt(store, f"{prefix}/verdict.json", document)
+    crash_point("judge.document.after")
     page = report.render(
         document,
         evidence,

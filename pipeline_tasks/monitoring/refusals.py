@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from pipeline_tasks.catalog.items import Chunk, ItemRepository, Quarantined
 from pipeline_tasks.contracts import Fence, sha256_hex
+from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ingest.content import MAX_KEPT_BYTES, Candidate, Refusal, printable_key
 from pipeline_tasks.ingest.production import SOURCE, ProductionRecord, examine_record
 from pipeline_tasks.ports import ObjectStore
@@ -52,8 +53,11 @@ def quarantine(
         object_key = None
         if refusal.data and len(refusal.data) <= MAX_KEPT_BYTES:
             object_key = f"quarantine/{project}/{refusal.digest}"
+            crash_point("monitor.quarantine.before")
             store.put(object_key, refusal.data)
+            crash_point("monitor.quarantine.after")
         where = (STAGE, SOURCE, hide(refusal.key), refusal.digest)
         entries.append(Quarantined(*where, refusal.code, hide(refusal.reason), object_key, now))
     if entries:
         items.record(fence, Chunk(project, SOURCE, run_id, items=(), quarantined=entries))
+        crash_point("monitor.quarantine.recorded")

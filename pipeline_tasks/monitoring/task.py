@@ -16,6 +16,7 @@ from pipeline_tasks.catalog.monitoring import (
     WindowRow,
 )
 from pipeline_tasks.contracts import Attempt, Fence, MonitorReport, content_id
+from pipeline_tasks.faults import crash_point
 from pipeline_tasks.monitoring import detector, drift, quality
 from pipeline_tasks.monitoring.drift import Histogram
 from pipeline_tasks.monitoring.importing import Outside, import_parts
@@ -90,9 +91,12 @@ def measure(project: LoadedProject, *, outside: Outside, fence: Fence, run_id: s
     told = [str(alarm["message"]) for alarm in known]
     page = render_window(name, window_id, statistics, alarms=told, at=now).encode()
     key = page_key(name, window_id, page)
+    crash_point("monitor.page.before")
     outside.store.put(key, page, content_type="text/html; charset=utf-8")
+    crash_point("monitor.page.after")
     window = WindowRow(window_id, statistics | {"page": key}, known, now)
     monitoring.save_window(name, window, run_id=run_id, fence=fence)
+    crash_point("monitor.page.recorded")
     return window
 
 

@@ -112,9 +112,11 @@ def release(
     crash_point("release.build.after")
     built = ReleaseRef(project.name, release_id, model.version, verdict_id, tag)
     deployment = start(built)
+    crash_point("release.start.after")
     items = golden()
     check = require_golden_answers(built, deployment, items, ask=ask)
     store.put(golden_key(built), golden_bytes([item.expected for item in items]), content_type="application/json")
+    crash_point("release.golden.after")
     exported = scratch / f"{release_id}.bento"
     packager.export(tag, exported)
     export_digest = sha256_of_file(exported)
@@ -174,7 +176,9 @@ def restore_bento(
             _require_same(
                 release, facts["object_key"], facts["infra_check"].get(EXPORT_SHA256), sha256_of_file(exported)
             )
+            crash_point("release.restore.before")
             packager.restore(exported)
+            crash_point("release.restore.after")
         except KeyError:
             raise _gone(release, [facts["object_key"]]) from None
         finally:

@@ -78,9 +78,11 @@ def store_artifact(
     stored = artifact
     if not store.create(f"{prefix}/{models.WEIGHTS_NAME}", artifact.weights):
         stored, module = _adopt(artifact, module, store=store, database=database, fence=fence, validate=validate)
+    crash_point("train.weights.after")
     database.check(fence)
     if stored.exported is not None:
         store.put(f"{prefix}/{models.EXPORTED_NAME}", stored.exported)  # the weights' metadata says which bytes
+        crash_point("train.graph.after")
         database.check(fence)
     key, manifest = f"{prefix}/{models.MANIFEST_NAME}", stored.manifest.to_bytes()
     prove_stored(prefix, manifest, module, proof=proof, store=store)

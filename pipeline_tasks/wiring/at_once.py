@@ -12,6 +12,7 @@ from pipeline_tasks.assembly import Parts, utc_now
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.contracts import SHELL_RUN, Attempt, RunOutcome
 from pipeline_tasks.errors import GateClosed, PipelineError, StaleAttempt
+from pipeline_tasks.faults import crash_point
 
 _ENDED_IN_AIRFLOW = frozenset({"success", "failed"})
 
@@ -59,6 +60,7 @@ def close_run(parts: Parts, project: str, *, run_id: str, error: BaseException) 
     record = runs.get(project, run_id)
     if record is None or record.state != "open":
         return
+    crash_point("run.close.before")
     runs.close(
         project,
         run_id=run_id,
@@ -67,6 +69,7 @@ def close_run(parts: Parts, project: str, *, run_id: str, error: BaseException) 
         reason=str(error).strip() or f"{type(error).__name__}; the champion stays",
         at=utc_now(),
     )
+    crash_point("run.close.recorded")
 
 
 def _outcome(error: BaseException) -> RunOutcome:

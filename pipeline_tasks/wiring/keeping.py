@@ -22,6 +22,7 @@ from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.deployment.rolling import ROLLING, give_back
 from pipeline_tasks.deployment.task import start_release
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
+from pipeline_tasks.faults import crash_point
 from pipeline_tasks.project_yaml import ProjectError
 from pipeline_tasks.settings import RESTORING, load_settings
 from pipeline_tasks.stack.layout import StackLayout, source_root
@@ -98,12 +99,15 @@ def restore(
     labeling_dump = files.pop(home.LABEL_STUDIO_DUMP, None)
     home.put_back(vault, files, home_dir)
     home.put_back(vault, projects, projects_dir)
+    crash_point("restore.files.after")
     with _store_at_hand(home_dir, projects_dir=projects_dir, environment=environment):
         parts = build_parts(load_settings({**environment, "DETHRONE_PROJECTS": str(projects_dir)}))
         parts.store.ensure_bucket()
         task.require_empty_store(parts.store, vault, manifest)
         num_objects = task.restore_objects(vault, manifest, store=parts.store)
+        crash_point("restore.objects.after")
         num_rows = _restore_catalog(vault, manifest, parts, again=again)
+        crash_point("restore.catalog.recorded")
         if labeling_dump is not None and home.LABEL_STUDIO_DUMP not in _marker(home_dir):
             _restore_labeling(vault.path_of(labeling_dump.sha256), environment)
             _mark_done(home_dir, home.LABEL_STUDIO_DUMP)
@@ -111,7 +115,9 @@ def restore(
         _mark_done(home_dir, CATALOG)  # from here on it holds more than the backup
         returned = _return_rollouts(parts, attempt=Attempt(f"restore__{name}", "restore"))
         servers, to_start = _remember_servers(parts)
+        crash_point("restore.servers.after")
         (home_dir / RESTORING).unlink()
+        crash_point("restore.end.after")
         for project in returned:
             note_head(parts, project)
     return RestoreReport(

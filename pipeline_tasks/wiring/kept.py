@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline_tasks.contracts import ReleaseRef, canonical_json, sha256_hex
+from pipeline_tasks.faults import crash_point
 from pipeline_tasks.release.golden import GoldenAnswer
 from pipeline_tasks.release.task import GoldenItem
 from pipeline_tasks.stack.secret_files import write_private
@@ -27,7 +28,9 @@ def keep_golden(home: Path, release: ReleaseRef, items: Sequence[GoldenItem]) ->
     path = _path(home, release)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
+        crash_point("ship.golden.before")
         write_private(path, f"{sha256_hex(body.encode())}\n{body}")
+        crash_point("ship.golden.after")
     except OSError as error:  # the object store has them: a full disk must not stop a release
         logger.warning("the golden requests of %s are not kept here: %s", release.bento_tag, error)
 

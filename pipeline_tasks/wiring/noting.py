@@ -12,6 +12,7 @@ from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import EVERY_PROJECT
 from pipeline_tasks.contracts import canonical_json
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
+from pipeline_tasks.faults import crash_point
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,9 @@ def note_head(parts: Parts, project: str) -> None:
     ):
         for entry in entries:
             body = canonical_json(ledger.entry_json(entry))
+            crash_point("note.put.before")
             parts.brisk_store.put(ledger.noted_key(entry), body, content_type="application/json")
+            crash_point("note.put.after")
 
 
 def waiting_notes(parts: Parts) -> list[str]:

@@ -16,6 +16,7 @@ from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Attempt, Queue
+from pipeline_tasks.faults import crash_point
 from pipeline_tasks.models.registry import code_digest_of
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.runs.outcome import LONGEST_WAIT, OpenTasks, labelers_busy
@@ -52,7 +53,9 @@ def plan(parts: Parts, project: str, *, attempt: Attempt, force: bool) -> dict[s
     if idle:
         return {"idle": idle, "num_new_labels": decision.num_new_labels}
     deadline = now + RUN_DEADLINE
+    crash_point("plan.open.before")
     runs.open(project, run_id=attempt.run_id, kind="train", deadline_at=deadline, at=now, info={"recipe": recipe})
+    crash_point("plan.open.recorded")
     return {"reason": decision.reason, "code": decision.code, "num_new_labels": decision.num_new_labels}
 
 

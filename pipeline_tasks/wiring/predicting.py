@@ -14,6 +14,7 @@ from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.contracts import Attempt, Item, content_id
 from pipeline_tasks.errors import InputError, PermanentError, printable
 from pipeline_tasks.evaluation.scoring import OUTPUT_CODES, ScoringModel, load_stored
+from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ingest.reading import read_items
 from pipeline_tasks.wiring.judging import champion_of
 
@@ -121,7 +122,9 @@ def predict_batch(parts: Parts, project: str, *, attempt: Attempt, batch_id: str
             items = repository.iterate(project, batch_id=batch_id)
             hide = parts.project(project).config.deny_list.hide
             _write_answers(parts, champion, _only(items, ids), path=path, hide=hide)
+            crash_point("batch.put.before")
             parts.store.put_file(key, path, content_type="application/vnd.apache.parquet")
+            crash_point("batch.put.after")
     return {"object_key": key, "num_items": len(ids), "model_version": champion.version}
 
 

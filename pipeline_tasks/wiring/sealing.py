@@ -10,6 +10,7 @@ from pipeline_tasks.catalog.ledger import Entry
 from pipeline_tasks.catalog.ledger import seals as seals_of
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import DataCorrupt
+from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectInfo, ObjectStore
 
 
@@ -30,9 +31,12 @@ def seal(parts: Parts, project: str) -> None:
     if not any(found.values()):
         return
     key, data, draft = seals.write(project, found, now=utc_now())
+    crash_point("seal.put.before")
     store.put(key, data)
+    crash_point("seal.put.after")
     with database.write() as connection:
         ledger_repository.append(connection, draft)
+    crash_point("seal.put.recorded")
 
 
 def known_marks(entries: list[Entry], store: ObjectStore) -> dict[str, seals.Marks]:

@@ -28,12 +28,14 @@ class Installation:
     def __init__(self, home: Path, projects: Path) -> None:
         self.home = home
         self.projects = projects
+        self.more: dict[str, str] = {}
 
     @property
     def environment(self) -> dict[str, str]:
         foreign = ("AIRFLOW", "DETHRONE", "WANDB", "NO_PROXY", "no_proxy")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-        return kept | HOSTILE | {"DETHRONE_HOME": str(self.home), "DETHRONE_PROJECTS": str(self.projects)}
+        own = {"DETHRONE_HOME": str(self.home), "DETHRONE_PROJECTS": str(self.projects)}
+        return kept | HOSTILE | own | self.more
 
     def run(self, *arguments: str, timeout: float = 900, check: bool = True) -> subprocess.CompletedProcess:
         done = subprocess.run(

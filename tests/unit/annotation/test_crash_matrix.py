@@ -59,6 +59,13 @@ def with_double(case):
     case.labeling.import_tasks(case.ls_project(), [LabelingTask(case.train[0], {"image": "x"})])
 
 
+def with_changed(case):
+    """Let somebody have changed the item id of a task in Label Studio; the double makes annotate look."""
+    with_double(case)
+    task = min(case.labeling.tasks_of(case.ls_project()), key=lambda one: one["id"])
+    case.labeling.edit_data(task["id"], item_id="changed")
+
+
 def with_answers(case):
     """Let people answer, one of them deleting an answer that was collected."""
     case.annotate()
@@ -80,7 +87,7 @@ def test_every_point_is_passed(case):
     trace = case.folder / "trace"
     trace.touch()
     assert run("annotate", case.folder, trace=trace) == 0
-    with_double(reopened(case))
+    with_changed(reopened(case))
     assert run("annotate", case.folder, trace=trace) == 0
     with_answers(reopened(case))
     assert run("collect", case.folder, trace=trace) == 0
@@ -91,6 +98,8 @@ def test_every_point_is_passed(case):
 def test_annotate_killed_anywhere_pushes_each_item_once(case, point):
     if point.startswith("annotate.dedupe."):
         with_double(case)
+    if point.startswith("annotate.repair."):
+        with_changed(case)
     assert run("annotate", case.folder, crash_at=point) == KILLED
     assert run("annotate", case.folder) == 0
     after = reopened(case)

@@ -18,7 +18,13 @@ from tests.fakes import FolderObjectStore
 from tests.unit.evaluation import support as s
 
 LABELS = [s.CLASSES[index % 2] for index in range(60)]
-POINTS = ("judge.put.before", "judge.put.after", "judge.put.recorded")
+POINTS = (
+    "judge.put.before",
+    "judge.evidence.after",
+    "judge.document.after",
+    "judge.put.after",
+    "judge.put.recorded",
+)
 
 
 def open_catalog(folder: Path) -> Database:
@@ -77,7 +83,7 @@ def test_a_killed_judge_is_repeated_with_the_same_verdict(folder, point):
     assert len(list(store.list("verdicts/"))) == 3
     # The first attempt measured 1 ms, the second 2 ms: what was written first stands.
     latency = document["measured"]["contender"]["latency_p50_ms"]
-    assert latency == (2.0 if point == "judge.put.before" else 1.0)
+    assert latency == (2.0 if point in POINTS[:2] else 1.0)
     assert record.run_id == ("run-1" if point == "judge.put.recorded" else "run-2")
 
 

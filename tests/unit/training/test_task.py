@@ -274,6 +274,7 @@ def test_a_kill_at_any_crash_point_ends_with_the_same_model(tmp_path, undisturbe
         "train.checkpoint.after",
         "train.checkpoint.recorded",
         "train.put.before",
+        "train.weights.after",
         "train.put.after",
         "train.put.recorded",
     ]

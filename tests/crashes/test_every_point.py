@@ -1,0 +1,107 @@
+"""kill -9 at every crash point, from the first image to the third champion: the same champion, the same chain.
+
+A run of the whole loop is disturbed in each of its steps: the step is killed at one of its points and run again, and
+what it leaves is compared with what the undisturbed run left there, to the last row. There are as many such runs as
+the step with the most points has. `make test-crashes` makes all of them; CI makes the undisturbed one and one with a
+point of each step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import bento_services
+import pipeline_tasks
+from pipeline_tasks.adapters.kubernetes_manifests import KINDS
+from pipeline_tasks.faults import all_points
+from tests import crash
+from tests.crashes.journeys import RESTORE
+from tests.crashes.runs import Calm, Choose, calm_run, differences, disturbed_run, nth, spread
+from tests.docker.test_ship_on_docker import POINTS as ON_DOCKER  # killed there, on a real engine
+
+SOURCES = [Path(module.__file__).parent for module in (pipeline_tasks, bento_services)]
+ON_KUBERNETES = (
+    "ship.service.after",
+    "ship.apply.after",
+    "ship.delete.after",
+)  # killed below, on an API server in memory
+pytestmark = pytest.mark.timeout(7200)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory) -> Calm:
+    """The undisturbed run."""
+    return calm_run(tmp_path_factory.mktemp("calm") / "one place")
+
+
+@pytest.mark.slow
+def test_every_point_of_the_source_is_passed_or_killed_elsewhere(calm):
+    """A point that no list has would be one that nobody is killed at."""
+    passed = {point for points in calm.points.values() for point in points}
+    assert passed | {*ON_DOCKER, *ON_KUBERNETES} == set(all_points(SOURCES))
+
+
+@pytest.mark.slow
+def test_the_undisturbed_run_ends_whole(calm):
+    troubled = {name for name, found in calm.violations.items() if any(one.startswith("I") for one in found)}
+    assert troubled == {"people/trouble", "i2/ingest"}  # until the next annotate
+    assert calm.violations[RESTORE] == []
+    end = calm.states[RESTORE]
+    assert len([kind for _, kind, _ in end["chain"] if kind == "route"]) == len(end["rows"]["routes"]) == 10
+    assert {name: one for name, one in end["restored rows"].items() if one != end["rows"][name]} == {}
+    assert end["restored weights"] == end["weights"]
+
+
+@pytest.mark.slow
+def test_a_kill_in_every_step_changes_nothing(calm, tmp_path):
+    assert kill(calm, tmp_path / "disturbed", choose=spread) == sum(1 for points in calm.points.values() if points)
+
+
+@pytest.mark.crashes
+def test_a_kill_at_every_point_of_every_step_changes_nothing(calm, tmp_path):
+    num_kills = sum(kill(calm, tmp_path / str(number), choose=nth(number)) for number in range(calm.num_rounds))
+    assert num_kills == sum(map(len, calm.points.values()))
+    print(f"{num_kills} kills in {calm.num_rounds} runs of {len(calm.points)} steps")
+
+
+def kill(calm: Calm, folder: Path, *, choose: Choose) -> int:
+    """Run with kills, compare after each, and return how many there were."""
+    num_kills = 0
+    for left in disturbed_run(folder, calm, choose=choose):
+        told = differences(left.state, calm.states[left.step])
+        assert told == [], f"{left.step}, killed at {left.point}: {told}"
+        assert left.violations == calm.violations[left.step], f"{left.step}, killed at {left.point}"
+        num_kills += 1
+    return num_kills
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ON_KUBERNETES)
+def test_a_kill_on_kubernetes_leaves_what_the_next_try_completes(point):
+    pytest.importorskip("kubernetes", reason="the Kubernetes client is not installed (requirements/cluster.lock)")
+    pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed (requirements/dev.lock)")
+    from tests.kubernetes_server import running_cluster
+
+    with running_cluster() as (cluster, url):
+        act = _stop if point == "ship.delete.after" else _start
+        if act is _stop:
+            crash.run_in_child(_start, url)
+        crash.crash_at(point, act, url)
+        crash.run_in_child(act, url)
+        assert len(cluster.objects) == (0 if act is _stop else len(KINDS))
+
+
+def _target(url: str):
+    from tests.contract.test_deployment_target import OnKubernetes
+
+    return OnKubernetes(None, url).target
+
+
+def _start(url: str) -> None:
+    _target(url).start(deployment_id="stripes-1", bento_tag="dethrone_stripes:r1", environment={})
+
+
+def _stop(url: str) -> None:
+    _target(url).stop("stripes-1")
