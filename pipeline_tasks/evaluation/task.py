@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ONE_SIDED_SHARE = 0.01
 MAX_DECISIONS = 5
+FindGroups = Callable[[ExamRef], Mapping[str, str]]
 FindLeaks = Callable[[str, Sequence[ExamRef]], Sequence[Leak]]
 
 
@@ -68,6 +69,7 @@ def judge(
     read: ReadItems,
     find_leaks: FindLeaks,
     find_items: FindItems,
+    find_groups: FindGroups,
     retired: Mapping[str, str] = MappingProxyType({}),
     verdicts: VerdictRepository,
     store: ObjectStore,
@@ -84,9 +86,9 @@ def judge(
     the times at which all epochs up to the newest were opened, by which each has its part of the yearly budget of
     false promotions (one epoch, opened now, where none are given). `load` reads a stored model version, `read` items'
     bytes in order; `find_leaks` returns the items of exams that a snapshot trains on, exactly or nearly, `find_items`
-    items by id (asked for the leaks that the report shows, and for slices by key_pattern). Items that are `retired`
-    (item id -> who, when and why) and items that cannot be decoded are left out for both models, and the verdict says
-    so.
+    items by id (asked for the leaks that the report shows, and for slices by key_pattern), `find_groups` the group of
+    each item of an exam by item id: near duplicates are of one group. Items that are `retired` (item id -> who, when
+    and why) and items that cannot be decoded are left out for both models, and the verdict says so.
 
     Raises:
         InputError: EXAM_MISSING, there is no exam yet.
@@ -119,6 +121,7 @@ def judge(
         read=read,
         find_leaks=find_leaks,
         find_items=find_items,
+        find_groups=find_groups,
         retired=retired,
         store=store,
         timer=timer,
@@ -171,6 +174,7 @@ def _score(
     read: ReadItems,
     find_leaks: FindLeaks,
     find_items: FindItems,
+    find_groups: FindGroups,
     retired: Mapping[str, str],
     store: ObjectStore,
     timer: Callable[[], float],
@@ -184,7 +188,7 @@ def _score(
         for exam in frozen
     ]
     exams = tuple(one for one, _, _ in judged)
-    numbers = group_numbers(exams)
+    numbers = group_numbers(exams, [find_groups(ref) for ref in refs])
     answers = tuple(dataclasses.replace(one, groups=found) for (_, one, _), found in zip(judged, numbers, strict=True))
     left_out = tuple(one for _, _, found in judged for one in found)
     payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
@@ -221,11 +225,25 @@ def _within_limits(policy: Gate, found: Measured) -> bool:
     return all(limit is None or measured <= limit for measured, limit in pairs)
 
 
-def group_numbers(exams: Sequence[Exam]) -> list[tuple[int, ...]]:
-    """Return each item's group as a number, the same in every exam: what a group is called stays where it is."""
-    keys = sorted({item.group_key for exam in exams for item in exam.items})
-    numbers = {key: number for number, key in enumerate(keys)}
-    return [tuple(numbers[item.group_key] for item in exam.items) for exam in exams]
+def group_numbers(exams: Sequence[Exam], found: Sequence[Mapping[str, str]]) -> list[tuple[int, ...]]:
+    """Return each item's group as a number, the same in every exam: what a group is called stays where it is.
+
+    `found` has each exam's groups by item id; what one group key or one found group joins, in any epoch, is one group.
+    """
+    root: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while root.setdefault(key, key) != key:
+            root[key] = root.setdefault(root[key], root[key])
+            key = root[key]
+        return key
+
+    for exam, groups in zip(exams, found, strict=True):
+        for item in exam.items:
+            first, second = sorted((find(item.group_key), find(groups.get(item.item_id, item.group_key))))
+            root[second] = first
+    numbers = {key: number for number, key in enumerate(sorted({find(key) for key in list(root)}))}
+    return [tuple(numbers[find(item.group_key)] for item in exam.items) for exam in exams]
 
 
 def _leaks_of(

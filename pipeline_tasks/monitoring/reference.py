@@ -59,7 +59,9 @@ def _role(document: dict[str, Any], version: str) -> str | None:
 def _exam_answers(store: ObjectStore, key: str, *, document: dict[str, Any], role: str) -> Histogram | None:
     try:
         table = pq.read_table(io.BytesIO(store.get(f"{key}/evidence.parquet")))
-        current = table.filter(pc.equal(table["exam_id"], document["question"]["exams"][0]["exam_id"]))
+        judged = document["question"]["exams"][: None if "epochs" in document["evidence"] else 1]
+        exams = [exam["exam_id"] for exam in judged]
+        current = table.filter(pc.is_in(table["exam_id"], pa.array(exams, pa.string())))
         probabilities_nc = np.array(current[f"{role}_probabilities"].to_pylist(), dtype=float)
     except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
         _log.warning("the evidence under %s cannot be read: %s: %s", key, type(error).__name__, error)

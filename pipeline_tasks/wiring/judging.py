@@ -39,6 +39,7 @@ def judge_contender(
         read=PlaceReader(parts.store),
         find_leaks=lambda snapshot_id, refs: _leaks(parts, project, snapshot_id, refs),
         find_items=lambda item_ids: items_of(parts, project, item_ids),
+        find_groups=lambda ref: leakage.exam_groups(parts.project(project), ref, store=parts.store),
         retired=retired_items(parts, project),
         verdicts=VerdictRepository(parts.database),
         store=parts.store,

@@ -404,6 +404,7 @@ def scored(task: ModuleType, *, leaks=()):
         *refs,
         policy=s.policy(),
         find_items=lambda _: [],
+        find_groups=lambda _: {},
         retired={},
         load=lambda ref: s.TableModel(tables[ref.version]),
         read=lambda locations: [store.get_range(location) for location in locations],

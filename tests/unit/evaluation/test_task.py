@@ -321,3 +321,27 @@ def test_a_setting_at_its_default_asks_no_question_anew():
     assert vd.policy_id(gate, s.CLASSES) == vd.policy_id(named, s.CLASSES)
     other = s.project(gate={"exam": {"min_items": 10}, "confidence": 0.9}).config.gate
     assert vd.policy_id(gate, s.CLASSES) != vd.policy_id(other, s.CLASSES)
+
+
+def test_near_duplicates_count_as_one_group_in_every_epoch(run, world, object_store):
+    """Items 0 and 1 of each epoch are copies; the second epoch's copy resembles another item, too."""
+    copies = {sha256_hex(s.payload(epoch, index)): f"copies {epoch}" for epoch in (1, 2) for index in (0, 1)}
+    ref = run(find_groups=lambda _ref: copies)
+    current = document_of(object_store, ref)["evidence"]["current"]
+    assert (current["num_items"], current["num_groups"]) == (240, 238)
+    joined = dict.fromkeys(copies, "one photo")
+    world.models["other"] = world.models["new"]
+    again = run(find_groups=lambda _ref: joined, contender="other", project=s.project(gate={"exam": {"min_items": 11}}))
+    assert document_of(object_store, again)["evidence"]["current"]["num_groups"] == 237
+
+
+def test_items_of_one_group_key_are_one_group_across_epochs(run, world, object_store):
+    groups = lambda ref: dict.fromkeys((sha256_hex(s.payload(ref.epoch, index)) for index in range(60)), "one user")  # noqa: E731
+    ref = run(find_groups=groups)
+    document = document_of(object_store, ref)
+    assert document["evidence"]["current"]["num_groups"] == 121
+    assert [one["num_groups"] for one in document["evidence"]["epochs"]] == [61, 61]
+    assert document["evidence"]["current"]["gain"]["largest_group"] == 0.5
+    assert "GROUP_LARGE" in [reason["code"] for reason in document["decision"]["reasons"]]
+    evidence = object_store.get(f"{ref.object_key}/evidence.parquet")
+    assert vd.document_bytes(vd.replay(document, evidence)) == vd.document_bytes(document)
