@@ -134,7 +134,7 @@ PROTECTIONS = [
     Protection(
         "leaks in the gate",
         "a contender that has seen the exam is not promoted",
-        "pipeline_tasks/evaluation/rule.py",
+        "pipeline_tasks/evaluation/rule_checks.py",
         "if evidence.leaks:",
         "if False:",
         ("tests/unit/evaluation/test_rule.py::test_a_leak_keeps_the_champion_and_names_items",),
