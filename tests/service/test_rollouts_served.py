@@ -117,6 +117,7 @@ class World:
         if action == "stop":
             return experiment_task.stop(outside, actor="ann", reason="seen enough")
         facts = {"share": 50, "metric": "correct", "confidence": 0.95, "actor": "ann"}
+        facts["matures_after_seconds"] = 60.0
         return experiment_task.start(outside, version=version, **facts)
 
     def _judged(self, version: str) -> None:
@@ -272,12 +273,14 @@ def test_an_experiment_finds_a_true_difference_and_none_where_there_is_none(worl
         deployments=experiment.deployments,
         since=started.created_at.date(),
     )
-    report = compare_arms(experiment, log.exposures, log.outcomes)
+    as_of_ms = max(one.at_ms for one in log.exposures) + 60_000
+    report = compare_arms(experiment, log.exposures, log.outcomes, as_of_ms=as_of_ms)
     assert (report["answer"], report["warning"]) == (answer, None)
     arms = report["arms"].values()
     assert sum(one["num_requests"] for one in arms) == 600
     assert sum(one["num_exposed"] for one in arms) == sum(one["num_outcomes"] for one in arms) == 300
-    assert compare_arms(experiment, reversed(log.exposures), reversed(log.outcomes)) == report
+    backwards = compare_arms(experiment, reversed(log.exposures), reversed(log.outcomes), as_of_ms=as_of_ms)
+    assert backwards == report
     world.experiment("stop")
     assert describe(world) == {champion: 100}
 
