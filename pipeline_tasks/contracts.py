@@ -368,8 +368,8 @@ class DeploymentAccount:
     """One deployment's requests under one generation; `errors` are among `asked`.
 
     `latency_counts[i]` is the number of requests that took `edges_ms[i]` or less, and more than the edge before; the
-    last one counts the rest. `compared` are mirrored requests that the champion answered too; `paired` those that it was
-    asked, however that ended. By edge, `slower` of them took longer than it here only, `faster` at the champion's only.
+    last one counts the rest. `compared` are mirrored requests that the champion answered too; `paired` those that it
+    was asked, however that ended. By edge, `slower` of them took longer than it here only, `faster` there only.
     """
 
     asked: int

@@ -102,8 +102,8 @@ def paired_low(paired: Paired, *, alpha: float) -> float:
     """Return what the true difference is above: the chance that it is ever not, at any look, is at most alpha.
 
     A bettor who stakes a part of the capital on each trial's +1, 0 or -1 gains nothing on average where the mean is no
-    more than the bound; where the capital, summed over the stakes, has grown by 1 / alpha, it is more. The largest stake
-    has half of the capital: without any event one way, a limit is shown at about the size of the test at one fixed size.
+    more than the bound; where the capital, summed over the stakes, has grown by 1 / alpha, it is more. The largest
+    stake has half of the capital: without an event one way, a limit is shown at about the size of a test at one look.
     Source: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting"; Ville's inequality.
     """
     if not 0 < alpha < 1:

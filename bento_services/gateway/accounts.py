@@ -24,8 +24,8 @@ EDGES_MS = tuple(round(0.5 * 1.05**number, 4) for number in range(243))  # 0.5 m
 class Account:
     """One deployment's requests under one generation: `asked` is the sum of `latency_counts`, errors are among them.
 
-    `slower_steps` and `faster_steps` are by edge the change in how many mirrors took longer than it where the champion did
-    not, and the other way round.
+    `slower_steps` and `faster_steps` are by edge the change in how many mirrors took longer than it where the champion
+    did not, and the other way round.
     """
 
     model_version: str
@@ -103,9 +103,7 @@ class Accounts:
             "project": route.project,
             "generation": route.generation,
             "edges_ms": list(EDGES_MS),
-            "deployments": [
-                {"deployment_id": name, **account.as_json()} for name, account in sorted(accounts.items())
-            ],
+            "deployments": [{"deployment_id": name, **account.as_json()} for name, account in sorted(accounts.items())],
         }
 
     def _account(self, route: ProjectRoute, entry: RouteEntry) -> Account | None:

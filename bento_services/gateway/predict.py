@@ -95,8 +95,8 @@ class Dispatcher:
         """Ask the deployment that the route gives, and after a failure one other: predictions are pure, so it is safe.
 
         The route is read again before each try: a swap in between is followed. An item that only a candidate rejects
-        is the champion's to judge. `drawn` hears what the share gave, before a suspect is passed over, and `heard` how the
-        first that was asked did, also where nobody could answer.
+        is the champion's to judge. `drawn` hears what the share gave, before a suspect is passed over, and `heard` how
+        the first that was asked did, also where nobody could answer.
 
         Raises:
             ApiError: 404 unknown version, 422 and 413 a bad item, 503 nothing usable answered.

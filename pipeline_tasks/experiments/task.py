@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, content_id
+from pipeline_tasks.deployment.beside import commit_beside
 from pipeline_tasks.deployment.plan import champion_entry, is_mixed, route_beside
-from pipeline_tasks.deployment.rolling import commit_beside
 from pipeline_tasks.deployment.task import Gateway, settle, start_release
 from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError
 from pipeline_tasks.experiments.comparison import PAIRS, Experiment, check_metric
@@ -97,7 +97,7 @@ def start(
         approval=project.config.approval.when,
         fence=fence,
         at=outside.clock(),
-        experiment={"experiment_id": experiment_id, **facts},
+        beside={"experiment": {"experiment_id": experiment_id, **facts}},
     )
     crash_point("experiment.start.after")
     return _settled(outside)

@@ -205,8 +205,19 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_candidate_is_returned_from_by_itself_and_no_request_fails(world, kind):
+ON_MIRRORS = ("mirrors", r"[1-9][\d,]* of [\d,]* .* here only, \d* at the champion only: .*", {})
+AT_STEPS = ("20 %", ".* of .*the champion's .*", {"shadow_requests": 0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "numbers", "settings"),
+    [
+        *(pytest.param(kind, *ON_MIRRORS, id=kind) for kind in BROKEN),
+        pytest.param("errors", *AT_STEPS, id="errors-at-steps"),
+        pytest.param("slow", *AT_STEPS, id="slow-at-steps"),
+    ],
+)
+def test_a_broken_candidate_is_returned_from_by_itself_and_no_request_fails(world, kind, where, numbers, settings):
     candidate = StubInference(version=kind)
     for name, value in BROKEN[kind].items():
         setattr(candidate, name, value)
@@ -214,14 +225,14 @@ def test_a_broken_candidate_is_returned_from_by_itself_and_no_request_fails(worl
     with Load(world.url) as load:
         load.wait_for_more(50)
         began = time.monotonic()
-        with pytest.raises(GateClosed, match=f"20 % to {kind} failed: .* of .*the champion's .* allowed") as error:
-            world.ship(kind, candidate.url)
+        with pytest.raises(GateClosed, match=f"{where} to {kind} failed: {numbers} allowed") as error:
+            world.ship(kind, candidate.url, **settings)
         seconds = time.monotonic() - began
         load.wait_for_more(50)
     candidate.stop()
     assert error.value.code == "CANARY_FAILED"
     assert set(load.codes) == {200}
-    assert world.moves[-2:] == [("canary", champion), ("canary_failed", champion)]
+    assert world.moves[-2:] == [("canary" if settings else "shadow", champion), ("canary_failed", champion)]
     assert describe(world) == {champion: 100}
     assert f"fashion-r{kind}" not in world.target.running
     assert seconds < 30
@@ -232,7 +243,7 @@ def test_a_shadow_is_off_the_critical_path_and_a_slow_one_gets_no_traffic(world)
     champion = world.moves[-1][1]
     with Load(world.url, num_clients=2) as load:
         load.wait_for_more(30)
-        with pytest.raises(GateClosed, match=r"mirrors to tardy failed: .*100\.0% of \d+ slower than"):
+        with pytest.raises(GateClosed, match=r"mirrors to tardy failed: (\d+) of \1 slower than .* here only"):
             world.ship("tardy", candidate.url, shadow_seconds=1.0)
         load.wait_for_more(30)
     candidate.stop()
@@ -246,14 +257,16 @@ def test_a_shadow_is_off_the_critical_path_and_a_slow_one_gets_no_traffic(world)
 def test_a_good_candidate_becomes_champion_step_by_step(world):
     with Load(world.url) as load:
         load.wait_for_more(50)
-        route = world.ship("b", world.second.url, shadow_requests=30, limits=dataclasses.asdict(Generous()))
+        route = world.ship("b", world.second.url, shadow_requests=200, limits=dataclasses.asdict(Generous()))
         load.wait_for_more(50)
     assert set(load.codes) == {200}
     assert min(load.versions["a"], load.versions["b"]) > 50
     assert [action for action, _ in world.moves[-4:]] == ["shadow", "canary", "canary", "promote"]
     assert (route.champion_version, describe(world)) == ("b", {"b": 100})
     assert set(world.target.running) == {"fashion-ra", "fashion-rb"}
-    assert "50 % passed: 0.0% of " in world.serving.records("fashion")[-1].reason
+    reasons = [one.reason for one in world.serving.records("fashion")[-4:]]
+    assert "; mirrors passed: 0 of " in reasons[1]
+    assert "; 50 % passed: 0 of " in reasons[3]
 
 
 @pytest.mark.parametrize(("rates", "answer"), [((0.5, 0.85), "b"), ((0.6, 0.6), "undecided")])
