@@ -46,7 +46,7 @@ class Rollout(Section):
         200,
         ge=1,
         description="Of the candidate in each step, before the next; after mirrors a step waits for them no longer "
-        "than its equal part of the time that is left to the deadline.",
+        "than ten times bake_seconds (a minute at least).",
     )
     deadline_seconds: float = Field(3600.0, gt=0, le=86_400, description="For shadow and steps together.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the whole rollout, however often one looks.")

@@ -7,6 +7,7 @@ import math
 
 PRIOR = 0.5  # Jeffreys: about as good for rare events as for common ones
 PRECISION = 1e-9
+PAIRED_PRECISION = 1e-7
 # What a bettor stakes, of all that may be lost on a trial, and the part of the capital that does so: halves of halves.
 STAKES = tuple((2.0**-n, 2.0 ** -(n + 1)) for n in range(12))
 
@@ -109,7 +110,7 @@ def paired_low(paired: Paired, *, alpha: float) -> float:
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie between 0 and 1 (got {alpha}).")
     outside, inside, limit = -1.0, 1.0, -math.log(alpha)
-    while inside - outside > PRECISION:
+    while inside - outside > PAIRED_PRECISION:
         middle = (outside + inside) / 2
         if _log_capital(paired, middle) < limit:
             inside = middle

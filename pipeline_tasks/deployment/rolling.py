@@ -24,6 +24,7 @@ from pipeline_tasks.deployment.rollout import (
     Phase,
     Rule,
     decide,
+    due_seconds,
     next_phase,
     phase_at,
     phases_of,
@@ -141,7 +142,7 @@ def _watch(rollout: Rollout, deployment: DeploymentRef) -> str:
         now = rollout.clock()
         elapsed = (now - head.created_at).total_seconds()
         left = (_deadline(rollout, records) - now).total_seconds()
-        due = max(phase.seconds, (elapsed + left) / sum(one.share >= phase.share for one in phases))
+        due = due_seconds(phases, phase, seconds_left=elapsed + left)
         look = _look(rollout, head.route, phase, rule=rule, num_phases=len(phases), is_due=elapsed >= due)
         for_steps = seconds_for_steps(phases, phase) if rule == "mirrors/1" and phase.is_shadow else 0.0
         step = decide(look, phase, elapsed_seconds=elapsed, seconds_left=left - for_steps)

@@ -28,6 +28,7 @@ Rule = Literal["steps/1", "steps/2", "mirrors/1"]
 
 TYPICAL = 0.9  # the latency that a ratio speaks of: nine in ten of the champion's requests are faster
 SLOW_SHARE = 1 - TYPICAL  # so many more may be slower than the bound: then the candidate's nine in ten are within it
+WAITS, SHORTEST_WAIT = 10, 60.0
 EMPTY = DeploymentAccount(asked=0, errors=0, latency_counts=())
 
 
@@ -126,6 +127,15 @@ def judge(
 def seconds_for_steps(phases: Sequence[Phase], phase: Phase) -> float:
     """Return the least time that the phases after this one take."""
     return sum(one.seconds for one in phases if one.share > phase.share)
+
+
+def due_seconds(phases: Sequence[Phase], phase: Phase, *, seconds_left: float) -> float:
+    """Return how long a step after mirrors waits for its requests, of the time that was left at its beginning.
+
+    Ten times `bake_seconds`, a minute at least, and no more than its equal part: to wait longer teaches nothing.
+    """
+    part = seconds_left / sum(one.share >= phase.share for one in phases)
+    return max(phase.seconds, min(part, max(SHORTEST_WAIT, WAITS * phase.seconds)))
 
 
 def decide(look: Look, phase: Phase, *, elapsed_seconds: float, seconds_left: float) -> Step:

@@ -11,14 +11,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline_tasks.deployment.rollout import Phase, judge, phases_of, rule_of
+from pipeline_tasks.deployment.rollout import Phase, due_seconds, judge, phases_of, rule_of
 from pipeline_tasks.deployment.rollout_mirrors import faultless, judge_mirrors, least_number
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.project_serving import Rollout
 
 NUM_EDGES = 243  # of the gateway's accounts; a test compares the two
 LONGEST_DEADLINE = 86_400.0
-SPARE = 1.5  # a deadline that is proposed has half as much again: some candidates fail once or twice
+SPARE = 3.0  # times the least time, for a deadline that is proposed: a good candidate may fail once or twice
 ROUND_SECONDS = 600
 WIDER_LIMITS = (0.05, 0.1, 0.2)
 
@@ -108,11 +108,12 @@ def forecast(rollout: Rollout, traffic: Traffic) -> Forecast:
     phases, now = phases_of(rollout), 0.0
     on_mirrors = rule_of(rollout) == "mirrors/1"
     found: list[tuple[Phase, float, int]] = []
-    for place, phase in enumerate(phases):
+    for phase in phases:
         needed = least_requests(rollout, phase)
         until = traffic.seconds_until(needed * 100 / (phase.share or 100), begin=now)
-        if on_mirrors and not phase.is_shadow:  # ends with its part of the time that is left, too
-            until = min(until, now + max(0.0, rollout.deadline_seconds - now) / (len(phases) - place))
+        if on_mirrors and not phase.is_shadow:  # ends without them, too
+            left = max(0.0, rollout.deadline_seconds - now)
+            until = min(until, now + due_seconds(phases, phase, seconds_left=left))
         now = max(now + phase.seconds, until)
         found.append((phase, now, needed))
     return Forecast(tuple(found), rollout.deadline_seconds)

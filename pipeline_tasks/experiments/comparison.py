@@ -25,7 +25,6 @@ CORRECT, OUTCOME = "correct", "outcome:"
 INTERVALS, PAIRS = "intervals/1", "pairs/1"
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST_WINDOW = 90 * 86_400
-TOLD_ALPHA = 0.01  # of the check that outcomes were told of both arms alike
 LATE_SHARE = 0.1  # of the outcomes: from here on the window is said to be too short
 SHARE_ALPHA = 0.001  # a draw that does not fit its share spoils everything: told only when it is all but sure
 
@@ -294,7 +293,7 @@ def _share_warning(experiment: Experiment, sizes: Mapping[Arm, int]) -> str | No
 
 def _told_unlike(told: Pairs, arms: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Return why the answer is withheld where outcomes were told of one arm more often than of the other."""
-    if told.ahead(alpha=TOLD_ALPHA) is None:
+    if not told.is_uneven:
         return None
     shares = ", ".join(
         f"{arm['num_outcomes']:,} of {arm['num_matured']:,} of {name}"

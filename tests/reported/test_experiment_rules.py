@@ -68,6 +68,13 @@ def test_a_unit_is_matched_with_the_newest_of_the_other_arm(units, expected):
     assert match((one[0], one[1] == "1") for one in units.split()) == Pairs(*expected)
 
 
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "uneven"), [(0, 0, False), (0, 5, False), (6, 0, True), (40, 60, False), (39, 61, True)]
+)
+def test_sides_are_uneven_where_a_look_shows_it(only_a, only_b, uneven):
+    assert Pairs(500, only_a, only_b).is_uneven is uneven
+
+
 def test_a_longer_log_only_adds_pairs():
     rng = random.Random(5)
     units = [(rng.choice("ab"), rng.random() < 0.3) for _ in range(200)]
@@ -163,6 +170,7 @@ def test_wrong_answers_told_late_in_one_arm_decide_nothing():
     [
         pytest.param({one: 0.9 if one[0] == "b" else 0.3 for one in EACH}, "withheld", id="more-of-b"),
         pytest.param(ALL | {("b", False): 0.0}, "withheld", id="wrong-ones-hidden-in-b"),
+        pytest.param(dict.fromkeys(EACH, 0.5) | {("b", False): 1.0}, "withheld", id="wrong-ones-twice-as-often-in-b"),
         pytest.param(dict.fromkeys(EACH, 0.4), "undecided", id="alike"),
     ],
 )

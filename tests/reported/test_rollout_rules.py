@@ -10,7 +10,7 @@ import pytest
 from bento_services.gateway.accounts import EDGES_MS
 from bento_services.gateway.records import to_parts
 from pipeline_tasks.contracts import DeploymentAccount
-from pipeline_tasks.deployment.rollout import EMPTY, Phase, edge_below, judge, rule_of
+from pipeline_tasks.deployment.rollout import EMPTY, Phase, due_seconds, edge_below, judge, rule_of
 from pipeline_tasks.deployment.rollout_mirrors import faultless, judge_by, judge_mirrors, judge_step, least_number
 from pipeline_tasks.deployment.rollout_time import (
     NUM_EDGES,
@@ -83,13 +83,13 @@ def test_bounds_are_open_before_the_first_pair_and_turn_with_the_sides():
 
 @pytest.mark.parametrize(("only_one", "only_other"), [(0.02, 0.0), (0.06, 0.04), (0.3, 0.28)])
 def test_looking_after_every_pair_misses_the_true_difference_at_most_as_often_as_stated(only_one, only_other):
-    missed, num_streams = 0, 150
+    missed, num_streams = 0, 60
     for seed in range(num_streams):
         rng, one, other, is_missed = random.Random(seed), 0, 0, False
         for num in range(1, 601):
             drawn = rng.random()
             one, other = one + (drawn < only_one), other + (only_one <= drawn < only_one + only_other)
-            if num % 12 == 0:
+            if num % 30 == 0:
                 is_missed |= paired_low(Paired(one, other, num), alpha=0.1) > only_one - only_other
         missed += is_missed
     assert missed / num_streams <= 0.1
@@ -269,22 +269,22 @@ def test_a_rollout_at_a_busy_service_has_its_time():
     found = require_end(Rollout(strategy="canary"), Traffic((300.0,) * 1440))
     assert [(phase.share, round(until), needed) for phase, until, needed in found.phases] == [
         (0, 100, 500),
-        (5, 900, 200),
-        (25, 1060, 200),
-        (50, 1140, 200),
+        (5, 700, 200),
+        (25, 860, 200),
+        (50, 940, 200),
     ]
-    assert (found.can_end, round(found.seconds)) == (True, 1140)
+    assert (found.can_end, round(found.seconds)) == (True, 940)
 
 
 @pytest.mark.parametrize(
     ("settings", "an_hour", "proposed"),
     [
-        pytest.param({}, 120, "deadline_seconds: 22800", id="longer"),
-        pytest.param({}, 20, "shadow_requests: 178, deadline_seconds: 48600", id="20-an-hour"),
+        pytest.param({}, 120, "deadline_seconds: 45600", id="longer"),
+        pytest.param({}, 20, "shadow_requests: 178, deadline_seconds: 86400", id="20-an-hour"),
         pytest.param(
-            {}, 6, "shadow_requests: 88, deadline_seconds: 79800, limits.max_error_rate_increase: 0.05", id="6-an-hour"
+            {}, 6, "shadow_requests: 88, deadline_seconds: 86400, limits.max_error_rate_increase: 0.05", id="6-an-hour"
         ),
-        pytest.param({"shadow_requests": 0}, 20, "shadow_requests: 178, deadline_seconds: 48600", id="steps"),
+        pytest.param({"shadow_requests": 0}, 20, "shadow_requests: 178, deadline_seconds: 86400", id="steps"),
         pytest.param({}, 1, None, id="1-an-hour"),
     ],
 )
@@ -306,6 +306,20 @@ def test_limits_that_no_number_of_requests_shows_are_refused():
     limits = RolloutLimits(max_error_rate_increase=1e-9)
     with pytest.raises(ConfigError, match="must be such that ten million requests can show them"):
         require_end(Rollout(strategy="canary", limits=limits), Traffic((10.0,)))
+
+
+@pytest.mark.parametrize(
+    ("phase", "left", "due"),
+    [
+        (Phase(5, 60, 9), 9000, 600),
+        (Phase(25, 60, 9), 800, 400),
+        (Phase(50, 0, 9), 9000, 60),
+        (Phase(50, 60, 9), 30, 60),
+    ],
+)
+def test_a_step_waits_ten_times_its_least_time_and_no_more_than_its_part(phase, left, due):
+    phases = [Phase(0, 0, 1), *(dataclasses.replace(phase, share=share) for share in (5, 25, 50))]
+    assert due_seconds(phases, phase, seconds_left=left) == due
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(59.6, "60 s"), (600, "10 min"), (9000, "2.5 h")])
