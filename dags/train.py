@@ -29,13 +29,14 @@ tasks that are a twentieth or more of what there is, it waits for them, for two 
 `snapshot` freezes the labels (and opens a new exam epoch when enough exam items are labeled) and checks them. `train`
 tunes and trains on the pool `gpu`. `judge` scores champion and contender on the same frozen exams. `approve` waits for
 a person where the project asks for one. `release` builds the bento and checks it in its real server. `ship` moves the
-traffic, at once or in judged steps (`serving.rollout`), and keeps the old champion ready. `finish` records how the run
-ended: promoted, rejected(reason), failed(reason) or superseded.
+traffic, at once or judged on mirrors and in steps (`serving.rollout`), and keeps the old champion ready. `finish`
+records how the run ended: promoted, rejected(reason), failed(reason) or superseded.
 
 **When it fails.** Look at `finish` for the reason and at `judge` for the report. The champion keeps serving whatever
 happens here. `CANARY_FAILED` and `CANARY_INCONCLUSIVE` say with which numbers a rollout went back to the champion;
-`EXPERIMENT_RUNNING`: stop the experiment, then clear `ship`. Clearing a failed task goes on from there; a whole new
-run adopts what was already trained.
+`EXPERIMENT_RUNNING`: stop the experiment, then clear `ship`. `ROLLOUT_CANNOT_END`: take settings that the message
+proposes into project.yaml, then clear `ship`. Clearing a failed task goes on from there; a whole new run adopts what
+was already trained.
 """
 
 SCALES_WITH_DATA = dt.timedelta(hours=12)

@@ -342,6 +342,9 @@ def _add_serving(add: Add) -> None:
     experiment.add_argument("--share", type=int, default=50, help="start: percent of the users who get it")
     experiment.add_argument("--metric", default="correct", help="start: correct, or outcome:<class>; by POST /feedback")
     experiment.add_argument("--confidence", type=float, default=0.95, help="start: of the answer, at whatever look")
+    experiment.add_argument(
+        "--matures-after", default="24h", help="start: within so long an outcome counts: s, m, h or d (default: 24h)"
+    )
     experiment.add_argument("--reason", default="by hand", help="stop: why (kept in the ledger)")
     experiment.add_argument("--id", help="report: the beginning of an experiment's id (empty: the newest)")
 

@@ -54,6 +54,7 @@ def experiment(arguments: argparse.Namespace) -> Any:
         share=arguments.share,
         metric=arguments.metric,
         confidence=arguments.confidence,
+        matures_after=arguments.matures_after,
         **shared,
     )
 

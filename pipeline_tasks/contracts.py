@@ -379,7 +379,8 @@ class DeploymentAccount:
     """One deployment's requests under one generation; `errors` are among `asked`.
 
     `latency_counts[i]` is the number of requests that took `edges_ms[i]` or less, and more than the edge before; the
-    last one counts the rest. `compared` are mirrored requests that the champion answered too.
+    last one counts the rest. `compared` are mirrored requests that the champion answered too; `paired` those that it
+    was asked, however that ended. By edge, `slower` of them took longer than it here only, `faster` there only.
     """
 
     asked: int
@@ -387,6 +388,11 @@ class DeploymentAccount:
     latency_counts: tuple[int, ...]
     compared: int = 0
     disagreed: int = 0
+    paired: int = 0
+    only_it_failed: int = 0
+    only_champion_failed: int = 0
+    slower: tuple[int, ...] = ()
+    faster: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -32,13 +32,21 @@ class Rollout(Section):
         "has nobody beside it and goes live at once.",
     )
     shadow_seconds: float = Field(0.0, ge=0, description="Mirror requests for at least so long before any share.")
-    shadow_requests: int = Field(0, ge=0, description="At least so many mirrors; 0 with shadow_seconds 0: no shadow.")
+    shadow_requests: int = Field(
+        500,
+        ge=0,
+        description="At least so many mirrors, by which the candidate is judged: both models answer the same requests, "
+        "and each limit must be shown. 0 with shadow_seconds 0: no mirrors, and each step is judged in their place.",
+    )
     steps: list[Annotated[int, Field(ge=1, le=99)]] = Field(
         default_factory=lambda: [5, 25, 50], min_length=1, description="Percent of the traffic, one after the other."
     )
     bake_seconds: float = Field(60.0, ge=0, description="Each step lasts at least so long.")
     min_requests: int = Field(
-        200, ge=1, description="Of the candidate in each step, before it can pass; failing needs no more than proof."
+        200,
+        ge=1,
+        description="Of the candidate in each step, before the next; after mirrors a step waits for them no longer "
+        "than ten times bake_seconds (a minute at least).",
     )
     deadline_seconds: float = Field(3600.0, gt=0, le=86_400, description="For shadow and steps together.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the whole rollout, however often one looks.")

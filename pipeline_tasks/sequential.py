@@ -7,6 +7,9 @@ import math
 
 PRIOR = 0.5  # Jeffreys: about as good for rare events as for common ones
 PRECISION = 1e-9
+PAIRED_PRECISION = 1e-7
+# What a bettor stakes, of all that may be lost on a trial, and the part of the capital that does so: halves of halves.
+STAKES = tuple((2.0**-n, 2.0 ** -(n + 1)) for n in range(12))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,3 +79,64 @@ def _log_ratio(rate: Rate, p: float) -> float:
 
 def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Paired:
+    """Trials that two sides took alike: in how many only one had the event, and in how many only the other had."""
+
+    only_one: int
+    only_other: int
+    num_trials: int
+
+    def __post_init__(self) -> None:
+        if min(self.only_one, self.only_other) < 0 or self.only_one + self.only_other > self.num_trials:
+            raise ValueError(f"the trials of one side only must be 0 to num_trials together (got {self}).")
+
+    @property
+    def difference(self) -> float:
+        """The share of the one side minus that of the other; NaN before the first trial."""
+        return (self.only_one - self.only_other) / self.num_trials if self.num_trials else math.nan
+
+
+def paired_low(paired: Paired, *, alpha: float) -> float:
+    """Return what the true difference is above: the chance that it is ever not, at any look, is at most alpha.
+
+    A bettor who stakes a part of the capital on each trial's +1, 0 or -1 gains nothing on average where the mean is no
+    more than the bound; where the capital, summed over the stakes, has grown by 1 / alpha, it is more. The largest
+    stake has half of the capital: without an event one way, a limit is shown at about the size of a test at one look.
+    Source: Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting"; Ville's inequality.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1 (got {alpha}).")
+    outside, inside, limit = -1.0, 1.0, -math.log(alpha)
+    while inside - outside > PAIRED_PRECISION:
+        middle = (outside + inside) / 2
+        if _log_capital(paired, middle) < limit:
+            inside = middle
+        else:
+            outside = middle
+    return outside
+
+
+def paired_high(paired: Paired, *, alpha: float) -> float:
+    """Return what the true difference is below, like `paired_low`."""
+    return -paired_low(Paired(paired.only_other, paired.only_one, paired.num_trials), alpha=alpha)
+
+
+def _log_capital(paired: Paired, mean: float) -> float:
+    """Return the log of the capital against a mean of at most `mean`, above -1."""
+    neither = paired.num_trials - paired.only_one - paired.only_other
+    logs = [
+        math.log(weight)
+        + _times(paired.only_one, 1 + stake * (1 - mean) / (1 + mean))
+        + _times(neither, 1 - stake * mean / (1 + mean))
+        + _times(paired.only_other, 1 - stake)
+        for stake, weight in STAKES
+    ]
+    largest = max(logs)
+    return largest + math.log(sum(math.exp(one - largest) for one in logs)) if largest > -math.inf else largest
+
+
+def _times(count: int, factor: float) -> float:
+    return count * (math.log(factor) if factor > 0 else -math.inf) if count else 0.0

@@ -1,7 +1,8 @@
 """Exact counts of each deployment's requests under a route, by which a rollout is judged.
 
 Counted is the first deployment that the share gave a request to, once per request: a replay elsewhere says nothing of
-that one's traffic, and a version that the caller named was not drawn by chance. A shadow's mirrors count as requests.
+that one's traffic, and a version that the caller named was not drawn by chance. A shadow's mirrors count as requests,
+and in pairs with what the champion did with the same request: so users of unequal kinds make no difference.
 """
 
 from __future__ import annotations
@@ -9,18 +10,23 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from collections import Counter
+from itertools import accumulate
 from typing import Any
 
 from bento_services.gateway.client import Failed, Rejected, Reply
 from bento_services.gateway.routes import ProjectRoute
 from pipeline_tasks.contracts import RouteEntry
 
-EDGES_MS = tuple(round(0.5 * 1.25**number, 3) for number in range(54))  # 0.5 ms to 68 s, each a quarter above the last
+EDGES_MS = tuple(round(0.5 * 1.05**number, 4) for number in range(243))  # 0.5 ms to 67 s, each 5 % above the last
 
 
 @dataclasses.dataclass(slots=True)
 class Account:
-    """One deployment's requests under one generation: `asked` is the sum of `latency_counts`, errors are among them."""
+    """One deployment's requests under one generation: `asked` is the sum of `latency_counts`, errors are among them.
+
+    `slower_steps` and `faster_steps` are by edge the change in how many mirrors took longer than it where the champion
+    did not, and the other way round.
+    """
 
     model_version: str
     asked: int = 0
@@ -28,6 +34,26 @@ class Account:
     latency_counts: list[int] = dataclasses.field(default_factory=lambda: [0] * (len(EDGES_MS) + 1))
     compared: int = 0
     disagreed: int = 0
+    paired: int = 0
+    only_it_failed: int = 0
+    only_champion_failed: int = 0
+    slower_steps: list[int] = dataclasses.field(default_factory=lambda: [0] * (len(EDGES_MS) + 1))
+    faster_steps: list[int] = dataclasses.field(default_factory=lambda: [0] * (len(EDGES_MS) + 1))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the accounts of a route tell of this deployment."""
+        fields = dataclasses.asdict(self)
+        slower, faster = (list(accumulate(fields.pop(name)))[:-1] for name in ("slower_steps", "faster_steps"))
+        return {**fields, "errors": dict(self.errors), "slower": slower, "faster": faster}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FirstReply:
+    """How the deployment that the share gave did with a request, before anybody else was asked."""
+
+    entry: RouteEntry
+    seconds: float
+    error: str | None
 
 
 class Accounts:
@@ -43,9 +69,24 @@ class Accounts:
         if account is None:
             return
         account.asked += 1
-        account.latency_counts[bisect.bisect_left(EDGES_MS, seconds * 1000)] += 1
+        account.latency_counts[_edge_of(seconds)] += 1
         if error is not None:
             account.errors[error] += 1
+
+    def paired(
+        self, route: ProjectRoute, entry: RouteEntry, *, seconds: float, error: str | None, champion: FirstReply
+    ) -> None:
+        """Count one mirrored request beside what the champion did with it."""
+        account = self._account(route, entry)
+        if account is None:
+            return
+        account.paired += 1
+        account.only_it_failed += error is not None and champion.error is None
+        account.only_champion_failed += error is None and champion.error is not None
+        mine, champions = _edge_of(seconds), _edge_of(champion.seconds)
+        steps = account.slower_steps if mine > champions else account.faster_steps
+        steps[min(mine, champions)] += 1
+        steps[max(mine, champions)] -= 1
 
     def compared(self, route: ProjectRoute, entry: RouteEntry, *, agreed: bool) -> None:
         """Count one mirrored request that both the champion and the shadow answered."""
@@ -62,10 +103,7 @@ class Accounts:
             "project": route.project,
             "generation": route.generation,
             "edges_ms": list(EDGES_MS),
-            "deployments": [
-                {"deployment_id": name, **dataclasses.asdict(account), "errors": dict(account.errors)}
-                for name, account in sorted(accounts.items())
-            ],
+            "deployments": [{"deployment_id": name, **account.as_json()} for name, account in sorted(accounts.items())],
         }
 
     def _account(self, route: ProjectRoute, entry: RouteEntry) -> Account | None:
@@ -81,3 +119,7 @@ class Accounts:
 def error_of(reply: Reply) -> str | None:
     """Return how a deployment failed a request, None if it did not; who rejects an item may be right."""
     return reply.kind if isinstance(reply, Failed) else "rejected" if isinstance(reply, Rejected) else None
+
+
+def _edge_of(seconds: float) -> int:
+    return bisect.bisect_left(EDGES_MS, seconds * 1000)

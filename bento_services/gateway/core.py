@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from bento_services.gateway import guard
 from bento_services.gateway.access import RateLimiter, authenticate, require_project
+from bento_services.gateway.accounts import FirstReply
 from bento_services.gateway.answers import AnswerCache, AnswerKey
 from bento_services.gateway.bundle import Seat
 from bento_services.gateway.callbacks import CallbackClient
@@ -251,10 +252,9 @@ class Gateway:
                 version=version,
                 seat=trace.seat,
             )
+            heard: list[FirstReply] = []
             with self.span(trace, "inference"):
-                answered = await self.dispatcher.predict(
-                    question, current_route=lambda: self.route(trace.project), drawn=trace.drawn
-                )
+                answered = await self._ask(question, trace, heard)
         finally:
             self.num_open -= 1
         trace.spans.update(answered.scores.spans)
@@ -269,9 +269,25 @@ class Gateway:
                 self.later.store.remember(
                     answer["prediction_id"], project=trace.project, answer=answer, item_id=item_id
                 )
-        if route.shadows and version is None:
-            self.mirror.send(dataclasses.replace(question, seat=None), record, route=route)
+        if heard:  # not where the caller named a version
+            self._mirror(question, record, route=route, first=heard[0])
         return answer
+
+    async def _ask(self, question: Question, trace: Trace, heard: list[FirstReply]) -> Answered:
+        """Ask by the route of now; a failure of the first that was asked is one half of a pair, too."""
+        try:
+            return await self.dispatcher.predict(
+                question, current_route=lambda: self.route(trace.project), drawn=trace.drawn, heard=heard.append
+            )
+        except ApiError as error:
+            if heard and heard[0].error is not None:
+                failed = self._record(trace, status=error.status, prediction_id=trace.prediction_id)
+                self._mirror(question, failed, route=self.route(trace.project), first=heard[0])
+            raise
+
+    def _mirror(self, question: Question, record: LogRecord, *, route: ProjectRoute, first: FirstReply) -> None:
+        if route.shadows:
+            self.mirror.send(dataclasses.replace(question, seat=None), record, route=route, first=first)
 
     def has_slots(self, num_items: int = 1) -> bool:
         """Return whether so many more items may be open."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bento_services.gateway import guard
+from bento_services.gateway.accounts import FirstReply
 from bento_services.gateway.client import SAFETENSORS
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.postprocess import Finished, finish
@@ -28,6 +29,7 @@ class Ran:
     answered: Answered
     finished: Finished
     trace: Trace
+    first: FirstReply
 
 
 def is_due(node: GraphNode, ran: Mapping[str, Ran]) -> bool:
@@ -99,13 +101,14 @@ async def _ask(
         tensor=bool(readers),
         labels=readers[0].labels if readers else (),
     )
+    heard: list[FirstReply] = []
     answered = await gateway.dispatcher.predict(
-        question, current_route=lambda: gateway.route(node.project), drawn=trace.drawn
+        question, current_route=lambda: gateway.route(node.project), drawn=trace.drawn, heard=heard.append
     )
     for name, seconds in answered.scores.spans.items():
         trace.spans[name] = trace.spans.get(name, 0.0) + seconds
     node_route = gateway.route(node.project)
-    return Ran(node, node_route, question, answered, finish(answered.scores, node_route.settings), trace)
+    return Ran(node, node_route, question, answered, finish(answered.scores, node_route.settings), trace, heard[0])
 
 
 def _tensor_of(source: Ran, node: GraphNode) -> bytes:
@@ -145,7 +148,8 @@ def _log_nodes(gateway: Gateway, ran: Mapping[str, Ran], *, prediction_id: str) 
         )
         _, record = gateway.log_answer(node_trace, one.answered, one.finished)
         if one.route.shadows:
-            gateway.mirror.send(dataclasses.replace(one.question, tensor=False), record, route=one.route)
+            question = dataclasses.replace(one.question, tensor=False)
+            gateway.mirror.send(question, record, route=one.route, first=one.first)
 
 
 def _log_whole(

@@ -203,6 +203,15 @@ SCHEMAS: dict[str, Schema] = {
             ),
             "compared": _said(COUNT, "Mirrored requests that the champion answered too."),
             "disagreed": _said(COUNT, "Those of them with another class."),
+            "paired": _said(COUNT, "Mirrored requests that the champion was asked first, whoever answered."),
+            "only_it_failed": _said(COUNT, "Those of them that this one failed and the champion did not."),
+            "only_champion_failed": _said(COUNT, "Those of them that the champion failed and this one did not."),
+            "slower": _said(
+                {"type": "array", "items": COUNT}, "By edge, those that took longer here, and not at the champion's."
+            ),
+            "faster": _said(
+                {"type": "array", "items": COUNT}, "By edge, those that took longer at the champion's, and not here."
+            ),
         },
     ),
     "Accounts": _object(

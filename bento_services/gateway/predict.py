@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from bento_services.gateway.accounts import Accounts, error_of
+from bento_services.gateway.accounts import Accounts, FirstReply, error_of
 from bento_services.gateway.breaker import Breakers
 from bento_services.gateway.bundle import Bundle, Seat
 from bento_services.gateway.client import Asks, Failed, Rejected, Reply, Scores
@@ -90,11 +90,13 @@ class Dispatcher:
         *,
         current_route: Callable[[], ProjectRoute],
         drawn: Callable[[ProjectRoute, RouteEntry], None] | None = None,
+        heard: Callable[[FirstReply], object] | None = None,
     ) -> Answered:
         """Ask the deployment that the route gives, and after a failure one other: predictions are pure, so it is safe.
 
         The route is read again before each try: a swap in between is followed. An item that only a candidate rejects
-        is the champion's to judge. `drawn` hears what the share gave, before a suspect is passed over.
+        is the champion's to judge. `drawn` hears what the share gave, before a suspect is passed over, and `heard` how
+        the first that was asked did, also where nobody could answer.
 
         Raises:
             ApiError: 404 unknown version, 422 and 413 a bad item, 503 nothing usable answered.
@@ -108,12 +110,15 @@ class Dispatcher:
         began = self._monotonic()
         reply = await self.ask(entry, question, route)
         seconds = self._monotonic() - began
-        judged = _judged(reply, question)
+        judged = judged_reply(reply, question)
         beside = entry.model_version != route.champion_version
         answered = await self._again(entry, judged if beside else reply, question, current_route)
         if question.version is None:
             right = isinstance(reply, Rejected) and answered is None  # the champion sees no sense in it either
-            self.accounts.answered(route, entry, seconds=seconds, error=None if right else error_of(judged))
+            first = FirstReply(entry, seconds, None if right else error_of(judged))
+            self.accounts.answered(route, entry, seconds=seconds, error=first.error)
+            if heard is not None:
+                heard(first)
         found = Answered(entry, _scores(reply), replayed=False) if answered is None else _finished(*answered)
         self.num_by_standby += found.entry == route.settings.standby
         return found
@@ -191,7 +196,7 @@ def _is_unreachable(reply: Reply) -> bool:
     return isinstance(reply, Failed) and reply.kind == "unreachable"
 
 
-def _judged(reply: Reply, question: Question) -> Reply:
+def judged_reply(reply: Reply, question: Question) -> Reply:
     """Return an answer as a failure where it cannot be handed on; the champion's says that its graph is outdated."""
     fits = not question.labels or not isinstance(reply, Scores) or reply.labels == question.labels
     return reply if fits else Failed("class_order")

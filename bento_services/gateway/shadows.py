@@ -7,11 +7,11 @@ import dataclasses
 import json
 from collections.abc import Callable
 
-from bento_services.gateway.accounts import error_of
+from bento_services.gateway.accounts import FirstReply, error_of
 from bento_services.gateway.client import Rejected, Scores
 from bento_services.gateway.metrics import Metrics
 from bento_services.gateway.postprocess import DIGITS, finish
-from bento_services.gateway.predict import Dispatcher, Question
+from bento_services.gateway.predict import Dispatcher, Question, judged_reply
 from bento_services.gateway.records import LogRecord
 from bento_services.gateway.routes import ProjectRoute
 from bento_services.gateway.spool import Spool
@@ -21,7 +21,10 @@ MAX_IN_FLIGHT = 32
 
 
 class Mirror:
-    """Asks shadows in tasks of their own: none waits for them, and too many at a time are skipped and counted."""
+    """Asks shadows in tasks of their own: none waits for them, and too many at a time are skipped and counted.
+
+    One that fails is asked all the same: passed over for a while, it would fail less often than it does.
+    """
 
     def __init__(
         self, dispatcher: Dispatcher, *, spool: Spool, metrics: Metrics, monotonic: Callable[[], float]
@@ -32,13 +35,16 @@ class Mirror:
         self._monotonic = monotonic
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def send(self, question: Question, answered: LogRecord, *, route: ProjectRoute) -> None:
-        """Ask every shadow of the route about an item that was answered; returns at once."""
+    def send(self, question: Question, answered: LogRecord, *, route: ProjectRoute, first: FirstReply) -> None:
+        """Ask every shadow of the route about an item that was asked; returns at once.
+
+        `first` is how the deployment did that the share gave: where it is the champion's, the two make a pair.
+        """
         for entry in route.shadows:
-            if len(self._tasks) >= MAX_IN_FLIGHT or entry.deployment_id in self._dispatcher.breakers.avoided():
+            if len(self._tasks) >= MAX_IN_FLIGHT:
                 self._count("skipped")
                 continue
-            task = asyncio.get_running_loop().create_task(self._ask(entry, question, answered, route))
+            task = asyncio.get_running_loop().create_task(self._ask(entry, question, answered, route, first))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -46,13 +52,23 @@ class Mirror:
         """Wait for what is under way: each is bounded by the client's time limit."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _ask(self, entry: RouteEntry, question: Question, answered: LogRecord, route: ProjectRoute) -> None:
+    async def _ask(
+        self,
+        entry: RouteEntry,
+        question: Question,
+        answered: LogRecord,
+        route: ProjectRoute,
+        first: FirstReply,
+    ) -> None:
         began = self._monotonic()
         reply = await self._dispatcher.ask(entry, question, route)
         seconds = self._monotonic() - began
         latency_ms = round(seconds * 1000, 3)
         accounts = self._dispatcher.accounts
-        accounts.answered(route, entry, seconds=seconds, error=error_of(reply))
+        error = error_of(judged_reply(reply, question))
+        accounts.answered(route, entry, seconds=seconds, error=error)
+        if first.entry.model_version == route.champion_version:
+            accounts.paired(route, entry, seconds=seconds, error=error, champion=first)
         if isinstance(reply, Scores):
             finished = finish(reply, route.settings)
             if answered.model_version == route.champion_version:

@@ -49,6 +49,12 @@ class GatewayClient:
                 latency_counts=tuple(one["latency_counts"]),
                 compared=int(one["compared"]),
                 disagreed=int(one["disagreed"]),
+                # One that runs since before there were pairs tells of none.
+                paired=int(one.get("paired", 0)),
+                only_it_failed=int(one.get("only_it_failed", 0)),
+                only_champion_failed=int(one.get("only_champion_failed", 0)),
+                slower=tuple(one.get("slower", ())),
+                faster=tuple(one.get("faster", ())),
             )
             for one in body["deployments"]
         }

@@ -11,7 +11,7 @@ from pipeline_tasks.errors import ConfigError
 
 FULL_SHARE = 100
 STANDBY = "standby"
-BESIDE_SETTINGS = frozenset({"beside_classes", "beside_approval", "experiment"})
+BESIDE_SETTINGS = frozenset({"beside_classes", "beside_approval", "experiment", "rollout"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,23 +11,29 @@ import datetime as dt
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, Route, RouteAction
-from pipeline_tasks.deployment.plan import champion_entry, deployment_id_of, is_mixed, route_beside, settings_beside
+from pipeline_tasks.deployment.beside import commit_beside, give_back
+from pipeline_tasks.deployment.plan import champion_entry, deployment_id_of, route_beside
 from pipeline_tasks.deployment.rollout import (
     EMPTY,
     Look,
     Phase,
+    Rule,
     decide,
-    judge,
+    due_seconds,
     next_phase,
     phase_at,
     phases_of,
+    rule_of,
+    seconds_for_steps,
     share_of,
 )
+from pipeline_tasks.deployment.rollout_mirrors import judge_by
+from pipeline_tasks.deployment.rollout_time import Traffic, require_end, span
 from pipeline_tasks.deployment.task import Gateway, refuse_experiment, refuse_undone, settle, start_release
 from pipeline_tasks.errors import DataCorrupt, GateClosed, LostRace, ServiceUnavailable
 from pipeline_tasks.faults import crash_point
@@ -44,7 +50,10 @@ ENDED: dict[str, str] = {"canary_failed": "CANARY_FAILED", "canary_inconclusive"
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """One release on its way beside the champion, and what it works on; `pause` waits between two looks."""
+    """One release on its way beside the champion, and what it works on.
+
+    `pause` waits between two looks; `traffic` is asked for the requests of the newest day, None where nobody knows.
+    """
 
     project: LoadedProject
     release: ReleaseRef
@@ -57,6 +66,7 @@ class Rollout:
     fence: Fence
     clock: Callable[[], dt.datetime]
     pause: Callable[[float], None] = time.sleep
+    traffic: Callable[[], Traffic | None] = lambda: None
 
     @property
     def deployment_id(self) -> str:
@@ -72,6 +82,7 @@ def roll_out(rollout: Rollout) -> str:
     Returns at once where all traffic goes in one commit, where nobody serves yet, or where the release serves already.
 
     Raises:
+        ConfigError: it cannot end by its deadline at the traffic of the newest day; nothing has been started.
         GateClosed: it failed, stayed undecided to the deadline, or somebody else moved the route; the champion serves.
     """
     phases = phases_of(rollout.project.config.serving.rollout)
@@ -84,28 +95,57 @@ def roll_out(rollout: Rollout) -> str:
     refuse_undone(records, rollout.release, deployment_id=rollout.deployment_id)
     refuse_experiment(records, rollout.release)
     _refuse_ended(rollout, records)
-    deployment = _start(rollout, records[-1])
+    if _is_rolling(rollout, records[-1]):
+        deployment = _start(rollout, records[-1])
+    else:
+        why = _expected(rollout)
+        deployment = _start(rollout, records[-1])
+        _step(rollout, deployment, records[-1].route, phases[0], rule=_rule(rollout, records), why=why)
+    return _watch(rollout, deployment)
+
+
+def _expected(rollout: Rollout) -> str:
+    """Return what is said of the time that a rollout takes, before it begins."""
+    traffic = rollout.traffic()
+    if traffic is None:
+        logger.info("the rollout of %s: no request is known by which to say its time", rollout.release.model_version)
+        return ""
+    found = require_end(rollout.project.config.serving.rollout, traffic)
+    return f"; at the traffic of the newest day ({traffic.text}) it takes {span(found.seconds)} at least"
+
+
+def _rule(rollout: Rollout, records: Sequence[RouteRecord]) -> Rule:
+    """Return the rule that a rollout began with; what began before it was written down has the first one."""
     if not _is_rolling(rollout, records[-1]):
-        _step(rollout, deployment, records[-1].route, phases[0], why="")
-    return _watch(rollout, deployment, phases)
+        return rule_of(rollout.project.config.serving.rollout)
+    rule: Rule = records[-1].serving.get("rollout", {}).get("rule", "steps/1")
+    return rule
 
 
-def _watch(rollout: Rollout, deployment: DeploymentRef, phases: Sequence[Phase]) -> str:
+def _phases(rollout: Rollout, records: Sequence[RouteRecord], rule: Rule) -> list[Phase]:
+    """Return the phases of a rollout under way: its mirrors are one of them where it has or had them."""
+    phases = phases_of(rollout.project.config.serving.rollout)
+    mirrored = rule == "mirrors/1" or any(one.action == "shadow" for one in _mine(rollout, records))
+    return [phase for phase in phases if mirrored or not phase.is_shadow]
+
+
+def _watch(rollout: Rollout, deployment: DeploymentRef) -> str:
     """Look, and hold, step on, or return to the champion, until there is no step left."""
     looks = 0
     while True:
         records = rollout.records()
         _require_ours(rollout, records)
         head = records[-1]
+        rule = _rule(rollout, records)
+        phases = _phases(rollout, records, rule)
         phase = phase_at(phases, share_of(head.route, rollout.deployment_id) or 0)
-        look = _look(rollout, head.route, phase, num_phases=len(phases))
         now = rollout.clock()
-        step = decide(
-            look,
-            phase,
-            elapsed_seconds=(now - head.created_at).total_seconds(),
-            seconds_left=(_deadline(rollout, records) - now).total_seconds(),
-        )
+        elapsed = (now - head.created_at).total_seconds()
+        left = (_deadline(rollout, records) - now).total_seconds()
+        due = due_seconds(phases, phase, seconds_left=elapsed + left)
+        look = _look(rollout, head.route, phase, rule=rule, num_phases=len(phases), is_due=elapsed >= due)
+        for_steps = seconds_for_steps(phases, phase) if rule == "mirrors/1" and phase.is_shadow else 0.0
+        step = decide(look, phase, elapsed_seconds=elapsed, seconds_left=left - for_steps)
         if looks % SAY_EVERY_LOOKS == 0 or step != "hold":
             logger.info("%s: %s, %s: %s", _name(rollout, phase), look.answer, step, "; ".join(look.reasons))
         numbers = "; ".join(look.reasons)
@@ -121,7 +161,7 @@ def _watch(rollout: Rollout, deployment: DeploymentRef, phases: Sequence[Phase])
             following = next_phase(phases, phase.share)
             if following is None:
                 return why
-            _step(rollout, deployment, head.route, following, why=why)
+            _step(rollout, deployment, head.route, following, rule=rule, why=why)
         else:
             looks += 1
             rollout.pause(LOOK_SECONDS)
@@ -160,29 +200,32 @@ def _start(rollout: Rollout, head: RouteRecord) -> DeploymentRef:
     return deployment
 
 
-def _look(rollout: Rollout, head: Route, phase: Phase, *, num_phases: int) -> Look:
+def _look(rollout: Rollout, head: Route, phase: Phase, *, rule: Rule, num_phases: int, is_due: bool) -> Look:
     config = rollout.project.config.serving.rollout
     found = rollout.gateway.accounts(rollout.project.name)
     if found is None or found.generation != head.generation:
         return Look("inconclusive", (f"the gateway does not tell of generation {head.generation} yet",))
-    return judge(
+    return judge_by(
+        rule,
         found.deployments.get(rollout.deployment_id, EMPTY),
         found.deployments.get(champion_entry(head).deployment_id, EMPTY),
         phase=phase,
         limits=config.limits,
-        alpha=(1 - config.confidence) / num_phases,
+        alpha=1 - config.confidence,
+        num_phases=num_phases,
         edges_ms=found.edges_ms,
+        is_due=is_due,
     )
 
 
-def _step(rollout: Rollout, deployment: DeploymentRef, head: Route, phase: Phase, *, why: str) -> None:
+def _step(rollout: Rollout, deployment: DeploymentRef, head: Route, phase: Phase, *, rule: Rule, why: str) -> None:
     """Commit a step; who lost the race sees at the next look who won it."""
     verdict = rollout.release.verdict_id[:12]
     reason = f"{_name(rollout, phase)} beside {head.champion_version} (verdict {verdict} said promote){why}"
     route = _beside(rollout, head, deployment, share=phase.share)
     crash_point("rollout.step.before")
     try:
-        _commit(rollout, route, head=head, action="shadow" if phase.is_shadow else "canary", reason=reason)
+        _commit(rollout, route, head=head, action="shadow" if phase.is_shadow else "canary", reason=reason, rule=rule)
     except LostRace as error:
         logger.warning("%s", error)
     crash_point("rollout.step.after")
@@ -209,7 +252,9 @@ def _beside(rollout: Rollout, head: Route, deployment: DeploymentRef | None, *, 
     )
 
 
-def _commit(rollout: Rollout, route: Route, *, head: Route, action: RouteAction, reason: str) -> None:
+def _commit(
+    rollout: Rollout, route: Route, *, head: Route, action: RouteAction, reason: str, rule: Rule | None = None
+) -> None:
     commit_beside(
         route,
         head=head,
@@ -222,46 +267,8 @@ def _commit(rollout: Rollout, route: Route, *, head: Route, action: RouteAction,
         approval=rollout.project.config.approval.when,
         fence=rollout.fence,
         at=rollout.clock(),
+        beside={} if rule is None else {"rollout": {"rule": rule}},
     )
-
-
-def commit_beside(
-    route: Route,
-    *,
-    head: Route,
-    action: RouteAction,
-    serving: ServingRepository,
-    attempt: Attempt,
-    actor: str,
-    reason: str,
-    classes: Sequence[str],
-    approval: str,
-    fence: Fence,
-    at: dt.datetime,
-    experiment: Mapping[str, Any] | None = None,
-) -> None:
-    """Commit a route under which the champion stays: with its settings, and on its verdict.
-
-    `classes` are those of the model beside it, `approval` the project's rule that it has to fit.
-    """
-    mixed = is_mixed(route)
-    settings = settings_beside(
-        serving.route_config(route.project, head.generation),
-        classes=classes if mixed else (),
-        approval=approval if mixed else None,
-    )
-    serving.commit_route(
-        route,
-        action=action,
-        attempt=attempt.holder,
-        verdict_id=serving.verdict_of(route.project, head.generation),
-        actor=actor,
-        reason=reason,
-        serving=settings | ({"experiment": dict(experiment)} if experiment else {}),
-        fence=fence,
-        at=at,
-    )
-    logger.info("route of %s: generation %d (%s)", route.project, route.generation, reason)
 
 
 def return_abandoned(
@@ -293,29 +300,6 @@ def return_abandoned(
     return route
 
 
-def give_back(
-    record: RouteRecord, *, serving: ServingRepository, attempt: Attempt, fence: Fence, why: str, now: dt.datetime
-) -> Route:
-    """Commit the champion alone after a step of a rollout that nobody watches any more, and return that route."""
-    route = route_beside(record.route, None, share=0, reason_id="abandoned", attempt=attempt.holder)
-    crash_point("rollout.back.before")
-    commit_beside(
-        route,
-        head=record.route,
-        action="canary_inconclusive",
-        serving=serving,
-        attempt=attempt,
-        actor="gate",
-        reason=f"{why} after: {record.reason}",
-        classes=(),
-        approval="never",  # asked for a model beside the champion only
-        fence=fence,
-        at=now,
-    )
-    crash_point("rollout.back.after")
-    return route
-
-
 def _settle(rollout: Rollout) -> None:
     settle(rollout.project, serving=rollout.serving, target=rollout.target, gateway=rollout.gateway)
 
@@ -326,8 +310,14 @@ def _is_rolling(rollout: Rollout, record: RouteRecord) -> bool:
 
 def _deadline(rollout: Rollout, records: Sequence[RouteRecord]) -> dt.datetime:
     """Return when this rollout, begun by whichever attempt, has to be decided."""
-    mine = list(itertools.takewhile(lambda record: _is_rolling(rollout, record), reversed(records)))
-    return mine[-1].created_at + dt.timedelta(seconds=rollout.project.config.serving.rollout.deadline_seconds)
+    return _mine(rollout, records)[-1].created_at + dt.timedelta(
+        seconds=rollout.project.config.serving.rollout.deadline_seconds
+    )
+
+
+def _mine(rollout: Rollout, records: Sequence[RouteRecord]) -> list[RouteRecord]:
+    """Return the generations of this rollout, the newest first."""
+    return list(itertools.takewhile(lambda record: _is_rolling(rollout, record), reversed(records)))
 
 
 def _require_ours(rollout: Rollout, records: Sequence[RouteRecord]) -> None:

@@ -1,8 +1,12 @@
-"""The steps of a rollout and the verdict on a candidate beside the champion: pure decisions.
+"""The phases of a rollout and the verdict on a candidate beside the champion by its share: pure decisions.
 
-Both are watched at the same time under the same route, so that a busy hour or a bad batch of requests hits both. Every
-bound holds at every look (`sequential`): one may look each second and stop when it is decided, and the chance of ever
-failing a candidate that is within its limits, or passing one that is not, stays below 1 - confidence.
+Rules: `mirrors/1` judges on mirrors first (`rollout_mirrors`) and is what a project has that mirrors anything;
+`steps/2` judges at each step, where a project mirrors nothing; `steps/1` is what rollouts began with before there were
+the others: a mirror counts like any request there, and the limit on latency is rounded up to an edge.
+
+At a step both are watched at the same time under the same route, so that a busy hour hits both. Every bound holds at
+every look (`sequential`): one may look each second and stop when it is decided, and the chance of ever failing a
+candidate that is within its limits, or passing one that is not, stays below 1 - confidence.
 """
 
 from __future__ import annotations
@@ -20,9 +24,11 @@ from pipeline_tasks.sequential import Rate, bounds, compare
 Answer = Literal["pass", "fail", "inconclusive"]
 Step = Literal["hold", "next", "fail", "give_up"]
 Stand = Literal["good", "bad", "open"]
+Rule = Literal["steps/1", "steps/2", "mirrors/1"]
 
 TYPICAL = 0.9  # the latency that a ratio speaks of: nine in ten of the champion's requests are faster
 SLOW_SHARE = 1 - TYPICAL  # so many more may be slower than the bound: then the candidate's nine in ten are within it
+WAITS, SHORTEST_WAIT = 10, 60.0
 EMPTY = DeploymentAccount(asked=0, errors=0, latency_counts=())
 
 
@@ -48,7 +54,9 @@ class Look:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Finding:
+class Finding:
+    """One criterion of a look."""
+
     stand: Stand
     text: str
 
@@ -60,6 +68,11 @@ def phases_of(rollout: Rollout) -> list[Phase]:
     shadow = rollout.shadow_seconds > 0 or rollout.shadow_requests > 0
     first = [Phase(0, rollout.shadow_seconds, max(1, rollout.shadow_requests))] if shadow else []
     return first + [Phase(share, rollout.bake_seconds, rollout.min_requests) for share in rollout.steps]
+
+
+def rule_of(rollout: Rollout) -> Rule:
+    """Return the rule that a rollout begins with now."""
+    return "mirrors/1" if any(phase.is_shadow for phase in phases_of(rollout)) else "steps/2"
 
 
 def share_of(route: Route, deployment_id: str) -> int | None:
@@ -88,15 +101,16 @@ def judge(
     limits: RolloutLimits,
     alpha: float,
     edges_ms: Sequence[float],
+    rule: Rule,
 ) -> Look:
-    """Compare a candidate with the champion beside it; `alpha` is this phase's share of the chance to err.
+    """Compare a candidate with the champion beside it, by `steps/1` or `steps/2`; `alpha` is this phase's share.
 
     Failing needs no minimum: the bounds on a few requests are as wide as they have to be. Passing does.
     """
     each = alpha / (3 if phase.is_shadow else 2)
     findings = [
         _judge_errors(candidate, champion, limit=limits.max_error_rate_increase, alpha=each),
-        _judge_latency(candidate, champion, ratio=limits.max_latency_ratio, alpha=each, edges_ms=edges_ms),
+        _judge_latency(candidate, champion, limits.max_latency_ratio, alpha=each, edges_ms=edges_ms, rule=rule),
     ]
     if phase.is_shadow:
         findings.append(_judge_disagreement(candidate, limit=limits.max_disagreement, alpha=each))
@@ -110,8 +124,22 @@ def judge(
     return Look("inconclusive", still) if still else Look("pass", tuple(one.text for one in findings))
 
 
+def seconds_for_steps(phases: Sequence[Phase], phase: Phase) -> float:
+    """Return the least time that the phases after this one take."""
+    return sum(one.seconds for one in phases if one.share > phase.share)
+
+
+def due_seconds(phases: Sequence[Phase], phase: Phase, *, seconds_left: float) -> float:
+    """Return how long a step after mirrors waits for its requests, of the time that was left at its beginning.
+
+    Ten times `bake_seconds`, a minute at least, and no more than its equal part: to wait longer teaches nothing.
+    """
+    part = seconds_left / sum(one.share >= phase.share for one in phases)
+    return max(phase.seconds, min(part, max(SHORTEST_WAIT, WAITS * phase.seconds)))
+
+
 def decide(look: Look, phase: Phase, *, elapsed_seconds: float, seconds_left: float) -> Step:
-    """Return what to do after a look: `elapsed_seconds` in this phase, `seconds_left` to the rollout's deadline."""
+    """Return what to do after a look: `elapsed_seconds` in this phase, `seconds_left` until it has to be decided."""
     if look.answer == "fail":
         return "fail"
     if look.answer == "pass" and elapsed_seconds >= phase.seconds:
@@ -119,8 +147,8 @@ def decide(look: Look, phase: Phase, *, elapsed_seconds: float, seconds_left: fl
     return "give_up" if seconds_left <= 0 else "hold"
 
 
-def _judge_errors(candidate: DeploymentAccount, champion: DeploymentAccount, *, limit: float, alpha: float) -> _Finding:
-    return _judge_increase(
+def _judge_errors(candidate: DeploymentAccount, champion: DeploymentAccount, *, limit: float, alpha: float) -> Finding:
+    return increase(
         "failed",
         Rate(candidate.errors, candidate.asked),
         Rate(champion.errors, champion.asked),
@@ -132,37 +160,53 @@ def _judge_errors(candidate: DeploymentAccount, champion: DeploymentAccount, *, 
 def _judge_latency(
     candidate: DeploymentAccount,
     champion: DeploymentAccount,
-    *,
     ratio: float,
+    *,
     alpha: float,
     edges_ms: Sequence[float],
-) -> _Finding:
+    rule: Rule,
+) -> Finding:
     """Compare how many are slower than `ratio` times the champion's own 90 % latency of the same time.
 
     The bound is chosen from the numbers that it is applied to, so the test pays for every edge that it could have been.
     """
     if not champion.asked or not candidate.asked:
-        return _Finding("open", "latency: not yet seen on both sides")
-    typical = _edge_of(champion, edges_ms)
-    bound = min(bisect.bisect_left(edges_ms, edges_ms[typical] * ratio), len(edges_ms) - 1)
-    return _judge_increase(
+        return Finding("open", "latency: not yet seen on both sides")
+    if rule == "steps/1":
+        typical = _edge_of(champion, edges_ms)
+        bound = min(bisect.bisect_left(edges_ms, edges_ms[typical] * ratio), len(edges_ms) - 1)
+    else:
+        bound = edge_below(champion, edges_ms, ratio=ratio)
+    return increase(
         f"slower than {edges_ms[bound]:.3g} ms",
-        Rate(_slower(candidate, bound), candidate.asked),
-        Rate(_slower(champion, bound), champion.asked),
+        Rate(slower(candidate, bound), candidate.asked),
+        Rate(slower(champion, bound), champion.asked),
         limit=SLOW_SHARE,
         alpha=alpha / len(edges_ms),
     )
 
 
-def _judge_disagreement(candidate: DeploymentAccount, *, limit: float, alpha: float) -> _Finding:
+def _judge_disagreement(candidate: DeploymentAccount, *, limit: float, alpha: float) -> Finding:
     rate = Rate(candidate.disagreed, candidate.compared)
     low, high = bounds(rate, alpha=alpha)
     stand: Stand = "bad" if low > limit else "good" if high <= limit else "open"
     said = f"{_percent(rate)} of {rate.num_trials:,} mirrored answers differ from the champion's"
-    return _Finding(stand, f"{said}: {low:.1%} to {high:.1%} ({limit:.1%} allowed)")
+    return Finding(stand, f"{said}: {low:.1%} to {high:.1%} ({limit:.1%} allowed)")
 
 
-def _judge_increase(name: str, candidate: Rate, champion: Rate, *, limit: float, alpha: float) -> _Finding:
+def edge_below(account: DeploymentAccount, edges_ms: Sequence[float], *, ratio: float) -> int:
+    """Return the last edge that is no more than `ratio` times the 90 % latency of an account, interpolated."""
+    edge = _edge_of(account, edges_ms)
+    lower = edges_ms[edge - 1] if edge else 0.0
+    inside = account.latency_counts[edge]
+    before = sum(account.latency_counts[:edge])
+    part = min(1.0, max(0.0, (TYPICAL * account.asked - before) / inside)) if inside else 1.0
+    typical = lower + part * (edges_ms[edge] - lower)
+    return max(0, bisect.bisect_right(edges_ms, typical * ratio) - 1)
+
+
+def increase(name: str, candidate: Rate, champion: Rate, *, limit: float, alpha: float) -> Finding:
+    """Return whether a rate is shown to be higher than the champion's by more than a limit, or by no more."""
     found = compare(candidate, champion, alpha=alpha)
     stand: Stand = "bad" if found.low > limit else "good" if found.high <= limit else "open"
     sides = (
@@ -170,7 +214,7 @@ def _judge_increase(name: str, candidate: Rate, champion: Rate, *, limit: float,
         f"the champion's {_percent(champion)} of {champion.num_trials:,}"
     )
     points = f"{found.low * 100:+.1f} to {found.high * 100:+.1f} points ({limit * 100:.1f} allowed)"
-    return _Finding(stand, f"{sides}: {points}")
+    return Finding(stand, f"{sides}: {points}")
 
 
 def _edge_of(account: DeploymentAccount, edges_ms: Sequence[float]) -> int:
@@ -180,7 +224,8 @@ def _edge_of(account: DeploymentAccount, edges_ms: Sequence[float]) -> int:
     return min(next(reached, len(edges_ms) - 1), len(edges_ms) - 1)
 
 
-def _slower(account: DeploymentAccount, edge: int) -> int:
+def slower(account: DeploymentAccount, edge: int) -> int:
+    """Return how many requests took longer than an edge."""
     return sum(account.latency_counts[edge + 1 :])
 
 

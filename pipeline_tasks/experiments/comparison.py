@@ -1,7 +1,11 @@
-"""The report of an experiment: each arm's rate of a business metric and the difference, safe to look at any time. Pure.
+"""The report of an experiment: each arm's rate of a business metric and which is ahead, safe to look at any time. Pure.
 
 The unit is the user (by a hash of the key), or the prediction where the caller gave none: what the share drew, whoever
 answered in the end. A unit counts with the first outcome that was told of it, so that one person is one trial.
+
+Rules: `intervals/1` subtracts two intervals and counts whatever was told so far. `pairs/1` counts a unit once its
+exposure is older than the maturation window, with what was told within it: so no outcome comes late, and which units
+count does not depend on when one looks. It answers by matched pairs, and not at all where the arms were not told alike.
 """
 
 from __future__ import annotations
@@ -9,15 +13,19 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.experiments.matching import FAIR, Arm, Pairs, match
 from pipeline_tasks.sequential import Rate, bounds, compare
 
-Arm = Literal["a", "b"]
 ARMS: tuple[Arm, Arm] = ("a", "b")
 CORRECT, OUTCOME = "correct", "outcome:"
+INTERVALS, PAIRS = "intervals/1", "pairs/1"
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+LONGEST_WINDOW = 90 * 86_400
+LATE_SHARE = 0.1  # of the outcomes: from here on the window is said to be too short
 SHARE_ALPHA = 0.001  # a draw that does not fit its share spoils everything: told only when it is all but sure
 
 
@@ -34,6 +42,8 @@ class Experiment:
     share: int
     metric: str
     confidence: float
+    rule: str = INTERVALS  # of the experiments that began before there was another
+    matures_after_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,20 +84,105 @@ def check_metric(metric: str, *, classes: Sequence[str]) -> str:
     )
 
 
-def compare_arms(experiment: Experiment, exposures: Iterable[Exposure], outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """Return the report; the same log gives the same report, in whatever order it was read."""
+def check_window(text: str) -> float:
+    """Return the seconds of a maturation window: a number and one of s, m, h, d.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    number, unit = text[:-1], text[-1:]
+    if unit in UNIT_SECONDS and number.isascii() and number.isdecimal():
+        seconds = float(int(number[:9]) * UNIT_SECONDS[unit])
+        if 0 < seconds <= LONGEST_WINDOW:
+            return seconds
+    raise ConfigError(
+        f"--matures-after must be a whole number and s, m, h or d, 90d at most (got {text[:80]!r}). Give the time "
+        "within which you are told nearly every outcome. Example: 24h."
+    )
+
+
+def compare_arms(
+    experiment: Experiment, exposures: Iterable[Exposure], outcomes: Iterable[Outcome], *, as_of_ms: int
+) -> dict[str, Any]:
+    """Return the report at a time; the same log gives the same report, in whatever order it was read."""
     seen = sorted({_name(one): one for one in exposures}.values(), key=lambda one: (one.at_ms, _name(one)))
-    units = {_unit(one): experiment.deployments[one.assigned] for one in reversed(seen)}
+    first: dict[str, Exposure] = {}
+    for one in seen:
+        first.setdefault(_unit(one), one)
+    units = {unit: experiment.deployments[one.assigned] for unit, one in first.items()}
     told = _first_outcomes(seen, sorted(set(outcomes), key=lambda one: (one.at_ms, one.request_id)))
     won = {unit: _is_success(experiment.metric, exposure, outcome) for unit, (exposure, outcome) in told.items()}
-    sizes = Counter(units.values())
-    rates = {
+    if experiment.rule == INTERVALS:
+        return _by_intervals(experiment, seen, units, won)
+    window_ms = 1000 * experiment.matures_after_seconds
+    matured = [unit for unit in first if first[unit].at_ms + window_ms <= as_of_ms]
+    on_time = {unit: won[unit] for unit in won if told[unit][1].at_ms <= first[unit].at_ms + window_ms}
+    return _by_pairs(experiment, seen, units, won, matured=matured, on_time=on_time, as_of_ms=as_of_ms)
+
+
+def _by_intervals(
+    experiment: Experiment, seen: Sequence[Exposure], units: Mapping[str, Arm], won: Mapping[str, bool]
+) -> dict[str, Any]:
+    rates = _rates(units, won)
+    found = compare(rates["b"], rates["a"], alpha=1 - experiment.confidence)
+    answer = "b" if found.low > 0 else "a" if found.high < 0 else "undecided"
+    return {
+        **_shown(experiment, seen, units, rates),
+        "answer": answer,
+        "warning": _share_warning(experiment, Counter(units.values())),
+    }
+
+
+def _by_pairs(
+    experiment: Experiment,
+    seen: Sequence[Exposure],
+    units: Mapping[str, Arm],
+    won: Mapping[str, bool],
+    *,
+    matured: Sequence[str],
+    on_time: Mapping[str, bool],
+    as_of_ms: int,
+) -> dict[str, Any]:
+    """Return the report of units in the order of their exposures, of which only the matured ones count."""
+    alpha = 1 - experiment.confidence
+    counted = {unit: on_time[unit] for unit in matured if unit in on_time}
+    pairs = match((units[unit], success) for unit, success in counted.items())
+    told = match((units[unit], unit in on_time) for unit in matured)
+    shown = _shown(experiment, seen, units, _rates(units, counted))
+    num_matured, num_late = Counter(units[one] for one in matured), Counter(units[one] for one in won.keys() - on_time)
+    for arm in ARMS:
+        shown["arms"][arm] |= {"num_matured": num_matured[arm], "num_late": num_late[arm]}
+    warning = _share_warning(experiment, Counter(units.values()))
+    withheld = warning or _told_unlike(told, shown["arms"])
+    return {
+        **shown,
+        "rule": experiment.rule,
+        "as_of_ms": as_of_ms,
+        "matures_after_seconds": experiment.matures_after_seconds,
+        "pairs": {
+            "num": pairs.num,
+            "only_a": pairs.only_a,
+            "only_b": pairs.only_b,
+            "bounds": list(bounds(pairs.discordant, alpha=alpha)),
+        },
+        "answer": "withheld" if withheld else pairs.ahead(alpha=alpha) or "undecided",
+        "withheld": withheld,
+        "warning": warning or _late_warning(on_time=len(on_time), late=num_late.total()),
+    }
+
+
+def _rates(units: Mapping[str, Arm], won: Mapping[str, bool]) -> dict[Arm, Rate]:
+    return {
         arm: Rate(sum(won[unit] for unit in won if units[unit] == arm), sum(units[unit] == arm for unit in won))
         for arm in ARMS
     }
-    alpha = 1 - experiment.confidence
+
+
+def _shown(
+    experiment: Experiment, seen: Sequence[Exposure], units: Mapping[str, Arm], rates: Mapping[Arm, Rate]
+) -> dict[str, Any]:
+    alpha, sizes = 1 - experiment.confidence, Counter(units.values())
     found = compare(rates["b"], rates["a"], alpha=alpha)
-    answer = "b" if found.low > 0 else "a" if found.high < 0 else "undecided"
     return {
         "experiment_id": experiment.experiment_id,
         "project": experiment.project,
@@ -110,8 +205,6 @@ def compare_arms(experiment: Experiment, exposures: Iterable[Exposure], outcomes
             "b_minus_a": found.difference if all(rate.num_trials for rate in rates.values()) else None,
             "bounds": [found.low, found.high],
         },
-        "answer": answer,
-        "warning": _share_warning(experiment, sizes),
     }
 
 
@@ -131,8 +224,27 @@ def as_text(report: Mapping[str, Any]) -> str:
     between = f"between {low:+.2f} and {high:+.2f} points"
     told = "unknown" if difference["b_minus_a"] is None else f"{100 * difference['b_minus_a']:+.2f} points"
     lines.append(f"  b minus a: {told}, {between}")
+    if "pairs" in report:
+        lines += _pairs_lines(report)
     lines.append(f"answer: {report['answer']}")
-    return "\n".join([*lines, *([f"warning: {report['warning']}"] if report["warning"] else [])])
+    if report.get("withheld"):
+        lines[-1] += f": {report['withheld']}"
+    elif report["warning"]:
+        lines.append(f"warning: {report['warning']}")
+    return "\n".join(lines)
+
+
+def _pairs_lines(report: Mapping[str, Any]) -> list[str]:
+    pairs, arms = report["pairs"], report["arms"]
+    matured = " and ".join(f"{arm['num_matured']:,} of {name}" for name, arm in arms.items())
+    low, high = pairs["bounds"]
+    counted = f"  counted: units exposed {report['matures_after_seconds'] / 3600:g} h ago or earlier ({matured})"
+    differ = f"  of {pairs['num']:,} matched pairs {pairs['only_a'] + pairs['only_b']:,} differ"
+    won = f"{pairs['only_b']:,} of them for b: {low:.1%} to {high:.1%}"
+    return [
+        f"{counted}, with what was told within that time",
+        f"{differ}, {won} (the answer is given once {FAIR:.0%} lies outside)",
+    ]
 
 
 def _name(exposure: Exposure) -> str:
@@ -176,4 +288,28 @@ def _share_warning(experiment: Experiment, sizes: Mapping[Arm, int]) -> str | No
     return (
         f"b must be about {experiment.share} % of the exposed (got {drawn.share:.1%} of {drawn.num_trials:,}): the log "
         "is not whole, or the arms were not drawn by chance. Do not believe the answer."
+    )
+
+
+def _told_unlike(told: Pairs, arms: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return why the answer is withheld where outcomes were told of one arm more often than of the other."""
+    if not told.is_uneven:
+        return None
+    shares = ", ".join(
+        f"{arm['num_outcomes']:,} of {arm['num_matured']:,} of {name}"
+        for name, arm in arms.items()
+        if arm["num_matured"]
+    )
+    return (
+        f"outcomes must be told of both arms alike (got {shares}). Who is told of may be chosen by how it went, and "
+        "then the rates speak of the telling. Tell the outcome of every user, or of a random part, and start anew."
+    )
+
+
+def _late_warning(*, on_time: int, late: int) -> str | None:
+    if late <= LATE_SHARE * (on_time + late):
+        return None
+    return (
+        f"{late:,} of {on_time + late:,} outcomes were told after the maturation window, and do not count. Start the "
+        "next experiment with a longer --matures-after."
     )

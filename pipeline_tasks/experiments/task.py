@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, content_id
+from pipeline_tasks.deployment.beside import commit_beside
 from pipeline_tasks.deployment.plan import champion_entry, is_mixed, route_beside
-from pipeline_tasks.deployment.rolling import commit_beside
 from pipeline_tasks.deployment.task import Gateway, settle, start_release
 from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError
-from pipeline_tasks.experiments.comparison import Arm, Experiment, check_metric
+from pipeline_tasks.experiments.comparison import PAIRS, Experiment, check_metric
+from pipeline_tasks.experiments.matching import Arm
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import DeploymentTarget
 from pipeline_tasks.project import LoadedProject
 
 START, STOP = "experiment_start", "experiment_stop"
-FACTS = ("a", "b", "share", "metric", "confidence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,16 @@ class Outside:
     clock: Callable[[], dt.datetime]
 
 
-def start(outside: Outside, *, version: str, share: int, metric: str, confidence: float, actor: str) -> RouteRecord:
+def start(
+    outside: Outside,
+    *,
+    version: str,
+    share: int,
+    metric: str,
+    confidence: float,
+    matures_after_seconds: float,
+    actor: str,
+) -> RouteRecord:
     """Give a version a share of the traffic; the same experiment again is the one that runs.
 
     Raises:
@@ -56,7 +65,8 @@ def start(outside: Outside, *, version: str, share: int, metric: str, confidence
     if head is None:
         raise ConfigError("an experiment needs a champion (got none). Train and promote a first model.")
     facts = {"a": head.route.champion_version, "b": version, "share": share, "metric": metric, "confidence": confidence}
-    if head.action == START and {name: head.serving["experiment"][name] for name in FACTS} == facts:
+    facts |= {"rule": PAIRS, "matures_after_seconds": matures_after_seconds}
+    if head.action == START and _is_running(facts, head.serving["experiment"]):
         settle(project, serving=serving, target=outside.target, gateway=outside.gateway)
         return head
     _refuse(head, version)
@@ -87,7 +97,7 @@ def start(outside: Outside, *, version: str, share: int, metric: str, confidence
         approval=project.config.approval.when,
         fence=fence,
         at=outside.clock(),
-        experiment={"experiment_id": experiment_id, **facts},
+        beside={"experiment": {"experiment_id": experiment_id, **facts}},
     )
     crash_point("experiment.start.after")
     return _settled(outside)
@@ -154,6 +164,11 @@ def experiment_of(record: RouteRecord) -> Experiment:
     return Experiment(
         project=record.route.project, generation=record.route.generation, deployments=deployments, **facts
     )
+
+
+def _is_running(facts: Mapping[str, Any], running: Mapping[str, Any]) -> bool:
+    """Tell whether a running experiment is the one that is asked for; one of an earlier rule has its facts only."""
+    return all(running[name] == value for name, value in facts.items() if name in running)
 
 
 def _refuse(head: RouteRecord, version: str) -> None:

@@ -11,7 +11,7 @@ from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
 from pipeline_tasks.contracts import Attempt, ReleaseRef
 from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.experiments import task as experiment_task
-from pipeline_tasks.experiments.comparison import compare_arms
+from pipeline_tasks.experiments.comparison import check_window, compare_arms
 from pipeline_tasks.experiments.log import read_log
 from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.models.artifact import MANIFEST_NAME, read_manifest
@@ -35,13 +35,14 @@ def start(
     share: int,
     metric: str,
     confidence: float,
+    matures_after: str,
     actor: str,
 ) -> dict[str, Any]:
     """Give a gated version a sticky share of the traffic."""
+    window = check_window(matures_after)
     outside = _outside(parts, project, attempt=attempt)
-    record = experiment_task.start(
-        outside, version=version, share=share, metric=metric, confidence=confidence, actor=actor
-    )
+    facts: dict[str, Any] = {"share": share, "metric": metric, "confidence": confidence, "actor": actor}
+    record = experiment_task.start(outside, version=version, matures_after_seconds=window, **facts)
     note_head(parts, project)
     return _said(record)
 
@@ -69,7 +70,8 @@ def report(parts: Parts, project: str, *, experiment_id: str | None = None) -> d
         deployments=experiment.deployments,
         since=started.created_at.date(),
     )
-    found = compare_arms(experiment, log.exposures, log.outcomes)
+    as_of_ms = int(utc_now().timestamp() * 1000)
+    found = compare_arms(experiment, log.exposures, log.outcomes, as_of_ms=as_of_ms)
     state = "running" if after is None else f"ended by {after.action} of {after.actor}"
     return {
         **found,

@@ -19,7 +19,8 @@ from pipeline_tasks.backup.vault import Blob, Vault
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.contracts import Attempt
-from pipeline_tasks.deployment.rolling import ROLLING, give_back
+from pipeline_tasks.deployment.beside import give_back
+from pipeline_tasks.deployment.rolling import ROLLING
 from pipeline_tasks.deployment.task import start_release
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.faults import crash_point

@@ -34,6 +34,7 @@ from pipeline_tasks.validation import task as validation_task
 from pipeline_tasks.wiring.judging import items_of, model_of, verdict_record
 from pipeline_tasks.wiring.kept import keep_golden, kept_golden
 from pipeline_tasks.wiring.noting import note_head
+from pipeline_tasks.wiring.traffic import newest_day
 
 NUM_GOLDEN = 8
 
@@ -267,7 +268,13 @@ def ship_release(parts: Parts, project: str, *, attempt: Attempt, release_id: st
         "clock": utc_now,
     }
     try:
-        rollout = Rollout(project=loaded, release=release, check=functools.partial(check_answers, parts), **shared)
+        rollout = Rollout(
+            project=loaded,
+            release=release,
+            check=functools.partial(check_answers, parts),
+            traffic=lambda: newest_day(parts.store, project, now=utc_now()),
+            **shared,
+        )
         note = roll_out(rollout)
         route = deployment_task.ship(loaded, release, route_config=route_config(loaded), note=note, **shared)
         with contextlib.suppress(PipelineError, KeyError):  # for a rollback while the store is away

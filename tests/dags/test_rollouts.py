@@ -27,9 +27,10 @@ from tests.unit.deployment.test_task import Target
 
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = "strategy: canary, steps: [10, 50], bake_seconds: 0, min_requests: 50, deadline_seconds: 60"
-SHADOW = f"{CANARY}, shadow_requests: 50"
+STEPS, SHADOW = f"{CANARY}, shadow_requests: 0", f"{CANARY}, shadow_requests: 50"
 # Airflow's own in-process API.
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
+FAILS = {"asked": 900, "only_it": 400}
 GOOD, BROKEN, OTHER = {"asked": 900}, {"asked": 900, "errors": 400}, {"asked": 900, "disagreed": 800}
 
 
@@ -135,8 +136,9 @@ DONE = dict.fromkeys(("plan", "snapshot", "train", "judge", "approve", "release"
 @pytest.mark.parametrize(
     ("rollout", "first"),
     [
-        pytest.param(CANARY, [], id="G9-canary"),
+        pytest.param(STEPS, [], id="G9-canary"),
         pytest.param(SHADOW, [("shadow", {"v1": 100, "v2": 0})], id="G9-shadow"),
+        pytest.param(CANARY, [("shadow", {"v1": 100, "v2": 0})], id="mirrors-by-default"),
     ],
 )
 def test_a_contender_goes_through_the_steps_to_its_promotion(loop_of, rollout, first):
@@ -152,9 +154,16 @@ def test_a_contender_goes_through_the_steps_to_its_promotion(loop_of, rollout, f
     ("rollout", "account", "numbers", "tried"),
     [
         pytest.param(
-            CANARY, BROKEN, "10 % to v2 failed: 44.4% of 900 failed", ("canary", {"v1": 90, "v2": 10}), id="G9-canary"
+            STEPS, BROKEN, "10 % to v2 failed: 44.4% of 900 failed", ("canary", {"v1": 90, "v2": 10}), id="G9-canary"
         ),
         pytest.param(SHADOW, OTHER, "mirrors to v2 failed", ("shadow", {"v1": 100, "v2": 0}), id="G9-shadow"),
+        pytest.param(
+            CANARY,
+            FAILS,
+            "400 of 900 mirrors failed here only",
+            ("shadow", {"v1": 100, "v2": 0}),
+            id="mirrors-by-default",
+        ),
     ],
 )
 def test_a_contender_that_is_worse_is_refused_and_the_champion_stays(loop_of, rollout, account, numbers, tried):

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from bento_services.gateway import shadows as module
-from bento_services.gateway.client import Failed, Scores
+from bento_services.gateway.accounts import EDGES_MS
+from bento_services.gateway.client import Failed, Rejected, Scores
 from bento_services.gateway.routes import snapshot_of
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.conftest import bearer, png, snapshot
@@ -90,11 +91,58 @@ def test_a_shadow_that_fails_is_logged_and_no_callers_trouble(mirrored, kind):
     assert mirrored.counts() == (1, 1, 0)
 
 
-def test_a_dead_shadow_is_left_alone_for_a_while(mirrored):
+def test_a_dead_shadow_is_asked_all_the_same_or_it_would_fail_less_often_than_it_does(mirrored):
     mirrored.models.replies = {"s1": Failed("unreachable")}
     ask(mirrored)
     ask(mirrored, 3)
-    assert outcomes(mirrored) == {"logged": 1, "dropped": 0, "failed": 0, "skipped": 3}
+    assert outcomes(mirrored) == {"logged": 4, "dropped": 0, "failed": 0, "skipped": 0}
+    assert pairs(mirrored) == (4, 4, 0)
+
+
+def accounts(bench):
+    headers = {"Authorization": bearer("stack")["Authorization"]}
+    body = bench.client.get("/internal/accounts/fashion", headers=headers).json()
+    return {one["deployment_id"]: one for one in body["deployments"]}
+
+
+def pairs(bench) -> tuple[int, int, int]:
+    shadow = accounts(bench)["s1"]
+    return shadow["paired"], shadow["only_it_failed"], shadow["only_champion_failed"]
+
+
+@pytest.mark.parametrize(
+    ("champion", "shadow", "other", "expected"),
+    [
+        pytest.param(None, None, None, (1, 0, 0), id="both-answer"),
+        pytest.param(None, Failed("nonsense"), None, (1, 1, 0), id="only-it-fails"),
+        pytest.param(None, Rejected(422, "NOT_AN_IMAGE", "m"), None, (1, 1, 0), id="only-it-rejects"),
+        pytest.param(Failed("failed"), None, Failed("failed"), (1, 0, 1), id="only-the-champion-fails"),
+        pytest.param(Failed("failed"), None, None, (1, 0, 1), id="only-the-champion-fails-and-another-answers"),
+        pytest.param(Failed("failed"), Failed("timeout"), Failed("failed"), (1, 0, 0), id="both-fail"),
+    ],
+)
+def test_both_are_asked_the_same_and_counted_in_pairs(mirrored, champion, shadow, other, expected):
+    """Row 5: sticky users of unequal kinds make no difference where both answer the same requests."""
+    replies = {"d1": champion, "s1": shadow, "d2": other}
+    mirrored.models.replies |= {name: reply for name, reply in replies.items() if reply is not None}
+    (response,) = ask(mirrored)
+    assert response.status_code == (200 if champion is None or other is None else 503)
+    assert pairs(mirrored) == expected
+
+
+def test_an_item_that_the_champion_rejects_is_no_pair(mirrored):
+    mirrored.models.replies["d1"] = Rejected(422, "NOT_AN_IMAGE", "m")
+    assert ask(mirrored)[0].status_code == 422
+    assert "s1" not in accounts(mirrored)
+
+
+def test_pairs_tell_by_edge_who_took_longer(mirrored):
+    answer_slowly(mirrored, "s1", seconds=0.2)
+    ask(mirrored, 3)
+    shadow = accounts(mirrored)["s1"]
+    by_edge = dict(zip(EDGES_MS, zip(shadow["slower"], shadow["faster"], strict=True), strict=True))
+    assert next(found for edge, found in by_edge.items() if edge > 100) == (3, 0)
+    assert next(found for edge, found in by_edge.items() if edge > 2000) == (0, 0)
 
 
 def test_no_more_shadows_than_the_bound_are_asked_at_a_time(mirrored, monkeypatch):
@@ -126,10 +174,8 @@ def test_mirrors_are_counted_and_compared_with_the_champions_answers(mirrored):
     ask(mirrored, 3)
     mirrored.models.replies = {"s1": Failed("nonsense")}
     ask(mirrored)
-    headers = {"Authorization": bearer("stack")["Authorization"]}
-    body = mirrored.client.get("/internal/accounts/fashion", headers=headers).json()
-    found = {one["deployment_id"]: one for one in body["deployments"]}
-    assert (body["generation"], found["d1"]["asked"], found["d1"]["errors"]) == (3, 4, {})
+    found = accounts(mirrored)
+    assert (found["d1"]["asked"], found["d1"]["errors"]) == (4, {})
     shadow = found["s1"]
     assert (shadow["asked"], shadow["errors"], shadow["compared"], shadow["disagreed"]) == (4, {"nonsense": 1}, 3, 3)
 

@@ -117,6 +117,7 @@ class World:
         if action == "stop":
             return experiment_task.stop(outside, actor="ann", reason="seen enough")
         facts = {"share": 50, "metric": "correct", "confidence": 0.95, "actor": "ann"}
+        facts["matures_after_seconds"] = 60.0
         return experiment_task.start(outside, version=version, **facts)
 
     def _judged(self, version: str) -> None:
@@ -204,25 +205,36 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_candidate_is_returned_from_by_itself_and_no_request_fails(world, kind):
-    candidate = StubInference(version=kind)
+ON_MIRRORS = ("mirrors", r"[1-9][\d,]* of [\d,]* .* here only, \d* at the champion only: .*", {})
+AT_STEPS = ("20 %", ".* of .*the champion's .*", {"shadow_requests": 0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "numbers", "settings"),
+    [
+        *(pytest.param(kind, *ON_MIRRORS, id=kind) for kind in BROKEN),
+        pytest.param("errors", *AT_STEPS, id="errors-at-steps"),
+    ],
+)
+def test_a_broken_candidate_is_returned_from_by_itself_and_no_request_fails(world, kind, where, numbers, settings):
+    version = f"{kind}-at-steps" if settings else kind
+    candidate = StubInference(version=version)
     for name, value in BROKEN[kind].items():
         setattr(candidate, name, value)
     champion = world.moves[-1][1]
     with Load(world.url) as load:
         load.wait_for_more(50)
         began = time.monotonic()
-        with pytest.raises(GateClosed, match=f"20 % to {kind} failed: .* of .*the champion's .* allowed") as error:
-            world.ship(kind, candidate.url)
+        with pytest.raises(GateClosed, match=f"{where} to {version} failed: {numbers} allowed") as error:
+            world.ship(version, candidate.url, **settings)
         seconds = time.monotonic() - began
         load.wait_for_more(50)
     candidate.stop()
     assert error.value.code == "CANARY_FAILED"
     assert set(load.codes) == {200}
-    assert world.moves[-2:] == [("canary", champion), ("canary_failed", champion)]
+    assert world.moves[-2:] == [("canary" if settings else "shadow", champion), ("canary_failed", champion)]
     assert describe(world) == {champion: 100}
-    assert f"fashion-r{kind}" not in world.target.running
+    assert f"fashion-r{version}" not in world.target.running
     assert seconds < 30
 
 
@@ -231,7 +243,7 @@ def test_a_shadow_is_off_the_critical_path_and_a_slow_one_gets_no_traffic(world)
     champion = world.moves[-1][1]
     with Load(world.url, num_clients=2) as load:
         load.wait_for_more(30)
-        with pytest.raises(GateClosed, match=r"mirrors to tardy failed: .*100\.0% of \d+ slower than"):
+        with pytest.raises(GateClosed, match=r"mirrors to tardy failed: (\d+) of \1 slower than .* here only"):
             world.ship("tardy", candidate.url, shadow_seconds=1.0)
         load.wait_for_more(30)
     candidate.stop()
@@ -245,14 +257,16 @@ def test_a_shadow_is_off_the_critical_path_and_a_slow_one_gets_no_traffic(world)
 def test_a_good_candidate_becomes_champion_step_by_step(world):
     with Load(world.url) as load:
         load.wait_for_more(50)
-        route = world.ship("b", world.second.url, shadow_requests=30, limits=dataclasses.asdict(Generous()))
+        route = world.ship("b", world.second.url, shadow_requests=200, limits=dataclasses.asdict(Generous()))
         load.wait_for_more(50)
     assert set(load.codes) == {200}
     assert min(load.versions["a"], load.versions["b"]) > 50
     assert [action for action, _ in world.moves[-4:]] == ["shadow", "canary", "canary", "promote"]
     assert (route.champion_version, describe(world)) == ("b", {"b": 100})
     assert set(world.target.running) == {"fashion-ra", "fashion-rb"}
-    assert "50 % passed: 0.0% of " in world.serving.records("fashion")[-1].reason
+    reasons = [one.reason for one in world.serving.records("fashion")[-4:]]
+    assert "; mirrors passed: 0 of " in reasons[1]
+    assert "; 50 % passed: 0 of " in reasons[3]
 
 
 @pytest.mark.parametrize(("rates", "answer"), [((0.5, 0.85), "b"), ((0.6, 0.6), "undecided")])
@@ -272,12 +286,14 @@ def test_an_experiment_finds_a_true_difference_and_none_where_there_is_none(worl
         deployments=experiment.deployments,
         since=started.created_at.date(),
     )
-    report = compare_arms(experiment, log.exposures, log.outcomes)
+    as_of_ms = max(one.at_ms for one in log.exposures) + 60_000
+    report = compare_arms(experiment, log.exposures, log.outcomes, as_of_ms=as_of_ms)
     assert (report["answer"], report["warning"]) == (answer, None)
     arms = report["arms"].values()
     assert sum(one["num_requests"] for one in arms) == 600
     assert sum(one["num_exposed"] for one in arms) == sum(one["num_outcomes"] for one in arms) == 300
-    assert compare_arms(experiment, reversed(log.exposures), reversed(log.outcomes)) == report
+    backwards = compare_arms(experiment, reversed(log.exposures), reversed(log.outcomes), as_of_ms=as_of_ms)
+    assert backwards == report
     world.experiment("stop")
     assert describe(world) == {champion: 100}
 

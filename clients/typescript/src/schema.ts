@@ -512,6 +512,16 @@ export interface components {
             compared: number;
             /** @description Those of them with another class. */
             disagreed: number;
+            /** @description Mirrored requests that the champion was asked first, whoever answered. */
+            paired: number;
+            /** @description Those of them that this one failed and the champion did not. */
+            only_it_failed: number;
+            /** @description Those of them that the champion failed and this one did not. */
+            only_champion_failed: number;
+            /** @description By edge, those that took longer here, and not at the champion's. */
+            slower: number[];
+            /** @description By edge, those that took longer at the champion's, and not here. */
+            faster: number[];
         };
         /** @description The accounts of a project's newest route. */
         Accounts: {

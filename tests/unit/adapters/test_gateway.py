@@ -67,6 +67,10 @@ def test_the_accounts_of_a_route(gateway):
     path = "/internal/accounts/pets"
     found = gateway({path: (200, {"json": ACCOUNTS})}).accounts("pets")
     assert found == RouteAccounts(4, (1.0, 2.0), {"d": DeploymentAccount(5, 3, (1, 3, 1), 2, 1)})
+    pairs = {"paired": 4, "only_it_failed": 1, "only_champion_failed": 2, "slower": [3, 1], "faster": [0, 1]}
+    told = ACCOUNTS | {"deployments": [ACCOUNTS["deployments"][0] | pairs]}
+    found = gateway({path: (200, {"json": told})}).accounts("pets")
+    assert found.deployments["d"] == DeploymentAccount(5, 3, (1, 3, 1), 2, 1, 4, 1, 2, (3, 1), (0, 1))
     for answer in ((404, {}), (500, {}), httpx.ConnectError("down")):
         assert gateway({path: answer}).accounts("pets") is None
     with pytest.raises(PermanentError, match="must have the scope admin"):

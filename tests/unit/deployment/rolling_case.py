@@ -14,6 +14,7 @@ from tests.unit.deployment.test_task import NOW, Follower, Yard
 from tests.unit.evaluation import support as s
 
 CANARY = {"strategy": "canary", "steps": [10, 50], "bake_seconds": 5, "min_requests": 50, "deadline_seconds": 100}
+CANARY |= {"shadow_requests": 0}  # judged at its steps; tests of mirrors ask for some
 GOOD = {"asked": 900}
 
 
@@ -36,8 +37,11 @@ class Gateway(Follower):
         return RouteAccounts(self.followed_generation(project), (1.0, 2.0, 4.0), found)
 
 
-def account(*, asked, errors=0, slow=0, disagreed=0):
-    return DeploymentAccount(asked, errors, (asked - slow, 0, slow, 0), asked, disagreed)
+def account(*, asked, errors=0, slow=0, disagreed=0, paired=None, only_it=0, only_champion=0):
+    """Return an account; as a shadow, each request is a pair with the champion's, which took 1 ms."""
+    counts = (asked - slow, 0, slow, 0)
+    pairs = (asked if paired is None else paired, only_it, only_champion, (slow, slow, 0), (0, 0, 0))
+    return DeploymentAccount(asked, errors, counts, asked, disagreed, *pairs)
 
 
 class Rolling(Yard):
@@ -47,6 +51,7 @@ class Rolling(Yard):
         super().__init__(database)
         self.project = s.project(serving={"rollout": CANARY | rollout})
         self.gateway, self.seconds, self.during = Gateway(self.serving), 0.0, []
+        self.traffic = None
         with database.write() as connection:
             for version in ("a", "b", "c"):
                 connection.execute(t.verdicts.insert(), verdict(version))
@@ -74,6 +79,7 @@ class Rolling(Yard):
             require_promotable=gate,
             check=check or (lambda *one: self.checked.append(one)),
             pause=self.pause,
+            traffic=lambda: self.traffic,
             **shared,
         )
         note = roll_out(rollout)

@@ -1,4 +1,4 @@
-"""The verdict on a candidate beside the champion."""
+"""The verdict on a candidate beside the champion, under the rule of rollouts from before there was another."""
 
 import random
 
@@ -31,7 +31,7 @@ def account(asked, *, errors=0, ms=1.0, slow=0, slow_ms=100.0, compared=0, disag
 
 
 def look(candidate, champion, *, phase=CANARY, limits=LIMITS, alpha=0.05):
-    return judge(candidate, champion, phase=phase, limits=limits, alpha=alpha, edges_ms=EDGES)
+    return judge(candidate, champion, phase=phase, limits=limits, alpha=alpha, edges_ms=EDGES, rule="steps/1")
 
 
 def test_a_candidate_like_the_champion_passes():
@@ -138,8 +138,9 @@ def test_what_follows_a_look(answer, elapsed, left, expected):
 
 def test_phases():
     assert phases_of(Rollout()) == []
-    canary = Rollout(strategy="canary", steps=[10, 50], bake_seconds=5, min_requests=7)
+    canary = Rollout(strategy="canary", steps=[10, 50], bake_seconds=5, min_requests=7, shadow_requests=0)
     assert phases_of(canary) == [Phase(10, 5, 7), Phase(50, 5, 7)]
+    assert phases_of(Rollout(strategy="canary"))[0] == Phase(0, 0, 500), "mirrors, where a project says nothing"
     shadowed = canary.model_copy(update={"shadow_seconds": 3.0})
     assert phases_of(shadowed)[0] == Phase(0, 3, 1)
     assert phases_of(canary.model_copy(update={"shadow_requests": 9}))[0] == Phase(0, 0, 9)

@@ -1,5 +1,6 @@
 """Starting and stopping experiments on a real catalog."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -33,6 +34,7 @@ class Lab(Rolling):
 
     def start(self, version="b", *, share=30, metric="correct", confidence=0.95, **changes):
         facts = {"share": share, "metric": metric, "confidence": confidence, "actor": "ann"}
+        facts["matures_after_seconds"] = 3600.0
         return task.start(self.outside(**changes), version=version, **facts)
 
     def stop(self):
@@ -57,6 +59,7 @@ def test_an_experiment_is_a_route_beside_the_champion(lab):
         0.95,
     )
     assert record.reason == f"experiment {facts['experiment_id']}: 30 % to b beside a, on correct"
+    assert (facts["rule"], facts["matures_after_seconds"]) == ("pairs/1", 3600.0)
     assert record.serving["beside_classes"] == ["x", "y"]
     assert len(lab.checked) == 1
     experiment = task.experiment_of(record)
@@ -68,6 +71,18 @@ def test_the_same_experiment_again_is_the_one_that_runs(lab):
     assert len(lab.moves) == 2
     with pytest.raises(GateClosed, match=r"nothing may run beside the champion of fashion \(got generation 2, exp"):
         lab.start(share=31)
+
+
+def test_one_that_began_under_an_earlier_rule_goes_on_under_it(lab):
+    route = lab.start().route
+    lab.stop()
+    head = lab.serving.head_route("fashion")
+    facts = {"experiment_id": "e1", "a": "a", "b": "b", "share": 30, "metric": "correct", "confidence": 0.95}
+    old = dataclasses.replace(route, generation=4, commit_id="c4", parent_commit_id=head.commit_id)
+    said = {"actor": "ann", "reason": "r", "attempt": "x/experiment/1", "verdict_id": "verdict-a"}
+    lab.serving.commit_route(old, action="experiment_start", serving={"experiment": facts}, at=NOW, **said)
+    assert lab.start().route.generation == 4, "the same experiment is the one that runs"
+    assert task.experiment_of(lab.serving.head_record("fashion")).rule == "intervals/1"
 
 
 def test_stopping_gives_the_champion_everything_back_once(lab):

@@ -150,12 +150,20 @@ def test_starting_and_stopping_on_a_shell(shell):
         2,
         True,
     )
-    assert shell("start", "--version", "v2", "--share", "20", "--metric", "outcome:cat")[0] == 0
+    assert (
+        shell("start", "--version", "v2", "--share", "20", "--metric", "outcome:cat", "--matures-after", "7d")[0] == 0
+    )
     assert shell("stop", "--reason", "enough")[0] == 0
     (start, begun), (stop, ended) = shell.asked
     assert (start, stop, ended["reason"]) == ("start", "stop", "enough")
-    facts = {name: begun[name] for name in ("version", "share", "metric", "confidence")}
-    assert facts == {"version": "v2", "share": 20, "metric": "outcome:cat", "confidence": 0.95}
+    facts = {name: begun[name] for name in ("version", "share", "metric", "confidence", "matures_after")}
+    assert facts == {
+        "version": "v2",
+        "share": 20,
+        "metric": "outcome:cat",
+        "confidence": 0.95,
+        "matures_after": "7d",
+    }
     assert begun["attempt"].task == "experiment"
     assert begun["actor"]
 
@@ -172,6 +180,7 @@ def test_a_start_and_a_stop_are_noted_down(parts, monkeypatch):
     )
     attempt = Attempt("x", "experiment")
     facts = {"version": "v2", "share": 50, "metric": "correct", "confidence": 0.95, "actor": "ann"}
+    facts["matures_after"] = "24h"
     said = experimenting.start(parts, "pets", attempt=attempt, **facts)
     assert (said["generation"], said["shares"]) == (2, {"v1": 50, "v2": 50})
     assert len([key for key in parts.store.objects if key.startswith("ledger/")]) == 1
@@ -179,3 +188,34 @@ def test_a_start_and_a_stop_are_noted_down(parts, monkeypatch):
     (reason,) = reasons
     assert reason.startswith("answer undecided (a 0 of 0, b 0 of 0; log ")
     assert reason.endswith("; enough")
+
+
+def test_a_window_that_is_none_starts_nothing(parts):
+    facts = {"version": "v2", "share": 50, "metric": "correct", "confidence": 0.95, "actor": "ann"}
+    with pytest.raises(ConfigError, match="--matures-after must be a whole number and s, m, h or d"):
+        experimenting.start(parts, "pets", attempt=Attempt("x", "experiment"), matures_after="soon", **facts)
+
+
+def test_an_experiment_on_pairs_counts_what_has_matured_by_now(parts, monkeypatch):
+    facts = FACTS | {"experiment_id": "e2", "rule": "pairs/1", "matures_after_seconds": 60.0}
+    head = parts.case.serving.head_route("pets")
+    route = dataclasses.replace(head, generation=3, commit_id="c3", parent_commit_id=head.commit_id)
+    said = {"verdict_id": "verdict-v1", "actor": "ann", "reason": "r", "attempt": "y/experiment/1"}
+    parts.case.serving.commit_route(
+        route, action="experiment_start", serving={"experiment": facts}, at=minutes(4), **said
+    )
+    began = int(minutes(5).timestamp() * 1000)
+    shared = {"answer_label": "cat", "generation": 3}
+    drawn = [record(n, at_ms=began + 1000 * n, assigned=f"d{1 + n % 2}", user_key=f"u{n}", **shared) for n in range(40)]
+    told = [feedback(n, "cat" if n % 2 else "dog", at_ms=began + 1000 * n + 500) for n in range(40)]
+    for key, data in to_parts([*drawn, *told]).items():
+        parts.store.put(key, data)
+
+    def outcomes(now):
+        monkeypatch.setattr(experimenting, "utc_now", lambda: now)
+        found = experimenting.report(parts, "pets")
+        return found["answer"], [one["num_outcomes"] for one in found["arms"].values()]
+
+    assert outcomes(minutes(5)) == ("undecided", [0, 0])
+    assert outcomes(minutes(6) + dt.timedelta(seconds=3)) == ("undecided", [2, 2])
+    assert outcomes(minutes(7)) == ("b", [20, 20])
