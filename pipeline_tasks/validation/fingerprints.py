@@ -249,7 +249,8 @@ def _as_number(value: Any, *, is_number: bool) -> float:
         with contextlib.suppress(ValueError):
             value = float(value)
     if isinstance(value, int | float):
-        return math.nan if math.isnan(value) else max(-MAX_NUMBER, min(MAX_NUMBER, value))
+        is_nan = isinstance(value, float) and math.isnan(value)
+        return math.nan if is_nan else max(-MAX_NUMBER, min(MAX_NUMBER, value))
     said = _rounded(value, digits=FLOAT_NOISE_DIGITS)
     return TEXT_CODE * (1 + zlib.crc32(canonical_json(said)) / 2**32)
 
