@@ -14,7 +14,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -89,8 +89,13 @@ class RowColumns:
         if project.recipe.name == "tabular_mlp" and {"numbers", "categories"} & params.keys():
             read = {str(name) for key in ("numbers", "categories") for name in params.get(key) or ()}
             names = names & read or names
-        chosen = sorted(names, key=lambda name: sha256_hex(name.encode()))[:NUM_VALUES]
+        chosen = sorted(names, key=_name_rank)[:NUM_VALUES]
         return RowColumns(tuple(chosen), frozenset(name for name in chosen if types[name] in ("number", "decimal")))
+
+
+@lru_cache(maxsize=10_000)
+def _name_rank(name: str) -> str:
+    return sha256_hex(name.encode())
 
 
 def kind(modality: Modality, settings: NearDuplicates, columns: RowColumns | None = None) -> str:
@@ -225,7 +230,7 @@ def row_fingerprint(row: Mapping[str, Any], *, digits: int, columns: RowColumns 
         )
     plain = {str(name): _rounded(value, digits=digits) for name, value in row.items()}
     columns = columns or RowColumns()
-    names = columns.names or sorted(plain, key=lambda name: sha256_hex(name.encode()))[:NUM_VALUES]
+    names = columns.names or sorted(plain, key=_name_rank)[:NUM_VALUES]
     values = np.full(NUM_VALUES, np.nan, dtype="<f4")
     values[: len(names)] = [_as_number(row.get(name), is_number=name in columns.numbers) for name in names]
     return bytes.fromhex(sha256_hex(canonical_json(plain))) + values.tobytes()
@@ -244,7 +249,8 @@ def _as_number(value: Any, *, is_number: bool) -> float:
         with contextlib.suppress(ValueError):
             value = float(value)
     if isinstance(value, int | float):
-        return math.nan if math.isnan(value) else max(-MAX_NUMBER, min(MAX_NUMBER, value))
+        is_nan = isinstance(value, float) and math.isnan(value)
+        return math.nan if is_nan else max(-MAX_NUMBER, min(MAX_NUMBER, value))
     said = _rounded(value, digits=FLOAT_NOISE_DIGITS)
     return TEXT_CODE * (1 + zlib.crc32(canonical_json(said)) / 2**32)
 

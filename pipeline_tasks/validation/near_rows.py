@@ -66,11 +66,10 @@ def distances(one_nc: Floats, other_nc: Floats) -> Floats:
 
 def distance_limit(rows_nc: Floats, *, robust: bool = False) -> float:
     """Return below which distance two rows are copies; 0 where different rows may be equal."""
-    rows_nc = np.unique(rows_nc, axis=0)
-    if len(rows_nc) < MIN_ROWS:
+    others = np.unique(_evenly(rows_nc, COMPARED), axis=0)
+    if len(others) < MIN_ROWS:
         return 0.0
-    sample = rows_nc[np.linspace(0, len(rows_nc) - 1, min(SAMPLED, len(rows_nc)), dtype=np.int64)]
-    others = rows_nc[np.linspace(0, len(rows_nc) - 1, min(COMPARED, len(rows_nc)), dtype=np.int64)]
+    sample = _evenly(others, SAMPLED)
     nearest = np.empty(len(sample))
     for index, row in enumerate(sample):
         distance_n = distances(others, row)
@@ -81,6 +80,10 @@ def distance_limit(rows_nc: Floats, *, robust: bool = False) -> float:
         spread = 1.4826 * np.median(np.abs(logs - middle))
         return PART * float(np.exp(middle + NORMAL_QUANTILE * spread))
     return PART * float(np.quantile(nearest, QUANTILE, method="lower"))
+
+
+def _evenly(rows_nc: Floats, count: int) -> Floats:
+    return rows_nc[np.linspace(0, len(rows_nc) - 1, min(count, len(rows_nc)), dtype=np.int64)]
 
 
 def _scaled(exam_ew: Bytes, trained_tw: Bytes) -> tuple[Floats, Floats]:

@@ -54,7 +54,14 @@ def whole_world() -> World:
     world.add("release_images", release_id="release-v1", image="r@sha256:c", created_at=at(9), **image)
     for key in sorted(key for key in world.objects if key.startswith("predictions/")):
         world.add("prediction_parts", object_key=key, num_predictions=1, num_feedback=0, imported_at=at(60))
-    asked = {"item_id": "b", "model_version": "v4", "predicted_label": "cat", "confidence": 0.9, "kind": "audit"}
+    asked = {
+        "item_id": "b",
+        "model_version": "v4",
+        "predicted_label": "cat",
+        "confidence": 0.9,
+        "kind": "audit",
+        "inclusion": 0.5,
+    }
     world.add("audits", prediction_id="p7", predicted_at=at(55), picked_at=at(60), **asked)
     told = {"prediction_id": "p7", "business_key": None, "label": "cat", "source": "api", "at": at(58)}
     world.add("outcomes", outcome_id="o1", **told)

@@ -108,6 +108,13 @@ def test_dates_and_free_texts_are_left_out_by_the_declared_columns(tmp_path):
     assert sorted(values[~np.isnan(values)].tolist()) == [1.5, 2.5]
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1" + "0" * 400, '"1e999"', "true", "null", "[1]", '"\\u0000"'])
+def test_odd_values_have_a_fingerprint(value):
+    columns = fp.RowColumns(("a",), frozenset({"a"}))
+    data = f'{{"a": {value}}}'.encode()
+    assert fp.fingerprint(data, modality="tabular", max_pixels=1, digits=4, columns=columns) is not None
+
+
 def test_other_compared_columns_are_other_fingerprints(tmp_path):
     settings = loaded_project(tmp_path / "pets").config.gate.exam.near_duplicates
     kinds = {
