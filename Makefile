@@ -107,7 +107,7 @@ test-compose: .venv/.installed-dev ## the production stack of docker-compose.yml
 	$(BIN)/pytest -m compose tests/compose $(PYTEST_ARGS)
 
 test-crashes: .venv/.installed-dev .venv-label-studio/.installed ## kill -9 at every crash point of every task, and of every process role; not in CI
-	$(BIN)/pytest -m crashes $(or $(FILES),tests/crashes tests/docker/test_ship_on_docker.py) $(PYTEST_ARGS)
+	$(BIN)/pytest -m "crashes or slow or docker" $(or $(FILES),tests/crashes tests/docker/test_ship_on_docker.py) $(PYTEST_ARGS)
 
 lock: $(UV) ## resolve the newest versions anew and write requirements/*.lock
 	rm -f requirements/*.lock
