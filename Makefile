@@ -119,7 +119,7 @@ advisories: .venv/.installed ## write that list anew from OSV; SOURCE=all.zip or
 	$(BIN)/python requirements/audit.py refresh $(SOURCE)
 
 test-crashes: .venv/.installed-dev .venv-label-studio/.installed ## kill -9 at every crash point of every task, and of every process role; not in CI
-	$(BIN)/pytest -m crashes $(or $(FILES),tests/crashes tests/docker/test_ship_on_docker.py) $(PYTEST_ARGS)
+	$(BIN)/pytest -m "crashes or slow or docker" $(or $(FILES),tests/crashes tests/docker/test_ship_on_docker.py) $(PYTEST_ARGS)
 
 lock: $(UV) ## resolve the newest versions anew and write requirements/*.lock
 	rm -f requirements/*.lock
