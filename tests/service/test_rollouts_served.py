@@ -217,7 +217,7 @@ AT_STEPS = ("20 %", ".* of .*the champion's .*", {"shadow_requests": 0})
     ],
 )
 def test_a_broken_candidate_is_returned_from_by_itself_and_no_request_fails(world, kind, where, numbers, settings):
-    version = f"{kind}-at-steps" if settings else kind
+    version = "at-steps" if settings else kind
     candidate = StubInference(version=version)
     for name, value in BROKEN[kind].items():
         setattr(candidate, name, value)
