@@ -28,10 +28,11 @@ from scipy import stats
 
 from pipeline_tasks.evaluation import groups, rule, rule_4, statistics
 from pipeline_tasks.evaluation.budget import epoch_levels
-from pipeline_tasks.evaluation.evidence import EpochEvidence, Evidence, ExamEvidence, ModelScores, alpha_for_use
+from pipeline_tasks.evaluation.evidence import EpochEvidence, Evidence, ExamEvidence, alpha_for_use
 from pipeline_tasks.evaluation.metrics import OutputHealth
+from pipeline_tasks.evaluation.scores import ModelScores
 from pipeline_tasks.intervals import wilson_interval
-from pipeline_tasks.project import Gate
+from pipeline_tasks.project_gate import Gate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 WEEKS = 52

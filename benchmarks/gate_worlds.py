@@ -23,7 +23,7 @@ import numpy as np
 
 from pipeline_tasks.evaluation import groups, statistics
 from pipeline_tasks.evaluation.evidence import alpha_for_use
-from pipeline_tasks.project import Gate
+from pipeline_tasks.project_gate import Gate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DIFFER = 0.10

@@ -77,6 +77,7 @@ class Scene:
             read=PlaceReader(self.store),
             find_leaks=lambda _snapshot_id, _exams: [],
             find_items=lambda _item_ids: [],
+            find_groups=lambda _ref: {},
             verdicts=VerdictRepository(database),
             store=self.store,
             database=database,

@@ -26,7 +26,8 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline_tasks.demo import fashion
-from pipeline_tasks.project import Modality, NearDuplicates
+from pipeline_tasks.project import Modality
+from pipeline_tasks.project_gate import NearDuplicates
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import near_duplicates
 

@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from pipeline_tasks.demo import fashion
-from pipeline_tasks.project import Modality, NearDuplicates
+from pipeline_tasks.project import Modality
+from pipeline_tasks.project_gate import NearDuplicates
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import near_duplicates
 

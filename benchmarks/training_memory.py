@@ -188,6 +188,7 @@ def run(stage: str, folder: Path) -> None:
             read=PlaceReader(store),
             find_leaks=lambda _, refs: leakage.find_leaks(loaded, ref, refs, store=store),
             find_items=lambda _: [],
+            find_groups=lambda _ref: {},
             verdicts=VerdictRepository(database),
             **shared,
         )

@@ -10,7 +10,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -263,16 +263,6 @@ class ExamRef:
     exam_id: str
     object_key: str
     num_items: int
-
-
-def window(exams: Sequence[ExamRef], *, items: int) -> list[ExamRef]:
-    """Return the newest epochs that are judged together, newest first: as many as it takes to hold so many items."""
-    chosen: list[ExamRef] = []
-    for ref in sorted(exams, key=lambda ref: ref.epoch, reverse=True):
-        if sum(one.num_items for one in chosen) >= items:
-            break
-        chosen.append(ref)
-    return chosen
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project import FolderSource, Project, S3Source, Slice, Source, SqlSource, TableSource
+from pipeline_tasks.project import FolderSource, Project, S3Source, Source, SqlSource, TableSource
 from pipeline_tasks.project_declared import check_columns
+from pipeline_tasks.project_gate import Slice
 from pipeline_tasks.project_images import Finding, check_images
 from pipeline_tasks.project_privacy import check_privacy
 from pipeline_tasks.project_yaml import Path_, shown

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline_tasks.contracts import REQUEST, Graph, GraphNode
-from pipeline_tasks.project import NAME_PATTERN, Modality
-from pipeline_tasks.project_section import Section
+from pipeline_tasks.project import Modality
+from pipeline_tasks.project_section import NAME_PATTERN, Section
 
 MAX_NODES = 8
 MAX_DEPTH = 4

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project import NAME_PATTERN
 from pipeline_tasks.project_labeling import TEMPLATES_DIR
 from pipeline_tasks.project_loader import PROJECT_FILE, json_schema, load_project
+from pipeline_tasks.project_section import NAME_PATTERN
 from pipeline_tasks.project_yaml import ProjectError, shown
 from pipeline_tasks.whole_files import replace_file
 

@@ -384,20 +384,17 @@ class Gateway:
     def gauges(self) -> dict[str, float]:
         """Return what is measured at the time of a scrape; the catalog's age is -1 while it is away."""
         age, snapshot = self.follower.age_seconds(), self.follower.snapshot
-        generations = {
-            f'dethrone_route_generation{{project="{name}"}}': float(route.generation)
-            for name, route in (snapshot.routes.items() if snapshot else ())
-        }
-        breakers = self.dispatcher.breakers
+        routes = snapshot.routes if snapshot else {}
+        name = 'dethrone_route_generation{{project="{}"}}'
+        generations = {name.format(project): float(route.generation) for project, route in routes.items()}
         if snapshot:
-            breakers.forget({entry.deployment_id for route in snapshot.routes.values() for entry in route.named})
+            self.dispatcher.breakers.forget(
+                {entry.deployment_id for route in snapshot.routes.values() for entry in route.named}
+            )
         return {
             **generations,
-            **breakers.gauges(),
-            "dethrone_breaker_opened": float(breakers.num_opened),
             "dethrone_catalog_age_seconds": -1.0 if age is None else round(age, 3),
             "dethrone_spool_bytes": float(self.spool.size_bytes),
             "dethrone_requests_open": float(self.num_open),
-            "dethrone_replays": float(self.dispatcher.num_replays),
-            "dethrone_standby_answers": float(self.dispatcher.num_by_standby),
+            **self.dispatcher.gauges(),
         }

@@ -76,6 +76,15 @@ class Dispatcher:
         self.num_replays = 0
         self.num_by_standby = 0
 
+    def gauges(self) -> dict[str, float]:
+        """Return what is measured of the dispatches at the time of a scrape."""
+        return {
+            **self.breakers.gauges(),
+            "dethrone_breaker_opened": float(self.breakers.num_opened),
+            "dethrone_replays": float(self.num_replays),
+            "dethrone_standby_answers": float(self.num_by_standby),
+        }
+
     def bundle(self, *, num_items: int) -> Bundle:
         """Return what takes the items of a client's batch to their deployments together."""
         return Bundle(self._client, num_items=num_items)

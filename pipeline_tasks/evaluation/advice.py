@@ -9,7 +9,7 @@ from typing import Any
 from pipeline_tasks.evaluation import power
 from pipeline_tasks.evaluation.evidence import alpha_for_use
 from pipeline_tasks.evaluation.statistics import PairedGain, mcnemar_p_value, tango_bound
-from pipeline_tasks.project import ABOVE_CONSTANT, EAGER_MODE, Gate
+from pipeline_tasks.project_gate import ABOVE_CONSTANT, EAGER_MODE, Gate
 
 Document = Mapping[str, Any]
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
+from pipeline_tasks.project_gate import Gate
+
 SHARE_AN_EPOCH = 0.1
 YEAR = dt.timedelta(days=365)
 
@@ -25,3 +27,8 @@ def epoch_levels(opened: Sequence[dt.datetime], *, a_year: float, confidence: fl
         levels.append(level)
         balance, before = balance - level, at
     return levels
+
+
+def newest_level(policy: Gate, opened: Sequence[dt.datetime]) -> float:
+    """Return the error that all comparisons on the epoch that was opened last may spend."""
+    return epoch_levels(sorted(opened), a_year=policy.false_promotions_a_year, confidence=policy.confidence)[-1]

@@ -11,14 +11,13 @@ import numpy as np
 from pipeline_tasks.contracts import Leak
 from pipeline_tasks.evaluation import groups, metrics, statistics
 from pipeline_tasks.evaluation.constant import ConstantAnswer
-from pipeline_tasks.evaluation.metrics import Array, ClassScore, OutputHealth, ReliabilityBin
+from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.parts import PartShare, part_shares
+from pipeline_tasks.evaluation.scores import SEED, ModelScores, score
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceValues, score_slices
 from pipeline_tasks.evaluation.statistics import PairedGain
-from pipeline_tasks.intervals import NOT_A_NUMBER, SHOWN_CONFIDENCE, Interval, wilson_interval
-from pipeline_tasks.project import Gate
+from pipeline_tasks.project_gate import Gate
 
-SEED = 20260101
 NO_ANSWER = -1
 
 
@@ -38,28 +37,6 @@ class ModelFacts:
     latency_p99_ms: float
     repeats: int | None = None
     load: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ModelScores:
-    """One model on one exam. Figures are NaN where its outputs are no probabilities.
-
-    `calibration_expected` is the calibration error that a model of these confidences has on so many items although they
-    are true; None in verdicts of rules that did not know it.
-    """
-
-    accuracy: Interval
-    macro_f1: Interval
-    calibration_error: float
-    classes: tuple[ClassScore, ...]
-    bins: tuple[ReliabilityBin, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    health: OutputHealth
-    calibration_expected: float | None = None
-
-    def metric(self, name: str) -> Interval:
-        """Return the figure of `accuracy` or `macro_f1`."""
-        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1}[name]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -236,10 +213,10 @@ def build_exam_evidence(
         champion_classes=champion_classes,
     )
     truth_n, contender_n, champion_n = coded.truth_n, coded.contender_n, coded.champion_n
-    contender = _score(answers.contender_nc, contender_n, truth_n, classes=coded.classes, group_n=coded.group_n)
+    contender = score(answers.contender_nc, contender_n, truth_n, classes=coded.classes, group_n=coded.group_n)
     champion = None
     if champion_n is not None and answers.champion_nc is not None:
-        champion = _score(answers.champion_nc, champion_n, truth_n, classes=coded.classes, group_n=coded.group_n)
+        champion = score(answers.champion_nc, champion_n, truth_n, classes=coded.classes, group_n=coded.group_n)
     comparable = champion is not None and contender.accuracy.is_finite and champion.accuracy.is_finite
     gain, shared_gain = None, None
     if comparable and champion_n is not None and champion_classes is not None:
@@ -356,49 +333,6 @@ def answered_classes(probabilities_nc: Array, *, classes: Sequence[str], positio
     finite_n = np.asarray(np.isfinite(probabilities_nc).all(axis=1))
     filled_nc = np.where(finite_n[:, None], probabilities_nc, 0)
     return np.where(finite_n, index_c[filled_nc.argmax(axis=1)], NO_ANSWER)
-
-
-def _score(
-    probabilities_nc: Array, answer_n: Array, truth_n: Array, *, classes: Sequence[str], group_n: Array | None
-) -> ModelScores:
-    health = metrics.output_health(probabilities_nc)
-    usable = health.num_non_finite == 0 and health.num_not_probabilities == 0 and len(truth_n) > 0
-    if not usable:
-        nan = NOT_A_NUMBER
-        return ModelScores(nan, nan, math.nan, (), (), (), health)
-    correct_n: Array = np.equal(answer_n, truth_n)
-    counts_cc = metrics.confusion_matrix(truth_n, answer_n, num_classes=len(classes))
-    confidence_n = probabilities_nc.max(axis=1).astype(np.float64)
-    bins = metrics.reliability_bins(confidence_n, correct_n)
-    return ModelScores(
-        accuracy=_accuracy_interval(correct_n, group_n),
-        macro_f1=_macro_f1_interval(truth_n, answer_n, group_n, counts_cc=counts_cc),
-        calibration_error=metrics.calibration_error(bins),
-        classes=metrics.class_scores(counts_cc, classes=classes),
-        bins=bins,
-        confusion=tuple(tuple(int(count) for count in row) for row in counts_cc),
-        health=health,
-        calibration_expected=metrics.expected_calibration_error(confidence_n, seed=SEED)
-        if group_n is not None
-        else None,
-    )
-
-
-def _accuracy_interval(correct_n: Array, group_n: Array | None) -> Interval:
-    if group_n is None or groups.are_single(group_n):
-        return wilson_interval(int(correct_n.sum()), len(correct_n))
-    return groups.share_bounds(correct_n, group_n, alpha=(1 - SHOWN_CONFIDENCE) / 2)
-
-
-def _macro_f1_interval(truth_n: Array, answer_n: Array, group_n: Array | None, *, counts_cc: Array) -> Interval:
-    options = {"num_classes": len(counts_cc), "seed": SEED, "num_resamples": statistics.NUM_RESAMPLES}
-    if group_n is None or groups.are_single(group_n):
-        resamples_r, _ = statistics.bootstrap_macro_f1(truth_n, answer_n, answer_n, **options)
-    else:
-        resamples_r, _ = groups.bootstrap_macro_f1(truth_n, answer_n, answer_n, group_n, **options)
-    tail = (1 - SHOWN_CONFIDENCE) / 2
-    low, high = np.quantile(resamples_r, [tail, 1 - tail])
-    return Interval(metrics.macro_f1(counts_cc), float(low), float(high))
 
 
 def _compare(

@@ -8,7 +8,8 @@ from pipeline_tasks.evaluation import power
 from pipeline_tasks.evaluation.budget import epoch_levels
 from pipeline_tasks.evaluation.evidence import alpha_for_use
 from pipeline_tasks.evaluation.reasons import percent, points
-from pipeline_tasks.project import EAGER_MODE, Gate, Project
+from pipeline_tasks.project import Project
+from pipeline_tasks.project_gate import EAGER_MODE, Gate
 
 GAINS = (0.03, 0.05, 0.10)
 HARDLY_EVER = 0.1

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline_tasks.evaluation import report_charts as charts
 from pipeline_tasks.evaluation.report_charts import short, text
 from pipeline_tasks.evaluation.verdict import EAGER, verdict_id_of
-from pipeline_tasks.project import ABOVE_CONSTANT
+from pipeline_tasks.project_gate import ABOVE_CONSTANT
 
 Document = Mapping[str, Any]
 METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}

@@ -24,7 +24,7 @@ from pipeline_tasks.evaluation.rule_checks import (
 )
 from pipeline_tasks.evaluation.slice_rule import check_slices
 from pipeline_tasks.evaluation.statistics import PairedGain, shows_gain
-from pipeline_tasks.project import ABOVE_CONSTANT, EAGER_MODE, Gate
+from pipeline_tasks.project_gate import ABOVE_CONSTANT, EAGER_MODE, Gate
 
 MIN_GROUPS = 30
 RARE_CLASS_ITEMS = 5  # below it a bootstrap of macro F1 has too few items of the class to vary

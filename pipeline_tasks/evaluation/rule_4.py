@@ -19,7 +19,7 @@ from pipeline_tasks.evaluation.rule_checks import (
 )
 from pipeline_tasks.evaluation.slice_rule_4 import check_slices
 from pipeline_tasks.evaluation.statistics import PairedGain, detectable_gain, more_items_needed, shows_gain
-from pipeline_tasks.project import ABOVE_CONSTANT, Gate
+from pipeline_tasks.project_gate import ABOVE_CONSTANT, Gate
 
 
 def decide(policy: Gate, evidence: Evidence) -> Decision:

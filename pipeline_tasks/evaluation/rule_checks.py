@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pipeline_tasks.contracts import Answer, Leak
-from pipeline_tasks.evaluation.evidence import Evidence, ExamEvidence, ModelFacts, ModelScores
+from pipeline_tasks.evaluation.evidence import Evidence, ExamEvidence, ModelFacts
 from pipeline_tasks.evaluation.reasons import Reason, Stand, names
+from pipeline_tasks.evaluation.scores import ModelScores
 
 WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
 FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}

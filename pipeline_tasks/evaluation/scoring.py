@@ -110,6 +110,27 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> Exam:
     return Exam(ref=ref, digest=sha256_hex(data), items=tuple(ExamItem(*row) for row in rows))
 
 
+def group_numbers(exams: Sequence[Exam], found: Sequence[Mapping[str, str]]) -> list[tuple[int, ...]]:
+    """Return each item's group as a number, the same in every exam: what a group is called stays where it is.
+
+    `found` has each exam's groups by item id; what one group key or one found group joins, in any epoch, is one group.
+    """
+    root: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while root.setdefault(key, key) != key:
+            root[key] = root.setdefault(root[key], root[key])
+            key = root[key]
+        return key
+
+    for exam, groups in zip(exams, found, strict=True):
+        for item in exam.items:
+            first, second = sorted((find(item.group_key), find(groups.get(item.item_id, item.group_key))))
+            root[second] = first
+    numbers = {key: number for number, key in enumerate(sorted({find(key) for key in list(root)}))}
+    return [tuple(numbers[find(item.group_key)] for item in exam.items) for exam in exams]
+
+
 def load_model(ref: ModelRef, *, role: str, load: Callable[[ModelRef], ScoringModel]) -> ScoringModel:
     """Load a stored model version; what cannot be read is an error, never a win for the other.
 

@@ -12,7 +12,7 @@ from pipeline_tasks.evaluation.evidence import ExamEvidence
 from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, compared, names, percent, points, rounded
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceScore
 from pipeline_tasks.evaluation.statistics import PairedGain, more_items_needed
-from pipeline_tasks.project import Gate, Slice
+from pipeline_tasks.project_gate import Gate, Slice
 
 Found = tuple[float, Reason]
 

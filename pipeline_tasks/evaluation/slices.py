@@ -15,7 +15,7 @@ from pipeline_tasks.evaluation.parts import PartShare, part_shares
 from pipeline_tasks.evaluation.scoring import ExamItem
 from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.intervals import Interval, wilson_interval
-from pipeline_tasks.project import Slice
+from pipeline_tasks.project_gate import Slice
 
 MAX_SMALL_NAMED = 10
 SliceValues = Mapping[str, Sequence[str | None]]

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.exam_window import window
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import (
     UNDECODABLE,
@@ -22,12 +23,11 @@ from pipeline_tasks.contracts import (
     ModelRef,
     VerdictRef,
     sha256_hex,
-    window,
 )
 from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
 from pipeline_tasks.evaluation import approval, report, scoring
 from pipeline_tasks.evaluation import verdict as vd
-from pipeline_tasks.evaluation.budget import epoch_levels
+from pipeline_tasks.evaluation.budget import newest_level
 from pipeline_tasks.evaluation.evidence import ExamAnswers, LeftOut
 from pipeline_tasks.evaluation.report_leaks import FindItems
 from pipeline_tasks.evaluation.rule_checks import RETIRED
@@ -35,7 +35,8 @@ from pipeline_tasks.evaluation.scoring import Answered, Exam, Measured, ReadItem
 from pipeline_tasks.evaluation.slices import values_of
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import Gate, LoadedProject, Slice
+from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project_gate import Gate, Slice
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +83,9 @@ def judge(
 ) -> VerdictRef:
     """Return the verdict on a contender; the same question is asked once and its answer adopted afterwards.
 
-    `exams` are epochs of the project, of which the newest are judged together (gate.exam.window_items); `opened` are
-    the times at which all epochs up to the newest were opened, by which each has its part of the yearly budget of
-    false promotions (one epoch, opened now, where none are given). `load` reads a stored model version, `read` items'
+    `exams` are epochs of the project, of which the newest are judged together (gate.exam.window_items); `opened` is
+    when each epoch up to the newest was opened, which gives its part of the yearly budget of false promotions (where
+    none are given: one epoch, opened now). `load` reads a stored model version, `read` items'
     bytes in order; `find_leaks` returns the items of exams that a snapshot trains on, exactly or nearly, `find_items`
     items by id (asked for the leaks that the report shows, and for slices by key_pattern), `find_groups` the group of
     each item of an exam by item id: near duplicates are of one group. Items that are `retired` (item id -> who, when
@@ -98,7 +99,7 @@ def judge(
         StaleAttempt: a newer attempt judges the same contender.
     """
     chosen = _newest(exams, policy=project.config.gate)
-    level = epoch_level(project.config.gate, opened or [now])
+    level = round(newest_level(project.config.gate, opened or [now]), vd.DIGITS)
     policy_id = vd.policy_id(project.config.gate, project.config.labels.classes)
     # The lease comes first: else an attempt that looks before an earlier one records would use the exam twice.
     fence = database.acquire(f"judge/{project.name}/{contender.version}", attempt, now=now)
@@ -148,12 +149,6 @@ def judge(
     raise LostRace(f"exam {chosen[0].epoch} must be free for one verdict at a time (got {MAX_DECISIONS} others).")
 
 
-def epoch_level(policy: Gate, opened: Sequence[dt.datetime]) -> float:
-    """Return the error that all comparisons on the newest epoch may spend, as a verdict keeps it."""
-    levels = epoch_levels(sorted(opened), a_year=policy.false_promotions_a_year, confidence=policy.confidence)
-    return round(levels[-1], vd.DIGITS)
-
-
 def _newest(exams: Sequence[ExamRef], *, policy: Gate) -> list[ExamRef]:
     if not exams:
         raise InputError(
@@ -188,7 +183,7 @@ def _score(
         for exam in frozen
     ]
     exams = tuple(one for one, _, _ in judged)
-    numbers = group_numbers(exams, [find_groups(ref) for ref in refs])
+    numbers = scoring.group_numbers(exams, [find_groups(ref) for ref in refs])
     answers = tuple(dataclasses.replace(one, groups=found) for (_, one, _), found in zip(judged, numbers, strict=True))
     left_out = tuple(one for _, _, found in judged for one in found)
     payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
@@ -218,32 +213,9 @@ def _score(
 
 
 def _within_limits(policy: Gate, found: Measured) -> bool:
-    pairs = (
-        (found.latency_p50_ms, policy.limits.latency_p50_ms),
-        (found.latency_p99_ms, policy.limits.latency_p99_ms),
-    )
+    limits = policy.limits
+    pairs = ((found.latency_p50_ms, limits.latency_p50_ms), (found.latency_p99_ms, limits.latency_p99_ms))
     return all(limit is None or measured <= limit for measured, limit in pairs)
-
-
-def group_numbers(exams: Sequence[Exam], found: Sequence[Mapping[str, str]]) -> list[tuple[int, ...]]:
-    """Return each item's group as a number, the same in every exam: what a group is called stays where it is.
-
-    `found` has each exam's groups by item id; what one group key or one found group joins, in any epoch, is one group.
-    """
-    root: dict[str, str] = {}
-
-    def find(key: str) -> str:
-        while root.setdefault(key, key) != key:
-            root[key] = root.setdefault(root[key], root[key])
-            key = root[key]
-        return key
-
-    for exam, groups in zip(exams, found, strict=True):
-        for item in exam.items:
-            first, second = sorted((find(item.group_key), find(groups.get(item.item_id, item.group_key))))
-            root[second] = first
-    numbers = {key: number for number, key in enumerate(sorted({find(key) for key in list(root)}))}
-    return [tuple(numbers[find(item.group_key)] for item in exam.items) for exam in exams]
 
 
 def _leaks_of(
@@ -422,6 +394,6 @@ def _record(
 
 def _as_shown(read: ReadItems, project: LoadedProject) -> ReadItems:
     """Return a reader of items for a page: without the personal data that the project names."""
-    deny, modality = project.config.deny_list, project.config.modality
-    media_type = {"image": "image/png", "tabular": "application/json"}.get(modality, "text/plain")
+    deny = project.config.deny_list
+    media_type = {"image": "image/png", "tabular": "application/json"}.get(project.config.modality, "text/plain")
     return lambda locations: [deny.shown(data, media_type=media_type) for data in read(locations)]

@@ -24,7 +24,7 @@ from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import rule, rule_4
 from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.scoring import Exam, Measured
-from pipeline_tasks.project import Gate
+from pipeline_tasks.project_gate import Gate
 
 RULE_VERSION = 5
 REPLAYED = (3, 4, 5)  # the rules of verdicts that this release computes

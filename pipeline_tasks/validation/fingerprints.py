@@ -28,7 +28,8 @@ from pipeline_tasks.contracts import canonical_json, content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, InputError
 from pipeline_tasks.guards.cells import spelled
 from pipeline_tasks.guards.image import guard_image
-from pipeline_tasks.project import Modality, NearDuplicates, Project
+from pipeline_tasks.project import Modality, Project
+from pipeline_tasks.project_gate import NearDuplicates
 from pipeline_tasks.validation.manifest import is_ascending
 
 # Raise one when the same bytes get another fingerprint: stored ones are then computed anew.

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
+from pipeline_tasks.catalog.exam_window import window
 from pipeline_tasks.catalog.set_aside import SetAsideRepository
-from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef, window
+from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef
 from pipeline_tasks.errors import DataCorrupt, GateClosed
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore

@@ -13,7 +13,7 @@ from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import rule
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.summary import markdown_summary
-from pipeline_tasks.project import Gate
+from pipeline_tasks.project_gate import Gate
 from pipeline_tasks.project_init import init_project
 from pipeline_tasks.project_loader import load_project
 from pipeline_tasks.training.metrics import validation_metrics

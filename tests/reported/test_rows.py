@@ -196,7 +196,7 @@ MORE = '{"amount": 5, "country": "DE", "order_id": "c-17"}'
 def test_a6_a_request_with_one_more_field_is_the_item_of_the_source(world):
     """53 of 58 exam rows that came as requests with an `order_id` went to training."""
     declare(world)
-    world.edit("exam_share: 0.1", "exam_share: 0.999999")
+    world.edit("exam_share: 0.2", "exam_share: 0.999999")
     world.write("a.csv", "id,amount,country,label\n1,5,DE,yes\n")
     world.run()
     item = world.all()["1"]
@@ -221,7 +221,7 @@ def test_a6_a_project_without_columns_knows_its_rows_too(world):
 
 def test_an_exam_item_goes_before_others_of_the_same_content(world):
     declare(world)
-    world.edit("exam_share: 0.1", "exam_share: 0.5")
+    world.edit("exam_share: 0.2", "exam_share: 0.5")
     world.write("a.csv", "id,amount,country,label\n" + "".join(f"{key},5,DE,yes\n" for key in range(20)))
     world.run()
     assert {item.split for item in world.all().values()} == {"train", "exam"}
@@ -232,7 +232,7 @@ def test_an_exam_item_goes_before_others_of_the_same_content(world):
 def test_a6_lineage_finds_the_rows_of_a_prediction_that_nobody_picked(world, num_rows):
     """It looked for an item whose id is the hash of the input; a row's id is of its key, too."""
     declare(world)
-    world.edit("exam_share: 0.1", "exam_share: 0.5")
+    world.edit("exam_share: 0.2", "exam_share: 0.5")
     rows = "".join(f"k{key},5,DE,yes\n" for key in range(num_rows))
     world.write("a.csv", f"id,amount,country,label\nother,6,DE,yes\n{rows}")
     world.run()

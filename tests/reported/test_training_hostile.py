@@ -162,7 +162,7 @@ def test_hostile_exam_items_are_left_out_of_a_verdict_by_name(run, world, object
         monkeypatch.setattr(model, "decode", decode)
     first = run()
     document = json.loads(object_store.get(f"{first.object_key}/verdict.json"))
-    assert document["evidence"]["current"]["num_items"] == 120 - len(bad)
+    assert document["evidence"]["current"]["num_items"] == 240 - len(bad)
     left_out = {one["item_id"]: one["reason"] for one in document["question"]["left_out"]}
     assert left_out.keys() == {sha256_hex(one) for one in bad}
     assert all(reason.isprintable() and len(reason) < 1000 for reason in left_out.values())

@@ -13,18 +13,18 @@ def folder(tmp_path):
 
 SINGLE = [
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         '  confidence: "0.9"',
         "project.yaml:33:3: gate.confidence must be a number (got '0.9'). Write it without quotes.",
     ),
-    ("  confidence: 0.95", "  confidence: 95", "project.yaml:33:3: gate.confidence must be less than 1.0 (got 95)."),
+    ("  confidence: 0.9", "  confidence: 95", "project.yaml:33:3: gate.confidence must be less than 1.0 (got 95)."),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  confidence: .nan",
         "project.yaml:33:15: gate.confidence must be a finite number (got .nan).",
     ),
-    ("  confidence: 0.95", "  confidence: 1e999", "gate.confidence must be a finite number (got 1e999)."),
-    ("  exam_share: 0.1", "  exam_share: -1", "split.exam_share must be greater than 0.0 (got -1)."),
+    ("  confidence: 0.9", "  confidence: 1e999", "gate.confidence must be a finite number (got 1e999)."),
+    ("  exam_share: 0.2", "  exam_share: -1", "split.exam_share must be greater than 0.0 (got -1)."),
     ("  annotators: 1", "  annotators: true", "labels.annotators must be a whole number (got True)."),
     (
         "  annotators: 1",
@@ -66,47 +66,47 @@ SINGLE = [
     ("[cat, dog]", "[cat, dog, cat]", "labels.classes must name each class once (got 'cat' again)."),
     ("[cat, dog]", "[cat, ' dog']", "labels.classes[1] must be 1 to 100 visible characters"),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  slices: [{name: camera, by: key_pattern, pattern: '^([^/]+)/'}]",
         "gate.slices[0].pattern must have a group (?P<slice>...) (got '^([^/]+)/').",
     ),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  slices: [{name: camera, by: key_pattern, pattern: '(?P<slice>'}]",
         "gate.slices[0].pattern must be a regular expression (got '(?P<slice>':",
     ),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  slices: [{name: camera, by: key_pattern}]",
         "gate.slices[0].pattern must be a regular expression with a group (?P<slice>...) where by is key_pattern",
     ),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  slices: [{name: camera, by: source, pattern: '(?P<slice>.)'}]",
         "gate.slices[0].pattern must be left out where by is source",
     ),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  slices: [{name: camera, by: source}, {name: camera, by: origin}]",
         "gate.slices[1].name must be unique (got 'camera' 2 times)",
     ),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  slices: [{name: camera, by: color}]",
         "gate.slices[0].by must be",
     ),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  slices: [{name: camera, by: source, floor: 0.8}]",
         "gate.slices[0].floor must be a known key (got an unknown one). Did you mean floors?",
     ),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  slices: [{name: camera, by: source, floors: {accuracy: 80}}]",
         "gate.slices[0].floors.accuracy must be at most 1",
     ),
     (
-        "  confidence: 0.95",
+        "  confidence: 0.9",
         "  slices: [{name: camera, by: source, min_items: 0}]",
         "gate.slices[0].min_items must be at least 1 (got 0).",
     ),

@@ -19,7 +19,7 @@ from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.scoring import Measured
 from pipeline_tasks.evaluation.slices import score_slices
-from pipeline_tasks.project import Slice
+from pipeline_tasks.project_gate import Slice
 from tests.fakes import FakeObjectStore
 from tests.unit.evaluation import support as s
 

@@ -17,7 +17,8 @@ from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation.parts import PartShare
 from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.intervals import NOT_A_NUMBER, Interval
-from pipeline_tasks.project import Gate, LoadedProject, Project
+from pipeline_tasks.project import LoadedProject, Project
+from pipeline_tasks.project_gate import Gate
 from pipeline_tasks.validation import manifest
 from pipeline_tasks.validation.near_duplicates import exact_leaks
 

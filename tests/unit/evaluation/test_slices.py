@@ -18,7 +18,7 @@ from pipeline_tasks.evaluation.scoring import ExamItem
 from pipeline_tasks.evaluation.summary import markdown_summary
 from pipeline_tasks.evaluation.task import judge
 from pipeline_tasks.intervals import NOT_A_NUMBER, wilson_interval
-from pipeline_tasks.project import Gate, Slice
+from pipeline_tasks.project_gate import Gate, Slice
 from tests.unit.evaluation import support as s
 
 LABELS = [s.CLASSES[index % 2] for index in range(120)]

@@ -125,6 +125,7 @@ def test_a_variant_that_loses_quality_keeps_the_champion(database, object_store)
         read=world.read,
         find_leaks=world.find_leaks,
         find_items=world.find_items,
+        find_groups=lambda _ref: {},
         verdicts=VerdictRepository(database),
         store=object_store,
         database=database,

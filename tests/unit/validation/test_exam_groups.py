@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline_tasks.demo import fashion
-from pipeline_tasks.project import NearDuplicates
+from pipeline_tasks.project_gate import NearDuplicates
 from pipeline_tasks.validation import leakage
 from pipeline_tasks.validation.exam_groups import exam_groups
 from pipeline_tasks.validation.task import open_exam

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline_tasks.contracts import Leak
 from pipeline_tasks.demo import fashion
-from pipeline_tasks.project import NearDuplicates
+from pipeline_tasks.project_gate import NearDuplicates
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import near_duplicates as nd
 

@@ -230,6 +230,7 @@ def judged(database, object_store):
             read=world.read,
             find_leaks=world.find_leaks,
             find_items=world.find_items,
+            find_groups=lambda _ref: {},
             verdicts=VerdictRepository(database),
             store=object_store,
             database=database,
