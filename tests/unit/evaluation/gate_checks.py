@@ -333,13 +333,13 @@ def evidence_counts_nan_as_no_answer(evidence):
     assert answers.tolist() == [evidence.NO_ANSWER, 1]
 
 
-def evidence_scores_no_nan(evidence):
+def scores_are_none_of_nan(scores):
     broken_nc = probabilities(BETTER)
     broken_nc[7] = np.nan
     with np.errstate(invalid="ignore"):  # the mutant computes with it
-        exam = built(evidence, broken_nc, probabilities(WORSE))
-    assert exam.gain is None
-    assert math.isnan(exam.contender.calibration_error)
+        found = scores.score(broken_nc, BETTER, TRUTH, classes=s.CLASSES, group_n=np.arange(NUM_ITEMS))
+    assert math.isnan(found.calibration_error)
+    assert found.classes == ()
 
 
 def evidence_spends_its_level(evidence):

@@ -292,8 +292,8 @@ EVIDENCE_MUTATIONS = [
     ),
     (
         "one scored for the other",
-        "_score(answers.contender_nc, contender_n,",
-        "_score(answers.champion_nc, champion_n,",
+        "score(answers.contender_nc, contender_n,",
+        "score(answers.champion_nc, champion_n,",
         check.evidence_gives_each_its_own_scores,
     ),
     (
@@ -302,7 +302,6 @@ EVIDENCE_MUTATIONS = [
         "index_c[filled_nc.argmax(axis=1)]",
         check.evidence_counts_nan_as_no_answer,
     ),
-    ("NaN rows are scored", "health.num_non_finite == 0 and ", "", check.evidence_scores_no_nan),
     ("uses are free", "(math.pi * exam_use) ** 2", "math.pi ** 2", check.evidence_spends_its_level),
     (
         "later uses are cheaper",
@@ -313,6 +312,7 @@ EVIDENCE_MUTATIONS = [
 ]
 
 OTHER_MUTATIONS = [
+    ("scores", "NaN rows are scored", "health.num_non_finite == 0 and ", "", check.scores_are_none_of_nan),
     ("slice_rule", "floor dropped", "if shrunk >= floor and high >= floor:", "if True:", check.slices_hold_their_floor),
     ("slice_rule", "floor inverted", "if shrunk >= floor and high", "if shrunk < floor and high", check.slices_hold),
     ("slice_rule", "likely miss against", "if high < floor:", "if True:", check.slices_leave_a_likely_miss_open),
