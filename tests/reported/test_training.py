@@ -172,9 +172,9 @@ def test_a_project_that_sets_new_classes_loads_and_is_told(tmp_path, monkeypatch
     ],
     ids=["P9-champion", "P9-first"],
 )
-def test_a_training_ends_with_its_figures(run, world, database, object_store, champion, expected):  # noqa: F811
+def test_a_training_ends_with_its_figures(run, world, database, champion, expected):  # noqa: F811
     verdict_id = run(champion=champion, exams=world.exams[1:]).verdict_id
-    figures = figures_of(SimpleNamespace(database=database, store=object_store), "fashion", verdict_id=verdict_id)
+    figures = figures_of(SimpleNamespace(database=database, store=world.store), "fashion", verdict_id=verdict_id)
     found = {"outcome": "rejected", "reason": "nobody answered", "figures": figures}
     lines = closing_lines("fashion", {**found, "seconds": {"train": 200.4, "judge": 3.2}}).splitlines()
     assert lines[:2] == ["Rejected: nobody answered", "On exam 2 of 120 items:"]
