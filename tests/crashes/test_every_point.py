@@ -2,8 +2,7 @@
 
 A run of the whole loop is disturbed in each of its steps: the step is killed at one of its points and run again, and
 what it leaves is compared with what the undisturbed run left there, to the last row. There are as many such runs as
-the step with the most points has. `make test-crashes` makes all of them; CI makes the undisturbed one and one with a
-point of each step.
+the step with the most points has. `make test-crashes` makes all of them.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ def calm(tmp_path_factory) -> Calm:
     return calm_run(tmp_path_factory.mktemp("calm") / "one place")
 
 
-@pytest.mark.slow
+@pytest.mark.crashes
 def test_every_point_of_the_source_is_passed_or_killed_elsewhere(calm):
     """A point that no list has would be one that nobody is killed at."""
     passed = {point for points in calm.points.values() for point in points}
     assert passed | {*ON_DOCKER, *ON_KUBERNETES} == set(all_points(SOURCES))
 
 
-@pytest.mark.slow
+@pytest.mark.crashes
 def test_the_undisturbed_run_ends_whole(calm):
     troubled = {name for name, found in calm.violations.items() if any(one.startswith("I") for one in found)}
     assert troubled == {"people/trouble", "i2/ingest"}  # until the next annotate
@@ -54,7 +53,7 @@ def test_the_undisturbed_run_ends_whole(calm):
     assert end["restored weights"] == end["weights"]
 
 
-@pytest.mark.slow
+@pytest.mark.crashes
 def test_a_kill_in_every_step_changes_nothing(calm, tmp_path):
     assert kill(calm, tmp_path / "disturbed", choose=spread) == sum(1 for points in calm.points.values() if points)
 
