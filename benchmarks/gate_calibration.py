@@ -25,8 +25,13 @@ import numpy as np
 
 from pipeline_tasks.evaluation.evidence import alpha_for_use
 from pipeline_tasks.evaluation.metrics import macro_f1
-from pipeline_tasks.evaluation.rule import shows_gain
-from pipeline_tasks.evaluation.statistics import PairedGain, compare_macro_f1, mcnemar_p_value, tango_bound
+from pipeline_tasks.evaluation.statistics import (
+    PairedGain,
+    compare_macro_f1,
+    mcnemar_p_value,
+    shows_gain,
+    tango_bound,
+)
 from pipeline_tasks.project_gate import Gate
 
 Array = np.ndarray[Any, np.dtype[Any]]
