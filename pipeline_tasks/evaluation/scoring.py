@@ -151,11 +151,18 @@ def load_model(ref: ModelRef, *, role: str, load: Callable[[ModelRef], ScoringMo
 
 
 def load_stored(store: ObjectStore) -> Callable[[ModelRef], ScoringModel]:
-    """Return a loader of model versions from the object store, each with the runtime that it serves with."""
+    """Return a loader of model versions from the object store, each with the runtime that it serves with.
+
+    As in serving, torch gets one thread: on a busy machine several wait for one another, and the latency is not that of
+    the server.
+    """
 
     def load(ref: ModelRef) -> ScoringModel:
+        import torch
+
         from pipeline_tasks.models import artifact
 
+        torch.set_num_threads(1)
         prefix = ref.object_key.rstrip("/")
         return artifact.load_stored(lambda name: store.get(f"{prefix}/{name}"), expected_digest=ref.digest)
 
