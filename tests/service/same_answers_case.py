@@ -27,6 +27,7 @@ from pipeline_tasks.catalog.registry import ModelRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.contracts import Attempt, Item, Location, ModelRef, Route, RouteEntry, SnapshotRef, sha256_hex
 from pipeline_tasks.evaluation.scoring import load_stored
+from pipeline_tasks.guards.personal import DenyList
 from pipeline_tasks.models.artifact import load_module
 from pipeline_tasks.models.registry import find_recipe
 from pipeline_tasks.project import LoadedProject, Project
@@ -194,7 +195,10 @@ class Case:
     def as_batch_prediction(self) -> Answers:
         """Answer by the task of the batch_predict DAG."""
         settings = SimpleNamespace(scratch_dir=self.folder / "scratch")
-        parts = SimpleNamespace(database=self.database, store=self.store, settings=settings)
+        project = SimpleNamespace(config=SimpleNamespace(deny_list=DenyList()))
+        parts = SimpleNamespace(
+            database=self.database, store=self.store, settings=settings, project=lambda _name: project
+        )
         report = predict_batch(parts, self.name, attempt=self._attempt(), batch_id=None)
         rows = pq.read_table(io.BytesIO(self.store.get(report["object_key"]))).to_pylist()
         return {row["item_id"]: np.array(row["probabilities"]) for row in rows}
