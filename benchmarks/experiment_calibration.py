@@ -38,7 +38,7 @@ ARMS: tuple[Arm, Arm] = ("a", "b")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Telling:
-    """How outcomes are told, by arm and by whether the answer was right: how often, and after how many hours."""
+    """Telling of outcomes, by arm and by whether the answer was right: how often, and after how many hours."""
 
     share: Mapping[tuple[str, bool], float]
     hours: Mapping[tuple[str, bool], float]

@@ -48,7 +48,7 @@ Promote = Callable[["Year", int, int, int], bool]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class World:
-    """How the truth moves: points lost a week on younger data, and whether training learns and contenders differ."""
+    """Course of the truth: points lost a week on younger data, and whether training learns and contenders differ."""
 
     name: str
     aging: float
@@ -154,7 +154,7 @@ def before(policy: Gate) -> Promote:
         if not statistics.shows_gain(gain, min_gain=policy.min_gain):
             return False
         old = statistics.compare_accuracy(*pairs[1], alpha=1 - policy.confidence)
-        return rule_4.non_inferior(policy, old, where="", code="").stand == "for"
+        return rule_4.non_inferior(policy, old, "", "").stand == "for"
 
     return promote
 

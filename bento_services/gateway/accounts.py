@@ -49,7 +49,7 @@ class Account:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FirstReply:
-    """How the deployment that the share gave did with a request, before anybody else was asked."""
+    """Outcome of a request at the deployment that the share gave, before anybody else was asked."""
 
     entry: RouteEntry
     seconds: float

@@ -1,4 +1,4 @@
-"""How much of the yearly budget of false promotions each exam epoch may spend. Pure.
+"""Yearly budget of false promotions, and the part of it that each exam epoch may spend. Pure.
 
 The balance starts at `gate.false_promotions_a_year`, grows by as much in a year and is never more; an epoch spends a
 tenth of it, `1 - gate.confidence` at most. So however many epochs are opened, the false promotions to be expected are

@@ -23,7 +23,7 @@ NO_ANSWER = -1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known of a model beside its answers; `latency_*` are of one item at a time, in process.
+    """Facts of a model beside its answers; `latency_*` are of one item at a time, in process.
 
     `repeats` and `load` are those of the measurement (scoring.Measured).
     """

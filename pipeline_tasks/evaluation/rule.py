@@ -18,6 +18,8 @@ from pipeline_tasks.evaluation.reasons import MAX_NAMED, METRIC_NAMES, Reason, c
 from pipeline_tasks.evaluation.rule_checks import (
     Decision,
     check_champion_leaks,
+    check_classes,
+    check_missing,
     check_validity,
     conclude,
     note_left_out,
@@ -38,7 +40,9 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     if invalid:
         return conclude([*invalid, *note_left_out(evidence)], first=is_first)
     reasons = _check_floors(policy, evidence) if is_first else compare(policy, evidence)
-    reasons += [*_check_exam(policy, evidence), *_check_classes(policy, evidence), *_check_limits(policy, evidence)]
+    reasons += _check_exam(policy, evidence)
+    reasons += check_classes(policy, evidence, exam="the exam", hold=partial(_non_inferior, policy))
+    reasons += _check_limits(policy, evidence)
     reasons += check_slices(policy, evidence.current)
     reasons += _beside_constant(policy, evidence)
     reasons += [*check_champion_leaks(evidence), *note_left_out(evidence)]
@@ -72,45 +76,8 @@ def _check_exam(policy: Gate, evidence: Evidence) -> list[Reason]:
             "are left open, and only the gain itself is judged."
         )
         reasons.append(Reason("GROUP_LARGE", "note", text))
-    counts = {score.label: score.num_items for score in exam.contender.classes}
-    missing = [label for label in evidence.project_classes if not counts.get(label)]
-    if missing:
-        floor = policy.floors.recall_per_class if evidence.champion is None else 0.0
-        asked = policy.metric == "macro_f1" or max(policy.limits.recall_per_class, floor) > 0
-        text = f"the exam has no item of {names(missing)}"
-        text += ", and the rule speaks of every class. Label some." if asked else ": nobody knows how they do."
-        reasons.append(Reason("EXAM_CLASS_MISSING", "open" if asked else "note", text))
+    reasons += check_missing(policy, evidence, exam="the exam")
     return reasons
-
-
-def _check_classes(policy: Gate, evidence: Evidence) -> list[Reason]:
-    asked = {score.label for score in evidence.current.contender.classes if score.num_items}
-    reasons = []
-    unknown = sorted(asked - set(evidence.contender.classes))
-    if unknown:
-        text = f"the contender has never learned {names(unknown)}, which the exam asks for. Train it on them."
-        reasons.append(Reason("CONTENDER_CLASSES", "against", text))
-    if evidence.champion is None:
-        return reasons
-    unknown = sorted(asked - set(evidence.champion.classes))
-    if unknown and policy.new_classes == "keep":
-        text = (
-            f"the champion has never learned {names(unknown)}, which the exam asks for, so a higher score says nothing "
-            "about the other classes."
-        )
-        reasons.append(Reason("CHAMPION_CLASSES", "against", text))
-    elif unknown:
-        text = f"the champion has never learned {names(unknown)}; its answers there count as wrong."
-        reasons.append(Reason("CHAMPION_CLASSES", "note", text))
-        reasons.append(_check_shared(policy, evidence.current))
-    return reasons
-
-
-def _check_shared(policy: Gate, exam: ExamEvidence) -> Reason:
-    where = "on the classes that both know"
-    if exam.shared_gain is None or not exam.shared_gain.is_finite:
-        return Reason("METRIC_INVALID", "against", f"the difference {where} cannot be computed.")
-    return _non_inferior(policy, exam.shared_gain, where=where, code="SHARED_CLASSES")
 
 
 def _check_limits(policy: Gate, evidence: Evidence) -> list[Reason]:
@@ -351,7 +318,7 @@ def _check_previous(policy: Gate, previous: EpochEvidence) -> Reason:
     rare = policy.metric == "macro_f1" and previous.least_class < RARE_CLASS_ITEMS
     grouped = previous.num_groups < min(MIN_GROUPS, previous.num_items)
     if power.independent_items(gain) >= needed and not rare and not grouped:
-        return _non_inferior(policy, gain, where=where, code="PREVIOUS")
+        return _non_inferior(policy, gain, where, "PREVIOUS")
     reason = (
         f"has a class of {previous.least_class} items"
         if rare
@@ -367,7 +334,7 @@ def _check_previous(policy: Gate, previous: EpochEvidence) -> Reason:
     return Reason("PREVIOUS_NOTED", "note", text)
 
 
-def _non_inferior(policy: Gate, gain: PairedGain, *, where: str, code: str) -> Reason:
+def _non_inferior(policy: Gate, gain: PairedGain, where: str, code: str) -> Reason:
     margin = policy.previous_margin
     allowed = f"a loss of {points(margin)} is allowed (gate.previous_margin)"
     found = f"{where} the contender is {compared(gain.difference)}"

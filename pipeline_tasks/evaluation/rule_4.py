@@ -6,13 +6,16 @@ No new verdict is given by it; `rule.decide` is today's rule. Pure.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from pipeline_tasks.evaluation import constant
-from pipeline_tasks.evaluation.evidence import Evidence, ExamEvidence, alpha_for_use
+from pipeline_tasks.evaluation.evidence import Evidence, alpha_for_use
 from pipeline_tasks.evaluation.reasons import MAX_NAMED, METRIC_NAMES, Reason, compared, names, percent, points, rounded
 from pipeline_tasks.evaluation.rule_checks import (
     Decision,
     check_champion_leaks,
+    check_classes,
+    check_missing,
     check_validity,
     conclude,
     note_left_out,
@@ -31,7 +34,9 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
         reasons = _check_floors(policy, evidence)
     else:
         reasons = [*_check_gain(policy, evidence), *_check_previous(policy, evidence)]
-    reasons += [*_check_exam(policy, evidence), *_check_classes(policy, evidence), *_check_limits(policy, evidence)]
+    reasons += _check_exam(policy, evidence)
+    reasons += check_classes(policy, evidence, exam="the current exam", hold=partial(non_inferior, policy))
+    reasons += _check_limits(policy, evidence)
     reasons += check_slices(policy, evidence.current)
     reasons += _beside_constant(policy, evidence)
     reasons += [*check_champion_leaks(evidence), *note_left_out(evidence)]
@@ -47,45 +52,8 @@ def _check_exam(policy: Gate, evidence: Evidence) -> list[Reason]:
             f"{policy.exam.min_items}. Label {policy.exam.min_items - exam.num_items} more exam items."
         )
         reasons.append(Reason("EXAM_TOO_SMALL", "open", text))
-    counts = {score.label: score.num_items for score in exam.contender.classes}
-    missing = [label for label in evidence.project_classes if not counts.get(label)]
-    if missing:
-        floor = policy.floors.recall_per_class if evidence.champion is None else 0.0
-        asked = policy.metric == "macro_f1" or max(policy.limits.recall_per_class, floor) > 0
-        text = f"the current exam has no item of {names(missing)}"
-        text += ", and the rule speaks of every class. Label some." if asked else ": nobody knows how they do."
-        reasons.append(Reason("EXAM_CLASS_MISSING", "open" if asked else "note", text))
+    reasons += check_missing(policy, evidence, exam="the current exam")
     return reasons
-
-
-def _check_classes(policy: Gate, evidence: Evidence) -> list[Reason]:
-    asked = {score.label for score in evidence.current.contender.classes if score.num_items}
-    reasons = []
-    unknown = sorted(asked - set(evidence.contender.classes))
-    if unknown:
-        text = f"the contender has never learned {names(unknown)}, which the current exam asks for. Train it on them."
-        reasons.append(Reason("CONTENDER_CLASSES", "against", text))
-    if evidence.champion is None:
-        return reasons
-    unknown = sorted(asked - set(evidence.champion.classes))
-    if unknown and policy.new_classes == "keep":
-        text = (
-            f"the champion has never learned {names(unknown)}, which the current exam asks for, so a higher score "
-            "says nothing about the other classes."
-        )
-        reasons.append(Reason("CHAMPION_CLASSES", "against", text))
-    elif unknown:
-        text = f"the champion has never learned {names(unknown)}; its answers there count as wrong."
-        reasons.append(Reason("CHAMPION_CLASSES", "note", text))
-        reasons += _check_shared(policy, evidence.current)
-    return reasons
-
-
-def _check_shared(policy: Gate, exam: ExamEvidence) -> list[Reason]:
-    where = "on the classes that both know"
-    if exam.shared_gain is None or not exam.shared_gain.is_finite:
-        return [Reason("METRIC_INVALID", "against", f"the difference {where} cannot be computed.")]
-    return [non_inferior(policy, exam.shared_gain, where=where, code="SHARED_CLASSES")]
 
 
 def _check_limits(policy: Gate, evidence: Evidence) -> list[Reason]:
@@ -218,10 +186,10 @@ def _check_previous(policy: Gate, evidence: Evidence) -> list[Reason]:
         ]
     if exam.gain is None:
         return [Reason("METRIC_INVALID", "against", "the two models were not compared on the previous exam.")]
-    return [non_inferior(policy, exam.gain, where=f"on the previous exam of {exam.num_items} items", code="PREVIOUS")]
+    return [non_inferior(policy, exam.gain, f"on the previous exam of {exam.num_items} items", "PREVIOUS")]
 
 
-def non_inferior(policy: Gate, gain: PairedGain, *, where: str, code: str) -> Reason:
+def non_inferior(policy: Gate, gain: PairedGain, where: str, code: str) -> Reason:
     """Return whether a loss beyond the margin is ruled out."""
     margin = policy.previous_margin
     allowed = f"a loss of {points(margin)} is allowed (gate.previous_margin)"

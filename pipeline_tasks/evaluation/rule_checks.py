@@ -9,16 +9,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline_tasks.contracts import Answer, Leak
 from pipeline_tasks.evaluation.evidence import Evidence, ExamEvidence, ModelFacts
 from pipeline_tasks.evaluation.reasons import Reason, Stand, names
 from pipeline_tasks.evaluation.scores import ModelScores
+from pipeline_tasks.evaluation.statistics import PairedGain
+from pipeline_tasks.project_gate import Gate
 
 WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
 FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
 RETIRED = "RETIRED"
+Hold = Callable[[PairedGain, str, str], Reason]  # of a gain, where it was seen, and the code of the finding
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,3 +130,47 @@ def _invalid_facts(contender: ModelFacts) -> list[Reason]:
 
 def _exams(evidence: Evidence) -> list[ExamEvidence]:
     return [evidence.current] + ([evidence.previous] if evidence.previous is not None else [])
+
+
+def check_missing(policy: Gate, evidence: Evidence, *, exam: str) -> list[Reason]:
+    """Return which classes of the project the exam has no item of; `exam` is what the rule calls it."""
+    counts = {score.label: score.num_items for score in evidence.current.contender.classes}
+    missing = [label for label in evidence.project_classes if not counts.get(label)]
+    if not missing:
+        return []
+    floor = policy.floors.recall_per_class if evidence.champion is None else 0.0
+    asked = policy.metric == "macro_f1" or max(policy.limits.recall_per_class, floor) > 0
+    text = f"{exam} has no item of {names(missing)}"
+    text += ", and the rule speaks of every class. Label some." if asked else ": nobody knows how they do."
+    return [Reason("EXAM_CLASS_MISSING", "open" if asked else "note", text)]
+
+
+def check_classes(policy: Gate, evidence: Evidence, *, exam: str, hold: Hold) -> list[Reason]:
+    """Return which classes of the exam a model never learned; `hold` checks the margin on the others."""
+    asked = {score.label for score in evidence.current.contender.classes if score.num_items}
+    reasons = []
+    unknown = sorted(asked - set(evidence.contender.classes))
+    if unknown:
+        text = f"the contender has never learned {names(unknown)}, which {exam} asks for. Train it on them."
+        reasons.append(Reason("CONTENDER_CLASSES", "against", text))
+    if evidence.champion is None:
+        return reasons
+    unknown = sorted(asked - set(evidence.champion.classes))
+    if unknown and policy.new_classes == "keep":
+        text = (
+            f"the champion has never learned {names(unknown)}, which {exam} asks for, so a higher score says nothing "
+            "about the other classes."
+        )
+        reasons.append(Reason("CHAMPION_CLASSES", "against", text))
+    elif unknown:
+        text = f"the champion has never learned {names(unknown)}; its answers there count as wrong."
+        reasons.append(Reason("CHAMPION_CLASSES", "note", text))
+        reasons.append(_check_shared(evidence.current.shared_gain, hold=hold))
+    return reasons
+
+
+def _check_shared(gain: PairedGain | None, *, hold: Hold) -> Reason:
+    where = "on the classes that both know"
+    if gain is None or not gain.is_finite:
+        return Reason("METRIC_INVALID", "against", f"the difference {where} cannot be computed.")
+    return hold(gain, where, "SHARED_CLASSES")

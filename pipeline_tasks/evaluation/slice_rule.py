@@ -7,7 +7,7 @@ keeps the champion, one that is likely to be missed leaves the answer open.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline_tasks.evaluation.evidence import ExamEvidence
 from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, compared, names, percent, points
@@ -15,23 +15,29 @@ from pipeline_tasks.evaluation.slices import SliceEvidence, SliceScore
 from pipeline_tasks.project_gate import Gate, Slice
 
 Found = tuple[float, Reason]
+CheckValue = Callable[[Slice, SliceScore], list[Found]]
 
 
 def check_slices(policy: Gate, exam: ExamEvidence) -> list[Reason]:
     """Return what the slices say: the worst value first, at most ten."""
+    return slice_reasons(policy, exam, name="the exam", check=_check_value)
+
+
+def slice_reasons(policy: Gate, exam: ExamEvidence, *, name: str, check: CheckValue) -> list[Reason]:
+    """Return the findings of `check` on each value with enough items; `name` is what the rule calls the exam."""
     by_name = {one.name: one for one in exam.slices}
     pairs = [(chosen, by_name.get(chosen.name)) for chosen in policy.slices]
     lost = [
         Reason("METRIC_INVALID", "against", f"slice {one.name} was not computed.") for one, found in pairs if not found
     ]
     known = [(chosen, found) for chosen, found in pairs if found is not None]
-    failed = [one for chosen, found in known for score in found.scores for one in _check_value(chosen, score)]
+    failed = [one for chosen, found in known for score in found.scores for one in check(chosen, score)]
     reasons = [*lost, *_worst(failed)]
     judged = [found for chosen, found in known if _is_judged(chosen)]
     num_values = sum(len(found.scores) for found in judged)
     if num_values and not reasons:
         reasons.append(Reason("SLICES", "note", f"every slice that was judged holds: {num_values} of them."))
-    return [*reasons, *(reason for chosen, found in known for reason in _left_out(chosen, found))]
+    return [*reasons, *(reason for chosen, found in known for reason in _left_out(chosen, found, name=name))]
 
 
 def _is_judged(chosen: Slice) -> bool:
@@ -98,9 +104,9 @@ def _check_loss(score: SliceScore, *, where: str, margin: float) -> list[Found]:
     return [(gain.low + margin, Reason("SLICE_NOT_SHOWN", "note", text))]
 
 
-def _left_out(chosen: Slice, found: SliceEvidence) -> list[Reason]:
+def _left_out(chosen: Slice, found: SliceEvidence, *, name: str) -> list[Reason]:
     if not found.scores and not found.num_small:
-        text = f"no item of the exam has a value of slice {chosen.name} (gate.slices, by {chosen.by})."
+        text = f"no item of {name} has a value of slice {chosen.name} (gate.slices, by {chosen.by})."
         if not _is_judged(chosen):
             return [Reason("SLICE_MISSING", "note", text)]
         text += " The rule speaks of it: correct its pattern, or label such exam items."

@@ -6,45 +6,17 @@ number: a contender has to pass all of them, so more slices never make a false p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pipeline_tasks.evaluation.evidence import ExamEvidence
-from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, compared, names, percent, points, rounded
-from pipeline_tasks.evaluation.slices import SliceEvidence, SliceScore
+from pipeline_tasks.evaluation.reasons import Reason, compared, percent, points, rounded
+from pipeline_tasks.evaluation.slice_rule import Found, slice_reasons
+from pipeline_tasks.evaluation.slices import SliceScore
 from pipeline_tasks.evaluation.statistics import PairedGain, more_items_needed
 from pipeline_tasks.project_gate import Gate, Slice
-
-Found = tuple[float, Reason]
 
 
 def check_slices(policy: Gate, exam: ExamEvidence) -> list[Reason]:
     """Return what the slices say: the worst value first, at most ten."""
-    by_name = {one.name: one for one in exam.slices}
-    pairs = [(chosen, by_name.get(chosen.name)) for chosen in policy.slices]
-    lost = [
-        Reason("METRIC_INVALID", "against", f"slice {one.name} was not computed.") for one, found in pairs if not found
-    ]
-    known = [(chosen, found) for chosen, found in pairs if found is not None]
-    failed = [one for chosen, found in known for score in found.scores for one in _check_value(chosen, score)]
-    reasons = [*lost, *_worst(failed)]
-    judged = [found for chosen, found in known if _is_judged(chosen)]
-    num_values = sum(len(found.scores) for found in judged)
-    if num_values and not reasons:
-        reasons.append(Reason("SLICES", "note", f"every slice that was judged holds: {num_values} of them."))
-    return [*reasons, *(reason for chosen, found in known for reason in _left_out(chosen, found))]
-
-
-def _is_judged(chosen: Slice) -> bool:
-    return chosen.floors.accuracy > 0 or chosen.max_loss is not None
-
-
-def _worst(failed: Sequence[Found]) -> list[Reason]:
-    ordered = [reason for _, reason in sorted(failed, key=lambda one: (one[1].stand != "against", one[0]))]
-    reasons = ordered[:MAX_NAMED]
-    if len(ordered) > MAX_NAMED:
-        text = f"{len(ordered) - MAX_NAMED} more findings on slices are in the report's table."
-        reasons.append(Reason("SLICES_MORE", "note", text))
-    return reasons
+    return slice_reasons(policy, exam, name="the current exam", check=_check_value)
 
 
 def _check_value(chosen: Slice, score: SliceScore) -> list[Found]:
@@ -78,19 +50,3 @@ def _check_loss(gain: PairedGain | None, *, where: str, margin: float) -> list[F
     asked = f" About {rounded(more)} more of its items would decide this." if more else " More of its items would help."
     text = f"{found}, but {bound}; {allowed}.{asked}"
     return [(gain.low + margin, Reason("SLICE_UNCERTAIN", "open", text))]
-
-
-def _left_out(chosen: Slice, found: SliceEvidence) -> list[Reason]:
-    if not found.scores and not found.num_small:
-        text = f"no item of the current exam has a value of slice {chosen.name} (gate.slices, by {chosen.by})."
-        if not _is_judged(chosen):
-            return [Reason("SLICE_MISSING", "note", text)]
-        text += " The rule speaks of it: correct its pattern, or label such exam items."
-        return [Reason("SLICE_MISSING", "open", text)]
-    if not found.num_small:
-        return []
-    listed = names([f"{value} ({count})" for value, count in found.small])
-    beyond = found.num_small - len(found.small)
-    more = f" and {beyond} more" if beyond else ""
-    text = f"slice {chosen.name} is not judged where it has fewer than {chosen.min_items} items: {listed}{more}."
-    return [Reason("SLICE_SMALL", "note", text)]

@@ -38,7 +38,7 @@ def with_checks(behaviour: Callable[[ModuleType], None]) -> Callable[[ModuleType
         rule = ModuleType("rule_with_checks")
         sys.modules[rule.__name__] = rule
         exec(compile(Path(str(original.__file__)).read_text(), "rule.py", "exec"), rule.__dict__)  # our own source
-        for name in ("check_validity", "conclude", "check_champion_leaks", "note_left_out"):
+        for name in ("check_validity", "conclude", "check_champion_leaks", "check_classes", "note_left_out"):
             setattr(rule, name, getattr(checks, name))
         behaviour(rule)
 

@@ -51,7 +51,7 @@ RULE_MUTATIONS = [
     ("recall inverted", "if one.high < floor:", "if one.high > floor:", check.rule_holds_recall),
     ("recall by the estimate", "if one.high < floor:", "if one.estimate < floor:", check.rule_holds_recall),
     ("likely miss ignored", "elif one.shrunk < floor:", "elif False:", check.rule_holds_recall),
-    ("limits dropped", ", *_check_limits(policy, evidence)]", "]", check.rule_holds_latency),
+    ("limits dropped", "    reasons += _check_limits(policy, evidence)\n", "", check.rule_holds_latency),
     ("epochs dropped", ", *_check_epochs(policy, evidence)]", "]", check.rule_keeps_what_forgets),
     ("newest epoch ignored", "and newest.gain.difference < 0:", "and False:", check.rule_asks_the_newest_epoch),
     ("shown loss ignored", "if gain is None or gain.high >= 0:", "if True:", check.rule_keeps_what_forgets),
@@ -80,18 +80,6 @@ RULE_MUTATIONS = [
     ("small exam passes", "if exam.num_items < policy.exam.min_items:", "if False:", check.rule_needs_an_exam_of_size),
     ("few groups pass", "if num_groups < needed:", "if False:", check.rule_needs_groups),
     (
-        "contender's classes ignored",
-        "asked - set(evidence.contender.classes)",
-        "asked - asked",
-        check.rule_needs_known_classes,
-    ),
-    (
-        "champion's classes ignored",
-        "asked - set(evidence.champion.classes)",
-        "asked - asked",
-        check.rule_needs_a_champion_that_knows_the_exam,
-    ),
-    (
         "first model's floor dropped",
         "and accuracy.estimate < floor:",
         "and False:",
@@ -101,6 +89,18 @@ RULE_MUTATIONS = [
 ]
 
 CHECKS_MUTATIONS = [
+    (
+        "champion's classes ignored",
+        "asked - set(evidence.champion.classes)",
+        "asked - asked",
+        check.rule_needs_a_champion_that_knows_the_exam,
+    ),
+    (
+        "contender's classes ignored",
+        "asked - set(evidence.contender.classes)",
+        "asked - asked",
+        check.rule_needs_known_classes,
+    ),
     ("leak ignored", "if evidence.leaks:", "if False:", check.rule_refuses_a_leak),
     (
         "champion's leak hidden",
