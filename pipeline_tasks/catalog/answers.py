@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.labels import newest_annotations
 
 ROWS_AT_ONCE = 10_000
 
@@ -32,13 +33,7 @@ def num_labelers(database: Database, project: str) -> int:
 
 def _newest_revisions(project: str) -> sa.Select[Any]:
     column = t.annotations.c
-    newest = (
-        sa.select(column.annotation_id, sa.func.max(column.revision).label("revision"))
-        .where(column.project == project)
-        .group_by(column.annotation_id)
-        .subquery()
-    )
-    same = (column.annotation_id == newest.c.annotation_id) & (column.revision == newest.c.revision)
     counts = (column.deleted.is_(False), column.cancelled.is_(False), column.label.is_not(None))
     chosen = (column.item_id, column.annotator, column.label, column.revision, column.annotation_id)
-    return sa.select(*chosen).join(newest, same).where(column.project == project, *counts)
+    newest = newest_annotations(project).where(*counts)
+    return newest.with_only_columns(*chosen, maintain_column_froms=True)

@@ -185,7 +185,7 @@ class LabelRepository(LabelingTaskRepository):
     def live_counts(self, project: str, queue: Queue, *, collected_since: dt.datetime | None = None) -> dict[str, int]:
         """Return the number of annotations, skips too, that are not deleted of each item of a queue that has any."""
         column = t.annotations.c
-        alive = _newest_annotations(project, queue).where(column.deleted.is_(False))
+        alive = newest_annotations(project, queue).where(column.deleted.is_(False))
         if collected_since is not None:
             alive = alive.where(column.collected_at >= collected_since)
         query = alive.with_only_columns(column.item_id, sa.func.count()).group_by(column.item_id)
@@ -196,7 +196,7 @@ class LabelRepository(LabelingTaskRepository):
         """Return the ids of the empty submits that are there and whose items wait for an answer."""
         column, task = t.annotations.c, t.labeling_tasks.c
         waiting = (task.project == project, task.item_id == column.item_id, task.queue == queue, task.state == "pushed")
-        query = _newest_annotations(project, queue).where(
+        query = newest_annotations(project, queue).where(
             column.deleted.is_(False), column.cancelled.is_(False), column.label.is_(None), sa.exists().where(*waiting)
         )
         if collected_since is not None:
@@ -310,11 +310,13 @@ def _newest(project: str) -> sa.Select[Any]:
     return sa.select(t.label_decisions).join(newest, match).where(decision.project == project)
 
 
-def _newest_annotations(project: str, queue: Queue) -> sa.Select[Any]:
+def newest_annotations(project: str, queue: Queue | None = None) -> sa.Select[Any]:
+    """Return the query of each annotation's newest revision, of one queue or of both."""
     column = t.annotations.c
+    of_queue = () if queue is None else (column.queue == queue,)
     newest = (
         sa.select(column.annotation_id, sa.func.max(column.revision).label("revision"))
-        .where(column.project == project, column.queue == queue)
+        .where(column.project == project, *of_queue)
         .group_by(column.annotation_id)
         .subquery()
     )
