@@ -278,8 +278,8 @@ def test_everything_verifies_and_every_verdict_replays(office):
 def test_the_reports_say_it_in_one_sentence(office, tmp_path):
     for name, answer, sentence in (
         ("slice", "Keep the champion", "Accuracy on slice desk = west must be at least 75.0 %"),
-        ("inconclusive", "Inconclusive", "Accuracy on the 600 items of epoch 1"),
-        ("promoted", "Promote the contender", "Accuracy on the 600 items of epoch 1"),
+        ("inconclusive", "Inconclusive", "Accuracy on the 600 items in 580 groups of epoch 1"),
+        ("promoted", "Promote the contender", "Accuracy on the 600 items in 580 groups of epoch 1"),
     ):
         path = tmp_path / f"{name}.html"
         office.installation.run("report", desks.PROJECT, office.ended[name], "--output", str(path))
