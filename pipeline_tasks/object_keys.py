@@ -42,6 +42,11 @@ def digest_in_key(key: str) -> str | None:
     return found if found is not None and len(found) == 64 else None
 
 
+def names_digest(key: str) -> bool:
+    """Return whether a key names a digest, or a part of one, that `check_digest` compares the bytes with."""
+    return _digest_part(key) is not None
+
+
 def _digest_part(key: str) -> str | None:
     match = _CONTENT_ADDRESSED.fullmatch(key)
     return next(filter(None, match.groups())) if match else None

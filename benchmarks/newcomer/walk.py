@@ -94,12 +94,12 @@ class Walk:
         sizes = ["--labels", str(self.material.labels)] if self.material.labels else []
         self.type("init", self.name, "--template", template, "--classes", classes, *sizes)
         newcomer_data.write_arrivals(self.material, self.projects / self.name / "incoming")
-        if self.material.modality == "tabular":
-            self.type("project", "columns", self.name)
-            self.type("project", "columns", self.name, "--write")
         if any(one.group for one in self.material.labeled):
             line = "# group_column: customer    # all rows"
             self.edit("project.yaml", line, f"group_column: {newcomer_data.GROUP_COLUMN}    # all rows")
+        if self.material.modality == "tabular":
+            self.type("project", "columns", self.name)
+            self.type("project", "columns", self.name, "--write")
         if self.name == "cells":  # 1,074 photos: a tenth of them is about as many as gate.exam.min_items asks for
             self.edit("project.yaml", "exam_share: 0.1", "exam_share: 0.15")
         self.type("project", "validate", self.name)

@@ -8,11 +8,14 @@ from collections.abc import Iterable
 
 from pipeline_tasks.assembly import Parts, build_parts
 from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.evaluation import approval
+from pipeline_tasks.object_keys import names_digest
 from pipeline_tasks.wiring.overview_page import render_overview
 from pipeline_tasks.wiring.views import overview_lines
 
+_MONITOR_PAGE = re.compile(r"reports/([^/]+)/monitor/[^/]+\.html")
 _VERDICT_REPORT = re.compile(rf"verdicts/([^/]+)/([^/]+)/{re.escape(approval.REPORT_NAME)}")
 
 
@@ -25,16 +28,24 @@ def read_report(key: str) -> bytes:
     """Return a stored report as it was when its digest was recorded.
 
     Raises:
-        KeyError: there is no such report.
+        KeyError: there is no such report, or it is of no recorded verdict or look and its key names no digest.
         DataCorrupt: what is stored is another page.
     """
     parts = _shared_parts()
     if not (named := _VERDICT_REPORT.fullmatch(key)):
+        if not (names_digest(key) or _is_newest_of_older_release(parts, key)):
+            raise KeyError(key)
         return parts.store.get(key)
     record = VerdictRepository(parts.database).find(named[1], named[2])
     if record is None:
         raise KeyError(key)
     return approval.read_report(parts.store, record)
+
+
+def _is_newest_of_older_release(parts: Parts, key: str) -> bool:
+    """Return whether it is the page of the newest look of a monitor that wrote no digest into its key."""
+    named = _MONITOR_PAGE.fullmatch(key)
+    return named is not None and MonitoringRepository(parts.database).newest_page(named[1]) == key
 
 
 def projects_with_labelers(names: Iterable[str]) -> list[str]:

@@ -73,6 +73,22 @@ def test_a_report_of_no_recorded_verdict_is_not_shown(judged):
         pages.read_report(key)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"verdicts/{NAME}/verdict-v1/report2.html",
+        f"verdicts/{NAME}/verdict-v1/pages/report.html",
+        f"reports/{NAME}/report.html",
+        f"reports/{NAME}/monitor/quality-{'a' * 16}.html",
+    ],
+)
+def test_a_page_beside_the_recorded_ones_is_not_shown(judged, key):
+    """An attacker's review: the bucket's owner puts a page where no verdict, check or look wrote one."""
+    judged.store.objects[key] = FORGED
+    with pytest.raises(KeyError):
+        pages.read_report(key)
+
+
 def test_a_report_of_an_older_release_is_shown_as_it_lies_there(judged):
     judged.judge("v2", answer="keep", champion="v1")
     judged.store.objects[key := f"verdicts/{NAME}/verdict-v2/report.html"] = PAGE
