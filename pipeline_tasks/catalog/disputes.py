@@ -75,7 +75,7 @@ class DisputeRepository:
         return found
 
     def exam_decisions(self, project: str) -> dict[tuple[bool, bool], int]:
-        """Return how many exam items have a label, by whether they are in an epoch, and whether it is their source's."""
+        """Return how many exam items have a label, by whether they are in an epoch, and it is their source's."""
         item, member = t.items.c, t.exam_items.c
         newest = newest_decisions(project).where(t.label_decisions.c.status == "decided").subquery()
         in_epoch = sa.exists().where(member.project == item.project, member.item_id == item.item_id)
