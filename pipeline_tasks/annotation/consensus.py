@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, Method, Status
 
 HUMAN_METHODS = ("single", "consensus")
+PAIR = 2  # the fewest who can differ
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,13 +70,13 @@ def decide(annotations: Iterable[AnnotationRow], rule: Rule) -> Outcome | None:
 def asks_further(annotations: Iterable[AnnotationRow], rule: Rule) -> bool:
     """Return whether a disputed item is asked of one more person: one is left, and those left could decide it.
 
-    Whoever has answered counts once, however often.
+    Whoever has answered counts once, however often; two who differ where one was asked are a tie like any other.
     """
     outcome = decide(annotations := list(annotations), rule)
     if outcome is None or outcome.status != "disputed":
         return False
     num_answers = len(outcome.annotators)
-    num_left = rule.annotators_needed + rule.further_people - num_answers
+    num_left = max(rule.annotators_needed, PAIR) + rule.further_people - num_answers
     most = max(Counter(answer.label for answer in counted_answers(annotations)).values())
     return num_left > 0 and (most + num_left) / (num_answers + num_left) > rule.min_agreement
 

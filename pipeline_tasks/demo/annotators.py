@@ -80,7 +80,8 @@ def assign(
 ) -> list[Assignment]:
     """Divide the tasks (item id -> task id) among the annotators, so that each gets as many people as it needs.
 
-    `asked` are tasks that need another number of people than most: those that are asked of a further one. Whoever has answered a task does not get it again; items without a known true label are left to people.
+    `asked` are tasks that need another number of people than most: those that are asked of a further one. Whoever has
+    answered a task does not get it again; items without a known true label are left to people.
 
     Raises:
         ConfigError: fewer annotators than people per item.

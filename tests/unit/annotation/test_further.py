@@ -43,7 +43,8 @@ def shown(case, person, queue="exam"):
         pytest.param(["cat", "cat", "dog"], Rule(3, 0.7, 1), True, id="below the share that must agree"),
         pytest.param(["cat", "cat", "dog"], Rule(3, 0.75, 1), False, id="no further person reaches the share"),
         pytest.param(["cat", "dog"], Rule(2, 1.0, 5), False, id="all must agree"),
-        pytest.param(["cat", "dog"], Rule(1, 0.5, 1), False, id="two answered where one was asked"),
+        pytest.param(["cat", "dog"], Rule(1, 0.5, 1), True, id="two answered where one was asked"),
+        pytest.param(["cat", "dog", "owl"], Rule(1, 0.5, 1), False, id="three answered where one was asked"),
     ],
 )
 def test_a_further_person_is_asked_while_one_is_left_and_can_decide(votes, rule, expected):
