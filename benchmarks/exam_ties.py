@@ -7,7 +7,8 @@ What decides is the production code: `annotation.consensus.decide` and `asks_fur
 difficulty whose correlation with each one's error is stated; a wrong answer is the item's look-alike class in 8 of 10
 cases, for people and for models. Two people answer each of 1,000 exam items. The contender is truly right on 90 %, the
 champion on 87 %; in the second table the whole gain lies on items that are hard for people. Nothing changes in
-production. Prints Markdown tables. Exits 1 where exam and audits, scored alike, are no nearer to each other than before.
+production. Prints Markdown tables. Exits 1 where exam and audits, scored alike, are no nearer to each other than they
+were.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def labels_of(world: World, rule: Rule) -> Array:
 
 def answer_row(person: int, label: str) -> AnnotationRow:
     """Return one person's answer as the catalog has it."""
-    return AnnotationRow(str(person), "r", "i", "exam", f"p{person}", label, [], False, False, None, NOW)
+    given: dict[str, Any] = {"label": label, "result": [], "cancelled": False, "deleted": False}
+    return AnnotationRow(str(person), "r", "i", "exam", f"p{person}", lead_time_seconds=None, created_at=NOW, **given)
 
 
 def accuracy(model_n: Array, label_n: Array) -> float:
