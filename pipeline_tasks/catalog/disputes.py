@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.catalog.labeling_tasks import slices
 from pipeline_tasks.catalog.labels import newest_decisions
 from pipeline_tasks.catalog.set_aside import is_usable
-from pipeline_tasks.contracts import ExamLabels, Fence, Queue
+from pipeline_tasks.contracts import Fence, Queue
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline_tasks.contracts import ExamLabels, Leak
+from pipeline_tasks.catalog.exam_window import ExamLabels
+from pipeline_tasks.contracts import Leak
 from pipeline_tasks.evaluation import groups, metrics, statistics
 from pipeline_tasks.evaluation.constant import ConstantAnswer
 from pipeline_tasks.evaluation.metrics import Array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipeline_tasks.contracts import ExamLabels
+from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.evaluation.evidence import ExamEvidence
 from pipeline_tasks.evaluation.reasons import Reason, percent, points
 

@@ -12,11 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.exam_window import window
+from pipeline_tasks.catalog.exam_window import ExamLabels, window
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import (
     Attempt,
-    ExamLabels,
     ExamRef,
     Fence,
     Leak,

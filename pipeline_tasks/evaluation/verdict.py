@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline_tasks.contracts import ExamLabels, Leak, ModelRef, canonical_json, content_id, sha256_hex
+from pipeline_tasks.catalog.exam_window import ExamLabels
+from pipeline_tasks.contracts import Leak, ModelRef, canonical_json, content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import rule, rule_4

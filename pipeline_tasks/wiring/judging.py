@@ -8,12 +8,13 @@ from typing import Any
 from pipeline_tasks.assembly import Parts, utc_now
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.disputes import DisputeRepository
+from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.registry import ModelRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRecord, ApprovalRepository, VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import Attempt, ExamLabels, ExamRef, Item, Leak, ModelRef, VerdictRef
+from pipeline_tasks.contracts import Attempt, ExamRef, Item, Leak, ModelRef, VerdictRef
 from pipeline_tasks.errors import DataCorrupt, PermanentError
 from pipeline_tasks.evaluation import approval, scoring
 from pipeline_tasks.evaluation import task as evaluation_task

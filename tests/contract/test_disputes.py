@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.disputes import DisputeRepository
+from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.catalog.labels import DecisionRow
 from pipeline_tasks.catalog.monitoring import AuditRow, MonitoringRepository
-from pipeline_tasks.contracts import Attempt, ExamLabels, ExamRef
+from pipeline_tasks.contracts import Attempt, ExamRef
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import CLASSES, NAME, NOW, Case, make_item
 

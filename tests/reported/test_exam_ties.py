@@ -11,7 +11,7 @@ import json
 import pytest
 
 from pipeline_tasks.annotation.people import labels_text, tie_line
-from pipeline_tasks.contracts import ExamLabels
+from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.open_items import Bounds, label_evidence, note_labels
 from pipeline_tasks.monitoring import quality
