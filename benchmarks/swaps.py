@@ -54,7 +54,7 @@ version: 1
 name: NAME
 modality: image
 sources: [{type: folder, name: incoming, path: incoming, label_pattern: '^labeled/(?P<label>[^/]+)/'}]
-labels: {classes: [across, down, flat]}
+labels: {classes: [across, down, flat], imported_in_exam: true}
 split: {exam_share: 0.4}
 checks: {min_side_pixels: 8}
 recipe: {name: image_cnn, params: {image_size: 12, width: 4, hidden: 16, batch_size: 8, learning_rate: 0.002, EPOCHS}}

@@ -56,10 +56,14 @@ def status(_arguments: argparse.Namespace) -> Answer:
 
 def _projects(found: StackStatus) -> list[str]:
     """Return a sentence for each project that waits for labelers, has one who is worse, or serves by another list."""
+    from pipeline_tasks.wiring.exam_labels import status_lines
     from pipeline_tasks.wiring.labelers import disagreeing_lines, missing_people_lines
     from pipeline_tasks.wiring.privacy import privacy_lines
 
-    return [*missing_people_lines(), *disagreeing_lines(), *privacy_lines()] if found.running else []
+    if not found.running:
+        return []
+    # A tie that nobody can break is told by both of the first.
+    return [*dict.fromkeys([*missing_people_lines(), *status_lines()]), *disagreeing_lines(), *privacy_lines()]
 
 
 def _left_behind(found: StackStatus) -> list[str]:

@@ -31,10 +31,12 @@ def list(_arguments: argparse.Namespace) -> Answer:  # noqa: A001 - the action's
 
 def validate(arguments: argparse.Namespace) -> Answer:
     """Check the files of one project, or of all, and whether their sources are there."""
+    from pipeline_tasks.annotation.people import labels_text
     from pipeline_tasks.annotation.projects import check_with_label_studio, labeling_config
     from pipeline_tasks.evaluation.foresight import exam_text, exam_warnings
     from pipeline_tasks.project_checks import deprecations
     from pipeline_tasks.project_loader import is_composed, load_composed, load_project, read_document
+    from pipeline_tasks.wiring.exam_labels import catalog_there, label_lines
     from pipeline_tasks.wiring.source_check import check_sources
 
     name = arguments.name
@@ -49,7 +51,12 @@ def validate(arguments: argparse.Namespace) -> Answer:
     for loaded in found if name else ():
         check_with_label_studio(labeling_config(loaded), file=str(loaded.folder / "labeling.xml"))
     warnings += [text for one in found for text in exam_warnings(one.config)]
-    valid = f"{name} is valid: {_kind(found[0].config)}. {exam_text(found[0].config)}" if name and not errors else ""
+    catalog = catalog_there()
+    warnings += label_lines(found, catalog) if catalog is not None else []
+    valid = ""
+    if name and not errors:
+        config = found[0].config
+        valid = f"{name} is valid: {_kind(config)}. {exam_text(config)} {labels_text(config.labels)}"
     return _answer([*found, *composed], errors, warnings, valid if name else None)
 
 

@@ -186,6 +186,7 @@ class CollectReport:
     num_skipped: int = 0
     num_deletions_held: int = 0  # so many gone at once that they were not believed
     num_empty: int = 0  # submits without an answer; they are asked again
+    num_asked: int = 0  # disputed items that are asked of a further person now
     note: str = ""  # who is missing among the labelers, and what to do
 
 

@@ -91,11 +91,12 @@ class LabelingTask:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnnotatedTask:
-    """A task with at least one annotation; skips count as annotations here."""
+    """A task with at least one annotation; skips count as annotations here. It is shown until `num_people` answered."""
 
     task_id: int
     item_id: str
     num_annotations: int
+    num_people: int
 
 
 class LabelingTool(Protocol):
@@ -178,6 +179,9 @@ class LabelingTool(Protocol):
 
     def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
         """Return the tasks that have an annotation now: what finds deletions."""
+
+    def ask_people(self, task_id: int, num_people: int) -> None:
+        """Show one task until so many different people have answered it; nobody sees it who has."""
 
     def url(self, project_id: int) -> str:
         """Return the address a person opens."""

@@ -99,12 +99,26 @@ class Labels(Section):
         "accept", description="What to do with labels that come with the source."
     )
     annotators: int = Field(1, ge=1, le=10, description="People per training item.")
-    exam_annotators: int = Field(2, ge=1, le=10, description="People per exam item; they see no model suggestion.")
+    imported_in_exam: bool = Field(
+        default=False,
+        description="Let labels that come with the source decide exam items too, which nobody looks at then; every "
+        "verdict says so. Without it, people are asked.",
+    )
+    exam_annotators: int = Field(
+        2, ge=1, le=10, description="People per exam item and per audit of production; they see no model suggestion."
+    )
     min_agreement: float = Field(
         0.5,
         ge=0,
         le=1,
         description="Share of annotators behind the winning label, more than this, or the item is disputed.",
+    )
+    further_people: int = Field(
+        1,
+        ge=0,
+        le=10,
+        description="People who are asked of a disputed item, one after the other, until its answers decide; then it "
+        "stays disputed, and out of training and exam.",
     )
     suggestions: bool = Field(default=True, description="Show the champion's answer to labelers of training items.")
     trusted: list[str] = Field(
@@ -116,6 +130,11 @@ class Labels(Section):
         default_factory=list,
         description="Labelers whose answers are left out of training sets and new exams; nothing is deleted.",
     )
+
+    @property
+    def takes_imported_in_exam(self) -> bool:
+        """Return whether a label that came with the source decides an exam item."""
+        return self.imported == "accept" and self.imported_in_exam
 
 
 class SplitConfig(Section):

@@ -76,6 +76,16 @@ class FakeLabelStudio:
             self._tick(annotation["task"])
         self._save()
 
+    def shown_to(self, project_id: int, person: str) -> list[str]:
+        """Return the items that a person gets to label: not answered by them, nor by as many as are asked."""
+        shown = []
+        for task in self.tasks_of(project_id):
+            given = self._of_task(task["id"])
+            num_people = len({one["by"] for one in given if not one["cancelled"]})
+            if num_people < task["people"] and person not in {one["by"] for one in given}:
+                shown.append(task["data"]["item_id"])
+        return shown
+
     def rename(self, project_id: int, title: str) -> None:
         self.state["projects"][str(project_id)]["title"] = title
         self._save()
@@ -129,7 +139,11 @@ class FakeLabelStudio:
 
     def update_project(self, project_id: int, *, hook: str, **settings) -> None:
         self._before("update_project")
-        self._project(project_id).update(settings, hook=hook)
+        project = self._project(project_id)
+        if settings["annotators_per_item"] != project["annotators_per_item"]:  # as Label Studio does it
+            for task in self.tasks_of(project_id):
+                task["people"] = settings["annotators_per_item"]
+        project.update(settings, hook=hook)
         self._after("update_project")
 
     def accounts(self) -> list[str]:
@@ -155,6 +169,7 @@ class FakeLabelStudio:
                 "project": project_id,
                 "data": {**task.data, "item_id": task.item_id},
                 "predictions": [dict(one) for one in task.predictions],
+                "people": self._project(project_id)["annotators_per_item"],
                 "changed_at": None,
             }
         self._after("import_tasks")
@@ -215,10 +230,17 @@ class FakeLabelStudio:
                 task["id"],
                 str(task["data"].get("item_id", "")),
                 len(self._of_task(task["id"])),
+                task["people"],
             )
             for task in self.tasks_of(project_id)
         ]
         return [task for task in counted if task.num_annotations]
+
+    def ask_people(self, task_id: int, num_people: int) -> None:
+        self._before("ask_people")
+        self.state["tasks"][str(task_id)]["people"] = num_people
+        self._tick(task_id)
+        self._after("ask_people")
 
     def url(self, project_id: int) -> str:
         return f"http://label-studio.test/projects/{project_id}/data"

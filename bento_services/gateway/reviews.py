@@ -18,8 +18,9 @@ AUDIT_SQL = sa.text(
     "OR (project = :project AND item_id = :item_id) ORDER BY picked_at LIMIT 1"
 )
 DECISION_SQL = sa.text(
-    "SELECT status, label, decided_at FROM label_decisions WHERE project = :project AND item_id = :item_id "
-    "AND method IN ('single', 'consensus') ORDER BY version DESC LIMIT 1"
+    "SELECT status, label, decided_at, EXISTS (SELECT 1 FROM labeling_tasks WHERE project = :project "
+    "AND item_id = :item_id AND state <> 'done') AS is_open FROM label_decisions WHERE project = :project "
+    "AND item_id = :item_id AND method IN ('single', 'consensus') ORDER BY version DESC LIMIT 1"
 )
 
 
@@ -71,11 +72,14 @@ class SqlReviews:
 
 
 def review_of(decision: Mapping[str, Any] | sa.RowMapping | None) -> Review:
-    """Return what a label decision says to the caller; a withdrawn one says that people are to look again."""
+    """Return what a label decision says to the caller; a withdrawn one says that people are to look again.
+
+    So does a disputed one whose task is open: it is asked of a further person.
+    """
     if decision is None or decision["status"] == "withdrawn":
         return Review("asked")
     if decision["status"] == "disputed":
-        return Review("disputed")
+        return Review("asked" if decision["is_open"] else "disputed")
     return Review("answered", str(decision["label"]), _iso(decision["decided_at"]))
 
 

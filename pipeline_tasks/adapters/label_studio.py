@@ -254,7 +254,11 @@ class LabelStudio:
 
     def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
         tasks = self._pages(project_id, filters=_all_of(_is_annotated()), fields="task_only")
-        return [AnnotatedTask(int(task["id"]), _item_id(task), _num_annotations(task)) for task in tasks]
+        return [AnnotatedTask(int(one["id"]), _item_id(one), _num_annotations(one), one["overlap"]) for one in tasks]
+
+    def ask_people(self, task_id: int, num_people: int) -> None:
+        # The server computes `is_labeled` anew with the next answer, and not when `overlap` changes.
+        self._http.call("PATCH", f"/api/tasks/{task_id}/", json={"overlap": num_people, "is_labeled": False})
 
     def _pages(
         self, project_id: int, *, filters: Mapping[str, Any] | None, fields: str, ordering: str = "tasks:id"

@@ -10,7 +10,7 @@ from collections.abc import Collection as Ids
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline_tasks.annotation.consensus import Rule, next_decision
+from pipeline_tasks.annotation.consensus import Rule, asks_further, next_decision, people_wanted
 from pipeline_tasks.annotation.reading import (
     ITEM_CHANGED,
     Reading,
@@ -25,6 +25,7 @@ from pipeline_tasks.annotation.reading import (
     tombstone,
     unknown_item,
 )
+from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labeling_tasks import slices
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository, Refusal
@@ -84,6 +85,7 @@ class Collection:
             num_skipped=count["skipped"],
             num_empty=count["empty"],
             num_deletions_held=count["held"],
+            num_asked=count["asked"],
         )
 
     def collect_queue(self, queue: Queue, *, ls_project_id: int) -> None:
@@ -97,11 +99,13 @@ class Collection:
         known = cursor.value if cursor else {}
         since = self._start(queue, known, ls_project_id=ls_project_id)
         touched, newest = self._record_changes(queue, ls_project_id=ls_project_id, since=since)
-        corrected = self._settle_differences(queue, ls_project_id=ls_project_id)
+        there = self._annotated(ls_project_id)
+        corrected = self._settle_differences(queue, there, ls_project_id=ls_project_id)
         crash_point("collect.decisions.before")
         for some in slices(sorted(touched - corrected)):
             self._commit(queue, some, rows=[], refusals=[])
         crash_point("collect.decisions.recorded")
+        self._ask_further(queue, there, ls_project_id=ls_project_id)
         self._ask_again(queue)
         value = {"ls_project_id": ls_project_id, "changed_at": (newest or since or self._now).isoformat()}
         if self._began_at is not None:
@@ -202,15 +206,17 @@ class Collection:
         by_item = self._labels.annotations(self._project.name, item_ids, collected_since=collected_since)
         return {row.annotation_id: row for rows in by_item.values() for row in rows}
 
-    def _settle_differences(self, queue: Queue, *, ls_project_id: int) -> set[str]:
+    def _annotated(self, ls_project_id: int) -> list[AnnotatedTask]:
+        return [
+            dataclasses.replace(task, item_id=self._owner(task.task_id, storable(task.item_id)))
+            for task in self._labeling.annotated_tasks(ls_project_id)
+        ]
+
+    def _settle_differences(self, queue: Queue, there: Sequence[AnnotatedTask], *, ls_project_id: int) -> set[str]:
         """Bury annotations that are gone, take up those that the changes missed, and decide anew in one transaction.
 
         A request that was killed halfway leaves an annotation without touching its task: only the count shows it.
         """
-        there = [
-            dataclasses.replace(task, item_id=self._owner(task.task_id, storable(task.item_id)))
-            for task in self._labeling.annotated_tasks(ls_project_id)
-        ]
         counts: Counter[str] = Counter()
         for task in there:
             counts[task.item_id] += task.num_annotations
@@ -248,6 +254,30 @@ class Collection:
         task_ids = [task.task_id for task in there if task.item_id in set(item_ids)]
         return [received(one) for one in self._labeling.annotations(ls_project_id, task_ids=task_ids or [])]
 
+    def _ask_further(self, queue: Queue, there: Iterable[AnnotatedTask], *, ls_project_id: int) -> None:
+        """Open the tasks of disputed items for one more person each, those that earlier releases closed too.
+
+        What Label Studio says of a task is compared each time: a change of the project's settings sets all tasks back.
+        """
+        name, rule = self._project.name, self._rule(queue)
+        disputes = DisputeRepository(self._labels.database)
+        found = disputes.disputed(name, queue)
+        answers = self._labels.annotations(name, [one.item_id for one in found])
+        asked = {one.item_id: one for one in found if asks_further(answers.get(one.item_id, []), rule)}
+        opened = [one.item_id for one in asked.values() if not one.is_open]
+        settled = [one.item_id for one in found if one.is_open and one.item_id not in asked]
+        crash_point("collect.further.before")
+        if opened or settled:
+            disputes.set_open(name, asked=opened, settled=settled, fence=self._fence)
+        self._counts["asked"] += len(asked)
+        here = self._labels.annotations(name, asked, collected_since=self._began_at)
+        shown = {task.task_id: task.num_people for task in there}
+        for one in asked.values():
+            num_people = people_wanted(here.get(one.item_id, []))
+            if one.ls_project_id == ls_project_id and one.ls_task_id in shown and shown[one.ls_task_id] < num_people:
+                self._labeling.ask_people(one.ls_task_id, num_people)
+        crash_point("collect.further.after")
+
     def _ask_again(self, queue: Queue) -> None:
         """Remove empty submits from Label Studio, which takes their tasks for done; they are in the quarantine."""
         for annotation_id in self._labels.empty_answers(self._project.name, queue, collected_since=self._began_at):
@@ -262,6 +292,7 @@ class Collection:
         """Record rows together with the decisions of the items that follow from them."""
         decisions = self._decisions(queue, item_ids, rows)
         reopened = [one.item_id for one in decisions if one.status == "withdrawn"]
+        kept_open = [one.item_id for one in decisions if one.status == "disputed"]  # until _ask_further has looked
         if rows or decisions or refusals:
             self._labels.commit(
                 self._project.name,
@@ -269,16 +300,20 @@ class Collection:
                 decisions=decisions,
                 refusals=refusals,
                 reopened=reopened,
+                kept_open=kept_open,
                 now=self._now,
                 fence=self._fence,
             )
         for decision in decisions:
             self._counts[decision.status] += 1
 
-    def _decisions(self, queue: Queue, item_ids: Sequence[str], rows: Sequence[AnnotationRow]) -> list[DecisionRow]:
-        name, wanted = self._project.name, self._project.config.labels
+    def _rule(self, queue: Queue) -> Rule:
+        wanted = self._project.config.labels
         needed = wanted.exam_annotators if queue == "exam" else wanted.annotators
-        rule = Rule(annotators_needed=needed, min_agreement=wanted.min_agreement)
+        return Rule(needed, min_agreement=wanted.min_agreement, further_people=wanted.further_people)
+
+    def _decisions(self, queue: Queue, item_ids: Sequence[str], rows: Sequence[AnnotationRow]) -> list[DecisionRow]:
+        name, rule = self._project.name, self._rule(queue)
         ours = self._labels.known_items(name, item_ids, queue=queue)
         stored = self._labels.annotations(name, ours)
         previous = self._labels.decisions(name, ours)

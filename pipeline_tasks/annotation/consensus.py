@@ -10,14 +10,16 @@ from collections.abc import Iterable, Sequence
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, Method, Status
 
 HUMAN_METHODS = ("single", "consensus")
+PAIR = 2  # the fewest who can differ
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rule:
-    """How many different people an item needs, and which share of them must agree."""
+    """How many different people an item needs, which share of them must agree, and how many more a tie may ask."""
 
     annotators_needed: int
     min_agreement: float
+    further_people: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def decide(annotations: Iterable[AnnotationRow], rule: Rule) -> Outcome | None:
     """Return the decision of an item's people, or None while too few have answered.
 
     The label of the most people wins when their share is above `min_agreement` (or all agree); otherwise, and when
-    two labels share the lead, the item is disputed and stays out of training and exam.
+    two labels share the lead, the item is disputed: `asks_further` says whether one more person is asked of it.
     """
     answers = counted_answers(annotations)
     if len(answers) < rule.annotators_needed:
@@ -63,6 +65,28 @@ def decide(annotations: Iterable[AnnotationRow], rule: Rule) -> Outcome | None:
         annotators=tuple(answer.annotator for answer in answers),
         agreement=agreement,
     )
+
+
+def asks_further(annotations: Iterable[AnnotationRow], rule: Rule) -> bool:
+    """Return whether a disputed item is asked of one more person: one is left, and those left could decide it.
+
+    Whoever has answered counts once, however often; two who differ where one was asked are a tie like any other.
+    """
+    outcome = decide(annotations := list(annotations), rule)
+    if outcome is None or outcome.status != "disputed":
+        return False
+    num_answers = len(outcome.annotators)
+    num_left = max(rule.annotators_needed, PAIR) + rule.further_people - num_answers
+    most = max(Counter(answer.label for answer in counted_answers(annotations)).values())
+    return num_left > 0 and (most + num_left) / (num_answers + num_left) > rule.min_agreement
+
+
+def people_wanted(annotations: Iterable[AnnotationRow]) -> int:
+    """Return how many different people a task must ask so that one more answers: all whom Label Studio counts, and one.
+
+    It counts everybody who has submitted anything, also what is refused here; a skip is none.
+    """
+    return 1 + len({row.annotator for row in annotations if not row.deleted and not row.cancelled})
 
 
 def next_decision(

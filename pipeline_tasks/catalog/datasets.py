@@ -111,17 +111,22 @@ class DatasetRepository:
         """Return how many different people have answered anything."""
         return answers.num_labelers(self._database, project)
 
-    def num_decided(self, project: str) -> dict[Queue, int]:
-        """Return how many items have a label to train on, and how many exam items have one and are in no epoch yet."""
+    def num_decided(self, project: str, *, imported_in_exam: bool = False) -> dict[Queue, int]:
+        """Return how many items have a label to train on, and how many exam items have one and are in no epoch yet.
+
+        Labels of the source are none of an exam item, unless `imported_in_exam`.
+        """
         item, decision, member = t.items.c, t.label_decisions.c, t.exam_items.c
         newest = _newest_decisions(project)
         same = sa.and_(decision.item_id == newest.c.item_id, decision.version == newest.c.version)
         frozen = sa.exists().where(member.project == item.project, member.item_id == item.item_id)
+        by_source = sa.and_(item.split == "exam", decision.method == "imported")
         query = (
             sa.select(item.split, sa.func.count())
             .join(newest, newest.c.item_id == item.item_id)
             .join(t.label_decisions, sa.and_(same, decision.project == item.project))
             .where(item.project == project, decision.status == "decided", ~frozen)
+            .where(sa.true() if imported_in_exam else ~by_source)
             .group_by(item.split)
         )
         with self._database.read() as connection:

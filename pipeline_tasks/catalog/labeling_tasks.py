@@ -63,32 +63,39 @@ class LabelingTaskRepository:
     ) -> int:
         """Ask people for labels and return how many items were new to the queue; the first request of an item stays.
 
-        The queue follows the item's split; an exam item never carries a prediction.
+        The queue follows the item's split, but for audits: they go where exam items do, to as many people, and like
+        them never carry a prediction.
         """
         known = predictions or {}
         rows = [_request_row(one, reason, priority, known.get(one.item_id), now) for one in items]
         with self.database.write(fence) as connection:
             return sum(insert_ignore(connection, t.labeling_tasks, some) for some in slices(rows))
 
-    def request_unlabeled(self, project: str, *, now: dt.datetime, fence: Fence | None = None) -> int:
-        """Ask for labels for every good item from a source that has neither a decision nor a labeling task."""
+    def request_unlabeled(
+        self, project: str, *, imported_in_exam: bool = False, now: dt.datetime, fence: Fence | None = None
+    ) -> int:
+        """Ask for labels for every good item from a source that has neither a decision nor a labeling task.
+
+        Unless `imported_in_exam`, the label of its source is no decision of an exam item that is in no epoch.
+        """
         queued = sa.exists().where(
             t.labeling_tasks.c.project == t.items.c.project, t.labeling_tasks.c.item_id == t.items.c.item_id
         )
+        undecided = ~has_decision() if imported_in_exam else sa.or_(~has_decision(), waits_for_people())
         query = sa.select(
             t.items.c.project,
             t.items.c.item_id,
-            sa.case((t.items.c.split == "exam", "exam"), else_="label"),
+            queue_of_split(),
             sa.literal("pending"),
             sa.literal("new"),
             sa.literal(0.0),
             sa.literal(now, t.UtcDateTime()),
-        ).where(
-            t.items.c.project == project, t.items.c.origin == "source", is_usable(project), ~has_decision(), ~queued
-        )
+        ).where(t.items.c.project == project, t.items.c.origin == "source", is_usable(project), undecided, ~queued)
         columns = ["project", "item_id", "queue", "state", "reason", "priority", "requested_at"]
         with self.database.write(fence) as connection:
             plan_for_bulk(connection)
+            if not imported_in_exam:
+                _reopen_imported(connection, project)
             statement = t.labeling_tasks.insert().from_select(columns, query)
             return int(connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount)
 
@@ -97,13 +104,17 @@ class LabelingTaskRepository:
         with self.database.read() as connection:
             return bool(connection.execute(sa.select(sa.exists().where(t.items.c.project == project))).scalar())
 
-    def close_imported(self, project: str, *, fence: Fence | None = None) -> None:
-        """Mark the tasks as done whose items have but their source's label, unless they were asked for on purpose."""
+    def close_imported(self, project: str, *, in_exam: bool = False, fence: Fence | None = None) -> None:
+        """Mark the tasks as done whose items have but their source's label, unless they were asked for on purpose.
+
+        Exam tasks are closed so only `in_exam`.
+        """
         task, decision = t.labeling_tasks.c, t.label_decisions.c
         mine = (decision.project == task.project) & (decision.item_id == task.item_id)
         imported = sa.exists().where(mine, decision.method == "imported", decision.status == "decided")
         decided_again = sa.exists().where(mine, decision.version > 1)
-        waiting = (task.project == project, task.reason == "new", task.state != "done", imported, ~decided_again)
+        waiting = [task.project == project, task.reason == "new", task.state != "done", imported, ~decided_again]
+        waiting += [] if in_exam else [task.queue != "exam"]
         with self.database.write(fence) as connection:
             connection.execute(t.labeling_tasks.update().where(*waiting).values(state="done"))
 
@@ -272,6 +283,20 @@ def has_decision() -> sa.Exists:
     return sa.exists().where(decision.project == t.items.c.project, decision.item_id == t.items.c.item_id)
 
 
+def waits_for_people() -> sa.ColumnElement[bool]:
+    """The condition that an exam item, in no epoch yet, has no other decision than the label of its source."""
+    item, decision, member = t.items.c, t.label_decisions.c, t.exam_items.c
+    mine = sa.and_(decision.project == item.project, decision.item_id == item.item_id)
+    by_people = sa.exists().where(mine, decision.method != "imported")
+    in_epoch = sa.exists().where(member.project == item.project, member.item_id == item.item_id)
+    return sa.and_(item.split == "exam", ~by_people, ~in_epoch)
+
+
+def queue_of_split() -> sa.ColumnElement[str]:
+    """The queue that an item of a split goes to."""
+    return sa.case((t.items.c.split == "exam", "exam"), else_="label")
+
+
 def item_from_row(row: sa.RowMapping) -> Item:
     """Return the item of a row that holds all columns of `items`."""
     same = ("project", "item_id", "source", "key", "group_key", "media_type", "arrived_at", "split", "origin")
@@ -289,6 +314,15 @@ def close_tasks(connection: sa.Connection, project: str, *, done: Sequence[str],
         for some in slices(item_ids):
             where = (task.project == project, task.item_id.in_(some), task.state.in_(was))
             connection.execute(t.labeling_tasks.update().where(*where).values(state=state))
+
+
+def _reopen_imported(connection: sa.Connection, project: str) -> None:
+    """Ask people again of exam items whose tasks the label of their source had closed."""
+    task, item = t.labeling_tasks.c, t.items.c
+    found = sa.select(item.item_id).where(item.project == project, has_decision(), waits_for_people())
+    again = sa.case((task.ls_task_id.is_(None), "pending"), else_="pushed")
+    mine = (task.project == project, task.queue == "exam", task.state == "done", task.item_id.in_(found))
+    connection.execute(t.labeling_tasks.update().where(*mine).values(state=again))
 
 
 def _queued(project: str) -> sa.Select[Any]:
@@ -313,7 +347,7 @@ def _queued_item(row: sa.RowMapping) -> QueuedItem:
 def _request_row(
     item: Item, reason: Reason, priority: float, prediction: Mapping[str, Any] | None, now: dt.datetime
 ) -> dict[str, Any]:
-    queue = QUEUE_OF_SPLIT[item.split]
+    queue = "exam" if reason == "audit" else QUEUE_OF_SPLIT[item.split]
     return {
         "project": item.project,
         "item_id": item.item_id,

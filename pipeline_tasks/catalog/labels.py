@@ -17,6 +17,7 @@ from pipeline_tasks.catalog.labeling_tasks import (
     close_tasks,
     has_decision,
     plan_for_bulk,
+    queue_of_split,
     slices,
 )
 from pipeline_tasks.catalog.set_aside import is_usable
@@ -76,12 +77,19 @@ class LabelRepository(LabelingTaskRepository):
     """Labeling tasks, annotations and decisions of all projects."""
 
     def accept_imported(
-        self, project: str, *, classes: Sequence[str], schema_version: int, now: dt.datetime, fence: Fence | None = None
+        self,
+        project: str,
+        *,
+        classes: Sequence[str],
+        schema_version: int,
+        in_exam: bool = False,
+        now: dt.datetime,
+        fence: Fence | None = None,
     ) -> int:
         """Make a decision of the label that each good item's source gave: version 1, and after a correction the next.
 
-        A decision that people made stays. Items whose source label is not a class go to the quarantine of the stage
-        `labels`, and to people. Returns how many decisions are new.
+        Exam items are decided so only `in_exam`. A decision that people made stays. Items whose source label is not a
+        class go to the quarantine of the stage `labels`, and to people. Returns how many decisions are new.
         """
         unlabeled = (
             t.items.c.project == project,
@@ -89,6 +97,7 @@ class LabelRepository(LabelingTaskRepository):
             is_usable(project),
             ~has_decision(),
         )
+        taken = () if in_exam else (t.items.c.split != "exam",)
         known = t.items.c.source_label.in_(classes)
         values: dict[str, sa.ColumnElement[Any]] = {
             "project": t.items.c.project,
@@ -105,10 +114,10 @@ class LabelRepository(LabelingTaskRepository):
         with self.database.write(fence) as connection:
             plan_for_bulk(connection)
             _insert_from(connection, t.quarantine, _unknown_class(classes, now), [*unlabeled, ~known])
-            num_new = _insert_from(connection, t.label_decisions, values, [*unlabeled, known])
+            num_new = _insert_from(connection, t.label_decisions, values, [*unlabeled, known, *taken])
             newest = t.label_decisions.alias("newest")
             values |= {"version": newest.c.version + 1}
-            corrected = [known, *_is_corrected(project, newest)]
+            corrected = [known, *taken, *_is_corrected(project, newest)]
             return num_new + _insert_from(connection, t.label_decisions, values, corrected)
 
     def commit(
@@ -119,10 +128,13 @@ class LabelRepository(LabelingTaskRepository):
         decisions: Iterable[DecisionRow] = (),
         refusals: Iterable[Refusal] = (),
         reopened: Sequence[str] = (),
+        kept_open: Sequence[str] = (),
         now: dt.datetime,
         fence: Fence | None = None,
     ) -> None:
         """Record a batch whole or not at all: revisions, decisions, refusals, and the labeling tasks they close.
+
+        The tasks of items that are `kept_open` stay as they are.
 
         Raises:
             StaleAttempt: a newer attempt holds the lease; nothing is written.
@@ -136,7 +148,7 @@ class LabelRepository(LabelingTaskRepository):
             if decided:
                 connection.execute(t.label_decisions.insert(), [_decision_values(project, one) for one in decided])
             insert_ignore(connection, t.quarantine, refused)
-            done = [one.item_id for one in decided if one.status != "withdrawn"]
+            done = [one.item_id for one in decided if one.status != "withdrawn" and one.item_id not in kept_open]
             close_tasks(connection, project, done=done, reopened=reopened)
 
     def refuse(
@@ -170,7 +182,7 @@ class LabelRepository(LabelingTaskRepository):
         found: dict[str, DecisionRow] = {}
         with self.database.read() as connection:
             for some in slices(sorted(set(item_ids))):
-                query = _newest(project).where(t.label_decisions.c.item_id.in_(some))
+                query = newest_decisions(project).where(t.label_decisions.c.item_id.in_(some))
                 for row in connection.execute(query).mappings():
                     found[row["item_id"]] = _decision_row(row)
         return found
@@ -205,13 +217,15 @@ class LabelRepository(LabelingTaskRepository):
             return [row["annotation_id"] for row in connection.execute(query).mappings() if not row["result"]]
 
     def known_items(self, project: str, item_ids: Iterable[str], *, queue: Queue) -> set[str]:
-        """Return which of the ids are items of the project that belong into the queue."""
+        """Return which of the ids are items of the project that belong into the queue: that of their labeling task."""
         found: set[str] = set()
-        item = t.items.c
-        split = item.split == "exam" if queue == "exam" else item.split != "exam"
+        item, task = t.items.c, t.labeling_tasks.c
+        asked = sa.and_(task.project == item.project, task.item_id == item.item_id)
+        in_queue = sa.func.coalesce(task.queue, queue_of_split()) == queue
         with self.database.read() as connection:
             for some in slices(sorted(set(item_ids))):
-                query = sa.select(item.item_id).where(item.project == project, item.item_id.in_(some), split)
+                mine = (item.project == project, item.item_id.in_(some), in_queue)
+                query = sa.select(item.item_id).outerjoin(t.labeling_tasks, asked).where(*mine)
                 found.update(connection.execute(query).scalars())
         return found
 
@@ -298,7 +312,8 @@ def _unknown_class(classes: Sequence[str], now: dt.datetime) -> dict[str, sa.Col
     }
 
 
-def _newest(project: str) -> sa.Select[Any]:
+def newest_decisions(project: str) -> sa.Select[Any]:
+    """Return the query of each item's newest decision."""
     decision = t.label_decisions.c
     newest = (
         sa.select(decision.item_id, sa.func.max(decision.version).label("version"))

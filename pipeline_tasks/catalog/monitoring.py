@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.catalog.labeling_tasks import slices
+from pipeline_tasks.catalog.labels import newest_decisions
 from pipeline_tasks.contracts import Fence
 
 PickKind = Literal["audit", "uncertain"]
@@ -53,6 +54,18 @@ class AuditedPrediction:
     @property
     def is_right(self) -> bool:
         return self.predicted_label == self.label
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OpenAudit:
+    """An audited prediction on whose item people differ: `is_asked` of a further person, or disputed to the end."""
+
+    prediction_id: str
+    model_version: str
+    item_id: str
+    predicted_at: dt.datetime
+    is_asked: bool
+    inclusion: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -178,10 +191,15 @@ class MonitoringRepository:
             row = _window_values(project, _after_all(connection, project, window), run_id)
             connection.execute(t.monitor_windows.insert(), row)
 
-    def audited(self, project: str) -> list[AuditedPrediction]:
-        """Return the random audits whose items have a decided label now, oldest prediction first."""
+    def audited(self, project: str, *, imported: bool = False) -> list[AuditedPrediction]:
+        """Return the random audits whose items have a decided label now, oldest prediction first.
+
+        A label that came with the source counts only where it decides exam items too (`imported`).
+        """
         audit, decision = t.audits.c, t.label_decisions.c
         is_decided = decision.status == "decided"
+        if not imported:
+            is_decided = sa.and_(is_decided, decision.method != "imported")
         of_item = (
             sa.select(
                 decision.item_id,
@@ -207,6 +225,22 @@ class MonitoringRepository:
             AuditedPrediction(known_at=max(row.pop("picked_at"), row.pop("first_at")), **row)  # the label may be older
             for row in rows
         ]
+
+    def open_audits(self, project: str) -> list[OpenAudit]:
+        """Return the random audits on whose items people differ now, oldest prediction first."""
+        audit, task = t.audits.c, t.labeling_tasks.c
+        newest = newest_decisions(project).where(t.label_decisions.c.status == "disputed").subquery()
+        is_asked = sa.exists().where(task.project == project, task.item_id == audit.item_id, task.state != "done")
+        columns = (audit.prediction_id, audit.model_version, audit.item_id, audit.predicted_at, audit.inclusion)
+        query = (
+            sa.select(*columns, is_asked.label("is_asked"))
+            .join(newest, newest.c.item_id == audit.item_id)
+            .where(audit.project == project, audit.kind == "audit")
+            .order_by(audit.predicted_at, audit.prediction_id)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings()
+            return [OpenAudit(**{**row, "is_asked": bool(row["is_asked"])}) for row in rows]
 
     def windows(self, project: str, kind: str, *, limit: int = 500) -> list[WindowRow]:
         """Return the newest windows of a kind, oldest first."""

@@ -72,6 +72,7 @@ def assign(
     *,
     annotators: Sequence[Annotator],
     people_per_item: int,
+    asked: Mapping[str, int],
     answered_by: Mapping[str, Iterable[str]],
     truth: Mapping[str, str],
     similar: Mapping[str, Sequence[str]],
@@ -79,7 +80,8 @@ def assign(
 ) -> list[Assignment]:
     """Divide the tasks (item id -> task id) among the annotators, so that each gets as many people as it needs.
 
-    Whoever has answered a task does not get it again; items without a known true label are left to people.
+    `asked` are tasks that need another number of people than most: those that are asked of a further one. Whoever has
+    answered a task does not get it again; items without a known true label are left to people.
 
     Raises:
         ConfigError: fewer annotators than people per item.
@@ -94,7 +96,8 @@ def assign(
         before = set(answered_by.get(item_id, ()))
         turn = [annotators[(number + step) % len(annotators)] for step in range(len(annotators))]
         free = [one for one in turn if one.email not in before] if item_id in truth else []
-        for annotator in free[: max(people_per_item - len(before), 0)]:
+        needed = max(people_per_item, asked.get(item_id, 0))
+        for annotator in free[: max(needed - len(before), 0)]:
             label = chosen_label(annotator, item_id, truth=truth[item_id], similar=similar, classes=classes)
             lead = MIN_LEAD_SECONDS + SPREAD_LEAD_SECONDS * _share(annotator.email, item_id, "lead")
             assignments.append(Assignment(annotator, tasks[item_id], item_id, label, round(lead, 2)))
@@ -129,6 +132,7 @@ def answer_all(
         tasks,
         annotators=annotators,
         people_per_item=people_per_item,
+        asked={task.item_id: task.num_people for task in labeling.annotated_tasks(project_id)},
         answered_by=answered_by,
         truth=truth,
         similar=similar,

@@ -19,6 +19,7 @@ class Progress:
 
     num_labels: int
     num_disputed: int
+    num_asked: int
     num_outstanding: int
     num_pushed: int
     generation: int
@@ -49,6 +50,7 @@ def read_progress(database: Database, project: str) -> Progress:
     return Progress(
         num_labels=state.num_labels,
         num_disputed=state.num_disputed,
+        num_asked=state.num_asked,
         num_outstanding=state.num_outstanding,
         # Nothing counts before the push is whole: who starts to label in the middle of it meets half of the tasks.
         num_pushed=0 if by_state.keys() & {"pending", "pushing"} else sum(by_state.values()),

@@ -23,6 +23,7 @@ from pipeline_tasks.settings import process_environment, projects_dir
 PROJECT = "fashion"
 RUN_TIMEOUT_SECONDS = 900.0
 TRICKLE_PER_SECOND = 5.0
+TIES_SECONDS = 4.0  # from one look for ties to the next
 CHAPTERS = ("first_champion", "world_shifts", "held_back", "rolled_back")
 
 
@@ -231,23 +232,39 @@ def _tell_quality(stage: Stage) -> None:
 
 
 def _label(stage: Stage) -> None:
-    """Let people answer: scripted ones over Label Studio's API, or you in the browser."""
-    label_open_tasks(
-        stage.parts,
-        PROJECT,
-        truth=stage.material.truth_by_item(),
-        by_hand=stage.labeler == "me",
-        say=stage.narrator.step,
-    )
-    _wait(
-        lambda: stage.progress().num_outstanding == 0,
-        "Label Studio's webhook woke collect, and every answer is in the catalog",
-        # A killed collect runs again after 80 s (its heartbeat's end, the retry's pause), and one may be killed twice.
-        seconds=24 * 3600 if stage.labeler == "me" else 600,
-        nudge=functools.partial(stage.airflow.trigger, f"{PROJECT}__collect"),
-    )
+    """Let people answer, ties a further person too: scripted ones over Label Studio's API, or you in the browser."""
+    _answer(stage, say=stage.narrator.step)
+    for text, done in (
+        ("Label Studio's webhook woke collect, and every answer is in the catalog", _all_but_ties),
+        ("a further person has answered every tie", _ties_too),
+    ):
+        _wait(
+            functools.partial(done, stage),
+            text,
+            # A killed collect runs again after 80 s (its heartbeat's end, the retry's pause), and may be killed twice.
+            seconds=24 * 3600 if stage.labeler == "me" else 600,
+            nudge=functools.partial(stage.airflow.trigger, f"{PROJECT}__collect"),
+        )
     state = stage.progress()
     stage.narrator.step(f"labels: {state.num_labels} decided, {state.num_disputed} disputed (they stay out)")
+
+
+def _answer(stage: Stage, *, say: Callable[[str], None]) -> None:
+    by_hand = stage.labeler == "me"
+    label_open_tasks(stage.parts, PROJECT, truth=stage.material.truth_by_item(), by_hand=by_hand, say=say)
+
+
+def _all_but_ties(stage: Stage) -> bool:
+    state = stage.progress()
+    return state.num_outstanding == state.num_asked
+
+
+def _ties_too(stage: Stage) -> bool:
+    if stage.progress().num_outstanding == 0:
+        return True
+    _answer(stage, say=lambda _line: None)
+    time.sleep(TIES_SECONDS)
+    return stage.progress().num_outstanding == 0
 
 
 def _trigger(stage: Stage, verb: str, conf: dict[str, Any] | None = None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.contracts import Leak
 from pipeline_tasks.evaluation import groups, metrics, statistics
 from pipeline_tasks.evaluation.constant import ConstantAnswer
@@ -96,7 +97,7 @@ class Evidence:
     `leaks` are the exam items in the contender's training snapshot, `champion_leaks` those in the champion's; on items
     that were `left_out` neither model is judged. `previous` is what rules 3 and 4 looked at; from rule 5 on `current`
     is the whole window, `epochs` are its parts (newest first), and `epoch_level` is the error that all uses of the
-    newest epoch may spend.
+    newest epoch may spend. `labels` tells of the exam's labels; None in verdicts from before they did.
     """
 
     project_classes: tuple[str, ...]
@@ -110,6 +111,7 @@ class Evidence:
     left_out: tuple[LeftOut, ...] = ()
     epochs: tuple[EpochEvidence, ...] = ()
     epoch_level: float | None = None
+    labels: ExamLabels | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -250,7 +250,25 @@ def exams(document: Document) -> str:
             f"(the yearly budget is {question['policy']['false_promotions_a_year']:g} false promotions).</p>"
         )
     head = '<tr><th></th><th>Epoch</th><th class="number">Items</th><th>Hash of items and labels</th></tr>'
-    return f"<table>{head}{rows}</table>{use}{_left_out(question)}"
+    return f"<table>{head}{rows}</table>{use}{_labels(document)}{_left_out(question)}"
+
+
+def _labels(document: Document) -> str:
+    """Return the exam's open items with the bounds of its figures; nothing in verdicts from before they were told."""
+    found = document["evidence"].get("labels")
+    if found is None:
+        return ""
+    said = f"<p>Open items, on which people differed: {found['num_open']:,} ({percent(found['share'])} of all)"
+    if found["num_open"]:
+        figures = [(f"accuracy of the {role}", found[role], "%") for role in ("contender", "champion")]
+        figures.append(("difference", found["difference"], "points"))
+        bounds = ", ".join(
+            f"{name} {100 * one['low']:.1f} to {100 * one['high']:.1f} {unit}"
+            for name, one, unit in figures
+            if one is not None and one["low"] is not None
+        )
+        said += f". With all of them wrong or right: {bounds}"
+    return f"{said}.</p><p>Labels that nobody looked at: {percent(found['imported_share'])}.</p>"
 
 
 def _left_out(question: Mapping[str, Any]) -> str:

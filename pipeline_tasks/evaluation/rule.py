@@ -13,6 +13,7 @@ from pipeline_tasks.evaluation import power
 from pipeline_tasks.evaluation.constant import beside, check_above
 from pipeline_tasks.evaluation.evidence import EpochEvidence, Evidence, ExamEvidence, alpha_for_use
 from pipeline_tasks.evaluation.groups import MAX_GROUP_SHARE
+from pipeline_tasks.evaluation.open_items import note_labels
 from pipeline_tasks.evaluation.parts import PartShare
 from pipeline_tasks.evaluation.reasons import MAX_NAMED, METRIC_NAMES, Reason, compared, names, percent, points
 from pipeline_tasks.evaluation.rule_checks import (
@@ -46,6 +47,7 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     reasons += check_slices(policy, evidence.current)
     reasons += _beside_constant(policy, evidence)
     reasons += [*check_champion_leaks(evidence), *note_left_out(evidence)]
+    reasons += note_labels(evidence.labels, evidence.current)
     return conclude(reasons, first=is_first)
 
 

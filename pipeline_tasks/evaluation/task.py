@@ -12,10 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.exam_window import window
+from pipeline_tasks.catalog.exam_window import ExamLabels, window
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import (
-    UNDECODABLE,
     Attempt,
     ExamRef,
     Fence,
@@ -24,14 +23,14 @@ from pipeline_tasks.contracts import (
     VerdictRef,
     sha256_hex,
 )
-from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
+from pipeline_tasks.errors import DataCorrupt, InputError, LostRace
 from pipeline_tasks.evaluation import approval, report, scoring
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.budget import newest_level
 from pipeline_tasks.evaluation.evidence import ExamAnswers, LeftOut
+from pipeline_tasks.evaluation.leaving_out import undecodable, without_retired
 from pipeline_tasks.evaluation.report_leaks import FindItems
-from pipeline_tasks.evaluation.rule_checks import RETIRED
-from pipeline_tasks.evaluation.scoring import Answered, Exam, Measured, ReadItems, ScoringModel
+from pipeline_tasks.evaluation.scoring import Exam, Measured, ReadItems, ScoringModel
 from pipeline_tasks.evaluation.slices import values_of
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
@@ -40,10 +39,10 @@ from pipeline_tasks.project_gate import Gate, Slice
 
 logger = logging.getLogger(__name__)
 
-MAX_ONE_SIDED_SHARE = 0.01
 MAX_DECISIONS = 5
 FindGroups = Callable[[ExamRef], Mapping[str, str]]
 FindLeaks = Callable[[str, Sequence[ExamRef]], Sequence[Leak]]
+FindLabels = Callable[[Sequence[ExamRef]], ExamLabels]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ class _Scored:
     leaks: tuple[Leak, ...]
     champion_leaks: tuple[Leak, ...]
     left_out: tuple[LeftOut, ...]
+    labels: ExamLabels
 
 
 def judge(
@@ -71,6 +71,7 @@ def judge(
     find_leaks: FindLeaks,
     find_items: FindItems,
     find_groups: FindGroups,
+    find_labels: FindLabels = lambda _exams: ExamLabels(),
     retired: Mapping[str, str] = MappingProxyType({}),
     verdicts: VerdictRepository,
     store: ObjectStore,
@@ -88,7 +89,8 @@ def judge(
     none are given: one epoch, opened now). `load` reads a stored model version, `read` items'
     bytes in order; `find_leaks` returns the items of exams that a snapshot trains on, exactly or nearly, `find_items`
     items by id (asked for the leaks that the report shows, and for slices by key_pattern), `find_groups` the group of
-    each item of an exam by item id: near duplicates are of one group. Items that are `retired` (item id -> who, when
+    each item of an exam by item id: near duplicates are of one group, `find_labels` facts of the exams' labels, which
+    the verdict tells. Items that are `retired` (item id -> who, when
     and why) and items that cannot be decoded are left out for both models, and the verdict says so.
 
     Raises:
@@ -123,6 +125,7 @@ def judge(
         find_leaks=find_leaks,
         find_items=find_items,
         find_groups=find_groups,
+        find_labels=find_labels,
         retired=retired,
         store=store,
         timer=timer,
@@ -170,6 +173,7 @@ def _score(
     find_leaks: FindLeaks,
     find_items: FindItems,
     find_groups: FindGroups,
+    find_labels: FindLabels,
     retired: Mapping[str, str],
     store: ObjectStore,
     timer: Callable[[], float],
@@ -209,6 +213,7 @@ def _score(
         leaks=_leaks_of(contender, refs, find_leaks=find_leaks, left_out=left_out),
         champion_leaks=_leaks_of(champion, refs, find_leaks=find_leaks, left_out=left_out),
         left_out=left_out,
+        labels=find_labels(refs),
     )
 
 
@@ -237,10 +242,10 @@ def _answer(
     retired: Mapping[str, str],
 ) -> tuple[Exam, ExamAnswers, list[LeftOut]]:
     """Return the exam without what is left out of it, every model's answers on the rest, and what is left out."""
-    exam, left_out = _without_retired(exam, retired)
+    exam, left_out = without_retired(exam, retired)
     answered = scoring.answer_items(exam.items, read=read, models=list(models.values()))
     kept = [row for row in range(len(exam.items)) if row not in answered.problems]
-    left_out += _undecodable(exam, answered, roles=list(models))
+    left_out += undecodable(exam, answered, roles=list(models))
     exam = dataclasses.replace(exam, items=tuple(exam.items[row] for row in kept))
     by_key = any(one.by == "key_pattern" for one in slices)
     keys = {item.item_id: item.key for item in find_items([item.item_id for item in exam.items])} if by_key else {}
@@ -256,37 +261,6 @@ def _answer(
         slices=values_of(exam.items, slices, keys=keys),
     )
     return exam, answers, left_out
-
-
-def _without_retired(exam: Exam, retired: Mapping[str, str]) -> tuple[Exam, list[LeftOut]]:
-    gone = [item.item_id for item in exam.items if item.item_id in retired]
-    kept = tuple(item for item in exam.items if item.item_id not in retired)
-    found = [LeftOut(exam.ref.exam_id, item_id, RETIRED, retired[item_id]) for item_id in gone]
-    return dataclasses.replace(exam, items=kept), found
-
-
-def _undecodable(exam: Exam, answered: Answered, *, roles: Sequence[str]) -> list[LeftOut]:
-    """Return the items that a model cannot decode, left out for all.
-
-    Raises:
-        GateClosed: UNDECODABLE, more than 1 % of the items decode for one model and not for the other: a recipe that
-            refuses what is hard would be judged on the rest.
-    """
-    one_sided = {row: said for row, said in answered.problems.items() if None in said}
-    if len(one_sided) > MAX_ONE_SIDED_SHARE * len(exam.items):
-        row, said = next(iter(one_sided.items()))
-        role, problem = next((role, text) for role, text in zip(roles, said, strict=True) if text is not None)
-        raise GateClosed(
-            f"contender and champion must decode the same items of exam {exam.ref.epoch}, but for "
-            f"{MAX_ONE_SIDED_SHARE:.0%} (got {len(one_sided)} of {len(exam.items)} that only one of them decodes; the "
-            f"{role} on {exam.items[row].item_id[:16]}: {problem}). Change the recipe, or take the items out with "
-            "`dethrone item retire`. The champion stays.",
-            code=UNDECODABLE,
-        )
-    return [
-        LeftOut(exam.ref.exam_id, exam.items[row].item_id, UNDECODABLE, next(text for text in said if text is not None))
-        for row, said in answered.problems.items()
-    ]
 
 
 def _publish(
@@ -318,6 +292,7 @@ def _publish(
         champion_leaks=scored.champion_leaks,
         left_out=scored.left_out,
         epoch_level=level,
+        labels=scored.labels,
     )
     evidence = vd.evidence_table(scored.exams, scored.answers, question=question)
     document = vd.build_document(

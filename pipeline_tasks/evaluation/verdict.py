@@ -18,11 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.contracts import Leak, ModelRef, canonical_json, content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import rule, rule_4
 from pipeline_tasks.evaluation.metrics import Array
+from pipeline_tasks.evaluation.open_items import label_evidence
 from pipeline_tasks.evaluation.scoring import Exam, Measured
 from pipeline_tasks.project_gate import Gate
 
@@ -75,7 +77,8 @@ class Question:
 
     `leaks` are the exam items that the contender's training snapshot holds, `champion_leaks` those in the champion's;
     `left_out` are the items of the exams that neither model is judged on. `epoch_level` is the error that all
-    comparisons on the current exam's epoch may spend; None in verdicts of rules that had no yearly budget.
+    comparisons on the current exam's epoch may spend; None in verdicts of rules that had no yearly budget. `labels`
+    are facts of the exam's labels, which are told and decide nothing; None in verdicts from before they were told.
     """
 
     project: str
@@ -90,6 +93,7 @@ class Question:
     left_out: tuple[ev.LeftOut, ...] = ()
     rule_version: int = RULE_VERSION
     epoch_level: float | None = None
+    labels: ExamLabels | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the question as JSON values; without `left_out` where nothing is, as before there was such a thing."""
@@ -97,8 +101,9 @@ class Question:
         plain = {name: value.as_json() if isinstance(value, Party) else _plain(value) for name, value in fields.items()}
         if not self.left_out:
             del plain["left_out"]
-        if self.epoch_level is None:
-            del plain["epoch_level"]
+        for name in ("epoch_level", "labels"):
+            if plain[name] is None:
+                del plain[name]
         # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
         return {**plain, "policy": self.policy.model_dump(mode="json", exclude_unset=True)}
 
@@ -143,6 +148,8 @@ def build_document(
         exams["epochs"] = [_without_later(_plain(one)) for one in found.epochs]
     else:
         exams["previous"] = _exam_json(found.previous) if found.previous is not None else None
+    if found.labels is not None:
+        exams["labels"] = _plain(label_evidence(found.labels, found.current))
     return {
         "question": question.as_json(),
         "measured": {role: _without_later(_plain(value)) for role, value in measured.items()},
@@ -193,6 +200,7 @@ def build_evidence(
         left_out=question.left_out,
         epochs=tuple(epochs),
         epoch_level=question.epoch_level,
+        labels=question.labels,
     )
 
 
@@ -303,6 +311,7 @@ def question_from(document: Mapping[str, Any]) -> Question:
         leaks=tuple(Leak(**leak) for leak in fields.pop("leaks")),
         champion_leaks=tuple(Leak(**leak) for leak in fields.pop("champion_leaks")),
         left_out=tuple(ev.LeftOut(**one) for one in fields.pop("left_out", ())),
+        labels=ExamLabels(**fields.pop("labels")) if "labels" in fields else None,
         **fields,
     )
 

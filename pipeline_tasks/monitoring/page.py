@@ -68,6 +68,12 @@ def _version(quality: Mapping[str, Any]) -> str:
 def _evidence(quality: Mapping[str, Any]) -> str:
     per_request = quality["per_request"]
     lines = []
+    if quality["if_wrong"] is not None:
+        lines.append(
+            f"Open audits, on which people differ: {quality['num_open']:,} ({percent(quality['open_share'])} of all), "
+            f"{quality['num_asked']:,} of them asked of a further person. With all of them wrong or right: "
+            f"{percent(quality['if_wrong'])} to {percent(quality['if_right'])}."
+        )
     if per_request["estimate"] is not None:
         lines.append(f"Per request {_interval(per_request)} of {quality['num_requests']:,} audited requests.")
     if quality["evidence"] is not None:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pipeline_tasks.catalog.monitoring import AuditedPrediction
+from pipeline_tasks.catalog.monitoring import AuditedPrediction, OpenAudit
 from pipeline_tasks.intervals import NOT_A_NUMBER, Interval, wilson_interval
 from pipeline_tasks.monitoring import detector
 from pipeline_tasks.monitoring.detector import ExamCount
@@ -27,6 +27,8 @@ class VersionQuality:
     """One model version in production: accuracy on its newest audited contents, and window by window.
 
     `evidence` of a drop below `exam_bound` raises the alarm at `alarm_level`; docs/checks.md, "In production".
+    `num_open` contents beside the audited ones are open, people differ on them (`num_asked` of them wait for a further
+    person): accuracy with all of them wrong, or right, is `if_wrong` and `if_right`.
     """
 
     model_version: str
@@ -43,6 +45,11 @@ class VersionQuality:
     alarm_level: float | None = None
     false_alarms_a_year: float | None = None
     rule_version: int = detector.RULE_VERSION
+    num_open: int = 0
+    num_asked: int = 0
+    open_share: float = 0.0
+    if_wrong: float | None = None
+    if_right: float | None = None
 
     @property
     def text(self) -> str:
@@ -53,7 +60,13 @@ class VersionQuality:
         if math.isnan(self.accuracy.estimate):
             return f"{self.model_version}: nothing audited yet{promised}"
         constant = f", constant answer {self.constant_accuracy:.3f}" if self.constant_accuracy is not None else ""
-        return f"{self.model_version}: {self._shares()}{constant}{promised}{self._judged()}"
+        return f"{self.model_version}: {self._shares()}{self._open()}{constant}{promised}{self._judged()}"
+
+    def _open(self) -> str:
+        if not self.num_open or self.if_wrong is None or self.if_right is None:
+            return ""
+        share, bounds = f"{100 * self.open_share:.1f} %", f"{self.if_wrong:.3f} to {self.if_right:.3f}"
+        return f", {self.num_open} more open ({share}; {bounds} with all of them wrong or right)"
 
     def _shares(self) -> str:
         found = f"{_in_words(self.accuracy)} on {self.num_audited} audited"
@@ -81,8 +94,9 @@ def measure(
     exam: ExamCount | None,
     policy: Monitor,
     audits_a_year: float,
+    still_open: Sequence[OpenAudit] = (),
 ) -> VersionQuality:
-    """Return a version's live quality; `audited` are its labeled audits, oldest first."""
+    """Return a version's live quality; `audited` are its labeled audits, oldest first, `still_open` disputed ones."""
     contents = once_per_item(audited)
     recent = contents[-max(policy.window_audits, policy.min_audited) :]
     since = [one for one in audited if recent and one.predicted_at >= recent[0].predicted_at]
@@ -90,6 +104,8 @@ def measure(
     level = detector.alarm_level(audits_a_year, false_alarms_a_year=policy.false_alarms_a_year)
     bound = exam.lower_bound if exam else 0.0
     found = _evidence(contents, bound=bound, level=level, share=share) if bound > 0 else None
+    left = {one.item_id: one for one in still_open if recent and one.predicted_at >= recent[0].predicted_at}
+    low, high = _open_bounds(recent, list(left.values()), share=share)
     return VersionQuality(
         model_version=version,
         num_audited=len(recent),
@@ -104,6 +120,11 @@ def measure(
         evidence=found,
         alarm_level=level,
         false_alarms_a_year=policy.false_alarms_a_year,
+        num_open=len(left),
+        num_asked=sum(one.is_asked for one in left.values()),
+        open_share=len(left) / (len(left) + len(recent)) if recent else 0.0,
+        if_wrong=low,
+        if_right=high,
     )
 
 
@@ -154,7 +175,19 @@ def looks_low(accuracy: Interval, *, exam_accuracy: float, policy: Monitor) -> b
     return exam_accuracy - accuracy.estimate > policy.max_quality_drop and accuracy.high < exam_accuracy
 
 
-def _weights(audited: Sequence[AuditedPrediction], *, share: float) -> list[float]:
+def _open_bounds(
+    audited: Sequence[AuditedPrediction], still_open: Sequence[OpenAudit], *, share: float
+) -> tuple[float | None, float | None]:
+    """Return the weighted share of right answers with all open ones wrong, and with all of them right."""
+    if not audited:
+        return None, None
+    weights = _weights([*audited, *still_open], share=share)
+    right = math.fsum(weight for one, weight in zip(audited, weights, strict=False) if one.is_right)
+    total, left = math.fsum(weights), math.fsum(weights[len(audited) :])
+    return round(right / total, 9), round((right + left) / total, 9)
+
+
+def _weights(audited: Sequence[AuditedPrediction | OpenAudit], *, share: float) -> list[float]:
     """Return weights as 1 / the chance of each pick, the least 1; `share` is that of picks that have none recorded."""
     chances = [one.inclusion or share or 1.0 for one in audited]
     most = max(chances, default=1.0)

@@ -110,8 +110,9 @@ def _quality_of_versions(
 ) -> dict[str, quality.VersionQuality]:
     """Return live quality by model version, the one audited last first; the champion is always there."""
     by_version: dict[str, list[AuditedPrediction]] = {}
-    for one in outside.monitoring.audited(project.name):
+    for one in outside.monitoring.audited(project.name, imported=project.config.labels.takes_imported_in_exam):
         by_version.setdefault(one.model_version, []).append(one)
+    still_open = outside.monitoring.open_audits(project.name)
     contents = [one for audited in by_version.values() for one in quality.once_per_item(audited)]
     a_year = detector.audits_a_year([one.known_at for one in contents], now=now)
     newest_first = sorted(by_version, key=lambda version: by_version[version][-1].predicted_at, reverse=True)
@@ -123,6 +124,7 @@ def _quality_of_versions(
             exam=reference.count if reference and champion and name == champion[0] else None,
             policy=project.config.monitor,
             audits_a_year=a_year,
+            still_open=[one for one in still_open if one.model_version == name],
         )
         for name in names
     }

@@ -7,6 +7,8 @@ from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
 from pipeline_tasks.catalog.datasets import DatasetRepository
+from pipeline_tasks.catalog.disputes import DisputeRepository
+from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.registry import ModelRepository
 from pipeline_tasks.catalog.serving import ServingRepository
@@ -40,6 +42,7 @@ def judge_contender(
         find_leaks=lambda snapshot_id, refs: _leaks(parts, project, snapshot_id, refs),
         find_items=lambda item_ids: items_of(parts, project, item_ids),
         find_groups=lambda ref: leakage.exam_groups(parts.project(project), ref, store=parts.store),
+        find_labels=lambda refs: _labels(parts, project, refs),
         retired=retired_items(parts, project),
         verdicts=VerdictRepository(parts.database),
         store=parts.store,
@@ -94,6 +97,14 @@ def items_of(parts: Parts, project: str, item_ids: Collection[str]) -> list[Item
 def _leaks(parts: Parts, project: str, snapshot_id: str, exams: Sequence[ExamRef]) -> list[Leak]:
     snapshot = DatasetRepository(parts.database).snapshot(project, snapshot_id)
     return leakage.find_leaks(parts.project(project), snapshot, exams, store=parts.store)
+
+
+def _labels(parts: Parts, project: str, exams: Sequence[ExamRef]) -> ExamLabels:
+    """Return what the labels of these epochs are worth, from the opening of the one before them on."""
+    opened = DatasetRepository(parts.database).exam_openings(project)
+    epochs = [exam.epoch for exam in exams]
+    before = opened.get(min(epochs) - 1)
+    return DisputeRepository(parts.database).exam_labels(project, epochs, after=before, until=opened[max(epochs)])
 
 
 def approval_request_of(parts: Parts, project: str, *, verdict_id: str) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def figures_of(parts: Parts, project: str, *, verdict_id: str) -> dict[str, Any]
         "contender": record.ref.contender_version,
         "exam": {"epoch": current["epoch"], "num_items": current["num_items"]},
         **{metric: {role: current[role][metric] for role in roles} for metric in METRICS},
+        "labels": document["evidence"].get("labels"),
         "constant": {name: (current.get("constant") or {}).get(name) for name in ("label", *METRICS)},
         "metric": document["question"]["policy"]["metric"],
         "verdict": record.ref.answer,
@@ -121,6 +122,7 @@ def closing_lines(project: str, found: Mapping[str, Any]) -> str:
     lines = [f"{str(found['outcome']).capitalize()}: {found['reason']}"]
     lines.append(f"On exam {exam['epoch']} of {exam['num_items']:,} items:")
     lines += [f"  {name}: {_scores(figures, metric)}" for metric, name in METRICS.items()]
+    lines += _open_items(figures["labels"])
     lines.append(f"Verdict {figures['verdict_id'][:12]}: {figures['headline']}")
     serves = f"{figures['serves']} (generation {figures['generation']})" if figures["serves"] else "nothing yet"
     lines.append(f"Serves now: {serves}. The report: `dethrone report {project} {figures['verdict_id'][:12]}`")
@@ -136,6 +138,20 @@ def _scores(figures: Mapping[str, Any], metric: str) -> str:
     if constant["label"] is not None:
         parts.append(f"always {constant['label']} {100 * constant[metric]:.1f} %")
     return ", ".join(parts)
+
+
+def _open_items(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    said = f"  open items: {found['num_open']} ({100 * found['share']:.1f} %)"
+    parts = [f"{role} {_bounds(found[role])}" for role in ("contender", "champion") if found[role] is not None]
+    return [f"{said}; all wrong or right: {', '.join(parts)} accuracy" if found["num_open"] else said]
+
+
+def _bounds(found: Mapping[str, float | None]) -> str:
+    if found["low"] is None or found["high"] is None:
+        return "not computable"
+    return f"{100 * found['low']:.1f} to {100 * found['high']:.1f} %"
 
 
 def _interval(score: Mapping[str, float | None]) -> str:

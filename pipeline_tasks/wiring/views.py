@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from pipeline_tasks.assembly import Parts, build_parts
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.runs import RunRepository
@@ -34,12 +35,16 @@ _KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelingState:
-    """The state of labeling: what has a label, and what is open."""
+    """The state of labeling: what has a label, and what is open.
+
+    Of the items on which people differ, `num_asked` are asked of a further person, `num_disputed` stay out.
+    """
 
     num_items: int
     num_labels: int
     num_outstanding: int
     num_disputed: int
+    num_asked: int
 
 
 def labeling_state(database: Database, project: str) -> LabelingState:
@@ -57,12 +62,14 @@ def labeling_state(database: Database, project: str) -> LabelingState:
         .where(decisions.project == project)
         .group_by(decisions.status)
     )
+    num_asked = sum(DisputeRepository(database).num_asked(project).values())
     with database.read() as connection:
         statuses = {str(status): int(count) for status, count in connection.execute(by_status).all()}
         return LabelingState(
             num_items=_count(connection, t.items, project),
             num_labels=statuses.get("decided", 0),
-            num_disputed=statuses.get("disputed", 0),
+            num_disputed=statuses.get("disputed", 0) - num_asked,
+            num_asked=num_asked,
             num_outstanding=_count(connection, t.labeling_tasks, project, tasks.state != "done"),
         )
 

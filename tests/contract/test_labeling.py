@@ -1,6 +1,7 @@
 """What every LabelingTool does, the fake and Label Studio alike."""
 
 import base64
+import contextlib
 import dataclasses
 import datetime as dt
 import itertools
@@ -8,6 +9,7 @@ import itertools
 import httpx
 import pytest
 
+from pipeline_tasks.demo.annotators import Account, password_for
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 from pipeline_tasks.ports import LabelingProject, LabelingTask
 from pipeline_tasks.stack.layout import StackLayout, source_root
@@ -34,6 +36,18 @@ class Real:
         self.tool = LabelStudio(server.url, server.token)
         self.http = LabelStudioHttp(server.url, server.token, timeout_seconds=60)
 
+    def shown(self, project_id, person):
+        """Return the item that Label Studio gives a person to label next; ann@x is the administrator, who answers."""
+        path = f"/api/projects/{project_id}/next"
+        if person == "ann@x":
+            with contextlib.suppress(KeyError):
+                return [self.http.get(path)["data"]["item_id"]]
+            return []
+        account = Account(self.http.base_url, f"{person}.test", password_for(person, "secret"))
+        account.enter(invite_token=self.http.get("/api/invite")["token"])
+        answer = account._client.get(path)
+        return [answer.json()["data"]["item_id"]] if answer.is_success else []
+
     def answer(self, project_id, item_id, label, *, by=None):
         (task_id, *_) = self.tool.task_ids(project_id, [item_id])[item_id]
         region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [label]}}
@@ -51,7 +65,7 @@ class Real:
 class Fake:
     def __init__(self):
         self.tool = FakeLabelStudio()
-        self.answer, self.edit = self.tool.answer, self.tool.edit
+        self.answer, self.edit, self.shown = self.tool.answer, self.tool.edit, self.tool.shown_to
         self.delete_annotation = self.tool.delete_annotation
 
 
@@ -221,6 +235,19 @@ def test_annotations_of_named_tasks_and_of_none(tool, people, project_id):
     people.answer(project_id, "b", "dog")
     assert [one.item_id for one in tool.annotations(project_id, task_ids=ids[1:])] == ["b"]
     assert list(tool.annotations(project_id, task_ids=[999_999])) == []
+
+
+def test_a_task_is_shown_to_one_more_person_who_has_not_answered(tool, people):
+    project_id = ensure(tool, next(TITLES), people=1)
+    first, _ = tool.import_tasks(project_id, tasks("a", "b"))
+    for item_id in ("a", "b"):
+        people.answer(project_id, item_id, "dog")
+    assert people.shown(project_id, "ben@x") == []
+    tool.ask_people(first, 2)
+    tool.ask_people(first, 2)
+    assert [one.num_people for one in tool.annotated_tasks(project_id)] == [2, 1]
+    assert people.shown(project_id, "ben@x") == ["a"]
+    assert people.shown(project_id, "ann@x") == []
 
 
 def test_a_deleted_annotation_is_gone(tool, people, project_id):

@@ -31,7 +31,7 @@ version: 1
 name: stripes
 modality: image
 sources: [{type: folder, name: incoming, path: incoming, label_pattern: '^labeled/(?P<label>[^/]+)/'}]
-labels: {classes: [across, down, flat], annotators: 1, exam_annotators: 1}
+labels: {classes: [across, down, flat], imported_in_exam: true, annotators: 1, exam_annotators: 1}
 split: {exam_share: 0.4}
 checks: {min_side_pixels: 8}
 recipe: {name: image_cnn, seed: 3, params: {image_size: 12, width: 4, hidden: 16, batch_size: 8, EPOCHS}}

@@ -43,6 +43,7 @@ sources:
 labels:
   classes: [computers, science, society, sport]
   imported: accept
+  imported_in_exam: true
   annotators: 1
   exam_annotators: 2
 split:

@@ -34,7 +34,7 @@ sources:
     key_column: id
     content_columns: [amount, country]
     label_column: label
-labels: {classes: ["no", "yes"], annotators: 1, exam_annotators: 1}
+labels: {classes: ["no", "yes"], imported_in_exam: true, annotators: 1, exam_annotators: 1}
 split: {exam_share: 0.2}
 recipe:
   name: tabular_mlp

@@ -67,16 +67,16 @@ def with_changed(case):
 
 
 def with_answers(case):
-    """Let people answer, one of them deleting an answer that was collected."""
+    """Let people answer, one of them deleting an answer that was collected, and two differing on an exam item."""
     case.annotate()
     gone = case.labeling.answer(case.ls_project(), case.train[0], "cat")
     case.collect()
     case.labeling.delete_annotation(gone)
     for item_id in case.train[1:]:
         case.labeling.answer(case.ls_project(), item_id, "dog")
-    for item_id in case.exam:
+    for item_id, label in zip(case.exam, ("owl", "cat"), strict=True):
         case.labeling.answer(case.ls_project("exam"), item_id, "owl", by="a@x")
-        case.labeling.answer(case.ls_project("exam"), item_id, "owl", by="b@x")
+        case.labeling.answer(case.ls_project("exam"), item_id, label, by="b@x")
 
 
 def points_of(stage):
@@ -118,5 +118,6 @@ def test_collect_killed_anywhere_decides_each_item_once(case, point):
     after = reopened(case)
     assert after.label_of(case.train[0]) == (2, "withdrawn", None)
     assert [after.label_of(item_id) for item_id in case.train[1:]] == [(1, "decided", "dog")] * 4
-    assert [after.label_of(item_id) for item_id in case.exam] == [(1, "decided", "owl")] * 2
+    assert [after.label_of(item_id) for item_id in case.exam] == [(1, "decided", "owl"), (1, "disputed", None)]
+    assert after.labeling.shown_to(after.ls_project("exam"), "c@x") == case.exam[1:]
     assert after.collect().num_annotations == 0

@@ -11,11 +11,16 @@ TASKS = {f"item{number}": number for number in range(9)}
 TRUTH = dict.fromkeys(TASKS, "cat")
 
 
-def plan(tasks=TASKS, *, team=TEAM, people=1, before=None, truth=TRUTH):
+def plan(tasks=TASKS, *, team=TEAM, people=1, asked=None, before=None, truth=TRUTH):
     return assign(
-        tasks, annotators=team, people_per_item=people, answered_by=before or {}, truth=truth, similar={},
-        classes=CLASSES,
+        tasks, annotators=team, people_per_item=people, asked=asked or {}, answered_by=before or {}, truth=truth,
+        similar={}, classes=CLASSES,
     )  # fmt: skip
+
+
+def test_a_tie_gets_one_further_person_who_has_not_answered():
+    (job,) = plan({"item1": 1}, people=2, asked={"item1": 3}, before={"item1": ["a@x", "b@x"]})
+    assert (job.annotator.email, job.task_id) == ("c@x", 1)
 
 
 def test_a_perfect_annotator_tells_the_truth_and_a_hopeless_one_never():

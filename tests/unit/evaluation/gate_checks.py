@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.contracts import Leak, Location
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import evidence as ev
@@ -376,6 +377,12 @@ def verdict_judges_the_epochs_together(verdict):
     assert (found.current.gain.num_wins, found.current.gain.num_losses) == (60, 60)
 
 
+def rule_tells_what_is_open_and_decides_as_without(rule):
+    told = rule.decide(s.policy(), s.evidence(labels=ExamLabels(num_asked=900, num_imported=900)))
+    assert {"ITEMS_OPEN", "LABELS_IMPORTED"} <= {reason.code for reason in told.reasons}
+    assert told.answer == rule.decide(s.policy(), s.evidence()).answer
+
+
 def verdict_looks_at_each_epoch(verdict):
     found = evidence_of(verdict).epochs
     assert [(one.epoch, one.gain.num_wins, one.gain.num_losses) for one in found] == [(2, 60, 0), (1, 0, 60)]
@@ -405,6 +412,7 @@ def scored(task: ModuleType, *, leaks=()):
         policy=s.policy(),
         find_items=lambda _: [],
         find_groups=lambda _: {},
+        find_labels=lambda _: ExamLabels(),
         retired={},
         load=lambda ref: s.TableModel(tables[ref.version]),
         read=lambda locations: [store.get_range(location) for location in locations],

@@ -29,6 +29,12 @@ RULE_MUTATIONS = [
     ),
     ("eager always", "if policy.mode == EAGER_MODE:", "if True:", check.rule_is_eager_only_where_it_is_asked),
     ("eager never", "if policy.mode == EAGER_MODE:", "if False:", check.rule_is_eager_only_where_it_is_asked),
+    (
+        "open items not told",
+        "    reasons += note_labels(evidence.labels, evidence.current)\n",
+        "",
+        check.rule_tells_what_is_open_and_decides_as_without,
+    ),
     ("latency dropped", "limit_ms is None or latency_ms <= limit_ms", "True", check.rule_holds_latency),
     ("latency inverted", "latency_ms <= limit_ms", "latency_ms >= limit_ms", check.rule_holds_latency),
     ("slow machine blamed", "rival_ms is not None and rival_ms > limit_ms", "False", check.rule_knows_a_slow_machine),

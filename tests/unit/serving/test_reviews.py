@@ -77,6 +77,16 @@ def test_asked_then_answered_then_corrected_then_withdrawn(reviews, catalog):
     assert reviews.find("p1").review == Review("asked")
 
 
+def test_a_disputed_item_that_a_further_person_is_asked_of_is_asked(reviews, catalog):
+    decide(catalog, status="disputed", label=None, method="consensus")
+    task = {"project": "fashion", "item_id": "i1", "queue": "exam", "reason": "audit", "priority": 1.0}
+    for state, expected in (("pushed", "asked"), ("done", "disputed")):
+        with catalog.begin() as connection:
+            connection.execute(t.labeling_tasks.delete())
+            connection.execute(t.labeling_tasks.insert(), task | {"state": state, "requested_at": NOW})
+        assert reviews.find("p1").review == Review(expected)
+
+
 def test_a_label_that_came_with_the_data_is_no_persons_answer(reviews, catalog):
     decide(catalog, method="imported")
     assert reviews.find("p1").review == Review("asked")
