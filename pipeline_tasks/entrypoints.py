@@ -166,6 +166,7 @@ def snapshot(parts: Parts, project: str, *, attempt: Attempt, window: Literal["a
     """Open an exam epoch when it is time, then freeze and check the training labels."""
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.validation import task as validation_task
+    from pipeline_tasks.wiring.planning import exam_after_alarm, refuse_awaited
 
     loaded = parts.project(project)
     shared: dict[str, Any] = {
@@ -177,7 +178,10 @@ def snapshot(parts: Parts, project: str, *, attempt: Attempt, window: Literal["a
         "run_id": attempt.run_id,
         "now": utc_now(),
     }
-    exams = validation_task.open_exam(loaded, **shared)
+    exams = validation_task.open_exam(
+        loaded, **shared, after=exam_after_alarm(parts, project, run_id=attempt.run_id)[1]
+    )
+    refuse_awaited(exam_after_alarm(parts, project, run_id=attempt.run_id)[1], project=project)
     ref = validation_task.build_snapshot(loaded, **shared, window=window)
     check = shared["datasets"].check_of(project, stage="dataset", subject=ref.snapshot_id)
     return {

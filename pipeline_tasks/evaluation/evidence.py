@@ -96,7 +96,7 @@ class Evidence:
     `leaks` are the exam items in the contender's training snapshot, `champion_leaks` those in the champion's; on items
     that were `left_out` neither model is judged. `previous` is what rules 3 and 4 looked at; from rule 5 on `current`
     is the whole window, `epochs` are its parts (newest first), and `epoch_level` is the error that all uses of the
-    newest epoch may spend.
+    newest epoch may spend. `alarm` is only told.
     """
 
     project_classes: tuple[str, ...]
@@ -110,6 +110,7 @@ class Evidence:
     left_out: tuple[LeftOut, ...] = ()
     epochs: tuple[EpochEvidence, ...] = ()
     epoch_level: float | None = None
+    alarm: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from pipeline_tasks.catalog.after_alarm import EXAM_AWAITED
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.exam_window import window
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import (
-    UNDECODABLE,
     Attempt,
     ExamRef,
     Fence,
@@ -29,9 +29,9 @@ from pipeline_tasks.evaluation import approval, report, scoring
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.budget import newest_level
 from pipeline_tasks.evaluation.evidence import ExamAnswers, LeftOut
+from pipeline_tasks.evaluation.left_out import undecodable, without_retired
 from pipeline_tasks.evaluation.report_leaks import FindItems
-from pipeline_tasks.evaluation.rule_checks import RETIRED
-from pipeline_tasks.evaluation.scoring import Answered, Exam, Measured, ReadItems, ScoringModel
+from pipeline_tasks.evaluation.scoring import Exam, Measured, ReadItems, ScoringModel
 from pipeline_tasks.evaluation.slices import values_of
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ports import ObjectStore
@@ -40,7 +40,6 @@ from pipeline_tasks.project_gate import Gate, Slice
 
 logger = logging.getLogger(__name__)
 
-MAX_ONE_SIDED_SHARE = 0.01
 MAX_DECISIONS = 5
 FindGroups = Callable[[ExamRef], Mapping[str, str]]
 FindLeaks = Callable[[str, Sequence[ExamRef]], Sequence[Leak]]
@@ -79,6 +78,8 @@ def judge(
     run_id: str,
     now: dt.datetime,
     opened: Sequence[dt.datetime] = (),
+    alarm: str | None = None,
+    awaited: str | None = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> VerdictRef:
     """Return the verdict on a contender; the same question is asked once and its answer adopted afterwards.
@@ -89,13 +90,14 @@ def judge(
     bytes in order; `find_leaks` returns the items of exams that a snapshot trains on, exactly or nearly, `find_items`
     items by id (asked for the leaks that the report shows, and for slices by key_pattern), `find_groups` the group of
     each item of an exam by item id: near duplicates are of one group. Items that are `retired` (item id -> who, when
-    and why) and items that cannot be decoded are left out for both models, and the verdict says so.
+    and why) and items that cannot be decoded are left out for both models, and the verdict says so. `alarm` says
+    that one stands and how far the exam is after it, for the verdict's note; `awaited` is why a new question waits.
 
     Raises:
         InputError: EXAM_MISSING, there is no exam yet.
         PermanentError: CHAMPION_UNREADABLE or CONTENDER_UNREADABLE.
         DataCorrupt: an exam or an item of it is not the one that was frozen.
-        GateClosed: UNDECODABLE, one of the models cannot decode what the other can.
+        GateClosed: UNDECODABLE, one of the models cannot decode what the other can; EXAM_AWAITED.
         StaleAttempt: a newer attempt judges the same contender.
     """
     chosen = _newest(exams, policy=project.config.gate)
@@ -113,6 +115,8 @@ def judge(
     if known is not None:
         logger.info("verdict %s stands: %s", known.ref.verdict_id[:12], known.ref.answer)
         return known.ref
+    if awaited is not None:
+        raise GateClosed(awaited, code=EXAM_AWAITED)
     scored = _score(
         chosen,
         contender,
@@ -134,6 +138,7 @@ def judge(
             scored,
             exam_use=use,
             level=level,
+            alarm=alarm,
             policy_id=policy_id,
             read=read,
             find_items=find_items,
@@ -237,10 +242,10 @@ def _answer(
     retired: Mapping[str, str],
 ) -> tuple[Exam, ExamAnswers, list[LeftOut]]:
     """Return the exam without what is left out of it, every model's answers on the rest, and what is left out."""
-    exam, left_out = _without_retired(exam, retired)
+    exam, left_out = without_retired(exam, retired)
     answered = scoring.answer_items(exam.items, read=read, models=list(models.values()))
     kept = [row for row in range(len(exam.items)) if row not in answered.problems]
-    left_out += _undecodable(exam, answered, roles=list(models))
+    left_out += undecodable(exam, answered, roles=list(models))
     exam = dataclasses.replace(exam, items=tuple(exam.items[row] for row in kept))
     by_key = any(one.by == "key_pattern" for one in slices)
     keys = {item.item_id: item.key for item in find_items([item.item_id for item in exam.items])} if by_key else {}
@@ -258,43 +263,13 @@ def _answer(
     return exam, answers, left_out
 
 
-def _without_retired(exam: Exam, retired: Mapping[str, str]) -> tuple[Exam, list[LeftOut]]:
-    gone = [item.item_id for item in exam.items if item.item_id in retired]
-    kept = tuple(item for item in exam.items if item.item_id not in retired)
-    found = [LeftOut(exam.ref.exam_id, item_id, RETIRED, retired[item_id]) for item_id in gone]
-    return dataclasses.replace(exam, items=kept), found
-
-
-def _undecodable(exam: Exam, answered: Answered, *, roles: Sequence[str]) -> list[LeftOut]:
-    """Return the items that a model cannot decode, left out for all.
-
-    Raises:
-        GateClosed: UNDECODABLE, more than 1 % of the items decode for one model and not for the other: a recipe that
-            refuses what is hard would be judged on the rest.
-    """
-    one_sided = {row: said for row, said in answered.problems.items() if None in said}
-    if len(one_sided) > MAX_ONE_SIDED_SHARE * len(exam.items):
-        row, said = next(iter(one_sided.items()))
-        role, problem = next((role, text) for role, text in zip(roles, said, strict=True) if text is not None)
-        raise GateClosed(
-            f"contender and champion must decode the same items of exam {exam.ref.epoch}, but for "
-            f"{MAX_ONE_SIDED_SHARE:.0%} (got {len(one_sided)} of {len(exam.items)} that only one of them decodes; the "
-            f"{role} on {exam.items[row].item_id[:16]}: {problem}). Change the recipe, or take the items out with "
-            "`dethrone item retire`. The champion stays.",
-            code=UNDECODABLE,
-        )
-    return [
-        LeftOut(exam.ref.exam_id, exam.items[row].item_id, UNDECODABLE, next(text for text in said if text is not None))
-        for row, said in answered.problems.items()
-    ]
-
-
 def _publish(
     project: LoadedProject,
     scored: _Scored,
     *,
     exam_use: int,
     level: float,
+    alarm: str | None,
     policy_id: str,
     read: ReadItems,
     find_items: FindItems,
@@ -318,6 +293,7 @@ def _publish(
         champion_leaks=scored.champion_leaks,
         left_out=scored.left_out,
         epoch_level=level,
+        alarm=alarm,
     )
     evidence = vd.evidence_table(scored.exams, scored.answers, question=question)
     document = vd.build_document(

@@ -75,7 +75,8 @@ class Question:
 
     `leaks` are the exam items that the contender's training snapshot holds, `champion_leaks` those in the champion's;
     `left_out` are the items of the exams that neither model is judged on. `epoch_level` is the error that all
-    comparisons on the current exam's epoch may spend; None in verdicts of rules that had no yearly budget.
+    comparisons on the current exam's epoch may spend; None in verdicts of rules that had no yearly budget. `alarm` is
+    the alarm that stood and how far the exam was after it, in words; it is told, and decides nothing.
     """
 
     project: str
@@ -90,6 +91,7 @@ class Question:
     left_out: tuple[ev.LeftOut, ...] = ()
     rule_version: int = RULE_VERSION
     epoch_level: float | None = None
+    alarm: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the question as JSON values; without `left_out` where nothing is, as before there was such a thing."""
@@ -97,8 +99,9 @@ class Question:
         plain = {name: value.as_json() if isinstance(value, Party) else _plain(value) for name, value in fields.items()}
         if not self.left_out:
             del plain["left_out"]
-        if self.epoch_level is None:
-            del plain["epoch_level"]
+        for name in ("epoch_level", "alarm"):
+            if plain[name] is None:
+                del plain[name]
         # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
         return {**plain, "policy": self.policy.model_dump(mode="json", exclude_unset=True)}
 
@@ -193,6 +196,7 @@ def build_evidence(
         left_out=question.left_out,
         epochs=tuple(epochs),
         epoch_level=question.epoch_level,
+        alarm=question.alarm,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
+from pipeline_tasks.catalog.after_alarm import awaited_text
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.registry import ModelRepository
@@ -20,6 +21,7 @@ from pipeline_tasks.ingest.reading import PlaceReader
 from pipeline_tasks.validation import leakage
 from pipeline_tasks.wiring.links import links_of
 from pipeline_tasks.wiring.noting import note_head
+from pipeline_tasks.wiring.planning import exam_after_alarm
 from pipeline_tasks.wiring.sealing import seal
 
 
@@ -30,6 +32,7 @@ def judge_contender(
     datasets = DatasetRepository(parts.database)
     exams = [exam for exam in datasets.exams(project) if exam.epoch in set(epochs)]
     newest = max(epochs, default=0)
+    after, waits = exam_after_alarm(parts, project, run_id=attempt.run_id)
     verdict = evaluation_task.judge(
         parts.project(project),
         model_of(parts, project, version),
@@ -48,6 +51,8 @@ def judge_contender(
         run_id=attempt.run_id,
         now=utc_now(),
         opened=[at for epoch, at in datasets.exam_openings(project).items() if epoch <= newest],
+        alarm=after.text if after is not None else None,
+        awaited=awaited_text(waits, project=project) if waits is not None else None,
     )
     seal(parts, project)
     note_head(parts, project)

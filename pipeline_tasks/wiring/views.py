@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.assembly import Parts, build_parts
 from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.after_alarm import after_alarm, awaited
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
@@ -25,6 +26,7 @@ from pipeline_tasks.deployment.rolling import ENDED
 from pipeline_tasks.deployment.rollout import share_of
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.evaluation.approval import read_report
+from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
@@ -137,13 +139,24 @@ def quarantine(project: str, *, limit: int, page: int, as_json: bool) -> Any:
 def overview_lines(parts: Parts) -> list[ProjectLine]:
     """Return what the overview page shows, one entry per valid project."""
     projects, _errors = load_projects(parts.settings.projects_dir)
-    return [_line(parts, loaded.name, loaded.config.description) for loaded in projects]
+    return [_line(parts, loaded) for loaded in projects]
 
 
-def _line(parts: Parts, project: str, description: str) -> ProjectLine:
+def _exam_of_alarm(database: Database, loaded: LoadedProject) -> list[str]:
+    """Return how far the exam is after the alarm that stands, and what waits for it."""
+    gate = loaded.config.gate
+    after = after_alarm(database, loaded.name, gate)
+    if after is None:
+        return []
+    waits = " Training waits for the exam (gate.after_alarm)." if awaited(after, gate) else ""
+    return [f"{after.text[:1].upper()}{after.text[1:]}.{waits}"]
+
+
+def _line(parts: Parts, loaded: LoadedProject) -> ProjectLine:
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.wiring.labelers import disagreeing_line
 
+    project, description = loaded.name, loaded.config.description
     monitoring = MonitoringRepository(parts.database)
     records = ServingRepository(parts.database).records(project)
     state = labeling_state(parts.database, project)
@@ -163,7 +176,11 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
         exam_epoch=exams[0].epoch if exams else None,
         exam_items=exams[0].num_items if exams else 0,
         live_quality=monitoring.quality_text(project),
-        alarms=(*monitoring.open_alarms(project), *([labels] if labels else ())),
+        alarms=(
+            *monitoring.open_alarms(project),
+            *_exam_of_alarm(parts.database, loaded),
+            *([labels] if labels else ()),
+        ),
         links=_links(parts, project),
         beside=_beside(records),
         runs=tuple(
