@@ -125,6 +125,12 @@ class ExamConfig(Section):
         10, ge=1, description="An epoch takes at most so many items of one group; the others wait for a later epoch."
     )
     near_duplicates: NearDuplicates = NearDuplicates()
+    tell: Literal["ladder", "exact"] = Field(
+        "ladder",
+        description="What verdicts tell of the exam while its newest epoch is open. ladder: the difference in steps of "
+        "1 over the root of its items, where it is a new best, and no item; exact figures and items only to whoever "
+        "may approve. exact: everything to everybody.",
+    )
 
 
 class Gate(Section):

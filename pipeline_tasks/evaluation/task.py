@@ -322,7 +322,7 @@ def _publish(
         logger.info("deciding again: %s", error)
         return None
     crash_point("judge.put.recorded")
-    logger.info("verdict %s: %s", kept.ref.verdict_id[:12], document["decision"]["headline"])
+    logger.info("verdict %s: %s", kept.ref.verdict_id[:12], kept.ref.answer)
     return kept
 
 

@@ -125,9 +125,13 @@ def spelled_out(policy: Gate) -> Gate:
 def policy_id(policy: Gate, classes: Sequence[str]) -> str:
     """Return the hash of everything that rules a comparison: the gate's settings, the classes, the rule's version.
 
-    Settings at their defaults are left out: a release that brings a new one asks no question anew.
+    Settings at their defaults are left out: a release that brings a new one asks no question anew. So are those that
+    change no answer: what is told, and when it is judged.
     """
-    gate = policy.model_dump(mode="json", exclude_defaults=True)
+    unasked: Any = {"after_alarm": True, "exam": {"tell": True}}
+    gate = policy.model_dump(mode="json", exclude_defaults=True, exclude=unasked)
+    if gate.get("exam") == {}:
+        del gate["exam"]
     return content_id({"gate": gate, "classes": list(classes), "rule": RULE_VERSION})
 
 

@@ -23,6 +23,7 @@ from pipeline_tasks.wiring.links import links_of
 from pipeline_tasks.wiring.noting import note_head
 from pipeline_tasks.wiring.planning import exam_after_alarm
 from pipeline_tasks.wiring.sealing import seal
+from pipeline_tasks.wiring.telling import held_back
 
 
 def judge_contender(
@@ -130,7 +131,9 @@ def _approval_body(parts: Parts, record: VerdictRecord, *, latest: ApprovalRecor
 
     document = approval.read_verdict(parts.store, record)
     report = links_of(parts.settings, report=f"{record.ref.object_key}/report.html")["Report"]
-    body = f"{markdown_summary(document)}\n\n[Open the whole report]({report})"
+    held = held_back(parts, record)
+    summary = markdown_summary(document) if held is None else held.summary
+    body = f"{summary}\n\n[Open the whole report]({report})"
     if latest is None:
         return body
     said = f'"{latest.reason}"' if latest.reason else "no reason given"

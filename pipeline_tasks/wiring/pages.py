@@ -11,6 +11,7 @@ from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.wiring.overview_page import render_overview
+from pipeline_tasks.wiring.telling import held_back
 from pipeline_tasks.wiring.views import overview_lines
 
 _VERDICT_REPORT = re.compile(rf"verdicts/([^/]+)/([^/]+)/{re.escape(approval.REPORT_NAME)}")
@@ -21,8 +22,16 @@ def overview_html() -> str:
     return render_overview(overview_lines(_shared_parts()))
 
 
-def read_report(key: str) -> bytes:
+def project_of(key: str) -> str | None:
+    """Return the project of a verdict's report, or None of another page."""
+    named = _VERDICT_REPORT.fullmatch(key)
+    return named[1] if named else None
+
+
+def read_report(key: str, *, exact: bool) -> bytes:
     """Return a stored report as it was when its digest was recorded.
+
+    Not `exact`: of a verdict whose epoch is open, what is told of it.
 
     Raises:
         KeyError: there is no such report.
@@ -34,7 +43,9 @@ def read_report(key: str) -> bytes:
     record = VerdictRepository(parts.database).find(named[1], named[2])
     if record is None:
         raise KeyError(key)
-    return approval.read_report(parts.store, record)
+    page = approval.read_report(parts.store, record)
+    held = None if exact else held_back(parts, record)
+    return page if held is None else held.page.encode()
 
 
 def projects_with_labelers(names: Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import getpass
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks.assembly import Parts, build_parts
+from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.after_alarm import after_alarm, awaited
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.ledger_repository import record_look
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
@@ -30,6 +32,7 @@ from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
+from pipeline_tasks.wiring.telling import held_back, told_reasons
 
 _KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called so
 
@@ -74,14 +77,13 @@ def _count(connection: sa.Connection, table: sa.Table, project: str, *conditions
     return int(connection.execute(query).scalar_one())
 
 
-def run_facts(
-    database: Database, project: str, *, run_id: str, verdict_id: str | None, opened_at: dt.datetime
-) -> RunFacts:
+def run_facts(parts: Parts, project: str, *, run_id: str, verdict_id: str | None, opened_at: dt.datetime) -> RunFacts:
     """Return what the catalog knows of one training run.
 
     `verdict_id` is what the run's judging came to, which may be the verdict of an earlier run on the same question;
-    a person's answers count from the run's opening on.
+    a person's answers count from the run's opening on. Its reasons are what is told of it now.
     """
+    database = parts.database
     verdict = VerdictRepository(database).find(project, verdict_id) if verdict_id else None
     verdict_ref = verdict.ref if verdict else None
     answers = ApprovalRepository(database).history(project, verdict_ref.verdict_id) if verdict_ref else []
@@ -97,15 +99,18 @@ def run_facts(
     return RunFacts(
         contender_version=verdict_ref.contender_version if verdict_ref else trained,
         verdict_answer=verdict_ref.answer if verdict_ref else None,
-        verdict_reasons=verdict_ref.reasons if verdict_ref else (),
+        verdict_reasons=told_reasons(parts, verdict) if verdict else (),
         approval=answer.decision if answer else None,
         promoted_generation=promoted[-1].route.generation if promoted else None,
         rollout_ended=(ENDED[ended[-1].action], ended[-1].reason) if ended else None,
     )
 
 
-def save_report(project: str, *, verdict: str | None, output: Path | None) -> str:
-    """Write a verdict's report into a file and return where it is."""
+def save_report(project: str, *, verdict: str | None, output: Path | None, exact: bool = False) -> str:
+    """Write a verdict's report into a file and return where it is.
+
+    Of a verdict whose epoch is open that is what is told of it; all of it (`exact`) stands in the ledger then.
+    """
     parts = build_parts()
     verdicts = VerdictRepository(parts.database).history(project)
     chosen = [one for one in verdicts if verdict is None or one.ref.verdict_id.startswith(verdict)]
@@ -114,8 +119,17 @@ def save_report(project: str, *, verdict: str | None, output: Path | None) -> st
         raise ConfigError(f"verdict must name one verdict of {project} (got {verdict}). The newest: {known}.")
     ref = chosen[-1].ref
     path = output or Path(f"report-{project}-{ref.verdict_id[:12]}.html")
-    path.write_bytes(read_report(parts.store, chosen[-1]))
-    return f"{ref.answer}: {'; '.join(ref.reasons)}\nThe report is in {path}"
+    page, held = read_report(parts.store, chosen[-1]), held_back(parts, chosen[-1])
+    if held is None:
+        path.write_bytes(page)
+        return f"{ref.answer}: {'; '.join(ref.reasons)}\nThe report is in {path}"
+    if exact:
+        digest, by = chosen[-1].digest, getpass.getuser()
+        record_look(parts.database, project, ref.verdict_id, digest=digest, by=by, now=utc_now())
+    path.write_bytes(page if exact else held.page.encode())
+    reasons = ref.reasons if exact else told_reasons(parts, chosen[-1])
+    more = "" if exact else " Its exam is open: `--exact` writes the figures and items too, and the ledger says so."
+    return f"{ref.answer}: {'; '.join(reasons)}\nThe report is in {path}.{more}"
 
 
 def quarantine(project: str, *, limit: int, page: int, as_json: bool) -> Any:
