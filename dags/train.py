@@ -24,7 +24,8 @@ DOC = """
 
 `plan` decides whether there is something to train on: `train.min_new_labels` new labels, a quarter of them after an
 alarm, or another recipe than at the last run (name, parameters, search, code, runtime). While people are answering
-tasks that are a twentieth or more of what there is, it waits for them, for two hours at most.
+tasks that are a twentieth or more of what there is, it waits for them, for two hours at most. While an alarm of live
+quality stands, it waits for the exam items from after it (`gate.after_alarm`).
 
 `snapshot` freezes the labels (and opens a new exam epoch when enough exam items are labeled) and checks them. `train`
 tunes and trains on the pool `gpu`. `judge` scores champion and contender on the same frozen exams. `approve` waits for
@@ -34,6 +35,7 @@ records how the run ended: promoted, rejected(reason), failed(reason) or superse
 
 **When it fails.** Look at `finish` for the reason and at `judge` for the report. The champion keeps serving whatever
 happens here. `CANARY_FAILED` and `CANARY_INCONCLUSIVE` say with which numbers a rollout went back to the champion;
+`EXAM_AWAITED`: an alarm came up during the run; label the exam items, the next run judges what was trained.
 `EXPERIMENT_RUNNING`: stop the experiment, then clear `ship`. `ROLLOUT_CANNOT_END`: take settings that the message
 proposes into project.yaml, then clear `ship`. Clearing a failed task goes on from there; a whole new run adopts what
 was already trained.

@@ -242,6 +242,7 @@ def _add_views(add: Add) -> None:
     report.add_argument("project")
     report.add_argument("verdict", nargs="?", help="a verdict's id or its beginning (empty: the newest)")
     report.add_argument("--output", type=Path)
+    report.add_argument("--exact", action="store_true", help="with an open exam's figures and items; recorded")
     quarantine = add("quarantine", commands.quarantine, "list what was not accepted, with reasons, newest first")
     quarantine.add_argument("project")
     quarantine.add_argument("--limit", type=_positive, default=100, help="how many are listed (default: 100)")

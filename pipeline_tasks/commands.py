@@ -241,7 +241,9 @@ def report(arguments: argparse.Namespace) -> Any:
     """Write a verdict's report to a file."""
     from pipeline_tasks.wiring import views
 
-    return views.save_report(arguments.project, verdict=arguments.verdict, output=arguments.output)
+    return views.save_report(
+        arguments.project, verdict=arguments.verdict, output=arguments.output, exact=arguments.exact
+    )
 
 
 def quarantine(arguments: argparse.Namespace) -> Any:

@@ -38,6 +38,7 @@ RunOutcome = Literal["promoted", "rejected", "failed", "superseded", "done"]
 Runtime = Literal["eager", "amp", "onnx", "onnx-int8"]
 # The code of an item that a recipe cannot decode: in quarantine, in a verdict, of a run.
 UNDECODABLE = "UNDECODABLE"
+ALARM_STANDS = "an alarm stands since"  # the beginning of what is told of one
 
 
 def sha256_hex(data: bytes) -> str:

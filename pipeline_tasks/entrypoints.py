@@ -166,6 +166,7 @@ def snapshot(parts: Parts, project: str, *, attempt: Attempt, window: Literal["a
     """Open an exam epoch when it is time, then freeze and check the training labels."""
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.validation import task as validation_task
+    from pipeline_tasks.wiring.planning import exam_after_alarm, refuse_awaited
 
     loaded = parts.project(project)
     shared: dict[str, Any] = {
@@ -177,7 +178,10 @@ def snapshot(parts: Parts, project: str, *, attempt: Attempt, window: Literal["a
         "run_id": attempt.run_id,
         "now": utc_now(),
     }
-    exams = validation_task.open_exam(loaded, **shared)
+    exams = validation_task.open_exam(
+        loaded, **shared, after=exam_after_alarm(parts, project, run_id=attempt.run_id)[1]
+    )
+    refuse_awaited(exam_after_alarm(parts, project, run_id=attempt.run_id)[1], project=project)
     ref = validation_task.build_snapshot(loaded, **shared, window=window)
     check = shared["datasets"].check_of(project, stage="dataset", subject=ref.snapshot_id)
     return {
@@ -224,10 +228,16 @@ def train(parts: Parts, project: str, *, attempt: Attempt, snapshot_id: str, see
 @stage
 def judge(parts: Parts, project: str, *, attempt: Attempt, version: str, epochs: list[int]) -> Result:
     """Score contender and champion on the frozen exams and give the verdict."""
-    from pipeline_tasks.wiring.judging import judge_contender
+    from pipeline_tasks.wiring.judging import judge_contender, verdict_record
+    from pipeline_tasks.wiring.telling import told_reasons
 
     verdict = judge_contender(parts, project, attempt=attempt, version=version, epochs=epochs)
-    return {**as_json(verdict), "links": links_of(parts.settings, report=f"{verdict.object_key}/report.html")}
+    reasons = list(told_reasons(parts, verdict_record(parts, project, verdict.verdict_id)))
+    return {
+        **as_json(verdict),
+        "reasons": reasons,
+        "links": links_of(parts.settings, report=f"{verdict.object_key}/report.html"),
+    }
 
 
 @stage
@@ -321,7 +331,7 @@ def finish(
     record = runs.get(project, attempt.run_id)
     if record is None:
         raise PermanentError(f"run {attempt.run_id} must have been opened by `plan` (got none).", code="RUN_UNKNOWN")
-    facts = run_facts(parts.database, project, run_id=attempt.run_id, verdict_id=verdict_id, opened_at=record.opened_at)
+    facts = run_facts(parts, project, run_id=attempt.run_id, verdict_id=verdict_id, opened_at=record.opened_at)
     ending = ending_of(facts)
     if went_on(record.outcome, ending):
         # A task was cleared and the run went on: what it came to counts, its endings so far are kept.

@@ -201,6 +201,13 @@ class Monitor(Section):
     max_audits: int = Field(200, ge=0, description="Per monitor run.")
     max_uncertain: int = Field(200, ge=0, description="Per monitor run; the least confident first.")
     max_share_per_client: float = Field(1.0, gt=0, le=1)
+    alarm_exam_share: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Share of new group keys of production that go to the exam, instead of split.exam_share, while an "
+        "alarm stands and the exam has not got gate.exam.min_items items from after it.",
+    )
     min_audited: int = Field(30, ge=1, description="Below so many audited answers nothing is judged.")
     window_audits: int = Field(
         60, ge=1, description="Live quality is shown on this many newest audited answers of a model version."

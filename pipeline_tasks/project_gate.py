@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 from pipeline_tasks.project_section import NAME_PATTERN, Section
 
 ABOVE_CONSTANT: Literal["above_constant"] = "above_constant"
+MIN_GROUPS = 30  # an exam of fewer decides nothing, unless exam.min_items is lower still
 
 
 def _word_or_number(value: Any) -> str:
@@ -124,6 +125,12 @@ class ExamConfig(Section):
         10, ge=1, description="An epoch takes at most so many items of one group; the others wait for a later epoch."
     )
     near_duplicates: NearDuplicates = NearDuplicates()
+    tell: Literal["ladder", "exact"] = Field(
+        "ladder",
+        description="What verdicts tell of the exam while its newest epoch is open. ladder: the difference in steps of "
+        "1 over the root of its items, where it is a new best, and no item; exact figures and items only to whoever "
+        "may approve. exact: everything to everybody.",
+    )
 
 
 class Gate(Section):
@@ -163,3 +170,9 @@ class Gate(Section):
         default_factory=list, description="Floors and margins on parts of the exam, however good the whole is."
     )
     exam: ExamConfig = ExamConfig()
+    after_alarm: Literal["wait", "judge"] = Field(
+        "wait",
+        description="While an alarm of live quality stands: wait = no model is trained or judged before the exam has "
+        "exam.min_items items, and their groups, from after the alarm began; judge = judged on what there is, and the "
+        "verdict says so.",
+    )

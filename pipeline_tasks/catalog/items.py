@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.sides import on_their_sides, sides_of
 from pipeline_tasks.contracts import Fence, Item, Location, Split
 from pipeline_tasks.errors import LostRace
 
@@ -75,18 +76,20 @@ class ItemRepository:
 
         `labels` gives a label from the source to items that have none, `corrected` another label and key to items that
         have one: a new version of the decision follows when labels are accepted. `seen` overwrites.
-        `renewed` are items that keep all but their bytes, which were read anew.
+        `renewed` are items that keep all but their bytes, which were read anew. An item whose group has a side already
+        is of that side, whatever it comes with.
 
         Raises:
             StaleAttempt: a newer attempt holds the lease.
         """
-        rows = [_item_row(item, batch_id=chunk.batch_id) for item in chunk.items]
         seen = [
             {"project": chunk.project, "source": chunk.source, "key": key, "fingerprint": fingerprint}
             for key, fingerprint in chunk.seen.items()
         ]
         refused = [{"project": chunk.project, **dataclasses.asdict(entry)} for entry in chunk.quarantined]
         with self.database.write(fence) as connection:
+            placed = on_their_sides(connection, chunk.project, chunk.items)
+            rows = [_item_row(item, batch_id=chunk.batch_id) for item in placed]
             num_new = insert_ignore(connection, t.items, rows)
             _renew(connection, chunk.renewed)
             _add_labels(connection, project=chunk.project, labels=chunk.labels)
@@ -136,6 +139,11 @@ class ItemRepository:
                 query = sa.select(t.items).where(t.items.c.project == project, t.items.c.item_id.in_(ids))
                 found.update((row.item_id, _item(row)) for row in connection.execute(query))
         return found
+
+    def sides(self, project: str, group_keys: Iterable[str]) -> dict[str, Split]:
+        """Return the side of each of these groups that has an item."""
+        with self.database.read() as connection:
+            return sides_of(connection, project, group_keys)
 
     def by_content(self, project: str, content_ids: Iterable[str]) -> dict[str, str]:
         """Return by content id an item with that content, for those that have one: of the exam before all others."""

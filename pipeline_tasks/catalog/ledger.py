@@ -1,9 +1,9 @@
 """The ledger's chain: what an entry says, how it hashes, and what is wrong with a chain. Pure.
 
 Each project has one chain. An entry tells of one verdict, approval, release or route (a promotion, a rollback, a step
-of a rollout, the start or end of an experiment), carries the hash of the evidence behind it and of the entry before it,
-and is written in the transaction of the row it speaks of. A seal holds the marks of the rows of all other tables
-(`seals.py`). The chain `*` tells of the API keys that were issued and revoked.
+of a rollout, the start or end of an experiment), or of a look at an open exam's figures. It carries the hash of the
+evidence behind it and of the entry before it, and is written in the transaction of the row it speaks of. A seal holds
+the marks of the rows of all other tables (`seals.py`). The chain `*` tells of the API keys, issued and revoked.
 The hash of verdict.json covers the hash of evidence.parquet, which stands in it. A signature covers an entry's hash.
 """
 
@@ -18,8 +18,16 @@ from typing import Any, Literal
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.errors import InputError
 
-Kind = Literal["verdict", "approval", "release", "route", "key", "seal"]
-KINDS: tuple[Kind, ...] = ("verdict", "approval", "release", "route", "key", "seal")  # the order of rows of one moment
+Kind = Literal["verdict", "approval", "release", "route", "key", "seal", "look"]
+KINDS: tuple[Kind, ...] = (
+    "verdict",
+    "approval",
+    "release",
+    "route",
+    "key",
+    "seal",
+    "look",
+)  # the order of rows of one moment
 KEYS = "*"  # the chain of the API keys
 SHORT = 12
 
@@ -51,6 +59,7 @@ NOTED = re.compile(rf"{NOTED_PREFIX}([^/]+)/([0-9]{{12}})-([0-9a-f]{{64}})")
 RELEASE_FACTS = ("model_version", "verdict_id", "bento_tag", "bento_digest", "object_key", "run_id")
 KEY_FACTS = ("project", "name", "sha256", "scopes")
 
+WITHOUT_ROWS = ("seal", "look")  # the kinds whose entry is all that there is
 NEVER_ADDED = ("report_digest",)
 NO_TEXTS = ("exam_ids", "reasons", "sequence", "generation", "scopes", "tables")
 MAY_BE_NONE = (("verdict", "champion_version"), ("approval", "requested_by"), ("route", "parent_commit_id"))
@@ -239,7 +248,7 @@ def chain_faults(entries: Sequence[Entry]) -> Iterator[str]:
 
 def row_faults(entries: Sequence[Entry], drafts: Sequence[Draft]) -> Iterator[str]:
     """Tell where the ledger and the rows differ; `drafts` are what the rows would say today."""
-    told = {(entry.kind, entry.subject): entry for entry in entries if entry.kind != "seal"}
+    told = {(entry.kind, entry.subject): entry for entry in entries if entry.kind not in WITHOUT_ROWS}
     rows = {(draft.kind, draft.subject): draft for draft in drafts}
     for key, draft in rows.items():
         if key not in told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,17 @@ def append(connection: sa.Connection, draft: Draft) -> Entry:
 def append_verdict(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
     """Write the entry of a row of `verdicts` that this transaction has inserted."""
     return append(connection, ledger.verdict_draft(row))
+
+
+def record_look(database: Database, project: str, verdict_id: str, *, digest: str, by: str, now: dt.datetime) -> Entry:
+    """Write that somebody read the exact figures and the items of a verdict whose epoch is open."""
+    with database.write() as connection:
+        lock(connection, project)
+        told = t.ledger.c
+        earlier = (told.project == project, told.kind == "look", told.subject.startswith(f"{verdict_id}/"))
+        number = connection.execute(sa.select(sa.func.count()).select_from(t.ledger).where(*earlier)).scalar_one() + 1
+        body = {"verdict_id": verdict_id, "by": by}
+        return append(connection, Draft(project, "look", f"{verdict_id}/{number}", body, digest, now))
 
 
 def append_approval(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:

@@ -18,6 +18,7 @@ from pipeline_tasks.contracts import Fence
 
 PickKind = Literal["audit", "uncertain"]
 IMPORT, QUALITY = "import", "quality"
+QUALITY_DROP = "QUALITY_DROP"
 MAX_SHOWN_VERSIONS = 3
 
 
@@ -97,6 +98,14 @@ class WindowRow:
     statistics: Mapping[str, Any]
     alarms: Sequence[Mapping[str, Any]]
     created_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StandingAlarm:
+    """The alarm on the champion of now, since its first window; `of_quality`: live quality has dropped."""
+
+    since: dt.datetime
+    of_quality: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -263,21 +272,28 @@ class MonitoringRepository:
             alarms = connection.execute(query).scalar_one_or_none() or []
         return [dict(alarm) for alarm in alarms if alarm["wake"]]
 
+    def standing_alarm(self, project: str) -> StandingAlarm | None:
+        """Return the alarm that the newest window raised on the champion of now, of whatever cause, or None."""
+        found, window = self._newest_alarms(project)
+        if window is None or not found:
+            return None
+        since = min(alarm_began(one, window) for one in found)
+        return StandingAlarm(since, any(one["cause"] == QUALITY_DROP for one in found))
+
     def has_open_alarm(self, project: str) -> bool:
         """Return whether the newest look at live quality found the champion of now too weak."""
-        windows = self.windows(project, QUALITY, limit=1)
-        champion = self.champion(project)
-        return any(
-            alarm["cause"] == "QUALITY_DROP" and champion is not None and alarm["model_version"] == champion[0]
-            for window in windows
-            for alarm in window.alarms
-        )
+        standing = self.standing_alarm(project)
+        return standing is not None and standing.of_quality
 
     def open_alarms(self, project: str) -> tuple[str, ...]:
         """Return what the newest window found of the champion of now, in words, of whatever cause."""
-        windows, champion = self.windows(project, QUALITY, limit=1), self.champion(project)
-        found = [alarm for window in windows for alarm in window.alarms]
-        return tuple(str(one["message"]) for one in found if champion and one["model_version"] == champion[0])
+        return tuple(str(one["message"]) for one in self._newest_alarms(project)[0])
+
+    def _newest_alarms(self, project: str) -> tuple[list[Mapping[str, Any]], WindowRow | None]:
+        window, champion = next(iter(self.windows(project, QUALITY, limit=1)), None), self.champion(project)
+        if window is None or champion is None:
+            return [], None
+        return [one for one in window.alarms if one["model_version"] == champion[0]], window
 
     def newest_page(self, project: str) -> str | None:
         """Return where the page of the newest window of live quality lies, or None before the first."""
@@ -307,6 +323,11 @@ class MonitoringRepository:
         with self._database.read() as connection:
             found = connection.scalar(query)
         return None if found is None else str(found)
+
+
+def alarm_began(alarm: Mapping[str, Any], window: WindowRow) -> dt.datetime:
+    """Return when an alarm of a window began; in windows of older releases it does not say."""
+    return dt.datetime.fromisoformat(alarm["since"]) if "since" in alarm else window.created_at
 
 
 def _after_all(connection: sa.Connection, project: str, window: WindowRow) -> WindowRow:

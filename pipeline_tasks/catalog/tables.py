@@ -106,6 +106,7 @@ items = sa.Table(
     _text("content_id", default=_item_id),  # SHA-256 of the bytes
     sa.Index("ix_items_batch", "project", "batch_id"),
     sa.Index("ix_items_content", "project", "content_id"),
+    sa.Index("ix_items_group", "project", "group_key"),
 )
 
 seen_objects = sa.Table(

@@ -97,7 +97,8 @@ class Evidence:
     `leaks` are the exam items in the contender's training snapshot, `champion_leaks` those in the champion's; on items
     that were `left_out` neither model is judged. `previous` is what rules 3 and 4 looked at; from rule 5 on `current`
     is the whole window, `epochs` are its parts (newest first), and `epoch_level` is the error that all uses of the
-    newest epoch may spend. `labels` tells of the exam's labels; None in verdicts from before they did.
+    newest epoch may spend. `labels` tells of the exam's labels, and `alarm` of one that
+    stood; both are None in verdicts from before they were told.
     """
 
     project_classes: tuple[str, ...]
@@ -112,6 +113,7 @@ class Evidence:
     epochs: tuple[EpochEvidence, ...] = ()
     epoch_level: float | None = None
     labels: ExamLabels | None = None
+    alarm: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

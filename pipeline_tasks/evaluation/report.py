@@ -37,7 +37,7 @@ def render(
     """Return the page of a verdict. `counts` has the rows per class of the snapshots, by role, where known."""
     parts = [
         _answer(document),
-        section("Why", _reasons(document)),
+        section("Why", reasons(document)),
         _differences(document),
         section("Side by side", f'<div class="card">{tables.side_by_side(document)}</div>', _interval_note(document)),
         section(
@@ -138,7 +138,8 @@ def _metric(scores: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
     return found
 
 
-def _reasons(document: Document) -> str:
+def reasons(document: Document) -> str:
+    """Return a verdict's reasons as a list, each with what it speaks for."""
     rows = "".join(
         f'<li><span class="badge {one["stand"]}">{STANDS[one["stand"]]}</span>'
         f"<div>{text(one['text'][:1].upper() + one['text'][1:])} "

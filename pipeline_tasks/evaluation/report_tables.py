@@ -233,8 +233,8 @@ def _data_row(label: str, new: int, old: int, *, compared: bool) -> str:
     return f"<tr><td>{text(short(label, 60))}</td>{cells}</tr>"
 
 
-def exams(document: Document) -> str:
-    """Return which exams were used."""
+def exams(document: Document, *, labels: Mapping[str, Any] | None = None) -> str:
+    """Return which exams were used; `labels` are told in place of what the document's evidence has of them."""
     question = document["question"]
     together = len(judged_together(document))
     rows = "".join(
@@ -250,16 +250,17 @@ def exams(document: Document) -> str:
             f"(the yearly budget is {question['policy']['false_promotions_a_year']:g} false promotions).</p>"
         )
     head = '<tr><th></th><th>Epoch</th><th class="number">Items</th><th>Hash of items and labels</th></tr>'
-    return f"<table>{head}{rows}</table>{use}{_labels(document)}{_left_out(question)}"
+    return (
+        f"<table>{head}{rows}</table>{use}{_labels(labels or document['evidence'].get('labels'))}{_left_out(question)}"
+    )
 
 
-def _labels(document: Document) -> str:
+def _labels(found: Mapping[str, Any] | None) -> str:
     """Return the exam's open items with the bounds of its figures; nothing in verdicts from before they were told."""
-    found = document["evidence"].get("labels")
     if found is None:
         return ""
     said = f"<p>Open items, on which people differed: {found['num_open']:,} ({percent(found['share'])} of all)"
-    if found["num_open"]:
+    if found["num_open"] and found["contender"] is not None:
         figures = [(f"accuracy of the {role}", found[role], "%") for role in ("contender", "champion")]
         figures.append(("difference", found["difference"], "points"))
         bounds = ", ".join(

@@ -23,13 +23,13 @@ from pipeline_tasks.evaluation.rule_checks import (
     check_missing,
     check_validity,
     conclude,
+    note_alarm,
     note_left_out,
 )
 from pipeline_tasks.evaluation.slice_rule import check_slices
 from pipeline_tasks.evaluation.statistics import PairedGain, shows_gain
-from pipeline_tasks.project_gate import ABOVE_CONSTANT, EAGER_MODE, Gate
+from pipeline_tasks.project_gate import ABOVE_CONSTANT, EAGER_MODE, MIN_GROUPS, Gate
 
-MIN_GROUPS = 30
 RARE_CLASS_ITEMS = 5  # below it a bootstrap of macro F1 has too few items of the class to vary
 LATENCIES = (("p50", "latency_p50_ms"), ("p99", "latency_p99_ms"))
 
@@ -39,14 +39,14 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     is_first = evidence.champion is None
     invalid = check_validity(evidence)
     if invalid:
-        return conclude([*invalid, *note_left_out(evidence)], first=is_first)
+        return conclude([*invalid, *note_left_out(evidence), *note_alarm(evidence)], first=is_first)
     reasons = _check_floors(policy, evidence) if is_first else compare(policy, evidence)
     reasons += _check_exam(policy, evidence)
     reasons += check_classes(policy, evidence, exam="the exam", hold=partial(_non_inferior, policy))
     reasons += _check_limits(policy, evidence)
     reasons += check_slices(policy, evidence.current)
     reasons += _beside_constant(policy, evidence)
-    reasons += [*check_champion_leaks(evidence), *note_left_out(evidence)]
+    reasons += [*check_champion_leaks(evidence), *note_left_out(evidence), *note_alarm(evidence)]
     reasons += note_labels(evidence.labels, evidence.current)
     return conclude(reasons, first=is_first)
 

@@ -63,6 +63,11 @@ def note_left_out(evidence: Evidence) -> list[Reason]:
     return [Reason("ITEMS_LEFT_OUT", "note", text)]
 
 
+def note_alarm(evidence: Evidence) -> list[Reason]:
+    """Tell of an alarm that stands, and how much of the exam is from after it."""
+    return [Reason("ALARM_STANDS", "note", f"{evidence.alarm}.")] if evidence.alarm else []
+
+
 def _leaked(leaks: Sequence[Leak], *, whose: str) -> str:
     """Return how many exam items a model was trained on, exactly and nearly, and the first of them."""
     num_exact = sum(leak.kind == "exact" for leak in leaks)

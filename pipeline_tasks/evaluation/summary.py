@@ -20,7 +20,7 @@ def markdown_summary(document: Mapping[str, Any], *, report_url: str | None = No
     """Return the answer, the figures of both models, each reason, and the weakest classes."""
     question, current = document["question"], document["evidence"]["current"]
     lines = [f"**{markdown(document['decision']['headline'])}**", "", *_figures(document), ""]
-    lines += [f"- {_MARKS[one['stand']]}: {markdown(one['text'])}" for one in document["decision"]["reasons"]]
+    lines += [f"- {MARKS[one['stand']]}: {markdown(one['text'])}" for one in document["decision"]["reasons"]]
     weakest = sorted(
         (one for one in current["contender"]["classes"] if one["recall"]["estimate"] is not None),
         key=lambda one: (one["recall"]["estimate"], one["label"]),
@@ -42,7 +42,7 @@ def markdown_summary(document: Mapping[str, Any], *, report_url: str | None = No
     return "\n".join(lines)
 
 
-_MARKS = {"for": "For", "against": "Against", "open": "Open", "note": "Note"}
+MARKS = {"for": "For", "against": "Against", "open": "Open", "note": "Note"}
 
 
 def _figures(document: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from pipeline_tasks.catalog.after_alarm import EXAM_AWAITED
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.exam_window import ExamLabels, window
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
@@ -23,7 +24,7 @@ from pipeline_tasks.contracts import (
     VerdictRef,
     sha256_hex,
 )
-from pipeline_tasks.errors import DataCorrupt, InputError, LostRace
+from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
 from pipeline_tasks.evaluation import approval, report, scoring
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.budget import newest_level
@@ -80,6 +81,8 @@ def judge(
     run_id: str,
     now: dt.datetime,
     opened: Sequence[dt.datetime] = (),
+    alarm: str | None = None,
+    awaited: str | None = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> VerdictRef:
     """Return the verdict on a contender; the same question is asked once and its answer adopted afterwards.
@@ -90,14 +93,15 @@ def judge(
     bytes in order; `find_leaks` returns the items of exams that a snapshot trains on, exactly or nearly, `find_items`
     items by id (asked for the leaks that the report shows, and for slices by key_pattern), `find_groups` the group of
     each item of an exam by item id: near duplicates are of one group, `find_labels` facts of the exams' labels, which
-    the verdict tells. Items that are `retired` (item id -> who, when
-    and why) and items that cannot be decoded are left out for both models, and the verdict says so.
+    the verdict tells. Items that are `retired` (item id -> who, when and why) and items that cannot be decoded are left
+    out for both models, and the verdict says so. `alarm` says that one stands and how far the exam is after it, for the
+    verdict's note; `awaited` is why a new question waits.
 
     Raises:
         InputError: EXAM_MISSING, there is no exam yet.
         PermanentError: CHAMPION_UNREADABLE or CONTENDER_UNREADABLE.
         DataCorrupt: an exam or an item of it is not the one that was frozen.
-        GateClosed: UNDECODABLE, one of the models cannot decode what the other can.
+        GateClosed: UNDECODABLE, one of the models cannot decode what the other can; EXAM_AWAITED.
         StaleAttempt: a newer attempt judges the same contender.
     """
     chosen = _newest(exams, policy=project.config.gate)
@@ -115,6 +119,8 @@ def judge(
     if known is not None:
         logger.info("verdict %s stands: %s", known.ref.verdict_id[:12], known.ref.answer)
         return known.ref
+    if awaited is not None:
+        raise GateClosed(awaited, code=EXAM_AWAITED)
     scored = _score(
         chosen,
         contender,
@@ -137,6 +143,7 @@ def judge(
             scored,
             exam_use=use,
             level=level,
+            alarm=alarm,
             policy_id=policy_id,
             read=read,
             find_items=find_items,
@@ -269,6 +276,7 @@ def _publish(
     *,
     exam_use: int,
     level: float,
+    alarm: str | None,
     policy_id: str,
     read: ReadItems,
     find_items: FindItems,
@@ -293,6 +301,7 @@ def _publish(
         left_out=scored.left_out,
         epoch_level=level,
         labels=scored.labels,
+        alarm=alarm,
     )
     evidence = vd.evidence_table(scored.exams, scored.answers, question=question)
     document = vd.build_document(
@@ -321,7 +330,7 @@ def _publish(
         logger.info("deciding again: %s", error)
         return None
     crash_point("judge.put.recorded")
-    logger.info("verdict %s: %s", kept.ref.verdict_id[:12], document["decision"]["headline"])
+    logger.info("verdict %s: %s", kept.ref.verdict_id[:12], kept.ref.answer)
     return kept
 
 

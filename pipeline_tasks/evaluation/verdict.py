@@ -78,7 +78,8 @@ class Question:
     `leaks` are the exam items that the contender's training snapshot holds, `champion_leaks` those in the champion's;
     `left_out` are the items of the exams that neither model is judged on. `epoch_level` is the error that all
     comparisons on the current exam's epoch may spend; None in verdicts of rules that had no yearly budget. `labels`
-    are facts of the exam's labels, which are told and decide nothing; None in verdicts from before they were told.
+    are facts of the exam's labels, `alarm` is the one that stood and how far the exam was after it, in words: both are
+    told and decide nothing; None in verdicts from before they were told.
     """
 
     project: str
@@ -94,6 +95,7 @@ class Question:
     rule_version: int = RULE_VERSION
     epoch_level: float | None = None
     labels: ExamLabels | None = None
+    alarm: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the question as JSON values; without `left_out` where nothing is, as before there was such a thing."""
@@ -101,7 +103,7 @@ class Question:
         plain = {name: value.as_json() if isinstance(value, Party) else _plain(value) for name, value in fields.items()}
         if not self.left_out:
             del plain["left_out"]
-        for name in ("epoch_level", "labels"):
+        for name in ("epoch_level", "labels", "alarm"):
             if plain[name] is None:
                 del plain[name]
         # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
@@ -127,9 +129,13 @@ def spelled_out(policy: Gate) -> Gate:
 def policy_id(policy: Gate, classes: Sequence[str]) -> str:
     """Return the hash of everything that rules a comparison: the gate's settings, the classes, the rule's version.
 
-    Settings at their defaults are left out: a release that brings a new one asks no question anew.
+    Settings at their defaults are left out: a release that brings a new one asks no question anew. So are those that
+    change no answer: what is told, and when it is judged.
     """
-    gate = policy.model_dump(mode="json", exclude_defaults=True)
+    unasked: Any = {"after_alarm": True, "exam": {"tell": True}}
+    gate = policy.model_dump(mode="json", exclude_defaults=True, exclude=unasked)
+    if gate.get("exam") == {}:
+        del gate["exam"]
     return content_id({"gate": gate, "classes": list(classes), "rule": RULE_VERSION})
 
 
@@ -201,6 +207,7 @@ def build_evidence(
         epochs=tuple(epochs),
         epoch_level=question.epoch_level,
         labels=question.labels,
+        alarm=question.alarm,
     )
 
 

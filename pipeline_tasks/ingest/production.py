@@ -53,13 +53,15 @@ def add_production_items(
     split_key: str,
     batch_id: str,
     now: dt.datetime,
+    exam_share: float | None = None,
 ) -> dict[str, Item]:
     """Store inputs of predictions as items and return the item of each prediction id; repeating it changes nothing.
 
-    Content that is an item already stays that item, one of the exam before all others.
+    Content that is an item already stays that item, one of the exam before all others. `exam_share` is that of groups
+    without a side (None: split.exam_share); a group that has one keeps it.
     What a guard refuses goes to quarantine and has no answer here.
     """
-    share = project.split.exam_share
+    share = project.split.exam_share if exam_share is None else exam_share
     split = partial(split_of, project=project.name, split_key=split_key, exam_share=share)
     target = Target(project.name, SOURCE, batch_id, now, split, origin="production", hide=project.deny_list.hide)
     item_ids: dict[str, str] = {}

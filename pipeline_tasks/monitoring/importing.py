@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from pipeline_tasks.catalog.after_alarm import AfterAlarm, after_alarm
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.items import ItemRepository
@@ -39,7 +40,7 @@ from pipeline_tasks.monitoring.parts import Part, Prediction, merge_predictions,
 from pipeline_tasks.monitoring.picking import inclusion_chances, pick_audits, pick_uncertain
 from pipeline_tasks.monitoring.refusals import examine_input, quarantine, refuse_part
 from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project import LoadedProject, Project
 
 MAX_PARTS = 500
 MAX_BYTES = 512 * 2**20
@@ -112,13 +113,14 @@ def import_parts(
     if not parts:
         return ImportCounts(num_refused=len(refused))
     predictions = merge_predictions(parts)
+    exam_share = share_of_exam(project.config, after_alarm(outside.database, project.name, project.config.gate))
     crash_point("monitor.pick.before")
-    picks, unreadable = _pick(project, predictions, outside=outside)
+    picks, unreadable = _pick(project, predictions, exam_share=exam_share, outside=outside)
     refused += unreadable
     keep(unreadable)
     outside.monitoring.record_picks(project.name, [_audit_row(pick) for pick in picks], now=now, fence=fence)
     crash_point("monitor.picks.recorded")
-    items = _store_items(project, picks, outside=outside, fence=fence, run_id=run_id, now=now)
+    items = _store_items(project, picks, exam_share=exam_share, outside=outside, fence=fence, run_id=run_id, now=now)
     _request_labels(picks, items, outside=outside, fence=fence, now=now)
     crash_point("monitor.pick.after")
     outcomes = [outcome for part in parts for outcome in part.outcomes]
@@ -142,6 +144,17 @@ def import_parts(
         num_refused=len(refused),
         num_unmatched=num_unmatched,
     )
+
+
+def share_of_exam(project: Project, after: AfterAlarm | None) -> float:
+    """Return the share of groups without a side that go to the exam: after an alarm more, until it has what it needs.
+
+    It holds for audits and unsure answers alike: those that are hard must not leave a group to training that an audit
+    would have given to the exam.
+    """
+    if after is None or not after.num_unpicked:
+        return project.split.exam_share
+    return max(project.monitor.alarm_exam_share, project.split.exam_share)
 
 
 def _new_parts(project: str, *, outside: Outside, now: dt.datetime) -> tuple[list[Part], list[Refusal]]:
@@ -182,7 +195,7 @@ def _count_unmatched(project: str, outcomes: Sequence[OutcomeRow], parts: Sequen
 
 
 def _pick(
-    project: LoadedProject, predictions: Sequence[Prediction], *, outside: Outside
+    project: LoadedProject, predictions: Sequence[Prediction], *, exam_share: float, outside: Outside
 ) -> tuple[list[_Pick], list[Refusal]]:
     """Return what people look at, and the inputs that were looked at and are not taken."""
     policy, name = project.config.monitor, project.name
@@ -213,9 +226,9 @@ def _pick(
         known = outside.items.get(name, [examined.candidate.item_id]).get(examined.candidate.item_id)
         if known is not None:
             return known.split == "train"
-        share = project.config.split.exam_share
-        side = split_of(examined.candidate.group_key, project=name, split_key=outside.split_key, exam_share=share)
-        return side == "train"
+        group_key = examined.candidate.group_key
+        side = split_of(group_key, project=name, split_key=outside.split_key, exam_share=exam_share)
+        return outside.items.sides(name, [group_key]).get(group_key, side) == "train"
 
     uncertain = pick_uncertain(
         [one for one in predictions if one.prediction_id not in audited],
@@ -286,7 +299,14 @@ def _audit_row(pick: _Pick) -> AuditRow:
 
 
 def _store_items(
-    project: LoadedProject, picks: Sequence[_Pick], *, outside: Outside, fence: Fence, run_id: str, now: dt.datetime
+    project: LoadedProject,
+    picks: Sequence[_Pick],
+    *,
+    exam_share: float,
+    outside: Outside,
+    fence: Fence,
+    run_id: str,
+    now: dt.datetime,
 ) -> dict[str, Item]:
     if not picks:
         return {}
@@ -299,6 +319,7 @@ def _store_items(
         split_key=outside.split_key,
         batch_id=run_id,
         now=now,
+        exam_share=exam_share,
     )
     if next(outside.datasets.batch(project.name, run_id, size=1), None) is not None:
         outside.check(run_id)
@@ -321,8 +342,8 @@ def _request_labels(
     }
     outside.labels.request(audits.values(), reason="audit", priority=AUDIT_PRIORITY, now=now, fence=fence)
     for pick in usable:
-        if pick.kind == "uncertain":
-            item = items[pick.prediction.prediction_id]
+        item = items[pick.prediction.prediction_id]
+        if pick.kind == "uncertain" and item.split == "train":  # another writer may have given its group to the exam
             said = {"label": pick.prediction.label, "score": pick.prediction.confidence}
             outside.labels.request(
                 [item],

@@ -11,9 +11,11 @@ from typing import Any
 from pipeline_tasks.catalog.monitoring import (
     IMPORT,
     QUALITY,
+    QUALITY_DROP,
     AuditedPrediction,
     MonitoringRepository,
     WindowRow,
+    alarm_began,
 )
 from pipeline_tasks.contracts import Attempt, Fence, MonitorReport, content_id
 from pipeline_tasks.faults import crash_point
@@ -83,11 +85,14 @@ def measure(project: LoadedProject, *, outside: Outside, fence: Fence, run_id: s
         "versions": {one.model_version: one.as_json() for one in versions.values()},
         "drift": moved.as_json(),
     }
-    earlier = {
-        alarm["key"] for one in monitoring.windows(name, QUALITY) if one.window_id != window_id for alarm in one.alarms
-    }
+    before = [one for one in monitoring.windows(name, QUALITY) if one.window_id != window_id]
+    earlier = {alarm["key"] for one in before for alarm in one.alarms}
     head = outside.datasets.head_snapshot(name)
-    known = [_with_wake(alarm, snapshot=head.snapshot_id if head else "", earlier=earlier) for alarm in alarms]
+    began = _began(before[-1] if before else None, version=version, now=now)
+    known = [
+        _with_wake(alarm, snapshot=head.snapshot_id if head else "", earlier=earlier) | {"since": began.isoformat()}
+        for alarm in alarms
+    ]
     told = [str(alarm["message"]) for alarm in known]
     page = render_window(name, window_id, statistics, alarms=told, at=now).encode()
     key = page_key(name, window_id, page)
@@ -146,7 +151,7 @@ def _alarms(current: quality.VersionQuality | None, moved: drift.Drift, *, versi
     found: list[dict[str, Any]] = []
     if current is not None and current.state == "ALARM":
         message = f"Live quality has dropped: {current.text}."
-        found.append({"cause": "QUALITY_DROP", "model_version": version, "message": message})
+        found.append({"cause": QUALITY_DROP, "model_version": version, "message": message})
     if moved.state == "DRIFT":
         message = (
             f"Answers of {version} have moved from its {moved.reference}: confidence PSI {moved.confidence_psi:.2f}, "
@@ -156,10 +161,16 @@ def _alarms(current: quality.VersionQuality | None, moved: drift.Drift, *, versi
     return found
 
 
+def _began(before: WindowRow | None, *, version: str | None, now: dt.datetime) -> dt.datetime:
+    """Return since when alarms of the champion stand, of one cause or another: now, or since the window before says."""
+    alarms = before.alarms if before is not None else ()
+    return min([alarm_began(one, before) for one in alarms if before and one["model_version"] == version], default=now)
+
+
 def _with_wake(alarm: Mapping[str, Any], *, snapshot: str, earlier: set[str]) -> dict[str, Any]:
     """Return the alarm with its key, and whether it wakes training: once per cause, champion and snapshot.
 
     Drift alone asks people, not training: without new labels there is nothing better to learn.
     """
     key = content_id([alarm["cause"], alarm["model_version"], snapshot])
-    return {**alarm, "key": key, "wake": alarm["cause"] == "QUALITY_DROP" and key not in earlier}
+    return {**alarm, "key": key, "wake": alarm["cause"] == QUALITY_DROP and key not in earlier}

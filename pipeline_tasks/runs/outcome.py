@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Literal
 
-from pipeline_tasks.contracts import Answer, Queue, RunOutcome
+from pipeline_tasks.contracts import ALARM_STANDS, Answer, Queue, RunOutcome
 
 QUIET = dt.timedelta(minutes=10)
 LONGEST_WAIT = dt.timedelta(hours=2)
@@ -44,7 +44,9 @@ def ending_of(facts: RunFacts) -> Ending:
     """
     if facts.promoted_generation is not None:
         serves = f"{facts.contender_version} serves as generation {facts.promoted_generation}"
-        return Ending("promoted", "PROMOTED", serves)
+        alarm = next((one for one in facts.verdict_reasons if one.startswith(ALARM_STANDS)), None)
+        judged = f". When it was judged, {alarm}" if alarm else ""
+        return Ending("promoted", "PROMOTED", f"{serves}{judged}")
     if facts.approval == "reject":
         return Ending("rejected", "REJECTED_BY_REVIEWER", "a reviewer said no; the champion stays")
     if facts.approval == "expired":

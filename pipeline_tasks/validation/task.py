@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM
+from pipeline_tasks.catalog.after_alarm import AfterAlarm
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.exam_window import window
@@ -168,11 +169,13 @@ def open_exam(
     docs_dir: Path,
     run_id: str,
     now: dt.datetime,
+    after: AfterAlarm | None = None,
 ) -> list[ExamRef]:
     """Return the exams that are judged together, after opening a new epoch if enough new exam items are labeled.
 
     An item that the recipe cannot decode is left out, and put aside by name. Of a group at most
-    `gate.exam.max_group_items` items go into one epoch; the others wait for a later one.
+    `gate.exam.max_group_items` items go into one epoch; the others wait for a later one. While the exam waits for
+    items from after an alarm (`after`), an epoch opens when it gives the exam all of them, and not with the old ones.
 
     Raises:
         GateClosed: EXAM_TOO_SMALL while there is no exam and too few items for one, or a check on its labels stops.
@@ -186,7 +189,9 @@ def open_exam(
         decided = decided.filter(pc.not_equal(decided["method"].cast(pa.string()), "imported"))
     decided = few_of_each_group(decided, most=exam.max_group_items)
     minimum = exam.min_items
-    if decided.num_rows >= minimum:
+    if after is not None and after.can_open:
+        minimum -= after.in_exam.items  # what another policy put into an epoch before
+    if decided.num_rows >= minimum and (after is None or after.can_open):
         fence = database.acquire(f"exam/{project.name}", attempt, now=now)
         context = CheckContext(project.name, store, datasets, docs_dir, run_id, now)
         decided = checked_labels(project, decided, context=context, fence=fence)
@@ -233,6 +238,7 @@ def plan_training(
     alarm: bool = False,
     changed: Sequence[str] = (),
     num_waiting: int = 0,
+    exam_has_come: bool = False,
 ) -> TrainDecision:
     """Count the labels that are in no recent snapshot and decide whether to train.
 
@@ -256,6 +262,7 @@ def plan_training(
         alarm=alarm,
         changed=changed,
         num_waiting=num_waiting,
+        exam_has_come=exam_has_come,
     )
 
 

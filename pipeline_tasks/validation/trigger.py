@@ -32,10 +32,12 @@ def enough_new_labels(
     alarm: bool = False,
     changed: Sequence[str] = (),
     num_waiting: int = 0,
+    exam_has_come: bool = False,
 ) -> TrainDecision:
     """Decide whether to train: enough new labels, a quality alarm with a quarter of them, another recipe, a person.
 
-    `changed` are the keys of the recipe that are others than at the last training, `num_waiting` the labels that came
+    `exam_has_come`: the last run ended since the exam lacked items from after an alarm, and it has them now. `changed`
+    are the keys of the recipe that are others than at the last training, `num_waiting` the labels that came
     with the sources and that nobody has taken over yet.
     """
     if force:
@@ -47,9 +49,11 @@ def enough_new_labels(
     if alarm and num_new >= enough:
         reason = f"The live quality raised an alarm, and {num_new:,} new labels are at least {enough:,}."
         return TrainDecision(train=True, code="QUALITY_ALARM", reason=reason, num_new_labels=num_new)
-    if changed:
-        reason = f"The recipe is another one than at the last training: {', '.join(changed)}."
-        return TrainDecision(train=True, code="RECIPE_CHANGED", reason=reason, num_new_labels=num_new)
+    if exam_has_come or changed:
+        code, reason = "RECIPE_CHANGED", f"The recipe is another one than at the last training: {', '.join(changed)}."
+        if exam_has_come:
+            code, reason = "EXAM_HAS_COME", "The exam has the items from after the alarm that the last run waited for."
+        return TrainDecision(train=True, code=code, reason=reason, num_new_labels=num_new)
     if num_waiting:
         reason = (
             f"{num_waiting:,} labels came with the sources and wait to be taken over: `dethrone annotate {project}`, "

@@ -18,6 +18,7 @@ from pipeline_tasks.errors import ConfigError, DataCorrupt
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.contradictions import contradictions
 from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.wiring.telling import held_verdicts, told_reasons
 
 NUM_PATHS = 10
 SAID = {"approve": "yes", "reject": "no", "expired": "expired"}
@@ -58,20 +59,22 @@ def ledger_text(parts: Parts, project: str) -> str:
         return f"{project} has no champion yet: nothing was judged."
     head = entries[-1]
     anchor = f"{project}:{head.sequence}:{head.entry_hash}"
-    lines = [
-        f"{entry.sequence:>4}  {entry.at:%Y-%m-%d %H:%M:%S}  {entry.entry_hash[:SHORT]}  {entry_text(entry)}"
-        for entry in entries
-        if entry.kind != "seal"
-    ]
+    held = held_verdicts(parts, project)
+    lines = []
+    for entry in entries:
+        if entry.kind != "seal":
+            told = held[entry.subject].said["decision"]["reasons"][0]["text"] if entry.subject in held else None
+            said = entry_text(entry, told=told)
+            lines.append(f"{entry.sequence:>4}  {entry.at:%Y-%m-%d %H:%M:%S}  {entry.entry_hash[:SHORT]}  {said}")
     return "\n".join([*lines, "", f"To prove later that none of this was rewritten, keep this elsewhere: {anchor}"])
 
 
-def entry_text(entry: Entry) -> str:
-    """Return an entry in words, on one line."""
+def entry_text(entry: Entry, *, told: str | None = None) -> str:
+    """Return an entry in words, on one line; `told` is a verdict's first reason as it is told."""
     body = entry.body
     if entry.kind == "verdict":
         compared = f"{body['contender_version']} against {body['champion_version'] or 'nobody'}"
-        reason = next(iter(body["reasons"].get("texts", ())), "no reason")
+        reason = told or next(iter(body["reasons"].get("texts", ())), "no reason")
         text = f"verdict    {body['answer']}  {compared}: {reason}  [{entry.subject[:SHORT]}]"
     elif entry.kind == "approval":
         said = SAID.get(body["decision"], body["decision"])
@@ -80,6 +83,8 @@ def entry_text(entry: Entry) -> str:
         text = f"release    {body['bento_tag']}  of {body['model_version']} on verdict {body['verdict_id'][:SHORT]}"
     elif entry.kind == "key":
         text = f"key        {entry.subject}  {body.get('name', '')} {' '.join(body.get('scopes', ()))}"
+    elif entry.kind == "look":
+        text = f"look       by {body['by']}  at the open exam's figures of verdict {body['verdict_id'][:SHORT]}"
     elif entry.kind == "seal":
         text = f"seal       {sum(one['num_rows'] for one in body['tables'].values())} rows and objects"
     else:
@@ -128,7 +133,7 @@ def history_at(parts: Parts, project: str, *, at: dt.datetime) -> dict[str, Any]
         "action": record.action,
         "actor": record.actor,
         "reason": record.reason,
-        "verdict": _verdict_facts(record.verdict_id, verdict),
+        "verdict": _verdict_facts(parts, record.verdict_id, verdict),
         "approval": {"decision": answer.decision, "by": answer.by, "at": answer.at, "reason": answer.reason}
         if answer
         else None,
@@ -136,10 +141,10 @@ def history_at(parts: Parts, project: str, *, at: dt.datetime) -> dict[str, Any]
     }
 
 
-def _verdict_facts(verdict_id: str, record: VerdictRecord | None) -> dict[str, Any]:
+def _verdict_facts(parts: Parts, verdict_id: str, record: VerdictRecord | None) -> dict[str, Any]:
     if record is None:
         return {"verdict_id": verdict_id, "answer": None, "reasons": (), "at": None}
-    answer = {"answer": record.ref.answer, "reasons": record.ref.reasons, "at": record.created_at}
+    answer = {"answer": record.ref.answer, "reasons": told_reasons(parts, record), "at": record.created_at}
     return {"verdict_id": verdict_id, **answer}
 
 

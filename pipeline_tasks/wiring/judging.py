@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline_tasks.assembly import Parts, utc_now
+from pipeline_tasks.catalog.after_alarm import awaited_text
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.exam_window import ExamLabels
@@ -22,7 +23,9 @@ from pipeline_tasks.ingest.reading import PlaceReader
 from pipeline_tasks.validation import leakage
 from pipeline_tasks.wiring.links import links_of
 from pipeline_tasks.wiring.noting import note_head
+from pipeline_tasks.wiring.planning import exam_after_alarm
 from pipeline_tasks.wiring.sealing import seal
+from pipeline_tasks.wiring.telling import held_back
 
 
 def judge_contender(
@@ -32,6 +35,7 @@ def judge_contender(
     datasets = DatasetRepository(parts.database)
     exams = [exam for exam in datasets.exams(project) if exam.epoch in set(epochs)]
     newest = max(epochs, default=0)
+    after, waits = exam_after_alarm(parts, project, run_id=attempt.run_id)
     verdict = evaluation_task.judge(
         parts.project(project),
         model_of(parts, project, version),
@@ -51,6 +55,8 @@ def judge_contender(
         run_id=attempt.run_id,
         now=utc_now(),
         opened=[at for epoch, at in datasets.exam_openings(project).items() if epoch <= newest],
+        alarm=after.text if after is not None else None,
+        awaited=awaited_text(waits, project=project) if waits is not None else None,
     )
     seal(parts, project)
     note_head(parts, project)
@@ -136,7 +142,9 @@ def _approval_body(parts: Parts, record: VerdictRecord, *, latest: ApprovalRecor
 
     document = approval.read_verdict(parts.store, record)
     report = links_of(parts.settings, report=f"{record.ref.object_key}/report.html")["Report"]
-    body = f"{markdown_summary(document)}\n\n[Open the whole report]({report})"
+    held = held_back(parts, record)
+    summary = markdown_summary(document) if held is None else held.summary
+    body = f"{summary}\n\n[Open the whole report]({report})"
     if latest is None:
         return body
     said = f'"{latest.reason}"' if latest.reason else "no reason given"

@@ -13,6 +13,7 @@ from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.object_keys import names_digest
 from pipeline_tasks.wiring.overview_page import render_overview
+from pipeline_tasks.wiring.telling import held_back
 from pipeline_tasks.wiring.views import overview_lines
 
 _MONITOR_PAGE = re.compile(r"reports/([^/]+)/monitor/[^/]+\.html")
@@ -24,8 +25,16 @@ def overview_html() -> str:
     return render_overview(overview_lines(_shared_parts()))
 
 
-def read_report(key: str) -> bytes:
+def project_of(key: str) -> str | None:
+    """Return the project of a verdict's report, or None of another page."""
+    named = _VERDICT_REPORT.fullmatch(key)
+    return named[1] if named else None
+
+
+def read_report(key: str, *, exact: bool) -> bytes:
     """Return a stored report as it was when its digest was recorded.
+
+    Not `exact`: of a verdict whose epoch is open, what is told of it.
 
     Raises:
         KeyError: there is no such report, or it is of no recorded verdict or look and its key names no digest.
@@ -39,7 +48,9 @@ def read_report(key: str) -> bytes:
     record = VerdictRepository(parts.database).find(named[1], named[2])
     if record is None:
         raise KeyError(key)
-    return approval.read_report(parts.store, record)
+    page = approval.read_report(parts.store, record)
+    held = None if exact else held_back(parts, record)
+    return page if held is None else held.page.encode()
 
 
 def _is_newest_of_older_release(parts: Parts, key: str) -> bool:

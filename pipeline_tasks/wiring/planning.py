@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.assembly import Parts, utc_now
 from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.after_alarm import EXAM_AWAITED, AfterAlarm, after_alarm, awaited, awaited_text
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.labeling_tasks import has_decision
@@ -16,6 +17,7 @@ from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Attempt, Queue
+from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.faults import crash_point
 from pipeline_tasks.models.registry import code_digest_of
 from pipeline_tasks.project import LoadedProject
@@ -33,17 +35,25 @@ def plan(parts: Parts, project: str, *, attempt: Attempt, force: bool) -> dict[s
     runs.sweep(project, at=now)
     loaded = parts.project(project)
     recipe = recipe_facts(loaded)
+    gate = loaded.config.gate
+    after = after_alarm(parts.database, project, gate)
+    waits = awaited(after, gate)
+    last = next(iter(runs.list(project, kind="train", limit=1)), None)
     decision = validation_task.plan_training(
         loaded,
         datasets=DatasetRepository(parts.database),
         store=parts.store,
         force=force,
         alarm=MonitoringRepository(parts.database).has_open_alarm(project),
-        changed=changed_keys(_last_recipe(runs, project), recipe),
+        # However it ended: what was tried is not tried again.
+        changed=changed_keys(last.info.get("recipe") if last else None, recipe),
         num_waiting=num_waiting_labels(parts.database, loaded),
+        exam_has_come=last is not None and last.reason_code == EXAM_AWAITED and waits is None,
     )
     idle = None if decision.train else decision.reason
-    if decision.train and not force:
+    if decision.train and not force and waits is not None and not waits.can_open:
+        idle = awaited_text(waits, project=project)
+    elif decision.train and not force:
         idle = labelers_busy(
             open_tasks(parts.database, loaded, now=now),
             last_answer_at=_last_answer_at(parts.database, project),
@@ -54,9 +64,25 @@ def plan(parts: Parts, project: str, *, attempt: Attempt, force: bool) -> dict[s
         return {"idle": idle, "num_new_labels": decision.num_new_labels}
     deadline = now + RUN_DEADLINE
     crash_point("plan.open.before")
-    runs.open(project, run_id=attempt.run_id, kind="train", deadline_at=deadline, at=now, info={"recipe": recipe})
+    info = {"recipe": recipe, "forced": force}
+    runs.open(project, run_id=attempt.run_id, kind="train", deadline_at=deadline, at=now, info=info)
     crash_point("plan.open.recorded")
-    return {"reason": decision.reason, "code": decision.code, "num_new_labels": decision.num_new_labels}
+    plan = {"reason": decision.reason, "code": decision.code, "num_new_labels": decision.num_new_labels}
+    return plan | ({"alarm": after.text} if after is not None else {})
+
+
+def exam_after_alarm(parts: Parts, project: str, *, run_id: str) -> tuple[AfterAlarm | None, AfterAlarm | None]:
+    """Return how far the exam is after the alarm that stands, and the same where this run has to wait for it."""
+    gate = parts.project(project).config.gate
+    after = after_alarm(parts.database, project, gate)
+    run = RunRepository(parts.database).get(project, run_id)
+    return after, None if run is not None and run.info.get("forced") else awaited(after, gate)
+
+
+def refuse_awaited(waits: AfterAlarm | None, *, project: str) -> None:
+    """Raise GateClosed where the exam is waited for: nothing is trained or judged, and what was trained is kept."""
+    if waits is not None:
+        raise GateClosed(awaited_text(waits, project=project), code=EXAM_AWAITED)
 
 
 def recipe_facts(project: LoadedProject) -> dict[str, Any]:
@@ -69,12 +95,6 @@ def recipe_facts(project: LoadedProject) -> dict[str, Any]:
         "recipe.tune": config.recipe.tune.model_dump(),
         "serving.runtime": config.serving.runtime,
     }
-
-
-def _last_recipe(runs: RunRepository, project: str) -> dict[str, Any] | None:
-    """Return the recipe of the newest run, however it ended: what was tried is not tried again; None before one."""
-    newest = runs.list(project, kind="train", limit=1)
-    return newest[0].info.get("recipe") if newest else None
 
 
 def num_waiting_labels(database: Database, project: LoadedProject) -> int:

@@ -16,11 +16,13 @@ from pipeline_tasks.assembly import Parts, build_parts
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.contracts import SHELL_RUN, Attempt
 from pipeline_tasks.errors import GateClosed, PipelineError
+from pipeline_tasks.evaluation import telling
 from pipeline_tasks.evaluation.approval import read_verdict
 from pipeline_tasks.training.progress import duration
 from pipeline_tasks.wiring.at_once import close_run, train_alone
 from pipeline_tasks.wiring.judging import verdict_record
 from pipeline_tasks.wiring.shipping import end_abandoned_rollout
+from pipeline_tasks.wiring.telling import held_back
 
 logger = logging.getLogger(__name__)
 METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
@@ -92,22 +94,29 @@ def _stages(
 
 
 def figures_of(parts: Parts, project: str, *, verdict_id: str) -> dict[str, Any]:
-    """Return what a training came to: both models and the constant answer on the exam, the verdict, what serves now."""
+    """Return what a training came to: both models and the constant answer on the exam, the verdict, what serves now.
+
+    While the exam's newest epoch is open, `told` is there instead of the models' figures.
+    """
     record = verdict_record(parts, project, verdict_id)
     document = read_verdict(parts.store, record)
     current = document["evidence"]["current"]
     head = ServingRepository(parts.database).head_route(project)
     roles = [role for role in ("contender", "champion") if current[role] is not None]
+    held = held_back(parts, record)
+    scores: dict[str, Any] = {metric: {role: current[role][metric] for role in roles} for metric in METRICS}
+    scores["constant"] = {name: (current.get("constant") or {}).get(name) for name in ("label", *METRICS)}
+    if held is not None:
+        scores = {"told": held.rung.text if held.rung is not None else telling.LATER}
     return {
         "contender": record.ref.contender_version,
         "exam": {"epoch": current["epoch"], "num_items": current["num_items"]},
-        **{metric: {role: current[role][metric] for role in roles} for metric in METRICS},
-        "labels": document["evidence"].get("labels"),
-        "constant": {name: (current.get("constant") or {}).get(name) for name in ("label", *METRICS)},
+        **scores,
+        "labels": document["evidence"].get("labels") if held is None else telling.told_labels(document),
         "metric": document["question"]["policy"]["metric"],
         "verdict": record.ref.answer,
         "verdict_id": verdict_id,
-        "headline": document["decision"]["headline"],
+        "headline": (held.said if held is not None else document)["decision"]["headline"],
         "serves": head.champion_version if head else None,
         "generation": head.generation if head else 0,
     }
@@ -121,7 +130,10 @@ def closing_lines(project: str, found: Mapping[str, Any]) -> str:
     exam = figures["exam"]
     lines = [f"{str(found['outcome']).capitalize()}: {found['reason']}"]
     lines.append(f"On exam {exam['epoch']} of {exam['num_items']:,} items:")
-    lines += [f"  {name}: {_scores(figures, metric)}" for metric, name in METRICS.items()]
+    if "told" in figures:
+        lines.append(f"  {figures['told']}")
+    else:
+        lines += [f"  {name}: {_scores(figures, metric)}" for metric, name in METRICS.items()]
     lines += _open_items(figures["labels"])
     lines.append(f"Verdict {figures['verdict_id'][:12]}: {figures['headline']}")
     serves = f"{figures['serves']} (generation {figures['generation']})" if figures["serves"] else "nothing yet"
@@ -145,7 +157,7 @@ def _open_items(found: Mapping[str, Any] | None) -> list[str]:
         return []
     said = f"  open items: {found['num_open']} ({100 * found['share']:.1f} %)"
     parts = [f"{role} {_bounds(found[role])}" for role in ("contender", "champion") if found[role] is not None]
-    return [f"{said}; all wrong or right: {', '.join(parts)} accuracy" if found["num_open"] else said]
+    return [f"{said}; all wrong or right: {', '.join(parts)} accuracy" if found["num_open"] and parts else said]
 
 
 def _bounds(found: Mapping[str, float | None]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import getpass
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks.assembly import Parts, build_parts
+from pipeline_tasks.assembly import Parts, build_parts, utc_now
 from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.after_alarm import after_alarm, awaited
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.ledger_repository import record_look
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
@@ -26,9 +29,11 @@ from pipeline_tasks.deployment.rolling import ENDED
 from pipeline_tasks.deployment.rollout import share_of
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.evaluation.approval import read_report
+from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
+from pipeline_tasks.wiring.telling import held_back, told_reasons
 
 _KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called so
 
@@ -79,14 +84,13 @@ def _count(connection: sa.Connection, table: sa.Table, project: str, *conditions
     return int(connection.execute(query).scalar_one())
 
 
-def run_facts(
-    database: Database, project: str, *, run_id: str, verdict_id: str | None, opened_at: dt.datetime
-) -> RunFacts:
+def run_facts(parts: Parts, project: str, *, run_id: str, verdict_id: str | None, opened_at: dt.datetime) -> RunFacts:
     """Return what the catalog knows of one training run.
 
     `verdict_id` is what the run's judging came to, which may be the verdict of an earlier run on the same question;
-    a person's answers count from the run's opening on.
+    a person's answers count from the run's opening on. Its reasons are what is told of it now.
     """
+    database = parts.database
     verdict = VerdictRepository(database).find(project, verdict_id) if verdict_id else None
     verdict_ref = verdict.ref if verdict else None
     answers = ApprovalRepository(database).history(project, verdict_ref.verdict_id) if verdict_ref else []
@@ -102,15 +106,18 @@ def run_facts(
     return RunFacts(
         contender_version=verdict_ref.contender_version if verdict_ref else trained,
         verdict_answer=verdict_ref.answer if verdict_ref else None,
-        verdict_reasons=verdict_ref.reasons if verdict_ref else (),
+        verdict_reasons=told_reasons(parts, verdict) if verdict else (),
         approval=answer.decision if answer else None,
         promoted_generation=promoted[-1].route.generation if promoted else None,
         rollout_ended=(ENDED[ended[-1].action], ended[-1].reason) if ended else None,
     )
 
 
-def save_report(project: str, *, verdict: str | None, output: Path | None) -> str:
-    """Write a verdict's report into a file and return where it is."""
+def save_report(project: str, *, verdict: str | None, output: Path | None, exact: bool = False) -> str:
+    """Write a verdict's report into a file and return where it is.
+
+    Of a verdict whose epoch is open that is what is told of it; all of it (`exact`) stands in the ledger then.
+    """
     parts = build_parts()
     verdicts = VerdictRepository(parts.database).history(project)
     chosen = [one for one in verdicts if verdict is None or one.ref.verdict_id.startswith(verdict)]
@@ -119,8 +126,17 @@ def save_report(project: str, *, verdict: str | None, output: Path | None) -> st
         raise ConfigError(f"verdict must name one verdict of {project} (got {verdict}). The newest: {known}.")
     ref = chosen[-1].ref
     path = output or Path(f"report-{project}-{ref.verdict_id[:12]}.html")
-    path.write_bytes(read_report(parts.store, chosen[-1]))
-    return f"{ref.answer}: {'; '.join(ref.reasons)}\nThe report is in {path}"
+    page, held = read_report(parts.store, chosen[-1]), held_back(parts, chosen[-1])
+    if held is None:
+        path.write_bytes(page)
+        return f"{ref.answer}: {'; '.join(ref.reasons)}\nThe report is in {path}"
+    if exact:
+        digest, by = chosen[-1].digest, getpass.getuser()
+        record_look(parts.database, project, ref.verdict_id, digest=digest, by=by, now=utc_now())
+    path.write_bytes(page if exact else held.page.encode())
+    reasons = ref.reasons if exact else told_reasons(parts, chosen[-1])
+    more = "" if exact else " Its exam is open: `--exact` writes the figures and items too, and the ledger says so."
+    return f"{ref.answer}: {'; '.join(reasons)}\nThe report is in {path}.{more}"
 
 
 def quarantine(project: str, *, limit: int, page: int, as_json: bool) -> Any:
@@ -144,13 +160,24 @@ def quarantine(project: str, *, limit: int, page: int, as_json: bool) -> Any:
 def overview_lines(parts: Parts) -> list[ProjectLine]:
     """Return what the overview page shows, one entry per valid project."""
     projects, _errors = load_projects(parts.settings.projects_dir)
-    return [_line(parts, loaded.name, loaded.config.description) for loaded in projects]
+    return [_line(parts, loaded) for loaded in projects]
 
 
-def _line(parts: Parts, project: str, description: str) -> ProjectLine:
+def _exam_of_alarm(database: Database, loaded: LoadedProject) -> list[str]:
+    """Return how far the exam is after the alarm that stands, and what waits for it."""
+    gate = loaded.config.gate
+    after = after_alarm(database, loaded.name, gate)
+    if after is None:
+        return []
+    waits = " Training waits for the exam (gate.after_alarm)." if awaited(after, gate) else ""
+    return [f"{after.text[:1].upper()}{after.text[1:]}.{waits}"]
+
+
+def _line(parts: Parts, loaded: LoadedProject) -> ProjectLine:
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.wiring.labelers import disagreeing_line
 
+    project, description = loaded.name, loaded.config.description
     monitoring = MonitoringRepository(parts.database)
     records = ServingRepository(parts.database).records(project)
     state = labeling_state(parts.database, project)
@@ -170,7 +197,11 @@ def _line(parts: Parts, project: str, description: str) -> ProjectLine:
         exam_epoch=exams[0].epoch if exams else None,
         exam_items=exams[0].num_items if exams else 0,
         live_quality=monitoring.quality_text(project),
-        alarms=(*monitoring.open_alarms(project), *([labels] if labels else ())),
+        alarms=(
+            *monitoring.open_alarms(project),
+            *_exam_of_alarm(parts.database, loaded),
+            *([labels] if labels else ()),
+        ),
         links=_links(parts, project),
         beside=_beside(records),
         runs=tuple(

@@ -40,6 +40,8 @@ def site(monkeypatch, tmp_path):
     import asyncio
 
     import httpx
+    from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from airflow.api_fastapi.core_api.security import get_user
 
     from pipeline_tasks import airflow_plugin
@@ -51,10 +53,19 @@ def site(monkeypatch, tmp_path):
         CHECK_KEY: render_check("pets", CHECK, created_at=NOW, run_id="r").encode(),
         VERDICT_KEY: b"<p>a report</p>",
     }
-    monkeypatch.setattr(pages, "read_report", objects.__getitem__)
+    asked = []
+
+    def read_report(key, *, exact):
+        asked.append(exact)
+        return objects[key]
+
+    monkeypatch.setattr(pages, "read_report", read_report)
+    monkeypatch.setattr(airflow_plugin, "get_auth_manager", SimpleAuthManager)
     monkeypatch.setattr("pipeline_tasks.settings.load_settings", lambda: settings)
     monkeypatch.setattr(pages, "overview_html", lambda: "<p>overview</p>")
-    monkeypatch.setitem(airflow_plugin.app.dependency_overrides, get_user, lambda: "alice")
+    monkeypatch.setitem(
+        airflow_plugin.app.dependency_overrides, get_user, lambda: SimpleAuthManagerUser(username="alice", role="user")
+    )
 
     def get(address):
         async def send():
@@ -65,7 +76,21 @@ def site(monkeypatch, tmp_path):
 
         return asyncio.run(send())
 
-    return SimpleNamespace(get=get, settings=settings, docs=settings.docs_dir, app=airflow_plugin.app)
+    return SimpleNamespace(get=get, settings=settings, docs=settings.docs_dir, app=airflow_plugin.app, asked=asked)
+
+
+@pytest.mark.parametrize(("role", "exact"), [("viewer", False), ("user", True), ("op", True), ("admin", True)])
+def test_an_open_exams_figures_are_for_whoever_may_approve(site, monkeypatch, role, exact):
+    """By Airflow's own rule of who may answer a required action; other pages are for everybody."""
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from airflow.api_fastapi.core_api.security import get_user
+
+    monkeypatch.setitem(
+        site.app.dependency_overrides, get_user, lambda: SimpleAuthManagerUser(username="ann", role=role)
+    )
+    assert site.get(f"{AIRFLOW}{PREFIX}/reports/{VERDICT_KEY}").status_code == 200
+    assert site.get(f"{AIRFLOW}{PREFIX}/reports/{CHECK_KEY}").status_code == 200
+    assert site.asked == [exact, True]
 
 
 def write_docs(site):
@@ -144,7 +169,7 @@ def test_e13_every_link_of_the_overview_leads_to_a_page(site, database, object_s
     case = Case(database, object_store)
     case.tell()
     key = f"verdicts/{case.project}/verdict-v1/report.html"
-    monkeypatch.setattr(pages, "read_report", lambda _key: b"<p>a report</p>")
+    monkeypatch.setattr(pages, "read_report", lambda _key, **_: b"<p>a report</p>")
     parts = SimpleNamespace(settings=site.settings, database=database)
     links = dict(views._links(parts, case.project))
     assert key.split("/")[1] in links["Newest verdict"]
@@ -192,7 +217,7 @@ def test_no_page_may_run_a_script_or_stand_in_another_site(site, path):
 
 
 def test_h7_a_page_that_was_changed_is_refused_in_words(site, monkeypatch):
-    def refuse(key):
+    def refuse(key, **_):
         raise DataCorrupt(f"{key} must hash to ab (got cd). This page must not be believed.")
 
     monkeypatch.setattr(pages, "read_report", refuse)

@@ -1,0 +1,76 @@
+"""Wire what is told of a verdict: all of it once its epoch is closed, until then what the ladder gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_tasks.assembly import Parts
+from pipeline_tasks.catalog.datasets import DatasetRepository
+from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
+from pipeline_tasks.evaluation import telling
+from pipeline_tasks.evaluation.report_told import told_page, told_summary
+from pipeline_tasks.evaluation.telling import Rung
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Held:
+    """A verdict whose exact figures are held back, and the ladder at its place among those on its epoch."""
+
+    document: Mapping[str, Any]
+    rung: Rung | None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The verdict as it is told."""
+        return telling.told(self.document, rung=self.rung)
+
+    @property
+    def page(self) -> str:
+        """The page for whoever may not read the exam."""
+        return told_page(self.document, rung=self.rung)
+
+    @property
+    def summary(self) -> str:
+        """The body of the request for approval."""
+        return told_summary(self.document, rung=self.rung)
+
+
+def held_back(parts: Parts, record: VerdictRecord) -> Held | None:
+    """Return a verdict as far as it is told; None where all of it is: its epoch is closed, or its policy says so."""
+    return held_verdicts(parts, record.ref.project).get(record.ref.verdict_id)
+
+
+def held_verdicts(parts: Parts, project: str) -> dict[str, Held]:
+    """Return the verdicts on a project's open epoch that are held back, by id; the ladder is one for each champion."""
+    newest = next(iter(DatasetRepository(parts.database).exams(project)), None)
+    history = VerdictRepository(parts.database).history(project) if newest is not None else []
+    rungs: dict[str | None, Rung] = {}
+    held = {}
+    for record in history:
+        document = _document(parts, record) if newest and record.exam_ids[0] == newest.exam_id else None
+        if document is None:
+            continue
+        champion, found = record.ref.champion_version, telling.difference_of(document)
+        if found is not None:
+            rungs[champion] = telling.climb(rungs.get(champion), found[0], num_items=found[1])
+        if not telling.is_told_whole(document):
+            held[record.ref.verdict_id] = Held(document, rungs[champion] if found is not None else None)
+    return held
+
+
+def told_reasons(parts: Parts, record: VerdictRecord) -> tuple[str, ...]:
+    """Return a verdict's reasons as they are told now."""
+    held = held_back(parts, record)
+    return record.ref.reasons if held is None else tuple(one["text"] for one in held.said["decision"]["reasons"])
+
+
+def _document(parts: Parts, record: VerdictRecord) -> Mapping[str, Any] | None:
+    """Return a verdict's document, or None where it cannot be read: its page is then refused by its digest."""
+    try:
+        found: Mapping[str, Any] = json.loads(parts.store.get(f"{record.ref.object_key}/verdict.json"))
+    except (KeyError, ValueError):
+        return None
+    return found
