@@ -35,6 +35,7 @@ def validate(arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.evaluation.foresight import exam_text, exam_warnings
     from pipeline_tasks.project_checks import deprecations
     from pipeline_tasks.project_loader import is_composed, load_composed, load_project, read_document
+    from pipeline_tasks.wiring.rollout_foresight import rollout_warnings
     from pipeline_tasks.wiring.source_check import check_sources
 
     name = arguments.name
@@ -48,7 +49,7 @@ def validate(arguments: argparse.Namespace) -> Answer:
     warnings += [text for one in found for text in deprecations(one.config)]
     for loaded in found if name else ():
         check_with_label_studio(labeling_config(loaded), file=str(loaded.folder / "labeling.xml"))
-    warnings += [text for one in found for text in exam_warnings(one.config)]
+    warnings += [*(text for one in found for text in exam_warnings(one.config)), *rollout_warnings(found)]
     valid = f"{name} is valid: {_kind(found[0].config)}. {exam_text(found[0].config)}" if name and not errors else ""
     return _answer([*found, *composed], errors, warnings, valid if name else None)
 
