@@ -24,12 +24,16 @@ def _home() -> Path:
 
 def up(_arguments: argparse.Namespace) -> Answer:
     """Start the stack."""
+    from pipeline_tasks.project_loader import load_projects
     from pipeline_tasks.stack import render
+    from pipeline_tasks.wiring.rollout_foresight import rollout_warnings
     from pipeline_tasks.wiring.stack_up import start_stack
 
     with render.progress(console()) as on_event:
         report = start_stack(_home(), projects_dir=projects_dir(), environment=process_environment(), on_event=on_event)
     passwords = f"Passwords are in {_home() / 'secrets'} (airflow_admin_password, label_studio_password)."
+    for warning in rollout_warnings(load_projects(projects_dir())[0]):
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
     return Answer(dataclasses.asdict(report), (render.up_table(report), passwords))
 
 

@@ -37,6 +37,7 @@ def validate(arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.project_checks import deprecations
     from pipeline_tasks.project_loader import is_composed, load_composed, load_project, read_document
     from pipeline_tasks.wiring.exam_labels import catalog_there, label_lines
+    from pipeline_tasks.wiring.rollout_foresight import rollout_warnings
     from pipeline_tasks.wiring.source_check import check_sources
 
     name = arguments.name
@@ -50,7 +51,7 @@ def validate(arguments: argparse.Namespace) -> Answer:
     warnings += [text for one in found for text in deprecations(one.config)]
     for loaded in found if name else ():
         check_with_label_studio(labeling_config(loaded), file=str(loaded.folder / "labeling.xml"))
-    warnings += [text for one in found for text in exam_warnings(one.config)]
+    warnings += [*(text for one in found for text in exam_warnings(one.config)), *rollout_warnings(found)]
     catalog = catalog_there()
     warnings += label_lines(found, catalog) if catalog is not None else []
     valid = ""

@@ -156,7 +156,8 @@ class Checks(Section):
     max_drift: float = Field(
         0.5,
         gt=0,
-        description="Largest Jensen-Shannon distance of the label distribution to the last snapshot (0 to 1).",
+        description="Largest Jensen-Shannon distance of the label distribution to the last snapshot (0 to 1), beyond "
+        "what two samples of one law differ by.",
     )
     drift_policy: Literal["warn", "stop"] = "warn"
     labelers: Literal["hold", "warn", "stop", "off"] = Field(

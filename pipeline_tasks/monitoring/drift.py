@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from pipeline_tasks.validation.frames import js_distance
+from pipeline_tasks.validation.frames import excess_js_distance
 
 RULE_VERSION = 2  # 1: without subtracting what no drift gives, at any size
 NUM_BINS = 10
@@ -99,11 +99,8 @@ def excess_psi(expected: Histogram, actual: Histogram) -> float:
 
 
 def excess_js(expected: Histogram, actual: Histogram) -> float:
-    """Return the distance of the labels less what two samples of one law have: squared, (k - 1)/(8 ln 2)(1/n + 1/m)."""
-    distance = js_distance(expected.labels, actual.labels) or 0.0
-    num_labels = len({name for one in (expected, actual) for name, count in one.labels.items() if count})
-    noise = (num_labels - 1) / (8 * math.log(2)) * (1 / expected.num_rows + 1 / actual.num_rows)
-    return math.sqrt(max(0.0, distance**2 - noise))
+    """Return the distance of the labels less what two samples of one law have."""
+    return excess_js_distance(expected.labels, actual.labels) or 0.0
 
 
 def least_rows(num_classes: int) -> int:

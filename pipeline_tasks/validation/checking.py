@@ -124,7 +124,7 @@ def check_dataset(
     reference = _reference(datasets, project.name, snapshot_id=snapshot_id)
     counts = frames.count_classes(frames.count_labels(table["label"]), project.config.labels.classes)
     before = datasets.class_counts(project.name, reference) if reference else None
-    drift = frames.js_distance(counts, before) if before else None
+    drift = frames.excess_js_distance(counts, before) if before else None
     exam_ids, exam_groups = datasets.exam_members(project.name)
     leaked_items = _shared(table["item_id"], exam_ids)
     leaked_groups = _shared(table["group_key"], exam_groups)

@@ -100,3 +100,13 @@ def js_distance(one: Mapping[str, float], other: Mapping[str, float]) -> float |
         middle = (p + q) / 2
         divergence += sum(part * math.log2(part / middle) / 2 for part in (p, q) if part)
     return math.sqrt(min(1.0, max(0.0, divergence)))
+
+
+def excess_js_distance(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
+    """Return the distance less what two samples of one law have: squared, (k - 1)/(8 ln 2)(1/n + 1/m) of k classes."""
+    distance = js_distance(one, other)
+    if distance is None:
+        return None
+    num_labels = len({name for counts in (one, other) for name, count in counts.items() if count})
+    noise = (num_labels - 1) / (8 * math.log(2)) * (1 / sum(one.values()) + 1 / sum(other.values()))
+    return math.sqrt(max(0.0, distance**2 - noise))

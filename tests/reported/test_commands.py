@@ -18,11 +18,12 @@ from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.serving import ServingRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef
+from pipeline_tasks.deployment.rollout_time import Traffic
 from pipeline_tasks.errors import ConfigError, GateClosed, ServiceUnavailable, StaleAttempt
 from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.project_init import init_project
 from pipeline_tasks.project_loader import load_project, load_projects
-from pipeline_tasks.wiring import at_once, removing, rollback_preview, shell_run
+from pipeline_tasks.wiring import at_once, removing, rollback_preview, rollout_foresight, shell_run
 from pipeline_tasks.wiring.rolling_back import roll_back
 from tests.fakes import FakeObjectStore
 from tests.ledger_case import Case, minutes
@@ -220,6 +221,21 @@ def test_e5_an_unknown_project_is_refused_by_name(run, name, words, installation
 def test_e5_a_project_whose_folder_is_gone_still_has_its_history(run, installation):
     Case(installation.parts.database, installation.store, project="gone").tell()
     assert run("history", "gone")[0] == 0
+
+
+@pytest.mark.parametrize("strategy", ["canary", "all_at_once"])
+def test_a_rollout_that_cannot_end_is_told_by_validate(run, installation, monkeypatch, strategy):
+    """It was said at `ship`, after the training: where yesterday's traffic is known, it is known before."""
+    file = installation.projects / NAME / "project.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("\nserving:\n", f"\nserving:\n  rollout: {{strategy: {strategy}}}\n", 1))
+    assert load_project(file.parent).config.serving.rollout.strategy == strategy
+    quiet = run("project", "validate", NAME)
+    assert (quiet[0], "serving.rollout" in quiet[2]) == (0, False)
+    monkeypatch.setattr(rollout_foresight, "newest_day", lambda *_args, **_facts: Traffic((0.01,) * 1440))
+    code, _out, err = run("project", "validate", NAME)
+    told = f"warning: {NAME}: serving.rollout must be able to end by its deadline_seconds (got 3600; at the traffic of"
+    assert (code, told in err, "Settings that would do: " in err) == (0, *[strategy == "canary"] * 2)
 
 
 @pytest.mark.parametrize("key", ["folder", "pattern", "table", "sql", "s3"])

@@ -165,7 +165,7 @@ def test_label_drift_follows_its_policy(database, object_store, tmp_path, policy
         key=lambda one: one.statistics["num_rows"],
     )
     assert record.statistics["severity"] == ("stop" if stops else "warn")
-    assert record.statistics["label_drift"] == pytest.approx(0.4302, abs=1e-4)
+    assert record.statistics["label_drift"] == pytest.approx(0.3887, abs=1e-4)  # 0.4302 less what chance gives
 
 
 def test_a_corrupt_manifest_is_refused_on_reading(scene):

@@ -1,7 +1,13 @@
 import pyarrow as pa
 import pytest
 
-from pipeline_tasks.validation.frames import classes_frame, count_classes, js_distance, labels_frame
+from pipeline_tasks.validation.frames import (
+    classes_frame,
+    count_classes,
+    excess_js_distance,
+    js_distance,
+    labels_frame,
+)
 from pipeline_tasks.validation.trigger import count_new, enough_new_labels
 
 
@@ -54,6 +60,20 @@ def test_jensen_shannon_distance(one, other, distance):
     found = js_distance(one, other)
     assert found == (None if distance is None else pytest.approx(distance, abs=1e-4))
     assert js_distance(other, one) == found
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "distance"),
+    [
+        ({"a": 10, "b": 10}, {"a": 12, "b": 8}, 0.0),  # 20 and 20 rows of one law differ by as much
+        ({"a": 10000, "b": 10000}, {"a": 12000, "b": 8000}, 0.0852),
+        ({"a": 1}, {"b": 1}, 0.7996),  # sqrt(1 - 2 / (8 ln 2))
+        ({}, {"a": 1}, None),
+    ],
+)
+def test_what_two_samples_of_one_law_differ_by_is_no_drift(one, other, distance):
+    found = excess_js_distance(one, other)
+    assert found == (None if distance is None else pytest.approx(distance, abs=1e-4))
 
 
 def test_classes_are_counted_in_the_projects_order_with_zeros_and_strangers():
