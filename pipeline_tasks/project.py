@@ -281,6 +281,11 @@ class Project(Section):
         """The personal data that must not be kept."""
         return deny_list(self.privacy.deny.model_dump())
 
+    def as_shown(self, data: bytes) -> bytes:
+        """Return an item's bytes as a page, a log or a tracker may show them: without what the deny-list names."""
+        media_type = {"image": "image/png", "tabular": "application/json"}.get(self.modality, "text/plain")
+        return self.deny_list.shown(data, media_type=media_type)
+
 
 class LoadedProject(Section):
     """A validated project with its folder and labeling configuration."""

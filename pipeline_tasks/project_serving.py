@@ -63,6 +63,12 @@ class Images(Section):
         None, description="Airflow connection with login and password of the registry; none where it asks for none."
     )
     base: Literal["cpu", "cuda"] = Field("cpu", description="Variant of the base image (make serving-base).")
+    base_digest: str | None = Field(
+        None,
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="Digest of the base image, as make serving-base PUSH=... prints it. Without one releases stand on "
+        "what the registry has under the tag of this lock, whoever put it there.",
+    )
 
 
 class DockerServing(Images):

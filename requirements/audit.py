@@ -27,6 +27,7 @@ from pipeline_tasks.stack.layout import StackLayout
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+NPM = "clients/typescript"
 OSV = "https://osv-vulnerabilities.storage.googleapis.com/PyPI/all.zip"
 LICENSE = "CC-BY-4.0 (PyPI Advisory Database and OSV's other sources for PyPI, https://osv.dev)"
 SECONDS = 300
@@ -60,6 +61,10 @@ def check(asked: argparse.Namespace, *, today: dt.date) -> int:
     print(f"{known.age_said(stored, today=today)}, from {stored.source}")
     packages = {name for name, _ in versions}
     print(f"{len(packages)} packages in {len(locks)} locks and 2 environments; the list names {len(packages & named)}")
+    print(
+        f"not looked at: {npm_packages(ROOT / NPM)} npm packages that build {NPM}, which the list does not name: "
+        f"npm audit --prefix {NPM}"
+    )
     reasons = {known.Hole(one.package, one.version, one.id): one for one in accepted}
     for hole in found:
         if hole not in opened:
@@ -92,6 +97,12 @@ def by_tag(compose: str, *, environment: Mapping[str, str]) -> list[str]:
     """Return `VARIABLE=image` of the images of docker-compose.yml that these variables do not name by digest."""
     named = {variable: environment.get(variable) or default for variable, default in IMAGE.findall(compose)}
     return [f"{variable}={image}" for variable, image in named.items() if not BY_DIGEST.fullmatch(image)]
+
+
+def npm_packages(folder: Path) -> int:
+    """Return how many packages npm locks in a folder."""
+    document = json.loads((folder / "package-lock.json").read_text())
+    return sum(1 for name in document["packages"] if name)
 
 
 def _compose_environment() -> dict[str, str]:

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 RETRY_BUDGET_SECONDS = 90.0  # SeaweedFS needs 12 to 24 s to come back after kill -9
 CONNECT_TIMEOUT_SECONDS = 5
 BRISK_SECONDS = 2
+BRISK_REST_SECONDS = 10  # after a call that waited in vain: those behind it in the same rollback do not wait again
 READ_TIMEOUT_SECONDS = 20
 LONGEST_PAUSE_SECONDS = 5.0
 PART_ATTEMPTS = 5
@@ -59,6 +60,7 @@ class S3ObjectStore:
         max_connections: int = 32,
         budget_seconds: float = RETRY_BUDGET_SECONDS,
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
+        rest_seconds: float = 0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
@@ -71,6 +73,7 @@ class S3ObjectStore:
         self.bucket = bucket
         self._region = region
         self._budget_seconds = budget_seconds
+        self._rest_seconds, self._resting_until = rest_seconds, clock()
         self._clock = clock
         self._sleep = sleep
         self._rng = rng or random.Random()  # noqa: S311 - jitter between retries, no secret
@@ -89,7 +92,9 @@ class S3ObjectStore:
     @cached_property
     def brisk(self) -> S3ObjectStore:
         """Return the same bucket for those who go on without it when it does not answer at once."""
-        return self._same_bucket(budget_seconds=BRISK_SECONDS, read_timeout_seconds=BRISK_SECONDS)
+        return self._same_bucket(
+            budget_seconds=BRISK_SECONDS, read_timeout_seconds=BRISK_SECONDS, rest_seconds=BRISK_REST_SECONDS
+        )
 
     @cached_property
     def _upload_client(self) -> Any:
@@ -300,8 +305,13 @@ class S3ObjectStore:
 
     def _retried(self, verb: str, key: str, action: Callable[[], T]) -> T:
         """Do it, again and again with jitter until the budget is spent; then, or at once, raise our own errors."""
-        deadline = self._clock() + self._budget_seconds
-        pause = 0.1
+        began, pause = self._clock(), 0.1
+        if began < self._resting_until:
+            raise ServiceUnavailable(
+                f"{self.endpoint} must {verb} {self.bucket}/{key} (got no answer before, not asked again for "
+                f"{self._rest_seconds:g} s). Check that the object store runs: `dethrone status`."
+            )
+        deadline = began + self._budget_seconds
         while True:
             try:
                 return action()
@@ -312,6 +322,7 @@ class S3ObjectStore:
                     ) from error
                 wait = self._rng.uniform(0, pause)
                 if self._clock() + wait > deadline:
+                    self._resting_until = self._clock() + self._rest_seconds
                     raise ServiceUnavailable(
                         f"{self.endpoint} must {verb} {self.bucket}/{key} within {self._budget_seconds:g} s "
                         f"(got {s3_errors.reason(error)}). Check that the object store runs: `dethrone status`."

@@ -155,12 +155,14 @@ def installed(site: Path) -> list[str]:
 
 
 def push_base(engine: Any, name: str, *, repository: str, auth: Mapping[str, str] | None) -> str:
-    """Give the base image its name in a registry and push it; what the registry has is not sent again.
+    """Give the base image its name in a registry and push it; return `repository:tag@digest`, as the engine says it.
+
+    What the registry has is not sent again.
 
     Raises:
         PermanentError: REGISTRY_REFUSED or PUSH_FAILED.
     """
-    tag = name.partition(":")[2]
+    tag, digest = name.partition(":")[2], ""
     engine.images.get(name).tag(repository, tag=tag)
     for line in engine.images.push(
         repository, tag=tag, stream=True, decode=True, auth_config=dict(auth) if auth else None
@@ -171,7 +173,8 @@ def push_base(engine: Any, name: str, *, repository: str, auth: Mapping[str, str
                 "serving.docker.connection.",
                 code="PUSH_FAILED",
             )
-    return f"{repository}:{tag}"
+        digest = line.get("aux", {}).get("Digest", digest)
+    return f"{repository}:{tag}@{digest}" if digest else f"{repository}:{tag}"
 
 
 def _build(engine: Any, folder: Path, *, name: str, os_base: str, labels: Mapping[str, str]) -> None:

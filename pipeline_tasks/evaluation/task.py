@@ -34,6 +34,7 @@ from pipeline_tasks.evaluation.report_leaks import FindItems
 from pipeline_tasks.evaluation.scoring import Exam, Measured, ReadItems, ScoringModel
 from pipeline_tasks.evaluation.slices import values_of
 from pipeline_tasks.faults import crash_point
+from pipeline_tasks.guards.personal import DenyList
 from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_gate import Gate, Slice
@@ -126,6 +127,7 @@ def judge(
         contender,
         champion,
         policy=project.config.gate,
+        deny=project.config.deny_list,
         load=load,
         read=read,
         find_leaks=find_leaks,
@@ -175,6 +177,7 @@ def _score(
     champion: ModelRef | None,
     *,
     policy: Gate,
+    deny: DenyList,
     load: Callable[[ModelRef], ScoringModel],
     read: ReadItems,
     find_leaks: FindLeaks,
@@ -190,7 +193,7 @@ def _score(
     if champion is not None:
         models["champion"] = scoring.load_model(champion, role="champion", load=load)
     judged = [
-        _answer(exam, models, slices=policy.slices, read=read, find_items=find_items, retired=retired)
+        _answer(exam, models, slices=policy.slices, deny=deny, read=read, find_items=find_items, retired=retired)
         for exam in frozen
     ]
     exams = tuple(one for one, _, _ in judged)
@@ -244,6 +247,7 @@ def _answer(
     models: Mapping[str, ScoringModel],
     *,
     slices: Sequence[Slice],
+    deny: DenyList,
     read: ReadItems,
     find_items: FindItems,
     retired: Mapping[str, str],
@@ -251,6 +255,7 @@ def _answer(
     """Return the exam without what is left out of it, every model's answers on the rest, and what is left out."""
     exam, left_out = without_retired(exam, retired)
     answered = scoring.answer_items(exam.items, read=read, models=list(models.values()))
+    answered = dataclasses.replace(answered, problems=deny.clean_texts(answered.problems))
     kept = [row for row in range(len(exam.items)) if row not in answered.problems]
     left_out += undecodable(exam, answered, roles=list(models))
     exam = dataclasses.replace(exam, items=tuple(exam.items[row] for row in kept))
@@ -265,7 +270,7 @@ def _answer(
         labels=tuple(item.label for item in exam.items),
         contender_nc=found["contender"],
         champion_nc=found.get("champion"),
-        slices=values_of(exam.items, slices, keys=keys),
+        slices=deny.clean_texts(values_of(exam.items, slices, keys=keys)),
     )
     return exam, answers, left_out
 
@@ -378,6 +383,4 @@ def _record(
 
 def _as_shown(read: ReadItems, project: LoadedProject) -> ReadItems:
     """Return a reader of items for a page: without the personal data that the project names."""
-    deny = project.config.deny_list
-    media_type = {"image": "image/png", "tabular": "application/json"}.get(project.config.modality, "text/plain")
-    return lambda locations: [deny.shown(data, media_type=media_type) for data in read(locations)]
+    return lambda locations: [project.config.as_shown(data) for data in read(locations)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,17 @@ def proof_of(
     return Proof(plan.found.recipe, plan.found.recipe.preprocessing(plan.params), items)
 
 
-def input_facts(plan: LoadPlan, rows: TrainingRows, *, store: ObjectStore) -> dict[str, Any]:
-    """Return what the recipe says of the first `FACT_ROWS` rows; nothing where it has nothing to say."""
+def input_facts(
+    plan: LoadPlan, rows: TrainingRows, *, store: ObjectStore, shown: Callable[[bytes], bytes]
+) -> dict[str, Any]:
+    """Return what the recipe says of the first `FACT_ROWS` rows, `shown` as logs and trackers may have them.
+
+    Nothing where it has nothing to say.
+    """
     recipe = plan.found.recipe
     if not isinstance(recipe, DescribesInputs):
         return {}
-    items = (data for _, data in read_some(plan.project, rows[:FACT_ROWS], store=store))
+    items = (shown(data) for _, data in read_some(plan.project, rows[:FACT_ROWS], store=store))
     facts = recipe.input_facts(items, preprocessing=recipe.preprocessing(plan.params))
     logger.info("inputs of %s: %s", plan.project, facts)
     return {"inputs": facts}

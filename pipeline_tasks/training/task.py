@@ -108,7 +108,7 @@ def train(
     fence = database.acquire(f"train/{project.name}/{key.version}", attempt, now=now)
     job = _Job(project, snapshot, found, key, folder, pick_device(wanted=device), tracker, run_id)
     data = load_data(plan, rows, store=store)
-    facts = input_facts(plan, rows, store=store)
+    facts = input_facts(plan, rows, store=store, shown=project.config.as_shown)
     artifact, module, run = _fit(job, data, facts=facts, code_revision=code_revision)
     run.finish()
 

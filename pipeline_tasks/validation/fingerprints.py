@@ -53,6 +53,7 @@ WIDTHS: dict[Modality, int] = {
     "tabular": ROW_HASH_BYTES + NUM_VALUES * 4,
 }
 ROWS_AT_ONCE = 1 << 18  # as many are looked up at a time: a table of the ids of all would be larger than they are
+ROWS_OF_A_GROUP = 1 << 16  # of a file, and read at a time: what decodes them takes three times their memory
 _NO_BYTES = np.empty(0, dtype=np.uint8)
 _VARIANT = re.compile("[\ufe00-\ufe0f]")  # asks for one look or the other of the sign before it
 
@@ -309,17 +310,21 @@ class Gathered:
 
     def table(self) -> pa.Table:
         """Return all as a table (columns: SCHEMA) on the same memory."""
-        num_rows, width = self._values_nw.shape
-        at_once = np.iinfo(np.int32).max // width
-        offsets_n = np.arange(min(num_rows, at_once) + 1, dtype=np.int32) * np.int32(width)
-        chunks = []
-        for start in range(0, num_rows, at_once):
-            values_nw = self._values_nw[start : start + at_once]
-            given = pa.array(self._is_given_n[start : start + at_once])
-            valid = None if pc.all(given).as_py() else given.buffers()[1]
-            buffers = [valid, pa.py_buffer(offsets_n), pa.py_buffer(values_nw)]
-            chunks.append(pa.Array.from_buffers(pa.binary(), len(values_nw), buffers))
-        return pa.table([self._item_ids, pa.chunked_array(chunks, pa.binary())], schema=SCHEMA)
+        return _as_rows(self._item_ids, self._values_nw, self._is_given_n)
+
+
+def _as_rows(item_ids: pa.ChunkedArray, values_nw: Bytes, is_given_n: npt.NDArray[np.bool_]) -> pa.Table:
+    """Return ids and fingerprints as a table (columns: SCHEMA) on the same memory."""
+    num_rows, width = values_nw.shape
+    at_once = np.iinfo(np.int32).max // width
+    offsets_n = np.arange(min(num_rows, at_once) + 1, dtype=np.int32) * np.int32(width)
+    chunks = []
+    for start in range(0, num_rows, at_once):
+        some_nw, given_n = (one[start : start + at_once] for one in (values_nw, is_given_n))
+        valid = None if given_n.all() else pa.array(given_n).buffers()[1]
+        buffers = [valid, pa.py_buffer(offsets_n), pa.py_buffer(some_nw)]
+        chunks.append(pa.Array.from_buffers(pa.binary(), len(some_nw), buffers))
+    return pa.table([item_ids, pa.chunked_array(chunks, pa.binary())], schema=SCHEMA)
 
 
 def select(stored: pa.Table, item_ids: pa.ChunkedArray) -> pa.Table:
@@ -359,7 +364,7 @@ def _bytes_of(chunk: pa.BinaryArray) -> Bytes:
 def to_parquet(stored: pa.Table) -> bytes:
     """Return the fingerprints as Parquet."""
     buffer = io.BytesIO()
-    pq.write_table(stored, buffer, compression="zstd")
+    pq.write_table(stored, buffer, compression="zstd", row_group_size=ROWS_OF_A_GROUP)
     return buffer.getvalue()
 
 
@@ -370,12 +375,26 @@ def from_parquet(data: bytes, *, object_key: str, modality: Modality) -> pa.Tabl
         DataCorrupt: the bytes are not what `to_parquet` writes.
     """
     try:
-        table = pq.read_table(io.BytesIO(data))
+        file = pq.ParquetFile(pa.BufferReader(data))
+        if not (schema := file.schema_arrow).equals(SCHEMA):
+            raise DataCorrupt(f"{object_key} must have the columns {SCHEMA.names} (got {schema.names}). Delete it.")
+        return _read(file, object_key=object_key, width=WIDTHS[modality])
     except (pa.ArrowException, OSError) as error:
         raise DataCorrupt(f"{object_key} must be Parquet (got {type(error).__name__}). Delete it.") from error
-    if not table.schema.equals(SCHEMA):
-        raise DataCorrupt(f"{object_key} must have the columns {SCHEMA.names} (got {table.schema.names}). Delete it.")
-    lengths = pc.unique(pc.binary_length(table["fingerprint"])).to_pylist()
-    if not set(lengths) <= {None, WIDTHS[modality]}:
-        raise DataCorrupt(f"{object_key} must hold fingerprints of {WIDTHS[modality]} bytes (got others). Delete it.")
-    return table
+
+
+def _read(file: pq.ParquetFile, *, object_key: str, width: int) -> pa.Table:
+    """Return a file's rows, read in parts into memory that is as large as they are."""
+    num_rows, start, ids = file.metadata.num_rows, 0, []
+    values_nw = np.frombuffer(pa.allocate_buffer(num_rows * width), dtype=np.uint8).reshape(num_rows, width)
+    is_given_n = np.zeros(num_rows, dtype=bool)
+    for batch in file.iter_batches(ROWS_OF_A_GROUP):
+        is_given = pc.is_valid(batch["fingerprint"])
+        given = batch["fingerprint"].filter(is_given)
+        if not set(pc.unique(pc.binary_length(given)).to_pylist()) <= {width}:
+            raise DataCorrupt(f"{object_key} must hold fingerprints of {width} bytes (got others). Delete it.")
+        values_nw[start + np.flatnonzero(is_given)] = _bytes_of(given).reshape(-1, width)
+        is_given_n[start : start + batch.num_rows] = is_given
+        ids.append(batch["item_id"])
+        start += batch.num_rows
+    return _as_rows(pa.chunked_array(ids, pa.string()), values_nw, is_given_n)

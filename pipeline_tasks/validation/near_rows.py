@@ -7,6 +7,7 @@ Legend: e exam rows, t training rows, n rows, c columns, p pairs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,15 +48,27 @@ def scaled_pairs(
     tree: Any = cKDTree(project(trained_tc))
     radius = limit * trained_tc.shape[1] * (1 + 1e-9)
     for start in range(0, len(exam_ec), ROWS_AT_ONCE):
-        found = tree.query_ball_point(project(exam_ec[start : start + ROWS_AT_ONCE]), r=radius, p=np.inf)
-        count = np.fromiter(map(len, found), np.int64)
-        e = np.repeat(np.arange(len(found)), count) + start
-        t = np.fromiter((one for some in found for one in some), np.int64, count=count.sum())
-        for first in range(0, len(e), PAIRS_AT_ONCE):
-            part = slice(first, first + PAIRS_AT_ONCE)
-            distance_p = distances(exam_ec[e[part]], trained_tc[t[part]])
+        for e, t in _near_sums(tree, project(exam_ec[start : start + ROWS_AT_ONCE]), radius=radius):
+            distance_p = distances(exam_ec[e + start], trained_tc[t])
             near = distance_p < limit
-            yield e[part][near], t[part][near], distance_p[near]
+            yield e[near] + start, t[near], distance_p[near]
+
+
+def _near_sums(tree: Any, sums_em: Floats, *, radius: float) -> Iterator[tuple[Indices, Indices]]:
+    """Yield (exam index, training index) whose sums are near, by exam row, some PAIRS_AT_ONCE at a time.
+
+    Among rows of many independent columns most pairs are: they are counted before they are listed.
+    """
+    count_e = tree.query_ball_point(sums_em, r=radius, p=np.inf, return_length=True).astype(np.int64)
+    part_e = np.cumsum(count_e) // PAIRS_AT_ONCE
+    ends = [*(np.flatnonzero(np.diff(part_e)) + 1).tolist(), len(count_e)]
+    for first, last in itertools.pairwise([0, *ends]):
+        most = count_e[first:last].sum()
+        found = tree.query_ball_point(sums_em[first:last], r=radius, p=np.inf)
+        e = np.repeat(np.arange(first, last), count_e[first:last])
+        t = np.fromiter((one for some in found for one in some), np.int64, count=most)
+        for start in range(0, most, PAIRS_AT_ONCE):
+            yield e[start : start + PAIRS_AT_ONCE], t[start : start + PAIRS_AT_ONCE]
 
 
 def distances(one_nc: Floats, other_nc: Floats) -> Floats:

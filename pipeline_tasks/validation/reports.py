@@ -14,6 +14,7 @@ from data_checks.result import CheckResult
 from pipeline_tasks.catalog.datasets import BadRow, CheckRecord, DatasetRepository
 from pipeline_tasks.contracts import Fence, sha256_hex
 from pipeline_tasks.faults import crash_point
+from pipeline_tasks.guards.personal import DenyList
 from pipeline_tasks.ports import ObjectStore
 
 HTML = "text/html; charset=utf-8"
@@ -29,6 +30,7 @@ class CheckContext:
     docs_dir: Path
     run_id: str
     now: dt.datetime
+    deny: DenyList = dataclasses.field(default_factory=DenyList)
 
 
 def publish_check(
@@ -73,22 +75,24 @@ def write_docs(context: CheckContext) -> Path:
         if record.report_key is not None and not page.exists():
             _write(page, _reader(context.store, record.report_key))
     index = folder / "index.html"
-    _write(index, lambda: render_index(context.project, [_entry(record) for record in records]).encode())
+    entries = [_entry(record, deny=context.deny) for record in records]
+    _write(index, lambda: render_index(context.project, entries).encode())
     _write(context.docs_dir / "index.html", lambda: render_root(context.datasets.check_counts()).encode())
     return index
 
 
-def _entry(record: CheckRecord) -> IndexEntry:
+def _entry(record: CheckRecord, *, deny: DenyList) -> IndexEntry:
+    """Return a check's line, as it may be shown: the check may be from before the deny-list."""
     statistics = record.statistics
     first = record.failures[0] if record.failures else None
     rows = f"{statistics.get('num_rows', 0):,} rows"
     summary = f"{rows}: {first['rule']}, {first['observed']}" if first else f"{rows}, every rule holds"
     return IndexEntry(
         href=_local_path(record),
-        title=record.subject if len(record.subject) <= 40 else f"{record.subject[:16]}…",
+        title=deny.hide(record.subject if len(record.subject) <= 40 else f"{record.subject[:16]}…"),
         stage=record.stage,
         severity=str(statistics.get("severity", "ok")),
-        summary=summary[:160],
+        summary=deny.hide(summary)[:160],
         created_at=record.created_at,
     )
 

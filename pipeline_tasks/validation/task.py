@@ -63,7 +63,11 @@ def check_items(
     Raises:
         GateClosed: a rule stops the run, or too great a share of the batch is bad.
     """
-    return checked_items(project, batch_id, context=CheckContext(project.name, store, datasets, docs_dir, run_id, now))
+    return checked_items(
+        project,
+        batch_id,
+        context=CheckContext(project.name, store, datasets, docs_dir, run_id, now, project.config.deny_list),
+    )
 
 
 def release_decodable(project: LoadedProject, *, set_aside: SetAsideRepository, store: ObjectStore) -> int:
@@ -92,7 +96,7 @@ def build_snapshot(
         StaleAttempt: a newer attempt is at work.
     """
     fence = database.acquire(f"snapshot/{project.name}", attempt, now=now)
-    context = CheckContext(project.name, store, datasets, docs_dir, run_id, now)
+    context = CheckContext(project.name, store, datasets, docs_dir, run_id, now, project.config.deny_list)
     decided = datasets.decided(project.name, "train")
     if window == "newest":
         decided = _newest_only(decided, base=datasets.champion_snapshot(project.name), store=store)
@@ -193,7 +197,7 @@ def open_exam(
         minimum -= after.in_exam.items  # what another policy put into an epoch before
     if decided.num_rows >= minimum and (after is None or after.can_open):
         fence = database.acquire(f"exam/{project.name}", attempt, now=now)
-        context = CheckContext(project.name, store, datasets, docs_dir, run_id, now)
+        context = CheckContext(project.name, store, datasets, docs_dir, run_id, now, project.config.deny_list)
         decided = checked_labels(project, decided, context=context, fence=fence)
         if decided.num_rows >= minimum:
             decided = _decodable(project, decided, context=context)

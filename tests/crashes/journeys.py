@@ -193,7 +193,15 @@ def start_experiment(world: World, attempt: Attempt) -> Any:
     history = [route.champion_version for route in ServingRepository(world.parts.database).history(PROJECT)]
     other = next(one for one in history if one != history[-1])
     return experimenting.start(
-        world.parts, PROJECT, attempt=attempt, version=other, share=20, metric="correct", confidence=0.95, actor="ops"
+        world.parts,
+        PROJECT,
+        attempt=attempt,
+        version=other,
+        share=20,
+        metric="correct",
+        confidence=0.95,
+        matures_after="1h",
+        actor="ops",
     )
 
 

@@ -48,7 +48,7 @@ def test_the_undisturbed_run_ends_whole(calm):
     assert troubled == {"people/trouble", "i2/ingest"}  # until the next annotate
     assert calm.violations[RESTORE] == []
     end = calm.states[RESTORE]
-    assert len([kind for _, kind, _ in end["chain"] if kind == "route"]) == len(end["rows"]["routes"]) == 10
+    assert len([kind for _, kind, _ in end["chain"] if kind == "route"]) == len(end["rows"]["routes"]) == 11
     assert {name: one for name, one in end["restored rows"].items() if one != end["rows"][name]} == {}
     assert end["restored weights"] == end["weights"]
 

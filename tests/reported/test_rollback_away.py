@@ -7,7 +7,7 @@ import types
 import pytest
 
 from pipeline_tasks.adapters.process_target import ProcessTarget
-from pipeline_tasks.adapters.s3 import BRISK_SECONDS, S3ObjectStore
+from pipeline_tasks.adapters.s3 import BRISK_REST_SECONDS, BRISK_SECONDS, S3ObjectStore
 from pipeline_tasks.catalog.ledger import noted_key
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.serving import ServingRepository
@@ -197,6 +197,26 @@ def test_the_store_is_asked_briefly(row):
     assert (store.brisk.endpoint, store.brisk.bucket) == (store.endpoint, store.bucket)
     with pytest.raises(ServiceUnavailable, match=r"within 2 s \(got EndpointConnectionError\)"):
         store.brisk.get("x")
+
+
+@H5
+def test_the_calls_behind_one_that_waited_in_vain_do_not_wait(row):
+    """H5: a rollback makes several; each would wait two seconds."""
+    now, slept = [0.0], []
+    options = {"endpoint": "http://127.0.0.1:9", "bucket": "b", "access_key": "a", "secret_key": "s"}
+    brisk = S3ObjectStore(**options).brisk
+    brisk._clock, brisk._sleep = lambda: now[0], lambda seconds: (slept.append(seconds), now.append(now.pop() + 1))
+    brisk._resting_until = 0.0
+    with pytest.raises(ServiceUnavailable, match="within 2 s"):
+        brisk.get("x")
+    count = len(slept)
+    with pytest.raises(ServiceUnavailable, match="not asked again for 10 s"):
+        brisk.put("y", b"")
+    assert len(slept) == count, row
+    now[0] += BRISK_REST_SECONDS
+    with pytest.raises(ServiceUnavailable, match="within 2 s"):
+        brisk.get("x")
+    assert len(slept) > count
 
 
 class Supervisor:

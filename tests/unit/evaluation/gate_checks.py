@@ -20,6 +20,7 @@ from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.scoring import Measured
 from pipeline_tasks.evaluation.slices import score_slices
+from pipeline_tasks.guards.personal import DenyList
 from pipeline_tasks.project_gate import Slice
 from tests.fakes import FakeObjectStore
 from tests.unit.evaluation import support as s
@@ -410,6 +411,7 @@ def scored(task: ModuleType, *, leaks=()):
         [exam],
         *refs,
         policy=s.policy(),
+        deny=DenyList(),
         find_items=lambda _: [],
         find_groups=lambda _: {},
         find_labels=lambda _: ExamLabels(),

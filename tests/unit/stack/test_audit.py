@@ -293,3 +293,11 @@ def test_a_missing_list_is_a_finding(layout):
     found = doctor.guarded("known holes", lambda: doctor.check_known_holes(layout, today=DAY), advice="")
     assert not found.ok
     assert "must be a list of advisories (got FileNotFoundError). Make it anew: make advisories." in found.detail
+
+
+def test_the_lock_that_is_not_looked_at_is_said(capsys):
+    locks = {path.parent for path in (ROOT / "clients").rglob("package-lock.json") if "node_modules" not in path.parts}
+    assert locks == {ROOT / audit.NPM}
+    audit.main(["--max-age-days", "100000"])
+    said = re.search(r"not looked at: (\d+) npm packages that build clients/typescript", capsys.readouterr().out)
+    assert int(said[1]) == (ROOT / audit.NPM / "package-lock.json").read_text().count('"node_modules/')

@@ -167,6 +167,20 @@ def test_fingerprints_are_stored_and_read_back():
     assert packed.values[1].tobytes() == b"y" * WIDTH
 
 
+@pytest.mark.parametrize("rows_of_a_group", [2, 1 << 16])
+def test_a_file_is_read_in_parts(monkeypatch, rows_of_a_group):
+    """Also one whose rows are all in one group, as files were written before."""
+    table = fp.as_table({f"{n}": None if n in (2, 3, 6) else bytes([n]) * WIDTH for n in range(7)})
+    monkeypatch.setattr(fp, "ROWS_OF_A_GROUP", rows_of_a_group)
+    data, wrong = (fp.to_parquet(pa.concat_tables([table, fp.as_table(more)])) for more in ({}, {"z": b"x"}))
+    monkeypatch.setattr(fp, "ROWS_OF_A_GROUP", 2)
+    assert fp.from_parquet(data, object_key="k", modality="tabular").equals(table)
+    with pytest.raises(DataCorrupt, match=f"must hold fingerprints of {WIDTH} bytes"):
+        fp.from_parquet(wrong, object_key="k", modality="tabular")
+    none = fp.to_parquet(fp.SCHEMA.empty_table())
+    assert fp.from_parquet(none, object_key="k", modality="tabular").num_rows == 0
+
+
 def test_no_fingerprints_are_an_empty_array():
     assert fp.pack(fp.as_table({}), modality="text").values.shape == (0, 512)
     assert fp.pack(fp.SCHEMA.empty_table(), modality="text").values.shape == (0, 512)

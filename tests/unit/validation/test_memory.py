@@ -18,7 +18,7 @@ from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.models.registry import recipe_for
 from pipeline_tasks.training import dataset, loading
-from pipeline_tasks.validation import frames, items, leakage, manifest
+from pipeline_tasks.validation import fingerprints, frames, items, leakage, manifest
 from pipeline_tasks.validation.task import build_snapshot, check_items, open_exam, plan_training, read_manifest
 from tests.fakes import FakeObjectStore
 from tests.unit.validation.builders import NOW, Scene
@@ -26,6 +26,7 @@ from tests.unit.validation.builders import NOW, Scene
 ROWS_AT_ONCE, SMALL, LARGE = 250, 1_000, 3_000
 AT_ONCE = {
     catalog: ("ROWS_AT_ONCE",),
+    fingerprints: ("ROWS_OF_A_GROUP",),
     frames: ("ROWS_AT_ONCE",),
     items: ("CHUNK_ROWS",),
     leakage: ("READ_AT_ONCE", "PART_ITEMS"),
@@ -41,7 +42,7 @@ LIMITS = {
     "snapshot": (380, 300),  # of it some 250 bytes are the files, in groups of few rows
     "plan again": (150, 250),
     "train": (100, 400),
-    "find leaks": (300, 800),  # the values of a row are 160 bytes, held as read, packed and compared
+    "find leaks": (300, 400),  # of it 160 are the fingerprints, which are held once
 }
 
 
