@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -49,10 +50,9 @@ def held_verdicts(parts: Parts, project: str) -> dict[str, Held]:
     history = VerdictRepository(parts.database).history(project) if newest is not None else []
     rungs: dict[str | None, Rung] = {}
     held = {}
-    for record in history:
-        document = _document(parts, record) if newest and record.exam_ids[0] == newest.exam_id else None
-        if document is None:
-            continue
+    on_newest = [one for one in history if newest and one.exam_ids[0] == newest.exam_id]
+    read = [(record, document) for record in on_newest if (document := _document(parts, record)) is not None]
+    for record, document in sorted(read, key=_use):
         champion, found = record.ref.champion_version, telling.difference_of(document)
         if found is not None:
             rungs[champion] = telling.climb(rungs.get(champion), found[0], num_items=found[1])
@@ -65,6 +65,12 @@ def told_reasons(parts: Parts, record: VerdictRecord) -> tuple[str, ...]:
     """Return a verdict's reasons as they are told now."""
     held = held_back(parts, record)
     return record.ref.reasons if held is None else tuple(one["text"] for one in held.said["decision"]["reasons"])
+
+
+def _use(judged: tuple[VerdictRecord, Mapping[str, Any]]) -> tuple[dt.datetime, int]:
+    """Return when a verdict was given, and which use of its epoch it was: two may be of one moment."""
+    record, document = judged
+    return record.created_at, document["question"]["exam_use"]
 
 
 def _document(parts: Parts, record: VerdictRecord) -> Mapping[str, Any] | None:
