@@ -228,11 +228,11 @@ def train(parts: Parts, project: str, *, attempt: Attempt, snapshot_id: str, see
 @stage
 def judge(parts: Parts, project: str, *, attempt: Attempt, version: str, epochs: list[int]) -> Result:
     """Score contender and champion on the frozen exams and give the verdict."""
+    from pipeline_tasks.evaluation.open_epoch import told_reasons
     from pipeline_tasks.wiring.judging import judge_contender, verdict_record
-    from pipeline_tasks.wiring.telling import told_reasons
 
     verdict = judge_contender(parts, project, attempt=attempt, version=version, epochs=epochs)
-    reasons = list(told_reasons(parts, verdict_record(parts, project, verdict.verdict_id)))
+    reasons = list(told_reasons(parts.database, parts.store, verdict_record(parts, project, verdict.verdict_id)))
     return {
         **as_json(verdict),
         "reasons": reasons,

@@ -17,8 +17,8 @@ from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import ConfigError, DataCorrupt
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.contradictions import contradictions
+from pipeline_tasks.evaluation.open_epoch import held_verdicts, told_reasons
 from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.wiring.telling import held_verdicts, told_reasons
 
 NUM_PATHS = 10
 SAID = {"approve": "yes", "reject": "no", "expired": "expired"}
@@ -59,7 +59,7 @@ def ledger_text(parts: Parts, project: str) -> str:
         return f"{project} has no champion yet: nothing was judged."
     head = entries[-1]
     anchor = f"{project}:{head.sequence}:{head.entry_hash}"
-    held = held_verdicts(parts, project)
+    held = held_verdicts(parts.database, parts.store, project)
     lines = []
     for entry in entries:
         if entry.kind != "seal":
@@ -144,7 +144,11 @@ def history_at(parts: Parts, project: str, *, at: dt.datetime) -> dict[str, Any]
 def _verdict_facts(parts: Parts, verdict_id: str, record: VerdictRecord | None) -> dict[str, Any]:
     if record is None:
         return {"verdict_id": verdict_id, "answer": None, "reasons": (), "at": None}
-    answer = {"answer": record.ref.answer, "reasons": told_reasons(parts, record), "at": record.created_at}
+    answer = {
+        "answer": record.ref.answer,
+        "reasons": told_reasons(parts.database, parts.store, record),
+        "at": record.created_at,
+    }
     return {"verdict_id": verdict_id, **answer}
 
 

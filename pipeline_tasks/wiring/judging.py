@@ -19,13 +19,13 @@ from pipeline_tasks.contracts import Attempt, ExamRef, Item, Leak, ModelRef, Ver
 from pipeline_tasks.errors import DataCorrupt, PermanentError
 from pipeline_tasks.evaluation import approval, scoring
 from pipeline_tasks.evaluation import task as evaluation_task
+from pipeline_tasks.evaluation.open_epoch import held_back
 from pipeline_tasks.ingest.reading import PlaceReader
 from pipeline_tasks.validation import leakage
 from pipeline_tasks.wiring.links import links_of
 from pipeline_tasks.wiring.noting import note_head
 from pipeline_tasks.wiring.planning import exam_after_alarm
 from pipeline_tasks.wiring.sealing import seal
-from pipeline_tasks.wiring.telling import held_back
 
 
 def judge_contender(
@@ -142,7 +142,7 @@ def _approval_body(parts: Parts, record: VerdictRecord, *, latest: ApprovalRecor
 
     document = approval.read_verdict(parts.store, record)
     report = links_of(parts.settings, report=f"{record.ref.object_key}/report.html")["Report"]
-    held = held_back(parts, record)
+    held = held_back(parts.database, parts.store, record)
     summary = markdown_summary(document) if held is None else held.summary
     body = f"{summary}\n\n[Open the whole report]({report})"
     if latest is None:

@@ -11,9 +11,9 @@ from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.evaluation import approval
+from pipeline_tasks.evaluation.open_epoch import held_back
 from pipeline_tasks.object_keys import names_digest
 from pipeline_tasks.wiring.overview_page import render_overview
-from pipeline_tasks.wiring.telling import held_back
 from pipeline_tasks.wiring.views import overview_lines
 
 _MONITOR_PAGE = re.compile(r"reports/([^/]+)/monitor/[^/]+\.html")
@@ -49,7 +49,7 @@ def read_report(key: str, *, exact: bool) -> bytes:
     if record is None:
         raise KeyError(key)
     page = approval.read_report(parts.store, record)
-    held = None if exact else held_back(parts, record)
+    held = None if exact else held_back(parts.database, parts.store, record)
     return page if held is None else held.page.encode()
 
 

@@ -18,11 +18,11 @@ from pipeline_tasks.contracts import SHELL_RUN, Attempt
 from pipeline_tasks.errors import GateClosed, PipelineError
 from pipeline_tasks.evaluation import telling
 from pipeline_tasks.evaluation.approval import read_verdict
+from pipeline_tasks.evaluation.open_epoch import held_back
 from pipeline_tasks.training.progress import duration
 from pipeline_tasks.wiring.at_once import close_run, train_alone
 from pipeline_tasks.wiring.judging import verdict_record
 from pipeline_tasks.wiring.shipping import end_abandoned_rollout
-from pipeline_tasks.wiring.telling import held_back
 
 logger = logging.getLogger(__name__)
 METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
@@ -103,7 +103,7 @@ def figures_of(parts: Parts, project: str, *, verdict_id: str) -> dict[str, Any]
     current = document["evidence"]["current"]
     head = ServingRepository(parts.database).head_route(project)
     roles = [role for role in ("contender", "champion") if current[role] is not None]
-    held = held_back(parts, record)
+    held = held_back(parts.database, parts.store, record)
     scores: dict[str, Any] = {metric: {role: current[role][metric] for role in roles} for metric in METRICS}
     scores["constant"] = {name: (current.get("constant") or {}).get(name) for name in ("label", *METRICS)}
     if held is not None:

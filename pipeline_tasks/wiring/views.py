@@ -29,11 +29,11 @@ from pipeline_tasks.deployment.rolling import ENDED
 from pipeline_tasks.deployment.rollout import share_of
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.evaluation.approval import read_report
+from pipeline_tasks.evaluation.open_epoch import held_back, told_reasons
 from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_loader import load_projects
 from pipeline_tasks.runs.outcome import RunFacts
 from pipeline_tasks.wiring.overview_page import BesideLine, ProjectLine, RunLine
-from pipeline_tasks.wiring.telling import held_back, told_reasons
 
 _KINDS = {"experiment_start": "experiment"}  # a shadow and a canary are called so
 
@@ -106,7 +106,7 @@ def run_facts(parts: Parts, project: str, *, run_id: str, verdict_id: str | None
     return RunFacts(
         contender_version=verdict_ref.contender_version if verdict_ref else trained,
         verdict_answer=verdict_ref.answer if verdict_ref else None,
-        verdict_reasons=told_reasons(parts, verdict) if verdict else (),
+        verdict_reasons=told_reasons(parts.database, parts.store, verdict) if verdict else (),
         approval=answer.decision if answer else None,
         promoted_generation=promoted[-1].route.generation if promoted else None,
         rollout_ended=(ENDED[ended[-1].action], ended[-1].reason) if ended else None,
@@ -126,7 +126,7 @@ def save_report(project: str, *, verdict: str | None, output: Path | None, exact
         raise ConfigError(f"verdict must name one verdict of {project} (got {verdict}). The newest: {known}.")
     ref = chosen[-1].ref
     path = output or Path(f"report-{project}-{ref.verdict_id[:12]}.html")
-    page, held = read_report(parts.store, chosen[-1]), held_back(parts, chosen[-1])
+    page, held = read_report(parts.store, chosen[-1]), held_back(parts.database, parts.store, chosen[-1])
     if held is None:
         path.write_bytes(page)
         return f"{ref.answer}: {'; '.join(ref.reasons)}\nThe report is in {path}"
@@ -134,7 +134,7 @@ def save_report(project: str, *, verdict: str | None, output: Path | None, exact
         digest, by = chosen[-1].digest, getpass.getuser()
         record_look(parts.database, project, ref.verdict_id, digest=digest, by=by, now=utc_now())
     path.write_bytes(page if exact else held.page.encode())
-    reasons = ref.reasons if exact else told_reasons(parts, chosen[-1])
+    reasons = ref.reasons if exact else told_reasons(parts.database, parts.store, chosen[-1])
     more = "" if exact else " Its exam is open: `--exact` writes the figures and items too, and the ledger says so."
     return f"{ref.answer}: {'; '.join(reasons)}\nThe report is in {path}.{more}"
 

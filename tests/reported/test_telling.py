@@ -17,11 +17,11 @@ from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.entrypoints import approval_request
 from pipeline_tasks.evaluation import telling
 from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.open_epoch import held_back, told_reasons
 from pipeline_tasks.evaluation.telling import Rung, climb, told_reason
 from pipeline_tasks.invariants import check
 from pipeline_tasks.project_gate import Gate
 from pipeline_tasks.wiring import audit, pages, shell_run, views
-from pipeline_tasks.wiring.telling import held_back, told_reasons
 from tests.unit.evaluation import support as s
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - fixtures
 
@@ -99,7 +99,7 @@ def test_the_document_stays_exact_and_the_outputs_tell_less(judged, run, verdict
         object_store.get(f"{ref.object_key}/verdict.json")
     )
     said = "the gain is shown: about 12.9 points more, the best so far (in steps of 6.5 points)."
-    assert told_reasons(judged.parts, record)[0] == said
+    assert told_reasons(judged.parts.database, judged.parts.store, record)[0] == said
     monkeypatch.setattr(pages, "_shared_parts", lambda: judged.parts)
     key = f"{ref.object_key}/report.html"
     told, whole = (pages.read_report(key, exact=exact).decode() for exact in (False, True))
@@ -111,7 +111,7 @@ def test_the_document_stays_exact_and_the_outputs_tell_less(judged, run, verdict
         assert secret not in told
     request = approval_request("fashion", attempt=s.attempt(), parts=judged.parts, verdict_id=ref.verdict_id)
     assert request.get("body", "") == "" or "95.8 %" not in request["body"]
-    assert "95.8 %" not in held_back(judged.parts, record).summary
+    assert "95.8 %" not in held_back(judged.parts.database, judged.parts.store, record).summary
     figures = shell_run.figures_of(judged.parts, "fashion", verdict_id=ref.verdict_id)
     assert figures["told"] == "about 12.9 points more, the best so far (in steps of 6.5 points)"
     assert not {"accuracy", "macro_f1", "constant"} & figures.keys()
@@ -126,8 +126,8 @@ def test_all_is_told_once_the_next_epoch_is_open(judged, run, verdicts, monkeypa
     ref = run()
     judged.open_next()
     record = judged.record(verdicts, ref)
-    assert held_back(judged.parts, record) is None
-    assert told_reasons(judged.parts, record) == record.ref.reasons
+    assert held_back(judged.parts.database, judged.parts.store, record) is None
+    assert told_reasons(judged.parts.database, judged.parts.store, record) == record.ref.reasons
     monkeypatch.setattr(pages, "_shared_parts", lambda: judged.parts)
     assert b"Only the contender is right" in pages.read_report(f"{ref.object_key}/report.html", exact=False)
 
@@ -136,7 +136,10 @@ def test_the_ladder_goes_on_over_the_verdicts_of_the_epoch(judged, run, world, v
     """The second contender is as good as the first: what it gains is not above what was told."""
     world.models["other"] = s.TableModel(s.answers(1, s.LABELS, wrong=range(10)) | s.answers(2, s.LABELS, wrong=[0]))
     first, second = run(), run(contender="other")
-    told = [told_reasons(judged.parts, judged.record(verdicts, ref))[0] for ref in (first, second)]
+    told = [
+        told_reasons(judged.parts.database, judged.parts.store, judged.record(verdicts, ref))[0]
+        for ref in (first, second)
+    ]
     assert "about 12.9 points more, the best so far" in told[0]
     assert "not above the best told so far (12.9 points, in steps of 6.5 points)" in told[1]
 
@@ -152,7 +155,7 @@ def test_a_project_may_tell_everything_and_asks_no_question_anew(judged, run, ve
     document = json.loads(judged.store.get(key))
     document["question"]["policy"]["exam"]["tell"] = "exact"
     judged.store.put(key, json.dumps(document).encode())
-    assert held_back(judged.parts, record) is None
+    assert held_back(judged.parts.database, judged.parts.store, record) is None
     del document["question"]["policy"]["exam"]["tell"]  # of an older release: it was told whole
     assert telling.is_told_whole(document)
 

@@ -1,4 +1,4 @@
-"""Wire what is told of a verdict: all of it once its epoch is closed, until then what the ladder gives."""
+"""Verdicts as they are told: whole once their epoch is closed, until then what the ladder gives."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline_tasks.assembly import Parts
+from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
 from pipeline_tasks.evaluation import telling
 from pipeline_tasks.evaluation.report_told import told_page, told_summary
 from pipeline_tasks.evaluation.telling import Rung
+from pipeline_tasks.ports import ObjectStore
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,19 +40,19 @@ class Held:
         return told_summary(self.document, rung=self.rung)
 
 
-def held_back(parts: Parts, record: VerdictRecord) -> Held | None:
+def held_back(database: Database, store: ObjectStore, record: VerdictRecord) -> Held | None:
     """Return a verdict as far as it is told; None where all of it is: its epoch is closed, or its policy says so."""
-    return held_verdicts(parts, record.ref.project).get(record.ref.verdict_id)
+    return held_verdicts(database, store, record.ref.project).get(record.ref.verdict_id)
 
 
-def held_verdicts(parts: Parts, project: str) -> dict[str, Held]:
+def held_verdicts(database: Database, store: ObjectStore, project: str) -> dict[str, Held]:
     """Return the verdicts on a project's open epoch that are held back, by id; the ladder is one for each champion."""
-    newest = next(iter(DatasetRepository(parts.database).exams(project)), None)
-    history = VerdictRepository(parts.database).history(project) if newest is not None else []
+    newest = next(iter(DatasetRepository(database).exams(project)), None)
+    history = VerdictRepository(database).history(project) if newest is not None else []
     rungs: dict[str | None, Rung] = {}
     held = {}
     on_newest = [one for one in history if newest and one.exam_ids[0] == newest.exam_id]
-    read = [(record, document) for record in on_newest if (document := _document(parts, record)) is not None]
+    read = [(record, document) for record in on_newest if (document := _document(store, record)) is not None]
     for record, document in sorted(read, key=_use):
         champion, found = record.ref.champion_version, telling.difference_of(document)
         if found is not None:
@@ -61,9 +62,9 @@ def held_verdicts(parts: Parts, project: str) -> dict[str, Held]:
     return held
 
 
-def told_reasons(parts: Parts, record: VerdictRecord) -> tuple[str, ...]:
+def told_reasons(database: Database, store: ObjectStore, record: VerdictRecord) -> tuple[str, ...]:
     """Return a verdict's reasons as they are told now."""
-    held = held_back(parts, record)
+    held = held_back(database, store, record)
     return record.ref.reasons if held is None else tuple(one["text"] for one in held.said["decision"]["reasons"])
 
 
@@ -73,10 +74,10 @@ def _use(judged: tuple[VerdictRecord, Mapping[str, Any]]) -> tuple[dt.datetime, 
     return record.created_at, document["question"]["exam_use"]
 
 
-def _document(parts: Parts, record: VerdictRecord) -> Mapping[str, Any] | None:
+def _document(store: ObjectStore, record: VerdictRecord) -> Mapping[str, Any] | None:
     """Return a verdict's document, or None where it cannot be read: its page is then refused by its digest."""
     try:
-        found: Mapping[str, Any] = json.loads(parts.store.get(f"{record.ref.object_key}/verdict.json"))
+        found: Mapping[str, Any] = json.loads(store.get(f"{record.ref.object_key}/verdict.json"))
     except (KeyError, ValueError):
         return None
     return found
