@@ -15,13 +15,13 @@ SINGLE = [
     (
         "  confidence: 0.9",
         '  confidence: "0.9"',
-        "project.yaml:33:3: gate.confidence must be a number (got '0.9'). Write it without quotes.",
+        "project.yaml:34:3: gate.confidence must be a number (got '0.9'). Write it without quotes.",
     ),
-    ("  confidence: 0.9", "  confidence: 95", "project.yaml:33:3: gate.confidence must be less than 1.0 (got 95)."),
+    ("  confidence: 0.9", "  confidence: 95", "project.yaml:34:3: gate.confidence must be less than 1.0 (got 95)."),
     (
         "  confidence: 0.9",
         "  confidence: .nan",
-        "project.yaml:33:15: gate.confidence must be a finite number (got .nan).",
+        "project.yaml:34:15: gate.confidence must be a finite number (got .nan).",
     ),
     ("  confidence: 0.9", "  confidence: 1e999", "gate.confidence must be a finite number (got 1e999)."),
     ("  exam_share: 0.2", "  exam_share: -1", "split.exam_share must be greater than 0.0 (got -1)."),
@@ -205,7 +205,7 @@ SINGLE = [
     (
         "train:",
         "train:\n  min_new_labels: 3\ntrain:",
-        "project.yaml:30:1: train must stand once (got it again; first on line 28).",
+        "project.yaml:31:1: train must stand once (got it again; first on line 29).",
     ),
     ("owner: ml", "owner: 2026", "owner must be text (got 2026). Put it into quotes."),
     (
