@@ -41,7 +41,7 @@ def side_by_side(document: Document) -> str:
     above = " above what is expected" if "calibration_expected" in current["contender"] else ""
     rows.append(_row("Calibration error", errors, f"at most {limits['max_calibration_error']:g}{above}"))
     for name, key in (("Latency, median", "latency_p50_ms"), ("Latency, p99", "latency_p99_ms")):
-        cells = [_number(document["measured"][role][key], "{:.2f} ms") for role in roles]
+        cells = [number(document["measured"][role][key], "{:.2f} ms") for role in roles]
         limit = f"at most {limits[key]:g} ms" if limits.get(key) is not None else ""
         rows.append(_row(name, cells, limit))
     sizes = [f"{question[role]['size_bytes'] / 1e6:.2f} MB" for role in roles]
@@ -56,7 +56,7 @@ def _calibration(scores: Mapping[str, Any]) -> str:
     """Return the calibration error, with what a model of such confidences has on so many items by chance."""
     expected = scores.get("calibration_expected")
     chance = "" if expected is None else f' <span class="small">{expected:.3f} is expected</span>'
-    return _number(_score(scores, "calibration_error"), "{:.3f}") + chance
+    return number(_score(scores, "calibration_error"), "{:.3f}") + chance
 
 
 def judged_together(document: Document) -> Sequence[Mapping[str, Any]]:
@@ -127,7 +127,8 @@ def _interval(scores: Mapping[str, Any] | None, metric: str, *, role: str) -> st
     return f'{percent(found["estimate"])} <span class="small">{ends}</span>{charts.interval_bar(found, role=role)}'
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """Return a measured value, or that there is none."""
     return "not computable" if value is None else form.format(value)
 
 

@@ -49,7 +49,7 @@ def _measured(said: Document) -> str:
     head = "".join(f"<th>{role.capitalize()}</th>" for role in roles)
     rows = ""
     for name, key in (("Latency, median", "latency_p50_ms"), ("Latency, p99", "latency_p99_ms")):
-        cells = "".join(f"<td>{said['measured'][role][key]:.2f} ms</td>" for role in roles)
+        cells = "".join(f"<td>{tables.number(said['measured'][role][key], '{:.2f} ms')}</td>" for role in roles)
         rows += f"<tr><td>{name}</td>{cells}</tr>"
     sizes = "".join(f"<td>{said['question'][role]['size_bytes'] / 1e6:.2f} MB</td>" for role in roles)
     return f'<div class="card"><table><tr><th></th>{head}</tr>{rows}<tr><td>Size</td>{sizes}</tr></table></div>'

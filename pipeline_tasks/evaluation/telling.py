@@ -13,8 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline_tasks.project_gate import ExamConfig
+
 Document = Mapping[str, Any]
-EXACT = "exact"
 GAIN_CODES = frozenset({"GAIN_SHOWN", "GAIN_LIKELY", "NO_GAIN", "GAIN_UNCERTAIN"})
 # Reasons whose numbers say nothing about the models' answers to the exam.
 PLAIN_CODES = frozenset(
@@ -73,7 +74,8 @@ def difference_of(document: Document) -> tuple[float, int] | None:
 
 def is_told_whole(document: Document) -> bool:
     """Return whether a verdict's policy tells everything at once; verdicts of older releases were told so."""
-    return bool(document["question"]["policy"].get("exam", {}).get("tell", EXACT) == EXACT)
+    exam = document["question"]["policy"].get("exam", {})
+    return "tell" not in exam or ExamConfig.model_validate(exam).tell == "exact"
 
 
 def told_reason(code: str, text: str, *, rung: Rung | None = None) -> str:

@@ -36,8 +36,8 @@ def enough_new_labels(
 ) -> TrainDecision:
     """Decide whether to train: enough new labels, a quality alarm with a quarter of them, another recipe, a person.
 
-    `exam_has_come`: the last run ended since the exam lacked items from after an alarm, and it has them now. `changed`
-    are the keys of the recipe that are others than at the last training, `num_waiting` the labels that came
+    `exam_has_come`: the last run ended since the exam lacked items from after an alarm, and nothing is lacking now.
+    `changed` are the keys of the recipe that are others than at the last training, `num_waiting` the labels that came
     with the sources and that nobody has taken over yet.
     """
     if force:
@@ -52,7 +52,8 @@ def enough_new_labels(
     if exam_has_come or changed:
         code, reason = "RECIPE_CHANGED", f"The recipe is another one than at the last training: {', '.join(changed)}."
         if exam_has_come:
-            code, reason = "EXAM_HAS_COME", "The exam has the items from after the alarm that the last run waited for."
+            code = "EXAM_HAS_COME"
+            reason = "The last run waited for exam items from after an alarm: they have come, or the alarm is over."
         return TrainDecision(train=True, code=code, reason=reason, num_new_labels=num_new)
     if num_waiting:
         reason = (
