@@ -40,9 +40,7 @@ from pipeline_tasks.project import LoadedProject
 from pipeline_tasks.project_gate import Gate, Slice
 
 logger = logging.getLogger(__name__)
-
-MAX_ONE_SIDED_SHARE = 0.01
-MAX_DECISIONS = 5
+MAX_ONE_SIDED_SHARE, MAX_DECISIONS = 0.01, 5
 FindGroups = Callable[[ExamRef], Mapping[str, str]]
 FindLeaks = Callable[[str, Sequence[ExamRef]], Sequence[Leak]]
 
@@ -242,7 +240,7 @@ def _answer(
 ) -> tuple[Exam, ExamAnswers, list[LeftOut]]:
     """Return the exam without what is left out of it, every model's answers on the rest, and what is left out."""
     exam, left_out = _without_retired(exam, retired)
-    answered = scoring.answer_items(exam.items, read=read, models=list(models.values()))
+    answered = scoring.answer_items(exam.items, read=read, models=[*models.values()])
     answered = dataclasses.replace(answered, problems=deny.clean_texts(answered.problems))
     kept = [row for row in range(len(exam.items)) if row not in answered.problems]
     left_out += _undecodable(exam, answered, roles=list(models))
@@ -398,5 +396,5 @@ def _record(
 
 
 def _as_shown(read: ReadItems, project: LoadedProject) -> ReadItems:
-    """Return a reader of items for a page: without the personal data that the project names."""
-    return lambda locations: [project.config.as_shown(data) for data in read(locations)]
+    """Return a reader of items as a page may show them."""
+    return lambda places: [project.config.as_shown(data) for data in read(places)]
