@@ -382,5 +382,5 @@ def _record(
 
 
 def _as_shown(read: ReadItems, project: LoadedProject) -> ReadItems:
-    """Return a reader of items for a page: without the personal data that the project names."""
-    return lambda locations: [project.config.as_shown(data) for data in read(locations)]
+    """Return a reader of items as a page may show them."""
+    return lambda places: [project.config.as_shown(data) for data in read(places)]

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -206,6 +207,7 @@ def be_at(now: dt.datetime, folder: Path) -> None:
     health.http_health = lambda *_a, **_k: health.Health(ok=True, detail="")
     ticks = itertools.count()
     evaluation.judge.__kwdefaults__["timer"] = lambda: next(ticks) / 1000  # latencies stand in the verdict's id
+    os.getloadavg = lambda: (0.0, 0.0, 0.0)  # a verdict says how busy the machine was
     entrypoints.code_revision = lambda: "of the test"  # another one once somebody commits meanwhile
     shipping.BentoPackager = Packager
     shipping.ask_server = functools.partial(_ask, folder)
