@@ -69,7 +69,7 @@ def child(folder: Path) -> None:
     from pipeline_tasks.catalog.items import ItemRepository
     from pipeline_tasks.contracts import Attempt
     from pipeline_tasks.ingest import task as ingest
-    from pipeline_tasks.project_loader import load_project
+    from pipeline_tasks.project.loader import load_project
     from pipeline_tasks.validation import task as validation
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

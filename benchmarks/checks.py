@@ -51,15 +51,15 @@ def check(rows: int, bad_share: float) -> dict[str, float]:
 
     from data_checks.chunks import run_suite
     from data_checks.suites import dataset_suite, labels_suite
-    from pipeline_tasks.validation import frames
+    from pipeline_tasks.validation import check_tables
 
     imported = time.perf_counter()
     first = run_suite(labels, labels_suite(_project()), subject="benchmark")
     middle = time.perf_counter()
-    counts = frames.count_classes(dataset["label"].tolist(), CLASSES)
+    counts = check_tables.count_classes(dataset["label"].tolist(), CLASSES)
     extra = {
-        "classes": frames.classes_frame(counts),
-        "facts": frames.facts_frame(leaked_items=0, leaked_groups=0, label_drift=0.0, near_duplicates=0),
+        "classes": check_tables.classes_frame(counts),
+        "facts": check_tables.facts_frame(leaked_items=0, leaked_groups=0, label_drift=0.0, near_duplicates=0),
     }
     second = run_suite(dataset, dataset_suite(_project()), subject="benchmark", extra=extra)
     ended = time.perf_counter()
@@ -97,7 +97,7 @@ def plain(rows: int, bad_share: float) -> dict[str, float]:
 
 
 def _project():
-    from pipeline_tasks.project import Project
+    from pipeline_tasks.project.schema import Project
 
     return Project.model_validate(
         {

@@ -25,10 +25,10 @@ import numpy as np
 
 from pipeline_tasks.annotation.consensus import Rule, asks_further, decide
 from pipeline_tasks.catalog.labels import AnnotationRow
+from pipeline_tasks.core.proportions import wilson_interval
 from pipeline_tasks.evaluation.open_items import share_bounds
-from pipeline_tasks.intervals import wilson_interval
 from pipeline_tasks.monitoring import quality
-from pipeline_tasks.project import Labels, Monitor
+from pipeline_tasks.project.schema import Labels, Monitor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline_tasks.experiments.comparison import INTERVALS, PAIRS, Experiment, Exposure, Outcome, compare_arms
-from pipeline_tasks.experiments.matching import Arm, match
-from pipeline_tasks.sequential import Rate, compare
+from pipeline_tasks.core.confidence_sequences import Rate, compare
+from pipeline_tasks.deployment.experiment_analysis import INTERVALS, PAIRS, Experiment, Exposure, Outcome, compare_arms
+from pipeline_tasks.deployment.experiment_pairs import Arm, match
 
 ALPHA = 0.05
 HOUR_MS = 3_600_000

@@ -32,7 +32,7 @@ from pipeline_tasks.evaluation.statistics import (
     shows_gain,
     tango_bound,
 )
-from pipeline_tasks.project_gate import Gate
+from pipeline_tasks.project.gate_schema import Gate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_tasks.evaluation import telling
+from pipeline_tasks.evaluation import ladder as evaluation_ladder
 from pipeline_tasks.evaluation.evidence import alpha_for_use
 from pipeline_tasks.evaluation.statistics import mcnemar_p_value
-from pipeline_tasks.project_gate import Gate
+from pipeline_tasks.project.gate_schema import Gate
 
 Bits = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -62,7 +62,7 @@ def climb(random: np.random.Generator, *, num_items: int, tries: int, ladder: bo
     for _ in range(tries):
         one = fresh(model, random)
         difference = exam.judge(one)
-        rung = telling.climb(rung, difference, num_items=num_items)
+        rung = evaluation_ladder.climb(rung, difference, num_items=num_items)
         told = rung.told if ladder else difference
         if told is not None and told > best:
             model, best = one, told

@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pipeline_tasks.evaluation import groups, rule, rule_4, statistics
-from pipeline_tasks.evaluation.budget import epoch_levels
+from pipeline_tasks.core.proportions import wilson_interval
+from pipeline_tasks.evaluation import gate_rule, gate_rule_4, groups, statistics
+from pipeline_tasks.evaluation.error_budget import epoch_levels
 from pipeline_tasks.evaluation.evidence import EpochEvidence, Evidence, ExamEvidence, alpha_for_use
 from pipeline_tasks.evaluation.metrics import OutputHealth
 from pipeline_tasks.evaluation.scores import ModelScores
-from pipeline_tasks.intervals import wilson_interval
-from pipeline_tasks.project_gate import Gate
+from pipeline_tasks.project.gate_schema import Gate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 WEEKS = 52
@@ -139,7 +139,7 @@ def today(policy: Gate) -> Promote:
             for epoch, ours, theirs in zip(chosen, *pair, strict=True)
         )
         evidence = Evidence((), None, None, current, None, use, epochs=parts, epoch_level=level)  # type: ignore[arg-type]
-        return all(one.stand in {"for", "note"} for one in rule.compare(policy, evidence))
+        return all(one.stand in {"for", "note"} for one in gate_rule.compare(policy, evidence))
 
     return promote
 
@@ -155,7 +155,7 @@ def before(policy: Gate) -> Promote:
         if not statistics.shows_gain(gain, min_gain=policy.min_gain):
             return False
         old = statistics.compare_accuracy(*pairs[1], alpha=1 - policy.confidence)
-        return rule_4.non_inferior(policy, old, "", "").stand == "for"
+        return gate_rule_4.non_inferior(policy, old, "", "").stand == "for"
 
     return promote
 

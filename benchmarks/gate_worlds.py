@@ -25,8 +25,8 @@ import numpy as np
 
 from pipeline_tasks.evaluation import groups, statistics
 from pipeline_tasks.evaluation.evidence import alpha_for_use
-from pipeline_tasks.project_gate import Gate
-from pipeline_tasks.project_init import SIZES
+from pipeline_tasks.project.gate_schema import Gate
+from pipeline_tasks.project.scaffold import SIZES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DIFFER = 0.10

@@ -68,7 +68,7 @@ def write_rows(folder: Path, count: int) -> int:
 
 def write_project(folder: Path, *, kind: str) -> None:
     """Write a project of the kind that this benchmark reads: files or rows."""
-    from pipeline_tasks.project_init import init_project
+    from pipeline_tasks.project.scaffold import init_project
 
     template = "image-classification" if kind == "files" else "tabular"
     init_project(folder.parent, name=folder.name, template=template)
@@ -83,7 +83,7 @@ def child(arguments: argparse.Namespace) -> None:
     from pipeline_tasks.catalog.items import ItemRepository
     from pipeline_tasks.contracts import Attempt
     from pipeline_tasks.ingest.task import run
-    from pipeline_tasks.project_loader import load_project
+    from pipeline_tasks.project.loader import load_project
 
     project = load_project(arguments.project)
     url = f"sqlite:///{arguments.catalog}"

@@ -43,7 +43,7 @@ def child(folder: Path, batch: str) -> None:
     from pipeline_tasks.catalog.items import ItemRepository
     from pipeline_tasks.contracts import Attempt
     from pipeline_tasks.ingest.task import run
-    from pipeline_tasks.project_loader import load_project
+    from pipeline_tasks.project.loader import load_project
     from tests.unit.ingest.crash_child import DiskStore
 
     url = f"sqlite:///{folder / 'catalog.db'}"
@@ -67,7 +67,7 @@ def child(folder: Path, batch: str) -> None:
 
 def measure(count: int) -> dict[str, dict[str, float]]:
     """Return the figures of the three runs at one size."""
-    from pipeline_tasks.project_init import init_project
+    from pipeline_tasks.project.scaffold import init_project
 
     folder = Path(tempfile.mkdtemp(prefix="bench_ingest_memory_"))
     try:

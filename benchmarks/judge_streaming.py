@@ -61,7 +61,7 @@ class Scene:
         from pipeline_tasks.catalog.verdicts import VerdictRepository
         from pipeline_tasks.contracts import Attempt
         from pipeline_tasks.evaluation.task import judge
-        from pipeline_tasks.ingest.reading import PlaceReader
+        from pipeline_tasks.ingest.item_reader import PlaceReader
 
         catalog.unlink(missing_ok=True)
         engine = create_engine(f"sqlite:///{catalog}")
@@ -91,7 +91,7 @@ class Scene:
 
 def project() -> Any:
     """Return the least project that judges these images."""
-    from pipeline_tasks.project import LoadedProject, Project
+    from pipeline_tasks.project.schema import LoadedProject, Project
 
     config = Project.model_validate(
         {
@@ -123,7 +123,7 @@ def load_scene(root: Path) -> Scene:
 def memory(root: Path) -> dict[str, Any]:
     """Judge once in this fresh process and return memory before and at most, in MiB."""
     from pipeline_tasks.evaluation import task  # noqa: F401  (so that imports count as loaded)
-    from pipeline_tasks.ingest import reading  # noqa: F401
+    from pipeline_tasks.ingest import item_reader  # noqa: F401
 
     scene = load_scene(root)
     before = status("VmRSS")
@@ -147,7 +147,7 @@ def status(name: str) -> float:
 def timing(root: Path, rounds: int) -> Times:
     """Return (wall, CPU) seconds of each round of each way to answer the whole exam."""
     from pipeline_tasks.evaluation import scoring
-    from pipeline_tasks.ingest.reading import PlaceReader
+    from pipeline_tasks.ingest.item_reader import PlaceReader
 
     scene, size = load_scene(root), scoring.BATCH_SIZE
     models, items = list(scene.models.values()), scoring.read_exam(scene.store, scene.exam).items

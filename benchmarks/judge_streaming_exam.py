@@ -65,7 +65,7 @@ class FolderStore:
         return True
 
     def list(self, prefix: str) -> Iterator[Any]:
-        from pipeline_tasks.ports import ObjectInfo
+        from pipeline_tasks.core.ports import ObjectInfo
 
         for path in sorted((self.root / prefix).rglob("*")):
             yield ObjectInfo(str(path.relative_to(self.root)), path.stat().st_size, "", NOW)

@@ -31,16 +31,16 @@ from typing import Any
 import httpx
 import numpy as np
 
-from bento_services.gateway.records import read_records
-from bento_services.inference.packaging import build_bento
-from pipeline_tasks.adapters.process_target import ProcessTarget
+from bento_services.gateway.prediction_log.records import read_records
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Route, RouteEntry
-from pipeline_tasks.deployment.plan import standby_settings
+from pipeline_tasks.deployment.bento_builder import build_bento
+from pipeline_tasks.deployment.route_plan import standby_settings
 from pipeline_tasks.stack import lifecycle, programs, supervisord
 from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.process_target import ProcessTarget
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, gateway_environment, serving, write_model
 

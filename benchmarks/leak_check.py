@@ -25,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline_tasks.demo import fashion
-from pipeline_tasks.project import Modality
-from pipeline_tasks.project_gate import NearDuplicates
+from pipeline_tasks.demo import fashion_mnist
+from pipeline_tasks.project.gate_schema import NearDuplicates
+from pipeline_tasks.project.schema import Modality
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import near_duplicates
 
@@ -166,12 +166,12 @@ def main() -> None:
     default = (100_000, 1_000_000) if options.large else (2_000, 100_000)
     sizes = {"num_exam": options.exam or default[0], "num_trained": options.trained or default[1]}
     if options.large:
-        measure_large(fashion.load_subset()[0], **sizes)
+        measure_large(fashion_mnist.load_subset()[0], **sizes)
     elif options.modality is None:
         for modality in ("image", "text", "tabular"):
             subprocess.run([sys.executable, *sys.argv, "--modality", modality], check=True)
     else:
-        photos, _ = fashion.load_subset()
+        photos, _ = fashion_mnist.load_subset()
         makes = {"image": lambda index, copy=False: photo(index, photos, copy=copy), "text": text, "tabular": row}
         measure(options.modality, makes[options.modality], **sizes)
 

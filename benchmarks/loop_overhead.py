@@ -23,7 +23,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import json, sys
-from pipeline_tasks.wiring.shell_run import train_to_serve
+from pipeline_tasks.orchestration.local_pipeline import train_to_serve
 took = {}
 result = train_to_serve(sys.argv[1], force=True, on_stage=lambda name, seconds: took.__setitem__(name, seconds))
 print("RESULT " + json.dumps({"result": result, "took": took}))
@@ -90,7 +90,7 @@ def _run_dag(project: str) -> dict:
 
 def _airflow():
     from pipeline_tasks.adapters.airflow_rest import AirflowRest
-    from pipeline_tasks.settings import load_settings
+    from pipeline_tasks.core.settings import load_settings
 
     settings = load_settings()
     password = (settings.home / "secrets" / "airflow_admin_password").read_text().strip()
@@ -99,8 +99,8 @@ def _airflow():
 
 def _feed(projects: list[str]) -> None:
     """Ingest the photos and take over their labels, without Airflow, so that only training is left."""
-    from pipeline_tasks import entrypoints
     from pipeline_tasks.contracts import Attempt
+    from pipeline_tasks.orchestration import entrypoints
 
     for project in projects:
         for stage in ("ingest", "annotate"):
@@ -108,10 +108,10 @@ def _feed(projects: list[str]) -> None:
 
 
 def _write_projects(folder: Path, names: list[str], *, epochs: int) -> None:
-    from pipeline_tasks.demo import material
+    from pipeline_tasks.demo import dataset
 
     photos = Path(folder) / "photos"
-    material.write_arrivals(material.load_material("small"), photos)
+    dataset.write_arrivals(dataset.load_material("small"), photos)
     document = yaml.safe_load((ROOT / "projects" / "fashion" / "project.yaml").read_text())
     document["sources"][0]["path"] = str(photos)
     document["recipe"]["params"]["epochs"] = epochs

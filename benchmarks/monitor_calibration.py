@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline_tasks.core.proportions import wilson_interval
 from pipeline_tasks.evaluation.statistics import mcnemar_p_value
-from pipeline_tasks.intervals import wilson_interval
 from pipeline_tasks.monitoring import detector, drift, quality
 from pipeline_tasks.monitoring.detector import ExamCount
-from pipeline_tasks.project import Monitor
+from pipeline_tasks.project.schema import Monitor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

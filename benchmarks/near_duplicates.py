@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from pipeline_tasks.demo import fashion
-from pipeline_tasks.project import Modality
-from pipeline_tasks.project_gate import NearDuplicates
+from pipeline_tasks.demo import fashion_mnist
+from pipeline_tasks.project.gate_schema import NearDuplicates
+from pipeline_tasks.project.schema import Modality
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import near_duplicates
 
@@ -176,7 +176,7 @@ def row(values: Any) -> bytes:
 
 
 def main() -> None:
-    photos = fashion.load_subset()[0]
+    photos = fashion_mnist.load_subset()[0]
     small = [*photos[: NUM_EXAM + NUM_OTHERS]]
     table("Fashion-MNIST, 28 x 28", small, PHOTOS, png, modality="image", num_exam=NUM_EXAM)
     pictures = large(photos, LARGE_EXAM + LARGE_OTHERS)

@@ -29,15 +29,16 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from benchmarks.swaps import PROJECT, Answer, Load, other_champion
-from pipeline_tasks import entrypoints
-from pipeline_tasks.assembly import Parts, build_parts, utc_now
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.backup.verify import verify_installation
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt
-from pipeline_tasks.demo.material import load_material
+from pipeline_tasks.core.clock import utc_now
+from pipeline_tasks.demo.dataset import load_material
+from pipeline_tasks.orchestration import entrypoints
+from pipeline_tasks.orchestration.ledger_anchors import waiting_notes
+from pipeline_tasks.orchestration.resources import Resources, build_resources
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.supervisord import Supervisor
-from pipeline_tasks.wiring.noting import waiting_notes
-from pipeline_tasks.wiring.verifying import verify_installation
 
 REASON = "benchmarks/outage.py"
 DETHRONE = str(Path(sys.executable).with_name("dethrone"))
@@ -52,7 +53,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--pause", type=float, default=0.03, help="seconds of each client between two requests")
     chosen = parser.parse_args()
-    parts = build_parts()
+    parts = build_resources()
     supervisor = Supervisor(StackLayout(home=parts.settings.home.resolve(), root=source_root()).socket)
     images = [image for image, _label in load_material("small").rotated]
     before, began = accounts(parts), utc_now()
@@ -85,7 +86,7 @@ def start(supervisor: Supervisor, names: Sequence[str]) -> None:
     subprocess.run([DETHRONE, "up"], check=True, capture_output=True)
 
 
-def roll_back(parts: Parts) -> float:
+def roll_back(parts: Resources) -> float:
     """Go to the other one of the two newest champions as an operator does; return the command's seconds."""
     other = other_champion(parts, PROJECT)
     began = time.monotonic()
@@ -94,13 +95,13 @@ def roll_back(parts: Parts) -> float:
     return time.monotonic() - began
 
 
-def accounts(parts: Parts) -> dict[str, float]:
+def accounts(parts: Resources) -> dict[str, float]:
     """Return what the gateway has counted of predictions, and of records in the bucket."""
     found = Counter(parts.gateway.counters())
     return {name: found[f"dethrone_predictions_{name}_total"] for name in OUTCOMES}
 
 
-def logged_ids(parts: Parts, told: Sequence[Answer], *, since: dt.date) -> Counter[str]:
+def logged_ids(parts: Resources, told: Sequence[Answer], *, since: dt.date) -> Counter[str]:
     """Return how often each told prediction id is in the bucket's log, when it had time to get there."""
     wanted = {one.prediction_id for one in told}
     deadline = time.monotonic() + SHIPPED_SECONDS
@@ -119,7 +120,7 @@ def logged_ids(parts: Parts, told: Sequence[Answer], *, since: dt.date) -> Count
 
 
 def report(
-    parts: Parts,
+    parts: Resources,
     answers: Sequence[Answer],
     *,
     began: dt.datetime,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_tasks.demo.fashion import CLASSES, load_subset, png_bytes
+from pipeline_tasks.demo.fashion_mnist import CLASSES, load_subset, png_bytes
 from pipeline_tasks.validation.item_features import item_features, item_numbers
 from pipeline_tasks.validation.labelers import Known, disagreeing
 

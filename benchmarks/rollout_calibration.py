@@ -24,13 +24,21 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from bento_services.gateway.accounts import EDGES_MS
+from bento_services.gateway.routing.deployment_counters import EDGES_MS
 from pipeline_tasks.contracts import DeploymentAccount
-from pipeline_tasks.deployment.rollout import EMPTY, Phase, Rule, decide, due_seconds, phases_of, seconds_for_steps
-from pipeline_tasks.deployment.rollout_mirrors import judge_by
-from pipeline_tasks.deployment.rollout_time import Traffic, require_end
+from pipeline_tasks.deployment.canary_analysis import (
+    EMPTY,
+    Phase,
+    Rule,
+    decide,
+    due_seconds,
+    phases_of,
+    seconds_for_steps,
+)
+from pipeline_tasks.deployment.canary_mirrors import judge_by
+from pipeline_tasks.deployment.canary_schedule import Traffic, require_end
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project_serving import Rollout
+from pipeline_tasks.project.serving_schema import RolloutConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -167,7 +175,9 @@ def account(counts: Array, errors: int, edges: tuple[float, ...]) -> DeploymentA
     return DeploymentAccount(int(totals[-1]), errors, tuple(by_edge.tolist()))
 
 
-def roll(rng: np.random.Generator, world: World, rollout: Rollout, rule: Rule, *, began: float) -> tuple[str, float]:
+def roll(
+    rng: np.random.Generator, world: World, rollout: RolloutConfig, rule: Rule, *, began: float
+) -> tuple[str, float]:
     """Return how one rollout ends and when, in seconds, as the shipping task drives it."""
     edges = FORMER_EDGES_MS if rule == "steps/1" else EDGES_MS
     phases, now = phases_of(rollout), 0.0
@@ -189,7 +199,7 @@ def look(
     accounts: tuple[DeploymentAccount, DeploymentAccount],
     phases: list[Phase],
     place: int,
-    rollout: Rollout,
+    rollout: RolloutConfig,
     rule: Rule,
     *,
     now: float,
@@ -233,7 +243,7 @@ class Result:
         return max(*(1.96 * math.sqrt(p * (1 - p) / self.num) for p in shares), 3 / self.num)
 
 
-def run(seed: int, make: Any, rollout: Rollout | None, rule: Rule, *, num: int) -> Result:
+def run(seed: int, make: Any, rollout: RolloutConfig | None, rule: Rule, *, num: int) -> Result:
     """Roll out in `num` worlds, the same for every rule; without settings, with those that are proposed."""
     found = []
     for number in range(num):
@@ -251,8 +261,8 @@ def span(seconds: float) -> str:
 
 CROWDS = tuple((rate, users, more) for rate in (500.0, 20.0) for users in (30, 200, 2000) for more in (0.0, 0.05))
 QUIET = (("20 an hour", 20 / 3600), ("0.1/s", 0.1), ("1/s", 1.0), ("5/s", 5.0))
-MIRRORS = Rollout(strategy="canary")
-FORMER = Rollout(strategy="canary", shadow_requests=0)
+MIRRORS = RolloutConfig(strategy="canary")
+FORMER = RolloutConfig(strategy="canary", shadow_requests=0)
 
 
 def users_table(seed: int, *, num: int, failed: list[str]) -> str:
@@ -293,7 +303,7 @@ def quiet_table(seed: int, *, num: int, failed: list[str]) -> str:
 
 
 @functools.cache
-def able(per_second: float, swing: float, two_hours: int) -> Rollout:
+def able(per_second: float, swing: float, two_hours: int) -> RolloutConfig:
     """Return the default settings, or those that are proposed in their place at the traffic of the day before."""
     at = [2 * math.pi * (7200 * two_hours + 60 * minute) / DAY for minute in range(1440)]
     traffic = Traffic(tuple(60 * per_second * (1 + swing * math.sin(one)) for one in at))

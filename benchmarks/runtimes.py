@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline_tasks.models.artifact import LoadedModel, load, save
 from pipeline_tasks.models.registry import find_recipe
-from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.project.loader import load_project
 from pipeline_tasks.training.dataset import InnerSplit
-from pipeline_tasks.training.inputs import decode_inputs
+from pipeline_tasks.training.decoded_inputs import decode_inputs
 from pipeline_tasks.training.loop import FitPlan, TrainingData, fit
 from pipeline_tasks.training.task import origin_of, pack_for_runtime
 from tests.model_configs import config_of

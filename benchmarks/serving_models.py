@@ -71,12 +71,12 @@ def build(kind: str, scratch: Path, *, runtimes: Iterable[Runtime]) -> None:
 
 
 def _build_one(kind: str, scratch: Path, recipe: Any, module: Any, *, config: ModelConfig, origin: Origin) -> None:
-    from bento_services.inference.packaging import build_bento
+    from pipeline_tasks.deployment.bento_builder import build_bento
     from pipeline_tasks.models.artifact import pack, save
 
     folder, exported, facts = folder_of(scratch, config.runtime), None, {}
     if config.runtime != "eager":
-        from pipeline_tasks.training.exporting import export_module
+        from pipeline_tasks.training.onnx_export import export_module
 
         raw = raw_items(kind)
         inputs = [recipe.decode(item, preprocessing={}) for item in raw] if kind == "text" else pixels(raw)

@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ship_stock
 
-from pipeline_tasks.adapters.registry import Registry
-from pipeline_tasks.adapters.serving_base import build_base, push_base, recipe
+from pipeline_tasks.adapters.base_image import build_base, push_base, recipe
+from pipeline_tasks.adapters.container_registry import Registry
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.deployment import task as deployment_task
-from pipeline_tasks.wiring import images as images_module
+from pipeline_tasks.orchestration import container_targets as images_module
 from tests.docker.dock import TOKEN, Dock, now
 from tests.docker.engine import Engine, RegistryServer
 from tests.service.conftest import png

@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bento_services.inference.packaging import build_bento
-from pipeline_tasks.adapters.registry import Registry
-from pipeline_tasks.release.golden import compare_golden
-from pipeline_tasks.wiring.images import publish
-from pipeline_tasks.wiring.shipping import ask_server
+from pipeline_tasks.adapters.container_registry import Registry
+from pipeline_tasks.adapters.inference_http import ask_server
+from pipeline_tasks.deployment.bento_builder import build_bento
+from pipeline_tasks.deployment.golden_requests import compare_golden
+from pipeline_tasks.orchestration.container_targets import publish
 from tests.docker.dock import Dock
 from tests.docker.engine import Engine, RegistryServer
 from tests.services import answers, wait_until

@@ -35,14 +35,15 @@ import httpx
 import numpy as np
 import torch
 
-from pipeline_tasks import entrypoints
-from pipeline_tasks.assembly import Parts, build_parts, utc_now
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt
+from pipeline_tasks.core.clock import utc_now
 from pipeline_tasks.errors import ServiceUnavailable
+from pipeline_tasks.orchestration import entrypoints
+from pipeline_tasks.orchestration.project_removal import remove
+from pipeline_tasks.orchestration.resources import Resources, build_resources
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.supervisord import Supervisor
-from pipeline_tasks.wiring.removing import remove
 from tests.unit.training.scene import CLASSES, png, stripes
 
 PROJECT = "fashion"
@@ -97,7 +98,7 @@ class Load:
     """Keeps `concurrency` requests in flight from a thread of its own until it is stopped."""
 
     def __init__(
-        self, parts: Parts, project: str, images: Sequence[bytes], *, concurrency: int, pause: float = 0.0
+        self, parts: Resources, project: str, images: Sequence[bytes], *, concurrency: int, pause: float = 0.0
     ) -> None:
         key = (parts.settings.home / "secrets" / "gateway_api_key").read_text().strip()
         self._url = f"{parts.settings.gateway_url}/v1/projects/{project}/predict"
@@ -147,7 +148,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=8)
     chosen = parser.parse_args()
     torch.set_num_threads(1)  # two wait for each other as soon as somebody else wants a core
-    parts = build_parts()
+    parts = build_resources()
     s3 = Supervisor(StackLayout(home=parts.settings.home.resolve(), root=source_root()).socket)
     changes: list[Change] = []
     try:
@@ -178,7 +179,7 @@ def main() -> int:
         shutil.rmtree(aside or "", ignore_errors=True)
 
 
-def make_champion(parts: Parts, project: str) -> str:
+def make_champion(parts: Resources, project: str) -> str:
     """Make the project, train a weak first model, promote it and return its version."""
     folder = parts.settings.projects_dir / project
     (folder / "incoming").mkdir(parents=True)
@@ -201,7 +202,7 @@ def attempt_of(stage: str) -> Attempt:
     return Attempt(f"swaps__{utc_now():%Y%m%dT%H%M%S%f}", stage)
 
 
-def contender(parts: Parts, project: str, *, seed: int) -> str:
+def contender(parts: Resources, project: str, *, seed: int) -> str:
     """Train a contender, have it judged against the champion, and return the verdict, which must promote it."""
     frozen = entrypoints.snapshot(project, attempt=attempt_of("snapshot"), parts=parts)
     given = {"snapshot_id": frozen["snapshot_id"], "seed": seed}
@@ -213,7 +214,7 @@ def contender(parts: Parts, project: str, *, seed: int) -> str:
     return str(verdict["verdict_id"])
 
 
-def promote(parts: Parts, project: str, verdict_id: str) -> Change:
+def promote(parts: Resources, project: str, verdict_id: str) -> Change:
     """Release and ship what a verdict promotes."""
     began = time.monotonic()
     built = entrypoints.release(project, attempt=attempt_of("release"), parts=parts, verdict_id=verdict_id)
@@ -221,7 +222,7 @@ def promote(parts: Parts, project: str, verdict_id: str) -> Change:
     return Change("promotion", began, time.monotonic())
 
 
-def return_to(parts: Parts, project: str, version: str, *, is_away: bool) -> Change:
+def return_to(parts: Resources, project: str, version: str, *, is_away: bool) -> Change:
     """Roll back to the first champion."""
     began = time.monotonic()
     why = {"reason": "benchmarks/swaps.py", "actor": "benchmark"}
@@ -229,7 +230,7 @@ def return_to(parts: Parts, project: str, version: str, *, is_away: bool) -> Cha
     return Change("rollback without S3" if is_away else "rollback", began, time.monotonic())
 
 
-def wait_for_s3(parts: Parts) -> None:
+def wait_for_s3(parts: Resources) -> None:
     """Return when the store answers again: the next promotion needs it."""
     while True:
         try:
@@ -240,19 +241,19 @@ def wait_for_s3(parts: Parts) -> None:
             return
 
 
-def counters(parts: Parts) -> dict[str, float]:
+def counters(parts: Resources) -> dict[str, float]:
     """Return the gateway's counters; 0 for what it has not counted yet."""
     return Counter(parts.gateway.counters())
 
 
-def other_champion(parts: Parts, project: str) -> str:
+def other_champion(parts: Resources, project: str) -> str:
     """Return the newest champion that does not serve now."""
     history = [route.champion_version for route in ServingRepository(parts.database).history(project)]
     return next(version for version in reversed(history) if version != history[-1])
 
 
 def report(
-    parts: Parts, project: str, answers: Sequence[Answer], *, changes: Sequence[Change], grown: Sequence[float]
+    parts: Resources, project: str, answers: Sequence[Answer], *, changes: Sequence[Change], grown: Sequence[float]
 ) -> int:
     """Print the figures; return 1 where a promise was broken."""
     champions = {route.champion_version for route in ServingRepository(parts.database).history(project)}

@@ -65,7 +65,7 @@ class DiskStore:
         return self._path(key).exists()
 
     def list(self, prefix: str) -> list[Any]:
-        from pipeline_tasks.ports import ObjectInfo
+        from pipeline_tasks.core.ports import ObjectInfo
 
         files = sorted(path for path in (self._folder / prefix).rglob("*") if path.is_file())
         names = {field.name for field in dataclasses.fields(ObjectInfo)}
@@ -83,7 +83,7 @@ class DiskStore:
 
 def project() -> Any:
     """Return a table project with ten numbers and one category."""
-    from pipeline_tasks.project import LoadedProject, Project
+    from pipeline_tasks.project.schema import LoadedProject, Project
 
     numbers = [f"n{index}" for index in range(10)]
     document = {
@@ -148,12 +148,12 @@ def run(stage: str, folder: Path) -> None:
     """Run one stage in this process."""
     from pipeline_tasks.adapters.wandb_tracker import NullTracker
     from pipeline_tasks.catalog.datasets import DatasetRepository
-    from pipeline_tasks.catalog.registry import ModelRepository
+    from pipeline_tasks.catalog.model_versions import ModelRepository
     from pipeline_tasks.catalog.verdicts import VerdictRepository
     from pipeline_tasks.contracts import Attempt
     from pipeline_tasks.evaluation import scoring
     from pipeline_tasks.evaluation import task as evaluation
-    from pipeline_tasks.ingest.reading import PlaceReader
+    from pipeline_tasks.ingest.item_reader import PlaceReader
     from pipeline_tasks.training import dataset
     from pipeline_tasks.training import task as training
     from pipeline_tasks.validation import leakage

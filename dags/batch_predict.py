@@ -2,7 +2,14 @@
 
 from airflow.sdk import DAG, Param
 
-from pipeline_tasks.airflow_glue import ON_GPU, StageOperator, asset, dag_arguments, load_valid_projects, param
+from pipeline_tasks.orchestration.airflow_operators import (
+    ON_GPU,
+    StageOperator,
+    asset,
+    dag_arguments,
+    load_valid_projects,
+    param,
+)
 
 DOC = """
 ### Predict a batch

@@ -2,7 +2,13 @@
 
 from airflow.sdk import DAG
 
-from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, wake_on
+from pipeline_tasks.orchestration.airflow_operators import (
+    StageOperator,
+    asset,
+    dag_arguments,
+    load_valid_projects,
+    wake_on,
+)
 
 DOC = """
 ### Ingest new data

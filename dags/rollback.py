@@ -2,7 +2,14 @@
 
 from airflow.sdk import DAG, Param
 
-from pipeline_tasks.airflow_glue import StageOperator, asset, dag_arguments, load_valid_projects, param, triggered_by
+from pipeline_tasks.orchestration.airflow_operators import (
+    StageOperator,
+    asset,
+    dag_arguments,
+    load_valid_projects,
+    param,
+    triggered_by,
+)
 
 DOC = """
 ### Roll back

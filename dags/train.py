@@ -4,7 +4,7 @@ import datetime as dt
 
 from airflow.sdk import DAG, Param, TriggerRule
 
-from pipeline_tasks.airflow_glue import (
+from pipeline_tasks.orchestration.airflow_operators import (
     ON_GPU,
     PromotionApproval,
     StageOperator,

@@ -6,7 +6,7 @@ import dataclasses
 
 from data_checks.rules import CLASSES, FACTS, Policy, Rule, Suite
 from pipeline_tasks.contracts import UNDECODABLE
-from pipeline_tasks.project import Modality, Project
+from pipeline_tasks.project.schema import Modality, Project
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
 TEXT_TYPES = ("text/plain; charset=utf-8", "text/plain")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from pipeline_tasks.assembly import build_parts
-from pipeline_tasks.settings import home_from, process_environment
-from pipeline_tasks.wiring.audit import route_rows
+from pipeline_tasks.audit.history import route_rows
+from pipeline_tasks.core.settings import home_from, process_environment
+from pipeline_tasks.orchestration.resources import build_resources
 
 IMAGES = Path(__file__).parent / "images"
 PROJECT = "fashion"
@@ -25,7 +25,7 @@ def main() -> None:
     home = home_from(process_environment())
     stack = json.loads((home / "stack.json").read_text())
     airflow, studio = stack["airflow_url"], stack["label_studio_url"]
-    promoted = [row for row in route_rows(build_parts(), PROJECT) if row["action"] == "promote"]
+    promoted = [row for row in route_rows(build_resources(), PROJECT) if row["action"] == "promote"]
     verdict = promoted[-1]["verdict_id"]
     pages = {
         "airflow-train": f"{airflow}/dags/{PROJECT}__train",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 
-from pipeline_tasks.assembly import Parts
+from pipeline_tasks.backup import restore as backup_restore
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.wiring import keeping
-from pipeline_tasks.wiring.noting import note_head
+from pipeline_tasks.orchestration.ledger_anchors import note_head
+from pipeline_tasks.orchestration.resources import Resources
 from tests.fakes import FakeObjectStore
 from tests.ledger_case import Case as LedgerCase
 
@@ -55,10 +55,10 @@ class Installation:
         path.write_text(text)
 
     def save(self, monkeypatch, **arguments):
-        monkeypatch.setattr(Parts, "store", self.store)
+        monkeypatch.setattr(Resources, "store", self.store)
         for name, value in self.environment.items():
             monkeypatch.setenv(name, value)
-        return keeping.save(self.vault, **({"with_secrets": True} | arguments))
+        return backup_restore.save(self.vault, **({"with_secrets": True} | arguments))
 
 
 class Target:
@@ -72,8 +72,8 @@ class Target:
         self._monkeypatch = monkeypatch
 
     def restore(self, **arguments):
-        self._monkeypatch.setattr(Parts, "store", self.store)
+        self._monkeypatch.setattr(Resources, "store", self.store)
         self._monkeypatch.setattr(FakeObjectStore, "ensure_bucket", lambda _self: None, raising=False)
         places = {"DETHRONE_CATALOG_URL": self.url, "DETHRONE_HOME": str(self.home)}
         given = {"name": None, "home_dir": self.home, "projects_dir": self.projects, "environment": REST | places}
-        return keeping.restore(self.vault, **(given | arguments))
+        return backup_restore.restore(self.vault, **(given | arguments))

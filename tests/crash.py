@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline_tasks import faults
+from pipeline_tasks.core import crash_points
 
 TIMEOUT_SECONDS = 120
 _FORK = multiprocessing.get_context("fork")
@@ -73,7 +73,7 @@ def _child(
 def _run(
     sender: Any, function: Callable[..., Any], args: tuple[Any, ...], armed: str | None, trace: str | None
 ) -> None:
-    faults.arm(armed, trace_path=trace)
+    crash_points.arm(armed, trace_path=trace)
     try:
         function(*args)
     except BaseException:  # noqa: BLE001 - the parent reports whatever went wrong

@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from pipeline_tasks.contracts import Location
+from pipeline_tasks.core.object_keys import check_digest, check_key
+from pipeline_tasks.core.ports import ObjectInfo
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.object_keys import check_digest, check_key
-from pipeline_tasks.ports import ObjectInfo
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

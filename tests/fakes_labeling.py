@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingProject, LabelingTask
+from pipeline_tasks.core.ports import AnnotatedTask, LabelingAnnotation, LabelingProject, LabelingTask
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 BUCKET = "bucket"

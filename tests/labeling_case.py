@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
-from pipeline_tasks import faults
 from pipeline_tasks.annotation.task import annotate, collect
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.items import Chunk, ItemRepository
 from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.contracts import Attempt, Item, Location, sha256_hex
-from pipeline_tasks.project import Labels, LoadedProject, Project
+from pipeline_tasks.core import crash_points
+from pipeline_tasks.project.schema import Labels, LoadedProject, Project
 from tests.fakes import FakeObjectStore
 from tests.fakes_labeling import FakeLabelStudio
 
@@ -145,7 +145,7 @@ class Case:
 
 def child(stage: str, folder: str, crash_at: str, trace: str) -> None:
     """Run one stage on files, dying at a crash point: what the crash matrix does in a process of its own."""
-    faults.arm(crash_at or None, trace_path=trace or None)
+    crash_points.arm(crash_at or None, trace_path=trace or None)
     engine = create_engine(f"sqlite:///{folder}/catalog.db")
     store = FakeObjectStore()
     for number in range(20):

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import Attempt, Route, RouteEntry, VerdictRef, canonical_json, sha256_hex
-from pipeline_tasks.invariants import check
-from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.core.ports import ObjectStore
+from pipeline_tasks.invariants.check import check
 from tests.documents import verdict_document
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)

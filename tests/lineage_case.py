@@ -6,7 +6,7 @@ import datetime as dt
 
 import pyarrow as pa
 
-from bento_services.gateway.records import LogRecord, to_parts
+from bento_services.gateway.prediction_log.records import LogRecord, to_parts
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.contracts import Attempt, ExamRef, sha256_hex

@@ -8,8 +8,8 @@ import time
 import httpx
 import pytest
 
+from pipeline_tasks.adapters.local_ports import port_is_free
 from pipeline_tasks.errors import ServiceUnavailable
-from pipeline_tasks.stack.addresses import port_is_free
 
 SERVER = """
 import http.server, os, sys, time

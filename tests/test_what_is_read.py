@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from bento_services.gateway.config import GatewayConfig, StoreConfig
-from pipeline_tasks import cli, entrypoints
-from pipeline_tasks.project import Project
-from pipeline_tasks.project_graph import ComposedProject
-from pipeline_tasks.settings import Settings
+from bento_services.gateway.config import GatewayConfig
+from bento_services.gateway.prediction_log.store_config import StoreConfig
+from pipeline_tasks.cli import main as cli_main
+from pipeline_tasks.core.settings import Settings
+from pipeline_tasks.orchestration import entrypoints
+from pipeline_tasks.project.composed_project import ComposedProject
+from pipeline_tasks.project.schema import Project
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("dags", "pipeline_tasks", "bento_services", "data_checks")
@@ -134,7 +136,7 @@ def test_an_argument_of_a_stage_is_used_by_it(path):
 
 
 def test_the_approvals_form_is_read():
-    tree = SOURCES[ROOT / "pipeline_tasks" / "airflow_glue.py"]
+    tree = SOURCES[ROOT / "pipeline_tasks" / "orchestration" / "airflow_operators.py"]
     (form,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "approval_form"]
     fields = {key.value for node in ast.walk(form) if isinstance(node, ast.Dict) for key in node.keys}
     reads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
@@ -148,7 +150,7 @@ def test_the_approvals_form_is_read():
 
 
 def flags() -> list[tuple[str, str, str]]:
-    (actions,) = [one for one in cli.build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    (actions,) = [one for one in cli_main.build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
     return [
         (name, action.dest, inspect.getmodule(parser.get_default("command")).__name__)
         for name, parser in actions.choices.items()
@@ -173,9 +175,9 @@ def test_a_flag_is_read_by_the_commands_module(command, flag, module):
 
 
 def test_what_is_read_elsewhere_is_still_read_there():
-    main = inspect.getsource(cli.main)
+    main = inspect.getsource(cli_main.main)
     assert {f"--{name}" for name in FLAGS_READ_ELSEWHERE} <= set(re.findall(r'"(--\w+)"', main))
-    assert 'document.value.get("version"' in (ROOT / "pipeline_tasks" / "project_loader.py").read_text()
+    assert 'document.value.get("version"' in (ROOT / "pipeline_tasks" / "project" / "loader.py").read_text()
 
 
 def tracked() -> list[Path]:

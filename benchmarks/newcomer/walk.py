@@ -118,12 +118,12 @@ class Walk:
 
     def label(self) -> None:
         """Answer every open task as its truth says; return when the answers are collected."""
-        from pipeline_tasks.annotation.projects import QUEUES, labeling_config
-        from pipeline_tasks.assembly import build_parts
+        from pipeline_tasks.annotation.label_studio_projects import QUEUES, labeling_config
         from pipeline_tasks.catalog.labels import LabelRepository
-        from pipeline_tasks.demo.annotators import Annotator, answer_all
+        from pipeline_tasks.demo.scripted_annotators import Annotator, answer_all
+        from pipeline_tasks.orchestration.resources import build_resources
 
-        parts = build_parts()
+        parts = build_resources()
         loaded = parts.project(self.name)
         registered = LabelRepository(parts.database).registration(self.name)
         if registered is None:
@@ -152,7 +152,7 @@ class Walk:
     def truth_by_item(self, parts) -> dict[str, str]:
         """Return item id -> label, by what the items hold: rows and texts may be stored in another form than sent."""
         from pipeline_tasks.catalog.items import ItemRepository
-        from pipeline_tasks.ingest.reading import read_items
+        from pipeline_tasks.ingest.item_reader import read_items
 
         known = {self.signature(one.body): one.label for one in self.material.everything()}
         found = {}
@@ -174,7 +174,7 @@ class Walk:
 
     def send(self, name: str, examples) -> None:
         """Ask the gateway for each of these once, four at a time; the client knows the truth."""
-        from pipeline_tasks.settings import load_settings
+        from pipeline_tasks.core.settings import load_settings
 
         key = (self.folder / "home" / "secrets" / "gateway_api_key").read_text().strip()
         url = f"{load_settings().gateway_url}/v1/projects/{self.name}/predict"
@@ -220,20 +220,20 @@ class Walk:
 
     def overview(self) -> str:
         """Return what the overview page says of the project's monitoring."""
-        from pipeline_tasks.assembly import build_parts
-        from pipeline_tasks.wiring.views import overview_lines
+        from pipeline_tasks.orchestration.overview import overview_lines
+        from pipeline_tasks.orchestration.resources import build_resources
 
-        line = next(one for one in overview_lines(build_parts()) if one.name == self.name)
+        line = next(one for one in overview_lines(build_resources()) if one.name == self.name)
         return "; ".join([line.live_quality, *line.alarms])
 
     # The verdict
 
     def verdict(self, when: str) -> None:
-        from pipeline_tasks.assembly import build_parts
-        from pipeline_tasks.catalog.serving import ServingRepository
+        from pipeline_tasks.catalog.routes import ServingRepository
         from pipeline_tasks.catalog.verdicts import VerdictRepository
+        from pipeline_tasks.orchestration.resources import build_resources
 
-        parts = build_parts()
+        parts = build_resources()
         verdicts = VerdictRepository(parts.database).history(self.name)
         routes = ServingRepository(parts.database).history(self.name)
         if verdicts:
@@ -242,10 +242,10 @@ class Walk:
         self.fact(f"champion, {when}", routes[-1].champion_version if routes else None)
 
     def training(self, when: str) -> None:
-        from pipeline_tasks.assembly import build_parts
-        from pipeline_tasks.catalog.registry import ModelRepository
+        from pipeline_tasks.catalog.model_versions import ModelRepository
+        from pipeline_tasks.orchestration.resources import build_resources
 
-        history = ModelRepository(build_parts().database).history(self.name)
+        history = ModelRepository(build_resources().database).history(self.name)
         if history:
             metrics = history[-1].metrics
             kept = {key: metrics["validation"][key] for key in ("accuracy", "macro_f1", "num_items")}

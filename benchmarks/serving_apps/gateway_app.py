@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Route, RouteEntry
 
 CLASSES = [f"class {number}" for number in range(10)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Mapping
-
-from bento_services.gateway.spool import Outcome
+from typing import Literal
 
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -66,3 +65,6 @@ def _histogram(buckets: list[int], total_seconds: float) -> list[str]:
         seen += count
         lines.append(f'{name}_bucket{{le="{edge}"}} {seen}')
     return [*lines, f"{name}_sum {total_seconds:.6f}", f"{name}_count {seen}"]
+
+
+Outcome = Literal["logged", "dropped", "failed"]

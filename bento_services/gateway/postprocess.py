@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from bento_services.gateway.client import Scores
-from bento_services.gateway.routes import ServingSettings
+from bento_services.gateway.routing.inference_client import Scores
+from bento_services.gateway.routing.routes import ServingSettings
 
 DIGITS = 6
 

@@ -10,25 +10,25 @@ from collections.abc import Mapping
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bento_services.door import guard_door
-from bento_services.gateway.app import build_app, random_ids
-from bento_services.gateway.callbacks import CallbackClient
-from bento_services.gateway.client import InferenceClient
+from bento_services.gateway.api.app import build_app, random_ids
+from bento_services.gateway.api.predict_async import Worker
+from bento_services.gateway.async_predictions.callbacks import CallbackClient
+from bento_services.gateway.async_predictions.resources import AsyncResources
+from bento_services.gateway.async_predictions.reviews import SqlReviews
+from bento_services.gateway.async_predictions.store import PredictionStore
 from bento_services.gateway.config import load_config, load_inference_key
-from bento_services.gateway.core import Gateway as Core
-from bento_services.gateway.core import Later
-from bento_services.gateway.flood import Entrance
-from bento_services.gateway.follower import RouteFollower, SqlCatalog
-from bento_services.gateway.later import Worker
+from bento_services.gateway.load_shedding import Entrance
 from bento_services.gateway.metrics import Metrics
-from bento_services.gateway.predict import Dispatcher, Patience
-from bento_services.gateway.prediction_store import PredictionStore
-from bento_services.gateway.reviews import SqlReviews
-from bento_services.gateway.shipper import Shipper
-from bento_services.gateway.spool import Spool
-from bento_services.gateway.uploader import Uploader
-from bento_services.heads import bound_heads
-from bento_services.listeners import accept_all_at_once
+from bento_services.gateway.prediction_log.shipper import Shipper
+from bento_services.gateway.prediction_log.spool import Spool
+from bento_services.gateway.prediction_log.uploader import Uploader
+from bento_services.gateway.request_handler import RequestHandler as Core
+from bento_services.gateway.routing.dispatcher import Dispatcher, Patience
+from bento_services.gateway.routing.inference_client import InferenceClient
+from bento_services.gateway.routing.route_follower import RouteFollower, SqlCatalog
+from bento_services.http_server.acceptor import accept_all_at_once
+from bento_services.http_server.admission import guard_door
+from bento_services.http_server.connection_limits import bound_heads
 
 REQUEST_TIMEOUT_SECONDS = 30
 # Longer than proxies keep theirs (60 s with nginx and AWS's ALB): who closes first must be the one who sends.
@@ -90,7 +90,7 @@ class Gateway:
         self._uploader = Uploader(config.home)
         self._uploader.start()
         self._shipper = Shipper(spool, self._uploader.upload, metrics=metrics, interval_seconds=config.ship_seconds)
-        later = Later(
+        later = AsyncResources(
             store=PredictionStore(config.predictions_file, limits=config.store, wall_seconds=time.time),
             reviews=SqlReviews(config.catalog_url),
             callbacks=CallbackClient(config.callbacks),

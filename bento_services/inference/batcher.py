@@ -3,7 +3,7 @@
 In place of BentoML's adaptive batching, which (1.4.39, measured) keeps the wait of a past burst for lone requests,
 gives every request of a batch the context of the first, fails a batch as a whole, and sheds by the length of its queue.
 Here a batch leaves as soon as the model is free, with whatever waits; at most it waits a moment for callers who were
-just answered and usually come again (`company.py`), and never for anybody else.
+just answered and usually come again (`batcher.py`), and never for anybody else.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
-from bento_services.inference.company import Company
-from bento_services.inference.scheduling import run_at_once
+from bento_services.inference.process_tuning import run_at_once
 
 ItemT = TypeVar("ItemT")
 RowT = TypeVar("RowT")
@@ -120,7 +119,7 @@ class MicroBatcher(Generic[ItemT, RowT]):
         self._lone_here = lone_here
         self._observer: Observer = observer or NoObserver()
         self._monotonic = monotonic
-        self._company = Company(max_batch_size=max_batch_size, linger_seconds=linger_seconds)
+        self._company = ExpectedCallers(max_batch_size=max_batch_size, linger_seconds=linger_seconds)
         self._waiting: deque[_Job[ItemT, RowT]] = deque()
         self._num_waiting = 0
         self._busy = False
@@ -301,3 +300,48 @@ def _settle(job: _Job[ItemT, RowT], rows: Sequence[RowT] | Exception) -> int:
         return 0
     job.future.set_result(Done(job.rows, job.queue_seconds, job.model_seconds))
     return len(job.items)
+
+
+MAX_SKIPPED = 64
+
+
+class ExpectedCallers:
+    """How many items are expected, and what became of the last expectations. Belongs to one batcher."""
+
+    def __init__(self, *, max_batch_size: int, linger_seconds: float) -> None:
+        self._max_batch_size = max_batch_size
+        self._linger_seconds = linger_seconds
+        self._expected = 0
+        self._left_waiting = 0
+        self._num_skipped = 0
+        self._to_skip = 0
+
+    def answered(self, num_items: int, *, num_waiting: int) -> None:
+        """Note that the callers of so many items were answered while so many others wait."""
+        self._left_waiting = num_waiting
+        self._expected = min(self._max_batch_size, num_waiting + num_items)
+
+    def is_complete(self, num_waiting: int) -> bool:
+        """Return whether all who are expected wait."""
+        return num_waiting >= self._expected
+
+    def linger(self, num_waiting: int) -> float:
+        """Return the seconds to wait for company: 0 where none is expected, or where it did not come of late.
+
+        A caller who is alone is never made to wait: only itself is expected.
+        """
+        if not self._linger_seconds or self._expected < 2 or num_waiting >= self._expected:
+            return 0.0
+        if self._to_skip:
+            self._to_skip -= 1
+            return 0.0
+        return self._linger_seconds
+
+    def ended(self, num_waiting: int) -> None:
+        """Note that the wait is over; where less than half came, more and more of the next passes do not wait."""
+        came, expected = num_waiting - self._left_waiting, self._expected - self._left_waiting
+        if 2 * came >= expected:
+            self._num_skipped = 0
+            return
+        self._num_skipped = min(max(1, 2 * self._num_skipped), MAX_SKIPPED)
+        self._to_skip = self._num_skipped

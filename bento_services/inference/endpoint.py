@@ -22,18 +22,18 @@ import anyio.to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bento_services.inference.batcher import Done, MicroBatcher, QueueFullError, TooLateError
-from bento_services.inference.bodies import Content, Item, read_content
+from bento_services.inference.isolated_prediction import Model
 from bento_services.inference.metrics import Metrics
 from bento_services.inference.openapi import document
-from bento_services.inference.predictor import Model
-from bento_services.inference.schemas import (
+from bento_services.inference.request_decoding import Content, Item, read_content
+from bento_services.inference.responses import (
     CONTENT_JSON,
     CONTENT_TENSOR,
     NOT_READY,
     OVERLOADED,
     TOO_LATE,
     Answers,
-    Refusal,
+    PredictionError,
     Row,
     error_body,
 )
@@ -62,25 +62,27 @@ MORE_HEADERS = {
 }
 STATUS_OF = {"BODY_TOO_LARGE": 413, "BATCH_TOO_LARGE": 413, "BODY_TOO_SLOW": 408, "CLIENT_GONE": 400}
 
-UNUSABLE_TYPE = Refusal(
+UNUSABLE_TYPE = PredictionError(
     415, "MEDIA_TYPE_INVALID", "the body must be a plain item, batch or tensor (got a pickle or a coding).", "body"
 )
-NOT_POST = Refusal(405, "METHOD_NOT_ALLOWED", "the method must be POST here.")
-KEY_UNKNOWN = Refusal(
+NOT_POST = PredictionError(405, "METHOD_NOT_ALLOWED", "the method must be POST here.")
+KEY_UNKNOWN = PredictionError(
     401, "KEY_UNKNOWN", "Authorization must be `Bearer <inference key>`. Ask the gateway instead.", "Authorization"
 )
-NOT_FOUND = Refusal(404, "NOT_FOUND", "the path must be one of the service's. See /docs.json.")
+NOT_FOUND = PredictionError(404, "NOT_FOUND", "the path must be one of the service's. See /docs.json.")
 # BentoML's other pages say what is inside and load scripts from the internet.
 HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
 LEFT_TO_BENTOML = HEALTH | {"/metrics"}
 BEARER = b"Bearer "
-INTERNAL = Refusal(500, "INTERNAL", "the service must answer (got an error of its own). Report the request id.")
-BAD_TIMEOUT = Refusal(400, "HEADER_INVALID", "x-request-timeout-ms must be a whole number of milliseconds from 1.")
+INTERNAL = PredictionError(500, "INTERNAL", "the service must answer (got an error of its own). Report the request id.")
+BAD_TIMEOUT = PredictionError(
+    400, "HEADER_INVALID", "x-request-timeout-ms must be a whole number of milliseconds from 1."
+)
 
 logger = logging.getLogger(__name__)
 
 
-def _whole_response(refusal: Refusal) -> bytes:
+def _whole_response(refusal: PredictionError) -> bytes:
     """Return an HTTP response as `Endpoint.predict` would send it."""
     body = error_body(refusal, request_id=None)
     headers = [CONTENT_JSON, *MORE_HEADERS.get(refusal.status, ()), (b"content-length", b"%d" % len(body))]
@@ -114,7 +116,7 @@ class Head:
 class Refused(Exception):
     """The request as a whole has no prediction."""
 
-    def __init__(self, refusal: Refusal, *, num_items: int = 1) -> None:
+    def __init__(self, refusal: PredictionError, *, num_items: int = 1) -> None:
         super().__init__(refusal.code)
         self.refusal = refusal
         self.num_items = num_items
@@ -201,7 +203,7 @@ class Endpoint:
             arrived = self._monotonic()
             content = await _content(serving, data, media_type=head.media_type)
         except InputError as error:
-            raise Refused(Refusal(STATUS_OF.get(error.code, 422), error.code, str(error), "body")) from None
+            raise Refused(PredictionError(STATUS_OF.get(error.code, 422), error.code, str(error), "body")) from None
         decode_seconds = self._monotonic() - arrived
         done = await _rows(serving, content.items, deadline=deadline)
         timing = b"decode;dur=%.3f, queue;dur=%.3f, model;dur=%.3f" % (
@@ -211,10 +213,10 @@ class Endpoint:
         )
         if not content.single:
             for row in done.rows:
-                self.metrics.items[row.code if isinstance(row, Refusal) else "OK"] += 1
+                self.metrics.items[row.code if isinstance(row, PredictionError) else "OK"] += 1
             return CONTENT_JSON, serving.answers.batch(done.rows, request_id=request_id), timing
         (row,) = done.rows
-        if isinstance(row, Refusal):
+        if isinstance(row, PredictionError):
             raise Refused(row)
         self.metrics.items["OK"] += 1
         if given.get(b"accept") == CONTENT_TENSOR[1]:
@@ -241,9 +243,9 @@ async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> 
     Raises:
         Refused: there is no room, or no time, for the request.
     """
-    good = [item for item in items if not isinstance(item, Refusal)]
+    good = [item for item in items if not isinstance(item, PredictionError)]
     if not good:
-        return Done([item for item in items if isinstance(item, Refusal)], 0.0, 0.0)
+        return Done([item for item in items if isinstance(item, PredictionError)], 0.0, 0.0)
     try:
         done = await serving.batcher.submit(good, deadline=deadline)
     except QueueFullError:
@@ -253,7 +255,7 @@ async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> 
     if len(good) == len(items):
         return done
     left = iter(done.rows)
-    rows = [item if isinstance(item, Refusal) else next(left) for item in items]
+    rows = [item if isinstance(item, PredictionError) else next(left) for item in items]
     return dataclasses.replace(done, rows=rows)
 
 
@@ -359,7 +361,7 @@ async def send_document(endpoint: Endpoint, send: Send) -> None:
     await send_whole(200, body, send)
 
 
-async def send_refusal(refusal: Refusal, send: Send) -> None:
+async def send_refusal(refusal: PredictionError, send: Send) -> None:
     """Refuse a request without a look at its body."""
     await send_whole(refusal.status, error_body(refusal, request_id=None), send)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bento_services.inference.bodies import BATCH, NPY, SAFETENSORS
+from bento_services.inference.request_decoding import BATCH, NPY, SAFETENSORS
 
 ERROR = {
     "type": "object",

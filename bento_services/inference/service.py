@@ -11,18 +11,17 @@ from pathlib import Path
 import anyio.to_thread
 import bentoml
 
-from bento_services.door import guard_door
-from bento_services.heads import bound_heads
+from bento_services.http_server.acceptor import accept_all_at_once
+from bento_services.http_server.admission import guard_door
+from bento_services.http_server.connection_limits import bound_heads
+from bento_services.inference.batch_tuning import load_tuning
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import check_device, key_digest, tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
-from bento_services.inference.memory import keep_freed_memory
-from bento_services.inference.predictor import predict_rows, probe
-from bento_services.inference.scheduling import let_passes_finish
-from bento_services.inference.schemas import Answers, Row
-from bento_services.inference.tuning import load_tuning
-from bento_services.inference.warm import warm_through
-from bento_services.listeners import accept_all_at_once
+from bento_services.inference.isolated_prediction import predict_rows, probe
+from bento_services.inference.process_tuning import keep_freed_memory, let_passes_finish
+from bento_services.inference.responses import Answers, Row
+from bento_services.inference.warmup import warm_through
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Array
 
@@ -48,7 +47,7 @@ class Inference:
     """Predictions of one model version; it knows nothing of users, routes or storage."""
 
     def __init__(self) -> None:
-        from bento_services.inference.model import load_model
+        from bento_services.inference.model_version import load_model
 
         keep_freed_memory()
         let_passes_finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline_tasks.adapters.registry import Credentials
+from pipeline_tasks.adapters.container_registry import Credentials
 from pipeline_tasks.errors import ConfigError
 
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from pipeline_tasks.adapters import http_health, local_ports
 from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import ServerHandle
 from pipeline_tasks.errors import ConfigError, PermanentError, ServiceUnavailable
-from pipeline_tasks.faults import crash_point
-from pipeline_tasks.ports import ServerHandle
-from pipeline_tasks.project_serving import DockerServing
-from pipeline_tasks.stack import addresses, health
+from pipeline_tasks.project.serving_schema import DockerServing
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class DockerTarget:
                 if given_up is not None:
                     reason = given_up
                     break
-                if health.http_health(f"{self._address(found)}/readyz", timeout_seconds=2).ok:
+                if http_health.http_health(f"{self._address(found)}/readyz", timeout_seconds=2).ok:
                     return
                 time.sleep(self._poll_seconds)
             said = self._describe(engine, deployment_id)
@@ -275,14 +275,14 @@ class DockerTarget:
         if config.network:
             options["network"] = config.network
         else:
-            options["ports"] = {f"{INNER_PORT}/tcp": (addresses.LOOPBACK, port)}
+            options["ports"] = {f"{INNER_PORT}/tcp": (local_ports.LOOPBACK, port)}
         return options
 
     def _free_port(self, engine: Any, *, avoid: set[int]) -> int:
         """Return a port that no container remembers, running or not, and nobody listens on."""
         every = engine.containers.list(all=True, filters={"label": f"{LABEL}.port"}, ignore_removed=True)
         remembered = {int(one.labels[f"{LABEL}.port"]) for one in every}
-        return addresses.next_free_port(FIRST_PORT, avoid=remembered | avoid, is_free=addresses.port_is_free)
+        return local_ports.next_free_port(FIRST_PORT, avoid=remembered | avoid, is_free=local_ports.port_is_free)
 
     def _start_again(self, found: Any) -> None:
         """Start a container that was created or has ended; its port may be taken now, so that it must be made anew."""
@@ -300,7 +300,7 @@ class DockerTarget:
     def _address(self, found: Any) -> str:
         if self._config.network:
             return f"http://{found.name}:{INNER_PORT}"
-        return addresses.address(int(found.labels[f"{LABEL}.port"]))
+        return local_ports.address(int(found.labels[f"{LABEL}.port"]))
 
     def _describe(self, engine: Any, deployment_id: str) -> str:
         found = self._find(engine, deployment_id)

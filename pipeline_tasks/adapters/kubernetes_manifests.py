@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline_tasks.project_serving import KubernetesServing
+from pipeline_tasks.project.serving_schema import KubernetesServing
 
 PORT = 3000
 UID = 1034  # of the base image: its passwd names it, and programs ask who they are

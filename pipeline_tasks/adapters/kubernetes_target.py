@@ -27,10 +27,10 @@ from pipeline_tasks.adapters.kubernetes_manifests import (
     Kind,
     manifests,
 )
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import ServerHandle
 from pipeline_tasks.errors import ConfigError, PermanentError, ServiceUnavailable
-from pipeline_tasks.faults import crash_point
-from pipeline_tasks.ports import ServerHandle
-from pipeline_tasks.project_serving import KubernetesServing
+from pipeline_tasks.project.serving_schema import KubernetesServing
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import httpx
 
 from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
 from pipeline_tasks.contracts import sha256_hex
-from pipeline_tasks.object_keys import ITEMS
-from pipeline_tasks.ports import AnnotatedTask, LabelingAnnotation, LabelingProject, LabelingTask
+from pipeline_tasks.core.object_keys import ITEMS
+from pipeline_tasks.core.ports import AnnotatedTask, LabelingAnnotation, LabelingProject, LabelingTask
 
 PAGE_SIZE = 500
 ITEMS_PER_QUERY = 24  # an address may have 4,094 bytes (gunicorn's limit)

@@ -25,10 +25,10 @@ from botocore.parsers import ResponseParserError
 from pipeline_tasks.adapters import s3_errors
 from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
 from pipeline_tasks.contracts import Location, sha256_hex, sha256_of_file
+from pipeline_tasks.core.object_keys import check_digest, check_key, digest_in_key
+from pipeline_tasks.core.ports import ObjectInfo
 from pipeline_tasks.errors import DataCorrupt, PermanentError, ServiceUnavailable
 from pipeline_tasks.guards.endpoint import proxies_to
-from pipeline_tasks.object_keys import check_digest, check_key, digest_in_key
-from pipeline_tasks.ports import ObjectInfo
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline_tasks.catalog.answers import num_labelers
 from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.newest_annotations import num_labelers
 from pipeline_tasks.contracts import Queue
-from pipeline_tasks.ports import LabelingTool
-from pipeline_tasks.project import Labels, LoadedProject
+from pipeline_tasks.core.ports import LabelingTool
+from pipeline_tasks.project.schema import Labels, LoadedProject
 
 SHOWN_ACCOUNTS = 5
 

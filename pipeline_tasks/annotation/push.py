@@ -7,19 +7,19 @@ import datetime as dt
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline_tasks.annotation.reading import storable
+from pipeline_tasks.annotation.annotation_parser import storable
 from pipeline_tasks.annotation.reconcile import changed_tasks, plan_reconciliation
-from pipeline_tasks.annotation.rendering import is_inline, render_address, render_inline, suggestion
+from pipeline_tasks.annotation.task_rendering import is_inline, render_address, render_inline, suggestion
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.labeling_tasks import QueuedItem
-from pipeline_tasks.catalog.labels import LabelRepository, Refusal
+from pipeline_tasks.catalog.labels import LabelRepository, RejectedAnnotation
 from pipeline_tasks.contracts import Fence, Queue
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import LabelingTask, LabelingTool, ObjectStore
 from pipeline_tasks.errors import DataCorrupt, InputError, PermanentError
-from pipeline_tasks.faults import crash_point
 from pipeline_tasks.guards.personal import DenyList
-from pipeline_tasks.ports import LabelingTask, LabelingTool, ObjectStore
-from pipeline_tasks.project import Modality
-from pipeline_tasks.project_labeling import LabelingConfig
+from pipeline_tasks.project.labeling_config import LabelingConfig
+from pipeline_tasks.project.schema import Modality
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class QueuePush:
     def _refuse(self, queued: QueuedItem, code: str, reason: str, *, closed: bool) -> None:
         """Put an item into the quarantine; closed, its labeling task is not tried again."""
         item = queued.item
-        refusal = Refusal(item.source, item.key, item.item_id, code, reason)
+        refusal = RejectedAnnotation(item.source, item.key, item.item_id, code, reason)
         self.labels.refuse(self.project, refusal, closed=closed, now=self.now, fence=self.fence)
 
     def _push_chunk(self, chunk: Sequence[tuple[QueuedItem, LabelingTask]]) -> int:

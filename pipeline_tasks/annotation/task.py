@@ -7,20 +7,20 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline_tasks.annotation.collecting import Collection
+from pipeline_tasks.annotation.collect import Collection
+from pipeline_tasks.annotation.label_studio_projects import QUEUES, ensure, labeling_config
 from pipeline_tasks.annotation.people import missing_people
-from pipeline_tasks.annotation.projects import QUEUES, ensure, labeling_config
 from pipeline_tasks.annotation.push import CHUNK_ITEMS, PushCounts, QueuePush
-from pipeline_tasks.annotation.rendering import is_suggestion
+from pipeline_tasks.annotation.task_rendering import is_suggestion
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.contracts import AnnotateReport, Attempt, CollectReport, Fence, Item
-from pipeline_tasks.faults import crash_point
-from pipeline_tasks.object_keys import ITEMS
-from pipeline_tasks.ports import LabelingTool, ObjectStore
-from pipeline_tasks.project import LoadedProject
-from pipeline_tasks.project_labeling import LabelingConfig
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.object_keys import ITEMS
+from pipeline_tasks.core.ports import LabelingTool, ObjectStore
+from pipeline_tasks.project.labeling_config import LabelingConfig
+from pipeline_tasks.project.schema import LoadedProject
 
 SUGGEST_ITEMS = 200
 

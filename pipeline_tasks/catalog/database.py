@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.errors_said import catalog_error
+from pipeline_tasks.catalog.database_errors import catalog_error
 from pipeline_tasks.contracts import Attempt, Fence
 from pipeline_tasks.errors import StaleAttempt
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from pipeline_tasks.catalog import answers
+from pipeline_tasks.catalog import newest_annotations
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.catalog.labeling_tasks import slices
@@ -105,11 +105,11 @@ class DatasetRepository:
 
     def answers(self, project: str) -> list[tuple[str, str, str]]:
         """Return (item id, labeler, label) of each person's answer to each item, sorted."""
-        return answers.answers_of(self._database, project)
+        return newest_annotations.answers_of(self._database, project)
 
     def num_labelers(self, project: str) -> int:
         """Return how many different people have answered anything."""
-        return answers.num_labelers(self._database, project)
+        return newest_annotations.num_labelers(self._database, project)
 
     def num_decided(self, project: str, *, imported_in_exam: bool = False) -> dict[Queue, int]:
         """Return how many items have a label to train on, and how many exam items have one and are in no epoch yet.

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
-from pipeline_tasks.catalog.sides import on_their_sides, sides_of
+from pipeline_tasks.catalog.group_sides import on_their_sides, sides_of
 from pipeline_tasks.contracts import Fence, Item, Location, Split
 from pipeline_tasks.errors import LostRace
 

@@ -63,7 +63,7 @@ class DecisionRow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Refusal:
+class RejectedAnnotation:
     """An annotation or a source label that cannot be one, for the quarantine."""
 
     source: str
@@ -126,7 +126,7 @@ class LabelRepository(LabelingTaskRepository):
         *,
         annotations: Iterable[AnnotationRow] = (),
         decisions: Iterable[DecisionRow] = (),
-        refusals: Iterable[Refusal] = (),
+        refusals: Iterable[RejectedAnnotation] = (),
         reopened: Sequence[str] = (),
         kept_open: Sequence[str] = (),
         now: dt.datetime,
@@ -152,7 +152,7 @@ class LabelRepository(LabelingTaskRepository):
             close_tasks(connection, project, done=done, reopened=reopened)
 
     def refuse(
-        self, project: str, refusal: Refusal, *, closed: bool, now: dt.datetime, fence: Fence | None = None
+        self, project: str, refusal: RejectedAnnotation, *, closed: bool, now: dt.datetime, fence: Fence | None = None
     ) -> None:
         """Put an item that cannot be shown to people into the quarantine; closed, nobody is asked for it."""
         with self.database.write(fence) as connection:
@@ -359,7 +359,7 @@ def _decision_values(project: str, row: DecisionRow) -> dict[str, Any]:
     return {"project": project, **dataclasses.asdict(row), **lists}
 
 
-def _quarantine_row(project: str, refusal: Refusal, now: dt.datetime) -> dict[str, Any]:
+def _quarantine_row(project: str, refusal: RejectedAnnotation, now: dt.datetime) -> dict[str, Any]:
     return {
         "project": project,
         "stage": STAGE,

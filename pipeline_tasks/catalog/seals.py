@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.ledger import Draft, Entry
 from pipeline_tasks.contracts import sha256_hex, sha256_of_file
-from pipeline_tasks.ports import ObjectInfo, ObjectStore
+from pipeline_tasks.core.ports import ObjectInfo, ObjectStore
 
 HALF = 16
 OBJECTS = "objects"  # the name under which objects of the bucket are marked beside the tables

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline_tasks import errors
-from pipeline_tasks.catalog.triggers import POSTGRESQL_FUNCTION, create_statements
+from pipeline_tasks.catalog.append_only import POSTGRESQL_FUNCTION, create_statements
 
 metadata = sa.MetaData()
 

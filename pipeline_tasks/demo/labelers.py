@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pipeline_tasks.annotation.projects import QUEUES, labeling_config
-from pipeline_tasks.assembly import Parts
+from pipeline_tasks.annotation.label_studio_projects import QUEUES, labeling_config
 from pipeline_tasks.catalog.labels import LabelRepository
-from pipeline_tasks.demo.annotators import Annotator, answer_all
+from pipeline_tasks.core.atomic_files import replace_file
+from pipeline_tasks.demo.scripted_annotators import Annotator, answer_all
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.whole_files import replace_file
+from pipeline_tasks.orchestration.resources import Resources
 
 TEAM = (
     Annotator("ada@demo.dethrone.local", 0.02),
@@ -43,7 +43,7 @@ def let_one_person_finish(project_file: Path, *, say: Callable[[str], None]) -> 
 
 
 def label_open_tasks(
-    parts: Parts, project: str, *, truth: Mapping[str, str], by_hand: bool, say: Callable[[str], None]
+    parts: Resources, project: str, *, truth: Mapping[str, str], by_hand: bool, say: Callable[[str], None]
 ) -> None:
     """Have every open task answered, or tell the person where the tasks are and leave the rest to them.
 
@@ -68,7 +68,7 @@ def label_open_tasks(
 
 
 def _answer(
-    parts: Parts, project: str, *, queue: str, project_id: int, truth: Mapping[str, str], say: Callable[[str], None]
+    parts: Resources, project: str, *, queue: str, project_id: int, truth: Mapping[str, str], say: Callable[[str], None]
 ) -> None:
     loaded = parts.project(project)
     labels = loaded.config.labels

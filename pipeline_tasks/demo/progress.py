@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.labeling_state import labeling_state
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.catalog.verdicts import VerdictRepository
-from pipeline_tasks.wiring.views import labeling_state
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

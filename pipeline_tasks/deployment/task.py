@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from pipeline_tasks.catalog.serving import RouteRecord, ServingRepository
+from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, Route, RouteAccounts, RouteEntry
-from pipeline_tasks.deployment.plan import (
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import DeploymentTarget
+from pipeline_tasks.deployment.route_plan import (
     champion_entry,
     deployment_id_of,
     next_route,
@@ -23,10 +26,7 @@ from pipeline_tasks.deployment.plan import (
     to_retire,
 )
 from pipeline_tasks.errors import GateClosed, ServiceUnavailable
-from pipeline_tasks.faults import crash_point
-from pipeline_tasks.ports import DeploymentTarget
-from pipeline_tasks.project import LoadedProject
-from pipeline_tasks.waiting import wait_until
+from pipeline_tasks.project.schema import LoadedProject
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ READY_TIMEOUT_SECONDS = 120.0
 FOLLOW_TIMEOUT_SECONDS = 60.0
 
 
-class Gateway(Protocol):
+class GatewayAdmin(Protocol):
     """The gateway as shipping asks it."""
 
     def followed_generation(self, project: str) -> int:
@@ -111,7 +111,7 @@ def ship(
     *,
     serving: ServingRepository,
     target: DeploymentTarget,
-    gateway: Gateway,
+    gateway: GatewayAdmin,
     require_promotable: Callable[[], Any],
     route_config: dict[str, Any],
     attempt: Attempt,
@@ -168,7 +168,7 @@ def rollback(
     *,
     serving: ServingRepository,
     target: DeploymentTarget,
-    gateway: Gateway,
+    gateway: GatewayAdmin,
     release_of: Callable[[RouteEntry], ReleaseRef],
     check: Callable[[ReleaseRef, DeploymentRef], object],
     to_version: str | None,
@@ -266,7 +266,7 @@ def _commit(
 
 
 def settle(
-    project: LoadedProject, *, serving: ServingRepository, target: DeploymentTarget, gateway: Gateway
+    project: LoadedProject, *, serving: ServingRepository, target: DeploymentTarget, gateway: GatewayAdmin
 ) -> list[str]:
     """Wait until the gateway follows the head, drain what no longer serves, stop what is not kept; return the stopped.
 
@@ -321,7 +321,7 @@ def _routed(history: Sequence[Route]) -> set[str]:
     return {entry.deployment_id for route in history for entry in (*route.entries, *route.shadows)}
 
 
-def _drain(gateway: Gateway, deployment_id: str, *, seconds: float) -> None:
+def _drain(gateway: GatewayAdmin, deployment_id: str, *, seconds: float) -> None:
     try:
         wait_until(
             lambda: gateway.in_flight(deployment_id) == 0,
@@ -330,3 +330,18 @@ def _drain(gateway: Gateway, deployment_id: str, *, seconds: float) -> None:
         )
     except ServiceUnavailable as error:
         logger.warning("%s Stopping it now: the server itself finishes what it has.", error)
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    *,
+    timeout_seconds: float,
+    otherwise: Exception,
+    interval_seconds: float = 0.2,
+) -> None:
+    """Return once the condition holds; raise `otherwise` when it has not within the time."""
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            raise otherwise
+        time.sleep(interval_seconds)

@@ -15,11 +15,11 @@ from pipeline_tasks.catalog.verdicts import (
     VerdictRepository,
 )
 from pipeline_tasks.contracts import VerdictRef, sha256_hex
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import ConfigError, DataCorrupt, GateClosed
-from pipeline_tasks.evaluation.contradictions import contradictions
 from pipeline_tasks.evaluation.verdict import verdict_id_of
-from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import Approval, LoadedProject
+from pipeline_tasks.evaluation.verdict_consistency import contradictions
+from pipeline_tasks.project.schema import Approval, LoadedProject
 
 REPORT_NAME = "report.html"
 DECISIONS = ("approve", "reject", "expired")

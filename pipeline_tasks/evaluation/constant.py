@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pipeline_tasks.evaluation.reasons import METRIC_NAMES, Reason, percent, points
 from pipeline_tasks.evaluation.statistics import PairedGain
-from pipeline_tasks.project_gate import ABOVE_CONSTANT, Gate
+from pipeline_tasks.project.gate_schema import ABOVE_CONSTANT, Gate
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

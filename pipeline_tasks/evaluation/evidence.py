@@ -12,12 +12,12 @@ from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.contracts import Leak
 from pipeline_tasks.evaluation import groups, metrics, statistics
 from pipeline_tasks.evaluation.constant import ConstantAnswer
+from pipeline_tasks.evaluation.exam_parts import PartShare, part_shares
 from pipeline_tasks.evaluation.metrics import Array
-from pipeline_tasks.evaluation.parts import PartShare, part_shares
 from pipeline_tasks.evaluation.scores import SEED, ModelScores, score
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceValues, score_slices
 from pipeline_tasks.evaluation.statistics import PairedGain
-from pipeline_tasks.project_gate import Gate
+from pipeline_tasks.project.gate_schema import Gate
 
 NO_ANSWER = -1
 

@@ -11,9 +11,9 @@ import math
 import numpy as np
 from scipy import stats
 
+from pipeline_tasks.core.proportions import Interval, wilson_interval
 from pipeline_tasks.evaluation import statistics
 from pipeline_tasks.evaluation.statistics import NUM_RESAMPLES, Array, PairedGain, mcnemar_p_value, tango_bound
-from pipeline_tasks.intervals import Interval, wilson_interval
 
 MAX_GROUP_SHARE = 0.2  # of the items: beyond it a bound rests on one group, and is left open
 

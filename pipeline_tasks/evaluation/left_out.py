@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pipeline_tasks.contracts import UNDECODABLE
 from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.evaluation.evidence import LeftOut
-from pipeline_tasks.evaluation.rule_checks import RETIRED
+from pipeline_tasks.evaluation.gate_rule_checks import RETIRED
 from pipeline_tasks.evaluation.scoring import Answered, Exam
 
 MAX_ONE_SIDED_SHARE = 0.01

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_tasks.intervals import Interval, wilson_interval
+from pipeline_tasks.core.proportions import Interval, wilson_interval
 
 NUM_CALIBRATION_BINS = 15
 CONSTANT_SPREAD = 1e-7

@@ -11,10 +11,10 @@ from typing import Any
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
-from pipeline_tasks.evaluation import telling
-from pipeline_tasks.evaluation.report_told import told_page, told_summary
-from pipeline_tasks.evaluation.telling import Rung
-from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.core.ports import ObjectStore
+from pipeline_tasks.evaluation import ladder
+from pipeline_tasks.evaluation.ladder import Rung
+from pipeline_tasks.evaluation.report.open_epoch import told_page, told_summary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Held:
     @property
     def said(self) -> dict[str, Any]:
         """The verdict as it is told."""
-        return telling.told(self.document, rung=self.rung)
+        return ladder.told(self.document, rung=self.rung)
 
     @property
     def page(self) -> str:
@@ -54,10 +54,10 @@ def held_verdicts(database: Database, store: ObjectStore, project: str) -> dict[
     on_newest = [one for one in history if newest and one.exam_ids[0] == newest.exam_id]
     read = [(record, document) for record in on_newest if (document := _document(store, record)) is not None]
     for record, document in sorted(read, key=_use):
-        champion, found = record.ref.champion_version, telling.difference_of(document)
+        champion, found = record.ref.champion_version, ladder.difference_of(document)
         if found is not None:
-            rungs[champion] = telling.climb(rungs.get(champion), found[0], num_items=found[1])
-        if not telling.is_told_whole(document):
+            rungs[champion] = ladder.climb(rungs.get(champion), found[0], num_items=found[1])
+        if not ladder.is_told_whole(document):
             held[record.ref.verdict_id] = Held(document, rungs[champion] if found is not None else None)
     return held
 

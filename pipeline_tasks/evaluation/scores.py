@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline_tasks.core.proportions import NOT_A_NUMBER, SHOWN_CONFIDENCE, Interval, wilson_interval
 from pipeline_tasks.evaluation import groups, metrics, statistics
 from pipeline_tasks.evaluation.metrics import Array, ClassScore, OutputHealth, ReliabilityBin
-from pipeline_tasks.intervals import NOT_A_NUMBER, SHOWN_CONFIDENCE, Interval, wilson_interval
 
 SEED = 20260101
 

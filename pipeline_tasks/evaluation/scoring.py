@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline_tasks.contracts import ExamRef, Location, ModelRef, sha256_hex
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt, InputError, PermanentError, TransientError, printable
 from pipeline_tasks.evaluation.metrics import Array
-from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.validation import manifest
 
 logger = logging.getLogger(__name__)

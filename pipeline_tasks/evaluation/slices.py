@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pipeline_tasks.core.proportions import Interval, wilson_interval
 from pipeline_tasks.evaluation import groups, statistics
+from pipeline_tasks.evaluation.exam_parts import PartShare, part_shares
 from pipeline_tasks.evaluation.metrics import Array
-from pipeline_tasks.evaluation.parts import PartShare, part_shares
 from pipeline_tasks.evaluation.scoring import ExamItem
 from pipeline_tasks.evaluation.statistics import PairedGain
-from pipeline_tasks.intervals import Interval, wilson_interval
-from pipeline_tasks.project_gate import Slice
+from pipeline_tasks.project.gate_schema import Slice
 
 MAX_SMALL_NAMED = 10
 SliceValues = Mapping[str, Sequence[str | None]]

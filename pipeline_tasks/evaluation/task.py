@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from pipeline_tasks.catalog.after_alarm import EXAM_AWAITED
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.exam_window import ExamLabels, window
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
@@ -24,20 +23,22 @@ from pipeline_tasks.contracts import (
     VerdictRef,
     sha256_hex,
 )
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
-from pipeline_tasks.evaluation import approval, report, scoring
+from pipeline_tasks.evaluation import approval, scoring
 from pipeline_tasks.evaluation import verdict as vd
-from pipeline_tasks.evaluation.budget import newest_level
+from pipeline_tasks.evaluation.error_budget import newest_level
 from pipeline_tasks.evaluation.evidence import ExamAnswers, LeftOut
 from pipeline_tasks.evaluation.leaving_out import undecodable, without_retired
-from pipeline_tasks.evaluation.report_leaks import FindItems
+from pipeline_tasks.evaluation.report import page as report
+from pipeline_tasks.evaluation.report.leaks import FindItems
 from pipeline_tasks.evaluation.scoring import Exam, Measured, ReadItems, ScoringModel
 from pipeline_tasks.evaluation.slices import values_of
-from pipeline_tasks.faults import crash_point
 from pipeline_tasks.guards.personal import DenyList
-from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import LoadedProject
-from pipeline_tasks.project_gate import Gate, Slice
+from pipeline_tasks.project.gate_schema import Gate, Slice
+from pipeline_tasks.project.schema import LoadedProject
+from pipeline_tasks.validation.after_alarm import EXAM_AWAITED
 
 logger = logging.getLogger(__name__)
 
@@ -293,7 +294,7 @@ def _publish(
     now: dt.datetime,
 ) -> VerdictRecord | None:
     """Write evidence, document, report, then the catalog's row; None when the exam was used by another meanwhile."""
-    question = vd.Question(
+    question = vd.VerdictInputs(
         project=project.name,
         policy=vd.spelled_out(project.config.gate),
         project_classes=tuple(project.config.labels.classes),

@@ -22,11 +22,11 @@ from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.contracts import Leak, ModelRef, canonical_json, content_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import evidence as ev
-from pipeline_tasks.evaluation import rule, rule_4
+from pipeline_tasks.evaluation import gate_rule, gate_rule_4
 from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.open_items import label_evidence
 from pipeline_tasks.evaluation.scoring import Exam, Measured
-from pipeline_tasks.project_gate import Gate
+from pipeline_tasks.project.gate_schema import Gate
 
 RULE_VERSION = 5
 REPLAYED = (3, 4, 5)  # the rules of verdicts that this release computes
@@ -72,7 +72,7 @@ class ExamName:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Question:
+class VerdictInputs:
     """What a verdict answers; current exam first. `exam_use` counts comparisons on it, this one included.
 
     `leaks` are the exam items that the contender's training snapshot holds, `champion_leaks` those in the champion's;
@@ -140,7 +140,7 @@ def policy_id(policy: Gate, classes: Sequence[str]) -> str:
 
 
 def build_document(
-    question: Question,
+    question: VerdictInputs,
     answers: Sequence[ev.ExamAnswers],
     *,
     measured: Mapping[str, Measured],
@@ -148,7 +148,7 @@ def build_document(
 ) -> dict[str, Any]:
     """Compute every figure and the answer; `measured` has `contender` and, if there is one, `champion`."""
     found = build_evidence(question, answers, measured=measured)
-    decision = (rule if question.rule_version >= WINDOW_SINCE else rule_4).decide(question.policy, found)
+    decision = (gate_rule if question.rule_version >= WINDOW_SINCE else gate_rule_4).decide(question.policy, found)
     exams: dict[str, Any] = {"current": _exam_json(found.current)}
     if question.rule_version >= WINDOW_SINCE:
         exams["epochs"] = [_without_later(_plain(one)) for one in found.epochs]
@@ -177,7 +177,7 @@ def _without_later(plain: Any) -> Any:
 
 
 def build_evidence(
-    question: Question, answers: Sequence[ev.ExamAnswers], *, measured: Mapping[str, Measured]
+    question: VerdictInputs, answers: Sequence[ev.ExamAnswers], *, measured: Mapping[str, Measured]
 ) -> ev.Evidence:
     """Turn raw answers into what the rule looks at; the exam's level follows from its use."""
     policy, with_window = question.policy, question.rule_version >= WINDOW_SINCE
@@ -230,7 +230,7 @@ def verdict_id_of(document: Mapping[str, Any]) -> str:
     return content_id({key: value for key, value in document.items() if key != "measured"})
 
 
-def evidence_table(exams: Sequence[Exam], answers: Sequence[ev.ExamAnswers], *, question: Question) -> bytes:
+def evidence_table(exams: Sequence[Exam], answers: Sequence[ev.ExamAnswers], *, question: VerdictInputs) -> bytes:
     """Return both models' answers to every item as Parquet, one row per exam and item."""
     tables = []
     for exam, one in zip(exams, answers, strict=True):
@@ -300,7 +300,7 @@ def probability_matrix(rows: pa.Table, name: str) -> Array:
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(-1, width)
 
 
-def question_from(document: Mapping[str, Any]) -> Question:
+def question_from(document: Mapping[str, Any]) -> VerdictInputs:
     """Read the question back from a verdict's document."""
     fields = dict(document["question"])
     if fields["rule_version"] not in REPLAYED:
@@ -309,7 +309,7 @@ def question_from(document: Mapping[str, Any]) -> Question:
             f"(got {fields['rule_version']}). Replay it with the release that gave it."
         )
     champion = fields.pop("champion")
-    return Question(
+    return VerdictInputs(
         policy=Gate.model_validate(fields.pop("policy")),
         contender=_party_from(fields.pop("contender")),
         champion=_party_from(champion) if champion is not None else None,

@@ -14,10 +14,10 @@ from typing import Any
 from pipeline_tasks.errors import ConfigError, InputError
 from pipeline_tasks.guards.cells import NUMBER, Cell, Column, ColumnType, read_cell, spelled
 from pipeline_tasks.guards.row import is_nothing
-from pipeline_tasks.ingest.rows import read_rows
-from pipeline_tasks.ingest.sources import open_folder, open_sql
-from pipeline_tasks.ingest.watermark import SqlCursor
-from pipeline_tasks.project import LoadedProject, SqlSource, TableSource
+from pipeline_tasks.ingest.sources.open import open_folder, open_sql
+from pipeline_tasks.ingest.sources.tables import read_rows
+from pipeline_tasks.ingest.sources.watermark import SqlCursor
+from pipeline_tasks.project.schema import LoadedProject, SqlSource, TableSource
 
 MAX_ROWS = 100_000
 MAX_VALUES = 50  # a column with more different texts is no category

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pipeline_tasks.contracts import keyed_item_id, sha256_hex
 from pipeline_tasks.errors import InputError
 from pipeline_tasks.guards.cells import Column, columns_of, row_content
-from pipeline_tasks.project import Project
+from pipeline_tasks.project.schema import Project
 
 READING_VERSION = 2  # by declared columns; 1: the type of each cell is guessed
 Columns = tuple[Column, ...]

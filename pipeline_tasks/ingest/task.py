@@ -13,8 +13,9 @@ from typing import Literal
 
 from pipeline_tasks.catalog.items import Cursor, ItemRepository
 from pipeline_tasks.contracts import Attempt, Fence, IngestReport, Split
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import ConfigError, GateClosed, PipelineError, SourceUnavailable
-from pipeline_tasks.faults import crash_point
 from pipeline_tasks.ingest.column_versions import (
     READING_VERSION,
     Columns,
@@ -22,14 +23,13 @@ from pipeline_tasks.ingest.column_versions import (
     next_reading,
     reading_of,
 )
-from pipeline_tasks.ingest.content import Refusal
-from pipeline_tasks.ingest.feed import Fed, cursor_name, feed_files, feed_sql, feed_tables, opened
-from pipeline_tasks.ingest.s3_source import S3Access
-from pipeline_tasks.ingest.sources import open_files, open_folder, open_sql
-from pipeline_tasks.ingest.split import split_of
-from pipeline_tasks.ingest.writer import ItemWriter, Target
-from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import LoadedProject, Source, SqlSource, TableSource
+from pipeline_tasks.ingest.exam_split import split_of
+from pipeline_tasks.ingest.incremental_reader import ReadResult, cursor_name, feed_files, feed_sql, feed_tables, opened
+from pipeline_tasks.ingest.item_checks import RejectedRow
+from pipeline_tasks.ingest.item_writer import ItemWriter, Target
+from pipeline_tasks.ingest.sources.open import open_files, open_folder, open_sql
+from pipeline_tasks.ingest.sources.s3 import S3Access
+from pipeline_tasks.project.schema import LoadedProject, Source, SqlSource, TableSource
 
 MAX_SHOWN = 10
 READING = "reading"  # the cursor that says how rows are read, and were read before
@@ -50,7 +50,7 @@ class _Tally:
     num_reread: int = 0
     num_renewed: int = 0
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
-    examples: dict[str, Refusal] = dataclasses.field(default_factory=dict)
+    examples: dict[str, RejectedRow] = dataclasses.field(default_factory=dict)
 
     def add(self, writer: ItemWriter) -> None:
         self.num_new += writer.num_new
@@ -167,7 +167,7 @@ def _ingest_source(source: Source, *, context: _Context, tally: _Tally) -> None:
     split = partial(_split, project=context.project, split_key=context.split_key)
     hide = project.deny_list.hide
     target = Target(project.name, source.name, context.batch_id, context.now, split, hide=hide)
-    fed: Fed | None = None
+    fed: ReadResult | None = None
     failure: PipelineError | None = None
     with ItemWriter(target, items=context.items, store=context.store, fence=context.fence) as writer:
         try:
@@ -187,7 +187,7 @@ def _ingest_source(source: Source, *, context: _Context, tally: _Tally) -> None:
         _move_cursor(fed, name=name, cursor=cursor, context=context)
 
 
-def _feed(source: Source, *, context: _Context, writer: ItemWriter, cursor: Cursor | None) -> Fed:
+def _feed(source: Source, *, context: _Context, writer: ItemWriter, cursor: Cursor | None) -> ReadResult:
     loaded, project, now = context.project, context.project.config, context.now
     if isinstance(source, SqlSource):
         rows = opened(partial(open_sql, loaded, source, environment=context.environment), name=source.name)
@@ -211,7 +211,7 @@ def _feed(source: Source, *, context: _Context, writer: ItemWriter, cursor: Curs
     return feed_files(files, source=source, project=project, items=context.items, writer=writer, cursor=cursor, now=now)
 
 
-def _move_cursor(fed: Fed, *, name: str, cursor: Cursor | None, context: _Context) -> None:
+def _move_cursor(fed: ReadResult, *, name: str, cursor: Cursor | None, context: _Context) -> None:
     if fed.cursor is None or (cursor is not None and fed.cursor == cursor.value):
         return
     crash_point("ingest.cursor.before")

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from pipeline_tasks.validation.frames import excess_js_distance
+from pipeline_tasks.validation.check_tables import excess_js_distance
 
 RULE_VERSION = 2  # 1: without subtracting what no drift gives, at any size
 NUM_BINS = 10

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_tasks.catalog.monitoring import ImportedCounts, OutcomeRow
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.monitoring.parts import read_columns
-from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.monitoring.log_parts import read_columns
 
 READS = 8
 FOUND_COLUMNS = [

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.contracts import sha256_hex
-from pipeline_tasks.evaluation.report import page, section
-from pipeline_tasks.evaluation.report_charts import text
-from pipeline_tasks.evaluation.report_tables import percent
+from pipeline_tasks.core.html_page import page, percent, section, text
 
 WORDS = {
     "ALARM": ("keep", "Alarm"),

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline_tasks.catalog.monitoring import AuditedPrediction, OpenAudit
-from pipeline_tasks.intervals import NOT_A_NUMBER, Interval, wilson_interval
+from pipeline_tasks.core.proportions import NOT_A_NUMBER, Interval, wilson_interval
 from pipeline_tasks.monitoring import detector
 from pipeline_tasks.monitoring.detector import ExamCount
-from pipeline_tasks.project import Monitor
+from pipeline_tasks.project.schema import Monitor
 
 State = Literal["OK", "WATCH", "ALARM", "INSUFFICIENT_DATA", "NO_REFERENCE"]
 MAX_WINDOWS = 20

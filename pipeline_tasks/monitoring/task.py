@@ -18,18 +18,20 @@ from pipeline_tasks.catalog.monitoring import (
     alarm_began,
 )
 from pipeline_tasks.contracts import Attempt, Fence, MonitorReport, content_id
-from pipeline_tasks.faults import crash_point
+from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.monitoring import detector, drift, quality
 from pipeline_tasks.monitoring.drift import Histogram
-from pipeline_tasks.monitoring.importing import Outside, import_parts
+from pipeline_tasks.monitoring.exam_reference import ExamReference, load_reference
+from pipeline_tasks.monitoring.log_import import MonitoringResources, import_parts
 from pipeline_tasks.monitoring.page import page_key, render_window
-from pipeline_tasks.monitoring.reference import ExamReference, load_reference
-from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project.schema import LoadedProject
 
 _log = logging.getLogger(__name__)
 
 
-def run(project: LoadedProject, *, outside: Outside, attempt: Attempt, run_id: str, now: dt.datetime) -> MonitorReport:
+def run(
+    project: LoadedProject, *, outside: MonitoringResources, attempt: Attempt, run_id: str, now: dt.datetime
+) -> MonitorReport:
     """Import what is new in the prediction log, then measure live quality and drift.
 
     Raises:
@@ -60,7 +62,9 @@ def run(project: LoadedProject, *, outside: Outside, attempt: Attempt, run_id: s
     )
 
 
-def measure(project: LoadedProject, *, outside: Outside, fence: Fence, run_id: str, now: dt.datetime) -> WindowRow:
+def measure(
+    project: LoadedProject, *, outside: MonitoringResources, fence: Fence, run_id: str, now: dt.datetime
+) -> WindowRow:
     """Compute live quality by model version and the champion's drift, and record them as a window, with its page.
 
     All of it follows from the log, the labels and the verdict: computed again, it is the same.
@@ -108,7 +112,7 @@ def measure(project: LoadedProject, *, outside: Outside, fence: Fence, run_id: s
 def _quality_of_versions(
     project: LoadedProject,
     *,
-    outside: Outside,
+    outside: MonitoringResources,
     champion: tuple[str, str] | None,
     reference: ExamReference | None,
     now: dt.datetime,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline_tasks.adapters.local_ports import address, next_free_port, port_is_free
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.stack.secret_files import write_private
-
-LOOPBACK = "127.0.0.1"
+from pipeline_tasks.stack.secrets import write_private
 
 # The port a newcomer expects, then the ones below 32768 that follow it: above lie the ports that the kernel gives to
 # outgoing connections, so a remembered one could be taken by any client between two starts.
@@ -30,7 +28,6 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "s3_filer_grpc": 18888,
     "s3_admin": 13646,
 }
-LAST_PORT = 32767
 # SeaweedFS's maintenance worker looks for the admin's second port at this distance and nowhere else.
 ADMIN_GRPC_OFFSET = 10000
 
@@ -41,18 +38,6 @@ class PortChoice:
 
     ports: Mapping[str, int]
     moved: Mapping[str, tuple[int, int]]
-
-
-def port_is_free(port: int, *, host: str = LOOPBACK) -> bool:
-    """Return whether a server could listen on this port of an address of this machine now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen(1)
-        except OSError:
-            return False
-    return True
 
 
 def choose_ports(
@@ -80,21 +65,6 @@ def _with_second_port(is_free: Callable[[int], bool]) -> Callable[[int], bool]:
     return lambda port: is_free(port) and is_free(port + ADMIN_GRPC_OFFSET)
 
 
-def next_free_port(wanted: int, *, avoid: Iterable[int], is_free: Callable[[int], bool] = port_is_free) -> int:
-    """Return the wanted port or the first free one above it, never one of those to avoid.
-
-    Raises:
-        ConfigError: every port from there up to 32767 is taken.
-    """
-    taken = set(avoid) | (set(DEFAULT_PORTS.values()) - {wanted})
-    for port in range(wanted, LAST_PORT + 1):
-        if port not in taken and is_free(port):
-            return port
-    raise ConfigError(
-        f"port must be a free one from {wanted} to {LAST_PORT} (got none). Stop a program that listens there."
-    )
-
-
 def read_stack(path: Path) -> dict[str, Any]:
     """Return what the last `dethrone up` remembered, or nothing before the first one."""
     try:
@@ -108,7 +78,7 @@ def read_stack(path: Path) -> dict[str, Any]:
 
 
 def stack_document(ports: Mapping[str, int], *, projects_dir: Path, home: Path) -> dict[str, Any]:
-    """Return the content of `stack.json`: what `pipeline_tasks.settings` reads."""
+    """Return the content of `stack.json`: what `pipeline_tasks.core.settings` reads."""
     return {
         "schema": 1,
         "home": str(home),
@@ -124,8 +94,3 @@ def stack_document(ports: Mapping[str, int], *, projects_dir: Path, home: Path) 
 def write_stack(path: Path, document: Mapping[str, Any]) -> None:
     """Remember the addresses; readers see the old file or the new one, never half of one."""
     write_private(path, json.dumps(document, indent=2, sort_keys=True) + "\n")
-
-
-def address(port: int, *, host: str = LOOPBACK) -> str:
-    """Return the address of a server on this machine."""
-    return f"http://{host}:{port}"

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import httpx
 
+from pipeline_tasks.adapters.local_ports import LOOPBACK, address
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
-from pipeline_tasks.stack.addresses import LOOPBACK, address
 from pipeline_tasks.stack.events import StartCancelled
 from pipeline_tasks.stack.layout import StackLayout
-from pipeline_tasks.stack.secret_files import AIRFLOW_ROLES, write_private
+from pipeline_tasks.stack.secrets import AIRFLOW_ROLES, write_private
 
 POOLS: Mapping[str, tuple[int, str]] = {"gpu": (1, "One accelerator, or the CPU cores where there is none.")}
 _CONFIG_SECRETS = ("airflow_fernet_key", "airflow_api_secret", "airflow_jwt_secret")

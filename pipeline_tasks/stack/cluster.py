@@ -12,7 +12,7 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.stack.airflow_setup import write_airflow_files
 from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.programs import s3_identities
-from pipeline_tasks.stack.secret_files import AIRFLOW_ROLES, ensure_secrets, write_private
+from pipeline_tasks.stack.secrets import AIRFLOW_ROLES, ensure_secrets, write_private
 
 EXECUTORS = ("CeleryExecutor", "KubernetesExecutor")
 PARALLELISM = 32

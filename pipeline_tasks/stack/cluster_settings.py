@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from pipeline_tasks.core.settings import home_from, process_environment
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.settings import home_from, process_environment
 from pipeline_tasks.stack.cluster import PROGRAM_SECRETS, write_settings
 from pipeline_tasks.stack.layout import source_root
 

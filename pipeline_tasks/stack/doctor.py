@@ -18,12 +18,13 @@ from pathlib import Path
 import httpx
 import psutil
 
-from pipeline_tasks import proxies
+from pipeline_tasks.adapters import local_ports
 from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
+from pipeline_tasks.core import proxies
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
-from pipeline_tasks.stack import addresses, advisories, beside, outside, processes, s3_setup
+from pipeline_tasks.stack import addresses, advisories, outside, outside_containers, processes, s3_setup
 from pipeline_tasks.stack.layout import StackLayout, source_root
-from pipeline_tasks.stack.secret_files import GENERATORS
+from pipeline_tasks.stack.secrets import GENERATORS
 from pipeline_tasks.stack.status import status
 from pipeline_tasks.stack.supervisor_conf import model_ports
 from pipeline_tasks.stack.supervisord import Supervisor
@@ -77,13 +78,13 @@ def doctor_of_container(*, home: Path, s3_endpoint: str) -> tuple[Check, ...]:
 
     How the services do, the engine says; the store's conditional writes are proved by `dethrone upgrade`.
     """
-    services = beside.addresses(beside.SERVICES)
+    services = outside_containers.addresses(outside_containers.SERVICES)
     return (
         check_python(sys.version_info[:3]),
         check_versions(_installed_versions()),
         check_space(shutil.disk_usage(_existing(home)).free),
         check_memory(psutil.virtual_memory().available),
-        check_from_beside(services, *beside.findings(services)),
+        check_from_beside(services, *outside_containers.findings(services)),
         guarded("clock", lambda: check_clock(_skew_seconds(s3_endpoint))),
     )
 
@@ -207,9 +208,9 @@ def check_ports(layout: StackLayout) -> Check:
     """With the stack down, its usual ports are free; `up` finds another for a taken one, but not for a model's."""
     remembered = addresses.read_stack(layout.stack_file).get("ports", {})
     wanted = {name: remembered.get(name, default) for name, default in addresses.DEFAULT_PORTS.items()}
-    taken = {name: port for name, port in wanted.items() if not addresses.port_is_free(port)}
+    taken = {name: port for name, port in wanted.items() if not local_ports.port_is_free(port)}
     models = model_ports(layout.programs_dir)
-    held = {name: port for name, port in models.items() if not addresses.port_is_free(port)}
+    held = {name: port for name, port in models.items() if not local_ports.port_is_free(port)}
     named = [f"{name} {port} is taken by {processes.port_owner(port)}" for name, port in (taken | held).items()]
     advice = "`dethrone up` uses others." if taken else ""
     if held:
@@ -228,7 +229,7 @@ def check_leftovers(layout: StackLayout) -> Check:
 
 def check_listeners(listening: Mapping[int, set[str]]) -> Check:
     """Nothing of the stack listens beyond loopback."""
-    wide = sorted(port for port, ips in listening.items() if not ips <= {addresses.LOOPBACK, "::1"})
+    wide = sorted(port for port, ips in listening.items() if not ips <= {local_ports.LOOPBACK, "::1"})
     detail = f"ports {wide} answer on all interfaces" if wide else f"{len(listening)} ports, loopback only"
     return Check("listeners", not wide, detail, "Firewall these ports and report it." if wide else "")
 
@@ -250,7 +251,7 @@ def check_from_beside(services: Collection[str], num_tried: int, open_ones: Sequ
             "not tried: no service of docker-compose.yml has an address here; SECURITY.md says what is closed by what"
         )
         return Check("from beside", ok=True, detail=nothing)
-    unseen = [name for name in beside.SERVICES if name not in services]
+    unseen = [name for name in outside_containers.SERVICES if name not in services]
     tried = (
         f"{num_tried} ports of {', '.join(services)} ask for a key; not seen from here: {', '.join(unseen) or 'none'}"
     )
@@ -281,7 +282,7 @@ def _live_checks(layout: StackLayout) -> Iterator[Check]:
     yield check_from_outside(*outside.findings(running))
     ports = addresses.read_stack(layout.stack_file)["ports"]
     yield guarded("S3 conditional writes", lambda: _prove(layout, port=ports["s3"]))
-    yield guarded("clock", lambda: check_clock(_skew_seconds(addresses.address(ports["s3"]))))
+    yield guarded("clock", lambda: check_clock(_skew_seconds(local_ports.address(ports["s3"]))))
 
 
 def guarded(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
-from pipeline_tasks.stack.addresses import address
+from pipeline_tasks.adapters.http_health import Health, http_health
+from pipeline_tasks.adapters.local_ports import address
 
 AIRFLOW_HEALTH_KEYS: Mapping[str, tuple[str, str]] = {
     "airflow-api-server": ("metadatabase", ""),
@@ -24,15 +24,6 @@ HEALTH_PATHS: Mapping[str, tuple[str, str]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Health:
-    """The answer of one probe; `heartbeat_at` only where the part reports one."""
-
-    ok: bool
-    detail: str
-    heartbeat_at: dt.datetime | None = None
-
-
 def probe(program: str, *, ports: Mapping[str, int], timeout_seconds: float = 5.0) -> Health:
     """Return the health of a program by name; one without an address of its own is as healthy as its process."""
     if program in AIRFLOW_HEALTH_KEYS:
@@ -42,15 +33,6 @@ def probe(program: str, *, ports: Mapping[str, int], timeout_seconds: float = 5.
         return Health(ok=True, detail="")
     port_name, path = HEALTH_PATHS[program]
     return http_health(f"{address(ports[port_name])}{path}", timeout_seconds=timeout_seconds)
-
-
-def http_health(url: str, *, timeout_seconds: float = 5.0) -> Health:
-    """Return whether a GET answers 200."""
-    try:
-        response = httpx.get(url, timeout=timeout_seconds, trust_env=False)
-    except httpx.HTTPError as error:
-        return Health(ok=False, detail=f"{type(error).__name__} at {url}")
-    return Health(ok=response.status_code == httpx.codes.OK, detail=f"HTTP {response.status_code} at {url}")
 
 
 def airflow_health(port: int, *, timeout_seconds: float = 5.0) -> Mapping[str, Any] | str:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import httpx
 
+from pipeline_tasks.adapters.local_ports import address
 from pipeline_tasks.errors import ServiceUnavailable
-from pipeline_tasks.stack.addresses import address
 from pipeline_tasks.stack.layout import StackLayout
-from pipeline_tasks.stack.secret_files import write_private
+from pipeline_tasks.stack.secrets import write_private
 
 
 def prepare_database(layout: StackLayout) -> bool:

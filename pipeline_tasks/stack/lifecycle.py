@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline_tasks.adapters import local_ports
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, airflow_setup, processes, programs
 from pipeline_tasks.stack.doctor import check_space
 from pipeline_tasks.stack.events import Event, OnEvent, ignore_event
 from pipeline_tasks.stack.layout import StackLayout, check_paths, source_root
-from pipeline_tasks.stack.secret_files import ensure_secrets, write_private
-from pipeline_tasks.stack.startup import POLL_SECONDS, PORTS_OF, PortTaken, Start, start_all
+from pipeline_tasks.stack.secrets import ensure_secrets, write_private
+from pipeline_tasks.stack.start import POLL_SECONDS, PORTS_OF, PortTaken, Start, start_all
 from pipeline_tasks.stack.supervisor_conf import (
     INFERENCE_PREFIX,
     Program,
@@ -225,7 +226,7 @@ def require_model_ports(layout: StackLayout, supervisor: Supervisor) -> None:
     """
     infos = supervisor.processes() if supervisor.is_up() else {}
     for name, port in model_ports(layout.programs_dir).items():
-        if name not in infos and not addresses.port_is_free(port):
+        if name not in infos and not local_ports.port_is_free(port):
             raise ServiceUnavailable(
                 f"port {port} must be free for {name}, since the route names it "
                 f"(got {processes.port_owner(port)} there). Stop that program, then run `dethrone up` again.",
@@ -243,7 +244,7 @@ def choose_ports(layout: StackLayout, supervisor: Supervisor, *, on_event: OnEve
         if program in infos and infos[program].state in RUNNING_STATES
         for port_name in names
     ]
-    choice = addresses.choose_ports(remembered, held=held, is_free=addresses.port_is_free)
+    choice = addresses.choose_ports(remembered, held=held, is_free=local_ports.port_is_free)
     for name, (wanted, chosen) in choice.moved.items():
         owner = processes.port_owner(wanted)
         on_event(Event(name, "note", f"port {wanted} is taken by {owner}: using {chosen}"))

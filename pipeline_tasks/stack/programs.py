@@ -7,9 +7,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline_tasks.object_keys import ITEMS
-from pipeline_tasks.proxies import without_own_services
-from pipeline_tasks.stack.addresses import ADMIN_GRPC_OFFSET, LOOPBACK, address
+from pipeline_tasks.adapters.local_ports import LOOPBACK, address
+from pipeline_tasks.core.object_keys import ITEMS
+from pipeline_tasks.core.proxies import without_own_services
+from pipeline_tasks.stack.addresses import ADMIN_GRPC_OFFSET
 from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.store_identity import identity_settings
 from pipeline_tasks.stack.supervisor_conf import MARKER, Program

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline_tasks.adapters.conditional_writes import prove_conditional_writes
+from pipeline_tasks.adapters.local_ports import address
 from pipeline_tasks.errors import ServiceUnavailable
-from pipeline_tasks.stack.addresses import address
 from pipeline_tasks.stack.layout import StackLayout
-from pipeline_tasks.stack.secret_files import write_private
+from pipeline_tasks.stack.secrets import write_private
 
 BUCKET = "dethrone"
 WRITABLE_KEY = "self-test/writable"

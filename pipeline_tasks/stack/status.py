@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pipeline_tasks.adapters import http_health, local_ports
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, health
 from pipeline_tasks.stack.layout import StackLayout, source_root
@@ -93,13 +94,13 @@ def _part(
 
 def _health(
     name: str, *, layout: StackLayout, ports: Mapping[str, int], airflow: Mapping[str, Any] | str
-) -> tuple[health.Health, str | None]:
-    where = addresses.address(ports[ADDRESSES[name]]) if ADDRESSES.get(name) in ports else None
+) -> tuple[http_health.Health, str | None]:
+    where = local_ports.address(ports[ADDRESSES[name]]) if ADDRESSES.get(name) in ports else None
     if name in health.AIRFLOW_HEALTH_KEYS:
         return health.airflow_part_health(name, airflow), where
     if name.startswith(INFERENCE_PREFIX):
-        where = addresses.address(read_port(layout.program_file(name)))
-        return health.http_health(f"{where}/readyz"), where
+        where = local_ports.address(read_port(layout.program_file(name)))
+        return http_health.http_health(f"{where}/readyz"), where
     return health.probe(name, ports=ports), where
 
 

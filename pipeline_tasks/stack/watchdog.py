@@ -10,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 
+from pipeline_tasks.adapters import http_health
 from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.stack import addresses, health
 from pipeline_tasks.stack.layout import StackLayout, source_root
@@ -22,7 +23,7 @@ MAX_HEARTBEAT_AGE_SECONDS = 60.0
 POLL_SECONDS = 5.0
 
 
-def is_stuck(info: ProcessInfo, answer: health.Health, *, now: dt.datetime) -> bool:
+def is_stuck(info: ProcessInfo, answer: http_health.Health, *, now: dt.datetime) -> bool:
     """Return whether a running scheduler has given no sign of life for longer than allowed since it started."""
     if info.state != "RUNNING" or answer.heartbeat_at is None or info.uptime_seconds < MAX_HEARTBEAT_AGE_SECONDS:
         return False

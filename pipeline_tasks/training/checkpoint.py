@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from pipeline_tasks.contracts import sha256_hex
-from pipeline_tasks.faults import crash_point
+from pipeline_tasks.core.atomic_files import replace_file
+from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.models.weights_file import ArtifactInvalid, read_weights, write_weights
-from pipeline_tasks.whole_files import replace_file
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_tasks.contracts import Location
+from pipeline_tasks.core.arrow_columns import is_ascending
 from pipeline_tasks.errors import DataCorrupt, GateClosed
-from pipeline_tasks.validation.manifest import is_ascending
 
 REQUIRED_COLUMNS = ("item_id", "label", "split", "group_key", "object_key", "offset", "size_bytes")
 ROWS_AT_ONCE = 50_000

@@ -17,10 +17,10 @@ from pipeline_tasks.errors import GateClosed, PermanentError
 from pipeline_tasks.models.base import Array, Recipe
 from pipeline_tasks.training.checkpoint import Checkpoints, restore
 from pipeline_tasks.training.dataset import InnerSplit
-from pipeline_tasks.training.inputs import DecodedInputs, batches_of
+from pipeline_tasks.training.decoded_inputs import DecodedInputs, batches_of
+from pipeline_tasks.training.lr_schedule import one_cycle
 from pipeline_tasks.training.metrics import validation_metrics
 from pipeline_tasks.training.progress import StepProgress, step_progress
-from pipeline_tasks.training.schedule import one_cycle
 
 CHECK_EVERY_STEPS = 25
 PREDICT_BATCH = 256

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline_tasks.intervals import wilson_interval
+from pipeline_tasks.core.proportions import wilson_interval
 
 
 def validation_metrics(

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.registry import ModelRecord, ModelRepository
+from pipeline_tasks.catalog.model_versions import ModelRecord, ModelRepository
 from pipeline_tasks.contracts import Fence, sha256_hex
-from pipeline_tasks.faults import crash_point
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.models import artifact as models
 from pipeline_tasks.models.weights_file import ArtifactInvalid, read_weights
-from pipeline_tasks.ports import ObjectStore
 from pipeline_tasks.training.proof import Proof
 
 logger = logging.getLogger(__name__)

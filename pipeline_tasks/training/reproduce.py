@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.registry import FoundRecipe, find_recipe, recipe_from_source
-from pipeline_tasks.ports import ObjectStore
+from pipeline_tasks.training.data_loading import LoadPlan, load_data, proof_of
 from pipeline_tasks.training.dataset import TrainingRows
-from pipeline_tasks.training.loading import LoadPlan, load_data, proof_of
 from pipeline_tasks.training.loop import FitPlan, fit
 from pipeline_tasks.training.proof import proof_rows
 from pipeline_tasks.training.task import origin_of, pack_for_runtime, training_metrics

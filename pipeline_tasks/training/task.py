@@ -14,21 +14,21 @@ import pyarrow as pa
 import torch
 
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.registry import ModelRecord, ModelRepository
+from pipeline_tasks.catalog.model_versions import ModelRecord, ModelRepository
 from pipeline_tasks.contracts import Attempt, ModelRef, SnapshotRef, content_id
+from pipeline_tasks.core.ports import ObjectStore, Tracker, TrackerRun
 from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.models.base import Recipe
 from pipeline_tasks.models.registry import FoundRecipe, recipe_for
 from pipeline_tasks.models.runtimes import TORCH
-from pipeline_tasks.ports import ObjectStore, Tracker, TrackerRun
-from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project.schema import LoadedProject
 from pipeline_tasks.training.checkpoint import Checkpoints
+from pipeline_tasks.training.data_loading import LoadPlan, input_facts, load_data, proof_of
 from pipeline_tasks.training.dataset import rows_of
-from pipeline_tasks.training.keys import DEFAULT_METRIC, TrainingKey
-from pipeline_tasks.training.loading import LoadPlan, input_facts, load_data, proof_of
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
 from pipeline_tasks.training.proof import export_rows, proof_rows
 from pipeline_tasks.training.publish import prove_stored, publish_model
+from pipeline_tasks.training.training_key import DEFAULT_METRIC, TrainingKey
 from pipeline_tasks.training.tuning import Report, TrialRecord, choose_params
 
 logger = logging.getLogger(__name__)
@@ -277,7 +277,7 @@ def pack_for_runtime(
     """
     if config.runtime in TORCH:
         return model_files.pack(module, config=config, origin=origin, metrics=metrics)
-    from pipeline_tasks.training.exporting import export_module
+    from pipeline_tasks.training.onnx_export import export_module
 
     items = data.inputs.take(export_rows(data.split.train))
     made = export_module(recipe, module, runtime=config.runtime, signature=config.signature, items=items)

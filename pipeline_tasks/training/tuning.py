@@ -16,9 +16,9 @@ from typing import Any
 
 import optuna
 
+from pipeline_tasks.core.atomic_files import replace_file
 from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.models.base import Choice, FloatRange, IntRange, Space
-from pipeline_tasks.whole_files import replace_file
 
 logger = logging.getLogger(__name__)
 

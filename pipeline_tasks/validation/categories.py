@@ -11,7 +11,7 @@ from data_checks.result import CheckResult
 from data_checks.suites import KNOWN_CATEGORIES
 from pipeline_tasks.models.tabular_mlp.preprocess import preprocessing_of, unmatched_categories
 from pipeline_tasks.models.tabular_mlp.recipe import RECIPE
-from pipeline_tasks.project import Project
+from pipeline_tasks.project.schema import Project
 
 MAX_NAMED, MAX_COUNTED = 10, 20_000
 

@@ -12,7 +12,7 @@ from pipeline_tasks.errors import ConfigError, InputError, printable
 from pipeline_tasks.models.base import Recipe, Signature
 from pipeline_tasks.models.decoding import decode_item
 from pipeline_tasks.models.registry import recipe_for
-from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.project.schema import LoadedProject
 
 WHAT_TO_DO = (
     "Correct it at its source, where it comes in as a new item, or change recipe.params or the recipe so that it "

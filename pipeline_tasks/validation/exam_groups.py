@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from pipeline_tasks.project import Modality
-from pipeline_tasks.project_gate import NearDuplicates
+from pipeline_tasks.project.gate_schema import NearDuplicates
+from pipeline_tasks.project.schema import Modality
 from pipeline_tasks.validation import near_duplicates as nd
 from pipeline_tasks.validation.fingerprints import Bytes, Fingerprints
 from pipeline_tasks.validation.near_moved import moved_pairs

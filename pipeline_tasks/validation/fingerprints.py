@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline_tasks.contracts import canonical_json, content_id, sha256_hex
+from pipeline_tasks.core.arrow_columns import is_ascending
 from pipeline_tasks.errors import DataCorrupt, InputError
 from pipeline_tasks.guards.cells import spelled
 from pipeline_tasks.guards.image import guard_image
-from pipeline_tasks.project import Modality, Project
-from pipeline_tasks.project_gate import NearDuplicates
-from pipeline_tasks.validation.manifest import is_ascending
+from pipeline_tasks.project.gate_schema import NearDuplicates
+from pipeline_tasks.project.schema import Modality, Project
 
 # Raise one when the same bytes get another fingerprint: stored ones are then computed anew.
 FORMATS: dict[Modality, int] = {"image": 2, "text": 2, "tabular": 3}

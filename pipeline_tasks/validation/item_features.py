@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline_tasks.errors import InputError
-from pipeline_tasks.project import Modality
+from pipeline_tasks.project.schema import Modality
 
 SIDE = 16  # pixels
 BUCKETS = 1024  # of words, or of a row's fields

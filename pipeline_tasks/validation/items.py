@@ -18,15 +18,15 @@ from data_checks.suites import items_suite
 from pipeline_tasks.catalog.datasets import BadRow, Columns
 from pipeline_tasks.catalog.set_aside import ITEM_STAGE, SetAsideRepository
 from pipeline_tasks.contracts import UNDECODABLE
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import printable
-from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import LoadedProject, Modality
+from pipeline_tasks.ingest.item_reader import map_items
+from pipeline_tasks.project.schema import LoadedProject, Modality
 from pipeline_tasks.validation import categories
+from pipeline_tasks.validation.check_reports import CheckContext, publish_check
 from pipeline_tasks.validation.decoder import WHAT_TO_DO, Decoder, decoder_of
-from pipeline_tasks.validation.facts import item_facts
-from pipeline_tasks.validation.item_bytes import map_items
+from pipeline_tasks.validation.item_facts import item_facts
 from pipeline_tasks.validation.leakage import places_of
-from pipeline_tasks.validation.reports import CheckContext, publish_check
 
 _log = logging.getLogger(__name__)
 CHUNK_ROWS = 16_384  # two packs of small items

@@ -16,12 +16,12 @@ from data_checks.rules import Policy
 from pipeline_tasks.catalog.datasets import BadRow, Columns
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.errors import printable
-from pipeline_tasks.project import LoadedProject, Project
-from pipeline_tasks.validation.item_bytes import map_items
+from pipeline_tasks.ingest.item_reader import map_items
+from pipeline_tasks.project.schema import LoadedProject, Project
+from pipeline_tasks.validation.check_reports import CheckContext
 from pipeline_tasks.validation.item_features import item_features, item_numbers
 from pipeline_tasks.validation.labelers import MIN_ANSWERS, Answer, Findings, Known, disagreeing
 from pipeline_tasks.validation.leakage import places_of
-from pipeline_tasks.validation.reports import CheckContext
 
 _log = logging.getLogger(__name__)
 LABELER_DISAGREES, LABELER_EXCLUDED, LABELERS_DIVIDED = "LABELER_DISAGREES", "LABELER_EXCLUDED", "LABELERS_DIVIDED"

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, stats
 
-from pipeline_tasks.intervals import wilson_interval
+from pipeline_tasks.core.proportions import wilson_interval
 
 MAX_FALSE = 0.005  # chance that a check names anybody while all are alike, whatever the number of comparisons
 MIN_ANSWERS = 20  # of a labeler, and of the others beside him

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_tasks.contracts import ExamRef, Leak, Location, SnapshotRef, content_id, sha256_hex
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.faults import crash_point
-from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import LoadedProject
+from pipeline_tasks.ingest.item_reader import Place, map_items
+from pipeline_tasks.project.schema import LoadedProject
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import manifest, near_duplicates
 from pipeline_tasks.validation.exam_groups import exam_groups as groups_of
-from pipeline_tasks.validation.item_bytes import Place, map_items
 
 _log = logging.getLogger(__name__)
 PARQUET = "application/vnd.apache.parquet"

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline_tasks.contracts import Location, content_id
+from pipeline_tasks.core.arrow_columns import is_ascending
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.ports import ObjectStore
 
 SCHEMA = pa.schema(
     [
@@ -61,11 +61,6 @@ def build_manifest(decided: pa.Table) -> pa.Table:
     schema = _in_memory(KEYED_SCHEMA if is_keyed else SCHEMA)
     table = pa.table([known[field.name].cast(field.type) for field in schema], schema=schema)
     return table if is_ascending(table["item_id"]) else table.sort_by("item_id")
-
-
-def is_ascending(values: pa.ChunkedArray) -> bool:
-    """Return whether the values are sorted: then they need no sorted copy."""
-    return len(values) < 2 or bool(pc.all(pc.less_equal(values.slice(0, len(values) - 1), values.slice(1))).as_py())
 
 
 def _in_memory(schema: pa.Schema) -> pa.Schema:

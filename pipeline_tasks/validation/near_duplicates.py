@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline_tasks.contracts import Leak
-from pipeline_tasks.project import Modality
-from pipeline_tasks.project_gate import NearDuplicates
+from pipeline_tasks.project.gate_schema import NearDuplicates
+from pipeline_tasks.project.schema import Modality
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation.fingerprints import Bytes, Fingerprints
 from pipeline_tasks.validation.near_contained import containment, containment_candidates, least_contained

@@ -17,18 +17,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM
-from pipeline_tasks.catalog.after_alarm import AfterAlarm
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.exam_window import window
 from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.contracts import Attempt, CheckReport, ExamRef, Fence, SnapshotRef
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt, GateClosed
-from pipeline_tasks.faults import crash_point
-from pipeline_tasks.ports import ObjectStore
-from pipeline_tasks.project import SCHEMA_VERSION, LoadedProject
-from pipeline_tasks.validation import fingerprints, frames, items, manifest
-from pipeline_tasks.validation.checking import (
+from pipeline_tasks.project.schema import SCHEMA_VERSION, LoadedProject
+from pipeline_tasks.validation import check_tables, fingerprints, items, manifest
+from pipeline_tasks.validation.after_alarm import AfterAlarm
+from pipeline_tasks.validation.check_reports import CheckContext
+from pipeline_tasks.validation.items import CHUNK_ROWS, items_check
+from pipeline_tasks.validation.labeler_check import HELD_CODES
+from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, forget_parts, keep_fingerprints
+from pipeline_tasks.validation.run_checks import (
     LABEL_STAGE,
     check_dataset,
     checked_items,
@@ -36,11 +40,7 @@ from pipeline_tasks.validation.checking import (
     rows_of,
     without,
 )
-from pipeline_tasks.validation.items import CHUNK_ROWS, items_check
-from pipeline_tasks.validation.labeler_check import HELD_CODES
-from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, forget_parts, keep_fingerprints
-from pipeline_tasks.validation.reports import CheckContext
-from pipeline_tasks.validation.trigger import TrainDecision, count_new, enough_new_labels
+from pipeline_tasks.validation.training_trigger import TrainDecision, count_new, enough_new_labels
 
 _log = logging.getLogger(__name__)
 PARQUET = "application/vnd.apache.parquet"
@@ -134,7 +134,9 @@ def build_snapshot(
         project=project.name,
         snapshot_id=snapshot_id,
         object_key=key,
-        class_counts=frames.count_classes(frames.count_labels(table["label"]), project.config.labels.classes),
+        class_counts=check_tables.count_classes(
+            check_tables.count_labels(table["label"]), project.config.labels.classes
+        ),
         schema_version=SCHEMA_VERSION,
         run_id=run_id,
         now=now,
@@ -347,7 +349,7 @@ def _newest_only(decided: pa.Table, *, base: SnapshotRef | None, store: ObjectSt
 
 
 def _each_pair(table: pa.Table) -> Iterator[tuple[str, str]]:
-    for batch in table.select(["item_id", "label"]).to_batches(max_chunksize=frames.ROWS_AT_ONCE):
+    for batch in table.select(["item_id", "label"]).to_batches(max_chunksize=check_tables.ROWS_AT_ONCE):
         yield from zip(batch["item_id"].to_pylist(), batch["label"].to_pylist(), strict=True)
 
 

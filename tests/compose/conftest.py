@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from pipeline_tasks.demo import fashion
+from pipeline_tasks.demo import fashion_mnist
 from tests.compose.stack import ROOT, ComposeStack, PrivateEngine
 
 NUM_PHOTOS = 2500
@@ -27,12 +27,12 @@ def write_project(folder):
     before, _, after = text.partition("\nserving:\n")
     rest = after[after.index("\nmonitor:") :]
     (folder / "project.yaml").write_text(before + ON_DOCKER + rest)
-    images, labels = fashion.load_subset()
+    images, labels = fashion_mnist.load_subset()
     for number, (image, label) in enumerate(zip(images[:NUM_PHOTOS], labels, strict=False)):
         path = folder / "incoming" / "labeled" / str(label) / f"{number:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(fashion.png_bytes(image))
-    return fashion.png_bytes(images[-1])
+        path.write_bytes(fashion_mnist.png_bytes(image))
+    return fashion_mnist.png_bytes(images[-1])
 
 
 @pytest.fixture(scope="session")

@@ -170,7 +170,7 @@ class ComposeStack:
 
     def beside(self, network: str, *names: str) -> dict[str, Any]:
         """Return what a container of one network sees of the services, and of containers of these names."""
-        command = ["-m", "pipeline_tasks.stack.beside", *names]
+        command = ["-m", "pipeline_tasks.stack.outside_containers", *names]
         return json.loads(self.run_python(network, *command))
 
     def run_python(self, network: str, *arguments: str) -> str:
@@ -186,7 +186,7 @@ class ComposeStack:
     def push_serving_base(self) -> str:
         """Run what docker-compose.yml's head says, on the base of the OS that is here."""
         arguments = ["serving-base", "--os-base", OS_TAG, "--push", "registry:5000/dethrone"]
-        command = [sys.executable, "-m", "pipeline_tasks.cli", *arguments]
+        command = [sys.executable, "-m", "pipeline_tasks.cli.main", *arguments]
         environment = {**os.environ, **self.engine.environment, "DETHRONE_HOME": str(self.folder / "home")}
         done = subprocess.run(
             command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False

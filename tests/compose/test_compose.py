@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from pipeline_tasks.adapters.airflow_rest import AirflowRest
-from pipeline_tasks.demo import fashion
+from pipeline_tasks.demo import fashion_mnist
 from tests.compose.stack import LEFT_OUT, SERVICES, ask, until
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(5400)]
@@ -66,7 +66,7 @@ def test_the_loop_runs_on_the_worker_and_its_champion_answers(stack, airflow):
     assert "Could not read" not in log
     assert log.count("\n") > 3
     answer = ask(stack)
-    assert answer["label"] in fashion.CLASSES
+    assert answer["label"] in fashion_mnist.CLASSES
     history = json.loads(stack.compose("exec", "-T", "airflow-worker", "dethrone", "history", "fashion", "--json"))[
         "rows"
     ]

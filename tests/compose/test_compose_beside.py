@@ -70,7 +70,7 @@ def test_h1_from_no_network_of_the_stack_only_the_published_ports_are_reached(st
     (machine,) = {one["Gateway"] for one in client.networks.get("bridge").attrs["IPAM"]["Config"]}
     code = textwrap.dedent(f"""
         import json
-        from pipeline_tasks.stack.beside import open_ports
+        from pipeline_tasks.stack.outside_containers import open_ports
         from pipeline_tasks.stack.outside import Listener, ask, open_to_all
         inner = [port for ip in {ips} for port in open_ports(ip, {INNER})]
         ports = open_ports("{machine}", {[*stack.ports.values(), 5000, 3001, 2375, 2376]})

@@ -12,8 +12,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from pipeline_tasks.catalog import migrate, tables
+from pipeline_tasks.catalog.append_only import missing_triggers
 from pipeline_tasks.catalog.database import create_engine
-from pipeline_tasks.catalog.triggers import missing_triggers
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

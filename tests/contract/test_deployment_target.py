@@ -4,13 +4,13 @@ import types
 
 import pytest
 
+from pipeline_tasks.adapters import http_health, local_ports
 from pipeline_tasks.adapters.kubernetes_manifests import KINDS
 from pipeline_tasks.adapters.kubernetes_target import KubernetesTarget
-from pipeline_tasks.adapters.process_target import ProcessTarget
 from pipeline_tasks.errors import ConfigError, PermanentError, ServiceUnavailable
-from pipeline_tasks.project_serving import KubernetesServing
-from pipeline_tasks.stack import addresses, health
-from tests.unit.adapters.test_process_target import Supervisor
+from pipeline_tasks.project.serving_schema import KubernetesServing
+from pipeline_tasks.stack.process_target import ProcessTarget
+from tests.unit.stack.test_process_target import Supervisor
 
 NAMESPACE = "serving"
 IMAGE = "registry.example.com/dethrone@sha256:" + "a" * 64
@@ -18,8 +18,8 @@ IMAGE = "registry.example.com/dethrone@sha256:" + "a" * 64
 
 class OnProcess:
     def __init__(self, folder, monkeypatch):
-        monkeypatch.setattr(addresses, "port_is_free", lambda _port, **_: True)
-        monkeypatch.setattr(health, "http_health", lambda *_a, **_k: health.Health(ok=True, detail=""))
+        monkeypatch.setattr(local_ports, "port_is_free", lambda _port, **_: True)
+        monkeypatch.setattr(http_health, "http_health", lambda *_a, **_k: http_health.Health(ok=True, detail=""))
         self.supervisor, self.folder = Supervisor(), folder
         self.target = ProcessTarget(folder, supervisor=self.supervisor, poll_seconds=0.001)
 

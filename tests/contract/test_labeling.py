@@ -9,9 +9,9 @@ import itertools
 import httpx
 import pytest
 
-from pipeline_tasks.demo.annotators import Account, password_for
+from pipeline_tasks.core.ports import LabelingProject, LabelingTask
+from pipeline_tasks.demo.scripted_annotators import Account, password_for
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
-from pipeline_tasks.ports import LabelingProject, LabelingTask
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.lifecycle import make_folders
 from tests.fakes_labeling import FakeLabelStudio

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from pipeline_tasks.audit.lineage import blast_radius, lineage
+from pipeline_tasks.audit.lineage_tree import Node, as_json, as_text
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.lineage import LineageRepository, Subject
 from pipeline_tasks.errors import ConfigError, DataCorrupt
-from pipeline_tasks.wiring.lineage import blast_radius, lineage
-from pipeline_tasks.wiring.lineage_tree import Node, as_json, as_text
 from tests.lineage_case import Past, at, item_id
 
 

@@ -7,7 +7,7 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.catalog.registry import ModelRecord, ModelRepository
+from pipeline_tasks.catalog.model_versions import ModelRecord, ModelRepository
 from pipeline_tasks.contracts import Attempt, ModelRef
 from pipeline_tasks.errors import StaleAttempt
 

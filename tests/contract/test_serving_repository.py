@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.serving import ServingRepository, new_token
+from pipeline_tasks.catalog.routes import ServingRepository, new_token
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Route, RouteEntry
 from pipeline_tasks.errors import ConfigError, GateClosed, InputError, LostRace, ServiceUnavailable, StaleAttempt
 

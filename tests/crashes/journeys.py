@@ -12,15 +12,15 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bento_services.gateway.records import LogRecord, to_parts
-from pipeline_tasks import entrypoints
+from bento_services.gateway.prediction_log.records import LogRecord, to_parts
+from pipeline_tasks.backup import restore as backup_restore
 from pipeline_tasks.catalog.labels import LabelRepository
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt, sha256_hex
-from pipeline_tasks.deployment import rolling
+from pipeline_tasks.core.ports import LabelingTask
+from pipeline_tasks.deployment import canary
 from pipeline_tasks.errors import PermanentError
-from pipeline_tasks.ports import LabelingTask
-from pipeline_tasks.wiring import experimenting, keeping
+from pipeline_tasks.orchestration import entrypoints, experiments
 from tests.crashes.world import BAD_CANDIDATE, ENVIRONMENT, NOW, PROJECT, World
 from tests.unit.training.scene import CLASSES, png, stripes
 
@@ -192,7 +192,7 @@ def lose_bentos(world: World) -> None:
 def start_experiment(world: World, attempt: Attempt) -> Any:
     history = [route.champion_version for route in ServingRepository(world.parts.database).history(PROJECT)]
     other = next(one for one in history if one != history[-1])
-    return experimenting.start(
+    return experiments.start(
         world.parts,
         PROJECT,
         attempt=attempt,
@@ -212,7 +212,7 @@ def fail_candidates(world: World) -> None:
 
 
 def stop_experiment(world: World, attempt: Attempt) -> Any:
-    return experimenting.stop(world.parts, PROJECT, attempt=attempt, actor="ops", reason="enough")
+    return experiments.stop(world.parts, PROJECT, attempt=attempt, actor="ops", reason="enough")
 
 
 def ship_that_dies(world: World) -> None:
@@ -221,12 +221,12 @@ def ship_that_dies(world: World) -> None:
     def die(*_: object) -> str:
         raise _DiedError
 
-    rolling._watch, watch = die, rolling._watch
+    canary._watch, watch = die, canary._watch
     try:
         release_id = world.results()["t4/release"]["release_id"]
         entrypoints.ship(PROJECT, attempt=Attempt("t4", "ship"), parts=world.parts, release_id=release_id)
     except _DiedError:
-        rolling._watch = watch
+        canary._watch = watch
 
 
 class _DiedError(Exception):
@@ -234,15 +234,15 @@ class _DiedError(Exception):
 
 
 def back_up(world: World, _attempt: Attempt) -> None:
-    keeping.build_parts = lambda: world.parts
-    keeping.save(world.folder / "backups", with_secrets=True)
+    backup_restore.build_resources = lambda: world.parts
+    backup_restore.save(world.folder / "backups", with_secrets=True)
 
 
 def restore(world: World, _attempt: Attempt) -> None:
     """Restore the backup beside the installation, as onto another machine."""
     place = world.folder / "restored"
-    keeping.build_parts = lambda _settings: World(place).parts
-    keeping.restore(
+    backup_restore.build_resources = lambda _settings: World(place).parts
+    backup_restore.restore(
         world.folder / "backups",
         name=None,
         home_dir=place / "home",

@@ -8,12 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks import invariants
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.ledger import Entry
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
-from pipeline_tasks.catalog.serving import ServingRepository
-from pipeline_tasks.wiring.noting import waiting_notes
+from pipeline_tasks.catalog.routes import ServingRepository
+from pipeline_tasks.invariants import check
+from pipeline_tasks.orchestration.ledger_anchors import waiting_notes
 from tests.crashes.world import PROJECT, World
 
 OF_ATTEMPTS = frozenset({"attempt", "commit_id", "parent_commit_id", "body_digest", "seconds", "report_key", "page"})
@@ -47,7 +47,7 @@ def state_of(world: World) -> dict[str, Any]:
 
 def violations_of(world: World, *, now: Any) -> list[str]:
     """Return what `dethrone verify` would say of the installation at rest."""
-    found = invariants.check(world.parts.database, world.store, now=now, labeling=world.labeling, deep=True)
+    found = check.check(world.parts.database, world.store, now=now, labeling=world.labeling, deep=True)
     return [*map(str, found), *waiting_notes(world.parts)]
 
 

@@ -14,7 +14,7 @@ import pytest
 import bento_services
 import pipeline_tasks
 from pipeline_tasks.adapters.kubernetes_manifests import KINDS
-from pipeline_tasks.faults import all_points
+from pipeline_tasks.core.crash_points import all_points
 from tests import crash
 from tests.crashes.journeys import RESTORE
 from tests.crashes.runs import Calm, Choose, calm_run, differences, disturbed_run, nth, spread

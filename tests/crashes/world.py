@@ -17,17 +17,18 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pipeline_tasks import assembly, entrypoints
-from pipeline_tasks.adapters.process_target import ProcessTarget
+from pipeline_tasks.adapters import http_health, inference_http, local_ports
 from pipeline_tasks.catalog import migrate
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import DeploymentAccount, RouteAccounts
+from pipeline_tasks.core import clock
+from pipeline_tasks.core.settings import load_settings
+from pipeline_tasks.deployment import bento_packager
 from pipeline_tasks.evaluation import task as evaluation
 from pipeline_tasks.models.artifact import load
-from pipeline_tasks.settings import load_settings
-from pipeline_tasks.stack import addresses, health
+from pipeline_tasks.orchestration import entrypoints, resources
+from pipeline_tasks.stack.process_target import ProcessTarget
 from pipeline_tasks.stack.supervisord import ProcessInfo
-from pipeline_tasks.wiring import shipping
 from tests.fakes import FolderObjectStore
 from tests.fakes_labeling import FakeLabelStudio
 from tests.fakes_tracking import FakeTracker
@@ -161,7 +162,7 @@ class World:
             "DETHRONE_PROJECTS": str(folder / "projects"),
             "DETHRONE_CATALOG_URL": f"sqlite:///{folder / 'catalog.db'}",
         }
-        self.parts = assembly.Parts(load_settings(environment))
+        self.parts = resources.Resources(load_settings(environment))
         self.labeling = FakeLabelStudio(folder / "label-studio.json")
         target = ProcessTarget(
             home,
@@ -199,18 +200,18 @@ def make_world(folder: Path) -> World:
 
 def be_at(now: dt.datetime, folder: Path) -> None:
     """Let this process live at a time, reach no network, and build no real bento."""
-    real, assembly.utc_now = assembly.utc_now, lambda: now
+    real, clock.utc_now = clock.utc_now, lambda: now
     for module in [one for name, one in sys.modules.items() if name.startswith("pipeline_tasks.")]:
         if getattr(module, "utc_now", None) is real:
-            module.utc_now = assembly.utc_now
-    addresses.port_is_free = lambda _port, **_: True
-    health.http_health = lambda *_a, **_k: health.Health(ok=True, detail="")
+            module.utc_now = clock.utc_now
+    local_ports.port_is_free = lambda _port, **_: True
+    http_health.http_health = lambda *_a, **_k: http_health.Health(ok=True, detail="")
     ticks = itertools.count()
     evaluation.judge.__kwdefaults__["timer"] = lambda: next(ticks) / 1000  # latencies stand in the verdict's id
     os.getloadavg = lambda: (0.0, 0.0, 0.0)  # a verdict says how busy the machine was
     entrypoints.code_revision = lambda: "of the test"  # another one once somebody commits meanwhile
-    shipping.BentoPackager = Packager
-    shipping.ask_server = functools.partial(_ask, folder)
+    bento_packager.BentoPackager = Packager
+    inference_http.ask_server = functools.partial(_ask, folder)
 
 
 def _ask(folder: Path, _parts: object, address: str, payload: bytes, _media_type: str) -> dict[str, object] | str:

@@ -8,9 +8,9 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from pipeline_tasks import airflow_glue as glue
-from pipeline_tasks import entrypoints
 from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.orchestration import airflow_operators as glue
+from pipeline_tasks.orchestration import entrypoints
 from tests.unit.evaluation import support as s
 
 ANSWERED_AT = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)

@@ -11,11 +11,11 @@ from starlette.routing import Match
 
 from data_checks.report import IndexEntry, render_check, render_index, render_root
 from data_checks.result import CheckResult
-from pipeline_tasks import airflow_glue
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.wiring import pages, views
-from pipeline_tasks.wiring.links import links_of
+from pipeline_tasks.orchestration import airflow_operators, overview
+from pipeline_tasks.orchestration import overview as orchestration_overview
+from pipeline_tasks.orchestration.links import links_of
 
 AIRFLOW, GATEWAY, LABELS = "http://airflow", "http://gateway", "http://labels"
 PREFIX = "/dethrone"
@@ -44,7 +44,7 @@ def site(monkeypatch, tmp_path):
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from airflow.api_fastapi.core_api.security import get_user
 
-    from pipeline_tasks import airflow_plugin
+    from pipeline_tasks.orchestration import airflow_plugin
 
     settings = SimpleNamespace(
         airflow_url=AIRFLOW, gateway_url=GATEWAY, label_studio_url=LABELS, docs_dir=tmp_path / "data-docs"
@@ -59,10 +59,10 @@ def site(monkeypatch, tmp_path):
         asked.append(exact)
         return objects[key]
 
-    monkeypatch.setattr(pages, "read_report", read_report)
+    monkeypatch.setattr(overview, "read_report", read_report)
     monkeypatch.setattr(airflow_plugin, "get_auth_manager", SimpleAuthManager)
-    monkeypatch.setattr("pipeline_tasks.settings.load_settings", lambda: settings)
-    monkeypatch.setattr(pages, "overview_html", lambda: "<p>overview</p>")
+    monkeypatch.setattr("pipeline_tasks.core.settings.load_settings", lambda: settings)
+    monkeypatch.setattr(overview, "overview_html", lambda: "<p>overview</p>")
     monkeypatch.setitem(
         airflow_plugin.app.dependency_overrides, get_user, lambda: SimpleAuthManagerUser(username="alice", role="user")
     )
@@ -119,7 +119,7 @@ def status(site, address):
     """Return what a link's own app answers; Label Studio and W&B are others' and known by their address."""
     parts = urlsplit(address)
     if address.startswith(GATEWAY):
-        from bento_services.gateway.app import build_app
+        from bento_services.gateway.api.app import build_app
 
         scope = {"type": "http", "path": parts.path, "method": "GET"}
         *named, _catch_all = build_app().routes
@@ -135,13 +135,13 @@ def status(site, address):
 def test_e13_every_button_of_a_task_leads_to_a_page(site):
     write_docs(site)
     found = links_of(site.settings, report=CHECK_KEY, label_studio=3, tracker={"url": f"{GATEWAY}/docs"}, service=True)
-    assert set(found) == set(airflow_glue.LINKS)
+    assert set(found) == set(airflow_operators.LINKS)
     assert {name: status(site, address) for name, address in found.items()} == dict.fromkeys(found, 200)
     assert status(site, links_of(site.settings, report=VERDICT_KEY)["Report"]) == 200
 
 
 def test_e13_every_link_of_the_navigation_leads_to_a_page_before_the_first_check_too(site):
-    from pipeline_tasks.airflow_plugin import DethronePlugin
+    from pipeline_tasks.orchestration.airflow_plugin import DethronePlugin
 
     for view in DethronePlugin.external_views:
         assert status(site, AIRFLOW + view["href"]) == 200, view
@@ -169,9 +169,9 @@ def test_e13_every_link_of_the_overview_leads_to_a_page(site, database, object_s
     case = Case(database, object_store)
     case.tell()
     key = f"verdicts/{case.project}/verdict-v1/report.html"
-    monkeypatch.setattr(pages, "read_report", lambda _key, **_: b"<p>a report</p>")
+    monkeypatch.setattr(overview, "read_report", lambda _key, **_: b"<p>a report</p>")
     parts = SimpleNamespace(settings=site.settings, database=database)
-    links = dict(views._links(parts, case.project))
+    links = dict(orchestration_overview._links(parts, case.project))
     assert key.split("/")[1] in links["Newest verdict"]
     for address in links.values():
         assert status(site, urljoin(AIRFLOW, address)) == 200, address
@@ -220,7 +220,7 @@ def test_h7_a_page_that_was_changed_is_refused_in_words(site, monkeypatch):
     def refuse(key, **_):
         raise DataCorrupt(f"{key} must hash to ab (got cd). This page must not be believed.")
 
-    monkeypatch.setattr(pages, "read_report", refuse)
+    monkeypatch.setattr(overview, "read_report", refuse)
     answer = site.get(f"{AIRFLOW}{PREFIX}/reports/{VERDICT_KEY}")
     assert (answer.status_code, "must not be believed" in answer.text) == (409, True)
     name = f"pets/items/{'a' * 16}-{sha256_hex(b'<p>as written</p>')}.html"

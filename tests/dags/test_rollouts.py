@@ -1,7 +1,7 @@
 """The train DAG's own tasks from a verdict to the end, with a rollout in steps: Airflow runs them, one after the other.
 
 What costs minutes answers at once (snapshot, training, judging, building); the route, the ledger and the run's ending
-are real, and the test says the gateway's accounts. The steps one by one: tests/unit/deployment/test_rolling.py.
+are real, and the test says the gateway's accounts. The steps one by one: tests/unit/deployment/test_canary.py.
 """
 
 import shutil
@@ -10,19 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline_tasks import airflow_glue, entrypoints
-from pipeline_tasks.assembly import utc_now
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository, VerdictRecord
 from pipeline_tasks.contracts import Attempt, ReleaseRef, VerdictRef, canonical_json, sha256_hex
-from pipeline_tasks.deployment import rolling
+from pipeline_tasks.core.clock import utc_now
+from pipeline_tasks.deployment import canary
 from pipeline_tasks.evaluation.verdict import verdict_id_of
-from pipeline_tasks.project_loader import load_project
-from pipeline_tasks.wiring import shipping
-from pipeline_tasks.wiring.planning import RUN_DEADLINE
+from pipeline_tasks.orchestration import airflow_operators, deploy, entrypoints
+from pipeline_tasks.orchestration.training_plan import RUN_DEADLINE
+from pipeline_tasks.project.loader import load_project
 from tests.documents import verdict_document
 from tests.ledger_case import Case
-from tests.unit.deployment.rolling_case import Gateway
+from tests.unit.deployment.canary_case import Gateway
 from tests.unit.deployment.test_task import Target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,11 +119,11 @@ def loop_of(tmp_path, database, object_store, monkeypatch):
             monkeypatch.setattr(entrypoints, name, lambda *_, answer=answer, **__: answer)
         monkeypatch.setattr(entrypoints, "plan_training", loop.plan_training)
         monkeypatch.setattr(entrypoints, "release", loop.release)
-        monkeypatch.setattr(entrypoints, "build_parts", lambda: loop.parts)
-        monkeypatch.setattr(airflow_glue, "die_with_parent", lambda: None)
-        monkeypatch.setattr(shipping, "restore_bento", lambda *_: None)
-        monkeypatch.setattr(shipping, "check_answers", lambda *_: None)
-        monkeypatch.setattr(rolling, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(entrypoints, "build_resources", lambda: loop.parts)
+        monkeypatch.setattr(airflow_operators, "die_with_parent", lambda: None)
+        monkeypatch.setattr(deploy, "restore_bento", lambda *_: None)
+        monkeypatch.setattr(deploy, "check_answers", lambda *_: None)
+        monkeypatch.setattr(canary, "LOOK_SECONDS", 0.01)
         return loop
 
     return make

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 def plugin(monkeypatch, tmp_path):
-    from pipeline_tasks import airflow_plugin
+    from pipeline_tasks.orchestration import airflow_plugin
 
     for name in ("one", "two"):
         (tmp_path / "projects" / name).mkdir(parents=True)
@@ -104,7 +104,7 @@ def test_a_start_of_the_api_server_wakes_collect_where_people_label(plugin, tmp_
     from pipeline_tasks.catalog import migrate
     from pipeline_tasks.catalog.database import Database, create_engine
     from pipeline_tasks.catalog.labels import LabelRepository
-    from pipeline_tasks.wiring import pages
+    from pipeline_tasks.orchestration import overview
 
     module, woken = plugin
     url = f"sqlite:///{tmp_path / 'catalog.db'}"
@@ -112,12 +112,12 @@ def test_a_start_of_the_api_server_wakes_collect_where_people_label(plugin, tmp_
     LabelRepository(Database(create_engine(url))).register(
         "two", classes=["a"], schema_version=1, ls_project_ids={"label": 1}, now=dt.datetime.now(dt.UTC)
     )
-    pages._shared_parts.cache_clear()
+    overview._shared_parts.cache_clear()
 
     async def live():
         async with module.app.router.lifespan_context(module.app):
             await asyncio.to_thread(wait_for, lambda: woken)
 
     asyncio.run(live())
-    pages._shared_parts.cache_clear()
+    overview._shared_parts.cache_clear()
     assert woken == ["two_annotations"]

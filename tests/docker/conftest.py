@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from pipeline_tasks.adapters.serving_base import build_base, push_base, recipe
+from pipeline_tasks.adapters.base_image import build_base, push_base, recipe
 from tests.docker.dock import Dock
 from tests.docker.engine import Engine, RegistryServer
 from tests.service.servers import ROOT

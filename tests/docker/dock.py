@@ -12,21 +12,23 @@ from pathlib import Path
 import sqlalchemy as sa
 import torch
 
-from pipeline_tasks.adapters.gateway import GatewayClient
+from pipeline_tasks.adapters import inference_http
+from pipeline_tasks.adapters.gateway_admin import GatewayClient
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository
 from pipeline_tasks.contracts import Attempt, ModelRef, sha256_hex
+from pipeline_tasks.deployment import bento_packager
+from pipeline_tasks.deployment import release as release_task
 from pipeline_tasks.deployment import task as deployment_task
-from pipeline_tasks.deployment.plan import deployment_id_of
+from pipeline_tasks.deployment.golden_requests import GoldenAnswer
+from pipeline_tasks.deployment.route_plan import deployment_id_of
 from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, Origin, load, pack, save
 from pipeline_tasks.models.registry import recipe_from_source
-from pipeline_tasks.release import task as release_task
-from pipeline_tasks.release.golden import GoldenAnswer
-from pipeline_tasks.stack.secret_files import ensure_secret
-from pipeline_tasks.wiring import shipping
-from pipeline_tasks.wiring.images import docker_target
+from pipeline_tasks.orchestration import deploy
+from pipeline_tasks.orchestration.container_targets import docker_target
+from pipeline_tasks.stack.secrets import ensure_secret
 from tests.fakes import FolderObjectStore
 from tests.model_configs import config_of
 from tests.service.conftest import png
@@ -164,7 +166,7 @@ class Dock:
         verdict_id = sha256_hex(model.version.encode())
         attempt = Attempt(run, "release")
         release_id = release_task.release_id_of(model, verdict_id=verdict_id, lock_hash="l1")
-        with shipping._contender_removed(self.target, deployment_id_of("fashion", release_id)):
+        with deploy._contender_removed(self.target, deployment_id_of("fashion", release_id)):
             return release_task.release(
                 self.project,
                 model,
@@ -172,9 +174,9 @@ class Dock:
                 lock_hash="l1",
                 records=ReleaseRepository(self.database),
                 store=self.store,
-                packager=shipping.BentoPackager(self.parts.settings.bentoml_home),
+                packager=bento_packager.BentoPackager(self.parts.settings.bentoml_home),
                 start=lambda built: deployment_task.start_release(self.project, built, target=self.target),
-                ask=functools.partial(shipping.ask_server, self.parts),
+                ask=functools.partial(inference_http.ask_server, self.parts),
                 golden=lambda: self.golden(model.version),
                 fence=self.database.acquire("fashion/release", attempt, now=now()),
                 run_id=run,

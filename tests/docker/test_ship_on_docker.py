@@ -11,15 +11,15 @@ import threading
 import httpx
 import pytest
 
-from bento_services.inference.packaging import build_bento
 from pipeline_tasks.adapters import docker_target
-from pipeline_tasks.adapters.registry import DOCKER_MANIFEST, Registry, digest_of
-from pipeline_tasks.adapters.serving_base import recipe
+from pipeline_tasks.adapters import release_image as images
+from pipeline_tasks.adapters.base_image import recipe
+from pipeline_tasks.adapters.container_registry import DOCKER_MANIFEST, Registry, digest_of
 from pipeline_tasks.deployment import task as deployment_task
+from pipeline_tasks.deployment.bento_builder import build_bento
 from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable, StaleAttempt
 from pipeline_tasks.models.artifact import load
-from pipeline_tasks.release import image as images
-from pipeline_tasks.wiring.images import publish
+from pipeline_tasks.orchestration.container_targets import publish
 from tests.crash import crash_at, run_in_child
 from tests.docker.dock import TOKEN, Dock, bento_time
 from tests.docker.engine import RegistryServer

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_tasks.adapters.docker_target import DockerTarget, RunnableImage
-from pipeline_tasks.project_serving import DockerServing
+from pipeline_tasks.project.serving_schema import DockerServing
 from tests.target_contract import BROKEN, SERVER, TargetContract
 
 pytestmark = pytest.mark.docker

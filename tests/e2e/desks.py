@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from pipeline_tasks.ingest.split import split_of
+from pipeline_tasks.ingest.exam_split import split_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "desks"

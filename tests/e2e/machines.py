@@ -13,8 +13,8 @@ import psutil
 from pipeline_tasks.adapters.airflow_rest import AirflowRest
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.stack import cluster, lifecycle, programs, supervisord
+from pipeline_tasks.stack.bring_up import issue_stack_keys
 from pipeline_tasks.stack.layout import StackLayout, source_root
-from pipeline_tasks.wiring.stack_up import issue_stack_keys
 from tests import services
 from tests.e2e.network import LOOPBACK, Namespace, Network
 

@@ -67,13 +67,13 @@ class Office:
 
     def document(self, verdict_id: str) -> dict:
         """The stored verdict.json, which anybody can read who has the bucket."""
-        from pipeline_tasks.assembly import build_parts
+        from pipeline_tasks.orchestration.resources import build_resources
 
         key = f"verdicts/{desks.PROJECT}/{verdict_id}/verdict.json"
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.installation.environment.items():
                 patch.setenv(name, value)
-            return json.loads(build_parts().store.get(key))
+            return json.loads(build_resources().store.get(key))
 
     def asked(self, run_id: str) -> None:
         """Wait until a person is asked; an answer in the first moments can fail the task (measured)."""

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from pipeline_tasks.cli import build_parser
+from pipeline_tasks.cli.main import build_parser
 from pipeline_tasks.contracts import sha256_of_file
 from tests.e2e.conftest import SPLIT_KEY
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.stack.layout import source_root
 from tests import services
 from tests.e2e.network import LOOPBACK, CannotMakeNetwork, Relay, network
@@ -82,7 +82,7 @@ def installation(tmp_path_factory, two_machines, postgres_server, seaweed_server
     project = folder / "projects" / "shop"
     (project / "incoming").mkdir(parents=True)
     (project / "project.yaml").write_text(PROJECT)
-    shutil.copy(source_root() / "pipeline_tasks" / "templates" / "tabular" / "labeling.xml", project)
+    shutil.copy(source_root() / "pipeline_tasks" / "project" / "templates" / "tabular" / "labeling.xml", project)
     (project / "incoming" / "first.csv").write_text(rows(1))
     one = Installation(
         folder,

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline_tasks.adapters.label_studio import LabelStudio
 from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
-from pipeline_tasks.annotation.projects import labeling_config
-from pipeline_tasks.demo.annotators import Annotator, answer_all
+from pipeline_tasks.annotation.label_studio_projects import labeling_config
+from pipeline_tasks.demo.scripted_annotators import Annotator, answer_all
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 from tests.labeling_case import CLASSES, NAME, Case, make_project
 
@@ -94,7 +94,7 @@ def test_scripted_annotators_answer_each_item_with_as_many_people_as_asked(case)
 
 
 def test_an_account_that_the_server_does_not_know_is_refused_without_an_invitation(label_studio_server):
-    from pipeline_tasks.demo.annotators import Account
+    from pipeline_tasks.demo.scripted_annotators import Account
 
     with pytest.raises(PermanentError, match=r"must let stranger@dethrone.test in by password or invitation"):
         Account(label_studio_server.url, "stranger@dethrone.test", "x" * 20).enter(invite_token="wrong")

@@ -19,22 +19,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from bento_services.inference.packaging import build_bento
 from pipeline_tasks.adapters.label_studio import LabelStudio
-from pipeline_tasks.annotation.projects import labeling_config
+from pipeline_tasks.annotation.label_studio_projects import labeling_config
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt, Route, RouteEntry, sha256_hex
-from pipeline_tasks.demo.annotators import Annotator, answer_all
+from pipeline_tasks.demo.scripted_annotators import Annotator, answer_all
+from pipeline_tasks.deployment.bento_builder import build_bento
 from pipeline_tasks.errors import ServiceUnavailable
-from pipeline_tasks.ingest.split import split_of
+from pipeline_tasks.ingest.exam_split import split_of
 from pipeline_tasks.models.artifact import load
 from pipeline_tasks.monitoring import task as monitor
-from pipeline_tasks.monitoring.importing import Outside
-from pipeline_tasks.project import LoadedProject, Project
+from pipeline_tasks.monitoring.log_import import MonitoringResources
+from pipeline_tasks.project.schema import LoadedProject, Project
 from tests.labeling_case import NAME, XML, Case
 from tests.service.servers import CLASSES, gateway_environment, serving, write_model
 from tests.services import S3_ACCESS_KEY, S3_SECRET_KEY, wait_until
@@ -131,7 +131,7 @@ class Scene:
             config=Project.model_validate(document), folder=Path("projects") / NAME, labeling_xml=xml
         )
         self.case = Case(database, tool, project=self.project, store=store)
-        self.outside = Outside(
+        self.outside = MonitoringResources(
             database=database,
             store=store,
             items=self.case.items,

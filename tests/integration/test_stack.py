@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from pipeline_tasks.catalog import migrate
-from pipeline_tasks.stack import lifecycle, processes, s3_setup
+from pipeline_tasks.stack import addresses, lifecycle, processes, s3_setup
 from pipeline_tasks.stack.doctor import doctor
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.programs import LABEL_STUDIO_USER
@@ -49,7 +49,7 @@ class Stack:
         return {path.name: path.read_text().strip() for path in self.layout.secrets_dir.iterdir()}
 
     def ports(self) -> dict[str, int]:
-        return lifecycle.addresses.read_stack(self.layout.stack_file)["ports"]
+        return addresses.read_stack(self.layout.stack_file)["ports"]
 
     def pids(self) -> dict[str, int]:
         return {name: info.pid for name, info in Supervisor(self.layout.socket).processes().items()}

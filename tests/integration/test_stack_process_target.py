@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_tasks.adapters.process_target import ProcessTarget
 from pipeline_tasks.stack import lifecycle, processes, programs, supervisord
 from pipeline_tasks.stack.addresses import DEFAULT_PORTS
 from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.process_target import ProcessTarget
 from tests.target_contract import BROKEN, SERVER, TargetContract, begin, get
 
 pytestmark = pytest.mark.integration

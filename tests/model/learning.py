@@ -10,7 +10,7 @@ import numpy as np
 from pipeline_tasks.models.base import Recipe
 from pipeline_tasks.models.registry import find_recipe
 from pipeline_tasks.training.dataset import inner_split
-from pipeline_tasks.training.inputs import decode_inputs
+from pipeline_tasks.training.decoded_inputs import decode_inputs
 from pipeline_tasks.training.loop import FitPlan, TrainingData, fit
 
 MINIMAL = {

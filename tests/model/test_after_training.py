@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline_tasks.demo.fashion import CLASSES, load_subset, png_bytes, rotate
+from pipeline_tasks.demo.fashion_mnist import CLASSES, load_subset, png_bytes, rotate
 from tests.model.learning import learn, predict
 
 NUM_TRAIN = 1000

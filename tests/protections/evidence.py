@@ -134,10 +134,10 @@ PROTECTIONS = [
     Protection(
         "leaks in the gate",
         "a contender that has seen the exam is not promoted",
-        "pipeline_tasks/evaluation/rule_checks.py",
+        "pipeline_tasks/evaluation/gate_rule_checks.py",
         "if evidence.leaks:",
         "if False:",
-        ("tests/unit/evaluation/test_rule.py::test_a_leak_keeps_the_champion_and_names_items",),
+        ("tests/unit/evaluation/test_gate_rule.py::test_a_leak_keeps_the_champion_and_names_items",),
     ),
     Protection(
         "hashes of the ledger",
@@ -184,7 +184,7 @@ PROTECTIONS = [
     Protection(
         "sealed rows",
         "a changed row of any lasting table is found",
-        "pipeline_tasks/invariants_tables.py",
+        "pipeline_tasks/invariants/evidence.py",
         "if mark is not None and seals.row_mark(table.name, {name: row.get(name) for name in columns}) != mark:",
         "if False:",
         ("tests/reported/test_evidence.py::test_h8_every_edit_by_the_owner_is_found_or_listed[label_decisions]",),
@@ -192,7 +192,7 @@ PROTECTIONS = [
     Protection(
         "append-only tables",
         "the database refuses to change what was recorded",
-        "pipeline_tasks/catalog/triggers.py",
+        "pipeline_tasks/catalog/append_only.py",
         'for verb in ("UPDATE", "DELETE")',
         "for verb in ()",
         ("tests/contract/test_catalog_migrations.py::test_the_migrations_protect_every_append_only_table",),
@@ -208,7 +208,7 @@ PROTECTIONS = [
     Protection(
         "dropped triggers",
         "a table that lost its triggers is found",
-        "pipeline_tasks/catalog/triggers.py",
+        "pipeline_tasks/catalog/append_only.py",
         'if not known.issuperset(create_statements(table, dialect="sqlite")))',
         "if False)",
         ("tests/reported/test_evidence.py::test_h8_a_dropped_trigger_is_named",),
@@ -216,7 +216,7 @@ PROTECTIONS = [
     Protection(
         "names of objects",
         "no key leads out of the bucket's folders",
-        "pipeline_tasks/object_keys.py",
+        "pipeline_tasks/core/object_keys.py",
         "if bad or len(key.encode())",
         "if len(key.encode())",
         ("tests/contract/test_object_store.py::test_a_bad_key_is_refused",),
@@ -224,7 +224,7 @@ PROTECTIONS = [
     Protection(
         "the digest of objects",
         "bytes that do not hash to their name are not read",
-        "pipeline_tasks/object_keys.py",
+        "pipeline_tasks/core/object_keys.py",
         "if expected is not None and not sha256_hex(data).startswith(expected):",
         "if False:",
         ("tests/contract/test_object_store.py::test_put_refuses_bytes_that_are_not_what_the_key_names",),

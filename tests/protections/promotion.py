@@ -14,7 +14,7 @@ PROTECTIONS = [
     Protection(
         "one next route",
         "of two promotions at a time one is told that it lost",
-        "pipeline_tasks/catalog/serving.py",
+        "pipeline_tasks/catalog/routes.py",
         "        self._require_ours(route)\n        return route",
         "        return route",
         ("tests/contract/test_serving_repository.py::test_a_route_loses_the_race_when_its_generation_is_taken",),
@@ -22,7 +22,7 @@ PROTECTIONS = [
     Protection(
         "the parent of a route",
         "a route follows the head that its writer has seen",
-        "pipeline_tasks/catalog/serving.py",
+        "pipeline_tasks/catalog/routes.py",
         "return route.parent_commit_id == (head.commit_id if head else None)",
         "return True",
         ("tests/contract/test_serving_repository.py::test_a_route_with_another_parent_than_the_head_is_refused",),
@@ -30,7 +30,7 @@ PROTECTIONS = [
     Protection(
         "models beside the champion",
         "no model without a verdict gets a share or a shadow",
-        "pipeline_tasks/catalog/serving.py",
+        "pipeline_tasks/catalog/routes.py",
         "    if unknown:\n        raise GateClosed(",
         "    if False:\n        raise GateClosed(",
         (
@@ -40,7 +40,7 @@ PROTECTIONS = [
     Protection(
         "shares of a route",
         "the shares of a route add up to all traffic",
-        "pipeline_tasks/catalog/serving.py",
+        "pipeline_tasks/catalog/routes.py",
         "if sum(weights) != FULL_SHARE or any(weight < 0 for weight in weights):",
         "if False:",
         ("tests/contract/test_serving_repository.py::test_weights_that_do_not_add_up_are_refused",),
@@ -48,7 +48,7 @@ PROTECTIONS = [
     Protection(
         "the length of API keys",
         "a key that can be guessed is not issued",
-        "pipeline_tasks/catalog/serving.py",
+        "pipeline_tasks/catalog/routes.py",
         "if len(token) < TOKEN_BYTES:",
         "if False:",
         ("tests/contract/test_serving_repository.py::test_a_weak_token_or_an_unknown_scope_is_refused",),
@@ -64,26 +64,26 @@ PROTECTIONS = [
     Protection(
         "the gate during a rollout",
         "a no during a rollout ends it",
-        "pipeline_tasks/deployment/rolling.py",
+        "pipeline_tasks/deployment/canary.py",
         '    except (GateClosed, DataCorrupt) as error:\n        _end(rollout, "canary_failed", f"{_name',
         '    except (KeyError) as error:\n        _end(rollout, "canary_failed", f"{_name',
-        ("tests/unit/deployment/test_rolling.py::test_an_approval_that_is_taken_back_ends_the_canary",),
+        ("tests/unit/deployment/test_canary.py::test_an_approval_that_is_taken_back_ends_the_canary",),
     ),
     Protection(
         "weights that were judged",
         "a contender swapped after the verdict is not released",
-        "pipeline_tasks/wiring/shipping.py",
+        "pipeline_tasks/orchestration/deploy.py",
         "if model.digest != judged:",
         "if False:",
-        ("tests/unit/wiring/test_shipping.py::test_a_verdict_is_noted_down_before_its_release_is_built",),
+        ("tests/unit/orchestration/test_deploy.py::test_a_verdict_is_noted_down_before_its_release_is_built",),
     ),
     Protection(
         "the lock of a release",
         "a model does not serve with other libraries than it was trained with",
-        "pipeline_tasks/wiring/shipping.py",
+        "pipeline_tasks/orchestration/deploy.py",
         "if trained_with != lock_hash():",
         "if False:",
-        ("tests/unit/wiring/test_shipping.py::test_a_model_of_another_lock_becomes_no_release",),
+        ("tests/unit/orchestration/test_deploy.py::test_a_model_of_another_lock_becomes_no_release",),
     ),
     Protection(
         "an undone promotion",
@@ -96,18 +96,18 @@ PROTECTIONS = [
     Protection(
         "limits of a rollout",
         "a candidate beyond its limits is taken back",
-        "pipeline_tasks/deployment/rollout.py",
+        "pipeline_tasks/deployment/canary_analysis.py",
         'if look.answer == "fail":',
         "if False:",
-        ("tests/unit/deployment/test_rolling.py::test_a_shadow_that_disagrees_never_gets_traffic",),
+        ("tests/unit/deployment/test_canary.py::test_a_shadow_that_disagrees_never_gets_traffic",),
     ),
     Protection(
         "errors of a candidate",
         "more errors than the champion's fail a candidate",
-        "pipeline_tasks/deployment/rollout.py",
+        "pipeline_tasks/deployment/canary_analysis.py",
         '    if bad:\n        return Look("fail", bad)\n',
         "",
-        ("tests/unit/deployment/test_rollout.py::test_one_that_fails_everything_is_failed_after_a_handful",),
+        ("tests/unit/deployment/test_canary_analysis.py::test_one_that_fails_everything_is_failed_after_a_handful",),
     ),
     Protection(
         "proof of conditional writes",

@@ -38,7 +38,7 @@ PROTECTIONS = [
     Protection(
         "the webhook's secret",
         "a webhook without the secret wakes nobody",
-        "pipeline_tasks/airflow_plugin.py",
+        "pipeline_tasks/orchestration/airflow_plugin.py",
         "if not hmac.compare_digest(x_dethrone_secret.encode(), settings.webhook_secret.encode()):",
         "if False:",
         ("tests/dags/test_webhook.py::test_what_is_forged_or_bent_wakes_nobody",),
@@ -46,7 +46,7 @@ PROTECTIONS = [
     Protection(
         "the length of a webhook",
         "a webhook's body does not fill the memory",
-        "pipeline_tasks/airflow_plugin.py",
+        "pipeline_tasks/orchestration/airflow_plugin.py",
         "if size > MAX_WEBHOOK_BYTES:",
         "if False:",
         ("tests/dags/test_webhook.py::test_what_is_forged_or_bent_wakes_nobody",),
@@ -54,7 +54,7 @@ PROTECTIONS = [
     Protection(
         "pages outside of their folder",
         "no address reads another file of the machine",
-        "pipeline_tasks/airflow_plugin.py",
+        "pipeline_tasks/orchestration/airflow_plugin.py",
         'found = file.is_relative_to(root) and file.suffix == ".html" and file.is_file()',
         "found = file.is_file()",
         ("tests/dags/test_pages.py::test_no_file_beside_the_pages_is_shown",),
@@ -62,7 +62,7 @@ PROTECTIONS = [
     Protection(
         "the policy of report pages",
         "no script runs in a page",
-        "pipeline_tasks/airflow_plugin.py",
+        "pipeline_tasks/orchestration/airflow_plugin.py",
         '"Content-Security-Policy": "default-src \'none\';',
         '"Content-Security-Policy": "default-src *;',
         ("tests/dags/test_pages.py::test_no_page_may_run_a_script_or_stand_in_another_site",),
@@ -70,18 +70,18 @@ PROTECTIONS = [
     Protection(
         "the policy of stored reports",
         "no script runs in a report that was saved",
-        "pipeline_tasks/evaluation/report.py",
+        "pipeline_tasks/evaluation/report/page.py",
         "policy = f\"default-src 'none';",
         'policy = f"default-src *;',
-        ("tests/unit/evaluation/test_report.py::test_the_page_is_self_contained",),
+        ("tests/unit/evaluation/report/test_page.py::test_the_page_is_self_contained",),
     ),
     Protection(
         "texts in reports",
         "HTML in a name renders nowhere",
-        "pipeline_tasks/evaluation/report_charts.py",
+        "pipeline_tasks/evaluation/report/charts.py",
         "return html.escape(clean, quote=True)",
         "return clean",
-        ("tests/unit/evaluation/test_report.py::test_evil_class_names_and_texts_stay_text",),
+        ("tests/unit/evaluation/report/test_page.py::test_evil_class_names_and_texts_stay_text",),
     ),
     Protection(
         "texts in the pages of checks",
@@ -94,26 +94,26 @@ PROTECTIONS = [
     Protection(
         "texts in the overview",
         "HTML in a name renders nowhere",
-        "pipeline_tasks/wiring/overview_page.py",
+        "pipeline_tasks/orchestration/overview_page.py",
         "<h2>{escape(line.name)}</h2>",
         "<h2>{line.name}</h2>",
-        ("tests/unit/wiring/test_views.py::test_no_text_of_the_overview_is_markup",),
+        ("tests/unit/orchestration/test_overview.py::test_no_text_of_the_overview_is_markup",),
     ),
     Protection(
         "modes of secret files",
         "only their owner reads the secrets",
-        "pipeline_tasks/stack/secret_files.py",
+        "pipeline_tasks/stack/secrets.py",
         "mode=0o600",
         "mode=0o644",
-        ("tests/unit/stack/test_secret_files.py::test_every_secret_is_written_once_for_the_owner_only",),
+        ("tests/unit/stack/test_secrets.py::test_every_secret_is_written_once_for_the_owner_only",),
     ),
     Protection(
         "whole secrets",
         "a secret that was written half is made anew",
-        "pipeline_tasks/stack/secret_files.py",
+        "pipeline_tasks/stack/secrets.py",
         "if not text:",
         "if False:",
-        ("tests/unit/stack/test_secret_files.py::test_an_empty_file_of_a_box_that_died_is_replaced",),
+        ("tests/unit/stack/test_secrets.py::test_an_empty_file_of_a_box_that_died_is_replaced",),
     ),
     Protection(
         "doctor on secrets",
@@ -218,7 +218,7 @@ PROTECTIONS = [
         "pipeline_tasks/stack/doctor.py",
         "    if opened:\n",
         "    if False:\n",
-        ("tests/unit/stack/test_audit.py::test_doctor_names_an_installed_version_with_a_hole",),
+        ("tests/unit/stack/test_advisories.py::test_doctor_names_an_installed_version_with_a_hole",),
     ),
     Protection(
         "the age of the list of holes",
@@ -226,7 +226,7 @@ PROTECTIONS = [
         "requirements/audit.py",
         "if not 0 <= age <= asked.max_age_days:",
         "if False:",
-        ("tests/unit/stack/test_audit.py::test_a_list_that_is_too_old_or_of_the_future_fails_the_audit",),
+        ("tests/unit/stack/test_advisories.py::test_a_list_that_is_too_old_or_of_the_future_fails_the_audit",),
     ),
     Protection(
         "known-bad versions",
@@ -234,7 +234,7 @@ PROTECTIONS = [
         "requirements/audit.py",
         'wrong += [f"the list does not flag {name}, which everybody knows" for name in known.unflagged(stored)]',
         "",
-        ("tests/unit/stack/test_audit.py::test_a_list_that_flags_too_little_fails_the_audit",),
+        ("tests/unit/stack/test_advisories.py::test_a_list_that_flags_too_little_fails_the_audit",),
     ),
     Protection(
         "inner addresses of requests",

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.project_init import init_project
+from pipeline_tasks.project.scaffold import init_project
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import Case
 from tests.reported.sources_case import make_world

@@ -13,16 +13,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.append_only import create_statements
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.ledger_repository import append, read_drafts
 from pipeline_tasks.catalog.signatures import new_key, parse_key
-from pipeline_tasks.catalog.triggers import create_statements
 from pipeline_tasks.contracts import sha256_hex
-from pipeline_tasks.invariants import check
-from pipeline_tasks.wiring.noting import note_head
-from pipeline_tasks.wiring.sealing import seal
+from pipeline_tasks.invariants.check import check
+from pipeline_tasks.orchestration.ledger_anchors import note_head
+from pipeline_tasks.orchestration.ledger_seals import seal
 from tests.fakes import FakeObjectStore
-from tests.unit.invariants_case import NOW, Labeling, World, at, logged
+from tests.unit.invariants.invariants_case import NOW, Labeling, World, at, logged
 
 PAGE = b"<p>a page</p>"
 CHECK = f"reports/pets/checks/items/{'a' * 16}-{sha256_hex(PAGE)}.html"

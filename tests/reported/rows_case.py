@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
-from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.ingest.item_reader import read_items
 from tests.reported.sources_case import DATA
 from tests.unit.ingest.conftest import World
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline_tasks.ingest.reading import read_items
-from pipeline_tasks.project_init import init_project
+from pipeline_tasks.ingest.item_reader import read_items
+from pipeline_tasks.project.scaffold import init_project
 from tests.fakes import FakeObjectStore
 from tests.unit.ingest.conftest import TEMPLATES, World
 

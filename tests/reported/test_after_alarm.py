@@ -10,22 +10,22 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.after_alarm import AfterAlarm, Counted, after_alarm, awaited, tally
 from pipeline_tasks.catalog.items import Chunk, ItemRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.contracts import Attempt, Item, Location, sha256_hex
-from pipeline_tasks.entrypoints import snapshot
 from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.evaluation import verdict as vd
-from pipeline_tasks.ingest.split import split_of
-from pipeline_tasks.monitoring.importing import share_of_exam
-from pipeline_tasks.project_gate import Gate
-from pipeline_tasks.runs.outcome import RunFacts, ending_of
+from pipeline_tasks.ingest.exam_split import split_of
+from pipeline_tasks.monitoring.log_import import share_of_exam
+from pipeline_tasks.orchestration.entrypoints import snapshot
+from pipeline_tasks.orchestration.overview import _line
+from pipeline_tasks.orchestration.overview_page import render_overview
+from pipeline_tasks.orchestration.run_outcome import RunFacts, ending_of
+from pipeline_tasks.orchestration.training_plan import exam_after_alarm, plan
+from pipeline_tasks.project.gate_schema import Gate
+from pipeline_tasks.validation.after_alarm import AfterAlarm, Counted, after_alarm, awaited, tally
 from pipeline_tasks.validation.task import open_exam
-from pipeline_tasks.validation.trigger import enough_new_labels
-from pipeline_tasks.wiring.overview_page import render_overview
-from pipeline_tasks.wiring.planning import exam_after_alarm, plan
-from pipeline_tasks.wiring.views import _line
+from pipeline_tasks.validation.training_trigger import enough_new_labels
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - fixtures
 from tests.unit.monitoring.builders import NOW, SPLIT_KEY, Production, record
 from tests.unit.monitoring.test_task import with_audits

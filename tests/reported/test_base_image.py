@@ -4,14 +4,14 @@ import types
 
 import pytest
 
-from pipeline_tasks.adapters.registry import Manifest
-from pipeline_tasks.adapters.serving_base import push_base, recipe
+from pipeline_tasks.adapters.base_image import push_base, recipe
+from pipeline_tasks.adapters.container_registry import Manifest
+from pipeline_tasks.adapters.release_image import LOCK_LABEL
 from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project_serving import Images
-from pipeline_tasks.release.image import LOCK_LABEL
+from pipeline_tasks.orchestration.container_targets import _base_image
+from pipeline_tasks.project.serving_schema import Images
 from pipeline_tasks.stack.layout import source_root
-from pipeline_tasks.wiring.images import _base_image
 
 RECIPE = recipe(source_root(), variant="cpu")
 LOCK = sha256_hex(RECIPE.lock.read_bytes())

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import InputError, PermanentError
-from pipeline_tasks.wiring import predicting
+from pipeline_tasks.orchestration import offline_predictions
 from tests.unit.ingest.conftest import World
 
 BAD = {
@@ -41,8 +41,8 @@ class Model:
 
 @pytest.fixture
 def parts(world, database, object_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(predicting, "champion_of", lambda *_: types.SimpleNamespace(version="v1"))
-    monkeypatch.setattr(predicting, "load_stored", lambda _: lambda _: Model())
+    monkeypatch.setattr(offline_predictions, "champion_of", lambda *_: types.SimpleNamespace(version="v1"))
+    monkeypatch.setattr(offline_predictions, "load_stored", lambda _: lambda _: Model())
     settings = types.SimpleNamespace(scratch_dir=tmp_path / "scratch")
     parts = types.SimpleNamespace(database=database, store=object_store, settings=settings)
     parts.project = lambda _: world.project
@@ -53,7 +53,7 @@ def answers(world: World, parts, countries: list[str]) -> dict[str, dict]:
     rows = "".join(f"{number},{number},{one},\n" for number, one in enumerate(countries))
     world.write("a.csv", f"id,amount,country,label\n{rows}")
     world.run()
-    report = predicting.predict_batch(parts, "some_rows", attempt=Attempt("r", "t", 1), batch_id=None)
+    report = offline_predictions.predict_batch(parts, "some_rows", attempt=Attempt("r", "t", 1), batch_id=None)
     assert report["num_items"] == len(countries)
     found = pq.read_table(io.BytesIO(parts.store.get(report["object_key"]))).to_pylist()
     return {row["key"]: row for row in found}
@@ -74,5 +74,5 @@ def test_a_batch_names_what_it_cannot_answer(world, parts, num_good):
 def test_a_suggestion_is_made_for_what_can_be_answered(world, parts):
     answers(world, parts, ["DE", *BAD, "NAN"])
     items = world.all()
-    found = predicting.champion_suggestions(parts, "some_rows", list(items.values()))
+    found = offline_predictions.champion_suggestions(parts, "some_rows", list(items.values()))
     assert found == {items["0"].item_id: {"label": "yes", "score": 0.75, "model_version": "v1"}}

@@ -8,12 +8,12 @@ import stat
 import pytest
 import sqlalchemy as sa
 
-from pipeline_tasks import cli, commands_audit
 from pipeline_tasks.catalog import database as module
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.errors_said import catalog_error
+from pipeline_tasks.catalog.database_errors import catalog_error
+from pipeline_tasks.cli import audit_commands, main
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import DataCorrupt, PermanentError, PipelineError, ServiceUnavailable, TransientError
 from tests.ledger_case import NOW
@@ -139,8 +139,8 @@ def test_a_command_ends_with_a_code_and_words(monkeypatch, capsys, error, code):
     def fail(_arguments):
         raise error
 
-    monkeypatch.setattr(commands_audit, "verify", fail)
-    assert cli.main(["verify", "--json"]) == cli.FAILED
+    monkeypatch.setattr(audit_commands, "verify", fail)
+    assert main.main(["verify", "--json"]) == main.FAILED
     assert json.loads(capsys.readouterr().out)["error"]["code"] == code
 
 
@@ -149,13 +149,12 @@ def test_h9_a_page_says_it_too(monkeypatch, error, status):
     from airflow.api_fastapi.core_api.security import get_user
     from fastapi.testclient import TestClient
 
-    from pipeline_tasks import airflow_plugin
-    from pipeline_tasks.wiring import pages
+    from pipeline_tasks.orchestration import airflow_plugin, overview
 
     def fail():
         raise error("the catalog at x must be free (got: locked).")
 
-    monkeypatch.setattr(pages, "overview_html", fail)
+    monkeypatch.setattr(overview, "overview_html", fail)
     monkeypatch.setitem(airflow_plugin.app.dependency_overrides, get_user, lambda: "alice")
     answer = TestClient(airflow_plugin.app, raise_server_exceptions=False).get("/")
     assert (answer.status_code, "must be free" in answer.text) == (status, True)

@@ -13,7 +13,7 @@ import pytest
 from pipeline_tasks.errors import SourceUnavailable
 from pipeline_tasks.ingest import task
 from pipeline_tasks.ingest.column_versions import next_reading
-from pipeline_tasks.ingest.reading import read_items
+from pipeline_tasks.ingest.item_reader import read_items
 from tests.reported.rows_case import declare
 from tests.unit.ingest.conftest import World, without_columns
 

@@ -13,18 +13,26 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_tasks import assembly, cli, entrypoints
 from pipeline_tasks.catalog import migrate
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.catalog.runs import RunRepository
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.cli import main
 from pipeline_tasks.contracts import Attempt, DeploymentRef
-from pipeline_tasks.deployment.rollout_time import Traffic
+from pipeline_tasks.deployment.canary_schedule import Traffic
 from pipeline_tasks.errors import ConfigError, GateClosed, ServiceUnavailable, StaleAttempt
 from pipeline_tasks.guards.reason import stated
-from pipeline_tasks.project_init import init_project
-from pipeline_tasks.project_loader import load_project, load_projects
-from pipeline_tasks.wiring import at_once, removing, rollback_preview, rollout_foresight, shell_run
-from pipeline_tasks.wiring.rolling_back import roll_back
+from pipeline_tasks.orchestration import (
+    concurrent_runs,
+    entrypoints,
+    local_pipeline,
+    project_removal,
+    resources,
+    rollback_preview,
+    rollout_warnings,
+)
+from pipeline_tasks.orchestration.rollback import roll_back
+from pipeline_tasks.project.loader import load_project, load_projects
+from pipeline_tasks.project.scaffold import init_project
 from tests.fakes import FakeObjectStore
 from tests.ledger_case import Case, minutes
 
@@ -73,7 +81,7 @@ REFUSED_HOME = {"up", "demo"}  # these would start a stack: a home that no part 
 
 
 def commands():
-    (actions,) = [one for one in cli.build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    (actions,) = [one for one in main.build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
     return actions.choices
 
 
@@ -111,17 +119,17 @@ def installation(tmp_path, monkeypatch):
     migrate.upgrade(f"sqlite:///{home / 'catalog.db'}")
     init_project(projects, name=NAME, template="image-classification")
     store = Store()
-    monkeypatch.setattr(assembly.Parts, "store", property(lambda _self: store))
-    monkeypatch.setattr(assembly, "AIRFLOW_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(resources.Resources, "store", property(lambda _self: store))
+    monkeypatch.setattr(resources, "AIRFLOW_PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr("pipeline_tasks.adapters.label_studio_http.PATIENCE_SECONDS", 0.1, raising=False)
     monkeypatch.chdir(tmp_path)
-    return types.SimpleNamespace(home=home, projects=projects, store=store, parts=assembly.build_parts())
+    return types.SimpleNamespace(home=home, projects=projects, store=store, parts=resources.build_resources())
 
 
 @pytest.fixture
 def run(installation, capsys):
     def call(*words):
-        code = cli.main(words)
+        code = main.main(words)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -183,7 +191,7 @@ def test_e7_a_reader_that_goes_away_is_no_traceback(installation, extra):
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline_tasks.cli", "project", "schema", *extra],
+        [sys.executable, "-m", "pipeline_tasks.cli.main", "project", "schema", *extra],
         stdout=writing,
         stderr=subprocess.PIPE,
         text=True,
@@ -232,7 +240,7 @@ def test_a_rollout_that_cannot_end_is_told_by_validate(run, installation, monkey
     assert load_project(file.parent).config.serving.rollout.strategy == strategy
     quiet = run("project", "validate", NAME)
     assert (quiet[0], "serving.rollout" in quiet[2]) == (0, False)
-    monkeypatch.setattr(rollout_foresight, "newest_day", lambda *_args, **_facts: Traffic((0.01,) * 1440))
+    monkeypatch.setattr(rollout_warnings, "newest_day", lambda *_args, **_facts: Traffic((0.01,) * 1440))
     code, _out, err = run("project", "validate", NAME)
     told = f"warning: {NAME}: serving.rollout must be able to end by its deadline_seconds (got 3600; at the traffic of"
     assert (code, told in err, "Settings that would do: " in err) == (0, *[strategy == "canary"] * 2)
@@ -341,7 +349,7 @@ def test_e8_work_that_another_run_does_is_none_here(installation, monkeypatch, n
 def test_e8_a_later_try_of_the_same_run_still_ends_the_earlier_one():
     error = StaleAttempt("lost", holder="scheduled__1/collect/2")
     attempt = Attempt("scheduled__1", "collect", 1)
-    assert at_once.idle_beside(error, project=NAME, stage="collect", attempt=attempt) is None
+    assert concurrent_runs.idle_beside(error, project=NAME, stage="collect", attempt=attempt) is None
 
 
 def open_run(installation, run_id):
@@ -355,18 +363,18 @@ def test_e8_a_shell_does_not_train_beside_airflow(installation, state, waits):
     open_run(installation, "manual__1")
     states = {"manual__1": {"state": state}} if state else {}
     installation.parts.airflow = types.SimpleNamespace(run=lambda _dag, run_id: states[run_id])
-    found = at_once.training_elsewhere(installation.parts, NAME, Attempt("shell__1", "plan_training"))
+    found = concurrent_runs.training_elsewhere(installation.parts, NAME, Attempt("shell__1", "plan_training"))
     assert (found is not None) is waits
     assert not waits or "the DAG run manual__1 of pet_photos__train is at work" in found
 
 
 def test_e8_airflow_does_not_train_beside_a_shell(installation):
     plan = Attempt("manual__1", "plan")
-    with at_once.train_alone(installation.parts, NAME) as alone:
+    with concurrent_runs.train_alone(installation.parts, NAME) as alone:
         assert alone
         found = entrypoints.plan_training(NAME, attempt=plan, parts=installation.parts)
         assert found == {"idle": f"`dethrone train {NAME}` is at work in a shell"}
-        beside = shell_run.train_to_serve(NAME, parts=installation.parts)
+        beside = local_pipeline.train_to_serve(NAME, parts=installation.parts)
         assert beside == {"idle": f"`dethrone train {NAME}` is at work in another shell"}
     assert "at work" not in entrypoints.plan_training(NAME, attempt=plan, parts=installation.parts)["idle"]
 
@@ -394,7 +402,7 @@ def test_e8_a_run_of_a_shell_is_closed_with_what_stopped_it(installation, monkey
     monkeypatch.setattr(entrypoints, "plan_training", plan)
     monkeypatch.setattr(entrypoints, "snapshot", stop)
     with pytest.raises(type(error)):
-        shell_run.train_to_serve(NAME, parts=installation.parts)
+        local_pipeline.train_to_serve(NAME, parts=installation.parts)
     (run,) = RunRepository(installation.parts.database).list(NAME)
     assert (run.outcome, run.reason_code) == outcome
 
@@ -439,7 +447,7 @@ def test_f6_a_removed_project_leaves_and_can_come_back(leaving):
     """F6: a project that was removed still served, and its seven DAGs stayed."""
     parts = leaving.parts
     before = ServingRepository(parts.database).history(NAME)
-    found = removing.remove(parts, NAME, now=NOW)
+    found = project_removal.remove(parts, NAME, now=NOW)
     assert found.servers == ("pet-photos-abc", "pet-photos-def")
     assert parts.target.names == ["pet-photos-of-others-abc"]
     assert parts.airflow.dags == {"other__train"}
@@ -453,11 +461,11 @@ def test_f6_a_removed_project_leaves_and_can_come_back(leaving):
 
 def test_f6_a_folder_that_was_deleted_by_hand_is_noticed_and_removed(leaving):
     programs = ["s3", "inference-pet-photos-abc"]
-    assert removing.left_behind(leaving.parts, running=programs) == []
+    assert project_removal.left_behind(leaving.parts, running=programs) == []
     (leaving.projects / NAME).rename(leaving.home / "elsewhere")
-    assert removing.left_behind(leaving.parts, running=programs) == [NAME]
-    assert removing.left_behind(leaving.parts, running=["s3", "inference-pet-photos-of-others-abc"]) == []
-    assert removing.remove(leaving.parts, NAME, now=NOW).servers == ("pet-photos-abc", "pet-photos-def")
+    assert project_removal.left_behind(leaving.parts, running=programs) == [NAME]
+    assert project_removal.left_behind(leaving.parts, running=["s3", "inference-pet-photos-of-others-abc"]) == []
+    assert project_removal.remove(leaving.parts, NAME, now=NOW).servers == ("pet-photos-abc", "pet-photos-def")
 
 
 @pytest.mark.parametrize("is_away", [False, True], ids=["F6-container", "F6-engine-away"])
@@ -468,26 +476,26 @@ def test_f6_containers_of_a_folder_that_was_deleted_by_hand_are_noticed_and_remo
     deployment = DeploymentRef(NAME, "pet-photos-abc", "r", "v1", "http://127.0.0.1:3200")
     serving.record_deployment(deployment, target="docker", now=NOW)
     engine, parts.target = Target("pet-photos-abc", "others-abc"), Target()
-    monkeypatch.setattr("pipeline_tasks.wiring.images.engine_target", lambda _: engine)
+    monkeypatch.setattr("pipeline_tasks.orchestration.container_targets.engine_target", lambda _: engine)
     (leaving.projects / NAME).rename(leaving.home / "elsewhere")
     if is_away:
         monkeypatch.setattr(engine, "list", raising(ServiceUnavailable("away", code="ENGINE_AWAY")))
-        assert removing.left_behind(parts, running=["s3"]) == []
+        assert project_removal.left_behind(parts, running=["s3"]) == []
         with pytest.raises(ServiceUnavailable, match="away"):
-            removing.remove(parts, NAME, now=NOW)
+            project_removal.remove(parts, NAME, now=NOW)
         return
-    assert removing.left_behind(parts, running=["s3"]) == [NAME]
-    assert removing.remove(parts, NAME, now=NOW).servers == ("pet-photos-abc",)
+    assert project_removal.left_behind(parts, running=["s3"]) == [NAME]
+    assert project_removal.remove(parts, NAME, now=NOW).servers == ("pet-photos-abc",)
     assert engine.names == ["others-abc"]
-    assert removing.left_behind(parts, running=["s3"]) == []
+    assert project_removal.left_behind(parts, running=["s3"]) == []
 
 
 def test_f6_what_ran_on_kubernetes_is_said_where_the_namespace_is_gone(leaving):
     deployment = DeploymentRef(NAME, "pet-photos-abc", "r", "v1", "http://pet-photos-abc")
     ServingRepository(leaving.parts.database).record_deployment(deployment, target="kubernetes", now=NOW)
-    assert "Kubernetes" not in removing.remove(leaving.parts, NAME, now=NOW).as_text()
+    assert "Kubernetes" not in project_removal.remove(leaving.parts, NAME, now=NOW).as_text()
     shutil.rmtree(leaving.projects / "_removed")
-    assert "Not looked at: Kubernetes" in removing.remove(leaving.parts, NAME, now=NOW).as_text()
+    assert "Not looked at: Kubernetes" in project_removal.remove(leaving.parts, NAME, now=NOW).as_text()
 
 
 def raising(error):
@@ -500,7 +508,7 @@ def raising(error):
 def test_f6_nothing_is_removed_under_a_run(leaving):
     leaving.parts.airflow.state = "running"
     with pytest.raises(ConfigError, match="nothing of the project may run") as error:
-        removing.remove(leaving.parts, NAME, now=NOW)
+        project_removal.remove(leaving.parts, NAME, now=NOW)
     assert error.value.code == "RUN_ACTIVE"
     assert (leaving.projects / NAME).is_dir()
     assert len(leaving.parts.target.names) == 3
@@ -512,7 +520,7 @@ def test_f6_nothing_is_removed_that_a_graph_uses(leaving):
     text = "version: 1\nname: triage\ngraph:\n  nodes:\n    first: {project: pet_photos}\n  output: [first]\n"
     (folder / "project.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"no graph may use pet_photos \(got triage\)"):
-        removing.remove(leaving.parts, NAME, now=NOW)
+        project_removal.remove(leaving.parts, NAME, now=NOW)
 
 
 @pytest.mark.parametrize("action", ["list", "validate"])

@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 
 from pipeline_tasks.evaluation import evidence as ev
-from pipeline_tasks.evaluation import rule
+from pipeline_tasks.evaluation import gate_rule
 from pipeline_tasks.evaluation import verdict as vd
-from pipeline_tasks.evaluation.summary import markdown_summary
-from pipeline_tasks.project_gate import Gate
-from pipeline_tasks.project_init import init_project
-from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.evaluation.report.markdown import markdown_summary
+from pipeline_tasks.project.gate_schema import Gate
+from pipeline_tasks.project.loader import load_project
+from pipeline_tasks.project.scaffold import init_project
 from pipeline_tasks.training.metrics import validation_metrics
 from tests.unit.evaluation import support as s
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - fixtures
 
 DATA = Path(__file__).parent / "data"
-TEMPLATES = Path(__file__).resolve().parents[2] / "pipeline_tasks" / "templates"
+TEMPLATES = Path(__file__).resolve().parents[2] / "pipeline_tasks" / "project" / "templates"
 CLASSES = ("no", "yes")
 
 
 # D5: the constant answer
 
 
-def judged(*, num_items: int, num_yes: int, right_yes: int, right_no: int, **gate) -> rule.Decision:
+def judged(*, num_items: int, num_yes: int, right_yes: int, right_no: int, **gate) -> gate_rule.Decision:
     """Decide on a first model that finds `right_yes` of the rarer class and `right_no` of the commoner one."""
     labels = ["yes"] * num_yes + ["no"] * (num_items - num_yes)
     says_yes = [index < right_yes or index >= num_yes + right_no for index in range(num_items)]
@@ -47,7 +47,7 @@ def judged(*, num_items: int, num_yes: int, right_yes: int, right_no: int, **gat
     )
     found = s.first_evidence()
     facts = s.facts(classes=CLASSES)
-    return rule.decide(policy, ev.Evidence(CLASSES, facts, None, exam, None, found.exam_use))
+    return gate_rule.decide(policy, ev.Evidence(CLASSES, facts, None, exam, None, found.exam_use))
 
 
 @pytest.mark.parametrize(

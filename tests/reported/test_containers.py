@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bento_services.gateway import guard
+from bento_services.gateway import request_validation
 from pipeline_tasks.contracts import canonical_json, content_id
 from pipeline_tasks.guards.cells import columns_of, row_content
-from pipeline_tasks.ingest.rows import Row, read_rows
-from pipeline_tasks.ingest.sql_source import SqlRows
-from pipeline_tasks.ingest.watermark import SqlCursor
+from pipeline_tasks.ingest.sources.sql import SqlRows
+from pipeline_tasks.ingest.sources.tables import Row, read_rows
+from pipeline_tasks.ingest.sources.watermark import SqlCursor
 from pipeline_tasks.models.tabular_mlp.preprocess import decode_row
 from pipeline_tasks.models.tabular_mlp.recipe import RECIPE
-from pipeline_tasks.project import SqlSource
+from pipeline_tasks.project.schema import SqlSource
 
 # Any table, any container
 
@@ -126,7 +126,7 @@ def test_any_row_has_one_content_and_one_vector_in_every_container(rows, tmp_pat
         assert [row_content(one.values, columns=columns, max_characters=1000) for one in found] == expected, name
     for row, content in zip(rows, expected, strict=True):
         body = json.dumps({"order_id": 1, **{name: as_json(value) for name, value in row.items()}}).encode()
-        got = guard.GUARDS["tabular"](body, {"columns": TABLE})
+        got = request_validation.GUARDS["tabular"](body, {"columns": TABLE})
         assert got == content
         assert row_content(json.loads(got), columns=columns, max_characters=1000) == content
         if all(abs(float(row[name] or 0)) < 3e38 for name in ("whole", "fraction")):

@@ -17,12 +17,12 @@ from PIL import Image
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import InputError, PermanentError
 from pipeline_tasks.guards.image import guard_image
-from pipeline_tasks.ingest.content import Candidate, examine_file
+from pipeline_tasks.ingest.item_checks import Candidate, examine_file
 from pipeline_tasks.models.decoding import decode_item
 from pipeline_tasks.models.image_cnn.preprocess import decode_image
 from pipeline_tasks.models.image_cnn.recipe import RECIPE as IMAGE_CNN
-from pipeline_tasks.validation.facts import item_facts
 from pipeline_tasks.validation.fingerprints import image_fingerprint
+from pipeline_tasks.validation.item_facts import item_facts
 from pipeline_tasks.validation.task import build_snapshot, check_items
 from tests.unit.training.scene import Scene as TrainingScene
 from tests.unit.training.scene import fill

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline_tasks.wiring import views
-from pipeline_tasks.wiring.links import links_of
-from pipeline_tasks.wiring.overview_page import render_overview
+from pipeline_tasks.orchestration import overview
+from pipeline_tasks.orchestration.links import links_of
+from pipeline_tasks.orchestration.overview_page import render_overview
 from tests.unit.monitoring.builders import Production, record
 from tests.unit.monitoring.test_task import with_audits
 from tests.unit.validation.builders import png
@@ -82,7 +82,7 @@ def test_the_overview_shows_the_alarms_of_the_champion_of_now(drifted):
     production, report = drifted
     settings = SimpleNamespace(airflow_url="http://airflow", label_studio_url="http://labels")
     parts = SimpleNamespace(database=production.database, store=production.outside.store, settings=settings)
-    line = views._line(parts, production.project)
+    line = overview._line(parts, production.project)
     assert line.alarms[:-1] == report.alarms
     assert line.alarms[-1].startswith(
         "An alarm stands since 2026-03-01 12:00 UTC, and the exam predates it; of the 100 "
@@ -91,7 +91,7 @@ def test_the_overview_shows_the_alarms_of_the_champion_of_now(drifted):
     assert f"<p class=alarm><b>Alarm.</b> {report.alarms[0]}</p>" in page
     assert f"/dethrone/reports/{report.report_key}" in page
     production.crown("m2", generation=2)
-    assert views._line(parts, production.project).alarms == ()
+    assert overview._line(parts, production.project).alarms == ()
 
 
 def test_the_monitors_button_leads_to_its_page_and_not_to_the_data_checks():

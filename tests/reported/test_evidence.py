@@ -8,20 +8,21 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline_tasks.audit.signing_keys import known_keys, save_public_key, signatures_text
 from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.append_only import create_statements
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.ledger import seals
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.signatures import new_key, parse_key, parse_public_keys, signature_faults
-from pipeline_tasks.catalog.triggers import create_statements
+from pipeline_tasks.cli import views as cli_views
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import ConfigError, DataCorrupt
-from pipeline_tasks.invariants import check
+from pipeline_tasks.invariants.check import check
 from pipeline_tasks.monitoring.page import page_key
-from pipeline_tasks.validation.reports import report_key
-from pipeline_tasks.wiring import pages, views
-from pipeline_tasks.wiring.sealing import seal
-from pipeline_tasks.wiring.signing import known_keys, save_public_key, signatures_text
+from pipeline_tasks.orchestration import overview
+from pipeline_tasks.orchestration.ledger_seals import seal
+from pipeline_tasks.validation.check_reports import report_key
 from tests.ledger_case import NAME, Case, faults_of, minutes
 from tests.reported.evidence_case import NOW, Evidence, columns, edit_of, insertion_into, removal_of
 
@@ -42,18 +43,18 @@ def judged(database, object_store, monkeypatch):
     case = Case(database, object_store)
     case.judge("v1", report=PAGE)
     parts = SimpleNamespace(database=database, store=object_store)
-    monkeypatch.setattr(pages, "_shared_parts", lambda: parts)
-    monkeypatch.setattr(views, "build_parts", lambda: parts)
+    monkeypatch.setattr(overview, "_shared_parts", lambda: parts)
+    monkeypatch.setattr(cli_views, "build_resources", lambda: parts)
     return case
 
 
 @pytest.mark.parametrize("key", PAGES.values(), ids=PAGES.keys())
 def test_a_page_is_shown_as_it_was_written_or_not_at_all(judged, key):
     judged.store.objects[key] = PAGE
-    assert pages.read_report(key, exact=True) == PAGE
+    assert overview.read_report(key, exact=True) == PAGE
     judged.store.objects[key] = FORGED
     with pytest.raises(DataCorrupt, match=r"It was changed after|must not be believed"):
-        pages.read_report(key, exact=True)
+        overview.read_report(key, exact=True)
 
 
 def test_a_forged_report_is_named_by_verify_and_not_saved(judged, tmp_path):
@@ -63,14 +64,14 @@ def test_a_forged_report_is_named_by_verify_and_not_saved(judged, tmp_path):
     (found,) = faults(deep=False)
     assert f"{REPORT} with the SHA-256 {sha256_hex(PAGE)} (got {sha256_hex(FORGED)})" in found
     with pytest.raises(DataCorrupt, match="must not be believed"):
-        views.save_report(NAME, verdict=None, output=tmp_path / "report.html")
+        cli_views.save_report(NAME, verdict=None, output=tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
 def test_a_report_of_no_recorded_verdict_is_not_shown(judged):
     judged.store.objects[key := f"verdicts/{NAME}/verdict-v9/report.html"] = FORGED
     with pytest.raises(KeyError):
-        pages.read_report(key, exact=True)
+        overview.read_report(key, exact=True)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +87,13 @@ def test_a_page_beside_the_recorded_ones_is_not_shown(judged, key):
     """An attacker's review: the bucket's owner puts a page where no verdict, check or look wrote one."""
     judged.store.objects[key] = FORGED
     with pytest.raises(KeyError):
-        pages.read_report(key)
+        overview.read_report(key)
 
 
 def test_a_report_of_an_older_release_is_shown_as_it_lies_there(judged):
     judged.judge("v2", answer="keep", champion="v1")
     judged.store.objects[key := f"verdicts/{NAME}/verdict-v2/report.html"] = PAGE
-    assert pages.read_report(key, exact=True) == PAGE
+    assert overview.read_report(key, exact=True) == PAGE
     assert faults_of(judged.database, judged.store)() == []
 
 

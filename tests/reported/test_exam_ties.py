@@ -16,9 +16,9 @@ from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.open_items import Bounds, label_evidence, note_labels
 from pipeline_tasks.monitoring import quality
 from pipeline_tasks.monitoring.page import render_window
-from pipeline_tasks.project import Labels, Monitor
+from pipeline_tasks.orchestration.exam_labels import imported_line
+from pipeline_tasks.project.schema import Labels, Monitor
 from pipeline_tasks.validation.task import open_exam
-from pipeline_tasks.wiring.exam_labels import imported_line
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import CLASSES, NAME, NOW, Case, make_project
 from tests.unit.evaluation import support as s
@@ -86,7 +86,7 @@ def test_row9_a_first_model_has_no_difference():
 
 
 def test_row9_the_end_of_a_run_tells_it():
-    from pipeline_tasks.wiring.shell_run import _open_items
+    from pipeline_tasks.orchestration.local_pipeline import _open_items
 
     labels = {"num_open": 3, "share": 0.03, "contender": {"low": 0.8, "high": 0.83}, "champion": None}
     assert _open_items(labels) == ["  open items: 3 (3.0 %); all wrong or right: contender 80.0 to 83.0 % accuracy"]

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.experiments.comparison import (
+from pipeline_tasks.deployment.experiment_analysis import (
     Experiment,
     Exposure,
     Outcome,
@@ -15,7 +14,8 @@ from pipeline_tasks.experiments.comparison import (
     check_window,
     compare_arms,
 )
-from pipeline_tasks.experiments.matching import Pairs, match
+from pipeline_tasks.deployment.experiment_pairs import Pairs, match
+from pipeline_tasks.errors import ConfigError
 
 HOUR = 3_600_000
 OLD = Experiment("e1", "p", 7, "va", "vb", {"da": "a", "db": "b"}, 50, "correct", 0.95)

@@ -7,15 +7,21 @@ import dataclasses
 
 import pytest
 
-from bento_services.gateway.breaker import Breakers
-from bento_services.gateway.client import Failed, Rejected, Scores
 from bento_services.gateway.errors import ApiError
-from bento_services.gateway.predict import BACK_SECONDS, Dispatcher, Patience, Question
-from bento_services.gateway.routes import ProjectRoute, ServingSettings, parse_route, parse_snapshot, snapshot_of
+from bento_services.gateway.routing.circuit_breaker import Breakers
+from bento_services.gateway.routing.dispatcher import BACK_SECONDS, Dispatcher, InferenceRequest, Patience
+from bento_services.gateway.routing.inference_client import Failed, Rejected, Scores
+from bento_services.gateway.routing.routes import (
+    ProjectRoute,
+    ServingSettings,
+    parse_route,
+    parse_snapshot,
+    snapshot_of,
+)
 from pipeline_tasks.contracts import Route, RouteEntry
-from pipeline_tasks.deployment.plan import rollback_settings, standby_settings
+from pipeline_tasks.deployment.route_plan import rollback_settings, standby_settings
 from pipeline_tasks.errors import GateClosed
-from pipeline_tasks.invariants_champions import served_violations
+from pipeline_tasks.invariants.champions import served_violations
 from tests.unit.deployment.test_task import NOW, Yard
 
 CLASSES = ("bag", "boot")
@@ -47,7 +53,7 @@ def scores(first=0.9):
 
 def ask(servers, route=ROUTE, *, version=None, dispatcher=None, drawn=None):
     dispatcher = dispatcher or Dispatcher(servers, monotonic=lambda: servers.now)
-    question = Question(b"x", "image/png", "someone", version)
+    question = InferenceRequest(b"x", "image/png", "someone", version)
     return asyncio.run(dispatcher.predict(question, current_route=lambda: route, drawn=drawn))
 
 
@@ -103,7 +109,7 @@ def waiting(servers, **patience):
 @H6
 def test_without_a_predecessor_a_request_waits_until_the_server_is_back(row, monkeypatch):
     """H6: a first champion has none; its supervisor starts it again within seconds."""
-    monkeypatch.setattr("bento_services.gateway.predict.LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr("bento_services.gateway.routing.dispatcher.LOOK_AGAIN_SECONDS", 0)
     route = dataclasses.replace(ROUTE, settings=dataclasses.replace(SETTINGS, standby=None))
     servers = Servers(b1=[AWAY] * 20 + [scores()])
     assert ask(servers, route, dispatcher=waiting(servers, seconds=5, max_waiting=1)).entry == CHAMPION, row
@@ -116,7 +122,7 @@ def test_without_a_predecessor_a_request_waits_until_the_server_is_back(row, mon
 )
 def test_waiting_ends_and_does_not_take_every_slot(patience, num_asked, row, monkeypatch):
     """H6: the requests of a server that stays away must not stop those of others."""
-    monkeypatch.setattr("bento_services.gateway.predict.LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr("bento_services.gateway.routing.dispatcher.LOOK_AGAIN_SECONDS", 0)
     route = dataclasses.replace(ROUTE, settings=dataclasses.replace(SETTINGS, standby=None))
     servers = Servers(b1=AWAY)
     dispatcher = waiting(servers, **patience)

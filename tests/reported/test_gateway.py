@@ -10,10 +10,10 @@ import httpx
 import pytest
 import yaml
 
-from bento_services.gateway.bundle import Bundle
-from bento_services.gateway.client import Failed, Scores
+from bento_services.gateway.api.examples import EXAMPLES
 from bento_services.gateway.errors import ApiError, error_response
-from bento_services.gateway.examples import EXAMPLES
+from bento_services.gateway.routing.inference_client import Failed, Scores
+from bento_services.gateway.routing.request_coalescing import Bundle
 from tests.service import conftest
 from tests.service.conftest import bearer, png
 from tests.service.servers import CLASSES, ROOT
@@ -274,7 +274,7 @@ def test_an_ordinary_name_is_answered_and_kept_for_a_person(rows, name):
 
 def test_a_defect_behind_the_model_is_logged_as_an_error_only(rows, monkeypatch):
     """Whatever fails when an answer is made ready stands once in the log, with what the caller was told."""
-    monkeypatch.setattr("bento_services.gateway.guard.item_id", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("bento_services.gateway.request_validation.item_id", lambda *_, **__: 1 / 0)
     assert ask_row(rows, b'{"amount": 5}').status_code == 500
     assert [(record.status, record.error_code) for record in rows.records()] == [(500, "INTERNAL")]
 

@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from pipeline_tasks.adapters.label_studio import LabelStudio
-from pipeline_tasks.annotation.reading import read_answer
-from pipeline_tasks.demo.annotators import Account
-from pipeline_tasks.ports import LabelingTask
-from pipeline_tasks.project_labeling import parse_labeling
+from pipeline_tasks.annotation.annotation_parser import read_answer
+from pipeline_tasks.core.ports import LabelingTask
+from pipeline_tasks.demo.scripted_annotators import Account
+from pipeline_tasks.project.labeling_config import parse_labeling
 from pipeline_tasks.stack import label_studio_setup, programs
 from pipeline_tasks.stack.addresses import DEFAULT_PORTS
 from pipeline_tasks.stack.layout import StackLayout

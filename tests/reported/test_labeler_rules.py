@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from pipeline_tasks.adapters.label_studio import LabelStudio
-from pipeline_tasks.annotation.reading import read_answer, received
-from pipeline_tasks.ports import LabelingAnnotation
-from pipeline_tasks.project_labeling import parse_labeling
+from pipeline_tasks.annotation.annotation_parser import read_answer, received
+from pipeline_tasks.core.ports import LabelingAnnotation
+from pipeline_tasks.project.labeling_config import parse_labeling
 from tests.labeling_case import CLASSES, XML, region
 
 SERVER = Path(__file__).resolve().parents[2] / "pipeline_tasks" / "stack" / "label_studio_server"

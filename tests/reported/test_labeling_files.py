@@ -5,12 +5,12 @@ Source: the walk through every page and command of 2026-11-29 (tests/reported/RE
 
 import pytest
 
-from pipeline_tasks import cli
-from pipeline_tasks.annotation.projects import labeling_config
+from pipeline_tasks.annotation.label_studio_projects import labeling_config
+from pipeline_tasks.cli import main
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.project_init import init_project
-from pipeline_tasks.project_labeling import parse_labeling
-from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.project.labeling_config import parse_labeling
+from pipeline_tasks.project.loader import load_project
+from pipeline_tasks.project.scaffold import init_project
 from tests.labeling_case import NAME, NOTES, XML, make_project, region, texts_of
 
 # C5, E2, E12: labeling.xml
@@ -142,10 +142,10 @@ def test_e2_init_refuses_classes_that_cannot_be_and_writes_nothing(tmp_path, cla
 
 def test_e2_init_and_validate_from_a_shell(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
-    assert cli.main(["init", "garments", "--classes", "shirt, boot,猫"]) == cli.DONE
-    assert cli.main(["project", "validate", "garments"]) == cli.DONE
+    assert main.main(["init", "garments", "--classes", "shirt, boot,猫"]) == main.DONE
+    assert main.main(["project", "validate", "garments"]) == main.DONE
     assert "garments is valid: image, 3 classes." in capsys.readouterr().out
-    assert cli.main(["init", "other", "--classes", "shirt"]) == cli.USAGE
+    assert main.main(["init", "other", "--classes", "shirt"]) == main.USAGE
     assert "labels.classes must be a list of at least 2 (got ['shirt'])" in capsys.readouterr().err
 
 
@@ -160,7 +160,7 @@ def test_c5_what_label_studio_would_refuse_is_refused_by_validate(tmp_path, monk
     monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
     path = init_project(tmp_path, name="garments", template="image-classification") / "labeling.xml"
     path.write_text(path.read_text().replace("</View>", f"{tag}</View>"))
-    assert cli.main(["project", "validate", "garments"]) == cli.USAGE
+    assert main.main(["project", "validate", "garments"]) == main.USAGE
     assert (
         f"labeling.xml must take our answers (got from Label Studio's own check: {message}" in capsys.readouterr().err
     )

@@ -13,11 +13,11 @@ from pipeline_tasks.annotation.people import missing_line
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.contracts import Attempt
+from pipeline_tasks.core.ports import LabelingTask
 from pipeline_tasks.errors import GateClosed, PermanentError, ServiceUnavailable
-from pipeline_tasks.ports import LabelingTask
-from pipeline_tasks.project import Labels
-from pipeline_tasks.project_init import init_project
-from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.project.loader import load_project
+from pipeline_tasks.project.scaffold import init_project
+from pipeline_tasks.project.schema import Labels
 from tests.labeling_case import CLASSES, NAME, Case, codes_of, make_project, texts_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,7 +313,7 @@ def test_e9_who_is_missing_is_said_by_annotate_and_collect_until_nothing_waits(c
 
 
 def test_e9_status_says_who_is_missing_and_nothing_while_label_studio_is_away(case, tmp_path):
-    from pipeline_tasks.wiring.labelers import missing_people_lines
+    from pipeline_tasks.orchestration.labeler_status import missing_people_lines
 
     init_project(tmp_path, name=NAME, template="image-classification", classes=CLASSES)
     case.labeling.people = ["admin@dethrone.local"]

@@ -8,8 +8,8 @@ import json
 
 import pytest
 
+from pipeline_tasks.core.ports import LabelingTask
 from pipeline_tasks.errors import PermanentError
-from pipeline_tasks.ports import LabelingTask
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import NAME, NOTES, XML, Case, codes_of, make_item, make_project, region, texts_of
 

@@ -14,19 +14,19 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError
 
-from bento_services.gateway import uploader
-from bento_services.gateway.config import StoreConfig
-from pipeline_tasks import cli, proxies, settings
+from bento_services.gateway.prediction_log import uploader
+from bento_services.gateway.prediction_log.store_config import StoreConfig
 from pipeline_tasks.adapters.s3 import S3ObjectStore
 from pipeline_tasks.catalog import migrate
+from pipeline_tasks.cli import main
+from pipeline_tasks.core import proxies, settings
+from pipeline_tasks.core.atomic_files import replace_file
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.guards.endpoint import proxies_to
-from pipeline_tasks.ingest.s3_source import S3Access, S3Objects
-from pipeline_tasks.project import S3Source
-from pipeline_tasks.stack import doctor, programs, supervisor_conf
+from pipeline_tasks.ingest.sources.s3 import S3Access, S3Objects
+from pipeline_tasks.project.schema import S3Source
+from pipeline_tasks.stack import bring_up, doctor, programs, supervisor_conf
 from pipeline_tasks.stack.layout import StackLayout, check_paths
-from pipeline_tasks.whole_files import replace_file
-from pipeline_tasks.wiring import stack_up
 from tests.reported.test_commands import WORDS, variables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ def test_f4_the_own_s3_is_reached_directly(proxy, monkeypatch):
     """F4: `ingest` and `report` asked the shell's proxy for the S3 on loopback."""
     own = serving(_Answer)
     monkeypatch.setattr("sys.argv", ["dethrone"])
-    assert cli.main(["project", "schema"]) == 0
+    assert main.main(["project", "schema"]) == 0
     store = S3ObjectStore(endpoint=address(own), bucket="b", access_key="k", secret_key="s", region="us-east-1")
     assert store.exists("x") is False
     assert proxy.asked == []
@@ -227,7 +227,7 @@ class _Ports(dict):
 def test_f5_a_path_that_a_part_cannot_read_is_refused_before_anything(tmp_path, monkeypatch, name, capsys):
     home = tmp_path / name / "state"
     monkeypatch.setenv("DETHRONE_HOME", str(home))
-    assert cli.main(["up"]) == 2
+    assert main.main(["up"]) == 2
     assert "DETHRONE_HOME must have no " in capsys.readouterr().err
     assert not home.exists()
 
@@ -256,7 +256,7 @@ def foreign(tmp_path_factory):
 
 def shell(environment, *words, code):
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline_tasks.cli", *words],
+        [sys.executable, "-m", "pipeline_tasks.cli.main", *words],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -285,7 +285,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys,
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DETHRONE_HOME", str(tmp_path / "file" / "state"))
     monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path / "file" / "projects"))
-    code = cli.main([name, *WORDS[name]])
+    code = main.main([name, *WORDS[name]])
     assert code == 1
     if name in {"up", "init"}:
         assert f"{tmp_path / 'file'}" in capsys.readouterr().err
@@ -329,8 +329,8 @@ def test_a_place_that_cannot_be_written_is_named_with_what_to_do(monkeypatch, ca
     def fail(*_arguments, **_options):
         raise OSError(getattr(errno, error), "so", "/from", None, "/to")
 
-    monkeypatch.setattr("pipeline_tasks.project_init.init_project", fail)
-    assert cli.main(["init", "pet_photos"]) == 1
+    monkeypatch.setattr("pipeline_tasks.project.scaffold.init_project", fail)
+    assert main.main(["init", "pet_photos"]) == 1
     said = capsys.readouterr().err
     assert f"error [{code}]: /to must be usable by {settings.user_name()} (got so). {advice}" in said
 
@@ -340,10 +340,10 @@ def test_an_empty_note_of_the_first_start_is_written_again(tmp_path, monkeypatch
     note = tmp_path / settings.INSTALLED_AT
     note.touch()
     assert settings.installed_at() is None
-    stack_up._remember_start(tmp_path)
+    bring_up._remember_start(tmp_path)
     first = settings.installed_at()
     assert first is not None
-    stack_up._remember_start(tmp_path)
+    bring_up._remember_start(tmp_path)
     assert settings.installed_at() == first
 
 

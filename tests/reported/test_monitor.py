@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bento_services.gateway.records import SCHEMA
+from bento_services.gateway.prediction_log.records import SCHEMA
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import sha256_hex
-from pipeline_tasks.project import Recipe, TableSource
+from pipeline_tasks.project.schema import RecipeConfig, TableSource
 from tests.unit.monitoring.builders import Production, feedback, record
 
 FOLDER = "predictions/pets/2026-03-01"
@@ -206,7 +206,7 @@ ROWS = {
 def test_a_row_that_an_older_gateway_let_in_is_named_and_the_others_are_asked_about(production, payload):
     """B5: half a surrogate pair in a key, logged as answered, ended every later run with a UnicodeEncodeError."""
     rows = {"type": "table", "path": "incoming", "key_column": "id", "content_columns": ["amount"]}
-    recipe = Recipe(name="tabular_mlp", params={"numbers": ["amount"]})
+    recipe = RecipeConfig(name="tabular_mlp", params={"numbers": ["amount"]})
     tabular = {"modality": "tabular", "sources": [TableSource.model_validate(rows)], "recipe": recipe}
     config = production.project.config.model_copy(update=tabular)
     object.__setattr__(production.project, "config", config)

@@ -19,17 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from bento_services.gateway import guard
-from bento_services.gateway.routes import ServingSettings
-from pipeline_tasks.cli import main
+from bento_services.gateway import request_validation
+from bento_services.gateway.routing.routes import ServingSettings
+from pipeline_tasks.cli.main import main
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.errors import ConfigError, InputError
 from pipeline_tasks.guards.cells import columns_of, read_cell
 from pipeline_tasks.guards.image import guard_image
 from pipeline_tasks.guards.row import guard_row
 from pipeline_tasks.ingest.column_proposal import propose, propose_column, with_columns
-from pipeline_tasks.project_loader import load_project
-from pipeline_tasks.wiring import retiring
+from pipeline_tasks.orchestration import item_retirement
+from pipeline_tasks.project.loader import load_project
 from tests.reported.sources_case import SQL, make_world, reasons
 from tests.unit.ingest.conftest import NOW
 
@@ -168,7 +168,7 @@ def test_a6_zero_has_one_identity_without_columns_too(body):
     names = ["amount", "country"]
     settings = ServingSettings(modality="tabular", preprocess={"content_columns": names})
     row = guard_row(body, columns=names, max_characters=9)
-    assert guard.item_id(json.dumps(body).encode(), settings) == content_id(row)
+    assert request_validation.item_id(json.dumps(body).encode(), settings) == content_id(row)
 
 
 def test_an_id_of_other_bytes_is_no_item(tmp_path, database):
@@ -176,7 +176,7 @@ def test_an_id_of_other_bytes_is_no_item(tmp_path, database):
     world.write("a.csv", "id,amount,country,label\n1,5,DE,yes\n")
     world.run()
     with pytest.raises(ConfigError, match=r"got \\udcff\\udcfe"):
-        retiring.retire(database, world.folder.name, "\udcff\udcfe", reason="x", by="me", now=NOW)
+        item_retirement.retire(database, world.folder.name, "\udcff\udcfe", reason="x", by="me", now=NOW)
 
 
 def test_a9_transparent_grey_of_16_bits_is_on_white():

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline_tasks.assembly import utc_now
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.contracts import Attempt
-from pipeline_tasks.wiring.planning import plan
+from pipeline_tasks.core.clock import utc_now
+from pipeline_tasks.orchestration.training_plan import plan
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - fixtures
 from tests.unit.validation.builders import Scene as PetScene
 from tests.unit.validation.builders import loaded_project, png

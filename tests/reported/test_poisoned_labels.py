@@ -14,11 +14,11 @@ from PIL import Image
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import GateClosed
-from pipeline_tasks.project_checks import check_project
+from pipeline_tasks.orchestration.labeler_status import disagreeing_line
+from pipeline_tasks.project.checks import check_project
 from pipeline_tasks.validation import task
 from pipeline_tasks.validation.labeler_check import chosen_items
 from pipeline_tasks.validation.labelers import Comparison, Count, Known, compare_pairs, disagreeing
-from pipeline_tasks.wiring.labelers import disagreeing_line
 from tests.unit.validation.builders import NOW, Scene
 
 CLASSES = ("left", "right", "top", "bottom")

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from bento_services import serve
-from bento_services.inference.packaging import source_files
-from pipeline_tasks.release.image import ENTRY, LAYERS, BaseImage, build_image
+from pipeline_tasks.adapters.release_image import ENTRY, LAYERS, BaseImage, build_image
+from pipeline_tasks.deployment.bento_builder import source_files
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.lifecycle import write_programs
-from pipeline_tasks.stack.secret_files import write_private
+from pipeline_tasks.stack.secrets import write_private
 from pipeline_tasks.stack.supervisor_conf import Program, render_program
 from tests.service.outsider import listening, order
 from tests.service.servers import gateway_environment, serving

@@ -13,20 +13,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bento_services.gateway.routes import ProjectRoute, ServingSettings
+from bento_services.gateway.routing.routes import ProjectRoute, ServingSettings
 from pipeline_tasks.contracts import REQUEST, Attempt, Graph, GraphNode, Location, RouteEntry
+from pipeline_tasks.deployment.route_settings import route_config
 from pipeline_tasks.evaluation.task import _as_shown
 from pipeline_tasks.guards.personal import DenyList, deny_list
 from pipeline_tasks.ingest.column_proposal import propose
-from pipeline_tasks.ingest.production import ProductionRecord, examine_record
-from pipeline_tasks.ingest.reading import read_items
-from pipeline_tasks.project_loader import load_project
-from pipeline_tasks.project_privacy import Privacy
-from pipeline_tasks.project_yaml import ProjectError
-from pipeline_tasks.wiring import predicting
-from pipeline_tasks.wiring.graph import shared_limits
-from pipeline_tasks.wiring.privacy import privacy_line
-from pipeline_tasks.wiring.shipping import route_config
+from pipeline_tasks.ingest.item_reader import read_items
+from pipeline_tasks.ingest.production_items import ProductionRecord, examine_record
+from pipeline_tasks.orchestration import offline_predictions
+from pipeline_tasks.orchestration.composed_projects import shared_limits
+from pipeline_tasks.orchestration.privacy_status import privacy_line
+from pipeline_tasks.project.loader import load_project
+from pipeline_tasks.project.privacy_schema import Privacy
+from pipeline_tasks.project.yaml_reader import ProjectError
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import Case, codes_of, make_item, make_project, region, texts_of
 from tests.reported.sources_case import make_world
@@ -284,18 +284,18 @@ def test_batch_answers_are_without_it(world, database, object_store, tmp_path, m
 
         def decode(self, data):
             if MAIL.encode() in data:
-                raise predicting.InputError(f"country must be known (got {MAIL!r}).", code="VALUE_INVALID")
+                raise offline_predictions.InputError(f"country must be known (got {MAIL!r}).", code="VALUE_INVALID")
             return data
 
         def predict(self, inputs):
             return np.array([[0.25, 0.75]] * len(inputs), np.float32)
 
-    monkeypatch.setattr(predicting, "champion_of", lambda *_: types.SimpleNamespace(version="v1"))
-    monkeypatch.setattr(predicting, "load_stored", lambda _: lambda _: Model())
+    monkeypatch.setattr(offline_predictions, "champion_of", lambda *_: types.SimpleNamespace(version="v1"))
+    monkeypatch.setattr(offline_predictions, "load_stored", lambda _: lambda _: Model())
     settings = types.SimpleNamespace(scratch_dir=tmp_path / "scratch")
     parts = types.SimpleNamespace(database=database, store=object_store, settings=settings)
     parts.project = lambda _: world.project
-    report = predicting.predict_batch(parts, "some_rows", attempt=Attempt("r", "t", 1), batch_id=None)
+    report = offline_predictions.predict_batch(parts, "some_rows", attempt=Attempt("r", "t", 1), batch_id=None)
     found = pq.read_table(io.BytesIO(object_store.get(report["object_key"]))).to_pylist()
     assert sorted(row["key"] for row in found) == ["2", "[removed]"]
     assert_none(repr(found))

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from pipeline_tasks import assembly, entrypoints
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt
+from pipeline_tasks.core.settings import load_settings
 from pipeline_tasks.errors import InputError
-from pipeline_tasks.project_init import init_project
-from pipeline_tasks.project_privacy import Privacy
-from pipeline_tasks.settings import load_settings
+from pipeline_tasks.orchestration import entrypoints, resources
+from pipeline_tasks.project.privacy_schema import Privacy
+from pipeline_tasks.project.scaffold import init_project
 from tests.fakes import FolderObjectStore
 from tests.fakes_labeling import FakeLabelStudio
 from tests.unit.evaluation import support as s
@@ -63,7 +63,7 @@ class Installation:
         url = f"sqlite:///{folder / 'catalog.db'}"
         migrate.upgrade(url)
         more = {"DETHRONE_HOME": self.home, "DETHRONE_PROJECTS": folder / "projects", "DETHRONE_CATALOG_URL": url}
-        self.parts = assembly.Parts(load_settings(ENVIRONMENT | {name: str(one) for name, one in more.items()}))
+        self.parts = resources.Resources(load_settings(ENVIRONMENT | {name: str(one) for name, one in more.items()}))
         vars(self.parts).update(store=FolderObjectStore(folder / "objects"), labeling=FakeLabelStudio())
         self.project = init_project(folder / "projects", name=PROJECT, template="tabular")
         for old, new in EDITS.items():

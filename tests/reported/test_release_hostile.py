@@ -12,14 +12,15 @@ import httpx
 import numpy as np
 import pytest
 
+from pipeline_tasks.adapters import inference_http
 from pipeline_tasks.catalog.items import Chunk, ItemRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Location, ReleaseRef, sha256_hex
+from pipeline_tasks.deployment import release as release_task
+from pipeline_tasks.deployment.golden_requests import golden_answers, golden_bytes
 from pipeline_tasks.errors import GateClosed, InputError
 from pipeline_tasks.evaluation import scoring
-from pipeline_tasks.release import task as release_task
-from pipeline_tasks.release.golden import golden_answers, golden_bytes
+from pipeline_tasks.orchestration import deploy
 from pipeline_tasks.validation.task import open_exam
-from pipeline_tasks.wiring import shipping
 from tests.unit.validation.builders import CLASSES, NOW, Scene
 
 RELEASE = ReleaseRef("pets", "r1", "m1", "v1", "dethrone_pets:r1")
@@ -68,15 +69,15 @@ def served(body: bytes, *, status: int = 200):
 def test_exam_items_that_the_model_refuses_are_no_questions(scene, tmp_path):
     good = [str(number).encode() for number in range(10, 22)]
     parts = freeze(scene, tmp_path, [*good[:6], b"NA", b"two words", b"-", *good[6:]])
-    golden = shipping.golden_items(parts, "pets", None)
+    golden = deploy.golden_items(parts, "pets", None)
     assert {one.payload for one in golden} <= set(good)
-    assert 0 < len(golden) <= shipping.NUM_GOLDEN
+    assert 0 < len(golden) <= deploy.NUM_GOLDEN
     assert all(one.expected.probabilities["cat"] == int(one.payload) / 100 for one in golden)
 
 
 def test_a_release_without_one_question_is_refused_by_a_sentence(scene, tmp_path):
     parts = freeze(scene, tmp_path, [f"word {number}".encode() for number in range(12)])
-    golden = shipping.golden_items(parts, "pets", None)
+    golden = deploy.golden_items(parts, "pets", None)
     with pytest.raises(GateClosed, match="must answer 0 golden requests") as caught:
         release_task.require_golden_answers(RELEASE, SERVER, golden, ask=lambda *_: "")
     assert caught.value.code == "INFRA_CHECK"
@@ -100,17 +101,19 @@ def test_a_release_without_one_question_is_refused_by_a_sentence(scene, tmp_path
 )
 def test_what_a_server_answers_closes_the_gate_in_printable_words(scene, tmp_path, monkeypatch, status, body):
     parts = freeze(scene, tmp_path, [str(number).encode() for number in range(10, 22)])
-    golden = shipping.golden_items(parts, "pets", None)
-    monkeypatch.setattr(shipping.httpx, "post", served(body, status=status))
-    with pytest.raises(GateClosed, match=f"got {shipping.NUM_GOLDEN} that differ") as caught:
-        release_task.require_golden_answers(RELEASE, SERVER, golden, ask=functools.partial(shipping.ask_server, parts))
+    golden = deploy.golden_items(parts, "pets", None)
+    monkeypatch.setattr(inference_http.httpx, "post", served(body, status=status))
+    with pytest.raises(GateClosed, match=f"got {deploy.NUM_GOLDEN} that differ") as caught:
+        release_task.require_golden_answers(
+            RELEASE, SERVER, golden, ask=functools.partial(inference_http.ask_server, parts)
+        )
     assert str(caught.value).isprintable()
 
 
 def test_a_release_is_asked_again_what_it_was_asked(scene, tmp_path):
     """An item's bytes are stored anew when its columns change; a rollback would have asked for the new ones."""
     parts = freeze(scene, tmp_path, [str(number).encode() for number in range(10, 22)])
-    golden = shipping.golden_items(parts, "pets", None)
+    golden = deploy.golden_items(parts, "pets", None)
     scene.store.put(release_task.golden_key(RELEASE), golden_bytes([one.expected for one in golden]))
     items = ItemRepository(scene.database)
     scene.store.put("packs/new", b"99")
@@ -118,7 +121,7 @@ def test_a_release_is_asked_again_what_it_was_asked(scene, tmp_path):
         renewed = {"location": Location("packs/new", 0, 2), "content_id": sha256_hex(b"99")}
         fence = scene.database.acquire("pets/ingest", Attempt("r", "ingest", 1), now=NOW)
         items.record(fence, Chunk("pets", "folder", "b2", [], renewed=[dataclasses.replace(item, **renewed)]))
-    again = shipping.golden_again(parts, RELEASE, store=scene.store)
+    again = deploy.golden_again(parts, RELEASE, store=scene.store)
     assert {one.expected.item_id: one.payload for one in again} == {one.expected.item_id: one.payload for one in golden}
     stored = json.loads(scene.store.get(release_task.golden_key(RELEASE)))
     for one in stored:

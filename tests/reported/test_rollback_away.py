@@ -6,23 +6,24 @@ import types
 
 import pytest
 
-from pipeline_tasks.adapters.process_target import ProcessTarget
 from pipeline_tasks.adapters.s3 import BRISK_REST_SECONDS, BRISK_SECONDS, S3ObjectStore
 from pipeline_tasks.catalog.ledger import noted_key
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.catalog.verdicts import ReleaseRepository
 from pipeline_tasks.contracts import Attempt, ModelRef, ReleaseRef
-from pipeline_tasks.deployment.plan import deployment_id_of
+from pipeline_tasks.deployment import bento_packager
+from pipeline_tasks.deployment.golden_requests import GoldenAnswer, golden_bytes
+from pipeline_tasks.deployment.release import GoldenItem, golden_key
+from pipeline_tasks.deployment.route_plan import deployment_id_of
 from pipeline_tasks.errors import GateClosed, PermanentError, ServiceUnavailable
 from pipeline_tasks.models.artifact import MANIFEST_NAME, file_names
-from pipeline_tasks.release.golden import GoldenAnswer, golden_bytes
-from pipeline_tasks.release.task import GoldenItem, golden_key
+from pipeline_tasks.orchestration import rollback
+from pipeline_tasks.orchestration.golden_cache import keep_golden, kept_golden
+from pipeline_tasks.orchestration.ledger_anchors import note_head, waiting_notes
+from pipeline_tasks.stack.bring_up import forget_unrouted
 from pipeline_tasks.stack.layout import StackLayout, source_root
-from pipeline_tasks.wiring import rolling_back, shipping
-from pipeline_tasks.wiring.kept import keep_golden, kept_golden
-from pipeline_tasks.wiring.noting import note_head, waiting_notes
-from pipeline_tasks.wiring.stack_up import forget_unrouted
+from pipeline_tasks.stack.process_target import ProcessTarget
 from tests.ledger_case import Case
 from tests.unit.deployment.test_task import Follower, Target
 from tests.unit.evaluation import support as s
@@ -66,14 +67,14 @@ def parts(database, object_store, tmp_path, monkeypatch):
         parts.case.move(version)
         record(parts, version)
     parts.target.running = {deployment_id_of("fashion", "rm1"): "RUNNING", "d-m2": "RUNNING"}
-    monkeypatch.setattr(rolling_back, "model_of", lambda *_: ModelRef("fashion", "m1", "models/m1", "d", "snapshot"))
-    monkeypatch.setattr(shipping.BentoPackager, "digest", lambda _self, tag: f"digest of {tag}")
+    monkeypatch.setattr(rollback, "model_of", lambda *_: ModelRef("fashion", "m1", "models/m1", "d", "snapshot"))
+    monkeypatch.setattr(bento_packager.BentoPackager, "digest", lambda _self, tag: f"digest of {tag}")
 
     def ask(_parts, address, payload, media_type):
         parts.asked.append((payload, media_type))
         return {"model_version": "m1", "labels": ["bag", "boot"], "probabilities": [0.75, 0.25]}
 
-    monkeypatch.setattr(rolling_back, "ask_server", ask)
+    monkeypatch.setattr(rollback, "ask_server", ask)
     return parts
 
 
@@ -85,9 +86,7 @@ def record(parts, version):
 
 
 def back(parts):
-    route = rolling_back.roll_back(
-        parts, "fashion", attempt=s.attempt(), to_version=None, reason="complaints", actor="ann"
-    )
+    route = rollback.roll_back(parts, "fashion", attempt=s.attempt(), to_version=None, reason="complaints", actor="ann")
     return route.champion_version
 
 
@@ -119,7 +118,7 @@ def test_a_bento_with_other_bytes_is_refused_with_the_store_away(parts, monkeypa
     """H5: what lies on this machine has the digest of the catalog, or it does not serve."""
     keep_golden(parts.settings.home, release("m1"), GOLDEN)
     parts.store.error = AWAY
-    monkeypatch.setattr(shipping.BentoPackager, "digest", lambda *_: "other")
+    monkeypatch.setattr(bento_packager.BentoPackager, "digest", lambda *_: "other")
     with pytest.raises(GateClosed, match="must have the digest") as caught:
         back(parts)
     assert caught.value.code == "ARTIFACT_CHANGED", row

@@ -7,23 +7,16 @@ import random
 
 import pytest
 
-from bento_services.gateway.accounts import EDGES_MS
-from bento_services.gateway.records import to_parts
+from bento_services.gateway.prediction_log.records import to_parts
+from bento_services.gateway.routing.deployment_counters import EDGES_MS
 from pipeline_tasks.contracts import DeploymentAccount
-from pipeline_tasks.deployment.rollout import EMPTY, Phase, due_seconds, edge_below, judge, rule_of
-from pipeline_tasks.deployment.rollout_mirrors import faultless, judge_by, judge_mirrors, judge_step, least_number
-from pipeline_tasks.deployment.rollout_time import (
-    NUM_EDGES,
-    Traffic,
-    forecast,
-    least_requests,
-    require_end,
-    span,
-)
+from pipeline_tasks.core.confidence_sequences import Paired, paired_high, paired_low
+from pipeline_tasks.deployment.canary_analysis import EMPTY, Phase, due_seconds, edge_below, judge, rule_of
+from pipeline_tasks.deployment.canary_mirrors import faultless, judge_by, judge_mirrors, judge_step, least_number
+from pipeline_tasks.deployment.canary_schedule import NUM_EDGES, Traffic, forecast, least_requests, require_end, span
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
-from pipeline_tasks.project_serving import Rollout, RolloutLimits
-from pipeline_tasks.sequential import Paired, paired_high, paired_low
-from pipeline_tasks.wiring.traffic import newest_day
+from pipeline_tasks.monitoring.daily_traffic import newest_day
+from pipeline_tasks.project.serving_schema import RolloutConfig, RolloutLimits
 from tests.unit.monitoring.builders import NOW, feedback, record
 
 RULES = ("steps/1", "steps/2")
@@ -221,7 +214,7 @@ def test_a_step_fails_where_most_requests_take_four_times_as_long():
     ],
 )
 def test_what_a_rollout_begins_under(settings, rule):
-    assert rule_of(Rollout(strategy="canary", **settings)) == rule
+    assert rule_of(RolloutConfig(strategy="canary", **settings)) == rule
 
 
 def test_the_rule_before_rounds_the_latency_limit_up_and_the_one_now_down():
@@ -259,14 +252,14 @@ def test_a_day_without_a_request_is_none():
 
 
 def test_the_least_number_of_requests_is_what_the_rules_need():
-    canary = Rollout(strategy="canary", shadow_requests=1)
+    canary = RolloutConfig(strategy="canary", shadow_requests=1)
     assert least_requests(canary, MIRRORS) == 178
     assert least_requests(canary, STEP) == 200
-    assert least_requests(Rollout(strategy="canary", shadow_requests=0), STEP) == 451
+    assert least_requests(RolloutConfig(strategy="canary", shadow_requests=0), STEP) == 451
 
 
 def test_a_rollout_at_a_busy_service_has_its_time():
-    found = require_end(Rollout(strategy="canary"), Traffic((300.0,) * 1440))
+    found = require_end(RolloutConfig(strategy="canary"), Traffic((300.0,) * 1440))
     assert [(phase.share, round(until), needed) for phase, until, needed in found.phases] == [
         (0, 100, 500),
         (5, 700, 200),
@@ -290,7 +283,7 @@ def test_a_rollout_at_a_busy_service_has_its_time():
 )
 def test_a_rollout_that_cannot_end_is_refused_with_the_settings_that_would_do(settings, an_hour, proposed):
     """Row 4: nothing warned that 20 requests an hour can never show two points in a day."""
-    traffic, rollout = Traffic((an_hour / 60,) * 1440), Rollout(strategy="canary", **settings)
+    traffic, rollout = Traffic((an_hour / 60,) * 1440), RolloutConfig(strategy="canary", **settings)
     with pytest.raises(ConfigError, match=r"serving\.rollout must be able to end by its deadline_seconds") as error:
         require_end(rollout, traffic)
     said = f"{proposed}; or " if proposed else ""
@@ -299,13 +292,13 @@ def test_a_rollout_that_cannot_end_is_refused_with_the_settings_that_would_do(se
         pairs = dict(one.split(": ") for one in proposed.split(", "))
         limits = {"limits": {"max_error_rate_increase": float(pairs.pop("limits.max_error_rate_increase", 0.02))}}
         changed = {name: int(value) for name, value in pairs.items()} | limits
-        assert forecast(Rollout(**{"strategy": "canary", **settings, **changed}), traffic).can_end
+        assert forecast(RolloutConfig(**{"strategy": "canary", **settings, **changed}), traffic).can_end
 
 
 def test_limits_that_no_number_of_requests_shows_are_refused():
     limits = RolloutLimits(max_error_rate_increase=1e-9)
     with pytest.raises(ConfigError, match="must be such that ten million requests can show them"):
-        require_end(Rollout(strategy="canary", limits=limits), Traffic((10.0,)))
+        require_end(RolloutConfig(strategy="canary", limits=limits), Traffic((10.0,)))
 
 
 @pytest.mark.parametrize(
@@ -352,7 +345,7 @@ def test_a_young_service_has_the_minutes_since_its_first_request(object_store):
 
 
 def test_parts_are_sampled_where_there_are_many(object_store, monkeypatch):
-    monkeypatch.setattr("pipeline_tasks.wiring.traffic.MOST_PARTS", 4)
+    monkeypatch.setattr("pipeline_tasks.monitoring.daily_traffic.MOST_PARTS", 4)
     for number in range(12):
         put(object_store, record(number, at_ms=ms(NOW - dt.timedelta(minutes=5))))
     assert sum(newest_day(object_store, "pets", now=NOW).per_minute) == 12

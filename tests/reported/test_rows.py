@@ -9,22 +9,22 @@ import json
 import pandas as pd
 import pytest
 
-from bento_services.gateway import guard
-from bento_services.gateway.records import to_parts
-from bento_services.gateway.routes import ServingSettings
+from bento_services.gateway import request_validation
+from bento_services.gateway.prediction_log.records import to_parts
+from bento_services.gateway.routing.routes import ServingSettings
+from pipeline_tasks.audit import lineage, lineage_tree
 from pipeline_tasks.contracts import Attempt, canonical_json, content_id, keyed_item_id, sha256_hex
+from pipeline_tasks.deployment.route_settings import route_config
 from pipeline_tasks.errors import GateClosed, InputError
 from pipeline_tasks.guards.cells import columns_of, read_cell, row_content
-from pipeline_tasks.ingest.content import examine_row
-from pipeline_tasks.ingest.production import ProductionRecord, add_production_items
-from pipeline_tasks.ingest.reading import read_items
-from pipeline_tasks.ingest.rows import Row
+from pipeline_tasks.ingest.item_checks import examine_row
+from pipeline_tasks.ingest.item_reader import read_items
+from pipeline_tasks.ingest.production_items import ProductionRecord, add_production_items
+from pipeline_tasks.ingest.sources.tables import Row
 from pipeline_tasks.models.tabular_mlp.preprocess import decode_row, unmatched_categories
 from pipeline_tasks.models.tabular_mlp.recipe import RECIPE
+from pipeline_tasks.orchestration.composed_projects import shared_limits
 from pipeline_tasks.validation.fingerprints import row_fingerprint
-from pipeline_tasks.wiring import lineage, lineage_tree
-from pipeline_tasks.wiring.graph import shared_limits
-from pipeline_tasks.wiring.shipping import route_config
 from tests.reported.rows_case import COLUMNS, contents, declare, ingest, reasons
 from tests.unit.ingest.conftest import NOW, World, without_columns
 from tests.unit.monitoring.builders import record
@@ -205,7 +205,9 @@ def test_a6_a_request_with_one_more_field_is_the_item_of_the_source(world):
         item.item_id
     }
     settings = serving(world)
-    assert {guard.item_id(guard.GUARDS["tabular"](MORE.encode(), settings.preprocess), settings)} == {item.content_id}
+    assert {
+        request_validation.item_id(request_validation.GUARDS["tabular"](MORE.encode(), settings.preprocess), settings)
+    } == {item.content_id}
     new = monitor(world, '{"amount": 6, "country": "DE", "order_id": 1}')["p0"]
     assert (new.item_id, new.origin) == (sha256_hex(b'{"amount":6,"country":"DE"}'), "production")
 
@@ -216,7 +218,7 @@ def test_a6_a_project_without_columns_knows_its_rows_too(world):
     world.run()
     assert monitor(world, MORE)["p0"].key == "1"
     settings = serving(world)
-    assert guard.item_id(MORE.encode(), settings) == world.all()["1"].item_id
+    assert request_validation.item_id(MORE.encode(), settings) == world.all()["1"].item_id
 
 
 def test_an_exam_item_goes_before_others_of_the_same_content(world):
@@ -236,7 +238,7 @@ def test_a6_lineage_finds_the_rows_of_a_prediction_that_nobody_picked(world, num
     rows = "".join(f"k{key},5,DE,yes\n" for key in range(num_rows))
     world.write("a.csv", f"id,amount,country,label\nother,6,DE,yes\n{rows}")
     world.run()
-    asked = guard.GUARDS["tabular"](MORE.encode(), serving(world).preprocess)
+    asked = request_validation.GUARDS["tabular"](MORE.encode(), serving(world).preprocess)
     log = record(1, project="some_rows", payload=asked, media_type="application/json", at_ms=1_790_000_000_000)
     for key, data in to_parts([log]).items():
         world.store.put(key, data)
@@ -360,8 +362,8 @@ def test_a2_a_request_is_the_row_of_the_table(body):
     columns = columns_of(IDENTITY)
     source = row_content(cells, columns=columns, max_characters=1000)
     settings = ServingSettings(modality="tabular", preprocess={"columns": IDENTITY})
-    got = guard.GUARDS["tabular"](body.encode(), settings.preprocess)
-    assert (got, guard.item_id(got, settings)) == (source, sha256_hex(source))
+    got = request_validation.GUARDS["tabular"](body.encode(), settings.preprocess)
+    assert (got, request_validation.item_id(got, settings)) == (source, sha256_hex(source))
     assert row_fingerprint(json.loads(got), digits=4) == row_fingerprint(json.loads(source), digits=4)
     assert decode_row(got, preprocessing=PRE).tolist() == [50.5, 0, 1, 1, 0]
     assert decode_row(body.encode(), preprocessing=PRE).tolist() == [50.5, 0, 1, 1, 0], "without columns too"
@@ -380,7 +382,7 @@ def test_b5_a_name_that_no_store_takes_is_refused(preprocess, name):
     body = f'{{"amount": 1, "code": "2", "member": true, "{name}": 1}}'.encode()
     settings = ServingSettings(modality="tabular", preprocess=preprocess)
     with pytest.raises(InputError, match="a column's name must be UTF-8 text") as error:
-        guard.GUARDS["tabular"](body, settings.preprocess)
+        request_validation.GUARDS["tabular"](body, settings.preprocess)
     assert (error.value.code, str(error.value).isascii(), str(error.value).isprintable()) == (
         "COLUMN_NAME_INVALID",
         True,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_tasks.evaluation import verdict as vd
-from pipeline_tasks.evaluation.report import markdown_summary
+from pipeline_tasks.evaluation.report.page import markdown_summary
 
 DATA = Path(__file__).parent / "data"
 STORED = sorted(path for rule in (3, 4, 5) for path in (DATA / f"verdict_rule_{rule}").glob("*.json"))

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from pipeline_tasks.ingest import rows as rows_module
+from pipeline_tasks.ingest.sources import tables as rows_module
 from tests.reported.sources_case import add_case, contents, reasons
 
 HEAD = "id,amount,country,label\n"
@@ -172,7 +172,7 @@ def test_a_bad_row_that_is_read_again_is_not_counted_again(rows):
 def test_a_source_that_breaks_in_a_way_nobody_foresaw_stops_no_other(texts, monkeypatch):
     """B4's rule for sources: the others are read, the error names the source and its kind."""
     from pipeline_tasks.errors import SourceUnavailable
-    from pipeline_tasks.ingest.folder_source import FolderFiles
+    from pipeline_tasks.ingest.sources.folder import FolderFiles
 
     texts.edit("labels:\n", "  - type: folder\n    name: files\n    path: files\nlabels:\n")
     (texts.folder / "files").mkdir()
@@ -192,23 +192,23 @@ def test_a_source_that_breaks_in_a_way_nobody_foresaw_stops_no_other(texts, monk
 
 def test_an_error_that_nobody_foresaw_refuses_one_row(rows, monkeypatch):
     """B4's rule: the class of the error is the reason; our own errors go through."""
-    from pipeline_tasks.ingest import feed
+    from pipeline_tasks.ingest import incremental_reader
 
-    examine = feed.examine_row
+    examine = incremental_reader.examine_row
 
     def broken(row, **options):
         if row.values.get("id") == "g2":
             raise ZeroDivisionError("of \ud800")
         return examine(row, **options)
 
-    monkeypatch.setattr(feed, "examine_row", broken)
+    monkeypatch.setattr(incremental_reader, "examine_row", broken)
     rows.write("a.csv", GOOD)
     report = rows.run()
     assert (report.num_new, report.num_quarantined) == (4, 1)
     ((key, code, said),) = reasons(rows)
     assert (key, code) == ("a.csv, line 4", "UNREADABLE")
     assert r"got ZeroDivisionError: of \ud800" in said
-    monkeypatch.setattr(feed, "examine_row", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(incremental_reader, "examine_row", lambda *_, **__: (_ for _ in ()).throw(MemoryError()))
     rows.write("b.csv", GOOD)
     with pytest.raises(MemoryError):
         rows.run(batch="second")
@@ -218,22 +218,22 @@ def test_quarantine_says_how_much_there_is(rows, monkeypatch, capsys):
     """C6: 1,234 rows are 1,234, in pages, and on the overview."""
     from types import SimpleNamespace
 
-    from pipeline_tasks.wiring import views
+    from pipeline_tasks.cli import views as cli_views
 
     rows.write("a.csv", HEAD + "".join(f"{n},1,DE,maybe\n" for n in range(1234)))
     rows.run()
-    monkeypatch.setattr(views, "build_parts", lambda: SimpleNamespace(database=rows.items.database))
-    found = views.quarantine("some_tabular", limit=100, page=13, as_json=True)
+    monkeypatch.setattr(cli_views, "build_resources", lambda: SimpleNamespace(database=rows.items.database))
+    found = cli_views.quarantine("some_tabular", limit=100, page=13, as_json=True)
     assert (found["total"], found["page"], len(found["rows"])) == (1234, 13, 34)
-    text = views.quarantine("some_tabular", limit=100, page=2, as_json=False).splitlines()
+    text = cli_views.quarantine("some_tabular", limit=100, page=2, as_json=False).splitlines()
     assert (len(text), text[-1]) == (101, "101 to 200 of 1,234; the next ones: --page 3")
     assert (
-        views.quarantine("some_tabular", limit=100, page=13, as_json=False).splitlines()[-1]
+        cli_views.quarantine("some_tabular", limit=100, page=13, as_json=False).splitlines()[-1]
         == "1,201 to 1,234 of 1,234"
     )
-    assert views.quarantine("some_tabular", limit=100, page=14, as_json=False) == (
+    assert cli_views.quarantine("some_tabular", limit=100, page=14, as_json=False) == (
         "Page 14 is empty: some_tabular has 1,234 in quarantine."
     )
-    pages = [views.quarantine("some_tabular", limit=500, page=n, as_json=True)["rows"] for n in (1, 2, 3)]
+    pages = [cli_views.quarantine("some_tabular", limit=500, page=n, as_json=True)["rows"] for n in (1, 2, 3)]
     assert len({row["key"] for page in pages for row in page}) == 1234
     json.dumps(found, default=dt.datetime.isoformat)

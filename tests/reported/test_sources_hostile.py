@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_tasks.errors import ConfigError, SourceUnavailable
-from pipeline_tasks.ingest.folder_source import FolderFiles
-from pipeline_tasks.ingest.s3_source import FAILURES_IN_A_ROW, S3Access, S3Objects
-from pipeline_tasks.project import S3Source
+from pipeline_tasks.ingest.sources.folder import FolderFiles
+from pipeline_tasks.ingest.sources.s3 import FAILURES_IN_A_ROW, S3Access, S3Objects
+from pipeline_tasks.project.schema import S3Source
 from tests import services
 from tests.reported.sources_case import DATA, add_case, make_world, reasons
 from tests.unit.ingest.conftest import png
@@ -91,17 +91,17 @@ def test_images_of_a_folder(world_of, monkeypatch):
 
 def deny(monkeypatch, world) -> None:
     """Take away the rights to one folder and one file: who runs the tests may be root."""
-    from pipeline_tasks.ingest import folder_source
+    from pipeline_tasks.ingest.sources import folder
 
-    scandir, read = os.scandir, folder_source._read_unchanged
+    scandir, read = os.scandir, folder._read_unchanged
 
     def denied(call, path):
         if str(path).endswith(("closed", "denied.png")):
             raise PermissionError(13, "Permission denied")
         return call(path)
 
-    monkeypatch.setattr(folder_source.os, "scandir", lambda path: denied(scandir, path))
-    monkeypatch.setattr(folder_source, "_read_unchanged", lambda path: denied(read, path))
+    monkeypatch.setattr(folder.os, "scandir", lambda path: denied(scandir, path))
+    monkeypatch.setattr(folder, "_read_unchanged", lambda path: denied(read, path))
 
 
 def test_a_folder_of_which_the_root_is_closed_stops_its_source(world_of, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.ingest.sql_source import MAX_WITHOUT_ORDER
+from pipeline_tasks.ingest.sources.sql import MAX_WITHOUT_ORDER
 from tests.reported.sources_case import SQL, make_world, reasons
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -154,12 +154,12 @@ def test_an_old_cursor_in_the_future_is_mended(shop_of):
 
 def test_a_clock_set_back_is_seen(shop_of, monkeypatch):
     """C1: rows that come below the watermark because the database's clock was set back."""
-    from pipeline_tasks.ingest import sql_source
+    from pipeline_tasks.ingest.sources import sql
 
     shop = shop_of()
     shop.insert(1, NOW - HOUR)
     shop.run()
-    monkeypatch.setattr(sql_source, "_source_now", lambda *_, **__: (NOW - 3 * HOUR).replace(tzinfo=None))
+    monkeypatch.setattr(sql, "_source_now", lambda *_, **__: (NOW - 3 * HOUR).replace(tzinfo=None))
     shop.insert(2, NOW - 4 * HOUR)
     report = shop.run()
     assert report.num_new == 1

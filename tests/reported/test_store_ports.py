@@ -17,7 +17,7 @@ from pipeline_tasks.stack import processes, programs, s3_setup
 from pipeline_tasks.stack.addresses import read_stack
 from pipeline_tasks.stack.layout import StackLayout
 from pipeline_tasks.stack.lifecycle import make_folders
-from pipeline_tasks.stack.own_s3 import running_s3
+from pipeline_tasks.stack.local_s3 import running_s3
 from pipeline_tasks.stack.store_identity import identity_settings, new_identity
 
 pytestmark = pytest.mark.integration

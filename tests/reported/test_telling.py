@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 
 from benchmarks import gate_reuse
+from pipeline_tasks.audit import history
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
-from pipeline_tasks.entrypoints import approval_request
-from pipeline_tasks.evaluation import telling
+from pipeline_tasks.cli import views as cli_views
+from pipeline_tasks.evaluation import ladder as evaluation_ladder
 from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.ladder import Rung, climb, told_reason
 from pipeline_tasks.evaluation.open_epoch import held_back, told_reasons
-from pipeline_tasks.evaluation.telling import Rung, climb, told_reason
-from pipeline_tasks.invariants import check
-from pipeline_tasks.project_gate import Gate
-from pipeline_tasks.wiring import audit, pages, shell_run, views
+from pipeline_tasks.invariants.check import check
+from pipeline_tasks.orchestration import local_pipeline, overview, run_facts
+from pipeline_tasks.orchestration.entrypoints import approval_request
+from pipeline_tasks.project.gate_schema import Gate
 from tests.unit.evaluation import support as s
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - fixtures
 
@@ -100,9 +102,9 @@ def test_the_document_stays_exact_and_the_outputs_tell_less(judged, run, verdict
     )
     said = "the gain is shown: about 12.9 points more, the best so far (in steps of 6.5 points)."
     assert told_reasons(judged.parts.database, judged.parts.store, record)[0] == said
-    monkeypatch.setattr(pages, "_shared_parts", lambda: judged.parts)
+    monkeypatch.setattr(overview, "_shared_parts", lambda: judged.parts)
     key = f"{ref.object_key}/report.html"
-    told, whole = (pages.read_report(key, exact=exact).decode() for exact in (False, True))
+    told, whole = (overview.read_report(key, exact=exact).decode() for exact in (False, True))
     told = told.replace("\N{NO-BREAK SPACE}", " ")
     assert ("Only the contender is right" in whole, "Only the contender is right" in told) == (True, False)
     assert "The gain is shown: about 12.9 points more, the best so far" in told
@@ -112,13 +114,13 @@ def test_the_document_stays_exact_and_the_outputs_tell_less(judged, run, verdict
     request = approval_request("fashion", attempt=s.attempt(), parts=judged.parts, verdict_id=ref.verdict_id)
     assert request.get("body", "") == "" or "95.8 %" not in request["body"]
     assert "95.8 %" not in held_back(judged.parts.database, judged.parts.store, record).summary
-    figures = shell_run.figures_of(judged.parts, "fashion", verdict_id=ref.verdict_id)
+    figures = local_pipeline.figures_of(judged.parts, "fashion", verdict_id=ref.verdict_id)
     assert figures["told"] == "about 12.9 points more, the best so far (in steps of 6.5 points)"
     assert not {"accuracy", "macro_f1", "constant"} & figures.keys()
     ended = {"outcome": "promoted", "reason": "m", "figures": figures, "seconds": {"train": 1.0}}
-    assert "about 12.9 points more" in shell_run.closing_lines("fashion", ended)
-    assert said in audit.ledger_text(judged.parts, "fashion")
-    facts = views.run_facts(judged.parts, "fashion", run_id="run-1", verdict_id=ref.verdict_id, opened_at=s.NOW)
+    assert "about 12.9 points more" in local_pipeline.closing_lines("fashion", ended)
+    assert said in history.ledger_text(judged.parts, "fashion")
+    facts = run_facts.run_facts(judged.parts, "fashion", run_id="run-1", verdict_id=ref.verdict_id, opened_at=s.NOW)
     assert facts.verdict_reasons[0] == said
 
 
@@ -128,8 +130,8 @@ def test_all_is_told_once_the_next_epoch_is_open(judged, run, verdicts, monkeypa
     record = judged.record(verdicts, ref)
     assert held_back(judged.parts.database, judged.parts.store, record) is None
     assert told_reasons(judged.parts.database, judged.parts.store, record) == record.ref.reasons
-    monkeypatch.setattr(pages, "_shared_parts", lambda: judged.parts)
-    assert b"Only the contender is right" in pages.read_report(f"{ref.object_key}/report.html", exact=False)
+    monkeypatch.setattr(overview, "_shared_parts", lambda: judged.parts)
+    assert b"Only the contender is right" in overview.read_report(f"{ref.object_key}/report.html", exact=False)
 
 
 def test_the_ladder_goes_on_over_the_verdicts_of_the_epoch(judged, run, world, verdicts):  # noqa: F811
@@ -157,26 +159,26 @@ def test_a_project_may_tell_everything_and_asks_no_question_anew(judged, run, ve
     judged.store.put(key, json.dumps(document).encode())
     assert held_back(judged.parts.database, judged.parts.store, record) is None
     del document["question"]["policy"]["exam"]["tell"]  # of an older release: it was told whole
-    assert telling.is_told_whole(document)
+    assert evaluation_ladder.is_told_whole(document)
 
 
 def test_reading_an_open_exam_in_a_shell_stands_in_the_ledger(judged, run, monkeypatch, tmp_path):  # noqa: F811
     ref = run()
-    monkeypatch.setattr(views, "build_parts", lambda: judged.parts)
+    monkeypatch.setattr(cli_views, "build_resources", lambda: judged.parts)
     file = tmp_path / "r.html"
-    said = views.save_report("fashion", verdict=None, output=file, exact=False)
+    said = cli_views.save_report("fashion", verdict=None, output=file, exact=False)
     assert said.endswith("Its exam is open: `--exact` writes the figures and items too, and the ledger says so.")
     assert "Only the contender is right" not in file.read_text()
     ledger = LedgerRepository(judged.database)
     assert [entry.kind for entry in ledger.entries("fashion")] == ["verdict"]
     for _ in range(2):
-        views.save_report("fashion", verdict=None, output=file, exact=True)
+        cli_views.save_report("fashion", verdict=None, output=file, exact=True)
     assert "Only the contender is right" in file.read_text()
     looks = [entry for entry in ledger.entries("fashion") if entry.kind == "look"]
     assert [(one.subject, one.body["verdict_id"]) for one in looks] == [
         (f"{ref.verdict_id}/{number}", ref.verdict_id) for number in (1, 2)
     ]
-    assert "at the open exam's figures of verdict" in audit.ledger_text(judged.parts, "fashion")
+    assert "at the open exam's figures of verdict" in history.ledger_text(judged.parts, "fashion")
     found = check(judged.database, judged.store, now=s.NOW)
     assert [str(one) for one in found if "look" in str(one)] == []
 

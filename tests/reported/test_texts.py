@@ -13,8 +13,8 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.registry import find_recipe
 from pipeline_tasks.models.text_bow.preprocess import decode_text, input_facts
 from pipeline_tasks.models.text_bow.units import terms, unit_shares
-from pipeline_tasks.project import LoadedProject, Project
-from pipeline_tasks.project_gate import NearDuplicates
+from pipeline_tasks.project.gate_schema import NearDuplicates
+from pipeline_tasks.project.schema import LoadedProject, Project
 from pipeline_tasks.validation import fingerprints as fp
 from tests.fakes import FakeObjectStore
 from tests.model.learning import learn, predict

@@ -13,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline_tasks import assembly, cli
+from pipeline_tasks.cli import main
 from pipeline_tasks.contracts import sha256_hex
+from pipeline_tasks.core.settings import load_settings
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.registry import find_recipe
-from pipeline_tasks.project_init import init_project
-from pipeline_tasks.settings import load_settings
-from pipeline_tasks.training import inputs, loading, loop
+from pipeline_tasks.orchestration import local_pipeline, resources
+from pipeline_tasks.orchestration.local_pipeline import closing_lines, figures_of
+from pipeline_tasks.project.scaffold import init_project
+from pipeline_tasks.training import data_loading, decoded_inputs, loop
 from pipeline_tasks.training import task as training_task
 from pipeline_tasks.training.dataset import rows_of
-from pipeline_tasks.training.keys import TrainingKey
 from pipeline_tasks.training.progress import step_progress
-from pipeline_tasks.wiring import shell_run
-from pipeline_tasks.wiring.shell_run import closing_lines, figures_of
+from pipeline_tasks.training.training_key import TrainingKey
 from tests.fakes import FakeObjectStore
 from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - fixtures
 from tests.unit.training.scene import Scene
@@ -126,8 +126,8 @@ def test_wrong_threads_and_devices_are_refused(variables, message):
 @pytest.mark.parametrize(("waiting", "said"), [(2, "2 runs uploaded."), (0, "No offline run waits.")])
 def test_offline_runs_are_uploaded_by_a_command(monkeypatch, capsys, waiting, said):
     tracker = SimpleNamespace(sync=lambda: [Path("run")] * waiting)
-    monkeypatch.setattr(assembly, "build_parts", lambda: SimpleNamespace(tracker=tracker))
-    assert cli.main(["wandb", "sync"]) == 0
+    monkeypatch.setattr(resources, "build_resources", lambda: SimpleNamespace(tracker=tracker))
+    assert main.main(["wandb", "sync"]) == 0
     assert capsys.readouterr().out.strip() == said
 
 
@@ -140,12 +140,12 @@ def test_a_project_that_sets_new_classes_loads_and_is_told(tmp_path, monkeypatch
     text = (folder / "project.yaml").read_text()
     (folder / "project.yaml").write_text(text.replace("gate:\n", "gate:\n  new_classes: judge\n", 1))
     monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
-    assert cli.main(["project", "validate", "my_project"]) == 0
+    assert main.main(["project", "validate", "my_project"]) == 0
     said = capsys.readouterr()
     assert "my_project is valid" in said.out
     assert "gate.new_classes has no effect" in said.err
     (folder / "project.yaml").write_text(text)
-    assert cli.main(["project", "validate", "my_project"]) == 0
+    assert main.main(["project", "validate", "my_project"]) == 0
     assert "new_classes" not in capsys.readouterr().err
 
 
@@ -193,28 +193,28 @@ def trained(monkeypatch, tmp_path):
         logging.getLogger("pipeline_tasks.training.progress").info("train: step 30 of 90, 6 s left")
         return {"idle": f"{project} has nothing new", "num_new_labels": 0}
 
-    monkeypatch.setattr(shell_run, "train_to_serve", stand_in)
+    monkeypatch.setattr(local_pipeline, "train_to_serve", stand_in)
 
 
 def test_train_shows_progress_on_standard_error_and_ends_in_words(trained, capsys):
-    assert cli.main(["train", "pets"]) == 0
+    assert main.main(["train", "pets"]) == 0
     said = capsys.readouterr()
     assert said.err == "train: step 30 of 90, 6 s left\n"
     assert said.out == "Nothing was trained: pets has nothing new\n"
 
 
 def test_train_with_json_prints_json_alone(trained, capsys):
-    assert cli.main(["train", "pets", "--json"]) == 0
+    assert main.main(["train", "pets", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"idle": "pets has nothing new", "num_new_labels": 0}
     assert not logging.getLogger("pipeline_tasks").handlers
 
 
 def test_decoding_says_how_far_it_is(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(inputs, "step_progress", functools.partial(step_progress, every_seconds=0.0))
+    monkeypatch.setattr(decoded_inputs, "step_progress", functools.partial(step_progress, every_seconds=0.0))
     items = [(row, bytes([row])) for row in range(200)]
     with caplog.at_level(logging.INFO):
         decode = lambda data: np.frombuffer(data, dtype=np.uint8)  # noqa: E731
-        inputs.decode_inputs(lambda: items, num_rows=200, decode=decode, folder=tmp_path, key="k")
+        decoded_inputs.decode_inputs(lambda: items, num_rows=200, decode=decode, folder=tmp_path, key="k")
     assert [line.split(",")[0] for line in caplog.messages] == ["decode: step 100 of 200", "decode: step 200 of 200"]
 
 
@@ -240,7 +240,7 @@ def test_statistics_of_batches_are_those_of_the_whole(sizes):
 
 
 def test_training_rows_are_read_object_after_object(monkeypatch):
-    monkeypatch.setattr(loading, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(data_loading, "READ_AT_ONCE", 2)
     payloads = [f"row {number}".encode() for number in range(6)]
     store = FakeObjectStore()
     packs = {f"packs/{name}": payloads[start::3] for start, name in enumerate("abc")}
@@ -251,7 +251,7 @@ def test_training_rows_are_read_object_after_object(monkeypatch):
             row = {"item_id": sha256_hex(data), "label": "no", "split": "train", "group_key": data.decode()}
             rows.append(row | {"object_key": key, "offset": index * len(data), "size_bytes": len(data)})
     found = rows_of(pa.Table.from_pylist(rows[::-1]))
-    read = dict(loading.read_rows("pets", found, store=store))
+    read = dict(data_loading.read_rows("pets", found, store=store))
     assert [sha256_hex(read[row]) for row in range(6)] == sorted(row["item_id"] for row in rows)
     assert (
         [row.item_id for row in found]
@@ -263,8 +263,8 @@ def test_training_rows_are_read_object_after_object(monkeypatch):
 
 def test_an_index_of_an_earlier_release_is_decoded_anew(tmp_path):
     old = {"key": "k", "file": "x", "dtype": "uint8", "tail_shape": [], "starts": [0], "lengths": [1], "skipped": {}}
-    (tmp_path / inputs.INDEX_NAME).write_text(json.dumps(old))
-    found = inputs.decode_inputs(
+    (tmp_path / decoded_inputs.INDEX_NAME).write_text(json.dumps(old))
+    found = decoded_inputs.decode_inputs(
         lambda: [(0, b"ab")],
         num_rows=1,
         decode=lambda data: np.frombuffer(data, dtype=np.uint8),

@@ -18,8 +18,8 @@ from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.models.decoding import decode_item
 from pipeline_tasks.models.registry import FoundRecipe, find_recipe
+from pipeline_tasks.training.data_loading import LoadPlan, load_data
 from pipeline_tasks.training.dataset import rows_of
-from pipeline_tasks.training.loading import LoadPlan, load_data
 from tests.fakes import FakeObjectStore
 from tests.reported.test_decode import Raising
 from tests.unit.evaluation import support as s

@@ -14,19 +14,20 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipeline_tasks import assembly, cli
+from pipeline_tasks.audit import lineage
+from pipeline_tasks.audit.lineage_tree import when
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.set_aside import Retirement, SetAsideRepository
+from pipeline_tasks.cli import main
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import ConfigError, GateClosed, InputError
 from pipeline_tasks.evaluation import verdict as vd
-from pipeline_tasks.invariants import check
+from pipeline_tasks.invariants.check import check
+from pipeline_tasks.orchestration import item_retirement, resources
 from pipeline_tasks.validation import items as items_module
-from pipeline_tasks.validation.reports import CheckContext
+from pipeline_tasks.validation.check_reports import CheckContext
 from pipeline_tasks.validation.task import build_snapshot, check_items, open_exam, release_decodable
-from pipeline_tasks.wiring import lineage, retiring
-from pipeline_tasks.wiring.lineage_tree import when
 from tests.fakes import FakeObjectStore
 from tests.lineage_case import Past
 from tests.lineage_case import item_id as past_item
@@ -174,7 +175,7 @@ def test_b2_a_retired_item_is_in_no_new_snapshot_and_no_new_exam(scene_of_pets):
     scene = scene_of_pets
     trained, asked = scene.add_labeled(8), scene.add_labeled(12, split="exam", start=50)
     for item_id in (trained[0], asked[0]):
-        retiring.retire(scene.database, "pets", item_id[:20], reason="wrong", by="ann", now=NOW)
+        item_retirement.retire(scene.database, "pets", item_id[:20], reason="wrong", by="ann", now=NOW)
     (exam,) = open_exam(scene.project, **scene.freezing)
     assert (exam.num_items, build_snapshot(scene.project, **scene.freezing).num_rows) == (11, 7)
 
@@ -183,13 +184,13 @@ def test_b2_retiring_is_recorded_once_and_says_which_exams_hold_the_item(scene_o
     scene = scene_of_pets
     item_id = scene.add_labeled(10, split="exam")[0]
     open_exam(scene.project, **scene.freezing)
-    first = retiring.retire(scene.database, "pets", item_id, reason="typed\nwrongly", by="ann", now=NOW)
+    first = item_retirement.retire(scene.database, "pets", item_id, reason="typed\nwrongly", by="ann", now=NOW)
     assert first.record == Retirement("pets", item_id, "typed wrongly", "ann", NOW)
     assert first.epochs == (1,)
-    again = retiring.retire(scene.database, "pets", item_id, reason="other", by="ben", now=NOW)
+    again = item_retirement.retire(scene.database, "pets", item_id, reason="other", by="ben", now=NOW)
     assert (again.record, again.is_new) == (first.record, False)
-    assert "was retired by ann before" in retiring.as_text(again)
-    assert retiring.as_json(first)["epochs"] == [1]
+    assert "was retired by ann before" in item_retirement.as_text(again)
+    assert item_retirement.as_json(first)["epochs"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_b2_retiring_is_recorded_once_and_says_which_exams_hold_the_item(scene_o
 def test_b2_retiring_what_is_not_there_or_without_a_reason_is_refused(scene_of_pets, project, item, reason, message):
     scene_of_pets.add_item(png(1))
     with pytest.raises(ConfigError, match=message):
-        retiring.retire(scene_of_pets.database, project, item, reason=reason, by="ann", now=NOW)
+        item_retirement.retire(scene_of_pets.database, project, item, reason=reason, by="ann", now=NOW)
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -212,21 +213,21 @@ def test_b2_the_command_retires_and_refuses(scene_of_pets, monkeypatch, tmp_path
     (tmp_path / "pets").mkdir(exist_ok=True)
     monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
     item_id = scene_of_pets.add_item(png(1))
-    monkeypatch.setattr(assembly, "build_parts", lambda: types.SimpleNamespace(database=scene_of_pets.database))
+    monkeypatch.setattr(resources, "build_resources", lambda: types.SimpleNamespace(database=scene_of_pets.database))
     flags = ["--json"] if as_json else []
-    assert cli.main(["item", "retire", "pets", item_id[:12], "--reason", "typed in wrongly", *flags]) == cli.DONE
+    assert main.main(["item", "retire", "pets", item_id[:12], "--reason", "typed in wrongly", *flags]) == main.DONE
     said = capsys.readouterr().out
     if as_json:
         assert json.loads(said)["item_id"] == item_id
     else:
         assert said.startswith(f"Item {item_id[:12]} of pets is retired. New snapshots and exams leave it out.")
     for arguments in (["f" * 64, "--reason", "why"], [item_id, "--reason", ""]):
-        assert cli.main(["item", "retire", "pets", *arguments]) == cli.USAGE
+        assert main.main(["item", "retire", "pets", *arguments]) == main.USAGE
 
 
 def test_b2_lineage_and_verify_know_a_retired_item(database, object_store):
     Past(database, object_store)
-    retiring.retire(database, "pets", past_item(6), reason="typed in wrongly", by="ann", now=NOW)
+    item_retirement.retire(database, "pets", past_item(6), reason="typed in wrongly", by="ann", now=NOW)
     said = f"retired by ann, {when(NOW)}: typed in wrongly"
     tree = lineage.lineage(database, object_store, f"item:{past_item(6)}", project="pets")
     assert said in str(tree)

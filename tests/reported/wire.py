@@ -9,8 +9,8 @@ import threading
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bento_services.door import door
-from bento_services.heads import BoundedHeads
+from bento_services.http_server.admission import door
+from bento_services.http_server.connection_limits import BoundedHeads
 from tests.services import wait_until
 
 H2C = (

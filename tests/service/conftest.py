@@ -13,19 +13,20 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from bento_services.gateway.app import build_app
-from bento_services.gateway.client import Scores
+from bento_services.gateway.api.app import build_app
+from bento_services.gateway.api.predict_async import Worker
+from bento_services.gateway.async_predictions.resources import AsyncResources
+from bento_services.gateway.async_predictions.store import PredictionStore
 from bento_services.gateway.config import GatewayConfig
-from bento_services.gateway.core import Gateway, Later
-from bento_services.gateway.follower import RouteFollower
-from bento_services.gateway.gather import Gatherer
-from bento_services.gateway.later import Worker
 from bento_services.gateway.metrics import Metrics
-from bento_services.gateway.predict import Dispatcher
-from bento_services.gateway.prediction_store import PredictionStore
-from bento_services.gateway.records import LogRecord, read_records
-from bento_services.gateway.routes import KeyInfo, ProjectRoute, ServingSettings, Snapshot, snapshot_of
-from bento_services.gateway.spool import Spool
+from bento_services.gateway.prediction_log.records import LogRecord, read_records
+from bento_services.gateway.prediction_log.spool import Spool
+from bento_services.gateway.request_handler import RequestHandler
+from bento_services.gateway.routing.dispatcher import Dispatcher
+from bento_services.gateway.routing.inference_client import Scores
+from bento_services.gateway.routing.request_coalescing import Gatherer
+from bento_services.gateway.routing.route_follower import RouteFollower
+from bento_services.gateway.routing.routes import KeyInfo, ProjectRoute, ServingSettings, Snapshot, snapshot_of
 from pipeline_tasks.contracts import RouteEntry, sha256_hex
 from tests.service.servers import CLASSES
 
@@ -120,7 +121,7 @@ class Bench:
     follower: RouteFollower
     spool: Spool
     metrics: Metrics
-    gateway: Gateway
+    gateway: RequestHandler
     reviews: StubReviews
     callbacks: StubCallbacks
 
@@ -183,9 +184,9 @@ def bench(tmp_path):
     follower.poll()
     spool = Spool(config.spool_dir, limit_bytes=50_000_000, segment_bytes=1_000_000)
     store = PredictionStore(config.predictions_file, limits=config.store, wall_seconds=time.time)
-    later = Later(store=store, reviews=StubReviews(), callbacks=StubCallbacks())
+    later = AsyncResources(store=store, reviews=StubReviews(), callbacks=StubCallbacks())
     numbers, times = itertools.count(1), itertools.count(1_767_225_600_000)
-    gateway = Gateway(
+    gateway = RequestHandler(
         config,
         follower=follower,
         dispatcher=Dispatcher(models),

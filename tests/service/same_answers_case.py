@@ -23,20 +23,20 @@ from PIL import Image
 from pipeline_tasks.adapters.wandb_tracker import NullTracker
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import Chunk, ItemRepository
-from pipeline_tasks.catalog.registry import ModelRepository
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.model_versions import ModelRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt, Item, Location, ModelRef, Route, RouteEntry, SnapshotRef, sha256_hex
+from pipeline_tasks.deployment.route_settings import route_config
 from pipeline_tasks.evaluation.scoring import load_stored
 from pipeline_tasks.guards.personal import DenyList
 from pipeline_tasks.models.artifact import load_module
 from pipeline_tasks.models.registry import find_recipe
-from pipeline_tasks.project import LoadedProject, Project
+from pipeline_tasks.orchestration.offline_predictions import predict_batch
+from pipeline_tasks.project.schema import LoadedProject, Project
 from pipeline_tasks.training import task
+from pipeline_tasks.training.data_loading import LoadPlan, load_data
 from pipeline_tasks.training.dataset import rows_of
-from pipeline_tasks.training.loading import LoadPlan, load_data
 from pipeline_tasks.training.loop import predict
-from pipeline_tasks.wiring.predicting import predict_batch
-from pipeline_tasks.wiring.shipping import route_config
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 NUM_ITEMS = 1000

@@ -9,11 +9,11 @@ from typing import Self
 import pytest
 import uvicorn
 
-from bento_services.heads import BoundedHeads
+from bento_services.http_server.connection_limits import BoundedHeads
 from bento_services.inference.endpoint import OwnPaths
 from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png, token_of
-from tests.unit.serving.inference_model import Doubles, endpoint_of
+from tests.unit.inference.inference_model import Doubles, endpoint_of
 
 GATEWAY = (
     "POST /v1/projects/fashion/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"

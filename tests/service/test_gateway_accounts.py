@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bento_services.gateway.flood import Entrance
+from bento_services.gateway.load_shedding import Entrance
 from tests.service.conftest import png, token_of
 from tests.service.test_gateway_http import error_of
 
@@ -42,7 +42,7 @@ def test_served_is_logged_plus_dropped_plus_failed_whatever_the_disk_does(bench,
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(descriptor, data[: len(data) // 2] if number % 4 == 2 else data)
 
-    monkeypatch.setattr("bento_services.gateway.spool.os.write", flaky)
+    monkeypatch.setattr("bento_services.gateway.prediction_log.spool.os.write", flaky)
     bench.spool._limit_bytes = 30_000
     with ThreadPoolExecutor(4) as pool:
         codes = list(pool.map(lambda n: bench.predict(png(n) if n % 5 else b"no image").status_code, range(80)))

@@ -8,9 +8,9 @@ import json
 
 import pytest
 
-from bento_services.gateway import batch as module
-from bento_services.gateway import guard
-from bento_services.gateway.client import Failed, Scores, all_failed
+from bento_services.gateway import request_validation
+from bento_services.gateway.api import predict_batch as module
+from bento_services.gateway.routing.inference_client import Failed, Scores, all_failed
 from tests.service.conftest import MAX_REQUEST_BYTES, bearer, png, snapshot, token_of
 from tests.service.servers import CLASSES
 from tests.service.test_gateway_http import error_of
@@ -217,14 +217,14 @@ def test_a_failing_model_and_a_defect_of_ours_are_results_of_their_item(bench, m
     bench.models.replies = {"d1": Failed("nonsense"), "d2": Failed("nonsense")}
     assert codes(send(bench, {"items": [GOOD]})) == ["MODEL_FAILED"]
     bench.models.replies = {}
-    check = guard.canonical_item
+    check = request_validation.canonical_item
 
     async def broken(payload, settings):
         if payload == png(5):
             raise RuntimeError("secret detail")
         return await check(payload, settings)
 
-    monkeypatch.setattr(guard, "canonical_item", broken)
+    monkeypatch.setattr(request_validation, "canonical_item", broken)
     response = send(bench, {"items": [item(4), item(5), item(6)]})
     assert codes(response) == [None, "INTERNAL", None]
     assert "secret" not in response.text

@@ -13,7 +13,7 @@ import dethrone_client
 import httpx
 import pytest
 
-from bento_services.gateway.openapi import DOCUMENT
+from bento_services.gateway.api.openapi import DOCUMENT
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.conftest import png
 from tests.service.servers import ROOT, StubInference

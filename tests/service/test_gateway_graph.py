@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from bento_services.gateway.app import build_app
-from bento_services.gateway.client import SAFETENSORS, Failed, InferenceClient, Rejected, Scores
-from bento_services.gateway.predict import Dispatcher
-from bento_services.gateway.reviews import Audited, Review
-from bento_services.gateway.routes import ProjectRoute, ServingSettings, parse_snapshot, snapshot_of
-from bento_services.inference.packaging import build_bento
-from bento_services.inference.schemas import Answers
+from bento_services.gateway.api.app import build_app
+from bento_services.gateway.async_predictions.reviews import Audited, Review
+from bento_services.gateway.routing.dispatcher import Dispatcher
+from bento_services.gateway.routing.inference_client import SAFETENSORS, Failed, InferenceClient, Rejected, Scores
+from bento_services.gateway.routing.routes import ProjectRoute, ServingSettings, parse_snapshot, snapshot_of
+from bento_services.inference.responses import Answers
 from pipeline_tasks.contracts import REQUEST, Graph, GraphNode, RouteEntry, sha256_hex
+from pipeline_tasks.deployment.bento_builder import build_bento
 from pipeline_tasks.models.artifact import load
 from tests.service.conftest import bearer, png, snapshot
 from tests.service.servers import serving, write_model

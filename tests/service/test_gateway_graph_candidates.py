@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from bento_services.gateway.routes import snapshot_of
+from bento_services.gateway.routing.routes import snapshot_of
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.test_gateway_graph import CASCADE, CHAIN, Models, by_project, with_graph
 from tests.service.test_gateway_http import error_of

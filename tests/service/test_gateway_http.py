@@ -8,14 +8,14 @@ import json
 import httpx
 import pytest
 
-from bento_services.gateway.app import ID_BYTES, IDS_AT_ONCE, random_ids
-from bento_services.gateway.client import Failed, Rejected, Scores
+from bento_services.gateway.api.app import ID_BYTES, IDS_AT_ONCE, random_ids
 from bento_services.gateway.errors import ApiError
-from bento_services.gateway.guard import canonical_item
-from bento_services.gateway.routes import ServingSettings, parse_route, snapshot_of
+from bento_services.gateway.request_validation import canonical_item
+from bento_services.gateway.routing.inference_client import Failed, Rejected, Scores
+from bento_services.gateway.routing.routes import ServingSettings, parse_route, snapshot_of
 from pipeline_tasks.contracts import sha256_hex
-from pipeline_tasks.project_loader import load_project
-from pipeline_tasks.wiring.shipping import route_config
+from pipeline_tasks.deployment.route_settings import route_config
+from pipeline_tasks.project.loader import load_project
 from tests.service.conftest import bearer, png, snapshot, token_of
 from tests.service.servers import CLASSES, ROOT
 

@@ -11,11 +11,11 @@ import time
 import httpx
 import pytest
 
-from bento_services.gateway import later as module
-from bento_services.gateway.callbacks import parse_policy
-from bento_services.gateway.client import Failed, Rejected, Scores
-from bento_services.gateway.guard import DECODE_IN_THREAD_BYTES
-from bento_services.gateway.reviews import Audited, Review
+from bento_services.gateway.api import predict_async as module
+from bento_services.gateway.async_predictions.callbacks import parse_policy
+from bento_services.gateway.async_predictions.reviews import Audited, Review
+from bento_services.gateway.request_validation import DECODE_IN_THREAD_BYTES
+from bento_services.gateway.routing.inference_client import Failed, Rejected, Scores
 from tests.service.conftest import bearer, png, token_of
 from tests.service.servers import CLASSES
 from tests.service.test_gateway_http import error_of
@@ -265,7 +265,7 @@ def test_a_callback_tells_the_answer_once_and_a_persons_answer_once(bench, monke
 
 
 def test_a_callback_that_is_refused_is_tried_three_times(bench, monkeypatch):
-    monkeypatch.setattr("bento_services.gateway.prediction_store.CALLBACK_DELAYS_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("bento_services.gateway.async_predictions.store.CALLBACK_DELAYS_SECONDS", (0.0, 0.0, 0.0))
     allow(bench)
     bench.callbacks.takes = False
     submit(bench, **{"X-Callback-Url": URL})

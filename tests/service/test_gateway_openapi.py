@@ -8,9 +8,9 @@ from html import unescape
 import pytest
 from starlette.routing import Route
 
-from bento_services.gateway.docs_page import resolve
-from bento_services.gateway.examples import EXAMPLES
-from bento_services.gateway.openapi import DOCUMENT
+from bento_services.gateway.api.docs_page import resolve
+from bento_services.gateway.api.examples import EXAMPLES
+from bento_services.gateway.api.openapi import DOCUMENT
 from tests.service.conftest import png, token_of
 from tests.service.test_gateway_batch import item, send
 from tests.service.test_gateway_later import look, submit

@@ -22,10 +22,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from bento_services.gateway.records import LogRecord, read_records
+from bento_services.gateway.prediction_log.records import LogRecord, read_records
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Route, RouteEntry
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, ROOT, StubInference, gateway_environment, serving

@@ -9,10 +9,10 @@ import datetime as dt
 import httpx
 import pytest
 
-from bento_services.gateway import shadows as module
-from bento_services.gateway.accounts import EDGES_MS
-from bento_services.gateway.client import Failed, Rejected, Scores
-from bento_services.gateway.routes import snapshot_of
+from bento_services.gateway import shadowing as module
+from bento_services.gateway.routing.deployment_counters import EDGES_MS
+from bento_services.gateway.routing.inference_client import Failed, Rejected, Scores
+from bento_services.gateway.routing.routes import snapshot_of
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.conftest import bearer, png, snapshot
 from tests.service.servers import CLASSES
@@ -160,8 +160,8 @@ def test_a_caller_who_names_a_version_is_not_mirrored(mirrored):
 
 
 def test_monitoring_takes_shadows_for_neither_predictions_nor_errors(mirrored):
-    from bento_services.gateway.records import to_parts
-    from pipeline_tasks.monitoring.parts import read_part
+    from bento_services.gateway.prediction_log.records import to_parts
+    from pipeline_tasks.monitoring.log_parts import read_part
 
     mirrored.models.replies = {"s1": Failed("nonsense")}
     ask(mirrored, 2)

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from bento_services.gateway.client import Failed, InferenceClient, Rejected, Scores
-from bento_services.inference.bodies import BATCH, split_batch
+from bento_services.gateway.routing.inference_client import Failed, InferenceClient, Rejected, Scores
+from bento_services.inference.request_decoding import BATCH, split_batch
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.servers import CLASSES, StubInference
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as save_safetensors
 
-from bento_services.inference.bodies import BATCH, NPY, SAFETENSORS, join_batch, npy_bytes
-from bento_services.inference.packaging import build_bento, export_bento, import_bento, stored_digest
+from bento_services.inference.request_decoding import BATCH, NPY, SAFETENSORS, join_batch, npy_bytes
+from pipeline_tasks.deployment.bento_builder import build_bento, export_bento, import_bento, stored_digest
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.models.artifact import load
 from tests.reported import wire

@@ -15,19 +15,19 @@ import httpx
 import pytest
 
 from bento_services.gateway.config import GatewayConfig
-from bento_services.gateway.records import read_records, to_parts
-from bento_services.inference.packaging import build_bento
-from pipeline_tasks.adapters.gateway import GatewayClient
-from pipeline_tasks.assembly import utc_now
+from bento_services.gateway.prediction_log.records import read_records, to_parts
+from pipeline_tasks.adapters.gateway_admin import GatewayClient
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt, ReleaseRef
+from pipeline_tasks.core.clock import utc_now
+from pipeline_tasks.core.ports import ServerHandle
+from pipeline_tasks.deployment import experiment as experiment_task
 from pipeline_tasks.deployment import task
-from pipeline_tasks.deployment.rolling import Rollout, roll_out
+from pipeline_tasks.deployment.bento_builder import build_bento
+from pipeline_tasks.deployment.canary import CanaryRollout, roll_out
+from pipeline_tasks.deployment.experiment_analysis import compare_arms
 from pipeline_tasks.errors import GateClosed
-from pipeline_tasks.experiments import task as experiment_task
-from pipeline_tasks.experiments.comparison import compare_arms
-from pipeline_tasks.experiments.log import read_log
-from pipeline_tasks.ports import ServerHandle
+from pipeline_tasks.monitoring.experiment_log import read_log
 from tests.fakes import FakeObjectStore
 from tests.service.conftest import png
 from tests.service.servers import CLASSES, ROOT, StubInference, gateway_environment, serving, write_model
@@ -95,14 +95,14 @@ class World:
             "clock": utc_now,
         }
         project = s.project(classes=CLASSES, serving={"rollout": ROLLOUT | rollout, "drain_seconds": 5})
-        note = roll_out(Rollout(project=project, release=release, check=lambda *_: None, **shared))
+        note = roll_out(CanaryRollout(project=project, release=release, check=lambda *_: None, **shared))
         return task.ship(project, release, route_config=SERVING, note=note, **shared)
 
     def experiment(self, action: str, version: str = ""):
         """Start an experiment on half of the users, or stop it."""
         self.num_runs += 1
         attempt = Attempt(f"run-{self.num_runs}", "experiment")
-        outside = experiment_task.Outside(
+        outside = experiment_task.ExperimentResources(
             project=s.project(classes=CLASSES),
             serving=self.serving,
             target=self.target,

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bento_services.inference.packaging import build_bento
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.serving import ServingRepository
-from pipeline_tasks.release.golden import TOLERANCE
-from pipeline_tasks.release.task import fetch_model
+from pipeline_tasks.catalog.routes import ServingRepository
+from pipeline_tasks.deployment.bento_builder import build_bento
+from pipeline_tasks.deployment.golden_requests import TOLERANCE
+from pipeline_tasks.deployment.release import fetch_model
 from tests.fakes import FakeObjectStore
 from tests.service.same_answers_case import NOW, NUM_ITEMS, TOKEN, Case, largest_difference
 from tests.service.servers import gateway_environment, serving

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 
 from pipeline_tasks.errors import InputError
-from pipeline_tasks.ingest.sql_source import SqlRows
-from pipeline_tasks.project import SqlSource
+from pipeline_tasks.ingest.sources.sql import SqlRows
+from pipeline_tasks.project.schema import SqlSource
 
 
 def test_bad_input_is_quoted_on_one_line_that_drives_no_terminal():

@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from pipeline_tasks.cli import build_parser
+from pipeline_tasks.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -11,16 +11,16 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline_tasks.adapters import label_studio_database
-from pipeline_tasks.backup import catalog_copy
-from pipeline_tasks.backup.vault import Vault
+from pipeline_tasks.backup import catalog_copy, restore, snapshot
+from pipeline_tasks.backup.repository import Vault
+from pipeline_tasks.backup.verify import verify_backup
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.signatures import new_key, parse_key
+from pipeline_tasks.core.settings import RESTORING, catalog_url
 from pipeline_tasks.errors import ConfigError, DataCorrupt, PermanentError
-from pipeline_tasks.settings import RESTORING, catalog_url
-from pipeline_tasks.wiring import keeping, stack_up
-from pipeline_tasks.wiring.verifying import verify_backup
+from pipeline_tasks.stack import bring_up, lifecycle
 from tests.backup_case import REST, Installation
 from tests.fakes import FakeObjectStore, FolderObjectStore
 from tests.labeling_case import Case as LabelingCase
@@ -106,7 +106,7 @@ def test_a_place_that_is_not_empty_is_refused_and_left_as_it_was(save, target, i
         target.store.put("mine", b"mine")
     else:
         migrate.upgrade(target.url)
-        stack_up.issue_stack_keys(target.home.with_name("other"), url=target.url)
+        bring_up.issue_stack_keys(target.home.with_name("other"), url=target.url)
     with pytest.raises(ConfigError, match=r"must be (empty|missing)"):
         target.restore()
     assert target.store.objects.get("mine", b"mine") == b"mine"
@@ -127,7 +127,7 @@ def test_a_backup_with_one_bad_byte_is_refused_before_anything_is_written(save, 
         target.restore()
     assert not target.home.exists()
     with pytest.raises(DataCorrupt, match="missing or changed"):
-        Vault(target.vault).check(keeping.task.blobs_of(Vault(target.vault).manifest(), Vault(target.vault)))
+        Vault(target.vault).check(snapshot.blobs_of(Vault(target.vault).manifest(), Vault(target.vault)))
 
 
 def test_an_invariant_that_broke_on_the_way_is_named(save, target, installation, monkeypatch):
@@ -143,22 +143,22 @@ def test_an_invariant_that_broke_on_the_way_is_named(save, target, installation,
     )
     report = target.restore()
     assert any("verdict-v1" in one for one in report.violations)
-    assert "held when the backup was made, and do not now" in keeping.as_text(report, target.vault)
+    assert "held when the backup was made, and do not now" in restore.as_text(report, target.vault)
 
 
 def test_a_half_restored_home_does_not_start(save, target, monkeypatch):
     save()
-    monkeypatch.setattr(keeping, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(restore, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         target.restore()
     with pytest.raises(ConfigError, match="a restore that was cut short"):
-        stack_up.start_stack(target.home, projects_dir=target.projects, environment={})
+        bring_up.start_stack(target.home, projects_dir=target.projects, environment={})
 
 
 def test_a_restore_that_was_cut_short_goes_on(save, target, monkeypatch):
     save()
     with monkeypatch.context() as patch:
-        patch.setattr(keeping, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(restore, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             target.restore()
     assert (target.home / RESTORING).exists()
@@ -168,7 +168,7 @@ def test_a_restore_that_was_cut_short_goes_on(save, target, monkeypatch):
 
 def test_secrets_can_stay_out_and_are_asked_for(save, target, installation):
     report = save(with_secrets=False)
-    assert "secrets are not in it" in keeping.as_text(report, target.vault)
+    assert "secrets are not in it" in restore.as_text(report, target.vault)
     assert b"the split_key" not in {path.read_bytes() for path in target.vault.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="must hold the installation's secrets"):
         target.restore()
@@ -178,7 +178,7 @@ def test_secrets_can_stay_out_and_are_asked_for(save, target, installation):
 
 
 def test_the_backup_says_that_the_secrets_are_in_it(save, target):
-    assert "secrets are IN this backup" in keeping.as_text(save(), target.vault)
+    assert "secrets are IN this backup" in restore.as_text(save(), target.vault)
 
 
 def test_what_was_broken_before_the_backup_is_told(save, target, installation):
@@ -186,7 +186,7 @@ def test_what_was_broken_before_the_backup_is_told(save, target, installation):
     report = save()
     told = [one for one in report.violations if "verdict-v1" in one]
     assert told
-    text = keeping.as_text(report, target.vault)
+    text = restore.as_text(report, target.vault)
     assert [one for one in told if f"Broken before the backup, and in it: {one}" not in text] == []
 
 
@@ -212,9 +212,9 @@ def test_a_newer_catalog_stops_the_start_before_anything_runs(tmp_path, monkeypa
     migrate.upgrade(url := catalog_url({"DETHRONE_HOME": str(home)}))
     with sqlite3.connect(home / "catalog.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    monkeypatch.setattr(stack_up.lifecycle, "up", lambda *_a, **_k: pytest.fail("it was started"))
+    monkeypatch.setattr(lifecycle, "up", lambda *_a, **_k: pytest.fail("it was started"))
     with pytest.raises(PermanentError, match="A newer Dethrone"):
-        stack_up.start_stack(home, projects_dir=tmp_path, environment={"DETHRONE_CATALOG_URL": url})
+        bring_up.start_stack(home, projects_dir=tmp_path, environment={"DETHRONE_CATALOG_URL": url})
 
 
 def test_labels_and_their_json_survive_the_copy(tmp_path, catalog_url):
@@ -289,7 +289,7 @@ def test_label_studio_on_postgresql_comes_back_once_and_its_password_is_on_no_co
     save()
     places = {"DETHRONE_CATALOG_URL": target.url, "DETHRONE_HOME": str(target.home)}
     with monkeypatch.context() as patch:
-        patch.setattr(keeping, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(restore, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             target.restore(environment=REST | places | given)
     target.restore(environment=REST | places | given)
@@ -308,13 +308,13 @@ def test_a_project_without_a_server_of_its_own_or_with_a_wrong_file_does_not_sto
     Installation.write(installation.projects / "fashion" / "project.yaml", file)
     route = types.SimpleNamespace(champion_version="graph-1" if composed else "v1", entries=() if composed else ("v1",))
     monkeypatch.setattr(
-        keeping.ServingRepository, "head_route", lambda _self, name: route if name == "fashion" else None
+        restore.ServingRepository, "head_route", lambda _self, name: route if name == "fashion" else None
     )
     save()
     report = target.restore()
     commands = ("dethrone project validate fashion", "dethrone rollback fashion --to-version v1 --reason restored")
     assert report.to_start == (() if composed else commands)
-    assert all(command in keeping.as_text(report, target.vault) for command in report.to_start)
+    assert all(command in restore.as_text(report, target.vault) for command in report.to_start)
     assert not (target.home / RESTORING).exists()
 
 

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from pipeline_tasks.backup.vault import Blob, Vault
+from pipeline_tasks.backup import restore, snapshot
+from pipeline_tasks.backup.repository import Blob, Vault
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import RouteEntry
-from pipeline_tasks.wiring import keeping
 from tests.ledger_case import minutes
 
 
@@ -24,12 +24,12 @@ def damage(vault, blobs):
 def test_a_damaged_file_is_mended_by_the_next_backup_that_looks(save, target, installation):
     vault = Vault(installation.vault)
     manifest = vault.manifest(save().name)
-    every = keeping.task.blobs_of(manifest, vault)
+    every = snapshot.blobs_of(manifest, vault)
     damage(vault, {blob.sha256: blob for blob in every if blob.size_bytes}.values())
     report = save(check=True)  # it reads every file at the end, and would name one that is bad
     assert report.num_new_objects == report.num_objects
     before = {blob.sha256 for blob in every} - {manifest["catalog"]["sha256"]}
-    assert before <= {blob.sha256 for blob in keeping.task.blobs_of(vault.manifest(), vault)}
+    assert before <= {blob.sha256 for blob in snapshot.blobs_of(vault.manifest(), vault)}
     assert target.restore().violations == ()
 
 
@@ -77,7 +77,7 @@ def test_a_rollout_that_was_under_way_comes_back_with_all_traffic_at_the_champio
     save()
     report = target.restore()
     assert (report.returned, report.violations) == (("fashion",), ())
-    assert "The rollout of fashion was under way: its champion" in keeping.as_text(report, target.vault)
+    assert "The rollout of fashion was under way: its champion" in restore.as_text(report, target.vault)
     (before, after) = ServingRepository(Database(create_engine(target.url))).records("fashion")[-2:]
     assert before == serving.head_record("fashion")
     assert after.action == "canary_inconclusive"
@@ -100,7 +100,7 @@ def test_a_restore_that_was_cut_short_after_it_returned_a_rollout_goes_on(save, 
     put_beside(installation.ledger.serving, share=10, action="canary")
     save()
     with monkeypatch.context() as patch:
-        patch.setattr(keeping, "_remember_servers", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(restore, "_remember_servers", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             target.restore()
     assert target.restore().returned == ()

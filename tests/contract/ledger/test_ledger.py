@@ -14,7 +14,7 @@ from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import InputError, LostRace
-from pipeline_tasks.invariants import check
+from pipeline_tasks.invariants.check import check
 from tests.ledger_case import NAME, NOW, Case, minutes
 
 KINDS = ["verdict", "approval", "route", "verdict", "verdict", "route", "route"]

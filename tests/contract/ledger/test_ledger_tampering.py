@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import canonical_json, sha256_hex
-from pipeline_tasks.wiring.noting import note_head
+from pipeline_tasks.orchestration.ledger_anchors import note_head
 from tests.ledger_case import NAME, NOW, entry_of
 
 

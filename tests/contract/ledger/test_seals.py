@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.ledger import seals
-from pipeline_tasks.invariants import check
-from pipeline_tasks.wiring.sealing import seal
+from pipeline_tasks.invariants.check import check
+from pipeline_tasks.orchestration.ledger_seals import seal
 from tests.ledger_case import NAME, minutes
 
 SEALED = "2e8943fa336b"

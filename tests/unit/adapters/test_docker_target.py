@@ -7,9 +7,10 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from pipeline_tasks.adapters import docker_target as module
+from pipeline_tasks.adapters import http_health, local_ports
 from pipeline_tasks.adapters.docker_target import DockerTarget, RunnableImage
 from pipeline_tasks.errors import ConfigError, PermanentError, ServiceUnavailable
-from pipeline_tasks.project_serving import DockerServing
+from pipeline_tasks.project.serving_schema import DockerServing
 
 IMAGE = RunnableImage("localhost:5000/x@sha256:ab", {"TUNING": "{}"}, auth={"username": "a", "password": "b"})
 
@@ -96,7 +97,7 @@ def refused(status, text):
 
 @pytest.fixture
 def engine(monkeypatch):
-    monkeypatch.setattr(module.addresses, "port_is_free", lambda _: True)
+    monkeypatch.setattr(local_ports, "port_is_free", lambda _: True)
     return Engine()
 
 
@@ -293,7 +294,7 @@ def test_stop_waits_for_requests_and_is_no_error_again(engine):
     [("exited", 0, "exited with exit code 0"), ("restarting", 3, "3 restarts"), ("running", 0, "no answer in 0 s")],
 )
 def test_a_server_that_does_not_get_ready_is_told_with_its_log(engine, monkeypatch, status, restarts, reason):
-    monkeypatch.setattr(module.health, "http_health", lambda *_, **__: types.SimpleNamespace(ok=False))
+    monkeypatch.setattr(http_health, "http_health", lambda *_, **__: types.SimpleNamespace(ok=False))
     one = target(engine, memory="64m")
     start(one)
     (found,) = engine.all.values()

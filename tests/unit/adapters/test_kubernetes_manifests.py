@@ -3,7 +3,7 @@
 import re
 
 from pipeline_tasks.adapters.kubernetes_manifests import DEPLOYMENT, KINDS, manifests
-from pipeline_tasks.project_serving import KubernetesServing
+from pipeline_tasks.project.serving_schema import KubernetesServing
 from pipeline_tasks.stack.layout import source_root
 
 

@@ -226,6 +226,6 @@ def test_an_item_that_cannot_be_shown_goes_to_the_quarantine_and_the_rest_is_pus
 
 
 def _copies(case, item_ids):
-    from pipeline_tasks.ports import LabelingTask
+    from pipeline_tasks.core.ports import LabelingTask
 
     return [LabelingTask(item_id, {"image": "x"}) for item_id in item_ids]

@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.annotation import collecting
+from pipeline_tasks.annotation import collect
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import GateClosed, ServiceUnavailable, StaleAttempt
 from tests.fakes_labeling import FakeLabelStudio
@@ -141,7 +141,7 @@ def test_a_refused_answer_that_is_corrected_counts(pushed):
 
 
 def test_answers_on_tasks_that_are_not_ours_are_refused(pushed):
-    from pipeline_tasks.ports import LabelingTask
+    from pipeline_tasks.core.ports import LabelingTask
 
     pushed.labeling.import_tasks(pushed.ls_project(), [LabelingTask("stranger", {"image": "x"})])
     pushed.say("stranger", "cat")
@@ -200,7 +200,7 @@ def test_changes_within_the_overlap_are_found_although_the_cursor_is_past_them(p
 
 
 def test_an_annotation_whose_request_was_killed_before_it_touched_its_task_is_found(pushed, monkeypatch):
-    monkeypatch.setattr(collecting, "OVERLAP", dt.timedelta(0))
+    monkeypatch.setattr(collect, "OVERLAP", dt.timedelta(0))
     pushed.say(pushed.train[0], "cat")
     pushed.collect()
     pushed.say(pushed.train[1], "dog")
@@ -212,7 +212,7 @@ def test_an_annotation_whose_request_was_killed_before_it_touched_its_task_is_fo
 
 
 def test_only_what_changed_is_read_again(pushed, monkeypatch):
-    monkeypatch.setattr(collecting, "OVERLAP", dt.timedelta(0))
+    monkeypatch.setattr(collect, "OVERLAP", dt.timedelta(0))
     asked = []
     read = pushed.labeling.annotations
 
@@ -250,7 +250,7 @@ def test_a_label_studio_that_lost_its_data_takes_no_label_away(case, caplog):
 
 @pytest.mark.parametrize(("gone", "recorded", "expected"), [(20, 20, False), (21, 42, False), (21, 41, True)])
 def test_how_many_deletions_are_believed(gone, recorded, expected):
-    assert collecting.is_doubtful(gone, num_recorded=recorded) is expected
+    assert collect.is_doubtful(gone, num_recorded=recorded) is expected
 
 
 def test_an_older_attempt_records_nothing(pushed):
@@ -280,7 +280,7 @@ def test_an_outage_in_the_middle_is_made_good_by_the_next_run(pushed, method):
 
 
 def test_many_annotations_are_recorded_in_batches(pushed, monkeypatch):
-    monkeypatch.setattr(collecting, "BATCH_ANNOTATIONS", 2)
+    monkeypatch.setattr(collect, "BATCH_ANNOTATIONS", 2)
     for number in range(5):
         pushed.examine(pushed.exam[0], "owl", by=f"{number}@x")
     assert counts(pushed.collect()) == (5, 0, 1, 0, 0)

@@ -53,7 +53,7 @@ def reopened(case):
 
 def with_double(case):
     """Let Label Studio hold a double of one item, as an older attempt leaves it."""
-    from pipeline_tasks.ports import LabelingTask
+    from pipeline_tasks.core.ports import LabelingTask
 
     case.annotate()
     case.labeling.import_tasks(case.ls_project(), [LabelingTask(case.train[0], {"image": "x"})])

@@ -3,7 +3,7 @@ import pytest
 
 from data_checks.chunks import run_suite
 from data_checks.suites import dataset_suite, items_suite, labels_suite
-from pipeline_tasks.project import Project
+from pipeline_tasks.project.schema import Project
 
 
 def project(modality="image", **sections) -> Project:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline_tasks.demo import material as demo_material
+from pipeline_tasks.demo import dataset as demo_material
 
 MATERIAL = demo_material.Material(
     labeled=((b"one", "boot"), (b"two", "bag")), unlabeled=((b"three", "coat"),), rotated=(), blurred=()

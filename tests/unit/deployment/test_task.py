@@ -4,11 +4,11 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.catalog.serving import ServingRepository
+from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt, ReleaseRef
+from pipeline_tasks.core.ports import ServerHandle
 from pipeline_tasks.deployment import task
 from pipeline_tasks.errors import ConfigError, GateClosed, ServiceUnavailable
-from pipeline_tasks.ports import ServerHandle
 from tests.unit.evaluation import support as s
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

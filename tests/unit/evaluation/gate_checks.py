@@ -21,7 +21,7 @@ from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.scoring import Measured
 from pipeline_tasks.evaluation.slices import score_slices
 from pipeline_tasks.guards.personal import DenyList
-from pipeline_tasks.project_gate import Slice
+from pipeline_tasks.project.gate_schema import Slice
 from tests.fakes import FakeObjectStore
 from tests.unit.evaluation import support as s
 
@@ -350,11 +350,13 @@ def evidence_spends_its_level(evidence):
     assert levels == sorted(levels, reverse=True)
 
 
-def question(**changes) -> vd.Question:
+def question(**changes) -> vd.VerdictInputs:
     party = vd.Party("new", "d1", "s1", s.CLASSES, 1000)
     champion = dataclasses.replace(party, version="old")
     return dataclasses.replace(
-        vd.Question("fashion", s.policy(), s.CLASSES, party, champion, (), exam_use=3, leaks=(), champion_leaks=()),
+        vd.VerdictInputs(
+            "fashion", s.policy(), s.CLASSES, party, champion, (), exam_use=3, leaks=(), champion_leaks=()
+        ),
         **changes,
     )
 

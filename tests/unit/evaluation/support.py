@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_tasks.contracts import Attempt, ExamRef, Item, Location, ModelRef, sha256_hex
+from pipeline_tasks.core.proportions import NOT_A_NUMBER, Interval
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import metrics as m
-from pipeline_tasks.evaluation.parts import PartShare
+from pipeline_tasks.evaluation.exam_parts import PartShare
 from pipeline_tasks.evaluation.statistics import PairedGain
-from pipeline_tasks.intervals import NOT_A_NUMBER, Interval
-from pipeline_tasks.project import LoadedProject, Project
-from pipeline_tasks.project_gate import Gate
+from pipeline_tasks.project.gate_schema import Gate
+from pipeline_tasks.project.schema import LoadedProject, Project
 from pipeline_tasks.validation import manifest
 from pipeline_tasks.validation.near_duplicates import exact_leaks
 

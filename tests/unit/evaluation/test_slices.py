@@ -11,14 +11,15 @@ import yaml
 
 from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import Location
-from pipeline_tasks.evaluation import advice, report_slices, rule
+from pipeline_tasks.core.proportions import NOT_A_NUMBER, wilson_interval
+from pipeline_tasks.evaluation import gate_rule
 from pipeline_tasks.evaluation import slices as sl
 from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.report import advice, slices
+from pipeline_tasks.evaluation.report.markdown import markdown_summary
 from pipeline_tasks.evaluation.scoring import ExamItem
-from pipeline_tasks.evaluation.summary import markdown_summary
 from pipeline_tasks.evaluation.task import judge
-from pipeline_tasks.intervals import NOT_A_NUMBER, wilson_interval
-from pipeline_tasks.project_gate import Gate, Slice
+from pipeline_tasks.project.gate_schema import Gate, Slice
 from tests.unit.evaluation import support as s
 
 LABELS = [s.CLASSES[index % 2] for index in range(120)]
@@ -122,7 +123,7 @@ def decide(*scores, first=False, evidence=None, **changes):
     found = evidence or found_with(*scores)
     policy = s.policy(slices=[{**BY_CAMERA, **changes}])
     made = s.first_evidence(slices=(found,)) if first else s.evidence(current=s.exam(slices=(found,)))
-    return rule.decide(policy, made)
+    return gate_rule.decide(policy, made)
 
 
 def codes(decision):
@@ -167,7 +168,7 @@ def test_eight_small_slices_of_equal_models_do_not_keep_a_gain_out():
             alpha=0.05,
         )
         policy = s.policy(slices=[chosen.model_dump()])
-        promoted += rule.decide(policy, s.evidence(current=s.exam(slices=found))).answer == "promote"
+        promoted += gate_rule.decide(policy, s.evidence(current=s.exam(slices=found))).answer == "promote"
     assert promoted >= 25
 
 
@@ -234,7 +235,7 @@ def test_a_margin_that_cannot_be_computed_keeps_the_champion():
 
 def test_a_declared_slice_without_evidence_keeps_the_champion():
     policy = s.policy(slices=[BY_CAMERA])
-    assert rule.decide(policy, s.evidence()).code == "METRIC_INVALID"
+    assert gate_rule.decide(policy, s.evidence()).code == "METRIC_INVALID"
 
 
 def test_small_values_are_listed_and_not_judged():
@@ -351,19 +352,19 @@ def test_replay_needs_nothing_but_the_evidence(run, wrong):
 
 def test_the_page_shows_both_models_on_each_value_worst_first(run):
     document = json.loads(run(wrong=CAMERA_0, gate=GATE)[2])
-    table = report_slices.slice_table(document)
+    table = slices.slice_table(document)
     assert table.index("camera0") < table.index("camera1")
     low, high = (document["evidence"]["current"]["slices"][0]["scores"][0]["contender"][end] for end in ("low", "high"))
     assert "75.0 % <span" in table
     assert f"{100 * low:.1f} to {100 * high:.1f}" in table
     assert "-25.0" in table
     assert "at least 90.0 %" in table
-    assert [score["value"] for _, score in report_slices.slice_rows(document)] == ["camera0", "camera1", "camera2"]
+    assert [score["value"] for _, score in slices.slice_rows(document)] == ["camera0", "camera1", "camera2"]
 
 
 def test_the_page_names_what_was_left_out(run):
     chosen = {**BY_CAMERA, "pattern": "^(?P<slice>camera[01])/", "min_items": 50}
-    table = report_slices.slice_table(json.loads(run(wrong=[], gate={"slices": [chosen]})[2]))
+    table = slices.slice_table(json.loads(run(wrong=[], gate={"slices": [chosen]})[2]))
     assert "camera: too few items in camera0 (40), camera1 (40); 40 items have no value." in table
 
 
@@ -390,4 +391,4 @@ def test_a_verdict_from_before_there_were_slices_has_none(run):
     document = json.loads(run(wrong=[], gate={})[2])
     del document["question"]["policy"]["slices"]
     del document["evidence"]["current"]["slices"]
-    assert report_slices.slice_rows(document) == []
+    assert slices.slice_rows(document) == []

@@ -12,8 +12,8 @@ from PIL import Image
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.ingest import task
-from pipeline_tasks.project_init import init_project
-from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.project.loader import load_project
+from pipeline_tasks.project.scaffold import init_project
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PARAMS = "{numbers: [amount], categories: {country: [DE, FR, US]}}"

@@ -6,13 +6,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from pipeline_tasks import faults
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.contracts import Attempt
+from pipeline_tasks.core import crash_points
 from pipeline_tasks.errors import GateClosed
-from pipeline_tasks.ingest import task, writer
-from pipeline_tasks.project_loader import load_project
+from pipeline_tasks.ingest import item_writer, task
+from pipeline_tasks.project.loader import load_project
 
 
 class DiskStore:
@@ -33,8 +33,8 @@ class DiskStore:
 
 def main() -> None:
     folder, point, trace = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    writer.CHUNK_ROWS, writer.LOOKUP_ROWS = 10, 5
-    faults.arm(point or None, trace_path=trace)
+    item_writer.CHUNK_ROWS, item_writer.LOOKUP_ROWS = 10, 5
+    crash_points.arm(point or None, trace_path=trace)
     database = Database(create_engine(f"sqlite:///{folder / 'catalog.db'}"))
     try:
         task.run(

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline_tasks.cli import main
+from pipeline_tasks.cli.main import main
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.ingest.column_proposal import propose, propose_column, with_columns
-from pipeline_tasks.project_loader import load_draft, load_project
+from pipeline_tasks.project.loader import load_draft, load_project
 
 
 @pytest.mark.parametrize(

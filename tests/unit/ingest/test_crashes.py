@@ -13,7 +13,7 @@ from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.contracts import sha256_hex
-from pipeline_tasks.project_init import init_project
+from pipeline_tasks.project.scaffold import init_project
 from tests.unit.ingest.conftest import png
 
 CHILD = Path(__file__).with_name("crash_child.py")

@@ -142,7 +142,7 @@ def test_torch_is_not_loaded_to_serve_a_graph(folder):
     shutil.copy(folder / artifact.MANIFEST_NAME, folder / "serving.json")
     code = (
         "import pathlib, sys\n"
-        "from bento_services.inference.model import load_model\n"
+        "from bento_services.inference.model_version import load_model\n"
         f"model = load_model(pathlib.Path({str(folder)!r}))\n"
         "assert model.predict([model.example()]).shape == (1, 3) and model.runtime == 'onnx'\n"
         "model.recover()\n"

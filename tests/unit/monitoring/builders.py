@@ -7,14 +7,14 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bento_services.gateway.records import LogRecord, to_parts
+from bento_services.gateway.prediction_log.records import LogRecord, to_parts
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.contracts import Attempt, sha256_hex
-from pipeline_tasks.monitoring.importing import Outside
+from pipeline_tasks.monitoring.log_import import MonitoringResources
 from pipeline_tasks.monitoring.task import run
 from tests.unit.validation.builders import loaded_project, png
 
@@ -69,7 +69,7 @@ class Production:
         self.database, self.store = database, store
         policy = {"audit_share": 0.0, "max_uncertain": 0, "min_audited": 10, "window_audits": 20}
         self.project = loaded_project(folder / "pets", monitor=policy | monitor, split={"exam_share": 0.3})
-        self.outside = Outside(
+        self.outside = MonitoringResources(
             database=database,
             store=store,
             items=ItemRepository(database),

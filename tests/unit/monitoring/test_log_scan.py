@@ -1,6 +1,6 @@
 """The whole prediction log: counted once each, searched by the beginning of an id."""
 
-from bento_services.gateway.records import to_parts
+from bento_services.gateway.prediction_log.records import to_parts
 from pipeline_tasks.catalog.monitoring import ImportedCounts
 from pipeline_tasks.monitoring.log_scan import LogCounts, count_predictions, find_predictions
 from tests.unit.monitoring.builders import Production, feedback, record

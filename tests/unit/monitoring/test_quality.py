@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from pipeline_tasks.catalog.monitoring import AuditedPrediction
-from pipeline_tasks.intervals import wilson_interval
+from pipeline_tasks.core.proportions import wilson_interval
 from pipeline_tasks.monitoring import drift
 from pipeline_tasks.monitoring.detector import ExamCount
 from pipeline_tasks.monitoring.drift import Histogram
 from pipeline_tasks.monitoring.quality import VersionQuality
 from pipeline_tasks.monitoring.quality import measure as measure_quality
-from pipeline_tasks.project import Monitor
+from pipeline_tasks.project.schema import Monitor
 from tests.unit.monitoring.builders import NOW
 
 POLICY = Monitor(min_audited=10, window_audits=20, max_quality_drop=0.05)

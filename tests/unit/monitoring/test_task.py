@@ -6,8 +6,8 @@ import pytest
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt, as_json
 from pipeline_tasks.errors import StaleAttempt
-from pipeline_tasks.ingest.split import split_of
-from pipeline_tasks.monitoring import importing, quality
+from pipeline_tasks.ingest.exam_split import split_of
+from pipeline_tasks.monitoring import log_import, quality
 from tests.unit.monitoring.builders import NOW, SPLIT_KEY, feedback, record
 from tests.unit.validation.builders import png
 
@@ -141,7 +141,7 @@ def test_the_budget_of_a_run_holds_under_a_flood(new_production):
 
 
 def test_a_long_log_is_read_over_several_runs(new_production, monkeypatch):
-    monkeypatch.setattr(importing, "MAX_PARTS", 2)
+    monkeypatch.setattr(log_import, "MAX_PARTS", 2)
     production = new_production()
     for number in range(5):
         production.log(record(number))
@@ -159,13 +159,13 @@ def test_a_damaged_part_is_named(new_production):
 def test_a_stale_attempt_records_nothing(new_production, monkeypatch):
     production = new_production(audit_share=1.0)
     production.log(record(1))
-    read = importing.read_part
+    read = log_import.read_part
 
     def overtaken(*args, **kwargs):
         production.database.acquire("monitor/pets", Attempt("run-1", "monitor", 2), now=NOW)
         return read(*args, **kwargs)
 
-    monkeypatch.setattr(importing, "read_part", overtaken)
+    monkeypatch.setattr(log_import, "read_part", overtaken)
     with pytest.raises(StaleAttempt, match="must hold the lease"):
         production.run()
     assert [production.rows(table) for table in (t.audits, t.items, t.labeling_tasks, t.prediction_parts)] == [[]] * 4

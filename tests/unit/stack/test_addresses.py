@@ -3,10 +3,11 @@ import socket
 
 import pytest
 
+from pipeline_tasks.adapters import local_ports
+from pipeline_tasks.core.settings import load_settings
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.settings import load_settings
 from pipeline_tasks.stack import addresses
-from pipeline_tasks.stack.secret_files import ensure_secrets
+from pipeline_tasks.stack.secrets import ensure_secrets
 
 
 def all_free(port):
@@ -63,7 +64,7 @@ def test_the_maintenance_port_needs_the_one_ten_thousand_above_it():
 
 def test_no_free_port_is_an_error_that_names_the_range():
     with pytest.raises(ConfigError, match=r"port must be a free one from 32760 to 32767 \(got none\)"):
-        addresses.next_free_port(32760, avoid=[], is_free=none_free)
+        local_ports.next_free_port(32760, avoid=[], is_free=none_free)
 
 
 def test_port_is_free_sees_a_listener():
@@ -71,15 +72,15 @@ def test_port_is_free_sees_a_listener():
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
-        assert not addresses.port_is_free(port)
-    assert addresses.port_is_free(port)
+        assert not local_ports.port_is_free(port)
+    assert local_ports.port_is_free(port)
 
 
 def test_port_is_free_sees_a_listener_on_all_interfaces():
     with socket.socket() as server:
         server.bind(("0.0.0.0", 0))
         server.listen()
-        assert not addresses.port_is_free(server.getsockname()[1])
+        assert not local_ports.port_is_free(server.getsockname()[1])
 
 
 def test_port_is_free_looks_at_the_address_that_is_asked_for():
@@ -87,8 +88,8 @@ def test_port_is_free_looks_at_the_address_that_is_asked_for():
         server.bind(("127.0.0.2", 0))
         server.listen()
         port = server.getsockname()[1]
-        assert not addresses.port_is_free(port, host="127.0.0.2")
-        assert addresses.port_is_free(port)
+        assert not local_ports.port_is_free(port, host="127.0.0.2")
+        assert local_ports.port_is_free(port)
 
 
 def test_the_stack_file_is_private_and_read_back(tmp_path):

@@ -15,7 +15,7 @@ from pipeline_tasks.stack import airflow_setup
 from pipeline_tasks.stack.airflow_database import CONNECT_ARGS
 from pipeline_tasks.stack.events import StartCancelled
 from pipeline_tasks.stack.layout import StackLayout, source_root
-from pipeline_tasks.stack.secret_files import ensure_secrets
+from pipeline_tasks.stack.secrets import ensure_secrets
 
 TEMPLATE = source_root() / "airflow.cfg.template"
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from bento_services.gateway.openapi import PATHS
+from bento_services.gateway.api.openapi import PATHS
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.stack import airflow_setup, cluster
 from pipeline_tasks.stack.layout import source_root

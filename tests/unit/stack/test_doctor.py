@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_tasks.adapters import local_ports
 from pipeline_tasks.errors import ServiceUnavailable
-from pipeline_tasks.stack import addresses, doctor
+from pipeline_tasks.stack import doctor, processes
 from pipeline_tasks.stack.layout import StackLayout, source_root
-from pipeline_tasks.stack.secret_files import ensure_secrets
+from pipeline_tasks.stack.secrets import ensure_secrets
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_the_taken_port_of_a_model_is_fatal(layout, monkeypatch):
     layout.programs_dir.mkdir(parents=True)
     command = "/v/python /v/serve.py dethrone_a:r1 --host 127.0.0.1 --port 3001"
     layout.program_file("inference-a-r1").write_text(f"[program:inference-a-r1]\ncommand={command}\n")
-    monkeypatch.setattr(addresses, "port_is_free", lambda port: port != 3001)
+    monkeypatch.setattr(local_ports, "port_is_free", lambda port: port != 3001)
     found = doctor.check_ports(layout)
     assert not found.ok
     assert found.detail.startswith("inference-a-r1 3001 is taken by ")
@@ -117,7 +118,7 @@ def test_the_taken_port_of_a_model_is_fatal(layout, monkeypatch):
 
 
 def test_taken_ports_are_named_though_not_fatal(layout, monkeypatch):
-    monkeypatch.setattr(addresses, "port_is_free", lambda port: port != 8080)
+    monkeypatch.setattr(local_ports, "port_is_free", lambda port: port != 8080)
     found = doctor.check_ports(layout)
     assert found.ok
     assert found.detail.startswith("airflow 8080 is taken by ")
@@ -126,7 +127,7 @@ def test_taken_ports_are_named_though_not_fatal(layout, monkeypatch):
 
 def test_processes_without_a_supervisor_are_a_problem(layout, monkeypatch):
     assert doctor.check_leftovers(layout).ok
-    monkeypatch.setattr(doctor.processes, "stack_processes", lambda _: [types.SimpleNamespace(pid=7)])
+    monkeypatch.setattr(processes, "stack_processes", lambda _: [types.SimpleNamespace(pid=7)])
     assert doctor.check_leftovers(layout) == doctor.Check(
         "leftovers", False, "processes [7] without a supervisor", "Run `dethrone down`."
     )

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from bento_services.gateway.callbacks import is_public
+from bento_services.gateway.async_predictions.callbacks import is_public
 from pipeline_tasks.adapters.kubernetes_manifests import KINDS, PORT, manifests
-from pipeline_tasks.project_serving import KubernetesServing
+from pipeline_tasks.project.serving_schema import KubernetesServing
 from pipeline_tasks.stack import cluster
 from pipeline_tasks.stack.layout import source_root
 

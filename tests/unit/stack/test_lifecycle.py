@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_tasks.adapters import local_ports
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
 from pipeline_tasks.stack import addresses, lifecycle
+from pipeline_tasks.stack import processes as stack_processes
 from pipeline_tasks.stack.layout import StackLayout, source_root
-from pipeline_tasks.stack.startup import PortTaken
+from pipeline_tasks.stack.start import PortTaken
 from pipeline_tasks.stack.supervisor_conf import Program, render_program
 from pipeline_tasks.stack.supervisord import ProcessInfo
 
@@ -59,8 +61,8 @@ class Supervisor:
 
 def test_the_ports_of_running_parts_are_kept_and_those_of_stopped_ones_tried_again(layout, monkeypatch):
     addresses.write_stack(layout.stack_file, {"ports": {"airflow": 8090, "label_studio": 8091}})
-    monkeypatch.setattr(addresses, "port_is_free", lambda port: port not in {8090, 8091})
-    monkeypatch.setattr(lifecycle.processes, "port_owner", lambda _: "another program")
+    monkeypatch.setattr(local_ports, "port_is_free", lambda port: port not in {8090, 8091})
+    monkeypatch.setattr(stack_processes, "port_owner", lambda _: "another program")
     events = []
     supervisor = Supervisor({"airflow-api-server": "RUNNING", "label-studio": "STOPPED"})
     choice = lifecycle.choose_ports(layout, supervisor, on_event=events.append)
@@ -76,12 +78,12 @@ def test_another_program_on_a_models_port_is_not_asked_in_its_place(layout, monk
         log_file=Path("/dev/null"),
     )  # fmt: skip
     layout.program_file("inference-d1").write_text(render_program(served))
-    monkeypatch.setattr(addresses, "port_is_free", lambda port: port != 3000)
-    monkeypatch.setattr(lifecycle.processes, "port_owner", lambda _: "python (pid 7)")
+    monkeypatch.setattr(local_ports, "port_is_free", lambda port: port != 3000)
+    monkeypatch.setattr(stack_processes, "port_owner", lambda _: "python (pid 7)")
     with pytest.raises(ServiceUnavailable, match=r"port 3000 must be free for inference-d1, .* \(got python \(pid 7\)"):
         lifecycle.require_model_ports(layout, Supervisor({}))
     lifecycle.require_model_ports(layout, Supervisor({"inference-d1": "RUNNING"}))
-    monkeypatch.setattr(addresses, "port_is_free", lambda _: True)
+    monkeypatch.setattr(local_ports, "port_is_free", lambda _: True)
     lifecycle.require_model_ports(layout, Supervisor({}))
 
 

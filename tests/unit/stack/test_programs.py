@@ -5,7 +5,7 @@ import pytest
 
 from pipeline_tasks.stack import addresses, programs
 from pipeline_tasks.stack.layout import StackLayout
-from pipeline_tasks.stack.secret_files import GENERATORS
+from pipeline_tasks.stack.secrets import GENERATORS
 from pipeline_tasks.stack.supervisor_conf import render_program
 
 LAYOUT = StackLayout(home=Path("/srv/dethrone"), root=Path("/opt/dethrone"))

@@ -4,6 +4,7 @@ import signal
 
 import pytest
 
+from pipeline_tasks.adapters import http_health
 from pipeline_tasks.stack import health, watchdog
 from pipeline_tasks.stack.supervisord import ProcessInfo
 
@@ -16,7 +17,7 @@ def info(state="RUNNING", uptime_seconds=300.0, pid=4321):
 
 def answer(age_seconds):
     heartbeat = None if age_seconds is None else NOW - dt.timedelta(seconds=age_seconds)
-    return health.Health(ok=False, detail="", heartbeat_at=heartbeat)
+    return http_health.Health(ok=False, detail="", heartbeat_at=heartbeat)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipeline_tasks.adapters.wandb_tracker import NullTracker
 from pipeline_tasks.catalog.database import Database, create_engine
-from pipeline_tasks.catalog.registry import ModelRepository
+from pipeline_tasks.catalog.model_versions import ModelRepository
 from pipeline_tasks.contracts import Attempt, SnapshotRef, content_id, sha256_hex
-from pipeline_tasks.project import LoadedProject, Project
+from pipeline_tasks.project.schema import LoadedProject, Project
 from pipeline_tasks.training import task
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)

@@ -11,13 +11,13 @@ import torch
 from rich.console import Console
 
 from pipeline_tasks.contracts import Attempt
+from pipeline_tasks.core.atomic_files import replace_file
 from pipeline_tasks.models import artifact as model_files
 from pipeline_tasks.training.checkpoint import POINTER_NAME, Checkpoints, restore
-from pipeline_tasks.training.inputs import decode_inputs
+from pipeline_tasks.training.decoded_inputs import decode_inputs
 from pipeline_tasks.training.progress import step_progress
 from pipeline_tasks.training.proof import Proof
 from pipeline_tasks.training.publish import store_artifact
-from pipeline_tasks.whole_files import replace_file
 from tests.unit.models.test_artifact import build
 from tests.unit.models.test_exported import graph
 from tests.unit.training.scene import NOW

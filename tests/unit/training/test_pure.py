@@ -13,10 +13,10 @@ from pipeline_tasks.contracts import Location
 from pipeline_tasks.errors import DataCorrupt, GateClosed
 from pipeline_tasks.models.base import Choice, FloatRange, IntRange
 from pipeline_tasks.training.dataset import class_indices, inner_split, loss_weights, rows_of
-from pipeline_tasks.training.inputs import batches_of
-from pipeline_tasks.training.keys import TrainingKey
+from pipeline_tasks.training.decoded_inputs import batches_of
+from pipeline_tasks.training.lr_schedule import one_cycle
 from pipeline_tasks.training.metrics import validation_metrics
-from pipeline_tasks.training.schedule import one_cycle
+from pipeline_tasks.training.training_key import TrainingKey
 from pipeline_tasks.training.tuning import LOG_NAME, choose_params, distribution_of
 
 ROW = {

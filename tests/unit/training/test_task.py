@@ -16,10 +16,10 @@ from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.database import create_engine
 from pipeline_tasks.contracts import Attempt, sha256_hex
 from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError, StaleAttempt
-from pipeline_tasks.ingest.reading import read_items
-from pipeline_tasks.invariants_tables import model_violations
+from pipeline_tasks.ingest.item_reader import read_items
+from pipeline_tasks.invariants.evidence import model_violations
 from pipeline_tasks.models import artifact
-from pipeline_tasks.training import loading, loop
+from pipeline_tasks.training import data_loading, loop
 from tests import crash
 from tests.fakes import FolderObjectStore
 from tests.fakes_tracking import FakeTracker
@@ -71,7 +71,7 @@ def test_exam_rows_are_never_read(scene, monkeypatch):
             read.append(item.item_id)
             yield item, data
 
-    monkeypatch.setattr(loading, "read_items", spy)
+    monkeypatch.setattr(data_loading, "read_items", spy)
     scene.train()
     assert len(set(read)) == 81
     assert not exam_ids & set(read)

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.contracts import Attempt, sha256_hex
-from pipeline_tasks.project import LoadedProject, Project
+from pipeline_tasks.project.schema import LoadedProject, Project
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 CLASSES = ("cat", "dog")

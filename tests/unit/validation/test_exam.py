@@ -6,10 +6,10 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import DataCorrupt, GateClosed, StaleAttempt
-from pipeline_tasks.invariants import check
+from pipeline_tasks.invariants.check import check
+from pipeline_tasks.orchestration.ledger_seals import seal
 from pipeline_tasks.validation import manifest
 from pipeline_tasks.validation.task import build_snapshot, open_exam, read_exam
-from pipeline_tasks.wiring.sealing import seal
 from tests.unit.validation.builders import NOW, png
 
 

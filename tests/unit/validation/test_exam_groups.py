@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pipeline_tasks.demo import fashion
-from pipeline_tasks.project_gate import NearDuplicates
+from pipeline_tasks.demo import fashion_mnist
+from pipeline_tasks.project.gate_schema import NearDuplicates
 from pipeline_tasks.validation import leakage
 from pipeline_tasks.validation.exam_groups import exam_groups
 from pipeline_tasks.validation.task import open_exam
@@ -28,7 +28,7 @@ def groups(items, *, modality, keys=None, **settings):
 
 
 def test_photos_that_are_copies_are_one_group():
-    pixels = fashion.load_subset()[0]
+    pixels = fashion_mnist.load_subset()[0]
     items = {f"a{n}": encoded(pixels[n]) for n in range(6)}
     items |= {
         "b0": encoded(pixels[0], format="JPEG", quality=90),
@@ -42,7 +42,7 @@ def test_photos_that_are_copies_are_one_group():
 
 def test_copies_join_the_groups_of_their_keys():
     """A chain: the key of a0 and a1, the copy of a1, and the key of that copy's."""
-    pixels = fashion.load_subset()[0]
+    pixels = fashion_mnist.load_subset()[0]
     items = {f"a{n}": encoded(pixels[n]) for n in range(5)}
     items["b1"] = encoded(pixels[1], compress_level=1)
     keys = {"a0": "x", "a1": "x", "b1": "y", "a3": "y", "flat": "z"}  # flat: an item without a fingerprint

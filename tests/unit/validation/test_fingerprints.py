@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.project_gate import NearDuplicates
+from pipeline_tasks.project.gate_schema import NearDuplicates
 from pipeline_tasks.validation import fingerprints as fp
 
 LIMITS = {"max_pixels": 10_000, "digits": 4}

@@ -8,7 +8,7 @@ from PIL import Image
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import GateClosed
-from pipeline_tasks.validation.facts import item_facts
+from pipeline_tasks.validation.item_facts import item_facts
 from pipeline_tasks.validation.task import check_items
 from tests.unit.validation.builders import Scene, png
 

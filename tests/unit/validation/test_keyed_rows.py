@@ -12,8 +12,8 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Location, canonical_json, keyed_item_id, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import scoring
+from pipeline_tasks.training.data_loading import read_rows, read_some
 from pipeline_tasks.training.dataset import rows_of
-from pipeline_tasks.training.loading import read_rows, read_some
 from pipeline_tasks.validation import leakage, manifest
 from pipeline_tasks.validation.task import build_snapshot, check_items, open_exam, plan_training, read_manifest
 from tests.unit.validation.builders import CLASSES, NOW, Scene

@@ -9,8 +9,9 @@ from PIL import Image
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.ingest import item_reader
 from pipeline_tasks.validation import fingerprints as fp
-from pipeline_tasks.validation import item_bytes, leakage
+from pipeline_tasks.validation import leakage
 from pipeline_tasks.validation.task import build_snapshot, open_exam, plan_training, read_manifest
 from tests.unit.validation.builders import CLASSES, Scene, loaded_project, png
 
@@ -281,7 +282,7 @@ def test_a_retry_goes_on_where_the_last_attempt_ended(scene, exam, computed, mon
 
     with monkeypatch.context() as first_attempt:
         first_attempt.setattr(fp, "fingerprint", dies_at_the_fifth)
-        first_attempt.setattr(item_bytes, "READERS", 1)
+        first_attempt.setattr(item_reader, "READERS", 1)
         with pytest.raises(TimeoutError):
             build_snapshot(scene.project, **scene.freezing)
     assert len(part_keys(scene)) == 2

@@ -1,6 +1,6 @@
 from data_checks.suites import MEDIA_TYPES
 from pipeline_tasks.guards.image import MEDIA_TYPES as IMAGE_MEDIA_TYPES
-from pipeline_tasks.ingest.content import ROW_MEDIA_TYPE, TEXT_MEDIA_TYPE
+from pipeline_tasks.ingest.item_checks import ROW_MEDIA_TYPE, TEXT_MEDIA_TYPE
 
 
 def test_the_checks_know_every_media_type_that_ingest_writes():

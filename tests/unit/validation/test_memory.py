@@ -17,8 +17,8 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.models.registry import recipe_for
-from pipeline_tasks.training import dataset, loading
-from pipeline_tasks.validation import fingerprints, frames, items, leakage, manifest
+from pipeline_tasks.training import data_loading, dataset
+from pipeline_tasks.validation import check_tables, fingerprints, items, leakage, manifest
 from pipeline_tasks.validation.task import build_snapshot, check_items, open_exam, plan_training, read_manifest
 from tests.fakes import FakeObjectStore
 from tests.unit.validation.builders import NOW, Scene
@@ -27,12 +27,12 @@ ROWS_AT_ONCE, SMALL, LARGE = 250, 1_000, 3_000
 AT_ONCE = {
     catalog: ("ROWS_AT_ONCE",),
     fingerprints: ("ROWS_OF_A_GROUP",),
-    frames: ("ROWS_AT_ONCE",),
+    check_tables: ("ROWS_AT_ONCE",),
     items: ("CHUNK_ROWS",),
     leakage: ("READ_AT_ONCE", "PART_ITEMS"),
     manifest: ("ROWS_AT_ONCE", "ROWS_OF_A_GROUP"),
     dataset: ("ROWS_AT_ONCE",),
-    loading: ("READ_AT_ONCE",),
+    data_loading: ("READ_AT_ONCE",),
 }
 POOLS: list[pa.MemoryPool] = []  # what was allocated from a pool must not outlive it
 # Bytes for each further row: of Python and numpy (with the files that are made and, here, kept), and of Arrow.
@@ -101,8 +101,10 @@ def peaks(folder, count: int) -> dict[str, tuple[int, int]]:
         config, ref = scene.project.config, scene.datasets.head_snapshot("pets")
         found = recipe_for("tabular", config.recipe.name, folder=scene.folder)
         params = found.recipe.resolve(config.recipe.params)
-        plan = loading.LoadPlan("pets", ref.snapshot_id, found, params, tuple(config.labels.classes), folder / "inputs")
-        loading.load_data(plan, dataset.rows_of(read_manifest(scene.store, ref)), store=scene.store)
+        plan = data_loading.LoadPlan(
+            "pets", ref.snapshot_id, found, params, tuple(config.labels.classes), folder / "inputs"
+        )
+        data_loading.load_data(plan, dataset.rows_of(read_manifest(scene.store, ref)), store=scene.store)
 
     def find_leaks() -> None:
         ref, exams = scene.datasets.head_snapshot("pets"), scene.datasets.exams("pets")

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline_tasks.contracts import Leak
-from pipeline_tasks.demo import fashion
-from pipeline_tasks.project_gate import NearDuplicates
+from pipeline_tasks.demo import fashion_mnist
+from pipeline_tasks.project.gate_schema import NearDuplicates
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import near_duplicates as nd
 
@@ -45,7 +45,7 @@ def encoded(pixels, **options) -> bytes:
 
 @pytest.fixture(scope="module")
 def photos():
-    return fashion.load_subset()[0][:200]
+    return fashion_mnist.load_subset()[0][:200]
 
 
 def brighter(pixels):
@@ -64,8 +64,8 @@ COPIES = {
     "larger": lambda pixels: encoded(resized(pixels, 56)),
 }
 OTHERS = {
-    "rotated": lambda pixels: encoded(fashion.rotate(pixels[None], degrees=20)[0]),
-    "blurred": lambda pixels: encoded(fashion.blur(pixels[None], sigma=2)[0]),
+    "rotated": lambda pixels: encoded(fashion_mnist.rotate(pixels[None], degrees=20)[0]),
+    "blurred": lambda pixels: encoded(fashion_mnist.blur(pixels[None], sigma=2)[0]),
 }
 
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from pipeline_tasks.catalog import tables
-from pipeline_tasks.catalog.triggers import POSTGRESQL_FUNCTION, create_statements
+from pipeline_tasks.catalog.append_only import POSTGRESQL_FUNCTION, create_statements
 
 revision = "0001"
 down_revision = None

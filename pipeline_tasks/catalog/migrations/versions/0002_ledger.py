@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 
 from pipeline_tasks.catalog import tables
+from pipeline_tasks.catalog.append_only import create_statements
 from pipeline_tasks.catalog.ledger_repository import backfill
-from pipeline_tasks.catalog.triggers import create_statements
 
 revision = "0002"
 down_revision = "0001"

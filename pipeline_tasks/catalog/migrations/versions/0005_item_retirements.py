@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from pipeline_tasks.catalog import tables
-from pipeline_tasks.catalog.triggers import create_statements
+from pipeline_tasks.catalog.append_only import create_statements
 
 revision = "0005"
 down_revision = "0004"

@@ -1,0 +1,352 @@
+"""The gateway's work on one request, apart from HTTP: check, predict, log, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from bento_services.gateway import request_validation
+from bento_services.gateway.async_predictions.resources import AsyncResources
+from bento_services.gateway.auth import RateLimiter, authenticate, require_project
+from bento_services.gateway.composed_projects import compose
+from bento_services.gateway.config import GatewayConfig
+from bento_services.gateway.errors import ApiError, error_body
+from bento_services.gateway.idempotency import AnswerCache, AnswerKey
+from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.postprocess import DIGITS, Finished, finish
+from bento_services.gateway.prediction_log.records import LogRecord
+from bento_services.gateway.prediction_log.spool import Spool
+from bento_services.gateway.routing.deployment_counters import FirstReply
+from bento_services.gateway.routing.dispatcher import Dispatcher, InferenceRequest, RoutedAnswer
+from bento_services.gateway.routing.route_follower import RouteFollower
+from bento_services.gateway.routing.routes import KeyInfo, ProjectRoute, Snapshot
+from bento_services.gateway.shadowing import Mirror
+from bento_services.gateway.trace import Trace, no_slot
+from pipeline_tasks.contracts import sha256_hex
+
+logger = logging.getLogger(__name__)
+
+NOT_LOGGED = frozenset({429})  # a flood must not fill the log; it is counted
+
+
+class RequestHandler:
+    """Checks, dispatches, logs. One instance in one event loop; the follower and the shipper have their own threads."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        follower: RouteFollower,
+        dispatcher: Dispatcher,
+        spool: Spool,
+        metrics: Metrics,
+        later: AsyncResources,
+        new_id: Callable[[], str],
+        wall_ms: Callable[[], int],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.follower = follower
+        self.dispatcher = dispatcher
+        self.spool = spool
+        self.metrics = metrics
+        self.later = later
+        self.mirror = Mirror(dispatcher, spool=spool, metrics=metrics, monotonic=monotonic)
+        self.new_id = new_id
+        self.monotonic = monotonic
+        self.wall_ms = wall_ms
+        self._limiter = RateLimiter()
+        self._answers = AnswerCache()
+        self.num_open = 0
+
+    def snapshot(self) -> Snapshot:
+        """Return what is followed now; 503 before anything was."""
+        snapshot = self.follower.snapshot
+        if snapshot is None:
+            raise ApiError(
+                503, "NOT_READY", "the gateway must have read its routes (got none yet).", retry_after_seconds=2
+            )
+        return snapshot
+
+    def authorize(self, request: Request, *, scope: str | None, project: str | None = None) -> KeyInfo:
+        """Return the caller's key, checked for scope and project."""
+        key = authenticate(self.snapshot(), request.headers.get("authorization"), scope=scope)
+        if project is not None:
+            require_project(key, project)
+        return key
+
+    def route(self, project: str) -> ProjectRoute:
+        """Return the head of a project's route as it is now; 404 for an unknown project, 503 before its first model."""
+        snapshot = self.snapshot()
+        route = snapshot.routes.get(project)
+        if route is not None:
+            return route
+        if project not in snapshot.projects:
+            raise request_validation.unknown_project()
+        raise ApiError(503, "NOTHING_SERVES", "the project must have a champion (got none yet).", retry_after_seconds=5)
+
+    async def predict(self, request: Request, *, project: str, request_id: str) -> Mapping[str, Any]:
+        """Answer one prediction request. Whatever happens after the caller is known is logged."""
+        key, route = self.admit(request, project)
+        trace = self.trace(request, project=project, key=key, request_id=request_id)
+        return await self.logged(trace, self._predict(request, key, route, trace))
+
+    def admit(self, request: Request, project: str) -> tuple[KeyInfo, ProjectRoute]:
+        """Return the key of a caller who may ask for predictions, and the route of the project."""
+        request_validation.check_project(project)
+        return self.authorize(request, scope="predict", project=project), self.route(project)
+
+    def trace(self, request: Request, *, project: str, key: KeyInfo, request_id: str) -> Trace:
+        """Start the trace of one item; the response of the request tells its spans."""
+        trace = Trace(request_id=request_id, project=project, started=self.monotonic(), client=key.key_id)
+        request.state.spans = trace.spans
+        return trace
+
+    def take(self, key: KeyInfo, route: ProjectRoute, *, num_items: int = 1) -> None:
+        """Count items against the caller's rate; 429 above it."""
+        rate = route.settings.requests_per_second
+        self._limiter.take(key.key_id, route.project, per_second=rate, now=self.monotonic(), cost=num_items)
+
+    async def logged(self, trace: Trace, work: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Return what the work answers; log the error that it ends with instead."""
+        try:
+            return await work
+        except ApiError as error:
+            if error.status not in NOT_LOGGED and not trace.is_logged:
+                self.log_error(trace, error)
+            raise
+        except Exception:
+            if not trace.is_logged:
+                self.log_error(trace, ApiError(500, "INTERNAL", ""))
+            raise
+
+    async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
+        self._require_slot()  # before the body is read: a flood must stay cheap
+        _, version = await self.read_item(request, key, route, trace)
+        return await self.answer(trace, route, version=version, chosen_id="x-request-id" in request.headers)
+
+    async def read_item(
+        self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace
+    ) -> tuple[bytes, str | None]:
+        """Return the bytes of the one item in a request's body, and the model version that the caller names."""
+        self.take(key, route)
+        version = self.read_headers(request, trace, route)
+        trace.media_type = request_validation.check_media_type(request, modality=route.settings.modality)
+        trace.is_raw = bool(route.settings.deny)
+        with self.span(trace, "read"):
+            trace.payload = await request_validation.read_body(
+                request,
+                limit_bytes=route.settings.max_request_bytes,
+                timeout_seconds=self.config.body_timeout_seconds,
+            )
+        return trace.payload, version
+
+    def read_headers(self, request: Request, trace: Trace, route: ProjectRoute) -> str | None:
+        """Note the caller's keys in the trace and return the model version that the caller names."""
+        try:
+            request_validation.check_personal(route.settings, {"X-Request-Id": trace.request_id})
+        except ApiError:
+            trace.request_id = self.new_id()  # of the record
+            raise
+        keys = {name: request_validation.check_header(request, name) for name in ("X-User-Key", "X-Business-Key")}
+        request_validation.check_personal(route.settings, keys)
+        trace.user_key, trace.business_key = keys.values()
+        return request_validation.check_header(request, "X-Model-Version")
+
+    async def answer(
+        self, trace: Trace, route: ProjectRoute, *, version: str | None, chosen_id: bool
+    ) -> Mapping[str, Any]:
+        """Answer one item; the same item under the same id of the caller's choice gets the one answer, logged once.
+
+        It is made to its end also when the caller who asked first has gone: another may wait for it.
+        """
+        if not chosen_id:
+            return await self._dispatch(route, trace, version=version)
+        answer_key = AnswerKey(trace.client, trace.project, trace.request_id)
+        asked = [sha256_hex(trace.payload or b""), version, trace.user_key, trace.business_key]
+        fingerprint = json.dumps(asked)
+        answer = self._answers.find(answer_key, fingerprint=fingerprint)
+        if answer is None:
+            work = self.logged(trace, self._dispatch(route, trace, version=version))
+            answer = self._answers.make(answer_key, work, fingerprint=fingerprint)
+            return await asyncio.shield(answer)
+        if trace.seat is not None:
+            trace.seat.leave()  # or its neighbours would wait for what this one waits for
+        self.metrics.add("dethrone_answers_repeated_total")
+        trace.is_logged = True
+        return await asyncio.shield(answer)
+
+    async def _dispatch(self, route: ProjectRoute, trace: Trace, *, version: str | None) -> Mapping[str, Any]:
+        """Decode, predict and log under the cap on open requests."""
+        self._require_slot()
+        self.num_open += 1
+        try:
+            trace.is_raw = bool(route.settings.deny)
+            with self.span(trace, "check"):
+                item = await request_validation.canonical_item(trace.payload or b"", route.settings)
+            if trace.is_raw:  # what is logged is what the model was given
+                trace.payload, trace.is_raw = item, False
+            if route.graph is not None:
+                with self.span(trace, "inference"):
+                    return await compose(self, trace, route, route.graph, item=item, version=version)
+            question = InferenceRequest(
+                payload=item,
+                media_type=trace.media_type or "application/octet-stream",
+                sticky_key=f"{trace.project}/{trace.user_key or trace.request_id}",
+                version=version,
+                seat=trace.seat,
+            )
+            heard: list[FirstReply] = []
+            with self.span(trace, "inference"):
+                answered = await self._ask(question, trace, heard)
+        finally:
+            self.num_open -= 1
+        trace.spans.update(answered.scores.spans)
+        with self.span(trace, "log"):
+            route = self.route(trace.project)
+            finished = finish(answered.scores, route.settings)
+            # Before the record is written: what is in the log as answered must be answered.
+            is_kept = finished.needs_review and trace.prediction_id is None
+            item_id = request_validation.item_id(item, route.settings) if is_kept else ""
+            answer, record = self.log_answer(trace, answered, finished)
+            if is_kept:
+                self.later.store.remember(
+                    answer["prediction_id"], project=trace.project, answer=answer, item_id=item_id
+                )
+        if heard:  # not where the caller named a version
+            self._mirror(question, record, route=route, first=heard[0])
+        return answer
+
+    async def _ask(self, question: InferenceRequest, trace: Trace, heard: list[FirstReply]) -> RoutedAnswer:
+        """Ask by the route of now; a failure of the first that was asked is one half of a pair, too."""
+        try:
+            return await self.dispatcher.predict(
+                question, current_route=lambda: self.route(trace.project), drawn=trace.drawn, heard=heard.append
+            )
+        except ApiError as error:
+            if heard and heard[0].error is not None:
+                failed = self._record(trace, status=error.status, prediction_id=trace.prediction_id)
+                self._mirror(question, failed, route=self.route(trace.project), first=heard[0])
+            raise
+
+    def _mirror(self, question: InferenceRequest, record: LogRecord, *, route: ProjectRoute, first: FirstReply) -> None:
+        if route.shadows:
+            self.mirror.send(dataclasses.replace(question, seat=None), record, route=route, first=first)
+
+    def has_slots(self, num_items: int = 1) -> bool:
+        """Return whether so many more items may be open."""
+        return self.num_open + num_items <= self.config.max_in_flight
+
+    def _require_slot(self) -> None:
+        if not self.has_slots():
+            raise no_slot()
+
+    def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:
+        """Log a defect of ours and return what a caller may know of it."""
+        logger.error("request %s failed", request_id, exc_info=error)
+        self.metrics.add("dethrone_refused_total", label='code="INTERNAL"')
+        message = "the gateway must answer (got an error of its own). Report the request id."
+        return error_body(ApiError(500, "INTERNAL", message), request_id=request_id)
+
+    @contextlib.contextmanager
+    def span(self, trace: Trace, name: str) -> Iterator[None]:
+        """Measure a part of a request; parts of one name add up."""
+        began = self.monotonic()
+        try:
+            yield
+        finally:
+            trace.spans[name] = trace.spans.get(name, 0.0) + self.monotonic() - began
+
+    def log_answer(self, trace: Trace, answered: RoutedAnswer, finished: Finished) -> tuple[dict[str, Any], LogRecord]:
+        """Log a finished answer; returns it and its record."""
+        scores = zip(answered.scores.labels, answered.scores.probabilities, strict=True)
+        record = self._record(
+            trace,
+            status=200,
+            prediction_id=trace.prediction_id or self.new_id(),
+            model_version=answered.entry.model_version,
+            deployment_id=answered.entry.deployment_id,
+            label=finished.model_label,
+            confidence=finished.model_confidence,
+            answer_label=finished.label,
+            needs_review=finished.needs_review,
+            scores=json.dumps({label: round(value, DIGITS) for label, value in scores}, separators=(",", ":")),
+        )
+        self.metrics.record_outcome(self.spool.append(record))
+        ids = {"prediction_id": record.prediction_id, "model_version": record.model_version}
+        return {**ids, **finished.as_json()}, record
+
+    def log_error(self, trace: Trace, error: ApiError) -> None:
+        """Log an item that got no answer; a promised prediction id is kept."""
+        trace.is_logged = True
+        record = self._record(trace, status=error.status, prediction_id=trace.prediction_id, error_code=error.code)
+        self.metrics.record_outcome(self.spool.append(record))
+
+    def _record(self, trace: Trace, **facts: Any) -> LogRecord:
+        payload = None if trace.is_raw else trace.payload
+        hashed = payload if payload is not None else trace.hashed
+        return LogRecord(
+            kind="prediction",
+            request_id=trace.request_id,
+            project=trace.project,
+            at_ms=self.wall_ms(),
+            client=trace.client,
+            latency_ms=round((self.monotonic() - trace.started) * 1000, 3),
+            user_key=trace.user_key,
+            business_key=trace.business_key,
+            media_type=trace.media_type,
+            payload=payload,
+            payload_sha256=None if hashed is None else sha256_hex(hashed),
+            generation=trace.generation,
+            assigned=trace.assigned,
+            **facts,
+        )
+
+    def describe(self, project: str) -> dict[str, Any]:
+        """Return what serves now, without internal addresses."""
+        route = self.route(project)
+        entries = [
+            {"deployment_id": entry.deployment_id, "model_version": entry.model_version, "weight": entry.weight}
+            for entry in route.entries
+        ]
+        return {
+            "project": route.project,
+            "generation": route.generation,
+            "commit_id": route.commit_id,
+            "champion_version": route.champion_version,
+            "deployments": entries,
+            "graph": None if route.graph is None else dataclasses.asdict(route.graph),
+            "modality": route.settings.modality,
+            "classes": list(route.settings.classes),
+            "review_below": route.settings.review_below,
+            "abstain_below": route.settings.abstain_below,
+            "thresholds": dict(route.settings.thresholds),
+            "business_labels": dict(route.settings.business_labels),
+            "max_request_bytes": route.settings.max_request_bytes,
+        }
+
+    def gauges(self) -> dict[str, float]:
+        """Return what is measured at the time of a scrape; the catalog's age is -1 while it is away."""
+        age, snapshot = self.follower.age_seconds(), self.follower.snapshot
+        routes = snapshot.routes if snapshot else {}
+        name = 'dethrone_route_generation{{project="{}"}}'
+        generations = {name.format(project): float(route.generation) for project, route in routes.items()}
+        if snapshot:
+            self.dispatcher.breakers.forget(
+                {entry.deployment_id for route in snapshot.routes.values() for entry in route.named}
+            )
+        return {
+            **generations,
+            "dethrone_catalog_age_seconds": -1.0 if age is None else round(age, 3),
+            "dethrone_spool_bytes": float(self.spool.size_bytes),
+            "dethrone_requests_open": float(self.num_open),
+            **self.dispatcher.gauges(),
+        }

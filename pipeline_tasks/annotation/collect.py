@@ -1,0 +1,352 @@
+"""One collect run: new revisions, deletions, decisions, and the cursor last."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+from collections import Counter
+from collections.abc import Collection as Ids
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline_tasks.annotation.annotation_parser import (
+    ITEM_CHANGED,
+    Reading,
+    annotation_row,
+    changed_item,
+    kept_result,
+    read_answer,
+    received,
+    refusal,
+    revision_of,
+    storable,
+    tombstone,
+    unknown_item,
+)
+from pipeline_tasks.annotation.consensus import Rule, asks_further, next_decision, people_wanted
+from pipeline_tasks.catalog.disputes import DisputeRepository
+from pipeline_tasks.catalog.items import ItemRepository
+from pipeline_tasks.catalog.labeling_tasks import slices
+from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository, RejectedAnnotation
+from pipeline_tasks.contracts import CollectReport, Fence, Queue
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.ports import AnnotatedTask, LabelingAnnotation, LabelingTool
+from pipeline_tasks.errors import PermanentError
+from pipeline_tasks.project.labeling_config import LabelingConfig
+from pipeline_tasks.project.schema import LoadedProject
+
+logger = logging.getLogger(__name__)
+
+BATCH_ANNOTATIONS = 500
+MAX_DELETIONS = 20
+MAX_DELETED_SHARE = 0.5
+# A change is visible when its transaction ends, its time is from before: read again what is this much older.
+OVERLAP = dt.timedelta(seconds=120)
+
+
+class Collection:
+    """The state of one run over the two Label Studio projects of a project."""
+
+    def __init__(
+        self,
+        *,
+        project: LoadedProject,
+        config: LabelingConfig,
+        labels: LabelRepository,
+        items: ItemRepository,
+        labeling: LabelingTool,
+        fence: Fence,
+        now: dt.datetime,
+    ) -> None:
+        self._project = project
+        self._config = config
+        self._labels = labels
+        self._items = items
+        self._labeling = labeling
+        self._fence = fence
+        self._now = now
+        registered = labels.registration(project.name)
+        self._schema_version = 1 if registered is None else registered[1]
+        self._counts: Counter[str] = Counter()
+        self._waiting: set[str] = set()  # annotations of tasks that somebody has changed
+        self._owners: dict[int, str] = {}  # by task id of the queue at hand
+        self._began_at: dt.datetime | None = None  # of the queue's Label Studio project, where it replaced another
+
+    def report(self) -> CollectReport:
+        count = self._counts
+        return CollectReport(
+            project=self._project.name,
+            num_annotations=count["annotations"],
+            num_deleted=count["deleted"],
+            num_decided=count["decided"],
+            num_disputed=count["disputed"],
+            num_refused=count["refused"] + len(self._waiting),
+            num_skipped=count["skipped"],
+            num_empty=count["empty"],
+            num_deletions_held=count["held"],
+            num_asked=count["asked"],
+        )
+
+    def collect_queue(self, queue: Queue, *, ls_project_id: int) -> None:
+        """Bring one queue up to date; the order makes each step repeatable.
+
+        New revisions first, then deletions together with the decisions that they change, then the other decisions,
+        and the cursor last: a run that stops anywhere is made good by the next one.
+        """
+        name = f"annotations/{queue}"
+        cursor = self._items.cursor(self._project.name, name)
+        known = cursor.value if cursor else {}
+        since = self._start(queue, known, ls_project_id=ls_project_id)
+        touched, newest = self._record_changes(queue, ls_project_id=ls_project_id, since=since)
+        there = self._annotated(ls_project_id)
+        corrected = self._settle_differences(queue, there, ls_project_id=ls_project_id)
+        crash_point("collect.decisions.before")
+        for some in slices(sorted(touched - corrected)):
+            self._commit(queue, some, rows=[], refusals=[])
+        crash_point("collect.decisions.recorded")
+        self._ask_further(queue, there, ls_project_id=ls_project_id)
+        self._ask_again(queue)
+        value = {"ls_project_id": ls_project_id, "changed_at": (newest or since or self._now).isoformat()}
+        if self._began_at is not None:
+            value["began_at"] = self._began_at.isoformat()
+        if newest is not None and value != known:
+            self._items.move_cursor(
+                self._fence, project=self._project.name, name=name, value=value, after=cursor, now=self._now
+            )
+        crash_point("collect.cursor.recorded")
+
+    def _start(self, queue: Queue, known: Mapping[str, Any], *, ls_project_id: int) -> dt.datetime | None:
+        """Look up the queue's tasks and return the time to read from.
+
+        A Label Studio project that was made anew is read from its start, and lacks no annotation of the one before.
+        """
+        recorded = self._labels.recorded_tasks(self._project.name, queue, ls_project_id=ls_project_id)
+        owners: dict[int, list[str]] = {}
+        for item_id, task_id in recorded.items():
+            owners.setdefault(task_id, []).append(item_id)
+        self._owners = {task_id: items[0] for task_id, items in owners.items() if len(items) == 1}
+        began_at = known.get("began_at")
+        self._began_at = dt.datetime.fromisoformat(began_at) if began_at else None
+        if known.get("ls_project_id") == ls_project_id:
+            return dt.datetime.fromisoformat(known["changed_at"])
+        if known.get("ls_project_id") is not None:
+            self._began_at = self._now
+        return None
+
+    def _owner(self, task_id: int, claimed: str) -> str:
+        """Return the item that a task was pushed for, or what it says where the catalog does not know the task."""
+        return self._owners.get(task_id, claimed)
+
+    def _record_changes(
+        self, queue: Queue, *, ls_project_id: int, since: dt.datetime | None
+    ) -> tuple[set[str], dt.datetime | None]:
+        """Record the revisions since the cursor; return the items they touch and the time of the newest change."""
+        touched: set[str] = set()
+        newest = since
+        batch: list[LabelingAnnotation] = []
+        overlap_start = None if since is None else since - OVERLAP
+        for annotation in map(received, self._labeling.annotations(ls_project_id, updated_since=overlap_start)):
+            batch.append(annotation)
+            touched.add(self._owner(annotation.task_id, annotation.item_id))
+            newest = annotation.updated_at if newest is None else max(newest, annotation.updated_at)
+            if len(batch) == BATCH_ANNOTATIONS:
+                self._record(queue, batch)
+                batch = []
+        self._record(queue, batch)
+        return touched, newest
+
+    def _record(self, queue: Queue, batch: Sequence[LabelingAnnotation]) -> None:
+        if not batch:
+            return
+        rows, refusals = self._new_revisions(queue, batch)
+        crash_point("collect.annotations.before")
+        self._labels.commit(self._project.name, annotations=rows, refusals=refusals, now=self._now, fence=self._fence)
+        crash_point("collect.annotations.recorded")
+
+    def _new_revisions(
+        self, queue: Queue, batch: Sequence[LabelingAnnotation]
+    ) -> tuple[list[AnnotationRow], list[RejectedAnnotation]]:
+        item_ids = {self._owner(one.task_id, one.item_id) for one in batch}
+        ours = self._labels.known_items(self._project.name, item_ids, queue=queue)
+        known = self._known_revisions(item_ids)
+        rows: list[AnnotationRow] = []
+        refusals: list[RejectedAnnotation] = []
+        for annotation in map(self._cleaned, {one.annotation_id: one for one in batch}.values()):
+            revision = revision_of(annotation, known.get(annotation.annotation_id))
+            if revision is None:
+                continue
+            reading = self._read(annotation, ours)
+            owned = dataclasses.replace(annotation, item_id=self._owner(annotation.task_id, annotation.item_id))
+            refused = refusal(owned, reading)
+            refusals += [] if refused is None else [refused]
+            if reading.code == ITEM_CHANGED:  # it is read again, until the task is right
+                self._waiting.add(annotation.annotation_id)
+                continue
+            self._counts[_kind(reading)] += 1
+            kept = kept_result(annotation, self._config)
+            rows.append(annotation_row(owned, revision=revision, queue=queue, label=reading.label, result=kept))
+        self._counts["annotations"] += len(rows)
+        return rows, refusals
+
+    def _cleaned(self, annotation: LabelingAnnotation) -> LabelingAnnotation:
+        """Return an annotation without the personal data in its notes that the project names."""
+        deny = self._project.config.deny_list
+        return dataclasses.replace(annotation, result=deny.clean_texts(annotation.result)) if deny else annotation
+
+    def _read(self, annotation: LabelingAnnotation, ours: Ids[str]) -> Reading:
+        owner = self._owner(annotation.task_id, annotation.item_id)
+        if owner != annotation.item_id:
+            return changed_item(annotation, owner)
+        return read_answer(annotation, self._config) if owner in ours else unknown_item(annotation)
+
+    def _known_revisions(
+        self, item_ids: Iterable[str], *, collected_since: dt.datetime | None = None
+    ) -> dict[str, AnnotationRow]:
+        by_item = self._labels.annotations(self._project.name, item_ids, collected_since=collected_since)
+        return {row.annotation_id: row for rows in by_item.values() for row in rows}
+
+    def _annotated(self, ls_project_id: int) -> list[AnnotatedTask]:
+        return [
+            dataclasses.replace(task, item_id=self._owner(task.task_id, storable(task.item_id)))
+            for task in self._labeling.annotated_tasks(ls_project_id)
+        ]
+
+    def _settle_differences(self, queue: Queue, there: Sequence[AnnotatedTask], *, ls_project_id: int) -> set[str]:
+        """Bury annotations that are gone, take up those that the changes missed, and decide anew in one transaction.
+
+        A request that was killed halfway leaves an annotation without touching its task: only the count shows it.
+        """
+        counts: Counter[str] = Counter()
+        for task in there:
+            counts[task.item_id] += task.num_annotations
+        recorded = self._labels.live_counts(self._project.name, queue, collected_since=self._began_at)
+        everyone = counts.keys() | recorded.keys()
+        differing = sorted(item_id for item_id in everyone if recorded.get(item_id, 0) != counts[item_id])
+        num_gone = sum(max(recorded.get(item_id, 0) - counts[item_id], 0) for item_id in differing)
+        if is_doubtful(num_gone, num_recorded=sum(recorded.values())):
+            logger.error(
+                "Label Studio project %d lacks %d of %d collected annotations: taken for a loss there, labels stay",
+                ls_project_id,
+                num_gone,
+                sum(recorded.values()),
+            )
+            self._counts["held"] += num_gone
+            return set()
+        for some in slices(differing):
+            present = self._present(ls_project_id, there, some)
+            rows, refusals = self._new_revisions(queue, present)
+            alive = {annotation.annotation_id for annotation in present}
+            gone = [
+                tombstone(row)
+                for row in self._known_revisions(some, collected_since=self._began_at).values()
+                if row.annotation_id not in alive and not row.deleted and row.queue == queue
+            ]
+            self._counts["deleted"] += len(gone)
+            crash_point("collect.differences.before")
+            self._commit(queue, some, rows=[*rows, *gone], refusals=refusals)
+            crash_point("collect.differences.recorded")
+        return set(differing)
+
+    def _present(
+        self, ls_project_id: int, there: Iterable[AnnotatedTask], item_ids: Sequence[str]
+    ) -> list[LabelingAnnotation]:
+        task_ids = [task.task_id for task in there if task.item_id in set(item_ids)]
+        return [received(one) for one in self._labeling.annotations(ls_project_id, task_ids=task_ids or [])]
+
+    def _ask_further(self, queue: Queue, there: Iterable[AnnotatedTask], *, ls_project_id: int) -> None:
+        """Open the tasks of disputed items for one more person each, those that earlier releases closed too.
+
+        What Label Studio says of a task is compared each time: a change of the project's settings sets all tasks back.
+        """
+        name, rule = self._project.name, self._rule(queue)
+        disputes = DisputeRepository(self._labels.database)
+        found = disputes.disputed(name, queue)
+        answers = self._labels.annotations(name, [one.item_id for one in found])
+        asked = {one.item_id: one for one in found if asks_further(answers.get(one.item_id, []), rule)}
+        opened = [one.item_id for one in asked.values() if not one.is_open]
+        settled = [one.item_id for one in found if one.is_open and one.item_id not in asked]
+        crash_point("collect.further.before")
+        if opened or settled:
+            disputes.set_open(name, asked=opened, settled=settled, fence=self._fence)
+        self._counts["asked"] += len(asked)
+        here = self._labels.annotations(name, asked, collected_since=self._began_at)
+        shown = {task.task_id: task.num_people for task in there}
+        for one in asked.values():
+            num_people = people_wanted(here.get(one.item_id, []))
+            if one.ls_project_id == ls_project_id and one.ls_task_id in shown and shown[one.ls_task_id] < num_people:
+                self._labeling.ask_people(one.ls_task_id, num_people)
+        crash_point("collect.further.after")
+
+    def _ask_again(self, queue: Queue) -> None:
+        """Remove empty submits from Label Studio, which takes their tasks for done; they are in the quarantine."""
+        for annotation_id in self._labels.empty_answers(self._project.name, queue, collected_since=self._began_at):
+            try:
+                self._labeling.delete_annotation(annotation_id)
+            except PermanentError as error:  # the rest of the run is of more worth
+                logger.warning("the empty submit %s stays in Label Studio: %s", annotation_id, error)
+
+    def _commit(
+        self,
+        queue: Queue,
+        item_ids: Sequence[str],
+        *,
+        rows: Sequence[AnnotationRow],
+        refusals: Sequence[RejectedAnnotation],
+    ) -> None:
+        """Record rows together with the decisions of the items that follow from them."""
+        decisions = self._decisions(queue, item_ids, rows)
+        reopened = [one.item_id for one in decisions if one.status == "withdrawn"]
+        kept_open = [one.item_id for one in decisions if one.status == "disputed"]  # until _ask_further has looked
+        if rows or decisions or refusals:
+            self._labels.commit(
+                self._project.name,
+                annotations=rows,
+                decisions=decisions,
+                refusals=refusals,
+                reopened=reopened,
+                kept_open=kept_open,
+                now=self._now,
+                fence=self._fence,
+            )
+        for decision in decisions:
+            self._counts[decision.status] += 1
+
+    def _rule(self, queue: Queue) -> Rule:
+        wanted = self._project.config.labels
+        needed = wanted.exam_annotators if queue == "exam" else wanted.annotators
+        return Rule(needed, min_agreement=wanted.min_agreement, further_people=wanted.further_people)
+
+    def _decisions(self, queue: Queue, item_ids: Sequence[str], rows: Sequence[AnnotationRow]) -> list[DecisionRow]:
+        name, rule = self._project.name, self._rule(queue)
+        ours = self._labels.known_items(name, item_ids, queue=queue)
+        stored = self._labels.annotations(name, ours)
+        previous = self._labels.decisions(name, ours)
+        decisions = [
+            next_decision(
+                item_id,
+                _newest_of(stored.get(item_id, []), [row for row in rows if row.item_id == item_id]),
+                rule=rule,
+                previous=previous.get(item_id),
+                schema_version=self._schema_version,
+                now=self._now,
+            )
+            for item_id in sorted(ours)
+        ]
+        return [decision for decision in decisions if decision is not None]
+
+
+def is_doubtful(num_gone: int, *, num_recorded: int) -> bool:
+    """Tell whether so much is gone at once that Label Studio lost its data rather than people deleted answers."""
+    return num_gone > MAX_DELETIONS and num_gone > MAX_DELETED_SHARE * num_recorded
+
+
+def _newest_of(stored: Iterable[AnnotationRow], coming: Iterable[AnnotationRow]) -> list[AnnotationRow]:
+    by_id: Mapping[str, AnnotationRow] = {row.annotation_id: row for row in [*stored, *coming]}
+    return list(by_id.values())
+
+
+def _kind(reading: Reading) -> str:
+    if reading.label is not None:
+        return "labeled"
+    return {None: "skipped", "NO_ANSWER": "empty"}.get(reading.code, "refused")

@@ -1,0 +1,314 @@
+"""Wire backup and restore: what this installation is made of, and the proof that what came back is all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline_tasks.adapters.label_studio_database import PostgresqlDump
+from pipeline_tasks.backup import catalog_copy, home_files, snapshot
+from pipeline_tasks.backup.repository import Blob, Vault
+from pipeline_tasks.catalog.ledger_repository import LedgerRepository
+from pipeline_tasks.catalog.routes import ServingRepository
+from pipeline_tasks.contracts import Attempt
+from pipeline_tasks.core.clock import utc_now
+from pipeline_tasks.core.crash_points import crash_point
+from pipeline_tasks.core.settings import RESTORING, load_settings
+from pipeline_tasks.deployment.canary import ROLLING
+from pipeline_tasks.deployment.candidate_routes import give_back
+from pipeline_tasks.deployment.task import start_release
+from pipeline_tasks.errors import ConfigError, ServiceUnavailable
+from pipeline_tasks.invariants import check as invariants_check
+from pipeline_tasks.orchestration.deploy import release_of_version, restore_bento, target_of
+from pipeline_tasks.orchestration.ledger_anchors import note_head
+from pipeline_tasks.orchestration.resources import Resources, build_resources
+from pipeline_tasks.project.yaml_reader import ProjectError
+from pipeline_tasks.stack.layout import StackLayout, source_root
+from pipeline_tasks.stack.local_s3 import running_s3
+from pipeline_tasks.stack.secrets import ensure_secret, write_private
+
+NUM_NAMED = 10
+CATALOG = "catalog"  # in the marker of a restore: its rows are written and proven
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What came back."""
+
+    name: str
+    created_at: str
+    num_rows: int
+    num_files: int
+    num_objects: int
+    servers: tuple[str, ...]
+    to_start: tuple[str, ...]  # what starts the champions that run elsewhere than in processes of the stack
+    violations: tuple[str, ...]  # broken invariants that the backup did not have
+    returned: tuple[str, ...] = ()  # projects whose rollout was under way: the champion has all traffic again
+
+
+def save(folder: Path, *, with_secrets: bool, check: bool = False) -> snapshot.BackupReport:
+    """Back this installation up while it runs; `check` copies damaged files again, and reads all of them."""
+    parts = build_resources()
+    settings, vault = parts.settings, Vault(folder.resolve())
+    _require_outside(vault.folder, settings.home, settings.projects_dir)
+    report = snapshot.backup(
+        vault,
+        home_dir=settings.home,
+        projects_dir=settings.projects_dir,
+        catalog_url=settings.catalog_url,
+        store=parts.store,
+        labeling=_labeling_database(settings.environment),
+        with_secrets=with_secrets,
+        version=importlib.metadata.version("dethrone"),
+        now=utc_now(),
+        reread=check,
+    )
+    if check:
+        vault.check(snapshot.blobs_of(vault.manifest(report.name), vault))
+    return report
+
+
+def restore(
+    folder: Path, *, name: str | None, home_dir: Path, projects_dir: Path, environment: Mapping[str, str]
+) -> RestoreReport:
+    """Bring a backup back onto an empty machine and prove it; a restore that was cut short is begun again.
+
+    Raises:
+        ConfigError: the home folder, a project, the bucket or the catalog is not empty, or there is no such backup.
+        DataCorrupt: the backup is not whole.
+    """
+    vault = Vault(folder.resolve())
+    manifest = vault.manifest(name)
+    name = name or vault.manifest_names()[-1]
+    _require_outside(vault.folder, home_dir, projects_dir)
+    files, projects = snapshot.files_of(manifest, "home"), snapshot.files_of(manifest, "projects")
+    again = _require_empty(home_dir, name=name, files=files, with_secrets=bool(manifest["with_secrets"]))
+    if different := home_files.differing(projects, projects_dir):
+        raise ConfigError(
+            f"the projects in {projects_dir} must be missing or those of the backup (got other bytes in "
+            f"{', '.join(different[:NUM_NAMED])}). Name an empty folder with DETHRONE_PROJECTS."
+        )
+    vault.check(snapshot.blobs_of(manifest, vault))
+    home_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not again:
+        write_private(home_dir / RESTORING, f"{name}\n")
+    labeling_dump = files.pop(home_files.LABEL_STUDIO_DUMP, None)
+    home_files.put_back(vault, files, home_dir)
+    home_files.put_back(vault, projects, projects_dir)
+    crash_point("restore.files.after")
+    with _store_at_hand(home_dir, projects_dir=projects_dir, environment=environment):
+        parts = build_resources(load_settings({**environment, "DETHRONE_PROJECTS": str(projects_dir)}))
+        parts.store.ensure_bucket()
+        snapshot.require_empty_store(parts.store, vault, manifest)
+        num_objects = snapshot.restore_objects(vault, manifest, store=parts.store)
+        crash_point("restore.objects.after")
+        num_rows = _restore_catalog(vault, manifest, parts, again=again)
+        crash_point("restore.catalog.recorded")
+        if labeling_dump is not None and home_files.LABEL_STUDIO_DUMP not in _marker(home_dir):
+            _restore_labeling(vault.path_of(labeling_dump.sha256), environment)
+            _mark_done(home_dir, home_files.LABEL_STUDIO_DUMP)
+        violations = _prove(parts, manifest)
+        _mark_done(home_dir, CATALOG)  # from here on it holds more than the backup
+        returned = _return_rollouts(parts, attempt=Attempt(f"restore__{name}", "restore"))
+        servers, to_start = _remember_servers(parts)
+        crash_point("restore.servers.after")
+        (home_dir / RESTORING).unlink()
+        crash_point("restore.end.after")
+        for project in returned:
+            note_head(parts, project)
+    return RestoreReport(
+        name=name,
+        created_at=str(manifest["created_at"]),
+        num_rows=num_rows,
+        num_files=len(files) + len(projects),
+        num_objects=num_objects,
+        servers=tuple(servers),
+        to_start=tuple(to_start),
+        violations=tuple(violations),
+        returned=tuple(returned),
+    )
+
+
+def _require_outside(folder: Path, *others: Path) -> None:
+    for other in others:
+        if folder.is_relative_to(other.resolve()) or other.resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"the backup's folder must lie outside of {other} (got {folder}). Name a folder on another disk."
+            )
+
+
+def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with_secrets: bool) -> bool:
+    """Return whether this goes on with a restore of the same backup; only its own secrets may be there before."""
+    if _marker(home_dir)[:1] == [name]:
+        return True
+    present = sorted(path.relative_to(home_dir).as_posix() for path in home_dir.rglob("*") if path.is_file())
+    found = [one for one in present if not one.startswith(f"{home_files.SECRETS}/")]
+    found += home_files.differing(
+        {one: blob for one, blob in files.items() if one.startswith(f"{home_files.SECRETS}/")}, home_dir
+    )
+    if found:
+        raise ConfigError(
+            f"{home_dir} must be empty or missing (got {', '.join(found[:NUM_NAMED])}). A restore never overwrites an "
+            "installation: name another folder with DETHRONE_HOME."
+        )
+    if not with_secrets and not (home_dir / home_files.SECRETS / "split_key").is_file():
+        raise ConfigError(
+            f"{home_dir / home_files.SECRETS} must hold the installation's secrets (got no split_key): this backup was "
+            "written without them. Put them there, mode 600, and restore again."
+        )
+    return False
+
+
+def _marker(home_dir: Path) -> list[str]:
+    """Return which backup is being restored here, then the steps that cannot be done twice and are done; or nothing."""
+    path = home_dir / RESTORING
+    return path.read_text().split() if path.is_file() else []
+
+
+def _mark_done(home_dir: Path, step: str) -> None:
+    write_private(home_dir / RESTORING, "\n".join([*_marker(home_dir), step, ""]))
+
+
+def _store_at_hand(
+    home_dir: Path, *, projects_dir: Path, environment: Mapping[str, str]
+) -> AbstractContextManager[None]:
+    """Start the stack's own S3 unless the environment names another."""
+    if environment.get("DETHRONE_S3_ENDPOINT"):
+        return nullcontext()
+    layout = StackLayout(home=home_dir.resolve(), root=source_root())
+    bin_dir = Path(sys.executable).parent
+    return running_s3(layout, projects_dir=projects_dir, environment=environment, bin_dir=bin_dir)
+
+
+def _restore_catalog(vault: Vault, manifest: Mapping[str, Any], parts: Resources, *, again: bool) -> int:
+    """Write the rows; one transaction, so a restore that was cut short left all of them or none."""
+    url = parts.settings.catalog_url
+    if CATALOG in _marker(parts.settings.home):
+        return int(manifest["num_rows"])
+    if again and catalog_copy.num_rows(url) == manifest["num_rows"]:
+        return int(manifest["num_rows"])
+    return snapshot.restore_catalog(vault, manifest, catalog_url=url)
+
+
+def _labeling_database(environment: Mapping[str, str]) -> PostgresqlDump | None:
+    url, path = (environment.get(f"DETHRONE_LABEL_STUDIO_DATABASE_URL{end}") for end in ("", "_FILE"))
+    url = url or (Path(path).read_text().strip() if path else None)
+    return PostgresqlDump(url, environment=environment) if url else None
+
+
+def _restore_labeling(path: Path, environment: Mapping[str, str]) -> None:
+    database = _labeling_database(environment)
+    if database is None:
+        raise ConfigError(
+            "DETHRONE_LABEL_STUDIO_DATABASE_URL must be set (got nothing): in this backup Label Studio is on "
+            "PostgreSQL. Name an empty database and restore again."
+        )
+    database.load(path)
+
+
+def _prove(parts: Resources, manifest: Mapping[str, Any]) -> list[str]:
+    """Check every invariant, each object read again, each ledger as long as it was; return what the backup had not."""
+    anchors = {project: [(int(one[0]), str(one[1]))] for project, one in manifest["anchors"].items()}
+    found = invariants_check.check(parts.database, parts.store, now=utc_now(), anchors=anchors, deep=True)
+    return sorted({str(violation) for violation in found} - set(manifest["violations"]))
+
+
+def _return_rollouts(parts: Resources, *, attempt: Attempt) -> list[str]:
+    """Give the champions everything back where a rollout was under way: no task watches it here.
+
+    Its run was in Airflow's database, which no backup holds. An experiment has no task and goes on.
+    """
+    serving, returned = ServingRepository(parts.database), []
+    for project in LedgerRepository(parts.database).projects():
+        record = serving.head_record(project)
+        if record is not None and record.action in ROLLING:
+            fence = parts.fence(project, "ship", attempt)
+            why = "the installation was restored from a backup"
+            give_back(record, serving=serving, attempt=attempt, fence=fence, why=why, now=utc_now())
+            returned.append(project)
+    return returned
+
+
+def serve_again(parts: Resources, project: str) -> list[str]:
+    """Start (or adopt) the servers that a project's route names, where its target runs them now.
+
+    Raises:
+        ConfigError: the project has no champion.
+        ServiceUnavailable: a server does not become ready, or not where the route says.
+    """
+    loaded = parts.project(project)
+    head = ServingRepository(parts.database).head_route(project)
+    if head is None:
+        raise ConfigError(f"{project} must have a champion to serve (got none). Train one first.", code="NO_CHAMPION")
+    for entry in head.entries:
+        release = release_of_version(parts, project, entry.model_version)
+        restore_bento(parts, release)
+        address = start_release(loaded, release, target=target_of(parts, loaded)).address
+        if address != entry.address:
+            raise ServiceUnavailable(
+                f"{entry.deployment_id} must listen on {entry.address}, as the route says (got {address}). "
+                "Free that port and try again, or roll back to another champion."
+            )
+    return [entry.deployment_id for entry in head.entries]
+
+
+def _remember_servers(parts: Resources) -> tuple[list[str], list[str]]:
+    """Have the champions' servers start with the next `dethrone up`, where the routes say that they are.
+
+    Returns those, and the commands that start the champions on another target: its engine may not be there yet.
+    """
+    serving, started, to_start = ServingRepository(parts.database), [], []
+    for project in sorted({path.parent.name for path in parts.settings.projects_dir.glob("*/project.yaml")}):
+        head = serving.head_route(project)
+        if head is None or not head.entries:
+            continue  # nothing serves, or a graph: its nodes have routes of their own
+        start_again = f"dethrone rollback {project} --to-version {head.champion_version} --reason restored"
+        try:
+            target = parts.project(project).config.serving.target
+        except ProjectError:  # it was wrong when the backup was made; the others come back all the same
+            to_start += [f"dethrone project validate {project}", start_again]
+            continue
+        if target != "process":
+            to_start.append(start_again)
+            continue
+        for entry in head.entries:
+            release = release_of_version(parts, project, entry.model_version)
+            restore_bento(parts, release)
+            ensure_secret(parts.settings.home / "secrets", "inference_key")  # a backup of an older version has none
+            parts.target.remember(
+                deployment_id=entry.deployment_id,
+                bento_tag=release.bento_tag,
+                port=urlsplit(entry.address).port or 80,
+                environment={"DETHRONE_DEPLOYMENT": entry.deployment_id},
+            )
+            started.append(entry.deployment_id)
+    return started, to_start
+
+
+def as_text(report: snapshot.BackupReport | RestoreReport, folder: Path) -> str:
+    """Return a report for people; what holds secrets says so."""
+    if isinstance(report, RestoreReport):
+        came = f"{report.num_rows} rows, {report.num_objects} objects, {report.num_files} files"
+        proof = "Every invariant that held then holds, and the ledger is whole."
+        if report.violations:
+            proof = "\n".join(["These invariants held when the backup was made, and do not now:", *report.violations])
+        servers = ", ".join(report.servers) or "no model"
+        then = [f"`dethrone up` starts the stack and {servers}.", *(f"Then: `{one}`." for one in report.to_start)]
+        back = [f"The rollout of {one} was under way: its champion has all traffic again." for one in report.returned]
+        return "\n".join([f"Restored {report.name}: {came}.", proof, *back, *then])
+    secrets = (
+        "The secrets are IN this backup, readable by whoever reads the folder (mode 600): keep it as you keep them."
+        if report.with_secrets
+        else "The secrets are not in it: keep them elsewhere, without split_key and the passwords nothing comes back."
+    )
+    return (
+        f"Backup {report.name} in {folder}: {report.num_rows} rows, {report.num_objects} objects "
+        f"({report.num_new_objects} new), {report.num_files} files, {report.size_bytes / 1e6:.1f} MB.\n{secrets}"
+        + "".join(f"\nBroken before the backup, and in it: {one}" for one in report.violations)
+    )

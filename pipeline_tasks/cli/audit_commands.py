@@ -1,0 +1,62 @@
+"""The commands that show, check and repeat what was decided; `main.py` has their names and arguments."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from pipeline_tasks.cli.output import Answer
+
+DONE, DIFFERENT = 0, 1
+
+
+def history(arguments: argparse.Namespace) -> Any:
+    """Print the ledger, or what served at a time."""
+    from pipeline_tasks.audit import history as audit_history
+    from pipeline_tasks.core.clock import utc_now
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    parts, project = build_resources(), arguments.project
+    if arguments.at is not None:
+        found = audit_history.history_at(parts, project, at=audit_history.parse_time(arguments.at, now=utc_now()))
+        return found if arguments.json else audit_history.at_text(found)
+    if not arguments.json:
+        return audit_history.ledger_text(parts, project)
+    return audit_history.ledger_rows(parts, project) if arguments.ledger else audit_history.route_rows(parts, project)
+
+
+def verify(arguments: argparse.Namespace) -> Answer:
+    """Check the invariants; exit code 1 names what is wrong."""
+    from pipeline_tasks.backup import verify as backup_verify
+
+    if arguments.save_public_key is not None:
+        return _save_public_key(arguments.save_public_key)
+    if arguments.backup is not None:
+        found = backup_verify.verify_backup(arguments.backup, arguments.anchor, public_key=arguments.public_key)
+    else:
+        found = backup_verify.verify_installation(arguments.anchor, public_key=arguments.public_key)
+    whole = "Nothing lost, nothing twice, one champion chain, every promotion gated, the ledger whole."
+    data = {"holds": not found.violations, "violations": list(found.violations), "notes": list(found.notes)}
+    text = "\n".join((*(found.violations or (whole,)), *found.notes))
+    return Answer(data, (text,), code=DIFFERENT if found.violations else DONE)
+
+
+def _save_public_key(file: Path) -> Answer:
+    from pipeline_tasks.audit.signing_keys import save_public_key
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    public = save_public_key(build_resources().settings, file)
+    text = f"The public key {public.key_id} is in {file}. Keep it elsewhere: `dethrone verify --public-key {file}`."
+    return Answer({"key_id": public.key_id, "since": public.since.isoformat(), "file": str(file)}, (text,))
+
+
+def replay(arguments: argparse.Namespace) -> Answer:
+    """Compute a verdict again; exit code 1 when it is not what is stored."""
+    from pipeline_tasks.audit import replay as audit_replay
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    found = audit_replay.replay(build_resources(), arguments.verdict, project=arguments.project)
+    data = {**dataclasses.asdict(found), "same": found.same}
+    return Answer(data, (audit_replay.replay_text(found),), code=DONE if found.same else DIFFERENT)

@@ -1,0 +1,62 @@
+"""The commands that follow a model version's lineage: `lineage`, `blast-radius`, `retrain`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pipeline_tasks.cli.output import Answer
+
+
+def lineage(arguments: argparse.Namespace) -> Any:
+    """Show where something came from and what it touched."""
+    from pipeline_tasks.audit import lineage_tree
+    from pipeline_tasks.audit.lineage import lineage as trace
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    parts = build_resources()
+    tree = trace(parts.database, parts.store, arguments.id, project=arguments.project)
+    return lineage_tree.as_json(tree) if arguments.json else lineage_tree.as_text(tree)
+
+
+def blast_radius(arguments: argparse.Namespace) -> Any:
+    """List what an item, a label or a person's answers affect."""
+    from pipeline_tasks.audit import lineage_tree
+    from pipeline_tasks.audit.lineage import blast_radius as measure
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    parts = build_resources()
+    found = measure(
+        parts.database,
+        parts.store,
+        arguments.project,
+        item=arguments.item,
+        label=arguments.label,
+        annotator=arguments.annotator,
+    )
+    return found.as_json() if arguments.json else lineage_tree.as_text(found.tree())
+
+
+def retrain(arguments: argparse.Namespace) -> Answer:
+    """Train a model version again and compare; exit code 1 when it differs."""
+    from pipeline_tasks.audit import retrain as audit_retrain
+    from pipeline_tasks.audit.lineage import find
+    from pipeline_tasks.catalog.lineage import LineageRepository
+    from pipeline_tasks.orchestration.resources import build_resources, code_revision, lock_hash
+
+    parts = build_resources()
+    model = find(
+        LineageRepository(parts.database), parts.store, arguments.version, project=arguments.project, kind="model"
+    ).subject
+    found = audit_retrain.retrain(
+        model.project,
+        model.id,
+        database=parts.database,
+        store=parts.store,
+        scratch=parts.settings.scratch_dir,
+        lock_hash=lock_hash(),
+        code_revision=code_revision(),
+        tolerance=arguments.tolerance,
+    )
+    text = audit_retrain.comparison_text(model.project, model.id, found)
+    return Answer(audit_retrain.comparison_json(model.project, model.id, found), (text,), code=0 if found.agrees else 1)

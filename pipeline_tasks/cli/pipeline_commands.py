@@ -1,0 +1,123 @@
+"""The `dethrone` commands; `main.py` has their names and arguments."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pipeline_tasks.cli.output import Answer, confirmed, home_folder, media_type_of, shell_attempt
+from pipeline_tasks.core.settings import load_settings, user_name
+from pipeline_tasks.errors import ConfigError
+
+
+def demo(arguments: argparse.Namespace) -> Any:
+    """Run the whole loop."""
+    from pipeline_tasks.demo.scenario import tell
+
+    return tell(home_folder(), labeler=arguments.labeler, size=arguments.size, rounds=arguments.rounds)
+
+
+def stage(name: str) -> Callable[[argparse.Namespace], Any]:
+    """Return the command that runs one stage of a project by its entry point."""
+
+    def run(arguments: argparse.Namespace) -> Any:
+        from pipeline_tasks.orchestration import entrypoints
+
+        return getattr(entrypoints, name)(arguments.project, attempt=shell_attempt(name))
+
+    return run
+
+
+def train(arguments: argparse.Namespace) -> Answer:
+    """Run the train DAG's stages one after the other in this process."""
+    from pipeline_tasks.orchestration.local_pipeline import closing_lines, shown_progress, train_to_serve
+
+    with shown_progress():
+        found = train_to_serve(arguments.project, force=arguments.force, window=arguments.window)
+    return Answer(found, (closing_lines(arguments.project, found),))
+
+
+def wandb(arguments: argparse.Namespace) -> Answer:  # noqa: ARG001 - `sync` is the only action
+    """Upload the runs that were recorded while no W&B server could be reached."""
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    synced = build_resources().tracker.sync()
+    text = f"{len(synced)} runs uploaded." if synced else "No offline run waits."
+    return Answer({"synced": [*synced]}, (text,))
+
+
+def rollback(arguments: argparse.Namespace) -> Any:
+    """Return to an earlier champion: say from which to which, and ask on a terminal."""
+    from pipeline_tasks.orchestration import entrypoints
+    from pipeline_tasks.orchestration.resources import build_resources
+    from pipeline_tasks.orchestration.rollback_preview import preview
+
+    parts = build_resources()
+    print(preview(parts, arguments.project, to_version=arguments.to_version, reason=arguments.reason), file=sys.stderr)  # noqa: T201
+    if not confirmed("Roll back?", yes=arguments.yes or not sys.stdin.isatty()):
+        return Answer({"message": "Nothing was changed."}, ("Nothing was changed.",), code=1)
+    return entrypoints.rollback(
+        arguments.project,
+        parts=parts,
+        attempt=shell_attempt("rollback"),
+        to_version=arguments.to_version,
+        reason=arguments.reason,
+        actor=user_name(),
+    )
+
+
+def predict(arguments: argparse.Namespace) -> Answer:
+    """Send one file to the gateway."""
+    import httpx
+
+    settings = load_settings()
+    if not arguments.file.is_file():
+        raise ConfigError(f"file must exist (got {arguments.file}).")
+    key = (settings.home / "secrets" / "gateway_api_key").read_text().strip()
+    answer = httpx.post(
+        f"{settings.gateway_url}/v1/projects/{arguments.project}/predict",
+        content=arguments.file.read_bytes(),
+        headers={"Authorization": f"Bearer {key}", "Content-Type": media_type_of(arguments.file)},
+        timeout=30,
+        trust_env=False,
+    )
+    return Answer(answer.json(), code=0 if answer.status_code == 200 else 1)
+
+
+def keys(arguments: argparse.Namespace) -> Any:
+    """Issue, list or revoke API keys."""
+    from pipeline_tasks.catalog.routes import ServingRepository, new_token
+    from pipeline_tasks.core.clock import utc_now
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    serving = ServingRepository(build_resources().database)
+    if arguments.action == "list":
+        return [dataclasses.asdict(key) for key in serving.api_keys()]
+    if arguments.action == "revoke":
+        if not arguments.key_id:
+            raise ConfigError("--key-id must be given with revoke (got none). `dethrone keys list` shows them.")
+        serving.revoke_key(arguments.key_id, at=utc_now())
+        return f"{arguments.key_id} is refused from now on."
+    token = new_token()
+    scopes = arguments.scope or ["predict", "feedback"]
+    key = serving.issue_key(arguments.project, name=arguments.name, scopes=scopes, token=token, at=utc_now())
+    return {**dataclasses.asdict(key), "token": token, "note": "the token is shown this once"}
+
+
+def report(arguments: argparse.Namespace) -> Any:
+    """Write a verdict's report to a file."""
+    from pipeline_tasks.cli import views as cli_views
+
+    return cli_views.save_report(
+        arguments.project, verdict=arguments.verdict, output=arguments.output, exact=arguments.exact
+    )
+
+
+def quarantine(arguments: argparse.Namespace) -> Any:
+    """List what was not accepted."""
+    from pipeline_tasks.cli import views as cli_views
+
+    return cli_views.quarantine(arguments.project, limit=arguments.limit, page=arguments.page, as_json=arguments.json)

@@ -1,0 +1,161 @@
+"""`dethrone project`: validate, list, remove, columns, and the schema of project.yaml; arguments: `main.py`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline_tasks.cli.output import Answer
+from pipeline_tasks.core.atomic_files import replace_file
+from pipeline_tasks.core.settings import process_environment, projects_dir
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.project.composed_project import ComposedProject
+from pipeline_tasks.project.schema import LoadedProject, Project
+
+
+def schema(_arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the JSON schema of project.yaml, for editors."""
+    from pipeline_tasks.project.loader import json_schema
+
+    return json_schema()
+
+
+def list(_arguments: argparse.Namespace) -> Answer:  # noqa: A001 - the action's name
+    """Return the projects whose files are right, composed ones too; the others as errors."""
+    found, composed, errors = _all()
+    return _answer([*found, *composed], errors, ())
+
+
+def validate(arguments: argparse.Namespace) -> Answer:
+    """Check the files of one project, or of all, and whether their sources are there."""
+    from pipeline_tasks.annotation.label_studio_projects import check_with_label_studio, labeling_config
+    from pipeline_tasks.annotation.people import labels_text
+    from pipeline_tasks.evaluation.exam_planning import exam_text, exam_warnings
+    from pipeline_tasks.ingest.source_check import check_sources
+    from pipeline_tasks.orchestration.exam_labels import catalog_there, label_lines
+    from pipeline_tasks.orchestration.rollout_warnings import rollout_warnings
+    from pipeline_tasks.project.checks import deprecations
+    from pipeline_tasks.project.loader import is_composed, load_composed, load_project, read_document
+
+    name = arguments.name
+    if name and is_composed(read_document(projects_dir() / name)):
+        one = load_composed(projects_dir() / name)
+        return _answer([one], (), (), f"{name} is valid: {_kind(one)}. `dethrone graph {name} check`.")
+    found, composed, refused = ([load_project(projects_dir() / name)], [], []) if name else _all()
+    findings = [check_sources(one, environment=process_environment()) for one in found]
+    errors = [*refused, *(problem for one in findings for problem in one.problems)]
+    warnings = [warning for one in findings for warning in one.warnings]
+    warnings += [text for one in found for text in deprecations(one.config)]
+    for loaded in found if name else ():
+        check_with_label_studio(labeling_config(loaded), file=str(loaded.folder / "labeling.xml"))
+    warnings += [*(text for one in found for text in exam_warnings(one.config)), *rollout_warnings(found)]
+    catalog = catalog_there()
+    warnings += label_lines(found, catalog) if catalog is not None else []
+    valid = ""
+    if name and not errors:
+        config = found[0].config
+        valid = f"{name} is valid: {_kind(config)}. {exam_text(config)} {labels_text(config.labels)}"
+    return _answer([*found, *composed], errors, warnings, valid if name else None)
+
+
+def _all() -> tuple[Sequence[LoadedProject], Sequence[ComposedProject], Sequence[str]]:
+    from pipeline_tasks.project.loader import load_composed_projects, load_projects
+
+    found, errors = load_projects(projects_dir())
+    composed, more = load_composed_projects(projects_dir())
+    return found, composed, [str(error) for error in (*errors, *more)]
+
+
+def remove(arguments: argparse.Namespace) -> Answer:
+    """Take a project out: its servers and DAGs go, what it has learned stays."""
+    from pipeline_tasks.cli.output import confirmed
+    from pipeline_tasks.core.clock import utc_now
+    from pipeline_tasks.orchestration import project_removal
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    name = arguments.name
+    if not name:
+        raise ConfigError("name must be given with remove (got none). `dethrone project list` shows them.")
+    if not arguments.yes and not sys.stdin.isatty():
+        raise ConfigError(f"--yes must be given where nobody can be asked (got none): {name} stops serving.")
+    if not confirmed(f"{name} stops serving and leaves Airflow; its data, models and ledger stay.", yes=arguments.yes):
+        return Answer({"message": "Nothing was changed."}, ("Nothing was changed.",), code=1)
+    found = project_removal.remove(build_resources(), name, now=utc_now())
+    return Answer(dataclasses.asdict(found), (found.as_text(),))
+
+
+def columns(arguments: argparse.Namespace) -> Answer:
+    """Return the columns that a project's data seem to have, as YAML; --write puts them into its project.yaml."""
+    from pipeline_tasks.ingest.column_proposal import propose, with_columns
+    from pipeline_tasks.project.loader import PROJECT_FILE, load_draft, load_project
+
+    if not arguments.name:
+        raise ConfigError("a project must be named (got none). See `dethrone project list`.")
+    folder = projects_dir() / arguments.name
+    proposals = propose(load_draft(folder), environment=process_environment())
+    if not arguments.write:
+        text = "columns:\n" + "".join(one.as_yaml() for one in proposals).rstrip("\n")
+        return Answer({"columns": text}, (text,))
+    path = folder / PROJECT_FILE
+    before = path.read_text(encoding="utf-8")
+    replace_file(path, with_columns(before, proposals).encode())
+    try:
+        load_project(folder)
+    except ConfigError:
+        replace_file(path, before.encode())
+        raise
+    text = f"Wrote {len(proposals)} columns into {path}. Look through them: a guess is no declaration."
+    if texts := [one.name for one in proposals if one.type == "text"]:
+        text += f" A text is no input of tabular_mlp ({', '.join(texts)}); a category, with the values that matter, is."
+    return Answer({"message": text}, (text,))
+
+
+def _answer(
+    found: Sequence[LoadedProject | ComposedProject],
+    errors: Sequence[str],
+    warnings: Sequence[str],
+    text: str | None = None,
+) -> Answer:
+    for error in errors:
+        print(f"error [CONFIG_INVALID]: {error}", file=sys.stderr)  # noqa: T201
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+    configs = [one if isinstance(one, ComposedProject) else one.config for one in found]
+    lines = [f"{one.name} ({one.owner}): {_kind(one)}. {one.description}".rstrip() for one in configs]
+    data = {
+        "projects": [one.model_dump(mode="json") for one in configs],
+        "errors": [*errors],
+        "warnings": [*warnings],
+    }
+    return Answer(data, ("\n".join(lines) if text is None else text,), code=2 if errors else 0)
+
+
+def _kind(project: Project | ComposedProject) -> str:
+    if isinstance(project, ComposedProject):
+        return f"a graph of {len(project.graph.nodes)} nodes"
+    return f"{project.modality}, {len(project.labels.classes)} classes"
+
+
+def init(arguments: argparse.Namespace) -> str:
+    """Write a new project."""
+    from pipeline_tasks.project.scaffold import init_project
+
+    classes = [one.strip() for one in arguments.classes.split(",")] if arguments.classes else []
+    folder = init_project(
+        projects_dir(), name=arguments.name, template=arguments.template, classes=classes, labels=arguments.labels
+    )
+    columns = f"`dethrone project columns {arguments.name} --write`, " if arguments.template == "tabular" else ""
+    return (
+        f"Wrote {folder}. Next: put data where its project.yaml says, {columns}look through the file, then "
+        f"`dethrone project validate {arguments.name}`. Airflow shows it within half a minute."
+    )
+
+
+def project(arguments: argparse.Namespace) -> Any:
+    """Validate, list or remove projects, propose columns, or print the JSON schema of project.yaml."""
+    from pipeline_tasks.cli import project_commands
+
+    return getattr(project_commands, arguments.action)(arguments)

@@ -1,0 +1,112 @@
+"""The commands that look at serving; `main.py` has their names and arguments."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from pipeline_tasks.cli.output import Answer
+from pipeline_tasks.core.settings import user_name
+from pipeline_tasks.errors import ConfigError
+
+
+def latency(arguments: argparse.Namespace) -> Any:
+    """Send real requests and print where their time goes."""
+    from pipeline_tasks.cli import latency as wiring
+    from pipeline_tasks.cli.output import media_type_of
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    if arguments.requests < 1:
+        raise ConfigError(f"--requests must be 1 or more (got {arguments.requests}).")
+    file = None
+    if arguments.file is not None:
+        file = wiring.payload_of(arguments.file, media_type=media_type_of(arguments.file))
+    found = wiring.measure(
+        build_resources(), arguments.project, num_requests=arguments.requests, file=file, monotonic=time.perf_counter
+    )
+    return Answer(found, (wiring.as_text(found),))
+
+
+def experiment(arguments: argparse.Namespace) -> Any:
+    """Start, stop or report an A/B experiment."""
+    from pipeline_tasks.cli.output import shell_attempt
+    from pipeline_tasks.deployment.experiment_analysis import as_text
+    from pipeline_tasks.orchestration import experiments
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    parts, project = build_resources(), arguments.project
+    if arguments.action == "report":
+        found = experiments.report(parts, project, experiment_id=arguments.id)
+        return Answer(found, (as_text(found),))
+    shared: dict[str, Any] = {"attempt": shell_attempt("experiment"), "actor": user_name()}
+    if arguments.action == "stop":
+        return experiments.stop(parts, project, reason=arguments.reason, **shared)
+    if not arguments.version:
+        raise ConfigError(
+            f"--version must be a former champion of {project} or a model with a promote verdict (got none). "
+            f"See `dethrone history {project}`."
+        )
+    return experiments.start(
+        parts,
+        project,
+        version=arguments.version,
+        share=arguments.share,
+        metric=arguments.metric,
+        confidence=arguments.confidence,
+        matures_after=arguments.matures_after,
+        **shared,
+    )
+
+
+def graph(arguments: argparse.Namespace) -> Any:
+    """Check or apply the graph of a composed project, or show what serves."""
+    from pipeline_tasks.catalog.routes import ServingRepository
+    from pipeline_tasks.cli.output import shell_attempt
+    from pipeline_tasks.orchestration import composed_projects as wiring
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    parts, name = build_resources(), arguments.project
+    if arguments.action == "show":
+        records = ServingRepository(parts.database).records(name)
+        return dict(records[-1].serving.get("graph", {})) if records else f"{name} has no route yet."
+    if arguments.action == "apply":
+        attempt = shell_attempt("graph")
+        route = wiring.apply_graph(parts, name, attempt=attempt, actor=user_name(), reason=arguments.reason)
+        return {"project": name, "generation": route.generation, "version": route.champion_version}
+    plan = wiring.plan_graph(parts, name)
+    return Answer({"version": plan.version, **plan.serving}, (wiring.as_text(plan),))
+
+
+def serving_base(arguments: argparse.Namespace) -> Any:
+    """Build the base image of this checkout's lock, and push it where asked."""
+    from pipeline_tasks.adapters import base_image as adapter
+    from pipeline_tasks.adapters.airflow_connections import registry_credentials
+    from pipeline_tasks.adapters.container_registry import split_repository
+    from pipeline_tasks.adapters.docker_target import engine_errors
+    from pipeline_tasks.core.settings import home_from, process_environment
+    from pipeline_tasks.orchestration.container_targets import engine_of
+    from pipeline_tasks.orchestration.resources import ROOT
+
+    if arguments.push is not None:
+        split_repository(arguments.push)
+    made_from = adapter.recipe(ROOT, variant=arguments.variant)
+    if arguments.dry_run:
+        return {"image": f"{adapter.LOCAL_NAME}:{made_from.tag}", "built": False, "pushed": None}
+    environment = process_environment()
+    with engine_errors():
+        # With CUDA the engine copies gigabytes without a word.
+        engine = engine_of(environment, timeout_seconds=adapter.INSTALL_TIMEOUT_SECONDS)()
+        name, built = adapter.build_base(
+            made_from,
+            os_base=arguments.os_base,
+            engine=engine,
+            environment=environment,
+            scratch=home_from(environment) / "scratch",
+        )
+        pushed = None
+        if arguments.push is not None:
+            found = registry_credentials(arguments.connection) if arguments.connection else None
+            auth = {"username": found.username, "password": found.password} if found else None
+            pushed = adapter.push_base(engine, name, repository=arguments.push, auth=auth)
+    return {"image": name, "built": built, "pushed": pushed}

@@ -1,0 +1,106 @@
+"""The commands of the stack: up, down, status, logs, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from typing import TYPE_CHECKING
+
+from pipeline_tasks.cli.output import Answer, console, home_folder
+from pipeline_tasks.core.settings import load_settings, process_environment, projects_dir
+
+if TYPE_CHECKING:
+    from pipeline_tasks.stack.status import StackStatus
+
+
+def up(_arguments: argparse.Namespace) -> Answer:
+    """Start the stack."""
+    from pipeline_tasks.orchestration.rollout_warnings import rollout_warnings
+    from pipeline_tasks.project.loader import load_projects
+    from pipeline_tasks.stack import console as stack_console
+    from pipeline_tasks.stack.bring_up import start_stack
+
+    with stack_console.progress(console()) as on_event:
+        report = start_stack(
+            home_folder(), projects_dir=projects_dir(), environment=process_environment(), on_event=on_event
+        )
+    passwords = f"Passwords are in {home_folder() / 'secrets'} (airflow_admin_password, label_studio_password)."
+    for warning in rollout_warnings(load_projects(projects_dir())[0]):
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
+    return Answer(dataclasses.asdict(report), (stack_console.up_table(report), passwords))
+
+
+def down(_arguments: argparse.Namespace) -> Answer:
+    """Stop the stack."""
+    from pipeline_tasks.stack import console as stack_console
+    from pipeline_tasks.stack import lifecycle
+
+    with stack_console.progress(console()) as on_event:
+        ended = lifecycle.down(home_folder(), on_event=on_event)
+    return Answer({"ended": ended}, ("",))
+
+
+def status(_arguments: argparse.Namespace) -> Answer:
+    """Show the parts; exit code 0 only when all are healthy."""
+    from pipeline_tasks.stack import console as stack_console
+    from pipeline_tasks.stack import status as stack_status
+
+    found = stack_status.status(home_folder())
+    notes = [*_left_behind(found), *_projects(found)]
+    notes += [] if found.running else ["The stack is not running. `dethrone up` starts it."]
+    data = {**dataclasses.asdict(found), "notes": notes}
+    return Answer(data, (stack_console.status_table(found), *notes), code=0 if found.healthy else 1)
+
+
+def _projects(found: StackStatus) -> list[str]:
+    """Return a sentence for each project that waits for labelers, has one who is worse, or serves by another list."""
+    from pipeline_tasks.orchestration.exam_labels import status_lines
+    from pipeline_tasks.orchestration.labeler_status import disagreeing_lines, missing_people_lines
+    from pipeline_tasks.orchestration.privacy_status import privacy_lines
+
+    if not found.running:
+        return []
+    # A tie that nobody can break is told by both of the first.
+    return [*dict.fromkeys([*missing_people_lines(), *status_lines()]), *disagreeing_lines(), *privacy_lines()]
+
+
+def _left_behind(found: StackStatus) -> list[str]:
+    """Return a sentence for each project that serves although its folder is gone."""
+    from pipeline_tasks.orchestration.project_removal import left_behind
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    if not found.running:
+        return []
+    projects = left_behind(build_resources(), running=[part.name for part in found.parts])
+    return [
+        f"{name} still serves, and its folder is gone: `dethrone project remove {name}` ends it." for name in projects
+    ]
+
+
+def logs(arguments: argparse.Namespace) -> Answer:
+    """Print the ends of logs."""
+    from pipeline_tasks.stack import status as stack_status
+
+    found = stack_status.logs(home_folder(), part=arguments.part, num_lines=arguments.lines)
+    text = "\n\n".join(f"== {name}\n" + "\n".join(lines) for name, lines in found.items())
+    return Answer(found, (text,))
+
+
+def doctor(arguments: argparse.Namespace) -> Answer:
+    """Look for what would break."""
+    from pipeline_tasks.stack import console as stack_console
+    from pipeline_tasks.stack import doctor as stack_doctor
+    from pipeline_tasks.stack import status as stack_status
+
+    if process_environment().get("DETHRONE_EXECUTOR"):  # a container of many
+        found, left = stack_doctor.doctor_of_container(home=home_folder(), s3_endpoint=load_settings().s3_endpoint), []
+    else:
+        found, left = stack_doctor.doctor(home_folder()), _left_behind(stack_status.status(home_folder()))
+    checks = (
+        *found,
+        stack_doctor.check_proxies(arguments.shell),
+        *(stack_doctor.Check("projects", ok=False, detail=note) for note in left),
+    )
+    code = 0 if all(check.ok for check in checks) else 1
+    return Answer([dataclasses.asdict(check) for check in checks], (stack_console.doctor_table(checks),), code=code)

@@ -1,0 +1,71 @@
+"""A verdict in a few lines of Markdown: the body of the request for approval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline_tasks.evaluation.report.slices import weakest_slices
+
+MAX_CLASSES = 3
+_SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]()#+!|~-"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+
+
+def markdown(value: object) -> str:
+    """Escape a value so that Markdown shows it as it is, on one line."""
+    return " ".join(str(value).split()).translate(_SPECIAL)
+
+
+def markdown_summary(document: Mapping[str, Any], *, report_url: str | None = None) -> str:
+    """Return the answer, the figures of both models, each reason, and the weakest classes."""
+    question, current = document["question"], document["evidence"]["current"]
+    lines = [f"**{markdown(document['decision']['headline'])}**", "", *_figures(document), ""]
+    lines += [f"- {MARKS[one['stand']]}: {markdown(one['text'])}" for one in document["decision"]["reasons"]]
+    weakest = sorted(
+        (one for one in current["contender"]["classes"] if one["recall"]["estimate"] is not None),
+        key=lambda one: (one["recall"]["estimate"], one["label"]),
+    )[:MAX_CLASSES]
+    if weakest:
+        named = ", ".join(f"{markdown(one['label'])} {_percent(one['recall']['estimate'])}" for one in weakest)
+        lines += ["", f"Weakest classes of the contender (recall): {named}."]
+    rows = weakest_slices(document, limit=MAX_CLASSES)
+    if rows:
+        named = ", ".join(
+            f"{markdown(declared['name'])} {markdown(score['value'])} {_percent(score['contender']['estimate'])}"
+            for declared, score in rows
+        )
+        lines += ["", f"Weakest slices of the contender (accuracy): {named}."]
+    if report_url is not None:
+        lines += ["", f"[The whole report]({report_url})"]
+    version = question["contender"]["version"]
+    lines += ["", f"Contender `{version}`, exam {current['epoch']}. Without an answer in time the champion stays."]
+    return "\n".join(lines)
+
+
+MARKS = {"for": "For", "against": "Against", "open": "Open", "note": "Note"}
+
+
+def _figures(document: Mapping[str, Any]) -> list[str]:
+    current, measured = document["evidence"]["current"], document["measured"]
+    roles = [role for role in ("champion", "contender") if current[role] is not None]
+    rows = {
+        "Accuracy": [_percent(current[role]["accuracy"]["estimate"]) for role in roles],
+        "Macro F1": [_percent(current[role]["macro_f1"]["estimate"]) for role in roles],
+        "p99 latency": [_milliseconds(measured[role]["latency_p99_ms"]) for role in roles],
+    }
+    constant = current.get("constant")
+    if constant is not None:
+        roles = [*roles, f"always {markdown(constant['label'])}"]
+        rows["Accuracy"].append(_percent(constant["accuracy"]))
+        rows["Macro F1"].append(_percent(constant["macro_f1"]))
+        rows["p99 latency"].append("")
+    head = [f"| | {' | '.join(roles)} |", f"|---|{'---|' * len(roles)}"]
+    return head + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+
+
+def _percent(share: float | None) -> str:
+    return "not computable" if share is None else f"{100 * share:.1f} %"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "not computable" if value is None else f"{value:.1f} ms"

@@ -1,0 +1,195 @@
+"""Reads parts of the prediction log: Parquet rows of predictions and feedback, as the gateway writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline_tasks.catalog.monitoring import OutcomeRow
+from pipeline_tasks.contracts import content_id, sha256_hex
+from pipeline_tasks.errors import DataCorrupt, InputError
+from pipeline_tasks.ingest.item_checks import RejectedRow, printable_key
+from pipeline_tasks.monitoring.log_records import (
+    RECORD_AHEAD,
+    digest_of,
+    flag_of,
+    invalid,
+    optional_text_of,
+    share_of,
+    text_of,
+    time_of,
+)
+
+LIGHT_COLUMNS = [
+    "kind",
+    "project",
+    "prediction_id",
+    "request_id",
+    "model_version",
+    "at_ms",
+    "status",
+    "label",
+    "confidence",
+    "needs_review",
+    "client",
+    "user_key",
+    "payload_sha256",
+    "business_key",
+    "outcome_label",
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answered request of the log, without its payload."""
+
+    prediction_id: str
+    at: dt.datetime
+    model_version: str
+    label: str
+    confidence: float
+    needs_review: bool
+    client: str
+    user_key: str | None
+    payload_sha256: str
+    object_key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """Content of one part: answered predictions, what callers told, failed requests, and what is no record."""
+
+    object_key: str
+    predictions: tuple[Prediction, ...]
+    outcomes: tuple[OutcomeRow, ...]
+    num_errors: int
+    business_keys: frozenset[str]  # of the answered predictions
+    refused: tuple[RejectedRow, ...]
+
+    @property
+    def is_ahead(self) -> bool:
+        """True where all that it holds is ahead of the clock of who reads: one of the two clocks is wrong."""
+        is_empty = not (self.predictions or self.outcomes or self.num_errors)
+        return is_empty and {one.code for one in self.refused} == {RECORD_AHEAD}
+
+
+def read_part(data: bytes, *, object_key: str, project: str, now: dt.datetime) -> Part:
+    """Return the rows of a part; one that is no record of the project's is refused alone.
+
+    Raises:
+        DataCorrupt: the bytes are no Parquet with the log's columns.
+    """
+    predictions: list[Prediction] = []
+    outcomes: list[OutcomeRow] = []
+    business_keys: set[str] = set()
+    refused: list[RejectedRow] = []
+    num_errors = 0
+    for number, row in enumerate(rows_of(read_columns(data, LIGHT_COLUMNS, object_key=object_key))):
+        try:
+            if row["project"] != project:
+                raise invalid("project", f"{project} in this part", row["project"])
+            kind = text_of(row, "kind")
+            if kind == "feedback":
+                outcomes.append(_outcome(row, now=now))
+            elif kind == "prediction" and _status(row) == 200:
+                predictions.append(_prediction(row, object_key, now=now))
+                business_keys |= {row["business_key"]} - {None}
+            elif kind == "prediction":
+                num_errors += 1
+        except InputError as error:
+            refused.append(_refusal(row, error, place=f"{object_key}, row {number}"))
+    return Part(object_key, tuple(predictions), tuple(outcomes), num_errors, frozenset(business_keys), tuple(refused))
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows; a text that is not UTF-8 is its bytes."""
+    try:
+        return list(table.to_pylist())
+    except ValueError:  # one string that is not UTF-8
+        return [{name: _value(table[name][row]) for name in table.column_names} for row in range(table.num_rows)]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except ValueError:
+        return cell.as_buffer().to_pybytes()
+
+
+def _refusal(row: dict[str, Any], error: InputError, *, place: str) -> RejectedRow:
+    name = next((one for one in (row["prediction_id"], row["request_id"]) if isinstance(one, str) and one), place)
+    return RejectedRow(printable_key(name), sha256_hex(place.encode()), error.code, f"{error} [{place}]")
+
+
+def read_payloads(data: bytes, *, object_key: str) -> dict[str, bytes]:
+    """Return the payload of each prediction that has one."""
+    rows = rows_of(read_columns(data, ["prediction_id", "payload"], object_key=object_key))
+    pairs = [(row["prediction_id"], row["payload"]) for row in rows]
+    return {name: data for name, data in pairs if isinstance(name, str) and isinstance(data, bytes)}
+
+
+def merge_predictions(parts: Sequence[Part]) -> list[Prediction]:
+    """Return the predictions of all parts, each id once (a part can be shipped twice), in the order of their ids."""
+    by_id = {one.prediction_id: one for part in reversed(parts) for one in part.predictions}
+    return [by_id[prediction_id] for prediction_id in sorted(by_id)]
+
+
+def read_columns(data: bytes, columns: list[str], *, object_key: str, filters: Any = None) -> pa.Table:
+    """Return these columns of a part, of the rows that the pyarrow expression `filters` lets through.
+
+    Raises:
+        DataCorrupt: the bytes are no Parquet with these columns.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data), columns=columns, filters=filters)
+    except (pa.ArrowException, OSError) as error:
+        raise DataCorrupt(f"{object_key} must be a Parquet part (got {type(error).__name__}: {error}).") from error
+    missing = sorted(set(columns) - set(table.column_names))
+    if missing:
+        raise DataCorrupt(f"{object_key} must have the columns of the prediction log (got no {', '.join(missing)}).")
+    return table
+
+
+def _status(row: dict[str, Any]) -> int:
+    value = row["status"]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid("status", "an HTTP status", value)
+    return value
+
+
+def _prediction(row: dict[str, Any], object_key: str, *, now: dt.datetime) -> Prediction:
+    optional_text_of(row, "business_key")
+    return Prediction(
+        prediction_id=text_of(row, "prediction_id"),
+        at=time_of(row, "at_ms", now=now),
+        model_version=text_of(row, "model_version"),
+        label=text_of(row, "label"),
+        confidence=share_of(row, "confidence"),
+        needs_review=flag_of(row, "needs_review"),
+        client=text_of(row, "client"),
+        user_key=optional_text_of(row, "user_key"),
+        payload_sha256=digest_of(row, "payload_sha256"),
+        object_key=object_key,
+    )
+
+
+def _outcome(row: dict[str, Any], *, now: dt.datetime) -> OutcomeRow:
+    told = {name: optional_text_of(row, name) for name in ("prediction_id", "business_key")}
+    told |= {name: text_of(row, name) for name in ("outcome_label", "client")}
+    if told["prediction_id"] is None and told["business_key"] is None:
+        raise invalid("prediction_id", "given where there is no business_key", None)
+    return OutcomeRow(
+        # The same caller saying the same thing twice is one outcome.
+        outcome_id=content_id(told),
+        prediction_id=told["prediction_id"],
+        business_key=told["business_key"],
+        label=text_of(row, "outcome_label"),
+        source=text_of(row, "client"),
+        at=time_of(row, "at_ms", now=now),
+    )

@@ -1,0 +1,67 @@
+"""The labels of a project's exam, for `dethrone project validate` and `dethrone status`: by whom, and what waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pipeline_tasks.annotation.people import further_line
+from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.disputes import DisputeRepository
+from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.errors import PipelineError
+from pipeline_tasks.evaluation.reasons import percent
+from pipeline_tasks.orchestration.resources import build_resources
+from pipeline_tasks.project.loader import load_projects
+from pipeline_tasks.project.schema import LoadedProject
+
+
+def catalog_there() -> Database | None:
+    """Return the catalog, or None where there is none yet or it does not answer; nothing is made."""
+    try:
+        parts = build_resources()
+        url = sa.make_url(parts.settings.catalog_url)
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+            return None
+        with parts.database.read() as connection:
+            connection.execute(sa.text("SELECT 1 FROM label_decisions LIMIT 1"))
+    except (PipelineError, sa.exc.SQLAlchemyError, OSError):
+        return None
+    return parts.database
+
+
+def label_lines(projects: Sequence[LoadedProject], database: Database) -> list[str]:
+    """Return what is to be known of each project's exam labels: those that nobody looked at, and ties."""
+    disputes, labels = DisputeRepository(database), LabelRepository(database)
+    found = [imported_line(one, disputes.exam_decisions(one.name)) for one in projects]
+    return [line for line in [*found, *(further_line(one, labels=labels) for one in projects)] if line]
+
+
+def status_lines() -> list[str]:
+    """Return the same lines of all projects."""
+    parts = build_resources()
+    projects, _errors = load_projects(parts.settings.projects_dir)
+    return label_lines(projects, parts.database)
+
+
+def imported_line(project: LoadedProject, counts: Mapping[tuple[bool, bool], int]) -> str:
+    """Return what becomes of exam labels that came with the source, in words; pure."""
+    frozen, waiting = counts[True, True], counts[False, True]
+    if project.config.labels.takes_imported_in_exam:
+        total = sum(counts.values())
+        if not frozen + waiting:
+            return ""
+        share = percent((frozen + waiting) / total)
+        return (
+            f"{project.name}: nobody looked at {frozen + waiting:,} of {total:,} exam labels ({share}): they came with "
+            "the source (labels.imported_in_exam)."
+        )
+    kept = f" {frozen:,} items of epochs that were opened keep such labels." if frozen else ""
+    if not waiting:
+        return f"{project.name}: {kept.strip()}" if kept else ""
+    return (
+        f"{project.name}: the labels that came with {waiting:,} exam items do not decide them, people are asked "
+        f"(labels.imported_in_exam is false).{kept}"
+    )

@@ -1,0 +1,38 @@
+"""Preview of a rollback, in a sentence; nothing is changed."""
+
+from __future__ import annotations
+
+import itertools
+
+from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
+from pipeline_tasks.deployment.route_plan import rollback_target
+from pipeline_tasks.guards.reason import stated
+from pipeline_tasks.orchestration.deploy import target_of
+from pipeline_tasks.orchestration.resources import Resources
+
+
+def preview(parts: Resources, project: str, *, to_version: str | None, reason: str) -> str:
+    """Return from which champion to which, and since when each served.
+
+    Raises:
+        ConfigError: there is no such champion, or the reason is empty.
+    """
+    why = stated(reason)
+    records = ServingRepository(parts.database).records(project)
+    history = [record.route for record in records]
+    running = target_of(parts, parts.project(project)).list() if to_version is not None else None
+    goal = rollback_target(history, to_version=to_version, running=running)
+    head = history[-1]
+    if goal.champion_version == head.champion_version:
+        return f"{project}: {head.champion_version} stays champion, and has all traffic again ({why})."
+    return (
+        f"{project}: back from {head.champion_version}, champion since {_since(records, len(records) - 1)}, to "
+        f"{goal.champion_version}, champion since {_since(records, history.index(goal))} ({why})."
+    )
+
+
+def _since(records: list[RouteRecord], index: int) -> str:
+    """Return when the champion of a generation became it: steps of a rollout leave it champion."""
+    version = records[index].route.champion_version
+    mine = itertools.takewhile(lambda one: one.route.champion_version == version, reversed(records[: index + 1]))
+    return f"{min(one.created_at for one in mine):%Y-%m-%d %H:%M} UTC"

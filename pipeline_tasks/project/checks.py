@@ -1,0 +1,367 @@
+"""Checks across the keys of project.yaml: what each key alone cannot say."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.project.declared_columns import check_columns
+from pipeline_tasks.project.gate_schema import Slice
+from pipeline_tasks.project.image_checks import Finding, check_images
+from pipeline_tasks.project.privacy_checks import check_privacy
+from pipeline_tasks.project.schema import FolderSource, Project, S3Source, Source, SqlSource, TableSource
+from pipeline_tasks.project.yaml_reader import Path_, shown
+
+# Stock recipes and the modality each one learns from; models/<recipe>/ holds the code.
+STOCK_RECIPES = {"image_cnn": "image", "text_bow": "text", "tabular_mlp": "tabular"}
+OWN_RECIPE = "recipe.py"
+_CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+_CRON_PART = re.compile(r"^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?$")
+_VARIABLE = re.compile(r"^[A-Z][A-Z0-9_]*$")
+
+
+def check_project(project: Project, *, folder: Path) -> list[Finding]:
+    """Return the contradictions of a project as (path of the key, message)."""
+    return [
+        *_check_classes(project),
+        *check_columns(project),
+        *_check_sources(project),
+        *_check_recipe(project, folder=folder),
+        *_check_people(project),
+        *_check_exam(project),
+        *_check_limits(project),
+        *_check_serving(project),
+        *_check_rollout(project),
+        *_check_slices(project),
+        *_check_schedules(project),
+        *check_privacy(project),
+    ]
+
+
+def deprecations(project: Project) -> list[str]:
+    """Return what a project's file says without effect, in words; it loads all the same."""
+    if "new_classes" not in project.gate.model_fields_set:
+        return []
+    return [
+        "gate.new_classes has no effect: the classes of a project stay as they were at its first labeling. Remove it."
+    ]
+
+
+def _check_classes(project: Project) -> Iterator[Finding]:
+    counts = Counter(project.labels.classes)
+    for index, name in enumerate(project.labels.classes):
+        path: Path_ = ("labels", "classes", index)
+        if counts[name] > 1 and index > project.labels.classes.index(name):
+            yield path, f"labels.classes must name each class once (got {shown(name)} again). Remove one."
+        unprintable = any(unicodedata.category(char) in ("Cc", "Cs") for char in name)  # controls, lone surrogates
+        if name != name.strip() or not name or len(name) > 100 or unprintable:
+            yield (
+                path,
+                (
+                    f"labels.classes[{index}] must be 1 to 100 visible characters without space at the ends "
+                    f"(got {shown(name)}). Labels are compared letter by letter."
+                ),
+            )
+
+
+def _check_sources(project: Project) -> Iterator[Finding]:
+    counts = Counter(source.name for source in project.sources)
+    for index, source in enumerate(project.sources):
+        if counts[source.name] > 1:
+            yield (
+                ("sources", index, "name"),
+                (
+                    f"sources[{index}].name must be unique (got {source.name!r} {counts[source.name]} times). "
+                    "What was read is remembered under this name."
+                ),
+            )
+        for key, message in _check_source(source, project=project):
+            yield ("sources", index, key), f"sources[{index}].{key} {message}"
+
+
+def _check_source(source: Source, *, project: Project) -> Iterator[tuple[str, str]]:
+    if isinstance(source, FolderSource | S3Source):
+        if project.modality == "tabular":
+            yield "type", f"must be table or sql for the modality tabular (got {source.type!r}): an item is a row."
+        yield from _check_pattern("label_pattern", source.label_pattern, group="label")
+        yield from _check_pattern("group_pattern", source.group_pattern, group="group")
+    elif project.modality == "image":
+        yield "type", f"must be folder or s3 for the modality image (got {source.type!r}): an item is a file."
+    elif project.modality == "text" and len(source.content_columns) != 1:
+        yield "content_columns", f"must be one column for the modality text (got {len(source.content_columns)})."
+    if isinstance(source, FolderSource | TableSource):
+        yield from _check_path("path", source.path)
+        yield from _check_path("pattern", source.pattern)
+    if isinstance(source, S3Source):
+        yield from _check_s3(source)
+    if isinstance(source, SqlSource):
+        yield from _check_variable("url_variable", source.url_variable, example="SHOP_DATABASE_URL")
+
+
+def _check_pattern(key: str, pattern: str | None, *, group: str) -> Iterator[tuple[str, str]]:
+    if pattern is None:
+        return
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        yield key, f"must be a regular expression (got {shown(pattern)}: {error}). Write it between single quotes."
+        return
+    if group not in groups:
+        yield key, f"must have a group (?P<{group}>...) (got {shown(pattern)})."
+
+
+def _check_slices(project: Project) -> Iterator[Finding]:
+    counts = Counter(one.name for one in project.gate.slices)
+    for index, one in enumerate(project.gate.slices):
+        for key, message in _check_slice(one, count=counts[one.name]):
+            yield ("gate", "slices", index, key), f"gate.slices[{index}].{key} {message}"
+
+
+def _check_slice(one: Slice, *, count: int) -> Iterator[tuple[str, str]]:
+    if count > 1:
+        yield "name", f"must be unique (got {one.name!r} {count} times): reasons and reports go by it."
+    if one.by == "key_pattern" and one.pattern is None:
+        yield "pattern", "must be a regular expression with a group (?P<slice>...) where by is key_pattern (got none)."
+    if one.by != "key_pattern" and one.pattern is not None:
+        yield "pattern", f"must be left out where by is {one.by} (got {shown(one.pattern)}). Set by to key_pattern."
+    yield from _check_pattern("pattern", one.pattern, group="slice")
+
+
+def _check_path(key: str, path: str) -> Iterator[tuple[str, str]]:
+    if ".." in PurePosixPath(path).parts or path.startswith("~") or "\0" in path:
+        yield key, f"must not contain `..` or `~` (got {shown(path)}): PATH_NOT_ALLOWED. Use an absolute path."
+    if not path:
+        yield key, "must name a place below the project's folder, or an absolute one (got '')."
+
+
+def _check_s3(source: S3Source) -> Iterator[tuple[str, str]]:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", source.bucket):
+        yield "bucket", f"must be an S3 bucket's name, 3 to 63 of a-z, 0-9, . and - (got {shown(source.bucket)})."
+    if source.endpoint_url is not None:
+        url = urlsplit(source.endpoint_url)
+        if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc:
+            yield "endpoint_url", "must be http(s)://host[:port] without user and password. Use `credentials` for keys."
+        if source.credentials is None:
+            yield "credentials", "must be set where endpoint_url is (got nothing): whose keys are to be used there?"
+    if source.credentials is not None:
+        yield from _check_variable("credentials", source.credentials, example="PARTNER_S3")
+
+
+def _check_variable(key: str, name: str, *, example: str) -> Iterator[tuple[str, str]]:
+    # The value is not shown: a common mistake is to write the secret itself here.
+    if not _VARIABLE.match(name):
+        yield key, f"must be the name of environment variables, such as {example} (got other text, not shown here)."
+
+
+def _check_recipe(project: Project, *, folder: Path) -> Iterator[Finding]:
+    name = project.recipe.name
+    if name == OWN_RECIPE:
+        if not (folder / OWN_RECIPE).is_file():
+            yield ("recipe", "name"), f"recipe.name must be a recipe that exists (got recipe.py, not in {folder})."
+    elif name not in STOCK_RECIPES:
+        known = ", ".join([*STOCK_RECIPES, OWN_RECIPE])
+        yield ("recipe", "name"), f"recipe.name must be one of {known} (got {shown(name)})."
+    elif STOCK_RECIPES[name] != project.modality:
+        fitting = ", ".join(recipe for recipe, modality in STOCK_RECIPES.items() if modality == project.modality)
+        yield (
+            ("recipe", "name"),
+            (
+                f"recipe.name must fit the modality {project.modality} (got {name}, for {STOCK_RECIPES[name]}). "
+                f"Use {fitting} or {OWN_RECIPE}."
+            ),
+        )
+    yield from _check_params(project)
+    epochs, tune = project.recipe.params.get("epochs"), project.recipe.tune
+    if tune.trials and isinstance(epochs, int) and tune.epochs > epochs:
+        yield (
+            ("recipe", "tune", "epochs"),
+            (
+                f"recipe.tune.epochs must be at most recipe.params.epochs (got {tune.epochs} and {epochs}): "
+                "a trial is shorter than the training."
+            ),
+        )
+
+
+def _check_params(project: Project) -> Iterator[Finding]:
+    """Check the parameters of a stock recipe; the project's own recipe runs only where it is used."""
+    if STOCK_RECIPES.get(project.recipe.name) != project.modality:
+        return
+    from pipeline_tasks.models.registry import find_recipe
+
+    try:
+        find_recipe(project.recipe.name).recipe.resolve(project.recipe.params)
+    except ConfigError as error:
+        yield ("recipe", "params"), str(error)
+        return
+    if project.modality == "tabular":
+        yield from _check_inputs(project)
+
+
+def _check_inputs(project: Project) -> Iterator[Finding]:
+    """Check that every source gives the columns that the stock recipe for rows wants."""
+    params = project.recipe.params
+    wanted = [*params.get("numbers", []), *params.get("dates", []), *params.get("categories", {})]
+    for index, source in enumerate(project.sources):
+        missing = [name for name in wanted if name not in getattr(source, "content_columns", wanted)]
+        if missing:
+            yield (
+                ("sources", index, "content_columns"),
+                (
+                    f"sources[{index}].content_columns must have the columns that recipe.params names "
+                    f"(got none of the name {', '.join(missing[:10])}). Add them, or correct recipe.params."
+                ),
+            )
+
+
+def _check_people(project: Project) -> Iterator[Finding]:
+    labels, approval = project.labels, project.approval
+    for name in sorted({*labels.trusted} & {*labels.excluded}):
+        yield (
+            ("labels", "trusted"),
+            f"labels.trusted must name nobody whom labels.excluded names (got {shown(name)} in both). Remove one.",
+        )
+    for key in ("trusted", "excluded"):
+        for index, name in enumerate(getattr(labels, key)):
+            if not name.strip() or not name.isprintable():
+                text = "must be the address of an account, such as ann@example.com"
+                yield ("labels", key, index), f"labels.{key}[{index}] {text} (got {shown(name)})."
+    if labels.exam_annotators < labels.annotators:
+        yield (
+            ("labels", "exam_annotators"),
+            (
+                f"labels.exam_annotators must be at least labels.annotators (got {labels.exam_annotators} and "
+                f"{labels.annotators}): the exam needs the surer labels."
+            ),
+        )
+    if approval.four_eyes and approval.when == "never":
+        yield ("approval", "four_eyes"), "approval.four_eyes must be false where approval.when is never (got true)."
+
+
+def _check_exam(project: Project) -> Iterator[Finding]:
+    exam = project.gate.exam
+    if exam.window_items < exam.min_items:
+        yield (
+            ("gate", "exam", "window_items"),
+            (
+                f"gate.exam.window_items must be at least gate.exam.min_items (got {exam.window_items} and "
+                f"{exam.min_items}): a window holds one epoch or more."
+            ),
+        )
+
+
+def _check_limits(project: Project) -> Iterator[Finding]:
+    classes, checks, monitor = len(project.labels.classes), project.checks, project.monitor
+    if checks.max_class_share < 1 / classes:
+        yield (
+            ("checks", "max_class_share"),
+            (
+                f"checks.max_class_share must be at least 1/{classes}, the share in a balanced set of labels.classes "
+                f"(got {checks.max_class_share})."
+            ),
+        )
+    if checks.min_side_pixels**2 > checks.max_pixels:
+        yield (
+            ("checks", "min_side_pixels"),
+            (
+                f"checks.min_side_pixels squared must be at most checks.max_pixels (got {checks.min_side_pixels} and "
+                f"{checks.max_pixels}): no image could pass."
+            ),
+        )
+    if monitor.max_audits and monitor.audit_share and monitor.min_audited > monitor.max_audits:
+        yield (
+            ("monitor", "min_audited"),
+            (
+                f"monitor.min_audited must be at most monitor.max_audits (got {monitor.min_audited} and "
+                f"{monitor.max_audits}): quality could never be judged."
+            ),
+        )
+
+
+def _check_serving(project: Project) -> Iterator[Finding]:
+    serving, classes = project.serving, project.labels.classes
+    yield from check_images(serving)
+    if serving.top_k > len(classes):
+        yield (
+            ("serving", "top_k"),
+            f"serving.top_k must be at most the number of labels.classes (got {serving.top_k} and {len(classes)}).",
+        )
+    if serving.runtime == "onnx-int8" and project.recipe.name == "text_bow" and not project.recipe.params.get("hidden"):
+        yield (
+            ("serving", "runtime"),
+            (
+                "serving.runtime must be eager, amp or onnx for text_bow without recipe.params.hidden (got onnx-int8): "
+                "it has no layer to quantize."
+            ),
+        )
+    for key in ("thresholds", "business_labels"):
+        for name in getattr(serving, key):
+            if name not in classes:
+                yield (
+                    ("serving", key, name),
+                    f"serving.{key} must name classes of labels.classes, letter by letter (got {shown(name)}).",
+                )
+    for name, text in serving.business_labels.items():
+        if not 1 <= len(text) <= 100 or not text.isprintable() or text != text.strip():
+            yield (
+                ("serving", "business_labels", name),
+                (
+                    f"serving.business_labels.{name} must be 1 to 100 visible characters without space at the ends "
+                    f"(got {shown(text)})."
+                ),
+            )
+
+
+def _check_rollout(project: Project) -> Iterator[Finding]:
+    rollout = project.serving.rollout
+    if sorted(set(rollout.steps)) != rollout.steps:
+        yield (
+            ("serving", "rollout", "steps"),
+            f"serving.rollout.steps must rise, each once (got {shown(rollout.steps)}). Example: [5, 25, 50].",
+        )
+    shortest = rollout.shadow_seconds + rollout.bake_seconds * len(rollout.steps)
+    if rollout.strategy == "canary" and shortest >= rollout.deadline_seconds:
+        yield (
+            ("serving", "rollout", "deadline_seconds"),
+            (
+                f"serving.rollout.deadline_seconds must be more than shadow_seconds and bake_seconds of every step "
+                f"together (got {rollout.deadline_seconds:g} and {shortest:g}): no rollout could end well."
+            ),
+        )
+
+
+def _check_schedules(project: Project) -> Iterator[Finding]:
+    for name in type(project.schedules).model_fields:
+        expression = getattr(project.schedules, name)
+        if expression is not None and not is_cron(expression):
+            yield (
+                ("schedules", name),
+                (
+                    f"schedules.{name} must be a cron expression of five fields, or null (got {shown(expression)}). "
+                    'Example: "*/15 * * * *".'
+                ),
+            )
+
+
+def is_cron(expression: str) -> bool:
+    """Say whether a text is a cron expression of five numeric fields."""
+    fields = expression.split()
+    return len(fields) == 5 and all(
+        _is_cron_part(part, low=low, high=high)
+        for field, (low, high) in zip(fields, _CRON_RANGES, strict=True)
+        for part in field.split(",")
+    )
+
+
+def _is_cron_part(part: str, *, low: int, high: int) -> bool:
+    match = _CRON_PART.match(part)
+    if match is None:
+        return False
+    first, last, step = (None if group is None else int(group) for group in match.groups())
+    start = low if first is None else first
+    end = start if last is None else last
+    return low <= start <= end <= high and (step is None or step >= 1)

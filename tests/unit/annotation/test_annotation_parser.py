@@ -1,0 +1,79 @@
+import dataclasses
+import datetime as dt
+
+import pytest
+
+from pipeline_tasks.annotation.annotation_parser import annotation_row, read_answer, revision_of, tombstone
+from pipeline_tasks.annotation.task_rendering import answer
+from pipeline_tasks.core.ports import LabelingAnnotation
+from pipeline_tasks.project.labeling_config import parse_labeling
+from tests.labeling_case import CLASSES, XML
+
+CONFIG = parse_labeling(XML, modality="image", classes=CLASSES, file="labeling.xml")
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+
+def annotation(result, **changes):
+    fields = {
+        "annotation_id": "7", "task_id": 3, "item_id": "i", "annotator": "a@x", "result": tuple(result),
+        "cancelled": False, "lead_time_seconds": 1.0, "created_at": NOW, "updated_at": NOW,
+    }  # fmt: skip
+    return LabelingAnnotation(**(fields | changes))
+
+
+def region(**changes):
+    return {**answer(CONFIG, "dog")[0], **changes}
+
+
+def test_a_class_is_read():
+    assert read_answer(annotation([region()]), CONFIG).label == "dog"
+
+
+@pytest.mark.parametrize("result", [[], [region()]])
+def test_skips_are_neither_labels_nor_refused(result):
+    reading = read_answer(annotation(result, cancelled=True), CONFIG)
+    assert (reading.label, reading.code) == (None, None)
+
+
+@pytest.mark.parametrize("label", ["Dog", "dog ", " dog", "wolf", "", None, 3])
+def test_an_unknown_class_is_refused_and_never_repaired(label):
+    reading = read_answer(annotation([region(value={"choices": [label]})]), CONFIG)
+    assert (reading.label, reading.code) == (None, "UNKNOWN_CLASS")
+    assert "must be one of cat, dog, owl" in reading.reason
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        [region(to_name="other")],
+        [region(type="rectanglelabels")],
+        [region(value={"choices": ["dog", "cat"]})],
+        [region(value={"choices": "dog"})],
+        [region(value="dog")],
+        [region(), region()],
+    ],
+)
+def test_an_answer_to_another_question_is_refused(result):
+    reading = read_answer(annotation(result), CONFIG)
+    assert (reading.label, reading.code) == (None, "SCHEMA_MISMATCH")
+    assert "task 3" in reading.reason
+
+
+def test_revisions_follow_the_time_of_change():
+    one = annotation([region()])
+    first = annotation_row(one, revision=revision_of(one, None), queue="label", label="dog", result=[region()])
+    assert first.revision == "2026-01-01T12:00:00.000000Z"
+    assert revision_of(one, first) is None
+    edited = dataclasses.replace(one, updated_at=NOW + dt.timedelta(microseconds=1))
+    assert revision_of(edited, first) == "2026-01-01T12:00:00.000001Z"
+
+
+def test_a_deleted_annotation_that_is_there_again_gets_a_revision_of_its_own():
+    one = annotation([region()])
+    buried = tombstone(
+        annotation_row(one, revision=revision_of(one, None), queue="label", label="dog", result=[region()])
+    )
+    assert (buried.revision, buried.deleted) == ("2026-01-01T12:00:00.000000Z~deleted", True)
+    restored = revision_of(one, buried)
+    assert restored == "2026-01-01T12:00:00.000000Z~deleted~restored"
+    assert restored > buried.revision

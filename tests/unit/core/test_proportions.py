@@ -1,0 +1,27 @@
+"""Exact values, from the papers' own examples or counted by hand."""
+
+import pytest
+
+from pipeline_tasks.core.proportions import wilson_interval
+
+
+def test_wilson_interval_matches_the_published_example():
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3: 81 of 263.
+    found = wilson_interval(81, 263)
+    assert found.estimate == pytest.approx(81 / 263)
+    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+
+
+def test_wilson_interval_is_exact_at_both_ends():
+    none, every = wilson_interval(0, 20), wilson_interval(20, 20)
+    assert (none.low, round(none.high, 4)) == (0.0, 0.1611)
+    assert (round(every.low, 4), every.high) == (0.8389, 1.0)
+
+
+def test_wilson_interval_without_trials_is_not_a_number():
+    assert not wilson_interval(0, 0).is_finite
+
+
+def test_wilson_interval_widens_with_confidence():
+    narrow, wide = (wilson_interval(8, 10, confidence=c) for c in (0.8, 0.99))
+    assert wide.low < narrow.low < narrow.high < wide.high

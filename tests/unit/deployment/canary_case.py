@@ -1,0 +1,112 @@
+"""A project that ships in steps on a real catalog; tests write the gateway's accounts, only waiting moves the clock."""
+
+import datetime as dt
+
+import sqlalchemy as sa
+
+from pipeline_tasks.catalog import ledger, ledger_repository
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.contracts import DeploymentAccount, RouteAccounts
+from pipeline_tasks.deployment import task
+from pipeline_tasks.deployment.canary import CanaryRollout, roll_out
+from pipeline_tasks.invariants.champions import chain_violations
+from tests.unit.deployment.test_task import NOW, Follower, Yard
+from tests.unit.evaluation import support as s
+
+CANARY = {"strategy": "canary", "steps": [10, 50], "bake_seconds": 5, "min_requests": 50, "deadline_seconds": 100}
+CANARY |= {"shadow_requests": 0}  # judged at its steps; tests of mirrors ask for some
+GOOD = {"asked": 900}
+
+
+class Killed(BaseException):
+    """What kill -9 does, without a second process: nothing after it runs."""
+
+
+class Gateway(Follower):
+    """Follows at once, and tells of each deployment what a test wants, again for each generation."""
+
+    def __init__(self, serving):
+        super().__init__(serving)
+        self.said, self.looks, self.away = {}, 0, False
+
+    def accounts(self, project):
+        self.looks += 1
+        if self.away:
+            return None
+        found = {name: account(**facts) for name, facts in self.said.items()}
+        return RouteAccounts(self.followed_generation(project), (1.0, 2.0, 4.0), found)
+
+
+def account(*, asked, errors=0, slow=0, disagreed=0, paired=None, only_it=0, only_champion=0):
+    """Return an account; as a shadow, each request is a pair with the champion's, which took 1 ms."""
+    counts = (asked - slow, 0, slow, 0)
+    pairs = (asked if paired is None else paired, only_it, only_champion, (slow, slow, 0), (0, 0, 0))
+    return DeploymentAccount(asked, errors, counts, asked, disagreed, *pairs)
+
+
+class Rolling(Yard):
+    """Ships like the wiring does: the steps first, then everything."""
+
+    def __init__(self, database, **rollout):
+        super().__init__(database)
+        self.project = s.project(serving={"rollout": CANARY | rollout})
+        self.gateway, self.seconds, self.during = Gateway(self.serving), 0.0, []
+        self.traffic = None
+        with database.write() as connection:
+            for version in ("a", "b", "c"):
+                connection.execute(t.verdicts.insert(), verdict(version))
+        super().ship("a")
+        self.gateway.said = {"fashion-ra": {"asked": 4000}, "fashion-rb": GOOD}
+
+    def now(self):
+        return NOW + dt.timedelta(seconds=self.seconds)
+
+    def pause(self, seconds):
+        self.seconds += seconds
+        if self.during:
+            self.during.pop(0)()
+
+    def _shared(self, attempt):
+        fence = self.database.acquire("fashion/ship", attempt, now=NOW)
+        return super()._shared(attempt) | {"gateway": self.gateway, "clock": self.now, "fence": fence}
+
+    def roll(self, version="b", *, attempt=None, check=None, gate=lambda: None):
+        shared = self._shared(attempt or self.attempt())
+        release = self.release(version)
+        rollout = CanaryRollout(
+            project=self.project,
+            release=release,
+            require_promotable=gate,
+            check=check or (lambda *one: self.checked.append(one)),
+            pause=self.pause,
+            traffic=lambda: self.traffic,
+            **shared,
+        )
+        note = roll_out(rollout)
+        return task.ship(
+            self.project, release, require_promotable=gate, route_config={"new": True}, note=note, **shared
+        )
+
+    @property
+    def moves(self):
+        return [
+            (one.action, {e.model_version: e.weight for e in (*one.route.entries, *one.route.shadows)})
+            for one in self.serving.records("fashion")
+        ]
+
+
+def faults(yard):
+    """Return what the invariants of the chain say: one linear chain, every entry a recorded deployment."""
+    with yard.database.read() as connection:
+        routes = connection.execute(sa.select(t.routes).order_by(t.routes.c.generation)).mappings().all()
+        deployments = connection.execute(sa.select(t.deployments)).mappings().all()
+        entries = ledger_repository.read_entries(connection, "fashion")
+        drafts = ledger_repository.read_drafts(connection, "fashion")
+    unwritten = [one for one in ledger.row_faults(entries, drafts) if "route" in one or "generation" in one]
+    return [*chain_violations("fashion", routes, deployments), *ledger.chain_faults(entries), *unwritten]
+
+
+def verdict(version):
+    facts = {"project": "fashion", "verdict_id": f"verdict-{version}", "contender_version": version}
+    facts |= {"answer": "promote", "champion_version": None, "exam_ids": [], "reasons": {}, "policy_id": "p"}
+    return facts | {"object_key": "k", "digest": "d", "run_id": "r", "created_at": NOW}
