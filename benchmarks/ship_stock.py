@@ -88,7 +88,11 @@ def right_answer(dock: Dock, version: str, address: str) -> None:
     """Return when the server at this address has given the offline path's answer."""
     wait_until(lambda: answers(f"{address}/readyz"), timeout_seconds=READY_SECONDS, what=address)
     golden = dock.golden(version)[0]
-    served = {golden.expected.item_id: ask_server(dock.parts, address, golden.payload, golden.media_type)}
+    served = {
+        golden.expected.item_id: ask_server(
+            dock.parts.settings.inference_headers, address, golden.payload, golden.media_type
+        )
+    }
     found = compare_golden([golden.expected], served, model_version=version)
     if not found.passed:
         raise RuntimeError(f"{address} must answer as the offline path does (got {found.failures}).")

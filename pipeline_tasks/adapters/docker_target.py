@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -55,12 +55,14 @@ class DockerTarget:
         config: DockerServing,
         engine: Callable[[], Any],
         publish: Callable[[str], RunnableImage],
+        reserved_ports: Collection[int] = (),
         poll_seconds: float = 0.1,
     ) -> None:
         self._home = sha256_hex(home.encode())[:12]
         self._config = config
         self._engine = engine
         self._publish = publish
+        self._reserved_ports = frozenset(reserved_ports)
         self._poll_seconds = poll_seconds
 
     def start(self, *, deployment_id: str, bento_tag: str, environment: Mapping[str, str]) -> ServerHandle:
@@ -279,10 +281,10 @@ class DockerTarget:
         return options
 
     def _free_port(self, engine: Any, *, avoid: set[int]) -> int:
-        """Return a port that no container remembers, running or not, and nobody listens on."""
+        """Return a port that is not reserved, that no container remembers, running or not, and nobody listens on."""
         every = engine.containers.list(all=True, filters={"label": f"{LABEL}.port"}, ignore_removed=True)
-        remembered = {int(one.labels[f"{LABEL}.port"]) for one in every}
-        return local_ports.next_free_port(FIRST_PORT, avoid=remembered | avoid, is_free=local_ports.port_is_free)
+        taken = {int(one.labels[f"{LABEL}.port"]) for one in every} | avoid | self._reserved_ports
+        return local_ports.next_free_port(FIRST_PORT, avoid=taken, is_free=local_ports.port_is_free)
 
     def _start_again(self, found: Any) -> None:
         """Start a container that was created or has ended; its port may be taken now, so that it must be made anew."""

@@ -8,14 +8,16 @@ from typing import Any
 import httpx
 
 from pipeline_tasks.errors import printable
-from pipeline_tasks.orchestration.resources import Resources
 
 
-def ask_server(parts: Resources, address: str, payload: bytes, media_type: str) -> Mapping[str, Any] | str:
-    """Send one golden request to an inference server; what is no prediction comes back as text."""
+def ask_server(headers: Mapping[str, str], address: str, payload: bytes, media_type: str) -> Mapping[str, Any] | str:
+    """Send one golden request to an inference server; what is no prediction comes back as text.
+
+    `headers` hold the key that the server asks for.
+    """
     try:
-        headers = {"Content-Type": media_type, **parts.settings.inference_headers}
-        answer = httpx.post(f"{address}/predict", content=payload, headers=headers, timeout=30, trust_env=False)
+        sent = {"Content-Type": media_type, **headers}
+        answer = httpx.post(f"{address}/predict", content=payload, headers=sent, timeout=30, trust_env=False)
     except httpx.HTTPError as error:
         return type(error).__name__
     if answer.status_code != 200:

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable, Iterable
 
 from pipeline_tasks.errors import ConfigError
-from pipeline_tasks.stack.addresses import DEFAULT_PORTS
 
 LOOPBACK = "127.0.0.1"
 LAST_PORT = 32767
@@ -30,7 +29,7 @@ def next_free_port(wanted: int, *, avoid: Iterable[int], is_free: Callable[[int]
     Raises:
         ConfigError: every port from there up to 32767 is taken.
     """
-    taken = set(avoid) | (set(DEFAULT_PORTS.values()) - {wanted})
+    taken = set(avoid)
     for port in range(wanted, LAST_PORT + 1):
         if port not in taken and is_free(port):
             return port

@@ -6,21 +6,22 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.ledger import KEYS, SHORT, Entry, entry_json
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRecord, VerdictRepository
+from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.evaluation.open_epoch import held_verdicts, told_reasons
-from pipeline_tasks.orchestration.resources import Resources
 
 SAID = {"approve": "yes", "reject": "no", "expired": "expired"}
 
 
-def route_rows(parts: Resources, project: str) -> list[dict[str, Any]]:
+def route_rows(database: Database, project: str) -> list[dict[str, Any]]:
     """Return who served when and why, each generation with its entry in the ledger."""
-    entries = {one.subject: one for one in LedgerRepository(parts.database).entries(project) if one.kind == "route"}
-    records = ServingRepository(parts.database).records(project)
+    entries = {one.subject: one for one in LedgerRepository(database).entries(project) if one.kind == "route"}
+    records = ServingRepository(database).records(project)
     return [_route_row(record, entries.get(record.route.commit_id)) for record in records]
 
 
@@ -39,19 +40,19 @@ def _route_row(record: RouteRecord, entry: Entry | None) -> dict[str, Any]:
     }
 
 
-def ledger_rows(parts: Resources, project: str) -> list[dict[str, Any]]:
+def ledger_rows(database: Database, project: str) -> list[dict[str, Any]]:
     """Return every entry of a project's ledger, oldest first, as it is hashed."""
-    return [entry_json(entry) for entry in LedgerRepository(parts.database).entries(project)]
+    return [entry_json(entry) for entry in LedgerRepository(database).entries(project)]
 
 
-def ledger_text(parts: Resources, project: str) -> str:
+def ledger_text(database: Database, store: ObjectStore, project: str) -> str:
     """Return a project's ledger for people, one entry a line, and the anchor of its head."""
-    entries = LedgerRepository(parts.database).entries(project)
+    entries = LedgerRepository(database).entries(project)
     if not entries:
         return f"{project} has no champion yet: nothing was judged."
     head = entries[-1]
     anchor = f"{project}:{head.sequence}:{head.entry_hash}"
-    held = held_verdicts(parts.database, parts.store, project)
+    held = held_verdicts(database, store, project)
     lines = []
     for entry in entries:
         if entry.kind != "seal":
@@ -108,15 +109,15 @@ def served_at(records: Sequence[RouteRecord], *, at: dt.datetime) -> tuple[Route
     return (records[number - 1] if number else None), (records[number] if number < len(records) else None)
 
 
-def history_at(parts: Resources, project: str, *, at: dt.datetime) -> dict[str, Any]:
+def history_at(database: Database, store: ObjectStore, project: str, *, at: dt.datetime) -> dict[str, Any]:
     """Return what served at a time, since and until when, by which verdict, who approved it and why."""
-    record, following = served_at(ServingRepository(parts.database).records(project), at=at)
+    record, following = served_at(ServingRepository(database).records(project), at=at)
     found: dict[str, Any] = {"project": project, "at": at, "until": following.created_at if following else None}
     if record is None:
         return found | {"champion": None}
-    verdict = VerdictRepository(parts.database).find(project, record.verdict_id)
-    answer = ApprovalRepository(parts.database).latest(project, record.verdict_id)
-    entry = LedgerRepository(parts.database).find(project, "route", record.route.commit_id)
+    verdict = VerdictRepository(database).find(project, record.verdict_id)
+    answer = ApprovalRepository(database).latest(project, record.verdict_id)
+    entry = LedgerRepository(database).find(project, "route", record.route.commit_id)
     return found | {
         "champion": record.route.champion_version,
         "generation": record.route.generation,
@@ -125,7 +126,7 @@ def history_at(parts: Resources, project: str, *, at: dt.datetime) -> dict[str, 
         "action": record.action,
         "actor": record.actor,
         "reason": record.reason,
-        "verdict": _verdict_facts(parts, record.verdict_id, verdict),
+        "verdict": _verdict_facts(database, store, record.verdict_id, verdict),
         "approval": {"decision": answer.decision, "by": answer.by, "at": answer.at, "reason": answer.reason}
         if answer
         else None,
@@ -133,12 +134,14 @@ def history_at(parts: Resources, project: str, *, at: dt.datetime) -> dict[str, 
     }
 
 
-def _verdict_facts(parts: Resources, verdict_id: str, record: VerdictRecord | None) -> dict[str, Any]:
+def _verdict_facts(
+    database: Database, store: ObjectStore, verdict_id: str, record: VerdictRecord | None
+) -> dict[str, Any]:
     if record is None:
         return {"verdict_id": verdict_id, "answer": None, "reasons": (), "at": None}
     answer = {
         "answer": record.ref.answer,
-        "reasons": told_reasons(parts.database, parts.store, record),
+        "reasons": told_reasons(database, store, record),
         "at": record.created_at,
     }
     return {"verdict_id": verdict_id, **answer}

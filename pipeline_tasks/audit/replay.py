@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.ledger import SHORT, Entry
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
@@ -15,7 +16,6 @@ from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import ConfigError, DataCorrupt
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.verdict_consistency import contradictions
-from pipeline_tasks.orchestration.resources import Resources
 
 NUM_PATHS = 10
 _MISSING = object()
@@ -37,16 +37,16 @@ class Replay:
         return not self.differences
 
 
-def replay(parts: Resources, beginning: str, *, project: str | None = None) -> Replay:
+def replay(database: Database, store: ObjectStore, beginning: str, *, project: str | None = None) -> Replay:
     """Compute a stored verdict again from its stored evidence and compare it with what is kept, byte for byte.
 
     Raises:
         ConfigError: the beginning names no verdict, or several.
         DataCorrupt: another rule than this release's gave the verdict.
     """
-    record = _named_verdict(VerdictRepository(parts.database), beginning, project=project)
-    entry = LedgerRepository(parts.database).find(record.ref.project, "verdict", record.ref.verdict_id)
-    differences = tuple(_differences(parts.store, record, entry))
+    record = _named_verdict(VerdictRepository(database), beginning, project=project)
+    entry = LedgerRepository(database).find(record.ref.project, "verdict", record.ref.verdict_id)
+    differences = tuple(_differences(store, record, entry))
     return Replay(record.ref.project, record.ref.verdict_id, record.ref.answer, record.digest, differences)
 
 

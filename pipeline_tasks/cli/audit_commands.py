@@ -20,11 +20,17 @@ def history(arguments: argparse.Namespace) -> Any:
 
     parts, project = build_resources(), arguments.project
     if arguments.at is not None:
-        found = audit_history.history_at(parts, project, at=audit_history.parse_time(arguments.at, now=utc_now()))
+        found = audit_history.history_at(
+            parts.database, parts.store, project, at=audit_history.parse_time(arguments.at, now=utc_now())
+        )
         return found if arguments.json else audit_history.at_text(found)
     if not arguments.json:
-        return audit_history.ledger_text(parts, project)
-    return audit_history.ledger_rows(parts, project) if arguments.ledger else audit_history.route_rows(parts, project)
+        return audit_history.ledger_text(parts.database, parts.store, project)
+    return (
+        audit_history.ledger_rows(parts.database, project)
+        if arguments.ledger
+        else audit_history.route_rows(parts.database, project)
+    )
 
 
 def verify(arguments: argparse.Namespace) -> Answer:
@@ -57,6 +63,7 @@ def replay(arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.audit import replay as audit_replay
     from pipeline_tasks.orchestration.resources import build_resources
 
-    found = audit_replay.replay(build_resources(), arguments.verdict, project=arguments.project)
+    parts = build_resources()
+    found = audit_replay.replay(parts.database, parts.store, arguments.verdict, project=arguments.project)
     data = {**dataclasses.asdict(found), "same": found.same}
     return Answer(data, (audit_replay.replay_text(found),), code=DONE if found.same else DIFFERENT)

@@ -59,6 +59,7 @@ def print_answer(answer: Answer, *, as_json: bool) -> None:
 
 
 def home_folder() -> Path:
+    """Return the state folder of this installation."""
     return home_from(process_environment())
 
 

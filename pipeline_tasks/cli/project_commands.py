@@ -156,6 +156,4 @@ def init(arguments: argparse.Namespace) -> str:
 
 def project(arguments: argparse.Namespace) -> Any:
     """Validate, list or remove projects, propose columns, or print the JSON schema of project.yaml."""
-    from pipeline_tasks.cli import project_commands
-
-    return getattr(project_commands, arguments.action)(arguments)
+    return globals()[arguments.action](arguments)

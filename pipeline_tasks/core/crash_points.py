@@ -34,7 +34,7 @@ def arm_from(environment: Mapping[str, str]) -> None:
         ConfigError: the name is no crash point's; a typo would make a test that cannot fail.
     """
     name = environment.get(VARIABLE) or None
-    if name is not None and name not in all_points([Path(__file__).parent]):
+    if name is not None and name not in all_points([Path(__file__).parents[1]]):
         raise ConfigError(f"{VARIABLE} must name a crash point in the source (got {name!r}). List them: all_points().")
     arm(name, trace_path=environment.get(TRACE_VARIABLE) or None)
 

@@ -25,7 +25,7 @@ def page(title: str, body: str) -> str:
 
 @cache
 def _style() -> str:
-    return resources.files("pipeline_tasks.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    return resources.files("pipeline_tasks.core").joinpath("html_page.css").read_text(encoding="utf-8")
 
 
 def section(title: str, body: str, note: str = "") -> str:

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline_tasks.orchestration.resources import ROOT
-
 
 class BentoPackager:
-    """Builds bentos in the stack's BentoML home, out of our own process."""
+    """Builds bentos in the stack's BentoML home, out of our own process, pinned by the lock file if there is one."""
 
-    def __init__(self, bentoml_home: Path) -> None:
+    def __init__(self, bentoml_home: Path, *, lock_path: Path | None) -> None:
         self._home = bentoml_home
+        self._lock_path = lock_path
 
     def build(self, model_dir: Path, *, tag: str, labels: Mapping[str, str]) -> str:
         """Build, or adopt the bento that has this tag already; return the digest of its contents."""
         from pipeline_tasks.deployment.bento_builder import build_bento
 
-        lock = ROOT / "requirements" / "pipeline.lock"
-        return build_bento(
-            model_dir, tag=tag, labels=labels, bentoml_home=self._home, lock_path=lock if lock.is_file() else None
-        )
+        return build_bento(model_dir, tag=tag, labels=labels, bentoml_home=self._home, lock_path=self._lock_path)
 
     def export(self, tag: str, path: Path) -> None:
         """Write the bento, models included, into one file."""

@@ -27,6 +27,7 @@ from pipeline_tasks.models.artifact import MANIFEST_NAME
 from pipeline_tasks.orchestration.resources import ROOT, Resources, caller_environment
 from pipeline_tasks.project.schema import LoadedProject
 from pipeline_tasks.project.serving_schema import DockerServing, Images, KubernetesServing
+from pipeline_tasks.stack.addresses import DEFAULT_PORTS
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def _on_engine(parts: Resources, *, config: DockerServing, publishing: Callable[
     # In containers every home has one path, and two installations may share an engine: their split keys differ.
     installation = f"{parts.settings.home} {sha256_hex(parts.settings.split_key.encode())}"
     engine = engine_of(parts.settings.environment)
-    return DockerTarget(home=installation, config=config, engine=engine, publish=publishing)
+    reserved = DEFAULT_PORTS.values()
+    return DockerTarget(home=installation, config=config, engine=engine, publish=publishing, reserved_ports=reserved)
 
 
 def _no_image(bento_tag: str) -> RunnableImage:

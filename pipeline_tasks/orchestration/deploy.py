@@ -33,7 +33,7 @@ from pipeline_tasks.monitoring.daily_traffic import newest_day
 from pipeline_tasks.orchestration.evaluate import items_of, model_of, verdict_record
 from pipeline_tasks.orchestration.golden_cache import keep_golden, kept_golden
 from pipeline_tasks.orchestration.ledger_anchors import note_head
-from pipeline_tasks.orchestration.resources import Resources, lock_hash
+from pipeline_tasks.orchestration.resources import Resources, lock_hash, lock_path
 from pipeline_tasks.project.schema import LoadedProject
 from pipeline_tasks.validation import task as validation_task
 
@@ -62,9 +62,9 @@ def build_release(parts: Resources, project: str, *, attempt: Attempt, verdict_i
             lock_hash=lock_hash(),
             records=ReleaseRepository(parts.database),
             store=parts.store,
-            packager=BentoPackager(parts.settings.bentoml_home),
+            packager=BentoPackager(parts.settings.bentoml_home, lock_path=lock_path()),
             start=lambda built: deployment_task.start_release(loaded, built, target=target),
-            ask=functools.partial(ask_server, parts),
+            ask=lambda *asked: ask_server(parts.settings.inference_headers, *asked),
             golden=lambda: golden_items(parts, project, model),
             fence=parts.fence(project, "release", attempt),
             run_id=attempt.run_id,
@@ -264,7 +264,9 @@ def end_abandoned_rollout(parts: Resources, project: str, *, attempt: Attempt) -
 def check_answers(parts: Resources, release: ReleaseRef, deployment: DeploymentRef) -> None:
     """Ask a started server the requests that its release was checked with; GateClosed for any other answer."""
     golden = golden_again(parts, release, store=parts.store)
-    release_task.require_golden_answers(release, deployment, golden, ask=functools.partial(ask_server, parts))
+    release_task.require_golden_answers(
+        release, deployment, golden, ask=functools.partial(ask_server, parts.settings.inference_headers)
+    )
 
 
 def release_of_version(parts: Resources, project: str, version: str) -> ReleaseRef:
@@ -285,7 +287,7 @@ def restore_bento(parts: Resources, release: ReleaseRef, *, store: ObjectStore |
         release,
         release_facts(parts, release.project, release.release_id),
         store=store or parts.store,
-        packager=BentoPackager(parts.settings.bentoml_home),
+        packager=BentoPackager(parts.settings.bentoml_home, lock_path=lock_path()),
         scratch=parts.settings.scratch_dir,
     )
 

@@ -24,7 +24,7 @@ from pipeline_tasks.project.loader import load_project
 from pipeline_tasks.project.schema import LoadedProject
 
 AIRFLOW_PATIENCE_SECONDS = 10.0
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass
@@ -151,10 +151,16 @@ def build_resources(settings: Settings | None = None) -> Resources:
     return Resources(settings)
 
 
+def lock_path() -> Path | None:
+    """Return the lock file that the environment was installed from; None outside of a checkout."""
+    path = ROOT / "requirements" / "pipeline.lock"
+    return path if path.is_file() else None
+
+
 def lock_hash() -> str:
     """Return the SHA-256 of the lock file that the environment was installed from: the same to train and to serve."""
-    path = ROOT / "requirements" / "pipeline.lock"
-    return sha256_hex(path.read_bytes()) if path.is_file() else "unlocked"
+    path = lock_path()
+    return sha256_hex(path.read_bytes()) if path else "unlocked"
 
 
 def code_revision() -> str:

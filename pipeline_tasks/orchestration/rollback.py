@@ -64,7 +64,9 @@ def roll_back(
                 raise
             logger.warning("%s was checked at its promotion and has run since; not again now: %s", release, error)
         else:
-            release_task.require_golden_answers(release, deployment, golden, ask=functools.partial(ask_server, parts))
+            release_task.require_golden_answers(
+                release, deployment, golden, ask=functools.partial(ask_server, parts.settings.inference_headers)
+            )
 
     route = deployment_task.rollback(
         loaded,

@@ -55,7 +55,8 @@ def choose_ports(
             continue
         wanted = remembered.get(name, default)
         usable = _with_second_port(is_free) if name == "s3_admin" else is_free
-        ports[name] = next_free_port(wanted, avoid={*ports.values(), *kept.values()}, is_free=usable)
+        others = set(DEFAULT_PORTS.values()) - {wanted}
+        ports[name] = next_free_port(wanted, avoid={*ports.values(), *kept.values(), *others}, is_free=usable)
         if ports[name] != wanted:
             moved[name] = (wanted, ports[name])
     return PortChoice(ports=ports, moved=moved)

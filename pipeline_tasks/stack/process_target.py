@@ -15,6 +15,7 @@ from pipeline_tasks.adapters import http_health, local_ports
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import ServerHandle
 from pipeline_tasks.errors import ConfigError, ServiceUnavailable
+from pipeline_tasks.stack.addresses import DEFAULT_PORTS
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.logs import log_tail
 from pipeline_tasks.stack.programs import serve_command
@@ -185,9 +186,9 @@ class ProcessTarget:
 
     def _free_port(self) -> int:
         """Return a port that no deployment remembers, running or not, and nobody listens on."""
-        remembered = model_ports(self._layout.programs_dir).values()
+        avoid = {*model_ports(self._layout.programs_dir).values(), *DEFAULT_PORTS.values()}
         is_free = functools.partial(local_ports.port_is_free, host=self._host)
-        return local_ports.next_free_port(FIRST_PORT, avoid=remembered, is_free=is_free)
+        return local_ports.next_free_port(FIRST_PORT, avoid=avoid, is_free=is_free)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from pipeline_tasks.core.settings import load_settings
 from pipeline_tasks.deployment import bento_packager
 from pipeline_tasks.evaluation import task as evaluation
 from pipeline_tasks.models.artifact import load
-from pipeline_tasks.orchestration import entrypoints, resources
+from pipeline_tasks.orchestration import deploy, entrypoints, resources
 from pipeline_tasks.stack.process_target import ProcessTarget
 from pipeline_tasks.stack.supervisord import ProcessInfo
 from tests.fakes import FolderObjectStore
@@ -83,7 +83,7 @@ class Supervisor:
 class Packager:
     """Bentos as folders; a digest is that of the bytes."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **_: object) -> None:
         self._home = home
 
     def folder(self, tag: str) -> Path:
@@ -200,21 +200,21 @@ def make_world(folder: Path) -> World:
 
 def be_at(now: dt.datetime, folder: Path) -> None:
     """Let this process live at a time, reach no network, and build no real bento."""
-    real, clock.utc_now = clock.utc_now, lambda: now
+    real, frozen = clock.utc_now, lambda: now
     for module in [one for name, one in sys.modules.items() if name.startswith("pipeline_tasks.")]:
         if getattr(module, "utc_now", None) is real:
-            module.utc_now = clock.utc_now
+            module.utc_now = frozen
     local_ports.port_is_free = lambda _port, **_: True
     http_health.http_health = lambda *_a, **_k: http_health.Health(ok=True, detail="")
     ticks = itertools.count()
     evaluation.judge.__kwdefaults__["timer"] = lambda: next(ticks) / 1000  # latencies stand in the verdict's id
     os.getloadavg = lambda: (0.0, 0.0, 0.0)  # a verdict says how busy the machine was
     entrypoints.code_revision = lambda: "of the test"  # another one once somebody commits meanwhile
-    bento_packager.BentoPackager = Packager
-    inference_http.ask_server = functools.partial(_ask, folder)
+    deploy.BentoPackager = bento_packager.BentoPackager = Packager
+    deploy.ask_server = inference_http.ask_server = functools.partial(_ask, folder)
 
 
-def _ask(folder: Path, _parts: object, address: str, payload: bytes, _media_type: str) -> dict[str, object] | str:
+def _ask(folder: Path, _headers: object, address: str, payload: bytes, _media_type: str) -> dict[str, object] | str:
     """Answer a golden request as the server on that port does, from the bento that its program names."""
     port = str(urlsplit(address).port)
     for program in (folder / "home" / "supervisor" / "conf.d").glob("*.conf"):

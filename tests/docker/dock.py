@@ -28,6 +28,7 @@ from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, Origin, 
 from pipeline_tasks.models.registry import recipe_from_source
 from pipeline_tasks.orchestration import deploy
 from pipeline_tasks.orchestration.container_targets import docker_target
+from pipeline_tasks.orchestration.resources import lock_path
 from pipeline_tasks.stack.secrets import ensure_secret
 from tests.fakes import FolderObjectStore
 from tests.model_configs import config_of
@@ -174,9 +175,9 @@ class Dock:
                 lock_hash="l1",
                 records=ReleaseRepository(self.database),
                 store=self.store,
-                packager=bento_packager.BentoPackager(self.parts.settings.bentoml_home),
+                packager=bento_packager.BentoPackager(self.parts.settings.bentoml_home, lock_path=lock_path()),
                 start=lambda built: deployment_task.start_release(self.project, built, target=self.target),
-                ask=functools.partial(inference_http.ask_server, self.parts),
+                ask=functools.partial(inference_http.ask_server, self.parts.settings.inference_headers),
                 golden=lambda: self.golden(model.version),
                 fence=self.database.acquire("fashion/release", attempt, now=now()),
                 run_id=run,

@@ -105,7 +105,7 @@ def test_what_a_server_answers_closes_the_gate_in_printable_words(scene, tmp_pat
     monkeypatch.setattr(inference_http.httpx, "post", served(body, status=status))
     with pytest.raises(GateClosed, match=f"got {deploy.NUM_GOLDEN} that differ") as caught:
         release_task.require_golden_answers(
-            RELEASE, SERVER, golden, ask=functools.partial(inference_http.ask_server, parts)
+            RELEASE, SERVER, golden, ask=functools.partial(inference_http.ask_server, parts.settings.inference_headers)
         )
     assert str(caught.value).isprintable()
 

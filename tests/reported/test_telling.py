@@ -119,7 +119,7 @@ def test_the_document_stays_exact_and_the_outputs_tell_less(judged, run, verdict
     assert not {"accuracy", "macro_f1", "constant"} & figures.keys()
     ended = {"outcome": "promoted", "reason": "m", "figures": figures, "seconds": {"train": 1.0}}
     assert "about 12.9 points more" in local_pipeline.closing_lines("fashion", ended)
-    assert said in history.ledger_text(judged.parts, "fashion")
+    assert said in history.ledger_text(judged.parts.database, judged.parts.store, "fashion")
     facts = run_facts.run_facts(judged.parts, "fashion", run_id="run-1", verdict_id=ref.verdict_id, opened_at=s.NOW)
     assert facts.verdict_reasons[0] == said
 
@@ -178,7 +178,9 @@ def test_reading_an_open_exam_in_a_shell_stands_in_the_ledger(judged, run, monke
     assert [(one.subject, one.body["verdict_id"]) for one in looks] == [
         (f"{ref.verdict_id}/{number}", ref.verdict_id) for number in (1, 2)
     ]
-    assert "at the open exam's figures of verdict" in history.ledger_text(judged.parts, "fashion")
+    assert "at the open exam's figures of verdict" in history.ledger_text(
+        judged.parts.database, judged.parts.store, "fashion"
+    )
     found = check(judged.database, judged.store, now=s.NOW)
     assert [str(one) for one in found if "look" in str(one)] == []
 

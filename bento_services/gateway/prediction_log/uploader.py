@@ -3,8 +3,8 @@
 In the gateway's own this would hold the interpreter's lock again and again, and with it all answers: each write to a
 socket gives the lock away, and it comes back 5 ms later (docs/adr/0017).
 
-`python -m bento_services.gateway.prediction_log.uploader HOME` reads paths of segments from its input and answers each with what
-became of it, a line of JSON each. It ends with its input, so also with a gateway that is killed.
+`python -m bento_services.gateway.prediction_log.uploader HOME` reads paths of segments from its input and answers
+each with what became of it, a line of JSON each. It ends with its input, so also with a gateway that is killed.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def shell(parts, monkeypatch, capsys):
 
 def test_the_ledger_is_told_one_entry_a_line(case, parts):
     case.tell()
-    *lines, empty, anchor = history.ledger_text(parts, NAME).splitlines()
-    head = history.ledger_rows(parts, NAME)[-1]
+    *lines, empty, anchor = history.ledger_text(parts.database, parts.store, NAME).splitlines()
+    head = history.ledger_rows(parts.database, NAME)[-1]
     told = [line[:25] + line[39:] for line in lines]
     assert told == [
         "   1  2026-01-01 12:01:00  verdict    promote  v1 against nobody: it gains 3 points  [verdict-v1]",
@@ -79,12 +79,16 @@ def test_the_steps_of_a_rollout_and_its_shares_are_told(case, parts):
     facts = {"action": "canary", "attempt": "x/ship/1", "verdict_id": "verdict-v1", "actor": "gate"}
     case.serving.commit_route(step, **facts, reason="5 % to v2 beside v1", serving={}, at=minutes(4))
     case.move("v1", action="canary_failed", verdict_id="verdict-v1", at=5)
-    told = [line[41:] for line in history.ledger_text(parts, NAME).splitlines()]
+    told = [line[41:] for line in history.ledger_text(parts.database, parts.store, NAME).splitlines()]
     assert told[3] == "canary     generation 2: v1  by gate: 5 % to v2 beside v1"
     assert told[4] == "canary failed  generation 3: v1  by ops: complaints"
-    assert [row["shares"] for row in history.route_rows(parts, NAME)] == [{"v1": 100}, {"v1": 95, "v2": 5}, {"v1": 100}]
+    assert [row["shares"] for row in history.route_rows(parts.database, NAME)] == [
+        {"v1": 100},
+        {"v1": 95, "v2": 5},
+        {"v1": 100},
+    ]
     assert "served v1 (generation 2: v1 95 %, v2 5 %)" in history.at_text(
-        history.history_at(parts, NAME, at=minutes(4))
+        history.history_at(parts.database, parts.store, NAME, at=minutes(4))
     )
 
 
@@ -92,13 +96,15 @@ def test_a_reason_of_many_lines_stays_on_one(case, parts):
     verdict_id = case.judge("v1")
     facts = {"project": NAME, "verdict_id": verdict_id, "decision": "reject", "by": "ann", "requested_by": None}
     case.approvals.append(**facts, reason="no\n   7  forged", at=minutes(1))
-    assert "approval no by ann on verdict verdict-v1: no 7 forged" in " ".join(history.ledger_text(parts, NAME).split())
-    assert len(history.ledger_text(parts, NAME).splitlines()) == 4
+    assert "approval no by ann on verdict verdict-v1: no 7 forged" in " ".join(
+        history.ledger_text(parts.database, parts.store, NAME).split()
+    )
+    assert len(history.ledger_text(parts.database, parts.store, NAME).splitlines()) == 4
 
 
 def test_the_rows_of_who_served_have_their_entries(case, parts):
     case.tell()
-    rows = history.route_rows(parts, NAME)
+    rows = history.route_rows(parts.database, NAME)
     assert list(rows[0]) == [
         "generation",
         "at",
@@ -111,7 +117,7 @@ def test_the_rows_of_who_served_have_their_entries(case, parts):
         "ledger_sequence",
         "entry_hash",
     ]
-    entries = {entry["sequence"]: entry for entry in history.ledger_rows(parts, NAME)}
+    entries = {entry["sequence"]: entry for entry in history.ledger_rows(parts.database, NAME)}
     assert [row["ledger_sequence"] for row in rows] == [3, 6, 7]
     assert [row["entry_hash"] for row in rows] == [entries[number]["entry_hash"] for number in (3, 6, 7)]
 
@@ -137,14 +143,14 @@ def test_history_from_the_shell(case, shell):
 )
 def test_what_served_at_a_time(case, parts, at, champion, until):
     case.tell()
-    found = history.history_at(parts, NAME, at=minutes(at))
+    found = history.history_at(parts.database, parts.store, NAME, at=minutes(at))
     assert (found["champion"], found.get("generation")) == (champion or (None, None))
     assert found["until"] == (minutes(until) if until else None)
 
 
 def test_what_served_says_since_when_by_which_verdict_and_who_approved(case, parts):
     case.tell()
-    assert history.at_text(history.history_at(parts, NAME, at=minutes(7.5))).splitlines() == [
+    assert history.at_text(history.history_at(parts.database, parts.store, NAME, at=minutes(7.5))).splitlines() == [
         "At 2026-01-01 12:07:30 UTC fashion served v1 (generation 3: v1 100 %).",
         "since     2026-01-01 12:07:00, to this day",
         "how       rollback by ops: complaints",
@@ -152,19 +158,22 @@ def test_what_served_says_since_when_by_which_verdict_and_who_approved(case, par
         "approval  yes, by ann at 2026-01-01 12:02:00: looks good",
     ]
     assert (
-        history.at_text(history.history_at(parts, NAME, at=minutes(6))).splitlines()[4] == "approval  nobody was asked"
+        history.at_text(history.history_at(parts.database, parts.store, NAME, at=minutes(6))).splitlines()[4]
+        == "approval  nobody was asked"
     )
-    assert history.at_text(history.history_at(parts, NAME, at=minutes(0))) == (
+    assert history.at_text(history.history_at(parts.database, parts.store, NAME, at=minutes(0))) == (
         "At 2026-01-01 12:00:00 UTC nothing of fashion served, until 2026-01-01 12:03:00."
     )
-    assert history.at_text(history.history_at(parts, "texts", at=minutes(0))).endswith(
+    assert history.at_text(history.history_at(parts.database, parts.store, "texts", at=minutes(0))).endswith(
         "nothing of texts served, to this day."
     )
 
 
 def test_what_served_without_a_recorded_verdict_says_so(case, parts):
     case.move("v1")
-    assert "verdict-v1 is not recorded" in history.at_text(history.history_at(parts, NAME, at=minutes(1)))
+    assert "verdict-v1 is not recorded" in history.at_text(
+        history.history_at(parts.database, parts.store, NAME, at=minutes(1))
+    )
 
 
 def test_history_at_a_time_from_the_shell(case, shell):
@@ -208,7 +217,7 @@ def test_an_anchor_without_its_project_is_refused_where_that_is_not_clear(projec
 
 def test_verify_names_a_changed_row_and_an_anchor_that_no_longer_holds(case, shell, parts):
     verdict_id = case.judge("v1")
-    (entry,) = history.ledger_rows(parts, NAME)
+    (entry,) = history.ledger_rows(parts.database, NAME)
     assert shell("verify", "--anchor", f"1:{entry['entry_hash']}")[0] == 0
     code, out, _ = shell("verify", "--anchor", f"{NAME}:1:{HASH}")
     assert (code, out.startswith(f"I10 fashion: entry 1 must have the hash {HASH} that was noted down")) == (1, True)
@@ -251,7 +260,7 @@ def judged(database, object_store):
 
 def test_a_verdict_replays_to_the_same_bytes(judged, parts, shell):
     ref = judged()
-    found = replay.replay(parts, ref.verdict_id[:8])
+    found = replay.replay(parts.database, parts.store, ref.verdict_id[:8])
     assert (found.verdict_id, found.same, found.differences) == (ref.verdict_id, True, ())
     code, out, _ = shell("replay", ref.verdict_id)
     assert (code, out.split(":")[0]) == (0, "same")
@@ -271,7 +280,7 @@ def rewrite(parts, ref, change):
 def test_a_changed_answer_is_named_by_hash_and_path(judged, parts, shell):
     ref = judged()
     data = rewrite(parts, ref, lambda document: document["decision"].update(answer="keep"))
-    found = replay.replay(parts, ref.verdict_id)
+    found = replay.replay(parts.database, parts.store, ref.verdict_id)
     digest = VerdictRepository(parts.database).find("fashion", ref.verdict_id).digest
     assert found.differences == (
         f"verdict.json must hash to {digest}, as the catalog says (got {sha256_hex(data)})",
@@ -287,7 +296,7 @@ def test_a_catalog_that_was_adapted_to_a_changed_verdict_does_not_help(judged, p
     data = rewrite(parts, ref, lambda document: document["decision"].update(answer="keep"))
     case = Case(parts.database, parts.store)
     case.tamper(t.verdicts, t.verdicts.update().values(digest=sha256_hex(data)))
-    assert [one[:43] for one in replay.replay(parts, ref.verdict_id).differences] == [
+    assert [one[:43] for one in replay.replay(parts.database, parts.store, ref.verdict_id).differences] == [
         "verdict.json must hash to what the ledger s",
         'decision.answer: stored "keep", computed "p',
     ]
@@ -300,9 +309,9 @@ def test_a_row_that_points_at_another_projects_genuine_verdict_is_different(judg
         forged |= {"project": "shoes", "contender_version": "evil", "champion_version": None, "exam_ids": ["e9"]}
         connection.execute(t.verdicts.insert(), forged)
         ledger_repository.append_verdict(connection, forged)
-    assert replay.replay(parts, ref.verdict_id, project="fashion").same
+    assert replay.replay(parts.database, parts.store, ref.verdict_id, project="fashion").same
     exams = list(VerdictRepository(database).find("fashion", ref.verdict_id).exam_ids)
-    assert replay.replay(parts, ref.verdict_id, project="shoes").differences == (
+    assert replay.replay(parts.database, parts.store, ref.verdict_id, project="shoes").differences == (
         "project: the catalog says 'shoes', the document 'fashion'",
         "contender: the catalog says 'evil', the document 'new'",
         "champion: the catalog says None, the document 'old'",
@@ -313,7 +322,7 @@ def test_a_row_that_points_at_another_projects_genuine_verdict_is_different(judg
 def test_a_verdict_that_is_not_in_the_ledger_is_different(judged, parts):
     ref = judged()
     Case(parts.database, parts.store).tamper(t.ledger, t.ledger.delete())
-    (difference,) = replay.replay(parts, ref.verdict_id).differences
+    (difference,) = replay.replay(parts.database, parts.store, ref.verdict_id).differences
     assert difference.startswith("verdict.json must hash to what the ledger says, no entry")
 
 
@@ -344,7 +353,7 @@ def test_a_document_without_a_question_cannot_be_computed_again(judged, parts):
     rewrite(parts, ref, lambda document: document.pop("question"))
     assert (
         "verdict.json must be a verdict that can be computed again (got KeyError"
-        in (replay.replay(parts, ref.verdict_id).differences[-1])
+        in (replay.replay(parts.database, parts.store, ref.verdict_id).differences[-1])
     )
 
 
@@ -352,35 +361,38 @@ def test_the_same_words_in_other_bytes_are_different(judged, parts):
     ref = judged()
     key = f"{ref.object_key}/verdict.json"
     parts.store.objects[key] = json.dumps(json.loads(parts.store.objects[key]), indent=1).encode()
-    assert replay.replay(parts, ref.verdict_id).differences[-1] == "verdict.json says the same in other bytes"
+    assert (
+        replay.replay(parts.database, parts.store, ref.verdict_id).differences[-1]
+        == "verdict.json says the same in other bytes"
+    )
 
 
 def test_a_verdict_of_another_rule_says_which_release_can_replay_it(judged, parts, shell, monkeypatch):
     ref = judged()
     monkeypatch.setattr(vd, "REPLAYED", (vd.RULE_VERSION + 1,))
     with pytest.raises(DataCorrupt, match="Replay it with the release that gave it"):
-        replay.replay(parts, ref.verdict_id)
+        replay.replay(parts.database, parts.store, ref.verdict_id)
     assert shell("replay", ref.verdict_id)[0] == 1
 
 
 def test_a_rule_version_that_was_forged_is_a_difference(judged, parts):
     ref = judged()
     rewrite(parts, ref, lambda document: document["question"].update(rule_version=99))
-    differences = replay.replay(parts, ref.verdict_id).differences
+    differences = replay.replay(parts.database, parts.store, ref.verdict_id).differences
     assert [one.split(" must")[0] for one in differences] == ["verdict.json", "verdict.json", "rule_version"]
 
 
 def test_a_beginning_that_names_no_verdict_or_several_is_refused(case, judged, parts, shell, object_store):
     with pytest.raises(ConfigError, match="got 'nothing'; `dethrone history <project>` shows them"):
-        replay.replay(parts, "nothing")
+        replay.replay(parts.database, parts.store, "nothing")
     case.judge("v1")
     case.judge("v2")
     Case(parts.database, object_store, project="texts").judge("v1")
     with pytest.raises(ConfigError, match="it fits verdict-v1 of fashion, verdict-v1 of texts: give more of it, or"):
-        replay.replay(parts, "verdict-v1")
-    assert replay.replay(parts, "verdict-v1", project="texts").project == "texts"
+        replay.replay(parts.database, parts.store, "verdict-v1")
+    assert replay.replay(parts.database, parts.store, "verdict-v1", project="texts").project == "texts"
     with pytest.raises(ConfigError, match="must be the beginning of one verdict's id"):
-        replay.replay(parts, "verdict%")
+        replay.replay(parts.database, parts.store, "verdict%")
     assert shell("replay", "verdict-v")[0] == 2
 
 
@@ -398,7 +410,7 @@ def test_differing_paths_lead_to_the_value():
 def test_a_long_list_of_differences_is_cut(judged, parts):
     ref = judged()
     rewrite(parts, ref, lambda document: document["evidence"].update({f"extra{number:02d}": 1 for number in range(13)}))
-    found = replay.replay(parts, ref.verdict_id).differences
+    found = replay.replay(parts.database, parts.store, ref.verdict_id).differences
     assert len(found) == 2 + replay.NUM_PATHS + 1
     assert found[-1] == "and 3 more"
-    assert dataclasses.replace(replay.replay(parts, ref.verdict_id), differences=()).same
+    assert dataclasses.replace(replay.replay(parts.database, parts.store, ref.verdict_id), differences=()).same

@@ -74,7 +74,7 @@ def test_what_a_server_answers_in_place_of_a_prediction_is_told_and_not_raised(m
     monkeypatch.setattr(
         inference_http.httpx, "post", lambda *_, **__: httpx.Response(200, content=body, request=request)
     )
-    assert inference_http.ask_server(KEYED, "http://s", b"x", "image/png") == expected
+    assert inference_http.ask_server(KEYED.settings.inference_headers, "http://s", b"x", "image/png") == expected
 
 
 @pytest.fixture
