@@ -26,6 +26,7 @@ SERVICE = "bento_services.inference.service:Inference"
 # What runs inside a release, and nothing else of ours: no catalog, no adapters, no credentials' readers.
 SOURCES = (
     "bento_services/*.py",
+    "bento_services/http_server/*.py",
     "bento_services/inference/*.py",
     "pipeline_tasks/__init__.py",
     "pipeline_tasks/contracts.py",

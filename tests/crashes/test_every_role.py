@@ -24,7 +24,7 @@ ROLES = {
     "Label Studio": r"label[-_]studio",
     "S3": r"\bweed\b",
     "gateway": r"gateway\.service:Gateway",
-    "log uploader": r"gateway\.uploader",
+    "log uploader": r"prediction_log\.uploader",
     "inference": r"_bentoml_impl.* dethrone_",
     "watchdog": r"stack\.watchdog",
 }

@@ -317,7 +317,7 @@ def test_a_bento_holds_no_other_code_of_ours(built):
     for unwanted in (
         "bento_services/gateway",
         "pipeline_tasks/catalog",
-        "pipeline_tasks/settings",
+        "pipeline_tasks/core",
         "pipeline_tasks/adapters",
     ):
         assert [name for name in names if name.startswith(unwanted)] == []

@@ -13,7 +13,7 @@ from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import Case, child
 
 ROOT = Path(__file__).parents[3]
-SOURCES = sorted((ROOT / "pipeline_tasks" / "annotation").glob("*.py"))
+SOURCES = sorted((ROOT / "pipeline_tasks" / "annotation").rglob("*.py"))
 POINTS = sorted({name for path in SOURCES for name in re.findall(r'crash_point\("([^"]+)"\)', path.read_text())})
 KILLED = -signal.SIGKILL
 NUM_ITEMS = 7

@@ -33,13 +33,13 @@ WORSE = np.where(np.arange(NUM_ITEMS) < 80, 1 - TRUTH, TRUTH)
 
 
 def with_checks(behaviour: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
-    """Return a check of the whole rule as a check of its module `rule_checks`."""
+    """Return a check of the whole rule as a check of its module `gate_rule_checks`."""
 
     def check(checks: ModuleType) -> None:
-        original = importlib.import_module(f"{GATE}.rule")
+        original = importlib.import_module(f"{GATE}.gate_rule")
         rule = ModuleType("rule_with_checks")
         sys.modules[rule.__name__] = rule
-        exec(compile(Path(str(original.__file__)).read_text(), "rule.py", "exec"), rule.__dict__)  # our own source
+        exec(compile(Path(str(original.__file__)).read_text(), "gate_rule.py", "exec"), rule.__dict__)  # our own source
         for name in ("check_validity", "conclude", "check_champion_leaks", "check_classes", "note_left_out"):
             setattr(rule, name, getattr(checks, name))
         behaviour(rule)

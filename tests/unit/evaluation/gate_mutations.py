@@ -319,32 +319,50 @@ EVIDENCE_MUTATIONS = [
 
 OTHER_MUTATIONS = [
     ("scores", "NaN rows are scored", "health.num_non_finite == 0 and ", "", check.scores_are_none_of_nan),
-    ("slice_rule", "floor dropped", "if shrunk >= floor and high >= floor:", "if True:", check.slices_hold_their_floor),
-    ("slice_rule", "floor inverted", "if shrunk >= floor and high", "if shrunk < floor and high", check.slices_hold),
-    ("slice_rule", "likely miss against", "if high < floor:", "if True:", check.slices_leave_a_likely_miss_open),
     (
-        "slice_rule",
+        "gate_rule_slices",
+        "floor dropped",
+        "if shrunk >= floor and high >= floor:",
+        "if True:",
+        check.slices_hold_their_floor,
+    ),
+    (
+        "gate_rule_slices",
+        "floor inverted",
+        "if shrunk >= floor and high",
+        "if shrunk < floor and high",
+        check.slices_hold,
+    ),
+    ("gate_rule_slices", "likely miss against", "if high < floor:", "if True:", check.slices_leave_a_likely_miss_open),
+    (
+        "gate_rule_slices",
         "likely miss ignored",
         "if shrunk >= floor and high",
         "if high",
         check.slices_leave_a_likely_miss_open,
     ),
-    ("slice_rule", "margin ignored", "if gain.low >= -margin:", "if True:", check.slices_hold_their_margin),
+    ("gate_rule_slices", "margin ignored", "if gain.low >= -margin:", "if True:", check.slices_hold_their_margin),
     (
-        "slice_rule",
+        "gate_rule_slices",
         "margin on the estimate",
         "gain.low >= -margin",
         "gain.difference >= -margin",
         check.slices_note_a_loss_that_is_not_ruled_out,
     ),
     (
-        "slice_rule",
+        "gate_rule_slices",
         "loss inverted",
         "gain.high < -margin",
         "gain.high > -margin",
         check.slices_hold_their_margin,
     ),
-    ("slice_rule", "likely loss ignored", "if shrunk < -margin:", "if False:", check.slices_leave_a_likely_loss_open),
+    (
+        "gate_rule_slices",
+        "likely loss ignored",
+        "if shrunk < -margin:",
+        "if False:",
+        check.slices_leave_a_likely_loss_open,
+    ),
     (
         "verdict",
         "leak not passed on",
@@ -496,14 +514,14 @@ OTHER_MUTATIONS = [
 ]
 
 MUTATIONS = [
-    *[Mutation(name, "rule", *rest) for name, *rest in RULE_MUTATIONS],
+    *[Mutation(name, "gate_rule", *rest) for name, *rest in RULE_MUTATIONS],
     *[
-        Mutation(name, "rule_checks", original, mutated, check.with_checks(behaviour))
+        Mutation(name, "gate_rule_checks", original, mutated, check.with_checks(behaviour))
         for name, original, mutated, behaviour in CHECKS_MUTATIONS
     ],
     *[Mutation(name, "statistics", *rest, check.statistics_show_a_gain) for name, *rest in GAIN_MUTATIONS],
     *[Mutation(name, "groups", *rest) for name, *rest in GROUPS_MUTATIONS],
-    *[Mutation(name, "budget", *rest) for name, *rest in BUDGET_MUTATIONS],
+    *[Mutation(name, "error_budget", *rest) for name, *rest in BUDGET_MUTATIONS],
     *[Mutation(name, "power", *rest) for name, *rest in POWER_MUTATIONS],
     *[Mutation(name, "statistics", *rest) for name, *rest in STATISTICS_MUTATIONS],
     *[Mutation(name, "evidence", *rest) for name, *rest in EVIDENCE_MUTATIONS],

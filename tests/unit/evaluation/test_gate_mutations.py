@@ -57,9 +57,9 @@ def test_a_broken_gate_is_noticed(mutation):
 
 @pytest.mark.parametrize(("source", "count"), [("a = 1\n", 0), ("b = 1\nb = 1\n", 2)])
 def test_a_fragment_that_is_gone_or_ambiguous_is_told(source, count):
-    expected = rf"must occur exactly once in rule.py .* \(occurs {count} times\): 'b = 1'"
+    expected = rf"must occur exactly once in gate_rule.py .* \(occurs {count} times\): 'b = 1'"
     with pytest.raises(pytest.fail.Exception, match=expected):
-        mutated_source(source, original="b = 1", mutated="b = 2", where="rule.py")
+        mutated_source(source, original="b = 1", mutated="b = 2", where="gate_rule.py")
 
 
 def test_names_are_unique():

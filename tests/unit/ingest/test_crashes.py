@@ -19,7 +19,7 @@ from tests.unit.ingest.conftest import png
 CHILD = Path(__file__).with_name("crash_child.py")
 SOURCES = Path(__file__).resolve().parents[3] / "pipeline_tasks" / "ingest"
 POINTS = sorted(
-    {name for path in SOURCES.glob("*.py") for name in re.findall(r'crash_point\("([^"]+)"\)', path.read_text())}
+    {name for path in SOURCES.rglob("*.py") for name in re.findall(r'crash_point\("([^"]+)"\)', path.read_text())}
 )
 NUM_GOOD, NUM_BAD = 34, 4
 

@@ -424,7 +424,7 @@ def test_the_alarm_on_failures_names_codes_that_the_gateway_has():
     rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())["groups"][0]["rules"]
     (expression,) = [rule["expr"] for rule in rules if rule["alert"] == "GatewayFails"]
     codes = re.search(r'code=~"([A-Z_|]+)"', expression)[1].split("|")
-    sources = "\n".join(path.read_text() for path in (ROOT / "bento_services" / "gateway").glob("*.py"))
+    sources = "\n".join(path.read_text() for path in (ROOT / "bento_services" / "gateway").rglob("*.py"))
     assert [code for code in codes if f'"{code}"' not in sources] == []
 
 
