@@ -13,7 +13,7 @@ from pipeline_tasks.errors import ConfigError
 
 def latency(arguments: argparse.Namespace) -> Any:
     """Send real requests and print where their time goes."""
-    from pipeline_tasks.cli import latency as wiring
+    from pipeline_tasks.cli import latency as cli_latency
     from pipeline_tasks.cli.output import media_type_of
     from pipeline_tasks.orchestration.resources import build_resources
 
@@ -21,11 +21,11 @@ def latency(arguments: argparse.Namespace) -> Any:
         raise ConfigError(f"--requests must be 1 or more (got {arguments.requests}).")
     file = None
     if arguments.file is not None:
-        file = wiring.payload_of(arguments.file, media_type=media_type_of(arguments.file))
-    found = wiring.measure(
+        file = cli_latency.payload_of(arguments.file, media_type=media_type_of(arguments.file))
+    found = cli_latency.measure(
         build_resources(), arguments.project, num_requests=arguments.requests, file=file, monotonic=time.perf_counter
     )
-    return Answer(found, (wiring.as_text(found),))
+    return Answer(found, (cli_latency.as_text(found),))
 
 
 def experiment(arguments: argparse.Namespace) -> Any:
@@ -63,7 +63,7 @@ def graph(arguments: argparse.Namespace) -> Any:
     """Check or apply the graph of a composed project, or show what serves."""
     from pipeline_tasks.catalog.routes import ServingRepository
     from pipeline_tasks.cli.output import shell_attempt
-    from pipeline_tasks.orchestration import composed_projects as wiring
+    from pipeline_tasks.orchestration import composed_projects
     from pipeline_tasks.orchestration.resources import build_resources
 
     parts, name = build_resources(), arguments.project
@@ -72,10 +72,10 @@ def graph(arguments: argparse.Namespace) -> Any:
         return dict(records[-1].serving.get("graph", {})) if records else f"{name} has no route yet."
     if arguments.action == "apply":
         attempt = shell_attempt("graph")
-        route = wiring.apply_graph(parts, name, attempt=attempt, actor=user_name(), reason=arguments.reason)
+        route = composed_projects.apply_graph(parts, name, attempt=attempt, actor=user_name(), reason=arguments.reason)
         return {"project": name, "generation": route.generation, "version": route.champion_version}
-    plan = wiring.plan_graph(parts, name)
-    return Answer({"version": plan.version, **plan.serving}, (wiring.as_text(plan),))
+    plan = composed_projects.plan_graph(parts, name)
+    return Answer({"version": plan.version, **plan.serving}, (composed_projects.as_text(plan),))
 
 
 def serving_base(arguments: argparse.Namespace) -> Any:
