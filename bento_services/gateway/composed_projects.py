@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from bento_services.gateway import request_validation
+from bento_services.gateway.async_predictions.store import PredictionStore
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.postprocess import Finished, finish
+from bento_services.gateway.prediction_recorder import PredictionRecorder
 from bento_services.gateway.routing.deployment_counters import FirstReply
-from bento_services.gateway.routing.dispatcher import InferenceRequest, RoutedAnswer
+from bento_services.gateway.routing.dispatcher import Dispatcher, InferenceRequest, RoutedAnswer
 from bento_services.gateway.routing.inference_client import SAFETENSORS
 from bento_services.gateway.routing.routes import ProjectRoute
+from bento_services.gateway.shadowing import Mirror
+from bento_services.gateway.trace import Trace
 from pipeline_tasks.contracts import REQUEST, Graph, GraphNode, RouteEntry
 
-if TYPE_CHECKING:
-    from bento_services.gateway.request_handler import RequestHandler
-    from bento_services.gateway.trace import Trace
+
+class Composition:
+    """The resources of composed projects: the log, the way to the nodes, the mirrors, and predictions to be reviewed.
+
+    `route` gives the head of a project's route as it is now.
+    """
+
+    def __init__(
+        self,
+        recorder: PredictionRecorder,
+        dispatcher: Dispatcher,
+        mirror: Mirror,
+        store: PredictionStore,
+        *,
+        route: Callable[[str], ProjectRoute],
+    ) -> None:
+        self.recorder = recorder
+        self.dispatcher = dispatcher
+        self.mirror = mirror
+        self.store = store
+        self.route = route
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +69,7 @@ def is_due(node: GraphNode, ran: Mapping[str, NodeResult]) -> bool:
 
 
 async def compose(
-    gateway: RequestHandler, trace: Trace, route: ProjectRoute, graph: Graph, *, item: bytes, version: str | None
+    composition: Composition, trace: Trace, route: ProjectRoute, graph: Graph, *, item: bytes, version: str | None
 ) -> Mapping[str, Any]:
     """Answer one item by a graph; every node that has answered is logged in its own project, under the one id.
 
@@ -66,27 +88,29 @@ async def compose(
         if is_due(node, ran):
             mine = dataclasses.replace(trace, project=node.project)
             try:
-                ran[node.name] = await _ask(gateway, mine, graph, node, ran, item=item)
+                ran[node.name] = await _ask(composition, mine, graph, node, ran, item=item)
             except ApiError as error:
-                _log_nodes(gateway, ran, prediction_id=gateway.new_id())
-                gateway.log_error(dataclasses.replace(mine, started=trace.started, prediction_id=None), error)
+                _log_nodes(composition, ran, prediction_id=composition.recorder.new_id())
+                composition.recorder.log_error(
+                    dataclasses.replace(mine, started=trace.started, prediction_id=None), error
+                )
                 raise _named(error, node) from None
-    prediction_id = trace.prediction_id or gateway.new_id()
+    prediction_id = trace.prediction_id or composition.recorder.new_id()
     item_id = request_validation.item_id(item, route.settings)  # before anything is in the log as answered
-    _log_nodes(gateway, ran, prediction_id=prediction_id)
+    _log_nodes(composition, ran, prediction_id=prediction_id)
     output = ran[next(name for name in graph.output if name in ran)]
-    answer = _log_whole(gateway, trace, route, output, prediction_id=prediction_id)
+    answer = _log_whole(composition, trace, route, output, prediction_id=prediction_id)
     answer |= {"answered_by": output.node.name, "nodes": [_as_json(one) for one in ran.values()]}
     if answer["needs_review"] and trace.prediction_id is None:
-        gateway.later.store.remember(prediction_id, project=trace.project, answer=answer, item_id=item_id)
+        composition.store.remember(prediction_id, project=trace.project, answer=answer, item_id=item_id)
     return answer
 
 
 async def _ask(
-    gateway: RequestHandler, trace: Trace, graph: Graph, node: GraphNode, ran: Mapping[str, NodeResult], *, item: bytes
+    composition: Composition, trace: Trace, graph: Graph, node: GraphNode, ran: Mapping[str, NodeResult], *, item: bytes
 ) -> NodeResult:
-    trace.started = gateway.monotonic()
-    settings = gateway.route(node.project).settings
+    trace.started = composition.recorder.monotonic()
+    settings = composition.route(node.project).settings
     if node.source == REQUEST and settings.deny:  # a node's list may be newer than the graph's
         item = await request_validation.canonical_item(item, settings)
         trace.payload = item
@@ -103,12 +127,12 @@ async def _ask(
         labels=readers[0].labels if readers else (),
     )
     heard: list[FirstReply] = []
-    answered = await gateway.dispatcher.predict(
-        question, current_route=lambda: gateway.route(node.project), drawn=trace.drawn, heard=heard.append
+    answered = await composition.dispatcher.predict(
+        question, current_route=lambda: composition.route(node.project), drawn=trace.drawn, heard=heard.append
     )
     for name, seconds in answered.scores.spans.items():
         trace.spans[name] = trace.spans.get(name, 0.0) + seconds
-    node_route = gateway.route(node.project)
+    node_route = composition.route(node.project)
     return NodeResult(
         node, node_route, question, answered, finish(answered.scores, node_route.settings), trace, heard[0]
     )
@@ -138,7 +162,7 @@ def _named(error: ApiError, node: GraphNode) -> ApiError:
     return ApiError(error.status, error.code, message, field=error.field, retry_after_seconds=error.retry_after_seconds)
 
 
-def _log_nodes(gateway: RequestHandler, ran: Mapping[str, NodeResult], *, prediction_id: str) -> None:
+def _log_nodes(composition: Composition, ran: Mapping[str, NodeResult], *, prediction_id: str) -> None:
     """Write each node's answer into the log of its own project; a tensor's bytes are hashed and not kept."""
     for one in ran.values():
         whole = one.node.source == REQUEST
@@ -149,21 +173,21 @@ def _log_nodes(gateway: RequestHandler, ran: Mapping[str, NodeResult], *, predic
             payload=one.trace.payload if whole else None,
             hashed=None if whole else one.question.payload,
         )
-        _, record = gateway.log_answer(node_trace, one.answered, one.finished)
+        _, record = composition.recorder.log_answer(node_trace, one.answered, one.finished)
         if one.route.shadows:
             question = dataclasses.replace(one.question, tensor=False)
-            gateway.mirror.send(question, record, route=one.route, first=one.first)
+            composition.mirror.send(question, record, route=one.route, first=one.first)
 
 
 def _log_whole(
-    gateway: RequestHandler, trace: Trace, route: ProjectRoute, output: NodeResult, *, prediction_id: str
+    composition: Composition, trace: Trace, route: ProjectRoute, output: NodeResult, *, prediction_id: str
 ) -> dict[str, Any]:
     """Write the composed answer into the log: finished as the output's project finishes its own answers."""
     entry = RouteEntry(output.answered.entry.deployment_id, route.champion_version, address="", weight=0)
     answered = dataclasses.replace(output.answered, entry=entry)
     # The item's bytes stand in the record of the node that was given them.
     whole = dataclasses.replace(trace, prediction_id=prediction_id, payload=None, hashed=trace.payload)
-    answer, _ = gateway.log_answer(whole, answered, output.finished)
+    answer, _ = composition.recorder.log_answer(whole, answered, output.finished)
     return answer
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -16,14 +15,15 @@ from starlette.requests import Request
 from bento_services.gateway import request_validation
 from bento_services.gateway.async_predictions.resources import AsyncResources
 from bento_services.gateway.auth import RateLimiter, authenticate, require_project
-from bento_services.gateway.composed_projects import compose
+from bento_services.gateway.composed_projects import Composition, compose
 from bento_services.gateway.config import GatewayConfig
 from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.idempotency import AnswerCache, AnswerKey
 from bento_services.gateway.metrics import Metrics
-from bento_services.gateway.postprocess import DIGITS, Finished, finish
+from bento_services.gateway.postprocess import finish
 from bento_services.gateway.prediction_log.records import LogRecord
 from bento_services.gateway.prediction_log.spool import Spool
+from bento_services.gateway.prediction_recorder import PredictionRecorder
 from bento_services.gateway.routing.deployment_counters import FirstReply
 from bento_services.gateway.routing.dispatcher import Dispatcher, InferenceRequest, RoutedAnswer
 from bento_services.gateway.routing.route_follower import RouteFollower
@@ -59,12 +59,14 @@ class RequestHandler:
         self.spool = spool
         self.metrics = metrics
         self.later = later
+        self.recorder = PredictionRecorder(spool, metrics, new_id=new_id, wall_ms=wall_ms, monotonic=monotonic)
         self.mirror = Mirror(dispatcher, spool=spool, metrics=metrics, monotonic=monotonic)
         self.new_id = new_id
         self.monotonic = monotonic
         self.wall_ms = wall_ms
         self._limiter = RateLimiter()
         self._answers = AnswerCache()
+        self._composition = Composition(self.recorder, dispatcher, self.mirror, later.store, route=self.route)
         self.num_open = 0
 
     def snapshot(self) -> Snapshot:
@@ -121,11 +123,11 @@ class RequestHandler:
             return await work
         except ApiError as error:
             if error.status not in NOT_LOGGED and not trace.is_logged:
-                self.log_error(trace, error)
+                self.recorder.log_error(trace, error)
             raise
         except Exception:
             if not trace.is_logged:
-                self.log_error(trace, ApiError(500, "INTERNAL", ""))
+                self.recorder.log_error(trace, ApiError(500, "INTERNAL", ""))
             raise
 
     async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
@@ -141,7 +143,7 @@ class RequestHandler:
         version = self.read_headers(request, trace, route)
         trace.media_type = request_validation.check_media_type(request, modality=route.settings.modality)
         trace.is_raw = bool(route.settings.deny)
-        with self.span(trace, "read"):
+        with self.recorder.span(trace, "read"):
             trace.payload = await request_validation.read_body(
                 request,
                 limit_bytes=route.settings.max_request_bytes,
@@ -190,13 +192,13 @@ class RequestHandler:
         self.num_open += 1
         try:
             trace.is_raw = bool(route.settings.deny)
-            with self.span(trace, "check"):
+            with self.recorder.span(trace, "check"):
                 item = await request_validation.canonical_item(trace.payload or b"", route.settings)
             if trace.is_raw:  # what is logged is what the model was given
                 trace.payload, trace.is_raw = item, False
             if route.graph is not None:
-                with self.span(trace, "inference"):
-                    return await compose(self, trace, route, route.graph, item=item, version=version)
+                with self.recorder.span(trace, "inference"):
+                    return await compose(self._composition, trace, route, route.graph, item=item, version=version)
             question = InferenceRequest(
                 payload=item,
                 media_type=trace.media_type or "application/octet-stream",
@@ -205,18 +207,18 @@ class RequestHandler:
                 seat=trace.seat,
             )
             heard: list[FirstReply] = []
-            with self.span(trace, "inference"):
+            with self.recorder.span(trace, "inference"):
                 answered = await self._ask(question, trace, heard)
         finally:
             self.num_open -= 1
         trace.spans.update(answered.scores.spans)
-        with self.span(trace, "log"):
+        with self.recorder.span(trace, "log"):
             route = self.route(trace.project)
             finished = finish(answered.scores, route.settings)
             # Before the record is written: what is in the log as answered must be answered.
             is_kept = finished.needs_review and trace.prediction_id is None
             item_id = request_validation.item_id(item, route.settings) if is_kept else ""
-            answer, record = self.log_answer(trace, answered, finished)
+            answer, record = self.recorder.log_answer(trace, answered, finished)
             if is_kept:
                 self.later.store.remember(
                     answer["prediction_id"], project=trace.project, answer=answer, item_id=item_id
@@ -233,7 +235,7 @@ class RequestHandler:
             )
         except ApiError as error:
             if heard and heard[0].error is not None:
-                failed = self._record(trace, status=error.status, prediction_id=trace.prediction_id)
+                failed = self.recorder.record(trace, status=error.status, prediction_id=trace.prediction_id)
                 self._mirror(question, failed, route=self.route(trace.project), first=heard[0])
             raise
 
@@ -255,98 +257,3 @@ class RequestHandler:
         self.metrics.add("dethrone_refused_total", label='code="INTERNAL"')
         message = "the gateway must answer (got an error of its own). Report the request id."
         return error_body(ApiError(500, "INTERNAL", message), request_id=request_id)
-
-    @contextlib.contextmanager
-    def span(self, trace: Trace, name: str) -> Iterator[None]:
-        """Measure a part of a request; parts of one name add up."""
-        began = self.monotonic()
-        try:
-            yield
-        finally:
-            trace.spans[name] = trace.spans.get(name, 0.0) + self.monotonic() - began
-
-    def log_answer(self, trace: Trace, answered: RoutedAnswer, finished: Finished) -> tuple[dict[str, Any], LogRecord]:
-        """Log a finished answer; returns it and its record."""
-        scores = zip(answered.scores.labels, answered.scores.probabilities, strict=True)
-        record = self._record(
-            trace,
-            status=200,
-            prediction_id=trace.prediction_id or self.new_id(),
-            model_version=answered.entry.model_version,
-            deployment_id=answered.entry.deployment_id,
-            label=finished.model_label,
-            confidence=finished.model_confidence,
-            answer_label=finished.label,
-            needs_review=finished.needs_review,
-            scores=json.dumps({label: round(value, DIGITS) for label, value in scores}, separators=(",", ":")),
-        )
-        self.metrics.record_outcome(self.spool.append(record))
-        ids = {"prediction_id": record.prediction_id, "model_version": record.model_version}
-        return {**ids, **finished.as_json()}, record
-
-    def log_error(self, trace: Trace, error: ApiError) -> None:
-        """Log an item that got no answer; a promised prediction id is kept."""
-        trace.is_logged = True
-        record = self._record(trace, status=error.status, prediction_id=trace.prediction_id, error_code=error.code)
-        self.metrics.record_outcome(self.spool.append(record))
-
-    def _record(self, trace: Trace, **facts: Any) -> LogRecord:
-        payload = None if trace.is_raw else trace.payload
-        hashed = payload if payload is not None else trace.hashed
-        return LogRecord(
-            kind="prediction",
-            request_id=trace.request_id,
-            project=trace.project,
-            at_ms=self.wall_ms(),
-            client=trace.client,
-            latency_ms=round((self.monotonic() - trace.started) * 1000, 3),
-            user_key=trace.user_key,
-            business_key=trace.business_key,
-            media_type=trace.media_type,
-            payload=payload,
-            payload_sha256=None if hashed is None else sha256_hex(hashed),
-            generation=trace.generation,
-            assigned=trace.assigned,
-            **facts,
-        )
-
-    def describe(self, project: str) -> dict[str, Any]:
-        """Return what serves now, without internal addresses."""
-        route = self.route(project)
-        entries = [
-            {"deployment_id": entry.deployment_id, "model_version": entry.model_version, "weight": entry.weight}
-            for entry in route.entries
-        ]
-        return {
-            "project": route.project,
-            "generation": route.generation,
-            "commit_id": route.commit_id,
-            "champion_version": route.champion_version,
-            "deployments": entries,
-            "graph": None if route.graph is None else dataclasses.asdict(route.graph),
-            "modality": route.settings.modality,
-            "classes": list(route.settings.classes),
-            "review_below": route.settings.review_below,
-            "abstain_below": route.settings.abstain_below,
-            "thresholds": dict(route.settings.thresholds),
-            "business_labels": dict(route.settings.business_labels),
-            "max_request_bytes": route.settings.max_request_bytes,
-        }
-
-    def gauges(self) -> dict[str, float]:
-        """Return what is measured at the time of a scrape; the catalog's age is -1 while it is away."""
-        age, snapshot = self.follower.age_seconds(), self.follower.snapshot
-        routes = snapshot.routes if snapshot else {}
-        name = 'dethrone_route_generation{{project="{}"}}'
-        generations = {name.format(project): float(route.generation) for project, route in routes.items()}
-        if snapshot:
-            self.dispatcher.breakers.forget(
-                {entry.deployment_id for route in snapshot.routes.values() for entry in route.named}
-            )
-        return {
-            **generations,
-            "dethrone_catalog_age_seconds": -1.0 if age is None else round(age, 3),
-            "dethrone_spool_bytes": float(self.spool.size_bytes),
-            "dethrone_requests_open": float(self.num_open),
-            **self.dispatcher.gauges(),
-        }

@@ -20,6 +20,7 @@ from bento_services.gateway.errors import ApiError, error_response, json_respons
 from bento_services.gateway.request_handler import RequestHandler
 from bento_services.gateway.request_validation import check_project, check_request_id
 from bento_services.gateway.server_timing import TIMING_HEADER, format_timing
+from bento_services.gateway.status import describe, gauges
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ID_BYTES = 16
@@ -135,7 +136,7 @@ async def _feedback(gateway: RequestHandler, request: Request, request_id: str) 
 async def _describe(gateway: RequestHandler, request: Request, request_id: str) -> Response:
     project = check_project(request.path_params["project"])
     gateway.authorize(request, scope=None, project=project)
-    return _answer(gateway.describe(project), request_id)
+    return _answer(describe(gateway.route(project)), request_id)
 
 
 async def _in_flight(gateway: RequestHandler, request: Request, request_id: str) -> Response:
@@ -158,7 +159,7 @@ async def _targets(gateway: RequestHandler, request: Request, request_id: str) -
 
 async def _metrics(gateway: RequestHandler, request: Request, request_id: str) -> Response:
     gateway.authorize(request, scope="admin")
-    text = gateway.metrics.render(gateway.gauges())
+    text = gateway.metrics.render(gauges(gateway))
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4", headers={"X-Request-Id": request_id})
 
 

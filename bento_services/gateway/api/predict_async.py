@@ -46,11 +46,11 @@ async def accept(gateway: RequestHandler, request: Request, *, project: str, req
     try:
         item, version = await gateway.read_item(request, key, route, trace)
         callback_url = check_callback(request_validation.check_header(request, HEADER), gateway.config.callbacks)
-        with gateway.span(trace, "check"):
+        with gateway.recorder.span(trace, "check"):
             content = await request_validation.canonical_item(item, route.settings)
     except ApiError as error:
         if error.status != 429:
-            gateway.log_error(trace, error)
+            gateway.recorder.log_error(trace, error)
         raise
     chosen_id = "x-request-id" in request.headers
     owner = f"{key.key_id}/{project}/{request_id}"
@@ -249,11 +249,11 @@ class Worker:
             if error.status == 503 and gateway.wall_ms() / 1000 - waiting.created_at < GIVE_UP_SECONDS:
                 await _of(store.postpone(waiting.prediction_id, seconds=RETRY_SECONDS))
                 return
-            gateway.log_error(trace, error)
+            gateway.recorder.log_error(trace, error)
             body = error_body(error, request_id=trace.request_id)
             await _of(store.finish(waiting.prediction_id, "failed", body, review_in=None))
         except Exception as error:  # noqa: BLE001  a defect met by one must not stop the others
-            gateway.log_error(trace, ApiError(500, "INTERNAL", ""))
+            gateway.recorder.log_error(trace, ApiError(500, "INTERNAL", ""))
             body = gateway.defect(error, request_id=trace.request_id)
             await _of(store.finish(waiting.prediction_id, "failed", body, review_in=None))
         else:

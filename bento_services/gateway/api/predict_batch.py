@@ -57,11 +57,11 @@ async def predict_batch(
         gateway.take(key, route, num_items=len(items))
     except ApiError as error:
         if error.status != 429:
-            gateway.log_error(trace, error)
+            gateway.recorder.log_error(trace, error)
         raise
     batch = _Batch(gateway, key=key, route=route, trace=trace, version=version)
     batch.chosen_id = "x-request-id" in request.headers
-    with gateway.span(trace, "items"):
+    with gateway.recorder.span(trace, "items"):
         results = await batch.run(items)
     num_ok = sum(result["status"] == 200 for result in results)
     return {"request_id": request_id, "num_ok": num_ok, "num_failed": len(results) - num_ok, "results": results}
@@ -70,11 +70,11 @@ async def predict_batch(
 async def _read_items(gateway: RequestHandler, request: Request, trace: Trace) -> list[Any]:
     request_validation.check_json_type(request)
     config = gateway.config
-    with gateway.span(trace, "read"):
+    with gateway.recorder.span(trace, "read"):
         body = await request_validation.read_body(
             request, limit_bytes=config.batch_max_bytes, timeout_seconds=config.body_timeout_seconds
         )
-    with gateway.span(trace, "check"):
+    with gateway.recorder.span(trace, "check"):
         if len(body) > request_validation.DECODE_IN_THREAD_BYTES:
             return await anyio.to_thread.run_sync(parse_items, body, config.batch_max_items)
         return parse_items(body, config.batch_max_items)
