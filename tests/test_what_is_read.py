@@ -26,15 +26,15 @@ from pipeline_tasks.project.schema import Project
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("dags", "pipeline_tasks", "bento_services", "data_checks")
 SOURCES = {path: ast.parse(path.read_text()) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-SCHEMA_FILES = {"project.py", "project_serving.py", "project_section.py"}
+SCHEMA_FILES = {"schema.py", "serving_schema.py", "section.py"}
 # What is read otherwise than by its name, each with the place.
 READ_ELSEWHERE = {
     "type": "pydantic chooses the source's kind by it",
-    "version": "project_loader compares it before anything is typed",
+    "version": "project.loader compares it before anything is typed",
 }
 FLAGS_READ_ELSEWHERE = {
-    "json": "cli.main looks for the word itself, so that it holds for a wrong usage too",
-    "verbose": "cli.main sets up the log with it before the command is known",
+    "json": "cli/main.py looks for the word itself, so that it holds for a wrong usage too",
+    "verbose": "cli/main.py sets up the log with it before the command is known",
 }
 
 
@@ -161,12 +161,9 @@ def flags() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("command", "flag", "module"), flags(), ids=lambda value: value)
 def test_a_flag_is_read_by_the_commands_module(command, flag, module):
-    beside = ROOT / "pipeline_tasks"
-    names = [Path(*module.split(".")).name, *(["commands_projects"] if command == "project" else [])]
     read = {
         node.attr
-        for name in names
-        for node in ast.walk(SOURCES[beside / f"{name}.py"])
+        for node in ast.walk(SOURCES[ROOT.joinpath(*module.split(".")).with_suffix(".py")])
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and node.value.id in {"arguments", "parsed"}
