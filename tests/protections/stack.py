@@ -70,7 +70,7 @@ PROTECTIONS = [
     Protection(
         "the policy of stored reports",
         "no script runs in a report that was saved",
-        "pipeline_tasks/evaluation/report/page.py",
+        "pipeline_tasks/core/html_page.py",
         "policy = f\"default-src 'none';",
         'policy = f"default-src *;',
         ("tests/unit/evaluation/report/test_page.py::test_the_page_is_self_contained",),
@@ -78,7 +78,7 @@ PROTECTIONS = [
     Protection(
         "texts in reports",
         "HTML in a name renders nowhere",
-        "pipeline_tasks/evaluation/report/charts.py",
+        "pipeline_tasks/core/html_page.py",
         "return html.escape(clean, quote=True)",
         "return clean",
         ("tests/unit/evaluation/report/test_page.py::test_evil_class_names_and_texts_stay_text",),
@@ -153,7 +153,7 @@ PROTECTIONS = [
         "doctor on interfaces",
         "doctor names a port that answers beyond this machine",
         "pipeline_tasks/stack/doctor.py",
-        'if not ips <= {addresses.LOOPBACK, "::1"}',
+        'if not ips <= {local_ports.LOOPBACK, "::1"}',
         "if False",
         ("tests/unit/stack/test_doctor.py::test_a_listener_on_all_interfaces_is_a_problem",),
     ),
