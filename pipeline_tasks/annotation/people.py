@@ -54,7 +54,7 @@ def labels_text(wanted: Labels) -> str:
     text = f"Exam items and audits are answered by {people} each"
     if wanted.exam_annotators > 1 and wanted.further_people:
         text += f", and a tie by one more: {wanted.exam_annotators + 1} people are needed"
-    if wanted.takes_imported_in_exam:
+    if wanted.imported_in_exam:
         text += "; nobody looks at exam items whose label came with the source (labels.imported_in_exam)"
     return f"{text}."
 

@@ -67,7 +67,7 @@ def annotate(
     config = labeling_config(project)
     crash_point("annotate.request.before")
     num_imported = _accept_imported(project, labels=labels, now=now, fence=fence)
-    in_exam = project.config.labels.takes_imported_in_exam
+    in_exam = project.config.labels.imported_in_exam
     num_requested = labels.request_unlabeled(project.name, imported_in_exam=in_exam, now=now, fence=fence)
     crash_point("annotate.request.recorded")
     if suggestions is not None and project.config.labels.suggestions:
@@ -144,7 +144,7 @@ def _accept_imported(project: LoadedProject, *, labels: LabelRepository, now: dt
     registered = labels.registration(project.name)
     if wanted.imported == "ignore" or registered is None:
         return 0
-    in_exam = wanted.takes_imported_in_exam
+    in_exam = wanted.imported_in_exam
     num_imported = labels.accept_imported(
         project.name, classes=wanted.classes, schema_version=registered[1], in_exam=in_exam, now=now, fence=fence
     )

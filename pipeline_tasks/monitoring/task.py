@@ -119,7 +119,7 @@ def _quality_of_versions(
 ) -> dict[str, quality.VersionQuality]:
     """Return live quality by model version, the one audited last first; the champion is always there."""
     by_version: dict[str, list[AuditedPrediction]] = {}
-    for one in outside.monitoring.audited(project.name, imported=project.config.labels.takes_imported_in_exam):
+    for one in outside.monitoring.audited(project.name, imported=project.config.labels.imported_in_exam):
         by_version.setdefault(one.model_version, []).append(one)
     still_open = outside.monitoring.open_audits(project.name)
     contents = [one for audited in by_version.values() for one in quality.once_per_item(audited)]

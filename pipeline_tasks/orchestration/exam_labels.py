@@ -49,7 +49,7 @@ def status_lines() -> list[str]:
 def imported_line(project: LoadedProject, counts: Mapping[tuple[bool, bool], int]) -> str:
     """Return what becomes of exam labels that came with the source, in words; pure."""
     frozen, waiting = counts[True, True], counts[False, True]
-    if project.config.labels.takes_imported_in_exam:
+    if project.config.labels.imported_in_exam:
         total = sum(counts.values())
         if not frozen + waiting:
             return ""

@@ -108,7 +108,7 @@ def num_waiting_labels(database: Database, project: LoadedProject) -> int:
         item.source_label.in_(labels.classes),
         is_usable(project.name),
         ~has_decision(),
-        *(() if labels.takes_imported_in_exam else (item.split != "exam",)),
+        *(() if labels.imported_in_exam else (item.split != "exam",)),
     )
     with database.read() as connection:
         return int(connection.execute(sa.select(sa.func.count()).select_from(t.items).where(*waiting)).scalar_one())
@@ -133,7 +133,7 @@ def open_tasks(database: Database, project: LoadedProject, *, now: dt.datetime) 
         "exam": project.config.gate.exam.min_items,
     }
     labels = project.config.labels
-    decided = DatasetRepository(database).num_decided(project.name, imported_in_exam=labels.takes_imported_in_exam)
+    decided = DatasetRepository(database).num_decided(project.name, imported_in_exam=labels.imported_in_exam)
     return [OpenTasks(queue, num_open.get(queue, 0), decided[queue], needed[queue]) for queue in needed]
 
 

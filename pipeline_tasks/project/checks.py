@@ -230,6 +230,14 @@ def _check_people(project: Project) -> Iterator[Finding]:
             if not name.strip() or not name.isprintable():
                 text = "must be the address of an account, such as ann@example.com"
                 yield ("labels", key, index), f"labels.{key}[{index}] {text} (got {shown(name)})."
+    if labels.imported_in_exam and labels.imported == "ignore":
+        yield (
+            ("labels", "imported_in_exam"),
+            (
+                "labels.imported_in_exam must be false where labels.imported is ignore (got true). Set labels.imported to "
+                "accept, or leave imported_in_exam out."
+            ),
+        )
     if labels.exam_annotators < labels.annotators:
         yield (
             ("labels", "exam_annotators"),

@@ -131,11 +131,6 @@ class Labels(Section):
         description="Labelers whose answers are left out of training sets and new exams; nothing is deleted.",
     )
 
-    @property
-    def takes_imported_in_exam(self) -> bool:
-        """Return whether a label that came with the source decides an exam item."""
-        return self.imported == "accept" and self.imported_in_exam
-
 
 class SplitConfig(Section):
     """How items are divided between training and the exam."""

@@ -191,7 +191,7 @@ def open_exam(
     members, _groups = datasets.exam_members(project.name)
     exam = project.config.gate.exam
     decided = without(datasets.decided(project.name, "exam"), members)
-    if not project.config.labels.takes_imported_in_exam:
+    if not project.config.labels.imported_in_exam:
         decided = decided.filter(pc.not_equal(decided["method"].cast(pa.string()), "imported"))
     decided = few_of_each_group(decided, most=exam.max_group_items)
     minimum = exam.min_items

@@ -56,7 +56,8 @@ def release(version):
 def parts(database, object_store, tmp_path, monkeypatch):
     """Two champions, m1 and then m2; m1's server is kept running."""
     store = Store(object_store)
-    settings = types.SimpleNamespace(home=tmp_path, bentoml_home=tmp_path / "b", scratch_dir=tmp_path / "s")
+    folders = {"home": tmp_path, "bentoml_home": tmp_path / "b", "scratch_dir": tmp_path / "s"}
+    settings = types.SimpleNamespace(**folders, inference_headers={})
     parts = types.SimpleNamespace(database=database, store=store, brisk_store=store, settings=settings)
     parts.target, parts.case, parts.asked = Target(), Case(database, object_store), []
     parts.gateway = Follower(parts.case.serving)

@@ -179,9 +179,10 @@ def test_a_training_ends_with_its_figures(run, world, database, champion, expect
     lines = closing_lines("fashion", {**found, "seconds": {"train": 200.4, "judge": 3.2}}).splitlines()
     assert lines[:2] == ["Rejected: nobody answered", "On exam 2 of 120 items:"]
     assert lines[2:4] == expected
-    assert lines[4].startswith(f"Verdict {verdict_id[:12]}: Promote the ")
-    assert lines[5] == f"Serves now: nothing yet. The report: `dethrone report fashion {verdict_id[:12]}`"
-    assert lines[6] == "Took 3 m 24 s: train 3 m 20 s, judge 3 s"
+    assert lines[4] == "  open items: 0 (0.0 %)"
+    assert lines[5].startswith(f"Verdict {verdict_id[:12]}: Promote the ")
+    assert lines[6] == f"Serves now: nothing yet. The report: `dethrone report fashion {verdict_id[:12]}`"
+    assert lines[7] == "Took 3 m 24 s: train 3 m 20 s, judge 3 s"
 
 
 @pytest.fixture

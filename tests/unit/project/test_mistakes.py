@@ -192,9 +192,14 @@ SINGLE = [
         "schedules.train must be a cron expression of five fields, or null (got 'every day').",
     ),
     (
-        "train:",
-        "monitor:\n  min_audited: 300\ntrain:",
+        "monitor:",
+        "monitor:\n  min_audited: 300",
         "monitor.min_audited must be at most monitor.max_audits (got 300 and 200)",
+    ),
+    (
+        "imported_in_exam: false",
+        "imported_in_exam: true\n  imported: ignore",
+        "labels.imported_in_exam must be false where labels.imported is ignore",
     ),
     ("train:", "checks:\n  max_class_share: 0.2\ntrain:", "checks.max_class_share must be at least 1/2"),
     (

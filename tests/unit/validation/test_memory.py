@@ -50,7 +50,7 @@ def fill(scene: Scene, count: int) -> None:
     """Add labeled rows, a tenth of them for the exam, in packs of as many as are read at once."""
     item = {"project": "pets", "source": "folder", "media_type": "application/json", "origin": "source"}
     item |= {"source_label": None, "batch_id": "b1", "arrived_at": NOW}
-    decision = {"project": "pets", "version": 1, "status": "decided", "method": "imported", "annotation_ids": []}
+    decision = {"project": "pets", "version": 1, "status": "decided", "method": "single", "annotation_ids": []}
     decision |= {"annotators": [], "agreement": None, "schema_version": 1, "decided_at": NOW}
     for start in range(0, count, ROWS_AT_ONCE):
         pack, places, decisions, key = b"", [], [], f"packs/pets/{start}"
