@@ -234,8 +234,8 @@ def _check_people(project: Project) -> Iterator[Finding]:
         yield (
             ("labels", "imported_in_exam"),
             (
-                "labels.imported_in_exam must be false where labels.imported is ignore (got true). Set labels.imported to "
-                "accept, or leave imported_in_exam out."
+                "labels.imported_in_exam must be false where labels.imported is ignore (got true). Set labels.imported "
+                "to accept, or leave imported_in_exam out."
             ),
         )
     if labels.exam_annotators < labels.annotators:
