@@ -140,7 +140,7 @@ def answer_in_browser(page, office, run_id, *, option, reason):
     url = office.installation.stack["airflow_url"]
     page.goto(f"{url}/dags/{TRAIN}/runs/{run_id}/tasks/approve/required_actions")
     page.get_by_text(f"Promote the contender of {desks.PROJECT}?").first.wait_for(timeout=60_000)
-    page.get_by_text("accuracy on the 600 items").or_(page.get_by_text("it is the first model")).first.wait_for()
+    page.get_by_text("the gain is shown: about").or_(page.get_by_text("it is the first model")).first.wait_for()
     page.get_by_role("textbox").first.fill(reason)
     page.get_by_role("button", name=option, exact=True).click()
 
