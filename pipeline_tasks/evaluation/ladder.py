@@ -51,6 +51,8 @@ class Rung:
     def text(self) -> str:
         """The difference as it is told."""
         steps = f"in steps of {_points(self.step)}"
+        if self.told is None and not self.best:
+            return f"less than {_points(self.step)}, one step of what is told"
         if self.told is None:
             return f"not above the best told so far ({_points(self.best)}, {steps})"
         return f"about {_points(self.told)} more, the best so far ({steps})"
@@ -90,9 +92,19 @@ def told_reason(code: str, text: str, *, rung: Rung | None = None) -> str:
     return _FIGURE.sub(HIDDEN, text)
 
 
+def tells_figures(document: Document) -> bool:
+    """Return whether a verdict's figures are told while its epoch is open: those of a model without a champion to beat.
+
+    It is compared with the constant answer, which nobody can climb on; items and labels are held back all the same.
+    """
+    return document["question"]["champion"] is None
+
+
 def told(document: Document, *, rung: Rung | None) -> dict[str, Any]:
     """Return a verdict as it is told while its epoch is open: question, answer and reasons, without evidence."""
     decision = document["decision"]
+    if tells_figures(document):
+        return {name: document[name] for name in ("question", "measured", "decision")}
     reasons = [{**one, "text": told_reason(one["code"], one["text"], rung=rung)} for one in decision["reasons"]]
     word = str(decision["headline"]).partition(": ")[0]
     headline = f"{word}: {reasons[0]['text']}" if reasons else word

@@ -96,7 +96,7 @@ def _stages(
 def figures_of(parts: Resources, project: str, *, verdict_id: str) -> dict[str, Any]:
     """Return what a training came to: both models and the constant answer on the exam, the verdict, what serves now.
 
-    While the exam's newest epoch is open, `told` is there instead of the models' figures.
+    While the exam's newest epoch is open, `told` is there instead of the figures of two models.
     """
     record = verdict_record(parts, project, verdict_id)
     document = read_verdict(parts.store, record)
@@ -106,7 +106,7 @@ def figures_of(parts: Resources, project: str, *, verdict_id: str) -> dict[str, 
     held = held_back(parts.database, parts.store, record)
     scores: dict[str, Any] = {metric: {role: current[role][metric] for role in roles} for metric in METRICS}
     scores["constant"] = {name: (current.get("constant") or {}).get(name) for name in ("label", *METRICS)}
-    if held is not None:
+    if held is not None and not ladder.tells_figures(document):
         scores = {"told": held.rung.text if held.rung is not None else ladder.LATER}
     return {
         "contender": record.ref.contender_version,

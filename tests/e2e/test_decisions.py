@@ -140,7 +140,7 @@ def answer_in_browser(page, office, run_id, *, option, reason):
     url = office.installation.stack["airflow_url"]
     page.goto(f"{url}/dags/{TRAIN}/runs/{run_id}/tasks/approve/required_actions")
     page.get_by_text(f"Promote the contender of {desks.PROJECT}?").first.wait_for(timeout=60_000)
-    page.get_by_text("the gain is shown: about").or_(page.get_by_text("it is the first model")).first.wait_for()
+    page.get_by_text("the gain is shown").or_(page.get_by_text("it is the first model")).first.wait_for()
     page.get_by_role("textbox").first.fill(reason)
     page.get_by_role("button", name=option, exact=True).click()
 
@@ -227,7 +227,7 @@ def test_a_gain_that_may_be_luck_is_inconclusive(office):
     outcome = office.end(run_id)
     verdict = office.verdict(run_id)
     assert verdict["answer"] == "inconclusive"
-    assert "no gain is shown: not above the best told so far" in " ".join(verdict["reasons"])  # its exam is open
+    assert "no gain is shown: " in " ".join(verdict["reasons"])  # its exam is open
     exact = " ".join(one["text"] for one in office.document(verdict["verdict_id"])["decision"]["reasons"])
     assert re.search(r"With 300 more exam items it would be shown with a chance of [\d.]+ %", exact)
     assert outcome["outcome"].startswith("rejected")

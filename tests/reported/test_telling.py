@@ -47,9 +47,9 @@ def test_the_ladder_tells_new_bests_in_its_steps():
     ("code", "text", "expected"),
     [
         ("LATENCY_LIMIT", "p99 must be 250 ms (got 300.1 ms).", "p99 must be 250 ms (got 300.1 ms)."),
-        ("NO_GAIN", "Accuracy is 81.2 % and 80.1 %: 1.1 points.", "no gain is shown: not above the best told so far "),
-        ("GAIN_UNCERTAIN", "Accuracy is 81.2 %: 1.1 points.", "no gain is shown: not above the best told so far "),
-        ("GAIN_SHOWN", "at least 1.1 points.", "the gain is shown: not above the best told so far "),
+        ("NO_GAIN", "Accuracy is 81.2 % and 80.1 %: 1.1 points.", "no gain is shown: less than 5.0 points, "),
+        ("GAIN_UNCERTAIN", "Accuracy is 81.2 %: 1.1 points.", "no gain is shown: less than 5.0 points, "),
+        ("GAIN_SHOWN", "at least 1.1 points.", "the gain is shown: less than 5.0 points, "),
         (
             "SLICE_WORSE",
             "on slice camera = camera2 of 58 items the contender is 5.2 points worse, at least -1.0 points.",
@@ -122,6 +122,16 @@ def test_the_document_stays_exact_and_the_outputs_tell_less(judged, run, verdict
     assert said in history.ledger_text(judged.parts.database, judged.parts.store, "fashion")
     facts = run_facts.run_facts(judged.parts, "fashion", run_id="run-1", verdict_id=ref.verdict_id, opened_at=s.NOW)
     assert facts.verdict_reasons[0] == said
+
+
+def test_a_first_model_is_told_with_its_figures_and_without_items(judged, run, verdicts):  # noqa: F811
+    ref = run(champion=None)
+    held = held_back(judged.parts.database, judged.parts.store, judged.record(verdicts, ref))
+    assert tuple(one["text"] for one in held.said["decision"]["reasons"]) == ref.reasons
+    assert "..." not in held.page
+    assert "<img" not in held.page
+    figures = local_pipeline.figures_of(judged.parts, "fashion", verdict_id=ref.verdict_id)
+    assert figures["accuracy"]["contender"]["estimate"] > 0.5
 
 
 def test_all_is_told_once_the_next_epoch_is_open(judged, run, verdicts, monkeypatch):  # noqa: F811
