@@ -1,4 +1,4 @@
-"""Wire backup and restore: what this installation is made of, and the proof that what came back is all of it."""
+"""Backup and restore with their resources: what an installation is made of, and the proof that all of it came back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wire a composed project: what its nodes' champions take and give, and the route that its graph becomes."""
+"""Composed projects: what a project's nodes' champions take and give, and the route that its graph becomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wire the targets that run images: their registry, their base image, and the image of each release."""
+"""Targets that run images: their registry, their base image, and the image of each release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wire release, ship and rollback."""
+"""Release and ship with their resources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wire the gate: which champion, which exams, which bytes."""
+"""The gate with its resources: which champion, which exams, which bytes."""
 
 from __future__ import annotations
 

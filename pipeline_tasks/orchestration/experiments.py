@@ -1,4 +1,4 @@
-"""Wire experiments: `dethrone experiment`."""
+"""Experiments with their resources: `dethrone experiment`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wire the monitor."""
+"""The monitor with its resources."""
 
 from __future__ import annotations
 

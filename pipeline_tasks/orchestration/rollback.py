@@ -1,4 +1,4 @@
-"""Wire the rollback: what it needs lies in the catalog and on this machine."""
+"""The rollback with its resources: what it needs lies in the catalog and on this machine."""
 
 from __future__ import annotations
 

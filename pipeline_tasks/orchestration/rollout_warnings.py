@@ -1,4 +1,4 @@
-"""Wire what is said of rollouts before there is one: those that could not end at the traffic of the newest day."""
+"""Warnings of rollouts before there is one: those that could not end at the traffic of the newest day."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wire the decision whether to train: new labels, the recipe, an alarm, and people who are labeling now."""
+"""The decision to train, from the catalog: new labels, the recipe, an alarm, and people who are labeling now."""
 
 from __future__ import annotations
 

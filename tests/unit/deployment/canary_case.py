@@ -45,7 +45,7 @@ def account(*, asked, errors=0, slow=0, disagreed=0, paired=None, only_it=0, onl
 
 
 class Rolling(Yard):
-    """Ships like the wiring does: the steps first, then everything."""
+    """Ships like the stage does: the steps first, then everything."""
 
     def __init__(self, database, **rollout):
         super().__init__(database)

@@ -1,4 +1,4 @@
-"""What the wiring of release, ship and rollback adds: the bento of a recorded release, and what goes with a route."""
+"""Release, ship and rollback with their resources: the bento of a recorded release, and what goes with a route."""
 
 import dataclasses
 import types

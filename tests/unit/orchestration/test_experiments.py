@@ -1,4 +1,4 @@
-"""The wiring of experiments: from the route and the log to the report."""
+"""Experiments with their resources: from the route and the log to the report."""
 
 import dataclasses
 import datetime as dt
