@@ -66,8 +66,10 @@ class RequestHandler:
         self.wall_ms = wall_ms
         self._limiter = RateLimiter()
         self._answers = AnswerCache()
-        self._composition = Composition(self.recorder, dispatcher, self.mirror, later.store, route=self.route)
         self.num_open = 0
+
+    def _composition(self) -> Composition:
+        return Composition(self.recorder, self.dispatcher, self.mirror, self.later.store, route=self.route)
 
     def snapshot(self) -> Snapshot:
         """Return what is followed now; 503 before anything was."""
@@ -198,7 +200,7 @@ class RequestHandler:
                 trace.payload, trace.is_raw = item, False
             if route.graph is not None:
                 with self.recorder.span(trace, "inference"):
-                    return await compose(self._composition, trace, route, route.graph, item=item, version=version)
+                    return await compose(self._composition(), trace, route, route.graph, item=item, version=version)
             question = InferenceRequest(
                 payload=item,
                 media_type=trace.media_type or "application/octet-stream",
