@@ -1,4 +1,4 @@
-"""What ties are worth: an exam that drops them, one that asks a further person, and live audits beside both.
+"""Worth of ties: an exam that drops them, one that asks a further person, and live audits beside both.
 
     python benchmarks/exam_ties.py [--exams 30]     about a minute on one core
 

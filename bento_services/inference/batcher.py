@@ -306,7 +306,7 @@ MAX_SKIPPED = 64
 
 
 class ExpectedCallers:
-    """How many items are expected, and what became of the last expectations. Belongs to one batcher."""
+    """Number of items that are expected, and what became of the last expectations. Belongs to one batcher."""
 
     def __init__(self, *, max_batch_size: int, linger_seconds: float) -> None:
         self._max_batch_size = max_batch_size

@@ -15,7 +15,7 @@ PAIR = 2  # the fewest who can differ
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rule:
-    """How many different people an item needs, which share of them must agree, and how many more a tie may ask."""
+    """Number of people that an item needs, the share of them that must agree, and how many more a tie asks."""
 
     annotators_needed: int
     min_agreement: float

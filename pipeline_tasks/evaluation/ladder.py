@@ -1,4 +1,4 @@
-"""What is told of a verdict while its epoch is open: the ladder instead of the figures, and no item. Pure.
+"""Words of a verdict while its epoch is open: the ladder instead of the figures, and no item. Pure.
 
 Whoever tunes by what verdicts tell climbs on the exam's chance. The ladder tells a difference only where it is a new
 best by more than 1 / sqrt(n), and rounds it to that. The verdict's document stays exact.

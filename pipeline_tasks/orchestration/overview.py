@@ -1,4 +1,4 @@
-"""What people ask of the catalog: reports, quarantine, invariants, the overview. Only reads."""
+"""Answers from the catalog for people: reports, quarantine, invariants, the overview. Only reads."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.labels import newest_decisions
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import ALARM_STANDS
@@ -135,22 +136,15 @@ def _reaches(counted: Counted, needed: Counted) -> bool:
 
 def _items_since(project: str, since: dt.datetime) -> sa.Select[Any]:
     """Select (state, group, items) of the usable exam items since then; one that is disputed to the end is none."""
-    item, decision, member = t.items.c, t.label_decisions.c, t.exam_items.c
-    newest = (
-        sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
-        .where(decision.project == project)
-        .group_by(decision.item_id)
-        .subquery()
-    )
-    same = sa.and_(decision.project == project, decision.item_id == item.item_id, decision.version == newest.c.version)
+    item, member, newest = t.items.c, t.exam_items.c, newest_decisions(project).subquery()
+    decision = newest.c
     frozen = sa.exists().where(member.project == project, member.item_id == item.item_id)
     task = t.labeling_tasks.c  # of a disputed item: a further person is asked
     is_asked = sa.exists().where(task.project == project, task.item_id == item.item_id, task.state != "done")
     state = sa.case((frozen, IN_EXAM), (decision.status == "decided", LABELED), else_=WAITING).label("state")
     return (
         sa.select(state, item.group_key, sa.func.count())
-        .join_from(t.items, newest, newest.c.item_id == item.item_id, isouter=True)
-        .join(t.label_decisions, same, isouter=True)
+        .join_from(t.items, newest, decision.item_id == item.item_id, isouter=True)
         .where(item.project == project, item.split == "exam", item.arrived_at >= since, is_usable(project))
         .where(sa.or_(frozen, decision.status.is_(None), decision.status != "disputed", is_asked))
         .group_by("state", item.group_key)
