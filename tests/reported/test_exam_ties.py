@@ -193,11 +193,6 @@ def test_imported_labels_open_no_epoch_unless_the_project_says_so(scene):  # noq
         ({}, (20, 0), "pets: 20 items of epochs that were opened keep such labels."),
         ({"imported_in_exam": True}, (20, 30), "pets: nobody looked at 50 of 100 exam labels (50.0 %)"),
         ({"imported_in_exam": True}, (0, 0), ""),
-        (
-            {"imported_in_exam": True, "imported": "ignore"},
-            (0, 5),
-            "pets: the labels that came with 5 exam items do not",
-        ),
     ],
 )
 def test_validate_and_status_say_what_becomes_of_imported_exam_labels(settings, counts, expected):
