@@ -296,7 +296,7 @@ STATES = {"early": "E", "on time": "T", "late": "L", "very late": "V"}
 def flights(cache: Path = CACHE) -> Material:
     """1,000 departures arrive; 400 more are asked, then 6,000 whose state is written as a letter; is the arrival late?
 
-    Up to five departures of each class and plane; a plane is a group. The state is made of the minutes of delay; so is
+    Up to two departures of each class and plane; a plane is a group. The state is made of the minutes of delay; so is
     the change of its word.
     """
     with tarfile.open(fetch("flights", cache)) as archive:
@@ -314,7 +314,7 @@ def flights(cache: Path = CACHE) -> Material:
             planes.setdefault(row["tailnum"], {"punctual": [], "late": []})[label].append(departure)
     drawn = []
     for name in sorted(planes, key=lambda plane: hashlib.sha256(plane.encode()).digest()):
-        num_each = min(5, *(len(part) for part in planes[name].values()))
+        num_each = min(2, *(len(part) for part in planes[name].values()))
         drawn += shuffled([one for part in planes[name].values() for one in shuffled(part)[:num_each]])
     letters = [_with_letter(one) for one in drawn[1400:7400]]
     return Material(

@@ -182,6 +182,17 @@ class ItemRepository:
         with self.database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
+    def num_groups(self, project: str) -> dict[Split, int]:
+        """Return how many groups of items there are on each side."""
+        item = t.items.c
+        query = (
+            sa.select(item.split, sa.func.count(sa.distinct(item.group_key)))
+            .where(item.project == project)
+            .group_by(item.split)
+        )
+        with self.database.read() as connection:
+            return {split: int(count) for split, count in connection.execute(query)}
+
     def quarantined(self, project: str, *, limit: int = 1000, offset: int = 0) -> list[Quarantined]:
         """Return what was refused, newest first."""
         c = t.quarantine.c

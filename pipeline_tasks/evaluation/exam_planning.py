@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 
 from pipeline_tasks.evaluation import power
 from pipeline_tasks.evaluation.error_budget import epoch_levels
 from pipeline_tasks.evaluation.evidence import alpha_for_use
 from pipeline_tasks.evaluation.reasons import percent, points
-from pipeline_tasks.project.gate_schema import EAGER_MODE, Gate
+from pipeline_tasks.project.gate_schema import EAGER_MODE, MIN_GROUPS, Gate
 from pipeline_tasks.project.schema import Project
 
 GAINS = (0.03, 0.05, 0.10)
 HARDLY_EVER = 0.1
+SPARE_GROUPS = 1.25  # the split draws groups: a share that gives the least number on average misses it every other time
+MAX_EXAM_SHARE = 0.5
 
 
 def first_level(gate: Gate) -> float:
@@ -60,3 +63,24 @@ def exam_warnings(project: Project) -> list[str]:
             "it to 1000, or lower gate.confidence."
         )
     return warnings
+
+
+def few_groups(project: Project, *, num_exam: int, num_all: int, num_items: int) -> str:
+    """Return that the groups of items that arrived are too few for an exam, with what would do; "" where they are not.
+
+    `num_exam` and `num_all` are groups of the exam and of the project, `num_items` its items. What arrived keeps
+    its side, so another share is for a new project; pure.
+    """
+    needed = min(MIN_GROUPS, project.gate.exam.min_items)
+    if not num_all or num_all == num_items or num_exam >= needed:
+        return ""
+    share = project.split.exam_share
+    more = math.ceil((needed - num_exam) / share)
+    enough = math.ceil(20 * SPARE_GROUPS * needed / num_all) / 20
+    text = (
+        f"{project.name}: the {num_items:,} items are of {num_all:,} groups, {num_exam:,} of them in the exam, and the "
+        f"gate promotes nothing on fewer than {needed}. Bring items of about {more:,} more groups"
+    )
+    if share < enough <= MAX_EXAM_SHARE:
+        text += f", or begin anew under another name, with split.exam_share: {enough:g}"
+    return f"{text}."

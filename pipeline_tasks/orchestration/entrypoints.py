@@ -51,6 +51,7 @@ def ingest(parts: Resources, project: str, *, attempt: Attempt) -> Result:
     from pipeline_tasks.catalog.items import ItemRepository
     from pipeline_tasks.catalog.set_aside import SetAsideRepository
     from pipeline_tasks.ingest import task as ingest_task
+    from pipeline_tasks.orchestration.exam_labels import groups_line
     from pipeline_tasks.validation import task as validation_task
 
     loaded = parts.project(project)
@@ -82,6 +83,7 @@ def ingest(parts: Resources, project: str, *, attempt: Attempt) -> Result:
         )
         result["check"] = as_json(check)
         result["links"] = links_of(parts.settings, report=check.report_key)
+        result["note"] = groups_line(loaded, ItemRepository(parts.database))
     elif not (report.num_quarantined or report.num_labeled_at_source or report.num_labels_corrected or num_released):
         result["idle"] = f"nothing new at the sources of {project} ({report.num_seen} items looked at)"
     return result

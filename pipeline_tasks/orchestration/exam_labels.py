@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from pipeline_tasks.annotation.people import further_line
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.disputes import DisputeRepository
+from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.errors import PipelineError
+from pipeline_tasks.evaluation.exam_planning import few_groups
 from pipeline_tasks.evaluation.reasons import percent
 from pipeline_tasks.orchestration.resources import build_resources
 from pipeline_tasks.project.loader import load_projects
@@ -33,10 +35,19 @@ def catalog_there() -> Database | None:
 
 
 def label_lines(projects: Sequence[LoadedProject], database: Database) -> list[str]:
-    """Return what is to be known of each project's exam labels: those that nobody looked at, and ties."""
+    """Return what is to be known of each project's exam: too few groups, labels that nobody looked at, and ties."""
     disputes, labels = DisputeRepository(database), LabelRepository(database)
-    found = [imported_line(one, disputes.exam_decisions(one.name)) for one in projects]
-    return [line for line in [*found, *(further_line(one, labels=labels) for one in projects)] if line]
+    lines = [groups_line(project, ItemRepository(database)) for project in projects]
+    lines += [imported_line(project, disputes.exam_decisions(project.name)) for project in projects]
+    lines += [further_line(project, labels=labels) for project in projects]
+    return [line for line in lines if line]
+
+
+def groups_line(project: LoadedProject, items: ItemRepository) -> str:
+    """Return that the project's items are of too few groups for an exam, or ""."""
+    groups = items.num_groups(project.name)
+    num_exam, num_all = groups.get("exam", 0), sum(groups.values())
+    return few_groups(project.config, num_exam=num_exam, num_all=num_all, num_items=items.count(project.name))
 
 
 def status_lines() -> list[str]:

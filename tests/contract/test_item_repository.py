@@ -91,6 +91,15 @@ def test_pages_hold_everything_once(items, fence, monkeypatch):
     assert items.seen("p", "s", [f"k{n}" for n in range(28)]) == {}
 
 
+def test_groups_are_counted_on_each_side(items, fence):
+    grouped = [
+        dataclasses.replace(item(n), group_key=f"g{n % 3}", split="exam" if n % 3 else "train") for n in range(9)
+    ]
+    items.record(fence, chunk(*grouped))
+    assert items.num_groups("p") == {"exam": 2, "train": 1}
+    assert items.num_groups("q") == {}
+
+
 def test_projects_are_apart(items, fence):
     items.record(fence, chunk(item(1)))
     other = dataclasses.replace(item(1), project="q")

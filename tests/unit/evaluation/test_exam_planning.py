@@ -63,3 +63,22 @@ def test_a_window_smaller_than_an_epoch_is_refused(tmp_path):
     path.write_text(path.read_text().replace("  exam:\n", "  exam:\n    window_items: 49\n"))
     with pytest.raises(ProjectError, match=r"window_items must be at least gate.exam.min_items \(got 49 and 50\)"):
         load_project(folder)
+
+
+@pytest.mark.parametrize(
+    ("num_exam", "num_all", "num_items", "expected"),
+    [
+        (22, 110, 1000, "about 40 more groups, or begin anew under another name, with split.exam_share: 0.35."),
+        (1, 6, 600, "gate promotes nothing on fewer than 30. Bring items of about 145 more groups."),
+        (30, 150, 1000, ""),
+        (22, 110, 110, ""),  # every item is a group of its own: more of them come with time
+        (0, 0, 0, ""),
+    ],
+)
+def test_too_few_groups_are_told_as_soon_as_items_arrive(num_exam, num_all, num_items, expected):
+    """Departures of 110 planes with ten each: 22 planes in the exam, found with a data set of other people."""
+    project = config()
+    project = project.model_copy(update={"split": project.split.model_copy(update={"exam_share": 0.2})})
+    text = exam_planning.few_groups(project, num_exam=num_exam, num_all=num_all, num_items=num_items)
+    assert text.endswith(expected)
+    assert bool(text) == bool(expected)
