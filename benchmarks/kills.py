@@ -42,7 +42,7 @@ from pipeline_tasks.stack import lifecycle, programs, supervisord
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.process_target import ProcessTarget
 from tests.service.conftest import png
-from tests.service.servers import CLASSES, gateway_environment, serving, write_model
+from tests.service.servers import CLASSES, GATEWAY, gateway_environment, serving, write_model
 
 PROJECT, TOKEN = "fashion", "k" * 43
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -78,9 +78,7 @@ def main() -> int:
         target = start_target(home)
         try:
             serve_versions(home, target, standby=not chosen.no_standby)
-            with serving(
-                "bento_services.gateway.service:Gateway", home=home, environment=gateway_environment(home)
-            ) as gateway:
+            with serving(GATEWAY, home=home, environment=gateway_environment(home)) as gateway:
                 answers, num_kills = asyncio.run(run(gateway.url, home, chosen))
         finally:
             lifecycle.down(home)

@@ -54,9 +54,10 @@ def main() -> None:
         "DETHRONE_S3_ACCESS_KEY": "benchmark",
         "DETHRONE_S3_SECRET_KEY": "benchmark",
     }
-    children = [serve(f"dethrone_benchmark_{kind}:eager", port + 1, core=INFERENCE_CORE)]
+    entry = Path(__file__).resolve().parents[2] / "bento_services" / "serve.py"
+    children = [serve(str(entry), f"dethrone_benchmark_{kind}:eager", port=port + 1, core=INFERENCE_CORE)]
     wait_ready(f"{address}/readyz", children[0])
-    children.append(serve("bento_services.gateway.service:Gateway", port, core=GATEWAY_CORE, **given))
+    children.append(serve("-m", "bento_services.gateway.server", port=port, core=GATEWAY_CORE, **given))
     signal.signal(signal.SIGTERM, lambda *_: [child.terminate() for child in children])
     sys.exit(max(child.wait() for child in children))
 
@@ -73,9 +74,8 @@ def write_catalog(home: Path, address: str, *, modality: str) -> None:
     serving.commit_route(route, **facts, serving=settings, at=now)
 
 
-def serve(target: str, port: int, *, core: str, **more: str) -> subprocess.Popen[bytes]:
-    entry = Path(__file__).resolve().parents[2] / "bento_services" / "serve.py"
-    command = ["taskset", "-c", core, sys.executable, str(entry), target, "--host", "127.0.0.1", "--port", str(port)]
+def serve(*target: str, port: int, core: str, **more: str) -> subprocess.Popen[bytes]:
+    command = ["taskset", "-c", core, sys.executable, *target, "--host", "127.0.0.1", "--port", str(port)]
     return subprocess.Popen(command, env={**os.environ, **more})
 
 

@@ -40,12 +40,6 @@ def authenticate(snapshot: Snapshot, authorization: str | None, *, scope: str | 
     return key
 
 
-def is_known(snapshot: Snapshot, authorization: str | None) -> bool:
-    """Return whether a caller has a key, whatever it is for."""
-    match = _BEARER.fullmatch(authorization or "")
-    return match is not None and _known(snapshot, match[1]) is not None
-
-
 def _known(snapshot: Snapshot, token: str) -> KeyInfo | None:
     digest = sha256_hex(token.encode())
     key = snapshot.keys.get(digest)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -34,6 +35,7 @@ from pipeline_tasks.contracts import sha256_hex
 
 logger = logging.getLogger(__name__)
 
+ARRIVAL_SECONDS = 0.2
 NOT_LOGGED = frozenset({429})  # a flood must not fill the log; it is counted
 
 
@@ -67,6 +69,7 @@ class RequestHandler:
         self._limiter = RateLimiter()
         self._answers = AnswerCache()
         self.num_open = 0
+        self._num_arriving = 0
 
     def _composition(self) -> Composition:
         return Composition(self.recorder, self.dispatcher, self.mirror, self.later.store, route=self.route)
@@ -134,7 +137,8 @@ class RequestHandler:
 
     async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
         self._require_slot()  # before the body is read: a flood must stay cheap
-        _, version = await self.read_item(request, key, route, trace)
+        with self._arriving():
+            _, version = await self.read_item(request, key, route, trace)
         return await self.answer(trace, route, version=version, chosen_id="x-request-id" in request.headers)
 
     async def read_item(
@@ -245,9 +249,26 @@ class RequestHandler:
         if route.shadows:
             self.mirror.send(dataclasses.replace(question, seat=None), record, route=route, first=first)
 
-    def has_slots(self, num_items: int = 1) -> bool:
-        """Return whether so many more items may be open."""
-        return self.num_open + num_items <= self.config.max_in_flight
+    def has_slots(self) -> bool:
+        """Return whether one more item may be open."""
+        return self.num_open + self._num_arriving < self.config.max_in_flight
+
+    @contextlib.contextmanager
+    def _arriving(self) -> Iterator[None]:
+        """Hold a slot for a body that is on its way, for a moment: who sends slowly holds none."""
+        held = [self]
+
+        def release() -> None:
+            self._num_arriving -= len(held)
+            held.clear()
+
+        self._num_arriving += 1
+        timer = asyncio.get_running_loop().call_later(ARRIVAL_SECONDS, release)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            release()
 
     def _require_slot(self) -> None:
         if not self.has_slots():

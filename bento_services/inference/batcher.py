@@ -18,8 +18,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, Literal, Protocol, TypeVar
 
-from bento_services.inference.process_tuning import run_at_once
-
 ItemT = TypeVar("ItemT")
 RowT = TypeVar("RowT")
 
@@ -182,7 +180,6 @@ class MicroBatcher(Generic[ItemT, RowT]):
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Predict what comes in until told to end; runs in the model's thread."""
-        run_at_once()
         while (parts := self._inbox.get()) is not None:
             answer = self._answer(parts)
             if loop.is_closed():

@@ -16,7 +16,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from http import HTTPStatus
 
 import anyio.to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -45,9 +44,7 @@ BODY_SECONDS = 10.0
 DECODE_IN_THREAD_BYTES = 32 * 1024
 DEADLINE_SECONDS = 5.0  # what the gateway waits for an answer
 MAX_DEADLINE_SECONDS = 60.0
-PREDICT = b"/predict"
 TIMEOUT_HEADER = b"x-request-timeout-ms"
-DEFAULT_TIMEOUT = b"%d" % (1000 * DEADLINE_SECONDS)
 MAX_TIMEOUT_DIGITS = 9
 REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 # A refusal may come before the body was read: closing spares both sides the rest of it.
@@ -80,17 +77,6 @@ BAD_TIMEOUT = PredictionError(
 )
 
 logger = logging.getLogger(__name__)
-
-
-def _whole_response(refusal: PredictionError) -> bytes:
-    """Return an HTTP response as `Endpoint.predict` would send it."""
-    body = error_body(refusal, request_id=None)
-    headers = [CONTENT_JSON, *MORE_HEADERS.get(refusal.status, ()), (b"content-length", b"%d" % len(body))]
-    lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
-    return b"\r\n".join([*lines, *(b"%s: %s" % header for header in headers), b"", body])
-
-
-FLOODED = _whole_response(OVERLOADED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,22 +119,6 @@ class Endpoint:
         self.key_digest = key_digest
         self.metrics = Metrics()
         self._monotonic = monotonic
-
-    def refuse(self, url: bytes, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """Return the HTTP response to a request that comes into a flood; None for one that is to be looked at.
-
-        What its headers alone would be refused for, or want told back, is looked at.
-        """
-        serving = self.serving
-        if serving is None or url != PREDICT:
-            return None
-        timeout = headers.get(TIMEOUT_HEADER, DEFAULT_TIMEOUT)
-        if b"x-request-id" in headers or not timeout.isdigit() or len(timeout) > MAX_TIMEOUT_DIGITS:
-            return None
-        if serving.batcher.has_room(1, deadline=self._monotonic() + int(timeout) / 1000):
-            return None
-        self.metrics.num_flooded += 1
-        return FLOODED
 
     def admits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Return whether a request's headers have the key."""

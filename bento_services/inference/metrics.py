@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bento_services.inference.responses import OVERLOADED
-
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -57,7 +55,6 @@ class Metrics:
 
     def reset(self) -> None:
         """Forget what the warm-up counted."""
-        self.num_flooded = 0  # refused at the door, at the cost of one addition; counted in full when somebody asks
         self.requests: Counter[int] = Counter()
         self.items: Counter[str] = Counter({"OK": 0})
         self.batches: Counter[str] = Counter({"full": 0, "free": 0})
@@ -81,17 +78,8 @@ class Metrics:
     def took(self, seconds: float) -> None:
         self.pass_seconds.observe(seconds)
 
-    def settle(self) -> None:
-        """Count in full who was refused at the door."""
-        self.items[OVERLOADED.code] += self.num_flooded
-        self.requests[OVERLOADED.status] += self.num_flooded
-        self.request_seconds.counts[0] += self.num_flooded
-        self.num_flooded = 0
-
     def render(self, gauges: Mapping[str, float], *, info: Mapping[str, str]) -> str:
         """Return the exposition text; `gauges` are read by the caller at the time of the scrape."""
-        if self.num_flooded:
-            self.settle()
         labels = ",".join(f'{name}="{value}"' for name, value in info.items())
         lines = ["# TYPE dethrone_model_info gauge", f"dethrone_model_info{{{labels}}} 1"]
         lines += _counter("dethrone_requests_total", "status", self.requests)

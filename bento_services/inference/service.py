@@ -1,4 +1,7 @@
-"""The inference service: one process serves exactly one model version."""
+"""The inference service: one process serves exactly one model version, to the gateway and nobody else.
+
+What a caller may do to a connection is bounded by the gateway; here the queue is (503), and each wait (504).
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,11 @@ from pathlib import Path
 import anyio.to_thread
 import bentoml
 
-from bento_services.http_server.acceptor import accept_all_at_once
-from bento_services.http_server.admission import guard_door
-from bento_services.http_server.connection_limits import bound_heads
 from bento_services.inference.batch_tuning import load_tuning
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import check_device, key_digest, tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
 from bento_services.inference.isolated_prediction import predict_rows, probe
-from bento_services.inference.process_tuning import keep_freed_memory, let_passes_finish
 from bento_services.inference.responses import Answers, Row
 from bento_services.inference.warmup import warm_through
 from pipeline_tasks.errors import ConfigError
@@ -49,8 +48,6 @@ class Inference:
     def __init__(self) -> None:
         from bento_services.inference.model_version import load_model
 
-        keep_freed_memory()
-        let_passes_finish()
         folder = _model_dir()
         self._tuning = load_tuning(folder, text=tuning_text())
         self._model = load_model(folder)
@@ -106,10 +103,6 @@ class Inference:
 
 
 Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
-accept_all_at_once()
-bound_heads()
-if not TRACING:
-    guard_door(endpoint.refuse)
 
 
 def _model_dir() -> Path:

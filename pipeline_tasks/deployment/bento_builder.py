@@ -26,7 +26,6 @@ SERVICE = "bento_services.inference.service:Inference"
 # What runs inside a release, and nothing else of ours: no catalog, no adapters, no credentials' readers.
 SOURCES = (
     "bento_services/*.py",
-    "bento_services/http_server/*.py",
     "bento_services/inference/*.py",
     "pipeline_tasks/__init__.py",
     "pipeline_tasks/contracts.py",
@@ -153,6 +152,8 @@ def _root() -> Path:
 
 def _in_own_process(step: str, request: Mapping[str, Any], *, bentoml_home: Path) -> dict[str, Any]:
     """Run one step of this module as a program and return its answer."""
+    from bento_services.serve import ALLOCATOR  # a model is measured as it will run
+
     bentoml_home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pipeline_tasks.deployment.bento_builder", step]
     environment = {
@@ -161,6 +162,7 @@ def _in_own_process(step: str, request: Mapping[str, Any], *, bentoml_home: Path
         "HOME": str(bentoml_home.resolve()),
         "PATH": os.defpath,
         "TMPDIR": tempfile.gettempdir(),
+        **ALLOCATOR,
     }
     try:
         done = subprocess.run(  # noqa: S603  (our own interpreter and module; the request goes through stdin)
@@ -225,9 +227,7 @@ def _tune(folder: Path) -> None:
     """
     from bento_services.inference.batch_tuning import choose, measure, save_tuning
     from bento_services.inference.model_version import load_model
-    from bento_services.inference.process_tuning import keep_freed_memory
 
-    keep_freed_memory()
     model = load_model(folder)
     # One thread's CPU time is the wall time of a machine that does nothing else; releases are built on busy ones.
     clock = time.process_time if model.device == "cpu" else time.perf_counter

@@ -185,7 +185,7 @@ def _prepare(
 
 
 def _installed(program: Program, *, layout: StackLayout) -> bool:
-    return program.name != "gateway" or (layout.root / "bento_services" / "gateway" / "service.py").exists()
+    return program.name != "gateway" or (layout.root / "bento_services" / "gateway" / "server.py").exists()
 
 
 def make_folders(layout: StackLayout) -> dict[str, str]:

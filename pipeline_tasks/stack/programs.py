@@ -207,19 +207,18 @@ def airflow_program(layout: StackLayout, *, part: str, port: int, airflow: Path)
 
 
 def serve_command(
-    service: str, *, layout: StackLayout, port: int, host: str = LOOPBACK, python: Path | None = None
+    tag: str, *, layout: StackLayout, port: int, host: str = LOOPBACK, python: Path | None = None
 ) -> tuple[str, ...]:
-    """Return the command that serves a bento's tag, or a service of this checkout, on one port and on no other."""
+    """Return the command that serves a bento's tag on one port and on no other."""
     entry = layout.root / "bento_services" / "serve.py"
-    return (str(python or sys.executable), str(entry), service, "--host", host, "--port", str(port))
+    return (str(python or sys.executable), str(entry), tag, "--host", host, "--port", str(port))
 
 
 def gateway_program(layout: StackLayout, *, port: int, python: Path) -> Program:
     """The gateway needs nothing but its own disk, so it comes back first, with the supervisor itself."""
-    service = "bento_services.gateway.service:Gateway"
     return Program(
         name="gateway",
-        command=(*serve_command(service, layout=layout, port=port, python=python), "--early"),
+        command=(str(python), "-m", "bento_services.gateway.server", "--host", LOOPBACK, "--port", str(port)),
         environment={"OMP_NUM_THREADS": "1"},
         directory=layout.root,
         log_file=layout.log_file("gateway"),

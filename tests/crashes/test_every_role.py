@@ -23,7 +23,7 @@ ROLES = {
     "triggerer": r"airflow triggerer",
     "Label Studio": r"label[-_]studio",
     "S3": r"\bweed\b",
-    "gateway": r"gateway\.service:Gateway",
+    "gateway": r"gateway\.server",
     "log uploader": r"prediction_log\.uploader",
     "inference": r"_bentoml_impl.* dethrone_",
     "watchdog": r"stack\.watchdog",

@@ -33,13 +33,12 @@ from pipeline_tasks.stack.secrets import ensure_secret
 from tests.fakes import FolderObjectStore
 from tests.model_configs import config_of
 from tests.service.conftest import png
-from tests.service.servers import CLASSES, gateway_environment, serving, write_model
+from tests.service.servers import CLASSES, GATEWAY, gateway_environment, serving, write_model
 from tests.unit.evaluation import support as s
 
 torch.set_num_threads(1)  # the tests fork: a child that inherits torch's threads waits for them for ever
 
 TOKEN = "t" * 43
-SERVICE = "bento_services.gateway.service:Gateway"
 ROUTE_CONFIG = {
     "classes": list(CLASSES),
     "modality": "image",
@@ -210,7 +209,7 @@ class Dock:
     @contextlib.contextmanager
     def real_gateway(self):
         """Serve the route by the gateway in a process of its own, and ship through it."""
-        with serving(SERVICE, home=self.home, environment=gateway_environment(self.home)) as server:
+        with serving(GATEWAY, home=self.home, environment=gateway_environment(self.home)) as server:
             self.gateway = GatewayClient(server.url, api_key=TOKEN)
             yield server
 

@@ -205,9 +205,8 @@ class Installation:
         for part in ("api-server", "dag-processor", "scheduler"):
             no_log_server = ("--skip-serve-logs",) if part == "scheduler" else ()
             self.control.start("airflow", part, *no_log_server)
-        service = "bento_services.gateway.service:Gateway"
-        entry = str(ROOT / "bento_services" / "serve.py")
-        self.control.start("python", entry, service, "--host", self.host, "--port", str(self.gateway_port))
+        gateway = ("python", "-m", "bento_services.gateway.server")
+        self.control.start(*gateway, "--host", self.host, "--port", str(self.gateway_port))
         for machine in self.workers:
             machine.start_supervisor()
             worker = ("airflow", "celery", "worker", "--queues", "default,gpu")

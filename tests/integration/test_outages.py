@@ -36,7 +36,7 @@ from pipeline_tasks.monitoring import task as monitor
 from pipeline_tasks.monitoring.log_import import MonitoringResources
 from pipeline_tasks.project.schema import LoadedProject, Project
 from tests.labeling_case import NAME, XML, Case
-from tests.service.servers import CLASSES, gateway_environment, serving, write_model
+from tests.service.servers import CLASSES, GATEWAY, gateway_environment, serving, write_model
 from tests.services import S3_ACCESS_KEY, S3_SECRET_KEY, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -272,7 +272,7 @@ def test_outages_in_turn_fail_no_prediction_and_lose_nothing(scene, release, ser
     inference_environment = {"BENTOML_HOME": str(folder / "bentoml")}
     with (
         serving("dethrone_pets:r1", home=folder, environment=inference_environment, cwd=tmp_path) as inference,
-        serving("bento_services.gateway.service:Gateway", home=tmp_path, environment=environment) as gateway,
+        serving(GATEWAY, home=tmp_path, environment=environment) as gateway,
     ):
         entry = RouteEntry("d1", "v1", inference.url, 100)
         follows(gateway.url, scene.route(entry, review_below=review_below))

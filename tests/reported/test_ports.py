@@ -18,7 +18,7 @@ from pipeline_tasks.stack.lifecycle import write_programs
 from pipeline_tasks.stack.secrets import write_private
 from pipeline_tasks.stack.supervisor_conf import Program, render_program
 from tests.service.outsider import listening, order
-from tests.service.servers import gateway_environment, serving
+from tests.service.servers import GATEWAY, gateway_environment, serving
 
 OLD = ("/opt/venv/bin/bentoml", "serve", "dethrone_a:r1", "--host", "127.0.0.2", "--port", "3007")
 
@@ -32,7 +32,7 @@ def layout(tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.slow
-@pytest.mark.parametrize("service", [pytest.param("bento_services.gateway.service:Gateway", id="H1")])
+@pytest.mark.parametrize("service", [pytest.param(GATEWAY, id="H1")])
 def test_a_server_listens_on_its_own_port_and_takes_no_orders(service, tmp_path):
     """H1: any local user ran commands through the control ports. The inference service: tests/service."""
     home, marks = tmp_path / "home", tmp_path / "marks"
@@ -88,7 +88,7 @@ def test_the_entry_becomes_the_worker_on_a_bound_port(tmp_path, row):
     left.write_bytes(b"of the life before")
     given = {"BENTOML_HOME": str(tmp_path), "MALLOC_ARENA_MAX": "2"}
     told = serve.worker_environment(given, port=port)
-    assert told == given | {"PROMETHEUS_MULTIPROC_DIR": str(left.parent)}
+    assert told == serve.ALLOCATOR | given | {"PROMETHEUS_MULTIPROC_DIR": str(left.parent)}
     assert not left.exists()
     bound.listen()
     entry = [sys.executable, serve.__file__, "a:r1", "--port", str(port)]

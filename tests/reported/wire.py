@@ -1,17 +1,14 @@
-"""Requests of callers, byte by byte, and a server of the gateway's or of the inference service's kind to send it to."""
+"""Requests of callers, byte by byte, and the gateway's HTTP server to send them to."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from bento_services.http_server.admission import door
-from bento_services.http_server.connection_limits import BoundedHeads
-from tests.services import wait_until
+from bento_services.gateway.server import server_of
+from tests.services import free_ports, wait_until
 
 H2C = (
     b"Connection: Upgrade, HTTP2-Settings\r\n"
@@ -24,21 +21,43 @@ WEBSOCKET = (
 
 
 @contextlib.contextmanager
-def serving(app, *, refusal=None, **bounds):
-    """Serve an application behind the protocol that both services put before theirs; yields the port."""
-    bounded = type("Bounded", (BoundedHeads, HttpToolsProtocol), bounds)
-    config = uvicorn.Config(
-        app, port=0, http=door(lambda *_: refusal, bounded), ws="none", log_config=None, lifespan="off"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+def serving(app, **bounds):
+    """Serve an application behind the gateway's HTTP server, in a thread; yields the port."""
+    with running(app, **bounds) as (port, _):
+        yield port
+
+
+@contextlib.contextmanager
+def running(app, *, head_seconds=10.0, max_connections=500):
+    """Do it; yields the port, and a function that tells the server to end."""
+    (port,) = free_ports(1)
+    server = server_of(app, "127.0.0.1", port, head_seconds=head_seconds, max_connections=max_connections)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=run, args=(server, loop), daemon=True)
     thread.start()
     try:
-        wait_until(lambda: server.started, timeout_seconds=10, what="the server")
-        yield server.servers[0].sockets[0].getsockname()[1]
+        wait_until(lambda: listens(port), timeout_seconds=10, what="the server")
+        yield port, lambda: loop.call_soon_threadsafe(server.stop)
     finally:
-        server.should_exit = True
-        thread.join(timeout=10)
+        with contextlib.suppress(RuntimeError):  # it has ended
+            loop.call_soon_threadsafe(server.stop)
+        thread.join(timeout=15)
+
+
+def run(server, loop):
+    """Serve in this thread until told to end; who does not finish is waited for, for a moment."""
+
+    async def bounded():
+        await asyncio.wait({loop.create_task(server.serve())}, timeout=3600)
+
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(bounded())
+    loop.close()
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def ask(port: int, *pieces: bytes, seconds: float = 5.0, num_answers: int = 0) -> bytes:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import socket
 
-STATUS = re.compile(rb"^HTTP/1\.1 (\d{3}) ", re.MULTILINE)
+STATUS = re.compile(rb"^HTTP/1\.[01] (\d{3}) ", re.MULTILINE)
 SMUGGLED = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -33,7 +33,6 @@ def ambiguous(head: bytes) -> dict[str, bytes]:
         "length and chunked": head + b"Content-Length: 5\r\n" + chunked + b"\r\n" + none + SMUGGLED,
         "chunked and length": head + chunked + b"Content-Length: 5\r\n\r\n" + none + SMUGGLED,
         "two lengths": head + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!" + SMUGGLED,
-        "one length twice": head + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello" + SMUGGLED,
         "a list of lengths": head + b"Content-Length: 5, 5\r\n\r\nhello" + SMUGGLED,
         "negative length": head + b"Content-Length: -5\r\n\r\nhello" + SMUGGLED,
         "signed length": head + b"Content-Length: +5\r\n\r\nhello" + SMUGGLED,

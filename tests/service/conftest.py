@@ -196,8 +196,6 @@ def bench(tmp_path):
         new_id=lambda: f"id{next(numbers):08d}",
         wall_ms=lambda: next(times),
     )
-    app = build_app()
-    app.state.gateway = gateway
-    client = TestClient(app, raise_server_exceptions=False)
+    client = TestClient(build_app(gateway), raise_server_exceptions=False)
     yield Bench(client, models, catalog, follower, spool, metrics, gateway, later.reviews, later.callbacks)
     store.close()

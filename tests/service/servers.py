@@ -24,6 +24,7 @@ from tests.services import answers, free_ports, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = ROOT / "bento_services" / "serve.py"
+GATEWAY = "bento_services.gateway.server"
 CLASSES = ("bag", "boot", "coat")
 
 
@@ -54,8 +55,9 @@ class Served:
         self.log = home / f"serve-{self.port}.log"
         base = {"PATH": os.environ["PATH"], "HOME": str(home), "OMP_NUM_THREADS": "1", "TMPDIR": tempfile.gettempdir()}
         with self.log.open("wb") as log:
+            entry = ["-m", GATEWAY] if target == GATEWAY else [str(ENTRY), target]
             self._process = subprocess.Popen(
-                [sys.executable, str(ENTRY), target, "--host", "127.0.0.1", "--port", str(self.port)],
+                [sys.executable, *entry, "--host", "127.0.0.1", "--port", str(self.port)],
                 env=base | {"BENTOML_DO_NOT_TRACK": "True"} | environment,
                 cwd=cwd,
                 stdout=log,

@@ -1,18 +1,18 @@
-"""Requests that bend HTTP, to both services behind the HTTP protocol that they are served with, in this process."""
+"""Requests that bend HTTP, to both services behind the HTTP servers that they are served with, in this process."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
-import time
-from typing import Self
 
 import pytest
 import uvicorn
 
-from bento_services.http_server.connection_limits import BoundedHeads
 from bento_services.inference.endpoint import OwnPaths
-from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
+from tests.reported import wire
+from tests.service.bent_http import SMUGGLED, ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png, token_of
+from tests.services import wait_until
 from tests.unit.inference.inference_model import Doubles, endpoint_of
 
 GATEWAY = (
@@ -22,32 +22,30 @@ GATEWAY = (
 INFERENCE = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
 
 
-class Impatient(BoundedHeads):
-    head_seconds = 1.0
-
-
 class Running:
-    """A uvicorn in a thread, and a good request to it."""
+    """A server, and a good request to it."""
 
-    def __init__(self, app, head: bytes, body: bytes) -> None:
+    def __init__(self, port: int, head: bytes, body: bytes) -> None:
+        self.port = port
         self.head = head
         self.good = head + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, http=Impatient, log_config=None, lifespan="off"))
-        self._thread = threading.Thread(target=self._server.run)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        self._thread.join(timeout=10)
 
     def answers(self) -> bool:
         return statuses(raw(self.port, self.good)) == [200]
+
+
+@contextlib.contextmanager
+def as_bentoml_serves(app):
+    """Serve an application as BentoML does, in a thread; yields the port."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, timeout_seconds=10, what="the server")
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(timeout=10)
 
 
 async def nothing_else(scope, receive, send):
@@ -58,17 +56,24 @@ async def nothing_else(scope, receive, send):
 @pytest.fixture(params=["gateway", "inference"])
 def running(request, bench):
     if request.param == "gateway":
-        app, head, body = bench.client.app, GATEWAY, png()
+        with wire.serving(bench.client.app, head_seconds=1.0) as port:
+            yield Running(port, GATEWAY, png())
     else:
-        app, head, body = OwnPaths(nothing_else, endpoint=endpoint_of(Doubles())), INFERENCE, b"0.5"
-    with Running(app, head, body) as running:
-        yield running
+        with as_bentoml_serves(OwnPaths(nothing_else, endpoint=endpoint_of(Doubles()))) as port:
+            yield Running(port, INFERENCE, b"0.5")
 
 
 def test_a_message_that_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered(running):
     found = {name: statuses(raw(running.port, data)) for name, data in ambiguous(running.head).items()}
     assert {name: status for name, status in found.items() if status not in ([400], [408], [413], [415], [422])} == {}
     assert running.answers()
+
+
+def test_a_length_that_is_said_twice_is_one_length_or_refused(running):
+    """RFC 9112, 6.3: what follows the body is a request of its own, or nothing is answered."""
+    sent = running.head + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello" + SMUGGLED
+    first, *more = statuses(raw(running.port, sent, timeout_seconds=2))
+    assert (400 <= first < 500, more) in [(True, []), (True, [401])]
 
 
 def test_what_is_no_request_is_refused_without_a_trace(running):

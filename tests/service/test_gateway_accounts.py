@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from starlette.testclient import TestClient
 
-from bento_services.gateway.load_shedding import Entrance
-from tests.service.conftest import png, token_of
+from bento_services.gateway import request_handler
+from bento_services.gateway.load_shedding import LoadShedding
+from tests.service.conftest import bearer, png
 from tests.service.test_gateway_http import error_of
 
 
@@ -54,85 +55,73 @@ def test_served_is_logged_plus_dropped_plus_failed_whatever_the_disk_does(bench,
     assert logged == len(bench.records())
 
 
+def never_read():
+    raise AssertionError("the body must not be read")
+    yield b""
+
+
 def test_a_flood_is_refused_before_its_bodies_are_read_and_is_logged(bench):
     bench.gateway.num_open = 8  # the cap of this gateway
-
-    def body():
-        raise AssertionError("the body must not be read")
-        yield b""
-
-    response = bench.predict(body())
+    response = bench.predict(never_read())
     assert error_of(response)[:2] == (503, "OVERLOADED")
     assert response.headers["retry-after"] == "1"
     assert [(record.error_code, record.payload) for record in bench.records()] == [("OVERLOADED", None)]
     assert bench.counts() == (1, 1, 0)
 
 
-PREDICT = b"/v1/projects/fashion/predict"
+@pytest.fixture
+def shedding(bench):
+    return TestClient(LoadShedding(bench.client.app, bench.gateway), raise_server_exceptions=False)
 
 
-KNOWN = {b"authorization": f"Bearer {token_of('reader')}".encode()}
+PREDICT = "/v1/projects/fashion/predict"
 
 
-async def at_the_door(gateway, url=PREDICT, headers=None):
-    return Entrance().refuse(gateway, url, headers or {})
-
-
-def test_at_the_door_a_flood_is_refused_as_behind_it_but_not_logged(bench):
-    assert asyncio.run(at_the_door(bench.gateway)) is None
+def test_a_flood_is_refused_by_nobody_in_particular_and_not_logged(bench, shedding):
+    assert shedding.post(PREDICT, content=png(), headers=bearer()).status_code == 200
     bench.gateway.num_open = 8
-    head, _, body = asyncio.run(at_the_door(bench.gateway)).partition(b"\r\n\r\n")
-    status, *lines = head.decode().split("\r\n")
-    assert status == "HTTP/1.1 503 Service Unavailable"
-    assert bench.records() == []
-    assert bench.counts() == (0, 0, 0)  # nobody's prediction: the accounts add up without it
+    refused = shedding.post(PREDICT, content=never_read())
+    assert bench.counts() == (1, 1, 0)  # nobody's prediction: the accounts add up without it
     assert bench.metrics.get("dethrone_refused_total", label='code="OVERLOADED"') == 1
     behind = bench.predict()
-    assert bench.counts() == (1, 1, 0)
-    told, other = json.loads(body)["error"], behind.json()["error"]
-    assert told | {"request_id": None} == other | {"request_id": None}
-    headers = dict(line.lower().split(": ", 1) for line in lines)
-    assert set(headers) == set(behind.headers)
-    assert int(headers["content-length"]) == len(body)
-    assert headers["x-request-id"] == told["request_id"]
-
-
-def test_each_refusal_has_an_id_of_its_own(bench):
-    bench.gateway.num_open = 8
-    ids = set()
-    for new_id in ("a", "bb", "cc", "d"):
-        bench.gateway.new_id = lambda new_id=new_id: new_id
-        head, _, body = asyncio.run(at_the_door(bench.gateway)).partition(b"\r\n\r\n")
-        assert b"content-length: %d\r\n" % len(body) in head
-        ids.add(json.loads(body)["error"]["request_id"])
-    assert ids == {"a", "bb", "cc", "d"}
-
-
-def test_in_one_turn_of_the_loop_no_more_come_in_than_there_are_slots(bench):
-    bench.gateway.num_open = 5
-    entrance = Entrance()
-
-    def let_in(headers):
-        return [entrance.refuse(bench.gateway, PREDICT, headers) is None for _ in range(5)]
-
-    async def two_turns():
-        strangers = let_in({}) + let_in({b"authorization": b"Bearer unknown"}) + let_in({b"x-request-id": b"r"})
-        first = let_in(KNOWN)
-        await asyncio.sleep(0)
-        return strangers, first, let_in(KNOWN)
-
-    assert asyncio.run(two_turns()) == ([True] * 15, *([True] * 3 + [False] * 2,) * 2)
+    assert bench.counts() == (2, 2, 0)
+    told, other = refused.json()["error"], behind.json()["error"]
+    assert (refused.status_code, told | {"request_id": None}) == (behind.status_code, other | {"request_id": None})
+    assert set(refused.headers) == set(behind.headers)
+    assert refused.headers["x-request-id"] == told["request_id"] != other["request_id"]
 
 
 @pytest.mark.parametrize(
-    ("url", "headers"),
+    ("path", "headers"),
     [
-        (b"/v1/projects/fashion/predict:batch", {}),
-        (b"/v1/projects/fashion/feedback", {}),
-        (b"/metrics", {}),
-        (PREDICT, {b"x-request-id": b"r1"}),
+        (f"{PREDICT}:batch", {}),
+        ("/v1/projects/fashion/feedback", {}),
+        ("/metrics", {}),
+        (PREDICT, {"X-Request-Id": "r1"}),
     ],
 )
-def test_other_requests_come_in_also_in_a_flood(bench, url, headers):
+def test_other_requests_are_looked_at_also_in_a_flood(bench, shedding, path, headers):
     bench.gateway.num_open = 8
-    assert asyncio.run(at_the_door(bench.gateway, url, headers)) is None
+    response = shedding.post(path, headers=headers)
+    assert error_of(response)[1] != "OVERLOADED"
+
+
+def test_a_body_that_is_on_its_way_holds_a_slot_for_a_moment_and_no_longer(bench, monkeypatch):
+    """So that no more come in than there are slots, and that who sends slowly takes nobody's."""
+    monkeypatch.setattr(request_handler, "ARRIVAL_SECONDS", 0.1)
+    bench.gateway.num_open = 7
+    seen = []
+
+    async def ask():
+        async def receive():
+            await asyncio.sleep(0.02 if not seen else 0.2)
+            seen.append(bench.gateway.has_slots())
+            return {"type": "http.request", "body": b"x", "more_body": len(seen) < 2}
+
+        scope = {"type": "http", "method": "POST", "path": PREDICT, "raw_path": PREDICT.encode(), "query_string": b""}
+        headers = [(name.lower().encode(), value.encode()) for name, value in bearer().items()]
+        await bench.client.app(scope | {"headers": headers}, receive, lambda _: asyncio.sleep(0))
+
+    asyncio.run(ask())
+    assert seen == [False, True]
+    assert bench.gateway.has_slots()

@@ -28,11 +28,10 @@ from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Route, RouteEntry
 from tests.service.conftest import png
-from tests.service.servers import CLASSES, ROOT, StubInference, gateway_environment, serving
+from tests.service.servers import CLASSES, GATEWAY, ROOT, StubInference, gateway_environment, serving
 from tests.services import S3_ACCESS_KEY, S3_SECRET_KEY, answers, free_ports, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-SERVICE = "bento_services.gateway.service:Gateway"
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 TOKEN = "t" * 43
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "image/png"}
@@ -64,7 +63,7 @@ class Stack:
         return self.serving.commit_route(route, **facts, serving=SERVING | kept, at=NOW)
 
     def gateway(self, **more: str):
-        return serving(SERVICE, home=self.home, environment=gateway_environment(self.home, **more))
+        return serving(GATEWAY, home=self.home, environment=gateway_environment(self.home, **more))
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from pipeline_tasks.errors import GateClosed
 from pipeline_tasks.monitoring.experiment_log import read_log
 from tests.fakes import FakeObjectStore
 from tests.service.conftest import png
-from tests.service.servers import CLASSES, ROOT, StubInference, gateway_environment, serving, write_model
-from tests.service.test_gateway_served import HEADERS, NOW, SERVICE, SERVING, TOKEN, Load, Stack
+from tests.service.servers import CLASSES, GATEWAY, ROOT, StubInference, gateway_environment, serving, write_model
+from tests.service.test_gateway_served import HEADERS, NOW, SERVING, TOKEN, Load, Stack
 from tests.services import wait_until
 from tests.unit.evaluation import support as s
 
@@ -146,7 +146,7 @@ def world(tmp_path_factory):
     with (
         serving("dethrone_fashion:a", home=home, environment=environment, cwd=home, wait=False) as first,
         serving("dethrone_fashion:b", home=home, environment=environment, cwd=home, wait=False) as second,
-        serving(SERVICE, home=home, environment=patience, cwd=ROOT, wait=False) as gateway,
+        serving(GATEWAY, home=home, environment=patience, cwd=ROOT, wait=False) as gateway,
     ):
         world = World(stack, gateway.url)
         world.first, world.second = first, second

@@ -15,10 +15,9 @@ from pipeline_tasks.deployment.golden_requests import TOLERANCE
 from pipeline_tasks.deployment.release import fetch_model
 from tests.fakes import FakeObjectStore
 from tests.service.same_answers_case import NOW, NUM_ITEMS, TOKEN, Case, largest_difference
-from tests.service.servers import gateway_environment, serving
+from tests.service.servers import GATEWAY, gateway_environment, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-GATEWAY = "bento_services.gateway.service:Gateway"
 CASES = (("image", "eager"), ("image", "onnx"), ("text", "onnx"))
 
 

@@ -47,8 +47,8 @@ def random_ids(*, read: Callable[[int], bytes] = secrets.token_bytes) -> Callabl
     return new_id
 
 
-def build_app() -> Starlette:
-    """Return the application; its `state.gateway` is set when the service starts."""
+def build_app(gateway: RequestHandler) -> Starlette:
+    """Return the application of a gateway."""
     paths: list[tuple[str, str, Handler]] = [
         ("/v1/projects/{project}/predict", "POST", _predict),
         ("/v1/projects/{project}/predict:batch", "POST", _predict_batch),
@@ -64,9 +64,19 @@ def build_app() -> Starlette:
         ("/openapi.json", "GET", _openapi),
         ("/docs", "GET", _docs),
     ]
-    routes = [Route(path, _endpoint(handler), methods=[method]) for path, method, handler in paths]
+    routes = [Route(path, _health) for path in ("/healthz", "/livez", "/readyz")]
+    routes += [Route(path, _endpoint(handler), methods=[method]) for path, method, handler in paths]
     catch_all = Route("/{path:path}", _endpoint(_not_found), methods=METHODS)
-    return Starlette(routes=[*routes, catch_all], exception_handlers={404: _unrouted, 405: _unrouted})
+    app = Starlette(routes=[*routes, catch_all], exception_handlers={404: _unrouted, 405: _unrouted})
+    app.router.redirect_slashes = False  # what has no path is no address to be sent to
+    app.state.gateway = gateway
+    return app
+
+
+async def _health(request: Request) -> Response:
+    """Answer without a key: ready means that there are routes to follow, the catalog's or the last known."""
+    is_ready = request.app.state.gateway.follower.snapshot is not None
+    return PlainTextResponse("\n", status_code=200 if is_ready or request.url.path != "/readyz" else 503)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:  # noqa: ARG001  (Starlette's signature)

@@ -24,7 +24,7 @@ def test_a_bento_holds_what_serves_and_nothing_else_of_ours():
     names = {path.as_posix() for path in source_files()}
     assert {"bento_services/inference/service.py", "pipeline_tasks/models/artifact.py"} <= names
     services, ours = (
-        r"bento_services/(__init__|serve|(http_server|inference)/\w+)",
+        r"bento_services/(__init__|serve|inference/\w+)",
         r"pipeline_tasks/(__init__|contracts|errors|(guards|models)/[\w/]+)",
     )
     allowed = rf"({services}|{ours})\.py"
