@@ -154,11 +154,11 @@ def _text_rules(project: Project) -> tuple[Rule, ...]:
 
 
 def _tabular_rules(project: Project) -> tuple[Rule, ...]:
-    widths = sorted({len(source.content_columns) for source in project.sources if source.type in {"table", "sql"}})
+    widths = sorted({len(source.item_columns) for source in project.sources if source.item_columns is not None})
     rules = [_between("HAS_FIELDS", "num_fields", low=1, policy="quarantine")]
     if widths:
         rules.append(_in_set("FIELD_COUNT", "num_fields", widths, "quarantine"))
-    if project.recipe.name == "tabular_mlp":
+    if project.recipe.reads_columns:
         rule = _between(KNOWN_CATEGORIES, "num_unmatched", high=0, policy="warn")
         rules.append(
             dataclasses.replace(rule, expected="a category must have one of its known values; others are none")

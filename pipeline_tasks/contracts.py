@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Split = Literal["train", "exam"]
 Queue = Literal["label", "exam"]
@@ -322,6 +322,49 @@ class RouteEntry:
     model_version: str
     address: str
     weight: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """The settings that a route carries to the gateway: how requests are checked, and answers finished.
+
+    Those up to `requests_per_second` are keys of `serving` in project.yaml, with their defaults.
+    """
+
+    review_below: float = 0.5
+    top_k: int = 3
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    abstain_below: float = 0.0
+    business_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    max_request_bytes: int = 10_000_000
+    requests_per_second: float = 500.0
+    classes: tuple[str, ...] = ()
+    modality: str = ""
+    recipe: str = ""
+    preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    beside_classes: tuple[str, ...] = ()  # of a model beside the champion, where it learned others
+    experiment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what runs now; empty: none
+    standby: RouteEntry | None = None  # the champion before, kept ready: answers while nobody else can be reached
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Self:
+        """Return the settings in a route's JSON, of any version: keys that are not known are passed over."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in document.items() if name in known}
+        for name in ("classes", "beside_classes"):
+            values[name] = tuple(values.get(name, ()))
+        values["standby"] = RouteEntry(**values["standby"]) if values.get("standby") else None
+        return cls(**values)
+
+    def as_promoted(self) -> dict[str, Any]:
+        """Return the JSON of a promotion's route: what only runs beside a champion, or stands by, has no key."""
+        later = ("beside_classes", "experiment", "standby")
+        return {name: value for name, value in as_json(self).items() if name not in later or value}
+
+    @property
+    def deny(self) -> Mapping[str, Any]:
+        """The personal data that must not be kept, as `guards.personal` reads it; empty: nothing is denied."""
+        return {key: names for key, names in self.preprocess.get("privacy", {}).items() if names}
 
 
 REQUEST = "request"

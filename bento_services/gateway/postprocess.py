@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from bento_services.gateway.routing.inference_client import Scores
-from bento_services.gateway.routing.routes import ServingSettings
+from pipeline_tasks.contracts import ServingSettings
 
 DIGITS = 6
 

@@ -13,8 +13,7 @@ import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
 
 from bento_services.gateway.errors import ApiError
-from bento_services.gateway.routing.routes import ServingSettings
-from pipeline_tasks.contracts import content_id, sha256_hex
+from pipeline_tasks.contracts import ServingSettings, content_id, sha256_hex
 from pipeline_tasks.errors import InputError
 from pipeline_tasks.guards.cells import columns_of, json_fraction, row_content
 from pipeline_tasks.guards.image import guard_image
@@ -294,9 +293,10 @@ def parse_feedback(body: bytes) -> FeedbackFields:
 
 def check_personal(settings: ServingSettings, values: Mapping[str, str | None]) -> None:
     """Refuse a name or key with personal data that the project denies; 422. It is not logged."""
+    deny = deny_list(settings.deny)
     for name, value in values.items():
         try:
-            settings.deny.require_none(value or "", name=name)
+            deny.require_none(value or "", name=name)
         except InputError as error:
             raise ApiError(422, error.code, str(error), field=name) from None
 

@@ -8,9 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline_tasks.contracts import canonical_json
+from pipeline_tasks.contracts import Item, Location, canonical_json
 from pipeline_tasks.errors import printable
 
+NUM_GOLDEN = 8
 TOLERANCE = 1e-4
 AMP_TOLERANCE = 0.02  # bfloat16 has 8 bits, and a GPU sums in another order for another batch size
 
@@ -43,6 +44,19 @@ class InfraCheck:
 def tolerance_of(runtime: str) -> float:
     """Return how far a server's probabilities may lie from the offline ones of the same runtime."""
     return AMP_TOLERANCE if runtime == "amp" else TOLERANCE
+
+
+def spread_over(item_ids: Sequence[str]) -> list[str]:
+    """Return the items of an exam that are asked, from all over it."""
+    return list(item_ids[:: max(1, len(item_ids) // NUM_GOLDEN)][:NUM_GOLDEN])
+
+
+def as_asked(item: Item, answer: GoldenAnswer) -> Item:
+    """Return an item with the bytes that it had when its answer was computed."""
+    if answer.asked is None:
+        return item
+    object_key, offset, size_bytes, content = answer.asked
+    return dataclasses.replace(item, location=Location(object_key, offset, size_bytes), content_id=content)
 
 
 def golden_bytes(answers: Sequence[GoldenAnswer]) -> bytes:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline_tasks.contracts import DeploymentRef, Fence, ModelRef, ReleaseRef, content_id, sha256_of_file
 from pipeline_tasks.core.crash_points import crash_point
-from pipeline_tasks.core.ports import ObjectStore
+from pipeline_tasks.core.ports import DeploymentTarget, ObjectStore
 from pipeline_tasks.deployment.golden_requests import GoldenAnswer, InfraCheck, compare_golden, golden_bytes
-from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.errors import GateClosed, ServiceUnavailable
 from pipeline_tasks.models.artifact import MANIFEST_NAME, file_names
 from pipeline_tasks.project.schema import LoadedProject
 
@@ -70,6 +71,43 @@ class GoldenItem:
 def release_id_of(model: ModelRef, *, verdict_id: str, lock_hash: str) -> str:
     """Return the id of what is built from a model version under a verdict: the same inputs, the same release."""
     return content_id([model.project, model.version, model.digest, verdict_id, lock_hash])[:16]
+
+
+def require_judged(model: ModelRef, *, weights: str | None) -> None:
+    """Raise GateClosed ARTIFACT_CHANGED unless a model has the weights of which the verdict is."""
+    if model.digest != weights:
+        raise GateClosed(
+            f"{model.version} must have the weights that were judged, {str(weights)[:12]} (got {model.digest[:12]}). "
+            "The catalog's row was changed after the verdict; `dethrone verify` names what else was.",
+            code="ARTIFACT_CHANGED",
+        )
+
+
+def require_same_lock(model: ModelRef, *, trained_with: str, here: str) -> None:
+    """Raise GateClosed LOCK_MISMATCH unless a model is released with the libraries that it was trained with."""
+    if trained_with != here:
+        raise GateClosed(
+            f"requirements/pipeline.lock must be the one that {model.version} was trained with (trained: "
+            f"{trained_with[:12]}, here: {here[:12]}). Train again with this lock.",
+            code="LOCK_MISMATCH",
+        )
+
+
+@contextmanager
+def contender_removed(target: DeploymentTarget, deployment_id: str) -> Iterator[None]:
+    """Stop a server that did not get ready or failed its check, and tell with the error what the target knows of it."""
+    try:
+        yield
+    except GateClosed as error:
+        if error.code != "INFRA_CHECK":
+            raise
+        known = target.describe(deployment_id)
+        target.stop(deployment_id)
+        raise GateClosed(f"{error} {known}", code=error.code) from error
+    except ServiceUnavailable as error:
+        if error.code == "DEPLOYMENT_NOT_READY":
+            target.stop(deployment_id)
+        raise
 
 
 def bento_tag_of(project: str, release_id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline_tasks.contracts import ServingSettings
 from pipeline_tasks.project.schema import LoadedProject, Project
 
 
@@ -13,25 +14,19 @@ def route_config(loaded: LoadedProject) -> dict[str, Any]:
     `approval` is for whoever looks back: the rule may be another one by then.
     """
     config = loaded.config
-    return {
-        "approval": config.approval.when,
-        "review_below": config.serving.review_below,
-        "top_k": config.serving.top_k,
-        "thresholds": dict(config.serving.thresholds),
-        "abstain_below": config.serving.abstain_below,
-        "business_labels": dict(config.serving.business_labels),
-        "max_request_bytes": config.serving.max_request_bytes,
-        "requests_per_second": config.serving.requests_per_second,
-        "classes": list(config.labels.classes),
-        "modality": config.modality,
-        "recipe": config.recipe.name,
-        "preprocess": {
+    settings = ServingSettings(
+        **config.serving.routed(),
+        classes=tuple(config.labels.classes),
+        modality=config.modality,
+        recipe=config.recipe.name,
+        preprocess={
             "max_pixels": config.checks.max_pixels,
             "max_text_characters": config.checks.max_text_characters,
             **_row_reading(config),
             **({"privacy": config.privacy.deny.model_dump()} if config.deny_list else {}),
         },
-    }
+    )
+    return {"approval": config.approval.when, **settings.as_promoted()}
 
 
 def _row_reading(config: Project) -> dict[str, Any]:
@@ -40,5 +35,5 @@ def _row_reading(config: Project) -> dict[str, Any]:
         return {}
     if config.columns:
         return {"columns": [column.as_json() for column in config.columns]}
-    names = {name for source in config.sources for name in getattr(source, "content_columns", ())}
+    names = {name for source in config.sources for name in source.item_columns or ()}
     return {"content_columns": sorted(names)}

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from pipeline_tasks.errors import ConfigError, InputError
-from pipeline_tasks.guards.cells import NUMBER, Cell, Column, ColumnType, read_cell, spelled
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.guards.cells import NUMBER, Column, ColumnType
 from pipeline_tasks.guards.row import is_nothing
-from pipeline_tasks.ingest.sources.open import open_folder, open_sql
-from pipeline_tasks.ingest.sources.tables import read_rows
-from pipeline_tasks.ingest.sources.watermark import SqlCursor
-from pipeline_tasks.project.schema import LoadedProject, SqlSource, TableSource
+from pipeline_tasks.ingest.row_samples import fits_float, read_or_none
+from pipeline_tasks.ingest.source_readers import reader_of
+from pipeline_tasks.ingest.sources.opening import opening_of
+from pipeline_tasks.project.schema import LoadedProject
 
 MAX_ROWS = 100_000
 MAX_VALUES = 50  # a column with more different texts is no category
@@ -82,13 +82,15 @@ def propose_column(name: str, values: Sequence[Any]) -> Proposal:
     words = {text for text in texts if text.strip() and text.strip().lower() not in NOTHING}
     missing = tuple(sorted({text.strip() for text in texts if text.strip().lower() in NOTHING}))
     if words and not any(_CODE.fullmatch(word.strip()) for word in words) and all(map(_is_number, words)):
-        return Proposal(name, "number" if all(map(_fits_float, words)) else "decimal", missing)
+        return Proposal(name, "number" if all(map(fits_float, words)) else "decimal", missing)
     if words and {word.strip().lower() for word in words} <= _WORDS:
         return Proposal(name, "boolean", missing)
     for form in (None, *FORMATS):
-        if words and all(_read(word, Column(name, "date", format=form)) is not None for word in words):
+        if words and all(read_or_none(word, Column(name, "date", format=form)) is not None for word in words):
             return Proposal(name, "date", missing, format=form)
-    distinct = sorted({str(value) for cell in cells if (value := _read(cell, Column(name, "category"))) is not None})
+    distinct = sorted(
+        {str(value) for cell in cells if (value := read_or_none(cell, Column(name, "category"))) is not None}
+    )
     if distinct and len(distinct) <= MAX_VALUES and (len(distinct) < len(cells) or len(cells) == 1):
         return Proposal(name, "category", values=tuple(distinct))
     return Proposal(name, "text")
@@ -110,7 +112,7 @@ def _by_type(name: str, cells: Sequence[Any]) -> Proposal:
         "date": dt.date,
     }
     for kind, types in kinds.items():
-        if all(isinstance(cell, types) and (kind != "number" or _fits_float(cell)) for cell in cells):
+        if all(isinstance(cell, types) and (kind != "number" or fits_float(cell)) for cell in cells):
             return Proposal(name, kind)
     return Proposal(name, "text")
 
@@ -119,67 +121,12 @@ def _is_number(text: str) -> bool:
     return NUMBER.fullmatch(text.strip()) is not None
 
 
-def _fits_float(value: Any) -> bool:
-    """Tell whether a number is the same as `number` and as `decimal`, as far as the latter can hold it."""
-    exact = _read(value, Column("", "decimal"))
-    return exact is None or spelled(_read(value, Column("", "number"))) == exact
-
-
-def _read(cell: Any, column: Column) -> Cell:
-    try:
-        return read_cell(cell, column)
-    except InputError:
-        return None
-
-
-def _rows(project: LoadedProject, *, environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _rows(project: LoadedProject, *, environment: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
     for source in project.config.sources:
-        if isinstance(source, SqlSource):
-            rows = open_sql(project, source, environment=environment)
-            now = dt.datetime.now(dt.UTC)
-            for row in rows.rows(columns=_content(source), cursor=SqlCursor(), now=now):
-                yield _only(row.values, source)
-        elif isinstance(source, TableSource):
-            yield from _table_rows(project, source)
-
-
-def _table_rows(project: LoadedProject, source: TableSource) -> Iterator[dict[str, Any]]:
-    folder = open_folder(project, source)
-    for entry in folder.listing():
-        path = folder.path_of(entry)
-        is_parquet = path.suffix.lower() == ".parquet"  # its decimals are declared as such
-        try:
-            columns = _content(source) or _names_in(path, source)
-            for row in read_rows(path, columns=columns, max_line_characters=project.config.checks.max_item_bytes):
-                if row.error is None:
-                    values = _only(row.values, source)
-                    yield values if is_parquet else {name: _as_float(value) for name, value in values.items()}
-        except InputError as error:
-            raise ConfigError(f"{entry.key}: {error}") from None
-
-
-def _as_float(value: Any) -> Any:
-    """Return a fraction of a JSON line, which is read exactly, as the float that it is, where it is one."""
-    return float(value) if isinstance(value, decimal.Decimal) and _fits_float(value) else value
-
-
-def _names_in(path: Any, source: TableSource) -> list[str]:
-    if path.suffix.lower() != ".parquet":
-        return [source.key_column]
-    import pyarrow.parquet as pq
-
-    return list(pq.read_schema(path).names)
-
-
-def _content(source: TableSource | SqlSource) -> list[str]:
-    return list(source.content_columns)
-
-
-def _only(values: Mapping[str, Any], source: TableSource | SqlSource) -> dict[str, Any]:
-    """Return the content of a row: what project.yaml names, else all but key, label, group and watermark."""
-    wanted = _content(source)
-    others = {source.key_column, source.label_column, source.group_column, getattr(source, "watermark_column", None)}
-    return {name: value for name, value in values.items() if (name in wanted if wanted else name not in others)}
+        if source.item_columns is not None:
+            reader = reader_of(source)
+            place = reader.open(source, opening_of(project, source, environment=environment))
+            yield from reader.sample(place, source, project.config)
 
 
 def _quoted(text: str) -> str:

@@ -30,10 +30,10 @@ from pipeline_tasks.ingest.item_writer import ItemWriter
 from pipeline_tasks.ingest.listing_cursor import ListingMemory
 from pipeline_tasks.ingest.sources.folder import FolderFiles
 from pipeline_tasks.ingest.sources.listing import Entry, FileRead, FileSource, ListingDigest
-from pipeline_tasks.ingest.sources.sql import SqlRows
 from pipeline_tasks.ingest.sources.tables import Row, read_rows
-from pipeline_tasks.ingest.sources.watermark import SqlCursor
-from pipeline_tasks.project.schema import FolderSource, Project, S3Source, SqlSource, TableSource
+from pipeline_tasks.ingest.sources.watermark import RowSource, SqlCursor
+from pipeline_tasks.project.schema import Project
+from pipeline_tasks.project.source_schema import FilesSource, RowsSource, SourceBase
 
 WINDOW_ENTRIES = 2048
 T = TypeVar("T")
@@ -51,6 +51,21 @@ class ReadResult:
     num_blank: int = 0
     is_whole: bool = False
     warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SourceReading:
+    """The run in which a source is read: where it stopped last, and what takes its items.
+
+    `earlier` are columns that were declared before.
+    """
+
+    project: Project
+    items: ItemRepository
+    writer: ItemWriter
+    cursor: Cursor | None
+    now: dt.datetime
+    earlier: Sequence[Columns] = ()
 
 
 @dataclasses.dataclass(slots=True)
@@ -82,24 +97,16 @@ class _Policy:
         return mark is not None and mark in (self.taken(entry.fingerprint), self.refused(entry.fingerprint))
 
 
-def cursor_name(source: FolderSource | S3Source | TableSource | SqlSource) -> str:
+def cursor_name(source: SourceBase) -> str:
     """Return the name of a source's cursor in the catalog."""
     return f"source/{source.name}"
 
 
-def feed_files(
-    files: FileSource,
-    *,
-    source: FolderSource | S3Source,
-    project: Project,
-    items: ItemRepository,
-    writer: ItemWriter,
-    cursor: Cursor | None,
-    now: dt.datetime,
-) -> ReadResult:
+def feed_files(files: FileSource, source: FilesSource, reading: SourceReading) -> ReadResult:
     """Give every new or changed file to the writer."""
+    project, items, writer = reading.project, reading.items, reading.writer
     policy = _policy(project, source)
-    memory = ListingMemory(files, policy_id=policy.both, cursor=cursor, now=now, by_folder=True)
+    memory = ListingMemory(files, policy_id=policy.both, cursor=reading.cursor, now=reading.now, by_folder=True)
     unchanged = opened(memory.unchanged, name=source.name)
     if unchanged is not None:
         return ReadResult(*unchanged)
@@ -120,26 +127,17 @@ def feed_files(
     return ReadResult(digest.count, memory.cursor_value(digest) if is_complete else None)
 
 
-def feed_tables(
-    files: FolderFiles,
-    *,
-    source: TableSource,
-    project: Project,
-    items: ItemRepository,
-    writer: ItemWriter,
-    cursor: Cursor | None,
-    now: dt.datetime,
-    earlier: Sequence[Columns] = (),
-) -> ReadResult:
-    """Give the rows of every new or changed table file to the writer; `earlier` are columns of before."""
+def feed_tables(files: FolderFiles, source: RowsSource, reading: SourceReading) -> ReadResult:
+    """Give the rows of every new or changed table file to the writer."""
+    project, writer, earlier = reading.project, reading.writer, reading.earlier
     policy = _policy(project, source)
-    memory = ListingMemory(files, policy_id=policy.both, cursor=cursor, now=now, by_folder=False)
+    memory = ListingMemory(files, policy_id=policy.both, cursor=reading.cursor, now=reading.now, by_folder=False)
     unchanged = opened(memory.unchanged, name=source.name)
     if unchanged is not None:
         return ReadResult(0, unchanged[1])
     digest, count, is_complete, is_whole = memory.new_digest(), _Count(), True, True
     for window in _windows(shielded(files.listing(), name=files.name), digest=digest):
-        fresh = _fresh(window, files=files, project=project, items=items, policy=policy)
+        fresh = _fresh(window, files=files, project=project, items=reading.items, policy=policy)
         is_whole = is_whole and len(fresh) == len(window)
         for entry in _examine_listed(fresh, writer=writer, project=project, policy=policy, by_row=True):
             before = files.fingerprint_of(entry)
@@ -151,25 +149,17 @@ def feed_tables(
     return ReadResult(count.num_rows, cursor_value, count.num_blank, is_whole=is_whole and is_complete)
 
 
-def feed_sql(
-    rows: SqlRows,
-    *,
-    source: SqlSource,
-    project: Project,
-    writer: ItemWriter,
-    cursor: Cursor | None,
-    now: dt.datetime,
-    earlier: Sequence[Columns] = (),
-) -> ReadResult:
+def feed_rows(rows: RowSource, source: RowsSource, reading: SourceReading) -> ReadResult:
     """Give the rows of a query from the watermark on to the writer."""
+    project, cursor, earlier = reading.project, reading.cursor, reading.earlier
     policy = _policy(project, source)
     is_same = cursor is not None and cursor.value.get("policy") == policy.both
     place = SqlCursor.parse(cursor.value) if cursor is not None and is_same else SqlCursor()
     count = _Count()
     examine = partial(examine_row, file="", project=project, source=source, earlier=earlier)
-    found = rows.rows(columns=_columns(source), also=_names(earlier), cursor=place, now=now)
+    found = rows.rows(columns=_columns(source), also=_names(earlier), cursor=place, now=reading.now)
     for row in shielded(found, name=source.name):
-        _give(row, file="", examine=examine, writer=writer, count=count)
+        _give(row, file="", examine=examine, writer=reading.writer, count=count)
     cursor_value = {"policy": policy.both, **rows.cursor.as_json()}
     return ReadResult(count.num_rows, cursor_value, is_whole=rows.is_whole, warnings=tuple(rows.warnings))
 
@@ -226,7 +216,7 @@ def _feed_table(
 
 
 def _table_rows(
-    files: FolderFiles, entry: Entry, *, source: TableSource, project: Project, also: Sequence[str]
+    files: FolderFiles, entry: Entry, *, source: RowsSource, project: Project, also: Sequence[str]
 ) -> Iterator[Row]:
     """Yield a file's rows.
 
@@ -246,7 +236,7 @@ def _table_rows(
         raise _unforeseen(error) from error
 
 
-def _columns(source: TableSource | SqlSource) -> list[str]:
+def _columns(source: RowsSource) -> list[str]:
     optional = [source.label_column, source.group_column]
     return list(dict.fromkeys([source.key_column, *source.content_columns, *(name for name in optional if name)]))
 
@@ -256,7 +246,7 @@ def _names(earlier: Sequence[Columns]) -> list[str]:
     return list(dict.fromkeys(column.name for columns in earlier for column in columns))
 
 
-def _policy(project: Project, source: FolderSource | S3Source | TableSource | SqlSource) -> _Policy:
+def _policy(project: Project, source: SourceBase) -> _Policy:
     # What was taken without its label is read again when labels are accepted.
     labels = "-without-labels" if project.labels.imported == "ignore" else ""
     return _Policy(source=source_policy_id(source, project=project) + labels, guards=policy_id(project))
@@ -319,7 +309,7 @@ def _read_one(files: FileSource, entry: Entry) -> FileRead | InputError | None:
         return _unforeseen(error)
 
 
-def _is_gone(key: str, item_id: str, *, files: FileSource, project: Project, source: FolderSource | S3Source) -> bool:
+def _is_gone(key: str, item_id: str, *, files: FileSource, project: Project, source: FilesSource) -> bool:
     """Tell whether a key no longer holds the bytes of an item: it was moved, removed or written over."""
     read = _read_one(files, Entry(key, "", 0))
     if read is None:

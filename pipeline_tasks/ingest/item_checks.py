@@ -20,7 +20,8 @@ from pipeline_tasks.guards.text import decode_text, guard_text
 from pipeline_tasks.ingest.column_versions import Columns, Former, former_items, reading_of
 from pipeline_tasks.ingest.sources.listing import Entry
 from pipeline_tasks.ingest.sources.tables import Row, typed_value
-from pipeline_tasks.project.schema import FolderSource, Project, S3Source, Source, SqlSource, TableSource
+from pipeline_tasks.project.schema import Project
+from pipeline_tasks.project.source_schema import FilesSource, RowsSource, SourceBase
 
 GUARDS_VERSION = 2  # raise it when a guard takes what it refused before: refused files are then read again
 MAX_KEY_BYTES = 1024
@@ -80,9 +81,7 @@ def examine_problem(entry: Entry, *, project: Project, any_size: bool = False) -
     return None
 
 
-def examine_file(
-    key: str, data: bytes, *, project: Project, source: FolderSource | S3Source
-) -> Candidate | RejectedRow:
+def examine_file(key: str, data: bytes, *, project: Project, source: FilesSource) -> Candidate | RejectedRow:
     """Return the candidate in a file's bytes, or why there is none."""
     deny = project.deny_list
     try:
@@ -98,7 +97,7 @@ def examine_file(
 
 
 def examine_row(
-    row: Row, *, file: str, project: Project, source: TableSource | SqlSource, earlier: Sequence[Columns] = ()
+    row: Row, *, file: str, project: Project, source: RowsSource, earlier: Sequence[Columns] = ()
 ) -> Candidate | RejectedRow:
     """Return the candidate in a row, or why there is none; `earlier` are columns that were declared before."""
     place = f"{file}, {row.place}" if file else row.place
@@ -190,10 +189,9 @@ def refuse_entry(entry: Entry, error: InputError) -> RejectedRow:
     return _refusal(entry.key, entry.fingerprint, error.code, str(error))
 
 
-def source_policy_id(source: Source, *, project: Project) -> str:
+def source_policy_id(source: SourceBase, *, project: Project) -> str:
     """Return a digest of how a source's content is read, not of where it is: when it changes, all is read again."""
-    where = {"path", "pattern", "bucket", "prefix", "endpoint_url", "credentials", "url_variable", "query"}
-    policy: Any = source.model_dump(mode="json", exclude=where)
+    policy: Any = source.model_dump(mode="json", exclude=set(source.PLACE))
     more = [*([reading_of(project)] if project.columns else []), *_privacy(project)]
     return content_id([policy, *more] if more else policy)[:12]
 
@@ -213,7 +211,7 @@ def _too_large(size_bytes: int, *, limit: int) -> str:
     return f"an item must have at most {limit:,} bytes (got {size_bytes:,}). Shrink it, or raise checks.max_item_bytes."
 
 
-def _canonical_row(row: Row, *, project: Project, source: TableSource | SqlSource) -> tuple[bytes, str]:
+def _canonical_row(row: Row, *, project: Project, source: RowsSource) -> tuple[bytes, str]:
     limit = project.checks.max_text_characters
     if project.modality == "text":
         value = require_value(row.values, source.content_columns[0])

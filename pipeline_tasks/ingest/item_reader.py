@@ -1,20 +1,23 @@
-"""Reads items back: packs whole and once each, every item's bytes checked against its content id, or bytes by place."""
+"""Reader of stored items: object after object, each read once, or bytes by place in the order asked for."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from pipeline_tasks.contracts import Item, Location, sha256_hex
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt
 
 FEW_ITEMS = 8  # up to so many items of one pack are cheaper to read one by one than with the whole pack
-READS = 4
+READS, READERS = 4, 8
+Key = TypeVar("Key")
+Seen = TypeVar("Seen")
 
 
 def read_items(store: ObjectStore, items: Iterable[Item]) -> Iterator[tuple[Item, bytes]]:
@@ -25,21 +28,39 @@ def read_items(store: ObjectStore, items: Iterable[Item]) -> Iterator[tuple[Item
     Raises:
         DataCorrupt: an item's bytes are missing or do not hash to its content id.
     """
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.location.object_key, []).append(item)
-    waiting = iter(groups.values())
-    ahead: deque[tuple[list[Item], Future[list[bytes]]]] = deque()
-    with ThreadPoolExecutor(READS, thread_name_prefix="read-items") as pool:
-        for group in islice(waiting, READS):
-            ahead.append((group, pool.submit(_read_group, store, group)))
+    places = ((item, item.location) for item in items)
+    return map_items(store, places, lambda item, data: (item, check_item(item, data)), threads=READS)
+
+
+def map_items(
+    store: ObjectStore,
+    places: Iterable[tuple[Key, Location]],
+    look: Callable[[Key, bytes], Seen],
+    *,
+    threads: int | None = None,
+) -> Iterator[Seen]:
+    """Yield `look(key, bytes)` for every (key, place), pack after pack; the threads look, too.
+
+    Holds the bytes of at most as many packs (16 MiB each) as there are threads, and what was seen in one more.
+
+    Raises:
+        DataCorrupt: an object is gone.
+    """
+    groups: dict[str, list[tuple[Key, Location]]] = {}
+    for key, location in places:
+        groups.setdefault(location.object_key, []).append((key, location))
+
+    def look_at(group: Sequence[tuple[Key, Location]]) -> list[Seen]:
+        payloads = _read_group(store, [location for _, location in group])
+        return [look(key, data) for (key, _), data in zip(group, payloads, strict=True)]
+
+    threads, waiting = threads or READERS, iter(groups.values())
+    with ThreadPoolExecutor(threads, thread_name_prefix="read-items") as pool:
+        ahead = deque(pool.submit(look_at, group) for group in islice(waiting, threads))
         while ahead:
-            group, future = ahead.popleft()
-            payloads = future.result()
-            for following in islice(waiting, 1):
-                ahead.append((following, pool.submit(_read_group, store, following)))
-            for item, data in zip(group, payloads, strict=True):
-                yield item, check_item(item, data)
+            seen = ahead.popleft().result()
+            ahead.extend(pool.submit(look_at, group) for group in islice(waiting, 1))
+            yield from seen
 
 
 def check_item(item: Item, data: bytes) -> bytes:
@@ -85,19 +106,37 @@ class PlaceReader:
                 found[row] = _part(self._pack, locations[row])
         if alone:
             with ThreadPoolExecutor(READS, thread_name_prefix="read-places") as pool:
-                for row, data in zip(alone, pool.map(self._range, [locations[row] for row in alone]), strict=True):
+                read = partial(_read_range, self._store)
+                for row, data in zip(alone, pool.map(read, [locations[row] for row in alone]), strict=True):
                     found[row] = data
         return found
 
     def _fetch(self, key: str) -> None:
         if key != self._key:
             self._key, self._pack = "", b""
-            with _gone_is_corrupt(key):
-                self._key, self._pack = key, self._store.get(key)
+            self._key, self._pack = key, _read_pack(self._store, key)
 
-    def _range(self, location: Location) -> bytes:
-        with _gone_is_corrupt(location.object_key):
-            return self._store.get_range(location)
+
+def _read_group(store: ObjectStore, locations: Sequence[Location]) -> list[bytes]:
+    """Return the bytes at places in one object."""
+    if len(locations) <= FEW_ITEMS:
+        return [_read_range(store, location) for location in locations]
+    data = _read_pack(store, locations[0].object_key)
+    return [_part(data, location) for location in locations]
+
+
+def _read_pack(store: ObjectStore, key: str) -> bytes:
+    with _gone_is_corrupt(key):
+        return store.get(key)
+
+
+def _read_range(store: ObjectStore, location: Location) -> bytes:
+    with _gone_is_corrupt(location.object_key):
+        return store.get_range(location)
+
+
+def _part(data: bytes, location: Location) -> bytes:
+    return data[location.offset : location.offset + location.size_bytes]
 
 
 @contextmanager
@@ -106,54 +145,3 @@ def _gone_is_corrupt(key: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise DataCorrupt(f"{key} must exist (got no such object). Restore it, or ingest its source again.") from error
-
-
-def _read_group(store: ObjectStore, group: Sequence[Item]) -> list[bytes]:
-    with _gone_is_corrupt(group[0].location.object_key):
-        if len(group) <= FEW_ITEMS:
-            return [store.get_range(item.location) for item in group]
-        data = store.get(group[0].location.object_key)
-    return [_part(data, item.location) for item in group]
-
-
-def _part(data: bytes, location: Location) -> bytes:
-    return data[location.offset : location.offset + location.size_bytes]
-
-
-READERS = 8
-Found = TypeVar("Found")
-
-
-class Place(NamedTuple):
-    """The place of an item's bytes, and their SHA-256."""
-
-    location: Location
-    content_id: str
-
-
-def map_items(
-    store: ObjectStore, places: Iterable[tuple[str, Place]], look: Callable[[str, bytes], Found]
-) -> Iterator[Found]:
-    """Yield `look(item id, bytes)` for every (item id, place), pack after pack.
-
-    Holds the bytes of at most READERS packs (16 MiB each) at a time.
-
-    Raises:
-        KeyError: an object is not there.
-    """
-    by_object: dict[str, list[tuple[str, Location]]] = {}
-    for item_id, place in places:
-        by_object.setdefault(place.location.object_key, []).append((item_id, place.location))
-
-    def look_at(group: tuple[str, list[tuple[str, Location]]]) -> list[Found]:
-        key, members = group
-        whole = store.get(key) if len(members) > 1 else None
-        found = []
-        for item_id, place in members:
-            data = store.get_range(place) if whole is None else whole[place.offset : place.offset + place.size_bytes]
-            found.append(look(item_id, data))
-        return found
-
-    with ThreadPoolExecutor(READERS, thread_name_prefix="look-at-items") as pool:
-        for found in pool.map(look_at, by_object.items()):
-            yield from found

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline_tasks.catalog.items import Cursor
-from pipeline_tasks.ingest.sources.folder import FolderFiles
 from pipeline_tasks.ingest.sources.listing import FileSource, ListingDigest, digest_of
 
 MANY_FILES = 10_000
@@ -63,12 +62,11 @@ class ListingMemory:
 
     def _is_settled(self) -> bool:
         """Say whether nothing is being written now: a copy in progress changes files, not folders."""
-        newest_ns = self._files.newest_ns if isinstance(self._files, FolderFiles) else 0
-        return newest_ns < (self._now - SETTLED).timestamp() * 1e9
+        return self._files.newest_ns < (self._now - SETTLED).timestamp() * 1e9
 
     def _folders_digest(self) -> str | None:
         """Return the folders' fingerprint, taken before the listing: a change in between shows at the next run."""
-        if not self._by_folder or not isinstance(self._files, FolderFiles):
+        if not self._by_folder:
             return None
         if self._last is not None and self._last.get("count", 0) < MANY_FILES:
             return None

@@ -123,5 +123,5 @@ def _canonical(data: bytes, *, project: Project) -> tuple[bytes, str]:
 
 def content_names(row: Mapping[str, Any], *, project: Project) -> list[str]:
     """Return the fields of a request that make its item: those of the sources' rows, where it has them all."""
-    names = {name for source in project.sources for name in getattr(source, "content_columns", ())}
+    names = {name for source in project.sources for name in source.item_columns or ()}
     return sorted(names if names <= row.keys() else row)

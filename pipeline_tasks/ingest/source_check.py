@@ -9,8 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from pipeline_tasks.errors import PipelineError
-from pipeline_tasks.ingest.sources.open import open_folder, setting_of
-from pipeline_tasks.project.schema import FolderSource, LoadedProject, S3Source, SqlSource, TableSource
+from pipeline_tasks.ingest.source_readers import reader_of
+from pipeline_tasks.ingest.sources.opening import Opening, opening_of
+from pipeline_tasks.project.schema import LoadedProject
+from pipeline_tasks.project.source_schema import Source, SourceBase
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,29 +27,29 @@ def check_sources(project: LoadedProject, *, environment: Mapping[str, str]) -> 
     """Look whether each source is there; nothing is read, and nothing outside this machine is asked."""
     problems, warnings = [], []
     for source in project.config.sources:
-        setting = setting_of(project, source)
-        if isinstance(source, FolderSource | TableSource):
-            files = open_folder(project, source)
+        opening = opening_of(project, source, environment=environment)
+        warnings += _unset(source, opening=opening)
+        if source.IS_ON_DISK:
             try:
-                if next(files.listing(), None) is None:
-                    warnings.append(
-                        f"{setting}.pattern should match files (got {source.pattern!r}: none below {files.root})."
-                    )
+                warnings += _unmatched(source, opening=opening)
             except PipelineError as error:
                 problems.append(str(error))
-        else:
-            warnings += _unset(source, setting=setting, environment=environment)
     return SourceFindings(tuple(problems), tuple(warnings))
 
 
-def _unset(source: S3Source | SqlSource, *, setting: str, environment: Mapping[str, str]) -> list[str]:
-    if isinstance(source, SqlSource):
-        key, names = "url_variable", [source.url_variable]
-    else:
-        prefix = source.credentials
-        key, names = "credentials", [f"{prefix}_ACCESS_KEY", f"{prefix}_SECRET_KEY"] if prefix else []
-    missing = [name for name in names if not environment.get(name)]
-    if not missing:
+def _unmatched(source: Source, *, opening: Opening) -> list[str]:
+    files = reader_of(source).open(source, opening)
+    if next(files.listing(), None) is not None:
         return []
-    got = f"{' and '.join(missing)}, not set in this shell"
-    return [f"{setting}.{key} should name what is set (got {got}). Set it where `dethrone up` or the workers start."]
+    pattern, root = source.model_dump()["pattern"], files.root
+    return [f"{opening.setting}.pattern should match files (got {pattern!r}: none below {root})."]
+
+
+def _unset(source: SourceBase, *, opening: Opening) -> list[str]:
+    found = []
+    for key, names in source.variables().items():
+        if missing := [name for name in names if not opening.environment.get(name)]:
+            got = f"{' and '.join(missing)}, not set in this shell"
+            advice = "Set it where `dethrone up` or the workers start."
+            found.append(f"{opening.setting}.{key} should name what is set (got {got}). {advice}")
+    return found

@@ -24,12 +24,13 @@ from pipeline_tasks.ingest.column_versions import (
     reading_of,
 )
 from pipeline_tasks.ingest.exam_split import split_of
-from pipeline_tasks.ingest.incremental_reader import ReadResult, cursor_name, feed_files, feed_sql, feed_tables, opened
+from pipeline_tasks.ingest.incremental_reader import ReadResult, SourceReading, cursor_name, opened
 from pipeline_tasks.ingest.item_checks import RejectedRow
 from pipeline_tasks.ingest.item_writer import ItemWriter, Target
-from pipeline_tasks.ingest.sources.open import open_files, open_folder, open_sql
-from pipeline_tasks.ingest.sources.s3 import S3Access
-from pipeline_tasks.project.schema import LoadedProject, Source, SqlSource, TableSource
+from pipeline_tasks.ingest.source_readers import reader_of
+from pipeline_tasks.ingest.sources.opening import S3Access, opening_of
+from pipeline_tasks.project.schema import LoadedProject
+from pipeline_tasks.project.source_schema import Source
 
 MAX_SHOWN = 10
 READING = "reading"  # the cursor that says how rows are read, and were read before
@@ -188,27 +189,11 @@ def _ingest_source(source: Source, *, context: _Context, tally: _Tally) -> None:
 
 
 def _feed(source: Source, *, context: _Context, writer: ItemWriter, cursor: Cursor | None) -> ReadResult:
-    loaded, project, now = context.project, context.project.config, context.now
-    if isinstance(source, SqlSource):
-        rows = opened(partial(open_sql, loaded, source, environment=context.environment), name=source.name)
-        earlier = context.earlier
-        return feed_sql(rows, source=source, project=project, writer=writer, cursor=cursor, now=now, earlier=earlier)
-    if isinstance(source, TableSource):
-        folder = open_folder(loaded, source)
-        return feed_tables(
-            folder,
-            source=source,
-            project=project,
-            items=context.items,
-            writer=writer,
-            cursor=cursor,
-            now=now,
-            earlier=context.earlier,
-        )
-    files = opened(
-        partial(open_files, loaded, source, environment=context.environment, own_s3=context.own_s3), name=source.name
-    )
-    return feed_files(files, source=source, project=project, items=context.items, writer=writer, cursor=cursor, now=now)
+    reader = reader_of(source)
+    opening = opening_of(context.project, source, environment=context.environment, own_s3=context.own_s3)
+    place = opened(partial(reader.open, source, opening), name=source.name)
+    reading = SourceReading(context.project.config, context.items, writer, cursor, context.now, context.earlier)
+    return reader.feed(place, source, reading)
 
 
 def _move_cursor(fed: ReadResult, *, name: str, cursor: Cursor | None, context: _Context) -> None:

@@ -19,6 +19,7 @@ from pipeline_tasks.evaluation.verdict_consistency import judged_weights
 from pipeline_tasks.invariants.violation import Row, Violation
 from pipeline_tasks.models.artifact import EXPORTED_NAME, MANIFEST_NAME, WEIGHTS_NAME, file_names
 from pipeline_tasks.models.weights_file import ArtifactInvalid, read_file_metadata
+from pipeline_tasks.monitoring.prediction_log import moment_of
 
 FULL_SHARE = 100
 NUM_KEPT_WHOLE = 3  # the head and its two predecessors
@@ -199,8 +200,8 @@ def served_violations(
             intervals.setdefault(version, []).append((route["created_at"] - slack, end))
     wrong: Counter[str] = Counter()
     for row in logged:
-        version, at = row["model_version"], dt.datetime.fromtimestamp(row["at_ms"] / 1000, dt.UTC)
-        if version is None:
+        version, at = row["model_version"], moment_of(row)
+        if version is None or at is None:
             continue
         if not any(begin <= at and (end is None or at <= end) for begin, end in intervals.get(version, ())):
             wrong[version] += 1

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
 import numpy as np
+import pyarrow.compute as pc
 
 from pipeline_tasks.core.ports import ObjectStore
-from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.invariants.champions import served_violations
 from pipeline_tasks.invariants.violation import Row, Violation, listed
+from pipeline_tasks.monitoring.prediction_log import PredictionLog, StoredPart
 
 MARK_BYTES = 8  # what is kept of each prediction's id
 
@@ -22,57 +23,45 @@ def prediction_violations(
 ) -> Iterator[Violation]:
     """I1, I2, I5: each part there and readable, each prediction once, from a model that the route named at the time.
 
-    `imported` are the keys of the parts that the catalog has taken in. Memory: one part and 8 bytes per prediction.
+    `imported` are the keys of the parts that the catalog has taken in. Memory: three parts and 8 bytes per prediction.
     """
-    keys = [info.key for info in store.list(f"predictions/{project}/")]
+    log = PredictionLog(store, project)
+    keys = log.object_keys()
     yield from listed("I1", project, "imported prediction parts that are gone", imported - set(keys))
-    marks, unreadable = bytearray(), []
+    marks, unreadable = bytearray(), list[str]()
 
     def logged() -> Iterator[Row]:
-        for key in keys:
-            try:
-                rows = _rows_of(store.get(key))
-            except DataCorrupt as error:
-                unreadable.append(Violation("I1", project, f"{key} must be readable (got {type(error).__name__})"))
-                continue
+        for rows in log.each(keys, _predictions, reads=1, damaged=unreadable.append):
             for row in rows:
                 if row["prediction_id"] is not None:
                     marks.extend(_mark(row["prediction_id"]))
                 yield row
 
     served = list(served_violations(project, routes, logged(), slack=slack))
-    yield from unreadable
-    yield from listed("I2", project, "predictions logged more than once", _repeated(marks, keys, store))
+    for key in unreadable:
+        yield Violation("I1", project, f"{key} must be readable (got DataCorrupt)")
+    yield from listed("I2", project, "predictions logged more than once", _repeated(marks, keys, log))
     yield from served
 
 
-def _rows_of(data: bytes) -> list[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = ["kind", "prediction_id", "model_version", "at_ms"]
-    try:
-        part = pq.read_table(pa.BufferReader(data), columns=columns)
-    except pa.ArrowException as error:
-        raise DataCorrupt(f"a prediction part must be Parquet (got {error}).") from error
-    return [row for row in part.to_pylist() if row["kind"] == "prediction"]
+def _predictions(part: StoredPart) -> list[Row]:
+    """Return what a part says of the models; raises DataCorrupt when it has not the log's columns or no texts."""
+    is_prediction = pc.field("kind") == "prediction"
+    return list(part.texts(["prediction_id", "model_version", "at_ms"], where=is_prediction).to_pylist())
 
 
 def _mark(prediction_id: str) -> bytes:
     return blake2b(prediction_id.encode(), digest_size=MARK_BYTES).digest()
 
 
-def _repeated(marks: bytearray, keys: Sequence[str], store: ObjectStore) -> list[str]:
+def _repeated(marks: bytearray, keys: Sequence[str], log: PredictionLog) -> list[str]:
     """Return the ids that stand more than once; the parts are read again only where marks do."""
     values, counts = np.unique(np.frombuffer(marks, dtype=np.uint64), return_counts=True)
     suspects = {value.tobytes() for value in values[counts > 1]}
     if not suspects:
         return []
     found: Counter[str] = Counter()
-    for key in keys:
-        try:
-            ids = [row["prediction_id"] for row in _rows_of(store.get(key))]
-        except DataCorrupt:  # said by the first reading
-            continue
+    for rows in log.each(keys, _predictions, reads=1, damaged=lambda _: None):  # told by the first reading
+        ids = [row["prediction_id"] for row in rows]
         found.update(one for one in ids if one is not None and _mark(one) in suspects)
     return [one for one, count in found.items() if count > 1]

@@ -24,8 +24,9 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Array, Recipe, Signature
 from pipeline_tasks.models.decoding import decode_item
 from pipeline_tasks.models.exported import ExportedModel
-from pipeline_tasks.models.registry import OWN_RECIPE, find_recipe, recipe_from_source
+from pipeline_tasks.models.registry import find_recipe, recipe_from_source
 from pipeline_tasks.models.runtimes import AMP, EAGER, RUNTIMES, TORCH, device_of, in_precision_of
+from pipeline_tasks.models.stock import OWN_RECIPE
 from pipeline_tasks.models.weights_file import ArtifactInvalid, read_metadata, read_weights, write_weights
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from types import ModuleType
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.base import Recipe
+from pipeline_tasks.models.stock import OWN_RECIPE, STOCK
 
-STOCK = ("image_cnn", "tabular_mlp", "text_bow")
-OWN_RECIPE = "recipe.py"
 MAX_SOURCE_BYTES = 1_000_000
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections import Counter
+from functools import partial
 
 import pyarrow.compute as pc
 
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.deployment.canary_schedule import Traffic
-from pipeline_tasks.errors import DataCorrupt, PipelineError
-from pipeline_tasks.monitoring.log_parts import read_columns
+from pipeline_tasks.errors import PipelineError
+from pipeline_tasks.monitoring.prediction_log import ANSWERED, PredictionLog, StoredPart
 
 MINUTES = 24 * 60
 MOST_PARTS = 300  # more are sampled evenly: a part holds the payloads, too
@@ -32,14 +33,13 @@ def newest_day(store: ObjectStore, project: str, *, now: dt.datetime) -> Traffic
 
 
 def _read(store: ObjectStore, project: str, *, now: dt.datetime) -> Traffic | None:
-    since, prefix = now - dt.timedelta(minutes=MINUTES), f"predictions/{project}/"
-    keys = [info.key for info in store.list(prefix)]
-    newest = [key for key in keys if key.removeprefix(prefix)[:10] >= since.date().isoformat()]
+    since, log = now - dt.timedelta(minutes=MINUTES), PredictionLog(store, project)
+    keys, newest = log.object_keys(), log.object_keys(since=since.date())
     step = max(1, -(-len(newest) // MOST_PARTS))
     read = newest[::step]
     found: Counter[int] = Counter()
-    for key in read:
-        found += _minutes(store, key, since=since)
+    for minutes in log.each(read, partial(_minutes, since=since)):
+        found += minutes
     counted = {minute: num for minute, num in found.items() if 0 <= minute < MINUTES}
     if not counted:
         return None
@@ -49,13 +49,8 @@ def _read(store: ObjectStore, project: str, *, now: dt.datetime) -> Traffic | No
     return Traffic(tuple(scale * counted.get(minute, 0) for minute in range(first, MINUTES)))
 
 
-def _minutes(store: ObjectStore, key: str, *, since: dt.datetime) -> Counter[int]:
-    """Return the requests of a part by minute after `since`; of a damaged one, none."""
-    answered = (pc.field("kind") == "prediction") & (pc.field("status") == 200) & pc.field("at_ms").is_valid()
-    try:
-        times = read_columns(store.get(key), ["at_ms"], object_key=key, filters=answered)["at_ms"].to_pylist()
-    except DataCorrupt as error:
-        _log.warning("a part of the log is passed over: %s", error)
-        return Counter()
+def _minutes(part: StoredPart, *, since: dt.datetime) -> Counter[int]:
+    """Return the answered requests of a part by minute after `since`."""
+    times = part.table(["at_ms"], where=ANSWERED & pc.field("at_ms").is_valid())["at_ms"].to_pylist()
     begin = int(since.timestamp() * 1000)
     return Counter((at_ms - begin) // 60_000 for at_ms in times)

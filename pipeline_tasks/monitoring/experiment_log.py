@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import io
-import logging
 from collections.abc import Collection
-from typing import Any
+from functools import partial
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.deployment.experiment_analysis import Exposure, Outcome
-from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.monitoring.log_parts import read_columns, rows_of
+from pipeline_tasks.monitoring.prediction_log import PredictionLog, Row, StoredPart
 
 DRAWN = ["request_id", "prediction_id", "user_key", "business_key", "assigned", "answer_label", "at_ms"]
 TOLD = ["request_id", "prediction_id", "business_key", "outcome_label", "at_ms"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,39 +33,30 @@ def read_log(
     store: ObjectStore, project: str, *, generation: int, deployments: Collection[str], since: dt.date
 ) -> ExperimentLog:
     """Read the parts from a day on (UTC); a part that is damaged is passed over, which is said, and a record alone."""
-    prefix = f"predictions/{project}/"
-    keys = sorted(info.key for info in store.list(prefix) if info.key.removeprefix(prefix)[:10] >= since.isoformat())
+    log = PredictionLog(store, project)
+    keys = sorted(log.object_keys(since=since))
     exposures: list[Exposure] = []
     outcomes: list[Outcome] = []
     read: list[str] = []
-    told = (pc.field("kind") == "feedback") & pc.field("outcome_label").is_valid()
-    for key in keys:
-        data = store.get(key)
-        try:
-            drawn = _drawn(data, key, generation)
-            outcomes += [_outcome(row) for row in _whole(read_columns(data, TOLD, object_key=key, filters=told))]
-        except DataCorrupt as error:
-            _log.warning("a part of the log is passed over: %s", error)
-            continue
+    for key, drawn, told in log.each(keys, partial(_read, generation=generation)):
         exposures += [_exposure(row) for row in drawn if row["assigned"] in deployments]
+        outcomes += [_outcome(row) for row in told]
         read.append(key)
     return ExperimentLog(tuple(exposures), tuple(outcomes), len(read), content_id(read), len(keys) - len(read))
 
 
-def _drawn(data: bytes, key: str, generation: int) -> list[dict[str, Any]]:
-    try:
-        names = pq.read_schema(io.BytesIO(data)).names
-    except (pa.ArrowException, OSError) as error:
-        raise DataCorrupt(f"{key} must be a Parquet part (got {type(error).__name__}: {error}).") from error
-    if "generation" not in names:
-        return []  # of a gateway from before experiments
-    mine = (pc.field("kind") == "prediction") & (pc.field("generation") == generation)
-    return _whole(read_columns(data, DRAWN, object_key=key, filters=mine))
+def _read(part: StoredPart, *, generation: int) -> tuple[str, list[Row], list[Row]]:
+    """Return a part's name, the answers that this generation gave, and what callers told."""
+    drawn: list[Row] = []
+    if "generation" in part.names():  # else of a gateway from before experiments
+        mine = (pc.field("kind") == "prediction") & (pc.field("generation") == generation)
+        drawn = part.rows(DRAWN, where=mine)
+    told = part.rows(TOLD, where=(pc.field("kind") == "feedback") & pc.field("outcome_label").is_valid())
+    return part.object_key, _countable(drawn), _countable(told)
 
 
-def _whole(table: pa.Table) -> list[dict[str, Any]]:
+def _countable(rows: list[Row]) -> list[Row]:
     """Return the rows that an experiment can count: with a time, an id, and texts that are text."""
-    rows = rows_of(table)
     return [
         row
         for row in rows
@@ -82,7 +66,7 @@ def _whole(table: pa.Table) -> list[dict[str, Any]]:
     ]
 
 
-def _exposure(row: dict[str, Any]) -> Exposure:
+def _exposure(row: Row) -> Exposure:
     return Exposure(
         request_id=row["request_id"],
         prediction_id=row["prediction_id"],
@@ -94,7 +78,7 @@ def _exposure(row: dict[str, Any]) -> Exposure:
     )
 
 
-def _outcome(row: dict[str, Any]) -> Outcome:
+def _outcome(row: Row) -> Outcome:
     return Outcome(
         request_id=row["request_id"],
         prediction_id=row["prediction_id"],

@@ -38,6 +38,7 @@ from pipeline_tasks.monitoring import drift
 from pipeline_tasks.monitoring.log_parts import Part, Prediction, merge_predictions, read_part, read_payloads
 from pipeline_tasks.monitoring.log_refusals import examine_input, quarantine, refuse_part
 from pipeline_tasks.monitoring.log_scan import unknown_outcomes
+from pipeline_tasks.monitoring.prediction_log import PredictionLog
 from pipeline_tasks.monitoring.sampling import inclusion_chances, pick_audits, pick_uncertain
 from pipeline_tasks.project.schema import LoadedProject, Project
 from pipeline_tasks.validation.after_alarm import AfterAlarm, after_alarm
@@ -163,19 +164,20 @@ def _new_parts(project: str, *, outside: MonitoringResources, now: dt.datetime) 
     found: list[Part] = []
     refused: list[RejectedRow] = []
     size = 0
-    for info in outside.store.list(f"predictions/{project}/"):
+    log = PredictionLog(outside.store, project)
+    for info in log.parts():
         if info.key in done:
             continue
         if found and (len(found) >= MAX_PARTS or size + info.size_bytes > MAX_BYTES):
             break  # the next run goes on here
-        data = outside.store.get(info.key)
+        stored = log.get(info.key)
         try:
-            part = read_part(data, object_key=info.key, project=project, now=now)
+            part = read_part(stored, project=project, now=now)
         except DataCorrupt as error:
-            refused.append(refuse_part(info.key, data, code="PART_CORRUPT", reason=str(error)))
+            refused.append(refuse_part(info.key, stored.data, code="PART_CORRUPT", reason=str(error)))
             continue
         if part.is_ahead:
-            refused.append(refuse_part(info.key, data, code="PART_AHEAD", reason=part.refused[0].reason))
+            refused.append(refuse_part(info.key, stored.data, code="PART_AHEAD", reason=part.refused[0].reason))
             continue
         found.append(part)
         refused += part.refused
@@ -188,7 +190,7 @@ def _count_unmatched(project: str, outcomes: Sequence[OutcomeRow], parts: Sequen
     ids = {one.prediction_id for part in parts for one in part.predictions}
     keys = {key for part in parts for key in part.business_keys}
     missing = {one.outcome_id: one for one in outcomes if one.prediction_id not in ids and one.business_key not in keys}
-    unknown = unknown_outcomes(store, project, list(missing.values()), num_parts=MAX_PARTS)
+    unknown = unknown_outcomes(PredictionLog(store, project), list(missing.values()), num_parts=MAX_PARTS)
     if unknown:
         _log.warning("monitor of %s: %d outcomes are about no prediction of the log", project, len(unknown))
     return len(unknown)
@@ -254,7 +256,7 @@ class _Examiner:
 
     def __init__(self, project: LoadedProject, outside: MonitoringResources, item_ids: Mapping[str, str]) -> None:
         self._project = project
-        self._store = outside.store
+        self._log = PredictionLog(outside.store, project.name)
         self._items = outside.items
         self._item_ids = item_ids
         self._payloads: dict[str, dict[str, bytes]] = {}
@@ -269,7 +271,7 @@ class _Examiner:
     def _examine(self, prediction: Prediction) -> _Examined | None:
         key = prediction.object_key
         if key not in self._payloads:
-            self._payloads[key] = read_payloads(self._store.get(key), object_key=key)
+            self._payloads[key] = read_payloads(self._log.get(key))
         data = self._payloads[key].get(prediction.prediction_id)
         if data is None:
             return None

@@ -1,19 +1,15 @@
-"""Reads parts of the prediction log: Parquet rows of predictions and feedback, as the gateway writes them."""
+"""Records of a part of the prediction log: what was answered, what callers told, and what is no record."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import io
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipeline_tasks.catalog.monitoring import OutcomeRow
 from pipeline_tasks.contracts import content_id, sha256_hex
-from pipeline_tasks.errors import DataCorrupt, InputError
+from pipeline_tasks.errors import InputError
 from pipeline_tasks.ingest.item_checks import RejectedRow, printable_key
 from pipeline_tasks.monitoring.log_records import (
     RECORD_AHEAD,
@@ -25,6 +21,7 @@ from pipeline_tasks.monitoring.log_records import (
     text_of,
     time_of,
 )
+from pipeline_tasks.monitoring.prediction_log import StoredPart
 
 LIGHT_COLUMNS = [
     "kind",
@@ -79,7 +76,7 @@ class Part:
         return is_empty and {one.code for one in self.refused} == {RECORD_AHEAD}
 
 
-def read_part(data: bytes, *, object_key: str, project: str, now: dt.datetime) -> Part:
+def read_part(stored: StoredPart, *, project: str, now: dt.datetime) -> Part:
     """Return the rows of a part; one that is no record of the project's is refused alone.
 
     Raises:
@@ -90,7 +87,8 @@ def read_part(data: bytes, *, object_key: str, project: str, now: dt.datetime) -
     business_keys: set[str] = set()
     refused: list[RejectedRow] = []
     num_errors = 0
-    for number, row in enumerate(rows_of(read_columns(data, LIGHT_COLUMNS, object_key=object_key))):
+    object_key = stored.object_key
+    for number, row in enumerate(stored.rows(LIGHT_COLUMNS)):
         try:
             if row["project"] != project:
                 raise invalid("project", f"{project} in this part", row["project"])
@@ -107,30 +105,14 @@ def read_part(data: bytes, *, object_key: str, project: str, now: dt.datetime) -
     return Part(object_key, tuple(predictions), tuple(outcomes), num_errors, frozenset(business_keys), tuple(refused))
 
 
-def rows_of(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows; a text that is not UTF-8 is its bytes."""
-    try:
-        return list(table.to_pylist())
-    except ValueError:  # one string that is not UTF-8
-        return [{name: _value(table[name][row]) for name in table.column_names} for row in range(table.num_rows)]
-
-
-def _value(cell: pa.Scalar) -> Any:
-    try:
-        return cell.as_py()
-    except ValueError:
-        return cell.as_buffer().to_pybytes()
-
-
 def _refusal(row: dict[str, Any], error: InputError, *, place: str) -> RejectedRow:
     name = next((one for one in (row["prediction_id"], row["request_id"]) if isinstance(one, str) and one), place)
     return RejectedRow(printable_key(name), sha256_hex(place.encode()), error.code, f"{error} [{place}]")
 
 
-def read_payloads(data: bytes, *, object_key: str) -> dict[str, bytes]:
+def read_payloads(stored: StoredPart) -> dict[str, bytes]:
     """Return the payload of each prediction that has one."""
-    rows = rows_of(read_columns(data, ["prediction_id", "payload"], object_key=object_key))
-    pairs = [(row["prediction_id"], row["payload"]) for row in rows]
+    pairs = [(row["prediction_id"], row["payload"]) for row in stored.rows(["prediction_id", "payload"])]
     return {name: data for name, data in pairs if isinstance(name, str) and isinstance(data, bytes)}
 
 
@@ -138,22 +120,6 @@ def merge_predictions(parts: Sequence[Part]) -> list[Prediction]:
     """Return the predictions of all parts, each id once (a part can be shipped twice), in the order of their ids."""
     by_id = {one.prediction_id: one for part in reversed(parts) for one in part.predictions}
     return [by_id[prediction_id] for prediction_id in sorted(by_id)]
-
-
-def read_columns(data: bytes, columns: list[str], *, object_key: str, filters: Any = None) -> pa.Table:
-    """Return these columns of a part, of the rows that the pyarrow expression `filters` lets through.
-
-    Raises:
-        DataCorrupt: the bytes are no Parquet with these columns.
-    """
-    try:
-        table = pq.read_table(io.BytesIO(data), columns=columns, filters=filters)
-    except (pa.ArrowException, OSError) as error:
-        raise DataCorrupt(f"{object_key} must be a Parquet part (got {type(error).__name__}: {error}).") from error
-    missing = sorted(set(columns) - set(table.column_names))
-    if missing:
-        raise DataCorrupt(f"{object_key} must have the columns of the prediction log (got no {', '.join(missing)}).")
-    return table
 
 
 def _status(row: dict[str, Any]) -> int:

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import logging
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_tasks.catalog.monitoring import ImportedCounts, OutcomeRow
 from pipeline_tasks.core.ports import ObjectStore
-from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.monitoring.log_parts import read_columns
+from pipeline_tasks.monitoring.prediction_log import ANSWERED, PredictionLog, StoredPart, moment_of
 
-READS = 8
+IDENTIFIED = ANSWERED & pc.field("prediction_id").is_valid()
 FOUND_COLUMNS = [
     "prediction_id",
     "model_version",
@@ -35,9 +31,6 @@ FOUND_COLUMNS = [
     "media_type",
     "payload_sha256",
 ]
-T = TypeVar("T")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,9 +58,9 @@ class LogCounts:
 
 def count_predictions(store: ObjectStore, project: str, *, imported: ImportedCounts) -> LogCounts:
     """Count the answered predictions of a project's log; `imported` is what the monitor counted of its parts."""
-    columns = ["prediction_id", "model_version"]
-    keys = (info.key for info in store.list(f"predictions/{project}/") if info.key not in imported.object_keys)
-    tables = list(_each_part(store, keys, lambda data, key: _answered(data, key, columns=columns)))
+    log, columns = PredictionLog(store, project), ["prediction_id", "model_version"]
+    keys = (key for key in log.object_keys() if key not in imported.object_keys)
+    tables = list(log.each(keys, lambda part: part.texts(columns, where=IDENTIFIED)))
     total = Counter(imported.by_version) + Counter(_count_once(tables, columns))
     return LogCounts(dict(total), len(imported.object_keys) + len(tables))
 
@@ -85,22 +78,20 @@ def find_predictions(store: ObjectStore, project: str, beginning: str, *, limit:
     """Return the answered predictions whose id starts so, each once, in the order of their ids; at most `limit`."""
     starts = pc.starts_with(pc.field("prediction_id"), beginning)
 
-    def matching(data: bytes, key: str) -> list[LoggedPrediction]:
-        rows = _answered(data, key, columns=FOUND_COLUMNS, extra=starts).to_pylist()
-        return [one for one in (_logged(row, key) for row in rows) if one is not None]
+    def matching(part: StoredPart) -> list[LoggedPrediction]:
+        rows = part.texts(FOUND_COLUMNS, where=IDENTIFIED & starts).to_pylist()
+        return [one for one in (_logged(row, part.object_key) for row in rows) if one is not None]
 
-    keys = sorted((info.key for info in store.list(f"predictions/{project}/")), reverse=True)
+    log = PredictionLog(store, project)
     found: dict[str, LoggedPrediction] = {}
-    for part in _each_part(store, iter(keys), matching):
-        found |= {one.prediction_id: one for one in part}
+    for predictions in log.each(sorted(log.object_keys(), reverse=True), matching):
+        found |= {one.prediction_id: one for one in predictions}
         if beginning in found:
             return [found[beginning]]
     return [found[prediction_id] for prediction_id in sorted(found)[:limit]]
 
 
-def unknown_outcomes(
-    store: ObjectStore, project: str, outcomes: Sequence[OutcomeRow], *, num_parts: int
-) -> list[OutcomeRow]:
+def unknown_outcomes(log: PredictionLog, outcomes: Sequence[OutcomeRow], *, num_parts: int) -> list[OutcomeRow]:
     """Return the outcomes that are about no prediction of the newest parts of the log."""
     if not outcomes:
         return []
@@ -109,53 +100,22 @@ def unknown_outcomes(
     about = pc.field("prediction_id").isin(ids) | pc.field("business_key").isin(names)
     columns = ["prediction_id", "business_key"]
 
-    def matching(data: bytes, key: str) -> set[tuple[str, str]]:
-        table = _answered(data, key, columns=columns, extra=about)
+    def matching(part: StoredPart) -> set[tuple[str, str]]:
+        table = part.texts(columns, where=IDENTIFIED & about)
         return {(name, value) for name in columns for value in table[name].to_pylist() if value}
 
-    keys = sorted((info.key for info in store.list(f"predictions/{project}/")), reverse=True)
     left = list(outcomes)
-    for found in _each_part(store, iter(keys[:num_parts]), matching):
+    for found in log.each(sorted(log.object_keys(), reverse=True)[:num_parts], matching):
         left = [one for one in left if not {(name, getattr(one, name)) for name in columns} & found]
         if not left:
             break
     return left
 
 
-def _each_part(store: ObjectStore, keys: Iterator[str], read: Callable[[bytes, str], T]) -> Iterator[T]:
-    """Yield what is read of each part; one that is damaged is passed over, which is said."""
-
-    def read_one(key: str) -> T | None:
-        try:
-            return read(store.get(key), key)
-        except DataCorrupt as error:
-            _log.warning("a part of the log is passed over: %s", error)
-            return None
-
-    with ThreadPoolExecutor(READS, thread_name_prefix="read-log") as pool:
-        ahead = deque(pool.submit(read_one, key) for key in islice(keys, 2 * READS))
-        while ahead:
-            found = ahead.popleft().result()
-            if found is not None:
-                yield found
-            ahead.extend(pool.submit(read_one, key) for key in islice(keys, 1))
-
-
-def _answered(data: bytes, key: str, *, columns: list[str], extra: Any = None) -> pa.Table:
-    where = (pc.field("kind") == "prediction") & (pc.field("status") == 200) & pc.field("prediction_id").is_valid()
-    table = read_columns(data, columns, object_key=key, filters=where if extra is None else where & extra)
-    try:
-        table.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise DataCorrupt(f"{key} must hold texts in UTF-8 (got {error}).") from error
-    return table
-
-
 def _logged(row: dict[str, Any], object_key: str) -> LoggedPrediction | None:
     """Return a row as the log has it; None for one with a time that is none, which the monitor names."""
-    try:
-        at = dt.datetime.fromtimestamp(row["at_ms"] / 1000, dt.UTC)
-    except (TypeError, ValueError, OverflowError, OSError):
+    at = moment_of(row)
+    if at is None:
         return None
     fields = {name: row[name] for name in FOUND_COLUMNS if name != "at_ms"}
     return LoggedPrediction(**fields, at=at, object_key=object_key)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pipeline_tasks.adapters.inference_http import ask_server
@@ -15,17 +14,17 @@ from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, ReleaseRepository, VerdictRepository
-from pipeline_tasks.contracts import Attempt, DeploymentRef, Item, Location, ModelRef, ReleaseRef, Route
+from pipeline_tasks.contracts import Attempt, DeploymentRef, ModelRef, ReleaseRef, Route
 from pipeline_tasks.core.clock import utc_now
 from pipeline_tasks.core.ports import DeploymentTarget, ObjectStore
 from pipeline_tasks.deployment import release as release_task
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.deployment.bento_packager import BentoPackager
 from pipeline_tasks.deployment.canary import ROLLING, CanaryRollout, return_abandoned, roll_out
-from pipeline_tasks.deployment.golden_requests import GoldenAnswer, golden_answers, tolerance_of
+from pipeline_tasks.deployment.golden_requests import GoldenAnswer, as_asked, golden_answers, spread_over, tolerance_of
 from pipeline_tasks.deployment.route_plan import deployment_id_of
 from pipeline_tasks.deployment.route_settings import route_config
-from pipeline_tasks.errors import GateClosed, InputError, PermanentError, PipelineError, ServiceUnavailable
+from pipeline_tasks.errors import GateClosed, InputError, PermanentError, PipelineError
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.verdict_consistency import judged_weights
 from pipeline_tasks.ingest.item_reader import read_items
@@ -36,8 +35,6 @@ from pipeline_tasks.orchestration.ledger_anchors import note_head
 from pipeline_tasks.orchestration.resources import Resources, lock_hash, lock_path
 from pipeline_tasks.project.schema import LoadedProject
 from pipeline_tasks.validation import task as validation_task
-
-NUM_GOLDEN = 8
 
 
 def build_release(parts: Resources, project: str, *, attempt: Attempt, verdict_id: str) -> ReleaseRef:
@@ -54,7 +51,7 @@ def build_release(parts: Resources, project: str, *, attempt: Attempt, verdict_i
     scratch = parts.settings.scratch_dir / "release" / attempt.holder.replace("/", "_").replace(":", "_")
     target = target_of(parts, loaded)
     release_id = release_task.release_id_of(model, verdict_id=verdict_id, lock_hash=lock_hash())
-    with _contender_removed(target, deployment_id_of(project, release_id)):
+    with release_task.contender_removed(target, deployment_id_of(project, release_id)):
         return release_task.release(
             loaded,
             model,
@@ -87,23 +84,6 @@ def target_of(parts: Resources, loaded: LoadedProject) -> DeploymentTarget:
     )
 
 
-@contextmanager
-def _contender_removed(target: DeploymentTarget, deployment_id: str) -> Iterator[None]:
-    """Stop a server that did not get ready or failed its check, and tell with the error what the target knows of it."""
-    try:
-        yield
-    except GateClosed as error:
-        if error.code != "INFRA_CHECK":
-            raise
-        known = target.describe(deployment_id)
-        target.stop(deployment_id)
-        raise GateClosed(f"{error} {known}", code=error.code) from error
-    except ServiceUnavailable as error:
-        if error.code == "DEPLOYMENT_NOT_READY":
-            target.stop(deployment_id)
-        raise
-
-
 def require_promotable(parts: Resources, loaded: LoadedProject, verdict_id: str) -> None:
     """Raise GateClosed unless the verdict may ship now."""
     head = ServingRepository(parts.database).head_route(loaded.name)
@@ -128,13 +108,7 @@ def require_promotable_after(
 def _judged_model(parts: Resources, project: str, verdict_id: str) -> ModelRef:
     record = verdict_record(parts, project, verdict_id)
     model = model_of(parts, project, record.ref.contender_version)
-    judged = judged_weights(parts.store.get(f"{record.ref.object_key}/verdict.json"))
-    if model.digest != judged:
-        raise GateClosed(
-            f"{model.version} must have the weights that were judged, {str(judged)[:12]} (got {model.digest[:12]}). "
-            "The catalog's row was changed after the verdict; `dethrone verify` names what else was.",
-            code="ARTIFACT_CHANGED",
-        )
+    release_task.require_judged(model, weights=judged_weights(parts.store.get(f"{record.ref.object_key}/verdict.json")))
     return model
 
 
@@ -142,13 +116,7 @@ def _require_same_lock(parts: Resources, project: str, model: ModelRef) -> None:
     from pipeline_tasks.catalog.model_versions import ModelRepository
 
     record = ModelRepository(parts.database).get(project, model.version)
-    trained_with = record.lock_hash if record else "nothing"
-    if trained_with != lock_hash():
-        raise GateClosed(
-            f"requirements/pipeline.lock must be the one that {model.version} was trained with (trained: "
-            f"{trained_with[:12]}, here: {lock_hash()[:12]}). Train again with this lock.",
-            code="LOCK_MISMATCH",
-        )
+    release_task.require_same_lock(model, trained_with=record.lock_hash if record else "nothing", here=lock_hash())
 
 
 def golden_items(parts: Resources, project: str, model: ModelRef) -> Sequence[release_task.GoldenItem]:
@@ -158,11 +126,10 @@ def golden_items(parts: Resources, project: str, model: ModelRef) -> Sequence[re
     exam = DatasetRepository(parts.database).exams(project)[0]
     frozen = validation_task.read_exam(parts.store, exam)["item_id"].to_pylist()
     unusable = SetAsideRepository(parts.database).unusable(project, frozen)
-    item_ids = [item_id for item_id in frozen if item_id not in unusable]
-    step = max(1, len(item_ids) // NUM_GOLDEN)
+    item_ids = spread_over([item_id for item_id in frozen if item_id not in unusable])
     loaded = load_stored(parts.store)(model)
     pairs, inputs = [], []
-    for item, data in read_items(parts.store, items_of(parts, project, item_ids[::step][:NUM_GOLDEN])):
+    for item, data in read_items(parts.store, items_of(parts, project, item_ids)):
         with contextlib.suppress(InputError):  # of an exam from before the items check decoded
             inputs.append(loaded.decode(data))
             pairs.append((item, data))
@@ -192,21 +159,13 @@ def golden_again(parts: Resources, release: ReleaseRef, *, store: ObjectStore) -
         return kept
     stored = golden_answers(store.get(release_task.golden_key(release)))
     answers = {one.item_id: one for one in stored}
-    items = [_as_asked(item, answers[item.item_id]) for item in items_of(parts, release.project, list(answers))]
+    items = [as_asked(item, answers[item.item_id]) for item in items_of(parts, release.project, list(answers))]
     found = [
         release_task.GoldenItem(payload=data, media_type=item.media_type, expected=answers[item.item_id])
         for item, data in read_items(store, items)
     ]
     keep_golden(parts.settings.home, release, found)
     return found
-
-
-def _as_asked(item: Item, answer: GoldenAnswer) -> Item:
-    """Return an item with the bytes that it had when its answer was computed."""
-    if answer.asked is None:
-        return item
-    object_key, offset, size_bytes, content = answer.asked
-    return dataclasses.replace(item, location=Location(object_key, offset, size_bytes), content_id=content)
 
 
 def ship_release(parts: Resources, project: str, *, attempt: Attempt, release_id: str) -> Route:

@@ -76,7 +76,7 @@ class Resources:
     @property
     def own_s3(self) -> Any:
         """Return the stack's own S3 for sources that name no other."""
-        from pipeline_tasks.ingest.sources.s3 import S3Access
+        from pipeline_tasks.ingest.sources.opening import S3Access
 
         settings = self.settings
         return S3Access(settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key, settings.s3_region)

@@ -6,23 +6,20 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.models.stock import OWN_RECIPE, STOCK
 from pipeline_tasks.project.declared_columns import check_columns
 from pipeline_tasks.project.gate_schema import Slice
 from pipeline_tasks.project.image_checks import Finding, check_images
 from pipeline_tasks.project.privacy_checks import check_privacy
-from pipeline_tasks.project.schema import FolderSource, Project, S3Source, Source, SqlSource, TableSource
+from pipeline_tasks.project.schema import Project
+from pipeline_tasks.project.source_schema import check_pattern
 from pipeline_tasks.project.yaml_reader import Path_, shown
 
-# Stock recipes and the modality each one learns from; models/<recipe>/ holds the code.
-STOCK_RECIPES = {"image_cnn": "image", "text_bow": "text", "tabular_mlp": "tabular"}
-OWN_RECIPE = "recipe.py"
 _CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 _CRON_PART = re.compile(r"^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?$")
-_VARIABLE = re.compile(r"^[A-Z][A-Z0-9_]*$")
 
 
 def check_project(project: Project, *, folder: Path) -> list[Finding]:
@@ -80,39 +77,8 @@ def _check_sources(project: Project) -> Iterator[Finding]:
                     "What was read is remembered under this name."
                 ),
             )
-        for key, message in _check_source(source, project=project):
+        for key, message in source.problems(project.modality):
             yield ("sources", index, key), f"sources[{index}].{key} {message}"
-
-
-def _check_source(source: Source, *, project: Project) -> Iterator[tuple[str, str]]:
-    if isinstance(source, FolderSource | S3Source):
-        if project.modality == "tabular":
-            yield "type", f"must be table or sql for the modality tabular (got {source.type!r}): an item is a row."
-        yield from _check_pattern("label_pattern", source.label_pattern, group="label")
-        yield from _check_pattern("group_pattern", source.group_pattern, group="group")
-    elif project.modality == "image":
-        yield "type", f"must be folder or s3 for the modality image (got {source.type!r}): an item is a file."
-    elif project.modality == "text" and len(source.content_columns) != 1:
-        yield "content_columns", f"must be one column for the modality text (got {len(source.content_columns)})."
-    if isinstance(source, FolderSource | TableSource):
-        yield from _check_path("path", source.path)
-        yield from _check_path("pattern", source.pattern)
-    if isinstance(source, S3Source):
-        yield from _check_s3(source)
-    if isinstance(source, SqlSource):
-        yield from _check_variable("url_variable", source.url_variable, example="SHOP_DATABASE_URL")
-
-
-def _check_pattern(key: str, pattern: str | None, *, group: str) -> Iterator[tuple[str, str]]:
-    if pattern is None:
-        return
-    try:
-        groups = re.compile(pattern).groupindex
-    except re.error as error:
-        yield key, f"must be a regular expression (got {shown(pattern)}: {error}). Write it between single quotes."
-        return
-    if group not in groups:
-        yield key, f"must have a group (?P<{group}>...) (got {shown(pattern)})."
 
 
 def _check_slices(project: Project) -> Iterator[Finding]:
@@ -129,33 +95,7 @@ def _check_slice(one: Slice, *, count: int) -> Iterator[tuple[str, str]]:
         yield "pattern", "must be a regular expression with a group (?P<slice>...) where by is key_pattern (got none)."
     if one.by != "key_pattern" and one.pattern is not None:
         yield "pattern", f"must be left out where by is {one.by} (got {shown(one.pattern)}). Set by to key_pattern."
-    yield from _check_pattern("pattern", one.pattern, group="slice")
-
-
-def _check_path(key: str, path: str) -> Iterator[tuple[str, str]]:
-    if ".." in PurePosixPath(path).parts or path.startswith("~") or "\0" in path:
-        yield key, f"must not contain `..` or `~` (got {shown(path)}): PATH_NOT_ALLOWED. Use an absolute path."
-    if not path:
-        yield key, "must name a place below the project's folder, or an absolute one (got '')."
-
-
-def _check_s3(source: S3Source) -> Iterator[tuple[str, str]]:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", source.bucket):
-        yield "bucket", f"must be an S3 bucket's name, 3 to 63 of a-z, 0-9, . and - (got {shown(source.bucket)})."
-    if source.endpoint_url is not None:
-        url = urlsplit(source.endpoint_url)
-        if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc:
-            yield "endpoint_url", "must be http(s)://host[:port] without user and password. Use `credentials` for keys."
-        if source.credentials is None:
-            yield "credentials", "must be set where endpoint_url is (got nothing): whose keys are to be used there?"
-    if source.credentials is not None:
-        yield from _check_variable("credentials", source.credentials, example="PARTNER_S3")
-
-
-def _check_variable(key: str, name: str, *, example: str) -> Iterator[tuple[str, str]]:
-    # The value is not shown: a common mistake is to write the secret itself here.
-    if not _VARIABLE.match(name):
-        yield key, f"must be the name of environment variables, such as {example} (got other text, not shown here)."
+    yield from check_pattern("pattern", one.pattern, group="slice")
 
 
 def _check_recipe(project: Project, *, folder: Path) -> Iterator[Finding]:
@@ -163,15 +103,15 @@ def _check_recipe(project: Project, *, folder: Path) -> Iterator[Finding]:
     if name == OWN_RECIPE:
         if not (folder / OWN_RECIPE).is_file():
             yield ("recipe", "name"), f"recipe.name must be a recipe that exists (got recipe.py, not in {folder})."
-    elif name not in STOCK_RECIPES:
-        known = ", ".join([*STOCK_RECIPES, OWN_RECIPE])
+    elif name not in STOCK:
+        known = ", ".join([*STOCK, OWN_RECIPE])
         yield ("recipe", "name"), f"recipe.name must be one of {known} (got {shown(name)})."
-    elif STOCK_RECIPES[name] != project.modality:
-        fitting = ", ".join(recipe for recipe, modality in STOCK_RECIPES.items() if modality == project.modality)
+    elif STOCK[name].modality != project.modality:
+        fitting = ", ".join(other for other, stock in STOCK.items() if stock.modality == project.modality)
         yield (
             ("recipe", "name"),
             (
-                f"recipe.name must fit the modality {project.modality} (got {name}, for {STOCK_RECIPES[name]}). "
+                f"recipe.name must fit the modality {project.modality} (got {name}, for {STOCK[name].modality}). "
                 f"Use {fitting} or {OWN_RECIPE}."
             ),
         )
@@ -189,7 +129,8 @@ def _check_recipe(project: Project, *, folder: Path) -> Iterator[Finding]:
 
 def _check_params(project: Project) -> Iterator[Finding]:
     """Check the parameters of a stock recipe; the project's own recipe runs only where it is used."""
-    if STOCK_RECIPES.get(project.recipe.name) != project.modality:
+    stock = project.recipe.stock
+    if stock is None or stock.modality != project.modality:
         return
     from pipeline_tasks.models.registry import find_recipe
 
@@ -198,7 +139,7 @@ def _check_params(project: Project) -> Iterator[Finding]:
     except ConfigError as error:
         yield ("recipe", "params"), str(error)
         return
-    if project.modality == "tabular":
+    if stock.reads_columns:
         yield from _check_inputs(project)
 
 
@@ -207,7 +148,8 @@ def _check_inputs(project: Project) -> Iterator[Finding]:
     params = project.recipe.params
     wanted = [*params.get("numbers", []), *params.get("dates", []), *params.get("categories", {})]
     for index, source in enumerate(project.sources):
-        missing = [name for name in wanted if name not in getattr(source, "content_columns", wanted)]
+        columns = source.item_columns
+        missing = [] if columns is None else [name for name in wanted if name not in columns]
         if missing:
             yield (
                 ("sources", index, "content_columns"),
@@ -298,12 +240,14 @@ def _check_serving(project: Project) -> Iterator[Finding]:
             ("serving", "top_k"),
             f"serving.top_k must be at most the number of labels.classes (got {serving.top_k} and {len(classes)}).",
         )
-    if serving.runtime == "onnx-int8" and project.recipe.name == "text_bow" and not project.recipe.params.get("hidden"):
+    recipe = project.recipe
+    needed = recipe.stock and recipe.stock.int8_needs
+    if serving.runtime == "onnx-int8" and needed and not recipe.params.get(needed):
         yield (
             ("serving", "runtime"),
             (
-                "serving.runtime must be eager, amp or onnx for text_bow without recipe.params.hidden (got onnx-int8): "
-                "it has no layer to quantize."
+                f"serving.runtime must be eager, amp or onnx for {recipe.name} without recipe.params.{needed} "
+                "(got onnx-int8): it has no layer to quantize."
             ),
         )
     for key in ("thresholds", "business_labels"):

@@ -11,6 +11,7 @@ from pydantic import Field
 from pipeline_tasks.contracts import REQUEST, Graph, GraphNode
 from pipeline_tasks.project.schema import Modality
 from pipeline_tasks.project.section import NAME_PATTERN, Section
+from pipeline_tasks.project.serving_schema import ROUTE
 
 MAX_NODES = 8
 MAX_DEPTH = 4
@@ -60,8 +61,8 @@ class GraphSection(Section):
 class ComposedServing(Section):
     """Limits of the composed project."""
 
-    max_request_bytes: int = Field(10_000_000, ge=1)
-    requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
+    max_request_bytes: int = Field(ROUTE.max_request_bytes, ge=1)
+    requests_per_second: float = Field(ROUTE.requests_per_second, gt=0, description="Per API key.")
 
 
 class ComposedProject(Section):

@@ -9,10 +9,9 @@ from typing import Any
 
 from pipeline_tasks.project.columns_schema import ColumnConfig
 from pipeline_tasks.project.image_checks import Finding
-from pipeline_tasks.project.schema import Project, SqlSource, TableSource
+from pipeline_tasks.project.schema import Project
 from pipeline_tasks.project.yaml_reader import shown
 
-ROW_RECIPE = "tabular_mlp"
 INPUTS = {
     "numbers": ("number", "decimal"),
     "dates": ("date",),
@@ -30,20 +29,15 @@ def complete(project: Project) -> Project:
     if not project.columns:
         return project
     names = [column.name for column in project.columns]
-    sources = [
-        source.model_copy(update={"content_columns": names})
-        if isinstance(source, TableSource | SqlSource) and not source.content_columns
-        else source
-        for source in project.sources
-    ]
+    sources = [source.with_content(names) for source in project.sources]
     recipe = project.recipe
-    if recipe.name == ROW_RECIPE and not INPUTS.keys() & recipe.params.keys():
+    if recipe.reads_columns and not INPUTS.keys() & recipe.params.keys():
         recipe = recipe.model_copy(update={"params": {**recipe.params, **recipe_inputs(project.columns)}})
     return project.model_copy(update={"sources": sources, "recipe": recipe})
 
 
 def recipe_inputs(columns: list[ColumnConfig]) -> dict[str, Any]:
-    """Return the inputs of `tabular_mlp` that the columns are: all but texts, in the order of the columns."""
+    """Return the inputs that the columns are to a recipe for rows: all but texts, in the order of the columns."""
     numbers = [column.name for column in columns if column.type in INPUTS["numbers"]]
     dates = [column.name for column in columns if column.type == "date"]
     categories = {
@@ -109,9 +103,9 @@ def _check_format(column: ColumnConfig) -> Iterator[tuple[str, str]]:
 def _check_sources(project: Project) -> Iterator[Finding]:
     declared = {column.name for column in project.columns}
     for index, source in enumerate(project.sources):
-        if not isinstance(source, TableSource | SqlSource):
+        if source.item_columns is None:
             continue
-        key, got = ("sources", index, "content_columns"), set(source.content_columns)
+        key, got = ("sources", index, "content_columns"), set(source.item_columns)
         if not got:
             advice = "Name them, or declare `columns` (docs/tables.md)."
             yield key, f"sources[{index}].content_columns must be a list of at least 1 column (got none). {advice}"
@@ -128,7 +122,7 @@ def _check_sources(project: Project) -> Iterator[Finding]:
 
 def _check_inputs(project: Project) -> Iterator[Finding]:
     """Check that the inputs of the stock recipe for rows have fitting types."""
-    if project.recipe.name != ROW_RECIPE or not project.columns:
+    if not project.recipe.reads_columns or not project.columns:
         return
     types = {column.name: column.type for column in project.columns}
     for param, fitting in INPUTS.items():

@@ -22,7 +22,7 @@ def check_privacy(project: Project) -> Iterator[Finding]:
     """Yield what contradicts the deny-list, as (path of the key, message)."""
     deny = project.privacy.deny
     used = _used_columns(project)
-    if deny.columns and not any(source.type in ("table", "sql") for source in project.sources):
+    if deny.columns and all(source.item_columns is None for source in project.sources):
         text = "must be left out where no source has rows (got some): a file has no fields. Use patterns."
         yield ("privacy", "deny", "columns"), f"privacy.deny.columns {text}"
     for index, name in enumerate(deny.columns):
@@ -48,11 +48,9 @@ def check_privacy(project: Project) -> Iterator[Finding]:
 def _used_columns(project: Project) -> dict[str, str]:
     found: dict[str, str] = {}
     for index, source in enumerate(project.sources):
-        for key in ("key_column", "label_column", "group_column", "watermark_column"):
-            name = getattr(source, key, None)
-            if name is not None:
-                found[name] = f"sources[{index}].{key}"
-        for name in getattr(source, "content_columns", ()):
+        for key, name in source.used_columns().items():
+            found[name] = f"sources[{index}].{key}"
+        for name in source.item_columns or ():
             found[name] = f"sources[{index}].content_columns"
     return found | {column.name: "columns" for column in project.columns}
 

@@ -4,91 +4,22 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from pipeline_tasks.guards.cells import Column, columns_of
 from pipeline_tasks.guards.personal import DenyList, deny_list
+from pipeline_tasks.models.stock import OWN_RECIPE, STOCK, StockRecipe
 from pipeline_tasks.project.columns_schema import ColumnConfig
 from pipeline_tasks.project.gate_schema import Gate
 from pipeline_tasks.project.privacy_schema import Privacy
 from pipeline_tasks.project.section import NAME_PATTERN, Section
 from pipeline_tasks.project.serving_schema import Serving
+from pipeline_tasks.project.source_schema import Source
 
 Modality = Literal["image", "text", "tabular"]
 SCHEMA_VERSION = 1
-
-
-class FolderSource(Section):
-    """Files below a folder (relative paths start at the project's folder); each file is one item."""
-
-    type: Literal["folder"]
-    name: str = "folder"
-    path: str
-    pattern: str = Field("**/*", description="Glob of the files to read.")
-    label_pattern: str | None = Field(
-        None,
-        description="Regular expression on the key (path below the folder) with a group `label`; no match = unlabeled.",
-    )
-    group_pattern: str | None = Field(
-        None,
-        description="Regular expression on the key with a group `group` (patient, user, session); no match = the key.",
-    )
-
-
-class S3Source(Section):
-    """Objects below a prefix of any S3 bucket; each object is one item."""
-
-    type: Literal["s3"]
-    name: str = "s3"
-    bucket: str
-    prefix: str = Field("", description="Folder of the bucket, with or without a slash at its end; empty = all of it.")
-    endpoint_url: str | None = Field(None, description="Empty = the stack's own S3.")
-    credentials: str | None = Field(
-        None,
-        description="Prefix of the environment variables with the keys: <PREFIX>_ACCESS_KEY and <PREFIX>_SECRET_KEY.",
-    )
-    label_pattern: str | None = None
-    group_pattern: str | None = None
-
-
-class _Rows(Section):
-    key_column: str
-    content_columns: list[str] = Field(
-        default_factory=list,
-        description="The columns that make an item: one for text, the features for tabular; without it the names in "
-        "`columns`.",
-    )
-    label_column: str | None = None
-    group_column: str | None = None
-
-
-class TableSource(_Rows):
-    """CSV, Parquet or JSON-lines files; each row is one item."""
-
-    type: Literal["table"]
-    name: str = "table"
-    path: str
-    pattern: str = "**/*"
-
-
-class SqlSource(_Rows):
-    """The rows of a query on any SQLAlchemy URL; each row is one item."""
-
-    type: Literal["sql"]
-    name: str = "sql"
-    url_variable: str = Field(
-        description="Environment variable that holds the SQLAlchemy URL (it may hold a password)."
-    )
-    query: str
-    watermark_column: str | None = Field(
-        None,
-        description="Column that grows: rows are read from a little before its greatest value on, daily all of them.",
-    )
-
-
-Source = Annotated[FolderSource | S3Source | TableSource | SqlSource, Field(discriminator="type")]
 
 
 class Labels(Section):
@@ -176,10 +107,20 @@ class Tune(Section):
 class RecipeConfig(Section):
     """What is trained, and how."""
 
-    name: str = Field(description="A stock recipe (image_cnn, text_bow) or `recipe.py` in the project's folder.")
+    name: str = Field(description=f"A stock recipe ({', '.join(STOCK)}) or `{OWN_RECIPE}` in the project's folder.")
     params: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     tune: Tune = Tune()
+
+    @property
+    def stock(self) -> StockRecipe | None:
+        """The facts of the stock recipe; None: it is the project's own, or there is none of this name."""
+        return STOCK.get(self.name)
+
+    @property
+    def reads_columns(self) -> bool:
+        """Whether the parameters name columns, as those of a stock recipe for rows."""
+        return self.stock is not None and self.stock.reads_columns
 
 
 class Approval(Section):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import dataclasses
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline_tasks.contracts import ServingSettings
 from pipeline_tasks.project.section import Section
+
+ROUTE = ServingSettings()  # the defaults of what the gateway is told
 
 
 class RolloutLimits(Section):
@@ -111,25 +115,35 @@ class Serving(Section):
     )
     docker: DockerServing | None = None
     kubernetes: KubernetesServing | None = None
-    review_below: float = Field(0.5, ge=0, le=1, description="Answers with less confidence say needs_review.")
-    top_k: int = Field(3, ge=1)
+    review_below: float = Field(
+        ROUTE.review_below, ge=0, le=1, description="Answers with less confidence say needs_review."
+    )
+    top_k: int = Field(ROUTE.top_k, ge=1)
     thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict,
         description="Least probability by class: the answer is the most probable class that reaches its own; when none "
         "does, the gateway abstains (label null, needs_review true). A class that is not named needs none.",
     )
     abstain_below: float = Field(
-        0.0, ge=0, le=1, description="A class with less probability than this is never the answer; 0 = never abstain."
+        ROUTE.abstain_below,
+        ge=0,
+        le=1,
+        description="A class with less probability than this is never the answer; 0 = never abstain.",
     )
     business_labels: dict[str, str] = Field(
         default_factory=dict,
         description="What the business calls a class; told as business_label beside label. Feedback keeps the class.",
     )
-    max_request_bytes: int = Field(10_000_000, ge=1)
-    requests_per_second: float = Field(500.0, gt=0, description="Per API key.")
+    max_request_bytes: int = Field(ROUTE.max_request_bytes, ge=1)
+    requests_per_second: float = Field(ROUTE.requests_per_second, gt=0, description="Per API key.")
     drain_seconds: float = Field(30.0, ge=0)
     keep_previous: bool = Field(
         default=True,
         description="Keep the previous champion running: to return to, and to answer while no other server does.",
     )
     rollout: RolloutConfig = RolloutConfig()
+
+    def routed(self) -> dict[str, Any]:
+        """Return the settings that go to the gateway with a route."""
+        names = [field.name for field in dataclasses.fields(ServingSettings)]
+        return {name: getattr(self, name) for name in names if name in type(self).model_fields}

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.spatial.distance import jensenshannon
 
 ROWS_AT_ONCE = 50_000
 
@@ -91,15 +92,11 @@ def js_distance(one: Mapping[str, float], other: Mapping[str, float]) -> float |
     it is symmetric and finite when a class is missing on one side. None if either side is empty.
     Source: Endres and Schindelin 2003.
     """
-    total, total_other = sum(one.values()), sum(other.values())
-    if not total or not total_other:
+    if not sum(one.values()) or not sum(other.values()):
         return None
-    divergence = 0.0
-    for name in set(one) | set(other):
-        p, q = one.get(name, 0) / total, other.get(name, 0) / total_other
-        middle = (p + q) / 2
-        divergence += sum(part * math.log2(part / middle) / 2 for part in (p, q) if part)
-    return math.sqrt(min(1.0, max(0.0, divergence)))
+    names = sorted({*one, *other})
+    shares, other_shares = ([counts.get(name, 0) for name in names] for counts in (one, other))
+    return float(jensenshannon(shares, other_shares, base=2))
 
 
 def excess_js_distance(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:

@@ -88,7 +88,7 @@ class RowColumns:
         types = {column.name: column.type for column in project.columns}
         names = {name for name, one in types.items() if one not in ("date", "text")}
         params = project.recipe.params
-        if project.recipe.name == "tabular_mlp" and {"numbers", "categories"} & params.keys():
+        if project.recipe.reads_columns and {"numbers", "categories"} & params.keys():
             read = {str(name) for key in ("numbers", "categories") for name in params.get(key) or ()}
             names = names & read or names
         chosen = sorted(names, key=_name_rank)[:NUM_VALUES]

@@ -20,13 +20,12 @@ from pipeline_tasks.catalog.set_aside import ITEM_STAGE, SetAsideRepository
 from pipeline_tasks.contracts import UNDECODABLE
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import printable
-from pipeline_tasks.ingest.item_reader import map_items
 from pipeline_tasks.project.schema import LoadedProject, Modality
 from pipeline_tasks.validation import categories
 from pipeline_tasks.validation.check_reports import CheckContext, publish_check
 from pipeline_tasks.validation.decoder import WHAT_TO_DO, Decoder, decoder_of
 from pipeline_tasks.validation.item_facts import item_facts
-from pipeline_tasks.validation.leakage import places_of
+from pipeline_tasks.validation.leakage import looked_at, places_of
 
 _log = logging.getLogger(__name__)
 CHUNK_ROWS = 16_384  # two packs of small items
@@ -87,7 +86,7 @@ class ItemsCheck:
             problem = self.decoder.problem(data)
             return item_id, None if problem is None else self.project.config.deny_list.hide(problem)
 
-        looked = map_items(store, places_of(columns).items(), look)
+        looked = looked_at(store, places_of(columns), look)
         return {item_id: problem for item_id, problem in looked if problem is not None}
 
     def _frame(
@@ -106,7 +105,7 @@ class ItemsCheck:
             problem = self.decoder.problem(data)
             return facts | {"decoded": problem is None, "problem": problem}
 
-        facts = list(map_items(store, places.items(), look))
+        facts = list(looked_at(store, places, look))
         unmatched.add(facts)
         rows = pd.DataFrame({name: chunk[name] for name in KNOWN_COLUMNS})
         columns = ["item_id", "digest_matches", "readable", "decoded", *FACT_COLUMNS[config.modality]]

@@ -16,12 +16,11 @@ from data_checks.rules import Policy
 from pipeline_tasks.catalog.datasets import BadRow, Columns
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.errors import printable
-from pipeline_tasks.ingest.item_reader import map_items
 from pipeline_tasks.project.schema import LoadedProject, Project
 from pipeline_tasks.validation.check_reports import CheckContext
 from pipeline_tasks.validation.item_features import item_features, item_numbers
 from pipeline_tasks.validation.labelers import MIN_ANSWERS, Answer, Findings, Known, disagreeing
-from pipeline_tasks.validation.leakage import places_of
+from pipeline_tasks.validation.leakage import looked_at, places_of
 
 _log = logging.getLogger(__name__)
 LABELER_DISAGREES, LABELER_EXCLUDED, LABELERS_DIVIDED = "LABELER_DISAGREES", "LABELER_EXCLUDED", "LABELERS_DIVIDED"
@@ -119,7 +118,7 @@ def _known(columns: Columns, *, project: Project, context: CheckContext) -> dict
     def look(item_id: str, data: bytes) -> tuple[str, Any]:
         return item_id, item_numbers(data, modality=project.modality, max_pixels=limit)
 
-    looked = map_items(context.store, places_of(columns).items(), look)
+    looked = looked_at(context.store, places_of(columns), look)
     numbers = {item_id: found for item_id, found in looked if found is not None}
     if not numbers:
         return {}

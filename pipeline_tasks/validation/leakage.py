@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from pipeline_tasks.contracts import ExamRef, Leak, Location, SnapshotRef, conte
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.ingest.item_reader import Place, map_items
+from pipeline_tasks.ingest.item_reader import map_items
 from pipeline_tasks.project.schema import LoadedProject
 from pipeline_tasks.validation import fingerprints as fp
 from pipeline_tasks.validation import manifest, near_duplicates
@@ -33,6 +33,7 @@ PART_ITEMS = 5_000  # 1.5 MB; seconds of computing for small photos, minutes for
 TRAINING = "training"  # the subject of a snapshot in the making, whose id is not known yet
 READ_AT_ONCE = 10_000
 _NONE = fp.SCHEMA.empty_table()
+Seen = TypeVar("Seen")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,11 +49,23 @@ class Comparison:
         return int(self.values["fingerprint"].null_count)
 
 
+class Place(NamedTuple):
+    """The place of an item's bytes, and their SHA-256."""
+
+    location: Location
+    content_id: str
+
+
 def places_of(columns: Mapping[str, Sequence[Any]]) -> dict[str, Place]:
     """Return where each item of a few columns lies, and what its bytes hash to."""
     names = ("item_id", "object_key", "offset", "size_bytes")
     rows = zip(*(columns[name] for name in names), columns.get("content_id", columns["item_id"]), strict=True)
     return {item_id: Place(Location(*where), content) for item_id, *where, content in rows}
+
+
+def looked_at(store: ObjectStore, places: Mapping[str, Place], look: Callable[[str, bytes], Seen]) -> Iterator[Seen]:
+    """Yield `look(item id, bytes)` of each item, object after object; raises DataCorrupt when one is gone."""
+    return map_items(store, ((item_id, place.location) for item_id, place in places.items()), look)
 
 
 def compare_with_exams(
@@ -230,7 +243,7 @@ def _computed(
             limits = {"max_pixels": config.checks.max_pixels, "digits": digits}
             return item_id, fp.fingerprint(data, modality=config.modality, columns=columns, **limits)
 
-        for item_id, value in _mapped(store, by_id.items(), look):
+        for item_id, value in looked_at(store, by_id, look):
             yield row_of[item_id], item_id, value
 
 
@@ -283,14 +296,7 @@ def _read(store: ObjectStore, places: Iterable[pa.Table], item_ids: Collection[s
     found: dict[str, Place] = {}
     for table in places:
         found |= places_of(table.filter(pc.is_in(table["item_id"], wanted)).to_pydict())
-    return dict(_mapped(store, found.items(), lambda item_id, data: (item_id, _checked(item_id, data, found))))
-
-
-def _mapped(store: ObjectStore, places: Iterable[tuple[str, Place]], look: Any) -> Iterable[tuple[str, Any]]:
-    try:
-        yield from map_items(store, places, look)
-    except KeyError as error:
-        raise DataCorrupt(f"the object {error} must exist (got nothing). Restore it from a backup.") from error
+    return dict(looked_at(store, found, lambda item_id, data: (item_id, _checked(item_id, data, found))))
 
 
 def _checked(item_id: str, data: bytes, places: Mapping[str, Place]) -> bytes:

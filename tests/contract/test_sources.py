@@ -11,10 +11,11 @@ from pipeline_tasks.errors import ConfigError, SourceUnavailable
 from pipeline_tasks.ingest import task
 from pipeline_tasks.ingest.sources.folder import FolderFiles
 from pipeline_tasks.ingest.sources.listing import Entry, ListingDigest, digest_of
-from pipeline_tasks.ingest.sources.s3 import S3Access, S3Objects, resolve_access
+from pipeline_tasks.ingest.sources.opening import S3Access
+from pipeline_tasks.ingest.sources.s3 import S3Objects, resolve_access
 from pipeline_tasks.project.loader import load_project
 from pipeline_tasks.project.scaffold import init_project
-from pipeline_tasks.project.schema import S3Source
+from pipeline_tasks.project.source_schema import S3Source
 from tests import services
 from tests.unit.ingest.conftest import png
 

@@ -26,7 +26,6 @@ from pipeline_tasks.deployment.golden_requests import GoldenAnswer
 from pipeline_tasks.deployment.route_plan import deployment_id_of
 from pipeline_tasks.models.artifact import MANIFEST_NAME, WEIGHTS_NAME, Origin, load, pack, save
 from pipeline_tasks.models.registry import recipe_from_source
-from pipeline_tasks.orchestration import deploy
 from pipeline_tasks.orchestration.container_targets import docker_target
 from pipeline_tasks.orchestration.resources import lock_path
 from pipeline_tasks.stack.secrets import ensure_secret
@@ -166,7 +165,7 @@ class Dock:
         verdict_id = sha256_hex(model.version.encode())
         attempt = Attempt(run, "release")
         release_id = release_task.release_id_of(model, verdict_id=verdict_id, lock_hash="l1")
-        with deploy._contender_removed(self.target, deployment_id_of("fashion", release_id)):
+        with release_task.contender_removed(self.target, deployment_id_of("fashion", release_id)):
             return release_task.release(
                 self.project,
                 model,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline_tasks.models.registry import STOCK
+from pipeline_tasks.models.stock import STOCK
 from tests.model.learning import learn, recipe_and_params
 
 SHAPES = {"image_cnn": ((1, 28, 28), np.uint8), "text_bow": ((-1, 2), np.int32), "tabular_mlp": ((4,), np.float32)}

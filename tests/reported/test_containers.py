@@ -24,7 +24,7 @@ from pipeline_tasks.ingest.sources.tables import Row, read_rows
 from pipeline_tasks.ingest.sources.watermark import SqlCursor
 from pipeline_tasks.models.tabular_mlp.preprocess import decode_row
 from pipeline_tasks.models.tabular_mlp.recipe import RECIPE
-from pipeline_tasks.project.schema import SqlSource
+from pipeline_tasks.project.source_schema import SqlSource
 
 # Any table, any container
 

@@ -23,8 +23,9 @@ from pipeline_tasks.core import proxies, settings
 from pipeline_tasks.core.atomic_files import replace_file
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.guards.endpoint import proxies_to
-from pipeline_tasks.ingest.sources.s3 import S3Access, S3Objects
-from pipeline_tasks.project.schema import S3Source
+from pipeline_tasks.ingest.sources.opening import S3Access
+from pipeline_tasks.ingest.sources.s3 import S3Objects
+from pipeline_tasks.project.source_schema import S3Source
 from pipeline_tasks.stack import bring_up, doctor, programs, supervisor_conf
 from pipeline_tasks.stack.layout import StackLayout, check_paths
 from tests.reported.test_commands import WORDS, variables

@@ -16,7 +16,8 @@ import pytest
 from bento_services.gateway.prediction_log.records import SCHEMA
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import sha256_hex
-from pipeline_tasks.project.schema import RecipeConfig, TableSource
+from pipeline_tasks.project.schema import RecipeConfig
+from pipeline_tasks.project.source_schema import TableSource
 from tests.unit.monitoring.builders import Production, feedback, record
 
 FOLDER = "predictions/pets/2026-03-01"

@@ -16,7 +16,7 @@ from pipeline_tasks.adapters import inference_http
 from pipeline_tasks.catalog.items import Chunk, ItemRepository
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Location, ReleaseRef, sha256_hex
 from pipeline_tasks.deployment import release as release_task
-from pipeline_tasks.deployment.golden_requests import golden_answers, golden_bytes
+from pipeline_tasks.deployment.golden_requests import NUM_GOLDEN, golden_answers, golden_bytes
 from pipeline_tasks.errors import GateClosed, InputError
 from pipeline_tasks.evaluation import scoring
 from pipeline_tasks.orchestration import deploy
@@ -71,7 +71,7 @@ def test_exam_items_that_the_model_refuses_are_no_questions(scene, tmp_path):
     parts = freeze(scene, tmp_path, [*good[:6], b"NA", b"two words", b"-", *good[6:]])
     golden = deploy.golden_items(parts, "pets", None)
     assert {one.payload for one in golden} <= set(good)
-    assert 0 < len(golden) <= deploy.NUM_GOLDEN
+    assert 0 < len(golden) <= NUM_GOLDEN
     assert all(one.expected.probabilities["cat"] == int(one.payload) / 100 for one in golden)
 
 
@@ -103,7 +103,7 @@ def test_what_a_server_answers_closes_the_gate_in_printable_words(scene, tmp_pat
     parts = freeze(scene, tmp_path, [str(number).encode() for number in range(10, 22)])
     golden = deploy.golden_items(parts, "pets", None)
     monkeypatch.setattr(inference_http.httpx, "post", served(body, status=status))
-    with pytest.raises(GateClosed, match=f"got {deploy.NUM_GOLDEN} that differ") as caught:
+    with pytest.raises(GateClosed, match=f"got {NUM_GOLDEN} that differ") as caught:
         release_task.require_golden_answers(
             RELEASE, SERVER, golden, ask=functools.partial(inference_http.ask_server, parts.settings.inference_headers)
         )

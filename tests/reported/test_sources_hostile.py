@@ -15,8 +15,9 @@ import pytest
 
 from pipeline_tasks.errors import ConfigError, SourceUnavailable
 from pipeline_tasks.ingest.sources.folder import FolderFiles
-from pipeline_tasks.ingest.sources.s3 import FAILURES_IN_A_ROW, S3Access, S3Objects
-from pipeline_tasks.project.schema import S3Source
+from pipeline_tasks.ingest.sources.opening import S3Access
+from pipeline_tasks.ingest.sources.s3 import FAILURES_IN_A_ROW, S3Objects
+from pipeline_tasks.project.source_schema import S3Source
 from tests import services
 from tests.reported.sources_case import DATA, add_case, make_world, reasons
 from tests.unit.ingest.conftest import png

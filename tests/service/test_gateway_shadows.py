@@ -162,11 +162,12 @@ def test_a_caller_who_names_a_version_is_not_mirrored(mirrored):
 def test_monitoring_takes_shadows_for_neither_predictions_nor_errors(mirrored):
     from bento_services.gateway.prediction_log.records import to_parts
     from pipeline_tasks.monitoring.log_parts import read_part
+    from pipeline_tasks.monitoring.prediction_log import StoredPart
 
     mirrored.models.replies = {"s1": Failed("nonsense")}
     ask(mirrored, 2)
     ((key, data),) = to_parts(mirrored.records()).items()
-    part = read_part(data, object_key=key, project="fashion", now=dt.datetime(2026, 6, 1, tzinfo=dt.UTC))
+    part = read_part(StoredPart(key, data), project="fashion", now=dt.datetime(2026, 6, 1, tzinfo=dt.UTC))
     assert ({one.model_version for one in part.predictions}, len(part.predictions), part.num_errors) == ({"A"}, 2, 0)
 
 

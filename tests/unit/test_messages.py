@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.errors import InputError
 from pipeline_tasks.ingest.sources.sql import SqlRows
-from pipeline_tasks.project.schema import SqlSource
+from pipeline_tasks.project.source_schema import SqlSource
 
 
 def test_bad_input_is_quoted_on_one_line_that_drives_no_terminal():

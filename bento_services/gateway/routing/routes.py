@@ -10,36 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline_tasks.contracts import Graph, GraphNode, RouteEntry
-from pipeline_tasks.guards.personal import DenyList, deny_list
+from pipeline_tasks.contracts import Graph, GraphNode, RouteEntry, ServingSettings
 
 Row = Mapping[str, Any] | sa.RowMapping
 SLOTS = 10_000  # the resolution of sticky shares
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ServingSettings:
-    """How a project's requests are checked and its answers finished; committed together with the route."""
-
-    review_below: float = 0.5
-    top_k: int = 3
-    abstain_below: float = 0.0
-    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    business_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    max_request_bytes: int = 10_000_000
-    requests_per_second: float = 500.0
-    classes: tuple[str, ...] = ()
-    modality: str = ""
-    recipe: str = ""
-    preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    beside_classes: tuple[str, ...] = ()  # of a model beside the champion, where it learned others
-    experiment: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what runs now; empty: none
-    standby: RouteEntry | None = None  # the champion before, kept ready: answers while nobody else can be reached
-
-    @property
-    def deny(self) -> DenyList:
-        """The personal data that must not be kept."""
-        return deny_list(self.preprocess.get("privacy", {}))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,7 +123,7 @@ def _route_of(fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Project
         champion_version=str(fields["champion_version"]),
         entries=tuple(RouteEntry(**entry) for entry in fields["entries"]),
         shadows=tuple(RouteEntry(**entry) for entry in fields["shadows"]),
-        settings=_settings(settings),
+        settings=ServingSettings.parse(settings),
         graph=_graph(settings.get("graph")),
     )
 
@@ -162,15 +136,6 @@ def _graph(fields: Mapping[str, Any] | None) -> Graph | None:
         for node in fields["nodes"]
     ]
     return Graph(tuple(nodes), tuple(fields["output"]))
-
-
-def _settings(fields: Mapping[str, Any]) -> ServingSettings:
-    known = {field.name for field in dataclasses.fields(ServingSettings)}
-    values = {name: value for name, value in fields.items() if name in known}
-    for name in ("classes", "beside_classes"):
-        values[name] = tuple(values.get(name, ()))
-    values["standby"] = RouteEntry(**values["standby"]) if values.get("standby") else None
-    return ServingSettings(**values)
 
 
 def choose(

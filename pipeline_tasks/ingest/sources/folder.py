@@ -10,9 +10,17 @@ from pathlib import Path
 
 from pipeline_tasks.errors import ConfigError, InputError, SourceUnavailable
 from pipeline_tasks.ingest.sources.listing import Entry, FileRead, glob_regex
+from pipeline_tasks.ingest.sources.opening import Opening
+from pipeline_tasks.project.source_schema import FolderSource, TableSource
 
 READ_ATTEMPTS = 3
 EVERYTHING = "**/*"
+
+
+def open_folder(source: FolderSource | TableSource, opening: Opening) -> FolderFiles:
+    """Return the files of a source on disk; a relative path starts at the project's folder."""
+    root = opening.folder / Path(source.path)
+    return FolderFiles(name=source.name, root=root, pattern=source.pattern, setting=f"{opening.setting}.path")
 
 
 class FolderFiles:
@@ -81,7 +89,7 @@ class FolderFiles:
             ) from None
         return None
 
-    def folders_digest(self) -> str:
+    def folders_digest(self) -> str | None:
         """Return a fingerprint of the folders and their times: it changes when a file is added, removed or renamed.
 
         It does not change when a file is overwritten in place, but costs a tenth of a listing.

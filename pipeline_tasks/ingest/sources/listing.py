@@ -31,11 +31,15 @@ class FileSource(Protocol):
 
     name: str
     parallel_reads: int
+    newest_ns: int  # the latest change that the last listing met; 0: not known
 
     def listing(self) -> Iterator[Entry]: ...
 
     def read(self, entry: Entry) -> FileRead | None:
         """Return the bytes; None if it is gone, or changes while it is read: a later run will see."""
+
+    def folders_digest(self) -> str | None:
+        """Return a fingerprint of the folders alone, cheaper than a listing; None where there are none. OSError."""
 
 
 class ListingDigest:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline_tasks.errors import ConfigError, InputError, SourceUnavailable
 from pipeline_tasks.guards.endpoint import proxies_to
 from pipeline_tasks.ingest.sources.listing import Entry, FileRead
-from pipeline_tasks.project.schema import S3Source
+from pipeline_tasks.ingest.sources.opening import Opening, S3Access
+from pipeline_tasks.project.source_schema import S3Source
 
 READ_ATTEMPTS = 3
 FAILURES_IN_A_ROW = 20  # one object that cannot be read is its own trouble, so many without a good one the source's
@@ -17,14 +17,11 @@ _GONE = frozenset({"NoSuchKey", "404", "NotFound"})
 _OF_THE_KEYS = frozenset({"SignatureDoesNotMatch", "InvalidAccessKeyId", "NoSuchBucket", "ExpiredToken"})
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class S3Access:
-    """An S3 server and the keys to it; the keys are kept out of `repr`."""
-
-    endpoint_url: str
-    access_key: str = dataclasses.field(repr=False)
-    secret_key: str = dataclasses.field(repr=False)
-    region: str = "us-east-1"
+def open_s3(source: S3Source, opening: Opening) -> S3Objects:
+    """Return the objects of a source; raises ConfigError when its keys are missing."""
+    setting = opening.setting
+    access = resolve_access(source, setting=setting, environment=opening.environment, own=opening.own_s3)
+    return S3Objects(source=source, access=access, setting=setting)
 
 
 def resolve_access(source: S3Source, *, setting: str, environment: Mapping[str, str], own: S3Access | None) -> S3Access:
@@ -52,6 +49,7 @@ class S3Objects:
     """The objects below a prefix, which is a folder: `ds` means `ds/`; the key is what follows it."""
 
     parallel_reads = 16
+    newest_ns = 0
 
     def __init__(self, *, source: S3Source, access: S3Access, setting: str) -> None:
         import boto3
@@ -123,6 +121,9 @@ class S3Objects:
             self._num_failed = 0
             return FileRead(data, _tag(answer["ETag"], len(data)))
         return None
+
+    def folders_digest(self) -> None:
+        """Return nothing: a bucket has no folders."""
 
     def _alone(self, error: Exception, *, cause: str) -> Exception:
         """Return the error of one object; when one after the other cannot be read, of the source."""

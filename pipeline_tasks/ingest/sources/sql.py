@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from pipeline_tasks.errors import ConfigError, InputError, PipelineError, SourceUnavailable, printable
+from pipeline_tasks.ingest.sources.opening import Opening
 from pipeline_tasks.ingest.sources.tables import Row, UnreadableValue, check_columns, typed_row
 from pipeline_tasks.ingest.sources.watermark import Greatest, KindChangedError, SqlCursor, as_utc
-from pipeline_tasks.project.schema import SqlSource
+from pipeline_tasks.project.source_schema import SqlSource
 
 FETCH_ROWS = 2000
 MAX_WITHOUT_ORDER = 20  # so many values without an order before the first one that has one: it is no watermark column
@@ -22,6 +23,11 @@ MAX_WITHOUT_ORDER = 20  # so many values without an order before the first one t
 _TOKEN = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\$(\w*)\$.*?\$\1\$|(?P<none>--[^\n]*|/\*.*?\*/|\s+)|.""", re.DOTALL
 )
+
+
+def open_sql(source: SqlSource, opening: Opening) -> SqlRows:
+    """Return the rows of a query; raises ConfigError when its URL is missing."""
+    return SqlRows(source=source, environment=opening.environment, setting=opening.setting)
 
 
 class SqlRows:

@@ -12,10 +12,11 @@ import datetime as dt
 import decimal
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 from pipeline_tasks.errors import InputError
+from pipeline_tasks.ingest.sources.tables import Row
 
 OVERLAP = dt.timedelta(seconds=120)
 SWEEP_EVERY = dt.timedelta(hours=24)
@@ -68,6 +69,18 @@ class SqlCursor:
         except OverflowError:
             pass
         return value
+
+
+class RowSource(Protocol):
+    """A place with rows that are read from a cursor on; the three members say how the reading went."""
+
+    cursor: SqlCursor
+    is_whole: bool
+    warnings: list[str]
+
+    def rows(
+        self, *, columns: Sequence[str], cursor: SqlCursor, now: dt.datetime, also: Sequence[str] = ()
+    ) -> Iterator[Row]: ...
 
 
 class KindChangedError(Exception):

@@ -7,6 +7,7 @@ from pipeline_tasks.deployment.golden_requests import (
     compare_golden,
     golden_answers,
     golden_bytes,
+    spread_over,
     tolerance_of,
 )
 
@@ -63,3 +64,10 @@ def test_bfloat16_may_differ_by_more_and_what_was_allowed_is_kept(runtime, passe
 
 def test_answers_that_were_kept_without_a_tolerance_have_the_usual_one():
     assert golden_answers(b'[{"item_id":"item-1","probabilities":{"a":0.75,"b":0.25}}]') == [GOLDEN]
+
+
+@pytest.mark.parametrize(
+    ("num_items", "chosen"), [(0, []), (3, [0, 1, 2]), (8, list(range(8))), (17, [0, 2, 4, 6, 8, 10, 12, 14])]
+)
+def test_the_items_that_are_asked_are_from_all_over_an_exam(num_items, chosen):
+    assert spread_over([str(number) for number in range(num_items)]) == [str(number) for number in chosen]

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline_tasks.contracts import Location, sha256_hex
 from pipeline_tasks.errors import DataCorrupt
-from pipeline_tasks.ingest.item_reader import FEW_ITEMS, PlaceReader
+from pipeline_tasks.ingest.item_reader import FEW_ITEMS, PlaceReader, map_items
 
 COUNT = FEW_ITEMS + 4
 
@@ -58,3 +58,30 @@ def test_an_object_that_is_gone_is_corrupt_data(object_store, count):
     object_store.delete([places[0].object_key])
     with pytest.raises(DataCorrupt, match=f"{places[0].object_key} must exist \\(got no such object\\)"):
         PlaceReader(object_store)(places[:count])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_items_are_looked_at_object_after_object(object_store, threads):
+    packs = [put_pack(object_store, letter) for letter in "vwxyz"]
+    mixed = [place for places in zip(*packs, strict=True) for place in places]
+    seen = list(map_items(object_store, enumerate(mixed), lambda key, data: (key, data), threads=threads))
+    assert [data for _, data in seen] == [f"{letter}{chr(97 + i)}".encode() for letter in "vwxyz" for i in range(COUNT)]
+    assert [mixed[key] for key, _ in seen] == [place for places in packs for place in places]
+    assert (object_store.calls["get"], object_store.calls["get_range"]) == (5, 0)
+
+
+def test_no_more_packs_are_read_than_are_taken(object_store):
+    packs = [put_pack(object_store, letter) for letter in "uvwxyz"]
+    places = enumerate(place for places in packs for place in places)
+    looking = map_items(object_store, places, lambda _, data: data, threads=2)
+    next(looking)
+    looking.close()
+    assert object_store.calls["get"] <= 3
+
+
+@pytest.mark.parametrize("count", [FEW_ITEMS, COUNT])
+def test_looking_at_an_object_that_is_gone_is_corrupt_data(object_store, count):
+    places = put_pack(object_store, "x")
+    object_store.delete([places[0].object_key])
+    with pytest.raises(DataCorrupt, match="must exist"):
+        list(map_items(object_store, enumerate(places[:count]), lambda _, data: data))

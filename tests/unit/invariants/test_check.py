@@ -140,6 +140,7 @@ BROKEN = [
     (change("labeling_tasks", {"item_id": "a"}, ls_task_id=None), "I1 pets: 1 pushed items without a task id: a"),
     (part_gone, "I1 pets: 1 imported prediction parts that are gone: predictions/pets/gone"),
     (corrupt_predictions, "must be readable (got DataCorrupt)"),
+    (log({"kind": "prediction", "at_ms": 1}), "must be readable (got DataCorrupt)"),
     # I2 nothing twice
     (twice_in_snapshot, f"I2 pets: 1 items twice in snapshot {S2[:12]}: a"),
     (labeling(1, "a", [11, 12]), "I2 pets: 1 items with more than one labeling task: a"),
@@ -262,6 +263,11 @@ def test_quarantine_of_a_later_stage_is_no_loss(world, violations):
 
 def test_a_second_copy_with_another_label_is_refused_and_the_item_stays(world, violations):
     quarantine("ingest", code="LABEL_CONFLICT")(world)
+    assert violations(world) == []
+
+
+def test_a_prediction_without_a_time_is_no_end_of_the_check(world, violations):
+    log(logged("p9", "v1", 15) | {"at_ms": None})(world)
     assert violations(world) == []
 
 

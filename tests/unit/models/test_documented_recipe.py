@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline_tasks.models.registry import STOCK, find_recipe, recipe_from_source
+from pipeline_tasks.models.registry import find_recipe, recipe_from_source
+from pipeline_tasks.models.stock import STOCK
 
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "recipes.md").read_text()
 

@@ -174,7 +174,8 @@ def test_decoding_needs_no_torch():
     """The gateway decodes, and has no torch."""
     program = (
         "import sys\n"
-        "from pipeline_tasks.models.registry import STOCK, find_recipe\n"
+        "from pipeline_tasks.models.registry import find_recipe\n"
+        "from pipeline_tasks.models.stock import STOCK\n"
         "from pipeline_tasks.models.artifact import read_manifest\n"
         "for name in STOCK: find_recipe(name)\n"
         "find_recipe('text_bow').recipe.decode(b'two words', "

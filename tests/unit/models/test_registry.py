@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.models import registry
 from pipeline_tasks.models.base import Choice, FloatRange, IntRange, Recipe
-from pipeline_tasks.models.registry import STOCK, find_recipe, recipe_from_source
+from pipeline_tasks.models.registry import find_recipe, recipe_from_source
+from pipeline_tasks.models.stock import STOCK
 
 PARAMS = {"tabular_mlp": {"numbers": ["a"]}}
 
@@ -14,6 +18,7 @@ def test_each_stock_recipe_is_whole(name):
     params = recipe.resolve(PARAMS.get(name, {}))
     assert isinstance(recipe, Recipe)
     assert recipe.name == name
+    assert recipe.modality == STOCK[name].modality
     assert found.own_source is None
     assert len(found.code_digest) == 64
     assert recipe.resolve(params) == params
@@ -24,12 +29,24 @@ def test_each_stock_recipe_is_whole(name):
     assert space.keys() <= params.keys()
 
 
+def test_the_list_is_of_the_folders_that_have_a_recipe():
+    folders = {path.parent.name for path in Path(registry.__file__).parent.glob("*/recipe.py")}
+    assert folders == STOCK.keys()
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_facts_of_the_list_are_those_of_the_parameters(name):
+    params = set(find_recipe(name).recipe.resolve(PARAMS.get(name, {})))
+    assert STOCK[name].reads_columns == ({"numbers", "dates", "categories"} <= params)
+    assert STOCK[name].int8_needs in {None, *params}
+
+
 def test_stock_recipes_differ_in_their_digest():
     assert len({find_recipe(name).code_digest for name in STOCK}) == len(STOCK)
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"one of image_cnn, tabular_mlp, text_bow or recipe.py \(got 'cnn'\)"):
+    with pytest.raises(ConfigError, match=r"one of image_cnn, text_bow, tabular_mlp or recipe.py \(got 'cnn'\)"):
         find_recipe("cnn")
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.errors import GateClosed
+from pipeline_tasks.ingest.item_reader import FEW_ITEMS
 from pipeline_tasks.validation.item_facts import item_facts
 from pipeline_tasks.validation.task import check_items
 from tests.unit.validation.builders import Scene, png
@@ -96,7 +97,7 @@ def test_bytes_that_do_not_match_their_id_stop_the_run(scene):
 
 
 def test_items_of_one_pack_are_read_with_one_call(scene):
-    images = [png(index) for index in range(5)]
+    images = [png(index) for index in range(FEW_ITEMS + 1)]
     pack = b"".join(images)
     key = f"packs/pets/{sha256_hex(pack)[:2]}/{sha256_hex(pack)}.pack"
     scene.store.put(key, pack)
