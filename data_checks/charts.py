@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
+
+from markupsafe import Markup
+
+from pipeline_tasks.core.html_page import drawing, short, text
 
 _ROW, _LABEL, _WIDTH = 26, 150, 720
 
 
-def bar_chart(counts: Mapping[str, int], *, reference: Mapping[str, int] | None = None) -> str:
+def bar_chart(counts: Mapping[str, int], *, reference: Mapping[str, int] | None = None) -> Markup:
     """Return horizontal bars of each name's share; `reference` adds a mark where the last snapshot stood."""
     total = sum(counts.values()) or 1
     before = sum((reference or {}).values())
@@ -21,24 +24,23 @@ def bar_chart(counts: Mapping[str, int], *, reference: Mapping[str, int] | None 
     )
     height = _ROW * len(counts)
     note = '<p class="quiet">The dark line marks the share in the previous snapshot.</p>' if marks else ""
-    return f'<svg class="bars" viewBox="0 0 {_WIDTH} {height}" role="img">{rows}</svg>{note}'
+    return drawing(f'<svg class="bars" viewBox="0 0 {_WIDTH} {height}" role="img">{rows}</svg>{note}')
 
 
-def share_bar(part: int, whole: int) -> str:
+def share_bar(part: int, whole: int) -> Markup:
     """Return a small bar with the count and share of bad rows."""
     share = part / whole if whole else 0.0
     width = max(2.0, 60 * share) if part else 0.0
-    drawing = '<svg class="share" viewBox="0 0 60 8"><rect class="track" width="60" height="8" rx="4"/>'
-    drawing += f'<rect class="bad" width="{width:.1f}" height="8" rx="4"/></svg>'
+    bar = '<svg class="share" viewBox="0 0 60 8"><rect class="track" width="60" height="8" rx="4"/>'
+    bar += f'<rect class="bad" width="{width:.1f}" height="8" rx="4"/></svg>'
     words = f"{part:,} ({share:.1%})" if part else "0"
-    return f"{drawing} {words}"
+    return drawing(f"{bar} {words}")
 
 
 def _bar(index: int, *, name: str, count: int, share: float, scale: float, mark: float | None) -> str:
     top = index * _ROW
     width = max(1.0, share * scale)
-    text = f"{count:,} ({share:.1%})"
-    label = html.escape(name if len(name) <= 22 else f"{name[:21]}…", quote=True)
+    label = text(short(name, 22))
     line = ""
     if mark is not None:
         x = _LABEL + mark * scale
@@ -46,5 +48,6 @@ def _bar(index: int, *, name: str, count: int, share: float, scale: float, mark:
     return (
         f'<text class="name" x="{_LABEL - 10}" y="{top + 17}" text-anchor="end">{label}</text>'
         f'<rect class="bar" x="{_LABEL}" y="{top + 5}" width="{width:.1f}" height="16" rx="3"/>{line}'
-        f'<text class="count" x="{_LABEL + max(width, (mark or 0) * scale) + 8:.1f}" y="{top + 17}">{text}</text>'
+        f'<text class="count" x="{_LABEL + max(width, (mark or 0) * scale) + 8:.1f}" y="{top + 17}">'
+        f"{count:,} ({share:.1%})</text>"
     )

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import httpx
+
 from tests.services import answers, free_ports, wait_until
 
 ADMIN = "admin@dethrone.test"
@@ -21,6 +23,27 @@ def label_studio_bin() -> Path | None:
     named = os.environ.get("DETHRONE_TEST_LABEL_STUDIO_BIN")
     beside = Path(sys.prefix).parent / ".venv-label-studio" / "bin" / "label-studio"
     return next((path for path in (Path(named) if named else None, beside) if path and path.exists()), None)
+
+
+class Api:
+    """The administrator's own calls: what people and a browser do beside the adapter."""
+
+    def __init__(self, url: str, token: str) -> None:
+        headers = {"Authorization": f"Token {token}"}
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False)
+
+    def call(self, method, path, *, params=None, json=None):
+        response = self._client.request(method, path, params=params, json=json)
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise KeyError(path)
+        response.raise_for_status()
+        return response.json() if response.content else None
+
+    def get(self, path, params=None):
+        return self.call("GET", path, params=params)
+
+    def post(self, path, json):
+        return self.call("POST", path, json=json)
 
 
 class LabelStudioServer:

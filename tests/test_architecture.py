@@ -57,7 +57,7 @@ RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONLY = {
     "dags": {"orchestration"},  # parsed every few seconds
     "bento_services": {"models", "guards", "contracts", "errors"},  # a release's image holds nothing else of ours
-    "data_checks": {"project", "contracts", "errors"},
+    "data_checks": {"project", "core", "contracts", "errors"},
     "pipeline_tasks.models": {"guards", "contracts", "errors"},  # as above
 }
 FORBIDDEN_CALLS = {

@@ -1,25 +1,30 @@
-"""Label Studio through its own API."""
+"""Label Studio through its SDK."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import datetime as dt
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
+from pipeline_tasks.adapters.label_studio_client import LabelStudioAccount
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.core.object_keys import ITEMS
 from pipeline_tasks.core.ports import AnnotatedTask, LabelingAnnotation, LabelingProject, LabelingTask
+
+if TYPE_CHECKING:
+    from label_studio_sdk.base_client import LabelStudioBase
 
 PAGE_SIZE = 500
 ITEMS_PER_QUERY = 24  # an address may have 4,094 bytes (gunicorn's limit)
 MAX_QUERIED_ITEMS = 480  # above, one listing of the whole project is quicker
 TASKS_PER_QUERY = 200
+CHANGED = "tasks:updated_at"
 WEBHOOK_ACTIONS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 SECRET_HEADER = "X-Dethrone-Secret"  # noqa: S105 - the header's name, not the secret
 STORAGE_TITLE = "dethrone"
@@ -59,32 +64,32 @@ class LabelStudio:
         storage: ObjectStorage | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = LabelStudioHttp(url, token, timeout_seconds=timeout_seconds, transport=transport)
+        self._account = LabelStudioAccount(url, token, timeout_seconds=timeout_seconds, transport=transport)
         self._webhook = webhook
         self._storage = storage
         self._emails: dict[int, str] = {}
 
-    def close(self) -> None:
-        self._http.close()
+    @property
+    def _sdk(self) -> LabelStudioBase:
+        return self._account.sdk
 
     def url(self, project_id: int) -> str:
-        return f"{self._http.base_url}/projects/{project_id}/data"
+        return f"{self._account.url}/projects/{project_id}/data"
 
     def project(self, project_id: int) -> LabelingProject:
-        return _project(self._http.get(f"/api/projects/{project_id}/"))
+        return _project(self._sdk.projects.get(project_id))
 
     def find_project(self, mark: str) -> LabelingProject | None:
-        found = [one for one in self._projects() if mark in (one.get("description") or "")]
-        return _project(min(found, key=lambda one: int(one["id"]))) if found else None
+        ours = [project for project in self._projects() if mark in (project.description or "")]
+        return _project(min(ours, key=lambda project: int(project.id))) if ours else None
 
-    def _projects(self) -> Iterator[dict[str, Any]]:
-        number = 1
+    def _projects(self) -> Iterator[Any]:
+        page: Any = self._sdk.projects.list(page_size=PAGE_SIZE)
         while True:
-            page = self._http.get("/api/projects/", {"page": number, "page_size": PAGE_SIZE})
-            yield from page["results"]
-            if not page["next"]:
+            yield from page.items
+            if not page.response.next:
                 return
-            number += 1
+            page = page.next_page()
 
     def create_project(
         self,
@@ -97,11 +102,11 @@ class LabelStudio:
         show_predictions: bool,
     ) -> int:
         wanted = _settings(description, label_config, annotators_per_item, show_predictions=show_predictions)
-        created = int(self._http.post("/api/projects/", {"title": title, **wanted})["id"])
+        created = int(self._sdk.projects.create(title=title, **wanted).id)
         oldest = self.find_project(mark)
         if oldest is None or oldest.project_id == created:
             return created
-        self._http.call("DELETE", f"/api/projects/{created}/")  # another attempt was first, and ours is empty
+        self._sdk.projects.delete(created)  # another attempt was first, and ours is empty
         return oldest.project_id
 
     def update_project(
@@ -114,68 +119,68 @@ class LabelStudio:
         annotators_per_item: int,
         show_predictions: bool,
     ) -> None:
-        project = self._http.get(f"/api/projects/{project_id}/")
+        project = self._sdk.projects.get(project_id)
         wanted = _settings(description, label_config, annotators_per_item, show_predictions=show_predictions)
-        changed = {key: value for key, value in wanted.items() if project.get(key) != value}
+        changed = {name: value for name, value in wanted.items() if getattr(project, name) != value}
         if changed:
-            self._http.call("PATCH", f"/api/projects/{project_id}/", json=changed)
+            self._sdk.projects.update(project_id, **changed)
         if self._webhook is not None:
             self._ensure_webhook(project_id, name=hook, webhook=self._webhook)
 
     def _ensure_webhook(self, project_id: int, *, name: str, webhook: Webhook) -> None:
-        wanted = {
+        wanted: dict[str, Any] = {
             "url": webhook.url.format(title=name),
             "send_payload": True,
             "send_for_all_actions": False,
             "headers": {SECRET_HEADER: webhook.secret},
-            "actions": list(WEBHOOK_ACTIONS),
+            "actions": WEBHOOK_ACTIONS,
             "is_active": True,
         }
-        known = self._http.get("/api/webhooks/", {"project": project_id})
-        ours = [hook for hook in known if SECRET_HEADER in (hook.get("headers") or {})]
+        known = self._sdk.webhooks.list(project=str(project_id))
+        ours = [hook for hook in known if SECRET_HEADER in (hook.headers or {})]
         if not ours:
-            self._http.post("/api/webhooks/", {"project": project_id, **wanted})
-        elif any(ours[0].get(key) != value for key, value in wanted.items() if key != "actions"):
-            self._http.call("PATCH", f"/api/webhooks/{ours[0]['id']}/", json=wanted)
+            self._sdk.webhooks.create(project=project_id, **wanted)
+        elif any(getattr(ours[0], name) != value for name, value in wanted.items() if name != "actions"):
+            self._sdk.webhooks.update(ours[0].id, **wanted)
 
     def accounts(self) -> list[str]:
-        return [str(user["email"]) for user in self._http.get("/api/users/")]
+        return [str(user.email) for user in self._sdk.users.list()]
 
     def connect_objects(self, project_id: int) -> None:
         if self._storage is None:
             return
-        wanted = {
+        wanted: dict[str, Any] = {
             "project": project_id,
             "title": STORAGE_TITLE,
             # Label Studio tells no key: by this, one that is not ours any more is found and replaced.
             "description": f"key {sha256_hex(self._storage.access_key.encode())[:16]}",
             "bucket": self._storage.bucket,
             "prefix": ITEMS,  # where it looks for one object when it is connected
-            "s3_endpoint": self._storage.endpoint,
+            "s3endpoint": self._storage.endpoint,
             "region_name": self._storage.region,
             "use_blob_urls": True,
             "presign": False,  # the server hands the bytes through: a browser needs no way to the S3
         }
         keys = {"aws_access_key_id": self._storage.access_key, "aws_secret_access_key": self._storage.secret_key}
-        known = self._http.get("/api/storages/s3", {"project": project_id})
-        ours = [one for one in known if one["bucket"] == self._storage.bucket and one["title"] == STORAGE_TITLE]
+        storages = self._sdk.import_storage.s3
+        known = storages.list(project=project_id)
+        ours = [one for one in known if one.bucket == self._storage.bucket and one.title == STORAGE_TITLE]
         if not ours:
-            self._http.post("/api/storages/s3", {**wanted, **keys})
+            storages.create(**wanted, **keys)
         for one in ours:
-            if any(one.get(name) != value for name, value in wanted.items()):
-                self._http.call("PATCH", f"/api/storages/s3/{one['id']}", json={**wanted, **keys})
+            if any(getattr(one, name) != value for name, value in wanted.items()):
+                storages.update(one.id, **wanted, **keys)
 
     def object_url(self, object_key: str) -> str | None:
         return None if self._storage is None else f"s3://{self._storage.bucket}/{object_key}"
 
     def import_tasks(self, project_id: int, tasks: Sequence[LabelingTask]) -> list[int]:
-        answer = self._http.post(
-            f"/api/projects/{project_id}/import", [_task_body(task) for task in tasks], {"return_task_ids": "true"}
-        )
-        return [int(task_id) for task_id in answer["task_ids"]]
+        bodies: Any = [_task_body(task) for task in tasks]
+        answer = self._sdk.projects.import_tasks(project_id, request=bodies, return_task_ids=True)
+        return [int(task_id) for task_id in answer.task_ids or ()]
 
     def task_count(self, project_id: int) -> int:
-        return int(self._http.get(f"/api/projects/{project_id}/")["task_number"])
+        return int(self._sdk.projects.get(project_id).task_number or 0)
 
     def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
         wanted = None if item_ids is None else frozenset(item_ids)
@@ -183,10 +188,10 @@ class LabelStudio:
         for task in self._tasks_of_items(project_id, None if wanted is None else sorted(wanted)):
             item_id = _item_id(task)
             if wanted is None or item_id in wanted:
-                found.setdefault(item_id, []).append(int(task["id"]))
+                found.setdefault(item_id, []).append(int(task.id))
         return {item_id: sorted(ids) for item_id, ids in found.items()}
 
-    def _tasks_of_items(self, project_id: int, item_ids: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    def _tasks_of_items(self, project_id: int, item_ids: Sequence[str] | None) -> Iterator[Any]:
         if item_ids is None or len(item_ids) > MAX_QUERIED_ITEMS:
             yield from self._pages(project_id, filters=None, fields="task_only")
             return
@@ -196,15 +201,15 @@ class LabelStudio:
 
     def task_data(self, project_id: int, task_id: int) -> Mapping[str, Any]:
         filters = _all_of(_filter("id", "in_list", "List", [task_id]))
-        return next((task["data"] for task in self._pages(project_id, filters=filters, fields="task_only")), {})
+        return next((task.data for task in self._pages(project_id, filters=filters, fields="task_only")), {})
 
     def set_task_data(self, task_id: int, data: Mapping[str, Any]) -> None:
-        self._http.call("PATCH", f"/api/tasks/{task_id}/", json={"data": dict(data)})
+        self._sdk.tasks.update(str(task_id), data=dict(data))
 
     def delete_tasks(self, project_id: int, task_ids: Sequence[int]) -> None:
         if task_ids:
-            selected = {"selectedItems": {"all": False, "included": list(task_ids)}}
-            self._http.post("/api/dm/actions", selected, {"id": "delete_tasks", "project": project_id})
+            selected: Any = {"all": False, "included": list(task_ids)}
+            self._sdk.actions.create(id="delete_tasks", project=project_id, selected_items=selected)
 
     def annotations(
         self, project_id: int, *, updated_since: dt.datetime | None = None, task_ids: Sequence[int] | None = None
@@ -215,94 +220,85 @@ class LabelStudio:
             else self._named_tasks(project_id, task_ids)
         )
         for task in tasks:
-            for annotation in sorted(task["annotations"], key=lambda one: int(one["id"])):
+            for annotation in sorted(task.annotations, key=lambda one: int(one["id"])):
                 yield self._annotation(task, annotation)
 
-    def _named_tasks(self, project_id: int, task_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+    def _named_tasks(self, project_id: int, task_ids: Sequence[int]) -> Iterator[Any]:
         for some in batched_list(list(task_ids), TASKS_PER_QUERY):
             filters = _all_of(_filter("id", "in_list", "List", some))
             yield from self._pages(project_id, filters=filters, fields="all")
 
-    def _changed_tasks(self, project_id: int, since: dt.datetime) -> Iterator[dict[str, Any]]:
+    def _changed_tasks(self, project_id: int, since: dt.datetime) -> Iterator[Any]:
         """Walk by the time of change instead of page numbers: a task that changes meanwhile shifts every page."""
-        seen: set[tuple[int, str]] = set()
+        seen: set[tuple[int, dt.datetime]] = set()
         while True:
-            page = self._page(project_id, filters=_annotated_since(since), fields="all", number=1)
-            fresh = [task for task in page if (task["id"], task["updated_at"]) not in seen]
+            page = self._page(project_id, filters=_annotated_since(since), fields="all", ordering=CHANGED)
+            fresh = [task for task in page if (task.id, _time(task.updated_at)) not in seen]
             if len(page) == PAGE_SIZE and not fresh:
                 yield from self._same_moment(project_id, since, seen)
                 return
             for task in fresh:
-                seen.add((task["id"], task["updated_at"]))
+                seen.add((task.id, _time(task.updated_at)))
                 yield task
             if len(page) < PAGE_SIZE:
                 return
-            since = _time(page[-1]["updated_at"])
+            since = _time(page[-1].updated_at)
 
-    def _same_moment(self, project_id: int, since: dt.datetime, seen: set[tuple[int, str]]) -> Iterator[dict[str, Any]]:
+    def _same_moment(self, project_id: int, since: dt.datetime, seen: set[tuple[int, dt.datetime]]) -> Iterator[Any]:
         """Read on by page number where more tasks than a page holds changed in one microsecond."""
-        for task in self._pages(project_id, filters=_annotated_since(since), fields="all", ordering="tasks:updated_at"):
-            if (task["id"], task["updated_at"]) not in seen:
-                seen.add((task["id"], task["updated_at"]))
+        for task in self._pages(project_id, filters=_annotated_since(since), fields="all", ordering=CHANGED):
+            if (task.id, _time(task.updated_at)) not in seen:
+                seen.add((task.id, _time(task.updated_at)))
                 yield task
 
     def delete_annotation(self, annotation_id: str) -> None:
-        path = f"/api/annotations/{annotation_id.partition('@')[0]}/"
+        number = int(annotation_id.partition("@")[0])
         with contextlib.suppress(KeyError):
-            if _annotation_id(self._http.get(path)) == annotation_id:  # numbers start again in a new database
-                self._http.call("DELETE", path)
+            created_at = self._sdk.annotations.get(number).created_at
+            if _annotation_id(number, created_at) == annotation_id:  # numbers start again in a new database
+                self._sdk.annotations.delete(number)
 
     def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
         tasks = self._pages(project_id, filters=_all_of(_is_annotated()), fields="task_only")
-        return [AnnotatedTask(int(one["id"]), _item_id(one), _num_annotations(one), one["overlap"]) for one in tasks]
+        return [AnnotatedTask(int(task.id), _item_id(task), _num_annotations(task), task.overlap) for task in tasks]
 
     def ask_people(self, task_id: int, num_people: int) -> None:
         # The server computes `is_labeled` anew with the next answer, and not when `overlap` changes.
-        self._http.call("PATCH", f"/api/tasks/{task_id}/", json={"overlap": num_people, "is_labeled": False})
+        self._sdk.tasks.update(str(task_id), overlap=num_people, is_labeled=False)
 
     def _pages(
         self, project_id: int, *, filters: Mapping[str, Any] | None, fields: str, ordering: str = "tasks:id"
-    ) -> Iterator[dict[str, Any]]:
-        number = 1
-        while True:
-            page = self._page(project_id, filters=filters, fields=fields, number=number, ordering=ordering)
+    ) -> Iterator[Any]:
+        for number in itertools.count(1):
+            try:
+                page = self._page(project_id, filters=filters, fields=fields, number=number, ordering=ordering)
+            except KeyError:
+                if number == 1:
+                    raise  # the project is unknown; a later page is past the end
+                return
             yield from page
             if len(page) < PAGE_SIZE:
                 return
-            number += 1
 
     def _page(
-        self,
-        project_id: int,
-        *,
-        filters: Mapping[str, Any] | None,
-        fields: str,
-        number: int,
-        ordering: str = "tasks:updated_at",
-    ) -> list[dict[str, Any]]:
-        query: dict[str, Any] = {"ordering": [ordering]}
-        if filters is not None:
-            query["filters"] = filters
-        parameters = {
-            "project": project_id,
-            "page": number,
-            "page_size": PAGE_SIZE,
-            "fields": fields,
-            "resolve_uri": "false",
-            "query": json.dumps(query, separators=(",", ":")),
-        }
-        try:
-            return list(self._http.get("/api/tasks/", parameters)["tasks"])
-        except KeyError:
-            if number == 1:
-                raise  # the project is unknown; a later page is past the end
-            return []
+        self, project_id: int, *, filters: Mapping[str, Any] | None, fields: str, number: int = 1, ordering: str
+    ) -> list[Any]:
+        query = {"ordering": [ordering], **({} if filters is None else {"filters": filters})}
+        page = self._sdk.tasks.list(
+            project=project_id,
+            page=number,
+            page_size=PAGE_SIZE,
+            fields=fields,
+            resolve_uri=False,
+            query=json.dumps(query, separators=(",", ":")),
+        )
+        return list(page.items or ())
 
-    def _annotation(self, task: Mapping[str, Any], annotation: Mapping[str, Any]) -> LabelingAnnotation:
+    def _annotation(self, task: Any, annotation: Mapping[str, Any]) -> LabelingAnnotation:
         writer = annotation.get("updated_by")  # the server sets it; `completed_by` is what a request said
         return LabelingAnnotation(
-            annotation_id=_annotation_id(annotation),
-            task_id=int(task["id"]),
+            annotation_id=_annotation_id(annotation["id"], annotation["created_at"]),
+            task_id=int(task.id),
             item_id=_item_id(task),
             annotator=self._email(annotation["completed_by"]),
             result=_regions(annotation["result"]),
@@ -318,14 +314,15 @@ class LabelStudio:
         if user_id is None:
             return "nobody"
         if user_id not in self._emails:
-            self._emails = {int(user["id"]): str(user["email"]) for user in self._http.get("/api/users/")}
+            self._emails = {int(user.id): str(user.email) for user in self._sdk.users.list()}
             self._emails.setdefault(user_id, f"user {user_id}")
         return self._emails[user_id]
 
 
-def _project(found: Mapping[str, Any]) -> LabelingProject:
-    description, label_config = str(found.get("description") or ""), str(found.get("label_config") or "")
-    return LabelingProject(int(found["id"]), str(found["title"]), description, label_config)
+def _project(project: Any) -> LabelingProject:
+    return LabelingProject(
+        int(project.id), str(project.title), str(project.description or ""), str(project.label_config or "")
+    )
 
 
 def _settings(
@@ -376,18 +373,18 @@ def _annotated_since(since: dt.datetime) -> dict[str, Any]:
     return _all_of(_filter("updated_at", "greater_or_equal", "Datetime", moment), _is_annotated())
 
 
-def _num_annotations(task: Mapping[str, Any]) -> int:
-    return len(str(task["annotations_ids"]).split(","))
+def _num_annotations(task: Any) -> int:
+    return len(str(task.annotations_ids).split(","))
 
 
-def _annotation_id(annotation: Mapping[str, Any]) -> str:
+def _annotation_id(number: int, created_at: Any) -> str:
     """Return an id that no other server's annotation has: numbers start again when a database is made anew."""
-    return f"{annotation['id']}@{_time(annotation['created_at']).astimezone(dt.UTC):%Y%m%dT%H%M%S%f}"
+    return f"{number}@{_time(created_at).astimezone(dt.UTC):%Y%m%dT%H%M%S%f}"
 
 
-def _item_id(task: Mapping[str, Any]) -> str:
+def _item_id(task: Any) -> str:
     """Return the item id of a task's data; anything can stand there once a person has edited it."""
-    data = task["data"]
+    data = task.data
     return str(data.get("item_id", "")) if isinstance(data, Mapping) else ""
 
 
@@ -395,5 +392,6 @@ def _regions(result: Any) -> tuple[Any, ...]:
     return tuple(result) if isinstance(result, list) else () if not result else (result,)
 
 
-def _time(text: str) -> dt.datetime:
-    return dt.datetime.fromisoformat(text)
+def _time(value: Any) -> dt.datetime:
+    """Return a time; the SDK leaves it as text where none of its three classes of a task fits."""
+    return value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(str(value))

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: its style, its sections, its texts escaped. No script, no network."""
+"""Self-contained HTML pages from templates: one base, every value escaped, no script, no network."""
 
 from __future__ import annotations
 
@@ -6,38 +6,70 @@ import base64
 import hashlib
 import html
 from functools import cache
-from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+ROOT = Path(__file__).resolve().parents[2]  # templates are named from here: pipeline_tasks/core/page.html
+STYLE = "pipeline_tasks/core/html_page.css"
+# Control characters and lone surrogates are shown, not obeyed.
+_UNPRINTABLE = dict.fromkeys(
+    [*(number for number in range(32) if chr(number) not in "\n\t"), *range(0xD800, 0xE000)],
+    "\N{REPLACEMENT CHARACTER}",
+)
 
 
-def page(title: str, body: str) -> str:
-    """Return one self-contained page in the report's style."""
-    style = _style()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer">'
-        f"<style>{style}</style></head><body><main>{body}</main></body></html>"
-    ).replace(" %", "\N{NO-BREAK SPACE}%")
+def render(template: str, *, style: str = STYLE, **values: Any) -> str:
+    """Return a page; its policy allows this one style sheet and nothing else. The same values give the same bytes."""
+    css = _style(style)
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    page = _environment().get_template(template).render(**values, style=css, style_digest=digest)
+    return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 @cache
-def _style() -> str:
-    return resources.files("pipeline_tasks.core").joinpath("html_page.css").read_text(encoding="utf-8")
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(ROOT),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters |= {"capital": capital, "percent": percent, "share": share, "short": short, "number": number}
+    return environment
 
 
-def section(title: str, body: str, note: str = "") -> str:
-    """Return a titled part of a page, with a quiet note below its title."""
-    quiet = f'<p class="quiet">{text(note)}</p>' if note else ""
-    return f"<section><h2>{text(title)}</h2>{quiet}{body}</section>"
+@cache
+def _style(path: str) -> Markup:
+    return drawing(ROOT.joinpath(path).read_text(encoding="utf-8"))
+
+
+def _printable(value: Any) -> Any:
+    return value.translate(_UNPRINTABLE) if isinstance(value, str) else value
+
+
+def drawing(source: str) -> Markup:
+    """Mark text that we have written, an SVG with what `text` made of values, as HTML."""
+    return Markup(source)  # noqa: S704 - what comes from outside went through `text`
 
 
 def text(value: object) -> str:
-    """Escape a value for HTML and SVG, attributes included; control characters are shown, not obeyed."""
-    clean = "".join(char if char >= " " or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in str(value))
-    return html.escape(clean, quote=True)
+    """Escape a value for a drawing, attributes included."""
+    return html.escape(_printable(str(value)), quote=True)
+
+
+def capital(value: str) -> str:
+    """Return a sentence with a capital."""
+    return value[:1].upper() + value[1:]
 
 
 def short(value: str, limit: int) -> str:
@@ -47,4 +79,14 @@ def short(value: str, limit: int) -> str:
 
 def percent(value: float | None) -> str:
     """Return a share as text."""
-    return "not computable" if value is None else f"{100 * value:.1f} %"
+    return "not computable" if value is None else share(value)
+
+
+def share(value: float | None) -> str:
+    """Return a share as text; nothing where there is none."""
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def number(value: float | None, form: str = "{:,}") -> str:
+    """Return a figure as text."""
+    return "not computable" if value is None else form.format(value)

@@ -6,6 +6,7 @@ administrator's invitation, its own session, and mistakes that are fixed by its 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import hmac
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
+from pipeline_tasks.adapters.label_studio_client import LabelStudioAccount, LabelStudioHttp, sdk
 from pipeline_tasks.annotation.task_rendering import answer
 from pipeline_tasks.core.ports import LabelingTool
 from pipeline_tasks.errors import ConfigError, PermanentError, ServiceUnavailable
@@ -138,7 +139,8 @@ def answer_all(
         similar=similar,
         classes=config.choices,
     )
-    invite = str(LabelStudioHttp(url, admin_token, timeout_seconds=60).get("/api/invite")["token"])
+    administrator = LabelStudioAccount(url, admin_token, timeout_seconds=60).sdk
+    invite = str(administrator.organizations.invites.get_invite_link().token)
     counter = _Counter(len(assignments), progress)
     busy = [one for one in annotators if any(job.annotator == one for job in assignments)]
     accounts = {one.email: Account(url, one.email, password_for(one.email, password_secret)) for one in busy}
@@ -164,13 +166,14 @@ def password_for(email: str, secret: str) -> str:
 
 
 class Account:
-    """One Label Studio account with its own session, as a browser has it."""
+    """One Label Studio account with its own session, as a browser has it, and the SDK on that session."""
 
     def __init__(self, url: str, email: str, password: str) -> None:
         self.email = email
         self._password = password
         self._url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self._url, timeout=60, trust_env=False)
+        self._client = LabelStudioHttp(self._url, timeout_seconds=60, refusal=self._refusal, auth=self._by_session)
+        self._sdk = sdk(self._url, "by session", self._client)
 
     def enter(self, *, invite_token: str) -> None:
         """Log in; the first time, sign up with the administrator's invitation.
@@ -183,7 +186,7 @@ class Account:
         while True:
             try:
                 self._enter(invite_token)
-            except httpx.HTTPError as error:  # it may have been carried out: the next try logs in first
+            except ServiceUnavailable as error:  # it may have been carried out: the next try logs in first
                 if time.monotonic() > deadline:
                     raise self._unavailable(f"let {self.email} in") from error
                 time.sleep(RETRY_SECONDS)
@@ -202,57 +205,55 @@ class Account:
                 code="LS_AUTH",
             )
 
+    def _submit(self, path: str, form: Mapping[str, str]) -> bool:
+        self._client.cookies.clear()
+        try:
+            self._client.get(path)
+            return self._client.post(path, data=dict(form)).status_code == httpx.codes.FOUND
+        except PermanentError:
+            return False
+
     def annotate(self, job: Assignment, config: LabelingConfig) -> None:
         """Answer one task once; after a lost response, look first whether the answer arrived.
 
         Raises:
+            PermanentError: Label Studio refuses the answer.
             ServiceUnavailable: no answer within the budget.
         """
-        body = {"result": answer(config, job.label), "lead_time": job.lead_time_seconds}
         deadline = time.monotonic() + BUDGET_SECONDS
-        path = f"/api/tasks/{job.task_id}/annotations/"
-        while not self._post(path, body):
-            if time.monotonic() > deadline:
-                raise self._unavailable(f"take the answer of {self.email}")
+        while True:
+            try:
+                self._sdk.annotations.create(
+                    job.task_id, result=answer(config, job.label), lead_time=job.lead_time_seconds
+                )
+            except ServiceUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise self._unavailable(f"take the answer of {self.email}") from error
+            else:
+                return
             time.sleep(RETRY_SECONDS)
-            if self._has_answered(path):
+            if self._has_answered(job.task_id):
                 return
 
-    def _submit(self, path: str, form: Mapping[str, str]) -> bool:
-        self._client.cookies.clear()
-        self._client.get(path).raise_for_status()
-        token = self._client.cookies["csrftoken"]
-        headers = {"Referer": f"{self._url}{path}"}
-        response = self._client.post(path, data={**form, "csrfmiddlewaretoken": token}, headers=headers)
-        if response.is_server_error:
-            response.raise_for_status()
-        return response.status_code == httpx.codes.FOUND
+    def _has_answered(self, task_id: int) -> bool:
+        with contextlib.suppress(ServiceUnavailable):
+            annotations = self._sdk.annotations.list(task_id)
+            return any(f" {self.email}," in str(annotation.created_username) for annotation in annotations)
+        return False
+
+    def _by_session(self, request: httpx.Request) -> httpx.Request:
+        """Take the SDK's token off: cookies say who asks, and Django wants this beside them."""
+        request.headers.pop("Authorization", None)
+        request.headers["Referer"] = self._url
+        if token := self._client.cookies.get("csrftoken"):
+            request.headers["X-CSRFToken"] = token
+        return request
+
+    def _refusal(self, status: int, reason: str) -> str:
+        return f"Label Studio must let {self.email} do it (got HTTP {status}: {reason})."
 
     def _unavailable(self, what: str) -> ServiceUnavailable:
         return ServiceUnavailable(f"Label Studio at {self._url} must {what} within {BUDGET_SECONDS:.0f} s (got none).")
-
-    def _post(self, path: str, body: Mapping[str, object]) -> bool:
-        headers = {"X-CSRFToken": self._client.cookies["csrftoken"], "Referer": self._url}
-        try:
-            response = self._client.post(path, json=body, headers=headers)
-        except httpx.HTTPError:
-            return False
-        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-            return False
-        if response.is_client_error:
-            raise PermanentError(
-                f"Label Studio must accept the answer of {self.email} (got HTTP {response.status_code}: "
-                f"{response.text[:200]})."
-            )
-        return True
-
-    def _has_answered(self, path: str) -> bool:
-        try:
-            response = self._client.get(path)
-            response.raise_for_status()
-            return any(f" {self.email}," in str(one.get("created_username")) for one in response.json())
-        except httpx.HTTPError:
-            return False
 
 
 class _Counter:

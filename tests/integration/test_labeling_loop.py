@@ -6,11 +6,11 @@ import httpx
 import pytest
 
 from pipeline_tasks.adapters.label_studio import LabelStudio
-from pipeline_tasks.adapters.label_studio_http import LabelStudioHttp
 from pipeline_tasks.annotation.label_studio_projects import labeling_config
 from pipeline_tasks.demo.scripted_annotators import Annotator, answer_all
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 from tests.labeling_case import CLASSES, NAME, Case, make_project
+from tests.labeling_server import Api
 
 pytestmark = pytest.mark.integration
 TEAM = [Annotator("one@dethrone.test", 0.0), Annotator("two@dethrone.test", 0.0), Annotator("three@dethrone.test", 1.0)]
@@ -42,7 +42,7 @@ def case(database, label_studio_server):
     yield case
     registered = case.labels.registration(NAME)
     for project_id in registered[2].values() if registered else ():
-        tool._http.call("DELETE", f"/api/projects/{project_id}/")
+        tool._sdk.projects.delete(project_id)
 
 
 def answer(case, queue, people, truth, team=TEAM, **more):
@@ -134,7 +134,7 @@ class People:
 
     def __init__(self, case) -> None:
         self.case = case
-        self.http = LabelStudioHttp(case.server.url, case.server.token, timeout_seconds=60)
+        self.http = Api(case.server.url, case.server.token)
 
     def task_of(self, item_id, queue="label"):
         return self.case.labeling.task_ids(self.case.ls_project(queue), [item_id])[item_id][0]

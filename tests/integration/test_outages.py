@@ -192,7 +192,7 @@ def scene(postgres_server, s3_store, label_studio_server):
     yield scene
     registered = scene.case.labels.registration(NAME)
     for project_id in registered[2].values() if registered else ():
-        tool._http.call("DELETE", f"/api/projects/{project_id}/")
+        tool._sdk.projects.delete(project_id)
     engine.dispose()
 
 

@@ -121,7 +121,6 @@ def installation(tmp_path, monkeypatch):
     store = Store()
     monkeypatch.setattr(resources.Resources, "store", property(lambda _self: store))
     monkeypatch.setattr(resources, "AIRFLOW_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr("pipeline_tasks.adapters.label_studio_http.PATIENCE_SECONDS", 0.1, raising=False)
     monkeypatch.chdir(tmp_path)
     return types.SimpleNamespace(home=home, projects=projects, store=store, parts=resources.build_resources())
 

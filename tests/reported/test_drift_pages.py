@@ -87,7 +87,7 @@ def test_the_overview_shows_the_alarms_of_the_champion_of_now(drifted):
     said = "An alarm stands since 2026-03-01 12:00 UTC, and the exam predates it; of the 10 exam items from after it"
     assert line.alarms[-1].startswith(f"{said}, 0 are")
     page = render_overview([line])
-    assert f"<p class=alarm><b>Alarm.</b> {report.alarms[0]}</p>" in page
+    assert f'<p class="alarm"><b>Alarm.</b> {report.alarms[0]}</p>' in page
     assert f"/dethrone/reports/{report.report_key}" in page
     production.crown("m2", generation=2)
     assert overview._line(parts, production.project).alarms == ()

@@ -95,8 +95,9 @@ class Installation:
     def _enter(self, email):
         account = Account(self.url, email, PASSWORD)
         account.enter(invite_token=self.admin.get("/api/invite").json()["token"])
-        client = account._client
-        client.headers.update({"X-CSRFToken": client.cookies["csrftoken"], "Referer": self.url})
+        cookies = account._client.cookies
+        client = self._client({"X-CSRFToken": cookies["csrftoken"], "Referer": self.url})
+        client.cookies = cookies
         client.email, client.user_id = email, client.get("/api/current-user/whoami").json()["id"]
         return client
 

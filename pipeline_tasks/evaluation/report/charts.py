@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline_tasks.core.html_page import short, text
+from markupsafe import Markup
+
+from pipeline_tasks.core.html_page import drawing, short, text
 
 MAX_MATRIX_CLASSES = 20
 MAX_NUMBERED_CLASSES = 12
@@ -15,7 +17,7 @@ MIN_BIN_ITEMS = 5
 MIN_BIN_SHARE = 0.01
 
 
-def gain_chart(rows: Sequence[Mapping[str, Any]]) -> str:
+def gain_chart(rows: Sequence[Mapping[str, Any]]) -> Markup:
     """Return differences with their bounds beside the line that must be passed.
 
     A row has `name`, `difference`, `low`, `high`, `limit` (None for none) and `limit_name`; all figures are shares.
@@ -36,7 +38,7 @@ def gain_chart(rows: Sequence[Mapping[str, Any]]) -> str:
     parts.append(f'<text class="dim" x="{x(0) + 10:.1f}" y="14">contender better →</text>')
     for index, row in enumerate(rows):
         parts.append(_gain_row(row, x=x, y=top + step * index + step / 2 - 6, edge=width - right))
-    return f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">{"".join(parts)}</svg>'
+    return drawing(f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">{"".join(parts)}</svg>')
 
 
 def _gain_row(row: Mapping[str, Any], *, x: Any, y: float, edge: float) -> str:
@@ -63,17 +65,17 @@ def _gain_row(row: Mapping[str, Any], *, x: Any, y: float, edge: float) -> str:
 
 def interval_bar(
     interval: Mapping[str, Any], *, role: str, low: float = 0.0, high: float = 1.0, floor: float = 0.0
-) -> str:
+) -> Markup:
     """Return a small dot with whiskers on the scale low..high, and the floor where there is one."""
     width = 200
     if interval["estimate"] is None:
-        return ""
+        return Markup()
 
     def x(value: float) -> float:
         return 6 + (min(max(value, low), high) - low) / (high - low) * (width - 12)
 
     line = f'<line class="limit" x1="{x(floor):.1f}" x2="{x(floor):.1f}" y1="0" y2="18"/>' if floor else ""
-    return (
+    return drawing(
         f'<svg viewBox="0 0 {width} 18" width="{width}" height="18">{line}'
         f'<line class="axis" x1="6" x2="{width - 6}" y1="9" y2="9"/>'
         f'<line class="{role}-line" x1="{x(interval["low"]):.1f}" x2="{x(interval["high"]):.1f}" y1="9" y2="9"/>'
@@ -81,7 +83,7 @@ def interval_bar(
     )
 
 
-def recall_bar(champion: float | None, contender: float | None, *, floor: float) -> str:
+def recall_bar(champion: float | None, contender: float | None, *, floor: float) -> Markup:
     """Return two thin bars of recall, one under the other, and the floor where there is one."""
     width = 230
     bars = []
@@ -92,10 +94,18 @@ def recall_bar(champion: float | None, contender: float | None, *, floor: float)
                 f'<rect class="{role}-fill" x="0" y="{y}" width="{max(1.0, value * width):.1f}" height="7" rx="2"/>'
             )
     line = f'<line class="limit" x1="{floor * width:.1f}" x2="{floor * width:.1f}" y1="0" y2="22"/>' if floor else ""
-    return f'<svg viewBox="0 0 {width} 22" width="{width}" height="22">{"".join(bars)}{line}</svg>'
+    return drawing(f'<svg viewBox="0 0 {width} 22" width="{width}" height="22">{"".join(bars)}{line}</svg>')
 
 
-def confusion_chart(counts: Sequence[Sequence[int]], classes: Sequence[str], *, role: str) -> str:
+def confusion_part(
+    counts: Sequence[Sequence[int]], classes: Sequence[str], chosen: Sequence[int], *, role: str
+) -> Markup:
+    """Return the heat map of the chosen classes."""
+    part = [[counts[row][column] for column in chosen] for row in chosen]
+    return confusion_chart(part, [classes[index] for index in chosen], role=role)
+
+
+def confusion_chart(counts: Sequence[Sequence[int]], classes: Sequence[str], *, role: str) -> Markup:
     """Return a heat map: one row per true class, shaded by the share of it that got each answer; errors in red."""
     size = 460 / max(len(classes), 4)
     left, top = 118, 92
@@ -122,7 +132,7 @@ def confusion_chart(counts: Sequence[Sequence[int]], classes: Sequence[str], *, 
                     fill=role if row == column else "error",
                 )
             )
-    return f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img">{"".join(parts)}</svg>'
+    return drawing(f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img">{"".join(parts)}</svg>')
 
 
 def _cell(x: float, y: float, *, size: float, share: float, count: int, fill: str) -> str:
@@ -150,7 +160,7 @@ def worst_classes(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> li
     return sorted(worst)
 
 
-def reliability_chart(bins: Sequence[Mapping[str, Any]], *, role: str) -> str:
+def reliability_chart(bins: Sequence[Mapping[str, Any]], *, role: str) -> Markup:
     """Return confidence against the share right; dots grow with the number of answers, the diagonal is honest."""
     left, top, side = 46, 10, 330
 
@@ -176,7 +186,7 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, role: str) -> str:
         for one in bins
     )
     height = top + side + 44
-    return (
+    return drawing(
         f'<svg viewBox="0 0 {left + side + 20} {height}" width="{left + side + 20}" role="img">{grid}'
         f'<line class="diagonal" x1="{left}" x2="{left + side}" y1="{top + side}" y2="{top}"/>'
         f'<polyline class="{role}-line" points="{points}"/>{dots}'

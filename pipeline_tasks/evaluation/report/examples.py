@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from pipeline_tasks.contracts import Location
-from pipeline_tasks.core.html_page import short, text
-from pipeline_tasks.evaluation.scoring import ReadItems
+from pipeline_tasks.core.html_page import short
 from pipeline_tasks.evaluation.verdict import probability_matrix
 
 logger = logging.getLogger(__name__)
@@ -97,51 +96,35 @@ def choose(examples: Sequence[Example], kind: str) -> list[Example]:
     return [one for _, one in sorted(rounds, key=lambda pair: pair[0])[:MAX_EXAMPLES]]
 
 
-def example_cards(examples: Sequence[Example], *, read: ReadItems) -> str:
-    """Return the examples as a grid of cards."""
-    if not examples:
-        return '<p class="quiet">None.</p>'
-    payloads = read([example.location for example in examples])
-    cards = "".join(_card(example, data) for example, data in zip(examples, payloads, strict=True))
-    images = examples[0].media_type.startswith("image/")
-    return f'<div class="examples{"" if images else " texts"}">{cards}</div>'
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preview:
+    """What is shown of an item: a PNG in base64, a text, or else what the bytes are."""
+
+    image: str = ""
+    text: str | None = None
+    note: str = ""
+    is_image: bool = False
 
 
-def _card(example: Example, data: bytes) -> str:
-    champion = ""
-    if example.champion is not None and example.champion_confidence is not None:
-        champion = (
-            f'<div><span class="champion-name">champion</span> {text(short(example.champion, 40))} '
-            f"({100 * example.champion_confidence:.0f}&nbsp;%)</div>"
-        )
-    return (
-        f'<div class="example">{preview(data, media_type=example.media_type)}'
-        f"<h3>{text(short(example.label, 40))}</h3>{champion}"
-        f'<div><span class="contender-name">contender</span> {text(short(example.contender, 40))} '
-        f"({100 * example.contender_confidence:.0f}&nbsp;%)</div>"
-        f'<div class="small"><code>{text(example.item_id[:12])}</code></div></div>'
-    )
-
-
-def preview(data: bytes, *, media_type: str) -> str:
+def preview(data: bytes, *, media_type: str) -> Preview:
     """Return a thumbnail, drawn anew so that nothing but pixels passes, or the beginning of the text."""
     if media_type.startswith("image/"):
         return _thumbnail(data)
     if media_type.startswith("text/") or media_type.endswith(("json", "+json")):
-        return f"<pre>{text(short(data.decode('utf-8', errors='replace').strip(), MAX_TEXT))}</pre>"
-    return f'<p class="quiet">{len(data):,} bytes of {text(media_type)}</p>'
+        return Preview(text=short(data.decode("utf-8", errors="replace").strip(), MAX_TEXT))
+    return Preview(note=f"{len(data):,} bytes of {media_type}")
 
 
-def _thumbnail(data: bytes) -> str:
+def _thumbnail(data: bytes) -> Preview:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")) as image:
             if image.width * image.height > MAX_PIXELS:
-                return '<p class="quiet">too large to show</p>'
+                return Preview(note="too large to show", is_image=True)
             image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
             small = image.convert("RGB")
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         logger.warning("no thumbnail: %s", type(error).__name__)
-        return '<p class="quiet">cannot be shown</p>'
+        return Preview(note="cannot be shown", is_image=True)
     buffer = io.BytesIO()
     small.save(buffer, "PNG", optimize=True)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return Preview(image=base64.b64encode(buffer.getvalue()).decode(), is_image=True)

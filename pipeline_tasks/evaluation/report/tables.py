@@ -1,11 +1,12 @@
-"""The report's tables: the two models side by side, the classes, the data, the exams, the settings."""
+"""The rows of the report's tables: the two models side by side, the classes, the data, the exams, the settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline_tasks.core.html_page import percent, short, text
+from pipeline_tasks.core.html_page import number, percent
 from pipeline_tasks.evaluation.report import charts
 from pipeline_tasks.evaluation.verdict import EAGER, verdict_id_of
 from pipeline_tasks.project.gate_schema import ABOVE_CONSTANT
@@ -16,47 +17,67 @@ MAX_CLASS_ROWS = 60
 MAX_LEFT_OUT = 20
 
 
-def side_by_side(document: Document) -> str:
-    """Return both models' figures on the exam, with the limits of the contender."""
-    question, current, previous = (
-        document["question"],
-        document["evidence"]["current"],
-        document["evidence"].get("previous"),
-    )
-    roles = [role for role in ("champion", "contender") if question[role] is not None]
-    limits = question["policy"]["limits"]
-    head = "".join(f'<th><span class="{role}-name">{role.capitalize()}</span></th>' for role in roles)
-    head += "<th>Constant answer</th>"
-    rows = [_row("Model version", [f"<code>{text(question[role]['version'])}</code>" for role in roles], "")]
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cell:
+    """One model's figure, with what stands small beside it and a bar below."""
+
+    text: str
+    small: str = ""
+    bar: str = ""
+    is_code: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """A figure of each model, of the constant answer, and the contender's limit."""
+
+    name: str
+    cells: Sequence[Cell]
+    limit: str = ""
+    constant: str = ""
+
+
+def roles_of(document: Document) -> list[str]:
+    """Return the models that were judged: there is no champion before the first release."""
+    return [role for role in ("champion", "contender") if document["question"][role] is not None]
+
+
+def side_by_side(document: Document) -> Iterator[Row]:
+    """Yield both models' figures on the exam, with the limits of the contender."""
+    question, current = document["question"], document["evidence"]["current"]
+    previous = document["evidence"].get("previous")
+    roles, limits = roles_of(document), question["policy"]["limits"]
+    yield Row("Model version", [Cell(question[role]["version"], is_code=True) for role in roles])
     exams = [("Accuracy", "accuracy", current), ("Macro F1", "macro_f1", current)]
     if previous is not None:
-        exams.append(
-            (f"{METRICS[question['policy']['metric']]}, previous exam", question["policy"]["metric"], previous)
-        )
+        metric = question["policy"]["metric"]
+        exams.append((f"{METRICS[metric]}, previous exam", metric, previous))
     for name, metric, exam in exams:
         cells = [_interval(exam[role], metric, role=role) for role in roles]
         asked = _floor(document) if (metric, exam) == (_floor_metric(document), current) else ""
-        rows.append(_row(name, cells, asked, constant=_constant_cell(exam, metric)))
+        yield Row(name, cells, asked, _constant_cell(exam, metric))
     errors = [_calibration(current[role]) for role in roles]
     above = " above what is expected" if "calibration_expected" in current["contender"] else ""
-    rows.append(_row("Calibration error", errors, f"at most {limits['max_calibration_error']:g}{above}"))
+    yield Row("Calibration error", errors, f"at most {limits['max_calibration_error']:g}{above}")
+    yield from measured(document, limits=limits)
+    yield Row("Runtime, here and in serving", [Cell(question[role].get("runtime", EAGER)) for role in roles])
+
+
+def measured(document: Document, *, limits: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield what both models need: time and bytes."""
+    roles = roles_of(document)
     for name, key in (("Latency, median", "latency_p50_ms"), ("Latency, p99", "latency_p99_ms")):
-        cells = [number(document["measured"][role][key], "{:.2f} ms") for role in roles]
-        limit = f"at most {limits[key]:g} ms" if limits.get(key) is not None else ""
-        rows.append(_row(name, cells, limit))
-    sizes = [f"{question[role]['size_bytes'] / 1e6:.2f} MB" for role in roles]
-    rows.append(_row("Size", sizes, f"at most {limits['size_mb']:g} MB"))
-    rows.append(
-        _row("Runtime, here and in serving", [text(question[role].get("runtime", EAGER)) for role in roles], "")
-    )
-    return f"<table><tr><th></th>{head}<th>Limit for the contender</th></tr>{''.join(rows)}</table>"
+        cells = [Cell(number(document["measured"][role][key], "{:.2f} ms")) for role in roles]
+        yield Row(name, cells, f"at most {limits[key]:g} ms" if limits.get(key) is not None else "")
+    sizes = [Cell(f"{document['question'][role]['size_bytes'] / 1e6:.2f} MB") for role in roles]
+    yield Row("Size", sizes, f"at most {limits['size_mb']:g} MB" if "size_mb" in limits else "")
 
 
-def _calibration(scores: Mapping[str, Any]) -> str:
+def _calibration(scores: Mapping[str, Any]) -> Cell:
     """Return the calibration error, with what a model of such confidences has on so many items by chance."""
     expected = scores.get("calibration_expected")
-    chance = "" if expected is None else f' <span class="small">{expected:.3f} is expected</span>'
-    return number(_score(scores, "calibration_error"), "{:.3f}") + chance
+    chance = "" if expected is None else f"{expected:.3f} is expected"
+    return Cell(number(scores["calibration_error"], "{:.3f}"), chance)
 
 
 def judged_together(document: Document) -> Sequence[Mapping[str, Any]]:
@@ -110,29 +131,16 @@ def _floor(document: Document) -> str:
     return f"{'above the constant answer' if floor == ABOVE_CONSTANT else f'at least {percent(floor)}'} (first model)"
 
 
-def _row(name: str, cells: Sequence[str], limit: str, *, constant: str = "") -> str:
-    values = "".join(f"<td>{cell}</td>" for cell in [*cells, constant])
-    return f'<tr><td>{text(name)}</td>{values}<td class="small">{text(limit)}</td></tr>'
-
-
-def _score(scores: Mapping[str, Any] | None, name: str) -> Any:
-    return None if scores is None else scores[name]
-
-
-def _interval(scores: Mapping[str, Any] | None, metric: str, *, role: str) -> str:
-    found = _score(scores, metric)
+def _interval(scores: Mapping[str, Any] | None, metric: str, *, role: str) -> Cell:
+    found = None if scores is None else scores[metric]
     if found is None or found["estimate"] is None:
-        return "not computable"
+        return Cell("not computable")
     ends = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
-    return f'{percent(found["estimate"])} <span class="small">{ends}</span>{charts.interval_bar(found, role=role)}'
+    return Cell(percent(found["estimate"]), ends, charts.interval_bar(found, role=role))
 
 
-def number(value: float | None, form: str) -> str:
-    """Return a measured value, or that there is none."""
-    return "not computable" if value is None else form.format(value)
-
-
-def _class_rows(document: Document) -> list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
+def class_rows(document: Document) -> list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
+    """Return (contender's, champion's) scores of each class, the contender's lowest recall first."""
     current = document["evidence"]["current"]
     champion = {one["label"]: one for one in (current["champion"] or {}).get("classes", [])}
     rows = [(one, champion.get(one["label"])) for one in current["contender"]["classes"]]
@@ -153,152 +161,39 @@ def class_note(document: Document) -> str:
     return note
 
 
-def class_table(document: Document) -> str:
-    """Return recall and precision per class, the contender's lowest recall first."""
-    floor = document["question"]["policy"]["limits"]["recall_per_class"]
-    has_champion = document["evidence"]["current"]["champion"] is not None
-    rows = _class_rows(document)
-    cells = "".join(_class_row(*row, floor=floor, has_champion=has_champion) for row in rows[:MAX_CLASS_ROWS])
-    hidden = len(rows) - MAX_CLASS_ROWS
-    more = f'<p class="small">and {hidden} classes with a higher recall</p>' if hidden > 0 else ""
-    champion = '<th class="number"><span class="champion-name">Champion</span></th>' if has_champion else ""
-    difference = '<th class="number">Change</th>' if has_champion else ""
-    return (
-        f'<table><tr><th>Class</th><th class="number">Items</th>{champion}'
-        f'<th class="number"><span class="contender-name">Contender</span></th>{difference}<th></th>'
-        f'<th class="number">Precision</th></tr>{cells}</table>{more}'
-    )
+def data_rows(counts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, int, int]]:
+    """Return (label, the champion's rows, the contender's) of the training data, their sum first."""
+    new, old = counts["contender"], counts.get("champion", {})
+    labels = sorted({*new, *old}, key=lambda label: (-new.get(label, 0), label))
+    rows = [("All classes", sum(old.values()), sum(new.values()))]
+    return rows + [(label, old.get(label, 0), new.get(label, 0)) for label in labels[:MAX_CLASS_ROWS]]
 
 
-def _class_row(
-    contender: Mapping[str, Any], champion: Mapping[str, Any] | None, *, floor: float, has_champion: bool
-) -> str:
-    new = contender["recall"]["estimate"]
-    old = champion["recall"]["estimate"] if champion is not None else None
-    ends = ""
-    if new is not None:
-        low, high = contender["recall"]["low"], contender["recall"]["high"]
-        ends = f' <span class="small">{100 * low:.0f} to {100 * high:.0f}</span>'
-    cells = [f"<td>{text(short(contender['label'], 60))}</td>", f'<td class="number">{contender["num_items"]:,}</td>']
-    if has_champion:
-        cells.append(f'<td class="number">{_share(old)}</td>')
-    cells.append(f'<td class="number"><b>{_share(new)}</b>{ends}</td>')
-    if has_champion:
-        cells.append(f'<td class="number">{change(old, new)}</td>')
-    cells.append(f"<td>{charts.recall_bar(old, new, floor=floor)}</td>")
-    cells.append(f'<td class="number">{_share(contender["precision"])}</td>')
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def change(old: float | None, new: float | None) -> str:
-    """Return the difference in points, coloured by its sign."""
-    if old is None or new is None:
-        return ""
-    points = round(100 * (new - old), 1)
-    kind = "up" if points > 0 else "down" if points < 0 else "note"
-    return f'<span class="{kind}">{points:+.1f}</span>' if points else '<span class="note">0.0</span>'
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
-
-
-def data(document: Document, counts: Mapping[str, Mapping[str, int]]) -> str:
-    """Return the rows per class that each model was trained on."""
-    question = document["question"]
-    new, old = counts.get("contender"), counts.get("champion")
-    if new is None:
-        return f"<p>Snapshot <code>{text(question['contender']['snapshot_id'])}</code>; its counts are not known.</p>"
-    labels = sorted({*new, *(old or {})}, key=lambda label: (-new.get(label, 0), label))
-    head = '<th class="number">Rows</th>'
-    if old is not None:
-        head = '<th class="number">Champion</th><th class="number">Contender</th><th class="number">Change</th>'
-    rows = [("All classes", sum(new.values()), sum((old or {}).values()))]
-    rows += [(label, new.get(label, 0), (old or {}).get(label, 0)) for label in labels[:MAX_CLASS_ROWS]]
-    body = "".join(_data_row(*row, compared=old is not None) for row in rows)
-    names = [f"contender <code>{text(question['contender']['snapshot_id'][:16])}</code>"]
-    if question["champion"] is not None:
-        names.insert(0, f"champion <code>{text(question['champion']['snapshot_id'][:16])}</code>")
-    caption = f'<p class="small">Snapshots: {", ".join(names)}</p>'
-    return f"<table><tr><th>Label</th>{head}</tr>{body}</table>{caption}"
-
-
-def _data_row(label: str, new: int, old: int, *, compared: bool) -> str:
-    numbers = [f"{old:,}", f"{new:,}", f"{new - old:+,}"] if compared else [f"{new:,}"]
-    cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
-    return f"<tr><td>{text(short(label, 60))}</td>{cells}</tr>"
-
-
-def exams(document: Document, *, labels: Mapping[str, Any] | None = None) -> str:
-    """Return which exams were used; `labels` are told in place of what the document's evidence has of them."""
-    question = document["question"]
-    together = len(judged_together(document))
-    rows = "".join(
-        f"<tr><td>{'Newest' if index == 0 else 'Judged with it' if index < together else 'Previous'}</td>"
-        f"<td>{exam['epoch']}</td>"
-        f'<td class="number">{exam["num_items"]:,}</td><td><code>{text(exam["exam_id"])}</code></td></tr>'
-        for index, exam in enumerate(question["exams"])
-    )
-    use = f"<p>Use {question['exam_use']} of the newest epoch.</p>" if question["champion"] is not None else ""
-    if question.get("epoch_level") is not None and question["champion"] is not None:
-        use += (
-            f"<p>Chance of a false promotion in all uses of this epoch: at most {100 * question['epoch_level']:.2f} % "
-            f"(the yearly budget is {question['policy']['false_promotions_a_year']:g} false promotions).</p>"
-        )
-    head = '<tr><th></th><th>Epoch</th><th class="number">Items</th><th>Hash of items and labels</th></tr>'
-    return (
-        f"<table>{head}{rows}</table>{use}{_labels(labels or document['evidence'].get('labels'))}{_left_out(question)}"
-    )
-
-
-def _labels(found: Mapping[str, Any] | None) -> str:
-    """Return the exam's open items with the bounds of its figures; nothing in verdicts from before they were told."""
+def open_labels(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the exam's open items with the bounds of its figures; None in verdicts from before they were told."""
     if found is None:
-        return ""
-    said = f"<p>Open items, on which people differed: {found['num_open']:,} ({percent(found['share'])} of all)"
-    if found["num_open"] and found["contender"] is not None:
-        figures = [(f"accuracy of the {role}", found[role], "%") for role in ("contender", "champion")]
-        figures.append(("difference", found["difference"], "points"))
-        bounds = ", ".join(
-            f"{name} {100 * one['low']:.1f} to {100 * one['high']:.1f} {unit}"
-            for name, one, unit in figures
-            if one is not None and one["low"] is not None
-        )
-        said += f". With all of them wrong or right: {bounds}"
-    return f"{said}.</p><p>Labels that nobody looked at: {percent(found['imported_share'])}.</p>"
-
-
-def _left_out(question: Mapping[str, Any]) -> str:
-    found = question.get("left_out", ())
-    if not found:
-        return ""
-    rows = "".join(
-        f"<li><code>{text(one['item_id'])}</code>: {text(one['code'])}, {text(one['reason'])}</li>"
-        for one in found[:MAX_LEFT_OUT]
+        return None
+    figures = [(f"accuracy of the {role}", found[role], "%") for role in ("contender", "champion")]
+    figures.append(("difference", found["difference"], "points"))
+    bounds = ", ".join(
+        f"{name} {100 * one['low']:.1f} to {100 * one['high']:.1f} {unit}"
+        for name, one, unit in figures
+        if one is not None and one["low"] is not None
     )
-    more = f"<li>and {len(found) - MAX_LEFT_OUT} more, in verdict.json</li>" if len(found) > MAX_LEFT_OUT else ""
-    return f"<p>Left out for every model: {len(found)} items.</p><ul>{rows}{more}</ul>"
+    return {**found, "bounds": bounds}
 
 
-def method(document: Document) -> str:
-    """Return the settings and hashes that this verdict rests on."""
+def settings(document: Document) -> list[tuple[str, Any]]:
+    """Return the settings that this verdict rests on."""
+    flat = sorted(_flat(document["question"]["policy"]).items())
+    return [(name, value) for name, value in flat if name != "new_classes"]  # deprecated: without effect
+
+
+def digests(document: Document) -> list[tuple[str, str]]:
+    """Return the hashes that this verdict rests on."""
     question = document["question"]
-    settings = "".join(
-        f"<tr><td><code>gate.{text(name)}</code></td><td>{text(value)}</td></tr>"
-        for name, value in sorted(_flat(question["policy"]).items())
-        if name != "new_classes"  # deprecated: without effect
-    )
-    digests = [("verdict", verdict_id_of(document)), ("evidence.parquet", document["evidence"]["digest"])]
-    digests += [(f"{role} weights", question[role]["digest"]) for role in ("champion", "contender") if question[role]]
-    hashes = "".join(f"<tr><td>{text(name)}</td><td><code>{text(value)}</code></td></tr>" for name, value in digests)
-    return (
-        "<p>Both models were loaded from their stored versions and answered the same bytes in one process. Accuracy is "
-        "compared by McNemar's exact test (sign flips of groups, where items come in groups) with Tango's score "
-        "bounds, macro F1 by a paired bootstrap. The answers to every item are kept in evidence.parquet, from which "
-        "this verdict can be computed again.</p>"
-        f"<table><tr><th>Setting</th><th>Value</th></tr>{settings}</table>"
-        f"<table><tr><th>What</th><th>SHA-256</th></tr>{hashes}</table>"
-    )
+    found = [("verdict", verdict_id_of(document)), ("evidence.parquet", document["evidence"]["digest"])]
+    return found + [(f"{role} weights", question[role]["digest"]) for role in roles_of(document)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_the_page_says_what_failed_and_escapes_what_it_shows():
 def test_the_page_needs_no_network_and_allows_no_script():
     page = render_check("pets", result(), created_at=NOW, run_id="run-1")
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//", page)
-    assert "default-src 'none'; style-src 'sha256-" in page
+    assert "default-src 'none'; img-src data:; style-src 'sha256-" in page
     assert "style=" not in page
 
 

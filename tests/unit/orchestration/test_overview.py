@@ -72,7 +72,7 @@ def test_the_page_says_what_runs_beside_the_champion_and_trusts_no_word_of_it():
     text = page(BesideLine(bad, bad, bad, 10, minutes(5), minutes(9), bad))
     assert "<script" not in text
     assert text.count("&lt;script&gt;") == 4
-    for said in ("10 % of the traffic", "2026-01-01 12:05", "2026-01-01 12:09"):
+    for said in ("10\N{NO-BREAK SPACE}% of the traffic", "2026-01-01 12:05", "2026-01-01 12:09"):
         assert said in text
     assert "mirrored requests" in page(BesideLine("shadow", "v2", "d2", 0, minutes(1), minutes(1), ""))
     assert "Beside the champion" not in page()
@@ -90,4 +90,4 @@ def test_no_text_of_the_overview_is_markup():
     )
     text = render_overview([line])
     assert "<b o" not in text
-    assert text.count("&lt;b onmouseover=&#x27;alert(1)&#x27;&gt;&quot;&amp;") == len(texts) + 6
+    assert text.count("&lt;b onmouseover=&#39;alert(1)&#39;&gt;&#34;&amp;") == len(texts) + 6

@@ -1,5 +1,6 @@
 """The report: self-contained, inert whatever the data holds, and right about the numbers it shows."""
 
+import base64
 import html.parser
 import io
 import itertools
@@ -13,6 +14,7 @@ from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import Leak, sha256_hex
 from pipeline_tasks.evaluation.report import advice, charts, examples
 from pipeline_tasks.evaluation.report import page as report_page
+from pipeline_tasks.evaluation.report.examples import Preview
 from pipeline_tasks.evaluation.report.markdown import markdown_summary
 from pipeline_tasks.evaluation.task import judge
 from tests.unit.evaluation import support as s
@@ -176,28 +178,27 @@ def picture(**kwargs):
 def test_thumbnails_are_drawn_anew():
     data = picture(format="JPEG", comment=b"<script>alert(1)</script>")
     preview = examples.preview(data, media_type="image/jpeg")
-    assert preview.startswith('<img alt="" src="data:image/png;base64,')
-    assert "script" not in preview
+    drawn = base64.b64decode(preview.image)
+    assert drawn.startswith(b"\x89PNG")
+    assert b"script" not in drawn
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", picture()[:100], b"<svg onload=alert(1)>"])
 def test_what_is_no_picture_is_said_so(data):
-    assert examples.preview(data, media_type="image/png") == '<p class="quiet">cannot be shown</p>'
+    assert examples.preview(data, media_type="image/png") == Preview(note="cannot be shown", is_image=True)
 
 
 def test_a_huge_picture_is_not_decoded():
     buffer = io.BytesIO()
     Image.new("1", (6000, 6000)).save(buffer, "PNG")
-    assert "too large to show" in examples.preview(buffer.getvalue(), media_type="image/png")
+    assert examples.preview(buffer.getvalue(), media_type="image/png").note == "too large to show"
 
 
 def test_long_texts_are_cut_and_bytes_counted():
     shown = examples.preview(b"word " * 500, media_type="text/plain")
-    assert len(shown) < 450
-    assert shown.endswith("…</pre>")
-    assert examples.preview(b"\xff" * 9, media_type="application/x") == (
-        '<p class="quiet">9 bytes of application/x</p>'
-    )
+    assert len(shown.text) == examples.MAX_TEXT
+    assert shown.text.endswith("…")
+    assert examples.preview(b"\xff" * 9, media_type="application/x") == Preview(note="9 bytes of application/x")
 
 
 def test_large_matrices_show_the_classes_with_most_errors():
