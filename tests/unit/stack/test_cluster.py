@@ -23,7 +23,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 PUBLISHED = {"gateway", "airflow-api-server", "label-studio"}
 DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*/Dockerfile"))
-OURS = {"dethrone-airflow:0.1.0", "dethrone-gateway:0.1.0", "dethrone-label-studio:0.1.0"}
+OURS = {"dethrone-airflow:0.2.0", "dethrone-gateway:0.2.0", "dethrone-label-studio:0.2.0"}
 
 
 @pytest.fixture
