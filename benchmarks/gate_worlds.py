@@ -64,7 +64,7 @@ def draw(random: np.random.Generator, world: World, *, num_items: int, gain: flo
 
     An item takes its group's sign with the chance sqrt(correlation), so two items of a group have that correlation.
     """
-    group_n = np.arange(num_items) // world.size
+    group_n: Array = np.arange(num_items) // world.size
     if world.large:
         group_n = np.where(np.arange(num_items) < world.large * num_items, 0, group_n + 1)
     shares = [(DIFFER - gain) / 2, 1 - DIFFER, (DIFFER + gain) / 2]
@@ -105,10 +105,10 @@ def rare_classes(random: np.random.Generator, *, num_items: int, rare: float, dr
         right_n = random.random(num_items) < 0.85
         ours_n = np.where(both_n, right_n, first_n)
         theirs_n = np.where(both_n, right_n, ~first_n)
-        answers = (np.where(one, truth_n, 1 - truth_n) for one in (ours_n, theirs_n))
+        ours_n, theirs_n = (np.where(right, truth_n, 1 - truth_n) for right in (ours_n, theirs_n))
         found = groups.compare_macro_f1(
-            truth_n, *answers, np.arange(num_items), num_classes=2, alpha=LEVEL, seed=int(random.integers(2**31)),
-            num_resamples=1000,
+            truth_n, ours_n, theirs_n, np.arange(num_items), num_classes=2, alpha=LEVEL,
+            seed=int(random.integers(2**31)), num_resamples=1000,
         )  # fmt: skip
         promoted.append(statistics.shows_gain(found, min_gain=0))
     return float(np.mean(promoted))

@@ -49,7 +49,7 @@ Times = dict[str, list[tuple[float, float]]]
 class Scene:
     """The stored exam and both loaded models."""
 
-    store: stored.FolderStore
+    store: stored.CountingStore
     exam: Any
     refs: dict[str, Any]
     models: dict[str, Any]
@@ -112,7 +112,7 @@ def load_scene(root: Path) -> Scene:
 
     fields = json.loads((root / "refs.json").read_text())
     refs = {name: ModelRef(**fields[name]) for name in ("contender", "champion")}
-    store = stored.FolderStore(root)
+    store = stored.CountingStore(root)
     models = {ref.version: scoring.load_stored(store)(ref) for ref in refs.values()}
     blank = np.zeros((1, 28, 28), dtype=np.uint8)
     for model in models.values():

@@ -116,7 +116,13 @@ def serve_versions(home: Path, target: ProcessTarget, *, standby: bool) -> None:
         entry = RouteEntry(handle.deployment_id, version, handle.address, 100)
         settings = standby_settings(head, SETTINGS, before=SETTINGS, keep_previous=standby)
         route = Route(PROJECT, number, f"c{number}", head.commit_id if head else None, version, (entry,))
-        facts = {"action": "promote", "attempt": "r/ship/1", "verdict_id": "v", "actor": "gate", "reason": "won"}
+        facts: dict[str, Any] = {
+            "action": "promote",
+            "attempt": "r/ship/1",
+            "verdict_id": "v",
+            "actor": "gate",
+            "reason": "won",
+        }
         head = serving_.commit_route(route, **facts, serving=settings, at=NOW)
 
 

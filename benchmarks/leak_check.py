@@ -172,7 +172,11 @@ def main() -> None:
             subprocess.run([sys.executable, *sys.argv, "--modality", modality], check=True)
     else:
         photos, _ = fashion_mnist.load_subset()
-        makes = {"image": lambda index, copy=False: photo(index, photos, copy=copy), "text": text, "tabular": row}
+
+        def image(index: int, *, copy: bool = False) -> bytes:
+            return photo(index, photos, copy=copy)
+
+        makes: dict[str, Callable[..., bytes]] = {"image": image, "text": text, "tabular": row}
         measure(options.modality, makes[options.modality], **sizes)
 
 

@@ -25,6 +25,7 @@ from pipeline_tasks.evaluation.statistics import mcnemar_p_value
 from pipeline_tasks.monitoring import detector, drift, quality
 from pipeline_tasks.monitoring.detector import ExamCount
 from pipeline_tasks.project.schema import Monitor
+from pipeline_tasks.validation import check_tables
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -158,7 +159,7 @@ def drift_before(reference: drift.Histogram, blocks: list[drift.Histogram]) -> l
     """Return whether the rule before said DRIFT after each block: of 200, at any size, with nothing subtracted."""
     far = []
     for block in blocks:
-        distance = drift.js_distance(reference.labels, block.labels) or 0.0
+        distance = check_tables.js_distance(reference.labels, block.labels) or 0.0
         far.append(drift.psi(reference.confidence, block.confidence) > drift.MAX_PSI or distance > drift.MAX_JS)
     return [one and other for one, other in itertools.pairwise(far)]
 

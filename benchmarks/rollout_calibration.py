@@ -77,14 +77,14 @@ def sticky(rng: np.random.Generator, *, users: int, per_second: float, **changes
     activity = 1 / rng.permutation(np.arange(1, users + 1))
     errors = np.where(rng.random(users) < BAD_USERS, BAD_RATE, GOOD_RATE)
     latency = TYPICAL_MS * np.exp(USER_SPREAD * rng.standard_normal(users))
-    facts = {"activity": activity / activity.sum(), "error_rates": errors, "latency_ms": latency}
+    facts: dict[str, Any] = {"activity": activity / activity.sum(), "error_rates": errors, "latency_ms": latency}
     return World(**facts, draws=rng.random(users), per_second=per_second, **changes)
 
 
 def alike(rng: np.random.Generator, *, errors: float, per_second: float, users: int = 5000, **changes: Any) -> World:
     """Return users who are all alike, and so many that requests are independent."""
     even, ones = np.full(users, 1 / users), np.ones(users)
-    facts = {"activity": even, "error_rates": errors * ones, "latency_ms": TYPICAL_MS * ones}
+    facts: dict[str, Any] = {"activity": even, "error_rates": errors * ones, "latency_ms": TYPICAL_MS * ones}
     return World(**facts, draws=rng.random(users), per_second=per_second, **changes)
 
 
@@ -161,7 +161,7 @@ class Mirrors:
         only_it, only_champion, in_both = (int(one) for one in self.failed)
         mine = account(self.counts.sum(axis=0), only_it + in_both, edges)
         champion = account(self.counts.sum(axis=1), only_champion + in_both, edges)
-        pairs = {"paired": mine.asked, "only_it_failed": only_it, "only_champion_failed": only_champion}
+        pairs: dict[str, Any] = {"paired": mine.asked, "only_it_failed": only_it, "only_champion_failed": only_champion}
         pairs |= {"compared": mine.asked, "slower": slower, "faster": faster}
         return dataclasses.replace(mine, **pairs), champion
 

@@ -106,7 +106,7 @@ def items(kind: str, scratch: Path, *, runtime: Runtime) -> tuple[list[bytes], l
     return raw, model.predict(decoded(model, kind, raw)).tolist()
 
 
-def decoded(model: object, kind: str, raw: list[bytes]) -> list[np.ndarray]:
+def decoded(model: Any, kind: str, raw: list[bytes]) -> list[np.ndarray]:
     """Return the items as the model takes them."""
     if kind == "text":
         return [model.decode(item) for item in raw]
@@ -125,7 +125,7 @@ def measure_limit(kind: str, scratch: Path, *, seconds: float) -> list[float]:
     from pipeline_tasks.models.artifact import load
 
     torch.set_num_threads(1)
-    model = load(scratch / "model")
+    model: Any = load(scratch / "model")
     batches = np.array_split(model.recipe.collate(decoded(model, kind, raw_items(kind))), NUM_ITEMS // BATCH)
     for batch in batches:
         model.recipe.predict_batch(model.module, batch)

@@ -241,7 +241,7 @@ def wait_for_s3(parts: Resources) -> None:
             return
 
 
-def counters(parts: Resources) -> dict[str, float]:
+def counters(parts: Resources) -> Counter[str]:
     """Return the gateway's counters; 0 for what it has not counted yet."""
     return Counter(parts.gateway.counters())
 

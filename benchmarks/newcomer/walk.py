@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import data as newcomer_data
 import httpx
@@ -46,7 +47,7 @@ class Walk:
         }
         os.environ.update(self.environment)
         self.began = time.monotonic()
-        self.figures: dict[str, object] = {"data": name, "machine": f"{os.cpu_count()} cores"}
+        self.figures: dict[str, Any] = {"data": name, "machine": f"{os.cpu_count()} cores"}
         self.commands: list[tuple[str, int, float]] = []
         folder.mkdir(parents=True, exist_ok=True)
         self.log = (folder / "walk.log").open("a", encoding="utf-8")
@@ -179,7 +180,7 @@ class Walk:
         key = (self.folder / "home" / "secrets" / "gateway_api_key").read_text().strip()
         url = f"{load_settings().gateway_url}/v1/projects/{self.name}/predict"
         headers = {"Authorization": f"Bearer {key}", "Content-Type": self.material.media_type}
-        numbers, lock, answers = iter(examples), threading.Lock(), collections.Counter()
+        numbers, lock, answers = iter(examples), threading.Lock(), collections.Counter[Any]()
 
         def work() -> None:
             with httpx.Client(timeout=30, trust_env=False) as client:
