@@ -204,7 +204,7 @@ def report(found: dict[str, Any], times: Times, *, count: int) -> list[str]:
     print(f"\nThe store handed out {found['read_mib']:,.0f} MiB in {found['reads']:,} reads.\n")
     print("| | wall s | CPU s | CPU / bare | CPU / with decoding |\n|---|---|---|---|---|")
     for name, text in NAMES.items():
-        seconds = [f"{np.median([one[kind] for one in times[name]]):.1f}" for kind in (WALL, CPU)]
+        seconds = [f"{np.median([round_times[kind] for round_times in times[name]]):.1f}" for kind in (WALL, CPU)]
         ratios = [f"{ratio(times, name, base):.2f}" for base in ("bare", "decoding")]
         print(f"| {text} | {' | '.join([*seconds, *ratios])} |")
     missed = [f"memory: {above:,.0f} MiB"] if above > 1024 * MAX_GIB else []
@@ -214,7 +214,9 @@ def report(found: dict[str, Any], times: Times, *, count: int) -> list[str]:
 
 def ratio(times: Times, name: str, base: str) -> float:
     """Return the median over the rounds of CPU seconds to those of another way in the same round."""
-    return float(np.median([one[CPU] / other[CPU] for one, other in zip(times[name], times[base], strict=True)]))
+    return float(
+        np.median([round_times[CPU] / other[CPU] for round_times, other in zip(times[name], times[base], strict=True)])
+    )
 
 
 def main() -> int:
@@ -241,7 +243,7 @@ def main() -> int:
             json.loads(child(Path(folder), part, count=count, rounds=rounds)) for part in ("memory", "timing")
         )
     missed = report(found, times, count=count)
-    print("\n" + ("; ".join(f"MISSED {one}" for one in missed) or "Both targets are met."))
+    print("\n" + ("; ".join(f"MISSED {line}" for line in missed) or "Both targets are met."))
     return 1 if missed and not options.quick else 0
 
 

@@ -38,7 +38,9 @@ def write(store: FolderStore, subject: str, values_nc: np.ndarray, *, random: np
     ids = pa.array(sorted(random.bytes(32).hex() for _ in range(count)))
     same = {"label": "no", "weight": 1.0, "split": "train", "media_type": "application/json", "decision_version": 1}
     same |= {"method": "imported", "source": "table", "origin": "source", "arrived_at": NOW}
-    columns = {name: pa.repeat(pa.scalar(one, manifest.SCHEMA.field(name).type), count) for name, one in same.items()}
+    columns = {
+        name: pa.repeat(pa.scalar(value, manifest.SCHEMA.field(name).type), count) for name, value in same.items()
+    }
     columns |= {"item_id": ids, "group_key": ids, "annotators": pa.array([[]] * count, pa.list_(pa.string()))}
     rows_n = np.arange(count)
     columns |= {"object_key": pa.array([f"packs/{row // PACK_ROWS}" for row in rows_n.tolist()])}

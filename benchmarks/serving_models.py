@@ -94,7 +94,10 @@ def raw_items(kind: str) -> list[bytes]:
     generator = np.random.default_rng(0)
     if kind == "text":
         lengths = generator.integers(16, 57, NUM_ITEMS)
-        return [" ".join(f"{WORDS[one % 12]}{one}" for one in generator.integers(0, 5000, n)).encode() for n in lengths]
+        return [
+            " ".join(f"{WORDS[integer % 12]}{integer}" for integer in generator.integers(0, 5000, n)).encode()
+            for n in lengths
+        ]
     return [generator.integers(0, 256, (3, 64, 64), dtype=np.uint8).tobytes() for _ in range(NUM_ITEMS)]
 
 

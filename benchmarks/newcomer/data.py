@@ -100,7 +100,7 @@ class Material:
     labels: int | None = None  # what `init --labels` is told
 
     def everything(self) -> list[Example]:
-        return [*self.labeled, *self.unlabeled, *(one for part in self.traffic.values() for one in part)]
+        return [*self.labeled, *self.unlabeled, *(example for part in self.traffic.values() for example in part)]
 
 
 def package_of(name: str) -> str:
@@ -127,15 +127,15 @@ def fetch(name: str, cache: Path = CACHE) -> Path:
 
 def _python() -> str:
     candidates = [sys.executable, f"{sys.base_prefix}/bin/python3", "python3"]
-    for one in candidates:
-        if subprocess.run([one, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
-            return one
+    for candidate in candidates:
+        if subprocess.run([candidate, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
+            return candidate
     raise SystemExit(f"pip must be installed for {sys.executable} or python3 (got neither).")
 
 
 def shuffled(examples: list[Example]) -> list[Example]:
     """Return the examples in an order that their keys fix."""
-    return sorted(examples, key=lambda one: hashlib.sha256(one.key.encode()).digest())
+    return sorted(examples, key=lambda example: hashlib.sha256(example.key.encode()).digest())
 
 
 # Photos of solar cells
@@ -190,8 +190,14 @@ def strikes(cache: Path = CACHE) -> Material:
         part = "before" if row[DATE] < "1999" else "after"
         examples[part].append(Example(f"strike-{number:05d}", body, label))
     before, after = shuffled(examples["before"]), shuffled(examples["after"])
-    capitals = [dataclasses.replace(one, key=f"{one.key}-capitals", body=_capitals(one.body)) for one in after[1800:]]
-    slow = [dataclasses.replace(one, key=f"{one.key}-slow", body=_without_speed(one.body)) for one in capitals]
+    capitals = [
+        dataclasses.replace(example, key=f"{example.key}-capitals", body=_capitals(example.body))
+        for example in after[1800:]
+    ]
+    slow = [
+        dataclasses.replace(capital, key=f"{capital.key}-slow", body=_without_speed(capital.body))
+        for capital in capitals
+    ]
     return Material(
         "tabular", "tabular", "application/json", ("small", "larger"), tuple(before[460:]), tuple(before[400:460]),
         {"same years": tuple(before[:400]), "1999 to 2002": tuple(after[:1800]), "capitals": tuple(capitals),
@@ -272,7 +278,7 @@ def weather(cache: Path = CACHE) -> Material:
         key = f"{row['location']} {row['date']}"
         days[row["location"]].append(Example(key, json.dumps(body).encode(), row["weather"], week))
     seattle, york = shuffled(days["Seattle"]), shuffled(days["New York"])
-    later = [_in_us_units(one) for one in (*york, *seattle[1000:])]
+    later = [_in_us_units(day) for day in (*york, *seattle[1000:])]
     return Material(
         "tabular", "tabular", "application/json", ("drizzle", "fog", "rain", "snow", "sun"), tuple(seattle[60:1000]),
         tuple(seattle[:60]), {"Seattle": tuple(seattle[1000:1400]), "other units": tuple(shuffled(later))},
@@ -280,12 +286,12 @@ def weather(cache: Path = CACHE) -> Material:
     )  # fmt: skip
 
 
-def _in_us_units(one: Example) -> Example:
-    row = json.loads(one.body)
+def _in_us_units(example: Example) -> Example:
+    row = json.loads(example.body)
     row["precipitation"] = round(row["precipitation"] / 25.4, 2)
     row["wind"] = round(row["wind"] * 2.237, 1)
     row.update({name: round(row[name] * 1.8 + 32, 1) for name in ("temp_max", "temp_min")})
-    return dataclasses.replace(one, key=f"{one.key}, US units", body=json.dumps(row).encode())
+    return dataclasses.replace(example, key=f"{example.key}, US units", body=json.dumps(row).encode())
 
 
 MATERIALS: dict[str, Callable[[], Material]] = {
@@ -297,19 +303,21 @@ def write_arrivals(material: Material, folder: Path) -> int:
     """Write what arrives where the template's source looks; return the number of items."""
     folder.mkdir(parents=True, exist_ok=True)
     if material.modality == "image":
-        for one in material.labeled:
-            _put(folder / "labeled" / one.label / one.key, one.body)
-        for one in material.unlabeled:
-            _put(folder / "new" / one.key, one.body)
+        for example in material.labeled:
+            _put(folder / "labeled" / example.label / example.key, example.body)
+        for example in material.unlabeled:
+            _put(folder / "new" / example.key, example.body)
     else:
         draft = folder / ".draft"
         with draft.open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle)
-            rows = [(one, one.label) for one in material.labeled] + [(one, "") for one in material.unlabeled]
+            rows = [(example, example.label) for example in material.labeled] + [
+                (example, "") for example in material.unlabeled
+            ]
             groups = [GROUP_COLUMN] if rows[0][0].group else []
             writer.writerow(["id", *groups, *material.columns, "label"])
-            for one, label in rows:
-                writer.writerow([one.key, *([one.group] if groups else []), *_cells(material, one), label])
+            for example, label in rows:
+                writer.writerow([example.key, *([example.group] if groups else []), *_cells(material, example), label])
         draft.rename(folder / "arrived.csv")
     return len(material.labeled) + len(material.unlabeled)
 
@@ -319,10 +327,10 @@ def _put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _cells(material: Material, one: Example) -> list[object]:
+def _cells(material: Material, example: Example) -> list[object]:
     if material.modality == "text":
-        return [one.body.decode()]
-    row = json.loads(one.body)
+        return [example.body.decode()]
+    row = json.loads(example.body)
     return ["" if row[name] is None else _plain(row[name]) for name in material.columns]
 
 
