@@ -1,6 +1,6 @@
 """Labelers whose answers poison a project are named, and their answers held back.
 
-Source: issue 13, point 5; reliability.md, SEC-M1 and row B8. Pictures of four simple classes, five labelers with 5 % of
+Pictures of four simple classes, five labelers with 5 % of
 honest errors each; benchmarks/poisoned_labels.py has the figures on real photos.
 """
 
@@ -222,7 +222,7 @@ def test_a_name_of_nobody_is_said(labeled, caplog):
 
 
 def test_people_who_answer_one_item_are_compared_with_each_other():
-    """B8: two of three labelers agree on nearly all items, the third differs on a fifth of them."""
+    """Two of three labelers agree on nearly all items, the third differs on a fifth of them."""
     random = np.random.default_rng(1)
     answers = []
     for number in range(300):

@@ -70,7 +70,6 @@ SEVERAL_BUILDS = re.compile(r"(torch|triton|(nvidia|cuda)-(?!ml-py=)[a-z0-9-]+)=
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_a_lock_has_the_hashes_of_all_but_what_comes_in_several_builds(path):
-    """Source: report H15."""
     found = requirements_of(path)
     assert [line for line, hashes in found.items() if bool(hashes) == bool(SEVERAL_BUILDS.fullmatch(line))] == []
     assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for hashes in found.values() for one in hashes)

@@ -179,7 +179,7 @@ def test_half_of_the_classes_gone_is_drift():
     [(2, 49, "INSUFFICIENT_DATA"), (2, 50, "OK"), (20, 99, "INSUFFICIENT_DATA"), (20, 100, "OK")],
 )
 def test_small_exams_are_no_reference(num_classes, exam, state):
-    """D6: drift was said against an exam of 10 to 50 items though nothing moved."""
+    """Drift was said against an exam of 10 to 50 items though nothing moved."""
     found = drift.measure([flat(200, confidence=0.95)], exam=flat(exam, confidence=0.95), num_classes=num_classes)
     assert (found.state, found.num_needed) == (state, 5 * max(10, num_classes))
 
