@@ -150,12 +150,12 @@ def all_delays(random: np.random.Generator, *, projects: int) -> None:
         print(f"| {size:,} | " + " | ".join(cells) + " |", flush=True)
 
 
-def sample(random: np.random.Generator, *, size: int, num_classes: int) -> drift.Histogram:
+def sample(random: np.random.Generator, *, size: int, num_classes: int) -> drift.AnswerHistogram:
     labels = random.integers(0, num_classes, size)
     return drift.histogram(zip(labels.astype(str), random.beta(5, 2, size), strict=True))
 
 
-def drift_before(reference: drift.Histogram, blocks: list[drift.Histogram]) -> list[bool]:
+def drift_before(reference: drift.AnswerHistogram, blocks: list[drift.AnswerHistogram]) -> list[bool]:
     """Return whether the rule before said DRIFT after each block: of 200, at any size, with nothing subtracted."""
     far = []
     for block in blocks:

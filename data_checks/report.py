@@ -125,12 +125,12 @@ def _failure(rule: RuleResult) -> str:
     listed = "".join(f"<li><code>{_text(row_id)}</code></li>" for row_id in ids)
     count = "1 row" if rule.num_failed == 1 else f"{rule.num_failed:,} rows"
     details = f"<details><summary>{count}</summary><ul>{listed}{more}</ul></details>" if ids else ""
-    found = rule.error or rule.observed
+    cause = rule.error or rule.observed
     kind = "stop" if rule.stops else rule.policy
     effect = "could not be checked, so it stops the run" if rule.error else _POLICIES[rule.policy]
     return (
         f'<article class="{kind}"><h3>{_text(rule.name)}</h3><p>Expected: {_text(rule.expected)}.</p>'
-        f'<p>Found: {_text(found)}</p><p class="quiet">A failure {effect}.</p>{details}</article>'
+        f'<p>Found: {_text(cause)}</p><p class="quiet">A failure {effect}.</p>{details}</article>'
     )
 
 

@@ -87,15 +87,15 @@ def find_predictions(store: ObjectStore, project: str, beginning: str, *, limit:
 
     def matching(data: bytes, key: str) -> list[LoggedPrediction]:
         rows = _answered(data, key, columns=FOUND_COLUMNS, extra=starts).to_pylist()
-        return [one for one in (_logged(row, key) for row in rows) if one is not None]
+        return [prediction for prediction in (_logged(row, key) for row in rows) if prediction is not None]
 
     keys = sorted((info.key for info in store.list(f"predictions/{project}/")), reverse=True)
-    found: dict[str, LoggedPrediction] = {}
+    matches: dict[str, LoggedPrediction] = {}
     for part in _each_part(store, iter(keys), matching):
-        found |= {one.prediction_id: one for one in part}
-        if beginning in found:
-            return [found[beginning]]
-    return [found[prediction_id] for prediction_id in sorted(found)[:limit]]
+        matches |= {prediction.prediction_id: prediction for prediction in part}
+        if beginning in matches:
+            return [matches[beginning]]
+    return [matches[prediction_id] for prediction_id in sorted(matches)[:limit]]
 
 
 def unknown_outcomes(
@@ -104,8 +104,8 @@ def unknown_outcomes(
     """Return the outcomes that are about no prediction of the newest parts of the log."""
     if not outcomes:
         return []
-    ids = sorted({one.prediction_id for one in outcomes if one.prediction_id})
-    names = sorted({one.business_key for one in outcomes if one.business_key})
+    ids = sorted({outcome.prediction_id for outcome in outcomes if outcome.prediction_id})
+    names = sorted({outcome.business_key for outcome in outcomes if outcome.business_key})
     about = pc.field("prediction_id").isin(ids) | pc.field("business_key").isin(names)
     columns = ["prediction_id", "business_key"]
 
@@ -115,8 +115,8 @@ def unknown_outcomes(
 
     keys = sorted((info.key for info in store.list(f"predictions/{project}/")), reverse=True)
     left = list(outcomes)
-    for found in _each_part(store, iter(keys[:num_parts]), matching):
-        left = [one for one in left if not {(name, getattr(one, name)) for name in columns} & found]
+    for matches in _each_part(store, iter(keys[:num_parts]), matching):
+        left = [outcome for outcome in left if not {(name, getattr(outcome, name)) for name in columns} & matches]
         if not left:
             break
     return left
@@ -135,9 +135,9 @@ def _each_part(store: ObjectStore, keys: Iterator[str], read: Callable[[bytes, s
     with ThreadPoolExecutor(READS, thread_name_prefix="read-log") as pool:
         ahead = deque(pool.submit(read_one, key) for key in islice(keys, 2 * READS))
         while ahead:
-            found = ahead.popleft().result()
-            if found is not None:
-                yield found
+            result = ahead.popleft().result()
+            if result is not None:
+                yield result
             ahead.extend(pool.submit(read_one, key) for key in islice(keys, 1))
 
 

@@ -38,7 +38,7 @@ def render_window(
     )
     body += section(
         "Live quality",
-        "".join(_version(one) for one in statistics["versions"].values()),
+        "".join(_version(version) for version in statistics["versions"].values()),
         "Share of audited answers that people agree with, each input once, with 95 % Wilson intervals at one look; an "
         "answer picked from many weighs more. An alarm: the evidence of a drop below the exam's lower bound reaches "
         "the level that gives monitor.false_alarms_a_year. WATCH: the newest audits lie below the exam by more than "
@@ -54,9 +54,9 @@ def render_window(
 
 def _version(quality: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{text(_time(one['from']))}</td><td>{text(_time(one['to']))}</td>"
-        f'<td class="number">{one["num_audited"]:,}</td><td>{_interval(one)}</td></tr>'
-        for one in reversed(quality["windows"])
+        f"<tr><td>{text(_time(window['from']))}</td><td>{text(_time(window['to']))}</td>"
+        f'<td class="number">{window["num_audited"]:,}</td><td>{_interval(window)}</td></tr>'
+        for window in reversed(quality["windows"])
     )
     head = '<tr><th>From (UTC)</th><th>To</th><th class="number">Audited</th><th>Right</th></tr>'
     table = f"<table>{head}{rows}</table>" if rows else ""
@@ -86,15 +86,15 @@ def _time(iso: str) -> str:
     return iso[:16].replace("T", " ")
 
 
-def _interval(found: Mapping[str, Any]) -> str:
-    ends = f'<span class="small">{percent(found["low"])} to {percent(found["high"])}</span>'
-    return f"{percent(found['estimate'])} {ends}"
+def _interval(bounds: Mapping[str, Any]) -> str:
+    ends = f'<span class="small">{percent(bounds["low"])} to {percent(bounds["high"])}</span>'
+    return f"{percent(bounds['estimate'])} {ends}"
 
 
 def _drift(drift: Mapping[str, Any]) -> str:
     if drift["confidence_psi"] is None:
-        found = drift["expected"]
-        size = f"; the {drift['reference']}: {sum(found['confidence']):,}" if found else ""
+        reference = drift["expected"]
+        size = f"; the {drift['reference']}: {sum(reference['confidence']):,}" if reference else ""
         return (
             f'<div class="card"><p>Not measured yet: {drift["num_rows"]:,} predictions so far{size}. Either side needs '
             f"{drift['num_needed']:,}.</p></div>"
@@ -107,7 +107,7 @@ def _drift(drift: Mapping[str, Any]) -> str:
     expected, actual = drift["expected"], drift["actual"]
     labels = sorted({*expected["labels"], *actual["labels"]}, key=lambda name: (-actual["labels"].get(name, 0), name))
     tenths = [f"{10 * index} to {10 * index + 10} %" for index in range(len(actual["confidence"]))]
-    by_tenth = [dict(zip(tenths, one["confidence"], strict=True)) for one in (expected, actual)]
+    by_tenth = [dict(zip(tenths, histogram["confidence"], strict=True)) for histogram in (expected, actual)]
     return (
         f'<div class="card"><p>{text(said)}</p></div><div class="pair">'
         f'<div class="card">{_shares("Label", labels, expected["labels"], actual["labels"])}</div>'
@@ -116,7 +116,7 @@ def _drift(drift: Mapping[str, Any]) -> str:
 
 
 def _shares(name: str, keys: Sequence[str], expected: Mapping[str, int], actual: Mapping[str, int]) -> str:
-    totals = [max(1, sum(one.values())) for one in (expected, actual)]
+    totals = [max(1, sum(labels.values())) for labels in (expected, actual)]
     rows = "".join(
         f'<tr><td>{text(key)}</td><td class="number">{percent(expected.get(key, 0) / totals[0])}</td>'
         f'<td class="number">{percent(actual.get(key, 0) / totals[1])}</td></tr>'

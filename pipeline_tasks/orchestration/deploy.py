@@ -191,14 +191,14 @@ def golden_again(parts: Resources, release: ReleaseRef, *, store: ObjectStore) -
     if kept is not None:
         return kept
     stored = golden_answers(store.get(release_task.golden_key(release)))
-    answers = {one.item_id: one for one in stored}
+    answers = {answer.item_id: answer for answer in stored}
     items = [_as_asked(item, answers[item.item_id]) for item in items_of(parts, release.project, list(answers))]
-    found = [
+    golden = [
         release_task.GoldenItem(payload=data, media_type=item.media_type, expected=answers[item.item_id])
         for item, data in read_items(store, items)
     ]
-    keep_golden(parts.settings.home, release, found)
-    return found
+    keep_golden(parts.settings.home, release, golden)
+    return golden
 
 
 def _as_asked(item: Item, answer: GoldenAnswer) -> Item:

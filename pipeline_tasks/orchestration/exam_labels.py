@@ -35,8 +35,8 @@ def catalog_there() -> Database | None:
 def label_lines(projects: Sequence[LoadedProject], database: Database) -> list[str]:
     """Return what is to be known of each project's exam labels: those that nobody looked at, and ties."""
     disputes, labels = DisputeRepository(database), LabelRepository(database)
-    found = [imported_line(one, disputes.exam_decisions(one.name)) for one in projects]
-    return [line for line in [*found, *(further_line(one, labels=labels) for one in projects)] if line]
+    imported = [imported_line(project, disputes.exam_decisions(project.name)) for project in projects]
+    return [line for line in [*imported, *(further_line(project, labels=labels) for project in projects)] if line]
 
 
 def status_lines() -> list[str]:

@@ -32,7 +32,7 @@ class BesideLine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProjectLine:
-    """What the page says of one project."""
+    """The line of one project on the page."""
 
     name: str
     description: str
@@ -109,12 +109,12 @@ def _beside(lines: Sequence[BesideLine]) -> str:
     if not lines:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(one.kind)}</td><td><code>{escape(one.version)}</code></td>"
-        f"<td><code>{escape(one.deployment_id)}</code></td>"
-        f"<td>{f'{one.share} % of the traffic' if one.share else 'mirrored requests'}</td>"
-        f"<td class=when>{one.since:%Y-%m-%d %H:%M}</td><td class=when>{one.step_since:%Y-%m-%d %H:%M}</td>"
-        f"<td>{escape(one.said)}</td></tr>"
-        for one in lines
+        f"<tr><td>{escape(line.kind)}</td><td><code>{escape(line.version)}</code></td>"
+        f"<td><code>{escape(line.deployment_id)}</code></td>"
+        f"<td>{f'{line.share} % of the traffic' if line.share else 'mirrored requests'}</td>"
+        f"<td class=when>{line.since:%Y-%m-%d %H:%M}</td><td class=when>{line.step_since:%Y-%m-%d %H:%M}</td>"
+        f"<td>{escape(line.said)}</td></tr>"
+        for line in lines
     )
     head = "<tr><th>Beside the champion<th>Version<th>Deployment<th>Gets<th>Since (UTC)<th>This step<th>So far</tr>"
     return f"<table class=beside>{head}{rows}</table>"

@@ -52,7 +52,7 @@ def _slices(table: pa.Table) -> Iterator[pa.Table]:
 def count_labels(labels: pa.ChunkedArray) -> dict[str, int]:
     """Return rows per label; a row without one counts nowhere."""
     counted = pc.value_counts(labels.cast(pa.string())).to_pylist()
-    return {str(one["values"]): int(one["counts"]) for one in counted if one["values"] is not None}
+    return {str(count["values"]): int(count["counts"]) for count in counted if count["values"] is not None}
 
 
 def count_classes(labels: Iterable[str] | Mapping[str, int], classes: Sequence[str]) -> dict[str, int]:
@@ -84,29 +84,29 @@ def facts_frame(
     )
 
 
-def js_distance(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
+def js_distance(first: Mapping[str, float], other: Mapping[str, float]) -> float | None:
     """Return the Jensen-Shannon distance of two distributions given as counts: 0 = same, 1 = nothing in common.
 
     The square root of the mean Kullback-Leibler divergence (base 2) of each to their midpoint; unlike that divergence
     it is symmetric and finite when a class is missing on one side. None if either side is empty.
     Source: Endres and Schindelin 2003.
     """
-    total, total_other = sum(one.values()), sum(other.values())
+    total, total_other = sum(first.values()), sum(other.values())
     if not total or not total_other:
         return None
     divergence = 0.0
-    for name in set(one) | set(other):
-        p, q = one.get(name, 0) / total, other.get(name, 0) / total_other
+    for name in set(first) | set(other):
+        p, q = first.get(name, 0) / total, other.get(name, 0) / total_other
         middle = (p + q) / 2
         divergence += sum(part * math.log2(part / middle) / 2 for part in (p, q) if part)
     return math.sqrt(min(1.0, max(0.0, divergence)))
 
 
-def excess_js_distance(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
+def excess_js_distance(first: Mapping[str, float], other: Mapping[str, float]) -> float | None:
     """Return the distance less what two samples of one law have: squared, (k - 1)/(8 ln 2)(1/n + 1/m) of k classes."""
-    distance = js_distance(one, other)
+    distance = js_distance(first, other)
     if distance is None:
         return None
-    num_labels = len({name for counts in (one, other) for name, count in counts.items() if count})
-    noise = (num_labels - 1) / (8 * math.log(2)) * (1 / sum(one.values()) + 1 / sum(other.values()))
+    num_labels = len({name for counts in (first, other) for name, count in counts.items() if count})
+    noise = (num_labels - 1) / (8 * math.log(2)) * (1 / sum(first.values()) + 1 / sum(other.values()))
     return math.sqrt(max(0.0, distance**2 - noise))
