@@ -18,6 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.folder_store import FolderStore
+
 GIB = 1.0
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PROJECT = """
@@ -29,26 +33,6 @@ labels: {classes: ["yes", "no"]}
 recipe: {name: tabular_mlp, params: {numbers: [age, income]}}
 serving: {top_k: 2}
 """
-
-
-class FolderStore:
-    """An object store in a folder: what lies in it costs no memory, unlike the tests' one."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def put(self, key: str, data: bytes, *, content_type: str = "") -> None:  # noqa: ARG002
-        path = self._root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-    def get(self, key: str) -> bytes:
-        return (self._root / key).read_bytes()
-
-    def get_range(self, location) -> bytes:
-        with (self._root / location.object_key).open("rb") as file:
-            file.seek(location.offset)
-            return file.read(location.size_bytes)
 
 
 def write_rows(folder: Path, count: int) -> None:

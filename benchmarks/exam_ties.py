@@ -38,7 +38,7 @@ ITEMS, AUDITS, WINDOW = 1_000, 600, 60
 CONTENDER, CHAMPION = 0.90, 0.87
 HARD, HARD_GAIN = 0.10, 0.021  # the share of items that are hard, and a gain that lies on them alone
 POLICY = Monitor(window_audits=WINDOW, min_audited=WINDOW)
-LABELS = Labels(classes=[str(one) for one in range(NUM_CLASSES)])
+LABELS = Labels(classes=[str(number) for number in range(NUM_CLASSES)])
 ALONE = Rule(1, LABELS.min_agreement)
 DROPPED = Rule(LABELS.exam_annotators, LABELS.min_agreement)
 FURTHER = dataclasses.replace(DROPPED, further_people=LABELS.further_people)
@@ -154,8 +154,8 @@ def table(exams: int, *, hard: bool) -> tuple[list[str], bool]:
     for number, (error, shared) in enumerate(SETTINGS):
         rng = np.random.default_rng([2026, number, hard])
         runs = [measure(rng, error=error, shared=shared, hard=hard) for _ in range(exams)]
-        mean = {name: 100 * float(np.mean([one[name] for one in runs])) for name in runs[0]}
-        within = 100 * 1.96 * float(np.std([one["further says"] - one["truth"] for one in runs])) / math.sqrt(exams)
+        mean = {name: 100 * float(np.mean([run[name] for run in runs])) for name in runs[0]}
+        within = 100 * 1.96 * float(np.std([run["further says"] - run["truth"] for run in runs])) / math.sqrt(exams)
         gaps = [abs(mean["dropped says"] - mean["live alone"]), abs(mean["further says"] - mean["live further"])]
         nearer &= gaps[1] < gaps[0] and mean["further open"] < mean["dropped open"]
         bounds = f"({mean['further low']:.1f} to {mean['further high']:.1f})"

@@ -112,7 +112,10 @@ def answers_of(exposures: list[Exposure], outcomes: list[Outcome], *, rule: str,
     found = []
     for day in range(1, days + 3):
         now = day * DAY_MS
-        logged = [one for one in exposures if one.at_ms <= now], [one for one in outcomes if one.at_ms <= now]
+        logged = (
+            [exposure for exposure in exposures if exposure.at_ms <= now],
+            [outcome for outcome in outcomes if outcome.at_ms <= now],
+        )
         found.append(str(compare_arms(terms, *logged, as_of_ms=now)["answer"]))
     return found
 
@@ -126,7 +129,7 @@ def told_table(seed: int, *, num: int, failed: list[str]) -> str:
             answers = [answers_of(*log, rule=rule, days=scenario.days) for log in logs]
             row += cells_of(answers)
             counted = [each if scenario.is_fair else each[-1:] for each in answers]  # told unlike: seen by the end
-            wrong = [any(one in ARMS and one != scenario.truth for one in each) for each in counted]
+            wrong = [any(decision in ARMS and decision != scenario.truth for decision in each) for each in counted]
             if rule == PAIRS:
                 check(scenario.name, sum(wrong), num, failed)
         rows.append(row)
@@ -138,11 +141,11 @@ def told_table(seed: int, *, num: int, failed: list[str]) -> str:
 
 def cells_of(answers: list[list[str]]) -> list[str]:
     """Return how many of the experiments were answered at some look and at the last, when, and how many withheld."""
-    ever = [next((day for day, one in enumerate(each, start=1) if one in ARMS), None) for each in answers]
-    days = [one for one in ever if one is not None]
+    ever = [next((day for day, decision in enumerate(each, start=1) if decision in ARMS), None) for each in answers]
+    days = [day for day in ever if day is not None]
     last = [each[-1] for each in answers]
     num = len(answers)
-    shares = f"{percent(len(days), num)}, {percent(sum(one in ARMS for one in last), num)}"
+    shares = f"{percent(len(days), num)}, {percent(sum(decision in ARMS for decision in last), num)}"
     return [shares, f"{statistics.median(days):g}" if days else "-", percent(last.count("withheld"), num)]
 
 
@@ -156,7 +159,7 @@ def sizes_table(seed: int, *, num: int) -> str:
             for rule, sizes in needed.items():
                 sizes.append(next((size for size in looks() if decided(units[:size], rule=rule)), math.inf) / 2)
         medians = [statistics.median(sizes) for sizes in needed.values()]
-        shown = [f"{one:,.0f}" if math.isfinite(one) else f"over {MOST_USERS // 2:,}" for one in medians]
+        shown = [f"{median:,.0f}" if math.isfinite(median) else f"over {MOST_USERS // 2:,}" for median in medians]
         rows.append([f"{a:g} to {b:g}", *shown, f"{medians[0] / medians[1]:.1f}" if math.isfinite(medians[0]) else "-"])
     return table(["rates", "intervals (before)", "matched pairs", "times"], rows)
 
@@ -180,7 +183,7 @@ def ever_table(seed: int, *, num: int, failed: list[str]) -> str:
                 wrong[rule] += any(decided(units[:size], rule=rule) for size in looks(EVER_USERS))
         name = f"{rate:g}{f' ±{swing:g} over the day' if swing else ''}, share {100 * share:g} %"
         check(name, wrong[PAIRS], num, failed)
-        rows.append([name, *(percent(one, num) for one in wrong.values())])
+        rows.append([name, *(percent(count, num) for count in wrong.values())])
     return table(["rate of both", "intervals (before)", "matched pairs"], rows)
 
 
@@ -202,7 +205,7 @@ def looks(most: int = MOST_USERS) -> list[int]:
 def decided(units: list[tuple[Arm, bool]], *, rule: str) -> bool:
     if rule == PAIRS:
         return match(units).ahead(alpha=ALPHA) is not None
-    counts = {arm: [event for one, event in units if one == arm] for arm in ARMS}
+    counts = {arm: [event for unit, event in units if unit == arm] for arm in ARMS}
     rates = {arm: Rate(sum(events), len(events)) for arm, events in counts.items()}
     found = compare(rates["b"], rates["a"], alpha=ALPHA)
     return found.low > 0 or found.high < 0
@@ -241,7 +244,7 @@ def main() -> int:
     print("\nOutcomes that are told late or selectively, one look a day, %.\n")
     print(told_table(options.seed, num=num, failed=failed), flush=True)
     print(f"\n{time.process_time() - start:.0f} s of one core.")
-    print("\n".join(f"FAILED, too often: {one}" for one in failed) or "No rate exceeds what it may.")
+    print("\n".join(f"FAILED, too often: {line}" for line in failed) or "No rate exceeds what it may.")
     return 1 if failed else 0
 
 

@@ -206,13 +206,13 @@ def season_claims(seasons: Sequence[Season], *, policy: Gate, size: int) -> list
     """A whole season of equal contenders: the chance of any false promotion."""
     return [
         Claim(
-            f"accuracy, {len(one.rule)} nightly equal contenders on one exam of {one.num_items:,}: any",
+            f"accuracy, {len(each_season.rule)} nightly equal contenders on one exam of {each_season.num_items:,}: any",
             1 - policy.confidence,
-            one.rule[-1],
-            one.naive[-1],
+            each_season.rule[-1],
+            each_season.naive[-1],
             size,
         )
-        for one in seasons
+        for each_season in seasons
     ]
 
 
@@ -262,7 +262,10 @@ def f1_claims(random: np.random.Generator, *, policy: Gate, nights: int, size: i
     claims, level = [], alpha_for_use(policy, 1)
     for num_items in F1_EXAMS:
         found = f1_gains(random, num_items=num_items, gain=0.0, alpha=level, size=size)
-        ours, naive = ([shows_gain(one, min_gain=0) for one in found], [one.difference > 0 for one in found])
+        ours, naive = (
+            [shows_gain(result, min_gain=0) for result in found],
+            [result.difference > 0 for result in found],
+        )
         name = f"macro F1, equal contenders, exam of {num_items:,}, first use"
         claims.append(Claim(name, level, float(np.mean(ours)), float(np.mean(naive)), size))
         claims.append(f1_season(found, policy=policy, nights=nights, num_items=num_items))
@@ -276,7 +279,9 @@ def f1_season(found: Sequence[PairedGain], *, policy: Gate, nights: int, num_ite
     is at least its p-value. Levels fall, so the nights of one draw are nested; hence the variance.
     """
     levels = [alpha_for_use(policy, use) for use in range(1, nights + 1)]
-    counts = [sum(shows_gain(dataclasses.replace(one, alpha=level), min_gain=0) for level in levels) for one in found]
+    counts = [
+        sum(shows_gain(dataclasses.replace(result, alpha=level), min_gain=0) for level in levels) for result in found
+    ]
     variance = sum((2 * use - 1) * level for use, level in enumerate(levels, start=1)) - sum(levels) ** 2
     name = f"macro F1, {nights} nightly equal contenders, exam of {num_items:,}: promotions per season"
     return Claim(name, 1 - policy.confidence, float(np.mean(counts)), None, len(found), variance)
@@ -288,8 +293,8 @@ def f1_power(random: np.random.Generator, *, policy: Gate, size: int) -> list[Po
     for num_items in F1_EXAMS:
         for gain in F1_GAINS:
             found = f1_gains(random, num_items=num_items, gain=gain, alpha=level, size=size)
-            ours = float(np.mean([shows_gain(one, min_gain=0) for one in found]))
-            naive = float(np.mean([one.difference > 0 for one in found]))
+            ours = float(np.mean([shows_gain(result, min_gain=0) for result in found]))
+            naive = float(np.mean([result.difference > 0 for result in found]))
             rows.append(Power(num_items, true_f1_gain(gain), ours, naive))
     return rows
 
@@ -340,34 +345,41 @@ def main() -> int:
     print(table(["exam items", "true gain in macro F1", "rule", "naive"], cells))
     print("\nWhat must not exceed its nominal rate (allowed: and three standard errors of the simulation).\n")
     head = ["contenders that are no better", "draws", "nominal", "allowed", "rule", "naive"]
-    print(table(head, [claim_row(one) for one in claims]))
+    print(table(head, [claim_row(claim) for claim in claims]))
     alone = [round(held(random, num_items=n, policy=policy, loss=0.0, size=size), 3) for n in EXAMS]
     print(f"\nEqual contenders that hold a previous exam, by exam size: {dict(zip(EXAMS, alone, strict=True))}")
     options.figure.write_text(draw_figure(rows, seasons[-1], policy=policy, size=size))
-    failed = [one.name for one in claims if one.rule > one.allowed]
+    failed = [claim.name for claim in claims if claim.rule > claim.allowed]
     print("\n".join(f"FAILED, too often: {name}" for name in failed) or "No rate exceeds what it may.")
     print(f"{options.figure} written; {time.perf_counter() - start:.0f} s")
     return 1 if failed else 0
 
 
-def claim_row(one: Claim) -> list[str]:
-    naive = percent(one.naive) if one.naive is not None else ""
-    return [one.name, f"{one.num_draws:,}", percent(one.nominal), percent(one.allowed), percent(one.rule), naive]
+def claim_row(claim: Claim) -> list[str]:
+    naive = percent(claim.naive) if claim.naive is not None else ""
+    return [
+        claim.name,
+        f"{claim.num_draws:,}",
+        percent(claim.nominal),
+        percent(claim.allowed),
+        percent(claim.rule),
+        naive,
+    ]
 
 
-def draw_figure(rows: Sequence[Power], one: Season, *, policy: Gate, size: int) -> str:
+def draw_figure(rows: Sequence[Power], judged: Season, *, policy: Gate, size: int) -> str:
     """Return the SVG: a season of equal contenders, and power by exam size for both rules."""
-    nights = [float(night) for night in range(1, len(one.rule) + 1)]
+    nights = [float(night) for night in range(1, len(judged.rule) + 1)]
     exams = {f"{n:,} items": [row for row in rows if row.num_items == n] for n in EXAMS}
     return figure.render(
-        nights={"rule": (nights, one.rule), "naive": (nights, one.naive)},
+        nights={"rule": (nights, judged.rule), "naive": (nights, judged.naive)},
         rule={name: ([100 * row.gain for row in found], [row.rule for row in found]) for name, found in exams.items()},
         naive={
             name: ([100 * row.gain for row in found], [row.naive for row in found]) for name, found in exams.items()
         },
         nominal=1 - policy.confidence,
         note=(
-            f"{size:,} simulated contenders per point (left: {size:,} exams of {one.num_items:,} items); the models "
+            f"{size:,} simulated contenders per point (left: {size:,} exams of {judged.num_items:,} items); the models "
             f"differ on {percent(DISAGREEMENT)} of the items; benchmarks/gate_calibration.py"
         ),
     )

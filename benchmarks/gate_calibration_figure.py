@@ -47,9 +47,9 @@ class Panel:
 
     def curve(self, line: Line, *, color: str, dots: bool) -> str:
         """Return a line through all points."""
-        points = [(self.x(one), y(share)) for one, share in zip(*line, strict=True)]
-        joined = " ".join(f"{one:.1f},{share:.1f}" for one, share in points)
-        marks = [f'<circle cx="{one:.1f}" cy="{share:.1f}" r="3" fill="{color}"/>' for one, share in points]
+        points = [(self.x(at), y(share)) for at, share in zip(*line, strict=True)]
+        joined = " ".join(f"{point:.1f},{share:.1f}" for point, share in points)
+        marks = [f'<circle cx="{point:.1f}" cy="{share:.1f}" r="3" fill="{color}"/>' for point, share in points]
         path = f'<polyline points="{joined}" fill="none" stroke="{color}" stroke-width="2.2"/>'
         return path + "".join(marks if dots else [])
 
@@ -60,7 +60,7 @@ def y(share: float) -> float:
 
 def text(left: float, top: float, value: str, *, size: int = 13, color: str = INK, **attributes: str) -> str:
     names = {"anchor": "text-anchor", "weight": "font-weight"}
-    more = "".join(f' {names[key]}="{one}"' for key, one in attributes.items())
+    more = "".join(f' {names[key]}="{attribute}"' for key, attribute in attributes.items())
     clean = html.escape(value)
     return f'<text x="{left:.1f}" y="{top:.1f}" font-size="{size}" fill="{color}"{more}>{clean}</text>'
 

@@ -60,12 +60,12 @@ def climb(random: np.random.Generator, *, num_items: int, tries: int, ladder: bo
     exam, rung, best = Exam(random, num_items=num_items), None, 0.0
     model = exam.champion_right
     for _ in range(tries):
-        one = fresh(model, random)
-        difference = exam.judge(one)
+        contender = fresh(model, random)
+        difference = exam.judge(contender)
         rung = evaluation_ladder.climb(rung, difference, num_items=num_items)
         told = rung.told if ladder else difference
         if told is not None and told > best:
-            model, best = one, told
+            model, best = contender, told
     return exam.promoted
 
 
@@ -74,12 +74,12 @@ def vote(random: np.random.Generator, *, num_items: int, tries: int) -> bool:
     exam = Exam(random, num_items=num_items)
     kept = []
     for _ in range(tries - 1):
-        one = fresh(exam.champion_right, random)
-        if exam.judge(one) > 0:
-            kept.append(one)
+        contender = fresh(exam.champion_right, random)
+        if exam.judge(contender) > 0:
+            kept.append(contender)
     if kept:
         # Where a try answers as the champion does it has no opinion; most of the opinions of the others decide.
-        votes = np.sum([np.where(one == exam.champion_right, 0, np.where(one, 1, -1)) for one in kept], axis=0)
+        votes = np.sum([np.where(right == exam.champion_right, 0, np.where(right, 1, -1)) for right in kept], axis=0)
         exam.judge(np.where(votes == 0, exam.champion_right, votes > 0))
     return exam.promoted
 

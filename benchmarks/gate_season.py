@@ -127,7 +127,7 @@ def today(policy: Gate) -> Promote:
         chosen = year.window(week, items=policy.exam.window_items)
         use, level = next_use(year, week), levels[BEFORE + week]
         pair = (year.right_mei[contender][chosen], year.right_mei[champion][chosen])
-        ours_n, theirs_n = (one.reshape(-1) for one in pair)
+        ours_n, theirs_n = (answers_n.reshape(-1) for answers_n in pair)
         alpha = alpha_for_use(policy, use, epoch_level=level)
         current = ExamEvidence(
             exam_id="", epoch=chosen[0], num_items=len(ours_n), classes=(), contender=scores(ours_n),
@@ -139,7 +139,7 @@ def today(policy: Gate) -> Promote:
             for epoch, ours, theirs in zip(chosen, *pair, strict=True)
         )
         evidence = Evidence((), None, None, current, None, use, epochs=parts, epoch_level=level)  # type: ignore[arg-type]
-        return all(one.stand in {"for", "note"} for one in gate_rule.compare(policy, evidence))
+        return all(reason.stand in {"for", "note"} for reason in gate_rule.compare(policy, evidence))
 
     return promote
 
@@ -219,9 +219,9 @@ def rules() -> dict[str, Promote]:
 
 def row_of(found: Sequence[Outcome]) -> list[str]:
     """Return means with their 95 % Monte Carlo error."""
-    columns = [np.array([getattr(one, name) for one in found], dtype=float) for name in Outcome.__slots__]
+    columns = [np.array([getattr(outcome, name) for outcome in found], dtype=float) for name in Outcome.__slots__]
     columns[0] = 100 * columns[0]
-    return [f"{one.mean():.2f} ±{1.96 * one.std() / len(found) ** 0.5:.2f}" for one in columns]
+    return [f"{column.mean():.2f} ±{1.96 * column.std() / len(found) ** 0.5:.2f}" for column in columns]
 
 
 def main() -> int:

@@ -64,7 +64,7 @@ def draw(random: np.random.Generator, world: World, *, num_items: int, gain: flo
 
     An item takes its group's sign with the chance sqrt(correlation), so two items of a group have that correlation.
     """
-    group_n = np.arange(num_items) // world.size
+    group_n: Array = np.arange(num_items) // world.size
     if world.large:
         group_n = np.where(np.arange(num_items) < world.large * num_items, 0, group_n + 1)
     shares = [(DIFFER - gain) / 2, 1 - DIFFER, (DIFFER + gain) / 2]
@@ -105,10 +105,10 @@ def rare_classes(random: np.random.Generator, *, num_items: int, rare: float, dr
         right_n = random.random(num_items) < 0.85
         ours_n = np.where(both_n, right_n, first_n)
         theirs_n = np.where(both_n, right_n, ~first_n)
-        answers = (np.where(one, truth_n, 1 - truth_n) for one in (ours_n, theirs_n))
+        ours_n, theirs_n = (np.where(right, truth_n, 1 - truth_n) for right in (ours_n, theirs_n))
         found = groups.compare_macro_f1(
-            truth_n, *answers, np.arange(num_items), num_classes=2, alpha=LEVEL, seed=int(random.integers(2**31)),
-            num_resamples=1000,
+            truth_n, ours_n, theirs_n, np.arange(num_items), num_classes=2, alpha=LEVEL,
+            seed=int(random.integers(2**31)), num_resamples=1000,
         )  # fmt: skip
         promoted.append(statistics.shows_gain(found, min_gain=0))
     return float(np.mean(promoted))
@@ -170,7 +170,11 @@ def main() -> int:
             worse = rates(random, world, num_items=num_items, gain=-MARGIN, draws=draws)
             better = rates(random, world, num_items=num_items, gain=GAIN, draws=draws)
             parts = (equal[:3], worse[3:], better[:2])
-            cells = [world.name, f"{num_items:,}", *(" / ".join(told(one, draws) for one in part) for part in parts)]
+            cells = [
+                world.name,
+                f"{num_items:,}",
+                *(" / ".join(told(example, draws) for example in part) for part in parts),
+            ]
             print(f"| {' | '.join(cells)} |")
             if equal[0] > allowed:
                 failed.append(f"{world.name}, {num_items} items: {told(equal[0], draws)}")
@@ -183,7 +187,7 @@ def main() -> int:
     print("| items | on the source's labels | on labels of people |\n|---|---|---|")
     for num_items in EXAMS:
         shares = learned_errors(np.random.default_rng(num_items), num_items=num_items, draws=draws)
-        print(f"| {num_items:,} | {' | '.join(told(one, draws) for one in shares)} |")
+        print(f"| {num_items:,} | {' | '.join(told(each_share, draws) for each_share in shares)} |")
     print("\nThe sizes of `init --labels`, first use of the first exam: promoted, when better by\n")
     gains = (0.0, 0.03, 0.05, 0.10)
     print(
@@ -196,7 +200,7 @@ def main() -> int:
             for gain in gains
         ]
         print(f"| {num_labels:,} | {group_size} | {' | '.join(told(power, draws) for power in powers)} |")
-    print("\n".join(f"FAILED, too often: {one}" for one in failed) or "No rate exceeds what it may.")
+    print("\n".join(f"FAILED, too often: {line}" for line in failed) or "No rate exceeds what it may.")
     print(f"{time.perf_counter() - start:.0f} s")
     return 1 if failed else 0
 

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -182,10 +183,10 @@ def samples(folder: Path, *, kind: str) -> list[tuple[str, bytes]]:
 
 def measure(
     kind: str, *, count: int, scratch: Path, server: services.SeaweedServer, settle_seconds: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Measure one kind of source at a quarter and at the full size."""
     write = write_images if kind == "files" else write_rows
-    figures: dict[str, object] = {"kind": kind, "items": count}
+    figures: dict[str, Any] = {"kind": kind, "items": count}
     for part, size in (("quarter", count // 4), ("full", count)):
         project = scratch / f"{kind}_{part}"
         write_project(project, kind=kind)

@@ -38,13 +38,13 @@ def write_rows(path: Path, *, count: int, labels: tuple[str, str]) -> None:
 
 def child(folder: Path, batch: str) -> None:
     """Run one ingest in this process and print its peak memory and what it did as JSON."""
+    from benchmarks.folder_store import FolderStore
     from pipeline_tasks.catalog import migrate
     from pipeline_tasks.catalog.database import Database, create_engine
     from pipeline_tasks.catalog.items import ItemRepository
     from pipeline_tasks.contracts import Attempt
     from pipeline_tasks.ingest.task import run
     from pipeline_tasks.project.loader import load_project
-    from tests.unit.ingest.crash_child import DiskStore
 
     url = f"sqlite:///{folder / 'catalog.db'}"
     migrate.upgrade(url)
@@ -52,7 +52,7 @@ def child(folder: Path, batch: str) -> None:
     report = run(
         load_project(folder / "rows"),
         items=ItemRepository(Database(create_engine(url))),
-        store=DiskStore(folder / "objects"),
+        store=FolderStore(folder / "objects"),
         attempt=Attempt(batch, "ingest"),
         split_key="benchmark",
         environment={},

@@ -49,7 +49,7 @@ Times = dict[str, list[tuple[float, float]]]
 class Scene:
     """The stored exam and both loaded models."""
 
-    store: stored.FolderStore
+    store: stored.CountingStore
     exam: Any
     refs: dict[str, Any]
     models: dict[str, Any]
@@ -112,7 +112,7 @@ def load_scene(root: Path) -> Scene:
 
     fields = json.loads((root / "refs.json").read_text())
     refs = {name: ModelRef(**fields[name]) for name in ("contender", "champion")}
-    store = stored.FolderStore(root)
+    store = stored.CountingStore(root)
     models = {ref.version: scoring.load_stored(store)(ref) for ref in refs.values()}
     blank = np.zeros((1, 28, 28), dtype=np.uint8)
     for model in models.values():
@@ -204,7 +204,7 @@ def report(found: dict[str, Any], times: Times, *, count: int) -> list[str]:
     print(f"\nThe store handed out {found['read_mib']:,.0f} MiB in {found['reads']:,} reads.\n")
     print("| | wall s | CPU s | CPU / bare | CPU / with decoding |\n|---|---|---|---|---|")
     for name, text in NAMES.items():
-        seconds = [f"{np.median([one[kind] for one in times[name]]):.1f}" for kind in (WALL, CPU)]
+        seconds = [f"{np.median([round_times[kind] for round_times in times[name]]):.1f}" for kind in (WALL, CPU)]
         ratios = [f"{ratio(times, name, base):.2f}" for base in ("bare", "decoding")]
         print(f"| {text} | {' | '.join([*seconds, *ratios])} |")
     missed = [f"memory: {above:,.0f} MiB"] if above > 1024 * MAX_GIB else []
@@ -214,7 +214,9 @@ def report(found: dict[str, Any], times: Times, *, count: int) -> list[str]:
 
 def ratio(times: Times, name: str, base: str) -> float:
     """Return the median over the rounds of CPU seconds to those of another way in the same round."""
-    return float(np.median([one[CPU] / other[CPU] for one, other in zip(times[name], times[base], strict=True)]))
+    return float(
+        np.median([round_times[CPU] / other[CPU] for round_times, other in zip(times[name], times[base], strict=True)])
+    )
 
 
 def main() -> int:
@@ -241,7 +243,7 @@ def main() -> int:
             json.loads(child(Path(folder), part, count=count, rounds=rounds)) for part in ("memory", "timing")
         )
     missed = report(found, times, count=count)
-    print("\n" + ("; ".join(f"MISSED {one}" for one in missed) or "Both targets are met."))
+    print("\n" + ("; ".join(f"MISSED {line}" for line in missed) or "Both targets are met."))
     return 1 if missed and not options.quick else 0
 
 

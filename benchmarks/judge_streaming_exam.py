@@ -17,6 +17,9 @@ import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.folder_store import FolderStore
+from pipeline_tasks.contracts import Location
+
 CLASSES = tuple(f"class-{index}" for index in range(10))
 PROJECT, NOW = "bench", dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 PACK_BYTES = 16 * 1024 * 1024
@@ -35,40 +38,18 @@ FIXED = {
 }
 
 
-class FolderStore:
-    """An object store in a folder, as far as judging needs one; counts the bytes that it hands out."""
+class CountingStore(FolderStore):
+    """A store that counts the bytes it hands out."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self.num_reads, self.read_bytes = 0, 0
 
     def get(self, key: str) -> bytes:
-        try:
-            return self._counted((self.root / key).read_bytes())
-        except FileNotFoundError:
-            raise KeyError(key) from None
+        return self._counted(super().get(key))
 
-    def get_range(self, location: Any) -> bytes:
-        with (self.root / location.object_key).open("rb") as file:
-            file.seek(location.offset)
-            return self._counted(file.read(location.size_bytes))
-
-    def put(self, key: str, data: bytes, *, content_type: str = "") -> None:  # noqa: ARG002  (the port's)
-        path = self.root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-    def create(self, key: str, data: bytes, *, content_type: str = "") -> bool:  # noqa: ARG002  (the port's)
-        if (self.root / key).exists():
-            return (self.root / key).read_bytes() == data
-        self.put(key, data)
-        return True
-
-    def list(self, prefix: str) -> Iterator[Any]:
-        from pipeline_tasks.core.ports import ObjectInfo
-
-        for path in sorted((self.root / prefix).rglob("*")):
-            yield ObjectInfo(str(path.relative_to(self.root)), path.stat().st_size, "", NOW)
+    def get_range(self, location: Location) -> bytes:
+        return self._counted(super().get_range(location))
 
     def _counted(self, data: bytes) -> bytes:
         self.num_reads += 1
@@ -92,12 +73,11 @@ def pictures(count: int) -> Iterator[bytes]:
         yield buffer.getvalue()
 
 
-def write_packs(store: FolderStore, count: int) -> list[tuple[str, Any]]:
+def write_packs(store: CountingStore, count: int) -> list[tuple[str, Any]]:
     """Write the exam's items among other bytes and return (item id, location), in the order of arrival."""
-    from pipeline_tasks.contracts import Location
-
-    random, rows = np.random.default_rng(2), []
-    pack, pending = bytearray(), []
+    random = np.random.default_rng(2)
+    rows: list[tuple[str, Any]] = []
+    pack, pending = bytearray(), list[Any]()
 
     def flush() -> None:
         digest = hashlib.sha256(pack).hexdigest()
@@ -117,7 +97,7 @@ def write_packs(store: FolderStore, count: int) -> list[tuple[str, Any]]:
     return rows
 
 
-def write_model(store: FolderStore, version: str, *, base: Any = None) -> tuple[Any, Any]:
+def write_model(store: CountingStore, version: str, *, base: Any = None) -> tuple[Any, Any]:
     """Store a model of random weights (`base` and some noise, where given); return its reference and module."""
     import torch
 
@@ -146,7 +126,7 @@ def write_model(store: FolderStore, version: str, *, base: Any = None) -> tuple[
     return ModelRef(PROJECT, version, key, sha256_hex(artifact.weights), "s1"), module
 
 
-def write_exam(store: FolderStore, rows: list[tuple[str, Any]], *, champion: Any) -> Any:
+def write_exam(store: CountingStore, rows: list[tuple[str, Any]], *, champion: Any) -> Any:
     """Freeze an exam on which the champion is right on 85 % of the items."""
     from pipeline_tasks.contracts import ExamRef
     from pipeline_tasks.evaluation import scoring
@@ -172,7 +152,7 @@ def write_exam(store: FolderStore, rows: list[tuple[str, Any]], *, champion: Any
 
 def prepare(root: Path, count: int) -> None:
     """Write items, models and the exam, and their references into refs.json."""
-    store = FolderStore(root)
+    store = CountingStore(root)
     rows = write_packs(store, count)
     champion, module = write_model(store, "champion")
     contender, _ = write_model(store, "contender", base=module)

@@ -114,7 +114,13 @@ def serve_versions(home: Path, target: ProcessTarget, *, standby: bool) -> None:
         entry = RouteEntry(handle.deployment_id, version, handle.address, 100)
         settings = standby_settings(head, SETTINGS, before=SETTINGS, keep_previous=standby)
         route = Route(PROJECT, number, f"c{number}", head.commit_id if head else None, version, (entry,))
-        facts = {"action": "promote", "attempt": "r/ship/1", "verdict_id": "v", "actor": "gate", "reason": "won"}
+        facts: dict[str, Any] = {
+            "action": "promote",
+            "attempt": "r/ship/1",
+            "verdict_id": "v",
+            "actor": "gate",
+            "reason": "won",
+        }
         head = serving_.commit_route(route, **facts, serving=settings, at=NOW)
 
 
@@ -161,19 +167,19 @@ def kill(home: Path) -> bool:
 def logged(home: Path) -> list[tuple[str, str]]:
     """Return prediction id and model version of each answer in the log; nothing ships it here."""
     records = (record for path in sorted((home / "spool").iterdir()) for record, _ in read_records(path.read_bytes()))
-    return [(str(one.prediction_id), str(one.model_version)) for one in records if one.status == 200]
+    return [(str(record.prediction_id), str(record.model_version)) for record in records if record.status == 200]
 
 
 def report(answers: list[Answer], *, num_kills: int, logged: list[tuple[str, str]]) -> int:
     """Print the figures; return 1 where a promise was broken."""
-    failed = Counter(f"{one.status} {one.model_version}".strip() for one in answers if one.status != 200)
-    told = Counter((one.prediction_id, one.model_version) for one in answers if one.status == 200)
+    failed = Counter(f"{answer.status} {answer.model_version}".strip() for answer in answers if answer.status != 200)
+    told = Counter((answer.prediction_id, answer.model_version) for answer in answers if answer.status == 200)
     wrong = (told - Counter(logged)).total() + (Counter(logged) - told).total()
     twice = sum(1 for count in Counter(name for name, _ in logged).values() if count > 1)
-    p50, p99, worst = np.percentile([one.seconds * 1e3 for one in answers], [50, 99, 100])
+    p50, p99, worst = np.percentile([answer.seconds * 1e3 for answer in answers], [50, 99, 100])
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{num_kills} kills, {len(answers):,} requests, {sum(failed.values())} failed {dict(failed) or ''}")
-    print(f"answered by {dict(Counter(one.model_version for one in answers if one.status == 200))}")
+    print(f"answered by {dict(Counter(answer.model_version for answer in answers if answer.status == 200))}")
     print(f"logged {len(logged):,}, ids logged twice {twice}, answers that differ from the log {wrong}")
     print(f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {worst:.0f} ms")
     return 1 if failed or wrong or twice else 0

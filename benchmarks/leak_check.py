@@ -58,7 +58,7 @@ def row(index: int, *, copy: bool = False) -> bytes:
 
 
 def fingerprints(make: Mapping[str, Make], modality: Modality) -> tuple[fp.Fingerprints, float]:
-    items = {item_id: one(index) for index, (item_id, one) in enumerate(make.items())}
+    items = {item_id: maker(index) for index, (item_id, maker) in enumerate(make.items())}
     started = time.process_time()
     values = {
         item_id: fp.fingerprint(data, modality=modality, max_pixels=10**6, digits=4) for item_id, data in items.items()
@@ -82,7 +82,9 @@ def measure(modality: Modality, make: Callable[..., bytes], *, num_exam: int, nu
     trained = fp.pack(pa.concat_tables([as_table(trained), fp.as_table(copied)]), modality=modality)
 
     def read(ids):
-        return {one: make(int(one[1:]) + 1_000_000 * (one[0] == "t"), copy=one[0] == "c") for one in ids}
+        return {
+            item_id: make(int(item_id[1:]) + 1_000_000 * (item_id[0] == "t"), copy=item_id[0] == "c") for item_id in ids
+        }
 
     own = {(f"e{n:06d}", f"c{n:06d}") for n in copies}
     print(f"{modality}: {1e3 * cost:.2f} ms of CPU an item, {exam.values.shape[1]} bytes; ", end="")
@@ -136,16 +138,16 @@ def measure_large(photos, *, num_exam: int, num_trained: int) -> None:
 def varied(base, *, random, count: int):
     made = np.empty((count, base.shape[1]), dtype=np.uint8)
     for start in range(0, count, 10_000):
-        one, other = (base[random.integers(0, len(base), min(10_000, count - start))] for _ in range(2))
-        share = random.uniform(0.6, 1, (len(one), 1, 1))
-        sides = (part[:, fp.HASH_BYTES : fp.HASH_BYTES + fp.GREY_BYTES].reshape(-1, 16, 16) for part in (one, other))
+        chunk, other = (base[random.integers(0, len(base), min(10_000, count - start))] for _ in range(2))
+        share = random.uniform(0.6, 1, (len(chunk), 1, 1))
+        sides = (part[:, fp.HASH_BYTES : fp.HASH_BYTES + fp.GREY_BYTES].reshape(-1, 16, 16) for part in (chunk, other))
         grey = np.add(*(part * weight for part, weight in zip(sides, (share, 1 - share), strict=True)))
-        for row, move in enumerate(random.integers(-2, 3, (len(one), 2))):
+        for row, move in enumerate(random.integers(-2, 3, (len(chunk), 2))):
             grey[row] = np.roll(grey[row], move, axis=(0, 1))
         grey += random.integers(-10, 11, grey.shape)
-        made[start : start + len(one)] = one
-        made[start : start + len(one), fp.HASH_BYTES : fp.HASH_BYTES + fp.GREY_BYTES] = np.clip(grey, 0, 255).reshape(
-            len(one), -1
+        made[start : start + len(chunk)] = chunk
+        made[start : start + len(chunk), fp.HASH_BYTES : fp.HASH_BYTES + fp.GREY_BYTES] = np.clip(grey, 0, 255).reshape(
+            len(chunk), -1
         )
     return made
 
@@ -172,7 +174,11 @@ def main() -> None:
             subprocess.run([sys.executable, *sys.argv, "--modality", modality], check=True)
     else:
         photos, _ = fashion_mnist.load_subset()
-        makes = {"image": lambda index, copy=False: photo(index, photos, copy=copy), "text": text, "tabular": row}
+
+        def image(index: int, *, copy: bool = False) -> bytes:
+            return photo(index, photos, copy=copy)
+
+        makes: dict[str, Callable[..., bytes]] = {"image": image, "text": text, "tabular": row}
         measure(options.modality, makes[options.modality], **sizes)
 
 

@@ -22,7 +22,8 @@ import pyarrow as pa
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.training_memory import PACK_ROWS, PROJECT, DiskStore, peak_mib, project  # noqa: E402
+from benchmarks.folder_store import FolderStore  # noqa: E402
+from benchmarks.training_memory import PACK_ROWS, PROJECT, peak_mib, project  # noqa: E402
 from pipeline_tasks.contracts import ExamRef, SnapshotRef  # noqa: E402
 from pipeline_tasks.validation import fingerprints as fp  # noqa: E402
 from pipeline_tasks.validation import leakage, manifest  # noqa: E402
@@ -31,13 +32,15 @@ COPY_EVERY, NOISE = 20, 1e-6
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 
 
-def write(store: DiskStore, subject: str, values_nc: np.ndarray, *, random: np.random.Generator) -> None:
+def write(store: FolderStore, subject: str, values_nc: np.ndarray, *, random: np.random.Generator) -> None:
     """Write a manifest of so many rows, and their fingerprints."""
     count = len(values_nc)
     ids = pa.array(sorted(random.bytes(32).hex() for _ in range(count)))
     same = {"label": "no", "weight": 1.0, "split": "train", "media_type": "application/json", "decision_version": 1}
     same |= {"method": "imported", "source": "table", "origin": "source", "arrived_at": NOW}
-    columns = {name: pa.repeat(pa.scalar(one, manifest.SCHEMA.field(name).type), count) for name, one in same.items()}
+    columns = {
+        name: pa.repeat(pa.scalar(value, manifest.SCHEMA.field(name).type), count) for name, value in same.items()
+    }
     columns |= {"item_id": ids, "group_key": ids, "annotators": pa.array([[]] * count, pa.list_(pa.string()))}
     rows_n = np.arange(count)
     columns |= {"object_key": pa.array([f"packs/{row // PACK_ROWS}" for row in rows_n.tolist()])}
@@ -50,7 +53,7 @@ def write(store: DiskStore, subject: str, values_nc: np.ndarray, *, random: np.r
 
 def fill(folder: Path, *, num_trained: int, num_exam: int) -> None:
     """Write both sides."""
-    random, store = np.random.default_rng(1), DiskStore(folder)
+    random, store = np.random.default_rng(1), FolderStore(folder)
     trained_nc, exam_nc = (random.normal(size=(count, fp.NUM_VALUES)) for count in (num_trained, num_exam))
     exam_nc[::COPY_EVERY] = trained_nc[: len(exam_nc[::COPY_EVERY])] * (1 + NOISE)
     write(store, "trained", trained_nc, random=random)
@@ -61,7 +64,7 @@ def search(folder: Path) -> str:
     """Search in this process and say what it took."""
     began = time.process_time()
     snapshot, exam = SnapshotRef(PROJECT, "trained", "trained", 0, 1), ExamRef(PROJECT, 1, "exam", "exam", 0)
-    leaks = leakage.find_leaks(project(), snapshot, [exam], store=DiskStore(folder))
+    leaks = leakage.find_leaks(project(), snapshot, [exam], store=FolderStore(folder))
     return f"{len(leaks):,} exam rows found; {time.process_time() - began:.0f} s of CPU"
 
 

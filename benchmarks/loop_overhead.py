@@ -136,9 +136,9 @@ def _print(rounds: list[dict], *, epochs: int) -> None:
     last = rounds[-1]
     for stage in stages:
         print(f"{stage:<20}{last['script']['took'][stage]:>10.1f}{last['dag']['took'].get(stage, 0.0):>12.1f}")
-    for number, one in enumerate(rounds):
-        script, dag = one["script"]["wall"], one["dag"]["wall"]
-        between = dag - sum(one["dag"]["took"].values())
+    for number, each_round in enumerate(rounds):
+        script, dag = each_round["script"]["wall"], each_round["dag"]["wall"]
+        between = dag - sum(each_round["dag"]["took"].values())
         print(
             f"round {number + 1}: script {script:.1f} s, DAG {dag:.1f} s, difference {dag - script:.1f} s "
             f"(between tasks {between:.1f} s), ratio {dag / script:.2f}"

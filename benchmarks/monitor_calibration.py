@@ -25,6 +25,7 @@ from pipeline_tasks.evaluation.statistics import mcnemar_p_value
 from pipeline_tasks.monitoring import detector, drift, quality
 from pipeline_tasks.monitoring.detector import ExamCount
 from pipeline_tasks.project.schema import Monitor
+from pipeline_tasks.validation import check_tables
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -71,7 +72,7 @@ def alarms(is_low: Array, *, since: int) -> Alarms:
 
 
 def e_detector(rights: Array, exam: ExamCount) -> Array:
-    weighted = ((bool(one), 1.0) for one in rights)
+    weighted = ((bool(right), 1.0) for right in rights)
     return np.fromiter(detector.evidence(weighted, bound=exam.lower_bound, level=LEVEL), float) >= LEVEL
 
 
@@ -86,7 +87,7 @@ def rule_before(rights: Array, exam: ExamCount) -> Array:
         (r, n): quality.looks_low(wilson_interval(r, n), exam_accuracy=exam.accuracy, policy=POLICY)
         for r, n in {*zip(right.tolist(), count.tolist(), strict=True)}
     }
-    is_low = np.array([low[one] for one in zip(right.tolist(), count.tolist(), strict=True)])
+    is_low = np.array([low[pair] for pair in zip(right.tolist(), count.tolist(), strict=True)])
     return is_low & (number >= POLICY.min_audited)
 
 
@@ -97,7 +98,7 @@ def share(values: list[bool]) -> str:
 
 def delays(found: list[int | None]) -> str:
     """Return the median delay and the 90 % quantile, a drop that was never seen counted as one of infinite delay."""
-    ordered = sorted(math.inf if one is None else one for one in found)
+    ordered = sorted(math.inf if delay is None else delay for delay in found)
     middle, late = (ordered[math.ceil(q * len(ordered)) - 1] for q in (0.5, 0.9))
     return f"{words(middle)} ({words(late)})"
 
@@ -121,12 +122,12 @@ def false_alarms(random: np.random.Generator, *, projects: int) -> list[tuple[st
                 old.append(alarms(rule_before(rights, exam), since=0))
             name = f"{size:,}{', after a promotion' if promoted else ''}"
             print(
-                f"| {name} | {share([one.first is not None for one in new])} | "
-                f"{np.mean([one.episodes for one in new]):.2f} | {share([one.first is not None for one in old])} | "
-                f"{np.mean([one.episodes for one in old]):.0f} | {100 * np.mean([one.share for one in old]):.1f} % |",
+                f"| {name} | {share([run.first is not None for run in new])} | "
+                f"{np.mean([run.episodes for run in new]):.2f} | {share([run.first is not None for run in old])} | "
+                f"{np.mean([run.episodes for run in old]):.0f} | {100 * np.mean([run.share for run in old]):.1f} % |",
                 flush=True,
             )
-            found.append((name, float(np.mean([one.first is not None for one in new]))))
+            found.append((name, float(np.mean([run.first is not None for run in new]))))
     return found
 
 
@@ -149,18 +150,18 @@ def all_delays(random: np.random.Generator, *, projects: int) -> None:
         print(f"| {size:,} | " + " | ".join(cells) + " |", flush=True)
 
 
-def sample(random: np.random.Generator, *, size: int, num_classes: int) -> drift.Histogram:
+def sample(random: np.random.Generator, *, size: int, num_classes: int) -> drift.AnswerHistogram:
     labels = random.integers(0, num_classes, size)
     return drift.histogram(zip(labels.astype(str), random.beta(5, 2, size), strict=True))
 
 
-def drift_before(reference: drift.Histogram, blocks: list[drift.Histogram]) -> list[bool]:
+def drift_before(reference: drift.AnswerHistogram, blocks: list[drift.AnswerHistogram]) -> list[bool]:
     """Return whether the rule before said DRIFT after each block: of 200, at any size, with nothing subtracted."""
     far = []
     for block in blocks:
-        distance = drift.js_distance(reference.labels, block.labels) or 0.0
+        distance = check_tables.js_distance(reference.labels, block.labels) or 0.0
         far.append(drift.psi(reference.confidence, block.confidence) > drift.MAX_PSI or distance > drift.MAX_JS)
-    return [one and other for one, other in itertools.pairwise(far)]
+    return [before and other for before, other in itertools.pairwise(far)]
 
 
 def all_drift(random: np.random.Generator, *, projects: int) -> None:

@@ -45,7 +45,7 @@ def measure(
         packed(trained, modality),
         modality=modality,
         settings=NearDuplicates(),
-        read=lambda ids: {one: exam.get(one) or trained[one] for one in ids},
+        read=lambda ids: {item_id: exam.get(item_id) or trained[item_id] for item_id in ids},
     )
     seconds = time.process_time() - started
     own = {leak.item_id for leak in leaks if leak.trained_item_id == f"copy {leak.item_id}"}
@@ -61,12 +61,15 @@ def table(
     modality, num_exam = more["modality"], more["num_exam"]
     print(f"\n{title}, {num_exam} exam items, {len(items) - num_exam} others:\n")
     print("| copy | found | other items named | CPU |\n|---|---|---|---|", flush=True)
-    exam = {f"e{n}": encode(one) for n, one in enumerate(items[:num_exam])}
-    others = {f"o{n}": encode(one) for n, one in enumerate(items[num_exam:])}
+    exam = {f"e{n}": encode(item) for n, item in enumerate(items[:num_exam])}
+    others = {f"o{n}": encode(item) for n, item in enumerate(items[num_exam:])}
     for name, change in changes.items():
         random = np.random.default_rng(7)
-        changed = (change(one, random) for one in items[:num_exam])
-        copies = {f"copy e{n}": one if isinstance(one, bytes) else encode(one) for n, one in enumerate(changed)}
+        changed = (change(item, random) for item in items[:num_exam])
+        copies = {
+            f"copy e{n}": changed_item if isinstance(changed_item, bytes) else encode(changed_item)
+            for n, changed_item in enumerate(changed)
+        }
         measure(name, exam, others, copies, modality)
 
 
@@ -101,22 +104,22 @@ def marked(pixels: Any) -> Any:
 
 
 PHOTOS: dict[str, Change] = {
-    "JPEG 75": lambda one, _: jpeg(one, 75),
-    "JPEG 30": lambda one, _: jpeg(one, 30),
-    "noise, sd 8": lambda one, random: np.clip(one + random.normal(0, 8, one.shape), 0, 255).astype(np.uint8),
-    "brightness x1.2": lambda one, _: np.asarray(ImageEnhance.Brightness(Image.fromarray(one)).enhance(1.2)),
-    "brightness x1.5": lambda one, _: np.asarray(ImageEnhance.Brightness(Image.fromarray(one)).enhance(1.5)),
-    "contrast x0.7": lambda one, _: np.asarray(ImageEnhance.Contrast(Image.fromarray(one)).enhance(0.7)),
-    "half size": lambda one, _: np.asarray(Image.fromarray(one).resize((len(one) // 2,) * 2)),
-    "moved by 1 of 28": lambda one, _: shifted(one, 0, len(one) // 28),
-    "moved by 3 of 28, both ways": lambda one, _: shifted(one, 3 * len(one) // 28, -3 * len(one) // 28),
-    "moved by 3 %": lambda one, _: shifted(one, 0, round(0.03 * len(one))),
-    "mirrored": lambda one, _: one[:, ::-1],
-    "turned by 90 degrees": lambda one, _: np.rot90(one),
-    "turned by 2 degrees": lambda one, _: np.asarray(Image.fromarray(one).rotate(2, Image.Resampling.BILINEAR)),
-    "turned by 5 degrees": lambda one, _: np.asarray(Image.fromarray(one).rotate(5, Image.Resampling.BILINEAR)),
-    "5 % cut off each side": lambda one, _: cropped(one, 0.05),
-    "a mark in a corner": lambda one, _: marked(one),
+    "JPEG 75": lambda photo, _: jpeg(photo, 75),
+    "JPEG 30": lambda photo, _: jpeg(photo, 30),
+    "noise, sd 8": lambda photo, random: np.clip(photo + random.normal(0, 8, photo.shape), 0, 255).astype(np.uint8),
+    "brightness x1.2": lambda photo, _: np.asarray(ImageEnhance.Brightness(Image.fromarray(photo)).enhance(1.2)),
+    "brightness x1.5": lambda photo, _: np.asarray(ImageEnhance.Brightness(Image.fromarray(photo)).enhance(1.5)),
+    "contrast x0.7": lambda photo, _: np.asarray(ImageEnhance.Contrast(Image.fromarray(photo)).enhance(0.7)),
+    "half size": lambda photo, _: np.asarray(Image.fromarray(photo).resize((len(photo) // 2,) * 2)),
+    "moved by 1 of 28": lambda photo, _: shifted(photo, 0, len(photo) // 28),
+    "moved by 3 of 28, both ways": lambda photo, _: shifted(photo, 3 * len(photo) // 28, -3 * len(photo) // 28),
+    "moved by 3 %": lambda photo, _: shifted(photo, 0, round(0.03 * len(photo))),
+    "mirrored": lambda photo, _: photo[:, ::-1],
+    "turned by 90 degrees": lambda photo, _: np.rot90(photo),
+    "turned by 2 degrees": lambda photo, _: np.asarray(Image.fromarray(photo).rotate(2, Image.Resampling.BILINEAR)),
+    "turned by 5 degrees": lambda photo, _: np.asarray(Image.fromarray(photo).rotate(5, Image.Resampling.BILINEAR)),
+    "5 % cut off each side": lambda photo, _: cropped(photo, 0.05),
+    "a mark in a corner": lambda photo, _: marked(photo),
 }
 
 
@@ -149,25 +152,27 @@ def words(text: str, random: np.random.Generator, *, share: float, to: Callable[
 
 
 TEXTS: dict[str, Change] = {
-    "case, spaces, punctuation": lambda one, _: one.upper().replace(" ", "\n").replace(",", ";"),
-    "one word in a hundred gone": lambda one, random: words(one, random, share=0.01, to=lambda _: ""),
-    "2 % of words misspelt": lambda one, random: words(one, random, share=0.02, to=lambda word: word[::-1]),
-    "the first 90 %": lambda one, _: one[: int(0.9 * len(one))],
-    "the first half": lambda one, _: one[: len(one) // 2],
-    "Re: and a signature": lambda one, _: f"Re: {one} -- Jo Miller, Example Street 7, telephone 0123 456789, 9 to 5",
-    "quoted in a text three times as long": lambda one, random: (
-        f"You wrote: {one} {' '.join(f'x{n}' for n in random.integers(0, 10**6, len(one) // 4))}"
+    "case, spaces, punctuation": lambda text, _: text.upper().replace(" ", "\n").replace(",", ";"),
+    "one word in a hundred gone": lambda text, random: words(text, random, share=0.01, to=lambda _: ""),
+    "2 % of words misspelt": lambda text, random: words(text, random, share=0.02, to=lambda word: word[::-1]),
+    "the first 90 %": lambda text, _: text[: int(0.9 * len(text))],
+    "the first half": lambda text, _: text[: len(text) // 2],
+    "Re: and a signature": lambda text, _: f"Re: {text} -- Jo Miller, Example Street 7, telephone 0123 456789, 9 to 5",
+    "quoted in a text three times as long": lambda text, random: (
+        f"You wrote: {text} {' '.join(f'x{n}' for n in random.integers(0, 10**6, len(text) // 4))}"
     ),
-    "5 % of words replaced": lambda one, random: words(one, random, share=0.05, to=lambda _: "other"),
-    "20 % of words replaced": lambda one, random: words(one, random, share=0.2, to=lambda _: "other"),
+    "5 % of words replaced": lambda text, random: words(text, random, share=0.05, to=lambda _: "other"),
+    "20 % of words replaced": lambda text, random: words(text, random, share=0.2, to=lambda _: "other"),
 }
 
 ROWS: dict[str, Change] = {
-    "noise of 1e-7": lambda one, random: one * (1 + random.normal(0, 1e-7, one.shape)),
-    "noise of 1e-4": lambda one, random: one * (1 + random.normal(0, 1e-4, one.shape)),
-    "noise of 1 %": lambda one, random: one * (1 + random.normal(0, 1e-2, one.shape)),
-    "three digits": lambda one, _: np.array([float(f"{value:.3g}") for value in one]),
-    "one field replaced": lambda one, random: np.where(np.arange(len(one)) == random.integers(len(one)), 999.5, one),
+    "noise of 1e-7": lambda row_c, random: row_c * (1 + random.normal(0, 1e-7, row_c.shape)),
+    "noise of 1e-4": lambda row_c, random: row_c * (1 + random.normal(0, 1e-4, row_c.shape)),
+    "noise of 1 %": lambda row_c, random: row_c * (1 + random.normal(0, 1e-2, row_c.shape)),
+    "three digits": lambda row_c, _: np.array([float(f"{value:.3g}") for value in row_c]),
+    "one field replaced": lambda row_c, random: np.where(
+        np.arange(len(row_c)) == random.integers(len(row_c)), 999.5, row_c
+    ),
 }
 
 

@@ -122,26 +122,30 @@ async def watch(pids: list[int], samples: list[float]) -> None:
 
 async def drive(plan: dict[str, Any]) -> dict[str, Any]:
     """Run the phases one right after the other and return what was seen in each."""
-    requests = [http_request(plan["path"], one["headers"], base64.b64decode(one["body"])) for one in plan["requests"]]
+    requests = [
+        http_request(plan["path"], request["headers"], base64.b64decode(request["body"]))
+        for request in plan["requests"]
+    ]
     pool, choose, phases = Pool(port=plan["port"]), random.Random(0), []
-    for one in plan["phases"]:
+    for each_phase in plan["phases"]:
         memory: list[float] = []
         watching = asyncio.ensure_future(watch(tree_of(plan["pid"]), memory))
         cpu, began = time.process_time(), time.monotonic()
-        sent = await phase(pool, requests, rate=one["rate"], seconds=one["seconds"], choose=choose)
+        sent = await phase(pool, requests, rate=each_phase["rate"], seconds=each_phase["seconds"], choose=choose)
         share = (time.process_time() - cpu) / (time.monotonic() - began)
         watching.cancel()
         phases.append({"began": began, "sent": sent, "memory_mib": memory, "generator_cpu": share})
     await asyncio.sleep(GIVE_UP_SECONDS)
-    return {"phases": [told(one) for one in phases], "most_connections": pool.most_connections}
+    return {"phases": [told(each_phase) for each_phase in phases], "most_connections": pool.most_connections}
 
 
-def told(one: dict[str, Any]) -> dict[str, Any]:
+def told(driven: dict[str, Any]) -> dict[str, Any]:
     """Return a phase as JSON has it: [second within the phase, status, latency in seconds] of each request."""
     asked = [
-        [round(each.due - one["began"], 4), each.status, round(each.answered - each.due, 5)] for each in one["sent"]
+        [round(each.due - driven["began"], 4), each.status, round(each.answered - each.due, 5)]
+        for each in driven["sent"]
     ]
-    return {**one, "sent": asked}
+    return {**driven, "sent": asked}
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ def accounts(parts: Resources) -> dict[str, float]:
 
 def logged_ids(parts: Resources, told: Sequence[Answer], *, since: dt.date) -> Counter[str]:
     """Return how often each told prediction id is in the bucket's log, when it had time to get there."""
-    wanted = {one.prediction_id for one in told}
+    wanted = {record.prediction_id for record in told}
     deadline = time.monotonic() + SHIPPED_SECONDS
     seen: Counter[str] = Counter()
     read: set[str] = set()
@@ -129,8 +129,8 @@ def report(
     waiting: float,
 ) -> int:
     """Print the figures; return 1 where a promise was broken."""
-    told = [one for one in answers if one.status == 200]
-    failed = Counter(f"{one.status} {one.model_version}".strip() for one in answers if one.status != 200)
+    told = [answer for answer in answers if answer.status == 200]
+    failed = Counter(f"{answer.status} {answer.model_version}".strip() for answer in answers if answer.status != 200)
     grown = {name: int(count - before[name]) for name, count in accounts(parts).items()}
     balanced = grown["served"] == grown["logged"] + grown["dropped"] + grown["failed"] == len(told)
     seen = logged_ids(parts, told, since=utc_now().date() - dt.timedelta(days=1))
@@ -139,8 +139,8 @@ def report(
     unnoted = waiting_notes(parts)
     violations = verify_installation().violations
     records = ServingRepository(parts.database).records(PROJECT)
-    num_moves = sum(1 for one in records if one.reason == REASON and one.created_at >= began)
-    p50, p99, longest = np.percentile([one.seconds * 1e3 for one in answers], [50, 99, 100])
+    num_moves = sum(1 for record in records if record.reason == REASON and record.created_at >= began)
+    p50, p99, longest = np.percentile([answer.seconds * 1e3 for answer in answers], [50, 99, 100])
     print(
         f"{dt.datetime.now(dt.UTC).date()}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
@@ -149,7 +149,9 @@ def report(
     counted = ", ".join(f"{name} {count:,}" for name, count in grown.items())
     print(f"gateway: {counted}; {waiting / 1e6:.1f} MB waited for S3")
     print(f"in the bucket: {len(seen):,} of {len(told):,} told ids, {lost} lost, {twice} twice")
-    print(f"rollbacks (the whole command) {', '.join(f'{one:.1f} s' for one in rollbacks)}; not noted {unnoted or 0}")
+    print(
+        f"rollbacks (the whole command) {', '.join(f'{taken:.1f} s' for taken in rollbacks)}; not noted {unnoted or 0}"
+    )
     print(f"verify: {violations or 'clean'}")
     wrong = failed or not balanced or lost or twice or unnoted or violations
     return 1 if wrong or num_moves != len(rollbacks) else 0

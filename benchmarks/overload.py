@@ -116,8 +116,8 @@ def drive(
 def report(seen: dict[str, Any], *, capacity: float, deadline_seconds: float) -> int:
     """Print what was seen beside the targets; return how many were missed, as an exit code."""
     half, more, over, rest = seen["phases"]
-    for name, one in (("50 %", half), ("65 %", more), (f"{OVERLOAD:g} times", over), ("50 % after it", rest)):
-        serving.say(f"{name}: {summary(one['sent'])}, generator {100 * one['generator_cpu']:.0f} % of its core")
+    for name, row in (("50 %", half), ("65 %", more), (f"{OVERLOAD:g} times", over), ("50 % after it", rest)):
+        serving.say(f"{name}: {summary(row['sent'])}, generator {100 * row['generator_cpu']:.0f} % of its core")
     serving.say(f"connections at most: {seen['most_connections']}")
     accepted = [latency for _, status, latency in over["sent"] if status == 200]
     good = sum(latency <= deadline_seconds for latency in accepted) / over["sent"][-1][0]
@@ -131,7 +131,7 @@ def report(seen: dict[str, Any], *, capacity: float, deadline_seconds: float) ->
             ("p99 of the accepted in ms", 1000 * quantile(accepted, 0.99), 1000 * deadline_seconds, below),
             (f"memory, late ({late:.0f} MiB) by early ({early:.0f} MiB)", late / early, MEMORY_SHARE, below),
             ("seconds to recover", healed, RECOVERY_SECONDS, below),
-            ("generator's share of its core", max(one["generator_cpu"] for one in seen["phases"]), 0.8, below),
+            ("generator's share of its core", max(phase["generator_cpu"] for phase in seen["phases"]), 0.8, below),
         ]
     )
 
@@ -178,7 +178,7 @@ def recovery(sent: Sequence[Sent]) -> float:
     """Return after how many seconds a calm moment began, infinity where none came."""
     start = 0.0
     while start + CALM_SECONDS <= sent[-1][0]:
-        moment = [one for one in sent if start <= one[0] < start + CALM_SECONDS]
+        moment = [request for request in sent if start <= request[0] < start + CALM_SECONDS]
         if moment and p99_ms(moment) <= CALM_MS and all(status == 200 for _, status, _ in moment):
             return start
         start += 0.1

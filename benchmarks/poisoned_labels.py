@@ -36,8 +36,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def numbers_of(images_nhw: Array) -> list[Array]:
     """Return what the check sees of each photo."""
-    found = (item_numbers(png_bytes(one), modality="image", max_pixels=10_000) for one in images_nhw)
-    return [one for one in found if one is not None]
+    found = (item_numbers(png_bytes(image), modality="image", max_pixels=10_000) for image in images_nhw)
+    return [numbers for numbers in found if numbers is not None]
 
 
 def world(
@@ -59,8 +59,8 @@ def world(
         labels_n[row] = random.choice([name for name in CLASSES if name != labels_n[row]])
     numbers = [clean[row] for row in rows_n]
     if attack.startswith("swap"):
-        one, other = attack.split()[1::2]
-        swapped_n = np.where(labels_n == one, other, np.where(labels_n == other, one, labels_n))
+        first, other = attack.split()[1::2]
+        swapped_n = np.where(labels_n == first, other, np.where(labels_n == other, first, labels_n))
         labels_n = np.where(people_n < 2, swapped_n, labels_n)
     if attack == "backdoor 1 %":
         for row in np.flatnonzero((people_n == 0) & (labels_n != "bag"))[: count // 100]:
@@ -68,8 +68,12 @@ def world(
     began = time.perf_counter()
     features_nd = item_features(numbers, modality="image")
     ids = [f"{row:06}" for row in range(count)]
-    known = {one: Known(some, str(label), "") for one, some, label in zip(ids, features_nd, labels_n, strict=True)}
-    answers = [(one, str(person), str(label)) for one, person, label in zip(ids, people_n, labels_n, strict=True)]
+    known = {
+        item_id: Known(some, str(label), "") for item_id, some, label in zip(ids, features_nd, labels_n, strict=True)
+    }
+    answers = [
+        (item_id, str(person), str(label)) for item_id, person, label in zip(ids, people_n, labels_n, strict=True)
+    ]
     found = disagreeing(answers, known, classes=CLASSES)
     return set(found.shown), time.perf_counter() - began
 
@@ -96,13 +100,13 @@ def main() -> int:
             ]
             false = sum(bool(named) for named, _ in runs)
             num_false, num_honest = num_false + false, num_honest + len(runs)
-            seconds = np.mean([one for _, one in runs])
+            seconds = np.mean([run for _, run in runs])
             print(f"| {count:,} | {name} | | {false} of {len(runs)} | {seconds:.1f} |", flush=True)
         for attack, poisoners in ATTACKS.items():
             runs = [world(**shared, count=count, attack=attack, seed=seed) for seed in range(arguments.worlds)]
-            wanted = {str(one) for one in poisoners}
+            wanted = {str(poisoner) for poisoner in poisoners}
             hits, false = sum(wanted <= named for named, _ in runs), sum(bool(named - wanted) for named, _ in runs)
-            seconds = np.mean([one for _, one in runs])
+            seconds = np.mean([run for _, run in runs])
             print(f"| {count:,} | {attack} | {hits} of {len(runs)} | {false} | {seconds:.1f} |", flush=True)
     limit = 0.01 * num_honest + 3 * math.sqrt(0.01 * 0.99 * num_honest)
     return 1 if num_false > limit else 0

@@ -77,14 +77,14 @@ def sticky(rng: np.random.Generator, *, users: int, per_second: float, **changes
     activity = 1 / rng.permutation(np.arange(1, users + 1))
     errors = np.where(rng.random(users) < BAD_USERS, BAD_RATE, GOOD_RATE)
     latency = TYPICAL_MS * np.exp(USER_SPREAD * rng.standard_normal(users))
-    facts = {"activity": activity / activity.sum(), "error_rates": errors, "latency_ms": latency}
+    facts: dict[str, Any] = {"activity": activity / activity.sum(), "error_rates": errors, "latency_ms": latency}
     return World(**facts, draws=rng.random(users), per_second=per_second, **changes)
 
 
 def alike(rng: np.random.Generator, *, errors: float, per_second: float, users: int = 5000, **changes: Any) -> World:
     """Return users who are all alike, and so many that requests are independent."""
     even, ones = np.full(users, 1 / users), np.ones(users)
-    facts = {"activity": even, "error_rates": errors * ones, "latency_ms": TYPICAL_MS * ones}
+    facts: dict[str, Any] = {"activity": even, "error_rates": errors * ones, "latency_ms": TYPICAL_MS * ones}
     return World(**facts, draws=rng.random(users), per_second=per_second, **changes)
 
 
@@ -124,7 +124,7 @@ class Steps:
             self.errors[number] += int(rng.binomial(found.sum(), min(1.0, side.error_rate * level)))
 
     def accounts(self, edges: tuple[float, ...]) -> tuple[DeploymentAccount, DeploymentAccount]:
-        found = (account(one, errors, edges) for one, errors in zip(self.counts, self.errors, strict=True))
+        found = (account(bins, errors, edges) for bins, errors in zip(self.counts, self.errors, strict=True))
         candidate, champion = found
         return candidate, champion
 
@@ -135,7 +135,7 @@ class Mirrors:
     def __init__(self, world: World) -> None:
         medians, group = np.unique(world.latency_ms, return_inverse=True)
         weights = world.per_second * np.bincount(group, weights=world.activity, minlength=len(medians))
-        mine, champions = (bins_of(world, medians, is_candidate=one) for one in (True, False))
+        mine, champions = (bins_of(world, medians, is_candidate=is_candidate) for is_candidate in (True, False))
         self.cells = (champions * weights[:, None]).T @ mine
         worse, better = np.minimum(1, world.error_rates + world.more_errors), world.error_rates
         share = world.activity
@@ -157,11 +157,11 @@ class Mirrors:
         both = below.cumsum(axis=1)
         totals, candidates = self.counts.sum(axis=1).cumsum(), self.counts.sum(axis=0).cumsum()
         both = both[places, places]
-        slower, faster = (tuple((one[places] - both).tolist()) for one in (totals, candidates))
-        only_it, only_champion, in_both = (int(one) for one in self.failed)
+        slower, faster = (tuple((cumulated[places] - both).tolist()) for cumulated in (totals, candidates))
+        only_it, only_champion, in_both = (int(line) for line in self.failed)
         mine = account(self.counts.sum(axis=0), only_it + in_both, edges)
         champion = account(self.counts.sum(axis=1), only_champion + in_both, edges)
-        pairs = {"paired": mine.asked, "only_it_failed": only_it, "only_champion_failed": only_champion}
+        pairs: dict[str, Any] = {"paired": mine.asked, "only_it_failed": only_it, "only_champion_failed": only_champion}
         pairs |= {"compared": mine.asked, "slower": slower, "faster": faster}
         return dataclasses.replace(mine, **pairs), champion
 
@@ -306,12 +306,12 @@ def quiet_table(seed: int, *, num: int, failed: list[str]) -> str:
 def able(per_second: float, swing: float, two_hours: int) -> RolloutConfig:
     """Return the default settings, or those that are proposed in their place at the traffic of the day before."""
     at = [2 * math.pi * (7200 * two_hours + 60 * minute) / DAY for minute in range(1440)]
-    traffic = Traffic(tuple(60 * per_second * (1 + swing * math.sin(one)) for one in at))
+    traffic = Traffic(tuple(60 * per_second * (1 + swing * math.sin(moment)) for moment in at))
     try:
         require_end(MIRRORS, traffic)
     except ConfigError as error:
         said = str(error).partition("would do: ")[2].partition("; or")[0]
-        fields = {name: int(value) for name, value in (one.split(": ") for one in said.split(", "))}
+        fields = {name: int(value) for name, value in (part.split(": ") for part in said.split(", "))}
         return MIRRORS.model_copy(update=fields)
     return MIRRORS
 
@@ -358,7 +358,7 @@ def main() -> int:
     for make in (users_table, quiet_table, latency_table):
         print(make(options.seed, num=options.rollouts, failed=failed), flush=True)
         print(f"\n{time.perf_counter() - start:.0f} s so far.\n", flush=True)
-    print("\n".join(f"FAILED, too often: {one}" for one in failed) or "No rate exceeds what it may.")
+    print("\n".join(f"FAILED, too often: {line}" for line in failed) or "No rate exceeds what it may.")
     return 1 if failed else 0
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipeline_tasks.contracts import Runtime
 from pipeline_tasks.models.artifact import LoadedModel, load, save
 from pipeline_tasks.models.registry import find_recipe
 from pipeline_tasks.project.loader import load_project
@@ -33,7 +34,7 @@ from tests.model_configs import config_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_TRAIN, NUM_VALIDATION = 6000, 600
-RUNTIMES = ("eager", "amp", "onnx", "onnx-int8")
+RUNTIMES: tuple[Runtime, ...] = ("eager", "amp", "onnx", "onnx-int8")
 SIZES = (1, 8, 32)
 ROUNDS = 5
 SECONDS = 0.2

@@ -225,7 +225,7 @@ def check(peer: Peer, asks: Sequence[tuple[str, dict[str, str], bytes]], expecte
                 if attempt == 39 or error.code not in {404, 503}:
                     raise NoAnswerError(f"answers {error.code}: {error.read()[:200]!r}") from error
                 time.sleep(0.5)
-        if max(abs(one - other) for one, other in zip(got, wanted, strict=True)) > TOLERANCE:
+        if max(abs(share - other) for share, other in zip(got, wanted, strict=True)) > TOLERANCE:
             raise NoAnswerError(f"must answer {list(wanted)[:3]}... (got {got[:3]}...)")
 
 

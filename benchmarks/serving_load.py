@@ -134,7 +134,10 @@ def http_request(path: str, headers: dict[str, str], body: bytes) -> bytes:
 
 async def drive(plan: dict[str, Any]) -> dict[str, Any]:
     """Warm up, measure one window, and return what was seen in it."""
-    requests = [http_request(plan["path"], one["headers"], base64.b64decode(one["body"])) for one in plan["requests"]]
+    requests = [
+        http_request(plan["path"], request["headers"], base64.b64decode(request["body"]))
+        for request in plan["requests"]
+    ]
     run = Run(requests, port=plan["port"])
     await asyncio.gather(*(run.connect() for _ in range(plan["concurrency"])))
     await asyncio.sleep(plan["warm_seconds"])

@@ -94,7 +94,10 @@ def raw_items(kind: str) -> list[bytes]:
     generator = np.random.default_rng(0)
     if kind == "text":
         lengths = generator.integers(16, 57, NUM_ITEMS)
-        return [" ".join(f"{WORDS[one % 12]}{one}" for one in generator.integers(0, 5000, n)).encode() for n in lengths]
+        return [
+            " ".join(f"{WORDS[integer % 12]}{integer}" for integer in generator.integers(0, 5000, n)).encode()
+            for n in lengths
+        ]
     return [generator.integers(0, 256, (3, 64, 64), dtype=np.uint8).tobytes() for _ in range(NUM_ITEMS)]
 
 
@@ -106,7 +109,7 @@ def items(kind: str, scratch: Path, *, runtime: Runtime) -> tuple[list[bytes], l
     return raw, model.predict(decoded(model, kind, raw)).tolist()
 
 
-def decoded(model: object, kind: str, raw: list[bytes]) -> list[np.ndarray]:
+def decoded(model: Any, kind: str, raw: list[bytes]) -> list[np.ndarray]:
     """Return the items as the model takes them."""
     if kind == "text":
         return [model.decode(item) for item in raw]
@@ -125,7 +128,7 @@ def measure_limit(kind: str, scratch: Path, *, seconds: float) -> list[float]:
     from pipeline_tasks.models.artifact import load
 
     torch.set_num_threads(1)
-    model = load(scratch / "model")
+    model: Any = load(scratch / "model")
     batches = np.array_split(model.recipe.collate(decoded(model, kind, raw_items(kind))), NUM_ITEMS // BATCH)
     for batch in batches:
         model.recipe.predict_batch(model.module, batch)

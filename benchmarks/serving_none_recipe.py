@@ -50,7 +50,8 @@ class NoRecipe:
         """Nothing to fit."""
 
     def predict_batch(self, model: torch.nn.Module, inputs: Array) -> npt.NDArray[np.float32]:
-        return np.full((len(inputs), model.weight.shape[0]), 1.0 / model.weight.shape[0], np.float32)
+        num_classes = len(next(model.parameters()))
+        return np.full((len(inputs), num_classes), 1.0 / num_classes, np.float32)
 
 
 RECIPE = NoRecipe()

@@ -77,7 +77,7 @@ def png(item: bytes) -> bytes:
 
 def read_gateway(answer: Any) -> list[float]:
     """Return the confidences of an answer that names all classes, in the order of the classes."""
-    return [one["confidence"] for one in sorted(answer["top"], key=lambda one: str(one["label"]))]
+    return [choice["confidence"] for choice in sorted(answer["top"], key=lambda choice: str(choice["label"]))]
 
 
 def text_of(kind: str, item: bytes) -> str:

@@ -49,9 +49,9 @@ class TextTransformerRecipe:
 
     def collate(self, inputs: Sequence[Array]) -> Array:
         """Join the texts into int64 (n, longest k), padded with 0."""
-        batch = np.zeros((len(inputs), max(len(one) for one in inputs)), dtype=np.int64)
-        for row, one in enumerate(inputs):
-            batch[row, : len(one)] = one
+        batch = np.zeros((len(inputs), max(len(text) for text in inputs)), dtype=np.int64)
+        for row, text in enumerate(inputs):
+            batch[row, : len(text)] = text
         return batch
 
     def augment(self, batch: Array, *, params: Mapping[str, Any], generator: np.random.Generator) -> Array:  # noqa: ARG002

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import numpy as np
@@ -42,6 +42,9 @@ from tests.docker.dock import TOKEN, Dock, now
 from tests.docker.engine import Engine, RegistryServer
 from tests.service.conftest import png
 from tests.service.test_gateway_served import Load
+
+if TYPE_CHECKING:
+    from pipeline_tasks.deployment.task import GatewayAdmin
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "image/png"}
@@ -94,7 +97,7 @@ def prepare(engine: Engine, registry: RegistryServer, home: Path) -> Dock:
 
 def promotions(dock: Dock, url: str, *, number: int) -> int:
     """Promote new model versions one after the other; return how many sent too much."""
-    images_module.Registry = CountedRegistry
+    vars(images_module)["Registry"] = CountedRegistry
     dock.promote("v0")
     seconds, sent, too_much = [], [], 0
     for count in range(1, number + 1):
@@ -158,8 +161,8 @@ def swaps(dock: Dock, url: str, *, number: int, num_requests: int) -> int:
     for kind in ("promotion", "rollback"):
         times = [end - start for name, start, end in spans if name == kind]
         print(f"  {kind}: median {statistics.median(times):.1f} s, worst {max(times):.1f} s")
-    during = [s * 1e3 for at, s in load.seconds if any(start <= at <= end for _, start, end in spans)]
-    rest = [s * 1e3 for at, s in load.seconds if not any(start <= at <= end for _, start, end in spans)]
+    during = [s * 1e3 for at, s in load.timed if any(start <= at <= end for _, start, end in spans)]
+    rest = [s * 1e3 for at, s in load.timed if not any(start <= at <= end for _, start, end in spans)]
     for name, times in (("at rest", rest), ("during a swap", during)):
         p50, p99 = np.percentile(times, [50, 99])
         print(f"  {name:14s} p50 {p50:5.1f} ms, p99 {p99:6.1f} ms ({len(times):,})")
@@ -171,7 +174,7 @@ class TimedLoad(Load):
 
     def __init__(self, url: str, *, num_clients: int) -> None:
         super().__init__(url, num_clients=num_clients)
-        self.seconds: list[tuple[float, float]] = []
+        self.timed: list[tuple[float, float]] = []
 
     def _run(self) -> None:
         body = png()
@@ -179,21 +182,21 @@ class TimedLoad(Load):
             while not self._stop.is_set():
                 began = time.monotonic()
                 try:
-                    code = client.post(self._url, content=body).status_code
+                    code: int | str = client.post(self._url, content=body).status_code
                 except httpx.HTTPError as error:
                     code = type(error).__name__
                 self.codes[code] += 1
-                self.seconds.append((began, time.monotonic() - began))
+                self.timed.append((began, time.monotonic() - began))
 
 
 def rollback(dock: Dock, *, run: str) -> None:
     """Return to the champion before."""
-    attempt = Attempt(run, "rollback")
+    attempt, gateway = Attempt(run, "rollback"), cast("GatewayAdmin", dock.gateway)
     deployment_task.rollback(
         dock.project,
         serving=dock.serving,
         target=dock.target,
-        gateway=dock.gateway,
+        gateway=gateway,
         release_of=lambda entry: dock.release_of(entry.model_version),
         check=lambda *_: None,
         to_version=None,

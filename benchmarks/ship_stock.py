@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline_tasks.adapters.container_registry import Registry
 from pipeline_tasks.adapters.inference_http import ask_server
@@ -29,6 +29,9 @@ from pipeline_tasks.orchestration.container_targets import publish
 from tests.docker.dock import Dock
 from tests.docker.engine import Engine, RegistryServer
 from tests.services import answers, wait_until
+
+if TYPE_CHECKING:
+    from pipeline_tasks.orchestration.resources import Resources
 
 PYTHON = "python:3.11-slim"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -101,7 +104,7 @@ def right_answer(dock: Dock, version: str, address: str) -> None:
 def ours(dock: Dock, engine: Engine, registry: RegistryServer, *, tag: str, ask: Callable[[str], None]) -> Row:
     """Build and push the image, and start it, by the target that the pipeline uses."""
     before, began = stored_bytes(registry), time.monotonic()
-    image = publish(dock.parts, "fashion", dock.project.config.serving.docker, tag)
+    image = publish(cast("Resources", dock.parts), "fashion", dock.project.config.serving.docker, tag)
     pushed = time.monotonic()
     handle = dock.target.start(deployment_id="stock-compared", bento_tag=tag, environment={})
     ask(handle.address)

@@ -241,7 +241,7 @@ def wait_for_s3(parts: Resources) -> None:
             return
 
 
-def counters(parts: Resources) -> dict[str, float]:
+def counters(parts: Resources) -> Counter[str]:
     """Return the gateway's counters; 0 for what it has not counted yet."""
     return Counter(parts.gateway.counters())
 
@@ -257,23 +257,23 @@ def report(
 ) -> int:
     """Print the figures; return 1 where a promise was broken."""
     champions = {route.champion_version for route in ServingRepository(parts.database).history(project)}
-    failed = Counter(f"{one.status} {one.model_version}".strip() for one in answers if one.status != 200)
-    strangers = [one for one in answers if one.status == 200 and one.model_version not in champions]
+    failed = Counter(f"{answer.status} {answer.model_version}".strip() for answer in answers if answer.status != 200)
+    strangers = [answer for answer in answers if answer.status == 200 and answer.model_version not in champions]
     served, logged = grown
-    slow = [one for one in changes if one.kind != "promotion" and one.seconds > LONGEST_ROLLBACK_SECONDS]
+    slow = [change for change in changes if change.kind != "promotion" and change.seconds > LONGEST_ROLLBACK_SECONDS]
     print(
         f"{dt.datetime.now(dt.UTC).date()}, {platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
-    for kind in dict.fromkeys(one.kind for one in changes):
-        times = [one.seconds for one in changes if one.kind == kind]
+    for kind in dict.fromkeys(change.kind for change in changes):
+        times = [change.seconds for change in changes if change.kind == kind]
         print(f"{len(times)} x {kind}: {np.median(times):.1f} s (median), longest {max(times):.1f} s")
     print(f"{len(answers):,} requests, {sum(failed.values())} failed {dict(failed) or ''}")
-    print(f"answered by {len({one.model_version for one in answers})} champions, {len(strangers)} by others")
+    print(f"answered by {len({answer.model_version for answer in answers})} champions, {len(strangers)} by others")
     print(f"served {served:,.0f}, logged {logged:,.0f}")
-    during = {one for one in answers if any(change.began <= one.began <= change.ended for change in changes)}
+    during = {answer for answer in answers if any(change.began <= answer.began <= change.ended for change in changes)}
     for name, times in (
-        ("at rest", [one.seconds * 1e3 for one in answers if one not in during]),
-        ("during a change", [one.seconds * 1e3 for one in during]),
+        ("at rest", [answer.seconds * 1e3 for answer in answers if answer not in during]),
+        ("during a change", [answer.seconds * 1e3 for answer in during]),
     ):
         p50, p99 = np.percentile(times, [50, 99])
         print(f"{name:16s} p50 {p50:5.1f} ms, p99 {p99:6.1f} ms ({len(times):,})")

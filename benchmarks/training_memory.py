@@ -10,7 +10,6 @@ the stages need and does nothing. Items lie in packs of 16 MiB on this disk, the
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime as dt
 import json
 import subprocess
@@ -23,62 +22,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.folder_store import FolderStore  # noqa: E402
+
 STAGES = ("imports", "plan", "snapshot", "train", "judge")
 PARTS = ("read", "leaks")  # with --stage and --folder: the reading of train, and the longest part of judge
 PROJECT = "rows"
 PACK_ROWS = 8_192  # as ingest writes them
 EXAM_SHARE = 0.01
 NOW = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
-
-
-class DiskStore:
-    """An object store in a folder: what the stages read is not in this process's memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def _path(self, key: str) -> Path:
-        return self._folder / key
-
-    def get(self, key: str) -> bytes:
-        try:
-            return self._path(key).read_bytes()
-        except FileNotFoundError:
-            raise KeyError(key) from None
-
-    def get_range(self, location: Any) -> bytes:
-        with self._path(location.object_key).open("rb") as file:
-            file.seek(location.offset)
-            return file.read(location.size_bytes)
-
-    def put(self, key: str, data: bytes, *, content_type: str | None = None) -> None:  # noqa: ARG002
-        self._path(key).parent.mkdir(parents=True, exist_ok=True)
-        self._path(key).write_bytes(data)
-
-    def create(self, key: str, data: bytes, *, content_type: str | None = None) -> bool:  # noqa: ARG002
-        if self.exists(key):
-            return False
-        self.put(key, data)
-        return True
-
-    def exists(self, key: str) -> bool:
-        return self._path(key).exists()
-
-    def list(self, prefix: str) -> list[Any]:
-        from pipeline_tasks.core.ports import ObjectInfo
-
-        files = sorted(path for path in (self._folder / prefix).rglob("*") if path.is_file())
-        names = {field.name for field in dataclasses.fields(ObjectInfo)}
-        found = []
-        for path in files:
-            facts = {"key": str(path.relative_to(self._folder)), "size_bytes": path.stat().st_size, "etag": ""}
-            facts["modified_at"] = NOW
-            found.append(ObjectInfo(**{name: facts[name] for name in names}))
-        return found
-
-    def delete(self, keys: list[str]) -> None:
-        for key in keys:
-            self._path(key).unlink(missing_ok=True)
 
 
 def project() -> Any:
@@ -109,9 +60,15 @@ def fill(folder: Path, count: int) -> None:
     database, store = parts(folder)
     t.metadata.create_all(database.engine)
     random = np.random.default_rng(1)
-    item = {"project": PROJECT, "source": "table", "media_type": "application/json", "origin": "source"}
+    item: dict[str, Any] = {"project": PROJECT, "source": "table", "media_type": "application/json", "origin": "source"}
     item |= {"source_label": None, "batch_id": "b", "arrived_at": NOW}
-    decision = {"project": PROJECT, "version": 1, "status": "decided", "method": "imported", "annotation_ids": []}
+    decision: dict[str, Any] = {
+        "project": PROJECT,
+        "version": 1,
+        "status": "decided",
+        "method": "imported",
+        "annotation_ids": [],
+    }
     decision |= {"annotators": [], "agreement": None, "schema_version": 1, "decided_at": NOW}
     for start in range(0, count, PACK_ROWS):
         values = random.normal(size=(min(PACK_ROWS, count - start), 10)).round(5)
@@ -137,11 +94,11 @@ def fill(folder: Path, count: int) -> None:
             connection.execute(t.label_decisions.insert(), decisions)
 
 
-def parts(folder: Path) -> tuple[Any, DiskStore]:
+def parts(folder: Path) -> tuple[Any, FolderStore]:
     """Return catalog and store of a folder."""
     from pipeline_tasks.catalog.database import Database, create_engine
 
-    return Database(create_engine(f"sqlite:///{folder / 'catalog.db'}")), DiskStore(folder / "store")
+    return Database(create_engine(f"sqlite:///{folder / 'catalog.db'}")), FolderStore(folder / "store")
 
 
 def run(stage: str, folder: Path) -> None:
@@ -150,7 +107,7 @@ def run(stage: str, folder: Path) -> None:
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.catalog.model_versions import ModelRepository
     from pipeline_tasks.catalog.verdicts import VerdictRepository
-    from pipeline_tasks.contracts import Attempt
+    from pipeline_tasks.contracts import Attempt, SnapshotRef
     from pipeline_tasks.evaluation import scoring
     from pipeline_tasks.evaluation import task as evaluation
     from pipeline_tasks.ingest.item_reader import PlaceReader
@@ -161,21 +118,33 @@ def run(stage: str, folder: Path) -> None:
 
     database, store = parts(folder)
     datasets, models, loaded = DatasetRepository(database), ModelRepository(database), project()
-    shared = {"store": store, "database": database, "attempt": Attempt("run", stage), "run_id": "run", "now": NOW}
+    shared: dict[str, Any] = {
+        "store": store,
+        "database": database,
+        "attempt": Attempt("run", stage),
+        "run_id": "run",
+        "now": NOW,
+    }
+
+    def snapshot() -> SnapshotRef:
+        ref = datasets.head_snapshot(PROJECT)
+        if ref is None:
+            raise LookupError("--stage snapshot comes first")
+        return ref
+
     if stage == "plan":
         validation.plan_training(loaded, datasets=datasets, store=store)
     elif stage == "snapshot":
         validation.open_exam(loaded, datasets=datasets, docs_dir=folder / "docs", **shared)
         validation.build_snapshot(loaded, datasets=datasets, docs_dir=folder / "docs", **shared)
     elif stage == "train":
-        ref = datasets.head_snapshot(PROJECT)
-        manifest = validation.read_manifest(store, ref)
-        facts = {"scratch": folder / "scratch", "lock_hash": "l", "code_revision": "c", "device": "cpu"}
-        training.train(loaded, ref, manifest, models=models, tracker=NullTracker(), **shared, **facts)
+        manifest = validation.read_manifest(store, snapshot())
+        facts: dict[str, Any] = {"scratch": folder / "scratch", "lock_hash": "l", "code_revision": "c", "device": "cpu"}
+        training.train(loaded, snapshot(), manifest, models=models, tracker=NullTracker(), **shared, **facts)
     elif stage == "read":
-        dataset.rows_of(validation.read_manifest(store, datasets.head_snapshot(PROJECT)))
+        dataset.rows_of(validation.read_manifest(store, snapshot()))
     elif stage == "leaks":
-        leakage.find_leaks(loaded, datasets.head_snapshot(PROJECT), datasets.exams(PROJECT), store=store)
+        leakage.find_leaks(loaded, snapshot(), datasets.exams(PROJECT), store=store)
     elif stage == "judge":
         (model,) = models.history(PROJECT)
         ref = datasets.snapshot(PROJECT, model.ref.snapshot_id)

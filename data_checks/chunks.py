@@ -80,31 +80,31 @@ class _Tally:
     failed: RuleResult | None = None
     first: RuleResult | None = None
 
-    def add(self, one: RuleResult) -> None:
-        self.first = self.first or one
+    def add(self, result: RuleResult) -> None:
+        self.first = self.first or result
         self.num_results += 1
-        self.num_checked += one.num_checked
-        if one.success:
+        self.num_checked += result.num_checked
+        if result.success:
             return
-        if self.failed is None or (one.error is not None and self.failed.error is None):
-            self.failed = one
-        self.num_failed += one.num_failed
-        self.failing_ids.update(one.failing_ids)
+        if self.failed is None or (result.error is not None and self.failed.error is None):
+            self.failed = result
+        self.num_failed += result.num_failed
+        self.failing_ids.update(result.failing_ids)
         if self.max_ids is not None and len(self.failing_ids) > self.max_ids:
             self.failing_ids = set(heapq.nsmallest(self.max_ids, self.failing_ids))
-        for example in one.examples:
+        for example in result.examples:
             if len(self.examples) < MAX_EXAMPLES:
                 self.examples[example] = None
 
     def result(self) -> RuleResult | None:
-        found = self.failed or self.first
-        if found is None or found.error is not None:
-            return found
+        result = self.failed or self.first
+        if result is None or result.error is not None:
+            return result
         ids = tuple(sorted(self.failing_ids))
         if self.num_results == 1:
-            return dataclasses.replace(found, failing_ids=ids)
-        found = dataclasses.replace(found, failing_ids=ids, examples=tuple(self.examples))
-        return _observed(dataclasses.replace(found, num_checked=self.num_checked, num_failed=self.num_failed))
+            return dataclasses.replace(result, failing_ids=ids)
+        result = dataclasses.replace(result, failing_ids=ids, examples=tuple(self.examples))
+        return _observed(dataclasses.replace(result, num_checked=self.num_checked, num_failed=self.num_failed))
 
 
 class _Values:
@@ -202,9 +202,9 @@ class ChunkedRun:
             rules = [rule for rule in self._suite.rules if rule.table == ROWS]
             return {} if self._stopped() else self._quarantined(self._run(frame, rules))
         is_first = self.num_rows == len(frame)
-        found = self._run(frame, [*self._rules_of("row"), *(self._rules_of("columns") if is_first else ())])
+        results = self._run(frame, [*self._rules_of("row"), *(self._rules_of("columns") if is_first else ())])
         self._keep(frame)
-        return self._quarantined(found)
+        return self._quarantined(results)
 
     def finish(
         self,
@@ -261,40 +261,40 @@ class ChunkedRun:
         """Run the rules that need all rows, and those on other tables."""
         import pandas as pd
 
-        found = []
+        results = []
         if not self._is_done:
             if self._kept:
-                found += self._run(pd.concat(self._kept, ignore_index=True), self._rules_of("whole"))
+                results += self._run(pd.concat(self._kept, ignore_index=True), self._rules_of("whole"))
             for rule in self._rules_of("unique"):
-                found += self._run_unique(rule)
+                results += self._run_unique(rule)
             counted = pd.DataFrame(index=pd.RangeIndex(self.num_rows))
-            found += self._run(counted, self._rules_of("count"), id_column=None)
+            results += self._run(counted, self._rules_of("count"), id_column=None)
         for table in dict.fromkeys(rule.table for rule in self._suite.rules if rule.table != ROWS):
             rules = [rule for rule in self._suite.rules if rule.table == table]
-            found += self._run(extra.get(table), rules, id_column=self._suite.id_columns.get(table))
-        return found
+            results += self._run(extra.get(table), rules, id_column=self._suite.id_columns.get(table))
+        return results
 
     def _run_unique(self, rule: Rule) -> list[RuleResult]:
         values = self._values.get(str(_argument(rule, "column")))
         alike = values.alike() if values else None
-        (one,) = self._answers(self._first if alike is None else alike, [rule], self._id_column)
-        if one.error is None:
-            one = _observed(dataclasses.replace(one, num_checked=self.num_rows))
-        self._tallies[rule.name].add(one)
-        return [one]
+        (result,) = self._answers(self._first if alike is None else alike, [rule], self._id_column)
+        if result.error is None:
+            result = _observed(dataclasses.replace(result, num_checked=self.num_rows))
+        self._tallies[rule.name].add(result)
+        return [result]
 
     def _run(self, frame: pd.DataFrame | None, rules: list[Rule], *, id_column: str | None = "") -> list[RuleResult]:
-        found = self._answers(frame, rules, self._id_column if id_column == "" else id_column) if rules else []
-        for one in found:
-            self._tallies[one.name].add(one)
-        return found
+        results = self._answers(frame, rules, self._id_column if id_column == "" else id_column) if rules else []
+        for result in results:
+            self._tallies[result.name].add(result)
+        return results
 
     def _answers(self, frame: pd.DataFrame | None, rules: list[Rule], id_column: str | None) -> list[RuleResult]:
         answers = answers_of(frame, rules, id_column)
         return [answers.get(rule.name) or unanswered(rule) for rule in rules]
 
-    def _quarantined(self, found: Iterable[RuleResult]) -> Quarantined:
-        result = quarantined_rows(found)
+    def _quarantined(self, results: Iterable[RuleResult]) -> Quarantined:
+        result = quarantined_rows(results)
         self.num_quarantined += len(result.keys() - self._seen)
         if self._quarantines_late:
             self._seen |= result.keys()
@@ -318,11 +318,13 @@ def _kind(rule: Rule) -> str:
     return "count" if name in COUNT_EXPECTATIONS else "unique" if name == UNIQUE_EXPECTATION else "whole"
 
 
-def _observed(one: RuleResult) -> RuleResult:
+def _observed(result: RuleResult) -> RuleResult:
     """Return a rule's answer with its counts in words."""
-    if not one.num_failed:
-        return one
-    return dataclasses.replace(one, observed=f"{one.num_failed} of {one.num_checked}: {', '.join(one.examples)}")
+    if not result.num_failed:
+        return result
+    return dataclasses.replace(
+        result, observed=f"{result.num_failed} of {result.num_checked}: {', '.join(result.examples)}"
+    )
 
 
 def _hashes(values: pd.Series[Any]) -> npt.NDArray[np.uint64]:
@@ -331,10 +333,10 @@ def _hashes(values: pd.Series[Any]) -> npt.NDArray[np.uint64]:
 
     plain = values.astype(float) if pd.api.types.is_numeric_dtype(values) else values
     try:
-        found = pd.util.hash_pandas_object(plain, index=False, categorize=False)
+        hashes = pd.util.hash_pandas_object(plain, index=False, categorize=False)
     except (TypeError, ValueError):  # values without a hash: Great Expectations looks at them all
         return np.zeros(len(values), dtype=np.uint64)
-    return np.asarray(found, dtype=np.uint64)
+    return np.asarray(hashes, dtype=np.uint64)
 
 
 def _argument(rule: Rule, name: str) -> Any:

@@ -25,10 +25,10 @@ def project_rules(folder: Path, stage: Stage) -> tuple[Rule, ...]:
         return ()
     function = _load_function(path)
     try:
-        found = list(function(stage))
+        rules = list(function(stage))
     except Exception as error:
         raise _bad(path, f"expectations({stage!r}) must return a list", f"{type(error).__name__}: {error}") from error
-    return tuple(_as_rule(path, one) for one in found)
+    return tuple(_as_rule(path, rule) for rule in rules)
 
 
 def _load_function(path: Path) -> Callable[[str], Any]:
@@ -46,20 +46,20 @@ def _load_function(path: Path) -> Callable[[str], Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _as_rule(path: Path, one: Any) -> Rule:
-    if isinstance(one, Rule):
-        return one
-    kind = getattr(one, "expectation_type", None)
+def _as_rule(path: Path, rule: Any) -> Rule:
+    if isinstance(rule, Rule):
+        return rule
+    kind = getattr(rule, "expectation_type", None)
     if kind is None:
-        raise _bad(path, "expectations must return Rule values or Great Expectations objects", type(one).__name__)
-    meta = dict(getattr(one, "meta", None) or {})
-    column = getattr(one, "column", None)
+        raise _bad(path, "expectations must return Rule values or Great Expectations objects", type(rule).__name__)
+    meta = dict(getattr(rule, "meta", None) or {})
+    column = getattr(rule, "column", None)
     name = str(meta.get("name") or "_".join(part for part in (kind, column) if part)).upper()
-    policy = meta.get("policy") or _POLICIES[str(getattr(one.severity, "value", one.severity))]
+    policy = meta.get("policy") or _POLICIES[str(getattr(rule.severity, "value", rule.severity))]
     if policy not in {"quarantine", "warn", "stop"}:
         raise _bad(path, f"meta.policy of {name} must be quarantine, warn or stop", repr(policy))
-    expected = str(getattr(one, "description", None) or f"{kind.replace('_', ' ')} must hold")
-    return Rule(name, one, policy=policy, expected=expected)
+    expected = str(getattr(rule, "description", None) or f"{kind.replace('_', ' ')} must hold")
+    return Rule(name, rule, policy=policy, expected=expected)
 
 
 def _bad(path: Path, expected: str, got: str) -> ConfigError:

@@ -1,4 +1,4 @@
-"""What a check found: frozen, JSON-ready, and able to close the gate."""
+"""The result of a check: frozen, JSON-ready, and able to close the gate."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class RuleResult:
 
     @property
     def stops(self) -> bool:
-        """Whether this rule alone ends the run: it failed and says stop, or it could not be evaluated at all."""
+        """True where this rule alone ends the run: it failed and says stop, or it could not be evaluated at all."""
         return self.error is not None or (not self.success and self.policy == "stop")
 
     @property
     def line(self) -> str:
         """One sentence on a failure: what was expected, what came."""
-        found = self.error or self.observed
-        return f"{self.name}: {self.expected} (got {found})."
+        cause = self.error or self.observed
+        return f"{self.name}: {self.expected} (got {cause})."
 
 
 def quarantined_rows(rules: Iterable[RuleResult]) -> dict[str, tuple[str, ...]]:

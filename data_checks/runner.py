@@ -110,8 +110,8 @@ def _validate(frame: pd.DataFrame, rules: Sequence[Rule]) -> dict[str, Any]:
     complete = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
     positions = frame.reset_index(drop=True)
     answer = definition.run(batch_parameters={"dataframe": positions}, result_format=complete)
-    named = [(one.expectation_config, one) for one in answer.results]
-    return {str(configuration.meta["rule"]): one for configuration, one in named if configuration is not None}
+    named = [(result.expectation_config, result) for result in answer.results]
+    return {str(configuration.meta["rule"]): result for configuration, result in named if configuration is not None}
 
 
 def _expectation(gx: Any, rule: Rule) -> Any:
@@ -144,7 +144,7 @@ def _exception_message(info: Mapping[str, Any]) -> str | None:
     """Return the first exception's message: Great Expectations nests one report per metric, or gives one flat one."""
     if "raised_exception" in info:
         return str(info.get("exception_message") or "unknown error") if info["raised_exception"] else None
-    messages = [_exception_message(one) for one in info.values() if isinstance(one, Mapping)]
+    messages = [_exception_message(details) for details in info.values() if isinstance(details, Mapping)]
     return next((message for message in messages if message is not None), None)
 
 

@@ -184,7 +184,7 @@ def tracked() -> list[Path]:
 
 
 def test_a_document_that_is_cited_is_there():
-    """Source: report G11; `docs/adr/0013` means the one file that begins so."""
+    """`docs/adr/0013` means the one file that begins so."""
     missing = set()
     for path in tracked():
         for name in re.findall(
@@ -193,4 +193,15 @@ def test_a_document_that_is_cited_is_there():
             places = [*ROOT.glob(f"{name}*"), *path.parent.glob(f"{name}*")]
             if not places:
                 missing.add(f"{path.relative_to(ROOT)}: {name}")
+    assert missing == set()
+
+
+def test_a_page_that_is_named_is_there():
+    """A bare name is one of the root or of docs/, or stands beside what names it."""
+    missing = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in tracked()
+        for name in re.findall(r"(?<![\w/.{}*-])[\w/-]+\.md\b", path.read_text(encoding="utf-8"))
+        if not any((folder / name).is_file() for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "adr", path.parent))
+    }
     assert missing == set()

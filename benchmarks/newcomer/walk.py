@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import data as newcomer_data
 import httpx
@@ -46,7 +47,7 @@ class Walk:
         }
         os.environ.update(self.environment)
         self.began = time.monotonic()
-        self.figures: dict[str, object] = {"data": name, "machine": f"{os.cpu_count()} cores"}
+        self.figures: dict[str, Any] = {"data": name, "machine": f"{os.cpu_count()} cores"}
         self.commands: list[tuple[str, int, float]] = []
         self.alarmed, self.champion_at_alarm = False, None
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ class Walk:
         sizes = ["--labels", str(self.material.labels)] if self.material.labels else []
         self.type("init", self.name, "--template", template, "--classes", classes, *sizes)
         newcomer_data.write_arrivals(self.material, self.projects / self.name / "incoming")
-        if any(one.group for one in self.material.labeled):
+        if any(example.group for example in self.material.labeled):
             line = "# group_column: customer    # all rows"
             self.edit("project.yaml", line, f"group_column: {newcomer_data.GROUP_COLUMN}    # all rows")
         if self.material.modality == "tabular":
@@ -155,7 +156,7 @@ class Walk:
         from pipeline_tasks.catalog.items import ItemRepository
         from pipeline_tasks.ingest.item_reader import read_items
 
-        known = {self.signature(one.body): one.label for one in self.material.everything()}
+        known = {self.signature(example.body): example.label for example in self.material.everything()}
         found = {}
         for item, body in read_items(parts.store, ItemRepository(parts.database).iterate(self.name)):
             label = known.get(self.signature(body))
@@ -180,29 +181,29 @@ class Walk:
         key = (self.folder / "home" / "secrets" / "gateway_api_key").read_text().strip()
         url = f"{load_settings().gateway_url}/v1/projects/{self.name}/predict"
         headers = {"Authorization": f"Bearer {key}", "Content-Type": self.material.media_type}
-        numbers, lock, answers = iter(examples), threading.Lock(), collections.Counter()
+        numbers, lock, answers = iter(examples), threading.Lock(), collections.Counter[Any]()
 
         def work() -> None:
             with httpx.Client(timeout=30, trust_env=False) as client:
                 while True:
                     with lock:
-                        one = next(numbers, None)
-                    if one is None:
+                        example = next(numbers, None)
+                    if example is None:
                         return
                     try:
-                        user = {"X-User-Key": one.group} if one.group else {}
-                        answer = client.post(url, content=one.body, headers={**headers, **user})
+                        user = {"X-User-Key": example.group} if example.group else {}
+                        answer = client.post(url, content=example.body, headers={**headers, **user})
                         label = answer.json().get("label") if answer.status_code == 200 else None
-                        kind = ("right" if label == one.label else "wrong") if label else f"{answer.status_code}"
+                        kind = ("right" if label == example.label else "wrong") if label else f"{answer.status_code}"
                     except httpx.HTTPError as error:
                         kind = type(error).__name__
                     answers[kind] += 1
 
         threads = [threading.Thread(target=work) for _ in range(4)]
-        for one in threads:
-            one.start()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         answered = answers["right"] + answers["wrong"]
         self.fact(f"live accuracy, {name}", f"{answers['right'] / max(answered, 1):.3f} of {answered}")
         if answered < len(examples):
@@ -227,7 +228,9 @@ class Walk:
         from pipeline_tasks.orchestration.overview import overview_lines
         from pipeline_tasks.orchestration.resources import build_resources
 
-        line = next(one for one in overview_lines(build_resources()) if one.name == self.name)
+        line = next(
+            overview_line for overview_line in overview_lines(build_resources()) if overview_line.name == self.name
+        )
         return "; ".join([line.live_quality, *line.alarms])
 
     # The verdict
@@ -298,9 +301,9 @@ class Walk:
 
     def close(self) -> None:
         self.figures["minutes"] = round((time.monotonic() - self.began) / 60, 1)
-        typed = [one for one in self.commands if "--help" not in one[0]]
+        typed = [command for command in self.commands if "--help" not in command[0]]
         self.figures["commands"] = len(typed)
-        self.figures["commands that failed"] = [one for one in typed if one[1]]
+        self.figures["commands that failed"] = [command for command in typed if command[1]]
         (self.folder / "figures.json").write_text(json.dumps(self.figures, indent=2, ensure_ascii=False))
         print("\n| figure | value |\n|---|---|")
         for name, value in self.figures.items():

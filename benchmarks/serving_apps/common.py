@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline_tasks.models.artifact import LoadedModel
@@ -34,6 +36,7 @@ def load() -> LoadedModel:
 
 def predict(model: LoadedModel, bodies: list[bytes]) -> list[list[float]]:
     """Return the probabilities of raw items."""
+    items: list[npt.NDArray[Any]]
     if KIND == "image":
         items = [np.frombuffer(body, np.uint8).reshape(SHAPE) for body in bodies]
     else:

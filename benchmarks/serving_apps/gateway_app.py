@@ -58,8 +58,14 @@ def main() -> None:
     children = [serve(str(entry), f"dethrone_benchmark_{kind}:eager", port=port + 1, core=INFERENCE_CORE)]
     wait_ready(f"{address}/readyz", children[0])
     children.append(serve("-m", "bento_services.gateway.server", port=port, core=GATEWAY_CORE, **given))
-    signal.signal(signal.SIGTERM, lambda *_: [child.terminate() for child in children])
+    signal.signal(signal.SIGTERM, lambda *_: end(children))
     sys.exit(max(child.wait() for child in children))
+
+
+def end(children: list[subprocess.Popen[bytes]]) -> None:
+    """Ask each child to end."""
+    for child in children:
+        child.terminate()
 
 
 def write_catalog(home: Path, address: str, *, modality: str) -> None:
@@ -69,7 +75,13 @@ def write_catalog(home: Path, address: str, *, modality: str) -> None:
     serving, now = ServingRepository(Database(engine)), dt.datetime.now(dt.UTC)
     serving.issue_key("*", name="benchmark", scopes=["predict"], token=TOKEN, at=now)
     route = Route(PROJECT, 1, "c1", None, "v1", (RouteEntry("d1", "v1", address, 100),))
-    facts = {"action": "promote", "attempt": "r/ship/1", "verdict_id": "v", "actor": "gate", "reason": "won"}
+    facts: dict[str, Any] = {
+        "action": "promote",
+        "attempt": "r/ship/1",
+        "verdict_id": "v",
+        "actor": "gate",
+        "reason": "won",
+    }
     settings: dict[str, Any] = {"classes": CLASSES, "modality": modality, "requests_per_second": 1e6, "top_k": 10}
     serving.commit_route(route, **facts, serving=settings, at=now)
 

@@ -14,7 +14,7 @@ class App(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        items = [one.decode() if isinstance(one, bytes) else one for one in payload.inputs[0].data.root]
+        items = [body.decode() if isinstance(body, bytes) else body for body in payload.inputs[0].data.root]
         rows = await asyncio.to_thread(predict, self._loaded, [from_text(item) for item in items])
         flat = [value for row in rows for value in row]
         output = ResponseOutput(name="probabilities", shape=[len(rows), len(rows[0])], datatype="FP32", data=flat)

@@ -14,7 +14,7 @@ model = load()
 
 @batch
 def infer(item: np.ndarray) -> list[np.ndarray]:
-    items = list(item) if KIND == "image" else [model.decode(one.tobytes().rstrip(b"\0")) for one in item]
+    items = list(item) if KIND == "image" else [model.decode(body.tobytes().rstrip(b"\0")) for body in item]
     return [model.predict(items)]
 
 

@@ -2,6 +2,9 @@
 
 import threading
 from multiprocessing import resource_tracker
+from typing import Any, cast
 
 if not hasattr(threading.RLock(), "_recursion_count"):
-    resource_tracker._resource_tracker._lock = threading._PyRLock()  # noqa: SLF001  (there is no public way)
+    # There is no public way.
+    tracker, locks = cast("Any", resource_tracker), cast("Any", threading)
+    tracker._resource_tracker._lock = locks._PyRLock()  # noqa: SLF001

@@ -26,6 +26,10 @@ if __name__ == "__main__":
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT, "access_log": False})
-    serve.run(App.bind(), route_prefix="/predict", logging_config={"enable_access_log": False})
+    serve.run(
+        App.bind(),  # type: ignore[attr-defined]  # by its decorator
+        route_prefix="/predict",
+        logging_config={"enable_access_log": False},
+    )
     while True:
         time.sleep(60)

@@ -1,4 +1,4 @@
-"""What the ledger tells people: the history, what served at a time and why, a verdict computed again. Only reads."""
+"""The ledger for people: the history, and what served at a time and why. Only reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.ledger import KEYS, SHORT, Entry, entry_json
+from pipeline_tasks.catalog.ledger import KEYS, SHORT, LedgerEntry, entry_json
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRepository, VerdictRecord, VerdictRepository
@@ -20,18 +20,18 @@ SAID = {"approve": "yes", "reject": "no", "expired": "expired"}
 
 def route_rows(database: Database, project: str) -> list[dict[str, Any]]:
     """Return who served when and why, each generation with its entry in the ledger."""
-    entries = {one.subject: one for one in LedgerRepository(database).entries(project) if one.kind == "route"}
+    entries = {entry.subject: entry for entry in LedgerRepository(database).entries(project) if entry.kind == "route"}
     records = ServingRepository(database).records(project)
     return [_route_row(record, entries.get(record.route.commit_id)) for record in records]
 
 
-def _route_row(record: RouteRecord, entry: Entry | None) -> dict[str, Any]:
+def _route_row(record: RouteRecord, entry: LedgerEntry | None) -> dict[str, Any]:
     return {
         "generation": record.route.generation,
         "at": record.created_at,
         "action": record.action,
         "champion": record.route.champion_version,
-        "shares": {one.model_version: one.weight for one in (*record.route.entries, *record.route.shadows)},
+        "shares": {target.model_version: target.weight for target in (*record.route.entries, *record.route.shadows)},
         "verdict_id": record.verdict_id,
         "reason": record.reason,
         "actor": record.actor,
@@ -62,7 +62,7 @@ def ledger_text(database: Database, store: ObjectStore, project: str) -> str:
     return "\n".join([*lines, "", f"To prove later that none of this was rewritten, keep this elsewhere: {anchor}"])
 
 
-def entry_text(entry: Entry, *, told: str | None = None) -> str:
+def entry_text(entry: LedgerEntry, *, told: str | None = None) -> str:
     """Return an entry in words, on one line; `told` is a verdict's first reason as it is told."""
     body = entry.body
     if entry.kind == "verdict":
@@ -79,7 +79,7 @@ def entry_text(entry: Entry, *, told: str | None = None) -> str:
     elif entry.kind == "look":
         text = f"look       by {body['by']}  at the open exam's figures of verdict {body['verdict_id'][:SHORT]}"
     elif entry.kind == "seal":
-        text = f"seal       {sum(one['num_rows'] for one in body['tables'].values())} rows and objects"
+        text = f"seal       {sum(table['num_rows'] for table in body['tables'].values())} rows and objects"
     else:
         name = "promotion" if body["action"] == "promote" else body["action"].replace("_", " ")
         moved = f"generation {body['generation']}: {body['champion_version']}"
@@ -112,16 +112,16 @@ def served_at(records: Sequence[RouteRecord], *, at: dt.datetime) -> tuple[Route
 def history_at(database: Database, store: ObjectStore, project: str, *, at: dt.datetime) -> dict[str, Any]:
     """Return what served at a time, since and until when, by which verdict, who approved it and why."""
     record, following = served_at(ServingRepository(database).records(project), at=at)
-    found: dict[str, Any] = {"project": project, "at": at, "until": following.created_at if following else None}
+    state: dict[str, Any] = {"project": project, "at": at, "until": following.created_at if following else None}
     if record is None:
-        return found | {"champion": None}
+        return state | {"champion": None}
     verdict = VerdictRepository(database).find(project, record.verdict_id)
     answer = ApprovalRepository(database).latest(project, record.verdict_id)
     entry = LedgerRepository(database).find(project, "route", record.route.commit_id)
-    return found | {
+    return state | {
         "champion": record.route.champion_version,
         "generation": record.route.generation,
-        "shares": {one.model_version: one.weight for one in record.route.entries},
+        "shares": {target.model_version: target.weight for target in record.route.entries},
         "since": record.created_at,
         "action": record.action,
         "actor": record.actor,
@@ -147,14 +147,14 @@ def _verdict_facts(
     return {"verdict_id": verdict_id, **answer}
 
 
-def at_text(found: Mapping[str, Any]) -> str:
+def at_text(state: Mapping[str, Any]) -> str:
     """Return the answer of `history_at` for people."""
-    project, at = found["project"], f"{found['at']:%Y-%m-%d %H:%M:%S} UTC"
-    until = f"until {found['until']:%Y-%m-%d %H:%M:%S}" if found["until"] else "to this day"
-    if found["champion"] is None:
+    project, at = state["project"], f"{state['at']:%Y-%m-%d %H:%M:%S} UTC"
+    until = f"until {state['until']:%Y-%m-%d %H:%M:%S}" if state["until"] else "to this day"
+    if state["champion"] is None:
         return f"At {at} nothing of {project} served, {until}."
-    shares = ", ".join(f"{version} {weight} %" for version, weight in found["shares"].items())
-    verdict, answer = found["verdict"], found["approval"]
+    shares = ", ".join(f"{version} {weight} %" for version, weight in state["shares"].items())
+    verdict, answer = state["verdict"], state["approval"]
     judged = f"said {verdict['answer']}: {'; '.join(verdict['reasons'])}" if verdict["answer"] else "is not recorded"
     approved = "nobody was asked"
     if answer:
@@ -162,9 +162,9 @@ def at_text(found: Mapping[str, Any]) -> str:
         approved = f"{said}, by {answer['by']} at {answer['at']:%Y-%m-%d %H:%M:%S}: {answer['reason']}"
     return "\n".join(
         (
-            f"At {at} {project} served {found['champion']} (generation {found['generation']}: {shares}).",
-            f"since     {found['since']:%Y-%m-%d %H:%M:%S}, {until}",
-            f"how       {found['action']} by {found['actor']}: {found['reason']}",
+            f"At {at} {project} served {state['champion']} (generation {state['generation']}: {shares}).",
+            f"since     {state['since']:%Y-%m-%d %H:%M:%S}, {until}",
+            f"how       {state['action']} by {state['actor']}: {state['reason']}",
             f"verdict   {verdict['verdict_id'][:SHORT]} {judged}",
             f"approval  {approved}",
         )
@@ -177,8 +177,8 @@ def parse_anchors(texts: Sequence[str], *, projects: Sequence[str]) -> dict[str,
     Raises:
         ConfigError: an anchor is not of that form, or the project is not clear.
     """
-    found: dict[str, list[tuple[int, str]]] = {}
-    projects = [one for one in projects if one != KEYS]  # a chain that nobody means without naming it
+    anchors: dict[str, list[tuple[int, str]]] = {}
+    projects = [name for name in projects if name != KEYS]  # a chain that nobody means without naming it
     for text in texts:
         *names, sequence, entry_hash = ["", "", *text.split(":")][-3:]
         project = next(iter(name for name in names if name), None)
@@ -190,5 +190,5 @@ def parse_anchors(texts: Sequence[str], *, projects: Sequence[str]) -> dict[str,
             )
         if project is None and len(projects) != 1:
             raise ConfigError(f"--anchor must name its project (got {text!r}). Known: {', '.join(projects) or 'none'}.")
-        found.setdefault(project or projects[0], []).append((int(sequence), entry_hash))
-    return found
+        anchors.setdefault(project or projects[0], []).append((int(sequence), entry_hash))
+    return anchors

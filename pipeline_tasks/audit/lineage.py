@@ -13,7 +13,7 @@ from typing import Any, cast, get_args
 
 from pipeline_tasks.audit import lineage_impact as impacts
 from pipeline_tasks.audit.lineage_origins import Origins, annotation_node, manifest_bytes
-from pipeline_tasks.audit.lineage_tree import IDS_CAP, Node, count, counted, node, plain, short, when
+from pipeline_tasks.audit.lineage_tree import IDS_CAP, LineageNode, count, counted, node, plain, short, when
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.lineage import Kind, LineageRepository, Row, Subject
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
@@ -21,31 +21,31 @@ from pipeline_tasks.contracts import GRAPH_VERSION
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.monitoring.log_scan import LoggedPrediction, count_predictions, find_predictions
-from pipeline_tasks.validation.manifest_query import Held, rows_of_annotator, rows_of_item
+from pipeline_tasks.validation.manifest_query import TouchedRows, rows_of_annotator, rows_of_item
 
 KINDS: tuple[str, ...] = get_args(Kind)
 MIN_CHARACTERS = 4
 CANDIDATES = 10
-Select = Callable[[bytes, str], Held]
+Select = Callable[[bytes, str], TouchedRows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LineageMatch:
-    """What an id names; of a prediction also its line in the log, if it was looked up there."""
+    """The subject of an id; of a prediction also its line in the log, if it was looked up there."""
 
     subject: Subject
     logged: LoggedPrediction | None = None
 
 
-def lineage(database: Database, store: ObjectStore, text: str, *, project: str | None = None) -> Node:
+def lineage(database: Database, store: ObjectStore, text: str, *, project: str | None = None) -> LineageNode:
     """Return where something came from and what it touched, as a tree with these two branches.
 
     Raises:
         ConfigError: the id names nothing, or several things.
         DataCorrupt: a manifest or a part of the log is gone or damaged.
     """
-    found = find(LineageRepository(database), store, text, project=project)
-    return _Tracer(database, store, found.subject.project).trace(found)
+    match = find(LineageRepository(database), store, text, project=project)
+    return _Tracer(database, store, match.subject.project).trace(match)
 
 
 def find(
@@ -67,14 +67,14 @@ def find(
         raise ConfigError(f"id must have {MIN_CHARACTERS} characters or more (got {beginning!r}). Give more of it.")
     _require_project(repository, project)
     known = repository.find(beginning, kind=kind, project=project, limit=CANDIDATES + 1)
-    found = {one: LineageMatch(one) for one in known}
-    exact = any(one.id == beginning for one in known)
-    if not exact and all(one.kind == "prediction" for one in known) and kind in (None, "prediction"):
+    matches = {candidate: LineageMatch(candidate) for candidate in known}
+    exact = any(candidate.id == beginning for candidate in known)
+    if not exact and all(candidate.kind == "prediction" for candidate in known) and kind in (None, "prediction"):
         for name in [project] if project else repository.projects():
-            for one in find_predictions(store, name, beginning, limit=CANDIDATES + 1):
-                subject = Subject("prediction", name, one.prediction_id)
-                found[subject] = LineageMatch(subject, one)
-    return _only(found, beginning, kind=kind)
+            for prediction in find_predictions(store, name, beginning, limit=CANDIDATES + 1):
+                subject = Subject("prediction", name, prediction.prediction_id)
+                matches[subject] = LineageMatch(subject, prediction)
+    return _only(matches, beginning, kind=kind)
 
 
 def _require_project(repository: LineageRepository, project: str | None) -> None:
@@ -83,24 +83,28 @@ def _require_project(repository: LineageRepository, project: str | None) -> None
         raise ConfigError(f"project must be one that the catalog knows (got {project}). Known: {known}.")
 
 
-def _only(found: dict[Subject, LineageMatch], beginning: str, *, kind: Kind | None) -> LineageMatch:
-    if not found:
+def _only(matches: dict[Subject, LineageMatch], beginning: str, *, kind: Kind | None) -> LineageMatch:
+    if not matches:
         what = kind or ", ".join(KINDS)
         raise ConfigError(
             f"id must be (the beginning of) a known {what} (got {beginning}). `dethrone history` shows verdicts and "
             "model versions; a prediction is known when the gateway has shipped its log, within seconds."
         )
-    composed = [one for one in found.values() if one.logged and one.logged.model_version.startswith(GRAPH_VERSION)]
-    if len(composed) == 1 and len({(one.kind, one.id) for one in found}) == 1:
+    composed = [
+        match for match in matches.values() if match.logged and match.logged.model_version.startswith(GRAPH_VERSION)
+    ]
+    if len(composed) == 1 and len({(subject.kind, subject.id) for subject in matches}) == 1:
         return composed[0]  # one request, told by the project that was asked and by those of its nodes
-    if len(found) > 1:
-        shown = ", ".join(f"{one.kind}:{one.id} ({one.project})" for one in sorted(found)[:CANDIDATES])
-        more = " and more" if len(found) > CANDIDATES else ""
+    if len(matches) > 1:
+        shown = ", ".join(
+            f"{subject.kind}:{subject.id} ({subject.project})" for subject in sorted(matches)[:CANDIDATES]
+        )
+        more = " and more" if len(matches) > CANDIDATES else ""
         raise ConfigError(
             f"id must name one thing (got {beginning}, which begins {shown}{more}). "
             "Give more of it, its kind (item:<id>), or --project."
         )
-    return next(iter(found.values()))
+    return next(iter(matches.values()))
 
 
 class _Tracer:
@@ -113,8 +117,8 @@ class _Tracer:
         self._project = project
         self._origins = Origins(self._lineage, store, project)
 
-    def trace(self, found: LineageMatch) -> Node:
-        subject = found.subject
+    def trace(self, match: LineageMatch) -> LineageNode:
+        subject = match.subject
         title, facts, origin, touched = {
             "model": self._model,
             "snapshot": self._snapshot,
@@ -122,7 +126,7 @@ class _Tracer:
             "item": self._item,
             "label": self._label,
             "prediction": self._prediction,
-        }[subject.kind](found)
+        }[subject.kind](match)
         branches = [
             node("came_from", "came from", children=origin or [node("nothing", "nothing that is known")]),
             node("touched", "touched", children=touched or [node("nothing", "nothing yet")]),
@@ -130,15 +134,15 @@ class _Tracer:
         facts = {"id": subject.id, "project": subject.project, **facts}
         return node(subject.kind, title, children=branches, **facts)
 
-    def _model(self, found: LineageMatch) -> tuple[str, dict[str, Any], list[Node], list[Node]]:
-        version = found.subject.id
+    def _model(self, match: LineageMatch) -> tuple[str, dict[str, Any], list[LineageNode], list[LineageNode]]:
+        version = match.subject.id
         origin = self._origins.model(version)
         facts = {name: value for name, value in origin.facts.items() if name != "kind"}
         touched = impacts.model_touched(version, self.shipping())
         return f"{origin.text} ({self._project})", facts, list(origin.children), touched
 
-    def _snapshot(self, found: LineageMatch) -> tuple[str, dict[str, Any], list[Node], list[Node]]:
-        origin = self._origins.snapshot(found.subject.id)
+    def _snapshot(self, match: LineageMatch) -> tuple[str, dict[str, Any], list[LineageNode], list[LineageNode]]:
+        origin = self._origins.snapshot(match.subject.id)
         facts = {name: value for name, value in origin.facts.items() if name != "kind"}
         shipping = self.shipping()
         touched = [
@@ -149,36 +153,38 @@ class _Tracer:
                 version=row["version"],
                 created_at=row["created_at"],
             )
-            for row in self._lineage.models_of(self._project, [found.subject.id])
+            for row in self._lineage.models_of(self._project, [match.subject.id])
         ]
         return f"{origin.text} ({self._project})", facts, list(origin.children), touched
 
-    def _verdict(self, found: LineageMatch) -> tuple[str, dict[str, Any], list[Node], list[Node]]:
+    def _verdict(self, match: LineageMatch) -> tuple[str, dict[str, Any], list[LineageNode], list[LineageNode]]:
         verdicts = self._lineage.verdicts(self._project)
-        row = next(one for one in verdicts if one["verdict_id"] == found.subject.id)
+        row = next(verdict_row for verdict_row in verdicts if verdict_row["verdict_id"] == match.subject.id)
         head = impacts.verdict_node(row)
         facts = {name: value for name, value in head.facts.items() if name != "kind"}
         return f"{head.text} ({self._project})", facts, self._origins.verdict(row), self._shipped_by(row)
 
-    def _shipped_by(self, verdict: Row) -> list[Node]:
+    def _shipped_by(self, verdict: Row) -> list[LineageNode]:
         """Return what a verdict let through: its releases; and, where it has any, all that its contender came to."""
         shipping = self.shipping()
-        if not any(one["verdict_id"] == verdict["verdict_id"] for one in (*shipping.releases, *shipping.routes)):
+        if not any(
+            shipped["verdict_id"] == verdict["verdict_id"] for shipped in (*shipping.releases, *shipping.routes)
+        ):
             return []
         return [
-            one
-            for one in impacts.model_touched(verdict["contender_version"], shipping)
-            if one.facts.get("verdict_id") in (None, verdict["verdict_id"])
-            and one.facts["kind"] not in {"verdict", "champion_in"}
+            touched
+            for touched in impacts.model_touched(verdict["contender_version"], shipping)
+            if touched.facts.get("verdict_id") in (None, verdict["verdict_id"])
+            and touched.facts["kind"] not in {"verdict", "champion_in"}
         ]
 
-    def _item(self, found: LineageMatch) -> tuple[str, dict[str, Any], list[Node], list[Node]]:
-        item_id = found.subject.id
+    def _item(self, match: LineageMatch) -> tuple[str, dict[str, Any], list[LineageNode], list[LineageNode]]:
+        item_id = match.subject.id
         origin = self._origins.item(item_id)
         return f"item {item_id} of {self._project}", {}, origin, [*self._labels(item_id), *self._impact(item_id)]
 
-    def _label(self, found: LineageMatch) -> tuple[str, dict[str, Any], list[Node], list[Node]]:
-        item_id = found.subject.id
+    def _label(self, match: LineageMatch) -> tuple[str, dict[str, Any], list[LineageNode], list[LineageNode]]:
+        item_id = match.subject.id
         decisions = self._lineage.decisions(self._project, item_id)
         if not decisions:
             raise ConfigError(
@@ -190,9 +196,9 @@ class _Tracer:
         title = f"label of item {item_id} of {self._project}: {said}"
         return title, facts, self._origins.label(item_id), self._impact(item_id)
 
-    def _prediction(self, found: LineageMatch) -> tuple[str, dict[str, Any], list[Node], list[Node]]:
-        prediction_id = found.subject.id
-        logged = found.logged or self._logged(prediction_id)
+    def _prediction(self, match: LineageMatch) -> tuple[str, dict[str, Any], list[LineageNode], list[LineageNode]]:
+        prediction_id = match.subject.id
+        logged = match.logged or self._logged(prediction_id)
         audit = self._lineage.audit(self._project, prediction_id)
         outcomes = [
             node("outcome", f"outcome {row['label']!r} told by {row['source']}, {when(row['at'])}", **row)
@@ -212,30 +218,30 @@ class _Tracer:
     def _logged(self, prediction_id: str) -> LoggedPrediction | None:
         return next(iter(find_predictions(self._store, self._project, prediction_id, limit=1)), None)
 
-    def _labels(self, item_id: str) -> list[Node]:
+    def _labels(self, item_id: str) -> list[LineageNode]:
         annotations = self._lineage.annotations(self._project, item_id)
         decisions = self._lineage.decisions(self._project, item_id)
-        found = []
+        labels = []
         if annotations:
             who: dict[str, int] = {}
             for row in annotations:
                 who[row["annotator"]] = who.get(row["annotator"], 0) + 1
             text = f"{count(len(annotations), 'annotation')} by {counted(who)}"
-            found.append(node("annotations", text, children=map(annotation_node, annotations), total=len(annotations)))
+            labels.append(node("annotations", text, children=map(annotation_node, annotations), total=len(annotations)))
         for row in decisions:
             said = repr(row["label"]) if row["status"] == "decided" else row["status"]
             names = ("version", "status", "label", "method", "annotators", "decided_at")
             text = f"decision {row['version']}: {said}, {row['method']}, {when(row['decided_at'])}"
-            found.append(node("label", text, **{name: row[name] for name in names}))
-        return found
+            labels.append(node("label", text, **{name: row[name] for name in names}))
+        return labels
 
-    def _impact(self, item_id: str) -> list[Node]:
+    def _impact(self, item_id: str) -> list[LineageNode]:
         return impacts.impact_nodes(self.impact_of_item(item_id))
 
     def impact_of_item(self, item_id: str) -> impacts.Impact:
         """Return what an item touched: the exams that hold it by the catalog, the snapshots by their manifests."""
 
-        def select(data: bytes, key: str) -> Held:
+        def select(data: bytes, key: str) -> TouchedRows:
             return rows_of_item(data, item_id, object_key=key)
 
         return self._impact_where(select, exams=self._lineage.exams_with(self._project, item_id))
@@ -243,7 +249,7 @@ class _Tracer:
     def impact_of_annotator(self, annotator: str) -> impacts.Impact:
         """Return what a person's answers touched, exams and snapshots by their manifests."""
 
-        def select(data: bytes, key: str) -> Held:
+        def select(data: bytes, key: str) -> TouchedRows:
             return rows_of_annotator(data, annotator, cap=IDS_CAP, object_key=key)
 
         return self._impact_where(select, exams=self._lineage.exams(self._project))
@@ -256,13 +262,13 @@ class _Tracer:
         return impacts.Impact(len(snapshots), holding, self._holdings(exams, select), models, self.shipping())
 
     def _holdings(self, rows: list[Row], select: Select) -> list[impacts.Holding]:
-        found = []
+        holdings = []
         for row in rows:
             key = str(row["object_key"])
             held = select(manifest_bytes(self._store, key), key)
             if held.num_rows:
-                found.append(impacts.Holding(row, held.num_rows, held.item_ids, held.labels))
-        return found
+                holdings.append(impacts.Holding(row, held.num_rows, held.item_ids, held.labels))
+        return holdings
 
     def shipping(self) -> impacts.Shipping:
         """Return what became of the project's models, and how many answers of each are in the log."""
@@ -279,7 +285,7 @@ class _Tracer:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BlastRadius:
-    """What is affected when an item, a label or a person's answers turn out to be wrong."""
+    """The subjects affected when an item, a label or a person's answers turn out to be wrong."""
 
     project: str
     kind: str
@@ -287,7 +293,7 @@ class BlastRadius:
     title: str
     impact: impacts.Impact
 
-    def tree(self) -> Node:
+    def tree(self) -> LineageNode:
         """Return it for people."""
         children = impacts.impact_nodes(self.impact)
         return node("blast_radius", self.title, children=children)
@@ -313,7 +319,7 @@ def blast_radius(
         ConfigError: not exactly one of the three is given, or the project, item, label or annotator is unknown.
         DataCorrupt: a manifest or a part of the log is gone or damaged.
     """
-    if sum(one is not None for one in (item, label, annotator)) != 1:
+    if sum(given is not None for given in (item, label, annotator)) != 1:
         raise ConfigError("one of --item, --label and --annotator must be given (got none or several).")
     repository = LineageRepository(database)
     _require_project(repository, project)

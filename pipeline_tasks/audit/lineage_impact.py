@@ -1,4 +1,4 @@
-"""What a model version, a snapshot, an item or a person's labels touched: up to live services and predictions. Pure."""
+"""Impact of a model version, a snapshot, an item or a person's labels: up to live services and predictions. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pipeline_tasks.audit.lineage_tree import IDS_CAP, Node, count, counted, node, short, when
+from pipeline_tasks.audit.lineage_tree import IDS_CAP, LineageNode, count, counted, node, short, when
 
 Row = Mapping[str, Any]
 TRAINED, JUDGED = "trained on it", "judged on it"
@@ -15,7 +15,7 @@ TRAINED, JUDGED = "trained on it", "judged on it"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shipping:
-    """What became of a project's models: rows of the catalog, oldest first, and answers in the log by version."""
+    """Releases of a project's models: rows of the catalog, oldest first, and answers in the log by version."""
 
     verdicts: Sequence[Row]
     releases: Sequence[Row]
@@ -62,14 +62,14 @@ class Impact:
         """Return the services that serve now and learned from it, or stand on a verdict that was judged on it."""
         versions = {row["version"] for row in self.models}
         verdicts = {row["verdict_id"] for row in self.judged}
-        found = []
+        nodes = []
         for entry in live_entries(self.shipping.routes):
             because = [TRAINED] if entry["model_version"] in versions else []
             promoted = entry["role"] == "serving" and self.shipping.routes[-1]["verdict_id"] in verdicts
             because += [JUDGED] if promoted else []
             if because:
-                found.append({**entry, "because": because})
-        return found
+                nodes.append({**entry, "because": because})
+        return nodes
 
 
 def live_entries(routes: Sequence[Row]) -> list[dict[str, Any]]:
@@ -77,16 +77,16 @@ def live_entries(routes: Sequence[Row]) -> list[dict[str, Any]]:
     if not routes:
         return []
     head = routes[-1]
-    found = [
+    entries = [
         {"generation": head["generation"], "role": role, **entry}
         for role, key in (("serving", "entries"), ("shadow", "shadows"))
         for entry in head["body"].get(key, ())
     ]
-    named = {entry["model_version"] for entry in found}
+    named = {entry["model_version"] for entry in entries}
     if head["champion_version"] not in named:
         champion = {"deployment_id": None, "model_version": head["champion_version"], "address": None, "weight": 100}
-        found.insert(0, {"generation": head["generation"], "role": "serving", **champion})
-    return found
+        entries.insert(0, {"generation": head["generation"], "role": "serving", **champion})
+    return entries
 
 
 def versions_in(route: Row) -> set[str]:
@@ -109,20 +109,20 @@ def route_at(routes: Sequence[Row], at: dt.datetime, *, deployment_id: str | Non
 # One model version, upwards
 
 
-def model_touched(version: str, shipping: Shipping) -> list[Node]:
+def model_touched(version: str, shipping: Shipping) -> list[LineageNode]:
     """Return what a model version came to: verdicts, releases with their deployments, routes, predictions."""
-    found = [verdict_node(row) for row in shipping.verdicts if row["contender_version"] == version]
+    nodes = [verdict_node(row) for row in shipping.verdicts if row["contender_version"] == version]
     against = [row["verdict_id"] for row in shipping.verdicts if row["champion_version"] == version]
     if against:
         text = f"the champion that {count(len(against), 'contender')} had to beat"
-        found.append(node("champion_in", text, **capped(against)))
-    found += [release_node(row, shipping.deployments) for row in shipping.releases if row["model_version"] == version]
-    found.append(_routes_node(version, shipping.routes))
-    found.append(_predictions_node({version: shipping.predictions.get(version, 0)}, shipping.num_log_parts))
-    return found
+        nodes.append(node("champion_in", text, **capped(against)))
+    nodes += [release_node(row, shipping.deployments) for row in shipping.releases if row["model_version"] == version]
+    nodes.append(_routes_node(version, shipping.routes))
+    nodes.append(_predictions_node({version: shipping.predictions.get(version, 0)}, shipping.num_log_parts))
+    return nodes
 
 
-def verdict_node(row: Row, *, children: Sequence[Node] = ()) -> Node:
+def verdict_node(row: Row, *, children: Sequence[LineageNode] = ()) -> LineageNode:
     """Return a verdict as one line."""
     against = f" against {short(row['champion_version'])}" if row["champion_version"] else ""
     text = f"verdict {short(row['verdict_id'])}: {row['answer']}{against}, {when(row['created_at'])}"
@@ -130,37 +130,37 @@ def verdict_node(row: Row, *, children: Sequence[Node] = ()) -> Node:
     return node("verdict", text, children=children, **{name: row[name] for name in names})
 
 
-def release_node(row: Row, deployments: Sequence[Row]) -> Node:
+def release_node(row: Row, deployments: Sequence[Row]) -> LineageNode:
     """Return a release with its images and its deployments."""
     names = ("release_id", "model_version", "verdict_id", "bento_tag", "created_at")
     children = [
         node(
             "image",
-            f"image {one['image']}, its parts in {one['sbom_key']}",
-            **{name: one[name] for name in ("image", "base_digest", "layer_bytes", "sbom_key", "created_at")},
+            f"image {image['image']}, its parts in {image['sbom_key']}",
+            **{name: image[name] for name in ("image", "base_digest", "layer_bytes", "sbom_key", "created_at")},
         )
-        for one in row["images"]
+        for image in row["images"]
     ]
     children += [
         node(
             "deployment",
-            f"deployment {one['deployment_id']} ({one['target']}, {one['address']})",
-            **{name: one[name] for name in ("deployment_id", "target", "address", "created_at")},
+            f"deployment {deployment['deployment_id']} ({deployment['target']}, {deployment['address']})",
+            **{name: deployment[name] for name in ("deployment_id", "target", "address", "created_at")},
         )
-        for one in deployments
-        if one["release_id"] == row["release_id"]
+        for deployment in deployments
+        if deployment["release_id"] == row["release_id"]
     ]
     text = f"release {row['release_id']}: {row['bento_tag']}, {when(row['created_at'])}"
     return node("release", text, children=children, **{name: row[name] for name in names})
 
 
-def _routes_node(version: str, routes: Sequence[Row]) -> Node:
+def _routes_node(version: str, routes: Sequence[Row]) -> LineageNode:
     mine = [route for route in routes if version in versions_in(route)]
     live = [entry for entry in live_entries(routes) if entry["model_version"] == version]
-    generations = [{name: one[name] for name in ("generation", "action", "created_at", "reason")} for one in mine]
+    generations = [{name: route[name] for name in ("generation", "action", "created_at", "reason")} for route in mine]
     if not mine:
         return node("routes", "never in a route", generations=[], live=[])
-    named = ", ".join(f"{one['generation']} ({one['action']})" for one in mine[-5:])
+    named = ", ".join(f"{route['generation']} ({route['action']})" for route in mine[-5:])
     earlier = f"{len(mine) - 5:,} earlier, " if len(mine) > 5 else ""
     now = "; ".join(map(live_text, live)) or "does not serve now"
     return node(
@@ -175,7 +175,7 @@ def live_text(entry: Mapping[str, Any]) -> str:
     return f"{share} now{place} (generation {entry['generation']})"
 
 
-def _predictions_node(by_version: Mapping[str, int], num_log_parts: int) -> Node:
+def _predictions_node(by_version: Mapping[str, int], num_log_parts: int) -> LineageNode:
     total = sum(by_version.values())
     text = f"{count(total, 'prediction')} in the log"
     if len(by_version) > 1:
@@ -186,30 +186,30 @@ def _predictions_node(by_version: Mapping[str, int], num_log_parts: int) -> Node
 # Items, labels and annotators, upwards
 
 
-def impact_nodes(impact: Impact) -> list[Node]:
+def impact_nodes(impact: Impact) -> list[LineageNode]:
     """Return what was touched: snapshots with their models, exams with their verdicts, predictions, live services."""
     by_snapshot: dict[str, list[Row]] = {}
     for row in impact.models:
         by_snapshot.setdefault(row["snapshot_id"], []).append(row)
     snapshots = [_snapshot_node(held, by_snapshot, impact.shipping) for held in impact.snapshots]
     text = f"{count(len(snapshots), 'snapshot')} of {impact.num_snapshots:,} holding it"
-    found = [node("snapshots", text, children=snapshots, total=len(snapshots), looked_at=impact.num_snapshots)]
-    found += [_exam_node(held, impact.shipping.verdicts) for held in impact.exams]
-    found.append(_predictions_node(impact.predictions, impact.shipping.num_log_parts))
-    found.append(_live_node(impact))
-    return found
+    nodes = [node("snapshots", text, children=snapshots, total=len(snapshots), looked_at=impact.num_snapshots)]
+    nodes += [_exam_node(held, impact.shipping.verdicts) for held in impact.exams]
+    nodes.append(_predictions_node(impact.predictions, impact.shipping.num_log_parts))
+    nodes.append(_live_node(impact))
+    return nodes
 
 
-def _snapshot_node(held: Holding, models: Mapping[str, Sequence[Row]], shipping: Shipping) -> Node:
+def _snapshot_node(held: Holding, models: Mapping[str, Sequence[Row]], shipping: Shipping) -> LineageNode:
     row = held.row
     children = [
         node(
             "model",
-            model_text(one),
-            children=model_touched(one["version"], shipping),
-            **{name: one[name] for name in ("version", "recipe", "created_at")},
+            model_text(model),
+            children=model_touched(model["version"], shipping),
+            **{name: model[name] for name in ("version", "recipe", "created_at")},
         )
-        for one in models.get(row["snapshot_id"], ())
+        for model in models.get(row["snapshot_id"], ())
     ]
     text = (
         f"snapshot {short(row['snapshot_id'])} (generation {row['generation']}, {count(row['num_rows'], 'row')}), "
@@ -225,9 +225,9 @@ def model_text(row: Row) -> str:
     return f"model version {row['version']}: {row['recipe']}, seed {row['seed']}{accuracy}, {when(row['created_at'])}"
 
 
-def _exam_node(held: Holding, verdicts: Sequence[Row]) -> Node:
+def _exam_node(held: Holding, verdicts: Sequence[Row]) -> LineageNode:
     row = held.row
-    judged = [verdict_node(one) for one in verdicts if row["exam_id"] in one["exam_ids"]]
+    judged = [verdict_node(verdict) for verdict in verdicts if row["exam_id"] in verdict["exam_ids"]]
     text = (
         f"exam epoch {row['epoch']} ({count(row['num_items'], 'item')}), {_labels_text(held)}: "
         f"{count(len(judged), 'verdict')} judged on it"
@@ -249,11 +249,13 @@ def _held_facts(held: Holding, names: Sequence[str]) -> dict[str, Any]:
     return {**{name: held.row[name] for name in names}, **affected, "labels": labels}
 
 
-def _live_node(impact: Impact) -> Node:
+def _live_node(impact: Impact) -> LineageNode:
     live = impact.live
     children = [
-        node("live", f"model version {one['model_version']} {live_text(one)}: {', '.join(one['because'])}", **one)
-        for one in live
+        node(
+            "live", f"model version {entry['model_version']} {live_text(entry)}: {', '.join(entry['because'])}", **entry
+        )
+        for entry in live
     ]
     text = f"{count(len(live), 'live service')} affected" if live else "no live service affected"
     return node("live_services", text, children=children, total=len(live))
@@ -266,13 +268,17 @@ def impact_json(impact: Impact) -> dict[str, Any]:
         {
             **{name: row[name] for name in ("version", "snapshot_id", "recipe", "created_at")},
             "verdict_ids": [
-                one["verdict_id"] for one in shipping.verdicts if one["contender_version"] == row["version"]
+                verdict["verdict_id"] for verdict in shipping.verdicts if verdict["contender_version"] == row["version"]
             ],
-            "release_ids": [one["release_id"] for one in shipping.releases if one["model_version"] == row["version"]],
+            "release_ids": [
+                release["release_id"] for release in shipping.releases if release["model_version"] == row["version"]
+            ],
             "deployment_ids": [
-                one["deployment_id"] for one in shipping.deployments if one["model_version"] == row["version"]
+                deployment["deployment_id"]
+                for deployment in shipping.deployments
+                if deployment["model_version"] == row["version"]
             ],
-            "generations": [one["generation"] for one in shipping.routes if row["version"] in versions_in(one)],
+            "generations": [route["generation"] for route in shipping.routes if row["version"] in versions_in(route)],
             "num_predictions": shipping.predictions.get(row["version"], 0),
         }
         for row in impact.models

@@ -13,33 +13,33 @@ ID_DIGITS = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Node:
+class LineageNode:
     """One thing in a lineage; `facts` are JSON values, `kind` among them."""
 
     text: str
     facts: Mapping[str, Any]
-    children: tuple[Node, ...] = ()
+    children: tuple[LineageNode, ...] = ()
 
 
-def node(kind: str, text: str, *, children: Iterable[Node] = (), **facts: Any) -> Node:
+def node(kind: str, text: str, *, children: Iterable[LineageNode] = (), **facts: Any) -> LineageNode:
     """Return a node of a kind."""
-    return Node(text, {"kind": kind, **facts}, tuple(children))
+    return LineageNode(text, {"kind": kind, **facts}, tuple(children))
 
 
-def as_json(tree: Node) -> dict[str, Any]:
+def as_json(tree: LineageNode) -> dict[str, Any]:
     """Return a tree as JSON values, complete."""
     return {**{name: plain(value) for name, value in tree.facts.items()}, "children": [*map(as_json, tree.children)]}
 
 
-def as_text(tree: Node) -> str:
+def as_text(tree: LineageNode) -> str:
     """Return a tree as indented lines; of many children the first ten are shown."""
     return "\n".join([tree.text, *_lines(tree.children, indent="")])
 
 
-def _lines(children: Sequence[Node], *, indent: str) -> Iterator[str]:
+def _lines(children: Sequence[LineageNode], *, indent: str) -> Iterator[str]:
     shown = list(children[:SHOWN])
     if len(children) > SHOWN:
-        shown.append(Node(f"... and {count(len(children) - SHOWN, 'more')} (all with --json)", {}))
+        shown.append(LineageNode(f"... and {count(len(children) - SHOWN, 'more')} (all with --json)", {}))
     for position, child in enumerate(shown):
         last = position == len(shown) - 1
         yield f"{indent}{'└─ ' if last else '├─ '}{child.text}"

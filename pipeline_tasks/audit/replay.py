@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.ledger import SHORT, Entry
+from pipeline_tasks.catalog.ledger import SHORT, LedgerEntry
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import sha256_hex
@@ -50,40 +50,50 @@ def replay(database: Database, store: ObjectStore, beginning: str, *, project: s
     return Replay(record.ref.project, record.ref.verdict_id, record.ref.answer, record.digest, differences)
 
 
-def replay_text(found: Replay) -> str:
+def replay_text(replayed: Replay) -> str:
     """Return the result of a replay for people."""
-    name = f"verdict {found.verdict_id[:SHORT]} of {found.project} ({found.answer})"
-    if found.same:
-        return f"same: {name} is byte for byte what its evidence gives (SHA-256 {found.digest})."
-    return "\n".join([f"different: {name} is not what its evidence gives:", *(f"  {one}" for one in found.differences)])
+    name = f"verdict {replayed.verdict_id[:SHORT]} of {replayed.project} ({replayed.answer})"
+    if replayed.same:
+        return f"same: {name} is byte for byte what its evidence gives (SHA-256 {replayed.digest})."
+    return "\n".join(
+        [
+            f"different: {name} is not what its evidence gives:",
+            *(f"  {difference}" for difference in replayed.differences),
+        ]
+    )
 
 
 def _named_verdict(verdicts: VerdictRepository, beginning: str, *, project: str | None) -> VerdictRecord:
-    found = verdicts.find_beginning(beginning, project=project)
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(f"{one.ref.verdict_id[: max(SHORT, len(beginning))]} of {one.ref.project}" for one in found[:10])
-    known = f"it fits {names}: give more of it, or --project" if found else "`dethrone history <project>` shows them"
+    candidates = verdicts.find_beginning(beginning, project=project)
+    if len(candidates) == 1:
+        return candidates[0]
+    names = ", ".join(
+        f"{candidate.ref.verdict_id[: max(SHORT, len(beginning))]} of {candidate.ref.project}"
+        for candidate in candidates[:10]
+    )
+    known = (
+        f"it fits {names}: give more of it, or --project" if candidates else "`dethrone history <project>` shows them"
+    )
     raise ConfigError(f"verdict must be the beginning of one verdict's id (got {beginning[:80]!r}; {known}).")
 
 
-def _differences(store: ObjectStore, record: VerdictRecord, entry: Entry | None) -> Iterator[str]:
+def _differences(store: ObjectStore, record: VerdictRecord, entry: LedgerEntry | None) -> Iterator[str]:
     folder = record.ref.object_key.rstrip("/")
     stored, evidence = _object(store, f"{folder}/verdict.json"), _object(store, f"{folder}/evidence.parquet")
     if stored is None or evidence is None:
         yield f"{folder} must hold verdict.json and evidence.parquet (got: one is missing or unreadable)"
         return
-    found = list(_wrong_hashes(sha256_hex(stored), record, entry))
-    yield from found
+    wrong_hashes = list(_wrong_hashes(sha256_hex(stored), record, entry))
+    yield from wrong_hashes
     try:
         yield from _recomputed(stored, evidence, record)
     except DataCorrupt as error:
-        if not found:
+        if not wrong_hashes:
             raise
         yield str(error)
 
 
-def _wrong_hashes(digest: str, record: VerdictRecord, entry: Entry | None) -> Iterator[str]:
+def _wrong_hashes(digest: str, record: VerdictRecord, entry: LedgerEntry | None) -> Iterator[str]:
     if digest != record.digest:
         yield f"verdict.json must hash to {record.digest}, as the catalog says (got {digest})"
     said = entry.evidence_digest if entry else "no entry"
@@ -124,8 +134,8 @@ def differing_paths(stored: Any, again: Any, path: str = "") -> Iterator[str]:
             inner = f"{path}.{key}" if path else key
             yield from differing_paths(stored.get(key, _MISSING), again.get(key, _MISSING), inner)
     elif isinstance(stored, list) and isinstance(again, list) and len(stored) == len(again):
-        for number, (one, other) in enumerate(zip(stored, again, strict=True)):
-            yield from differing_paths(one, other, f"{path}[{number}]")
+        for number, (pair, other) in enumerate(zip(stored, again, strict=True)):
+            yield from differing_paths(pair, other, f"{path}[{number}]")
     elif stored != again:
         yield f"{path}: stored {_brief(stored)}, computed {_brief(again)}"
 

@@ -31,7 +31,7 @@ def retrain(
     lock_hash: str,
     code_revision: str,
     tolerance: float | None = None,
-) -> training.Comparison:
+) -> training.Reproduction:
     """Train a model version again, on a CPU with one thread in a scratch folder that is removed, and compare.
 
     Raises:
@@ -52,11 +52,13 @@ def retrain(
     if snapshot is None:
         raise _gone(f"snapshot {record.ref.snapshot_id[:12]} must be in the catalog")
     rows = rows_of(validation_task.read_manifest(store, snapshot))
-    found = training.recipe_as_recorded(manifest.config)
-    now = training.here(lock_hash=lock_hash, code_revision=code_revision, found=found)
+    recipe = training.recipe_as_recorded(manifest.config)
+    now = training.here(lock_hash=lock_hash, code_revision=code_revision, recipe_code=recipe)
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=f"retrain-{project}-") as folder:
-        again = training.reproduce(manifest, rows, found=found, store=store, folder=Path(folder), origin=now.origin)
+        again = training.reproduce(
+            manifest, rows, recipe_code=recipe, store=store, folder=Path(folder), origin=now.origin
+        )
     return training.compare(manifest, again, warnings=training.warnings_of(manifest, now), tolerance=tolerance)
 
 
@@ -101,23 +103,28 @@ def _check_record(record: ModelRecord, manifest: model_files.ModelManifest) -> N
         )
 
 
-def comparison_json(project: str, version: str, found: training.Comparison) -> dict[str, Any]:
+def comparison_json(project: str, version: str, comparison: training.Reproduction) -> dict[str, Any]:
     """Return a comparison as JSON values."""
-    metrics = [{**dataclasses.asdict(pair), "difference": pair.difference} for pair in found.metrics]
-    return {"project": project, "version": version, **dataclasses.asdict(found), "metrics": metrics}
+    metrics = [{**dataclasses.asdict(pair), "difference": pair.difference} for pair in comparison.metrics]
+    return {"project": project, "version": version, **dataclasses.asdict(comparison), "metrics": metrics}
 
 
-def comparison_text(project: str, version: str, found: training.Comparison) -> str:
+def comparison_text(project: str, version: str, comparison: training.Reproduction) -> str:
     """Return a comparison for people: the answer first."""
-    how = EXACT if found.tolerance == 0 and not found.warnings else f"within a tolerance of {found.tolerance:g}"
-    weights = "equal" if found.weights_equal else "different"
+    how = (
+        EXACT
+        if comparison.tolerance == 0 and not comparison.warnings
+        else f"within a tolerance of {comparison.tolerance:g}"
+    )
+    weights = "equal" if comparison.weights_equal else "different"
+    recorded, reproduced = comparison.recorded_digest[:16], comparison.reproduced_digest[:16]
     lines = [
-        f"{'Agrees' if found.agrees else 'DIFFERS'}: model version {version} of {project}, asked for {how}.",
-        f"weights: {weights} (recorded {found.recorded_digest[:16]}, reproduced {found.reproduced_digest[:16]})",
+        f"{'Agrees' if comparison.agrees else 'DIFFERS'}: model version {version} of {project}, asked for {how}.",
+        f"weights: {weights} (recorded {recorded}, reproduced {reproduced})",
         f"{'metric':<28}{'recorded':>12}{'reproduced':>12}{'difference':>12}",
     ]
     lines += [
         f"{pair.name:<28}{pair.recorded:>12.6f}{pair.reproduced:>12.6f}{pair.difference:>12.6f}"
-        for pair in found.metrics
+        for pair in comparison.metrics
     ]
-    return "\n".join([*lines, *(f"warning: {warning}" for warning in found.warnings)])
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in comparison.warnings)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_tasks.catalog.ledger import Entry
+from pipeline_tasks.catalog.ledger import LedgerEntry
 from pipeline_tasks.catalog.signatures import PublicKey, num_unsigned, parse_key, parse_public_keys
 from pipeline_tasks.core.settings import Settings
 from pipeline_tasks.errors import ConfigError
@@ -42,7 +42,7 @@ def save_public_key(settings: Settings, file: Path) -> PublicKey:
     return public
 
 
-def signatures_text(entries: Sequence[Entry], keys: Sequence[PublicKey]) -> str:
+def signatures_text(entries: Sequence[LedgerEntry], keys: Sequence[PublicKey]) -> str:
     """Return in words how much of the ledgers is signed."""
     if not keys:
         return "Signatures were not checked: there is no key. `dethrone up` makes one, or give --public-key FILE."

@@ -92,8 +92,8 @@ class DatasetRepository:
         chosen = [decision[name] if name in decision else item[name] for name in DECIDED.names if name != "item_id"]
         query = _decided(project, split, item.item_id, *chosen).order_by(item.item_id)
         with self._database.read() as connection:
-            found = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
-            batches = [_decided_batch(rows) for rows in found.partitions()]
+            result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
+            batches = [_decided_batch(rows) for rows in result.partitions()]
         return _joined(batches)
 
     def decided_pairs(self, project: str, split: Split) -> Iterator[tuple[str, str]]:
@@ -140,8 +140,8 @@ class DatasetRepository:
         order = (t.items.c.object_key, t.items.c.offset, t.items.c.item_id)
         query = sa.select(*columns).where(where).order_by(*order)
         with self._database.read() as connection:
-            found = connection.execute(query, execution_options={"yield_per": size})
-            for rows in found.partitions():
+            result = connection.execute(query, execution_options={"yield_per": size})
+            for rows in result.partitions():
                 yield {
                     column.name: list(values) for column, values in zip(columns, zip(*rows, strict=True), strict=True)
                 }
@@ -227,10 +227,10 @@ class DatasetRepository:
         Raises:
             ConfigError: there is none.
         """
-        found = self.find_snapshot(project, snapshot_id)
-        if found is None:
+        snapshot = self.find_snapshot(project, snapshot_id)
+        if snapshot is None:
             raise ConfigError(f"snapshot_id must be a snapshot of {project} (got {snapshot_id!r}). See the train runs.")
-        return found
+        return snapshot
 
     def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
         """Return rows per class of a snapshot."""
@@ -282,9 +282,9 @@ class DatasetRepository:
             "created_at": now,
         }
         for _ in range(MAX_ATTEMPTS):
-            found = self.find_snapshot(project, snapshot_id)
-            if found is not None:
-                return found
+            known = self.find_snapshot(project, snapshot_id)
+            if known is not None:
+                return known
             head = self.head_snapshot(project)
             link = {
                 "generation": head.generation + 1 if head else 1,

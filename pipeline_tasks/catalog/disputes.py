@@ -70,10 +70,10 @@ class DisputeRepository:
             .where(task.state != "done", is_usable(project))
             .group_by(task.queue)
         )
-        found: dict[Queue, int] = {"label": 0, "exam": 0}
+        asked: dict[Queue, int] = {"label": 0, "exam": 0}
         with self._database.read() as connection:
-            found.update({queue: int(count) for queue, count in connection.execute(query)})
-        return found
+            asked.update({queue: int(count) for queue, count in connection.execute(query)})
+        return asked
 
     def exam_decisions(self, project: str) -> dict[tuple[bool, bool], int]:
         """Return how many exam items have a label, by whether they are in an epoch, and it is their source's."""
@@ -87,10 +87,10 @@ class DisputeRepository:
             .where(item.project == project, item.split == "exam", is_usable(project))
             .group_by(in_epoch, by_source)
         )
-        found = {(place, source): 0 for place in (True, False) for source in (True, False)}
+        counts = {(place, source): 0 for place in (True, False) for source in (True, False)}
         with self._database.read() as connection:
-            found.update({(bool(row[0]), bool(row[1])): int(row[2]) for row in connection.execute(query)})
-        return found
+            counts.update({(bool(row[0]), bool(row[1])): int(row[2]) for row in connection.execute(query)})
+        return counts
 
     def exam_labels(
         self, project: str, epochs: Collection[int], *, after: dt.datetime | None, until: dt.datetime

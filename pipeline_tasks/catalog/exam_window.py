@@ -31,7 +31,7 @@ def window(exams: Sequence[ExamRef], *, items: int) -> list[ExamRef]:
     """Return the newest epochs that are judged together, newest first: as many as it takes to hold so many items."""
     chosen: list[ExamRef] = []
     for ref in sorted(exams, key=lambda ref: ref.epoch, reverse=True):
-        if sum(one.num_items for one in chosen) >= items:
+        if sum(epoch.num_items for epoch in chosen) >= items:
             break
         chosen.append(ref)
     return chosen

@@ -16,14 +16,14 @@ GROUPS_PER_QUERY = 8192  # all of a chunk of new items; below the limits of both
 def sides_of(connection: sa.Connection, project: str, group_keys: Iterable[str]) -> dict[str, Split]:
     """Return the side of each of these groups that has an item; one that is on both (of an old release): the exam."""
     item = t.items.c
-    found: dict[str, Split] = {}
+    sides: dict[str, Split] = {}
     wanted = sorted(set(group_keys))
     for start in range(0, len(wanted), GROUPS_PER_QUERY):
         some = wanted[start : start + GROUPS_PER_QUERY]
         query = sa.select(item.group_key, sa.func.min(item.split))  # "exam" comes before "train"
         query = query.where(item.project == project, item.group_key.in_(some)).group_by(item.group_key)
-        found.update({row[0]: row[1] for row in connection.execute(query)})
-    return found
+        sides.update({row[0]: row[1] for row in connection.execute(query)})
+    return sides
 
 
 def on_their_sides(connection: sa.Connection, project: str, items: Sequence[Item]) -> list[Item]:
@@ -37,5 +37,5 @@ def on_their_sides(connection: sa.Connection, project: str, items: Sequence[Item
     if connection.dialect.name == "postgresql":
         name = {"name": f"dethrone/sides/{project}"}
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), name)
-    sides = sides_of(connection, project, {one.group_key for one in items})
-    return [dataclasses.replace(one, split=sides.get(one.group_key, one.split)) for one in items]
+    sides = sides_of(connection, project, {item.group_key for item in items})
+    return [dataclasses.replace(item, split=sides.get(item.group_key, item.split)) for item in items]

@@ -36,7 +36,7 @@ class Quarantined:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far something was read; `generation` grows by one with each move."""
+    """The place up to which a source was read; `generation` grows by one with each move."""
 
     value: Any
     generation: int
@@ -100,45 +100,45 @@ class ItemRepository:
 
     def known(self, project: str, item_ids: Iterable[str]) -> dict[str, KnownItem]:
         """Return what the sources said about each of these items that is there."""
-        found: dict[str, KnownItem] = {}
+        known: dict[str, KnownItem] = {}
         c = t.items.c
         with self.database.read() as connection:
             for ids in _pages(sorted(set(item_ids))):
                 query = sa.select(c.item_id, c.source_label, c.source, c.key)
                 rows = connection.execute(query.where(c.project == project, c.item_id.in_(ids)))
-                found.update((row[0], KnownItem(*row[1:])) for row in rows)
-        return found
+                known.update((row[0], KnownItem(*row[1:])) for row in rows)
+        return known
 
     def known_refusals(self, project: str, source: str, digests: Iterable[str]) -> set[tuple[str, str, str]]:
         """Return the key, digest and code of what is in quarantine already of these digests."""
-        found: set[tuple[str, str, str]] = set()
+        known: set[tuple[str, str, str]] = set()
         c = t.quarantine.c
         with self.database.read() as connection:
             for page in _pages(sorted(set(digests))):
                 where = (c.project == project, c.source == source, c.digest.in_(page))
                 rows = connection.execute(sa.select(c.key, c.digest, c.code).where(*where))
-                found.update((row.key, row.digest, row.code) for row in rows)
-        return found
+                known.update((row.key, row.digest, row.code) for row in rows)
+        return known
 
     def seen(self, project: str, source: str, keys: Iterable[str]) -> dict[str, str]:
         """Return the fingerprint at which each of these keys was read last, for those that were."""
-        found: dict[str, str] = {}
+        versions: dict[str, str] = {}
         seen = t.seen_objects.c
         with self.database.read() as connection:
             for page in _pages(list(keys)):
                 query = sa.select(seen.key, seen.fingerprint)
                 where = (seen.project == project, seen.source == source, seen.key.in_(page))
-                found.update((row.key, row.fingerprint) for row in connection.execute(query.where(*where)))
-        return found
+                versions.update((row.key, row.fingerprint) for row in connection.execute(query.where(*where)))
+        return versions
 
     def get(self, project: str, item_ids: Iterable[str]) -> dict[str, Item]:
         """Return the items with these ids, by id; unknown ids are left out."""
-        found: dict[str, Item] = {}
+        items: dict[str, Item] = {}
         with self.database.read() as connection:
             for ids in _pages(sorted(set(item_ids))):
                 query = sa.select(t.items).where(t.items.c.project == project, t.items.c.item_id.in_(ids))
-                found.update((row.item_id, _item(row)) for row in connection.execute(query))
-        return found
+                items.update((row.item_id, _item(row)) for row in connection.execute(query))
+        return items
 
     def sides(self, project: str, group_keys: Iterable[str]) -> dict[str, Split]:
         """Return the side of each of these groups that has an item."""
@@ -147,7 +147,7 @@ class ItemRepository:
 
     def by_content(self, project: str, content_ids: Iterable[str]) -> dict[str, str]:
         """Return by content id an item with that content, for those that have one: of the exam before all others."""
-        found: dict[str, str] = {}
+        item_ids: dict[str, str] = {}
         item = t.items.c
         with self.database.read() as connection:
             for ids in _pages(sorted(set(content_ids))):
@@ -156,8 +156,8 @@ class ItemRepository:
                 for row in connection.execute(
                     query.order_by(sa.case((item.split == "exam", 0), else_=1), item.item_id)
                 ):
-                    found.setdefault(row.content_id, row.item_id)
-        return found
+                    item_ids.setdefault(row.content_id, row.item_id)
+        return item_ids
 
     def iterate(self, project: str, *, split: Split | None = None, batch_id: str | None = None) -> Iterator[Item]:
         """Yield the items of a project in the order of their ids, a page at a time."""

@@ -67,7 +67,7 @@ class LabelingTaskRepository:
         them never carry a prediction.
         """
         known = predictions or {}
-        rows = [_request_row(one, reason, priority, known.get(one.item_id), now) for one in items]
+        rows = [_request_row(item, reason, priority, known.get(item.item_id), now) for item in items]
         with self.database.write(fence) as connection:
             return sum(insert_ignore(connection, t.labeling_tasks, some) for some in slices(rows))
 
@@ -162,7 +162,7 @@ class LabelingTaskRepository:
         )
         with self.database.write(fence) as connection:
             claimed = [_queued_item(row) for row in connection.execute(query).mappings()]
-            _set_state(connection, project, [one.item.item_id for one in claimed], state="pushing")
+            _set_state(connection, project, [claim.item.item_id for claim in claimed], state="pushing")
         return claimed
 
     def queued(self, project: str, item_ids: Iterable[str]) -> list[QueuedItem]:
@@ -260,11 +260,11 @@ class LabelingTaskRepository:
             .where(task.project == project)
             .group_by(task.queue, task.state)
         )
-        found: dict[Queue, dict[str, int]] = {"label": {}, "exam": {}}
+        counts: dict[Queue, dict[str, int]] = {"label": {}, "exam": {}}
         with self.database.read() as connection:
             for queue, state, count in connection.execute(query):
-                found[queue][state] = count
-        return {queue: QueueCounts(**states) for queue, states in found.items()}
+                counts[queue][state] = count
+        return {queue: QueueCounts(**states) for queue, states in counts.items()}
 
 
 def plan_for_bulk(connection: sa.Connection) -> None:
@@ -319,9 +319,9 @@ def close_tasks(connection: sa.Connection, project: str, *, done: Sequence[str],
 def _reopen_imported(connection: sa.Connection, project: str) -> None:
     """Ask people again of exam items whose tasks the label of their source had closed."""
     task, item = t.labeling_tasks.c, t.items.c
-    found = sa.select(item.item_id).where(item.project == project, has_decision(), waits_for_people())
+    decided = sa.select(item.item_id).where(item.project == project, has_decision(), waits_for_people())
     again = sa.case((task.ls_task_id.is_(None), "pending"), else_="pushed")
-    mine = (task.project == project, task.queue == "exam", task.state == "done", task.item_id.in_(found))
+    mine = (task.project == project, task.queue == "exam", task.state == "done", task.item_id.in_(decided))
     connection.execute(t.labeling_tasks.update().where(*mine).values(state=again))
 
 

@@ -141,14 +141,20 @@ class LabelRepository(LabelingTaskRepository):
         """
         decided = list(decisions)
         rows = [{"project": project, **dataclasses.asdict(row), "collected_at": now} for row in annotations]
-        refused = [_quarantine_row(project, one, now) for one in refusals]
+        refused = [_quarantine_row(project, refusal, now) for refusal in refusals]
         with self.database.write(fence) as connection:
             for some in slices(rows):
                 insert_ignore(connection, t.annotations, some)
             if decided:
-                connection.execute(t.label_decisions.insert(), [_decision_values(project, one) for one in decided])
+                connection.execute(
+                    t.label_decisions.insert(), [_decision_values(project, decision) for decision in decided]
+                )
             insert_ignore(connection, t.quarantine, refused)
-            done = [one.item_id for one in decided if one.status != "withdrawn" and one.item_id not in kept_open]
+            done = [
+                decision.item_id
+                for decision in decided
+                if decision.status != "withdrawn" and decision.item_id not in kept_open
+            ]
             close_tasks(connection, project, done=done, reopened=reopened)
 
     def refuse(
@@ -165,27 +171,27 @@ class LabelRepository(LabelingTaskRepository):
         """Return the newest revision of each annotation of the items, tombstones too, by item id."""
         column = t.annotations.c
         recent = [] if collected_since is None else [column.collected_at >= collected_since]
-        found: dict[str, dict[str, AnnotationRow]] = {}
+        rows: dict[str, dict[str, AnnotationRow]] = {}
         with self.database.read() as connection:
             for some in slices(sorted(set(item_ids))):
                 mine = (column.project == project, column.item_id.in_(some), *recent)
                 query = sa.select(t.annotations).where(*mine)
                 for row in connection.execute(query).mappings():
                     entry = _annotation_row(row)
-                    known = found.setdefault(entry.item_id, {})
+                    known = rows.setdefault(entry.item_id, {})
                     if entry.annotation_id not in known or known[entry.annotation_id].revision < entry.revision:
                         known[entry.annotation_id] = entry
-        return {item_id: sorted(known.values(), key=_by_id) for item_id, known in found.items()}
+        return {item_id: sorted(known.values(), key=_by_id) for item_id, known in rows.items()}
 
     def decisions(self, project: str, item_ids: Iterable[str]) -> dict[str, DecisionRow]:
         """Return the newest decision of each item that has one, of any status."""
-        found: dict[str, DecisionRow] = {}
+        rows: dict[str, DecisionRow] = {}
         with self.database.read() as connection:
             for some in slices(sorted(set(item_ids))):
                 query = newest_decisions(project).where(t.label_decisions.c.item_id.in_(some))
                 for row in connection.execute(query).mappings():
-                    found[row["item_id"]] = _decision_row(row)
-        return found
+                    rows[row["item_id"]] = _decision_row(row)
+        return rows
 
     def history(self, project: str, item_id: str) -> list[DecisionRow]:
         """Return every decision on an item, oldest first."""
@@ -218,7 +224,7 @@ class LabelRepository(LabelingTaskRepository):
 
     def known_items(self, project: str, item_ids: Iterable[str], *, queue: Queue) -> set[str]:
         """Return which of the ids are items of the project that belong into the queue: that of their labeling task."""
-        found: set[str] = set()
+        known: set[str] = set()
         item, task = t.items.c, t.labeling_tasks.c
         asked = sa.and_(task.project == item.project, task.item_id == item.item_id)
         in_queue = sa.func.coalesce(task.queue, queue_of_split()) == queue
@@ -226,8 +232,8 @@ class LabelRepository(LabelingTaskRepository):
             for some in slices(sorted(set(item_ids))):
                 mine = (item.project == project, item.item_id.in_(some), in_queue)
                 query = sa.select(item.item_id).outerjoin(t.labeling_tasks, asked).where(*mine)
-                found.update(connection.execute(query).scalars())
-        return found
+                known.update(connection.execute(query).scalars())
+        return known
 
     def num_labeled(self, project: str) -> int:
         """Return how many items have a decision of any kind or a person's label."""
@@ -244,8 +250,8 @@ class LabelRepository(LabelingTaskRepository):
         row = t.projects.c
         query = sa.select(row.labels, row.schema_version, row.ls_project_ids).where(row.project == project)
         with self.database.read() as connection:
-            found = connection.execute(query).one_or_none()
-        return None if found is None else (list(found[0]), int(found[1]), dict(found[2]))
+            registered = connection.execute(query).one_or_none()
+        return None if registered is None else (list(registered[0]), int(registered[1]), dict(registered[2]))
 
     def register(
         self,

@@ -78,7 +78,7 @@ class Draft:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Entry(Draft):
+class LedgerEntry(Draft):
     """A link of a project's chain: `entry_hash` covers everything but the signature, which is made of it.
 
     `previous_hash` is None in the first; `signature` where the stack had no key yet.
@@ -149,10 +149,10 @@ def approval_rule_of(row: Mapping[Any, Any]) -> str | None:
     return None if rule is None else str(rule)
 
 
-def link(draft: Draft, head: Entry | None) -> Entry:
+def link(draft: Draft, head: LedgerEntry | None) -> LedgerEntry:
     """Return the entry that follows the head of a chain."""
     facts = {field.name: getattr(draft, field.name) for field in dataclasses.fields(Draft)}
-    unsealed = Entry(
+    unsealed = LedgerEntry(
         **facts,
         sequence=head.sequence + 1 if head else 1,
         previous_hash=head.entry_hash if head else None,
@@ -161,14 +161,14 @@ def link(draft: Draft, head: Entry | None) -> Entry:
     return dataclasses.replace(unsealed, entry_hash=hash_of(unsealed))
 
 
-def entry_json(entry: Entry) -> dict[str, Any]:
+def entry_json(entry: LedgerEntry) -> dict[str, Any]:
     """Return an entry as JSON values, without a signature where it has none: what `dethrone history` prints."""
-    facts = {field.name: getattr(entry, field.name) for field in dataclasses.fields(Entry)}
+    facts = {field.name: getattr(entry, field.name) for field in dataclasses.fields(LedgerEntry)}
     facts |= {"body": dict(entry.body), "at": _time(entry.at)}
     return {name: value for name, value in facts.items() if (name, value) != ("signature", None)}
 
 
-def hash_of(entry: Entry) -> str:
+def hash_of(entry: LedgerEntry) -> str:
     """Return the SHA-256 of the canonical JSON of all that an entry says but its own hash and signature."""
     return hash_of_json(entry_json(entry))
 
@@ -188,41 +188,41 @@ def in_order(drafts: Iterable[Draft]) -> list[Draft]:
     return sorted(drafts, key=key)
 
 
-def chain(drafts: Iterable[Draft]) -> list[Entry]:
+def chain(drafts: Iterable[Draft]) -> list[LedgerEntry]:
     """Return the chain of a project's drafts, from its first entry on."""
-    entries: list[Entry] = []
+    entries: list[LedgerEntry] = []
     for draft in drafts:
         entries.append(link(draft, entries[-1] if entries else None))
     return entries
 
 
-def noted_key(entry: Entry) -> str:
+def noted_key(entry: LedgerEntry) -> str:
     """Return where an entry is noted down in the object store: its key says all that a comparison needs."""
     return f"{NOTED_PREFIX}{entry.project}/{entry.sequence:012d}-{entry.entry_hash}"
 
 
 def noted_in(keys: Iterable[str]) -> dict[str, list[tuple[int, str]]]:
     """Return (sequence, hash) by project of the entries that the keys of objects note down."""
-    found: dict[str, list[tuple[int, str]]] = {}
+    noted: dict[str, list[tuple[int, str]]] = {}
     for match in map(NOTED.fullmatch, keys):
         if match is not None:
-            found.setdefault(match[1], []).append((int(match[2]), match[3]))
-    return found
+            noted.setdefault(match[1], []).append((int(match[2]), match[3]))
+    return noted
 
 
 def name_of(entry: Draft) -> str:
     """Return how an entry, or a row that is told of, is called in messages."""
     name = f"{entry.kind} {_short_subject(entry)}"
-    return f"entry {entry.sequence} ({name})" if isinstance(entry, Entry) else name
+    return f"entry {entry.sequence} ({name})" if isinstance(entry, LedgerEntry) else name
 
 
-def chain_faults(entries: Sequence[Entry]) -> Iterator[str]:
+def chain_faults(entries: Sequence[LedgerEntry]) -> Iterator[str]:
     """Tell what was changed, removed, inserted or moved inside a chain; `entries` are ordered by sequence.
 
     A removed end leaves a sound chain: `row_faults` sees it, by the rows that have lost their entries; `noted_faults`
     does where the rows are gone too.
     """
-    head: Entry | None = None
+    head: LedgerEntry | None = None
     told: dict[tuple[str, str], int] = {}
     for entry in entries:
         expected = head.sequence + 1 if head else 1
@@ -246,7 +246,7 @@ def chain_faults(entries: Sequence[Entry]) -> Iterator[str]:
         head = entry
 
 
-def row_faults(entries: Sequence[Entry], drafts: Sequence[Draft]) -> Iterator[str]:
+def row_faults(entries: Sequence[LedgerEntry], drafts: Sequence[Draft]) -> Iterator[str]:
     """Tell where the ledger and the rows differ; `drafts` are what the rows would say today."""
     told = {(entry.kind, entry.subject): entry for entry in entries if entry.kind not in WITHOUT_ROWS}
     rows = {(draft.kind, draft.subject): draft for draft in drafts}
@@ -257,26 +257,26 @@ def row_faults(entries: Sequence[Entry], drafts: Sequence[Draft]) -> Iterator[st
         if key not in rows:
             yield f"{name_of(entry)} must have its row in the catalog (got none): the row was removed or never there"
             continue
-        for name, said, found in _differences(entry, rows[key]):
-            yield f"{name_of(entry)} says {name} {said!r}, its row says {found!r}: one of the two was changed"
+        for name, said, difference in _differences(entry, rows[key]):
+            yield f"{name_of(entry)} says {name} {said!r}, its row says {difference!r}: one of the two was changed"
 
 
-def anchor_faults(entries: Sequence[Entry], *, sequence: int, entry_hash: str) -> Iterator[str]:
+def anchor_faults(entries: Sequence[LedgerEntry], *, sequence: int, entry_hash: str) -> Iterator[str]:
     """Tell if a chain no longer holds an entry that was noted down elsewhere: all of it was written anew."""
-    found = next((entry.entry_hash for entry in entries if entry.sequence == sequence), None)
-    if found != entry_hash:
+    held = next((entry.entry_hash for entry in entries if entry.sequence == sequence), None)
+    if held != entry_hash:
         yield (
-            f"entry {sequence} must have the hash {entry_hash} that was noted down (got {found or 'no such entry'}): "
+            f"entry {sequence} must have the hash {entry_hash} that was noted down (got {held or 'no such entry'}): "
             "the ledger was rewritten or cut"
         )
 
 
-def seals(entries: Iterable[Entry]) -> list[Entry]:
+def seals(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
     """Return the seals of a chain, oldest first."""
     return [entry for entry in entries if entry.kind == "seal"]
 
 
-def noted_faults(entries: Sequence[Entry], noted: Iterable[tuple[int, str]]) -> Iterator[str]:
+def noted_faults(entries: Sequence[LedgerEntry], noted: Iterable[tuple[int, str]]) -> Iterator[str]:
     """Tell if entries that were noted down in the object store are not in the chain: its end, or all of it, is gone."""
     gone = sorted(set(noted) - {(entry.sequence, entry.entry_hash) for entry in entries})
     if gone:
@@ -295,7 +295,7 @@ def _unwritten(draft: Draft) -> str:
     return f"{moved} otherwise than by promote or rollback, without an entry in the ledger"
 
 
-def _differences(entry: Entry, draft: Draft) -> Iterator[tuple[str, Any, Any]]:
+def _differences(entry: LedgerEntry, draft: Draft) -> Iterator[tuple[str, Any, Any]]:
     # Only what the entry tells: an entry that an older release wrote may tell less than this one would.
     # Its report's digest is no such thing: rows of older releases have none, and get none later.
     for name in (*entry.body, *(name for name in NEVER_ADDED if name in draft.body and name not in entry.body)):

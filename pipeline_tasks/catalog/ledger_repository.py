@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import ledger
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import SIGNER, Database
-from pipeline_tasks.catalog.ledger import Draft, Entry, Kind
+from pipeline_tasks.catalog.ledger import Draft, Kind, LedgerEntry
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Entry))
+_FIELDS = tuple(field.name for field in dataclasses.fields(LedgerEntry))
 
 
 class LedgerRepository:
@@ -29,17 +29,17 @@ class LedgerRepository:
         with self._database.read() as connection:
             return list(connection.execute(query).scalars())
 
-    def entries(self, project: str) -> list[Entry]:
+    def entries(self, project: str) -> list[LedgerEntry]:
         """Return a project's entries, oldest first."""
         with self._database.read() as connection:
             return read_entries(connection, project)
 
-    def head(self, project: str) -> Entry | None:
+    def head(self, project: str) -> LedgerEntry | None:
         """Return a project's newest entry."""
         with self._database.read() as connection:
             return _head(connection, project)
 
-    def find(self, project: str, kind: Kind, subject: str) -> Entry | None:
+    def find(self, project: str, kind: Kind, subject: str) -> LedgerEntry | None:
         """Return the entry of one verdict, approval or route."""
         mine = (t.ledger.c.project == project, t.ledger.c.kind == kind, t.ledger.c.subject == subject)
         with self._database.read() as connection:
@@ -57,7 +57,7 @@ def lock(connection: sa.Connection, project: str) -> None:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), name)
 
 
-def append(connection: sa.Connection, draft: Draft) -> Entry:
+def append(connection: sa.Connection, draft: Draft) -> LedgerEntry:
     """Write the entry that follows the head, in the caller's transaction; InputError if a fact has a wrong type."""
     ledger.check_texts(draft)
     lock(connection, draft.project)
@@ -69,12 +69,14 @@ def append(connection: sa.Connection, draft: Draft) -> Entry:
     return entry
 
 
-def append_verdict(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+def append_verdict(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry:
     """Write the entry of a row of `verdicts` that this transaction has inserted."""
     return append(connection, ledger.verdict_draft(row))
 
 
-def record_look(database: Database, project: str, verdict_id: str, *, digest: str, by: str, now: dt.datetime) -> Entry:
+def record_look(
+    database: Database, project: str, verdict_id: str, *, digest: str, by: str, now: dt.datetime
+) -> LedgerEntry:
     """Write that somebody read the exact figures and the items of a verdict whose epoch is open."""
     with database.write() as connection:
         lock(connection, project)
@@ -85,30 +87,30 @@ def record_look(database: Database, project: str, verdict_id: str, *, digest: st
         return append(connection, Draft(project, "look", f"{verdict_id}/{number}", body, digest, now))
 
 
-def append_approval(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+def append_approval(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry:
     """Write the entry of a row of `approvals` that this transaction has inserted."""
     digest = _verdict_digest(connection, row["project"], row["verdict_id"])
     return append(connection, ledger.approval_draft(row, evidence_digest=digest))
 
 
-def append_release(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+def append_release(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry:
     """Write the entry of a row of `releases` that this transaction has inserted."""
     digest = _verdict_digest(connection, row["project"], row["verdict_id"])
     return append(connection, ledger.release_draft(row, evidence_digest=digest))
 
 
-def append_key(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+def append_key(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry:
     """Write the newest entry of a row of `api_keys` that this transaction has inserted or revoked."""
     return append(connection, list(ledger.key_drafts(row))[-1])
 
 
-def append_route(connection: sa.Connection, row: Mapping[str, Any]) -> Entry:
+def append_route(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry:
     """Write the entry of a row of `routes` that this transaction has inserted."""
     digest = _verdict_digest(connection, row["project"], row["verdict_id"])
     return append(connection, ledger.route_draft(row, evidence_digest=digest))
 
 
-def read_entries(connection: sa.Connection, project: str) -> list[Entry]:
+def read_entries(connection: sa.Connection, project: str) -> list[LedgerEntry]:
     """Return a project's entries, oldest first."""
     query = sa.select(t.ledger).where(t.ledger.c.project == project).order_by(t.ledger.c.sequence)
     return [_entry(row) for row in connection.execute(query).mappings()]
@@ -177,16 +179,16 @@ def _verdict_digest(connection: sa.Connection, project: str, verdict_id: str) ->
     return connection.execute(query).scalar_one_or_none()
 
 
-def _head(connection: sa.Connection, project: str) -> Entry | None:
+def _head(connection: sa.Connection, project: str) -> LedgerEntry | None:
     query = sa.select(t.ledger).where(t.ledger.c.project == project).order_by(t.ledger.c.sequence.desc()).limit(1)
     row = connection.execute(query).mappings().one_or_none()
     return None if row is None else _entry(row)
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: LedgerEntry) -> dict[str, Any]:
     row = {name: getattr(entry, name) for name in _FIELDS} | {"body": dict(entry.body)}
     return row if entry.signature is not None else {name: row[name] for name in row if name != "signature"}
 
 
-def _entry(row: Mapping[Any, Any]) -> Entry:
-    return Entry(**{name: row[name] for name in _FIELDS})
+def _entry(row: Mapping[Any, Any]) -> LedgerEntry:
+    return LedgerEntry(**{name: row[name] for name in _FIELDS})

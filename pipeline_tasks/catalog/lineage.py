@@ -45,15 +45,15 @@ class LineageRepository:
         Predictions are found here only when they were audited or have an outcome. A label has its item's id.
         """
         wanted = "item" if kind == "label" else kind
-        found: set[Subject] = set()
+        subjects: set[Subject] = set()
         for name, column in _ID_COLUMNS:
             if wanted in (None, name):
-                found |= {
+                subjects |= {
                     Subject(kind or name, row.project, row.id)
                     for row in self._ids(column, beginning, project=project, limit=limit)
                 }
-        exact = {one for one in found if one.id == beginning}
-        return sorted(exact or found)[:limit]
+        exact = {subject for subject in subjects if subject.id == beginning}
+        return sorted(exact or subjects)[:limit]
 
     def _ids(self, column: sa.Column[str], beginning: str, *, project: str | None, limit: int) -> Sequence[sa.Row[Any]]:
         of_project = column.table.c.project
@@ -191,13 +191,13 @@ class LineageRepository:
     def batches(self, project: str, item_ids: Collection[str]) -> dict[str, str]:
         """Return the batch that each of these items came in."""
         column = t.items.c
-        found: dict[str, str] = {}
+        batches: dict[str, str] = {}
         for some in slices(sorted(item_ids)):
             query = sa.select(column.item_id, column.batch_id).where(
                 column.project == project, column.item_id.in_(some)
             )
-            found |= {row["item_id"]: row["batch_id"] for row in self._rows(query)}
-        return found
+            batches |= {row["item_id"]: row["batch_id"] for row in self._rows(query)}
+        return batches
 
     def model(self, project: str, version: str) -> Row | None:
         """Return a model version."""
@@ -229,13 +229,16 @@ class LineageRepository:
     def releases(self, project: str) -> list[Row]:
         """Return a project's releases, oldest first, each with its images: several where the base image changed."""
         release, image = t.releases.c, t.release_images.c
-        found = self._rows(
+        releases = self._rows(
             sa.select(t.releases).where(release.project == project).order_by(release.created_at, release.release_id)
         )
         images = self._rows(
             sa.select(t.release_images).where(image.project == project).order_by(image.created_at, image.image)
         )
-        return [{**row, "images": [one for one in images if one["release_id"] == row["release_id"]]} for row in found]
+        return [
+            {**row, "images": [image_row for image_row in images if image_row["release_id"] == row["release_id"]]}
+            for row in releases
+        ]
 
     def deployments(self, project: str) -> list[Row]:
         """Return a project's deployments, oldest first."""

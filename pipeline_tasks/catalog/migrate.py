@@ -56,14 +56,14 @@ def check(url: str) -> str:
     """
     with _connection(url, read_only=True) as connection:
         _refuse_newer(connection)
-        found = _current(connection)
-    if found != head_revision():
+        revision = _current(connection)
+    if revision != head_revision():
         raise PermanentError(
-            f"the catalog's schema must be {head_revision()} (got {found or 'none'}). "
+            f"the catalog's schema must be {head_revision()} (got {revision or 'none'}). "
             "Stop the stack, then upgrade the catalog with `dethrone up`.",
             code="CATALOG_OUTDATED",
         )
-    return found
+    return revision
 
 
 def head_revision() -> str:
@@ -95,12 +95,12 @@ def _current(connection: sa.Connection) -> str | None:
 
 
 def _refuse_newer(connection: sa.Connection) -> None:
-    found = _current(connection)
+    revision = _current(connection)
     known = {script.revision for script in _scripts().walk_revisions()}
-    if found is not None and found not in known:
+    if revision is not None and revision not in known:
         raise PermanentError(
-            f"the catalog's schema must be {head_revision()} or older (got {found}, which this version does not know). "
-            "A newer Dethrone has upgraded it: install that version, or restore the catalog from a backup.",
+            f"the catalog's schema must be {head_revision()} or older (got {revision}, which this version does not "
+            "know). A newer Dethrone has upgraded it: install that version, or restore the catalog from a backup.",
             code="CATALOG_NEWER",
         )
 

@@ -57,8 +57,8 @@ class ModelRepository:
         """
         with self._database.write(fence) as connection:
             insert_ignore(connection, t.model_versions, [_row(record)])
-        found = self.find(record.ref.project, training_key=record.training_key)
-        return record if found is None else found
+        known = self.find(record.ref.project, training_key=record.training_key)
+        return record if known is None else known
 
     def _one(self, *conditions: sa.ColumnElement[bool]) -> ModelRecord | None:
         return next(iter(self._select(*conditions)), None)

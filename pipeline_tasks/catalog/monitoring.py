@@ -110,7 +110,7 @@ class StandingAlarm:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImportedCounts:
-    """Which parts of the log the monitor has read, and how many answers of each model version it found in them."""
+    """The parts of the log that the monitor has read, and the number of answers of each model version in them."""
 
     object_keys: frozenset[str]
     by_version: Mapping[str, int]
@@ -146,22 +146,22 @@ class MonitoringRepository:
         """Return the picks among these predictions, by prediction id."""
         column = t.audits.c
         fields = [column[field.name] for field in dataclasses.fields(AuditRow)]
-        found: dict[str, AuditRow] = {}
+        rows: dict[str, AuditRow] = {}
         with self._database.read() as connection:
             for some in slices(sorted(set(prediction_ids))):
                 query = sa.select(*fields).where(column.project == project, column.prediction_id.in_(some))
-                found.update({row["prediction_id"]: AuditRow(**row) for row in connection.execute(query).mappings()})
-        return found
+                rows.update({row["prediction_id"]: AuditRow(**row) for row in connection.execute(query).mappings()})
+        return rows
 
     def asked(self, project: str, item_ids: Iterable[str]) -> set[str]:
         """Return which of the items people were asked about already, or that have a decision."""
-        found: set[str] = set()
+        ids: set[str] = set()
         with self._database.read() as connection:
             for some in slices(sorted(set(item_ids))):
                 for table in (t.labeling_tasks, t.label_decisions):
                     query = sa.select(table.c.item_id).where(table.c.project == project, table.c.item_id.in_(some))
-                    found.update(connection.scalars(query))
-        return found
+                    ids.update(connection.scalars(query))
+        return ids
 
     def record_picks(self, project: str, picks: Sequence[AuditRow], *, now: dt.datetime, fence: Fence) -> None:
         """Write down what was picked, before anything is done about it: a second attempt finds the same picks."""
@@ -274,11 +274,11 @@ class MonitoringRepository:
 
     def standing_alarm(self, project: str) -> StandingAlarm | None:
         """Return the alarm that the newest window raised on the champion of now, of whatever cause, or None."""
-        found, window = self._newest_alarms(project)
-        if window is None or not found:
+        alarms, window = self._newest_alarms(project)
+        if window is None or not alarms:
             return None
-        since = min(alarm_began(one, window) for one in found)
-        return StandingAlarm(since, any(one["cause"] == QUALITY_DROP for one in found))
+        since = min(alarm_began(alarm, window) for alarm in alarms)
+        return StandingAlarm(since, any(alarm["cause"] == QUALITY_DROP for alarm in alarms))
 
     def has_open_alarm(self, project: str) -> bool:
         """Return whether the newest look at live quality found the champion of now too weak."""
@@ -287,13 +287,13 @@ class MonitoringRepository:
 
     def open_alarms(self, project: str) -> tuple[str, ...]:
         """Return what the newest window found of the champion of now, in words, of whatever cause."""
-        return tuple(str(one["message"]) for one in self._newest_alarms(project)[0])
+        return tuple(str(alarm["message"]) for alarm in self._newest_alarms(project)[0])
 
     def _newest_alarms(self, project: str) -> tuple[list[Mapping[str, Any]], WindowRow | None]:
         window, champion = next(iter(self.windows(project, QUALITY, limit=1)), None), self.champion(project)
         if window is None or champion is None:
             return [], None
-        return [one for one in window.alarms if one["model_version"] == champion[0]], window
+        return [alarm for alarm in window.alarms if alarm["model_version"] == champion[0]], window
 
     def newest_page(self, project: str) -> str | None:
         """Return where the page of the newest window of live quality lies, or None before the first."""
@@ -306,7 +306,7 @@ class MonitoringRepository:
         """Return live quality in words, the newest model version first."""
         windows = self.windows(project, QUALITY, limit=1)
         versions = list(windows[0].statistics["versions"].values()) if windows else []
-        return "; ".join(str(one["text"]) for one in versions[:MAX_SHOWN_VERSIONS]) or "nothing audited yet"
+        return "; ".join(str(version["text"]) for version in versions[:MAX_SHOWN_VERSIONS]) or "nothing audited yet"
 
     def champion(self, project: str) -> tuple[str, str] | None:
         """Return the serving model version and the verdict that it stands on, or None while nothing serves."""
@@ -321,8 +321,8 @@ class MonitoringRepository:
         verdict = t.verdicts.c
         query = sa.select(verdict.object_key).where(verdict.project == project, verdict.verdict_id == verdict_id)
         with self._database.read() as connection:
-            found = connection.scalar(query)
-        return None if found is None else str(found)
+            key = connection.scalar(query)
+        return None if key is None else str(key)
 
 
 def alarm_began(alarm: Mapping[str, Any], window: WindowRow) -> dt.datetime:

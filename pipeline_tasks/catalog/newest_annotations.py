@@ -18,8 +18,8 @@ def answers_of(database: Database, project: str) -> list[tuple[str, str, str]]:
     newest: dict[tuple[str, str], tuple[str, str, str]] = {}
     with database.read() as connection:
         for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(_newest_revisions(project)):
-            key, found = (row.item_id, row.annotator), (row.revision, row.annotation_id, row.label)
-            newest[key] = max(newest.get(key, found), found)
+            key, rows = (row.item_id, row.annotator), (row.revision, row.annotation_id, row.label)
+            newest[key] = max(newest.get(key, rows), rows)
     return sorted((item_id, labeler, label) for (item_id, labeler), (_, _, label) in newest.items())
 
 

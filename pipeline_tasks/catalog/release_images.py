@@ -23,7 +23,7 @@ class ImageRecord:
 
 
 class ImageRepository:
-    """Which images were pushed for which release."""
+    """The images that were pushed for each release."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -288,7 +288,7 @@ def _require_passed(connection: sa.Connection, project: str, versions: Collectio
 
 def _require_one_kind(connection: sa.Connection, project: str, *, action: str) -> None:
     query = sa.select(t.routes.c.action).where(t.routes.c.project == project)
-    others = [one for one in connection.execute(query).scalars() if (one == GRAPH) != (action == GRAPH)]
+    others = [other for other in connection.execute(query).scalars() if (other == GRAPH) != (action == GRAPH)]
     if others:
         raise GateClosed(
             f"{project} must stay what it is, composed or with models of its own (got {action} after {others[0]}). "

@@ -65,9 +65,9 @@ class RunRepository:
         row = {"project": project, "run_id": run_id, "kind": kind, "state": "open", "info": dict(info or {})}
         with self._database.write() as connection:
             insert_ignore(connection, t.runs, [row | {"opened_at": at, "deadline_at": deadline_at}])
-            found = _locked(connection, project, run_id)
-            if found is not None and (found.outcome == "failed" or (reopen and found.state == "closed")):
-                _update(connection, found, _reopened(found, deadline_at=deadline_at))
+            run = _locked(connection, project, run_id)
+            if run is not None and (run.outcome == "failed" or (reopen and run.state == "closed")):
+                _update(connection, run, _reopened(run, deadline_at=deadline_at))
             return _required(_locked(connection, project, run_id), project, run_id)
 
     def close(
@@ -89,14 +89,14 @@ class RunRepository:
         """
         _check_ending(outcome, reason_code, reason)
         with self._database.write() as connection:
-            found = _required(_locked(connection, project, run_id), project, run_id)
-            if found.state == "open":
+            run = _required(_locked(connection, project, run_id), project, run_id)
+            if run.state == "open":
                 ending = {"outcome": outcome, "reason_code": reason_code, "reason": reason}
-                _update(connection, found, ending | {"state": "closed", "closed_at": at})
-            elif (found.outcome, found.reason_code) != (outcome, reason_code):
+                _update(connection, run, ending | {"state": "closed", "closed_at": at})
+            elif (run.outcome, run.reason_code) != (outcome, reason_code):
                 raise PermanentError(
                     f"run {run_id} must be closed once (got {outcome}({reason_code}) after "
-                    f"{found.outcome}({found.reason_code})). The first ending stays; start a new run.",
+                    f"{run.outcome}({run.reason_code})). The first ending stays; start a new run.",
                     code="RUN_CLOSED",
                 )
             return _required(_locked(connection, project, run_id), project, run_id)
@@ -134,11 +134,11 @@ class RunRepository:
 
     def _sweep_one(self, project: str, run_id: str, *, at: dt.datetime) -> RunRecord | None:
         with self._database.write() as connection:
-            found = _locked(connection, project, run_id)
-            if found is None or found.state != "open" or found.deadline_at >= at:
+            run = _locked(connection, project, run_id)
+            if run is None or run.state != "open" or run.deadline_at >= at:
                 return None
             generation = _promoted_generation(connection, project, run_id)
-            _update(connection, found, _overdue_ending(found, generation) | {"state": "closed", "closed_at": at})
+            _update(connection, run, _overdue_ending(run, generation) | {"state": "closed", "closed_at": at})
             return _locked(connection, project, run_id)
 
 

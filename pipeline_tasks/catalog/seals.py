@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.ledger import Draft, Entry
+from pipeline_tasks.catalog.ledger import Draft, LedgerEntry
 from pipeline_tasks.contracts import sha256_hex, sha256_of_file
 from pipeline_tasks.core.ports import ObjectInfo, ObjectStore
 
@@ -79,12 +79,12 @@ def key_of(table: sa.Table, row: Mapping[Any, Any]) -> list[Any]:
 
 def new_marks(connection: sa.Connection, table: sa.Table, project: str, *, known: Marks) -> Marks:
     """Return the marks of the rows that no seal has yet."""
-    columns, found = lasting_columns(table), Marks()
+    columns, table_marks = lasting_columns(table), Marks()
     for row in read_rows(connection, table, project):
         key = key_mark(table.name, key_of(table, row))
         if key not in known:
-            found[key] = row_mark(table.name, {name: row[name] for name in columns})
-    return found
+            table_marks[key] = row_mark(table.name, {name: row[name] for name in columns})
+    return table_marks
 
 
 def marked_objects(connection: sa.Connection, store: ObjectStore, project: str) -> list[ObjectInfo]:
@@ -102,8 +102,8 @@ def marked_objects(connection: sa.Connection, store: ObjectStore, project: str) 
         *(f"bentos/{project}/{release_id}" for release_id in values(t.releases.c.release_id)),
         *values(t.release_images.c.sbom_key),
     ]
-    found = {info.key: info for prefix in set(prefixes) for info in store.list(prefix)}
-    return [found[key] for key in sorted(found)]
+    objects = {info.key: info for prefix in set(prefixes) for info in store.list(prefix)}
+    return [objects[key] for key in sorted(objects)]
 
 
 def object_mark(store: ObjectStore, info: ObjectInfo) -> bytes:
@@ -118,24 +118,24 @@ def object_mark(store: ObjectStore, info: ObjectInfo) -> bytes:
 
 def write(project: str, marks: Mapping[str, Marks], *, now: dt.datetime) -> tuple[str, bytes, Draft]:
     """Return the object of a seal, where it lies, and what the ledger says of it."""
-    tables = {name: found for name, found in sorted(marks.items()) if found}
-    data = b"".join(key + value for found in tables.values() for key, value in sorted(found.items()))
+    tables = {name: table_marks for name, table_marks in sorted(marks.items()) if table_marks}
+    data = b"".join(key + value for table_marks in tables.values() for key, value in sorted(table_marks.items()))
     digest = sha256_hex(data)
     object_key = f"seals/{project}/{digest}"
     columns = {table.name: lasting_columns(table) for table in sealed_tables()} | {OBJECTS: ["sha256"]}
-    body = {name: {"num_rows": len(found), "columns": columns[name]} for name, found in tables.items()}
+    body = {name: {"num_rows": len(table_marks), "columns": columns[name]} for name, table_marks in tables.items()}
     # A time in the name: the same rows may be sealed again after their seal's object was lost.
     subject = f"{digest}/{_time(now)}"
     return object_key, data, Draft(project, "seal", subject, {"object_key": object_key, "tables": body}, digest, now)
 
 
-def read(entry: Entry, data: bytes) -> dict[str, Marks]:
+def read(entry: LedgerEntry, data: bytes) -> dict[str, Marks]:
     """Return the marks of a seal's object by table; the ledger says how many rows of which tables it holds."""
-    found: dict[str, Marks] = {}
+    marks: dict[str, Marks] = {}
     start = 0
     for name, facts in sorted(entry.body["tables"].items()):
         end = start + facts["num_rows"] * 2 * HALF
         part = data[start:end]
-        found[name] = {part[at : at + HALF]: part[at + HALF : at + 2 * HALF] for at in range(0, len(part), 2 * HALF)}
+        marks[name] = {part[at : at + HALF]: part[at + HALF : at + 2 * HALF] for at in range(0, len(part), 2 * HALF)}
         start = end
-    return found
+    return marks

@@ -50,8 +50,8 @@ class SetAsideRepository:
         )
         with self._database.write() as connection:
             insert_ignore(connection, t.item_retirements, [dataclasses.asdict(retirement)])
-            found = connection.execute(sa.select(t.item_retirements).where(where)).mappings().one()
-        return Retirement(**found)
+            row = connection.execute(sa.select(t.item_retirements).where(where)).mappings().one()
+        return Retirement(**row)
 
     def retirements(self, project: str) -> dict[str, Retirement]:
         """Return a project's retirements by item id."""

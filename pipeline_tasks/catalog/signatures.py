@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from pipeline_tasks.catalog.ledger import Entry, entry_json, name_of
+from pipeline_tasks.catalog.ledger import LedgerEntry, entry_json, name_of
 from pipeline_tasks.contracts import canonical_json, sha256_hex
 from pipeline_tasks.errors import ConfigError
 
@@ -56,7 +56,7 @@ class Signer:
     def public(self) -> PublicKey:
         return PublicKey(self.key.public_key(), self.since)
 
-    def __call__(self, entry: Entry) -> str:
+    def __call__(self, entry: LedgerEntry) -> str:
         """Return `key id:signature`."""
         return f"{self.public.key_id}:{base64.b64encode(self.key.sign(_envelope(entry))).decode()}"
 
@@ -82,7 +82,7 @@ def parse_key(text: str) -> Signer:
 
 def parse_public_keys(text: str) -> list[PublicKey]:
     """Return the keys of a file that `dethrone verify --save-public-key` wrote; several may stand one below another."""
-    found = []
+    keys = []
     for since, pem in _PEM.findall(text):
         try:
             key = serialization.load_pem_public_key(pem.encode())
@@ -90,23 +90,23 @@ def parse_public_keys(text: str) -> list[PublicKey]:
         except ValueError:
             continue
         if isinstance(key, Ed25519PublicKey) and at.tzinfo is not None:
-            found.append(PublicKey(key, at))
-    if not found:
+            keys.append(PublicKey(key, at))
+    if not keys:
         raise ConfigError(
             "--public-key must be a file with a line `# since TIME` and an Ed25519 key in PEM below it (got none). "
             "`dethrone verify --save-public-key FILE` writes it where the stack runs."
         )
-    return found
+    return keys
 
 
-def signature_faults(entries: Sequence[Entry], keys: Sequence[PublicKey]) -> Iterator[str]:
+def signature_faults(entries: Sequence[LedgerEntry], keys: Sequence[PublicKey]) -> Iterator[str]:
     """Tell which entries of a chain do not have the signature that they must have; nothing without a key.
 
     An entry from before the stack had a key has none. From the first signed one on, and from the key's own time on, all
     must: one without was written past the stack.
     """
-    by_id = {one.key_id: one for one in keys}
-    since = min((one.since for one in keys), default=None)
+    by_id = {key.key_id: key for key in keys}
+    since = min((key.since for key in keys), default=None)
     signed = False
     for entry in entries if since is not None else ():
         key_id, _, signature = (entry.signature or "").partition(":")
@@ -120,12 +120,12 @@ def signature_faults(entries: Sequence[Entry], keys: Sequence[PublicKey]) -> Ite
         signed = signed or entry.signature is not None
 
 
-def num_unsigned(entries: Sequence[Entry]) -> int:
+def num_unsigned(entries: Sequence[LedgerEntry]) -> int:
     """Return how many entries have no signature: those from before the stack had a key."""
     return sum(entry.signature is None for entry in entries)
 
 
-def _fits(public: PublicKey, entry: Entry, signature: str) -> bool:
+def _fits(public: PublicKey, entry: LedgerEntry, signature: str) -> bool:
     try:
         public.key.verify(base64.b64decode(signature, validate=True), _envelope(entry))
     except (InvalidSignature, binascii.Error):
@@ -133,7 +133,7 @@ def _fits(public: PublicKey, entry: Entry, signature: str) -> bool:
     return True
 
 
-def _envelope(entry: Entry) -> bytes:
+def _envelope(entry: LedgerEntry) -> bytes:
     """Return what is signed: DSSE's pre-authentication encoding of a statement about the entry's hash."""
     facts = {name: value for name, value in entry_json(entry).items() if name != "signature"}
     subject = {"name": f"ledger/{entry.project}/{entry.sequence}", "digest": {"sha256": entry.entry_hash}}

@@ -74,13 +74,13 @@ class VerdictRepository:
     ) -> VerdictRecord | None:
         """Return the verdict on the same contender, champion, exams and policy: asked once, answered once."""
         table = t.verdicts.c
-        found = self._select(
+        rows = self._select(
             table.project == project,
             table.contender_version == contender_version,
             table.champion_version.is_not_distinct_from(champion_version),
             table.policy_id == policy_id,
         )
-        return next((record for record in found if record.exam_ids == tuple(exam_ids)), None)
+        return next((record for record in rows if record.exam_ids == tuple(exam_ids)), None)
 
     def history(self, project: str) -> list[VerdictRecord]:
         """Return a project's verdicts, oldest first."""
@@ -232,8 +232,8 @@ class ReleaseRepository:
 
     def of_model(self, project: str, model_version: str) -> ReleaseRef | None:
         """Return the newest release of a model version: what a rollback starts again."""
-        found = self._select(t.releases.c.project == project, t.releases.c.model_version == model_version)
-        return found[-1] if found else None
+        rows = self._select(t.releases.c.project == project, t.releases.c.model_version == model_version)
+        return rows[-1] if rows else None
 
     def facts(self, project: str, release_id: str) -> Mapping[str, Any] | None:
         """Return a release's whole row: digest, object key, infra check, run, time."""

@@ -20,10 +20,10 @@ def history(arguments: argparse.Namespace) -> Any:
 
     parts, project = build_resources(), arguments.project
     if arguments.at is not None:
-        found = audit_history.history_at(
+        state = audit_history.history_at(
             parts.database, parts.store, project, at=audit_history.parse_time(arguments.at, now=utc_now())
         )
-        return found if arguments.json else audit_history.at_text(found)
+        return state if arguments.json else audit_history.at_text(state)
     if not arguments.json:
         return audit_history.ledger_text(parts.database, parts.store, project)
     return (
@@ -40,13 +40,17 @@ def verify(arguments: argparse.Namespace) -> Answer:
     if arguments.save_public_key is not None:
         return _save_public_key(arguments.save_public_key)
     if arguments.backup is not None:
-        found = backup_verify.verify_backup(arguments.backup, arguments.anchor, public_key=arguments.public_key)
+        verification = backup_verify.verify_backup(arguments.backup, arguments.anchor, public_key=arguments.public_key)
     else:
-        found = backup_verify.verify_installation(arguments.anchor, public_key=arguments.public_key)
+        verification = backup_verify.verify_installation(arguments.anchor, public_key=arguments.public_key)
     whole = "Nothing lost, nothing twice, one champion chain, every promotion gated, the ledger whole."
-    data = {"holds": not found.violations, "violations": list(found.violations), "notes": list(found.notes)}
-    text = "\n".join((*(found.violations or (whole,)), *found.notes))
-    return Answer(data, (text,), code=DIFFERENT if found.violations else DONE)
+    data = {
+        "holds": not verification.violations,
+        "violations": list(verification.violations),
+        "notes": list(verification.notes),
+    }
+    text = "\n".join((*(verification.violations or (whole,)), *verification.notes))
+    return Answer(data, (text,), code=DIFFERENT if verification.violations else DONE)
 
 
 def _save_public_key(file: Path) -> Answer:
@@ -64,6 +68,6 @@ def replay(arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.orchestration.resources import build_resources
 
     parts = build_resources()
-    found = audit_replay.replay(parts.database, parts.store, arguments.verdict, project=arguments.project)
-    data = {**dataclasses.asdict(found), "same": found.same}
-    return Answer(data, (audit_replay.replay_text(found),), code=DONE if found.same else DIFFERENT)
+    replayed = audit_replay.replay(parts.database, parts.store, arguments.verdict, project=arguments.project)
+    data = {**dataclasses.asdict(replayed), "same": replayed.same}
+    return Answer(data, (audit_replay.replay_text(replayed),), code=DONE if replayed.same else DIFFERENT)

@@ -17,7 +17,7 @@ def _retire(arguments: argparse.Namespace) -> Any:
     from pipeline_tasks.orchestration import item_retirement
     from pipeline_tasks.orchestration.resources import build_resources
 
-    found = item_retirement.retire(
+    retired = item_retirement.retire(
         build_resources().database,
         arguments.project,
         arguments.id,
@@ -25,4 +25,4 @@ def _retire(arguments: argparse.Namespace) -> Any:
         by=user_name(),
         now=utc_now(),
     )
-    return item_retirement.as_json(found) if arguments.json else item_retirement.as_text(found)
+    return item_retirement.as_json(retired) if arguments.json else item_retirement.as_text(retired)

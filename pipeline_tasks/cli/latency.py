@@ -1,4 +1,4 @@
-"""Where a request's time goes: real requests through the gateway, beside the same ones to the model's server."""
+"""Parts of a request's time: real requests through the gateway, beside the same ones to the model's server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Payload:
-    """What is asked about."""
+    """An item as a request carries it."""
 
     data: bytes
     media_type: str
@@ -60,7 +60,9 @@ def measure(
     key = (parts.settings.home / "secrets" / "gateway_api_key").read_text().strip()
     route = ServingRepository(parts.database).head_route(project)
     champion = (
-        next((one for one in route.entries if one.model_version == route.champion_version), None) if route else None
+        next((entry for entry in route.entries if entry.model_version == route.champion_version), None)
+        if route
+        else None
     )
     address = None if champion is None else champion.address
     with httpx.Client(trust_env=False, timeout=TIMEOUT_SECONDS) as client:
@@ -80,8 +82,8 @@ def payload_of(path: Path, *, media_type: str) -> Payload:
 
 
 def _items(parts: Resources, project: str) -> list[Payload]:
-    found = itertools.islice(ItemRepository(parts.database).iterate(project), MAX_ITEMS)
-    payloads = [Payload(parts.store.get_range(item.location), item.media_type) for item in found]
+    items = itertools.islice(ItemRepository(parts.database).iterate(project), MAX_ITEMS)
+    payloads = [Payload(parts.store.get_range(item.location), item.media_type) for item in items]
     if not payloads:
         raise ConfigError(f"{project} must have an item to ask about (got none). Give one with --file.")
     return payloads
@@ -150,30 +152,30 @@ def _counters(client: httpx.Client, address: str | None, headers: Mapping[str, s
         lines = client.get(f"{address}/metrics", headers=headers).text.splitlines()
     except httpx.HTTPError:
         return {}
-    found: dict[str, float] = {}
+    counters: dict[str, float] = {}
     for line in lines:
         name, _, value = line.rpartition(" ")
         if not line.startswith("#") and _NUMBER.fullmatch(value):
             bare = name.partition("{")[0]
-            found[bare] = found.get(bare, 0.0) + float(value)
-    return found
+            counters[bare] = counters.get(bare, 0.0) + float(value)
+    return counters
 
 
 def counter_means(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """Return the mean times that the model server counted between two readings, in milliseconds."""
-    found = {}
+    means = {}
     for name, title in COUNTERS.items():
         seconds = after.get(f"{name}_sum", 0.0) - before.get(f"{name}_sum", 0.0)
         number = after.get(f"{name}_count", 0.0) - before.get(f"{name}_count", 0.0)
         if number > 0:
-            found[title] = round(seconds / number * 1000, 3)
-    return found
+            means[title] = round(seconds / number * 1000, 3)
+    return means
 
 
 def parse_timing(text: str) -> dict[str, float]:
     """Return the parts of a `Server-Timing` header in seconds."""
-    found = (_PART.fullmatch(part) for part in text.split(","))
-    return {match[1]: float(match[2]) / 1000 for match in found if match is not None}
+    matches = (_PART.fullmatch(part) for part in text.split(","))
+    return {match[1]: float(match[2]) / 1000 for match in matches if match is not None}
 
 
 def report(through: Sequence[Sample], direct: Sequence[Sample]) -> dict[str, Any]:
@@ -224,26 +226,26 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def as_text(found: Mapping[str, Any]) -> str:
+def as_text(figures: Mapping[str, Any]) -> str:
     """Return the report as a table."""
-    return "\n".join(_lines(found))
+    return "\n".join(_lines(figures))
 
 
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{found['project']}: {found['num_requests']} requests, one after the other; milliseconds"
+def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{figures['project']}: {figures['num_requests']} requests, one after the other; milliseconds"
     yield f"{'':28}{'p50':>9}{'p95':>9}{'p99':>9}"
-    for row in found["parts"]:
+    for row in figures["parts"]:
         yield _row(row["part"], row)
-    yield _row("all, as the caller sees it", found["through_gateway"])
-    if found["direct"] is None:
+    yield _row("all, as the caller sees it", figures["through_gateway"])
+    if figures["direct"] is None:
         yield "The model's server cannot be asked directly from here."
     else:
-        yield _row("the model's server alone", found["direct"])
-        yield f"The gateway adds {found['gateway_adds_p50_ms']:.2f} ms to the median."
-    if found["model_server"]:
-        said = ", ".join(f"{MEANS[name]} {value:.2f} ms" for name, value in found["model_server"].items())
+        yield _row("the model's server alone", figures["direct"])
+        yield f"The gateway adds {figures['gateway_adds_p50_ms']:.2f} ms to the median."
+    if figures["model_server"]:
+        said = ", ".join(f"{MEANS[name]} {value:.2f} ms" for name, value in figures["model_server"].items())
         yield f"By the model server's own counters, over both ways: {said} on average."
-    elif not found["inference_tells"]:
+    elif not figures["inference_tells"]:
         yield "This release does not tell queue and model apart."
 
 

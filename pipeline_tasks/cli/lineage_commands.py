@@ -26,7 +26,7 @@ def blast_radius(arguments: argparse.Namespace) -> Any:
     from pipeline_tasks.orchestration.resources import build_resources
 
     parts = build_resources()
-    found = measure(
+    impact = measure(
         parts.database,
         parts.store,
         arguments.project,
@@ -34,7 +34,7 @@ def blast_radius(arguments: argparse.Namespace) -> Any:
         label=arguments.label,
         annotator=arguments.annotator,
     )
-    return found.as_json() if arguments.json else lineage_tree.as_text(found.tree())
+    return impact.as_json() if arguments.json else lineage_tree.as_text(impact.tree())
 
 
 def retrain(arguments: argparse.Namespace) -> Answer:
@@ -48,7 +48,7 @@ def retrain(arguments: argparse.Namespace) -> Answer:
     model = find(
         LineageRepository(parts.database), parts.store, arguments.version, project=arguments.project, kind="model"
     ).subject
-    found = audit_retrain.retrain(
+    comparison = audit_retrain.retrain(
         model.project,
         model.id,
         database=parts.database,
@@ -58,5 +58,7 @@ def retrain(arguments: argparse.Namespace) -> Answer:
         code_revision=code_revision(),
         tolerance=arguments.tolerance,
     )
-    text = audit_retrain.comparison_text(model.project, model.id, found)
-    return Answer(audit_retrain.comparison_json(model.project, model.id, found), (text,), code=0 if found.agrees else 1)
+    text = audit_retrain.comparison_text(model.project, model.id, comparison)
+    return Answer(
+        audit_retrain.comparison_json(model.project, model.id, comparison), (text,), code=0 if comparison.agrees else 1
+    )

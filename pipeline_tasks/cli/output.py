@@ -41,8 +41,8 @@ def document(data: Any) -> str:
 
 def console() -> Console:
     """Return a console that is wide enough for tables where the output goes to a file."""
-    found = Console(highlight=False, soft_wrap=True)
-    return found if found.is_terminal else Console(highlight=False, width=140)
+    terminal = Console(highlight=False, soft_wrap=True)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=140)
 
 
 def print_answer(answer: Answer, *, as_json: bool) -> None:

@@ -36,8 +36,8 @@ def train(arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.orchestration.local_pipeline import closing_lines, shown_progress, train_to_serve
 
     with shown_progress():
-        found = train_to_serve(arguments.project, force=arguments.force, window=arguments.window)
-    return Answer(found, (closing_lines(arguments.project, found),))
+        outcome = train_to_serve(arguments.project, force=arguments.force, window=arguments.window)
+    return Answer(outcome, (closing_lines(arguments.project, outcome),))
 
 
 def wandb(arguments: argparse.Namespace) -> Answer:  # noqa: ARG001 - `sync` is the only action

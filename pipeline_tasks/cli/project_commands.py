@@ -25,8 +25,8 @@ def schema(_arguments: argparse.Namespace) -> dict[str, Any]:
 
 def list(_arguments: argparse.Namespace) -> Answer:  # noqa: A001 - the action's name
     """Return the projects whose files are right, composed ones too; the others as errors."""
-    found, composed, errors = _all()
-    return _answer([*found, *composed], errors, ())
+    projects, composed, errors = _all()
+    return _answer([*projects, *composed], errors, ())
 
 
 def validate(arguments: argparse.Namespace) -> Answer:
@@ -42,31 +42,31 @@ def validate(arguments: argparse.Namespace) -> Answer:
 
     name = arguments.name
     if name and is_composed(read_document(projects_dir() / name)):
-        one = load_composed(projects_dir() / name)
-        return _answer([one], (), (), f"{name} is valid: {_kind(one)}. `dethrone graph {name} check`.")
-    found, composed, refused = ([load_project(projects_dir() / name)], [], []) if name else _all()
-    findings = [check_sources(one, environment=process_environment()) for one in found]
-    errors = [*refused, *(problem for one in findings for problem in one.problems)]
-    warnings = [warning for one in findings for warning in one.warnings]
-    warnings += [text for one in found for text in deprecations(one.config)]
-    for loaded in found if name else ():
+        single = load_composed(projects_dir() / name)
+        return _answer([single], (), (), f"{name} is valid: {_kind(single)}. `dethrone graph {name} check`.")
+    chosen, composed, refused = ([load_project(projects_dir() / name)], [], []) if name else _all()
+    findings = [check_sources(checked, environment=process_environment()) for checked in chosen]
+    errors = [*refused, *(problem for finding in findings for problem in finding.problems)]
+    warnings = [warning for finding in findings for warning in finding.warnings]
+    warnings += [text for checked in chosen for text in deprecations(checked.config)]
+    for loaded in chosen if name else ():
         check_with_label_studio(labeling_config(loaded), file=str(loaded.folder / "labeling.xml"))
-    warnings += [*(text for one in found for text in exam_warnings(one.config)), *rollout_warnings(found)]
+    warnings += [*(text for checked in chosen for text in exam_warnings(checked.config)), *rollout_warnings(chosen)]
     catalog = catalog_there()
-    warnings += label_lines(found, catalog) if catalog is not None else []
+    warnings += label_lines(chosen, catalog) if catalog is not None else []
     valid = ""
     if name and not errors:
-        config = found[0].config
+        config = chosen[0].config
         valid = f"{name} is valid: {_kind(config)}. {exam_text(config)} {labels_text(config.labels)}"
-    return _answer([*found, *composed], errors, warnings, valid if name else None)
+    return _answer([*chosen, *composed], errors, warnings, valid if name else None)
 
 
 def _all() -> tuple[Sequence[LoadedProject], Sequence[ComposedProject], Sequence[str]]:
     from pipeline_tasks.project.loader import load_composed_projects, load_projects
 
-    found, errors = load_projects(projects_dir())
+    loaded, errors = load_projects(projects_dir())
     composed, more = load_composed_projects(projects_dir())
-    return found, composed, [str(error) for error in (*errors, *more)]
+    return loaded, composed, [str(error) for error in (*errors, *more)]
 
 
 def remove(arguments: argparse.Namespace) -> Answer:
@@ -83,8 +83,8 @@ def remove(arguments: argparse.Namespace) -> Answer:
         raise ConfigError(f"--yes must be given where nobody can be asked (got none): {name} stops serving.")
     if not confirmed(f"{name} stops serving and leaves Airflow; its data, models and ledger stay.", yes=arguments.yes):
         return Answer({"message": "Nothing was changed."}, ("Nothing was changed.",), code=1)
-    found = project_removal.remove(build_resources(), name, now=utc_now())
-    return Answer(dataclasses.asdict(found), (found.as_text(),))
+    removed = project_removal.remove(build_resources(), name, now=utc_now())
+    return Answer(dataclasses.asdict(removed), (removed.as_text(),))
 
 
 def columns(arguments: argparse.Namespace) -> Answer:
@@ -97,7 +97,7 @@ def columns(arguments: argparse.Namespace) -> Answer:
     folder = projects_dir() / arguments.name
     proposals = propose(load_draft(folder), environment=process_environment())
     if not arguments.write:
-        text = "columns:\n" + "".join(one.as_yaml() for one in proposals).rstrip("\n")
+        text = "columns:\n" + "".join(column.as_yaml() for column in proposals).rstrip("\n")
         return Answer({"columns": text}, (text,))
     path = folder / PROJECT_FILE
     before = path.read_text(encoding="utf-8")
@@ -108,13 +108,13 @@ def columns(arguments: argparse.Namespace) -> Answer:
         replace_file(path, before.encode())
         raise
     text = f"Wrote {len(proposals)} columns into {path}. Look through them: a guess is no declaration."
-    if texts := [one.name for one in proposals if one.type == "text"]:
+    if texts := [column.name for column in proposals if column.type == "text"]:
         text += f" A text is no input of tabular_mlp ({', '.join(texts)}); a category, with the values that matter, is."
     return Answer({"message": text}, (text,))
 
 
 def _answer(
-    found: Sequence[LoadedProject | ComposedProject],
+    loaded: Sequence[LoadedProject | ComposedProject],
     errors: Sequence[str],
     warnings: Sequence[str],
     text: str | None = None,
@@ -123,10 +123,10 @@ def _answer(
         print(f"error [CONFIG_INVALID]: {error}", file=sys.stderr)  # noqa: T201
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
-    configs = [one if isinstance(one, ComposedProject) else one.config for one in found]
-    lines = [f"{one.name} ({one.owner}): {_kind(one)}. {one.description}".rstrip() for one in configs]
+    configs = [listed if isinstance(listed, ComposedProject) else listed.config for listed in loaded]
+    lines = [f"{config.name} ({config.owner}): {_kind(config)}. {config.description}".rstrip() for config in configs]
     data = {
-        "projects": [one.model_dump(mode="json") for one in configs],
+        "projects": [config.model_dump(mode="json") for config in configs],
         "errors": [*errors],
         "warnings": [*warnings],
     }
@@ -143,7 +143,7 @@ def init(arguments: argparse.Namespace) -> str:
     """Write a new project."""
     from pipeline_tasks.project.scaffold import init_project
 
-    classes = [one.strip() for one in arguments.classes.split(",")] if arguments.classes else []
+    classes = [label.strip() for label in arguments.classes.split(",")] if arguments.classes else []
     folder = init_project(
         projects_dir(), name=arguments.name, template=arguments.template, classes=classes, labels=arguments.labels
     )

@@ -22,10 +22,10 @@ def latency(arguments: argparse.Namespace) -> Any:
     file = None
     if arguments.file is not None:
         file = cli_latency.payload_of(arguments.file, media_type=media_type_of(arguments.file))
-    found = cli_latency.measure(
+    figures = cli_latency.measure(
         build_resources(), arguments.project, num_requests=arguments.requests, file=file, monotonic=time.perf_counter
     )
-    return Answer(found, (cli_latency.as_text(found),))
+    return Answer(figures, (cli_latency.as_text(figures),))
 
 
 def experiment(arguments: argparse.Namespace) -> Any:
@@ -37,8 +37,8 @@ def experiment(arguments: argparse.Namespace) -> Any:
 
     parts, project = build_resources(), arguments.project
     if arguments.action == "report":
-        found = experiments.report(parts, project, experiment_id=arguments.id)
-        return Answer(found, (as_text(found),))
+        experiment_report = experiments.report(parts, project, experiment_id=arguments.id)
+        return Answer(experiment_report, (as_text(experiment_report),))
     shared: dict[str, Any] = {"attempt": shell_attempt("experiment"), "actor": user_name()}
     if arguments.action == "stop":
         return experiments.stop(parts, project, reason=arguments.reason, **shared)
@@ -106,7 +106,7 @@ def serving_base(arguments: argparse.Namespace) -> Any:
         )
         pushed = None
         if arguments.push is not None:
-            found = registry_credentials(arguments.connection) if arguments.connection else None
-            auth = {"username": found.username, "password": found.password} if found else None
+            credentials = registry_credentials(arguments.connection) if arguments.connection else None
+            auth = {"username": credentials.username, "password": credentials.password} if credentials else None
             pushed = adapter.push_base(engine, name, repository=arguments.push, auth=auth)
     return {"image": name, "built": built, "pushed": pushed}

@@ -46,33 +46,33 @@ def status(_arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.stack import console as stack_console
     from pipeline_tasks.stack import status as stack_status
 
-    found = stack_status.status(home_folder())
-    notes = [*_left_behind(found), *_projects(found)]
-    notes += [] if found.running else ["The stack is not running. `dethrone up` starts it."]
-    data = {**dataclasses.asdict(found), "notes": notes}
-    return Answer(data, (stack_console.status_table(found), *notes), code=0 if found.healthy else 1)
+    stack = stack_status.status(home_folder())
+    notes = [*_left_behind(stack), *_projects(stack)]
+    notes += [] if stack.running else ["The stack is not running. `dethrone up` starts it."]
+    data = {**dataclasses.asdict(stack), "notes": notes}
+    return Answer(data, (stack_console.status_table(stack), *notes), code=0 if stack.healthy else 1)
 
 
-def _projects(found: StackStatus) -> list[str]:
+def _projects(stack: StackStatus) -> list[str]:
     """Return a sentence for each project that waits for labelers, has one who is worse, or serves by another list."""
     from pipeline_tasks.orchestration.exam_labels import status_lines
     from pipeline_tasks.orchestration.labeler_status import disagreeing_lines, missing_people_lines
     from pipeline_tasks.orchestration.privacy_status import privacy_lines
 
-    if not found.running:
+    if not stack.running:
         return []
     # A tie that nobody can break is told by both of the first.
     return [*dict.fromkeys([*missing_people_lines(), *status_lines()]), *disagreeing_lines(), *privacy_lines()]
 
 
-def _left_behind(found: StackStatus) -> list[str]:
+def _left_behind(stack: StackStatus) -> list[str]:
     """Return a sentence for each project that serves although its folder is gone."""
     from pipeline_tasks.orchestration.project_removal import left_behind
     from pipeline_tasks.orchestration.resources import build_resources
 
-    if not found.running:
+    if not stack.running:
         return []
-    projects = left_behind(build_resources(), running=[part.name for part in found.parts])
+    projects = left_behind(build_resources(), running=[part.name for part in stack.parts])
     return [
         f"{name} still serves, and its folder is gone: `dethrone project remove {name}` ends it." for name in projects
     ]
@@ -82,9 +82,9 @@ def logs(arguments: argparse.Namespace) -> Answer:
     """Print the ends of logs."""
     from pipeline_tasks.stack import status as stack_status
 
-    found = stack_status.logs(home_folder(), part=arguments.part, num_lines=arguments.lines)
-    text = "\n\n".join(f"== {name}\n" + "\n".join(lines) for name, lines in found.items())
-    return Answer(found, (text,))
+    tail = stack_status.logs(home_folder(), part=arguments.part, num_lines=arguments.lines)
+    text = "\n\n".join(f"== {name}\n" + "\n".join(lines) for name, lines in tail.items())
+    return Answer(tail, (text,))
 
 
 def doctor(arguments: argparse.Namespace) -> Answer:
@@ -94,11 +94,14 @@ def doctor(arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.stack import status as stack_status
 
     if process_environment().get("DETHRONE_EXECUTOR"):  # a container of many
-        found, left = stack_doctor.doctor_of_container(home=home_folder(), s3_endpoint=load_settings().s3_endpoint), []
+        findings, left = (
+            stack_doctor.doctor_of_container(home=home_folder(), s3_endpoint=load_settings().s3_endpoint),
+            [],
+        )
     else:
-        found, left = stack_doctor.doctor(home_folder()), _left_behind(stack_status.status(home_folder()))
+        findings, left = stack_doctor.doctor(home_folder()), _left_behind(stack_status.status(home_folder()))
     checks = (
-        *found,
+        *findings,
         stack_doctor.check_proxies(arguments.shell),
         *(stack_doctor.Check("projects", ok=False, detail=note) for note in left),
     )

@@ -24,9 +24,9 @@ def save_report(project: str, *, verdict: str | None, output: Path | None, exact
     """
     parts = build_resources()
     verdicts = VerdictRepository(parts.database).history(project)
-    chosen = [one for one in verdicts if verdict is None or one.ref.verdict_id.startswith(verdict)]
+    chosen = [record for record in verdicts if verdict is None or record.ref.verdict_id.startswith(verdict)]
     if not chosen or (verdict is not None and len(chosen) > 1):
-        known = ", ".join(one.ref.verdict_id[:12] for one in verdicts[-10:]) or "none yet"
+        known = ", ".join(record.ref.verdict_id[:12] for record in verdicts[-10:]) or "none yet"
         raise ConfigError(f"verdict must name one verdict of {project} (got {verdict}). The newest: {known}.")
     ref = chosen[-1].ref
     path = output or Path(f"report-{project}-{ref.verdict_id[:12]}.html")
@@ -47,7 +47,7 @@ def quarantine(project: str, *, limit: int, page: int, as_json: bool) -> Any:
     """Return one page of what was not accepted, with reasons, and how much it is in all."""
     items = ItemRepository(build_resources().database)
     total, start = items.count_quarantined(project), (page - 1) * limit
-    rows = [dataclasses.asdict(one) for one in items.quarantined(project, limit=limit, offset=start)]
+    rows = [dataclasses.asdict(item) for item in items.quarantined(project, limit=limit, offset=start)]
     if as_json:
         return {"total": total, "limit": limit, "page": page, "rows": rows}
     if not total:

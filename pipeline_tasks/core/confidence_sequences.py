@@ -14,7 +14,7 @@ STAKES = tuple((2.0**-n, 2.0 ** -(n + 1)) for n in range(12))
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rate:
-    """How many of how many trials had the event."""
+    """A number of events in a number of trials."""
 
     num_events: int
     num_trials: int
@@ -54,10 +54,10 @@ def bounds(rate: Rate, *, alpha: float) -> tuple[float, float]:
     return low, high
 
 
-def compare(one: Rate, other: Rate, *, alpha: float) -> Difference:
-    """Return `one` minus `other`; each rate's bounds get half of alpha."""
-    (one_low, one_high), (other_low, other_high) = bounds(one, alpha=alpha / 2), bounds(other, alpha=alpha / 2)
-    return Difference(one.share - other.share, one_low - other_high, one_high - other_low)
+def compare(rate: Rate, other: Rate, *, alpha: float) -> Difference:
+    """Return `rate` minus `other`; each rate's bounds get half of alpha."""
+    (low, high), (other_low, other_high) = bounds(rate, alpha=alpha / 2), bounds(other, alpha=alpha / 2)
+    return Difference(rate.share - other.share, low - other_high, high - other_low)
 
 
 def _crossing(rate: Rate, *, outside: float, inside: float, limit: float) -> float:
@@ -135,7 +135,7 @@ def _log_capital(paired: Paired, mean: float) -> float:
         for stake, weight in STAKES
     ]
     largest = max(logs)
-    return largest + math.log(sum(math.exp(one - largest) for one in logs)) if largest > -math.inf else largest
+    return largest + math.log(sum(math.exp(log - largest) for log in logs)) if largest > -math.inf else largest
 
 
 def _times(count: int, factor: float) -> float:

@@ -55,7 +55,7 @@ def all_points(roots: Iterable[Path]) -> dict[str, str]:
     Raises:
         ValueError: a name is not a literal, is not `<stage>.<effect>.<moment>`, or stands in two places.
     """
-    found: dict[str, str] = {}
+    points: dict[str, str] = {}
     for path in sorted(path for root in roots for path in root.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
             if isinstance(node, ast.Call) and _called(node) == "crash_point":
@@ -65,12 +65,12 @@ def all_points(roots: Iterable[Path]) -> dict[str, str]:
                         f"{place}: a crash point must be one literal <stage>.<effect>.<before|after|recorded> "
                         f"(got {ast.unparse(node)})."
                     )
-                if name in found:
+                if name in points:
                     raise ValueError(
-                        f"{place}: a crash point must stand in one place ({name} is at {found[name]} too)."
+                        f"{place}: a crash point must stand in one place ({name} is at {points[name]} too)."
                     )
-                found[name] = place
-    return found
+                points[name] = place
+    return points
 
 
 def _called(call: ast.Call) -> str | None:

@@ -38,8 +38,8 @@ def digest_in_key(key: str) -> str | None:
 
     None where the key says none, or a part of it only.
     """
-    found = _digest_part(key)
-    return found if found is not None and len(found) == 64 else None
+    part = _digest_part(key)
+    return part if part is not None and len(part) == 64 else None
 
 
 def names_digest(key: str) -> bool:

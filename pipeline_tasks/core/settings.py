@@ -159,13 +159,13 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     stack = _read_stack(home)
 
     def value(variable: str, stack_key: str) -> str:
-        found = env.get(variable) or stack.get(stack_key)
-        if not found:
+        text = env.get(variable) or stack.get(stack_key)
+        if not text:
             raise ConfigError(
                 f"{variable} must be set, or {home / 'stack.json'} must hold {stack_key} (got neither). "
                 "Start the stack with `dethrone up`, or set the variable."
             )
-        return str(found)
+        return str(text)
 
     return Settings(
         home=home,
@@ -199,37 +199,37 @@ def _wandb_mode(env: Mapping[str, str]) -> str:
 
 
 def _serving_host(env: Mapping[str, str]) -> str:
-    found = env.get("DETHRONE_SERVING_HOST") or "127.0.0.1"
+    text = env.get("DETHRONE_SERVING_HOST") or "127.0.0.1"
     try:
-        one = ipaddress.IPv4Address(found)
+        address = ipaddress.IPv4Address(text)
     except ValueError:
-        one = None
-    if one is None or one.is_unspecified:
+        address = None
+    if address is None or address.is_unspecified:
         raise ConfigError(
-            f"DETHRONE_SERVING_HOST must be an IPv4 address of this machine (got {found}). The gateway reaches the "
+            f"DETHRONE_SERVING_HOST must be an IPv4 address of this machine (got {text}). The gateway reaches the "
             "servers of the process target there."
         )
-    return found
+    return text
 
 
 def _train_threads(env: Mapping[str, str]) -> int:
-    found = env.get("DETHRONE_TRAIN_THREADS") or "1"
-    if not found.isascii() or not found.isdigit() or not 1 <= int(found) <= 1024:
+    text = env.get("DETHRONE_TRAIN_THREADS") or "1"
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1024:
         raise ConfigError(
-            f"DETHRONE_TRAIN_THREADS must be a whole number from 1 to 1024 (got {found!r}). "
+            f"DETHRONE_TRAIN_THREADS must be a whole number from 1 to 1024 (got {text!r}). "
             "Another number gives another model version."
         )
-    return int(found)
+    return int(text)
 
 
 def _train_device(env: Mapping[str, str]) -> str | None:
-    found = env.get("DETHRONE_TRAIN_DEVICE") or None
-    if found is not None and not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", found):
+    text = env.get("DETHRONE_TRAIN_DEVICE") or None
+    if text is not None and not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", text):
         raise ConfigError(
-            f"DETHRONE_TRAIN_DEVICE must be cpu, cuda or cuda:<number> (got {found!r}). "
+            f"DETHRONE_TRAIN_DEVICE must be cpu, cuda or cuda:<number> (got {text!r}). "
             "Leave it out to train on a GPU where there is one."
         )
-    return found
+    return text
 
 
 def projects_dir() -> Path:

@@ -1,4 +1,4 @@
-"""What stands between a verdict and a release: the stored answer, the champion it was compared with, a person's yes."""
+"""Conditions of a release after a verdict: the stored answer, the champion it was compared with, a person's yes."""
 
 from __future__ import annotations
 
@@ -190,8 +190,8 @@ def _known(verdicts: VerdictRepository, project: str, verdict_id: str) -> Verdic
     return record
 
 
-def _same_person(one: str, other: str | None) -> bool:
-    return other is not None and one.strip().casefold() == other.strip().casefold()
+def _same_person(first: str, other: str | None) -> bool:
+    return other is not None and first.strip().casefold() == other.strip().casefold()
 
 
 def _closed(code: str, verdict: VerdictRef, text: str) -> GateClosed:

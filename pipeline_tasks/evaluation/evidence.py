@@ -158,12 +158,12 @@ def pool(answers: Sequence[ExamAnswers]) -> ExamAnswers:
         exam_id=newest.exam_id,
         epoch=newest.epoch,
         object_digest=newest.object_digest,
-        item_ids=tuple(one for exam in answers for one in exam.item_ids),
-        labels=tuple(one for exam in answers for one in exam.labels),
+        item_ids=tuple(item_id for exam in answers for item_id in exam.item_ids),
+        labels=tuple(label for exam in answers for label in exam.labels),
         contender_nc=np.concatenate([exam.contender_nc for exam in answers]),
         champion_nc=np.concatenate([exam.champion_nc for exam in answers]) if has_champion else None,
-        slices={name: tuple(one for exam in answers for one in exam.slices[name]) for name in newest.slices},
-        groups=tuple(one for exam in answers for one in exam.groups or ()) if newest.groups is not None else None,
+        slices={name: tuple(value for exam in answers for value in exam.slices[name]) for name in newest.slices},
+        groups=tuple(group for exam in answers for group in exam.groups or ()) if newest.groups is not None else None,
     )
 
 

@@ -31,14 +31,18 @@ def part_shares(right_n: Array, rows: Mapping[str, Array], group_n: Array, *, al
     filled = {name: rows_k for name, rows_k in rows.items() if len(rows_k)}
     if not filled:
         return ()
-    bounds = {name: groups.share_bounds(right_n[one], group_n[one], alpha=alpha) for name, one in filled.items()}
+    bounds = {
+        name: groups.share_bounds(right_n[rows_n], group_n[rows_n], alpha=alpha) for name, rows_n in filled.items()
+    }
     chosen = np.concatenate(list(filled.values()))
     whole = float(right_n[chosen].mean())
     spread = max(whole * (1 - whole), 0.25 / len(chosen))
-    effects = [groups.design_effect(right_n[one].astype(float), group_n[one]) for one in filled.values()]
-    variance_k = np.array([spread * effect / len(one) for effect, one in zip(effects, filled.values(), strict=True)])
+    effects = [groups.design_effect(right_n[rows_n].astype(float), group_n[rows_n]) for rows_n in filled.values()]
+    variance_k = np.array(
+        [spread * effect / len(rows_n) for effect, rows_n in zip(effects, filled.values(), strict=True)]
+    )
     drawn_k = groups.shrunk(np.array([bounds[name].estimate for name in filled]), variance_k, whole=whole)
     return tuple(
-        PartShare(name, len(one), bounds[name].estimate, float(drawn), bounds[name].low, bounds[name].high)
-        for (name, one), drawn in zip(filled.items(), drawn_k, strict=True)
+        PartShare(name, len(rows_n), bounds[name].estimate, float(drawn), bounds[name].low, bounds[name].high)
+        for (name, rows_n), drawn in zip(filled.items(), drawn_k, strict=True)
     )

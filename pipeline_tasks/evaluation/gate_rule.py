@@ -138,32 +138,31 @@ def _recall_floor(policy: Gate, floor: float, evidence: Evidence, *, key: str) -
         return []
     reasons = []
     least = policy.limits.min_class_items
-    judged = [one for one in evidence.current.recalls if one.num_items >= least]
-    for one in sorted(judged, key=lambda one: (one.shrunk, one.name)):
-        found = (
-            f"{percent(one.estimate)} of {one.num_items} items, at most {percent(one.high)} at the gate's confidence"
-        )
-        asked = f"recall of {one.name} must be at least {percent(floor)} ({key}.recall_per_class; got {found})"
-        if one.high < floor:
+    judged = [recall for recall in evidence.current.recalls if recall.num_items >= least]
+    for recall in sorted(judged, key=lambda recall: (recall.shrunk, recall.name)):
+        share, high = percent(recall.estimate), percent(recall.high)
+        figures = f"{share} of {recall.num_items} items, at most {high} at the gate's confidence"
+        asked = f"recall of {recall.name} must be at least {percent(floor)} ({key}.recall_per_class; got {figures})"
+        if recall.high < floor:
             reasons.append(Reason("RECALL_FLOOR", "against", f"{asked}."))
-        elif one.shrunk < floor:
-            reasons.append(Reason("RECALL_UNCERTAIN", "open", f"{asked}{_drawn(one)}. More of its items decide."))
+        elif recall.shrunk < floor:
+            reasons.append(Reason("RECALL_UNCERTAIN", "open", f"{asked}{_drawn(recall)}. More of its items decide."))
     shown = sorted(reasons, key=lambda reason: reason.stand != "against")[:MAX_NAMED]
     if len(reasons) > MAX_NAMED:
         text = f"{len(reasons) - MAX_NAMED} more classes are in the report's table."
         shown.append(Reason("RECALL_MORE", "note", text))
-    small = [f"{one.name} ({one.num_items})" for one in evidence.current.recalls if one.num_items < least]
+    small = [f"{recall.name} ({recall.num_items})" for recall in evidence.current.recalls if recall.num_items < least]
     if small:
         text = f"{key}.recall_per_class is not judged for classes of fewer than {least} items: {names(small)}."
         shown.append(Reason("CLASS_SMALL", "note", text))
     return shown
 
 
-def _drawn(one: PartShare) -> str:
+def _drawn(share: PartShare) -> str:
     """Return the estimate that decides, where it is not the one that was seen."""
-    if percent(one.shrunk) == percent(one.estimate):
+    if percent(share.shrunk) == percent(share.estimate):
         return ""
-    return f"; {percent(one.shrunk)} drawn to the whole by as much as it is noise"
+    return f"; {percent(share.shrunk)} drawn to the whole by as much as it is noise"
 
 
 def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
@@ -173,16 +172,16 @@ def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
         model = exam.contender.metric(policy.metric).estimate
         advice = partial(_next_epoch, policy, evidence)
         reasons.append(check_above(policy, exam.constant, model=model, exam=exam_text(evidence), advice=advice))
-    found = (
+    shown = (
         f"{percent(accuracy.estimate)} of {exam.num_items} items, {percent(accuracy.low)} to {percent(accuracy.high)}"
     )
     if floor != ABOVE_CONSTANT and accuracy.estimate < floor:
-        text = f"a first model's accuracy must be at least {percent(floor)} (got {found})."
+        text = f"a first model's accuracy must be at least {percent(floor)} (got {shown})."
         reasons.append(Reason("ACCURACY_FLOOR", "against" if accuracy.high < floor else "open", text))
     reasons += _recall_floor(policy, policy.floors.recall_per_class, evidence, key="gate.floors")
     if floor != ABOVE_CONSTANT and not any(reason.stand in {"against", "open"} for reason in reasons):
         text = (
-            f"it is the first model, and it meets the floors: it is right on {found}, at least {percent(floor)} were "
+            f"it is the first model, and it meets the floors: it is right on {shown}, at least {percent(floor)} were "
             "asked for (of the estimate)."
         )
         reasons.append(Reason("FLOORS_MET", "for", text))
@@ -283,9 +282,9 @@ def _check_epochs(policy: Gate, evidence: Evidence) -> list[Reason]:
     """Check each epoch by itself: the newest by its estimate, no one shown worse, the one before within its margin."""
     newest, *older = evidence.epochs
     reasons = []
-    for one in evidence.epochs:
-        if one.gain is None or not one.gain.is_finite:
-            text = f"the difference of the two models on epoch {one.epoch} cannot be computed."
+    for epoch in evidence.epochs:
+        if epoch.gain is None or not epoch.gain.is_finite:
+            text = f"the difference of the two models on epoch {epoch.epoch} cannot be computed."
             return [Reason("METRIC_INVALID", "against", text)]
     if older and newest.gain is not None and newest.gain.difference < 0:
         text = (
@@ -293,19 +292,19 @@ def _check_epochs(policy: Gate, evidence: Evidence) -> list[Reason]:
             f"{newest.num_items} items: what was gained is on older data."
         )
         reasons.append(Reason("NEWEST_BELOW", "open", text))
-    reasons += [reason for one in evidence.epochs for reason in _shown_worse(one)]
+    reasons += [reason for epoch in evidence.epochs for reason in _shown_worse(epoch)]
     if not older:
         text = "there is no earlier exam, so nothing old could be forgotten on it."
         return [*reasons, Reason("NO_PREVIOUS_EXAM", "note", text)]
     return [*reasons, _check_previous(policy, older[0])]
 
 
-def _shown_worse(one: EpochEvidence) -> list[Reason]:
-    gain = one.gain
+def _shown_worse(epoch: EpochEvidence) -> list[Reason]:
+    gain = epoch.gain
     if gain is None or gain.high >= 0:
         return []
     text = (
-        f"on the {one.num_items} items of epoch {one.epoch} the contender is {compared(gain.difference)}, at least "
+        f"on the {epoch.num_items} items of epoch {epoch.epoch} the contender is {compared(gain.difference)}, at least "
         f"{points(-gain.high)} with {percent(1 - gain.alpha)} confidence: it forgets what it knew."
     )
     return [Reason("EPOCH_WORSE", "against", text)]
@@ -339,10 +338,10 @@ def _check_previous(policy: Gate, previous: EpochEvidence) -> Reason:
 def _non_inferior(policy: Gate, gain: PairedGain, where: str, code: str) -> Reason:
     margin = policy.previous_margin
     allowed = f"a loss of {points(margin)} is allowed (gate.previous_margin)"
-    found = f"{where} the contender is {compared(gain.difference)}"
+    shown = f"{where} the contender is {compared(gain.difference)}"
     bound = f"at worst {points(max(-gain.low, 0.0))} worse with {percent(1 - gain.alpha)} confidence"
     if gain.low >= -margin:
-        return Reason(f"{code}_HELD", "for", f"{found}, {bound}; {allowed}.")
+        return Reason(f"{code}_HELD", "for", f"{shown}, {bound}; {allowed}.")
     if gain.high < -margin:
-        return Reason(f"{code}_WORSE", "against", f"{found}, {bound}; {allowed}. It forgets what it knew.")
-    return Reason(f"{code}_UNCERTAIN", "open", f"{found}, but it may be {bound.removeprefix('at worst ')}; {allowed}.")
+        return Reason(f"{code}_WORSE", "against", f"{shown}, {bound}; {allowed}. It forgets what it knew.")
+    return Reason(f"{code}_UNCERTAIN", "open", f"{shown}, but it may be {bound.removeprefix('at worst ')}; {allowed}.")

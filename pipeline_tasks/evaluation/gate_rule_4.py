@@ -89,7 +89,9 @@ def _recall_floor(floor: float, evidence: Evidence, *, min_items: int, key: str)
         return []
     classes = evidence.current.contender.classes
     judged = [score for score in classes if score.num_items >= min_items]
-    low = sorted((score for score in judged if score.recall.estimate < floor), key=lambda one: one.recall.estimate)
+    low = sorted(
+        (score for score in judged if score.recall.estimate < floor), key=lambda recall: recall.recall.estimate
+    )
     reasons = [
         Reason(
             "RECALL_FLOOR",
@@ -108,20 +110,20 @@ def _recall_floor(floor: float, evidence: Evidence, *, min_items: int, key: str)
 
 def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
     exam, accuracy = evidence.current, evidence.current.contender.accuracy
-    found = f"{percent(accuracy.estimate)} of {exam.num_items} items"
+    shown = f"{percent(accuracy.estimate)} of {exam.num_items} items"
     reasons = []
     if policy.floors.accuracy == ABOVE_CONSTANT:
         model = exam.contender.metric(policy.metric).estimate
         name = f"the current exam of {exam.num_items} items"
         reasons.append(constant.check_above(policy, exam.constant, model=model, exam=name, advice=_items_that_decide))
     elif accuracy.estimate < policy.floors.accuracy:
-        text = f"a first model's accuracy must be at least {percent(policy.floors.accuracy)} (got {found})."
+        text = f"a first model's accuracy must be at least {percent(policy.floors.accuracy)} (got {shown})."
         reasons.append(Reason("ACCURACY_FLOOR", "against", text))
     min_items, floor = policy.limits.min_class_items, policy.floors.recall_per_class
     reasons += _recall_floor(floor, evidence, min_items=min_items, key="gate.floors")
     if policy.floors.accuracy != ABOVE_CONSTANT and not any(reason.stand == "against" for reason in reasons):
         text = (
-            f"it is the first model, and it meets the floors: it is right on {found}, "
+            f"it is the first model, and it meets the floors: it is right on {shown}, "
             f"at least {percent(policy.floors.accuracy)} were asked for."
         )
         reasons.append(Reason("FLOORS_MET", "for", text))
@@ -193,10 +195,10 @@ def non_inferior(policy: Gate, gain: PairedGain, where: str, code: str) -> Reaso
     """Return whether a loss beyond the margin is ruled out."""
     margin = policy.previous_margin
     allowed = f"a loss of {points(margin)} is allowed (gate.previous_margin)"
-    found = f"{where} the contender is {compared(gain.difference)}"
+    shown = f"{where} the contender is {compared(gain.difference)}"
     bound = f"at worst {points(max(-gain.low, 0.0))} worse with {percent(1 - gain.alpha)} confidence"
     if gain.low >= -margin:
-        return Reason(f"{code}_HELD", "for", f"{found}, {bound}; {allowed}.")
+        return Reason(f"{code}_HELD", "for", f"{shown}, {bound}; {allowed}.")
     if gain.difference < -margin:
-        return Reason(f"{code}_WORSE", "against", f"{found}; {allowed}. It forgets what it knew.")
-    return Reason(f"{code}_UNCERTAIN", "open", f"{found}, but it may be {bound.removeprefix('at worst ')}; {allowed}.")
+        return Reason(f"{code}_WORSE", "against", f"{shown}; {allowed}. It forgets what it knew.")
+    return Reason(f"{code}_UNCERTAIN", "open", f"{shown}, but it may be {bound.removeprefix('at worst ')}; {allowed}.")

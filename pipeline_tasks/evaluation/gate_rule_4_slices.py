@@ -22,17 +22,17 @@ def check_slices(policy: Gate, exam: ExamEvidence) -> list[Reason]:
 def _check_value(chosen: Slice, score: SliceScore) -> list[Found]:
     where = f"slice {chosen.name} = {score.value}"
     floor, share = chosen.floors.accuracy, score.contender.estimate
-    found = []
+    reasons = []
     if not share >= floor:
         champion = f", where the champion has {percent(score.champion.estimate)}" if score.champion is not None else ""
         text = (
             f"accuracy on {where} must be at least {percent(floor)} (gate.slices.floors; got {percent(share)} of "
             f"{score.num_items} items{champion})."
         )
-        found.append((share - floor, Reason("SLICE_FLOOR", "against", text)))
+        reasons.append((share - floor, Reason("SLICE_FLOOR", "against", text)))
     if chosen.max_loss is not None and score.champion is not None:
-        found += _check_loss(score.gain, where=f"on {where} of {score.num_items} items", margin=chosen.max_loss)
-    return found
+        reasons += _check_loss(score.gain, where=f"on {where} of {score.num_items} items", margin=chosen.max_loss)
+    return reasons
 
 
 def _check_loss(gain: PairedGain | None, *, where: str, margin: float) -> list[Found]:
@@ -42,11 +42,11 @@ def _check_loss(gain: PairedGain | None, *, where: str, margin: float) -> list[F
     if gain.low >= -margin:
         return []
     allowed = f"a loss of {points(margin)} is allowed (gate.slices.max_loss)"
-    found = f"{where} the contender is {compared(gain.difference)}"
+    shown = f"{where} the contender is {compared(gain.difference)}"
     if gain.difference < -margin:
-        return [(gain.difference + margin, Reason("SLICE_WORSE", "against", f"{found}; {allowed}."))]
+        return [(gain.difference + margin, Reason("SLICE_WORSE", "against", f"{shown}; {allowed}."))]
     bound = f"it may be {points(-gain.low)} worse with {percent(1 - gain.alpha)} confidence"
     more = more_items_needed(gain, threshold=-margin)
     asked = f" About {rounded(more)} more of its items would decide this." if more else " More of its items would help."
-    text = f"{found}, but {bound}; {allowed}.{asked}"
+    text = f"{shown}, but {bound}; {allowed}.{asked}"
     return [(gain.low + margin, Reason("SLICE_UNCERTAIN", "open", text))]

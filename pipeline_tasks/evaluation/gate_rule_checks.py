@@ -1,4 +1,4 @@
-"""What every version of the rule checks alike: outputs that are figures at all, leaks, items left out; and the answer.
+"""Checks that every version of the rule shares: outputs that are figures at all, leaks, items left out; the answer.
 
 Each check gives reasons that speak for the contender, against it, or leave the matter open. One reason against
 keeps the champion; else one open question makes the answer inconclusive; only then a promotion is possible.
@@ -56,9 +56,9 @@ def note_left_out(evidence: Evidence) -> list[Reason]:
     """Tell of exam items that neither model is judged on; the rule counts the others alone."""
     if not evidence.left_out:
         return []
-    kinds = Counter("retired" if one.code == RETIRED else "cannot be decoded" for one in evidence.left_out)
+    kinds = Counter("retired" if item.code == RETIRED else "cannot be decoded" for item in evidence.left_out)
     counts = " and ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    named = names([one.item_id[:12] for one in evidence.left_out])
+    named = names([item.item_id[:12] for item in evidence.left_out])
     text = f"{len(evidence.left_out)} exam items are left out for every model ({counts}): {named}."
     return [Reason("ITEMS_LEFT_OUT", "note", text)]
 

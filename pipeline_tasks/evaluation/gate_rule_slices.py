@@ -25,19 +25,21 @@ def check_slices(policy: Gate, exam: ExamEvidence) -> list[Reason]:
 
 def slice_reasons(policy: Gate, exam: ExamEvidence, *, name: str, check: CheckValue) -> list[Reason]:
     """Return the findings of `check` on each value with enough items; `name` is what the rule calls the exam."""
-    by_name = {one.name: one for one in exam.slices}
+    by_name = {evidence.name: evidence for evidence in exam.slices}
     pairs = [(chosen, by_name.get(chosen.name)) for chosen in policy.slices]
     lost = [
-        Reason("METRIC_INVALID", "against", f"slice {one.name} was not computed.") for one, found in pairs if not found
+        Reason("METRIC_INVALID", "against", f"slice {chosen.name} was not computed.")
+        for chosen, evidence in pairs
+        if not evidence
     ]
-    known = [(chosen, found) for chosen, found in pairs if found is not None]
-    failed = [one for chosen, found in known for score in found.scores for one in check(chosen, score)]
+    known = [(chosen, evidence) for chosen, evidence in pairs if evidence is not None]
+    failed = [reason for chosen, evidence in known for score in evidence.scores for reason in check(chosen, score)]
     reasons = [*lost, *_worst(failed)]
-    judged = [found for chosen, found in known if _is_judged(chosen)]
-    num_values = sum(len(found.scores) for found in judged)
+    judged = [evidence for chosen, evidence in known if _is_judged(chosen)]
+    num_values = sum(len(evidence.scores) for evidence in judged)
     if num_values and not reasons:
         reasons.append(Reason("SLICES", "note", f"every slice that was judged holds: {num_values} of them."))
-    return [*reasons, *(reason for chosen, found in known for reason in _left_out(chosen, found, name=name))]
+    return [*reasons, *(reason for chosen, evidence in known for reason in _left_out(chosen, evidence, name=name))]
 
 
 def _is_judged(chosen: Slice) -> bool:
@@ -46,7 +48,7 @@ def _is_judged(chosen: Slice) -> bool:
 
 def _worst(failed: Sequence[Found]) -> list[Reason]:
     rank = {"against": 0, "open": 1, "note": 2}
-    ordered = [reason for _, reason in sorted(failed, key=lambda one: (rank[one[1].stand], one[0]))]
+    ordered = [reason for _, reason in sorted(failed, key=lambda value: (rank[value[1].stand], value[0]))]
     reasons = ordered[:MAX_NAMED]
     if len(ordered) > MAX_NAMED:
         text = f"{len(ordered) - MAX_NAMED} more findings on slices are in the report's table."
@@ -56,10 +58,10 @@ def _worst(failed: Sequence[Found]) -> list[Reason]:
 
 def _check_value(chosen: Slice, score: SliceScore) -> list[Found]:
     where = f"slice {chosen.name} = {score.value}"
-    found = _check_floor(chosen.floors.accuracy, score, where=where)
+    reasons = _check_floor(chosen.floors.accuracy, score, where=where)
     if chosen.max_loss is not None and score.champion is not None:
-        found += _check_loss(score, where=f"on {where} of {score.num_items} items", margin=chosen.max_loss)
-    return found
+        reasons += _check_loss(score, where=f"on {where} of {score.num_items} items", margin=chosen.max_loss)
+    return reasons
 
 
 def _check_floor(floor: float, score: SliceScore, *, where: str) -> list[Found]:
@@ -92,29 +94,29 @@ def _check_loss(score: SliceScore, *, where: str, margin: float) -> list[Found]:
     if gain.low >= -margin:
         return []
     allowed = f"a loss of {points(margin)} is allowed (gate.slices.max_loss)"
-    found = f"{where} the contender is {compared(gain.difference)}"
+    shown = f"{where} the contender is {compared(gain.difference)}"
     sure = f"with {percent(1 - gain.alpha)} confidence"
     if gain.high < -margin:
-        text = f"{found}, at least {points(-gain.high)} worse {sure}; {allowed}."
+        text = f"{shown}, at least {points(-gain.high)} worse {sure}; {allowed}."
         return [(gain.high + margin, Reason("SLICE_WORSE", "against", text))]
-    text = f"{found}, but it may be {points(-gain.low)} worse {sure}; {allowed}."
+    text = f"{shown}, but it may be {points(-gain.low)} worse {sure}; {allowed}."
     if shrunk < -margin:
         text += f" Drawn to the other values by as much as it is noise it is {compared(shrunk)}."
         return [(shrunk + margin, Reason("SLICE_UNCERTAIN", "open", f"{text} More of its items decide."))]
     return [(gain.low + margin, Reason("SLICE_NOT_SHOWN", "note", text))]
 
 
-def _left_out(chosen: Slice, found: SliceEvidence, *, name: str) -> list[Reason]:
-    if not found.scores and not found.num_small:
+def _left_out(chosen: Slice, evidence: SliceEvidence, *, name: str) -> list[Reason]:
+    if not evidence.scores and not evidence.num_small:
         text = f"no item of {name} has a value of slice {chosen.name} (gate.slices, by {chosen.by})."
         if not _is_judged(chosen):
             return [Reason("SLICE_MISSING", "note", text)]
         text += " The rule speaks of it: correct its pattern, or label such exam items."
         return [Reason("SLICE_MISSING", "open", text)]
-    if not found.num_small:
+    if not evidence.num_small:
         return []
-    listed = names([f"{value} ({count})" for value, count in found.small])
-    beyond = found.num_small - len(found.small)
+    listed = names([f"{value} ({count})" for value, count in evidence.small])
+    beyond = evidence.num_small - len(evidence.small)
     more = f" and {beyond} more" if beyond else ""
     text = f"slice {chosen.name} is not judged where it has fewer than {chosen.min_items} items: {listed}{more}."
     return [Reason("SLICE_SMALL", "note", text)]

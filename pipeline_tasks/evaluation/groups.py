@@ -160,28 +160,28 @@ def bootstrap_macro_f1(
     for start in range(0, num_resamples, size):
         drawn_rg = random.multinomial(len(counts_gk), shares_g, size=min(size, num_resamples - start))
         weight_rk = drawn_rg @ counts_gk
-        for found, column in ((contender, 1), (champion, 2)):
+        for scores, column in ((contender, 1), (champion, 2)):
             answer_k = cells_kt[:, column]
-            found.append(statistics.weighted_macro_f1(cells_kt[:, 0], answer_k, weight_rk, num_classes=num_classes))
+            scores.append(statistics.weighted_macro_f1(cells_kt[:, 0], answer_k, weight_rk, num_classes=num_classes))
     return np.concatenate(contender), np.concatenate(champion)
 
 
 def _with_groups(single: PairedGain, group_n: Array, *, effect: float, **changes: float) -> PairedGain:
-    found = {field: getattr(single, field) for field in single.__dataclass_fields__}
+    fields = {field: getattr(single, field) for field in single.__dataclass_fields__}
     grouped = {
         "num_groups": len(np.unique(group_n)),
         "design_effect": effect,
         "largest_group": largest_share(group_n),
     }
-    return PairedGain(**{**found, **changes, **grouped})
+    return PairedGain(**{**fields, **changes, **grouped})
 
 
 def share_bounds(right_n: Array, group_n: Array, *, alpha: float) -> Interval:
     """Return the share that is right with one-sided bounds at level `alpha` each: Wilson's, with a design effect."""
     effect, level = design_effect(right_n.astype(float), group_n), level_by_groups(alpha, group_n)
     num_items = len(right_n) / effect
-    found = wilson_interval(float(right_n.mean()) * num_items, num_items, confidence=1 - 2 * level)
-    return Interval(float(right_n.mean()), found.low, found.high)
+    interval = wilson_interval(float(right_n.mean()) * num_items, num_items, confidence=1 - 2 * level)
+    return Interval(float(right_n.mean()), interval.low, interval.high)
 
 
 def shrunk(estimate_k: Array, variance_k: Array, *, whole: float) -> Array:

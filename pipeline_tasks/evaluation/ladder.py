@@ -105,7 +105,9 @@ def told(document: Document, *, rung: Rung | None) -> dict[str, Any]:
     decision = document["decision"]
     if tells_figures(document):
         return {name: document[name] for name in ("question", "measured", "decision")}
-    reasons = [{**one, "text": told_reason(one["code"], one["text"], rung=rung)} for one in decision["reasons"]]
+    reasons = [
+        {**reason, "text": told_reason(reason["code"], reason["text"], rung=rung)} for reason in decision["reasons"]
+    ]
     word = str(decision["headline"]).partition(": ")[0]
     headline = f"{word}: {reasons[0]['text']}" if reasons else word
     return {

@@ -18,8 +18,8 @@ def without_retired(exam: Exam, retired: Mapping[str, str]) -> tuple[Exam, list[
     """Return the exam without the items that were taken out of use, and those."""
     gone = [item.item_id for item in exam.items if item.item_id in retired]
     kept = tuple(item for item in exam.items if item.item_id not in retired)
-    found = [LeftOut(exam.ref.exam_id, item_id, RETIRED, retired[item_id]) for item_id in gone]
-    return dataclasses.replace(exam, items=kept), found
+    left_out = [LeftOut(exam.ref.exam_id, item_id, RETIRED, retired[item_id]) for item_id in gone]
+    return dataclasses.replace(exam, items=kept), left_out
 
 
 def undecodable(exam: Exam, answered: Answered, *, roles: Sequence[str]) -> list[LeftOut]:

@@ -1,4 +1,4 @@
-"""What one model's answers on one exam are worth. Pure; arrays end in their shape: n items, c classes."""
+"""Metrics of one model's answers on one exam. Pure; arrays end in their shape: n items, c classes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ReliabilityBin:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OutputHealth:
-    """Whether the raw outputs are probabilities at all."""
+    """Counts of raw outputs that are no probabilities."""
 
     num_non_finite: int
     num_not_probabilities: int
@@ -105,10 +105,10 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2.
     """
-    num_items = sum(one.num_items for one in bins)
+    num_items = sum(bin_.num_items for bin_ in bins)
     if num_items == 0:
         return math.nan
-    return sum(one.num_items * abs(one.confidence - one.accuracy) for one in bins) / num_items
+    return sum(bin_.num_items * abs(bin_.confidence - bin_.accuracy) for bin_ in bins) / num_items
 
 
 def expected_calibration_error(confidence_n: Array, *, seed: int, num_resamples: int = NUM_CALIBRATED) -> float:

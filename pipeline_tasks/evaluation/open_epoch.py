@@ -18,7 +18,7 @@ from pipeline_tasks.evaluation.report.open_epoch import told_page, told_summary
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Held:
+class ConcealedVerdict:
     """A verdict whose exact figures are held back, and the ladder at its place among those on its epoch."""
 
     document: Mapping[str, Any]
@@ -40,32 +40,32 @@ class Held:
         return told_summary(self.document, rung=self.rung)
 
 
-def held_back(database: Database, store: ObjectStore, record: VerdictRecord) -> Held | None:
+def held_back(database: Database, store: ObjectStore, record: VerdictRecord) -> ConcealedVerdict | None:
     """Return a verdict as far as it is told; None where all of it is: its epoch is closed, or its policy says so."""
     return held_verdicts(database, store, record.ref.project).get(record.ref.verdict_id)
 
 
-def held_verdicts(database: Database, store: ObjectStore, project: str) -> dict[str, Held]:
+def held_verdicts(database: Database, store: ObjectStore, project: str) -> dict[str, ConcealedVerdict]:
     """Return the verdicts on a project's open epoch that are held back, by id; the ladder is one for each champion."""
     newest = next(iter(DatasetRepository(database).exams(project)), None)
     history = VerdictRepository(database).history(project) if newest is not None else []
     rungs: dict[str | None, Rung] = {}
     held = {}
-    on_newest = [one for one in history if newest and one.exam_ids[0] == newest.exam_id]
+    on_newest = [judged for judged in history if newest and judged.exam_ids[0] == newest.exam_id]
     read = [(record, document) for record in on_newest if (document := _document(store, record)) is not None]
     for record, document in sorted(read, key=_use):
-        champion, found = record.ref.champion_version, ladder.difference_of(document)
-        if found is not None:
-            rungs[champion] = ladder.climb(rungs.get(champion), found[0], num_items=found[1])
+        champion, verdicts = record.ref.champion_version, ladder.difference_of(document)
+        if verdicts is not None:
+            rungs[champion] = ladder.climb(rungs.get(champion), verdicts[0], num_items=verdicts[1])
         if not ladder.is_told_whole(document):
-            held[record.ref.verdict_id] = Held(document, rungs[champion] if found is not None else None)
+            held[record.ref.verdict_id] = ConcealedVerdict(document, rungs[champion] if verdicts is not None else None)
     return held
 
 
 def told_reasons(database: Database, store: ObjectStore, record: VerdictRecord) -> tuple[str, ...]:
     """Return a verdict's reasons as they are told now."""
     held = held_back(database, store, record)
-    return record.ref.reasons if held is None else tuple(one["text"] for one in held.said["decision"]["reasons"])
+    return record.ref.reasons if held is None else tuple(reason["text"] for reason in held.said["decision"]["reasons"])
 
 
 def _use(judged: tuple[VerdictRecord, Mapping[str, Any]]) -> tuple[dt.datetime, int]:
@@ -77,7 +77,7 @@ def _use(judged: tuple[VerdictRecord, Mapping[str, Any]]) -> tuple[dt.datetime, 
 def _document(store: ObjectStore, record: VerdictRecord) -> Mapping[str, Any] | None:
     """Return a verdict's document, or None where it cannot be read: its page is then refused by its digest."""
     try:
-        found: Mapping[str, Any] = json.loads(store.get(f"{record.ref.object_key}/verdict.json"))
+        document: Mapping[str, Any] = json.loads(store.get(f"{record.ref.object_key}/verdict.json"))
     except (KeyError, ValueError):
         return None
-    return found
+    return document

@@ -38,13 +38,13 @@ def label_evidence(labels: ExamLabels, exam: ExamEvidence) -> LabelEvidence:
     total = exam.num_items + labels.num_open
     accuracy = exam.contender.accuracy.estimate
     rival = exam.champion.accuracy.estimate if exam.champion is not None else None
-    found = math.nan if rival is None else accuracy - rival
+    gain = math.nan if rival is None else accuracy - rival
     return LabelEvidence(
         num_open=labels.num_open,
         share=labels.num_open / total if total else 0.0,
         contender=share_bounds(accuracy, num_items=exam.num_items, num_open=labels.num_open),
         champion=None if rival is None else share_bounds(rival, num_items=exam.num_items, num_open=labels.num_open),
-        difference=None if rival is None else _difference(found, exam.num_items, labels.num_open),
+        difference=None if rival is None else _difference(gain, exam.num_items, labels.num_open),
         imported_share=min(labels.num_imported / exam.num_items, 1.0) if exam.num_items else 0.0,
     )
 
@@ -67,19 +67,19 @@ def note_labels(labels: ExamLabels | None, exam: ExamEvidence) -> list[Reason]:
     """Tell of items that the exam lacks because people differed, and of labels that nobody looked at."""
     if labels is None:
         return []
-    found, notes = label_evidence(labels, exam), []
+    noted, notes = label_evidence(labels, exam), []
     if labels.num_open:
-        bounds = f"of the contender's accuracy {percent(found.contender.low)} to {percent(found.contender.high)}"
-        if found.difference is not None:
-            bounds += f", of the difference {points(found.difference.low)} to {points(found.difference.high)}"
+        bounds = f"of the contender's accuracy {percent(noted.contender.low)} to {percent(noted.contender.high)}"
+        if noted.difference is not None:
+            bounds += f", of the difference {points(noted.difference.low)} to {points(noted.difference.high)}"
         text = (
-            f"{labels.num_open} more items belong to this exam and are open, {percent(found.share)} of all: people "
+            f"{labels.num_open} more items belong to this exam and are open, {percent(noted.share)} of all: people "
             f"differed ({_kinds(labels)}). All of them wrong or right, that would make {bounds}."
         )
         notes.append(Reason("ITEMS_OPEN", "note", text))
     if labels.num_imported:
         text = (
-            f"{labels.num_imported} of {exam.num_items} exam labels ({percent(found.imported_share)}) came with the "
+            f"{labels.num_imported} of {exam.num_items} exam labels ({percent(noted.imported_share)}) came with the "
             "source and nobody looked at them (labels.imported_in_exam)."
         )
         notes.append(Reason("LABELS_IMPORTED", "note", text))

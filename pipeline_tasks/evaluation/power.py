@@ -43,8 +43,8 @@ def detectable_gain(*, num_items: float, disagreement: float, alpha: float) -> f
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        found = power(middle * STEP, num_items=num_items, disagreement=disagreement, alpha=alpha)
-        low, high = (low, middle) if found >= POWER else (middle, high)
+        chance = power(middle * STEP, num_items=num_items, disagreement=disagreement, alpha=alpha)
+        low, high = (low, middle) if chance >= POWER else (middle, high)
     return high * STEP
 
 

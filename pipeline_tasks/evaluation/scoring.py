@@ -98,11 +98,11 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> Exam:
             "Restore it from a backup; the champion stays until then."
         ) from None
     table = manifest.from_parquet(data, object_key=ref.object_key)
-    found = manifest.exam_id(table)
-    if found != ref.exam_id or table.num_rows != ref.num_items:
+    actual = manifest.exam_id(table)
+    if actual != ref.exam_id or table.num_rows != ref.num_items:
         raise DataCorrupt(
             f"{ref.object_key} must hold the {ref.num_items} items and labels of exam {ref.exam_id[:12]} "
-            f"(got {table.num_rows} of exam {found[:12]}). It was changed after it was frozen; restore it."
+            f"(got {table.num_rows} of exam {actual[:12]}). It was changed after it was frozen; restore it."
         )
     columns = (table[name].to_pylist() for name in ("item_id", "label", "media_type", "source", "origin"))
     group_keys = table["group_key"].to_pylist()
@@ -110,10 +110,11 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> Exam:
     return Exam(ref=ref, digest=sha256_hex(data), items=tuple(ExamItem(*row) for row in rows))
 
 
-def group_numbers(exams: Sequence[Exam], found: Sequence[Mapping[str, str]]) -> list[tuple[int, ...]]:
+def group_numbers(exams: Sequence[Exam], group_keys: Sequence[Mapping[str, str]]) -> list[tuple[int, ...]]:
     """Return each item's group as a number, the same in every exam: what a group is called stays where it is.
 
-    `found` has each exam's groups by item id; what one group key or one found group joins, in any epoch, is one group.
+    `group_keys` has each exam's groups by item id; what one key or one group joins, in any
+    epoch, is one group.
     """
     root: dict[str, str] = {}
 
@@ -123,7 +124,7 @@ def group_numbers(exams: Sequence[Exam], found: Sequence[Mapping[str, str]]) -> 
             key = root[key]
         return key
 
-    for exam, groups in zip(exams, found, strict=True):
+    for exam, groups in zip(exams, group_keys, strict=True):
         for item in exam.items:
             first, second = sorted((find(item.group_key), find(groups.get(item.item_id, item.group_key))))
             root[second] = first
@@ -194,7 +195,7 @@ def answer_items(
     Raises:
         DataCorrupt: an item's bytes are not what its id says.
     """
-    found: list[dict[int, str]] = [{} for _ in models]
+    undecodable: list[dict[int, str]] = [{} for _ in models]
     answers = [np.full((len(items), len(model.classes)), np.nan, dtype=np.float32) for model in models]
     order = sorted(range(len(items)), key=lambda row: (items[row].location.object_key, items[row].location.offset))
     for start in range(0, len(items), batch_size):
@@ -202,7 +203,7 @@ def answer_items(
         batch = [items[row] for row in rows]
         payloads = read_checked(batch, read=read)
         inputs: dict[str, tuple[list[Any], dict[int, str]]] = {}
-        for model, answer_nc, problems in zip(models, answers, found, strict=True):
+        for model, answer_nc, problems in zip(models, answers, undecodable, strict=True):
             if model.decoding not in inputs:
                 inputs[model.decoding] = _decode(model, rows, payloads)
             arrays, bad = inputs[model.decoding]
@@ -210,8 +211,8 @@ def answer_items(
             good = [row for row in rows if row not in bad]
             if good:
                 answer_nc[good] = predict(model, arrays)
-    bad_rows = sorted({row for problems in found for row in problems})
-    return Answered(answers, {row: tuple(problems.get(row) for problems in found) for row in bad_rows})
+    bad_rows = sorted({row for problems in undecodable for row in problems})
+    return Answered(answers, {row: tuple(problems.get(row) for problems in undecodable) for row in bad_rows})
 
 
 def read_checked(items: Sequence[ExamItem], *, read: ReadItems) -> list[bytes]:
@@ -272,9 +273,9 @@ def measure_latency(
         rounds.append(_measure_once(models, payloads, timer=timer, num_timed=num_timed))
         if is_enough(rounds[-1]):
             break
-    best = min(rounds, key=lambda found: found["contender"].latency_p99_ms)
+    best = min(rounds, key=lambda measured: measured["contender"].latency_p99_ms)
     waiting = round((load or _load_per_core)(), 2)
-    return {role: dataclasses.replace(one, repeats=len(rounds), load=waiting) for role, one in best.items()}
+    return {role: dataclasses.replace(measured, repeats=len(rounds), load=waiting) for role, measured in best.items()}
 
 
 def _measure_once(
@@ -287,11 +288,11 @@ def _measure_once(
             predict(model, [model.decode(payload)])
             if index >= NUM_WARM_UP:
                 seconds[role].append(timer() - start)
-    found = {}
+    measured = {}
     for role, times in seconds.items():
         p50, p99 = np.percentile(np.array(times) * 1000, [50, 99]) if times else (np.nan, np.nan)
-        found[role] = Measured(latency_p50_ms=round(float(p50), 3), latency_p99_ms=round(float(p99), 3))
-    return found
+        measured[role] = Measured(latency_p50_ms=round(float(p50), 3), latency_p99_ms=round(float(p99), 3))
+    return measured
 
 
 def _load_per_core() -> float:

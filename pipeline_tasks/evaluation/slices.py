@@ -56,7 +56,7 @@ class SliceEvidence:
 
 def values_of(items: Sequence[ExamItem], slices: Sequence[Slice], *, keys: Mapping[str, str]) -> SliceValues:
     """Return each slice's value of each item, None for none; `keys` (item id to key) is read where a pattern asks."""
-    return {one.name: tuple(_value(item, one, keys=keys) for item in items) for one in slices}
+    return {chosen.name: tuple(_value(item, chosen, keys=keys) for item in items) for chosen in slices}
 
 
 def _value(item: ExamItem, chosen: Slice, *, keys: Mapping[str, str]) -> str | None:
@@ -66,8 +66,8 @@ def _value(item: ExamItem, chosen: Slice, *, keys: Mapping[str, str]) -> str | N
         return item.origin
     if chosen.by == "media_type":
         return item.media_type
-    found = re.search(chosen.pattern or "", keys[item.item_id])
-    return found["slice"] or None if found is not None else None
+    match = re.search(chosen.pattern or "", keys[item.item_id])
+    return match["slice"] or None if match is not None else None
 
 
 def score_slices(
@@ -81,7 +81,8 @@ def score_slices(
 ) -> tuple[SliceEvidence, ...]:
     """Return the evidence of each declared slice; `alpha` is the level of the bounds."""
     return tuple(
-        _score_slice(one, values[one.name], contender_right_n, champion_right_n, group_n, alpha=alpha) for one in slices
+        _score_slice(chosen, values[chosen.name], contender_right_n, champion_right_n, group_n, alpha=alpha)
+        for chosen in slices
     )
 
 
@@ -98,7 +99,7 @@ def _score_slice(
     for row, value in enumerate(values):
         if value is not None:
             rows.setdefault(value, []).append(row)
-    counts = Counter({value: len(found) for value, found in rows.items()})
+    counts = Counter({value: len(members) for value, members in rows.items()})
     small = sorted(
         (pair for pair in counts.items() if pair[1] < chosen.min_items), key=lambda pair: (-pair[1], pair[0])
     )
@@ -147,15 +148,15 @@ def _score_value(
 
 def _shrunk(scores: Sequence[SliceScore], shares: Sequence[PartShare]) -> list[SliceScore]:
     """Return the scores with what is shown of each, its estimates drawn to those of all values."""
-    gains = [one.gain for one in scores if one.gain is not None]
+    gains = [score.gain for score in scores if score.gain is not None]
     drawn: list[float | None] = [None] * len(scores)
     if gains and len(gains) == len(scores):
-        size_k = np.array([one.num_items for one in gains], dtype=float)
-        gain_k = np.array([one.difference for one in gains])
+        size_k = np.array([gain.num_items for gain in gains], dtype=float)
+        gain_k = np.array([gain.difference for gain in gains])
         whole = float((gain_k * size_k).sum() / size_k.sum())
         # One discordance for all: a value where the models happen not to differ is no surer than the others.
-        spread = max(float((np.array([one.spread for one in gains]) ** 2 * size_k).sum() / size_k.sum()), 1e-6)
-        drawn = [float(one) for one in groups.shrunk(gain_k, spread / size_k, whole=whole)]
+        spread = max(float((np.array([gain.spread for gain in gains]) ** 2 * size_k).sum() / size_k.sum()), 1e-6)
+        drawn = [float(difference) for difference in groups.shrunk(gain_k, spread / size_k, whole=whole)]
     return [
         dataclasses.replace(
             score, shrunk=share.shrunk, share_low=share.low, share_high=share.high, shrunk_gain=shrunk_gain

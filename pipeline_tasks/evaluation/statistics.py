@@ -141,7 +141,9 @@ def compare_macro_f1(
     )
     whole = np.ones((1, num_items), dtype=np.int64)
     answers = (contender_n, champion_n)
-    f1_contender, f1_champion = (weighted_macro_f1(truth_n, one, whole, num_classes=num_classes)[0] for one in answers)
+    f1_contender, f1_champion = (
+        weighted_macro_f1(truth_n, answer_n, whole, num_classes=num_classes)[0] for answer_n in answers
+    )
     difference = float(f1_contender - f1_champion)
     gain_r = contender_r - champion_r
     error = float(gain_r.std())

@@ -197,13 +197,15 @@ def _score(
         _answer(exam, models, slices=policy.slices, deny=deny, read=read, find_items=find_items, retired=retired)
         for exam in frozen
     ]
-    exams = tuple(one for one, _, _ in judged)
+    exams = tuple(exam for exam, _, _ in judged)
     numbers = scoring.group_numbers(exams, [find_groups(ref) for ref in refs])
-    answers = tuple(dataclasses.replace(one, groups=found) for (_, one, _), found in zip(judged, numbers, strict=True))
-    left_out = tuple(one for _, _, found in judged for one in found)
+    answers = tuple(
+        dataclasses.replace(exam, groups=groups) for (_, exam, _), groups in zip(judged, numbers, strict=True)
+    )
+    left_out = tuple(item for _, _, items in judged for item in items)
     payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
     measured = scoring.measure_latency(
-        models, payloads, is_enough=lambda found: _within_limits(policy, found["contender"]), timer=timer
+        models, payloads, is_enough=lambda timed: _within_limits(policy, timed["contender"]), timer=timer
     )
     parties = {
         role: vd.party(
@@ -228,9 +230,9 @@ def _score(
     )
 
 
-def _within_limits(policy: Gate, found: Measured) -> bool:
+def _within_limits(policy: Gate, timed: Measured) -> bool:
     limits = policy.limits
-    pairs = ((found.latency_p50_ms, limits.latency_p50_ms), (found.latency_p99_ms, limits.latency_p99_ms))
+    pairs = ((timed.latency_p50_ms, limits.latency_p50_ms), (timed.latency_p99_ms, limits.latency_p99_ms))
     return all(limit is None or measured <= limit for measured, limit in pairs)
 
 
@@ -239,7 +241,7 @@ def _leaks_of(
 ) -> tuple[Leak, ...]:
     if ref is None:
         return ()
-    ignored = {one.item_id for one in left_out}
+    ignored = {item.item_id for item in left_out}
     return tuple(leak for leak in find_leaks(ref.snapshot_id, refs) if leak.item_id not in ignored)
 
 
@@ -260,17 +262,17 @@ def _answer(
     kept = [row for row in range(len(exam.items)) if row not in answered.problems]
     left_out += undecodable(exam, answered, roles=list(models))
     exam = dataclasses.replace(exam, items=tuple(exam.items[row] for row in kept))
-    by_key = any(one.by == "key_pattern" for one in slices)
+    by_key = any(chosen.by == "key_pattern" for chosen in slices)
     keys = {item.item_id: item.key for item in find_items([item.item_id for item in exam.items])} if by_key else {}
-    found = {role: answer_nc[kept] for role, answer_nc in zip(models, answered.answers, strict=True)}
+    kept_answers = {role: answer_nc[kept] for role, answer_nc in zip(models, answered.answers, strict=True)}
     answers = ExamAnswers(
         exam_id=exam.ref.exam_id,
         epoch=exam.ref.epoch,
         object_digest=exam.digest,
         item_ids=tuple(item.item_id for item in exam.items),
         labels=tuple(item.label for item in exam.items),
-        contender_nc=found["contender"],
-        champion_nc=found.get("champion"),
+        contender_nc=kept_answers["contender"],
+        champion_nc=kept_answers.get("champion"),
         slices=deny.clean_texts(values_of(exam.items, slices, keys=keys)),
     )
     return exam, answers, left_out
@@ -352,8 +354,10 @@ def _adopt(store: ObjectStore, key: str, document: dict[str, Any]) -> dict[str, 
 
 def _counts(verdicts: VerdictRepository, project: str, scored: _Scored) -> dict[str, Mapping[str, int]]:
     parties = {"contender": scored.contender, "champion": scored.champion}
-    found = {role: verdicts.class_counts(project, one.snapshot_id) for role, one in parties.items() if one is not None}
-    return {role: counts for role, counts in found.items() if counts is not None}
+    by_role = {
+        role: verdicts.class_counts(project, party.snapshot_id) for role, party in parties.items() if party is not None
+    }
+    return {role: counts for role, counts in by_role.items() if counts is not None}
 
 
 def _record(

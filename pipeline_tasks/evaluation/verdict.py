@@ -73,7 +73,7 @@ class ExamName:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VerdictInputs:
-    """What a verdict answers; current exam first. `exam_use` counts comparisons on it, this one included.
+    """The inputs of a verdict; current exam first. `exam_use` counts comparisons on it, this one included.
 
     `leaks` are the exam items that the contender's training snapshot holds, `champion_leaks` those in the champion's;
     `left_out` are the items of the exams that neither model is judged on. `epoch_level` is the error that all
@@ -147,15 +147,15 @@ def build_document(
     evidence_digest: str,
 ) -> dict[str, Any]:
     """Compute every figure and the answer; `measured` has `contender` and, if there is one, `champion`."""
-    found = build_evidence(question, answers, measured=measured)
-    decision = (gate_rule if question.rule_version >= WINDOW_SINCE else gate_rule_4).decide(question.policy, found)
-    exams: dict[str, Any] = {"current": _exam_json(found.current)}
+    evidence = build_evidence(question, answers, measured=measured)
+    decision = (gate_rule if question.rule_version >= WINDOW_SINCE else gate_rule_4).decide(question.policy, evidence)
+    exams: dict[str, Any] = {"current": _exam_json(evidence.current)}
     if question.rule_version >= WINDOW_SINCE:
-        exams["epochs"] = [_without_later(_plain(one)) for one in found.epochs]
+        exams["epochs"] = [_without_later(_plain(epoch)) for epoch in evidence.epochs]
     else:
-        exams["previous"] = _exam_json(found.previous) if found.previous is not None else None
-    if found.labels is not None:
-        exams["labels"] = _plain(label_evidence(found.labels, found.current))
+        exams["previous"] = _exam_json(evidence.previous) if evidence.previous is not None else None
+    if evidence.labels is not None:
+        exams["labels"] = _plain(label_evidence(evidence.labels, evidence.current))
     return {
         "question": question.as_json(),
         "measured": {role: _without_later(_plain(value)) for role, value in measured.items()},
@@ -173,7 +173,7 @@ def _without_later(plain: Any) -> Any:
     if isinstance(plain, dict):
         kept = {name: value for name, value in plain.items() if value is not None or name not in LATER_FIGURES}
         return {name: _without_later(value) for name, value in kept.items()}
-    return [_without_later(one) for one in plain] if isinstance(plain, list) else plain
+    return [_without_later(value) for value in plain] if isinstance(plain, list) else plain
 
 
 def build_evidence(
@@ -187,13 +187,13 @@ def build_evidence(
         "champion_classes": question.champion.classes if question.champion is not None else None,
     }
     exams = []
-    for place, one in enumerate([ev.pool(answers)] if with_window else answers):
+    for place, exam in enumerate([ev.pool(answers)] if with_window else answers):
         level = 1 - policy.confidence
         if place == 0:
             level = ev.alpha_for_use(policy, question.exam_use, epoch_level=question.epoch_level)
         with_constant = question.rule_version >= CONSTANT_SINCE
-        exams.append(ev.build_exam_evidence(one, policy=policy, alpha=level, with_constant=with_constant, **parties))
-    epochs = [ev.build_epoch_evidence(one, policy=policy, **parties) for one in answers] if with_window else []
+        exams.append(ev.build_exam_evidence(exam, policy=policy, alpha=level, with_constant=with_constant, **parties))
+    epochs = [ev.build_epoch_evidence(exam, policy=policy, **parties) for exam in answers] if with_window else []
     return ev.Evidence(
         project_classes=question.project_classes,
         contender=_facts(question.contender, measured["contender"]),
@@ -211,13 +211,13 @@ def build_evidence(
     )
 
 
-def _facts(one: Party, measured: Measured) -> ev.ModelFacts:
+def _facts(judged: Party, measured: Measured) -> ev.ModelFacts:
     return ev.ModelFacts(
-        version=one.version,
-        digest=one.digest,
-        snapshot_id=one.snapshot_id,
-        classes=one.classes,
-        size_bytes=one.size_bytes,
+        version=judged.version,
+        digest=judged.digest,
+        snapshot_id=judged.snapshot_id,
+        classes=judged.classes,
+        size_bytes=judged.size_bytes,
         latency_p50_ms=measured.latency_p50_ms,
         latency_p99_ms=measured.latency_p99_ms,
         repeats=measured.repeats,
@@ -233,22 +233,22 @@ def verdict_id_of(document: Mapping[str, Any]) -> str:
 def evidence_table(exams: Sequence[Exam], answers: Sequence[ev.ExamAnswers], *, question: VerdictInputs) -> bytes:
     """Return both models' answers to every item as Parquet, one row per exam and item."""
     tables = []
-    for exam, one in zip(exams, answers, strict=True):
+    for exam, answered in zip(exams, answers, strict=True):
         columns: dict[str, Any] = {
-            "exam_id": [one.exam_id] * len(exam.items),
-            "item_id": list(one.item_ids),
-            "label": list(one.labels),
+            "exam_id": [answered.exam_id] * len(exam.items),
+            "item_id": list(answered.item_ids),
+            "label": list(answered.labels),
             "media_type": [item.media_type for item in exam.items],
             "object_key": [item.location.object_key for item in exam.items],
             "offset": [item.location.offset for item in exam.items],
             "size_bytes": [item.location.size_bytes for item in exam.items],
         }
-        if one.groups is not None:
-            columns[GROUP_COLUMN] = pa.array(one.groups, pa.int32())
-        columns |= {f"{SLICE_COLUMN}{name}": pa.array(values, pa.string()) for name, values in one.slices.items()}
-        columns |= _answer_columns("contender", one.contender_nc, classes=question.contender.classes)
-        if one.champion_nc is not None and question.champion is not None:
-            columns |= _answer_columns("champion", one.champion_nc, classes=question.champion.classes)
+        if answered.groups is not None:
+            columns[GROUP_COLUMN] = pa.array(answered.groups, pa.int32())
+        columns |= {f"{SLICE_COLUMN}{name}": pa.array(values, pa.string()) for name, values in answered.slices.items()}
+        columns |= _answer_columns("contender", answered.contender_nc, classes=question.contender.classes)
+        if answered.champion_nc is not None and question.champion is not None:
+            columns |= _answer_columns("champion", answered.champion_nc, classes=question.champion.classes)
         tables.append(pa.table(columns))
     buffer = io.BytesIO()
     pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
@@ -268,11 +268,11 @@ def _answer_columns(role: str, probabilities_nc: Array, *, classes: Sequence[str
 def read_answers(data: bytes, *, exams: Sequence[Mapping[str, Any]]) -> list[ev.ExamAnswers]:
     """Read the answers of each exam of a question back from evidence.parquet."""
     table = pq.read_table(io.BytesIO(data))
-    found = []
+    answers = []
     for exam in exams:
         rows = table.filter(pc.equal(table["exam_id"], exam["exam_id"]))
         has_champion = "champion_probabilities" in rows.column_names
-        found.append(
+        answers.append(
             ev.ExamAnswers(
                 exam_id=exam["exam_id"],
                 epoch=exam["epoch"],
@@ -285,7 +285,7 @@ def read_answers(data: bytes, *, exams: Sequence[Mapping[str, Any]]) -> list[ev.
                 groups=tuple(rows[GROUP_COLUMN].to_pylist()) if GROUP_COLUMN in rows.column_names else None,
             )
         )
-    return found
+    return answers
 
 
 def _slice_values(rows: pa.Table) -> dict[str, tuple[str | None, ...]]:
@@ -317,7 +317,7 @@ def question_from(document: Mapping[str, Any]) -> VerdictInputs:
         project_classes=tuple(fields.pop("project_classes")),
         leaks=tuple(Leak(**leak) for leak in fields.pop("leaks")),
         champion_leaks=tuple(Leak(**leak) for leak in fields.pop("champion_leaks")),
-        left_out=tuple(ev.LeftOut(**one) for one in fields.pop("left_out", ())),
+        left_out=tuple(ev.LeftOut(**item) for item in fields.pop("left_out", ())),
         labels=ExamLabels(**fields.pop("labels")) if "labels" in fields else None,
         **fields,
     )
@@ -353,7 +353,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(element) for element in value]
     if isinstance(value, float):
         return round(value, DIGITS) if math.isfinite(value) else None
     return value

@@ -1,4 +1,4 @@
-"""Where a verdict's row in the catalog and its document say different things. Pure."""
+"""Contradictions between a verdict's row in the catalog and its document. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def contradictions(record: VerdictRecord, document: Mapping[str, Any]) -> Iterat
     """
     ref = record.ref
     try:
-        found = _facts(document, verdict_id=ref.verdict_id)
+        facts = _facts(document, verdict_id=ref.verdict_id)
     except (LookupError, TypeError) as error:
         yield f"verdict.json must hold a question and a decision (got {type(error).__name__}: {error})"
         return
@@ -29,8 +29,8 @@ def contradictions(record: VerdictRecord, document: Mapping[str, Any]) -> Iterat
         "object_key": ref.object_key.rstrip("/"),
     }
     for name, value in said.items():
-        if value != found[name]:
-            yield f"{name}: the catalog says {value!r}, the document {found[name]!r}"
+        if value != facts[name]:
+            yield f"{name}: the catalog says {value!r}, the document {facts[name]!r}"
 
 
 def judged_weights(data: bytes) -> str | None:

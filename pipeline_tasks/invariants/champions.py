@@ -96,11 +96,11 @@ def _bound_violations(
 ) -> Iterator[Violation]:
     if EXPORTED_NAME in file_names(manifest) or "exported" in metadata:
         yield from _same_digest(project, f"{folder}/{EXPORTED_NAME}", metadata.get("exported", "none"), store)
-    found = _config_digest(manifest)
-    if found != metadata.get("config"):
+    digest = _config_digest(manifest)
+    if digest != metadata.get("config"):
         bound = str(metadata.get("config"))[:12]
         yield Violation(
-            "I4", project, f"{folder}/{MANIFEST_NAME} must have the configuration {bound} (got {found[:12]})"
+            "I4", project, f"{folder}/{MANIFEST_NAME} must have the configuration {bound} (got {digest[:12]})"
         )
 
 
@@ -126,7 +126,7 @@ def gate_violations(
     Whether an approval was needed is what the route says of its own time, not what the project asks for today.
     """
     answers: dict[str, list[Row]] = {}
-    for row in sorted(approvals, key=lambda one: one["sequence"]):
+    for row in sorted(approvals, key=lambda answer: answer["sequence"]):
         answers.setdefault(row["verdict_id"], []).append(row)
     released = {(row["model_version"], row["verdict_id"]): row for row in releases}
     champion, former, asked = None, set[str](), False
@@ -152,8 +152,8 @@ def gate_violations(
         former.add(version)
         beside = {entry["model_version"] for entry in (*route["body"]["entries"], *route["body"].get("shadows", ()))}
         for name in sorted(beside - former):
-            mine = [one for one in verdicts.values() if one["contender_version"] == name]
-            if not any(_has_passed(one, route, answers=answers, released=released) for one in mine):
+            mine = [judged for judged in verdicts.values() if judged["contender_version"] == name]
+            if not any(_has_passed(judged, route, answers=answers, released=released) for judged in mine):
                 faults.append(f"routes to {name} too, which has not passed verdict, approval and release")
         yield from (_ungated(project, route, fault) for fault in faults)
 
@@ -226,18 +226,18 @@ def _verdict_faults(
     key = f"{verdict['object_key'].rstrip('/')}/verdict.json"
     try:
         document = store.get(key)
-        found = sha256_hex(document)
+        digest = sha256_hex(document)
     except (KeyError, DataCorrupt) as error:
-        found = type(error).__name__
-    if found != verdict["digest"]:
-        yield f"must have the verdict {key} with the SHA-256 {verdict['digest']} (got {found})"
+        digest = type(error).__name__
+    if digest != verdict["digest"]:
+        yield f"must have the verdict {key} with the SHA-256 {verdict['digest']} (got {digest})"
     elif model is not None and model["digest"] != judged_weights(document):
         yield f"has the weights {model['digest'][:12]}, judged were {str(judged_weights(document))[:12]}"
 
 
 def _approval_faults(route: Row, answers: Sequence[Row], *, champion: str | None, rule: str | None) -> Iterator[str]:
     # What counted then: a later answer to the same verdict speaks of a later route.
-    earlier = [one for one in answers if one["at"] <= route["created_at"]]
+    earlier = [approval for approval in answers if approval["at"] <= route["created_at"]]
     answer = earlier[-1] if earlier else next(iter(answers), None)
     if answer is None:
         if rule == "always" or (rule == "first" and champion is None):
@@ -262,12 +262,12 @@ def _ungated(project: str, route: Row, fault: str) -> Violation:
 
 
 def _same_digest(project: str, key: str, digest: str, store: ObjectStore) -> Iterator[Violation]:
-    with _fetched(key, store) as found:
-        yield from _wrong_digest(project, key, digest, found)
+    with _fetched(key, store) as fetched:
+        yield from _wrong_digest(project, key, digest, fetched)
 
 
-def _wrong_digest(project: str, key: str, digest: str, found: Path | Exception) -> Iterator[Violation]:
-    actual = sha256_of_file(found) if isinstance(found, Path) else type(found).__name__
+def _wrong_digest(project: str, key: str, digest: str, fetched: Path | Exception) -> Iterator[Violation]:
+    actual = sha256_of_file(fetched) if isinstance(fetched, Path) else type(fetched).__name__
     if actual != digest:
         yield Violation("I4", project, f"{key} must have the SHA-256 {digest} (got {actual})")
 

@@ -72,19 +72,24 @@ def check(
             lambda project: _ledger(connection, store, project, known, noted, deep=deep),
             lambda project: _evidence(connection, store, project, public_keys, deep=deep),
         )
-        found = [
-            *(one for look in by_project for project in projects for one in _despite_forms(project, look(project))),
+        violations = [
+            *(
+                violation
+                for look in by_project
+                for project in projects
+                for violation in _despite_forms(project, look(project))
+            ),
             *_despite_forms(EVERY_PROJECT, _runs(connection, now)),
             *_despite_forms(EVERY_PROJECT, _leftovers(connection, store, now)),
             *trigger_violations(connection),
         ]
-    return sorted(found, key=lambda one: (int(one.invariant.removeprefix("I")), one.project))
+    return sorted(violations, key=lambda violation: (int(violation.invariant.removeprefix("I")), violation.project))
 
 
-def _despite_forms(project: str, found: Iterator[Violation]) -> Iterator[Violation]:
+def _despite_forms(project: str, violations: Iterator[Violation]) -> Iterator[Violation]:
     """Yield what is found; a row that no release has written so is a finding too."""
     try:
-        yield from found
+        yield from violations
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         text = printable(f"{type(error).__name__}: {error}")
         yield Violation("I11", project, f"every row and object must have the form that a release writes (got {text})")
@@ -183,14 +188,14 @@ def _manifest(connection: sa.Connection, store: ObjectStore, project: str, row: 
         yield Violation("I1", project, f"{name} must be readable (got {type(error).__name__})")
         return
     rows = manifest.to_pylist()
-    ids = [one["item_id"] for one in rows]
+    ids = [member["item_id"] for member in rows]
     if len(ids) != row["num_rows"]:
         yield Violation("I1", project, f"{name} must have {row['num_rows']} rows (got {len(ids)})")
     known = sa.select(t.items.c.item_id).where(t.items.c.project == project)
     exam = sa.select(t.exam_items.c.item_id).where(t.exam_items.c.project == project)
     yield from listed("I2", project, f"items twice in {name}", _repeated(ids))
     yield from listed("I1", project, f"unknown items in {name}", set(ids) - set(connection.execute(known).scalars()))
-    trained = {one["item_id"] for one in rows if one["split"] == "train"}
+    trained = {member["item_id"] for member in rows if member["split"] == "train"}
     trained &= set(connection.execute(exam).scalars())
     yield from listed("I1", project, f"exam items trained on in {name}", trained)
 

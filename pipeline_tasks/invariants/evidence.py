@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import ledger, seals
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.append_only import missing_triggers
-from pipeline_tasks.catalog.ledger import Entry
+from pipeline_tasks.catalog.ledger import LedgerEntry
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.core.ports import ObjectInfo, ObjectStore
 from pipeline_tasks.errors import DataCorrupt
@@ -29,7 +29,7 @@ def trigger_violations(connection: sa.Connection) -> Iterator[Violation]:
 
 
 def sealed_violations(
-    connection: sa.Connection, store: ObjectStore, project: str, entries: Sequence[Entry], *, deep: bool
+    connection: sa.Connection, store: ObjectStore, project: str, entries: Sequence[LedgerEntry], *, deep: bool
 ) -> Iterator[Violation]:
     """I11: every row that a seal marks is there and as it was; so are, in a deep check, the objects."""
     known: dict[str, dict[bytes, tuple[bytes, Sequence[str]]]] = {}
@@ -113,10 +113,10 @@ def _differences(row: Row, document: Mapping[str, Any]) -> Iterator[str]:
 
 def _json_of(store: ObjectStore, key: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(store.get(key))
+        document = json.loads(store.get(key))
     except (KeyError, DataCorrupt, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def manifest_violations(
@@ -140,11 +140,11 @@ def manifest_violations(
     yield from listed(INVARIANT, project, "exam items that catalog and exam file do not share", names)
     for row in snapshots:
         try:
-            found = manifest.manifest_id(manifest.read(store, row["object_key"]))
+            manifest_id = manifest.manifest_id(manifest.read(store, row["object_key"]))
         except DataCorrupt as error:
-            found = str(error)
-        if found != row["snapshot_id"]:
-            text = f"snapshot {row['snapshot_id'][:12]} must hash to its id (got {found[:200]})"
+            manifest_id = str(error)
+        if manifest_id != row["snapshot_id"]:
+            text = f"snapshot {row['snapshot_id'][:12]} must hash to its id (got {manifest_id[:200]})"
             yield Violation(INVARIANT, project, text)
 
 

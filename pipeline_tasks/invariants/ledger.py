@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from pipeline_tasks.catalog import ledger
-from pipeline_tasks.catalog.ledger import Draft, Entry
+from pipeline_tasks.catalog.ledger import Draft, LedgerEntry
 from pipeline_tasks.catalog.verdicts import VerdictRecord
 from pipeline_tasks.contracts import VerdictRef, sha256_hex
 from pipeline_tasks.core.ports import ObjectStore
@@ -18,7 +18,7 @@ from pipeline_tasks.invariants.violation import Violation
 
 def ledger_violations(
     project: str,
-    entries: Sequence[Entry],
+    entries: Sequence[LedgerEntry],
     drafts: Sequence[Draft],
     *,
     store: ObjectStore,
@@ -47,21 +47,21 @@ def ledger_violations(
 
 def _evidence_faults(draft: Draft, store: ObjectStore, *, deep: bool) -> Iterator[str]:
     name, folder = ledger.name_of(draft), str(draft.body["object_key"]).rstrip("/")
-    data, found = _read(store, f"{folder}/verdict.json")
-    if found != draft.evidence_digest:
-        yield f"{name} must have {folder}/verdict.json with the SHA-256 {draft.evidence_digest} (got {found})"
+    data, stored = _read(store, f"{folder}/verdict.json")
+    if stored != draft.evidence_digest:
+        yield f"{name} must have {folder}/verdict.json with the SHA-256 {draft.evidence_digest} (got {stored})"
         return
     yield from (f"{name} contradicts its document; {fault}" for fault in _contradictions(draft, data))
     report = draft.body.get("report_digest")
     if report is not None:
-        _data, found = _read(store, f"{folder}/{REPORT_NAME}")
-        if found != report:
-            yield f"{name} must have {folder}/{REPORT_NAME} with the SHA-256 {report} (got {found})"
+        _data, stored = _read(store, f"{folder}/{REPORT_NAME}")
+        if stored != report:
+            yield f"{name} must have {folder}/{REPORT_NAME} with the SHA-256 {report} (got {stored})"
     if deep:
         expected = _evidence_digest(data)
-        _data, found = _read(store, f"{folder}/evidence.parquet")
-        if found != expected:
-            yield f"{name} must have {folder}/evidence.parquet with the SHA-256 {expected} (got {found})"
+        _data, stored = _read(store, f"{folder}/evidence.parquet")
+        if stored != expected:
+            yield f"{name} must have {folder}/evidence.parquet with the SHA-256 {expected} (got {stored})"
 
 
 def _contradictions(draft: Draft, document: bytes) -> Iterator[str]:
@@ -79,11 +79,11 @@ def _contradictions(draft: Draft, document: bytes) -> Iterator[str]:
         ref, tuple(body["exam_ids"]), body["policy_id"], str(draft.evidence_digest), body["run_id"], draft.at
     )
     try:
-        found = json.loads(document)
+        parsed = json.loads(document)
     except ValueError:
         yield "verdict.json must be JSON (got something else)"
         return
-    yield from contradictions(record, found)
+    yield from contradictions(record, parsed)
 
 
 def _evidence_digest(document: bytes) -> str | None:

@@ -60,8 +60,8 @@ def _repeated(marks: bytearray, keys: Sequence[str], log: PredictionLog) -> list
     suspects = {value.tobytes() for value in values[counts > 1]}
     if not suspects:
         return []
-    found: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     for rows in log.each(keys, _predictions, reads=1, damaged=lambda _: None):  # told by the first reading
         ids = [row["prediction_id"] for row in rows]
-        found.update(one for one in ids if one is not None and _mark(one) in suspects)
-    return [one for one, count in found.items() if count > 1]
+        seen.update(id_ for id_ in ids if id_ is not None and _mark(id_) in suspects)
+    return [id_ for id_, count in seen.items() if count > 1]

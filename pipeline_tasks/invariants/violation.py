@@ -1,4 +1,4 @@
-"""How a broken invariant is told."""
+"""A broken invariant and its message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Violation:
 
 def listed(invariant: str, project: str, what: str, names: Iterable[str]) -> Iterator[Violation]:
     """Yield one violation that counts the names and gives the first ten, or nothing if there are none."""
-    found = sorted(names)
-    if found:
-        more = ", ..." if len(found) > MAX_NAMED else ""
-        yield Violation(invariant, project, f"{len(found)} {what}: {', '.join(found[:MAX_NAMED])}{more}")
+    ordered = sorted(names)
+    if ordered:
+        more = ", ..." if len(ordered) > MAX_NAMED else ""
+        yield Violation(invariant, project, f"{len(ordered)} {what}: {', '.join(ordered[:MAX_NAMED])}{more}")

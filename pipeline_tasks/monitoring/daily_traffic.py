@@ -37,13 +37,13 @@ def _read(store: ObjectStore, project: str, *, now: dt.datetime) -> Traffic | No
     keys, newest = log.object_keys(), log.object_keys(since=since.date())
     step = max(1, -(-len(newest) // MOST_PARTS))
     read = newest[::step]
-    found: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for minutes in log.each(read, partial(_minutes, since=since)):
-        found += minutes
-    counted = {minute: num for minute, num in found.items() if 0 <= minute < MINUTES}
+        counts += minutes
+    counted = {minute: num for minute, num in counts.items() if 0 <= minute < MINUTES}
     if not counted:
         return None
-    is_older = len(newest) < len(keys) or min(found) < 0
+    is_older = len(newest) < len(keys) or min(minutes) < 0
     first = 0 if is_older else min(counted)
     scale = len(newest) / len(read)
     return Traffic(tuple(scale * counted.get(minute, 0) for minute in range(first, MINUTES)))

@@ -55,7 +55,9 @@ def evidence(answers: Iterable[tuple[bool, float]], *, bound: float, level: floa
     for number, (is_right, weight) in enumerate(answers, start=1):
         total += weight
         excess = min(1.0, weight * number / total) * ((0.0 if is_right else 1.0) - (1 - bound))
-        sums = [min(CAP * level, (one + 1) * (1 + stake * excess)) for one, stake in zip(sums, stakes, strict=True)]
+        sums = [
+            min(CAP * level, (wealth + 1) * (1 + stake * excess)) for wealth, stake in zip(sums, stakes, strict=True)
+        ]
         yield sum(sums) / len(sums)
 
 

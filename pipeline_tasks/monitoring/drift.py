@@ -1,4 +1,4 @@
-"""How far production has moved from what the exam looked like: effect sizes, not p-values. Pure.
+"""Drift of production from the exam: effect sizes, not p-values. Pure.
 
 With enough traffic every difference is significant, so only its size counts, and only when it stays: two blocks of
 predictions in a row. What two samples of one law differ by is subtracted. Confidence does not follow accuracy, so drift
@@ -26,7 +26,7 @@ DriftState = Literal["OK", "WATCH", "DRIFT", "INSUFFICIENT_DATA"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Histogram:
+class AnswerHistogram:
     """Counts of confidences by tenth and of labels."""
 
     confidence: tuple[int, ...]
@@ -40,8 +40,8 @@ class Histogram:
         return {"confidence": list(self.confidence), "labels": dict(sorted(self.labels.items()))}
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Histogram:
-        return Histogram(tuple(value["confidence"]), dict(value["labels"]))
+    def from_json(value: Mapping[str, Any]) -> AnswerHistogram:
+        return AnswerHistogram(tuple(value["confidence"]), dict(value["labels"]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,33 +56,33 @@ class Drift:
     num_rows: int
     confidence_psi: float | None
     label_js: float | None
-    expected: Histogram | None = None
-    actual: Histogram | None = None
+    expected: AnswerHistogram | None = None
+    actual: AnswerHistogram | None = None
     num_needed: int = 0
     rule_version: int = RULE_VERSION
 
     def as_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: one.as_json() if isinstance(one, Histogram) else one for name, one in plain.items()}
+        return {name: value.as_json() if isinstance(value, AnswerHistogram) else value for name, value in plain.items()}
 
 
-def histogram(answers: Iterable[tuple[str, float]]) -> Histogram:
+def histogram(answers: Iterable[tuple[str, float]]) -> AnswerHistogram:
     """Return the histogram of (label, confidence) pairs."""
     bins = [0] * NUM_BINS
     labels: Counter[str] = Counter()
     for label, confidence in answers:
         bins[min(NUM_BINS - 1, max(0, int(confidence * NUM_BINS)))] += 1
         labels[label] += 1
-    return Histogram(tuple(bins), dict(labels))
+    return AnswerHistogram(tuple(bins), dict(labels))
 
 
-def add(histograms: Sequence[Histogram]) -> Histogram:
+def add(histograms: Sequence[AnswerHistogram]) -> AnswerHistogram:
     """Return the sum of histograms."""
     labels: Counter[str] = Counter()
-    for one in histograms:
-        labels.update(one.labels)
-    bins = tuple(sum(one.confidence[index] for one in histograms) for index in range(NUM_BINS))
-    return Histogram(bins, dict(labels))
+    for part in histograms:
+        labels.update(part.labels)
+    bins = tuple(sum(part.confidence[index] for part in histograms) for index in range(NUM_BINS))
+    return AnswerHistogram(bins, dict(labels))
 
 
 def psi(expected: Sequence[int], actual: Sequence[int]) -> float:
@@ -92,13 +92,13 @@ def psi(expected: Sequence[int], actual: Sequence[int]) -> float:
     return sum((q - p) * math.log(q / p) for p, q in pairs)
 
 
-def excess_psi(expected: Histogram, actual: Histogram) -> float:
+def excess_psi(expected: AnswerHistogram, actual: AnswerHistogram) -> float:
     """Return the stability index of the confidences less what two samples of one law have: (b - 1)(1/n + 1/m)."""
     noise = (NUM_BINS - 1) * (1 / expected.num_rows + 1 / actual.num_rows)
     return max(0.0, psi(expected.confidence, actual.confidence) - noise)
 
 
-def excess_js(expected: Histogram, actual: Histogram) -> float:
+def excess_js(expected: AnswerHistogram, actual: AnswerHistogram) -> float:
     """Return the distance of the labels less what two samples of one law have."""
     return excess_js_distance(expected.labels, actual.labels) or 0.0
 
@@ -108,27 +108,27 @@ def least_rows(num_classes: int) -> int:
     return ROWS_PER_CELL * max(num_classes, NUM_BINS)
 
 
-def blocks(windows: Sequence[Histogram], *, size: int = BLOCK) -> list[Histogram]:
+def blocks(windows: Sequence[AnswerHistogram], *, size: int = BLOCK) -> list[AnswerHistogram]:
     """Return consecutive windows gathered into blocks of at least `size` predictions, without an unfull last one."""
-    found: list[Histogram] = []
-    gathered: list[Histogram] = []
+    filled: list[AnswerHistogram] = []
+    gathered: list[AnswerHistogram] = []
     for window in windows:
         gathered.append(window)
-        if sum(one.num_rows for one in gathered) >= size:
-            found.append(add(gathered))
+        if sum(part.num_rows for part in gathered) >= size:
+            filled.append(add(gathered))
             gathered = []
-    return found
+    return filled
 
 
-def measure(windows: Sequence[Histogram], *, exam: Histogram | None, num_classes: int) -> Drift:
+def measure(windows: Sequence[AnswerHistogram], *, exam: AnswerHistogram | None, num_classes: int) -> Drift:
     """Compare the newest blocks with the exam, or with the version's own first block where there is no exam."""
     needed = least_rows(num_classes)
-    found = blocks(windows, size=max(BLOCK, needed))
-    reference = exam if exam is not None and exam.num_rows else (found[0] if found else None)
+    full = blocks(windows, size=max(BLOCK, needed))
+    reference = exam if exam is not None and exam.num_rows else (full[0] if full else None)
     name = "exam" if reference is exam and exam is not None else "first predictions"
-    compared = found if name == "exam" else found[1:]
+    compared = full if name == "exam" else full[1:]
     if reference is None or not compared or reference.num_rows < needed:
-        num_rows = sum(one.num_rows for one in windows)
+        num_rows = sum(window.num_rows for window in windows)
         return Drift("INSUFFICIENT_DATA", name, num_rows, None, None, expected=reference, num_needed=needed)
     far = [_is_far(reference, block) for block in compared[-PERSISTENCE:]]
     stays = len(far) == PERSISTENCE and all(far)
@@ -145,5 +145,5 @@ def measure(windows: Sequence[Histogram], *, exam: Histogram | None, num_classes
     )
 
 
-def _is_far(reference: Histogram, block: Histogram) -> bool:
+def _is_far(reference: AnswerHistogram, block: AnswerHistogram) -> bool:
     return excess_psi(reference, block) > MAX_PSI or excess_js(reference, block) > MAX_JS

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.monitoring.detector import ExamCount
-from pipeline_tasks.monitoring.drift import Histogram, histogram
+from pipeline_tasks.monitoring.drift import AnswerHistogram, histogram
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class ExamReference:
     """A model version on its exam."""
 
     count: ExamCount
-    answers: Histogram | None
+    answers: AnswerHistogram | None
 
 
 def load_reference(store: ObjectStore, verdict_key: str | None, *, version: str) -> ExamReference | None:
@@ -56,7 +56,7 @@ def _role(document: dict[str, Any], version: str) -> str | None:
     return roles[0] if roles else None
 
 
-def _exam_answers(store: ObjectStore, key: str, *, document: dict[str, Any], role: str) -> Histogram | None:
+def _exam_answers(store: ObjectStore, key: str, *, document: dict[str, Any], role: str) -> AnswerHistogram | None:
     try:
         table = pq.read_table(io.BytesIO(store.get(f"{key}/evidence.parquet")))
         judged = document["question"]["exams"][: None if "epochs" in document["evidence"] else 1]

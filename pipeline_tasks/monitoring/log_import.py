@@ -161,14 +161,14 @@ def share_of_exam(project: Project, after: AfterAlarm | None) -> float:
 def _new_parts(project: str, *, outside: MonitoringResources, now: dt.datetime) -> tuple[list[Part], list[RejectedRow]]:
     """Return parts that were not imported yet, and what of them, or whole, is not taken."""
     done = outside.monitoring.imported_parts(project)
-    found: list[Part] = []
+    new: list[Part] = []
     refused: list[RejectedRow] = []
     size = 0
     log = PredictionLog(outside.store, project)
     for info in log.parts():
         if info.key in done:
             continue
-        if found and (len(found) >= MAX_PARTS or size + info.size_bytes > MAX_BYTES):
+        if new and (len(new) >= MAX_PARTS or size + info.size_bytes > MAX_BYTES):
             break  # the next run goes on here
         stored = log.get(info.key)
         try:
@@ -179,17 +179,21 @@ def _new_parts(project: str, *, outside: MonitoringResources, now: dt.datetime) 
         if part.is_ahead:
             refused.append(refuse_part(info.key, stored.data, code="PART_AHEAD", reason=part.refused[0].reason))
             continue
-        found.append(part)
+        new.append(part)
         refused += part.refused
         size += info.size_bytes
-    return found, refused
+    return new, refused
 
 
 def _count_unmatched(project: str, outcomes: Sequence[OutcomeRow], parts: Sequence[Part], *, store: ObjectStore) -> int:
     """Return how many outcomes are about no prediction of these parts, nor of the newest ones of the log."""
-    ids = {one.prediction_id for part in parts for one in part.predictions}
+    ids = {prediction.prediction_id for part in parts for prediction in part.predictions}
     keys = {key for part in parts for key in part.business_keys}
-    missing = {one.outcome_id: one for one in outcomes if one.prediction_id not in ids and one.business_key not in keys}
+    missing = {
+        outcome.outcome_id: outcome
+        for outcome in outcomes
+        if outcome.prediction_id not in ids and outcome.business_key not in keys
+    }
     unknown = unknown_outcomes(PredictionLog(store, project), list(missing.values()), num_parts=MAX_PARTS)
     if unknown:
         _log.warning("monitor of %s: %d outcomes are about no prediction of the log", project, len(unknown))
@@ -201,17 +205,17 @@ def _pick(
 ) -> tuple[list[_Pick], list[RejectedRow]]:
     """Return what people look at, and the inputs that were looked at and are not taken."""
     policy, name = project.config.monitor, project.name
-    before = outside.monitoring.picked(name, [one.prediction_id for one in predictions])
-    examine = _Examiner(project, outside, {one: row.item_id for one, row in before.items()})
+    before = outside.monitoring.picked(name, [prediction.prediction_id for prediction in predictions])
+    examine = _Examiner(project, outside, {prediction_id: row.item_id for prediction_id, row in before.items()})
     audits = pick_audits(
         predictions,
         key=outside.split_key,
         share=policy.audit_share,
         limit=policy.max_audits,
         max_share_per_client=policy.max_share_per_client,
-        already={one for one, row in before.items() if row.kind == "audit"},
+        already={prediction_id for prediction_id, row in before.items() if row.kind == "audit"},
     )
-    audited = {one.prediction_id for one in audits}
+    audited = {prediction.prediction_id for prediction in audits}
     chances = inclusion_chances(
         predictions,
         audits,
@@ -233,17 +237,19 @@ def _pick(
         return outside.items.sides(name, [group_key]).get(group_key, side) == "train"
 
     uncertain = pick_uncertain(
-        [one for one in predictions if one.prediction_id not in audited],
+        [prediction for prediction in predictions if prediction.prediction_id not in audited],
         limit=policy.max_uncertain,
         max_share_per_client=policy.max_share_per_client,
         wanted=wanted,
-        already={one for one, row in before.items() if row.kind == "uncertain"},
+        already={prediction_id for prediction_id, row in before.items() if row.kind == "uncertain"},
     )
-    chosen: list[tuple[Prediction, PickKind]] = [(one, "audit") for one in audits]
-    chosen += [(one, "uncertain") for one in uncertain]
-    examined = [(one, examine(one), kind) for one, kind in chosen]
+    chosen: list[tuple[Prediction, PickKind]] = [(prediction, "audit") for prediction in audits]
+    chosen += [(prediction, "uncertain") for prediction in uncertain]
+    examined = [(prediction, examine(prediction), kind) for prediction, kind in chosen]
     picks = [
-        _Pick(one, found, kind, chances.get(one.prediction_id)) for one, found, kind in examined if found is not None
+        _Pick(prediction, item_id, kind, chances.get(prediction.prediction_id))
+        for prediction, item_id, kind in examined
+        if item_id is not None
     ]
     return picks, examine.refused
 
@@ -287,15 +293,15 @@ class _Examiner:
 
 
 def _audit_row(pick: _Pick) -> AuditRow:
-    one = pick.prediction
+    prediction = pick.prediction
     return AuditRow(
-        prediction_id=one.prediction_id,
+        prediction_id=prediction.prediction_id,
         item_id=pick.examined.candidate.item_id,
-        model_version=one.model_version,
-        predicted_label=one.label,
-        confidence=one.confidence,
+        model_version=prediction.model_version,
+        predicted_label=prediction.label,
+        confidence=prediction.confidence,
         kind=pick.kind,
-        predicted_at=one.at,
+        predicted_at=prediction.at,
         inclusion=pick.inclusion,
     )
 
@@ -361,8 +367,8 @@ def _import_window(
     parts: Sequence[Part], predictions: Sequence[Prediction], *, num_unmatched: int, now: dt.datetime
 ) -> WindowRow:
     by_version: dict[str, list[tuple[str, float]]] = {}
-    for one in predictions:
-        by_version.setdefault(one.model_version, []).append((one.label, one.confidence))
+    for prediction in predictions:
+        by_version.setdefault(prediction.model_version, []).append((prediction.label, prediction.confidence))
     keys = [part.object_key for part in parts]
     statistics: dict[str, Any] = {
         "kind": IMPORT,
@@ -371,7 +377,7 @@ def _import_window(
         "num_errors": sum(part.num_errors for part in parts),
         "num_unmatched": num_unmatched,
         "histograms": {version: drift.histogram(pairs).as_json() for version, pairs in sorted(by_version.items())},
-        "first_at": min((one.at for one in predictions), default=now).isoformat(),
-        "last_at": max((one.at for one in predictions), default=now).isoformat(),
+        "first_at": min((prediction.at for prediction in predictions), default=now).isoformat(),
+        "last_at": max((prediction.at for prediction in predictions), default=now).isoformat(),
     }
     return WindowRow(f"{IMPORT}-{content_id(keys)[:16]}", statistics, (), now)

@@ -73,7 +73,7 @@ class Part:
     def is_ahead(self) -> bool:
         """True where all that it holds is ahead of the clock of who reads: one of the two clocks is wrong."""
         is_empty = not (self.predictions or self.outcomes or self.num_errors)
-        return is_empty and {one.code for one in self.refused} == {RECORD_AHEAD}
+        return is_empty and {refusal.code for refusal in self.refused} == {RECORD_AHEAD}
 
 
 def read_part(stored: StoredPart, *, project: str, now: dt.datetime) -> Part:
@@ -106,7 +106,7 @@ def read_part(stored: StoredPart, *, project: str, now: dt.datetime) -> Part:
 
 
 def _refusal(row: dict[str, Any], error: InputError, *, place: str) -> RejectedRow:
-    name = next((one for one in (row["prediction_id"], row["request_id"]) if isinstance(one, str) and one), place)
+    name = next((text for text in (row["prediction_id"], row["request_id"]) if isinstance(text, str) and text), place)
     return RejectedRow(printable_key(name), sha256_hex(place.encode()), error.code, f"{error} [{place}]")
 
 
@@ -118,7 +118,7 @@ def read_payloads(stored: StoredPart) -> dict[str, bytes]:
 
 def merge_predictions(parts: Sequence[Part]) -> list[Prediction]:
     """Return the predictions of all parts, each id once (a part can be shipped twice), in the order of their ids."""
-    by_id = {one.prediction_id: one for part in reversed(parts) for one in part.predictions}
+    by_id = {prediction.prediction_id: prediction for part in reversed(parts) for prediction in part.predictions}
     return [by_id[prediction_id] for prediction_id in sorted(by_id)]
 
 

@@ -80,23 +80,24 @@ def find_predictions(store: ObjectStore, project: str, beginning: str, *, limit:
 
     def matching(part: StoredPart) -> list[LoggedPrediction]:
         rows = part.texts(FOUND_COLUMNS, where=IDENTIFIED & starts).to_pylist()
-        return [one for one in (_logged(row, part.object_key) for row in rows) if one is not None]
+        logged = (_logged(row, part.object_key) for row in rows)
+        return [prediction for prediction in logged if prediction is not None]
 
     log = PredictionLog(store, project)
-    found: dict[str, LoggedPrediction] = {}
+    matches: dict[str, LoggedPrediction] = {}
     for predictions in log.each(sorted(log.object_keys(), reverse=True), matching):
-        found |= {one.prediction_id: one for one in predictions}
-        if beginning in found:
-            return [found[beginning]]
-    return [found[prediction_id] for prediction_id in sorted(found)[:limit]]
+        matches |= {prediction.prediction_id: prediction for prediction in predictions}
+        if beginning in matches:
+            return [matches[beginning]]
+    return [matches[prediction_id] for prediction_id in sorted(matches)[:limit]]
 
 
 def unknown_outcomes(log: PredictionLog, outcomes: Sequence[OutcomeRow], *, num_parts: int) -> list[OutcomeRow]:
     """Return the outcomes that are about no prediction of the newest parts of the log."""
     if not outcomes:
         return []
-    ids = sorted({one.prediction_id for one in outcomes if one.prediction_id})
-    names = sorted({one.business_key for one in outcomes if one.business_key})
+    ids = sorted({outcome.prediction_id for outcome in outcomes if outcome.prediction_id})
+    names = sorted({outcome.business_key for outcome in outcomes if outcome.business_key})
     about = pc.field("prediction_id").isin(ids) | pc.field("business_key").isin(names)
     columns = ["prediction_id", "business_key"]
 
@@ -105,8 +106,8 @@ def unknown_outcomes(log: PredictionLog, outcomes: Sequence[OutcomeRow], *, num_
         return {(name, value) for name in columns for value in table[name].to_pylist() if value}
 
     left = list(outcomes)
-    for found in log.each(sorted(log.object_keys(), reverse=True)[:num_parts], matching):
-        left = [one for one in left if not {(name, getattr(one, name)) for name in columns} & found]
+    for values in log.each(sorted(log.object_keys(), reverse=True)[:num_parts], matching):
+        left = [outcome for outcome in left if not {(name, getattr(outcome, name)) for name in columns} & values]
         if not left:
             break
     return left

@@ -69,10 +69,10 @@ class VersionQuality:
         return f", {self.num_open} more open ({share}; {bounds} with all of them wrong or right)"
 
     def _shares(self) -> str:
-        found = f"{_in_words(self.accuracy)} on {self.num_audited} audited"
+        shown = f"{_in_words(self.accuracy)} on {self.num_audited} audited"
         if self.num_requests == self.num_audited:
-            return found
-        return f"{found} contents, {_in_words(self.per_request)} of their {self.num_requests} requests"
+            return shown
+        return f"{shown} contents, {_in_words(self.per_request)} of their {self.num_requests} requests"
 
     def _judged(self) -> str:
         if self.state in ("ALARM", "WATCH", "OK"):
@@ -99,29 +99,29 @@ def measure(
     """Return a version's live quality; `audited` are its labeled audits, oldest first, `still_open` disputed ones."""
     contents = once_per_item(audited)
     recent = contents[-max(policy.window_audits, policy.min_audited) :]
-    since = [one for one in audited if recent and one.predicted_at >= recent[0].predicted_at]
+    since = [answer for answer in audited if recent and answer.predicted_at >= recent[0].predicted_at]
     accuracy, share = _accuracy(recent, policy=policy), policy.audit_share
     level = detector.alarm_level(audits_a_year, false_alarms_a_year=policy.false_alarms_a_year)
     bound = exam.lower_bound if exam else 0.0
-    found = _evidence(contents, bound=bound, level=level, share=share) if bound > 0 else None
-    left = {one.item_id: one for one in still_open if recent and one.predicted_at >= recent[0].predicted_at}
+    evidence = _evidence(contents, bound=bound, level=level, share=share) if bound > 0 else None
+    left = {item.item_id: item for item in still_open if recent and item.predicted_at >= recent[0].predicted_at}
     low, high = _open_bounds(recent, list(left.values()), share=share)
     return VersionQuality(
         model_version=version,
         num_audited=len(recent),
         accuracy=accuracy,
         exam_accuracy=exam.accuracy if exam else None,
-        state=_judge(recent, accuracy=accuracy, exam=exam, evidence=found, level=level, policy=policy),
+        state=_judge(recent, accuracy=accuracy, exam=exam, evidence=evidence, level=level, policy=policy),
         windows=tuple(_windows(contents, policy=policy)),
         constant_accuracy=_commonest_share(recent),
         per_request=_accuracy(since, policy=policy),
         num_requests=len(since),
         exam_bound=bound if exam else None,
-        evidence=found,
+        evidence=evidence,
         alarm_level=level,
         false_alarms_a_year=policy.false_alarms_a_year,
         num_open=len(left),
-        num_asked=sum(one.is_asked for one in left.values()),
+        num_asked=sum(item.is_asked for item in left.values()),
         open_share=len(left) / (len(left) + len(recent)) if recent else 0.0,
         if_wrong=low,
         if_right=high,
@@ -131,24 +131,26 @@ def measure(
 def once_per_item(audited: Sequence[AuditedPrediction]) -> list[AuditedPrediction]:
     """Return one audit of each item, in their order: answers to the same input are one observation."""
     first: dict[str, AuditedPrediction] = {}
-    for one in sorted(audited, key=lambda one: one.prediction_id):
-        first.setdefault(one.item_id, one)
-    return [one for one in audited if first[one.item_id] is one]
+    for answer in sorted(audited, key=lambda answer: answer.prediction_id):
+        first.setdefault(answer.item_id, answer)
+    return [answer for answer in audited if first[answer.item_id] is answer]
 
 
 def _commonest_share(audited: Sequence[AuditedPrediction]) -> float | None:
-    counts = Counter(one.label for one in audited)
+    counts = Counter(answer.label for answer in audited)
     return max(counts.values()) / len(audited) if counts else None
 
 
 def _evidence(contents: Sequence[AuditedPrediction], *, bound: float, level: float, share: float) -> float:
     """Return the evidence of a drop after the answers, in the order in which they became known."""
-    ordered = sorted(contents, key=lambda one: (one.known_at, one.predicted_at, one.prediction_id))
-    answers = [(one.is_right, weight) for one, weight in zip(ordered, _weights(ordered, share=share), strict=True)]
-    found = 0.0
-    for found in detector.evidence(answers, bound=bound, level=level):  # noqa: B007  the last counts
+    ordered = sorted(contents, key=lambda answer: (answer.known_at, answer.predicted_at, answer.prediction_id))
+    answers = [
+        (answer.is_right, weight) for answer, weight in zip(ordered, _weights(ordered, share=share), strict=True)
+    ]
+    largest = 0.0
+    for largest in detector.evidence(answers, bound=bound, level=level):  # noqa: B007  the last counts
         pass
-    return found
+    return largest
 
 
 def _judge(
@@ -182,14 +184,14 @@ def _open_bounds(
     if not audited:
         return None, None
     weights = _weights([*audited, *still_open], share=share)
-    right = math.fsum(weight for one, weight in zip(audited, weights, strict=False) if one.is_right)
+    right = math.fsum(weight for answer, weight in zip(audited, weights, strict=False) if answer.is_right)
     total, left = math.fsum(weights), math.fsum(weights[len(audited) :])
     return round(right / total, 9), round((right + left) / total, 9)
 
 
 def _weights(audited: Sequence[AuditedPrediction | OpenAudit], *, share: float) -> list[float]:
     """Return weights as 1 / the chance of each pick, the least 1; `share` is that of picks that have none recorded."""
-    chances = [one.inclusion or share or 1.0 for one in audited]
+    chances = [answer.inclusion or share or 1.0 for answer in audited]
     most = max(chances, default=1.0)
     return [most / chance for chance in chances]
 
@@ -200,9 +202,9 @@ def _accuracy(audited: Sequence[AuditedPrediction], *, policy: Monitor) -> Inter
         return NOT_A_NUMBER
     weights = _weights(audited, share=policy.audit_share)
     of_item: Counter[str] = Counter()
-    for one, weight in zip(audited, weights, strict=True):
-        of_item[one.item_id] += weight  # type: ignore[assignment]
-    right = math.fsum(weight for one, weight in zip(audited, weights, strict=True) if one.is_right)
+    for answer, weight in zip(audited, weights, strict=True):
+        of_item[answer.item_id] += weight  # type: ignore[assignment]
+    right = math.fsum(weight for answer, weight in zip(audited, weights, strict=True) if answer.is_right)
     total = math.fsum(weights)
     effective = total**2 / math.fsum(weight**2 for weight in of_item.values())
     return wilson_interval(effective * (right / total), effective)

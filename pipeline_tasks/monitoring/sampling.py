@@ -1,4 +1,4 @@
-"""Which predictions people look at: a random audit sample, and the least confident answers. Pure."""
+"""Samples of predictions for people: a random audit sample, and the least confident answers. Pure."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ def pick_audits(
 
     `already` are picks of an attempt that died: they stay. No client fills more than its share of the limit.
     """
-    ranked = sorted((audit_rank(one.prediction_id, key=key), one.prediction_id, one) for one in predictions)
-    sampled = [one for rank, _id, one in ranked if rank < share or one.prediction_id in already]
+    ranked = sorted(
+        (audit_rank(prediction.prediction_id, key=key), prediction.prediction_id, prediction)
+        for prediction in predictions
+    )
+    sampled = [prediction for rank, _id, prediction in ranked if rank < share or prediction.prediction_id in already]
     return _take(sampled, limit=limit, max_share_per_client=max_share_per_client, already=already)
 
 
@@ -47,9 +50,12 @@ def inclusion_chances(
     That is `share`, or less where `limit` or the client's part of it was full: then the rank of the first that found no
     place any more, all other ranks being as they are. Source: Duffield, Lund and Thorup, "Priority sampling" (2007).
     """
-    chosen = {one.prediction_id: one for one in picked}
-    ranked = sorted((audit_rank(one.prediction_id, key=key), one.prediction_id, one.client) for one in predictions)
-    taken = Counter(one.client for one in chosen.values())
+    chosen = {prediction.prediction_id: prediction for prediction in picked}
+    ranked = sorted(
+        (audit_rank(prediction.prediction_id, key=key), prediction.prediction_id, prediction.client)
+        for prediction in predictions
+    )
+    taken = Counter(prediction.client for prediction in chosen.values())
     most, is_full = _most(limit, max_share_per_client), len(chosen) >= limit
     of_client: dict[str, float] = {}
     of_all = share
@@ -62,7 +68,7 @@ def inclusion_chances(
             of_client.setdefault(client, rank)
         elif is_full:
             of_all = min(of_all, rank)
-    return {name: min(of_all, of_client.get(one.client, share)) or share for name, one in chosen.items()}
+    return {name: min(of_all, of_client.get(prediction.client, share)) or share for name, prediction in chosen.items()}
 
 
 def pick_uncertain(
@@ -77,19 +83,26 @@ def pick_uncertain(
 
     `wanted` decides on single predictions (is it of the training split, was it asked before) and is called lazily.
     """
-    ranked = sorted(predictions, key=lambda one: (not one.needs_review, one.confidence, one.prediction_id))
-    kept = (one for one in _once_per_content(ranked, already) if one.prediction_id in already or wanted(one))
+    ranked = sorted(
+        predictions,
+        key=lambda prediction: (not prediction.needs_review, prediction.confidence, prediction.prediction_id),
+    )
+    kept = (
+        prediction
+        for prediction in _once_per_content(ranked, already)
+        if prediction.prediction_id in already or wanted(prediction)
+    )
     return _take(kept, limit=limit, max_share_per_client=max_share_per_client, already=already)
 
 
 def _once_per_content(ranked: Sequence[Prediction], already: Collection[str]) -> Iterator[Prediction]:
-    seen = {one.payload_sha256 for one in ranked if one.prediction_id in already}
-    for one in ranked:
-        if one.prediction_id in already:
-            yield one
-        elif one.payload_sha256 not in seen:
-            seen.add(one.payload_sha256)
-            yield one
+    seen = {prediction.payload_sha256 for prediction in ranked if prediction.prediction_id in already}
+    for prediction in ranked:
+        if prediction.prediction_id in already:
+            yield prediction
+        elif prediction.payload_sha256 not in seen:
+            seen.add(prediction.payload_sha256)
+            yield prediction
 
 
 def _take(
@@ -99,16 +112,16 @@ def _take(
     room = limit - len(already)
     taken: Counter[str] = Counter()
     picked: list[Prediction] = []
-    for one in candidates:
-        if one.prediction_id in already:
-            picked.append(one)
+    for prediction in candidates:
+        if prediction.prediction_id in already:
+            picked.append(prediction)
         elif room <= 0:
             if not already:
                 break
-        elif taken[one.client] < most:
-            taken[one.client] += 1
+        elif taken[prediction.client] < most:
+            taken[prediction.client] += 1
             room -= 1
-            picked.append(one)
+            picked.append(prediction)
     return picked
 
 

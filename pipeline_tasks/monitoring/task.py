@@ -20,7 +20,7 @@ from pipeline_tasks.catalog.monitoring import (
 from pipeline_tasks.contracts import Attempt, Fence, MonitorReport, content_id
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.monitoring import detector, drift, quality
-from pipeline_tasks.monitoring.drift import Histogram
+from pipeline_tasks.monitoring.drift import AnswerHistogram
 from pipeline_tasks.monitoring.exam_reference import ExamReference, load_reference
 from pipeline_tasks.monitoring.log_import import MonitoringResources, import_parts
 from pipeline_tasks.monitoring.page import page_key, render_window
@@ -86,11 +86,13 @@ def measure(
         "kind": QUALITY,
         "champion": version,
         "state": "ALARM" if alarms else quality_state,
-        "versions": {one.model_version: one.as_json() for one in versions.values()},
+        "versions": {measured.model_version: measured.as_json() for measured in versions.values()},
         "drift": moved.as_json(),
     }
-    before = [one for one in monitoring.windows(name, QUALITY) if one.window_id != window_id]
-    earlier = {alarm["key"] for one in before for alarm in one.alarms}
+    before = [
+        earlier_window for earlier_window in monitoring.windows(name, QUALITY) if earlier_window.window_id != window_id
+    ]
+    earlier = {alarm["key"] for earlier_window in before for alarm in earlier_window.alarms}
     head = outside.datasets.head_snapshot(name)
     began = _began(before[-1] if before else None, version=version, now=now)
     known = [
@@ -119,11 +121,11 @@ def _quality_of_versions(
 ) -> dict[str, quality.VersionQuality]:
     """Return live quality by model version, the one audited last first; the champion is always there."""
     by_version: dict[str, list[AuditedPrediction]] = {}
-    for one in outside.monitoring.audited(project.name, imported=project.config.labels.imported_in_exam):
-        by_version.setdefault(one.model_version, []).append(one)
+    for answer in outside.monitoring.audited(project.name, imported=project.config.labels.imported_in_exam):
+        by_version.setdefault(answer.model_version, []).append(answer)
     still_open = outside.monitoring.open_audits(project.name)
-    contents = [one for audited in by_version.values() for one in quality.once_per_item(audited)]
-    a_year = detector.audits_a_year([one.known_at for one in contents], now=now)
+    contents = [answer for audited in by_version.values() for answer in quality.once_per_item(audited)]
+    a_year = detector.audits_a_year([answer.known_at for answer in contents], now=now)
     newest_first = sorted(by_version, key=lambda version: by_version[version][-1].predicted_at, reverse=True)
     names = list(dict.fromkeys([*newest_first, *([champion[0]] if champion else [])]))
     return {
@@ -133,7 +135,7 @@ def _quality_of_versions(
             exam=reference.count if reference and champion and name == champion[0] else None,
             policy=project.config.monitor,
             audits_a_year=a_year,
-            still_open=[one for one in still_open if one.model_version == name],
+            still_open=[item for item in still_open if item.model_version == name],
         )
         for name in names
     }
@@ -142,8 +144,8 @@ def _quality_of_versions(
 def _drift(
     project: LoadedProject, monitoring: MonitoringRepository, *, version: str | None, reference: ExamReference | None
 ) -> drift.Drift:
-    windows = [one.statistics["histograms"].get(version) for one in monitoring.windows(project.name, IMPORT)]
-    histograms = [Histogram.from_json(one) for one in windows if one is not None]
+    windows = [window.statistics["histograms"].get(version) for window in monitoring.windows(project.name, IMPORT)]
+    histograms = [AnswerHistogram.from_json(histogram) for histogram in windows if histogram is not None]
     return drift.measure(
         histograms,
         exam=reference.answers if reference else None,
@@ -152,23 +154,25 @@ def _drift(
 
 
 def _alarms(current: quality.VersionQuality | None, moved: drift.Drift, *, version: str | None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    alarms: list[dict[str, Any]] = []
     if current is not None and current.state == "ALARM":
         message = f"Live quality has dropped: {current.text}."
-        found.append({"cause": QUALITY_DROP, "model_version": version, "message": message})
+        alarms.append({"cause": QUALITY_DROP, "model_version": version, "message": message})
     if moved.state == "DRIFT":
         message = (
             f"Answers of {version} have moved from its {moved.reference}: confidence PSI {moved.confidence_psi:.2f}, "
             f"label distance {moved.label_js:.2f} beyond chance."
         )
-        found.append({"cause": "DRIFT", "model_version": version, "message": message})
-    return found
+        alarms.append({"cause": "DRIFT", "model_version": version, "message": message})
+    return alarms
 
 
 def _began(before: WindowRow | None, *, version: str | None, now: dt.datetime) -> dt.datetime:
     """Return since when alarms of the champion stand, of one cause or another: now, or since the window before says."""
     alarms = before.alarms if before is not None else ()
-    return min([alarm_began(one, before) for one in alarms if before and one["model_version"] == version], default=now)
+    return min(
+        [alarm_began(alarm, before) for alarm in alarms if before and alarm["model_version"] == version], default=now
+    )
 
 
 def _with_wake(alarm: Mapping[str, Any], *, snapshot: str, earlier: set[str]) -> dict[str, Any]:

@@ -75,8 +75,8 @@ def asset(project: str, kind: str) -> Asset:
 def wake_on(cron: str | None, *assets: Asset) -> Any:
     """Return the schedule "any of these assets, and a sweep by cron", since an asset event can be lost."""
     any_of: Any = None
-    for one in assets:
-        any_of = one if any_of is None else any_of | one
+    for watched in assets:
+        any_of = watched if any_of is None else any_of | watched
     if any_of is None:
         return CronTriggerTimetable(cron, timezone="UTC") if cron else None
     if cron is None:
@@ -175,11 +175,11 @@ class StageOperator(BaseOperator):
 
         die_with_parent()
         arguments = {name: json.loads(text) for name, text in self.arguments.items()}
-        found = call(getattr(entrypoints, self.stage), self.project, context, **arguments)
-        self.links = dict(found.get("links", {}))
-        if found.get("idle"):
-            raise AirflowSkipException(str(found["idle"]))
-        return found
+        outcome = call(getattr(entrypoints, self.stage), self.project, context, **arguments)
+        self.links = dict(outcome.get("links", {}))
+        if outcome.get("idle"):
+            raise AirflowSkipException(str(outcome["idle"]))
+        return outcome
 
 
 def approval_form() -> dict[str, Param]:

@@ -24,7 +24,7 @@ SHORT = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class CompositionPlan:
     """A checked graph and the route settings that go with it; `version` is made of both."""
 
     project: ComposedProject
@@ -37,7 +37,7 @@ class Plan:
         return f"{GRAPH_VERSION}{content_id(self.serving)[:SHORT]}"
 
 
-def plan_graph(parts: Resources, name: str) -> Plan:
+def plan_graph(parts: Resources, name: str) -> CompositionPlan:
     """Check a composed project's file against the champions that serve now.
 
     Raises:
@@ -47,24 +47,31 @@ def plan_graph(parts: Resources, name: str) -> Plan:
     folder = parts.settings.projects_dir / name
     project = load_composed(folder)
     projects = sorted({node.project for node in project.graph.nodes.values()})
-    configs = {one: _champion_config(parts, one) for one in projects}
-    loaded = {one: parts.project(one) for one in projects}
-    facts = {one: _facts(configs[one], modality=loaded[one].config.modality) for one in projects}
+    configs = {project_name: _champion_config(parts, project_name) for project_name in projects}
+    loaded = {project_name: parts.project(project_name) for project_name in projects}
+    facts = {
+        project_name: _facts(configs[project_name], modality=loaded[project_name].config.modality)
+        for project_name in projects
+    }
     graph, problems = resolve(project.graph, facts)
     if problems:
         document = read_document(folder)
         raise ProjectError([document.problem(key, message) for key, message in problems])
     entered = [route_config(loaded[node.project]) for node in graph.nodes if node.source == REQUEST]
-    limits = [one["preprocess"] for one in entered]
+    limits = [settings["preprocess"] for settings in entered]
     serving = {
         "graph": dataclasses.asdict(graph),
         "modality": entered[0]["modality"],
         "classes": output_classes(graph, facts),
         "preprocess": shared_limits(limits),
-        "max_request_bytes": min([project.serving.max_request_bytes, *(one["max_request_bytes"] for one in entered)]),
+        "max_request_bytes": min(
+            [project.serving.max_request_bytes, *(settings["max_request_bytes"] for settings in entered)]
+        ),
         "requests_per_second": project.serving.requests_per_second,
     }
-    return Plan(project, graph, serving, {one: configs[one].version for one in projects})
+    return CompositionPlan(
+        project, graph, serving, {project_name: configs[project_name].version for project_name in projects}
+    )
 
 
 def shared_limits(limits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -73,23 +80,23 @@ def shared_limits(limits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         GateClosed: COLUMNS_DIFFER, two nodes read one column two ways.
     """
-    shared = {key: min(one[key] for one in limits) for key in limits[0] if isinstance(limits[0][key], int)}
+    shared = {key: min(limit[key] for limit in limits) for key in limits[0] if isinstance(limits[0][key], int)}
     columns: dict[str, Any] = {}
-    for column in [column for one in limits for column in one.get("columns", ())]:
+    for column in [column for limit in limits for column in limit.get("columns", ())]:
         if columns.setdefault(column["name"], column) != column:
             raise GateClosed(
                 f"the projects of a graph must declare a column alike (got {column['name']} in two ways). "
                 "Change `columns` of one of them.",
                 code="COLUMNS_DIFFER",
             )
-    if all("columns" in one for one in limits):
+    if all("columns" in limit for limit in limits):
         shared["columns"] = list(columns.values())
-    elif any("content_columns" in one for one in limits):
-        shared["content_columns"] = sorted({name for one in limits for name in _names(one)})
-    denied = [one["privacy"] for one in limits if "privacy" in one]
+    elif any("content_columns" in limit for limit in limits):
+        shared["content_columns"] = sorted({name for limit in limits for name in _names(limit)})
+    denied = [limit["privacy"] for limit in limits if "privacy" in limit]
     if denied:  # what one of them must not keep, none is given
         shared["privacy"] = {
-            key: sorted({name for one in denied for name in one[key]}) for key in ("columns", "patterns")
+            key: sorted({name for privacy in denied for name in privacy[key]}) for key in ("columns", "patterns")
         }
     return shared
 
@@ -156,7 +163,7 @@ def _facts(config: ModelConfig, *, modality: Any) -> NodeFacts:
     )
 
 
-def as_text(plan: Plan) -> str:
+def as_text(plan: CompositionPlan) -> str:
     """Return a plan for people: a line for each node, in their order."""
     lines = [f"{plan.project.name}: {plan.version}, answers {', '.join(plan.serving['classes'][:20])}"]
     for node in plan.graph.nodes:

@@ -157,20 +157,20 @@ def _base_image(registry: Registry, config: Images) -> images.BaseImage:
             code="BASE_IMAGE_MISSING",
         )
     config_blob = json.loads(registry.blob(manifest.document["config"]["digest"]))
-    found = images.BaseImage(
+    base = images.BaseImage(
         digest=manifest.digest,
         media_type=manifest.media_type,
         layers=tuple(manifest.document["layers"]),
         config=config_blob,
     )
     lock = sha256_hex(made_from.lock.read_bytes())
-    if config.base_digest and found.labels.get(images.LOCK_LABEL) != lock:
+    if config.base_digest and base.labels.get(images.LOCK_LABEL) != lock:
         raise ConfigError(
             f"base_digest must name the base image of {made_from.lock.name} (got {config.base_digest}, of another "
             f"lock). Push {made_from.tag} and take its digest. The champion keeps serving.",
             code="BASE_IMAGE_MISSING",
         )
-    return found
+    return base
 
 
 def _facts(bento: Path, model: Path) -> dict[str, str]:

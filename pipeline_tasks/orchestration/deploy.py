@@ -158,14 +158,14 @@ def golden_again(parts: Resources, release: ReleaseRef, *, store: ObjectStore) -
     if kept is not None:
         return kept
     stored = golden_answers(store.get(release_task.golden_key(release)))
-    answers = {one.item_id: one for one in stored}
+    answers = {answer.item_id: answer for answer in stored}
     items = [as_asked(item, answers[item.item_id]) for item in items_of(parts, release.project, list(answers))]
-    found = [
+    golden = [
         release_task.GoldenItem(payload=data, media_type=item.media_type, expected=answers[item.item_id])
         for item, data in read_items(store, items)
     ]
-    keep_golden(parts.settings.home, release, found)
-    return found
+    keep_golden(parts.settings.home, release, golden)
+    return golden
 
 
 def ship_release(parts: Resources, project: str, *, attempt: Attempt, release_id: str) -> Route:

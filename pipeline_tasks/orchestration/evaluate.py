@@ -66,8 +66,11 @@ def judge_contender(
 
 def retired_items(parts: Resources, project: str) -> dict[str, str]:
     """Return who took which item out of use, when and why."""
-    found = SetAsideRepository(parts.database).retirements(project)
-    return {item_id: f"retired by {one.by} on {one.at:%Y-%m-%d}: {one.reason}" for item_id, one in found.items()}
+    retirements = SetAsideRepository(parts.database).retirements(project)
+    return {
+        item_id: f"retired by {retirement.by} on {retirement.at:%Y-%m-%d}: {retirement.reason}"
+        for item_id, retirement in retirements.items()
+    }
 
 
 def champion_of(parts: Resources, project: str) -> ModelRef | None:
@@ -94,11 +97,11 @@ def items_of(parts: Resources, project: str, item_ids: Collection[str]) -> list[
     Raises:
         DataCorrupt: an id is in no table, although something refers to it.
     """
-    found = ItemRepository(parts.database).get(project, item_ids)
-    missing = sorted(set(item_ids) - set(found))
+    items = ItemRepository(parts.database).get(project, item_ids)
+    missing = sorted(set(item_ids) - set(items))
     if missing:
         raise DataCorrupt(f"{len(missing)} items of {project} must be in the catalog (got none for {missing[0][:16]}).")
-    return [found[item_id] for item_id in item_ids]
+    return [items[item_id] for item_id in item_ids]
 
 
 def _leaks(parts: Resources, project: str, snapshot_id: str, exams: Sequence[ExamRef]) -> list[Leak]:

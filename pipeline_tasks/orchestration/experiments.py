@@ -63,7 +63,7 @@ def report(parts: Resources, project: str, *, experiment_id: str | None = None) 
     parts.project(project)
     records = ServingRepository(parts.database).records(project)
     experiment, after = experiment_task.newest(records, experiment_id=experiment_id)
-    started = next(one for one in records if one.route.generation == experiment.generation)
+    started = next(record for record in records if record.route.generation == experiment.generation)
     log = read_log(
         parts.store,
         project,
@@ -72,10 +72,10 @@ def report(parts: Resources, project: str, *, experiment_id: str | None = None) 
         since=started.created_at.date(),
     )
     as_of_ms = int(utc_now().timestamp() * 1000)
-    found = compare_arms(experiment, log.exposures, log.outcomes, as_of_ms=as_of_ms)
+    comparison = compare_arms(experiment, log.exposures, log.outcomes, as_of_ms=as_of_ms)
     state = "running" if after is None else f"ended by {after.action} of {after.actor}"
     return {
-        **found,
+        **comparison,
         "state": state,
         "started_at": started.created_at,
         "ended_at": None if after is None else after.created_at,
@@ -86,13 +86,13 @@ def report(parts: Resources, project: str, *, experiment_id: str | None = None) 
 def _answer_now(parts: Resources, project: str) -> str:
     """Return the answer in words; an experiment can be stopped without its log, too."""
     try:
-        found = report(parts, project)
+        newest = report(parts, project)
     except PipelineError as error:
         return f"its log was not read ({error.code})"
-    sides = ", ".join(f"{name} {one['num_successes']} of {one['num_outcomes']}" for name, one in found["arms"].items())
-    damaged = found["log"]["num_damaged"]
+    sides = ", ".join(f"{name} {arm['num_successes']} of {arm['num_outcomes']}" for name, arm in newest["arms"].items())
+    damaged = newest["log"]["num_damaged"]
     left_out = f"; without {damaged} damaged parts" if damaged else ""
-    return f"answer {found['answer']} ({sides}; log {found['log']['digest'][:12]}{left_out})"
+    return f"answer {newest['answer']} ({sides}; log {newest['log']['digest'][:12]}{left_out})"
 
 
 def _said(record: RouteRecord) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a rollback needs, beside the server: the golden requests of a release, while the object store is away."""
+"""The golden requests of a release on this machine: a rollback needs them while the object store is away."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def kept_golden(home: Path, release: ReleaseRef) -> list[GoldenItem] | None:
         digest, _, body = _path(home, release).read_text().partition("\n")
         if sha256_hex(body.encode()) != digest:
             return None
-        return [_item(one) for one in json.loads(body)]
+        return [_item(row) for row in json.loads(body)]
     except (OSError, ValueError, TypeError, KeyError, binascii.Error):
         return None
 

@@ -49,28 +49,28 @@ def _item_of(lineage: LineageRepository, project: str, beginning: str) -> str:
     beginning = printable(beginning)
     if len(beginning) < MIN_CHARACTERS:
         raise ConfigError(f"id must have {MIN_CHARACTERS} characters or more (got {beginning!r}). Give more of it.")
-    found = [one.id for one in lineage.find(beginning, kind="item", project=project, limit=2)]
-    if not found:
+    item_ids = [subject.id for subject in lineage.find(beginning, kind="item", project=project, limit=2)]
+    if not item_ids:
         raise ConfigError(
             f"id must be (the beginning of) an item's id of {project} (got {printable(beginning)}). "
             "`dethrone quarantine`, a verdict's report and the error messages show them."
         )
-    if len(found) > 1 and beginning not in found:
+    if len(item_ids) > 1 and beginning not in item_ids:
         raise ConfigError(f"id must name one item (got {beginning}, which begins several). Give more of it.")
-    return beginning if beginning in found else found[0]
+    return beginning if beginning in item_ids else item_ids[0]
 
 
-def as_json(found: Retired) -> dict[str, Any]:
+def as_json(retired: Retired) -> dict[str, Any]:
     """Return a retirement as JSON values."""
-    return {**dataclasses.asdict(found.record), "at": found.record.at.isoformat(), "epochs": list(found.epochs)}
+    return {**dataclasses.asdict(retired.record), "at": retired.record.at.isoformat(), "epochs": list(retired.epochs)}
 
 
-def as_text(found: Retired) -> str:
+def as_text(retired: Retired) -> str:
     """Return a retirement for people."""
-    record = found.record
+    record = retired.record
     head = f"Item {record.item_id[:12]} of {record.project} is retired."
-    if not found.is_new:
+    if not retired.is_new:
         head = f"Item {record.item_id[:12]} of {record.project} was retired by {record.by} before: {record.reason}."
-    epochs = ", ".join(str(epoch) for epoch in found.epochs)
+    epochs = ", ".join(str(epoch) for epoch in retired.epochs)
     exams = f" Exam epochs that hold it: {epochs}; the next verdicts on them leave it out and say so." if epochs else ""
     return f"{head} New snapshots and exams leave it out.{exams}"

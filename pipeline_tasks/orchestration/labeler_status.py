@@ -17,10 +17,10 @@ def missing_people_lines(parts: Resources | None = None) -> list[str]:
     labels = LabelRepository(parts.database)
     projects, _errors = load_projects(parts.settings.projects_dir)
     try:
-        found = [missing_people(project, labels=labels, labeling=parts.labeling) for project in projects]
+        missing = [missing_people(project, labels=labels, labeling=parts.labeling) for project in projects]
     except PipelineError:
         return []
-    return [line for line in found if line]
+    return [line for line in missing if line]
 
 
 def disagreeing_lines(parts: Resources | None = None) -> list[str]:
@@ -28,13 +28,15 @@ def disagreeing_lines(parts: Resources | None = None) -> list[str]:
     parts = parts or build_resources()
     datasets = DatasetRepository(parts.database)
     projects, _errors = load_projects(parts.settings.projects_dir)
-    found = (disagreeing_line(one.name, datasets.check_of(one.name, stage="labels")) for one in projects)
-    return [line for line in found if line]
+    lines = (disagreeing_line(project.name, datasets.check_of(project.name, stage="labels")) for project in projects)
+    return [line for line in lines if line]
 
 
 def disagreeing_line(project: str, check: CheckRecord | None) -> str:
     """Return the line on the labelers that a check named, or nothing."""
-    said = [one["observed"] for one in (check.failures if check else ()) if one["rule"] == LABELER_DISAGREES]
+    said = [
+        failure["observed"] for failure in (check.failures if check else ()) if failure["rule"] == LABELER_DISAGREES
+    ]
     if not said:
         return ""
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline_tasks.catalog import ledger_repository, seals
-from pipeline_tasks.catalog.ledger import Entry
+from pipeline_tasks.catalog.ledger import LedgerEntry
 from pipeline_tasks.catalog.ledger import seals as seals_of
 from pipeline_tasks.contracts import sha256_hex
 from pipeline_tasks.core.clock import utc_now
@@ -23,15 +23,15 @@ def seal(parts: Resources, project: str) -> None:
     database, store = parts.database, parts.store
     with database.read() as connection:
         known = known_marks(seals_of(ledger_repository.read_entries(connection, project)), store)
-        found = {
+        marks = {
             table.name: seals.new_marks(connection, table, project, known=known.get(table.name, {}))
             for table in seals.sealed_tables()
         }
         objects = seals.marked_objects(connection, store, project)
-    found[seals.OBJECTS] = _new_objects(store, objects, known=known.get(seals.OBJECTS, {}))
-    if not any(found.values()):
+    marks[seals.OBJECTS] = _new_objects(store, objects, known=known.get(seals.OBJECTS, {}))
+    if not any(marks.values()):
         return
-    key, data, draft = seals.write(project, found, now=utc_now())
+    key, data, draft = seals.write(project, marks, now=utc_now())
     crash_point("seal.put.before")
     store.put(key, data)
     crash_point("seal.put.after")
@@ -40,7 +40,7 @@ def seal(parts: Resources, project: str) -> None:
     crash_point("seal.put.recorded")
 
 
-def known_marks(entries: list[Entry], store: ObjectStore) -> dict[str, seals.Marks]:
+def known_marks(entries: list[LedgerEntry], store: ObjectStore) -> dict[str, seals.Marks]:
     """Return what the seals of a ledger mark, by table; the newest seal of a row counts."""
     known: dict[str, seals.Marks] = {}
     for entry in entries:

@@ -21,15 +21,15 @@ def links_of(
     `report` is an object key below `verdicts/` or `reports/`; it opens through Airflow, behind its login. `service` is
     the gateway's page with examples to copy: an inference server has none.
     """
-    found: dict[str, str] = {}
+    links: dict[str, str] = {}
     if report:
-        found["Report"] = f"{settings.airflow_url}/dethrone/reports/{report}"
+        links["Report"] = f"{settings.airflow_url}/dethrone/reports/{report}"
     if report and report.startswith("reports/") and "/checks/" in report:
-        found["Data Docs"] = f"{settings.airflow_url}/dethrone/data-docs/index.html"
+        links["Data Docs"] = f"{settings.airflow_url}/dethrone/data-docs/index.html"
     if label_studio is not None:
-        found["Label Studio"] = f"{settings.label_studio_url}/projects/{label_studio}/data"
+        links["Label Studio"] = f"{settings.label_studio_url}/projects/{label_studio}/data"
     if tracker and tracker.get("url"):
-        found["W&B run"] = str(tracker["url"])
+        links["W&B run"] = str(tracker["url"])
     if service:
-        found["Service"] = f"{settings.gateway_url}/docs"
-    return found
+        links["Service"] = f"{settings.gateway_url}/docs"
+    return links

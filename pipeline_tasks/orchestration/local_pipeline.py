@@ -122,13 +122,13 @@ def figures_of(parts: Resources, project: str, *, verdict_id: str) -> dict[str, 
     }
 
 
-def closing_lines(project: str, found: Mapping[str, Any]) -> str:
+def closing_lines(project: str, outcome: Mapping[str, Any]) -> str:
     """Return a training's end for people: its outcome, its figures, what serves now, and how long it took."""
-    if found.get("idle"):
-        return f"Nothing was trained: {found['idle']}"
-    figures, took = found["figures"], found["seconds"]
+    if outcome.get("idle"):
+        return f"Nothing was trained: {outcome['idle']}"
+    figures, took = outcome["figures"], outcome["seconds"]
     exam = figures["exam"]
-    lines = [f"{str(found['outcome']).capitalize()}: {found['reason']}"]
+    lines = [f"{str(outcome['outcome']).capitalize()}: {outcome['reason']}"]
     lines.append(f"On exam {exam['epoch']} of {exam['num_items']:,} items:")
     if "told" in figures:
         lines.append(f"  {figures['told']}")
@@ -152,18 +152,20 @@ def _scores(figures: Mapping[str, Any], metric: str) -> str:
     return ", ".join(parts)
 
 
-def _open_items(found: Mapping[str, Any] | None) -> list[str]:
-    if found is None:
+def _open_items(open_items: Mapping[str, Any] | None) -> list[str]:
+    if open_items is None:
         return []
-    said = f"  open items: {found['num_open']} ({100 * found['share']:.1f} %)"
-    parts = [f"{role} {_bounds(found[role])}" for role in ("contender", "champion") if found[role] is not None]
-    return [f"{said}; all wrong or right: {', '.join(parts)} accuracy" if found["num_open"] and parts else said]
+    said = f"  open items: {open_items['num_open']} ({100 * open_items['share']:.1f} %)"
+    parts = [
+        f"{role} {_bounds(open_items[role])}" for role in ("contender", "champion") if open_items[role] is not None
+    ]
+    return [f"{said}; all wrong or right: {', '.join(parts)} accuracy" if open_items["num_open"] and parts else said]
 
 
-def _bounds(found: Mapping[str, float | None]) -> str:
-    if found["low"] is None or found["high"] is None:
+def _bounds(bounds: Mapping[str, float | None]) -> str:
+    if bounds["low"] is None or bounds["high"] is None:
         return "not computable"
-    return f"{100 * found['low']:.1f} to {100 * found['high']:.1f} %"
+    return f"{100 * bounds['low']:.1f} to {100 * bounds['high']:.1f} %"
 
 
 def _interval(score: Mapping[str, float | None]) -> str:

@@ -31,9 +31,9 @@ def champion_suggestions(parts: Resources, project: str, items: Sequence[Item]) 
     if champion is None or not items:
         return {}
     return {
-        one.item.item_id: {"label": one.label, "score": one.confidence, "model_version": champion.version}
-        for one in _answers(parts, champion, items)
-        if one.problem is None
+        answer.item.item_id: {"label": answer.label, "score": answer.confidence, "model_version": champion.version}
+        for answer in _answers(parts, champion, items)
+        if answer.problem is None
     }
 
 
@@ -90,7 +90,7 @@ def _rows(model: ScoringModel, inputs: list[Any]) -> list[Any]:
             raise
         if len(inputs) == 1:
             return [printable(f"{error.code}: {error}")]
-        return [row for one in inputs for row in _rows(model, [one])]
+        return [row for decoded in inputs for row in _rows(model, [decoded])]
 
 
 def _answer(item: Item, row: Any, *, classes: Sequence[str]) -> _Answer:
@@ -150,9 +150,9 @@ def _write_answers(
     with pq.ParquetWriter(path, schema) as writer:
         while chunk := list(islice(items, CHUNK_ITEMS)):
             rows = [
-                {"item_id": one.item.item_id, "key": hide(one.item.key)}
-                | {name: getattr(one, name) for name in ("label", "confidence", "probabilities")}
-                | {"problem": None if one.problem is None else hide(one.problem)}
-                for one in _answers(parts, champion, chunk)
+                {"item_id": answer.item.item_id, "key": hide(answer.item.key)}
+                | {name: getattr(answer, name) for name in ("label", "confidence", "probabilities")}
+                | {"problem": None if answer.problem is None else hide(answer.problem)}
+                for answer in _answers(parts, champion, chunk)
             ]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

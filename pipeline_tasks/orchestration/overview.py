@@ -94,7 +94,7 @@ def _beside(records: Sequence[RouteRecord]) -> tuple[BesideLine, ...]:
         return ()
     head = records[-1]
     kind = _KINDS.get(head.action, head.action)
-    others = [one for one in (*head.route.entries, *head.route.shadows) if not _is_champions(head, one)]
+    others = [entry for entry in (*head.route.entries, *head.route.shadows) if not _is_champions(head, entry)]
     return tuple(
         BesideLine(
             kind=kind,
@@ -114,16 +114,16 @@ def _is_champions(record: RouteRecord, entry: RouteEntry) -> bool:
 
 
 def _beside_since(records: Sequence[RouteRecord], deployment_id: str) -> dt.datetime:
-    held = itertools.takewhile(lambda one: share_of(one.route, deployment_id) is not None, reversed(records))
-    return min(one.created_at for one in held)
+    held = itertools.takewhile(lambda record: share_of(record.route, deployment_id) is not None, reversed(records))
+    return min(record.created_at for record in held)
 
 
 def _champion_since(records: Sequence[RouteRecord]) -> dt.datetime | None:
     """Return when the champion became it: steps of a rollout and experiments move the route, and leave it champion."""
     mine = itertools.takewhile(
-        lambda one: one.route.champion_version == records[-1].route.champion_version, reversed(records)
+        lambda record: record.route.champion_version == records[-1].route.champion_version, reversed(records)
     )
-    return min((one.created_at for one in mine), default=None)
+    return min((record.created_at for record in mine), default=None)
 
 
 def _links(parts: Resources, project: str) -> tuple[tuple[str, str], ...]:
@@ -132,17 +132,17 @@ def _links(parts: Resources, project: str) -> tuple[tuple[str, str], ...]:
     with parts.database.read() as connection:
         ids = connection.execute(query).scalar_one_or_none() or {}
     verdicts = VerdictRepository(parts.database).history(project)
-    found = [("DAGs", f"{settings.airflow_url}/dags?tags={project}")]
-    found += [
+    links = [("DAGs", f"{settings.airflow_url}/dags?tags={project}")]
+    links += [
         (f"Label Studio ({queue})", f"{settings.label_studio_url}/projects/{number}/data")
         for queue, number in ids.items()
     ]
-    found += [("Data checks", "/dethrone/data-docs/index.html")]
+    links += [("Data checks", "/dethrone/data-docs/index.html")]
     if page := MonitoringRepository(parts.database).newest_page(project):
-        found.append(("Newest monitor report", f"/dethrone/reports/{page}"))
+        links.append(("Newest monitor report", f"/dethrone/reports/{page}"))
     if verdicts:
-        found.append(("Newest verdict", f"/dethrone/reports/{verdicts[-1].ref.object_key}/report.html"))
-    return tuple(found)
+        links.append(("Newest verdict", f"/dethrone/reports/{verdicts[-1].ref.object_key}/report.html"))
+    return tuple(links)
 
 
 _MONITOR_PAGE = re.compile(r"reports/([^/]+)/monitor/[^/]+\.html")

@@ -33,7 +33,7 @@ class BesideLine:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProjectLine:
-    """What the page says of one project."""
+    """The line of one project on the page."""
 
     name: str
     description: str

@@ -15,12 +15,12 @@ def privacy_lines(parts: Resources | None = None) -> list[str]:
     """Return one line per project that serves by another `privacy.deny` than its file has."""
     parts = parts or build_resources()
     serving = ServingRepository(parts.database)
-    found = []
+    lines = []
     for project in load_projects(parts.settings.projects_dir)[0]:
         head = serving.head_route(project.name)
         if head is not None:
-            found.append(privacy_line(project.config, serving.route_config(project.name, head.generation)))
-    return [line for line in found if line]
+            lines.append(privacy_line(project.config, serving.route_config(project.name, head.generation)))
+    return [line for line in lines if line]
 
 
 def privacy_line(project: Project, route: Mapping[str, Any]) -> str:

@@ -34,5 +34,5 @@ def preview(parts: Resources, project: str, *, to_version: str | None, reason: s
 def _since(records: list[RouteRecord], index: int) -> str:
     """Return when the champion of a generation became it: steps of a rollout leave it champion."""
     version = records[index].route.champion_version
-    mine = itertools.takewhile(lambda one: one.route.champion_version == version, reversed(records[: index + 1]))
-    return f"{min(one.created_at for one in mine):%Y-%m-%d %H:%M} UTC"
+    mine = itertools.takewhile(lambda record: record.route.champion_version == version, reversed(records[: index + 1]))
+    return f"{min(record.created_at for record in mine):%Y-%m-%d %H:%M} UTC"

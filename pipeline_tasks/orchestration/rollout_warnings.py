@@ -14,17 +14,17 @@ from pipeline_tasks.project.schema import LoadedProject
 
 def rollout_warnings(projects: Sequence[LoadedProject]) -> list[str]:
     """Return what `ship` would refuse, with the settings that would do; nothing where no traffic or stack is known."""
-    stepwise = [one for one in projects if one.config.serving.rollout.strategy == "canary"]
+    stepwise = [project for project in projects if project.config.serving.rollout.strategy == "canary"]
     try:
         store = build_resources().store if stepwise else None
     except PipelineError:
         return []
     warnings = []
-    for one in stepwise:
-        traffic = newest_day(store, one.name, now=utc_now()) if store is not None else None
+    for project in stepwise:
+        traffic = newest_day(store, project.name, now=utc_now()) if store is not None else None
         try:
             if traffic is not None:
-                require_end(one.config.serving.rollout, traffic)
+                require_end(project.config.serving.rollout, traffic)
         except ConfigError as error:
-            warnings.append(f"{one.name}: {error}")
+            warnings.append(f"{project.name}: {error}")
     return warnings

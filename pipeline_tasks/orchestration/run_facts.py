@@ -27,10 +27,12 @@ def run_facts(
     verdict = VerdictRepository(database).find(project, verdict_id) if verdict_id else None
     verdict_ref = verdict.ref if verdict else None
     answers = ApprovalRepository(database).history(project, verdict_ref.verdict_id) if verdict_ref else []
-    answer = next((one for one in reversed(answers) if one.at >= opened_at), None)
-    mine = [one for one in ServingRepository(database).records(project) if one.attempt.startswith(f"{run_id}/")]
-    promoted = [one for one in mine if one.action == "promote"]
-    ended = [one for one in mine if one.action in ENDED]
+    answer = next((approval for approval in reversed(answers) if approval.at >= opened_at), None)
+    mine = [
+        record for record in ServingRepository(database).records(project) if record.attempt.startswith(f"{run_id}/")
+    ]
+    promoted = [record for record in mine if record.action == "promote"]
+    ended = [record for record in mine if record.action in ENDED]
     model = t.model_versions.c
     with database.read() as connection:
         trained = connection.execute(

@@ -1,4 +1,4 @@
-"""How a training run ended, and whether the labelers are in the middle of something: pure decisions."""
+"""Outcome of a training run, and labelers who are in the middle of something: pure decisions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ending_of(facts: RunFacts) -> Ending:
     """
     if facts.promoted_generation is not None:
         serves = f"{facts.contender_version} serves as generation {facts.promoted_generation}"
-        alarm = next((one for one in facts.verdict_reasons if one.startswith(ALARM_STANDS)), None)
+        alarm = next((text for text in facts.verdict_reasons if text.startswith(ALARM_STANDS)), None)
         judged = f". When it was judged, {alarm}" if alarm else ""
         return Ending("promoted", "PROMOTED", f"{serves}{judged}")
     if facts.approval == "reject":
@@ -101,10 +101,10 @@ def labelers_busy(
     Waiting gives a better contender and a whole exam; the next collect, or the sweep, asks again. It is bounded: by
     `QUIET` without an answer, by `LONGEST_WAIT` for a task that nobody answers.
     """
-    waited_for = [one for one in queues if one.matter]
+    waited_for = [queue for queue in queues if queue.matter]
     if not waited_for or last_answer_at is None or now - last_answer_at >= QUIET:
         return None
-    counts = " and ".join(f"{one.num_open:,} {_QUEUE_WORDS[one.queue]}" for one in waited_for)
+    counts = " and ".join(f"{queue.num_open:,} {_QUEUE_WORDS[queue.queue]}" for queue in waited_for)
     minutes, hours = QUIET.total_seconds() / 60, LONGEST_WAIT.total_seconds() / 3600
     return (
         f"people are labeling: {counts} are open and the last answer came {_ago(now - last_answer_at)}. Training waits "

@@ -141,5 +141,5 @@ def _last_answer_at(database: Database, project: str) -> dt.datetime | None:
     answers = t.annotations.c
     query = sa.select(sa.func.max(answers.collected_at)).where(answers.project == project)
     with database.read() as connection:
-        found: dt.datetime | None = connection.execute(query).scalar_one()
-    return found
+        newest: dt.datetime | None = connection.execute(query).scalar_one()
+    return newest

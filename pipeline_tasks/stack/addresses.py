@@ -1,4 +1,4 @@
-"""Which loopback port each part of the stack gets, and how that is remembered."""
+"""Loopback ports of the parts of the stack, chosen once and remembered."""
 
 from __future__ import annotations
 

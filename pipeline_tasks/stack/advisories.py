@@ -44,10 +44,10 @@ class Advisory:
     def affects(self, version: str) -> bool:
         """Return whether a version has the hole; one that is no version of the index counts as affected."""
         try:
-            found = Version(Version(version).public)  # the build behind `+` changes nothing
+            release = Version(Version(version).public)  # the build behind `+` changes nothing
         except InvalidVersion:
             return True
-        return any(_within(found, one) for one in self.ranges)
+        return any(_within(release, affected) for affected in self.ranges)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,8 +95,10 @@ def read_list(path: Path) -> Advisories:
     document = _read(path)
     try:
         entries = [
-            Advisory(str(canonicalize_name(one["package"])), str(one["id"]), tuple(map(_range, one["ranges"])))
-            for one in document["advisories"]
+            Advisory(
+                str(canonicalize_name(advisory["package"])), str(advisory["id"]), tuple(map(_range, advisory["ranges"]))
+            )
+            for advisory in document["advisories"]
         ]
         facts = {name: str(document[name]) for name in ("source", "license")}
         date, complete = dt.date.fromisoformat(document["date"]), document["complete"] is True
@@ -108,7 +110,10 @@ def read_list(path: Path) -> Advisories:
 def read_accepted(path: Path) -> list[Accepted]:
     """Return the accepted holes; ConfigError if the file is missing or something else."""
     try:
-        return [Accepted(**one | {"until": dt.date.fromisoformat(one["until"])}) for one in _read(path)["accepted"]]
+        return [
+            Accepted(**accepted | {"until": dt.date.fromisoformat(accepted["until"])})
+            for accepted in _read(path)["accepted"]
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise _bad(path, f"{type(error).__name__}: {error}") from None
 
@@ -118,19 +123,19 @@ def holes(versions: Iterable[tuple[str, str]], advisories: Advisories) -> list[H
     by_package: dict[str, list[Advisory]] = {}
     for entry in advisories.entries:
         by_package.setdefault(entry.package, []).append(entry)
-    found = {
+    known = {
         Hole(name, version, entry.id)
         for name, version in versions
         for entry in by_package.get(name, ())
         if entry.affects(version)
     }
-    return sorted(found, key=lambda one: (one.package, one.id, one.version))
+    return sorted(known, key=lambda hole: (hole.package, hole.id, hole.version))
 
 
-def unaccepted(found: Iterable[Hole], accepted: Iterable[Accepted], *, today: dt.date) -> list[Hole]:
+def unaccepted(present: Iterable[Hole], accepted: Iterable[Accepted], *, today: dt.date) -> list[Hole]:
     """Return the holes that nobody has accepted, or not for so long."""
-    known = {Hole(one.package, one.version, one.id) for one in accepted if today <= one.until}
-    return [hole for hole in found if hole not in known]
+    known = {Hole(entry.package, entry.version, entry.id) for entry in accepted if today <= entry.until}
+    return [hole for hole in present if hole not in known]
 
 
 def unflagged(advisories: Advisories) -> list[str]:
@@ -159,8 +164,12 @@ def locked(locks: Iterable[Path]) -> set[tuple[str, str]]:
 def installed(folders: Sequence[Path] | None = None) -> set[tuple[str, str]]:
     """Return the packages and versions of this environment, or of others by their site-packages, without builds."""
     path = sys.path if folders is None else list(map(str, folders))
-    found = importlib.metadata.distributions(path=path)
-    return {(str(canonicalize_name(one.name)), one.version.partition("+")[0]) for one in found if one.name}
+    distributions = importlib.metadata.distributions(path=path)
+    return {
+        (str(canonicalize_name(distribution.name)), distribution.version.partition("+")[0])
+        for distribution in distributions
+        if distribution.name
+    }
 
 
 def reduced(records: Iterable[Mapping[str, Any]], *, packages: Iterable[str], source: str, license: str) -> Advisories:  # noqa: A002 - the document's word
@@ -175,11 +184,13 @@ def reduced(records: Iterable[Mapping[str, Any]], *, packages: Iterable[str], so
         for name, ranges in _affected(record):
             if name in wanted:
                 known = entries.setdefault((name, _name_of(record)), [])
-                known += [one for one in ranges if one not in known]
+                known += [affected for affected in ranges if affected not in known]
     if not newest:
         raise ConfigError("the source must hold OSV records (got none). Give OSV's zip file, or a clone's folder.")
-    found = [Advisory(name, key, tuple(ranges)) for (name, key), ranges in sorted(entries.items()) if ranges]
-    return Advisories(source=source, license=license, date=dt.date.fromisoformat(newest), complete=True, entries=found)
+    advisories = [Advisory(name, key, tuple(ranges)) for (name, key), ranges in sorted(entries.items()) if ranges]
+    return Advisories(
+        source=source, license=license, date=dt.date.fromisoformat(newest), complete=True, entries=advisories
+    )
 
 
 def as_text(advisories: Advisories) -> str:
@@ -208,11 +219,13 @@ def _range(span: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _affected(record: Mapping[str, Any]) -> Iterator[tuple[str, list[Mapping[str, str]]]]:
-    for one in record.get("affected", ()):
-        package = one.get("package", {})
+    for affected in record.get("affected", ()):
+        package = affected.get("package", {})
         if package.get("ecosystem") == "PyPI":
-            spans = [span for part in one.get("ranges", ()) if part["type"] == "ECOSYSTEM" for span in _spans(part)]
-            named = [{"introduced": version, "last_affected": version} for version in one.get("versions", ())]
+            spans = [
+                span for part in affected.get("ranges", ()) if part["type"] == "ECOSYSTEM" for span in _spans(part)
+            ]
+            named = [{"introduced": version, "last_affected": version} for version in affected.get("versions", ())]
             yield str(canonicalize_name(package["name"])), [span for span in spans or named if _is_range(span)]
 
 

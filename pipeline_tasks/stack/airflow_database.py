@@ -1,4 +1,4 @@
-"""What Airflow asks SQLite for when it connects; named in `airflow.cfg`, so Airflow imports it."""
+"""SQLite settings of Airflow's connections; named in `airflow.cfg`, so Airflow imports it."""
 
 from __future__ import annotations
 

@@ -74,9 +74,9 @@ def write_settings(
     layout.airflow_home.mkdir(mode=0o700, parents=True, exist_ok=True)
     unused = () if executor == "CeleryExecutor" else _QUEUE
     wanted = {name for program in programs for name in PROGRAM_SECRETS[program]} - set(unused)
-    found = {name: _read(layout.secrets_dir / name) for name in sorted(wanted)}
+    values = {name: _read(layout.secrets_dir / name) for name in sorted(wanted)}
     beyond = settings(layout, executor=executor, base_url=base_url)
-    write_airflow_files(layout, port=port, secrets=found, beyond=beyond)
+    write_airflow_files(layout, port=port, secrets=values, beyond=beyond)
     return layout.airflow_cfg
 
 
@@ -140,11 +140,11 @@ def _ensure_identities(path: Path, wanted: str) -> str:
         write_private(path, f"{wanted}\n")
     try:
         document = json.loads(path.read_text())
-        names = {one["name"] for one in document["identities"]}
+        names = {identity["name"] for identity in document["identities"]}
     except (ValueError, KeyError, TypeError) as error:
         advice = "Remove it, and give `dethrone secrets` again."
         raise ConfigError(f'{path} must hold JSON with "identities" (got {type(error).__name__}). {advice}') from None
-    if missing := [one for one in json.loads(wanted)["identities"] if one["name"] not in names]:
+    if missing := [identity for identity in json.loads(wanted)["identities"] if identity["name"] not in names]:
         document["identities"] += missing
         write_private(path, f"{json.dumps(document)}\n")
     return _read(path)

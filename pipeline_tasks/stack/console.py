@@ -1,4 +1,4 @@
-"""How the stack is shown: a live table on a terminal, one line per step elsewhere."""
+"""The stack on the console: a live table on a terminal, one line per step elsewhere."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def up_table(report: UpReport) -> Table:
     return table
 
 
-def status_table(found: StackStatus) -> Table:
+def status_table(stack: StackStatus) -> Table:
     """Return each part's state, pid, uptime, address and health."""
-    table = Table(title=f"{found.home}: {'up' if found.running else 'down'}", title_justify="left")
+    table = Table(title=f"{stack.home}: {'up' if stack.running else 'down'}", title_justify="left")
     for column in ("part", "state", "pid", "up for", "address", "health"):
         table.add_column(column)
-    for part in found.parts:
+    for part in stack.parts:
         health = Text("healthy", style="green") if part.healthy else Text(part.detail or part.state, style="red")
         pid, uptime = str(part.pid or ""), duration(part.uptime_seconds) if part.pid else ""
         table.add_row(part.name, part.state.lower(), pid, uptime, part.address or "", health)

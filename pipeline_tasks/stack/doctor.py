@@ -113,14 +113,14 @@ def check_known_holes(layout: StackLayout, *, today: dt.date) -> Check:
     stored = advisories.read_list(folder / advisories.LIST_NAME)
     accepted = advisories.read_accepted(folder / advisories.ACCEPTED_NAME)
     versions = advisories.installed() | advisories.installed(layout.label_studio_packages)
-    found = advisories.holes(versions, stored)
-    opened = advisories.unaccepted(found, accepted, today=dt.date.min)
-    said = f"{len(versions)} packages, {len(found) - len(opened)} accepted; {advisories.age_said(stored, today=today)}"
+    holes = advisories.holes(versions, stored)
+    opened = advisories.unaccepted(holes, accepted, today=dt.date.min)
+    said = f"{len(versions)} packages, {len(holes) - len(opened)} accepted; {advisories.age_said(stored, today=today)}"
     if opened:
         return Check(
             "known holes", ok=False, detail=f"{'; '.join(map(str, opened))}. {said}", advice="See `make audit`."
         )
-    late = advisories.unaccepted(found, accepted, today=today)
+    late = advisories.unaccepted(holes, accepted, today=today)
     old = stored.age_days(today) > advisories.MAX_AGE_DAYS
     advice = "Refresh the list: `make advisories`." if old else ""
     if late:
@@ -170,10 +170,14 @@ def check_open_files(home: Path) -> Check:
         return Check("files", ok=True, detail="none yet: `dethrone up` writes them")
     if not stat.S_IMODE(home.stat().st_mode) & OTHERS:
         return Check("files", ok=True, detail=f"{home} is its owner's only")
-    found = sorted(path.relative_to(home).as_posix() for path in _open_to_others(home))
-    more = ", ..." if len(found) > NUM_NAMED else ""
-    detail = f"open to others: {len(found)}: {', '.join(found[:NUM_NAMED])}{more}" if found else "none open to others"
-    return Check("files", not found, detail, f"chmod 700 {home}" if found else "")
+    open_files = sorted(path.relative_to(home).as_posix() for path in _open_to_others(home))
+    more = ", ..." if len(open_files) > NUM_NAMED else ""
+    detail = (
+        f"open to others: {len(open_files)}: {', '.join(open_files[:NUM_NAMED])}{more}"
+        if open_files
+        else "none open to others"
+    )
+    return Check("files", not open_files, detail, f"chmod 700 {home}" if open_files else "")
 
 
 def _open_to_others(folder: Path) -> Iterator[Path]:
@@ -274,9 +278,9 @@ def check_clock(skew_seconds: float) -> Check:
 
 
 def _live_checks(layout: StackLayout) -> Iterator[Check]:
-    found = status(layout.home, root=layout.root)
-    ill = [f"{part.name}: {part.detail or part.state}" for part in found.parts if not part.healthy]
-    yield Check("health", not ill, "; ".join(ill) or f"{len(found.parts)} parts", "See `dethrone logs`." if ill else "")
+    stack = status(layout.home, root=layout.root)
+    ill = [f"{part.name}: {part.detail or part.state}" for part in stack.parts if not part.healthy]
+    yield Check("health", not ill, "; ".join(ill) or f"{len(stack.parts)} parts", "See `dethrone logs`." if ill else "")
     running = processes.stack_processes(layout.home)
     yield check_listeners(processes.listeners({process.pid for process in running}))
     yield check_from_outside(*outside.findings(running))
@@ -317,13 +321,13 @@ def _skew_seconds(url: str) -> float:
 
 
 def _installed_versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in MIN_VERSIONS:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def _numbers(version: str) -> tuple[int, ...]:

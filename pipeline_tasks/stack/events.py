@@ -1,4 +1,4 @@
-"""What the stack tells while it starts and stops."""
+"""Events of the stack while it starts and stops."""
 
 from __future__ import annotations
 

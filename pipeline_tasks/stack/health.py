@@ -1,4 +1,4 @@
-"""Whether each part of the stack answers: one short HTTP request per probe."""
+"""Health of each part of the stack: one short HTTP request per probe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the one-machine stack keeps things: paths only, nothing is touched."""
+"""Paths of the one-machine stack; nothing is touched."""
 
 from __future__ import annotations
 

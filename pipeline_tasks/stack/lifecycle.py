@@ -45,7 +45,7 @@ DEFAULT_TIMEOUT_SECONDS = 600.0  # 40 s are enough on two idle cores; a part tha
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UpReport:
-    """What `up` found and did: the content of `stack.json`, moved ports and seconds until each part was ready."""
+    """The report of `up`: the content of `stack.json`, moved ports and seconds until each part was ready."""
 
     stack: Mapping[str, Any]
     moved: Mapping[str, tuple[int, int]]
@@ -283,5 +283,5 @@ def _shut_down_supervisor(layout: StackLayout, *, on_event: OnEvent) -> None:
     on_event(Event("stack", "note", "stopping"))
     supervisor.shutdown()
     deadline = time.monotonic() + SHUTDOWN_SECONDS
-    while time.monotonic() < deadline and any(found.pid == pid for found in processes.stack_processes(layout.home)):
+    while time.monotonic() < deadline and any(process.pid == pid for process in processes.stack_processes(layout.home)):
         time.sleep(POLL_SECONDS)

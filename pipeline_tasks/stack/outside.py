@@ -56,7 +56,7 @@ _PUBLIC: Mapping[str, frozenset[str]] = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Listener:
+class OpenPort:
     """A TCP port on which a process of the stack listens."""
 
     program: str
@@ -65,50 +65,54 @@ class Listener:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
-    """What a port says to somebody without a key: the protocol, and for HTTP the status of each path."""
+class PortAnswer:
+    """A port's answer to somebody without a key: the protocol, and for HTTP the status of each path."""
 
     protocol: str
     statuses: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-def listeners(running: Iterable[psutil.Process]) -> tuple[Listener, ...]:
+def listeners(running: Iterable[psutil.Process]) -> tuple[OpenPort, ...]:
     """Return every TCP port that these processes listen on, with the program that the supervisor knows."""
     programs = {process.pid: _program(process) for process in running}
-    found = {Listener(programs[pid], ip, port) for pid, ip, port in processes.listening(programs)}
-    return tuple(sorted(found, key=lambda one: (one.program, one.port, one.ip)))
+    listening = {OpenPort(programs[pid], ip, port) for pid, ip, port in processes.listening(programs)}
+    return tuple(sorted(listening, key=lambda listener: (listener.program, listener.port, listener.ip)))
 
 
 def sockets(running: Iterable[psutil.Process]) -> tuple[str, ...]:
     """Return the addresses of every UNIX socket that these processes listen on; abstract ones begin with `@`."""
     pids = {process.pid for process in running}
-    found = {str(one.laddr) for one in psutil.net_connections(kind="unix") if one.pid in pids and one.laddr}
-    return tuple(sorted(address.replace("\0", "@") for address in found))
+    paths = {
+        str(connection.laddr)
+        for connection in psutil.net_connections(kind="unix")
+        if connection.pid in pids and connection.laddr
+    }
+    return tuple(sorted(address.replace("\0", "@") for address in paths))
 
 
 def open_sockets(addresses: Iterable[str]) -> list[str]:
     """Return the sockets that another user could connect to."""
-    return [one for one in addresses if one.startswith("@") or _writable_by_others(Path(one))]
+    return [address for address in addresses if address.startswith("@") or _writable_by_others(Path(address))]
 
 
-def ask(listener: Listener, *, paths: Sequence[str] = PATHS) -> Answer:
+def ask(listener: OpenPort, *, paths: Sequence[str] = PATHS) -> PortAnswer:
     """Try one port without a key."""
     unasked = _said(listener, b"", seconds=UNASKED_SECONDS)
     if unasked is None:
-        return Answer("closed")
+        return PortAnswer("closed")
     if unasked:
-        return Answer("ZeroMQ" if _is_zmtp(unasked) else "banner")
+        return PortAnswer("ZeroMQ" if _is_zmtp(unasked) else "banner")
     said = _said(listener, _HTTP2_PREFACE, seconds=SECONDS) or b""
     if len(said) >= 9 and said[3] == _SETTINGS_FRAME:
-        return Answer("HTTP/2 or gRPC without TLS")
+        return PortAnswer("HTTP/2 or gRPC without TLS")
     secure = None if said.startswith(b"HTTP/") else _ask_tls(listener, paths)
     if secure is not None:
         return secure
     statuses = _statuses(listener, "http", paths)
-    return Answer(_ask_database(listener)) if statuses is None else Answer("HTTP", statuses)
+    return PortAnswer(_ask_database(listener)) if statuses is None else PortAnswer("HTTP", statuses)
 
 
-def open_to_all(program: str, answer: Answer) -> str:
+def open_to_all(program: str, answer: PortAnswer) -> str:
     """Return what is wrong with a port's answer, or nothing."""
     if answer.protocol in {"HTTP", "HTTPS"}:
         public = _PUBLIC.get(INFERENCE_PREFIX if program.startswith(INFERENCE_PREFIX) else program, frozenset())
@@ -123,11 +127,11 @@ def findings(running: Sequence[psutil.Process]) -> tuple[int, list[str]]:
     """Return how many ports and sockets were tried, and a line for each that is open to all."""
     ports, unix = listeners(running), sockets(running)
     lines = [
-        f"{one.program} on {one.ip}:{one.port} {wrong}"
-        for one in ports
-        if (wrong := open_to_all(one.program, ask(one)))
+        f"{port.program} on {port.ip}:{port.port} {wrong}"
+        for port in ports
+        if (wrong := open_to_all(port.program, ask(port)))
     ]
-    lines += [f"socket {one} can be written by everybody" for one in open_sockets(unix)]
+    lines += [f"socket {address} can be written by everybody" for address in open_sockets(unix)]
     return len(ports) + len(unix), lines
 
 
@@ -138,7 +142,7 @@ def _program(process: psutil.Process) -> str:
         return OTHERS
 
 
-def _said(listener: Listener, data: bytes, *, seconds: float) -> bytes | None:
+def _said(listener: OpenPort, data: bytes, *, seconds: float) -> bytes | None:
     """Return what the port says to these bytes; None where it takes no connection."""
     try:
         connection = socket.create_connection((listener.ip, listener.port), timeout=SECONDS)
@@ -157,7 +161,7 @@ def _is_zmtp(data: bytes) -> bool:
     return data[0] == _ZMTP_GREETING[0] and (len(data) < 10 or data[9] == _ZMTP_GREETING[1])
 
 
-def _ask_database(listener: Listener) -> str:
+def _ask_database(listener: OpenPort) -> str:
     """Return whether Redis or PostgreSQL asks for a password."""
     said = _said(listener, b"PING\r\n", seconds=SECONDS) or b""
     if said.startswith((b"-NOAUTH", b"+PONG")):
@@ -168,7 +172,7 @@ def _ask_database(listener: Listener) -> str:
     return "an unknown protocol"
 
 
-def _ask_tls(listener: Listener, paths: Sequence[str]) -> Answer | None:
+def _ask_tls(listener: OpenPort, paths: Sequence[str]) -> PortAnswer | None:
     """Return what a port with TLS says; None where it speaks no TLS."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -185,10 +189,10 @@ def _ask_tls(listener: Listener, paths: Sequence[str]) -> Answer | None:
         speaks = speaks or "ALERT_HANDSHAKE_FAILURE" in str(error) or "CERTIFICATE_REQUIRED" in str(error)
     if not speaks:
         return None
-    return Answer("HTTPS", _statuses(listener, "https", paths) or {}) if said else Answer(CLOSED_TLS)
+    return PortAnswer("HTTPS", _statuses(listener, "https", paths) or {}) if said else PortAnswer(CLOSED_TLS)
 
 
-def _statuses(listener: Listener, scheme: str, paths: Sequence[str]) -> dict[str, int] | None:
+def _statuses(listener: OpenPort, scheme: str, paths: Sequence[str]) -> dict[str, int] | None:
     """Return the status of each path that has one, without empty pages and those that a path that cannot exist gets.
 
     None where that path gets no answer.
@@ -203,10 +207,10 @@ def _statuses(listener: Listener, scheme: str, paths: Sequence[str]) -> dict[str
                 return None
     nowhere = got.pop(NOWHERE)
     return {
-        path: one.status_code
-        for path, one in got.items()
-        if (one.content or not one.is_success)
-        and (one.status_code, one.content) != (nowhere.status_code, nowhere.content)
+        path: answer.status_code
+        for path, answer in got.items()
+        if (answer.content or not answer.is_success)
+        and (answer.status_code, answer.content) != (nowhere.status_code, nowhere.content)
     }
 
 

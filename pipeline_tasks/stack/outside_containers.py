@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline_tasks.stack.outside import Answer, Listener, ask, open_to_all
+from pipeline_tasks.stack.outside import OpenPort, PortAnswer, ask, open_to_all
 
 # The services of docker-compose.yml that listen, by the names that containers know them by.
 SERVICES = (
@@ -28,35 +28,35 @@ SECONDS = 1.0
 def addresses(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the IPv4 addresses of those names that have one here; one without may take seconds to be unknown."""
     with ThreadPoolExecutor(max_workers=len(names)) as pool:
-        found = dict(zip(names, pool.map(_addresses, names), strict=True))
-    return {name: ips for name, ips in found.items() if ips}
+        by_name = dict(zip(names, pool.map(_addresses, names), strict=True))
+    return {name: ips for name, ips in by_name.items() if ips}
 
 
 def open_ports(ip: str, ports: Sequence[int] = PORTS) -> list[int]:
     """Return the ports that take a connection; none where nothing of the first ones says so much as no."""
-    found: list[int] = []
+    listening: list[int] = []
     for start in range(0, len(ports), BATCH):
         taken, answered = _connect(ip, ports[start : start + BATCH])
-        found += taken
+        listening += taken
         if not answered:
             break
-    return found
+    return listening
 
 
-def seen(services: Mapping[str, Iterable[str]]) -> Iterator[tuple[Listener, Answer]]:
+def seen(services: Mapping[str, Iterable[str]]) -> Iterator[tuple[OpenPort, PortAnswer]]:
     """Yield every open port of these services with what it says to somebody without a key."""
     for name, ips in services.items():
         for ip in ips:
             for port in open_ports(ip):
-                listener = Listener(name, ip, port)
+                listener = OpenPort(name, ip, port)
                 yield listener, ask(listener)
 
 
 def findings(services: Mapping[str, Iterable[str]]) -> tuple[int, list[str]]:
     """Return how many ports were tried, and a line for each that is open to all."""
     tried = list(seen(services))
-    wrong = [(one, open_to_all(one.program, answer)) for one, answer in tried]
-    return len(tried), [f"{one.program} on {one.ip}:{one.port} {said}" for one, said in wrong if said]
+    wrong = [(port, open_to_all(port.program, answer)) for port, answer in tried]
+    return len(tried), [f"{port.program} on {port.ip}:{port.port} {said}" for port, said in wrong if said]
 
 
 def _addresses(name: str) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def _addresses(name: str) -> tuple[str, ...]:
         told = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
     except OSError:
         return ()
-    return tuple(sorted({str(one[4][0]) for one in told}))
+    return tuple(sorted({str(info[4][0]) for info in told}))
 
 
 def _connect(ip: str, ports: Sequence[int]) -> tuple[list[int], bool]:
@@ -72,10 +72,10 @@ def _connect(ip: str, ports: Sequence[int]) -> tuple[list[int], bool]:
     taken, answered = [], False
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as opened:
         for port in ports:
-            one = opened.enter_context(socket.socket())
-            one.settimeout(0)
-            one.connect_ex((ip, port))
-            selector.register(one, selectors.EVENT_WRITE, port)
+            connection = opened.enter_context(socket.socket())
+            connection.settimeout(0)
+            connection.connect_ex((ip, port))
+            selector.register(connection, selectors.EVENT_WRITE, port)
         deadline = time.monotonic() + SECONDS
         while selector.get_map() and time.monotonic() < deadline:
             for key, _ in selector.select(timeout=SECONDS / 10):

@@ -97,8 +97,8 @@ class ProcessTarget:
 
     def remembered(self) -> tuple[str, ...]:
         """Return the deployments that start with the next `dethrone up`."""
-        found = model_programs(self._layout.programs_dir)
-        return tuple(sorted(path.stem.removeprefix(INFERENCE_PREFIX) for path in found))
+        programs = model_programs(self._layout.programs_dir)
+        return tuple(sorted(path.stem.removeprefix(INFERENCE_PREFIX) for path in programs))
 
     def is_down(self) -> bool:
         """Return whether no supervisor runs, so that nobody can be in the middle of anything."""

@@ -14,15 +14,15 @@ from pipeline_tasks.stack.supervisor_conf import MARKER
 def stack_processes(home: Path) -> list[psutil.Process]:
     """Return every live process whose environment carries this home's marker, but not the caller or its parents."""
     mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             marked = process.environ().get(MARKER) == str(home)
             if marked and process.pid not in mine and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                processes.append(process)
         except (psutil.Error, OSError):
             continue  # it ended meanwhile, or belongs to somebody else
-    return found
+    return processes
 
 
 def end_processes(processes: Sequence[psutil.Process], *, grace_seconds: float) -> list[psutil.Process]:
@@ -61,10 +61,10 @@ def listening(pids: Container[int]) -> Iterator[tuple[int, str, int]]:
 
 def listeners(pids: Container[int]) -> dict[int, set[str]]:
     """Return port -> addresses that these processes listen on."""
-    found: dict[int, set[str]] = {}
+    sockets: dict[int, set[str]] = {}
     for _, ip, port in listening(pids):
-        found.setdefault(port, set()).add(ip)
-    return found
+        sockets.setdefault(port, set()).add(ip)
+    return sockets
 
 
 def port_owner(port: int) -> str:

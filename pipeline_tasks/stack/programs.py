@@ -1,4 +1,4 @@
-"""What the stack runs: one `Program` per process, from ports, secrets and paths. Pure."""
+"""Programs of the stack: one `Program` per process, from ports, secrets and paths. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stack's S3 must show before anything relies on it: the bucket, and conditional writes."""
+"""Setup of the stack's S3, before anything relies on it: the bucket, and conditional writes."""
 
 from __future__ import annotations
 

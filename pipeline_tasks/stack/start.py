@@ -43,7 +43,7 @@ class PortTaken(ServiceUnavailable):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Start:
-    """What the starting threads share."""
+    """State that the starting threads share."""
 
     layout: StackLayout
     supervisor: Supervisor

@@ -29,7 +29,7 @@ OPTIMIZER_PREFIX = "optimizer."
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resumed:
-    """Where a run goes on: how many epochs are done, and the reports of those."""
+    """The state that a run resumes from: the number of epochs done, and their reports."""
 
     epochs_done: int
     history: list[dict[str, Any]]

@@ -38,11 +38,11 @@ READ_AT_ONCE = 20_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """Which data of which project, and how it is decoded; decoded inputs are kept in `folder`."""
+    """The data of a project and its decoding; decoded inputs are kept in `folder`."""
 
     project: str
     snapshot_id: str
-    found: FoundRecipe
+    recipe_code: FoundRecipe
     params: Mapping[str, Any]
     classes: tuple[str, ...]
     folder: Path
@@ -56,7 +56,7 @@ def load_data(plan: LoadPlan, rows: TrainingRows, *, store: ObjectStore) -> Trai
         GateClosed: UNDECODABLE, UNKNOWN_LABEL or TOO_FEW_GROUPS.
     """
     targets_n = class_indices(rows, plan.classes)
-    recipe = plan.found.recipe
+    recipe = plan.recipe_code.recipe
     preprocessing = recipe.preprocessing(plan.params)
     signature = recipe.signature(plan.params, len(plan.classes))
     inputs = decode_inputs(
@@ -64,7 +64,7 @@ def load_data(plan: LoadPlan, rows: TrainingRows, *, store: ObjectStore) -> Trai
         num_rows=len(rows),
         decode=lambda data: decode_item(recipe, data, preprocessing=preprocessing, signature=signature),
         folder=plan.folder,
-        key=content_id([plan.snapshot_id, plan.found.code_digest, preprocessing]),
+        key=content_id([plan.snapshot_id, plan.recipe_code.code_digest, preprocessing]),
     )
     weights_n = loss_weights(
         targets_n,
@@ -86,7 +86,7 @@ def proof_of(
     """
     chosen = rows.take(np.asarray(spread(np.arange(len(rows)) if positions is None else positions)))
     items = [(chosen[position].item_id, data) for position, data in read_some(plan.project, chosen, store=store)]
-    return Proof(plan.found.recipe, plan.found.recipe.preprocessing(plan.params), items)
+    return Proof(plan.recipe_code.recipe, plan.recipe_code.recipe.preprocessing(plan.params), items)
 
 
 def input_facts(
@@ -96,7 +96,7 @@ def input_facts(
 
     Nothing where it has nothing to say.
     """
-    recipe = plan.found.recipe
+    recipe = plan.recipe_code.recipe
     if not isinstance(recipe, DescribesInputs):
         return {}
     items = (shown(data) for _, data in read_some(plan.project, rows[:FACT_ROWS], store=store))

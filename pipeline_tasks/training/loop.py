@@ -51,7 +51,7 @@ class FitPlan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EpochReport:
-    """What one epoch gave; `step` counts batches since the start."""
+    """The report of one epoch; `step` counts batches since the start."""
 
     epoch: int
     step: int
@@ -65,7 +65,7 @@ OnEpoch = Callable[[EpochReport], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Learner:
-    """What the parts of one fit share."""
+    """State that the parts of one fit share."""
 
     recipe: Recipe
     data: TrainingData
@@ -253,5 +253,5 @@ def _clear_memory_error(plan: FitPlan) -> Iterator[None]:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory: on a GPU it has a class for that, on a CPU only a text."""
+    """Tell whether torch ran out of memory: on a GPU it has a class for that, on a CPU only a text."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

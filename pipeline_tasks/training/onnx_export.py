@@ -123,8 +123,8 @@ def _strip(message: Any) -> None:
         if field.name in TRACES:
             message.ClearField(field.name)
         elif field.message_type is not None:
-            for one in [value] if hasattr(value, "ListFields") else value:
-                _strip(one)
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _strip(part)
 
 
 def _answers(graph: bytes, batches: Sequence[Array]) -> npt.NDArray[np.float32]:
@@ -158,8 +158,8 @@ def _quantize(graph: bytes, batches: Sequence[Array]) -> bytes:
         with _quiet():
             quant_pre_process(given, prepared, skip_symbolic_shape=True)
             model = onnx.load(prepared)
-            constants = {one.name for one in model.graph.initializer}
-            nodes = [one.name for one in model.graph.node if one.op_type in QUANTIZED and one.input[1] in constants]
+            constants = {tensor.name for tensor in model.graph.initializer}
+            nodes = [node.name for node in model.graph.node if node.op_type in QUANTIZED and node.input[1] in constants]
             if not nodes:
                 raise _failed(f"have a layer to quantize: {', '.join(QUANTIZED)} with weights (got none)")
             quantize_static(

@@ -27,7 +27,7 @@ TOLERATED = ("accuracy", "macro_f1", "log_loss")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Here:
-    """What a training in this process depends on beside the recorded facts."""
+    """The facts of this process that a training depends on, beside the recorded ones."""
 
     lock_hash: str
     code_revision: str
@@ -49,8 +49,8 @@ class MetricPair:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Comparison:
-    """Whether a training could be reproduced; `tolerance` 0 asks for the same weights and the same metrics."""
+class Reproduction:
+    """A training beside its reproduction; `tolerance` 0 asks for the same weights and the same metrics."""
 
     agrees: bool
     tolerance: float
@@ -66,16 +66,18 @@ def recipe_as_recorded(config: model_files.ModelConfig) -> FoundRecipe:
     return find_recipe(config.recipe) if config.recipe_source is None else recipe_from_source(config.recipe_source)
 
 
-def here(*, lock_hash: str, code_revision: str, found: FoundRecipe) -> Here:
+def here(*, lock_hash: str, code_revision: str, recipe_code: FoundRecipe) -> Here:
     """Return what this process trains with."""
-    return Here(lock_hash, code_revision, found.code_digest, origin_of(code_revision=code_revision, device=DEVICE))
+    return Here(
+        lock_hash, code_revision, recipe_code.code_digest, origin_of(code_revision=code_revision, device=DEVICE)
+    )
 
 
 def reproduce(
     manifest: model_files.ModelManifest,
     rows: TrainingRows,
     *,
-    found: FoundRecipe,
+    recipe_code: FoundRecipe,
     store: ObjectStore,
     folder: Path,
     origin: model_files.Origin,
@@ -89,16 +91,21 @@ def reproduce(
         PermanentError: PUBLISH_MISMATCH, the recorded preprocessing is not what the recipe of today says.
     """
     config = manifest.config
-    resolved = found.recipe.resolve(config.params)
+    resolved = recipe_code.recipe.resolve(config.params)
     params = {name: resolved[name] for name in config.params}  # what a later recipe added was not there
     loading = LoadPlan(
-        config.project, config.snapshot_id, found, _before_tuning(params, manifest.metrics), config.classes, folder
+        config.project,
+        config.snapshot_id,
+        recipe_code,
+        _before_tuning(params, manifest.metrics),
+        config.classes,
+        folder,
     )
     data = load_data(loading, rows, store=store)
     plan = FitPlan(params, params["epochs"], config.seed, THREADS, DEVICE, "retrain")
-    module, history = fit(found.recipe, data, plan)
+    module, history = fit(recipe_code.recipe, data, plan)
     metrics = training_metrics(data, history)
-    artifact = pack_for_runtime(found.recipe, module, data, config=config, origin=origin, metrics=metrics)
+    artifact = pack_for_runtime(recipe_code.recipe, module, data, config=config, origin=origin, metrics=metrics)
     loaded = model_files.load_bytes(artifact.manifest.to_bytes(), artifact.weights, exported=artifact.exported)
     proof_of(loading, rows, positions=proof_rows(data.split.train), store=store).check(loaded, module)
     return artifact
@@ -124,7 +131,7 @@ def warnings_of(manifest: model_files.ModelManifest, now: Here) -> list[str]:
         ("CPU instructions", origin.cpu_capability, now.origin.cpu_capability),
         ("weights to start from", config.warm_start or "none", "none"),
     ]
-    found = [
+    warnings = [
         f"{name} must be the recorded one for the same bits (recorded {_short(recorded)}, got {_short(got)})."
         for name, recorded, got in pairs
         if recorded not in (got, model_files.UNRECORDED)
@@ -132,8 +139,10 @@ def warnings_of(manifest: model_files.ModelManifest, now: Here) -> list[str]:
     if now.code_revision == origin.code_revision and (
         now.code_revision.endswith("-dirty") or now.code_revision == "unknown"
     ):
-        found.append(f"code revision must be a commit for the same bits (got {_short(now.code_revision)} both times).")
-    return found
+        warnings.append(
+            f"code revision must be a commit for the same bits (got {_short(now.code_revision)} both times)."
+        )
+    return warnings
 
 
 def _short(value: str) -> str:
@@ -146,7 +155,7 @@ def compare(
     *,
     warnings: Sequence[str],
     tolerance: float | None,
-) -> Comparison:
+) -> Reproduction:
     """Compare a model version with its reproduction; without a tolerance: 0 if there is no warning, else 0.02."""
     allowed = tolerance if tolerance is not None else (DEFAULT_TOLERANCE if warnings else 0.0)
     again = reproduced.manifest
@@ -159,7 +168,7 @@ def compare(
         )
     else:
         agrees = same_rows and all(pair.difference <= allowed for pair in pairs if pair.name in TOLERATED)
-    return Comparison(
+    return Reproduction(
         agrees=agrees,
         tolerance=allowed,
         weights_equal=weights_equal,

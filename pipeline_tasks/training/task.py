@@ -36,11 +36,11 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Job:
-    """What every step of one training needs."""
+    """The inputs that every step of one training needs."""
 
     project: LoadedProject
     snapshot: SnapshotRef
-    found: FoundRecipe
+    recipe_code: FoundRecipe
     key: TrainingKey
     folder: Path
     device: str
@@ -49,7 +49,7 @@ class _Job:
 
     @property
     def recipe(self) -> Recipe:
-        return self.found.recipe
+        return self.recipe_code.recipe
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -94,10 +94,10 @@ def train(
         PermanentError: OUT_OF_MEMORY, PUBLISH_MISMATCH, or EXPORT_FAILED where serving.runtime asks for a graph.
         StaleAttempt: a newer attempt of the same training has taken over.
     """
-    found = recipe_for(project.config.modality, project.config.recipe.name, folder=project.folder)
-    key = training_key(project, snapshot.snapshot_id, found, seed=seed, threads=threads, lock_hash=lock_hash)
+    recipe = recipe_for(project.config.modality, project.config.recipe.name, folder=project.folder)
+    key = training_key(project, snapshot.snapshot_id, recipe, seed=seed, threads=threads, lock_hash=lock_hash)
     folder = scratch / f"train-{project.name}-{key.version}"
-    plan = LoadPlan(key.project, key.snapshot_id, found, key.params, key.classes, folder)
+    plan = LoadPlan(key.project, key.snapshot_id, recipe, key.params, key.classes, folder)
     rows = rows_of(manifest)
     recorded = models.find(project.name, training_key=key.digest)
     if recorded is not None:
@@ -106,7 +106,7 @@ def train(
         logger.info("model version %s exists for this training: adopting it", recorded.ref.version)
         return recorded.ref
     fence = database.acquire(f"train/{project.name}/{key.version}", attempt, now=now)
-    job = _Job(project, snapshot, found, key, folder, pick_device(wanted=device), tracker, run_id)
+    job = _Job(project, snapshot, recipe, key, folder, pick_device(wanted=device), tracker, run_id)
     data = load_data(plan, rows, store=store)
     facts = input_facts(plan, rows, store=store, shown=project.config.as_shown)
     artifact, module, run = _fit(job, data, facts=facts, code_revision=code_revision)
@@ -131,7 +131,13 @@ def train(
 
 
 def training_key(
-    project: LoadedProject, snapshot_id: str, found: FoundRecipe, *, seed: int | None, threads: int, lock_hash: str
+    project: LoadedProject,
+    snapshot_id: str,
+    recipe_code: FoundRecipe,
+    *,
+    seed: int | None,
+    threads: int,
+    lock_hash: str,
 ) -> TrainingKey:
     """Return the key of training a project as it is now on a snapshot; `seed` None: the project's."""
     config = project.config.recipe
@@ -141,8 +147,8 @@ def training_key(
         snapshot_id=snapshot_id,
         classes=tuple(project.config.labels.classes),
         recipe=config.name,
-        recipe_digest=found.code_digest,
-        params=found.recipe.resolve(config.params),
+        recipe_digest=recipe_code.code_digest,
+        params=recipe_code.recipe.resolve(config.params),
         tune=tune,
         seed=config.seed if seed is None else seed,
         threads=threads,
@@ -237,7 +243,7 @@ def _pack(
         version=key.version,
         recipe=key.recipe,
         recipe_digest=key.recipe_digest,
-        recipe_source=job.found.own_source,
+        recipe_source=job.recipe_code.own_source,
         params=dict(params),
         classes=key.classes,
         preprocessing=job.recipe.preprocessing(params),

@@ -119,13 +119,13 @@ def awaited_text(after: AfterAlarm, *, project: str) -> str:
 
 def tally(rows: Iterable[tuple[str, str, int]], *, most: int) -> tuple[Counted, Counted, Counted]:
     """Count (state, group, items), at most so many of a group: in the exam; labeled with them; asked with those."""
-    found: dict[str, Counter[str]] = {IN_EXAM: Counter(), LABELED: Counter(), WAITING: Counter()}
+    counts: dict[str, Counter[str]] = {IN_EXAM: Counter(), LABELED: Counter(), WAITING: Counter()}
     for state, group_key, number in rows:
-        found[state][group_key] += number
+        counts[state][group_key] += number
     total: Counter[str] = Counter()
     counted = []
     for state in (IN_EXAM, LABELED, WAITING):
-        total += found[state]
+        total += counts[state]
         counted.append(Counted(sum(min(number, most) for number in total.values()), len(total)))
     return counted[0], counted[1], counted[2]
 

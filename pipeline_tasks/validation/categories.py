@@ -39,8 +39,8 @@ class Unmatched:
 
     def add(self, facts: Iterable[Mapping[str, Any]]) -> None:
         """Count what `category_facts` says of some rows; of many different values the commonest so far are kept."""
-        for one in facts:
-            for name, values in one.get("unmatched", {}).items():
+        for fact in facts:
+            for name, values in fact.get("unmatched", {}).items():
                 self._counts.setdefault(name, Counter()).update(values)
         for name, counts in self._counts.items():
             if len(counts) > MAX_COUNTED:
@@ -56,7 +56,7 @@ class Unmatched:
 
 def as_text(counts: Mapping[str, Mapping[str, int]]) -> str:
     """Return the values and how often each came, on one line."""
-    parts = (f"{name}: {', '.join(f'{value} ({n})' for value, n in one.items())}" for name, one in counts.items())
+    parts = (f"{name}: {', '.join(f'{value} ({n})' for value, n in values.items())}" for name, values in counts.items())
     return "; ".join(parts)
 
 

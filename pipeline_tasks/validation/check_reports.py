@@ -22,7 +22,7 @@ HTML = "text/html; charset=utf-8"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CheckContext:
-    """Where checks are written and on whose behalf."""
+    """The place that checks are written to, and the run that they belong to."""
 
     project: str
     store: ObjectStore

@@ -53,7 +53,7 @@ def _slices(table: pa.Table) -> Iterator[pa.Table]:
 def count_labels(labels: pa.ChunkedArray) -> dict[str, int]:
     """Return rows per label; a row without one counts nowhere."""
     counted = pc.value_counts(labels.cast(pa.string())).to_pylist()
-    return {str(one["values"]): int(one["counts"]) for one in counted if one["values"] is not None}
+    return {str(count["values"]): int(count["counts"]) for count in counted if count["values"] is not None}
 
 
 def count_classes(labels: Iterable[str] | Mapping[str, int], classes: Sequence[str]) -> dict[str, int]:
@@ -85,25 +85,25 @@ def facts_frame(
     )
 
 
-def js_distance(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
+def js_distance(first: Mapping[str, float], other: Mapping[str, float]) -> float | None:
     """Return the Jensen-Shannon distance of two distributions given as counts: 0 = same, 1 = nothing in common.
 
     The square root of the mean Kullback-Leibler divergence (base 2) of each to their midpoint; unlike that divergence
     it is symmetric and finite when a class is missing on one side. None if either side is empty.
     Source: Endres and Schindelin 2003.
     """
-    if not sum(one.values()) or not sum(other.values()):
+    if not sum(first.values()) or not sum(other.values()):
         return None
-    names = sorted({*one, *other})
-    shares, other_shares = ([counts.get(name, 0) for name in names] for counts in (one, other))
+    names = sorted({*first, *other})
+    shares, other_shares = ([counts.get(name, 0) for name in names] for counts in (first, other))
     return float(jensenshannon(shares, other_shares, base=2))
 
 
-def excess_js_distance(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
+def excess_js_distance(first: Mapping[str, float], other: Mapping[str, float]) -> float | None:
     """Return the distance less what two samples of one law have: squared, (k - 1)/(8 ln 2)(1/n + 1/m) of k classes."""
-    distance = js_distance(one, other)
+    distance = js_distance(first, other)
     if distance is None:
         return None
-    num_labels = len({name for counts in (one, other) for name, count in counts.items() if count})
-    noise = (num_labels - 1) / (8 * math.log(2)) * (1 / sum(one.values()) + 1 / sum(other.values()))
+    num_labels = len({name for counts in (first, other) for name, count in counts.items() if count})
+    noise = (num_labels - 1) / (8 * math.log(2)) * (1 / sum(first.values()) + 1 / sum(other.values()))
     return math.sqrt(max(0.0, distance**2 - noise))

@@ -45,14 +45,14 @@ def decoder_of(project: LoadedProject) -> Decoder:
         ConfigError: the recipe or its parameters are wrong.
     """
     config = project.config.recipe
-    found = recipe_for(project.config.modality, config.name, folder=project.folder)
-    params = found.recipe.resolve(config.params)
+    recipe = recipe_for(project.config.modality, config.name, folder=project.folder)
+    params = recipe.recipe.resolve(config.params)
     try:
-        preprocessing = json.loads(canonical_json(found.recipe.preprocessing(params)))
+        preprocessing = json.loads(canonical_json(recipe.recipe.preprocessing(params)))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"what the recipe's preprocessing returns must be JSON (got {printable(error)}). See docs/recipes.md."
         ) from None
-    signature = found.recipe.signature(params, len(project.config.labels.classes))
-    decoding = content_id([config.name, found.code_digest, preprocessing, dataclasses.asdict(signature)])
-    return Decoder(found.recipe, preprocessing, signature, decoding[:12])
+    signature = recipe.recipe.signature(params, len(project.config.labels.classes))
+    decoding = content_id([config.name, recipe.code_digest, preprocessing, dataclasses.asdict(signature)])
+    return Decoder(recipe.recipe, preprocessing, signature, decoding[:12])

@@ -37,8 +37,8 @@ def exam_groups(
         return key
 
     if settings.policy != "off":
-        for one, other in _pairs_within(values, modality=modality, settings=settings, read=read):
-            first, second = sorted((find(group_keys[values.item_id(one)]), find(group_keys[values.item_id(other)])))
+        for row, other in _pairs_within(values, modality=modality, settings=settings, read=read):
+            first, second = sorted((find(group_keys[values.item_id(row)]), find(group_keys[values.item_id(other)])))
             root[second] = first
     return {item_id: find(key) for item_id, key in group_keys.items()}
 
@@ -50,14 +50,14 @@ def _pairs_within(
     rows_nw = values.values
     if len(rows_nw) < 2:
         return
-    found: Iterable[tuple[int, int]]
+    pairs: Iterable[tuple[int, int]]
     if modality == "image":
-        found = _image_pairs(rows_nw, settings=settings)
+        pairs = _image_pairs(rows_nw, settings=settings)
     elif modality == "text":
-        found = ((e, t) for e, t, _ in nd.text_pairs(values, values, minimum=settings.text_similarity, read=read))
+        pairs = ((e, t) for e, t, _ in nd.text_pairs(values, values, minimum=settings.text_similarity, read=read))
     else:
-        found = _row_pairs(rows_nw)
-    yield from ((one, other) for one, other in found if one != other)
+        pairs = _row_pairs(rows_nw)
+    yield from ((row, other) for row, other in pairs if row != other)
 
 
 def _image_pairs(rows_nw: Bytes, *, settings: NearDuplicates) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""What an item looks like, in a few hundred bytes: enough to find copies of it that differ in their bytes. Pure.
+"""Fingerprints of items, a few hundred bytes each: enough to find copies that differ in their bytes. Pure.
 
 Legend: h, w pixels; c channels; n items.
 """
@@ -86,7 +86,7 @@ class RowColumns:
     def of(project: Project) -> RowColumns:
         """Return a project's: no dates, no free texts, and for the stock recipe none that it does not read."""
         types = {column.name: column.type for column in project.columns}
-        names = {name for name, one in types.items() if one not in ("date", "text")}
+        names = {name for name, column_type in types.items() if column_type not in ("date", "text")}
         params = project.recipe.params
         if project.recipe.reads_columns and {"numbers", "categories"} & params.keys():
             read = {str(name) for key in ("numbers", "categories") for name in params.get(key) or ()}
@@ -102,12 +102,12 @@ def _name_rank(name: str) -> str:
 
 def kind(modality: Modality, settings: NearDuplicates, columns: RowColumns | None = None) -> str:
     """Return what two fingerprints must have in common to be compared; stands in the name of their file."""
-    found = f"{modality}-{FORMATS[modality]}"
+    name = f"{modality}-{FORMATS[modality]}"
     if modality == "tabular":
-        found += f"-{settings.significant_digits}"
+        name += f"-{settings.significant_digits}"
         if columns and columns.names:
-            found += f"-{content_id([*columns.names, *sorted(columns.numbers)])[:8]}"
-    return found
+            name += f"-{content_id([*columns.names, *sorted(columns.numbers)])[:8]}"
+    return name
 
 
 def fingerprint(
@@ -291,11 +291,11 @@ class Gathered:
             some = stored.slice(start, ROWS_AT_ONCE).combine_chunks()
             at = pc.index_in(self._item_ids, value_set=some["item_id"])
             rows_n = np.flatnonzero(pc.is_valid(at).to_numpy() & ~self._is_known_n)
-            found = some["fingerprint"].take(at.take(pa.array(rows_n)))
-            given_n = rows_n[pc.is_valid(found).to_numpy()]
+            taken = some["fingerprint"].take(at.take(pa.array(rows_n)))
+            given_n = rows_n[pc.is_valid(taken).to_numpy()]
             self._is_known_n[rows_n] = True
             self._is_given_n[given_n] = True
-            self._values_nw[given_n] = _matrix(found.drop_null(), width=self._values_nw.shape[1])
+            self._values_nw[given_n] = _matrix(taken.drop_null(), width=self._values_nw.shape[1])
 
     def put(self, row: int, value: bytes | None) -> None:
         """Note an item's fingerprint, or that it has none."""
@@ -320,7 +320,7 @@ def _as_rows(item_ids: pa.ChunkedArray, values_nw: Bytes, is_given_n: npt.NDArra
     offsets_n = np.arange(min(num_rows, at_once) + 1, dtype=np.int32) * np.int32(width)
     chunks = []
     for start in range(0, num_rows, at_once):
-        some_nw, given_n = (one[start : start + at_once] for one in (values_nw, is_given_n))
+        some_nw, given_n = (array[start : start + at_once] for array in (values_nw, is_given_n))
         valid = None if given_n.all() else pa.array(given_n).buffers()[1]
         buffers = [valid, pa.py_buffer(offsets_n), pa.py_buffer(some_nw)]
         chunks.append(pa.Array.from_buffers(pa.binary(), len(some_nw), buffers))
@@ -344,8 +344,8 @@ def select(stored: pa.Table, item_ids: pa.ChunkedArray) -> pa.Table:
 def pack(stored: pa.Table, *, modality: Modality) -> Fingerprints:
     """Return a table of fingerprints as arrays, sorted by item id."""
     ordered = stored if is_ascending(stored["item_id"]) else stored.sort_by("item_id")
-    found = ordered.filter(pc.is_valid(ordered["fingerprint"])) if ordered["fingerprint"].null_count else ordered
-    return Fingerprints(found["item_id"], _matrix(found["fingerprint"], width=WIDTHS[modality]))
+    given = ordered.filter(pc.is_valid(ordered["fingerprint"])) if ordered["fingerprint"].null_count else ordered
+    return Fingerprints(given["item_id"], _matrix(given["fingerprint"], width=WIDTHS[modality]))
 
 
 def _matrix(column: pa.ChunkedArray, *, width: int) -> Bytes:

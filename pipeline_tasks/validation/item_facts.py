@@ -1,4 +1,4 @@
-"""What an item's bytes say about it: size, readability, pixels, characters, fields. Pure."""
+"""Facts of an item's bytes: size, readability, pixels, characters, fields. Pure."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def image_facts(data: bytes, *, max_pixels: int) -> dict[str, Any]:
         InputError: the bytes are no readable PNG, JPEG or WebP.
     """
     try:
-        found = guard_image(data, max_pixels=max_pixels)
+        header = guard_image(data, max_pixels=max_pixels)
     except ImageTooLarge as error:
         return _size_facts(error.width, error.height)
-    pixels_hw = np.asarray(found.image.convert("L"))
+    pixels_hw = np.asarray(header.image.convert("L"))
     spread = int(pixels_hw.max()) - int(pixels_hw.min())
-    return _size_facts(found.width, found.height) | {"pixel_mean": float(pixels_hw.mean()), "pixel_spread": spread}
+    return _size_facts(header.width, header.height) | {"pixel_mean": float(pixels_hw.mean()), "pixel_spread": spread}
 
 
 def _size_facts(width: int, height: int) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def item_features(numbers: Sequence[Floats], *, modality: Modality) -> Floats:
     random = np.random.default_rng(SEED)
     waves_dw = random.standard_normal((centred_nd.shape[1], WAVES)) * (SPREAD / scale)
     phases_w = random.uniform(0.0, 2.0 * math.pi, WAVES)
-    found = math.sqrt(2.0 / WAVES) * np.cos(centred_nd @ waves_dw + phases_w)
-    return np.hstack([found, np.ones((len(found), 1))])
+    waves = math.sqrt(2.0 / WAVES) * np.cos(centred_nd @ waves_dw + phases_w)
+    return np.hstack([waves, np.ones((len(waves), 1))])
 
 
 def _pixels(data: bytes, *, max_pixels: int) -> Floats:
@@ -75,17 +75,17 @@ def _pixels(data: bytes, *, max_pixels: int) -> Floats:
 def _words(text: str) -> Floats:
     words = text.casefold().split()
     pairs = itertools.pairwise(words)
-    found = np.zeros(BUCKETS)
-    for word in (*words, *(f"{one} {other}" for one, other in pairs)):
-        found[zlib.crc32(word.encode()) % BUCKETS] += 1.0
-    return np.log1p(found)
+    buckets = np.zeros(BUCKETS)
+    for word in (*words, *(f"{first} {other}" for first, other in pairs)):
+        buckets[zlib.crc32(word.encode()) % BUCKETS] += 1.0
+    return np.log1p(buckets)
 
 
 def _fields(row: Mapping[str, Any]) -> Floats:
     """Return a row's numbers and, for each other value, that it is there; each in a bucket of its own, by its name."""
-    found = np.zeros(BUCKETS)
+    buckets = np.zeros(BUCKETS)
     for name, value in row.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         place = name if is_number else f"{name}={value}"
-        found[zlib.crc32(place.encode()) % BUCKETS] += float(value) if is_number else 1.0
-    return found
+        buckets[zlib.crc32(place.encode()) % BUCKETS] += float(value) if is_number else 1.0
+    return buckets

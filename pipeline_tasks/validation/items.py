@@ -111,7 +111,7 @@ class ItemsCheck:
         columns = ["item_id", "digest_matches", "readable", "decoded", *FACT_COLUMNS[config.modality]]
         frame = rows.merge(pd.DataFrame(facts).reindex(columns=columns), on="item_id", how="left")
         hide = config.deny_list.hide
-        return frame, {one["item_id"]: hide(one["problem"]) for one in facts if one.get("problem")}
+        return frame, {fact["item_id"]: hide(fact["problem"]) for fact in facts if fact.get("problem")}
 
     def _put_aside(
         self, quarantined: Quarantined, columns: Columns, *, problems: Problems, context: CheckContext
@@ -121,8 +121,8 @@ class ItemsCheck:
         def reason(item_id: str, rule: str) -> str:
             if rule == UNDECODABLE and item_id in problems:
                 return f"{problems[item_id]} {WHAT_TO_DO} (suite {self.suite_id})"
-            found = f": {problems[item_id]}" if rule == "READABLE" and item_id in problems else ""
-            return f"{expected.get(rule, rule)}{found} (suite {self.suite_id})"
+            problem = f": {problems[item_id]}" if rule == "READABLE" and item_id in problems else ""
+            return f"{expected.get(rule, rule)}{problem} (suite {self.suite_id})"
 
         rows = bad_rows(quarantined, columns, reason=reason)
         context.datasets.put_aside(self.project.name, ITEM_STAGE, rows, at=context.now)

@@ -31,7 +31,7 @@ WHERE = "docs/labeling.md, section People who are wrong"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Held:
+class HeldLabelers:
     """Labelers whose answers are left out, with the code and the reason; and what the check says of all."""
 
     reasons: Mapping[str, tuple[str, str]]
@@ -40,18 +40,18 @@ class Held:
 
     @property
     def context(self) -> dict[str, str]:
-        """What the check's answer depends on besides the labels."""
+        """The inputs of the check besides the labels."""
         return {"labelers": content_id(dict(sorted(self.reasons.items())))} if self.reasons or self.rules else {}
 
     def rows(self, columns: Columns) -> list[BadRow]:
         """Return the items that one of the held labelers had a part in, each with the reason."""
-        found = []
+        rows = []
         for row, names in enumerate(columns["annotators"]):
-            for name in [one for one in names or () if one in self.reasons][:1]:
+            for name in [reason_name for reason_name in names or () if reason_name in self.reasons][:1]:
                 code, reason = self.reasons[name]
                 where = {key: columns[key][row] for key in ("source", "key", "item_id", "object_key")}
-                found.append(BadRow(code=code, reason=f"answered by {printable(name)}, {reason}", **where))
-        return found
+                rows.append(BadRow(code=code, reason=f"answered by {printable(name)}, {reason}", **where))
+        return rows
 
     def mask(self, decided: pa.Table) -> pa.Array:
         """Return which rows one of the held labelers had a part in."""
@@ -62,23 +62,23 @@ class Held:
         return pa.array(is_held_n)
 
 
-def held_labelers(project: LoadedProject, *, context: CheckContext) -> Held:
+def held_labelers(project: LoadedProject, *, context: CheckContext) -> HeldLabelers:
     """Compare the labelers and return whose answers are left out, by the project's settings."""
     labels, policy = project.config.labels, project.config.checks.labelers
     why = "whom labels.excluded of project.yaml names"
     reasons = dict.fromkeys(labels.excluded, (LABELER_EXCLUDED, why))
     if context.datasets.num_labelers(project.name) == 0:
-        return Held(reasons)
+        return HeldLabelers(reasons)
     answers = context.datasets.answers(project.name)
     _say_unknown(project, {labeler for _, labeler, _ in answers})
     if policy == "off":
-        return Held(reasons)
-    left = [one for one in answers if one[1] not in reasons]
-    found = compared(project, left, context=context)
-    for name, comparison in found.shown.items() if policy == "hold" else ():
+        return HeldLabelers(reasons)
+    left = [answer for answer in answers if answer[1] not in reasons]
+    findings = compared(project, left, context=context)
+    for name, comparison in findings.shown.items() if policy == "hold" else ():
         todo = f"Left out until labels.trusted or labels.excluded of project.yaml names them ({WHERE})."
         reasons[name] = (LABELER_DISAGREES, f"who {comparison}. {todo}")
-    return Held(reasons, _rules(found, policy=policy), _statistics(found))
+    return HeldLabelers(reasons, _rules(findings, policy=policy), _statistics(findings))
 
 
 def compared(project: LoadedProject, answers: Sequence[Answer], *, context: CheckContext) -> Findings:
@@ -90,14 +90,16 @@ def compared(project: LoadedProject, answers: Sequence[Answer], *, context: Chec
         return Findings(num_answers=by_labeler)
     config = project.config
     tables = [context.datasets.decided(project.name, split) for split in ("train", "exam")]
-    wanted = pa.array(sorted(chosen_items(answers, [one for table in tables for one in table["item_id"].to_pylist()])))
+    wanted = pa.array(
+        sorted(chosen_items(answers, [item_id for table in tables for item_id in table["item_id"].to_pylist()]))
+    )
     columns = pa.concat_tables([table.filter(pc.is_in(table["item_id"], wanted)) for table in tables]).to_pydict()
     del tables
     known = _known(columns, project=config, context=context)
-    found = disagreeing(answers, known, classes=config.labels.classes, trusted=config.labels.trusted)
-    for name, comparison in found.shown.items():
+    findings = disagreeing(answers, known, classes=config.labels.classes, trusted=config.labels.trusted)
+    for name, comparison in findings.shown.items():
         _log.warning("labels of %s: %s %s (%s)", project.name, printable(name), comparison, LABELER_DISAGREES)
-    return found
+    return findings
 
 
 def chosen_items(answers: Iterable[Answer], labeled: Sequence[str]) -> set[str]:
@@ -108,8 +110,8 @@ def chosen_items(answers: Iterable[Answer], labeled: Sequence[str]) -> set[str]:
         if item_id in known:
             by_labeler.setdefault(labeler, []).append(item_id)
     limit = max(MIN_ANSWERS, MAX_ITEMS // max(1, len(by_labeler)))
-    found = {item_id for ids in by_labeler.values() for item_id in ids[:limit]}
-    return found | set(sorted(known - found)[: max(0, MAX_ITEMS - len(found))])
+    chosen = {item_id for ids in by_labeler.values() for item_id in ids[:limit]}
+    return chosen | set(sorted(known - chosen)[: max(0, MAX_ITEMS - len(chosen))])
 
 
 def _known(columns: Columns, *, project: Project, context: CheckContext) -> dict[str, Known]:
@@ -119,7 +121,7 @@ def _known(columns: Columns, *, project: Project, context: CheckContext) -> dict
         return item_id, item_numbers(data, modality=project.modality, max_pixels=limit)
 
     looked = looked_at(context.store, places_of(columns), look)
-    numbers = {item_id: found for item_id, found in looked if found is not None}
+    numbers = {item_id: features for item_id, features in looked if features is not None}
     if not numbers:
         return {}
     ids = sorted(numbers)
@@ -144,25 +146,25 @@ def _strata(columns: Columns) -> list[str]:
     return ["/".join(map(str, some)) for some in names]
 
 
-def _rules(found: Findings, *, policy: Literal["hold", "warn", "stop"]) -> tuple[RuleResult, ...]:
-    todo = f"compared are {len(found.compared)} labelers; what to do: {WHERE}"
-    said = "; ".join(f"{printable(name)} {comparison}" for name, comparison in found.shown.items())
+def _rules(findings: Findings, *, policy: Literal["hold", "warn", "stop"]) -> tuple[RuleResult, ...]:
+    todo = f"compared are {len(findings.compared)} labelers; what to do: {WHERE}"
+    said = "; ".join(f"{printable(name)} {comparison}" for name, comparison in findings.shown.items())
     expected = f"no labeler may be shown to be worse than the others (checks.labelers, {todo})"
-    num = len(found.shown)
+    num = len(findings.shown)
     does: Policy = "stop" if policy == "stop" else "warn"
     rules = [RuleResult(LABELER_DISAGREES, does, success=not num, expected=expected, observed=said, num_failed=num)]
-    if found.is_divided and policy == "hold":
+    if findings.is_divided and policy == "hold":
         expected = f"labelers who disagree with the others must have given less than half of the answers ({WHERE})"
         rules.append(RuleResult(LABELERS_DIVIDED, "stop", success=False, expected=expected, observed=said))
     return tuple(rules)
 
 
-def _statistics(found: Findings) -> dict[str, Any]:
-    listed = sorted(found.num_answers.items(), key=lambda pair: (-pair[1], pair[0]))[:50]
+def _statistics(findings: Findings) -> dict[str, Any]:
+    listed = sorted(findings.num_answers.items(), key=lambda pair: (-pair[1], pair[0]))[:50]
     return {
         "labelers": {printable(name): count for name, count in listed},
-        "labelers_compared": [printable(name) for name in found.compared],
-        "labelers_disagreeing": [printable(name) for name in found.shown],
+        "labelers_compared": [printable(name) for name in findings.compared],
+        "labelers_disagreeing": [printable(name) for name in findings.shown],
     }
 
 

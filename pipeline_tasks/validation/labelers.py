@@ -59,7 +59,7 @@ class Count:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class LabelerComparison:
     """One labeler beside the others: `what` was compared, stratum by stratum, and the least difference that matters."""
 
     labeler: str
@@ -117,7 +117,7 @@ class Comparison:
 class Findings:
     """The labelers who are shown to be worse, each with what shows it; who was compared; and their answers."""
 
-    shown: Mapping[str, Comparison] = dataclasses.field(default_factory=dict)
+    shown: Mapping[str, LabelerComparison] = dataclasses.field(default_factory=dict)
     compared: tuple[str, ...] = ()
     num_answers: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -138,20 +138,20 @@ def disagreeing(
     """
     counts = Counter(labeler for _, labeler, _ in answers)
     left, items = list(answers), dict(known)
-    shown: dict[str, Comparison] = {}
+    shown: dict[str, LabelerComparison] = {}
     first = worst = _clearest(left, items, classes=classes, trusted=frozenset(trusted))
     while worst.named is not None and len(shown) < MAX_NAMED:
         shown[worst.named.labeler] = worst.named
         gone = {item_id for item_id, labeler, _ in left if labeler == worst.named.labeler}
-        left = [one for one in left if one[1] != worst.named.labeler]
-        items = {item_id: one for item_id, one in items.items() if item_id not in gone}
+        left = [answer for answer in left if answer[1] != worst.named.labeler]
+        items = {item_id: item for item_id, item in items.items() if item_id not in gone}
         worst = _clearest(left, items, classes=classes, trusted=frozenset(trusted))
     return Findings(dict(sorted(shown.items())), first.compared, dict(sorted(counts.items())))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Round:
-    named: Comparison | None
+    named: LabelerComparison | None
     compared: tuple[str, ...]
 
 
@@ -164,13 +164,15 @@ def _clearest(
     """
     compared = [*compare_pairs(answers, trusted=trusted)]
     compared += compare_with_model(answers, known, classes=classes, trusted=trusted)
-    possible = [one for one in compared if one.is_possible]
-    shown = [one for one in possible if one.is_large and one.p_value <= MAX_FALSE / len(possible)]
-    named = min(shown, key=lambda one: (one.p_value, one.labeler, one.what), default=None)
-    return _Round(named, tuple(sorted({one.labeler for one in possible})))
+    possible = [comparison for comparison in compared if comparison.is_possible]
+    shown = [
+        comparison for comparison in possible if comparison.is_large and comparison.p_value <= MAX_FALSE / len(possible)
+    ]
+    named = min(shown, key=lambda comparison: (comparison.p_value, comparison.labeler, comparison.what), default=None)
+    return _Round(named, tuple(sorted({comparison.labeler for comparison in possible})))
 
 
-def compare_pairs(answers: Iterable[Answer], *, trusted: frozenset[str] = frozenset()) -> Iterator[Comparison]:
+def compare_pairs(answers: Iterable[Answer], *, trusted: frozenset[str] = frozenset()) -> Iterator[LabelerComparison]:
     """Yield how often each labeler and another differ on one item, beside pairs of the others."""
     by_item: dict[str, dict[str, str]] = defaultdict(dict)
     for item_id, labeler, label in answers:
@@ -185,7 +187,7 @@ def compare_pairs(answers: Iterable[Answer], *, trusted: frozenset[str] = frozen
             Count(sum(wrong[pair] for pair in some), sum(total[pair] for pair in some))
             for some in ([pair for pair in total if (labeler in pair) is is_his] for is_his in (True, False))
         )
-        yield Comparison(labeler, "differs from another person", ((own, others),), PAIR_MARGIN)
+        yield LabelerComparison(labeler, "differs from another person", ((own, others),), PAIR_MARGIN)
 
 
 def compare_with_model(
@@ -194,34 +196,34 @@ def compare_with_model(
     *,
     classes: Sequence[str],
     trusted: frozenset[str] = frozenset(),
-) -> Iterator[Comparison]:
+) -> Iterator[LabelerComparison]:
     """Yield how often each labeler's answers are not the model's, beside the others', for all classes and for each."""
     number = {name: column for column, name in enumerate(classes)}
     items = {item_id: known[item_id] for item_id in sorted(known) if known[item_id].label in number}
-    usable = [one for one in answers if one[0] in items and one[2] in number]
+    usable = [answer for answer in answers if answer[0] in items and answer[2] in number]
     people = sorted({labeler for _, labeler, _ in usable})
     tested = _most_active((labeler for _, labeler, _ in usable), trusted=trusted)
     if len(people) < 2 or not tested:
         return
     position = {item_id: row for row, item_id in enumerate(items)}
-    strata = {name: row for row, name in enumerate(sorted({one.stratum for one in items.values()}))}
+    strata = {name: row for row, name in enumerate(sorted({item.stratum for item in items.values()}))}
     table = _Table(
-        features_nd=np.stack([one.features_d for one in items.values()]),
-        targets_nc=np.eye(len(classes))[[number[one.label] for one in items.values()]],
+        features_nd=np.stack([item.features_d for item in items.values()]),
+        targets_nc=np.eye(len(classes))[[number[item.label] for item in items.values()]],
         rows_a=np.array([position[item_id] for item_id, _, _ in usable], dtype=np.int64),
         people_a=np.array([people.index(labeler) for _, labeler, _ in usable], dtype=np.int64),
         labels_a=np.array([number[label] for _, _, label in usable], dtype=np.int64),
         strata_a=np.array([strata[items[item_id].stratum] for item_id, _, _ in usable], dtype=np.int64),
     )
-    for labeler, is_wrong_a in table.judged([people.index(one) for one in tested]):
+    for labeler, is_wrong_a in table.judged([people.index(person) for person in tested]):
         is_his_a = table.people_a == labeler
         everything_a = np.ones(len(is_his_a), dtype=bool)
         counts = table.counts(is_wrong_a, is_his_a, everything_a)
-        yield Comparison(people[labeler], "is unlike the model", counts, OVERALL_MARGIN)
+        yield LabelerComparison(people[labeler], "is unlike the model", counts, OVERALL_MARGIN)
         for name, column in number.items():
             counts = table.counts(is_wrong_a, is_his_a, table.labels_a == column)
             what = f"is unlike the model where the answer is {name!r},"
-            yield Comparison(people[labeler], what, counts, CLASS_MARGIN, MIN_CLASS_ANSWERS)
+            yield LabelerComparison(people[labeler], what, counts, CLASS_MARGIN, MIN_CLASS_ANSWERS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -249,8 +251,8 @@ class _Table:
             is_wrong_a = np.zeros(len(self.rows_a), dtype=bool)
             for fold in range(FOLDS):
                 rest = [other for other in range(FOLDS) if other != fold]
-                gram_dd = np.sum([sums[one][0] - own[one][0] for one in rest], axis=0)
-                right_dc = np.sum([sums[one][1] - own[one][1] for one in rest], axis=0)
+                gram_dd = np.sum([sums[person][0] - own[person][0] for person in rest], axis=0)
+                right_dc = np.sum([sums[person][1] - own[person][1] for person in rest], axis=0)
                 gram_dd.flat[:: width + 1] += RIDGE
                 weights_dc = linalg.solve(gram_dd, right_dc, assume_a="pos")
                 here_a = fold_n[self.rows_a] == fold
@@ -264,20 +266,20 @@ class _Table:
 
     def counts(self, is_wrong_a: Bools, is_his_a: Bools, rows_a: Bools) -> tuple[tuple[Count, Count], ...]:
         """Return the labeler's and the others' disagreements on some answers, by stratum."""
-        found = []
+        counts = []
         for stratum in np.unique(self.strata_a):
             here_a = rows_a & (self.strata_a == stratum)
             own, others = (
                 Count(int(is_wrong_a[some_a].sum()), int(some_a.sum()))
                 for some_a in (here_a & is_his_a, here_a & ~is_his_a)
             )
-            found.append((own, others))
-        return tuple(found)
+            counts.append((own, others))
+        return tuple(counts)
 
 
 def _total(counts: Iterable[Count]) -> Count:
     some = list(counts)
-    return Count(sum(one.num_wrong for one in some), sum(one.num_answers for one in some))
+    return Count(sum(count.num_wrong for count in some), sum(count.num_answers for count in some))
 
 
 def _most_active(names: Iterable[Any], *, trusted: frozenset[str]) -> list[str]:

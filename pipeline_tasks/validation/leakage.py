@@ -37,7 +37,7 @@ Seen = TypeVar("Seen")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Comparison:
+class ExamComparison:
     """Training items that are near duplicates of exam items, each with its likest, and all their fingerprints."""
 
     leaks: tuple[Leak, ...] = ()
@@ -45,7 +45,7 @@ class Comparison:
 
     @property
     def num_not_compared(self) -> int:
-        """How many training items have nothing to compare: unreadable, or an image of one colour."""
+        """The number of training items with nothing to compare: unreadable, or an image of one colour."""
         return int(self.values["fingerprint"].null_count)
 
 
@@ -75,7 +75,7 @@ def compare_with_exams(
     *,
     known: Iterable[SnapshotRef],
     store: ObjectStore,
-) -> Comparison:
+) -> ExamComparison:
     """Return which training items (manifest.places) have the content of an item of an exam, or are all but one.
 
     The fingerprints of `known` snapshots, and of an attempt that did not get to its end, are taken over. Items that
@@ -87,12 +87,12 @@ def compare_with_exams(
     exam_places = _exam_places(store, exams)
     equal = [leak for leak in _equal(exam_places, trained) if leak.item_id != leak.trained_item_id]
     if project.config.gate.exam.near_duplicates.policy == "off":
-        return Comparison(tuple(near_duplicates.best_by_trained_item(equal)))
+        return ExamComparison(tuple(near_duplicates.best_by_trained_item(equal)))
     stored = (_stored(project, subject, store=store) for subject in {ref.snapshot_id: ref for ref in known})
     values = _complete(project, TRAINING, trained, known=stored, store=store)
     exam_values = _exam_values(project, exam_places, store=store)
     leaks = equal + _near(project, exam_values, values, places=[trained, *exam_places.values()], store=store)
-    return Comparison(tuple(near_duplicates.best_by_trained_item(leaks)), values)
+    return ExamComparison(tuple(near_duplicates.best_by_trained_item(leaks)), values)
 
 
 def keep_fingerprints(project: LoadedProject, subject: str, values: pa.Table, *, store: ObjectStore) -> None:
@@ -179,7 +179,7 @@ def _equal(exams: Mapping[str, pa.Table], trained: pa.Table) -> list[Leak]:
     exam: dict[str, str] = {}
     for places in exams.values():
         exam |= _contents(places)
-    ids, contents = (pa.array(sorted(one), pa.string()) for one in (exam, set(exam.values())))
+    ids, contents = (pa.array(sorted(keys), pa.string()) for keys in (exam, set(exam.values())))
     same = pc.or_(pc.is_in(trained["content_id"], contents), pc.is_in(trained["item_id"], ids))
     return near_duplicates.exact_leaks(exam, _contents(trained.filter(same)))
 
@@ -189,8 +189,8 @@ def _contents(places: pa.Table) -> dict[str, str]:
 
 
 def _exam_values(project: LoadedProject, exams: Mapping[str, pa.Table], *, store: ObjectStore) -> pa.Table:
-    found = [_values_of(project, exam_id, places, store=store) for exam_id, places in exams.items()]
-    joined = pa.concat_tables([_NONE, *found])
+    tables = [_values_of(project, exam_id, places, store=store) for exam_id, places in exams.items()]
+    joined = pa.concat_tables([_NONE, *tables])
     return fp.select(joined, pa.chunked_array([joined["item_id"].unique()]))
 
 
@@ -207,24 +207,24 @@ def _complete(
     project: LoadedProject, subject: str, places: pa.Table, *, known: Iterable[pa.Table], store: ObjectStore
 ) -> pa.Table:
     """Return the fingerprints of all these items; what is neither known nor in a part is computed and kept in parts."""
-    found = fp.Gathered(places["item_id"], modality=project.config.modality)
+    gathered = fp.Gathered(places["item_id"], modality=project.config.modality)
     for stored in known:
         if stored["item_id"].equals(places["item_id"]):
             return pa.table([places["item_id"], stored["fingerprint"]], schema=fp.SCHEMA)
-        found.take_over(stored)
-    if len(found.missing()):
-        found.take_over(pa.concat_tables([_NONE, *_parts(project, subject, store=store)]))
-    missing_n, num_computed = found.missing(), 0
+        gathered.take_over(stored)
+    if len(gathered.missing()):
+        gathered.take_over(pa.concat_tables([_NONE, *_parts(project, subject, store=store)]))
+    missing_n, num_computed = gathered.missing(), 0
     if len(missing_n):
         _log.info("computing %d of %d fingerprints of %s", len(missing_n), places.num_rows, project.name)
     computed = _computed(project, places, missing_n, store=store)
     while some := list(islice(computed, PART_ITEMS)):
         _keep_part(project, subject, {item_id: value for _, item_id, value in some}, store=store)
         for row, _, value in some:
-            found.put(row, value)
+            gathered.put(row, value)
         num_computed += len(some)
         _log.info("%d of %d fingerprints of %s computed", num_computed, len(missing_n), project.name)
-    return found.table()
+    return gathered.table()
 
 
 def _computed(
@@ -293,16 +293,16 @@ def _fingerprints_at(project: LoadedProject, key: str, *, store: ObjectStore) ->
 
 def _read(store: ObjectStore, places: Iterable[pa.Table], item_ids: Collection[str]) -> dict[str, bytes]:
     wanted = pa.array(sorted(item_ids), pa.string())
-    found: dict[str, Place] = {}
+    by_id: dict[str, Place] = {}
     for table in places:
-        found |= places_of(table.filter(pc.is_in(table["item_id"], wanted)).to_pydict())
-    return dict(looked_at(store, found, lambda item_id, data: (item_id, _checked(item_id, data, found))))
+        by_id |= places_of(table.filter(pc.is_in(table["item_id"], wanted)).to_pydict())
+    return dict(looked_at(store, by_id, lambda item_id, data: (item_id, _checked(item_id, data, by_id))))
 
 
 def _checked(item_id: str, data: bytes, places: Mapping[str, Place]) -> bytes:
-    found, wanted = sha256_hex(data), places[item_id].content_id
-    if found != wanted:
-        raise DataCorrupt(f"item {item_id} must have bytes that hash to {wanted} (got {found}). Restore a backup.")
+    digests, wanted = sha256_hex(data), places[item_id].content_id
+    if digests != wanted:
+        raise DataCorrupt(f"item {item_id} must have bytes that hash to {wanted} (got {digests}). Restore a backup.")
     return data
 
 

@@ -69,8 +69,8 @@ def _in_memory(schema: pa.Schema) -> pa.Schema:
 
 def content_ids(table: pa.Table) -> list[str]:
     """Return the SHA-256 of each row's bytes, in row order."""
-    found: list[str] = table["content_id" if "content_id" in table.column_names else "item_id"].to_pylist()
-    return found
+    ids: list[str] = table["content_id" if "content_id" in table.column_names else "item_id"].to_pylist()
+    return ids
 
 
 def manifest_id(table: pa.Table) -> str:

@@ -1,4 +1,4 @@
-"""What a stored manifest (of a snapshot or an exam) holds, without building its rows: only the columns that are asked.
+"""Queries of a stored manifest (of a snapshot or an exam) that read only the columns that are asked for.
 
 Measured on 1,000,000 rows (65 MB) and two cores, after the download: 0.5 s to find an item, 0.6 s a person's rows.
 """
@@ -22,7 +22,7 @@ LABEL_COLUMNS = ["label", "decision_version", "method", "annotators"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Held:
+class TouchedRows:
     """The rows of one manifest that something touches; labels are counted by (label, version of the decision)."""
 
     num_rows: int
@@ -31,8 +31,8 @@ class Held:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Composition:
-    """Who labeled a manifest's rows, and what came in when; `annotators` counts answers, `methods` rows."""
+class ManifestComposition:
+    """The labelers and arrivals of a manifest's rows; `annotators` counts answers, `methods` rows."""
 
     num_rows: int
     annotators: Mapping[str, int]
@@ -51,7 +51,7 @@ class Arrival:
     first_item_id: str
 
 
-def rows_of_item(data: bytes, item_id: str, *, object_key: str) -> Held:
+def rows_of_item(data: bytes, item_id: str, *, object_key: str) -> TouchedRows:
     """Return the one row of an item, or none.
 
     Raises:
@@ -61,7 +61,7 @@ def rows_of_item(data: bytes, item_id: str, *, object_key: str) -> Held:
     return _held(table, cap=1)
 
 
-def rows_of_annotator(data: bytes, annotator: str, *, cap: int, object_key: str) -> Held:
+def rows_of_annotator(data: bytes, annotator: str, *, cap: int, object_key: str) -> TouchedRows:
     """Return the rows whose label a person stands behind, with the first `cap` item ids.
 
     Raises:
@@ -74,7 +74,7 @@ def rows_of_annotator(data: bytes, annotator: str, *, cap: int, object_key: str)
     return _held(table.take(rows), cap=cap)
 
 
-def composition(data: bytes, *, object_key: str) -> Composition:
+def composition(data: bytes, *, object_key: str) -> ManifestComposition:
     """Count who labeled what, and from which source and when it came.
 
     Raises:
@@ -85,7 +85,7 @@ def composition(data: bytes, *, object_key: str) -> Composition:
     numbered = table.select(keys).append_column("row", pa.array(range(table.num_rows), pa.int64()))
     groups = numbered.group_by(keys).aggregate([("row", "min"), ("row", "count")]).to_pylist()
     groups.sort(key=lambda group: (group["arrived_at"], group["source"], group["origin"]))
-    return Composition(
+    return ManifestComposition(
         num_rows=table.num_rows,
         annotators=_counts(pc.list_flatten(table["annotators"])),
         methods=_counts(table["method"]),
@@ -100,9 +100,9 @@ def composition(data: bytes, *, object_key: str) -> Composition:
     )
 
 
-def _held(table: pa.Table, *, cap: int) -> Held:
+def _held(table: pa.Table, *, cap: int) -> TouchedRows:
     labels = table.group_by(["label", "decision_version"]).aggregate([([], "count_all")]).to_pylist()
-    return Held(
+    return TouchedRows(
         num_rows=table.num_rows,
         item_ids=tuple(table["item_id"].slice(0, cap).to_pylist()),
         labels={(row["label"], int(row["decision_version"])): int(row["count_all"]) for row in labels},

@@ -21,7 +21,7 @@ Signatures = npt.NDArray[np.uint32]
 def containment_candidates(exam_ep: Signatures, trained_tp: Signatures) -> list[tuple[int, int, float]]:
     """Return (exam index, training index, share of equal values) of pairs that share MIN_SHARED uncommon values."""
     orders = [np.argsort(column, kind="stable") for column in trained_tp.T]
-    found: list[tuple[int, int, float]] = []
+    candidates: list[tuple[int, int, float]] = []
     for start in range(0, len(exam_ep), EXAM_AT_ONCE):
         some_ep = exam_ep[start : start + EXAM_AT_ONCE]
         codes = [
@@ -31,8 +31,8 @@ def containment_candidates(exam_ep: Signatures, trained_tp: Signatures) -> list[
         code_p, shared_p = np.unique(np.concatenate(codes), return_counts=True)
         e, t = np.divmod(code_p[shared_p >= MIN_SHARED], len(trained_tp))
         share_p = (some_ep[e] == trained_tp[t]).mean(axis=1)
-        found += zip((e + start).tolist(), t.tolist(), share_p.tolist(), strict=True)
-    return found
+        candidates += zip((e + start).tolist(), t.tolist(), share_p.tolist(), strict=True)
+    return candidates
 
 
 def _equal_pairs(some_e: Signatures, trained_t: Signatures, order_t: Indices) -> Indices:
@@ -47,10 +47,10 @@ def _equal_pairs(some_e: Signatures, trained_t: Signatures, order_t: Indices) ->
     return codes
 
 
-def containment(one: frozenset[str], other: frozenset[str]) -> float:
+def containment(first: frozenset[str], other: frozenset[str]) -> float:
     """Return the share of the shorter text's shingles that the other has; 0 for a text too short to say anything."""
-    shorter = min(len(one), len(other))
-    return len(one & other) / shorter if shorter >= MIN_SHINGLES else 0.0
+    shorter = min(len(first), len(other))
+    return len(first & other) / shorter if shorter >= MIN_SHINGLES else 0.0
 
 
 def least_contained(jaccard: float) -> float:

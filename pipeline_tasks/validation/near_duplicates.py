@@ -1,4 +1,4 @@
-"""Which training items are, or all but are, an item of the exam: a cheap first look, then a stricter one. Pure.
+"""Training items that are, or all but are, an item of the exam: a cheap first look, then a stricter one. Pure.
 
 Texts and rows: no pair is looked at that no hash has brought together. Images: the first look is at every pair, 25
 multiplications each (about a nanosecond), so its work grows with exam items times training items; photos of one kind
@@ -47,8 +47,14 @@ def exact_leaks(exam: Mapping[str, str], trained: Mapping[str, str]) -> list[Lea
     Each item that has an equal on the other side is in one pair: with itself where it is there, else with the first.
     """
     of_exam, of_trained = _first_of(exam), _first_of(trained)
-    pairs = {(one, one if one in trained else of_trained[own]) for one, own in exam.items() if own in of_trained}
-    pairs |= {(one if one in exam else of_exam[own], one) for one, own in trained.items() if own in of_exam}
+    pairs = {
+        (item_id, item_id if item_id in trained else of_trained[own])
+        for item_id, own in exam.items()
+        if own in of_trained
+    }
+    pairs |= {
+        (item_id if item_id in exam else of_exam[own], item_id) for item_id, own in trained.items() if own in of_exam
+    }
     return [Leak(*pair, "exact", 1.0) for pair in sorted(pairs)]
 
 
@@ -79,12 +85,12 @@ def near_leaks(
         pairs = text_pairs(exam, trained, minimum=settings.text_similarity, read=read)
     else:
         pairs = _row_pairs(exam.values, trained.values)
-    found = [
+    leaks = [
         Leak(exam.item_id(e), trained.item_id(t), "near", round(similarity, SIMILARITY_DIGITS))
         for e, t, similarity in pairs
         if exam.item_id(e) != trained.item_id(t)
     ]
-    return sorted(found, key=lambda leak: (leak.item_id, -leak.similarity, leak.trained_item_id))
+    return sorted(leaks, key=lambda leak: (leak.item_id, -leak.similarity, leak.trained_item_id))
 
 
 def best_by_exam_item(leaks: Iterable[Leak]) -> list[Leak]:
@@ -99,7 +105,14 @@ def best_by_trained_item(leaks: Iterable[Leak]) -> list[Leak]:
 
 def _best(leaks: Iterable[Leak], *, key: Callable[[Leak], str]) -> list[Leak]:
     ordered = sorted(
-        leaks, key=lambda one: (key(one), one.kind != "exact", -one.similarity, one.item_id, one.trained_item_id)
+        leaks,
+        key=lambda candidate: (
+            key(candidate),
+            candidate.kind != "exact",
+            -candidate.similarity,
+            candidate.item_id,
+            candidate.trained_item_id,
+        ),
     )
     first: dict[str, Leak] = {}
     for leak in ordered:
@@ -111,7 +124,7 @@ def _best(leaks: Iterable[Leak], *, key: Callable[[Leak], str]) -> list[Leak]:
 
 
 class _Likest:
-    """How many confirmed partners each item has so far, and the likest of them (-1 while there is none)."""
+    """The number of confirmed partners of each item so far, and the likest of them (-1 while there is none)."""
 
     def __init__(self, count: int) -> None:
         self.similarity_n = np.zeros(count)
@@ -184,10 +197,10 @@ def _image_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> I
                 yield (e + first_s * EXAM_ROWS) * len(trained_tk) + t + first_t
 
 
-def _in_parts(found: Iterable[Indices]) -> Iterator[Indices]:
+def _in_parts(parts: Iterable[Indices]) -> Iterator[Indices]:
     """Yield the same pairs, PAIRS_AT_ONCE at a time: so many are looked at for the price of few."""
     waiting_p: Indices = np.empty(0, dtype=np.int64)
-    for pair_p in found:
+    for pair_p in parts:
         waiting_p = np.concatenate([waiting_p, pair_p])
         while len(waiting_p) >= PAIRS_AT_ONCE:
             yield waiting_p[:PAIRS_AT_ONCE]
@@ -251,11 +264,11 @@ def grey_correlation(one_pw: npt.NDArray[np.float32], other_pw: npt.NDArray[np.f
     """
     count = one_pw.shape[1]
 
-    def spread(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        product_p = np.einsum("pw,pw->p", one, other).astype(np.float64)
-        sums_p = one.sum(axis=1).astype(np.float64) * other.sum(axis=1)
-        found: npt.NDArray[np.float64] = count * product_p - sums_p
-        return found
+    def spread(first: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        product_p = np.einsum("pw,pw->p", first, other).astype(np.float64)
+        sums_p = first.sum(axis=1).astype(np.float64) * other.sum(axis=1)
+        numerator: npt.NDArray[np.float64] = count * product_p - sums_p
+        return numerator
 
     scale_p = np.sqrt(spread(one_pw, one_pw) * spread(other_pw, other_pw))
     correlation_p: npt.NDArray[np.float64] = spread(one_pw, other_pw) / np.maximum(scale_p, 1e-9)
@@ -267,15 +280,15 @@ def grey_correlation(one_pw: npt.NDArray[np.float32], other_pw: npt.NDArray[np.f
 
 def text_pairs(exam: Fingerprints, trained: Fingerprints, *, minimum: float, read: ReadBytes) -> Iterator[Pair]:
     """Yield confirmed pairs, an item with itself among them where it is on both sides."""
-    found = _text_candidates(exam.values, trained.values, minimum=minimum - ESTIMATE_SLACK)
-    likely = _likeliest(sorted({*found, *_contained(exam.values, trained.values)}))
+    candidates = _text_candidates(exam.values, trained.values, minimum=minimum - ESTIMATE_SLACK)
+    likely = _likeliest(sorted({*candidates, *_contained(exam.values, trained.values)}))
     for start in range(0, len(likely), TEXT_PAIRS_AT_ONCE):
         part = likely[start : start + TEXT_PAIRS_AT_ONCE]
         ids = {exam.item_id(e) for e, _, _ in part} | {trained.item_id(t) for _, t, _ in part}
         sets = {item_id: fp.shingles(data.decode("utf-8-sig")) for item_id, data in read(ids).items()}
         for e, t, _ in part:
-            one, other = sets[exam.item_id(e)], sets[trained.item_id(t)]
-            similarity, held = jaccard(one, other), containment(one, other)
+            first, other = sets[exam.item_id(e)], sets[trained.item_id(t)]
+            similarity, held = jaccard(first, other), containment(first, other)
             if similarity >= minimum or held >= least_contained(minimum):
                 yield e, t, similarity if similarity >= minimum else held
 
@@ -288,7 +301,7 @@ def _text_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> li
     """
     from datasketch import LeanMinHash, MinHashLSH
 
-    exam_signatures, trained_signatures = (np.ascontiguousarray(one).view("<u4") for one in (exam_ew, trained_tw))
+    exam_signatures, trained_signatures = (np.ascontiguousarray(array).view("<u4") for array in (exam_ew, trained_tw))
     index = MinHashLSH(num_perm=fp.NUM_PERMUTATIONS, params=(BANDS, BAND_ROWS))
 
     def lean(values: npt.NDArray[np.uint32]) -> LeanMinHash:
@@ -297,7 +310,7 @@ def _text_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> li
     for e, values in enumerate(exam_signatures):
         index.insert(e, lean(values), check_duplication=False)
     likeliest_em = np.zeros((len(exam_signatures), MAX_TEXTS_PER_ITEM))  # ascending
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     for t, values in enumerate(trained_signatures):
         near = np.array(sorted(index.query(lean(values))), dtype=np.int64)
         estimates = (exam_signatures[near] == values).mean(axis=1)
@@ -305,14 +318,14 @@ def _text_candidates(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> li
         of_trained = np.isin(np.arange(len(near)), order[:MAX_TEXTS_PER_ITEM])
         wanted = (estimates >= minimum) & (of_trained | (estimates > likeliest_em[near, 0]))
         near, estimates = near[wanted], estimates[wanted]
-        found += zip(near.tolist(), [t] * len(near), estimates.tolist(), strict=True)
+        pairs += zip(near.tolist(), [t] * len(near), estimates.tolist(), strict=True)
         likeliest_em[near, 0] = np.maximum(likeliest_em[near, 0], estimates)
         likeliest_em[near] = np.sort(likeliest_em[near], axis=1)
-    return found
+    return pairs
 
 
 def _contained(exam_ew: Bytes, trained_tw: Bytes) -> list[Pair]:
-    signatures = [np.ascontiguousarray(one).view("<u4") for one in (exam_ew, trained_tw)]
+    signatures = [np.ascontiguousarray(array).view("<u4") for array in (exam_ew, trained_tw)]
     return containment_candidates(*signatures)
 
 
@@ -330,9 +343,9 @@ def _likeliest(pairs: Sequence[Pair]) -> list[Pair]:
     return kept
 
 
-def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+def jaccard(first: frozenset[str], other: frozenset[str]) -> float:
     """Return the share of all shingles that both have, 0 to 1."""
-    return len(one & other) / len(one | other)
+    return len(first & other) / len(first | other)
 
 
 # Rows

@@ -40,8 +40,8 @@ def moved_pairs(exam_ew: Bytes, trained_tw: Bytes, *, minimum: float) -> Iterato
         some_ew = exam_ew[start : start + EXAM_AT_ONCE]
         vectors_evw, is_seen_ev = _variants(fp.thumbs(some_ew))
         e, v = np.nonzero(is_seen_ev)
-        query, found = _near(_along(vectors_evw[e, v], axes), tree, radius=math.sqrt(2 - 2 * minimum) + 1e-4)
-        e, v, t = e[query], v[query], rows_t[found]
+        query, neighbours = _near(_along(vectors_evw[e, v], axes), tree, radius=math.sqrt(2 - 2 * minimum) + 1e-4)
+        e, v, t = e[query], v[query], rows_t[neighbours]
         middles_pw, _ = _unit(_middles(fp.thumbs(trained_tw[t])))
         similarity_p = np.einsum("pw,pw->p", vectors_evw[e, v], middles_pw).astype(np.float64)
         keep = similarity_p >= minimum
@@ -79,17 +79,19 @@ def _near(points_nk: Floats, tree: Any, *, radius: float) -> tuple[Indices, Indi
     if not len(some):
         return some, some
     most = int(min(num_n.max(), MOST_PARTNERS))
-    distance, found = tree.query(points_nk[some], k=[*range(1, most + 1)], distance_upper_bound=radius * (1 + 1e-9))
+    distance, neighbours = tree.query(
+        points_nk[some], k=[*range(1, most + 1)], distance_upper_bound=radius * (1 + 1e-9)
+    )
     row, column = np.nonzero(np.isfinite(distance))
-    return some[row], found[row, column].astype(np.int64)
+    return some[row], neighbours[row, column].astype(np.int64)
 
 
 def _variants(thumbs_nhw: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Return (n, 392, 484) vectors of length 1, by turn and place, and which of them have anything in them."""
     quarters = [np.rot90(thumbs_nhw, k, axes=(1, 2)) for k in range(4)]
-    turned = [one for quarter in quarters for one in (quarter, quarter[:, :, ::-1])]
+    turned = [view for quarter in quarters for view in (quarter, quarter[:, :, ::-1])]
     places = [slice(start, start + MIDDLE) for start in range(2 * MOVES + 1)]
-    views = [one[:, y, x] for one in turned for y in places for x in places]
+    views = [view[:, y, x] for view in turned for y in places for x in places]
     vectors, is_seen = _unit(np.stack(views, axis=1).reshape(-1, MIDDLE**2))
     return vectors.reshape(len(thumbs_nhw), -1, MIDDLE**2), is_seen.reshape(len(thumbs_nhw), -1)
 

@@ -64,9 +64,9 @@ def _near_sums(tree: Any, sums_em: Floats, *, radius: float) -> Iterator[tuple[I
     ends = [*(np.flatnonzero(np.diff(part_e)) + 1).tolist(), len(count_e)]
     for first, last in itertools.pairwise([0, *ends]):
         most = count_e[first:last].sum()
-        found = tree.query_ball_point(sums_em[first:last], r=radius, p=np.inf)
+        neighbours = tree.query_ball_point(sums_em[first:last], r=radius, p=np.inf)
         e = np.repeat(np.arange(first, last), count_e[first:last])
-        t = np.fromiter((one for some in found for one in some), np.int64, count=most)
+        t = np.fromiter((neighbour for some in neighbours for neighbour in some), np.int64, count=most)
         for start in range(0, most, PAIRS_AT_ONCE):
             yield e[start : start + PAIRS_AT_ONCE], t[start : start + PAIRS_AT_ONCE]
 

@@ -23,7 +23,7 @@ from pipeline_tasks.validation import check_tables
 from pipeline_tasks.validation.check_reports import CheckContext, publish_check
 from pipeline_tasks.validation.items import bad_rows, items_check
 from pipeline_tasks.validation.labeler_check import HELD_CODES, held_labelers
-from pipeline_tasks.validation.leakage import Comparison
+from pipeline_tasks.validation.leakage import ExamComparison
 from pipeline_tasks.validation.manifest import filtered
 
 MAX_NAMED, MAX_STORED = 10, 100
@@ -109,7 +109,7 @@ def check_dataset(
     snapshot_id: str,
     num_checked: int,
     leaked: Columns,
-    comparison: Comparison,
+    comparison: ExamComparison,
     context: CheckContext,
     fence: Fence,
 ) -> None:
@@ -166,7 +166,7 @@ def check_dataset(
 
 def _naming_pairs(result: CheckResult, leaks: Sequence[Leak], *, num_checked: int) -> CheckResult:
     """Return the result with the near duplicates named, item by item, where it only had their number."""
-    pairs = ", ".join(f"{one.trained_item_id[:12]} is like {likeness(one)}" for one in leaks[:MAX_NAMED])
+    pairs = ", ".join(f"{leak.trained_item_id[:12]} is like {likeness(leak)}" for leak in leaks[:MAX_NAMED])
     more = f" and {len(leaks) - MAX_NAMED} more" if len(leaks) > MAX_NAMED else ""
 
     def named(rule: RuleResult) -> RuleResult:
@@ -177,7 +177,7 @@ def _naming_pairs(result: CheckResult, leaks: Sequence[Leak], *, num_checked: in
             observed=f"{len(leaks)} of {num_checked}: {pairs}{more}",
             num_checked=num_checked,
             num_failed=len(leaks),
-            failing_ids=tuple(one.trained_item_id for one in leaks),
+            failing_ids=tuple(leak.trained_item_id for leak in leaks),
         )
 
     return dataclasses.replace(result, rules=tuple(named(rule) for rule in result.rules))

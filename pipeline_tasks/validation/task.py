@@ -31,7 +31,7 @@ from pipeline_tasks.validation.after_alarm import AfterAlarm
 from pipeline_tasks.validation.check_reports import CheckContext
 from pipeline_tasks.validation.items import CHUNK_ROWS, items_check
 from pipeline_tasks.validation.labeler_check import HELD_CODES
-from pipeline_tasks.validation.leakage import Comparison, compare_with_exams, forget_parts, keep_fingerprints
+from pipeline_tasks.validation.leakage import ExamComparison, compare_with_exams, forget_parts, keep_fingerprints
 from pipeline_tasks.validation.run_checks import (
     LABEL_STAGE,
     check_dataset,
@@ -154,15 +154,15 @@ def build_snapshot(
     return snapshot
 
 
-def _compared_with_exams(project: LoadedProject, decided: pa.Table, *, context: CheckContext) -> Comparison:
+def _compared_with_exams(project: LoadedProject, decided: pa.Table, *, context: CheckContext) -> ExamComparison:
     """Compare the training items with every exam that was ever frozen; what was looked at before is taken over."""
     datasets = context.datasets
     known = [ref for ref in (datasets.champion_snapshot(project.name), datasets.head_snapshot(project.name)) if ref]
     exams = datasets.exams(project.name)
-    found = compare_with_exams(project, manifest.places(decided), exams, known=known, store=context.store)
-    if found.leaks:
-        _log.warning("%d training items of %s are near duplicates of exam items", len(found.leaks), project.name)
-    return found
+    leaks = compare_with_exams(project, manifest.places(decided), exams, known=known, store=context.store)
+    if leaks.leaks:
+        _log.warning("%d training items of %s are near duplicates of exam items", len(leaks.leaks), project.name)
+    return leaks
 
 
 def open_exam(
@@ -279,7 +279,7 @@ def read_manifest(store: ObjectStore, ref: SnapshotRef) -> pa.Table:
         DataCorrupt: the rows do not hash to the snapshot's id.
     """
     table = manifest.read(store, ref.object_key)
-    _require_id(ref.object_key, expected=ref.snapshot_id, found=manifest.manifest_id(table))
+    _require_id(ref.object_key, expected=ref.snapshot_id, actual=manifest.manifest_id(table))
     return table
 
 
@@ -290,7 +290,7 @@ def read_exam(store: ObjectStore, ref: ExamRef) -> pa.Table:
         DataCorrupt: the item ids and labels do not hash to the exam's id.
     """
     table = manifest.read(store, ref.object_key)
-    _require_id(ref.object_key, expected=ref.exam_id, found=manifest.exam_id(table))
+    _require_id(ref.object_key, expected=ref.exam_id, actual=manifest.exam_id(table))
     return table
 
 
@@ -353,6 +353,6 @@ def _each_pair(table: pa.Table) -> Iterator[tuple[str, str]]:
         yield from zip(batch["item_id"].to_pylist(), batch["label"].to_pylist(), strict=True)
 
 
-def _require_id(key: str, *, expected: str, found: str) -> None:
-    if expected != found:
-        raise DataCorrupt(f"{key} must hash to {expected} (got {found}). Restore the object from a backup.")
+def _require_id(key: str, *, expected: str, actual: str) -> None:
+    if expected != actual:
+        raise DataCorrupt(f"{key} must hash to {expected} (got {actual}). Restore the object from a backup.")

@@ -1,4 +1,4 @@
-"""Whether there is enough new to train on. Pure."""
+"""The decision whether there is enough new to train on. Pure."""
 
 from __future__ import annotations
 

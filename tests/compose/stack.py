@@ -176,7 +176,7 @@ class ComposeStack:
     def run_python(self, network: str, *arguments: str) -> str:
         """Run Python in a container of ours that is in one network and has no secret."""
         said = self.engine.client.containers.run(
-            "dethrone-airflow:0.1.0", list(arguments), entrypoint=["python"], network=network, remove=True
+            "dethrone-airflow:0.2.0", list(arguments), entrypoint=["python"], network=network, remove=True
         )
         return said.decode()
 

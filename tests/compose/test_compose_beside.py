@@ -1,6 +1,6 @@
 """The running stack as a container beside its services sees it: which it knows, and what every port says without a key.
 
-After test_compose.py, on a stack that has a champion (source: H1 to H3 of the tests from outside).
+After test_compose.py, on a stack that has a champion.
 """
 
 import json

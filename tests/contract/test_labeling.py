@@ -321,7 +321,7 @@ def test_a_webhook_is_made_once_with_its_secret(server):
 
 @pytest.mark.integration
 def test_a_project_shows_items_by_a_key_that_reads_nothing_else(server, tmp_path):
-    """H2: a project that was connected by an earlier version, with the key to the whole bucket, gets the other one."""
+    """A project that was connected by an earlier version, with the key to the whole bucket, gets the other one."""
     from pipeline_tasks.adapters.label_studio import LabelStudio, ObjectStorage
 
     real, title = Real(server), next(TITLES)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pipeline_tasks.audit.lineage import blast_radius, lineage
-from pipeline_tasks.audit.lineage_tree import Node, as_json, as_text
+from pipeline_tasks.audit.lineage_tree import LineageNode, as_json, as_text
 from pipeline_tasks.catalog import tables
 from pipeline_tasks.catalog.lineage import LineageRepository, Subject
 from pipeline_tasks.errors import ConfigError, DataCorrupt
@@ -19,17 +19,17 @@ def past(database, object_store) -> Past:
     return Past(database, object_store)
 
 
-def trace(past: Past, text: str, **arguments) -> Node:
+def trace(past: Past, text: str, **arguments) -> LineageNode:
     return lineage(past.database, past.store, text, **arguments)
 
 
-def every(tree: Node, kind: str) -> list[Node]:
+def every(tree: LineageNode, kind: str) -> list[LineageNode]:
     """Return the nodes of a kind, from the top down."""
     found = [tree] if tree.facts.get("kind") == kind else []
     return [*found, *(one for child in tree.children for one in every(child, kind))]
 
 
-def branch(tree: Node, kind: str) -> Node:
+def branch(tree: LineageNode, kind: str) -> LineageNode:
     return next(child for child in tree.children if child.facts["kind"] == kind)
 
 

@@ -1,4 +1,4 @@
-"""The S3 adapter on a real SeaweedFS behind a proxy that breaks requests (reliability A2, A3, A4)."""
+"""The S3 adapter on a real SeaweedFS behind a proxy that breaks requests."""
 
 import dataclasses
 import datetime as dt

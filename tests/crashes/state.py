@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.ledger import Entry
+from pipeline_tasks.catalog.ledger import LedgerEntry
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.invariants import check
@@ -51,7 +51,7 @@ def violations_of(world: World, *, now: Any) -> list[str]:
     return [*map(str, found), *waiting_notes(world.parts)]
 
 
-def _said(entry: Entry) -> dict[str, Any]:
+def _said(entry: LedgerEntry) -> dict[str, Any]:
     """Return what an entry says; a seal's object has the digest of rows that times and seconds stand in."""
     return {key: one for key, one in entry.body.items() if entry.kind != "seal" or key != "object_key"}
 

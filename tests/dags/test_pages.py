@@ -1,4 +1,4 @@
-"""Every button and link leads to a page (source: reports E13, H10): tried against the apps that have to answer."""
+"""Every button and link leads to a page: tried against the apps that have to answer."""
 
 import datetime as dt
 import re
@@ -150,7 +150,7 @@ def test_e13_every_link_of_the_navigation_leads_to_a_page_before_the_first_check
 
 @pytest.mark.parametrize("start", [f"reports/{CHECK_KEY}", "data-docs/index.html"])
 def test_e13_every_link_on_the_pages_of_checks_leads_to_a_page(site, start):
-    """E13: the breadcrumb of a check's report led to a 404."""
+    """The breadcrumb of a check's report led to a 404."""
     write_docs(site)
     waiting, seen = [f"{AIRFLOW}{PREFIX}/{start}"], set()
     while waiting:

@@ -90,7 +90,7 @@ def test_what_is_forged_or_bent_wakes_nobody(plugin, arguments, status):
     "content", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a": ' + b"9" * 10_000 + b"}", b"\xff", b""]
 )
 def test_h10_a_body_that_no_parser_takes_is_refused(plugin, content):
-    """H10: a deeply nested body was answered with 500."""
+    """A deeply nested body was answered with 500."""
     module, woken = plugin
     assert post(module, content=content).status_code == 422
     assert not woken

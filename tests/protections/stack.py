@@ -153,7 +153,7 @@ PROTECTIONS = [
         "doctor on sockets",
         "doctor names a socket that everybody can write",
         "pipeline_tasks/stack/outside.py",
-        'return [one for one in addresses if one.startswith("@") or _writable_by_others(Path(one))]',
+        'return [address for address in addresses if address.startswith("@") or _writable_by_others(Path(address))]',
         "return []",
         ("tests/unit/stack/test_outside.py::test_a_socket_is_open_when_others_can_reach_it_and_write",),
     ),

@@ -1,4 +1,4 @@
-"""After an alarm the exam is fed first, and whoever judges knows of it (D2). Source: README.md here."""
+"""After an alarm the exam is fed first, and whoever judges knows of it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sides(production) -> dict[str, str]:
 
 
 def test_audits_after_an_alarm_feed_the_exam_until_it_has_what_it_needs(alarmed):
-    """D2: 5 % audits times 10 % exam share were 20,000 requests for one epoch."""
+    """5 % audits times 10 % exam share were 20,000 requests for one epoch."""
     groups = [f"user-{number}" for number in range(100, 140)]
     alarmed.log(*[record(number, user_key=f"user-{number}") for number in range(100, 140)])
     alarmed.run("run-3", at=LATER)
@@ -288,7 +288,7 @@ def planned(database, object_store, tmp_path):
 
 
 def test_training_waits_until_the_exam_has_its_items(planned):
-    """D2: it was trained, judged on an exam without any drifted item, and refused."""
+    """It was trained, judged on an exam without any drifted item, and refused."""
     exam_items(planned.scene, "lllw")
     assert planned.plan() == {
         "idle": "waiting for 7 exam items from after the alarm: an alarm stands since 2026-03-01 12:00 UTC, and the "

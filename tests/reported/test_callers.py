@@ -1,4 +1,4 @@
-"""Callers that no one here wrote, by the bytes that they send; ids F1 and F2 of the reports of 2026-11-29.
+"""Callers that no one here wrote, by the bytes that they send.
 
 Their bytes: RFC 9110 and 9112, and what Java 17, curl 7.88, Go 1.19, nginx 1.22 and .NET's HttpClient send. The real
 programs, but for .NET, send it themselves in test_callers_served.py.
@@ -104,7 +104,7 @@ def test_who_offers_and_is_refused_before_the_body_is_read_is_refused(offer):
 
 
 def test_three_hundred_web_sockets_that_never_speak_are_closed_in_time_and_shut_nobody_out(port):
-    """F2: without a body a request is answered, and its connection closed when it is idle; half of one is cut off."""
+    """Without a body a request is answered, and its connection closed when it is idle; half of one is cut off."""
     whole = HEAD.replace(b"POST", b"GET") + WEBSOCKET + b"\r\n"
     half = HEAD + WEBSOCKET
     began = time.monotonic()

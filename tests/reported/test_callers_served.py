@@ -59,7 +59,7 @@ def check_answers(lines: list[str], *, count: int) -> None:
 
 
 def test_java_s_own_client_is_answered(gateway):
-    """F1: the default `HttpClient` of Java 11 and newer, and so Spring's RestClient."""
+    """The default `HttpClient` of Java 11 and newer, and so Spring's RestClient."""
     served, item = gateway
     java = program("java")
     address = f"{served.url}/v1/projects/fashion/predict"

@@ -1,4 +1,4 @@
-"""A catalog that is locked, full, read-only, damaged or away is said in words (report H9): never a library's error."""
+"""A catalog that is locked, full, read-only, damaged or away is said in words: never a library's error."""
 
 import errno
 import json

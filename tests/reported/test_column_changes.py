@@ -1,4 +1,4 @@
-"""Columns that are declared otherwise later on: a row keeps its item. Source: README.md here."""
+"""Columns that are declared otherwise later on: a row keeps its item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands as a newcomer, a script and a pipe use them (source: a walk through every command, rows E4 to E8, F6, G)."""
+"""Commands as a newcomer, a script and a pipe use them (source: a walk through every command)."""
 
 import argparse
 import datetime as dt
@@ -141,7 +141,7 @@ def test_the_walk_knows_every_command():
 
 @pytest.mark.parametrize("name", WORDS)
 def test_e7_json_is_one_object_on_standard_output(run, name, monkeypatch, installation):
-    """E7: whatever a command finds, a program reads one JSON object; warnings and progress are elsewhere."""
+    """Whatever a command finds, a program reads one JSON object; warnings and progress are elsewhere."""
     if name in REFUSED_HOME:
         monkeypatch.setenv("DETHRONE_HOME", str(installation.home / "$x"))
     code, out, err = run(name, *WORDS[name], "--json")
@@ -161,7 +161,7 @@ def test_e7_a_wrong_usage_is_json_too(run, words):
 
 
 def test_e7_what_a_library_prints_is_not_in_the_answer(run, monkeypatch):
-    """E7: 180 warnings of a library before the JSON of `ingest`, here by every way that there is."""
+    """180 warnings of a library before the JSON of `ingest`, here by every way that there is."""
 
     def noisy(*_arguments, **_more):
         import warnings
@@ -186,7 +186,7 @@ def test_e7_an_unforeseen_error_is_json_and_its_traceback_is_elsewhere(run, monk
 
 @pytest.mark.parametrize("extra", [[], ["--json"]])
 def test_e7_a_reader_that_goes_away_is_no_traceback(installation, extra):
-    """E7: `dethrone project schema | head`."""
+    """`dethrone project schema | head`."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -218,7 +218,7 @@ def takes_a_project():
 
 @pytest.mark.parametrize(("name", "words"), takes_a_project().items())
 def test_e5_an_unknown_project_is_refused_by_name(run, name, words, installation):
-    """E5: `history`, `quarantine`, `graph` answered, and `keys issue` issued a key."""
+    """`history`, `quarantine`, `graph` answered, and `keys issue` issued a key."""
     code, out, err = run(name, *words)
     assert (code, out) == (2, "")
     assert "got 'pet_photo'). Did you mean pet_photos?" in err
@@ -247,7 +247,7 @@ def test_a_rollout_that_cannot_end_is_told_by_validate(run, installation, monkey
 
 @pytest.mark.parametrize("key", ["folder", "pattern", "table", "sql", "s3"])
 def test_e4_validate_looks_whether_the_sources_are_there(run, installation, key):
-    """E4: a missing source folder was valid; the loader itself must not look, a source may be away for an hour."""
+    """A missing source folder was valid; the loader itself must not look, a source may be away for an hour."""
     if key in {"table", "sql"}:
         (installation.projects / NAME).rename(installation.home / "images")
         init_project(installation.projects, name=NAME, template="text-classification")
@@ -287,13 +287,13 @@ def test_e6_a_reason_is_one_printable_line():
     ids=lambda words: words[0],
 )
 def test_e6_no_command_decides_without_a_reason(run, words):
-    """E6: `rollback --reason ""` swapped the champion."""
+    """`rollback --reason ""` swapped the champion."""
     code, _out, err = run(*words)
     assert (code, "reason must say why" in err) == (2, True), err
 
 
 def test_e6_the_stage_itself_refuses_too(installation):
-    """E6: the form in Airflow, too."""
+    """The form in Airflow, too."""
     with pytest.raises(ConfigError, match="reason must say why"):
         roll_back(installation.parts, NAME, attempt=Attempt("r", "t"), to_version=None, reason=" ", actor="ann")
 
@@ -328,7 +328,7 @@ def test_e6_a_terminal_is_asked(run, monkeypatch, said):
 
 @pytest.mark.parametrize("name", sorted(entrypoints.REPEATABLE))
 def test_e8_work_that_another_run_does_is_none_here(installation, monkeypatch, name):
-    """E8: `collect` in a shell and in Airflow at once ended with STALE_ATTEMPT, or with a red DAG run."""
+    """`collect` in a shell and in Airflow at once ended with STALE_ATTEMPT, or with a red DAG run."""
     database = installation.parts.database
     mine = Attempt("shell__1", name)
 
@@ -389,7 +389,7 @@ def test_e8_airflow_does_not_train_beside_a_shell(installation):
     ids=lambda value: type(value).__name__,
 )
 def test_e8_a_run_of_a_shell_is_closed_with_what_stopped_it(installation, monkeypatch, error, outcome):
-    """E8: a shell's training stayed open for a week, then counted as failed."""
+    """A shell's training stayed open for a week, then counted as failed."""
 
     def plan(_project, *, attempt, **_more):
         open_run(installation, attempt.run_id)
@@ -443,7 +443,7 @@ def leaving(installation):
 
 
 def test_f6_a_removed_project_leaves_and_can_come_back(leaving):
-    """F6: a project that was removed still served, and its seven DAGs stayed."""
+    """A project that was removed still served, and its seven DAGs stayed."""
     parts = leaving.parts
     before = ServingRepository(parts.database).history(NAME)
     found = project_removal.remove(parts, NAME, now=NOW)
@@ -542,7 +542,7 @@ def test_f6_a_script_says_yes(run, installation):
 
 
 def test_e13_a_new_project_points_editors_to_a_schema_that_is_there(installation):
-    """E13: `$schema` of a new project pointed nowhere outside of the repository."""
+    """`$schema` of a new project pointed nowhere outside of the repository."""
     folder = installation.projects / NAME
     first = (folder / "project.yaml").read_text().splitlines()[0]
     path = folder / first.split("$schema=")[1]

@@ -1,4 +1,4 @@
-"""The constant answer, which a first model has to beat (report D5). Source: README.md here."""
+"""The constant answer, which a first model has to beat."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "pipeline_tasks" / "project" /
 CLASSES = ("no", "yes")
 
 
-# D5: the constant answer
+# The constant answer
 
 
 def judged(*, num_items: int, num_yes: int, right_yes: int, right_no: int, **gate) -> gate_rule.Decision:

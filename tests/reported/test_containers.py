@@ -1,4 +1,4 @@
-"""Any row, in any container, is one content and one vector. Source: README.md here."""
+"""Any row, in any container, is one content and one vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reported cases A1, A9, B1, B2, G10 of 2026-11-29: what is trained is what is judged is what serves.
+"""What is trained is what is judged is what serves.
 
 Nothing is frozen that cannot be read. The inputs are in `data/` and `serving/`, see README.md.
 """
@@ -33,7 +33,7 @@ EXIF = sorted([*(FOLDER / "serving").glob("exif_*"), *(FOLDER / "data").glob("f0
 PARAMS = {"image_size": 32, "channels": 3, "max_pixels": 25_000_000}
 
 
-# A1: the proof at publishing
+# The proof at publishing
 
 OWN_RECIPE = """
 from pipeline_tasks.models.image_cnn.recipe import ImageCnnRecipe
@@ -127,7 +127,7 @@ def test_a1_each_runtime_passes_the_proof(database, object_store, tmp_path, runt
     assert published(object_store) == [f"{ref.object_key}/model.json"]
 
 
-# B1: images with broken metadata
+# Images with broken metadata
 
 
 @pytest.mark.parametrize("path", EXIF, ids=lambda path: path.name)
@@ -243,7 +243,7 @@ def label_all(manifest: pa.Table, more: list[bytes], store) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-# A9: facts of what the model sees
+# Facts of what the model sees
 
 
 def test_a9_black_on_transparent_is_not_blank():

@@ -1,4 +1,4 @@
-"""An alarm that somebody sees, and the page of each window (reports E14 and G4). Source: README.md here."""
+"""An alarm that somebody sees, and the page of each window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.monitoring.builders import Production, record
 from tests.unit.monitoring.test_task import with_audits
 from tests.unit.validation.builders import png
 
-# E14 and G4: an alarm that somebody sees, and the page that was said to be there
+# An alarm that somebody sees, and the page that was said to be there
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def drifted(database, object_store, tmp_path):
 
 
 def test_a_drift_alarm_is_the_windows_one_state(drifted):
-    """E14: `state: OK` (here: INSUFFICIENT_DATA) stood beside an alarm."""
+    """`state: OK` (here: INSUFFICIENT_DATA) stood beside an alarm."""
     production, report = drifted
     assert report.alarms == (
         "Answers of m1 have moved from its exam: confidence PSI 12.07, label distance 0.00 beyond chance.",
@@ -42,7 +42,7 @@ def test_a_drift_alarm_is_the_windows_one_state(drifted):
 
 
 def test_each_window_has_a_page_with_its_alarms_and_figures(drifted, object_store):
-    """G4: the DAG's doc and the plugin spoke of a page that nothing wrote."""
+    """The DAG's doc and the plugin spoke of a page that nothing wrote."""
     production, report = drifted
     assert re.fullmatch(rf"reports/pets/monitor/{report.window_id}-[0-9a-f]{{64}}\.html", report.report_key)
     page = object_store.get(report.report_key).decode().replace("\N{NO-BREAK SPACE}", " ")

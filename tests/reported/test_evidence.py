@@ -1,4 +1,4 @@
-"""What people read, and what the owner of the database or the bucket changes: found, or listed (reports H7, H8)."""
+"""What people read, and what the owner of the database or the bucket changes: found, or listed."""
 
 import re
 import shutil

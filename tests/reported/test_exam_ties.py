@@ -1,4 +1,4 @@
-"""Exam and live quality mean the same: ties, imported labels, audits. Source: statistics.md, row 9 and section 8.
+"""Exam and live quality mean the same: ties, imported labels, audits.
 
 Two people who differed dropped the item: the exam came out 2.6 to 4.2 points too high, and live audits, which one
 person answered, 4 points below it with nothing changed. A label of the source decided exam items unseen.

@@ -1,4 +1,4 @@
-"""Experiments on matched pairs: sizes, late and selective outcomes. Source: statistics.md, rows 7 and 8, section 5."""
+"""Experiments on matched pairs: sizes, late and selective outcomes."""
 
 import dataclasses
 import itertools

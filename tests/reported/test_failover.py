@@ -1,4 +1,4 @@
-"""Answers while the champion's server is away (faults.md, H6): the kept predecessor's, named, or a short wait."""
+"""Answers while the champion's server is away: the kept predecessor's, named, or a short wait."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def ask(servers, route=ROUTE, *, version=None, dispatcher=None, drawn=None):
 
 @H6
 def test_the_kept_predecessor_answers_for_a_dead_champion_and_is_named(row):
-    """H6: 0 to 12 of 100 requests a second failed although a ready server ran beside the dead one."""
+    """0 to 12 of 100 requests a second failed although a ready server ran beside the dead one."""
     servers, assigned = Servers(b1=AWAY, a1=scores()), []
     dispatcher = Dispatcher(servers, monotonic=lambda: servers.now)
     for _ in range(3):
@@ -75,7 +75,7 @@ def test_the_kept_predecessor_answers_for_a_dead_champion_and_is_named(row):
 @H6
 @pytest.mark.parametrize("reply", [Failed("timeout"), Failed("nonsense"), Failed("failed"), Failed("overloaded")])
 def test_the_predecessor_does_not_take_over_from_a_champion_that_is_there(reply, row):
-    """H6: a slow or wrong champion is asked once more, as before: what another model thinks is no remedy for it."""
+    """A slow or wrong champion is asked once more, as before: what another model thinks is no remedy for it."""
     servers = Servers(b1=reply, a1=scores())
     with pytest.raises(ApiError) as caught:
         ask(servers)
@@ -84,7 +84,7 @@ def test_the_predecessor_does_not_take_over_from_a_champion_that_is_there(reply,
 
 @H6
 def test_a_named_version_and_a_bad_item_are_not_the_predecessors(row):
-    """H6: who names a version gets that one or an error; an item that the champion rejects stays rejected."""
+    """Who names a version gets that one or an error; an item that the champion rejects stays rejected."""
     servers = Servers(b1=AWAY, a1=scores())
     with pytest.raises(ApiError, match="must answer with sense and in time"):
         ask(servers, version="B")
@@ -95,7 +95,7 @@ def test_a_named_version_and_a_bad_item_are_not_the_predecessors(row):
 
 @H6
 def test_a_share_beside_the_champion_comes_before_the_predecessor(row):
-    """H6: a candidate with a share stands nearer to the callers than a model of the past."""
+    """A candidate with a share stands nearer to the callers than a model of the past."""
     candidate = RouteEntry("c1", "C", "http://c1", 50)
     route = dataclasses.replace(ROUTE, entries=(dataclasses.replace(CHAMPION, weight=50), candidate))
     assert ask(Servers(b1=AWAY, c1=scores(), a1=scores()), route).entry == candidate, row
@@ -108,7 +108,7 @@ def waiting(servers, **patience):
 
 @H6
 def test_without_a_predecessor_a_request_waits_until_the_server_is_back(row, monkeypatch):
-    """H6: a first champion has none; its supervisor starts it again within seconds."""
+    """A first champion has none; its supervisor starts it again within seconds."""
     monkeypatch.setattr("bento_services.gateway.routing.dispatcher.LOOK_AGAIN_SECONDS", 0)
     route = dataclasses.replace(ROUTE, settings=dataclasses.replace(SETTINGS, standby=None))
     servers = Servers(b1=[AWAY] * 20 + [scores()])
@@ -121,7 +121,7 @@ def test_without_a_predecessor_a_request_waits_until_the_server_is_back(row, mon
     ("patience", "num_asked"), [({"seconds": 1, "max_waiting": 1}, 101), ({"seconds": 9, "max_waiting": 0}, 2)]
 )
 def test_waiting_ends_and_does_not_take_every_slot(patience, num_asked, row, monkeypatch):
-    """H6: the requests of a server that stays away must not stop those of others."""
+    """The requests of a server that stays away must not stop those of others."""
     monkeypatch.setattr("bento_services.gateway.routing.dispatcher.LOOK_AGAIN_SECONDS", 0)
     route = dataclasses.replace(ROUTE, settings=dataclasses.replace(SETTINGS, standby=None))
     servers = Servers(b1=AWAY)
@@ -138,7 +138,7 @@ def test_waiting_ends_and_does_not_take_every_slot(patience, num_asked, row, mon
 
 @H6
 def test_a_breaker_knows_since_when(row):
-    """H6: since the first failure in a row, and no longer than to the next answer."""
+    """Since the first failure in a row, and no longer than to the next answer."""
     now = [3.0]
     breakers = Breakers(monotonic=lambda: now[0])
     breakers.heard("b1", AWAY)
@@ -160,7 +160,7 @@ def standbys(yard):
 
 @H6
 def test_a_promotion_names_its_predecessor_and_a_rollback_nobody(yard, row):
-    """H6: what a person has just left answers nobody, and what was stopped long ago is not asked."""
+    """What a person has just left answers nobody, and what was stopped long ago is not asked."""
     for version in ("a", "b", "c"):
         yard.ship(version)
     yard.rollback()
@@ -173,7 +173,7 @@ def test_a_promotion_names_its_predecessor_and_a_rollback_nobody(yard, row):
 
 @H6
 def test_a_predecessor_with_other_classes_or_that_is_not_kept_is_no_standby(row):
-    """H6: its answers would be about other classes; without keep_previous its server is stopped."""
+    """Its answers would be about other classes; without keep_previous its server is stopped."""
     head = Route("fashion", 1, "c1", None, "A", (dataclasses.replace(STANDBY, weight=100),))
     new, same = {"classes": ["bag", "boot"]}, {"classes": ["boot", "bag"]}
     named = {"standby": dataclasses.asdict(STANDBY)}
@@ -188,7 +188,7 @@ def test_a_predecessor_with_other_classes_or_that_is_not_kept_is_no_standby(row)
 
 @H6
 def test_a_standby_passed_the_gate(yard, row):
-    """H6: it may answer anybody, so it needs what an entry of a route needs."""
+    """It may answer anybody, so it needs what an entry of a route needs."""
     yard.ship("a")
     head = yard.serving.head_route("fashion")
     entry = dataclasses.asdict(RouteEntry("x", "ghost", "http://x", 0))
@@ -201,7 +201,7 @@ def test_a_standby_passed_the_gate(yard, row):
 
 @H6
 def test_the_gateway_reads_it_from_the_catalog_and_from_its_own_copy(row):
-    """H6: also a gateway that started without the catalog knows the standby."""
+    """Also a gateway that started without the catalog knows the standby."""
     body = {"entries": [dataclasses.asdict(CHAMPION)], "serving": {"standby": dataclasses.asdict(STANDBY)}}
     fields = {"project": "fashion", "generation": 7, "commit_id": "c7", "champion_version": "B", "body": body}
     read = parse_route(fields)
@@ -212,7 +212,7 @@ def test_the_gateway_reads_it_from_the_catalog_and_from_its_own_copy(row):
 
 @H6
 def test_verify_takes_the_standbys_answers_and_no_others(row):
-    """H6: the log names who answered; `verify` holds it against the route."""
+    """The log names who answered; `verify` holds it against the route."""
     body = {"entries": [dataclasses.asdict(CHAMPION)], "serving": {"standby": dataclasses.asdict(STANDBY)}}
     routes = [{"generation": 1, "created_at": NOW, "champion_version": "B", "body": body}]
     rows = [{"model_version": version, "at_ms": int(NOW.timestamp() * 1000) + 5} for version in ("B", "A", "Z")]

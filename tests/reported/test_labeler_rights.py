@@ -1,4 +1,4 @@
-"""What an ordinary labeler may do in Label Studio, by the browser's API on the real server (source: rows H2 and H4)."""
+"""What an ordinary labeler may do in Label Studio, by the browser's API on the real server."""
 
 import base64
 import contextlib
@@ -198,7 +198,7 @@ def _encoded(address):
 
 @pytest.mark.parametrize("way", ["session", "token"])
 def test_h2_a_labeler_gives_no_order_but_those_of_labeling(installed, way):
-    """H2: an import from an inner address deleted a bucket; every other order is refused at the same door."""
+    """An import from an inner address deleted a bucket; every other order is refused at the same door."""
     client = installed.bob if way == "session" else installed.by_token(installed.bob)
     before = installed.admin.get(f"/api/projects/{installed.project}/").json()
     got = {
@@ -302,7 +302,7 @@ def test_h2_a_labelers_work_goes_on(installed):
 
 
 def test_h4_a_labeler_neither_changes_nor_reads_anothers_answer(installed):
-    """H4: one labeler PATCHed another's annotation, and the catalog had a consensus of two people."""
+    """One labeler PATCHed another's annotation, and the catalog had a consensus of two people."""
     task = installed.tasks[5]
     made = installed.submit(installed.alice, task).json()
     path = f"/api/annotations/{made['id']}/"

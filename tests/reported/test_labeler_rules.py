@@ -1,4 +1,4 @@
-"""The rules of what labelers may do, and whose an answer is, without a server (source: rows H2 and H4)."""
+"""The rules of what labelers may do, and whose an answer is, without a server."""
 
 import datetime as dt
 import importlib.util

@@ -1,4 +1,4 @@
-"""The class list, labeling.xml, and what its controls answer (reports C5, E2 and E12).
+"""The class list, labeling.xml, and what its controls answer.
 
 Source: the walk through every page and command of 2026-11-29 (tests/reported/README.md).
 """
@@ -13,7 +13,7 @@ from pipeline_tasks.project.loader import load_project
 from pipeline_tasks.project.scaffold import init_project
 from tests.labeling_case import NAME, NOTES, XML, make_project, region, texts_of
 
-# C5, E2, E12: labeling.xml
+# labeling.xml
 
 RICH = XML.replace(
     "</View>",

@@ -1,4 +1,4 @@
-"""Labels and Label Studio (reports C3, E1 and E9).
+"""Labels and Label Studio.
 
 Source: the walk through every page and command of 2026-11-29 (tests/reported/README.md).
 """
@@ -32,7 +32,7 @@ def second(tmp_path):
     engine.dispose()
 
 
-# C3: ours by id and mark
+# Ours by id and mark
 
 
 def test_c3_a_renamed_project_is_still_ours_and_keeps_its_name(case):
@@ -166,7 +166,7 @@ def test_c3_two_installations_that_shared_a_project_are_parted_and_lose_no_label
     assert other.label_of(items[0]) is None
 
 
-# E1: classes that are not frozen by a slot of Airflow
+# Classes that are not frozen by a slot of Airflow
 
 
 def with_classes(classes, **labels):
@@ -268,7 +268,7 @@ def test_e1_an_older_attempt_changes_no_class_list(case):
     assert case.labels.registration(NAME)[0] == CLASSES
 
 
-# E9: one person
+# One person
 
 
 def test_e9_the_demo_is_finished_by_one_account(case, tmp_path):

@@ -1,4 +1,4 @@
-"""Machines as people have them: proxies in the shell, odd paths, a POSIX locale (source: rows F3, F4, F5)."""
+"""Machines as people have them: proxies in the shell, odd paths, a POSIX locale."""
 
 import errno
 import json
@@ -105,12 +105,12 @@ def test_f4_loopback_joins_no_proxy_in_both_spellings(environment, listed):
 )
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
 def test_f3_a_proxy_that_no_library_here_speaks_is_left_out(name, value, used):
-    """F3: with SOCKS in ALL_PROXY every part was ready and no Airflow task ever started."""
+    """With SOCKS in ALL_PROXY every part was ready and no Airflow task ever started."""
     assert (name in proxies.without_own_services({name: value})) is used
 
 
 def test_f3_what_the_stack_inherits_builds_an_http_client(monkeypatch, tmp_path):
-    """F3: the client of Airflow's tasks follows the environment, and refuses a proxy that it cannot speak."""
+    """The client of Airflow's tasks follows the environment, and refuses a proxy that it cannot speak."""
     layout = StackLayout(home=tmp_path, root=ROOT)
     found = programs.base_environment(SOCKS, layout=layout, projects_dir=tmp_path, bin_dir=tmp_path)
     for name, value in SOCKS.items():
@@ -124,7 +124,7 @@ def test_f3_what_the_stack_inherits_builds_an_http_client(monkeypatch, tmp_path)
 
 
 def test_f4_the_own_s3_is_reached_directly(proxy, monkeypatch):
-    """F4: `ingest` and `report` asked the shell's proxy for the S3 on loopback."""
+    """`ingest` and `report` asked the shell's proxy for the S3 on loopback."""
     own = serving(_Answer)
     monkeypatch.setattr("sys.argv", ["dethrone"])
     assert main.main(["project", "schema"]) == 0
@@ -175,7 +175,7 @@ def _log_shipper(url):
 
 @pytest.mark.parametrize("make", [_own_store, _source, _log_shipper])
 def test_f4_each_s3_client_of_ours_decides_by_the_address(proxy, make):
-    """F4: without NO_PROXY, as a program has it that no `dethrone up` started: the address alone decides."""
+    """Without NO_PROXY, as a program has it that no `dethrone up` started: the address alone decides."""
     own = serving(_Answer)
     with pytest.raises(ClientError, match="404"):
         make(address(own)).head_object(Bucket="b", Key="x")
@@ -198,7 +198,7 @@ def test_f4_doctor_says_what_it_saw_and_no_password():
 
 @pytest.mark.parametrize("name", ODD_PATHS)
 def test_f5_the_supervisor_reads_what_stands_below_an_odd_path(tmp_path, name):
-    """F5: a blank in the state folder's path ended `up` with a misleading message."""
+    """A blank in the state folder's path ended `up` with a misleading message."""
     from supervisor.options import ServerOptions
 
     layout = StackLayout(home=tmp_path / name, root=ROOT)

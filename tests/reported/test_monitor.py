@@ -205,7 +205,7 @@ ROWS = {
 
 @pytest.mark.parametrize("payload", ROWS.values(), ids=ROWS)
 def test_a_row_that_an_older_gateway_let_in_is_named_and_the_others_are_asked_about(production, payload):
-    """B5: half a surrogate pair in a key, logged as answered, ended every later run with a UnicodeEncodeError."""
+    """Half a surrogate pair in a key, logged as answered, ended every later run with a UnicodeEncodeError."""
     rows = {"type": "table", "path": "incoming", "key_column": "id", "content_columns": ["amount"]}
     recipe = RecipeConfig(name="tabular_mlp", params={"numbers": ["amount"]})
     tabular = {"modality": "tabular", "sources": [TableSource.model_validate(rows)], "recipe": recipe}

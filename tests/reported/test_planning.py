@@ -1,4 +1,4 @@
-"""Why nothing is trained, and what wakes a training (reports E3 and B7). Source: README.md here."""
+"""Why nothing is trained, and what wakes a training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.evaluation.conftest import run, verdicts, world  # noqa: F401 - 
 from tests.unit.validation.builders import Scene as PetScene
 from tests.unit.validation.builders import loaded_project, png
 
-# E3 and B7: why nothing is trained
+# Why nothing is trained
 
 
 PLANNED = {"train": {"min_new_labels": 20}, "gate": {"exam": {"min_items": 10}}}
@@ -59,7 +59,7 @@ def plans(database, object_store, tmp_path):
 
 
 def test_labels_that_wait_for_annotate_are_the_reason(plans):
-    """E3: `train` right after `ingest` of 4,534 labelled rows said "0 new labels"."""
+    """`train` right after `ingest` of 4,534 labelled rows said "0 new labels"."""
     plans.came_with_labels(["cat", "dog", "cat", "no class of ours"])
     assert plans.plan() == {
         "idle": "3 labels came with the sources and wait to be taken over: `dethrone annotate pets`, then "

@@ -1,6 +1,6 @@
 """Labelers whose answers poison a project are named, and their answers held back.
 
-Source: issue 13, point 5; reliability.md, SEC-M1 and row B8. Pictures of four simple classes, five labelers with 5 % of
+Pictures of four simple classes, five labelers with 5 % of
 honest errors each; benchmarks/poisoned_labels.py has the figures on real photos.
 """
 
@@ -18,7 +18,7 @@ from pipeline_tasks.orchestration.labeler_status import disagreeing_line
 from pipeline_tasks.project.checks import check_project
 from pipeline_tasks.validation import task
 from pipeline_tasks.validation.labeler_check import chosen_items
-from pipeline_tasks.validation.labelers import Comparison, Count, Known, compare_pairs, disagreeing
+from pipeline_tasks.validation.labelers import Count, Known, LabelerComparison, compare_pairs, disagreeing
 from tests.unit.validation.builders import NOW, Scene
 
 CLASSES = ("left", "right", "top", "bottom")
@@ -222,7 +222,7 @@ def test_a_name_of_nobody_is_said(labeled, caplog):
 
 
 def test_people_who_answer_one_item_are_compared_with_each_other():
-    """B8: two of three labelers agree on nearly all items, the third differs on a fifth of them."""
+    """Two of three labelers agree on nearly all items, the third differs on a fifth of them."""
     random = np.random.default_rng(1)
     answers = []
     for number in range(300):
@@ -262,9 +262,11 @@ def test_whoever_answered_harder_items_is_not_named():
 
 def test_the_chance_is_exact():
     """Four of ten answers disagree, none of ten others': 210 of 4,845 ways to choose four of twenty."""
-    one = Comparison("ann@x", "", ((Count(4, 10), Count(0, 10)),), 0.1)
+    one = LabelerComparison("ann@x", "", ((Count(4, 10), Count(0, 10)),), 0.1)
     assert one.p_value == pytest.approx(210 / 4845)
-    two = Comparison("ann@x", "", ((Count(1, 1), Count(0, 1)), (Count(1, 1), Count(0, 3)), (Count(2, 2), Count())), 0.1)
+    two = LabelerComparison(
+        "ann@x", "", ((Count(1, 1), Count(0, 1)), (Count(1, 1), Count(0, 3)), (Count(2, 2), Count())), 0.1
+    )
     assert two.p_value == pytest.approx(1 / 2 * 1 / 4)
     assert two.own == Count(2, 2)
     assert two.others == Count(0, 4)

@@ -1,4 +1,4 @@
-"""Ports of serving processes, tried as another user of the machine (faults.md, section H)."""
+"""Ports of serving processes, tried as another user of the machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def layout(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("service", [pytest.param(GATEWAY, id="H1")])
 def test_a_server_listens_on_its_own_port_and_takes_no_orders(service, tmp_path):
-    """H1: any local user ran commands through the control ports. The inference service: tests/service."""
+    """Any local user ran commands through the control ports. The inference service: tests/service."""
     home, marks = tmp_path / "home", tmp_path / "marks"
     home.mkdir()
     marks.mkdir()
@@ -49,7 +49,7 @@ def test_a_server_listens_on_its_own_port_and_takes_no_orders(service, tmp_path)
 
 @pytest.mark.parametrize("row", ["H1"])
 def test_up_takes_the_process_manager_out_of_deployments_of_an_earlier_version(layout, row):
-    """H1: a deployment's file outlives `down` and an upgrade, and with it the command that opened the ports."""
+    """A deployment's file outlives `down` and an upgrade, and with it the command that opened the ports."""
     path = layout.program_file("inference-d1")
     given = {"directory": layout.home, "log_file": layout.log_file("inference-d1"), "environment": {"A": "1"}}
     old = Program(name="inference-d1", command=OLD, autostart=True, **given)
@@ -62,7 +62,7 @@ def test_up_takes_the_process_manager_out_of_deployments_of_an_earlier_version(l
 
 @pytest.mark.parametrize("row", ["H1"])
 def test_a_releases_image_starts_by_its_own_entry(row):
-    """H1: whatever base image it stands on; the image of an older release stays, byte for byte."""
+    """Whatever base image it stands on; the image of an older release stays, byte for byte."""
     base = BaseImage("sha256:b", next(iter(LAYERS)), (), {"rootfs": {"diff_ids": []}, "config": {"Cmd": ["serve"]}})
 
     def told(files):
@@ -78,7 +78,7 @@ def test_a_releases_image_starts_by_its_own_entry(row):
 
 @pytest.mark.parametrize("row", ["H1"])
 def test_the_entry_becomes_the_worker_on_a_bound_port(tmp_path, row):
-    """H1: one process, no child; callers are refused until it listens, and a taken port is said in words."""
+    """One process, no child; callers are refused until it listens, and a taken port is said in words."""
     bound = serve.bind("127.0.0.1", 0)
     port = bound.getsockname()[1]
     command = serve.worker_command("a:r1", descriptor=7)

@@ -1,4 +1,4 @@
-"""Personal data on a project's deny-list reaches no log, page, task, message or file (issue 13, point 5; SEC-M4).
+"""Personal data on a project's deny-list reaches no log, page, task, message or file.
 
 Canaries go through the real stages: two patterns (an address, a number) and a column (`email`). What stood in
 items from before the list is not shown either.

@@ -1,4 +1,4 @@
-"""Rollback while what has failed is away (faults.md, H5), and what an interrupted one leaves behind (H14)."""
+"""Rollback while what has failed is away, and what an interrupted one leaves behind."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def back(parts):
 @H5
 @pytest.mark.parametrize("error", [AWAY, REFUSED])
 def test_a_rollback_needs_the_catalog_and_this_machine(parts, error, row):
-    """H5: it read golden answers and items from S3, waited for its 90 s, and ended with an error."""
+    """It read golden answers and items from S3, waited for its 90 s, and ended with an error."""
     keep_golden(parts.settings.home, release("m1"), GOLDEN)
     parts.store.error = error
     assert back(parts) == "m1", row
@@ -103,7 +103,7 @@ def test_a_rollback_needs_the_catalog_and_this_machine(parts, error, row):
 
 @H5
 def test_what_is_missing_here_is_asked_for_and_fails_closed(parts, row):
-    """H5: a server that was not running is not trusted unchecked; one that ran since its own check is."""
+    """A server that was not running is not trusted unchecked; one that ran since its own check is."""
     parts.store.error = AWAY
     parts.target.running.pop(deployment_id_of("fashion", "rm1"))
     with pytest.raises(ServiceUnavailable, match="must get"):
@@ -116,7 +116,7 @@ def test_what_is_missing_here_is_asked_for_and_fails_closed(parts, row):
 
 @H5
 def test_a_bento_with_other_bytes_is_refused_with_the_store_away(parts, monkeypatch, row):
-    """H5: what lies on this machine has the digest of the catalog, or it does not serve."""
+    """What lies on this machine has the digest of the catalog, or it does not serve."""
     keep_golden(parts.settings.home, release("m1"), GOLDEN)
     parts.store.error = AWAY
     monkeypatch.setattr(bento_packager.BentoPackager, "digest", lambda *_: "other")
@@ -127,7 +127,7 @@ def test_a_bento_with_other_bytes_is_refused_with_the_store_away(parts, monkeypa
 
 @H5
 def test_with_the_store_there_all_of_it_is_asked_for(parts, row):
-    """H5: an artifact that is gone closes the gate as before; the golden requests are kept for the next time."""
+    """An artifact that is gone closes the gate as before; the golden requests are kept for the next time."""
     with pytest.raises(GateClosed, match="must be whole to serve again") as caught:
         back(parts)
     assert caught.value.code == "ARTIFACT_GONE", row
@@ -142,7 +142,7 @@ def test_with_the_store_there_all_of_it_is_asked_for(parts, row):
 @H5
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", "flip", "cut"])
 def test_golden_requests_that_are_not_whole_are_none(tmp_path, damage, row):
-    """H5: a torn or rewritten copy is no check; the store is asked instead."""
+    """A torn or rewritten copy is no check; the store is asked instead."""
     assert kept_golden(tmp_path, release("m1")) is None
     keep_golden(tmp_path, release("m1"), GOLDEN)
     assert kept_golden(tmp_path, release("m1")) == GOLDEN, row
@@ -156,7 +156,7 @@ def test_golden_requests_that_are_not_whole_are_none(tmp_path, damage, row):
 
 @H5
 def test_what_could_not_be_noted_is_said_and_noted_by_the_next(parts, caplog, row):
-    """H5: the chain in the catalog is what is noted; nothing is lost while the store is away."""
+    """The chain in the catalog is what is noted; nothing is lost while the store is away."""
     keep_golden(parts.settings.home, release("m1"), GOLDEN)
     note_head(parts, "fashion")
     assert waiting_notes(parts) == [], row
@@ -181,7 +181,7 @@ def test_an_issued_key_is_noted_with_the_next_entry_of_a_project(parts, row):
 
 @H5
 def test_a_defect_of_the_note_is_no_outage(parts, row):
-    """H5: only a store that is away or refuses is passed over."""
+    """Only a store that is away or refuses is passed over."""
     parts.store.error = GateClosed("no", code="NO")
     with pytest.raises(GateClosed, match="no"):
         note_head(parts, "fashion")
@@ -190,7 +190,7 @@ def test_a_defect_of_the_note_is_no_outage(parts, row):
 
 @H5
 def test_the_store_is_asked_briefly(row):
-    """H5: two seconds for a connection, two for an answer, two for tries: also where packets vanish."""
+    """Two seconds for a connection, two for an answer, two for tries: also where packets vanish."""
     store = S3ObjectStore(endpoint="http://127.0.0.1:9", bucket="b", access_key="a", secret_key="s")
     config = store.brisk._client.meta.config
     assert (config.connect_timeout, config.read_timeout, store.brisk._budget_seconds) == (BRISK_SECONDS,) * 3, row
@@ -201,7 +201,7 @@ def test_the_store_is_asked_briefly(row):
 
 @H5
 def test_the_calls_behind_one_that_waited_in_vain_do_not_wait(row):
-    """H5: a rollback makes several; each would wait two seconds."""
+    """A rollback makes several; each would wait two seconds."""
     now, slept = [0.0], []
     options = {"endpoint": "http://127.0.0.1:9", "bucket": "b", "access_key": "a", "secret_key": "s"}
     brisk = S3ObjectStore(**options).brisk
@@ -230,7 +230,7 @@ class Supervisor:
 @H14
 @pytest.mark.parametrize("up", [False, True])
 def test_a_server_that_no_route_names_does_not_come_back(database, object_store, tmp_path, up, row):
-    """H14: `down` in the middle of a rollback left its server, which every `up` started again."""
+    """`down` in the middle of a rollback left its server, which every `up` started again."""
     case = Case(database, object_store)
     layout = StackLayout(home=tmp_path, root=source_root())
     target = ProcessTarget(tmp_path, supervisor=Supervisor(up=up))
@@ -248,6 +248,6 @@ def test_a_server_that_no_route_names_does_not_come_back(database, object_store,
 
 @H14
 def test_an_installation_without_deployments_asks_nothing(tmp_path, database, row):
-    """H14: the first `up`."""
+    """The first `up`."""
     target = ProcessTarget(tmp_path, supervisor=Supervisor(up=False))
     assert forget_unrouted(target, ServingRepository(database)) == [], row

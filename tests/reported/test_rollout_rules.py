@@ -1,4 +1,4 @@
-"""Rollouts judged on mirrors, latency limits, quiet services. Source: statistics.md, rows 4 to 6 and section 4."""
+"""Rollouts judged on mirrors, latency limits, quiet services."""
 
 import dataclasses
 import datetime as dt

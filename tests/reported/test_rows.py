@@ -1,4 +1,4 @@
-"""Rows of tables as other people have them: what a cell means, which item a row is. Source: README.md here."""
+"""Rows of tables as other people have them: what a cell means, which item a row is."""
 
 from __future__ import annotations
 

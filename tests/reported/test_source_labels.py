@@ -1,4 +1,4 @@
-"""Labels that a source corrects, and two labels for one thing (report C2). Source: README.md here."""
+"""Labels that a source corrects, and two labels for one thing."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def decided(world):
 
 
 def test_a_label_corrected_in_a_csv_file_is_a_new_version(texts):
-    """C2: f08: row 1 was labeled negative and is positive."""
+    """Row 1 was labeled negative and is positive."""
     add_case(texts, "f08_before.csv", as_name="films.csv")
     texts.run()
     assert decided(texts) == {"1": ("negative", 1), "2": ("negative", 1), "3": ("positive", 1)}
@@ -38,7 +38,7 @@ def test_a_label_corrected_in_a_csv_file_is_a_new_version(texts):
 
 
 def test_a_label_corrected_twice_and_back(texts):
-    """C2: the newest label of a key counts each time."""
+    """The newest label of a key counts each time."""
     for number, label in enumerate(("positive", "negative", "positive"), start=1):
         texts.write("a.csv", f"id,text,label\n1,film,{label}\n" + "\n" * number)
         texts.run(batch=f"b{number}")
@@ -46,7 +46,7 @@ def test_a_label_corrected_twice_and_back(texts):
 
 
 def test_two_labels_of_one_row_in_one_reading_are_a_conflict_each_time(texts):
-    """C2: which one is right cannot be known; the label that was there stays, whatever the order."""
+    """Which one is right cannot be known; the label that was there stays, whatever the order."""
     texts.write("a.csv", "id,text,label\n1,film,positive\n1,film,negative\n")
     texts.run()
     texts.write("a.csv", "id,text,label\n1,film,negative\n1,film,positive\n2,other,\n")
@@ -57,7 +57,7 @@ def test_two_labels_of_one_row_in_one_reading_are_a_conflict_each_time(texts):
 
 
 def test_the_advice_of_a_label_conflict_works_for_rows(texts):
-    """C2: with the other row removed, this one counts, also under another key."""
+    """With the other row removed, this one counts, also under another key."""
     texts.write("a.csv", "id,text,label\n1,film,positive\n2,film,negative\n")
     texts.run()
     assert texts.refused() == {"2": "LABEL_CONFLICT"}
@@ -67,7 +67,7 @@ def test_the_advice_of_a_label_conflict_works_for_rows(texts):
 
 
 def test_a_row_that_may_be_elsewhere_is_still_a_conflict(texts):
-    """C2: the other row stands in a file that is not read again."""
+    """The other row stands in a file that is not read again."""
     texts.write("a.csv", "id,text,label\n1,film,positive\n")
     texts.run()
     texts.write("b.csv", "id,text,label\n2,film,negative\n")
@@ -81,7 +81,7 @@ def move(world, old, new):
 
 
 def test_a_file_moved_to_another_class_folder_has_the_new_label(images):
-    """C2: the same bytes, the old key gone; and moved back, and on."""
+    """The same bytes, the old key gone; and moved back, and on."""
     images.write("labeled/cat/1.png", png(1))
     images.run()
     assert decided(images) == {"labeled/cat/1.png": ("cat", 1)}
@@ -93,7 +93,7 @@ def test_a_file_moved_to_another_class_folder_has_the_new_label(images):
 
 
 def test_two_files_that_changed_places_change_labels(images):
-    """C2: both keys are there and hold other bytes."""
+    """Both keys are there and hold other bytes."""
     images.write("labeled/cat/1.png", png(1))
     images.write("labeled/dog/2.png", png(2))
     images.run()
@@ -107,7 +107,7 @@ def test_two_files_that_changed_places_change_labels(images):
 
 
 def test_a_copy_in_another_class_folder_is_a_conflict_until_one_is_removed(images):
-    """C2: both keys are there; the advice of the conflict works."""
+    """Both keys are there; the advice of the conflict works."""
     images.write("labeled/cat/1.png", png(1))
     images.run()
     images.write("labeled/dog/1.png", png(1))
@@ -121,7 +121,7 @@ def test_a_copy_in_another_class_folder_is_a_conflict_until_one_is_removed(image
 
 @pytest.mark.parametrize("kind", ["files", "tables"])
 def test_labels_are_accepted_after_they_were_ignored(images, texts, kind):
-    """C2: what was taken without its label is read again."""
+    """What was taken without its label is read again."""
     world = images if kind == "files" else texts
     if kind == "files":
         world.write("labeled/cat/1.png", png(1))
@@ -138,7 +138,7 @@ def test_labels_are_accepted_after_they_were_ignored(images, texts, kind):
 
 
 def test_a_label_of_people_stays_whatever_the_source_says(texts):
-    """C2: the source corrects its label after people decided."""
+    """The source corrects its label after people decided."""
     from tests.unit.catalog.test_labels import decision
 
     texts.write("a.csv", "id,text,label\n1,film,positive\n")
@@ -153,7 +153,7 @@ def test_a_label_of_people_stays_whatever_the_source_says(texts):
 
 
 def test_a_label_pattern_that_changed_is_a_correction(images):
-    """C2's sibling: the key is the same, the project reads another label from it."""
+    """A sibling of the corrected label: the key is the same, the project reads another label from it."""
     images.write("labeled/cat/dog-1.png", png(1))
     images.run()
     images.edit(r"^labeled/(?P<label>[^/]+)/", r"^labeled/[^/]+/(?P<label>[^/]+)-")

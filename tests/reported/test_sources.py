@@ -63,14 +63,14 @@ def test_a_bad_row_of_a_csv_file_stops_no_other(rows, table, good, bad):
 
 
 def test_blank_rows_of_a_spreadsheet_are_skipped_and_counted(rows):
-    """C7: `,,,` below a table is nothing."""
+    """`,,,` below a table is nothing."""
     add_case(rows, "f14_excel_blank_rows.csv")
     report = rows.run()
     assert (report.num_seen, report.num_new, report.num_quarantined, report.num_blank) == (1, 1, 0, 3)
 
 
 def test_many_quotes_without_an_end_do_not_take_for_ever(rows, monkeypatch):
-    """A8: each is looked for in the rest of the file, up to a limit; then the file is refused, what was read stays."""
+    """Each is looked for in the rest of the file, up to a limit; then the file is refused, what was read stays."""
     monkeypatch.setattr(rows_module, "LONG_RECORD_LINES", 5)
     monkeypatch.setattr(rows_module, "MAX_LONG_RECORDS", 2)
     rows.write("a.csv", GOOD + ('x,1,"open\n' + "y,1,US,\n" * 6) * 4)
@@ -137,7 +137,7 @@ def test_a_table_in_another_encoding_is_refused_as_that(texts, data, looks, suff
 
 
 def test_one_row_in_another_encoding_is_refused_alone(texts):
-    """B3: the encoding is the reason, also where the label is the trouble, or the number of cells."""
+    """The encoding is the reason, also where the label is the trouble, or the number of cells."""
     good = "".join(f"{n},text {n},\n" for n in range(9))
     bad = "x,fine,grün\ny,fine,grün,more\n".encode("latin-1")
     texts.write("a.csv", b"id,text,label\n" + good.encode() + bad)
@@ -148,7 +148,7 @@ def test_one_row_in_another_encoding_is_refused_alone(texts):
 
 
 def test_a_text_file_in_utf16_says_so(texts):
-    """A sibling of E11: an ASCII text in UTF-16 without a mark is valid UTF-8, of every other NUL."""
+    """A sibling of the other encodings: an ASCII text in UTF-16 without a mark is valid UTF-8, of every other NUL."""
     folder = "  - type: folder\n    name: files\n    path: files\n"
     texts.edit("labels:\n", folder + "labels:\n")
     (texts.folder / "files").mkdir()
@@ -170,7 +170,7 @@ def test_a_bad_row_that_is_read_again_is_not_counted_again(rows):
 
 
 def test_a_source_that_breaks_in_a_way_nobody_foresaw_stops_no_other(texts, monkeypatch):
-    """B4's rule for sources: the others are read, the error names the source and its kind."""
+    """One source that fails stops no other: the others are read, the error names the source and its kind."""
     from pipeline_tasks.errors import SourceUnavailable
     from pipeline_tasks.ingest.sources.folder import FolderFiles
 
@@ -191,7 +191,7 @@ def test_a_source_that_breaks_in_a_way_nobody_foresaw_stops_no_other(texts, monk
 
 
 def test_an_error_that_nobody_foresaw_refuses_one_row(rows, monkeypatch):
-    """B4's rule: the class of the error is the reason; our own errors go through."""
+    """The class of the error is the reason; our own errors go through."""
     from pipeline_tasks.ingest import incremental_reader
 
     examine = incremental_reader.examine_row
@@ -215,7 +215,7 @@ def test_an_error_that_nobody_foresaw_refuses_one_row(rows, monkeypatch):
 
 
 def test_quarantine_says_how_much_there_is(rows, monkeypatch, capsys):
-    """C6: 1,234 rows are 1,234, in pages, and on the overview."""
+    """1,234 rows are 1,234, in pages, and on the overview."""
     from types import SimpleNamespace
 
     from pipeline_tasks.cli import views as cli_views

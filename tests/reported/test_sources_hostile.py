@@ -260,7 +260,7 @@ def read_bucket(world, bucket, *, prefix):
 
 @pytest.mark.integration
 def test_objects_of_a_bucket(world_of, bucket, monkeypatch):
-    """B and C4: one object that may not be read, one in the archive, odd keys; `ds` is a folder, `ds2/` another."""
+    """One object that may not be read, one in the archive, odd keys; `ds` is a folder, `ds2/` another."""
     world = world_of("image")
     read_bucket(world, bucket, prefix="ds")
     for number in range(3):
@@ -296,7 +296,7 @@ def test_objects_of_a_bucket(world_of, bucket, monkeypatch):
 
 @pytest.mark.integration
 def test_a_label_changes_with_an_object_that_is_moved(world_of, bucket):
-    """C2 for S3: a move is a copy and a deletion."""
+    """A move in S3: a move is a copy and a deletion."""
     world = world_of("image")
     read_bucket(world, bucket, prefix="ds/")
     bucket.put("ds/labeled/cat/0.png", png(0))
@@ -317,7 +317,7 @@ def test_a_label_changes_with_an_object_that_is_moved(world_of, bucket):
 
 @pytest.mark.integration
 def test_keys_recorded_under_the_old_form_are_nothing_new(world_of, bucket, monkeypatch):
-    """C4: an installation of before, whose keys begin with a slash: read once more, nothing twice, labels arrive."""
+    """An installation of before, whose keys begin with a slash: read once more, nothing twice, labels arrive."""
     world = world_of("image")
     read_bucket(world, bucket, prefix="ds")
     bucket.put("ds/labeled/cat/0.png", png(0))
@@ -337,7 +337,7 @@ def test_keys_recorded_under_the_old_form_are_nothing_new(world_of, bucket, monk
 
 @pytest.mark.integration
 def test_a_prefix_that_is_the_beginning_of_names_is_refused(world_of, bucket):
-    """C4: it would read nothing, silently."""
+    """It would read nothing, silently."""
     world = world_of("image")
     read_bucket(world, bucket, prefix="ds/2026-")
     bucket.put("ds/2026-01.png", png(0))

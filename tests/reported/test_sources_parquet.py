@@ -57,7 +57,7 @@ def test_a_value_that_cannot_be_read_refuses_its_row(rows, column, code):
 
 
 def test_a_dictionary_that_is_not_utf8_refuses_its_row_group(rows):
-    """B4: the library checks the dictionary of a group as a whole: which row it is cannot be told."""
+    """The library checks the dictionary of a group as a whole: which row it is cannot be told."""
     country = pa.DictionaryArray.from_arrays([0, 1], latin(["fine", "größe"]))
     table = pa.table({"id": ["a", "b"], "amount": [1, 2], "country": country, "label": ["yes", "yes"]})
     pq.write_table(table, rows.incoming / "a.parquet")
@@ -67,7 +67,7 @@ def test_a_dictionary_that_is_not_utf8_refuses_its_row_group(rows):
 
 
 def test_not_utf8_deep_inside(rows):
-    """B4: nested values too, and a column of keys."""
+    """Nested values too, and a column of keys."""
     deep = pa.ListArray.from_arrays([0, 1, 2], latin(["fine", "größe"]))
     table = pa.table({"id": latin(["good", "ü"]), "amount": [1, 2], "country": deep, "label": ["yes", "yes"]})
     pq.write_table(table, rows.incoming / "a.parquet")
@@ -76,7 +76,7 @@ def test_not_utf8_deep_inside(rows):
 
 
 def test_wide_decimals_are_read(rows):
-    """B4: decimal256 is a number like others."""
+    """Decimal256 is a number like others."""
     amounts = pa.array([decimal.Decimal("1.25")], pa.decimal256(60, 2))
     table = pa.table({"id": ["d"], "amount": amounts, "country": ["DE"], "label": ["yes"]})
     pq.write_table(table, rows.incoming / "a.parquet")
@@ -86,7 +86,7 @@ def test_wide_decimals_are_read(rows):
 
 @pytest.mark.parametrize("name", ["f02_year_10000", "f02_9999_tokyo", "f02_not_utf8"])
 def test_the_reported_files(rows, name):
-    """B4: f02; whatever is refused of them, the file behind is read, and the second run is quiet."""
+    """Whatever is refused of them, the file behind is read, and the second run is quiet."""
     add_case(rows, f"{name}.parquet", as_name="a.parquet")
     rows.run()
     assert "after" in rows.all()
@@ -102,7 +102,7 @@ def three_groups(path):
 
 
 def test_a_broken_row_group_in_the_middle_is_refused_alone(rows):
-    """B4: the groups before and after it are read."""
+    """The groups before and after it are read."""
     path = rows.incoming / "a.parquet"
     column = three_groups(path).row_group(1).column(2)
     data = bytearray(path.read_bytes())
@@ -115,7 +115,7 @@ def test_a_broken_row_group_in_the_middle_is_refused_alone(rows):
 
 
 def test_no_row_group_is_no_row(rows):
-    """B4: a file with a schema alone is read, and empty."""
+    """A file with a schema alone is read, and empty."""
     table = pa.table({name: pa.array([], pa.string()) for name in ("id", "amount", "country", "label")})
     pq.write_table(table, rows.incoming / "a.parquet")
     assert (rows.run().num_seen, rows.refused()) == (1, {})
@@ -123,7 +123,7 @@ def test_no_row_group_is_no_row(rows):
 
 @pytest.mark.parametrize("footer", [True, False])
 def test_an_encrypted_file_says_so(rows, footer):
-    """B4: with an encrypted footer, and with a plain one over encrypted columns."""
+    """With an encrypted footer, and with a plain one over encrypted columns."""
     from pyarrow.parquet import encryption
 
     class Kms(encryption.KmsClient):
@@ -151,7 +151,7 @@ def test_an_encrypted_file_says_so(rows, footer):
 
 
 def test_times_of_nanoseconds_are_read_or_named(rows):
-    """B4's sibling: a timestamp that Python has no name for stops nothing."""
+    """A timestamp that Python has no name for stops nothing."""
     moments = pa.array([1, 1_000_000_001], pa.timestamp("ns"))
     table = pa.table({"id": ["good", "odd"], "amount": [1, 2], "country": moments, "label": ["yes", "yes"]})
     pq.write_table(table, rows.incoming / "a.parquet")

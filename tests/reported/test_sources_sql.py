@@ -85,7 +85,7 @@ ENDS = [
 
 @pytest.mark.parametrize("query", [case[1] for case in ENDS], ids=[case[0] for case in ENDS])
 def test_any_end_of_a_query_works_each_time(shop_of, query):
-    """B6: the first time, the next time with a watermark, and when everything is read again."""
+    """The first time, the next time with a watermark, and when everything is read again."""
     shop = shop_of()
     shop.query(query)
     shop.insert(1, NOW - 3 * HOUR)
@@ -96,7 +96,7 @@ def test_any_end_of_a_query_works_each_time(shop_of, query):
 
 
 def test_casts_of_postgresql_work(shop_of):
-    """B6: `::` is no parameter."""
+    """`::` is no parameter."""
     shop = shop_of()
     if shop.is_postgres:
         shop.query("SELECT id::int, amount, country::text, label, at::timestamp FROM orders")
@@ -105,7 +105,7 @@ def test_casts_of_postgresql_work(shop_of):
 
 
 def test_a_row_committed_late_is_read_with_the_next_run(shop_of):
-    """C1: one second below the watermark, and by the daily reading of everything hours below it; nothing twice."""
+    """One second below the watermark, and by the daily reading of everything hours below it; nothing twice."""
     shop = shop_of()
     shop.insert(1, NOW - HOUR)
     shop.run()
@@ -120,7 +120,7 @@ def test_a_row_committed_late_is_read_with_the_next_run(shop_of):
 
 @pytest.mark.parametrize("time_type", ["timestamp", "date", "varchar(40)"])
 def test_a_row_of_the_future_does_not_end_the_reading(shop_of, time_type):
-    """C1: it is read and told, and the cursor stays behind the source's own now."""
+    """It is read and told, and the cursor stays behind the source's own now."""
     shop = shop_of(time_type)
     as_type = (lambda at: at.date().isoformat()) if time_type == "date" else (lambda at: at)
     as_type = (lambda at: at.isoformat(sep=" ")) if time_type.startswith("varchar") else as_type
@@ -135,7 +135,7 @@ def test_a_row_of_the_future_does_not_end_the_reading(shop_of, time_type):
 
 
 def test_an_old_cursor_in_the_future_is_mended(shop_of):
-    """C1: what older versions stored, in their form."""
+    """What older versions stored, in their form."""
     from pipeline_tasks.contracts import Attempt
 
     shop = shop_of()
@@ -153,7 +153,7 @@ def test_an_old_cursor_in_the_future_is_mended(shop_of):
 
 
 def test_a_clock_set_back_is_seen(shop_of, monkeypatch):
-    """C1: rows that come below the watermark because the database's clock was set back."""
+    """Rows that come below the watermark because the database's clock was set back."""
     from pipeline_tasks.ingest.sources import sql
 
     shop = shop_of()
@@ -167,7 +167,7 @@ def test_a_clock_set_back_is_seen(shop_of, monkeypatch):
 
 
 def test_texts_that_are_no_times_say_so_and_nothing_is_lost(shop_of):
-    """C1: 9 is after 10 as a text; the daily reading finds what that hides."""
+    """9 is after 10 as a text; the daily reading finds what that hides."""
     shop = shop_of("varchar(40)")
     shop.insert(1, "day 9")
     report = shop.run()
@@ -178,7 +178,7 @@ def test_texts_that_are_no_times_say_so_and_nothing_is_lost(shop_of):
 
 
 def test_numbers_are_read_from_the_greatest_on_and_daily_whole(shop_of):
-    """C1: an id that was taken earlier and committed later."""
+    """An id that was taken earlier and committed later."""
     shop = shop_of("int")
     shop.insert(1, 10)
     shop.run()
@@ -191,7 +191,7 @@ def test_numbers_are_read_from_the_greatest_on_and_daily_whole(shop_of):
 
 @pytest.mark.parametrize(("old", "new"), [("varchar(40)", "timestamp"), ("int", "timestamp"), ("timestamp", "int")])
 def test_a_changed_type_of_the_watermark_starts_over(shop_of, old, new):
-    """C1: told, and nothing is lost."""
+    """Told, and nothing is lost."""
     values = {"varchar(40)": "2026-01-01 10:00:00", "int": 5, "timestamp": NOW - HOUR}
     shop = shop_of(old)
     shop.insert(1, values[old])
@@ -206,7 +206,7 @@ def test_a_changed_type_of_the_watermark_starts_over(shop_of, old, new):
 
 
 def test_a_label_updated_in_the_database_is_a_new_version(shop_of):
-    """C2: SQL UPDATE, with its time and, found by the daily reading, without it."""
+    """SQL UPDATE, with its time and, found by the daily reading, without it."""
     from tests.reported.test_source_labels import decided
 
     shop = shop_of()
@@ -248,7 +248,7 @@ def test_hostile_values_of_a_database_refuse_their_rows(shop_of):
 
 
 def test_a_value_of_postgresql_that_python_cannot_hold_refuses_its_row(shop_of):
-    """B4 for SQL: the year 10000, infinity and 24:00 as content."""
+    """The year 10000, infinity and 24:00 as content."""
     shop = shop_of()
     if shop.is_postgres:
         shop.execute("ALTER TABLE orders ALTER country TYPE timestamp USING NULL")
@@ -266,7 +266,7 @@ def test_a_value_of_postgresql_that_python_cannot_hold_refuses_its_row(shop_of):
 @pytest.mark.parametrize("first", [True, False], ids=["C1-before-the-others", "C1-after-them"])
 @pytest.mark.parametrize("column", ["varchar(40)", "timestamp"])
 def test_one_value_without_an_order_refuses_its_row(shop_of, column, first):
-    """C1: one BLOB in the watermark column stopped the whole query. PostgreSQL holds no two types in a column."""
+    """One BLOB in the watermark column stopped the whole query. PostgreSQL holds no two types in a column."""
     shop = shop_of(column)
     good = [lambda: shop.insert(1, NOW - HOUR), lambda: shop.insert(2, NOW - HOUR)]
     bad = [] if shop.is_postgres else [lambda: shop.execute("INSERT INTO orders VALUES (9, 9, 'DE', 'yes', x'ff00')")]
@@ -284,7 +284,7 @@ def test_one_value_without_an_order_refuses_its_row(shop_of, column, first):
 
 @pytest.mark.parametrize("num_rows", [1, MAX_WITHOUT_ORDER + 1])
 def test_a_watermark_without_an_order_is_a_wrong_setting(shop_of, num_rows):
-    """C1: bytes have no order that both sides share. No row is in quarantine: the setting is wrong, not they."""
+    """Bytes have no order that both sides share. No row is in quarantine: the setting is wrong, not they."""
     shop = shop_of("varchar(40)")
     as_bytes = "convert_to(at, 'UTF8')" if shop.is_postgres else "CAST(at AS blob)"
     shop.query(f"SELECT id, amount, country, label, {as_bytes} AS at FROM orders")

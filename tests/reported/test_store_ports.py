@@ -1,4 +1,4 @@
-"""The object store as a stranger on the same machine sees it (source: row H3 of the tests from outside)."""
+"""The object store as a stranger on the same machine sees it."""
 
 import contextlib
 import itertools
@@ -76,7 +76,7 @@ def test_h3_the_ports_of_the_store_are_those_that_are_tried(running):
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_h3_no_port_but_s3_answers_plain_http(running, method):
-    """H3: `GET /dir/assign` handed out a signed permit, `/col/delete` deleted a bucket's objects."""
+    """`GET /dir/assign` handed out a signed permit, `/col/delete` deleted a bucket's objects."""
     _layout, _ports, closed = running
     with httpx.Client(timeout=5, trust_env=False) as client:
         for port, path in itertools.product(closed, PATHS):
@@ -105,7 +105,7 @@ def test_h3_no_port_but_s3_goes_on_without_the_stores_certificate(running, stran
 
 @pytest.mark.parametrize("method", METHODS)
 def test_h3_no_grpc_call_is_taken_without_the_stores_certificate(running, stranger, method):
-    """H3: ListEntries, CollectionDelete and the like were open to every local user."""
+    """ListEntries, CollectionDelete and the like were open to every local user."""
     import grpc
 
     layout, _ports, closed = running
@@ -216,7 +216,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_h2_the_key_that_label_studio_has_gives_no_order_and_reads_no_more_than_items(label_studios, order):
-    """H2: Label Studio had the key to the whole bucket, which its administrators and its database could use."""
+    """Label Studio had the key to the whole bucket, which its administrators and its database could use."""
     name, given = ORDERS[order]
     with pytest.raises(ClientError) as refused:
         getattr(label_studios, name)(Bucket="dethrone", **given)

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001  (texts in many scripts)
-"""E10: texts of scripts without spaces between words, tried on Chinese reviews: split on spaces 0.657, promoted."""
+"""Texts of scripts without spaces between words, tried on Chinese reviews: split on spaces 0.657, promoted."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ STACK = {
 }
 
 
-# D7: what a search chooses by
+# What a search chooses by
 
 
 def fit_as_told(recipe, data, plan, *, on_epoch=lambda _: None, **_):
@@ -95,7 +95,7 @@ def test_a_search_by_another_metric_is_another_training():
     assert dataclasses.replace(key, metric="macro_f1").digest != key.digest
 
 
-# G7: arguments that no caller had
+# Arguments that no caller had
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_offline_runs_are_uploaded_by_a_command(monkeypatch, capsys, waiting, sa
     assert capsys.readouterr().out.strip() == said
 
 
-# G2: a setting and advice that cannot be followed
+# A setting and advice that cannot be followed
 
 
 def test_a_project_that_sets_new_classes_loads_and_is_told(tmp_path, monkeypatch, capsys):

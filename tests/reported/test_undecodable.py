@@ -1,4 +1,4 @@
-"""What does not decode is known at ingest, with a way out for what older versions let in (reports B2 and G10).
+"""What does not decode is known at ingest, with a way out for what older versions let in.
 
 Source: README.md here.
 """
@@ -43,7 +43,7 @@ TABLE = {
 }
 
 
-# B2: what does not decode is known at ingest, and a way out for what older versions let in
+# What does not decode is known at ingest, and a way out for what older versions let in
 
 
 def row(value: object, index: int = 0) -> bytes:

@@ -132,7 +132,6 @@ def run_example(command: list[str], folder, **environment: str) -> str:
 @pytest.mark.integration
 @pytest.mark.slow
 def test_the_python_readme_runs_as_printed(gateway, tmp_path):
-    """E13."""
     (example,) = blocks("python", "python")
     source = str(ROOT / "clients" / "python" / "src")
     (tmp_path / "example.py").write_text(as_printed(gateway, tmp_path, example))
@@ -143,7 +142,7 @@ def test_the_python_readme_runs_as_printed(gateway, tmp_path):
 @pytest.mark.integration
 @pytest.mark.slow
 def test_the_typescript_readme_runs_as_printed(gateway, tmp_path):
-    """E13: it asked for `readFile` without importing it."""
+    """It asked for `readFile` without importing it."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip("node or npm is not installed")

@@ -209,7 +209,7 @@ def test_ten_kills_of_a_replica_under_load_fail_no_request(stack):
 
 @pytest.mark.parametrize("has_standby", [pytest.param(True, id="H6-standby"), pytest.param(False, id="H6-first")])
 def test_kills_of_the_only_champion_fail_no_request_and_the_log_says_who_answered(stack, has_standby):
-    """faults.md H6: requests failed until it was back. benchmarks/kills.py does it with real servers."""
+    """Requests failed until it was back. benchmarks/kills.py does it with real servers."""
     predecessor, champion = StubInference(version="P"), Replica()
     kept = RouteEntry("dP", "P", predecessor.url, 100)
     stack.route(kept)

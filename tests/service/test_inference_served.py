@@ -68,7 +68,7 @@ def test_the_worker_keeps_its_memory(served, client):
 
 
 def test_it_listens_on_its_own_port_and_takes_no_orders(served, tmp_path):
-    """faults.md H1: `bentoml serve` listened on two more, and ran what any user of the machine told it."""
+    """`bentoml serve` listened on two more, and ran what any user of the machine told it."""
     ports = listening(served.processes())
     for port in ports:
         order(port, mark=tmp_path / str(port))

@@ -3,6 +3,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "Makefile").read_text()
@@ -15,7 +16,21 @@ def targets():
 
 def test_help_lists_every_target():
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {line.split()[0] for line in listed.splitlines()} == targets()
+    assert {line.split()[0] for line in listed.splitlines() if line.startswith("  ")} == targets()
+
+
+def test_help_is_grouped():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    groups = [part.splitlines() for part in listed.strip().split("\n\n")]
+    assert len(groups) > 4
+    assert all(not head.startswith(" ") and targets for head, *targets in groups)
+
+
+def test_the_hooks_before_a_commit_run_the_tools_of_the_environment_and_fetch_nothing():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = {hook["id"]: hook["entry"].split()[0] for hook in repository["hooks"] if hook["language"] == "system"}
+    assert repository["repo"] == "local"
+    assert hooks == {"ruff": ".venv/bin/ruff", "ruff-format": ".venv/bin/ruff", "mypy": ".venv/bin/mypy"}
 
 
 def test_every_target_is_phony():
@@ -55,7 +70,6 @@ SEVERAL_BUILDS = re.compile(r"(torch|triton|(nvidia|cuda)-(?!ml-py=)[a-z0-9-]+)=
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_a_lock_has_the_hashes_of_all_but_what_comes_in_several_builds(path):
-    """Source: report H15."""
     found = requirements_of(path)
     assert [line for line, hashes in found.items() if bool(hashes) == bool(SEVERAL_BUILDS.fullmatch(line))] == []
     assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for hashes in found.values() for one in hashes)

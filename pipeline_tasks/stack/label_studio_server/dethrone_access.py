@@ -1,4 +1,4 @@
-"""What a labeler may do in Label Studio: open a project, take tasks, answer, change and withdraw own answers. Pure.
+"""Rights of a labeler in Label Studio: open a project, take tasks, answer, change and withdraw own answers. Pure.
 
 Label Studio's community edition gives every account every right. An account without the superuser's mark may do what
 stands here and nothing else: a route that a new version adds is closed until somebody has looked at it.
@@ -82,10 +82,10 @@ def may_filter(document: Any) -> bool:
     """Return whether filters and order, as the data manager has them in a body, tell nothing of others' answers."""
     try:
         filters = (document.get("filters") or {}).get("items") or []
-        names = [str(one["filter"]) for one in filters] + [str(one) for one in document.get("ordering") or []]
+        names = [str(entry["filter"]) for entry in filters] + [str(column) for column in document.get("ordering") or []]
     except (AttributeError, KeyError, TypeError):
         return False
-    return all(map(_is_open_column, names)) and not any(one.get("child_filter") for one in filters)
+    return all(map(_is_open_column, names)) and not any(entry.get("child_filter") for entry in filters)
 
 
 def _is_open_column(name: str) -> bool:
@@ -98,7 +98,7 @@ def own_answers(data: Any, user_id: int) -> Any:
     if isinstance(data, Mapping):
         return {key: "" if key == _ANSWERS_OF_ALL else own_answers(value, user_id) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [own_answers(one, user_id) for one in data if _is_open(one, user_id)]
+        return [own_answers(row, user_id) for row in data if _is_open(row, user_id)]
     return data
 
 
@@ -114,4 +114,4 @@ def shows(task_data: Any, address: str) -> bool:
     if isinstance(task_data, str):
         return address in task_data
     values = task_data.values() if isinstance(task_data, Mapping) else task_data if isinstance(task_data, list) else ()
-    return bool(address) and any(shows(one, address) for one in values)
+    return bool(address) and any(shows(value, address) for value in values)

@@ -50,10 +50,10 @@ def _accounts(request: Any) -> list[Any]:
     """Return the accounts that a view could take the request for: of the session, and of a token in its header."""
     accounts = [request.user] if request.user.is_authenticated else []
     try:
-        found = TokenAuthenticationPhaseout().authenticate(Request(request))
+        authenticated = TokenAuthenticationPhaseout().authenticate(Request(request))
     except APIException:
         return accounts  # the API refuses it by itself; a page goes by the session
-    return [*accounts, found[0]] if found else accounts
+    return [*accounts, authenticated[0]] if authenticated else accounts
 
 
 def _allowed(request: Any, route: str, keywords: Mapping[str, Any], user: Any) -> bool:
@@ -78,9 +78,9 @@ def _filters(request: Any, route: str) -> bool:
     except (ValueError, RecursionError):
         return False  # a form: the pages send none here
     view = sent.get("data") or {} if isinstance(sent, dict) else {}
-    if not all(access.may_filter(one) for one in (sent, view)):
+    if not all(access.may_filter(query) for query in (sent, view)):
         return False
-    if not all(access.may_query(one) for one in request.GET.getlist("query")):
+    if not all(access.may_query(query) for query in request.GET.getlist("query")):
         return False
     if request.method != "POST":
         return True

@@ -1,4 +1,4 @@
-"""Annotate on the fake Label Studio: every item once, whatever went wrong before (reliability B1, B2, B3, B11)."""
+"""Annotate on the fake Label Studio: every item once, whatever went wrong before."""
 
 import pytest
 

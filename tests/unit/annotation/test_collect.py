@@ -1,4 +1,4 @@
-"""Collect on the fake Label Studio (reliability B4, B6, B7, B8 and section 3.2)."""
+"""Collect on the fake Label Studio."""
 
 import datetime as dt
 

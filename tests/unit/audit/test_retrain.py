@@ -183,7 +183,9 @@ def test_metrics_beyond_the_tolerance_differ(lineage):
 def test_each_fact_of_the_origin_is_compared(lineage):
     ref = lineage.train_frozen()
     stored = artifact.read_manifest(lineage.store.get(f"{ref.object_key}/{artifact.MANIFEST_NAME}"))
-    now = reproduce.here(lock_hash="lock", code_revision=COMMIT, found=reproduce.recipe_as_recorded(stored.config))
+    now = reproduce.here(
+        lock_hash="lock", code_revision=COMMIT, recipe_code=reproduce.recipe_as_recorded(stored.config)
+    )
     assert reproduce.warnings_of(stored, now) == []
     for field in ("torch_version", "device", "precision", "cpu_capability"):
         other = dataclasses.replace(stored, origin=dataclasses.replace(stored.origin, **{field: "other"}))

@@ -50,7 +50,9 @@ ROUTE = {
     "created_at": NOW,
 }
 
-HASHED = [field.name for field in dataclasses.fields(ledger.Entry) if field.name != "signature"]  # which is made of it
+HASHED = [
+    field.name for field in dataclasses.fields(ledger.LedgerEntry) if field.name != "signature"
+]  # which is made of it
 
 
 HASHES = ["db22ebe4376c", "645b22c75e83", "75142b24cd5d", "6b9372cfadb8"]

@@ -8,7 +8,7 @@ import pytest
 from pipeline_tasks.audit import retrain
 from pipeline_tasks.cli import main
 from pipeline_tasks.orchestration import resources
-from pipeline_tasks.training.reproduce import Comparison, MetricPair
+from pipeline_tasks.training.reproduce import MetricPair, Reproduction
 from tests.lineage_case import Past, item_id
 
 
@@ -51,7 +51,7 @@ def test_the_exit_code_of_retrain_is_the_answer(past, monkeypatch, capsys, agree
 
     def compare(project, version, **arguments):
         asked.update(arguments, project=project, version=version)
-        return Comparison(agrees, 0.0, agrees, "a" * 64, "b" * 64, (MetricPair("accuracy", 0.5, 0.75),), ())
+        return Reproduction(agrees, 0.0, agrees, "a" * 64, "b" * 64, (MetricPair("accuracy", 0.5, 0.75),), ())
 
     monkeypatch.setattr(retrain, "retrain", compare)
     assert main.main(["retrain", past.version_of("m1")[:6], "--tolerance", "0.1"]) == code

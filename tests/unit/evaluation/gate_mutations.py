@@ -54,9 +54,9 @@ RULE_MUTATIONS = [
         "_recall_floor(policy, 0.0,",
         check.rule_holds_recall,
     ),
-    ("recall inverted", "if one.high < floor:", "if one.high > floor:", check.rule_holds_recall),
-    ("recall by the estimate", "if one.high < floor:", "if one.estimate < floor:", check.rule_holds_recall),
-    ("likely miss ignored", "elif one.shrunk < floor:", "elif False:", check.rule_holds_recall),
+    ("recall inverted", "if recall.high < floor:", "if recall.high > floor:", check.rule_holds_recall),
+    ("recall by the estimate", "if recall.high < floor:", "if recall.estimate < floor:", check.rule_holds_recall),
+    ("likely miss ignored", "elif recall.shrunk < floor:", "elif False:", check.rule_holds_recall),
     ("limits dropped", "    reasons += _check_limits(policy, evidence)\n", "", check.rule_holds_latency),
     ("epochs dropped", ", *_check_epochs(policy, evidence)]", "]", check.rule_keeps_what_forgets),
     ("newest epoch ignored", "and newest.gain.difference < 0:", "and False:", check.rule_asks_the_newest_epoch),
@@ -380,8 +380,8 @@ OTHER_MUTATIONS = [
     (
         "verdict",
         "one epoch not shown",
-        "for one in answers] if with_window else []",
-        "for one in answers[:1]] if with_window else []",
+        "for exam in answers] if with_window else []",
+        "for exam in answers[:1]] if with_window else []",
         check.verdict_looks_at_each_epoch,
     ),
     (
@@ -429,8 +429,8 @@ OTHER_MUTATIONS = [
     (
         "task",
         "answers swapped",
-        'contender_nc=found["contender"]',
-        'contender_nc=found["champion"]',
+        'contender_nc=kept_answers["contender"]',
+        'contender_nc=kept_answers["champion"]',
         check.task_gives_each_its_own_answers,
     ),
     (

@@ -45,7 +45,7 @@ def test_a_sure_gain_with_every_limit_held_is_promoted():
 @pytest.mark.parametrize(
     ("current", "previous", "limit_broken", "expected"),
     [
-        # The eight rows of E3: does it win now, is the old held, does it keep within the limits?
+        # Eight rows: does it win now, is the old held, does it keep within the limits?
         ("win", "held", False, ("promote", "GAIN_SHOWN")),
         ("win", "held", True, ("keep", "LATENCY_LIMIT")),
         ("win", "worse", False, ("keep", "EPOCH_WORSE")),

@@ -191,7 +191,7 @@ def only_marked(model):
 @pytest.mark.parametrize("place", [initializer, in_a_branch, in_a_function, sparse, only_marked])
 @pytest.mark.parametrize("location", ["weights.bin", "/etc/hostname", "../secret"])
 def test_h12_a_graph_that_reads_a_file_is_refused(tmp_path, monkeypatch, place, location):
-    """Source: report H12; onnx/onnx "external data" (path traversal, CVE-2022-25882 and CVE-2024-27318)."""
+    """Source: onnx/onnx "external data" (path traversal, CVE-2022-25882 and CVE-2024-27318)."""
     monkeypatch.chdir(tmp_path)
     secret = tmp_path / "weights.bin"
     secret.write_bytes(np.array([0.5, 0.25, 0.25], np.float32).tobytes())

@@ -7,7 +7,7 @@ from pipeline_tasks.catalog.monitoring import AuditedPrediction
 from pipeline_tasks.core.proportions import wilson_interval
 from pipeline_tasks.monitoring import drift
 from pipeline_tasks.monitoring.detector import ExamCount
-from pipeline_tasks.monitoring.drift import Histogram
+from pipeline_tasks.monitoring.drift import AnswerHistogram
 from pipeline_tasks.monitoring.quality import VersionQuality
 from pipeline_tasks.monitoring.quality import measure as measure_quality
 from pipeline_tasks.project.schema import Monitor
@@ -95,7 +95,7 @@ def test_without_audits_there_is_text_and_json_without_nan():
     assert found.as_json()["accuracy"] == {"estimate": None, "low": None, "high": None}
 
 
-def flat(count: int, *, confidence: float, label="cat") -> Histogram:
+def flat(count: int, *, confidence: float, label="cat") -> AnswerHistogram:
     return drift.histogram([(label, confidence)] * count)
 
 
@@ -103,7 +103,7 @@ def test_a_histogram_counts_tenths_and_labels():
     found = drift.histogram([("cat", 0.0), ("cat", 0.05), ("dog", 0.95), ("dog", 1.0)])
     assert found.confidence == (2, 0, 0, 0, 0, 0, 0, 0, 0, 2)
     assert found.labels == {"cat": 2, "dog": 2}
-    assert Histogram.from_json(found.as_json()) == found
+    assert AnswerHistogram.from_json(found.as_json()) == found
 
 
 def test_psi_is_zero_for_the_same_and_large_for_another():
@@ -148,7 +148,7 @@ def test_much_traffic_alone_is_no_drift():
     assert drift_of([traffic, traffic], exam=exam).state == "OK"
 
 
-def sample(random, *, size: int, num_classes: int) -> Histogram:
+def sample(random, *, size: int, num_classes: int) -> AnswerHistogram:
     labels = random.integers(0, num_classes, size)
     return drift.histogram(zip((f"c{one}" for one in labels), random.beta(5, 2, size), strict=True))
 
@@ -179,7 +179,7 @@ def test_half_of_the_classes_gone_is_drift():
     [(2, 49, "INSUFFICIENT_DATA"), (2, 50, "OK"), (20, 99, "INSUFFICIENT_DATA"), (20, 100, "OK")],
 )
 def test_small_exams_are_no_reference(num_classes, exam, state):
-    """D6: drift was said against an exam of 10 to 50 items though nothing moved."""
+    """Drift was said against an exam of 10 to 50 items though nothing moved."""
     found = drift.measure([flat(200, confidence=0.95)], exam=flat(exam, confidence=0.95), num_classes=num_classes)
     assert (found.state, found.num_needed) == (state, 5 * max(10, num_classes))
 

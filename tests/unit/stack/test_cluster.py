@@ -23,7 +23,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 PUBLISHED = {"gateway", "airflow-api-server", "label-studio"}
 DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*/Dockerfile"))
-OURS = {"dethrone-airflow:0.1.0", "dethrone-gateway:0.1.0", "dethrone-label-studio:0.1.0"}
+OURS = {"dethrone-airflow:0.2.0", "dethrone-gateway:0.2.0", "dethrone-label-studio:0.2.0"}
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_only_who_ships_can_reach_the_engine_and_it_reaches_what_it_started():
 
 
 def test_label_studio_and_models_have_no_neighbours_but_those_that_they_need():
-    """H2: in one network a container reaches every port of every other."""
+    """In one network a container reaches every port of every other."""
     beside = {
         network: {name for name, one in SERVICES.items() if network in (one.get("networks") or ["default"])}
         for network in COMPOSE["networks"]

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline_tasks.stack import outside
 from pipeline_tasks.stack.doctor import check_from_outside
-from pipeline_tasks.stack.outside import Answer, Listener, ask, open_to_all
+from pipeline_tasks.stack.outside import OpenPort, PortAnswer, ask, open_to_all
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def speaker(first=b"", answer=b"", *, wrap=None):
                     connection.sendall(answer)
 
     threading.Thread(target=serve, daemon=True).start()
-    yield Listener("x", "127.0.0.1", server.getsockname()[1])
+    yield OpenPort("x", "127.0.0.1", server.getsockname()[1])
     server.close()
 
 
@@ -58,7 +58,7 @@ def website(statuses, *, body=b"x"):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield Listener("x", "127.0.0.1", server.server_port)
+    yield OpenPort("x", "127.0.0.1", server.server_port)
     server.shutdown()
     server.server_close()
 
@@ -141,15 +141,15 @@ def test_a_database_is_closed_when_it_asks_for_a_password(said, protocol, wrong)
 def test_tls_that_asks_for_a_certificate_is_closed(certificate):
     with speaker(answer=OK, wrap=wrapper(certificate, mode=ssl.CERT_REQUIRED)) as listener:
         answer = ask(listener)
-    assert answer == Answer("TLS that asks for a certificate")
+    assert answer == PortAnswer("TLS that asks for a certificate")
     assert open_to_all("x", answer) == ""
 
 
 def test_tls_without_a_certificate_of_the_caller_is_looked_into(certificate):
     with speaker(answer=OK, wrap=wrapper(certificate, mode=ssl.CERT_NONE)) as listener:
         answer = ask(listener, paths=("/dir/status",))
-    assert answer == Answer("HTTPS", {}), "the same for every path"
-    assert open_to_all("x", Answer("HTTPS", {"/dir/status": 200})) == "hands out /dir/status"
+    assert answer == PortAnswer("HTTPS", {}), "the same for every path"
+    assert open_to_all("x", PortAnswer("HTTPS", {"/dir/status": 200})) == "hands out /dir/status"
 
 
 def test_each_path_is_tried_without_a_key():
@@ -165,7 +165,7 @@ def test_each_path_is_tried_without_a_key():
 
 def test_a_program_that_has_one_page_for_every_path_hands_out_none_of_them():
     with website(dict.fromkeys((*outside.PATHS, outside.NOWHERE), 200)) as listener:
-        assert ask(listener) == Answer("HTTP", {})
+        assert ask(listener) == PortAnswer("HTTP", {})
 
 
 def test_an_empty_page_hands_out_nothing():
@@ -176,7 +176,7 @@ def test_an_empty_page_hands_out_nothing():
 def test_a_port_that_is_gone_is_closed():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert ask(Listener("x", "127.0.0.1", port)) == Answer("closed")
+    assert ask(OpenPort("x", "127.0.0.1", port)) == PortAnswer("closed")
 
 
 def test_the_ports_and_sockets_of_a_process_are_found(tmp_path):
@@ -194,7 +194,7 @@ def test_the_ports_and_sockets_of_a_process_are_found(tmp_path):
     ) as child:
         port = int(child.stdout.readline())
         process = psutil.Process(child.pid)
-        assert outside.listeners([process]) == (Listener("gateway", "127.0.0.1", port),)
+        assert outside.listeners([process]) == (OpenPort("gateway", "127.0.0.1", port),)
         assert outside.sockets([process]) == (str(path),)
         child.kill()
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline_tasks.cli import stack_commands
 from pipeline_tasks.stack import doctor, outside_containers
-from pipeline_tasks.stack.outside import Answer, Listener
+from pipeline_tasks.stack.outside import OpenPort, PortAnswer
 
 
 def listening(*ports):
@@ -34,15 +34,15 @@ def test_an_address_that_says_not_even_no_is_left_after_the_first_ports(monkeypa
 
 def test_every_port_of_a_service_is_asked(monkeypatch):
     monkeypatch.setattr(outside_containers, "open_ports", lambda _ip: [1, 2])
-    said = {1: Answer("closed"), 2: Answer("Redis")}
+    said = {1: PortAnswer("closed"), 2: PortAnswer("Redis")}
     monkeypatch.setattr(outside_containers, "ask", lambda listener: said[listener.port])
     assert outside_containers.findings({"redis": ("10.0.0.1",), "gone": ()}) == (
         2,
         ["redis on 10.0.0.1:2 speaks Redis with everybody"],
     )
     assert next(iter(outside_containers.seen({"redis": ("10.0.0.1",)}))) == (
-        Listener("redis", "10.0.0.1", 1),
-        Answer("closed"),
+        OpenPort("redis", "10.0.0.1", 1),
+        PortAnswer("closed"),
     )
 
 
@@ -55,7 +55,7 @@ def test_it_tells_what_it_sees_as_json(monkeypatch, capsys):
         outside_containers, "addresses", lambda names: {name: ("10.0.0.1",) for name in names if name == "mine"}
     )
     monkeypatch.setattr(outside_containers, "open_ports", lambda _ip: [3000])
-    monkeypatch.setattr(outside_containers, "ask", lambda _: Answer("HTTP", {"/": 404}))
+    monkeypatch.setattr(outside_containers, "ask", lambda _: PortAnswer("HTTP", {"/": 404}))
     monkeypatch.setattr(sys, "argv", ["beside", "mine"])
     assert outside_containers.main() == 0
     port = {"program": "mine", "ip": "10.0.0.1", "port": 3000, "protocol": "HTTP", "statuses": {"/": 404}}
