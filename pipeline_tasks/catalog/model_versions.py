@@ -49,6 +49,10 @@ class ModelRepository:
         """Return a project's model versions, oldest first."""
         return self._select(t.model_versions.c.project == project)
 
+    def newest(self, project: str) -> ModelRecord | None:
+        """Return a project's newest model version."""
+        return next(reversed(self.history(project)), None)
+
     def record(self, record: ModelRecord, *, fence: Fence) -> ModelRecord:
         """Write a model version; the first record of a training stays and is returned.
 

@@ -35,7 +35,7 @@ def validate(arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.annotation.people import labels_text
     from pipeline_tasks.evaluation.exam_planning import exam_text, exam_warnings
     from pipeline_tasks.ingest.source_check import check_sources
-    from pipeline_tasks.orchestration.exam_labels import catalog_there, label_lines
+    from pipeline_tasks.orchestration.project_notes import catalog_there, project_notes
     from pipeline_tasks.orchestration.rollout_warnings import rollout_warnings
     from pipeline_tasks.project.checks import deprecations
     from pipeline_tasks.project.loader import is_composed, load_composed, load_project, read_document
@@ -53,7 +53,7 @@ def validate(arguments: argparse.Namespace) -> Answer:
         check_with_label_studio(labeling_config(loaded), file=str(loaded.folder / "labeling.xml"))
     warnings += [*(text for checked in chosen for text in exam_warnings(checked.config)), *rollout_warnings(chosen)]
     catalog = catalog_there()
-    warnings += label_lines(chosen, catalog) if catalog is not None else []
+    warnings += project_notes(chosen, catalog) if catalog is not None else []
     valid = ""
     if name and not errors:
         config = chosen[0].config

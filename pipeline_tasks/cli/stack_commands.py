@@ -55,9 +55,9 @@ def status(_arguments: argparse.Namespace) -> Answer:
 
 def _projects(stack: StackStatus) -> list[str]:
     """Return a sentence for each project that waits for labelers, has one who is worse, or serves by another list."""
-    from pipeline_tasks.orchestration.exam_labels import status_lines
     from pipeline_tasks.orchestration.labeler_status import disagreeing_lines, missing_people_lines
     from pipeline_tasks.orchestration.privacy_status import privacy_lines
+    from pipeline_tasks.orchestration.project_notes import status_lines
 
     if not stack.running:
         return []

@@ -51,7 +51,7 @@ def ingest(parts: Resources, project: str, *, attempt: Attempt) -> Result:
     from pipeline_tasks.catalog.items import ItemRepository
     from pipeline_tasks.catalog.set_aside import SetAsideRepository
     from pipeline_tasks.ingest import task as ingest_task
-    from pipeline_tasks.orchestration.exam_labels import groups_line
+    from pipeline_tasks.orchestration.project_notes import groups_line
     from pipeline_tasks.validation import task as validation_task
 
     loaded = parts.project(project)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from pipeline_tasks.catalog.model_versions import ModelRepository
 from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import SHELL_RUN, Attempt
 from pipeline_tasks.errors import GateClosed, PipelineError
@@ -21,6 +22,7 @@ from pipeline_tasks.orchestration import entrypoints
 from pipeline_tasks.orchestration.concurrent_runs import close_run, train_alone
 from pipeline_tasks.orchestration.deploy import end_abandoned_rollout
 from pipeline_tasks.orchestration.evaluate import verdict_record
+from pipeline_tasks.orchestration.project_notes import unknown_values_line
 from pipeline_tasks.orchestration.resources import Resources, build_resources
 from pipeline_tasks.training.progress import duration
 
@@ -102,6 +104,7 @@ def figures_of(parts: Resources, project: str, *, verdict_id: str) -> dict[str, 
     document = read_verdict(parts.store, record)
     current = document["evidence"]["current"]
     head = ServingRepository(parts.database).head_route(project)
+    model = ModelRepository(parts.database).get(project, record.ref.contender_version)
     roles = [role for role in ("contender", "champion") if current[role] is not None]
     held = held_back(parts.database, parts.store, record)
     scores: dict[str, Any] = {metric: {role: current[role][metric] for role in roles} for metric in METRICS}
@@ -116,6 +119,7 @@ def figures_of(parts: Resources, project: str, *, verdict_id: str) -> dict[str, 
         "metric": document["question"]["policy"]["metric"],
         "verdict": record.ref.answer,
         "verdict_id": verdict_id,
+        "unknown_values": unknown_values_line(project, model),
         "headline": (held.said if held is not None else document)["decision"]["headline"],
         "serves": head.champion_version if head else None,
         "generation": head.generation if head else 0,
@@ -135,6 +139,7 @@ def closing_lines(project: str, outcome: Mapping[str, Any]) -> str:
     else:
         lines += [f"  {name}: {_scores(figures, metric)}" for metric, name in METRICS.items()]
     lines += _open_items(figures["labels"])
+    lines += [figures["unknown_values"]] if figures["unknown_values"] else []
     lines.append(f"Verdict {figures['verdict_id'][:12]}: {figures['headline']}")
     serves = f"{figures['serves']} (generation {figures['generation']})" if figures["serves"] else "nothing yet"
     lines.append(f"Serves now: {serves}. The report: `dethrone report {project} {figures['verdict_id'][:12]}`")

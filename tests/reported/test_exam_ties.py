@@ -16,7 +16,7 @@ from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.open_items import Bounds, label_evidence, note_labels
 from pipeline_tasks.monitoring import quality
 from pipeline_tasks.monitoring.page import render_window
-from pipeline_tasks.orchestration.exam_labels import imported_line
+from pipeline_tasks.orchestration.project_notes import imported_line
 from pipeline_tasks.project.schema import Labels, Monitor
 from pipeline_tasks.validation.task import open_exam
 from tests.fakes_labeling import FakeLabelStudio

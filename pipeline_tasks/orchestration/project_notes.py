@@ -1,4 +1,4 @@
-"""The labels of a project's exam, for `dethrone project validate` and `dethrone status`: by whom, and what waits."""
+"""Notes on a project's data for `dethrone project validate` and `dethrone status`: its exam, and unknown values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.model_versions import ModelRecord, ModelRepository
 from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.evaluation.exam_planning import few_groups
 from pipeline_tasks.evaluation.reasons import percent
 from pipeline_tasks.orchestration.resources import build_resources
 from pipeline_tasks.project.loader import load_projects
 from pipeline_tasks.project.schema import LoadedProject
+
+MAX_VALUES = 6
 
 
 def catalog_there() -> Database | None:
@@ -34,12 +37,13 @@ def catalog_there() -> Database | None:
     return parts.database
 
 
-def label_lines(projects: Sequence[LoadedProject], database: Database) -> list[str]:
-    """Return what is to be known of each project's exam: too few groups, labels that nobody looked at, and ties."""
+def project_notes(projects: Sequence[LoadedProject], database: Database) -> list[str]:
+    """Return what is to be known of each project: few groups, labels nobody looked at, ties, values not declared."""
     disputes, labels = DisputeRepository(database), LabelRepository(database)
     lines = [groups_line(project, ItemRepository(database)) for project in projects]
     lines += [imported_line(project, disputes.exam_decisions(project.name)) for project in projects]
     lines += [further_line(project, labels=labels) for project in projects]
+    lines += [unknown_values_line(project.name, ModelRepository(database).newest(project.name)) for project in projects]
     return [line for line in lines if line]
 
 
@@ -50,11 +54,26 @@ def groups_line(project: LoadedProject, items: ItemRepository) -> str:
     return few_groups(project.config, num_exam=num_exam, num_all=num_all, num_items=items.count(project.name))
 
 
+def unknown_values_line(project: str, newest: ModelRecord | None) -> str:
+    """Return which values of categories the newest training did not know, or ""; pure."""
+    unmatched = (newest.metrics.get("inputs") or {}).get("unmatched") if newest is not None else None
+    if not unmatched:
+        return ""
+    shown = [
+        f"{column} ({', '.join(f'{value} {count:,}' for value, count in list(counts.items())[:MAX_VALUES])})"
+        for column, counts in unmatched.items()
+    ]
+    return (
+        f"{project}: the newest training counted values as unknown that `columns` does not declare, with their rows: "
+        f"{'; '.join(shown)}. Add them to the `values` of the column in project.yaml, or mend the source."
+    )
+
+
 def status_lines() -> list[str]:
     """Return the same lines of all projects."""
     parts = build_resources()
     projects, _errors = load_projects(parts.settings.projects_dir)
-    return label_lines(projects, parts.database)
+    return project_notes(projects, parts.database)
 
 
 def imported_line(project: LoadedProject, counts: Mapping[tuple[bool, bool], int]) -> str:
