@@ -64,6 +64,7 @@ def test_an_import_whose_answer_is_lost_is_sent_once(failure, message):
     with pytest.raises(ServiceUnavailable, match=r"must answer POST /below/api/projects/7/import " + message):
         tool(server).import_tasks(7, [LabelingTask("a", {"text": "x"})])
     assert len(server.requests) == 1
+    assert server.requests[0].extensions["timeout"]["read"] == 120
 
 
 @pytest.mark.parametrize("status", [400, 408, 409, 422])
