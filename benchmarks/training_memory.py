@@ -41,7 +41,7 @@ def project() -> Any:
         "name": PROJECT,
         "modality": "tabular",
         "sources": [{"type": "table", "path": ".", "key_column": "id", "content_columns": [*numbers, "kind"]}],
-        "labels": {"classes": ["no", "yes"]},
+        "labels": {"classes": ["no", "yes"], "imported_in_exam": True},
         "recipe": {
             "name": "tabular_mlp",
             "params": {"numbers": numbers, "categories": {"kind": ["a", "b", "c"]}, "epochs": 1, "batch_size": 1024},

@@ -134,8 +134,8 @@ def differing_paths(stored: Any, again: Any, path: str = "") -> Iterator[str]:
             inner = f"{path}.{key}" if path else key
             yield from differing_paths(stored.get(key, _MISSING), again.get(key, _MISSING), inner)
     elif isinstance(stored, list) and isinstance(again, list) and len(stored) == len(again):
-        for number, (pair, other) in enumerate(zip(stored, again, strict=True)):
-            yield from differing_paths(pair, other, f"{path}[{number}]")
+        for number, (value, other) in enumerate(zip(stored, again, strict=True)):
+            yield from differing_paths(value, other, f"{path}[{number}]")
     elif stored != again:
         yield f"{path}: stored {_brief(stored)}, computed {_brief(again)}"
 

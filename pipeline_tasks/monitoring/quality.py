@@ -147,10 +147,10 @@ def _evidence(contents: Sequence[AuditedPrediction], *, bound: float, level: flo
     answers = [
         (answer.is_right, weight) for answer, weight in zip(ordered, _weights(ordered, share=share), strict=True)
     ]
-    largest = 0.0
-    for largest in detector.evidence(answers, bound=bound, level=level):  # noqa: B007  the last counts
+    last = 0.0
+    for last in detector.evidence(answers, bound=bound, level=level):  # noqa: B007  the last counts
         pass
-    return largest
+    return last
 
 
 def _judge(
