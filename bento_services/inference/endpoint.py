@@ -293,7 +293,8 @@ class OwnPaths:
     Only health is open to callers without the key.
 
     As a BentoML middleware it would stand behind those for metrics, spans and timers. When the application starts, it
-    therefore steps in front of the whole stack, unless `first` is false: then each request passes them all.
+    therefore steps in front of the whole stack, unless `first` is false: then each request passes them all, for 1.2
+    times its CPU (text, docs/benchmarks.md).
     """
 
     def __init__(self, app: ASGIApp, *, endpoint: Endpoint, first: bool = True) -> None:

@@ -56,7 +56,6 @@ class Inference:
             functools.partial(predict_rows, self._model),
             max_batch_size=self._tuning.max_batch_size,
             max_queue=self._tuning.max_queue,
-            linger_seconds=self._tuning.linger_seconds,
             lone_here=self._tuning.lone_here,
             observer=endpoint.metrics,
         )
