@@ -287,7 +287,7 @@ def _too_large(size: int, limit_bytes: int) -> InputError:
     )
 
 
-class OwnPaths:
+class PathRouter:
     """Answers the endpoint's paths, and leaves health and metrics to BentoML; there is nothing else.
 
     Only health is open to callers without the key.
@@ -320,7 +320,7 @@ class OwnPaths:
                 return
         elif kind == "lifespan" and self._first:
             outer = scope["app"]
-            outer.middleware_stack = OwnPaths(outer.middleware_stack, endpoint=self._endpoint, first=False)
+            outer.middleware_stack = PathRouter(outer.middleware_stack, endpoint=self._endpoint, first=False)
         await self._app(scope, receive, send)
 
 
