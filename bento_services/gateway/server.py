@@ -91,10 +91,10 @@ async def serve(host: str, port: int) -> None:
     """Take connections, load, answer; at SIGTERM answer what has come, then ship what the log holds."""
     app = LoadedLater()
     server = server_of(app, host, port)
-    loop = asyncio.get_running_loop()
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    serving = loop.create_task(server.serve())
+        loop.add_signal_handler(number, told.set)
+    serving, ending = loop.create_task(server.serve()), loop.create_task(told.wait())
     await asyncio.wait({serving}, timeout=LISTEN_SECONDS)
     from bento_services.gateway.service import Gateway
 
@@ -104,10 +104,12 @@ async def serve(host: str, port: int) -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     app.load(gateway.app)
-    while not server.interrupt_signal:
-        await asyncio.wait({serving}, timeout=0.5)
+    await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+    server.stop()  # type: ignore[no-untyped-call]
     await asyncio.wait({serving}, timeout=STOP_SECONDS)
     await gateway.close()
+    if not ending.done():
+        sys.exit("the HTTP server must run until it is told to end (it ended by itself).")
 
 
 def raise_file_limit() -> int:

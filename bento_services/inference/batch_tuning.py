@@ -1,4 +1,4 @@
-"""How many items go into one pass, and how long it may wait for them.
+"""How many items go into one pass, and how many may wait.
 
 Measured when a release is built, kept beside its model, read when it starts.
 """
@@ -24,8 +24,6 @@ QUEUE_SECONDS = 1.0
 MIN_QUEUE, MAX_QUEUE = 128, 4096
 # An item that takes no longer is predicted in the event loop when it is alone: nothing else is kept waiting by that.
 LONE_SECONDS = 0.005
-# The event loop's clock has milliseconds. A wait must bring a third of one, and a pass must not wait longer than two.
-LINGER_STEP_SECONDS, WORTH_LINGERING_SECONDS, MAX_LINGER_SECONDS = 0.001, 0.0003, 0.002
 
 
 class Predicts(Protocol):
@@ -45,7 +43,6 @@ class Tuning:
     max_batch_size: int = 16
     max_queue: int = 128
     seconds_by_size: Mapping[int, float] = dataclasses.field(default_factory=dict)
-    linger_seconds: float = 0.0  # how long a pass waits for those who were just answered
 
     @property
     def lone_here(self) -> bool:
@@ -93,18 +90,7 @@ def choose(seconds_by_size: Mapping[int, float], *, budget_seconds: float = LATE
     best = max(rates.values())
     size = min(size for size, rate in rates.items() if rate * WORTH_WAITING_FOR >= best)
     max_queue = min(max(int(rates[size] * QUEUE_SECONDS), MIN_QUEUE), MAX_QUEUE)
-    return Tuning(size, max_queue, dict(seconds_by_size), linger_seconds(seconds_by_size, size=size))
-
-
-def linger_seconds(seconds_by_size: Mapping[int, float], *, size: int) -> float:
-    """Return how long a pass of this size is worth waiting for: what it spares against two of half of it."""
-    half = seconds_by_size.get(size // 2)
-    if half is None or size not in seconds_by_size:
-        return 0.0
-    spared = 2 * half - seconds_by_size[size]
-    if spared < WORTH_LINGERING_SECONDS:
-        return 0.0
-    return min(max(round(spared, 3), LINGER_STEP_SECONDS), MAX_LINGER_SECONDS)
+    return Tuning(size, max_queue, dict(seconds_by_size))
 
 
 def save_tuning(tuning: Tuning, folder: Path) -> None:
@@ -122,13 +108,12 @@ def load_tuning(folder: Path, *, text: str | None = None) -> Tuning:
         document = json.loads((folder / TUNING_NAME).read_text() if text is None else text)
         size, queue = int(document["max_batch_size"]), int(document["max_queue"])
         times = {int(key): float(value) for key, value in document["seconds_by_size"].items()}
-        linger = float(document.get("linger_seconds", 0.0))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return Tuning()
     sizes_fit = 1 <= size <= 1024 and size <= queue <= 65_536
-    if document.get("format_version") != FORMAT_VERSION or not sizes_fit or not 0 <= linger <= MAX_LINGER_SECONDS:
+    if document.get("format_version") != FORMAT_VERSION or not sizes_fit:
         return Tuning()
-    return Tuning(size, queue, times, linger)
+    return Tuning(size, queue, times)
 
 
 def warm_sizes(max_batch_size: int) -> list[int]:

@@ -2,8 +2,7 @@
 
 In place of BentoML's adaptive batching, which (1.4.39, measured) keeps the wait of a past burst for lone requests,
 gives every request of a batch the context of the first, fails a batch as a whole, and sheds by the length of its queue.
-Here a batch leaves as soon as the model is free, with whatever waits; at most it waits a moment for callers who were
-just answered and usually come again (`batcher.py`), and never for anybody else.
+Here a batch leaves as soon as the model is free, with whatever waits, and never waits for anybody.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ class MicroBatcher(Generic[ItemT, RowT]):
     A request of several items goes into one pass, beside others; only one larger than a whole pass is cut, and its
     parts take turns with the other requests. A pass sees nothing of any request but its items. With `lone_here` an item
     that is alone is predicted in the event loop: handing it to the thread and back costs more than it spares, as long
-    as one item takes only milliseconds. `linger_seconds` is how long a pass may wait for those who were just answered.
+    as one item takes only milliseconds.
     """
 
     def __init__(
@@ -106,7 +105,6 @@ class MicroBatcher(Generic[ItemT, RowT]):
         *,
         max_batch_size: int,
         max_queue: int,
-        linger_seconds: float = 0.0,
         lone_here: bool = False,
         observer: Observer | None = None,
         monotonic: Callable[[], float] = time.monotonic,
@@ -117,11 +115,9 @@ class MicroBatcher(Generic[ItemT, RowT]):
         self._lone_here = lone_here
         self._observer: Observer = observer or NoObserver()
         self._monotonic = monotonic
-        self._company = ExpectedCallers(max_batch_size=max_batch_size, linger_seconds=linger_seconds)
         self._waiting: deque[_Job[ItemT, RowT]] = deque()
         self._num_waiting = 0
         self._busy = False
-        self._lingering: asyncio.TimerHandle | None = None
         self._started_at = 0.0
         self._pass_seconds = 0.0  # from a full pass to the next, lately
         self._was_full = False
@@ -163,10 +159,6 @@ class MicroBatcher(Generic[ItemT, RowT]):
             self._busy = True
             # Not at once: what else arrives in this turn of the loop goes along.
             loop.call_soon(self._start, context=self._context)
-        elif self._lingering is not None and self._company.is_complete(self._num_waiting):
-            self._lingering.cancel()
-            loop.call_soon(self._end_linger, context=self._context)
-            self._lingering = None
         return job.future
 
     def close(self) -> None:
@@ -194,19 +186,10 @@ class MicroBatcher(Generic[ItemT, RowT]):
             return error
 
     def _after_answers(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
-        """Start the next pass when the answers of the last have left, and perhaps those who got them are back."""
+        """Start the next pass when the answers of the last have left, and what came meanwhile is read."""
         if turns:
             loop.call_soon(self._after_answers, loop, turns - 1, context=self._context)
             return
-        seconds = self._company.linger(self._num_waiting)
-        if seconds:
-            self._lingering = loop.call_later(seconds, self._end_linger, context=self._context)
-        else:
-            self._start()
-
-    def _end_linger(self) -> None:
-        self._lingering = None
-        self._company.ended(self._num_waiting)
         self._start()
 
     def _start(self) -> None:
@@ -273,72 +256,24 @@ class MicroBatcher(Generic[ItemT, RowT]):
             self._pace(seconds)
         if not isinstance(answer, Exception) and len(answer) != expected:
             answer = ValueError(f"the model must answer {expected} rows (got {len(answer)}).")
-        position = num_answered = 0
+        position = 0
         for part in parts:
             size = len(part.items)
             rows = answer if isinstance(answer, Exception) else answer[position : position + size]
             part.job.model_seconds += seconds
-            num_answered += _settle(part.job, rows)
+            _settle(part.job, rows)
             position += size
-        self._company.answered(num_answered, num_waiting=self._num_waiting)
         if self._loop is not None:
             self._after_answers(self._loop, TURNS_BETWEEN)
 
 
-def _settle(job: _Job[ItemT, RowT], rows: Sequence[RowT] | Exception) -> int:
-    """Give a request its rows; return how many items it has, if all are answered now."""
+def _settle(job: _Job[ItemT, RowT], rows: Sequence[RowT] | Exception) -> None:
+    """Give a request its rows."""
     if job.future.done():
-        return 0
+        return
     if isinstance(rows, Exception):
         job.future.set_exception(rows)
-        return len(job.items)
+        return
     job.rows.extend(rows)
-    if len(job.rows) < len(job.items):
-        return 0
-    job.future.set_result(Done(job.rows, job.queue_seconds, job.model_seconds))
-    return len(job.items)
-
-
-MAX_SKIPPED = 64
-
-
-class ExpectedCallers:
-    """Number of items that are expected, and what became of the last expectations. Belongs to one batcher."""
-
-    def __init__(self, *, max_batch_size: int, linger_seconds: float) -> None:
-        self._max_batch_size = max_batch_size
-        self._linger_seconds = linger_seconds
-        self._expected = 0
-        self._left_waiting = 0
-        self._num_skipped = 0
-        self._to_skip = 0
-
-    def answered(self, num_items: int, *, num_waiting: int) -> None:
-        """Note that the callers of so many items were answered while so many others wait."""
-        self._left_waiting = num_waiting
-        self._expected = min(self._max_batch_size, num_waiting + num_items)
-
-    def is_complete(self, num_waiting: int) -> bool:
-        """Return whether all who are expected wait."""
-        return num_waiting >= self._expected
-
-    def linger(self, num_waiting: int) -> float:
-        """Return the seconds to wait for company: 0 where none is expected, or where it did not come of late.
-
-        A caller who is alone is never made to wait: only itself is expected.
-        """
-        if not self._linger_seconds or self._expected < 2 or num_waiting >= self._expected:
-            return 0.0
-        if self._to_skip:
-            self._to_skip -= 1
-            return 0.0
-        return self._linger_seconds
-
-    def ended(self, num_waiting: int) -> None:
-        """Note that the wait is over; where less than half came, more and more of the next passes do not wait."""
-        came, expected = num_waiting - self._left_waiting, self._expected - self._left_waiting
-        if 2 * came >= expected:
-            self._num_skipped = 0
-            return
-        self._num_skipped = min(max(1, 2 * self._num_skipped), MAX_SKIPPED)
-        self._to_skip = self._num_skipped
+    if len(job.rows) == len(job.items):
+        job.future.set_result(Done(job.rows, job.queue_seconds, job.model_seconds))

@@ -17,7 +17,7 @@ import bentoml
 from bento_services.inference.batch_tuning import load_tuning
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import check_device, key_digest, tracing, tuning_text
-from bento_services.inference.endpoint import Endpoint, OwnPaths, Serving
+from bento_services.inference.endpoint import Endpoint, PathRouter, Serving
 from bento_services.inference.isolated_prediction import predict_rows, probe
 from bento_services.inference.responses import Answers, Row
 from bento_services.inference.warmup import warm_through
@@ -56,7 +56,6 @@ class Inference:
             functools.partial(predict_rows, self._model),
             max_batch_size=self._tuning.max_batch_size,
             max_queue=self._tuning.max_queue,
-            linger_seconds=self._tuning.linger_seconds,
             lone_here=self._tuning.lone_here,
             observer=endpoint.metrics,
         )
@@ -102,7 +101,7 @@ class Inference:
         return bentoml_text + endpoint.metrics.render(gauges, info=info)
 
 
-Inference.add_asgi_middleware(OwnPaths, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
+Inference.add_asgi_middleware(PathRouter, endpoint=endpoint, first=not TRACING)  # type: ignore[attr-defined]
 
 
 def _model_dir() -> Path:

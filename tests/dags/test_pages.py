@@ -122,7 +122,7 @@ def status(site, address):
         from bento_services.gateway.api.app import build_app
 
         scope = {"type": "http", "path": parts.path, "method": "GET"}
-        *named, _catch_all = build_app().routes
+        *named, _catch_all = build_app(None).routes
         return 200 if any(route.matches(scope)[0] is Match.FULL for route in named) else 404
     if address.startswith(LABELS):
         return 200 if re.fullmatch(r"/projects/\d+/data", parts.path) else 404

@@ -46,7 +46,7 @@ def _victims(installation, demo):
 
 def _role(command):
     for name in (
-        "Gateway",
+        "gateway.server",
         "_bentoml_impl",
         "worker",
         "scheduler",

@@ -8,7 +8,7 @@ import threading
 import pytest
 import uvicorn
 
-from bento_services.inference.endpoint import OwnPaths
+from bento_services.inference.endpoint import PathRouter
 from tests.reported import wire
 from tests.service.bent_http import SMUGGLED, ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png, token_of
@@ -59,7 +59,7 @@ def running(request, bench):
         with wire.serving(bench.client.app, head_seconds=1.0) as port:
             yield Running(port, GATEWAY, png())
     else:
-        with as_bentoml_serves(OwnPaths(nothing_else, endpoint=endpoint_of(Doubles()))) as port:
+        with as_bentoml_serves(PathRouter(nothing_else, endpoint=endpoint_of(Doubles()))) as port:
             yield Running(port, INFERENCE, b"0.5")
 
 

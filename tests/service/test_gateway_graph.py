@@ -351,9 +351,7 @@ def test_two_real_services_answer_as_their_models_do_one_after_the_other_offline
         bench.follow(known)
         wire = Wire()
         bench.gateway.dispatcher = Dispatcher(wire)
-        app = build_app()
-        app.state.gateway = bench.gateway
-        with TestClient(app) as client:
+        with TestClient(build_app(bench.gateway)) as client:
             answers = [
                 client.post("/v1/projects/triage/predict", content=image, headers=bearer("stack")).json()
                 for image in images

@@ -8,7 +8,6 @@ from bento_services.inference.batch_tuning import (
     TUNING_NAME,
     Tuning,
     choose,
-    linger_seconds,
     load_tuning,
     measure,
     save_tuning,
@@ -75,8 +74,6 @@ def test_a_tuning_is_kept_beside_the_model(tmp_path):
         {"max_queue": None},
         {"format_version": 2},
         {"seconds_by_size": []},
-        {"linger_seconds": 0.5},
-        {"linger_seconds": None},
     ],
 )
 def test_a_missing_or_senseless_tuning_is_the_default(tmp_path, change):
@@ -93,28 +90,13 @@ def test_every_size_that_can_occur_is_warmed():
     assert warm_sizes(5) == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(
-    ("half", "whole", "seconds"),
-    [
-        (0.0062, 0.0117, 0.001),  # 0.7 ms are spared
-        (0.006, 0.0102, 0.002),
-        (0.05, 0.05, 0.002),  # much is spared, but nobody waits longer
-        (0.006, 0.0119, 0.0),
-        (0.006, 0.013, 0.0),
-    ],
-)
-def test_a_pass_waits_about_as_long_as_it_spares(half, whole, seconds):
-    assert linger_seconds({8: half, 16: whole}, size=16) == seconds
-
-
-def test_a_model_without_smaller_passes_does_not_wait():
-    assert linger_seconds({1: 0.1}, size=1) == linger_seconds({}, size=16) == 0.0
-
-
 @pytest.mark.parametrize(("times", "here"), [({1: 0.002}, True), ({1: 0.02}, False), ({}, False)])
 def test_a_lone_item_is_predicted_in_the_event_loop_only_where_it_is_quick(times, here):
     assert Tuning(seconds_by_size=times).lone_here is here
 
 
-def test_a_tuning_without_a_wait_is_read():
-    assert Tuning().linger_seconds == 0.0
+def test_a_tuning_of_an_earlier_version_is_read(tmp_path):
+    """It named how long a pass waits for those who come again."""
+    save_tuning(Tuning(8, 64, {8: 0.1}), tmp_path)
+    document = json.loads((tmp_path / TUNING_NAME).read_text()) | {"linger_seconds": 0.002}
+    assert load_tuning(tmp_path, text=json.dumps(document)) == Tuning(8, 64, {8: 0.1})

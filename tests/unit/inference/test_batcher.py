@@ -241,40 +241,6 @@ def test_a_defect_met_in_the_event_loop_reaches_its_caller_only():
     assert asyncio.run(one_after_another()) == [2]
 
 
-@pytest.mark.parametrize(("linger", "halves"), [(0.0, True), (0.05, False)])
-def test_callers_who_come_again_are_joined_in_one_pass(linger, halves):
-    sizes = []
-
-    def predict(batch):
-        sizes.append(len(batch))
-        time.sleep(0.002)
-        return list(batch)
-
-    async def two_halves():
-        under_test = batcher(predict, max_batch_size=16, linger_seconds=linger)
-
-        async def client(delay):
-            await asyncio.sleep(delay)
-            for _ in range(8):
-                await under_test.submit([0], deadline=NEVER)
-                await asyncio.sleep(0.0005)  # it is back after the next pass could have left
-
-        await asyncio.gather(*(client(0.001 * (number % 2)) for number in range(8)))
-
-    asyncio.run(two_halves())
-    assert (max(sizes[2:-2]) < 8) == halves
-
-
-def test_one_who_is_alone_never_waits_for_company():
-    async def alone():
-        under_test = batcher(list, linger_seconds=30.0)
-        for number in range(3):
-            await under_test.submit([number], deadline=NEVER)
-            await asyncio.sleep(0.001)
-
-    asyncio.run(asyncio.wait_for(alone(), 5))
-
-
 def test_who_could_not_be_answered_in_time_is_refused_at_once():
     now = [0.0]
 

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from bento_services.gateway.routing.inference_client import Failed, read_tensor_reply
 from bento_services.inference import endpoint as module
-from bento_services.inference.endpoint import Endpoint, OwnPaths, read_body
+from bento_services.inference.endpoint import Endpoint, PathRouter, read_body
 from bento_services.inference.request_decoding import BATCH, NPY, SAFETENSORS, join_batch, npy_bytes, read_safetensors
 from bento_services.inference.warmup import warm_through
 from pipeline_tasks.errors import InputError
@@ -261,7 +261,7 @@ class Beneath:
 @pytest.mark.parametrize("first", [True, False])
 def test_own_paths_are_answered_in_front_of_the_stack_and_others_left_to_it(first):
     beneath, sent = Beneath(), []
-    paths = OwnPaths(beneath, endpoint=endpoint_of(Doubles()), first=first)
+    paths = PathRouter(beneath, endpoint=endpoint_of(Doubles()), first=first)
 
     async def receive():
         return {"type": "http.request", "body": b"0.5", "more_body": False}
@@ -304,7 +304,7 @@ def test_all_but_health_asks_for_the_key(path, given, let_in):
     beneath, sent = Beneath(), []
     endpoint = endpoint_of(Doubles())
     endpoint.key_digest = hashlib.sha256(b"k1").digest()
-    paths = OwnPaths(beneath, endpoint=endpoint, first=False)
+    paths = PathRouter(beneath, endpoint=endpoint, first=False)
 
     async def receive():
         return {"type": "http.request", "body": b"0.5", "more_body": False}
