@@ -48,14 +48,13 @@ def build_release(parts: Resources, project: str, *, attempt: Attempt, verdict_i
     """
     loaded = parts.project(project)
     require_promotable(parts, loaded, verdict_id)
-    note_head(parts, project)
     model = _judged_model(parts, project, verdict_id)
     _require_same_lock(parts, project, model)
     scratch = parts.settings.scratch_dir / "release" / attempt.holder.replace("/", "_").replace(":", "_")
     target = target_of(parts, loaded)
     release_id = release_task.release_id_of(model, verdict_id=verdict_id, lock_hash=lock_hash())
     with _contender_removed(target, deployment_id_of(project, release_id)):
-        return release_task.release(
+        release = release_task.release(
             loaded,
             model,
             verdict_id=verdict_id,
@@ -71,6 +70,8 @@ def build_release(parts: Resources, project: str, *, attempt: Attempt, verdict_i
             now=utc_now(),
             scratch=scratch,
         )
+    note_head(parts, project)
+    return release
 
 
 def target_of(parts: Resources, loaded: LoadedProject) -> DeploymentTarget:
