@@ -21,7 +21,7 @@ from pipeline_tasks.core.ports import DeploymentTarget, ObjectStore
 from pipeline_tasks.deployment import release as release_task
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.deployment.bento_packager import BentoPackager
-from pipeline_tasks.deployment.canary import ROLLING, CanaryRollout, return_abandoned, roll_out
+from pipeline_tasks.deployment.canary import CanaryRollout, is_abandoned, return_abandoned, roll_out
 from pipeline_tasks.deployment.golden_requests import GoldenAnswer, golden_answers, tolerance_of
 from pipeline_tasks.deployment.route_plan import deployment_id_of
 from pipeline_tasks.deployment.route_settings import route_config
@@ -48,6 +48,7 @@ def build_release(parts: Resources, project: str, *, attempt: Attempt, verdict_i
     """
     loaded = parts.project(project)
     require_promotable(parts, loaded, verdict_id)
+    note_head(parts, project)
     model = _judged_model(parts, project, verdict_id)
     _require_same_lock(parts, project, model)
     scratch = parts.settings.scratch_dir / "release" / attempt.holder.replace("/", "_").replace(":", "_")
@@ -246,7 +247,7 @@ def end_abandoned_rollout(parts: Resources, project: str, *, attempt: Attempt) -
     """Return to the champion where a rollout of this run stands still because its task died for good."""
     serving = ServingRepository(parts.database)
     head = serving.head_record(project)
-    if head is None or head.action not in ROLLING:
+    if head is None or not is_abandoned(head, attempt):
         return  # as ever; the gateway need not be there
     loaded = parts.project(project)
     returned = return_abandoned(

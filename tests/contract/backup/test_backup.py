@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline_tasks.adapters import label_studio_database
+from pipeline_tasks.audit.signing_keys import TRUSTED_KEYS
 from pipeline_tasks.backup import catalog_copy, restore, snapshot
 from pipeline_tasks.backup.repository import Vault
 from pipeline_tasks.backup.verify import verify_backup
@@ -40,6 +41,7 @@ def files_of(folder):
 
 
 def test_everything_comes_back(save, target, installation):
+    Installation.write(installation.home / TRUSTED_KEYS, "public keys of before")
     report = save(check=True)
     restored = target.restore()
     assert rows_of(target.url) == rows_of(installation.environment["DETHRONE_CATALOG_URL"])
