@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline_tasks.core import crash_points
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 600
 _FORK = multiprocessing.get_context("fork")
 
 

@@ -35,7 +35,13 @@ class PostgresqlDump:
         """Write a dump into an empty database, whole or not at all."""
         self._run("pg_restore", "--no-owner", "--single-transaction", "--exit-on-error", "--dbname", self._url, path)
 
-    def _run(self, program: str, *arguments: str | Path) -> None:
+    def is_empty(self) -> bool:
+        """Return whether the database has no table."""
+        tables = "SELECT count(*) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        plain = ("--no-psqlrc", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1")
+        return self._run("psql", *plain, "--command", tables, "--dbname", self._url).strip() == "0"
+
+    def _run(self, program: str, *arguments: str | Path) -> str:
         try:
             done = subprocess.run(  # noqa: S603 - PostgreSQL's own program with our arguments
                 [program, *map(str, arguments)],
@@ -60,3 +66,4 @@ class PostgresqlDump:
                 f"{program} must end with 0 (got {done.returncode}: {done.stderr.strip()[-500:]}). "
                 "Check DETHRONE_LABEL_STUDIO_DATABASE_URL, and that an empty database of that name exists."
             )
+        return done.stdout

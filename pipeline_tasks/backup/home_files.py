@@ -13,7 +13,13 @@ from pipeline_tasks.contracts import sha256_of_file
 
 # What `up` cannot make again. Airflow's database holds nothing of ours, and the rest is a copy of what S3 holds.
 SECRETS, SPOOL = "secrets", "spool"
-SINGLE_FILES = ("stack.json", "installed_at", "serving/routes.json", "label-studio/first-start-done")
+SINGLE_FILES = (
+    "stack.json",
+    "installed_at",
+    "trusted_keys.pem",
+    "serving/routes.json",
+    "label-studio/first-start-done",
+)
 FOLDERS = ("label-studio/media", "wandb")
 DATABASES = ("label-studio/label_studio.sqlite3", "serving/predictions.db")
 LABEL_STUDIO_DUMP = "label-studio.dump"  # of PostgreSQL; not a file of the home

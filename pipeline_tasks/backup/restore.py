@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 
 from pipeline_tasks.adapters.label_studio_database import PostgresqlDump
 from pipeline_tasks.backup import catalog_copy, home_files, snapshot
+from pipeline_tasks.backup.home_files import LABEL_STUDIO_DUMP
 from pipeline_tasks.backup.repository import Blob, Vault
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.core.clock import utc_now
 from pipeline_tasks.core.crash_points import crash_point
-from pipeline_tasks.core.settings import RESTORING, load_settings
+from pipeline_tasks.core.settings import RESTORED, RESTORING, Settings, load_settings
 from pipeline_tasks.deployment.canary import ROLLING
 from pipeline_tasks.deployment.candidate_routes import give_back
 from pipeline_tasks.deployment.task import start_release
@@ -34,7 +35,9 @@ from pipeline_tasks.stack.local_s3 import running_s3
 from pipeline_tasks.stack.secrets import ensure_secret, write_private
 
 NUM_NAMED = 10
-CATALOG = "catalog"  # in the marker of a restore: its rows are written and proven
+# In the mark of a restore: all is written and proven (the lines after it are what broke), and then holds more than the
+# backup: a rollout is given back.
+CATALOG = "catalog"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,13 +80,15 @@ def save(folder: Path, *, with_secrets: bool, check: bool = False) -> snapshot.B
 def restore(
     folder: Path, *, name: str | None, home_dir: Path, projects_dir: Path, environment: Mapping[str, str]
 ) -> RestoreReport:
-    """Bring a backup back onto an empty machine and prove it; a restore that was cut short is begun again.
+    """Bring a backup back onto an empty machine and prove it; given again until `up`, it ends as if given once.
 
     Raises:
         ConfigError: the home folder, a project, the bucket or the catalog is not empty, or there is no such backup.
         DataCorrupt: the backup is not whole.
     """
     vault = Vault(folder.resolve())
+    if (home_dir / RESTORING).is_file():
+        name = name or _mark(home_dir)[0]  # not a newer one that was written meanwhile
     manifest = vault.manifest(name)
     name = name or vault.manifest_names()[-1]
     _require_outside(vault.folder, home_dir, projects_dir)
@@ -98,39 +103,34 @@ def restore(
     home_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not again:
         write_private(home_dir / RESTORING, f"{name}\n")
-    labeling_dump = files.pop(home_files.LABEL_STUDIO_DUMP, None)
-    home_files.put_back(vault, files, home_dir)
-    home_files.put_back(vault, projects, projects_dir)
-    crash_point("restore.files.after")
+    files.pop(LABEL_STUDIO_DUMP, None)  # not a file of the home
+    if CATALOG not in _mark(home_dir):
+        home_files.put_back(vault, files, home_dir)
+        home_files.put_back(vault, projects, projects_dir)
+        crash_point("restore.files.after")
     with _store_at_hand(home_dir, projects_dir=projects_dir, environment=environment):
         parts = build_resources(load_settings({**environment, "DETHRONE_PROJECTS": str(projects_dir)}))
-        parts.store.ensure_bucket()
-        snapshot.require_empty_store(parts.store, vault, manifest)
-        num_objects = snapshot.restore_objects(vault, manifest, store=parts.store)
-        crash_point("restore.objects.after")
-        num_rows = _restore_catalog(vault, manifest, parts, again=again)
-        crash_point("restore.catalog.recorded")
-        if labeling_dump is not None and home_files.LABEL_STUDIO_DUMP not in _marker(home_dir):
-            _restore_labeling(vault.path_of(labeling_dump.sha256), environment)
-            _mark_done(home_dir, home_files.LABEL_STUDIO_DUMP)
-        violations = _prove(parts, manifest)
-        _mark_done(home_dir, CATALOG)  # from here on it holds more than the backup
+        if CATALOG not in _mark(home_dir):
+            _write_back(vault, manifest, parts, again=again)
+            _mark_done(home_dir, CATALOG, *_prove(parts, manifest))
+        proven = _mark(home_dir)
         returned = _return_rollouts(parts, attempt=Attempt(f"restore__{name}", "restore"))
-        servers, to_start = _remember_servers(parts)
-        crash_point("restore.servers.after")
-        (home_dir / RESTORING).unlink()
-        crash_point("restore.end.after")
         for project in returned:
             note_head(parts, project)
+        servers, to_start = _remember_servers(parts)
+        crash_point("restore.servers.after")
+        if (home_dir / RESTORING).exists():
+            (home_dir / RESTORING).replace(home_dir / RESTORED)
+        crash_point("restore.end.after")
     return RestoreReport(
         name=name,
         created_at=str(manifest["created_at"]),
-        num_rows=num_rows,
+        num_rows=int(manifest["num_rows"]),
         num_files=len(files) + len(projects),
-        num_objects=num_objects,
+        num_objects=len(vault.json_lines(Blob(**manifest["objects"]))),
         servers=tuple(servers),
         to_start=tuple(to_start),
-        violations=tuple(violations),
+        violations=tuple(proven[proven.index(CATALOG) + 1 :]),
         returned=tuple(returned),
     )
 
@@ -144,11 +144,11 @@ def _require_outside(folder: Path, *others: Path) -> None:
 
 
 def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with_secrets: bool) -> bool:
-    """Return whether this goes on with a restore of the same backup; only its own secrets may be there before."""
-    if _marker(home_dir)[:1] == [name]:
+    """Return whether a restore of the same backup was here before; else only its own secrets may be there."""
+    if _mark(home_dir)[:1] == [name]:
         return True
     present = sorted(path.relative_to(home_dir).as_posix() for path in home_dir.rglob("*") if path.is_file())
-    found = [one for one in present if not one.startswith(f"{home_files.SECRETS}/")]
+    found = [one for one in present if not one.startswith((f"{home_files.SECRETS}/", f".{RESTORING}."))]
     found += home_files.differing(
         {one: blob for one, blob in files.items() if one.startswith(f"{home_files.SECRETS}/")}, home_dir
     )
@@ -165,14 +165,18 @@ def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with
     return False
 
 
-def _marker(home_dir: Path) -> list[str]:
-    """Return which backup is being restored here, then the steps that cannot be done twice and are done; or nothing."""
-    path = home_dir / RESTORING
-    return path.read_text().split() if path.is_file() else []
+def _mark(home_dir: Path) -> list[str]:
+    """Return which backup is or was restored here, then what is done of what cannot be done twice; or nothing.
+
+    `restored` stays until the installation is started: the restore may have been killed before it told its end.
+    """
+    paths = [home_dir / name for name in (RESTORING, RESTORED) if (home_dir / name).is_file()]
+    return paths[0].read_text().splitlines() if paths else []
 
 
-def _mark_done(home_dir: Path, step: str) -> None:
-    write_private(home_dir / RESTORING, "\n".join([*_marker(home_dir), step, ""]))
+def _mark_done(home_dir: Path, *lines: str) -> None:
+    known = dict.fromkeys([*_mark(home_dir), *lines])
+    write_private(home_dir / RESTORING, "".join(f"{line}\n" for line in known))
 
 
 def _store_at_hand(
@@ -186,14 +190,23 @@ def _store_at_hand(
     return running_s3(layout, projects_dir=projects_dir, environment=environment, bin_dir=bin_dir)
 
 
-def _restore_catalog(vault: Vault, manifest: Mapping[str, Any], parts: Resources, *, again: bool) -> int:
+def _write_back(vault: Vault, manifest: Mapping[str, Any], parts: Resources, *, again: bool) -> None:
+    """Write what lies outside of the home: objects, catalog, Label Studio's database."""
+    parts.store.ensure_bucket()
+    snapshot.require_empty_store(parts.store, vault, manifest)
+    snapshot.restore_objects(vault, manifest, store=parts.store)
+    crash_point("restore.objects.after")
+    _restore_catalog(vault, manifest, parts, again=again)
+    crash_point("restore.catalog.recorded")
+    if dump := snapshot.files_of(manifest, "home").get(LABEL_STUDIO_DUMP):
+        _restore_labeling(vault.path_of(dump.sha256), parts.settings)
+
+
+def _restore_catalog(vault: Vault, manifest: Mapping[str, Any], parts: Resources, *, again: bool) -> None:
     """Write the rows; one transaction, so a restore that was cut short left all of them or none."""
     url = parts.settings.catalog_url
-    if CATALOG in _marker(parts.settings.home):
-        return int(manifest["num_rows"])
-    if again and catalog_copy.num_rows(url) == manifest["num_rows"]:
-        return int(manifest["num_rows"])
-    return snapshot.restore_catalog(vault, manifest, catalog_url=url)
+    if not again or catalog_copy.num_rows(url) != manifest["num_rows"]:
+        snapshot.restore_catalog(vault, manifest, catalog_url=url)
 
 
 def _labeling_database(environment: Mapping[str, str]) -> PostgresqlDump | None:
@@ -202,14 +215,22 @@ def _labeling_database(environment: Mapping[str, str]) -> PostgresqlDump | None:
     return PostgresqlDump(url, environment=environment) if url else None
 
 
-def _restore_labeling(path: Path, environment: Mapping[str, str]) -> None:
-    database = _labeling_database(environment)
+def _restore_labeling(path: Path, settings: Settings) -> None:
+    """Write Label Studio's database; one transaction too, and that it was empty before is in the mark."""
+    database = _labeling_database(settings.environment)
     if database is None:
         raise ConfigError(
             "DETHRONE_LABEL_STUDIO_DATABASE_URL must be set (got nothing): in this backup Label Studio is on "
             "PostgreSQL. Name an empty database and restore again."
         )
-    database.load(path)
+    if database.is_empty():
+        _mark_done(settings.home, LABEL_STUDIO_DUMP)
+        database.load(path)
+    elif LABEL_STUDIO_DUMP not in _mark(settings.home):
+        raise ConfigError(
+            "Label Studio's database must be empty (got one with tables). Name a new one: "
+            "DETHRONE_LABEL_STUDIO_DATABASE_URL."
+        )
 
 
 def _prove(parts: Resources, manifest: Mapping[str, Any]) -> list[str]:
@@ -227,11 +248,15 @@ def _return_rollouts(parts: Resources, *, attempt: Attempt) -> list[str]:
     serving, returned = ServingRepository(parts.database), []
     for project in LedgerRepository(parts.database).projects():
         record = serving.head_record(project)
-        if record is not None and record.action in ROLLING:
+        if record is None:
+            continue
+        if record.action in ROLLING:
             fence = parts.fence(project, "ship", attempt)
             why = "the installation was restored from a backup"
             give_back(record, serving=serving, attempt=attempt, fence=fence, why=why, now=utc_now())
-            returned.append(project)
+        elif record.attempt != attempt.holder:  # else by this restore before it was killed
+            continue
+        returned.append(project)
     return returned
 
 

@@ -232,6 +232,14 @@ class DatasetRepository:
             raise ConfigError(f"snapshot_id must be a snapshot of {project} (got {snapshot_id!r}). See the train runs.")
         return snapshot
 
+    def parent_snapshot(self, project: str, snapshot_id: str) -> str | None:
+        """Return the id of the snapshot before this one, or None for the first."""
+        table = t.snapshots.c
+        query = sa.select(table.parent_id).where(table.project == project, table.snapshot_id == snapshot_id)
+        with self._database.read() as connection:
+            parent: str | None = connection.execute(query).scalar_one()
+        return parent
+
     def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
         """Return rows per class of a snapshot."""
         where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)

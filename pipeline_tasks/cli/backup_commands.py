@@ -47,9 +47,10 @@ def upgrade(_arguments: argparse.Namespace) -> str:
     """Run the missing migrations, register the stack's own keys, and prove a store that is set by the environment."""
     from pipeline_tasks.catalog import migrate
     from pipeline_tasks.orchestration.resources import build_resources
-    from pipeline_tasks.stack.bring_up import issue_stack_keys
+    from pipeline_tasks.stack.bring_up import issue_stack_keys, require_whole
 
     environment = process_environment()
+    require_whole(home_from(environment))
     url = catalog_url(environment)
     revision = migrate.upgrade(url)
     issue_stack_keys(home_from(environment), url=url)

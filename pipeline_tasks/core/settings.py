@@ -24,6 +24,7 @@ from pipeline_tasks.errors import ConfigError
 
 INSTALLED_AT = "installed_at"
 RESTORING = "restore-in-progress"  # a home that holds this is not whole
+RESTORED = "restored"  # one that holds this is whole and was not started since
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

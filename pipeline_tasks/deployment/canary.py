@@ -273,6 +273,13 @@ def _commit(
     )
 
 
+def is_abandoned(record: RouteRecord, attempt: Attempt) -> bool:
+    """Tell a rollout of this run, or its end by a try of this task that was killed before it was settled."""
+    if record.action in ROLLING:
+        return record.attempt.startswith(f"{attempt.run_id}/")
+    return record.attempt.startswith(f"{attempt.run_id}/{attempt.task}/")
+
+
 def return_abandoned(
     project: LoadedProject,
     *,
@@ -288,16 +295,12 @@ def return_abandoned(
     `fence` is taken only then: the rollout of another run goes on.
     """
     record = serving.head_record(project.name)
-    if record is None or record.action not in ROLLING or not record.attempt.startswith(f"{attempt.run_id}/"):
+    if record is None or not is_abandoned(record, attempt):
         return None
-    route = give_back(
-        record,
-        serving=serving,
-        attempt=attempt,
-        fence=fence(),
-        why="the rollout's task ended without a decision",
-        now=now,
-    )
+    route = record.route
+    if record.action in ROLLING:
+        why = "the rollout's task ended without a decision"
+        route = give_back(record, serving=serving, attempt=attempt, fence=fence(), why=why, now=now)
     settle(project, serving=serving, target=target, gateway=gateway)
     return route
 

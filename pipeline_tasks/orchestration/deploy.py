@@ -20,7 +20,7 @@ from pipeline_tasks.core.ports import DeploymentTarget, ObjectStore
 from pipeline_tasks.deployment import release as release_task
 from pipeline_tasks.deployment import task as deployment_task
 from pipeline_tasks.deployment.bento_packager import BentoPackager
-from pipeline_tasks.deployment.canary import ROLLING, CanaryRollout, return_abandoned, roll_out
+from pipeline_tasks.deployment.canary import CanaryRollout, is_abandoned, return_abandoned, roll_out
 from pipeline_tasks.deployment.golden_requests import GoldenAnswer, as_asked, golden_answers, spread_over, tolerance_of
 from pipeline_tasks.deployment.route_plan import deployment_id_of
 from pipeline_tasks.deployment.route_settings import route_config
@@ -52,7 +52,7 @@ def build_release(parts: Resources, project: str, *, attempt: Attempt, verdict_i
     target = target_of(parts, loaded)
     release_id = release_task.release_id_of(model, verdict_id=verdict_id, lock_hash=lock_hash())
     with release_task.contender_removed(target, deployment_id_of(project, release_id)):
-        return release_task.release(
+        release = release_task.release(
             loaded,
             model,
             verdict_id=verdict_id,
@@ -68,6 +68,8 @@ def build_release(parts: Resources, project: str, *, attempt: Attempt, verdict_i
             now=utc_now(),
             scratch=scratch,
         )
+    note_head(parts, project)
+    return release
 
 
 def target_of(parts: Resources, loaded: LoadedProject) -> DeploymentTarget:
@@ -204,7 +206,7 @@ def end_abandoned_rollout(parts: Resources, project: str, *, attempt: Attempt) -
     """Return to the champion where a rollout of this run stands still because its task died for good."""
     serving = ServingRepository(parts.database)
     head = serving.head_record(project)
-    if head is None or head.action not in ROLLING:
+    if head is None or not is_abandoned(head, attempt):
         return  # as ever; the gateway need not be there
     loaded = parts.project(project)
     returned = return_abandoned(

@@ -22,9 +22,9 @@ def note_head(parts: Resources, project: str) -> None:
 
     What is there already stays the same.
 
-    To be called after every verdict, approval and route, and by the monitor. One that a crash or a store that is away
-    left out is covered by the next: its hash follows from those before it. `dethrone verify` compares, and names the
-    entries that are still to be noted.
+    To be called after every verdict, approval, release and route, and by the monitor. One that a crash or a store that
+    is away left out is covered by the next: its hash follows from those before it. `dethrone verify` compares, and
+    names the entries that are still to be noted.
     """
     repository = LedgerRepository(parts.database)
     entries = [entry for entry in map(repository.head, dict.fromkeys((project, EVERY_PROJECT))) if entry is not None]

@@ -12,7 +12,7 @@ from pipeline_tasks.catalog.routes import EVERY_PROJECT, ServingRepository
 from pipeline_tasks.catalog.signatures import parse_key
 from pipeline_tasks.core.atomic_files import replace_file
 from pipeline_tasks.core.clock import utc_now
-from pipeline_tasks.core.settings import INSTALLED_AT, RESTORING, catalog_url
+from pipeline_tasks.core.settings import INSTALLED_AT, RESTORED, RESTORING, catalog_url
 from pipeline_tasks.deployment.route_plan import unrouted
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.stack import lifecycle
@@ -45,10 +45,7 @@ def start_stack(
 
 def _start(home: Path, *, projects_dir: Path, environment: Mapping[str, str], on_event: OnEvent) -> UpReport:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if (home / RESTORING).exists():
-        raise ConfigError(
-            f"{home} must be whole (got a restore that was cut short). Give the same `dethrone restore` again."
-        )
+    require_whole(home)
     url = catalog_url({**environment, "DETHRONE_HOME": str(home)})
     _remember_start(home)
     migrate.upgrade(url)
@@ -57,6 +54,19 @@ def _start(home: Path, *, projects_dir: Path, environment: Mapping[str, str], on
     for deployment_id in forget_unrouted(ProcessTarget(home), ServingRepository(Database(create_engine(url)))):
         on_event(Event(deployment_id, "note", "not started again: no route names it, so what started it was cut short"))
     return lifecycle.up(home, projects_dir=projects_dir, environment=environment, on_event=on_event)
+
+
+def require_whole(home: Path) -> None:
+    """Refuse a home that a restore has left half; from here on a restored one is as any other.
+
+    Raises:
+        ConfigError: a restore of this home was cut short.
+    """
+    if (home / RESTORING).exists():
+        raise ConfigError(
+            f"{home} must be whole (got a restore that was cut short). Give the same `dethrone restore` again."
+        )
+    (home / RESTORED).unlink(missing_ok=True)
 
 
 def forget_unrouted(target: ProcessTarget, serving: ServingRepository) -> list[str]:

@@ -224,8 +224,11 @@ def _is_one_of(column: pa.ChunkedArray, values: Collection[str]) -> pa.ChunkedAr
 
 
 def _reference(datasets: DatasetRepository, project: str, *, snapshot_id: str) -> str | None:
+    """Return the snapshot before this one, which an attempt that was killed since may have recorded."""
     head = datasets.head_snapshot(project)
-    return None if head is None or head.snapshot_id == snapshot_id else head.snapshot_id
+    if head is not None and head.snapshot_id == snapshot_id:
+        return datasets.parent_snapshot(project, snapshot_id)
+    return None if head is None else head.snapshot_id
 
 
 def _with_own_rules(suite: Suite, project: LoadedProject) -> Suite:

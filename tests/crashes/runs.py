@@ -1,4 +1,8 @@
-"""Runs of a journey, each step in a process of its own: undisturbed, or with a kill in each step."""
+"""Runs of a journey, each step in a process of its own: undisturbed, or with a kill in each step.
+
+The undisturbed run keeps a copy of the installation before each step. So a step can be killed at each of its points
+without living through the ones before it again.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import dataclasses
 import datetime as dt
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +22,35 @@ from tests.crashes.state import state_of, violations_of
 from tests.crashes.world import NOW, World, be_at, make_world
 
 # What the children would each import anew.
-HEAVY = ("great_expectations", "torch", "pyarrow.parquet", "pandas", "scipy.stats", "data_checks.runner")
+HEAVY = (
+    "great_expectations",
+    "torch._dynamo",
+    "torch.onnx",
+    "onnxscript",
+    "onnxruntime.quantization",
+    "pyarrow.parquet",
+    "pyarrow.dataset",
+    "pandas",
+    "scipy.stats",
+    "safetensors.torch",
+    "label_studio_sdk.label_interface",
+    "data_checks.runner",
+)
+PLACE = "one place"  # a name of its own in each path: it must be written nowhere
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Calm:
-    """The undisturbed run: the points of each step, in order, and what the installation is after each step."""
+    """The undisturbed run: the points of each step, in order, and what the installation is before and after each."""
 
-    points: Mapping[str, Sequence[str]]
-    states: Mapping[str, dict[str, Any]]
-    violations: Mapping[str, list[str]]
+    folder: Path
+    points: dict[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    states: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    violations: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
-    @property
-    def num_rounds(self) -> int:
-        """How many disturbed runs it takes until every step was killed at each of its points."""
-        return max(map(len, self.points.values()))
+    def before(self, index: int) -> Path:
+        """Return the copy of the installation before a step that is killed."""
+        return self.folder / "before" / str(index)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,43 +63,43 @@ class Left:
     violations: list[str]
 
 
-Choose = Callable[[int, Sequence[str]], str | None]
-
-
 def calm_run(folder: Path) -> Calm:
     """Run once to the end."""
     import_heavy()
-    make_world(folder)
-    calm = Calm({}, {}, {})
+    calm, place = Calm(folder), folder / PLACE
+    make_world(place)
     for index, step in enumerate(LOOP):
-        passed = crash.points_passed(perform, folder, index, 1)
+        if step.is_killed:
+            shutil.copytree(place, calm.before(index))
+        passed = crash.points_passed(perform, place, index, 1)
         calm.points[step.name] = passed if step.is_killed else ()
-        calm.states[step.name], calm.violations[step.name] = look(folder, index)
+        calm.states[step.name], calm.violations[step.name] = look(place, index)
     return calm
 
 
-def nth(number: int) -> Choose:
-    """Choose the `number`-th point of each step."""
-    return lambda _index, points: points[number] if number < len(points) else None
+def killed_step(calm: Calm, index: int) -> Iterator[Left]:
+    """Kill one step at each of its points and run it again, each time from what was before it."""
+    place = calm.folder / PLACE
+    for point in calm.points[LOOP[index].name]:
+        shutil.rmtree(place)
+        shutil.copytree(calm.before(index), place)
+        yield _kill_and_retry(place, index, point)
 
 
-def spread(index: int, points: Sequence[str]) -> str | None:
-    """Choose one point of each step, each time another moment of it."""
-    return points[index % len(points)] if points else None
-
-
-def disturbed_run(folder: Path, calm: Calm, *, choose: Choose) -> Iterator[Left]:
-    """Run to the end with a kill in each step for which a point is chosen, and yield what each left after its retry."""
-    import_heavy()
+def disturbed_run(folder: Path, calm: Calm) -> Iterator[Left]:
+    """Run to the end with a kill in each step, each time at another of its points, and yield what each left."""
     make_world(folder)
     for index, step in enumerate(LOOP):
-        point = choose(index, calm.points[step.name])
-        if point is None:
+        if points := calm.points[step.name]:
+            yield _kill_and_retry(folder, index, points[index % len(points)])
+        else:
             crash.run_in_child(perform, folder, index, 1)
-            continue
-        crash.crash_at(point, perform, folder, index, 1)
-        crash.run_in_child(perform, folder, index, 2)
-        yield Left(step.name, point, *look(folder, index))
+
+
+def _kill_and_retry(folder: Path, index: int, point: str) -> Left:
+    crash.crash_at(point, perform, folder, index, 1)
+    crash.run_in_child(perform, folder, index, 2)
+    return Left(LOOP[index].name, point, *look(folder, index))
 
 
 def perform(folder: Path, index: int, number: int) -> None:

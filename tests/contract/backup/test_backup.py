@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline_tasks.adapters import label_studio_database
+from pipeline_tasks.audit.signing_keys import TRUSTED_KEYS
 from pipeline_tasks.backup import catalog_copy, restore, snapshot
 from pipeline_tasks.backup.repository import Vault
 from pipeline_tasks.backup.verify import verify_backup
@@ -18,7 +19,7 @@ from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.signatures import new_key, parse_key
-from pipeline_tasks.core.settings import RESTORING, catalog_url
+from pipeline_tasks.core.settings import RESTORED, RESTORING, catalog_url
 from pipeline_tasks.errors import ConfigError, DataCorrupt, PermanentError
 from pipeline_tasks.stack import bring_up, lifecycle
 from tests.backup_case import REST, Installation
@@ -40,6 +41,7 @@ def files_of(folder):
 
 
 def test_everything_comes_back(save, target, installation):
+    Installation.write(installation.home / TRUSTED_KEYS, "public keys of before")
     report = save(check=True)
     restored = target.restore()
     assert rows_of(target.url) == rows_of(installation.environment["DETHRONE_CATALOG_URL"])
@@ -47,9 +49,10 @@ def test_everything_comes_back(save, target, installation):
     assert target.store.objects == installation.store.objects
     assert restored.num_objects == len(target.store.objects) > 0
     assert files_of(target.projects) == files_of(installation.projects)
+    assert (target.home / RESTORED).read_text().split()[0] == report.name
     assert {path: data for path, data in files_of(target.home).items() if not path.endswith((".sqlite3", ".db"))} == {
         path: data for path, data in files_of(installation.home).items() if not path.endswith((".sqlite3", ".db"))
-    }
+    } | {RESTORED: (target.home / RESTORED).read_bytes()}
     for name in ("label-studio/label_studio.sqlite3", "serving/predictions.db"):
         with sqlite3.connect(target.home / name) as connection:
             assert connection.execute("SELECT id FROM waiting").fetchall() == [("p1",)]
@@ -267,37 +270,62 @@ def test_an_object_that_is_removed_meanwhile_does_not_break_the_backup(save, tar
 class Programs:
     """PostgreSQL's programs, as far as a restore sees them: a second pg_restore finds tables."""
 
-    def __init__(self, monkeypatch):
-        self.calls, self.filled = [], False
+    def __init__(self, monkeypatch, *, num_tables=0):
+        self.calls, self.num_tables, self.dies = [], num_tables, False
         monkeypatch.setattr(label_studio_database.subprocess, "run", self)
 
     def __call__(self, command, *, env, **_):
         self.calls.append((command, env))
+        if command[0] == "psql":
+            return subprocess.CompletedProcess(command, 0, f"{self.num_tables}\n", "")
         if command[0] == "pg_dump":
             Path(next(one for one in command if one.startswith("--file="))[7:]).write_text("dump")
             return subprocess.CompletedProcess(command, 0, "", "")
-        failed, self.filled = self.filled, True
+        failed, self.num_tables = bool(self.num_tables), 30
+        if self.dies:
+            raise KeyboardInterrupt
         return subprocess.CompletedProcess(command, int(failed), "", "relation exists" if failed else "")
 
+    @property
+    def names(self):
+        return [command[0] for command, _env in self.calls]
 
+
+LABEL_STUDIO = {"DETHRONE_LABEL_STUDIO_DATABASE_URL": "postgresql://ls:p%40ss@db:5433/labels?sslmode=require"}
+
+
+@pytest.mark.parametrize("moment", ["written", "proven"])
 def test_label_studio_on_postgresql_comes_back_once_and_its_password_is_on_no_command_line(
-    save, target, installation, monkeypatch
+    save, target, installation, monkeypatch, moment
 ):
+    """Also when the restore is killed between the end of pg_restore and its next mark."""
     programs = Programs(monkeypatch)
-    given = {"DETHRONE_LABEL_STUDIO_DATABASE_URL": "postgresql://ls:p%40ss@db:5433/labels?sslmode=require"}
-    installation.environment |= given
+    installation.environment |= LABEL_STUDIO
     save()
-    places = {"DETHRONE_CATALOG_URL": target.url, "DETHRONE_HOME": str(target.home)}
+    environment = REST | {"DETHRONE_CATALOG_URL": target.url, "DETHRONE_HOME": str(target.home)} | LABEL_STUDIO
     with monkeypatch.context() as patch:
-        patch.setattr(restore, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        if moment == "proven":
+            patch.setattr(restore, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(programs, "dies", moment == "written")
         with pytest.raises(KeyboardInterrupt):
-            target.restore(environment=REST | places | given)
-    target.restore(environment=REST | places | given)
-    assert [command[0] for command, _env in programs.calls] == ["pg_dump", "pg_restore"]
+            target.restore(environment=environment)
+    target.restore(environment=environment)
+    assert programs.names == ["pg_dump", "psql", "pg_restore", "psql"]
     for command, env in programs.calls:
         assert "postgresql://ls@db:5433/labels?sslmode=require" in command
         assert "ss@" not in " ".join(command).replace("ls@", "")
         assert env["PGPASSWORD"] == "p@ss"
+
+
+def test_a_label_studio_database_that_is_not_empty_is_refused_each_time(save, target, installation, monkeypatch):
+    programs = Programs(monkeypatch, num_tables=3)
+    installation.environment |= LABEL_STUDIO
+    save()
+    environment = REST | {"DETHRONE_CATALOG_URL": target.url, "DETHRONE_HOME": str(target.home)} | LABEL_STUDIO
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="Label Studio's database must be empty"):
+            target.restore(environment=environment)
+    assert "pg_restore" not in programs.names
 
 
 @pytest.mark.parametrize("composed", [True, False])

@@ -1,5 +1,6 @@
 """A backup into a folder that was damaged, and what a restore makes of work that was under way."""
 
+import argparse
 import dataclasses
 import os
 import time
@@ -10,7 +11,12 @@ from pipeline_tasks.backup import restore, snapshot
 from pipeline_tasks.backup.repository import Blob, Vault
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.routes import ServingRepository
+from pipeline_tasks.cli import backup_commands
 from pipeline_tasks.contracts import RouteEntry
+from pipeline_tasks.core.settings import RESTORING
+from pipeline_tasks.errors import ConfigError
+from pipeline_tasks.stack import bring_up, lifecycle
+from tests.backup_case import Target
 from tests.ledger_case import minutes
 
 
@@ -103,9 +109,80 @@ def test_a_restore_that_was_cut_short_after_it_returned_a_rollout_goes_on(save, 
         patch.setattr(restore, "_remember_servers", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             target.restore()
-    assert target.restore().returned == ()
+    assert target.restore().returned == ("fashion",)
     records = ServingRepository(Database(create_engine(target.url))).records("fashion")
     assert [one.action for one in records].count("canary_inconclusive") == 1
+
+
+@pytest.mark.parametrize("point", ["files.after", "objects.after", "catalog.recorded", "servers.after", "end.after"])
+def test_a_restore_that_was_killed_at_any_moment_ends_as_if_given_once(
+    save, tmp_path, installation, monkeypatch, point
+):
+    """A kill after the last effect too: the second one tells the same, and changes nothing that is there."""
+    put_beside(installation.ledger.serving, share=10, action="canary")
+    save()
+    monkeypatch.setattr(restore, "utc_now", lambda: minutes(30))
+    calm = Target(tmp_path / "calm", installation, monkeypatch)
+    told = calm.restore()
+    killed = Target(tmp_path / "killed", installation, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(restore, "crash_point", die_at(f"restore.{point}"))
+        with pytest.raises(KeyboardInterrupt):
+            killed.restore()
+    assert killed.restore() == told
+    assert killed.store.objects == calm.store.objects
+    names = [[str(path.relative_to(one.home)) for path in sorted(one.home.rglob("*"))] for one in (calm, killed)]
+    assert names[0] == names[1]
+
+
+def die_at(point):
+    def crash_point(name):
+        if name == point:
+            raise KeyboardInterrupt
+
+    return crash_point
+
+
+def test_a_restored_home_is_refused_by_another_backup_and_after_its_first_start(save, target, monkeypatch):
+    first = save()
+    target.restore()
+    save()
+    for name in (None, "20990101T000000Z"):
+        with pytest.raises(ConfigError, match="must "):
+            target.restore(name=name)
+    target.restore(name=first.name)
+    monkeypatch.setattr(lifecycle, "up", lambda *_a, **_k: None)
+    monkeypatch.setattr(bring_up, "issue_stack_keys", lambda *_a, **_k: None)
+    bring_up.start_stack(target.home, projects_dir=target.projects, environment={"DETHRONE_CATALOG_URL": target.url})
+    with pytest.raises(ConfigError, match="A restore never overwrites an installation"):
+        target.restore(name=first.name)
+
+
+def test_a_restore_that_is_given_again_without_a_name_goes_on_with_its_backup(save, target, monkeypatch):
+    first = save()
+    with monkeypatch.context() as patch:
+        patch.setattr(restore, "crash_point", die_at("restore.objects.after"))
+        with pytest.raises(KeyboardInterrupt):
+            target.restore()
+    save()
+    assert target.restore().name == first.name
+
+
+def test_a_kill_while_the_mark_was_written_leaves_an_empty_home(save, target):
+    save()
+    target.home.mkdir(parents=True)
+    (target.home / f".{RESTORING}.4711.tmp").write_text("2026")
+    assert target.restore().violations == ()
+
+
+def test_a_half_restored_home_is_not_upgraded(target, monkeypatch):
+    """Beyond one machine nothing starts before `dethrone upgrade` has ended."""
+    target.home.mkdir(parents=True)
+    (target.home / RESTORING).write_text("20260101T000000Z\n")
+    monkeypatch.setenv("DETHRONE_HOME", str(target.home))
+    with pytest.raises(ConfigError, match="a restore that was cut short"):
+        backup_commands.upgrade(argparse.Namespace())
+    assert not (target.home / "catalog.db").exists()
 
 
 def test_what_a_killed_backup_was_writing_goes_with_a_later_one(save, installation):

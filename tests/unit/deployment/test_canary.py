@@ -348,7 +348,7 @@ def test_the_deadline_counts_from_the_first_attempt(yard):
     assert yard.seconds == 100
 
 
-def test_a_rollout_whose_task_died_for_good_is_returned_from_by_its_run_only(yard):
+def test_a_rollout_whose_task_died_for_good_is_returned_from_by_its_run_only(yard, monkeypatch):
     def stop():
         raise Killed
 
@@ -363,13 +363,18 @@ def test_a_rollout_whose_task_died_for_good_is_returned_from_by_its_run_only(yar
         return return_abandoned(yard.project, attempt=attempt, fence=fence, **shared)
 
     assert finish("run-8") is None
+    with monkeypatch.context() as patch:  # given back, and killed before the candidate was stopped
+        patch.setattr(canary, "settle", lambda *_a, **_k: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            finish("run-9")
     assert finish("run-9").champion_version == "a"
     assert yard.moves[1:] == [PROMOTED[1], ("canary_inconclusive", {"a": 100})]
     assert yard.serving.head_record("fashion").reason.startswith(
         "the rollout's task ended without a decision after: 10 %"
     )
     assert set(yard.target.running) == {"fashion-ra"}
-    assert finish("run-9") is None
+    assert finish("run-9") == yard.serving.head_route("fashion")
+    assert len(yard.moves) == 3
 
 
 def test_a_failed_canary_is_not_shipped_all_at_once_by_its_retry(yard):

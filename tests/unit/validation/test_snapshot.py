@@ -57,6 +57,17 @@ def test_new_labels_give_the_next_generation_with_its_parent(scene):
     assert read_manifest(scene.store, first).num_rows == 6
 
 
+def test_a_snapshot_that_a_killed_attempt_recorded_is_checked_against_the_one_before_it(scene):
+    scene.add_labeled(6)
+    build_snapshot(scene.project, **scene.freezing)
+    scene.add_labeled(2, start=50)
+    again = [build_snapshot(scene.project, **scene.freezing) for _ in range(2)]
+    checks = [row for row in rows_of(scene, t.checks) if row["subject"] == again[0].snapshot_id]
+    assert [row["statistics"]["reference_class_counts"] for row in checks] == [
+        scene.datasets.class_counts(scene.project.name, rows_of(scene, t.snapshots)[0]["snapshot_id"])
+    ]
+
+
 def test_the_id_names_what_is_learned_from_and_not_where_or_when_it_came_in(scene):
     scene.add_labeled(5)
     decided = scene.datasets.decided("pets", "train")
