@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from pipeline_tasks.catalog import newest_annotations
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.catalog.labeling_tasks import slices
+from pipeline_tasks.catalog.labels import newest_decisions
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
 from pipeline_tasks.errors import ConfigError, LostRace
@@ -116,16 +117,14 @@ class DatasetRepository:
 
         Labels of the source are none of an exam item, unless `imported_in_exam`.
         """
-        item, decision, member = t.items.c, t.label_decisions.c, t.exam_items.c
-        newest = _newest_decisions(project)
-        same = sa.and_(decision.item_id == newest.c.item_id, decision.version == newest.c.version)
+        item, member = t.items.c, t.exam_items.c
+        newest = newest_decisions(project).where(t.label_decisions.c.status == "decided").subquery()
         frozen = sa.exists().where(member.project == item.project, member.item_id == item.item_id)
-        by_source = sa.and_(item.split == "exam", decision.method == "imported")
+        by_source = sa.and_(item.split == "exam", newest.c.method == "imported")
         query = (
             sa.select(item.split, sa.func.count())
             .join(newest, newest.c.item_id == item.item_id)
-            .join(t.label_decisions, sa.and_(same, decision.project == item.project))
-            .where(item.project == project, decision.status == "decided", ~frozen)
+            .where(item.project == project, ~frozen)
             .where(sa.true() if imported_in_exam else ~by_source)
             .group_by(item.split)
         )
@@ -234,11 +233,10 @@ class DatasetRepository:
 
     def parent_snapshot(self, project: str, snapshot_id: str) -> str | None:
         """Return the id of the snapshot before this one, or None for the first."""
-        table = t.snapshots.c
-        query = sa.select(table.parent_id).where(table.project == project, table.snapshot_id == snapshot_id)
+        row = t.snapshots.c
+        query = sa.select(row.parent_id).where(row.project == project, row.snapshot_id == snapshot_id)
         with self._database.read() as connection:
-            parent: str | None = connection.execute(query).scalar_one()
-        return parent
+            return cast("str | None", connection.execute(query).scalar_one())
 
     def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
         """Return rows per class of a snapshot."""
@@ -380,7 +378,9 @@ def _decided_batch(rows: Sequence[sa.Row[Any]]) -> pa.RecordBatch:
 
 def _decided(project: str, split: Split, *chosen: Any) -> sa.Select[Any]:
     """Select columns of the items with a decided label, and of its newest decision."""
-    item, newest, decision = t.items.c, _newest_decisions(project), t.label_decisions.c
+    item, decision = t.items.c, t.label_decisions.c
+    versions = sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
+    newest = versions.where(decision.project == project).group_by(decision.item_id).subquery()
     same = sa.and_(decision.item_id == item.item_id, decision.version == newest.c.version)
     return (
         sa.select(*chosen)
@@ -389,12 +389,6 @@ def _decided(project: str, split: Split, *chosen: Any) -> sa.Select[Any]:
         .where(item.project == project, item.split == split, decision.status == "decided")
         .where(is_usable(project))
     )
-
-
-def _newest_decisions(project: str) -> sa.Subquery:
-    decision = t.label_decisions.c
-    query = sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
-    return query.where(decision.project == project).group_by(decision.item_id).subquery()
 
 
 def _bad_row(project: str, stage: str, row: BadRow, at: dt.datetime) -> dict[str, Any]:

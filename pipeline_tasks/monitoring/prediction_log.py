@@ -145,11 +145,11 @@ class PredictionLog:
             ahead = deque((key, pool.submit(read_one, key)) for key in islice(names, 2 * reads))
             while ahead:
                 key, future = ahead.popleft()
-                found = future.result()
-                if not isinstance(found, DataCorrupt):
-                    yield found
+                outcome = future.result()
+                if not isinstance(outcome, DataCorrupt):
+                    yield outcome
                 elif damaged is None:
-                    _log.warning("a part of the log is passed over: %s", found)
+                    _log.warning("a part of the log is passed over: %s", outcome)
                 else:
                     damaged(key)
                 ahead.extend((key, pool.submit(read_one, key)) for key in islice(names, 1))
