@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -222,11 +222,7 @@ class DatasetRepository:
         return None if row is None else SnapshotRef(**row)
 
     def snapshot(self, project: str, snapshot_id: str) -> SnapshotRef:
-        """Return a snapshot by its id.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """Return a snapshot by its id; ConfigError if there is none."""
         found = self.find_snapshot(project, snapshot_id)
         if found is None:
             raise ConfigError(f"snapshot_id must be a snapshot of {project} (got {snapshot_id!r}). See the train runs.")
@@ -237,8 +233,7 @@ class DatasetRepository:
         table = t.snapshots.c
         query = sa.select(table.parent_id).where(table.project == project, table.snapshot_id == snapshot_id)
         with self._database.read() as connection:
-            parent: str | None = connection.execute(query).scalar_one()
-        return parent
+            return cast("str | None", connection.execute(query).scalar_one())
 
     def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
         """Return rows per class of a snapshot."""
@@ -334,8 +329,7 @@ class DatasetRepository:
     ) -> bool:
         """Write an epoch with its (item id, label) pairs, all or nothing; False if another attempt opened it first.
 
-        Raises:
-            StaleAttempt: a newer attempt holds the lease.
+        StaleAttempt: a newer attempt holds the lease.
         """
         epoch = {**dataclasses.asdict(exam), "run_id": run_id, "opened_at": now}
         rows = [
