@@ -20,6 +20,7 @@ from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.project.gate_schema import Gate
 
 NO_ANSWER = -1
+LOSS_ALPHA = 0.05  # a loss on one epoch vetoes what the window shows, so it is shown at this level or a lower one
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class ExamEvidence:
 class EpochEvidence:
     """One epoch of the window by itself: both models by the gate's metric, and their difference.
 
-    `least_class` is the number of items of the rarest class that it has.
+    `least_class` is the number of items of the rarest class that it has. `gain_at_most` is the upper bound of the gain
+    at LOSS_ALPHA, or at 1 - gate.confidence where that is less; None in verdicts of rule 5 and before.
     """
 
     exam_id: str
@@ -78,6 +80,7 @@ class EpochEvidence:
     champion: float | None
     gain: PairedGain | None
     least_class: int
+    gain_at_most: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -275,6 +278,7 @@ def build_epoch_evidence(
     project_classes: Sequence[str],
     contender_classes: Sequence[str],
     champion_classes: Sequence[str] | None,
+    with_loss: bool = True,
 ) -> EpochEvidence:
     """Compute what one epoch says by itself, at 1 - confidence; the gain is None where the answers are no figures."""
     coded = _coded(
@@ -285,9 +289,13 @@ def build_epoch_evidence(
     )
     counts_c = np.bincount(coded.truth_n, minlength=1)
     comparable = len(coded.truth_n) > 0 and coded.champion_n is not None
-    gain = None
+    gain, at_most, alpha = None, None, 1 - policy.confidence
     if comparable and coded.champion_n is not None:
-        gain = _compare(coded, coded.champion_n, metric=policy.metric, alpha=1 - policy.confidence)
+        gain = _compare(coded, coded.champion_n, metric=policy.metric, alpha=alpha)
+        strict = (
+            gain if alpha <= LOSS_ALPHA else _compare(coded, coded.champion_n, metric=policy.metric, alpha=LOSS_ALPHA)
+        )
+        at_most = strict.high if with_loss else None
     return EpochEvidence(
         exam_id=answers.exam_id,
         epoch=answers.epoch,
@@ -297,6 +305,7 @@ def build_epoch_evidence(
         champion=_figure(coded, coded.champion_n, metric=policy.metric) if coded.champion_n is not None else None,
         gain=gain,
         least_class=int(counts_c[counts_c > 0].min()) if len(coded.truth_n) else 0,
+        gain_at_most=at_most,
     )
 
 

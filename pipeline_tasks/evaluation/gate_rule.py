@@ -11,7 +11,7 @@ from functools import partial
 
 from pipeline_tasks.evaluation import power
 from pipeline_tasks.evaluation.constant import beside, check_above
-from pipeline_tasks.evaluation.evidence import EpochEvidence, Evidence, ExamEvidence, alpha_for_use
+from pipeline_tasks.evaluation.evidence import LOSS_ALPHA, EpochEvidence, Evidence, ExamEvidence, alpha_for_use
 from pipeline_tasks.evaluation.exam_parts import PartShare
 from pipeline_tasks.evaluation.gate_rule_checks import (
     Decision,
@@ -300,12 +300,15 @@ def _check_epochs(policy: Gate, evidence: Evidence) -> list[Reason]:
 
 
 def _shown_worse(epoch: EpochEvidence) -> list[Reason]:
-    gain = epoch.gain
-    if gain is None or gain.high >= 0:
+    gain, at_most = epoch.gain, epoch.gain_at_most
+    if gain is None:
+        return []
+    high, alpha = (gain.high, gain.alpha) if at_most is None else (at_most, min(gain.alpha, LOSS_ALPHA))
+    if high >= 0:
         return []
     text = (
         f"on the {epoch.num_items} items of epoch {epoch.epoch} the contender is {compared(gain.difference)}, at least "
-        f"{points(-gain.high)} with {percent(1 - gain.alpha)} confidence: it forgets what it knew."
+        f"{points(-high)} with {percent(1 - alpha)} confidence: it forgets what it knew."
     )
     return [Reason("EPOCH_WORSE", "against", text)]
 

@@ -28,14 +28,15 @@ from pipeline_tasks.evaluation.open_items import label_evidence
 from pipeline_tasks.evaluation.scoring import Exam, Measured
 from pipeline_tasks.project.gate_schema import Gate
 
-RULE_VERSION = 5
-REPLAYED = (3, 4, 5)  # the rules of verdicts that this release computes
+RULE_VERSION = 6
+REPLAYED = (3, 4, 5, 6)  # the rules of verdicts that this release computes
 CONSTANT_SINCE = 4  # from this rule on a verdict has the constant answer's figures
+LOSS_SINCE = 6  # from this rule on a loss on one epoch is shown at 5 % or less, whatever gate.confidence is
 WINDOW_SINCE = 5  # from this rule on the newest epochs are judged together, groups count, and the budget is yearly
 # Figures that came with a later rule: they are not in an older verdict, and must not appear in its replay.
 LATER_FIGURES = frozenset(
     {"num_groups", "design_effect", "largest_group", "calibration_expected", "shrunk", "share_low", "share_high"}
-    | {"shrunk_gain", "load", "repeats"}
+    | {"shrunk_gain", "load", "repeats", "gain_at_most"}
 )
 EAGER = "eager"
 DIGITS = 9
@@ -193,7 +194,9 @@ def build_evidence(
             level = ev.alpha_for_use(policy, question.exam_use, epoch_level=question.epoch_level)
         with_constant = question.rule_version >= CONSTANT_SINCE
         exams.append(ev.build_exam_evidence(exam, policy=policy, alpha=level, with_constant=with_constant, **parties))
-    epochs = [ev.build_epoch_evidence(exam, policy=policy, **parties) for exam in answers] if with_window else []
+    with_loss = question.rule_version >= LOSS_SINCE
+    judged = answers if with_window else ()
+    epochs = [ev.build_epoch_evidence(exam, policy=policy, with_loss=with_loss, **parties) for exam in judged]
     return ev.Evidence(
         project_classes=question.project_classes,
         contender=_facts(question.contender, measured["contender"]),

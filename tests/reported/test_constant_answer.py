@@ -98,7 +98,7 @@ def test_a_verdict_from_before_the_constant_answer_has_none(name):
 
 def test_the_constant_answer_stands_in_verdict_report_and_summary(judge_pair):
     document, page = judge_pair(champion="old")
-    assert document["question"]["rule_version"] == 5
+    assert document["question"]["rule_version"] == 6
     constant = document["evidence"]["current"]["constant"]
     assert constant == {"label": "shirt", "accuracy": 0.5, "macro_f1": 0.333333333, "gain": None}
     assert "Accuracy, always shirt" in page

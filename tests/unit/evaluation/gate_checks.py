@@ -108,6 +108,12 @@ def rule_keeps_what_forgets(rule):
     assert (codes.get("EPOCH_WORSE"), codes.get("PREVIOUS_WORSE")) == ("against", "against")
 
 
+def rule_doubts_a_small_loss(rule):
+    small = dataclasses.replace(s.epoch(1, gained=s.gain(-0.03, low=-0.05, high=-0.012, alpha=0.2)), gain_at_most=0.001)
+    codes = {one.code for one in rule.decide(s.policy(), s.evidence(epochs=(s.epoch(2), small))).reasons}
+    assert "EPOCH_WORSE" not in codes
+
+
 def rule_asks_the_newest_epoch(rule):
     below = s.epoch(2, gained=s.gain(-0.01, low=-0.04, alpha=0.05))
     assert decided(rule, s.evidence(epochs=(below, s.epoch(1)))) == ("inconclusive", "NEWEST_BELOW")

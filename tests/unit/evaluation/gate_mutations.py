@@ -60,7 +60,8 @@ RULE_MUTATIONS = [
     ("limits dropped", "    reasons += _check_limits(policy, evidence)\n", "", check.rule_holds_latency),
     ("epochs dropped", ", *_check_epochs(policy, evidence)]", "]", check.rule_keeps_what_forgets),
     ("newest epoch ignored", "and newest.gain.difference < 0:", "and False:", check.rule_asks_the_newest_epoch),
-    ("shown loss ignored", "if gain is None or gain.high >= 0:", "if True:", check.rule_keeps_what_forgets),
+    ("shown loss ignored", "if high >= 0:", "if True:", check.rule_keeps_what_forgets),
+    ("loss at the level of the gain", "if at_most is None", "if True", check.rule_doubts_a_small_loss),
     ("margin ignored", "if gain.low >= -margin:", "if True:", check.rule_keeps_what_forgets),
     (
         "margin on the estimate",
@@ -380,8 +381,8 @@ OTHER_MUTATIONS = [
     (
         "verdict",
         "one epoch not shown",
-        "for exam in answers] if with_window else []",
-        "for exam in answers[:1]] if with_window else []",
+        "judged = answers if with_window",
+        "judged = answers[:1] if with_window",
         check.verdict_looks_at_each_epoch,
     ),
     (

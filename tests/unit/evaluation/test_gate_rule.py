@@ -3,10 +3,11 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from pipeline_tasks.contracts import Leak
-from pipeline_tasks.evaluation import gate_rule, power, reasons
+from pipeline_tasks.evaluation import gate_rule, power, reasons, statistics
 from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation.evidence import alpha_for_use
 from tests.unit.evaluation import support as s
@@ -190,6 +191,19 @@ def test_no_epoch_may_be_shown_worse(high, expected, place):
     gains = [s.gain(0.0, low=-0.02, alpha=0.05, num_items=100) for _ in range(3)]
     gains[place] = dataclasses.replace(gains[place], high=high)
     assert answer(s.evidence(epochs=epochs(*gains)))[0] == expected
+
+
+@pytest.mark.parametrize(("num_losses", "expected"), [(4, "promote"), (9, "keep")])
+def test_a_loss_on_one_epoch_is_shown_at_5_percent_whatever_the_confidence(num_losses, expected):
+    """Solar cells: 6.4 points more were shown, and 1 item won and 4 lost of 101 were a veto at 80 %."""
+    champion, contender = np.arange(101) != 100, np.arange(101) >= num_losses
+    losses = [statistics.compare_accuracy(contender, champion, alpha=alpha) for alpha in (0.2, 0.05)]
+    assert losses[0].high < 0
+    old = dataclasses.replace(s.epoch(1, gained=losses[0], num_items=101), gain_at_most=losses[1].high)
+    policy = {"previous_margin": 0.2}
+    assert answer(s.evidence(epochs=(s.epoch(2), old)), **policy)[0] == expected
+    former = dataclasses.replace(old, gain_at_most=None)  # a verdict of rule 5
+    assert answer(s.evidence(epochs=(s.epoch(2), former)), **policy)[0] == "keep"
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_replay_refuses_another_rule(run, object_store):
     ref = run()
     document = document_of(object_store, ref)
     document["question"]["rule_version"] = 99
-    with pytest.raises(DataCorrupt, match=r"rule_version must be one of 3, 4, 5 .* \(got 99\)"):
+    with pytest.raises(DataCorrupt, match=r"rule_version must be one of 3, 4, 5, 6 .* \(got 99\)"):
         vd.replay(document, object_store.get(f"{ref.object_key}/evidence.parquet"))
 
 
@@ -245,7 +245,7 @@ def test_an_old_verdict_without_pairs_says_which_rule_gave_it(run, object_store)
     document = document_of(object_store, run())
     document["question"]["rule_version"] = 1
     with pytest.raises(
-        DataCorrupt, match=r"rule_version must be one of 3, 4, 5 to be replayed by this release \(got 1\)"
+        DataCorrupt, match=r"rule_version must be one of 3, 4, 5, 6 to be replayed by this release \(got 1\)"
     ):
         vd.question_from(document)
 
