@@ -286,4 +286,5 @@ def test_the_reports_say_it_in_one_sentence(office, tmp_path):
         office.installation.run("report", desks.PROJECT, office.ended[name], "--exact", "--output", str(path))
         text = path.read_text()
         assert f"<title>desks: {answer}</title>" in text
-        assert f'<p class="word">{answer}</p><p class="sentence">{sentence}' in text.replace("\xa0", " "), name
+        said = f'<p class="word">{answer}</p>\n<p class="sentence">{sentence}'
+        assert said in text.replace("\xa0", " "), name
