@@ -43,7 +43,7 @@ def _read(store: ObjectStore, project: str, *, now: dt.datetime) -> Traffic | No
     counted = {minute: num for minute, num in counts.items() if 0 <= minute < MINUTES}
     if not counted:
         return None
-    is_older = len(newest) < len(keys) or min(minutes) < 0
+    is_older = len(newest) < len(keys) or min(counts) < 0
     first = 0 if is_older else min(counted)
     scale = len(newest) / len(read)
     return Traffic(tuple(scale * counted.get(minute, 0) for minute in range(first, MINUTES)))
