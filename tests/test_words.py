@@ -14,10 +14,11 @@ HELD = (
     *(
         f"pipeline_tasks/{name}"
         for name in (
-            *("audit", "catalog", "cli", "core", "evaluation", "invariants", "monitoring", "orchestration", "stack"),
-            *("training", "validation"),
+            *("audit", "catalog", "cli", "core", "deployment", "evaluation", "ingest", "invariants", "monitoring"),
+            *("orchestration", "project", "stack", "training", "validation"),
         )
     ),
+    "bento_services",
     "dags",
     "data_checks",
 )

@@ -20,7 +20,7 @@ from bento_services.gateway.composed_projects import Composition, compose
 from bento_services.gateway.config import GatewayConfig
 from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.idempotency import AnswerCache, AnswerKey
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.postprocess import finish
 from bento_services.gateway.prediction_log.records import LogRecord
 from bento_services.gateway.prediction_log.spool import Spool
@@ -49,7 +49,7 @@ class RequestHandler:
         follower: RouteFollower,
         dispatcher: Dispatcher,
         spool: Spool,
-        metrics: Metrics,
+        metrics: GatewayMetrics,
         later: AsyncResources,
         new_id: Callable[[], str],
         wall_ms: Callable[[], int],

@@ -12,7 +12,7 @@ from bento_services.gateway.async_predictions.reviews import SqlReviews
 from bento_services.gateway.async_predictions.store import PredictionStore
 from bento_services.gateway.config import load_config, load_inference_key
 from bento_services.gateway.load_shedding import LoadShedding
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.prediction_log.shipper import Shipper
 from bento_services.gateway.prediction_log.spool import Spool
 from bento_services.gateway.prediction_log.uploader import Uploader
@@ -27,7 +27,7 @@ class Gateway:
 
     def __init__(self) -> None:
         config = load_config()
-        metrics = Metrics()
+        metrics = GatewayMetrics()
         spool = Spool(config.spool_dir, limit_bytes=config.spool_limit_bytes, segment_bytes=config.segment_limit_bytes)
         self._client = InferenceClient(
             timeout_seconds=config.inference_timeout_seconds, key=load_inference_key(config.home)

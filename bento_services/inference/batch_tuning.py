@@ -1,4 +1,4 @@
-"""How many items go into one pass, and how many may wait.
+"""Numbers of items in one pass, and of those that may wait.
 
 Measured when a release is built, kept beside its model, read when it starts.
 """

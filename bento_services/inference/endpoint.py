@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bento_services.inference.batcher import Done, MicroBatcher, QueueFullError, TooLateError
 from bento_services.inference.isolated_prediction import Model
-from bento_services.inference.metrics import Metrics
+from bento_services.inference.metrics import InferenceMetrics
 from bento_services.inference.openapi import document
 from bento_services.inference.request_decoding import Content, Item, read_content
 from bento_services.inference.responses import (
@@ -80,7 +80,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Serving:
+class ServedModel:
     """A loaded model version and what answers for it."""
 
     model: Model
@@ -115,9 +115,9 @@ class Endpoint:
     """
 
     def __init__(self, *, key_digest: bytes | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.serving: Serving | None = None
+        self.serving: ServedModel | None = None
         self.key_digest = key_digest
-        self.metrics = Metrics()
+        self.metrics = InferenceMetrics()
         self._monotonic = monotonic
 
     def admits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -194,7 +194,7 @@ class Endpoint:
         return CONTENT_JSON, serving.answers.single(row), timing
 
 
-async def _content(serving: Serving, data: bytes, *, media_type: str) -> Content:
+async def _content(serving: ServedModel, data: bytes, *, media_type: str) -> Content:
     """Return the body's items; big ones are decoded outside the event loop."""
     read = functools.partial(
         read_content,
@@ -207,7 +207,7 @@ async def _content(serving: Serving, data: bytes, *, media_type: str) -> Content
     return await anyio.to_thread.run_sync(read) if len(data) > DECODE_IN_THREAD_BYTES else read()
 
 
-async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> Done[Row]:
+async def _rows(serving: ServedModel, items: Sequence[Item], *, deadline: float) -> Done[Row]:
     """Return a row for each item; those that could not be read keep their refusal.
 
     Raises:
@@ -235,18 +235,18 @@ def _request_id(given: Mapping[bytes, bytes]) -> str | None:
     return request_id.decode() if request_id is not None and REQUEST_ID.fullmatch(request_id) else None
 
 
-def read_head(found: Mapping[bytes, bytes]) -> Head:
+def read_head(headers: Mapping[bytes, bytes]) -> Head:
     """Return what the headers say (ASGI has their names in lower case); Refused when it cannot be met."""
-    media_type = found.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if b"pickle" in media_type or found.get(b"content-encoding", b"identity") != b"identity":
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if b"pickle" in media_type or headers.get(b"content-encoding", b"identity") != b"identity":
         raise Refused(UNUSABLE_TYPE)
     seconds = DEADLINE_SECONDS
-    timeout = found.get(TIMEOUT_HEADER)
+    timeout = headers.get(TIMEOUT_HEADER)
     if timeout is not None:
         if not timeout.isdigit() or len(timeout) > MAX_TIMEOUT_DIGITS or int(timeout) < 1:
             raise Refused(BAD_TIMEOUT)
         seconds = min(int(timeout) / 1000, MAX_DEADLINE_SECONDS)
-    length = found.get(b"content-length", b"")
+    length = headers.get(b"content-length", b"")
     return Head(media_type.decode("latin-1"), int(length) if length.isdigit() else 0, seconds)
 
 

@@ -18,7 +18,7 @@ from bento_services.gateway.api.predict_async import Worker
 from bento_services.gateway.async_predictions.resources import AsyncResources
 from bento_services.gateway.async_predictions.store import PredictionStore
 from bento_services.gateway.config import GatewayConfig
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.prediction_log.records import LogRecord, read_records
 from bento_services.gateway.prediction_log.spool import Spool
 from bento_services.gateway.request_handler import RequestHandler
@@ -120,7 +120,7 @@ class Bench:
     catalog: FixedCatalog
     follower: RouteFollower
     spool: Spool
-    metrics: Metrics
+    metrics: GatewayMetrics
     gateway: RequestHandler
     reviews: StubReviews
     callbacks: StubCallbacks
@@ -179,7 +179,7 @@ def snapshot(**settings) -> Snapshot:
 @pytest.fixture
 def bench(tmp_path):
     config = GatewayConfig(home=tmp_path, catalog_url="", body_timeout_seconds=0.3, max_in_flight=8)
-    catalog, models, metrics = FixedCatalog(snapshot()), StubModels(), Metrics()
+    catalog, models, metrics = FixedCatalog(snapshot()), StubModels(), GatewayMetrics()
     follower = RouteFollower(catalog, local_copy=config.routes_file, poll_seconds=60)
     follower.poll()
     spool = Spool(config.spool_dir, limit_bytes=50_000_000, segment_bytes=1_000_000)

@@ -171,12 +171,12 @@ def _asked_in(stored: Stored) -> str:
     return nodes.get(answer.get("answered_by"), stored.project)
 
 
-def _shown(found: Audited | Review | None, stored: Stored) -> Review:
+def _shown(review: Audited | Review | None, stored: Stored) -> Review:
     needed = bool(stored.answer and stored.answer.get("needs_review"))
-    if isinstance(found, Audited):
-        return found.review
-    if found is not None:
-        return found
+    if isinstance(review, Audited):
+        return review.review
+    if review is not None:
+        return review
     return Review("not_asked") if needed else NOT_NEEDED
 
 
@@ -217,12 +217,12 @@ class Worker:
         """Make what is due and call who is to be called; say whether there was anything."""
         later = self._gateway.later
         waiting = await _of(later.store.claim(limit=NUM_WORKERS, lease_seconds=LEASE_SECONDS))
-        await asyncio.gather(*(self._make(one) for one in waiting))
+        await asyncio.gather(*(self._make(prediction) for prediction in waiting))
         for stored in await _of(later.store.to_review(limit=MAX_CALLS, again_in=REVIEW_SECONDS)):
-            found = await _review(later, stored.prediction_id, stored=stored)
-            if found is AWAY:
+            review = await _review(later, stored.prediction_id, stored=stored)
+            if review is AWAY:
                 break  # the others are asked about at their next turn: what is to be made must not wait for a catalog
-            if isinstance(found, Audited) and found.review.state == "answered":
+            if isinstance(review, Audited) and review.review.state == "answered":
                 await _of(later.store.reviewed(stored.prediction_id))
         calls = await _of(later.store.calls(limit=MAX_CALLS))
         await asyncio.gather(*(self._call(call.prediction_id, call.url, event=call.event) for call in calls))

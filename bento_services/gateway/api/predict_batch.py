@@ -103,8 +103,8 @@ def parse_items(body: bytes, max_items: int) -> list[Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Repeated:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else Repeated()
+    fields = dict(pairs)
+    return fields if len(fields) == len(pairs) else Repeated()
 
 
 def parse_item(item: Any, *, modality: str, limit_bytes: int) -> BatchItem:

@@ -127,9 +127,9 @@ class Dispatcher:
             self.accounts.answered(route, entry, seconds=seconds, error=first.error)
             if heard is not None:
                 heard(first)
-        found = RoutedAnswer(entry, _scores(reply), replayed=False) if answered is None else _finished(*answered)
-        self.num_by_standby += found.entry == route.settings.standby
-        return found
+        answer = RoutedAnswer(entry, _scores(reply), replayed=False) if answered is None else _finished(*answered)
+        self.num_by_standby += answer.entry == route.settings.standby
+        return answer
 
     async def _again(
         self, entry: RouteEntry, reply: Reply, question: InferenceRequest, current_route: Callable[[], ProjectRoute]

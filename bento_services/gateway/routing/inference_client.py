@@ -109,8 +109,8 @@ class InferenceClient:
         answer = await self._post(entry, body, {"Content-Type": BATCH_TYPE}, read=read)
         if isinstance(answer, Failed):
             return all_failed(answer, count=len(payloads))
-        found, spans = answer
-        return [_timed(reply, spans) for reply in found]
+        replies, spans = answer
+        return [_timed(reply, spans) for reply in replies]
 
     async def _ask_one(
         self, entry: RouteEntry, payload: bytes, headers: dict[str, str], *, classes: Sequence[str], judge: ReadReply

@@ -113,15 +113,15 @@ async def send_together(client: Asks, entry: RouteEntry, parked: Sequence[Parked
             (lone,) = parked
             replies = [await client.ask(entry, lone.payload, media_type=lone.media_type, classes=classes)]
         else:
-            replies = await client.ask_many(entry, [one.payload for one in parked], classes=classes)
+            replies = await client.ask_many(entry, [item.payload for item in parked], classes=classes)
     except Exception as error:  # noqa: BLE001  a defect of ours: every item that waits must hear of it
-        for one in parked:
-            if not one.future.done():
-                one.future.set_exception(error)
+        for item in parked:
+            if not item.future.done():
+                item.future.set_exception(error)
         return
-    for one, reply in zip(parked, replies, strict=True):
-        if not one.future.done():
-            one.future.set_result(reply)
+    for item, reply in zip(parked, replies, strict=True):
+        if not item.future.done():
+            item.future.set_result(reply)
 
 
 class Bundle:
