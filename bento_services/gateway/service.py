@@ -37,7 +37,7 @@ class Gateway:
         )
         self._uploader = Uploader(config.home)
         self._shipper = Shipper(spool, self._uploader.upload, metrics=metrics, interval_seconds=config.ship_seconds)
-        self._later = AsyncResources(
+        self._async_resources = AsyncResources(
             store=PredictionStore(config.predictions_file, limits=config.store, wall_seconds=time.time),
             reviews=SqlReviews(config.catalog_url),
             callbacks=CallbackClient(config.callbacks),
@@ -50,7 +50,7 @@ class Gateway:
             ),
             spool=spool,
             metrics=metrics,
-            later=self._later,
+            async_resources=self._async_resources,
             new_id=random_ids(),
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )
@@ -70,7 +70,7 @@ class Gateway:
         await self._worker.stop()
         await self._handler.mirror.stop()
         await self._client.close()
-        await self._later.callbacks.close()
-        self._later.store.close()
+        await self._async_resources.callbacks.close()
+        self._async_resources.store.close()
         self._shipper.stop()
         self._uploader.close()

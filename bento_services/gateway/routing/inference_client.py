@@ -58,7 +58,7 @@ Reply = Scores | Rejected | Failed
 ReadT = TypeVar("ReadT")
 
 
-class Asks(Protocol):
+class Predictor(Protocol):
     """The predictor: the inference client, or a stub."""
 
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
