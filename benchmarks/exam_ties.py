@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline_tasks.annotation.consensus import Rule, asks_further, decide
+from pipeline_tasks.annotation.consensus import ConsensusRule, asks_further, decide
 from pipeline_tasks.catalog.labels import AnnotationRow
 from pipeline_tasks.core.proportions import wilson_interval
 from pipeline_tasks.evaluation.open_items import share_bounds
@@ -39,8 +39,8 @@ CONTENDER, CHAMPION = 0.90, 0.87
 HARD, HARD_GAIN = 0.10, 0.021  # the share of items that are hard, and a gain that lies on them alone
 POLICY = Monitor(window_audits=WINDOW, min_audited=WINDOW)
 LABELS = Labels(classes=[str(number) for number in range(NUM_CLASSES)])
-ALONE = Rule(1, LABELS.min_agreement)
-DROPPED = Rule(LABELS.exam_annotators, LABELS.min_agreement)
+ALONE = ConsensusRule(1, LABELS.min_agreement)
+DROPPED = ConsensusRule(LABELS.exam_annotators, LABELS.min_agreement)
 FURTHER = dataclasses.replace(DROPPED, further_people=LABELS.further_people)
 SETTINGS = [(rate, shared) for rate in (0.02, 0.05, 0.10) for shared in (0.3, 0.7)]
 
@@ -81,7 +81,7 @@ def draw(rng: np.random.Generator, *, num_items: int, error: float, shared: floa
     return World(np.stack(people, axis=1), np.where(mended_n, 0, champion_n), champion_n)
 
 
-def labels_of(world: World, rule: Rule) -> Array:
+def labels_of(world: World, rule: ConsensusRule) -> Array:
     """Return each item's label as the product decides it, one person after the other; -1 where it stays open."""
     found = np.full(len(world.people_np), -1)
     for item, given in enumerate(world.people_np):

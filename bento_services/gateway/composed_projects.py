@@ -100,7 +100,7 @@ async def compose(
     _log_nodes(composition, ran, prediction_id=prediction_id)
     output = ran[next(name for name in graph.output if name in ran)]
     answer = _log_whole(composition, trace, route, output, prediction_id=prediction_id)
-    answer |= {"answered_by": output.node.name, "nodes": [_as_json(one) for one in ran.values()]}
+    answer |= {"answered_by": output.node.name, "nodes": [_as_json(result) for result in ran.values()]}
     if answer["needs_review"] and trace.prediction_id is None:
         composition.store.remember(prediction_id, project=trace.project, answer=answer, item_id=item_id)
     return answer
@@ -164,19 +164,19 @@ def _named(error: ApiError, node: GraphNode) -> ApiError:
 
 def _log_nodes(composition: Composition, ran: Mapping[str, NodeResult], *, prediction_id: str) -> None:
     """Write each node's answer into the log of its own project; a tensor's bytes are hashed and not kept."""
-    for one in ran.values():
-        whole = one.node.source == REQUEST
+    for result in ran.values():
+        whole = result.node.source == REQUEST
         node_trace = dataclasses.replace(
-            one.trace,
+            result.trace,
             prediction_id=prediction_id,
-            media_type=one.question.media_type,
-            payload=one.trace.payload if whole else None,
-            hashed=None if whole else one.question.payload,
+            media_type=result.question.media_type,
+            payload=result.trace.payload if whole else None,
+            hashed=None if whole else result.question.payload,
         )
-        _, record = composition.recorder.log_answer(node_trace, one.answered, one.finished)
-        if one.route.shadows:
-            question = dataclasses.replace(one.question, tensor=False)
-            composition.mirror.send(question, record, route=one.route, first=one.first)
+        _, record = composition.recorder.log_answer(node_trace, result.answered, result.finished)
+        if result.route.shadows:
+            question = dataclasses.replace(result.question, tensor=False)
+            composition.mirror.send(question, record, route=result.route, first=result.first)
 
 
 def _log_whole(
@@ -191,11 +191,11 @@ def _log_whole(
     return answer
 
 
-def _as_json(one: NodeResult) -> dict[str, Any]:
+def _as_json(result: NodeResult) -> dict[str, Any]:
     return {
-        "node": one.node.name,
-        "project": one.node.project,
-        "model_version": one.answered.entry.model_version,
-        "label": one.finished.model_label,
-        "confidence": one.finished.model_confidence,
+        "node": result.node.name,
+        "project": result.node.project,
+        "model_version": result.answered.entry.model_version,
+        "label": result.finished.model_label,
+        "confidence": result.finished.model_confidence,
     }

@@ -39,14 +39,14 @@ class AnswerCache:
         Raises:
             ApiError: 409, the id was used for another request.
         """
-        found = self._answers.get(key)
-        if found is None:
+        entry = self._answers.get(key)
+        if entry is None:
             return None
-        if found[0] != fingerprint:
+        if entry[0] != fingerprint:
             raise ApiError(
                 409, "REQUEST_ID_REUSED", "X-Request-Id must be new for a new request.", field="X-Request-Id"
             )
-        return found[1]
+        return entry[1]
 
     def make(self, key: AnswerKey, work: Coroutine[Any, Any, Mapping[str, Any]], *, fingerprint: str) -> Answer:
         """Begin to make an answer, whoever still waits for it; forget the oldest one when there are too many."""

@@ -10,7 +10,7 @@ from typing import Literal
 BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Metrics:
+class GatewayMetrics:
     """Counts of the gateway since its start; shared by the event loop and the shipping thread."""
 
     def __init__(self) -> None:

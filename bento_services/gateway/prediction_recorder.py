@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bento_services.gateway.errors import ApiError
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.postprocess import DIGITS, Finished
 from bento_services.gateway.prediction_log.records import LogRecord
 from bento_services.gateway.prediction_log.spool import Spool
@@ -23,7 +23,7 @@ class PredictionRecorder:
     def __init__(
         self,
         spool: Spool,
-        metrics: Metrics,
+        metrics: GatewayMetrics,
         *,
         new_id: Callable[[], str],
         wall_ms: Callable[[], int],

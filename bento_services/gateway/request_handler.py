@@ -20,7 +20,7 @@ from bento_services.gateway.composed_projects import Composition, compose
 from bento_services.gateway.config import GatewayConfig
 from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.idempotency import AnswerCache, AnswerKey
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.postprocess import finish
 from bento_services.gateway.prediction_log.records import LogRecord
 from bento_services.gateway.prediction_log.spool import Spool
@@ -49,8 +49,8 @@ class RequestHandler:
         follower: RouteFollower,
         dispatcher: Dispatcher,
         spool: Spool,
-        metrics: Metrics,
-        later: AsyncResources,
+        metrics: GatewayMetrics,
+        async_resources: AsyncResources,
         new_id: Callable[[], str],
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float] = time.monotonic,
@@ -60,7 +60,7 @@ class RequestHandler:
         self.dispatcher = dispatcher
         self.spool = spool
         self.metrics = metrics
-        self.later = later
+        self.async_resources = async_resources
         self.recorder = PredictionRecorder(spool, metrics, new_id=new_id, wall_ms=wall_ms, monotonic=monotonic)
         self.mirror = Mirror(dispatcher, spool=spool, metrics=metrics, monotonic=monotonic)
         self.new_id = new_id
@@ -72,7 +72,7 @@ class RequestHandler:
         self._num_arriving = 0
 
     def _composition(self) -> Composition:
-        return Composition(self.recorder, self.dispatcher, self.mirror, self.later.store, route=self.route)
+        return Composition(self.recorder, self.dispatcher, self.mirror, self.async_resources.store, route=self.route)
 
     def snapshot(self) -> Snapshot:
         """Return what is followed now; 503 before anything was."""
@@ -186,8 +186,8 @@ class RequestHandler:
             work = self.logged(trace, self._dispatch(route, trace, version=version))
             answer = self._answers.make(answer_key, work, fingerprint=fingerprint)
             return await asyncio.shield(answer)
-        if trace.seat is not None:
-            trace.seat.leave()  # or its neighbours would wait for what this one waits for
+        if trace.place is not None:
+            trace.place.leave()  # or its neighbours would wait for what this one waits for
         self.metrics.add("dethrone_answers_repeated_total")
         trace.is_logged = True
         return await asyncio.shield(answer)
@@ -210,7 +210,7 @@ class RequestHandler:
                 media_type=trace.media_type or "application/octet-stream",
                 sticky_key=f"{trace.project}/{trace.user_key or trace.request_id}",
                 version=version,
-                seat=trace.seat,
+                place=trace.place,
             )
             heard: list[FirstReply] = []
             with self.recorder.span(trace, "inference"):
@@ -226,7 +226,7 @@ class RequestHandler:
             item_id = request_validation.item_id(item, route.settings) if is_kept else ""
             answer, record = self.recorder.log_answer(trace, answered, finished)
             if is_kept:
-                self.later.store.remember(
+                self.async_resources.store.remember(
                     answer["prediction_id"], project=trace.project, answer=answer, item_id=item_id
                 )
         if heard:  # not where the caller named a version
@@ -247,7 +247,7 @@ class RequestHandler:
 
     def _mirror(self, question: InferenceRequest, record: LogRecord, *, route: ProjectRoute, first: FirstReply) -> None:
         if route.shadows:
-            self.mirror.send(dataclasses.replace(question, seat=None), record, route=route, first=first)
+            self.mirror.send(dataclasses.replace(question, place=None), record, route=route, first=first)
 
     def has_slots(self) -> bool:
         """Return whether one more item may be open."""

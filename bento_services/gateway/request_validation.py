@@ -212,9 +212,9 @@ def item_id(item: bytes, settings: ServingSettings) -> str:
     if settings.modality != "tabular" or settings.preprocess.get("columns"):
         return sha256_hex(item)
     row, names = json.loads(item), set(settings.preprocess.get("content_columns", ()))
-    found = {name: row[name] for name in (names if names and names <= row.keys() else row)}
+    content = {name: row[name] for name in (names if names and names <= row.keys() else row)}
     # -0.0 and 0.0 are one value, as for `guard_row`.
-    return content_id({name: value + 0.0 if isinstance(value, float) else value for name, value in found.items()})
+    return content_id({name: value + 0.0 if isinstance(value, float) else value for name, value in content.items()})
 
 
 def parse_json_object(body: bytes, *, parse_float: Callable[[str], Any] = float) -> dict[str, Any]:
@@ -235,10 +235,10 @@ def parse_json_object(body: bytes, *, parse_float: Callable[[str], Any] = float)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a key must stand once.")
-    return found
+    return fields
 
 
 def _not_finite(text: str) -> float:

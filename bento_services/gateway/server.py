@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     uvloop.run(serve(asked.host, asked.port))
 
 
-class LoadedLater:
+class StartingApplication:
     """ASGI application: what comes while the gateway is loaded waits for it."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ def server_of(
 
 async def serve(host: str, port: int) -> None:
     """Take connections, load, answer; at SIGTERM answer what has come, then ship what the log holds."""
-    app = LoadedLater()
+    app = StartingApplication()
     server = server_of(app, host, port)
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

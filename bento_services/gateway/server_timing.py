@@ -20,9 +20,9 @@ def format_timing(spans: Mapping[str, float], *, total_seconds: float) -> str:
 
 def parse_timing(text: str) -> dict[str, float]:
     """Return the known parts of a header in seconds; what is not understood is passed over."""
-    found = {}
+    spans = {}
     for part in text[:1000].split(","):
         match = _PART.fullmatch(part)
         if match is not None and match[1] in KNOWN_PARTS:
-            found[match[1]] = min(float(match[2]) / 1000, MAX_SECONDS)
-    return found
+            spans[match[1]] = min(float(match[2]) / 1000, MAX_SECONDS)
+    return spans

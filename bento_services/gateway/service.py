@@ -12,7 +12,7 @@ from bento_services.gateway.async_predictions.reviews import SqlReviews
 from bento_services.gateway.async_predictions.store import PredictionStore
 from bento_services.gateway.config import load_config, load_inference_key
 from bento_services.gateway.load_shedding import LoadShedding
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.prediction_log.shipper import Shipper
 from bento_services.gateway.prediction_log.spool import Spool
 from bento_services.gateway.prediction_log.uploader import Uploader
@@ -27,7 +27,7 @@ class Gateway:
 
     def __init__(self) -> None:
         config = load_config()
-        metrics = Metrics()
+        metrics = GatewayMetrics()
         spool = Spool(config.spool_dir, limit_bytes=config.spool_limit_bytes, segment_bytes=config.segment_limit_bytes)
         self._client = InferenceClient(
             timeout_seconds=config.inference_timeout_seconds, key=load_inference_key(config.home)
@@ -37,7 +37,7 @@ class Gateway:
         )
         self._uploader = Uploader(config.home)
         self._shipper = Shipper(spool, self._uploader.upload, metrics=metrics, interval_seconds=config.ship_seconds)
-        self._later = AsyncResources(
+        self._async_resources = AsyncResources(
             store=PredictionStore(config.predictions_file, limits=config.store, wall_seconds=time.time),
             reviews=SqlReviews(config.catalog_url),
             callbacks=CallbackClient(config.callbacks),
@@ -50,7 +50,7 @@ class Gateway:
             ),
             spool=spool,
             metrics=metrics,
-            later=self._later,
+            async_resources=self._async_resources,
             new_id=random_ids(),
             wall_ms=lambda: time.time_ns() // 1_000_000,
         )
@@ -70,7 +70,7 @@ class Gateway:
         await self._worker.stop()
         await self._handler.mirror.stop()
         await self._client.close()
-        await self._later.callbacks.close()
-        self._later.store.close()
+        await self._async_resources.callbacks.close()
+        self._async_resources.store.close()
         self._shipper.stop()
         self._uploader.close()

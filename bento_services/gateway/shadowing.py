@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.postprocess import DIGITS, finish
 from bento_services.gateway.prediction_log.records import LogRecord
 from bento_services.gateway.prediction_log.spool import Spool
@@ -27,7 +27,7 @@ class Mirror:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, *, spool: Spool, metrics: Metrics, monotonic: Callable[[], float]
+        self, dispatcher: Dispatcher, *, spool: Spool, metrics: GatewayMetrics, monotonic: Callable[[], float]
     ) -> None:
         self._dispatcher = dispatcher
         self._spool = spool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from bento_services.gateway.errors import ApiError
-from bento_services.gateway.routing.request_coalescing import Seat
+from bento_services.gateway.routing.request_coalescing import BundlePlace
 from bento_services.gateway.routing.routes import ProjectRoute
 from pipeline_tasks.contracts import RouteEntry
 
@@ -27,7 +27,7 @@ class Trace:
     prediction_id: str | None = None  # promised before the answer
     generation: int | None = None  # of the route whose share drew a deployment
     assigned: str | None = None  # the deployment that was drawn, whoever answered in the end
-    seat: Seat | None = None  # in the bundle of a client's batch
+    place: BundlePlace | None = None  # in the bundle of a client's batch
     is_logged: bool = False  # how it ended stands in the log
     spans: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds by part, as `Server-Timing` tells them
 

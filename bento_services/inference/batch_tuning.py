@@ -1,4 +1,4 @@
-"""How many items go into one pass, and how many may wait.
+"""Numbers of items in one pass, and of those that may wait.
 
 Measured when a release is built, kept beside its model, read when it starts.
 """
@@ -26,7 +26,7 @@ MIN_QUEUE, MAX_QUEUE = 128, 4096
 LONE_SECONDS = 0.005
 
 
-class Predicts(Protocol):
+class MeasuredModel(Protocol):
     """The part of a model that is measured."""
 
     def example(self) -> Any:
@@ -51,7 +51,7 @@ class Tuning:
 
 
 def measure(
-    model: Predicts,
+    model: MeasuredModel,
     *,
     clock: Callable[[], float],
     sizes: Sequence[int] = SIZES,
@@ -76,7 +76,7 @@ def measure(
     return {size: statistics.median(seconds) for size, seconds in times.items()}
 
 
-def _seconds(model: Predicts, batch: Sequence[Any], *, clock: Callable[[], float]) -> float:
+def _seconds(model: MeasuredModel, batch: Sequence[Any], *, clock: Callable[[], float]) -> float:
     began = clock()
     model.predict(batch)
     return clock() - began

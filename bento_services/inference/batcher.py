@@ -60,7 +60,7 @@ class NoObserver:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Done(Generic[RowT]):
+class PredictedRows(Generic[RowT]):
     """A request's rows in the order of its items, its wait for the first pass, and the time of its passes."""
 
     rows: Sequence[RowT]
@@ -73,7 +73,7 @@ class _Job(Generic[ItemT, RowT]):
     """One request's items; `rows` grows until each has one."""
 
     items: Sequence[ItemT]
-    future: asyncio.Future[Done[RowT]]
+    future: asyncio.Future[PredictedRows[RowT]]
     queued_at: float
     deadline: float
     num_taken: int = 0
@@ -140,7 +140,7 @@ class MicroBatcher(Generic[ItemT, RowT]):
         passes = (num_waiting + num_items) / self._max_batch_size + 1.0  # one is under way
         return self._monotonic() + PACE_MARGIN * passes * self._pass_seconds <= deadline
 
-    def submit(self, items: Sequence[ItemT], *, deadline: float) -> asyncio.Future[Done[RowT]]:
+    def submit(self, items: Sequence[ItemT], *, deadline: float) -> asyncio.Future[PredictedRows[RowT]]:
         """Return a future of the items' rows; `deadline` is a time of the monotonic clock.
 
         The future raises TooLateError when the first pass could not start before the deadline, or, behind a full queue,
@@ -276,4 +276,4 @@ def _settle(job: _Job[ItemT, RowT], rows: Sequence[RowT] | Exception) -> None:
         return
     job.rows.extend(rows)
     if len(job.rows) == len(job.items):
-        job.future.set_result(Done(job.rows, job.queue_seconds, job.model_seconds))
+        job.future.set_result(PredictedRows(job.rows, job.queue_seconds, job.model_seconds))

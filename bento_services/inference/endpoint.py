@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import anyio.to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bento_services.inference.batcher import Done, MicroBatcher, QueueFullError, TooLateError
+from bento_services.inference.batcher import MicroBatcher, PredictedRows, QueueFullError, TooLateError
 from bento_services.inference.isolated_prediction import Model
-from bento_services.inference.metrics import Metrics
+from bento_services.inference.metrics import InferenceMetrics
 from bento_services.inference.openapi import document
 from bento_services.inference.request_decoding import Content, Item, read_content
 from bento_services.inference.responses import (
@@ -80,7 +80,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Serving:
+class ServedModel:
     """A loaded model version and what answers for it."""
 
     model: Model
@@ -99,7 +99,7 @@ class Head:
     seconds: float
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """The request as a whole has no prediction."""
 
     def __init__(self, refusal: PredictionError, *, num_items: int = 1) -> None:
@@ -115,9 +115,9 @@ class Endpoint:
     """
 
     def __init__(self, *, key_digest: bytes | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.serving: Serving | None = None
+        self.serving: ServedModel | None = None
         self.key_digest = key_digest
-        self.metrics = Metrics()
+        self.metrics = InferenceMetrics()
         self._monotonic = monotonic
 
     def admits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -140,7 +140,7 @@ class Endpoint:
                 scope["method"], given, receive, began=began, request_id=request_id
             )
             headers.append((b"server-timing", timing))
-        except Refused as refused:
+        except RefusedRequest as refused:
             status, body = refused.refusal.status, error_body(refused.refusal, request_id=request_id)
             self.metrics.items[refused.refusal.code] += refused.num_items
             headers += MORE_HEADERS.get(status, ())
@@ -158,22 +158,24 @@ class Endpoint:
     async def _answer(
         self, method: str, given: Mapping[bytes, bytes], receive: Receive, *, began: float, request_id: str | None
     ) -> tuple[tuple[bytes, bytes], bytes, bytes]:
-        """Return the answer's content type, body and where its time went; Refused when there is none but an error."""
+        """Return the answer's content type, body and where its time went, or raise RefusedRequest with an error."""
         serving = self.serving
         if serving is None:
-            raise Refused(NOT_READY)
+            raise RefusedRequest(NOT_READY)
         if method != "POST":
-            raise Refused(NOT_POST)
+            raise RefusedRequest(NOT_POST)
         head = read_head(given)
         deadline = began + head.seconds
         if not serving.batcher.has_room(1, deadline=deadline):  # before any work on it: a flood must stay cheap
-            raise Refused(OVERLOADED)
+            raise RefusedRequest(OVERLOADED)
         try:
             data = await read_body(receive, declared_bytes=head.declared_bytes)
             arrived = self._monotonic()
             content = await _content(serving, data, media_type=head.media_type)
         except InputError as error:
-            raise Refused(PredictionError(STATUS_OF.get(error.code, 422), error.code, str(error), "body")) from None
+            raise RefusedRequest(
+                PredictionError(STATUS_OF.get(error.code, 422), error.code, str(error), "body")
+            ) from None
         decode_seconds = self._monotonic() - arrived
         done = await _rows(serving, content.items, deadline=deadline)
         timing = b"decode;dur=%.3f, queue;dur=%.3f, model;dur=%.3f" % (
@@ -187,14 +189,14 @@ class Endpoint:
             return CONTENT_JSON, serving.answers.batch(done.rows, request_id=request_id), timing
         (row,) = done.rows
         if isinstance(row, PredictionError):
-            raise Refused(row)
+            raise RefusedRequest(row)
         self.metrics.items["OK"] += 1
         if given.get(b"accept") == CONTENT_TENSOR[1]:
             return CONTENT_TENSOR, serving.answers.tensor(row), timing
         return CONTENT_JSON, serving.answers.single(row), timing
 
 
-async def _content(serving: Serving, data: bytes, *, media_type: str) -> Content:
+async def _content(serving: ServedModel, data: bytes, *, media_type: str) -> Content:
     """Return the body's items; big ones are decoded outside the event loop."""
     read = functools.partial(
         read_content,
@@ -207,21 +209,21 @@ async def _content(serving: Serving, data: bytes, *, media_type: str) -> Content
     return await anyio.to_thread.run_sync(read) if len(data) > DECODE_IN_THREAD_BYTES else read()
 
 
-async def _rows(serving: Serving, items: Sequence[Item], *, deadline: float) -> Done[Row]:
+async def _rows(serving: ServedModel, items: Sequence[Item], *, deadline: float) -> PredictedRows[Row]:
     """Return a row for each item; those that could not be read keep their refusal.
 
     Raises:
-        Refused: there is no room, or no time, for the request.
+        RefusedRequest: there is no room, or no time, for the request.
     """
     good = [item for item in items if not isinstance(item, PredictionError)]
     if not good:
-        return Done([item for item in items if isinstance(item, PredictionError)], 0.0, 0.0)
+        return PredictedRows([item for item in items if isinstance(item, PredictionError)], 0.0, 0.0)
     try:
         done = await serving.batcher.submit(good, deadline=deadline)
     except QueueFullError:
-        raise Refused(OVERLOADED, num_items=len(items)) from None
+        raise RefusedRequest(OVERLOADED, num_items=len(items)) from None
     except TooLateError:
-        raise Refused(TOO_LATE, num_items=len(items)) from None
+        raise RefusedRequest(TOO_LATE, num_items=len(items)) from None
     if len(good) == len(items):
         return done
     left = iter(done.rows)
@@ -235,18 +237,18 @@ def _request_id(given: Mapping[bytes, bytes]) -> str | None:
     return request_id.decode() if request_id is not None and REQUEST_ID.fullmatch(request_id) else None
 
 
-def read_head(found: Mapping[bytes, bytes]) -> Head:
-    """Return what the headers say (ASGI has their names in lower case); Refused when it cannot be met."""
-    media_type = found.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if b"pickle" in media_type or found.get(b"content-encoding", b"identity") != b"identity":
-        raise Refused(UNUSABLE_TYPE)
+def read_head(headers: Mapping[bytes, bytes]) -> Head:
+    """Return what the headers say (ASGI has their names in lower case); RefusedRequest when it cannot be met."""
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if b"pickle" in media_type or headers.get(b"content-encoding", b"identity") != b"identity":
+        raise RefusedRequest(UNUSABLE_TYPE)
     seconds = DEADLINE_SECONDS
-    timeout = found.get(TIMEOUT_HEADER)
+    timeout = headers.get(TIMEOUT_HEADER)
     if timeout is not None:
         if not timeout.isdigit() or len(timeout) > MAX_TIMEOUT_DIGITS or int(timeout) < 1:
-            raise Refused(BAD_TIMEOUT)
+            raise RefusedRequest(BAD_TIMEOUT)
         seconds = min(int(timeout) / 1000, MAX_DEADLINE_SECONDS)
-    length = found.get(b"content-length", b"")
+    length = headers.get(b"content-length", b"")
     return Head(media_type.decode("latin-1"), int(length) if length.isdigit() else 0, seconds)
 
 

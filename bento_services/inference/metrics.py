@@ -23,7 +23,7 @@ HELP = {
 
 @dataclasses.dataclass(slots=True)
 class Histogram:
-    """How often a value was at most each edge."""
+    """Counts of values that were at most each edge."""
 
     name: str
     text: str
@@ -47,7 +47,7 @@ class Histogram:
         return [*lines, f"{self.name}_sum {self.total:.6f}", f"{self.name}_count {seen}"]
 
 
-class Metrics:
+class InferenceMetrics:
     """Counts of the service from the end of its warm-up on; also the batcher's observer."""
 
     def __init__(self) -> None:

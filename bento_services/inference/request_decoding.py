@@ -56,7 +56,7 @@ def read_content(
     """
     if media_type == BATCH:
         return Content(
-            [decode_item(one, decode=decode) for one in split_batch(data, max_items=max_items)], single=False
+            [decode_item(item, decode=decode) for item in split_batch(data, max_items=max_items)], single=False
         )
     if media_type == NPY:
         return _of_tensor(read_npy(data), signature=signature, max_items=max_items)
@@ -124,8 +124,8 @@ def read_npy(data: bytes) -> Array:
 @functools.lru_cache(maxsize=256)
 def _npy_header(header: bytes) -> tuple[str, tuple[int, ...], bool]:
     try:
-        found = ast.literal_eval(header.decode("latin-1").strip())
-        return str(found["descr"]), tuple(map(_size, found["shape"])), bool(found["fortran_order"])
+        fields = ast.literal_eval(header.decode("latin-1").strip())
+        return str(fields["descr"]), tuple(map(_size, fields["shape"])), bool(fields["fortran_order"])
     except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
         raise _bad_tensor("a header with descr, shape and fortran_order", "another") from None
 

@@ -15,7 +15,7 @@ CONTENT_TENSOR = (b"content-type", b"application/vnd.safetensors")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PredictionError:
-    """Why one item, or a whole request, has no prediction; the HTTP status says whose fault it is."""
+    """The reason that one item, or a whole request, has no prediction; the HTTP status says whose fault it is."""
 
     status: int
     code: str

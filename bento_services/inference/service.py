@@ -17,7 +17,7 @@ import bentoml
 from bento_services.inference.batch_tuning import load_tuning
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import check_device, key_digest, tracing, tuning_text
-from bento_services.inference.endpoint import Endpoint, PathRouter, Serving
+from bento_services.inference.endpoint import Endpoint, PathRouter, ServedModel
 from bento_services.inference.isolated_prediction import predict_rows, probe
 from bento_services.inference.responses import Answers, Row
 from bento_services.inference.warmup import warm_through
@@ -59,7 +59,7 @@ class Inference:
             lone_here=self._tuning.lone_here,
             observer=endpoint.metrics,
         )
-        endpoint.serving = Serving(
+        endpoint.serving = ServedModel(
             self._model,
             self._model.signature,
             self._batcher,

@@ -9,7 +9,7 @@ import time
 from starlette.types import Message, Scope
 
 from bento_services.inference.batch_tuning import warm_sizes
-from bento_services.inference.endpoint import MAX_DEADLINE_SECONDS, Endpoint, Serving
+from bento_services.inference.endpoint import MAX_DEADLINE_SECONDS, Endpoint, ServedModel
 from bento_services.inference.example_items import encoded_samples
 from bento_services.inference.request_decoding import BATCH, NPY, join_batch, npy_bytes, takes_tensors
 
@@ -35,7 +35,7 @@ async def warm_through(endpoint: Endpoint, *, max_batch_size: int) -> None:
     logger.info("warm: batches of 1 to %d, %d requests", max_batch_size, len(statuses))
 
 
-def _bodies(serving: Serving) -> list[tuple[str, bytes]]:
+def _bodies(serving: ServedModel) -> list[tuple[str, bytes]]:
     """Return a body of each form that this model takes."""
     bodies = encoded_samples(serving.signature)
     bodies += [(BATCH, join_batch([body])) for _, body in bodies]

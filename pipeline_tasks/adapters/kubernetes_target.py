@@ -44,7 +44,7 @@ _DEPLOYMENT_ID = re.compile(r"[a-z]([a-z0-9-]{0,51}[a-z0-9])?")
 _PODS = Kind("v1", "Pod", "pods")
 
 
-class Image(Protocol):
+class PinnedImage(Protocol):
     """An image in a registry, by its digest, and what its container is told."""
 
     @property
@@ -85,7 +85,7 @@ class KubernetesTarget:
         self,
         *,
         config: KubernetesServing,
-        publish: Callable[[str], Image],
+        publish: Callable[[str], PinnedImage],
         api: Callable[[], Any] = connect,
         poll_seconds: float = 0.5,
     ) -> None:

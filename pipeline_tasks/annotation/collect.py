@@ -24,7 +24,7 @@ from pipeline_tasks.annotation.annotation_parser import (
     tombstone,
     unknown_item,
 )
-from pipeline_tasks.annotation.consensus import Rule, asks_further, next_decision, people_wanted
+from pipeline_tasks.annotation.consensus import ConsensusRule, asks_further, next_decision, people_wanted
 from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labeling_tasks import slices
@@ -312,10 +312,10 @@ class Collection:
         for decision in decisions:
             self._counts[decision.status] += 1
 
-    def _rule(self, queue: Queue) -> Rule:
+    def _rule(self, queue: Queue) -> ConsensusRule:
         wanted = self._project.config.labels
         needed = wanted.exam_annotators if queue == "exam" else wanted.annotators
-        return Rule(needed, min_agreement=wanted.min_agreement, further_people=wanted.further_people)
+        return ConsensusRule(needed, min_agreement=wanted.min_agreement, further_people=wanted.further_people)
 
     def _decisions(self, queue: Queue, item_ids: Sequence[str], rows: Sequence[AnnotationRow]) -> list[DecisionRow]:
         name, rule = self._project.name, self._rule(queue)

@@ -14,7 +14,7 @@ PAIR = 2  # the fewest who can differ
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rule:
+class ConsensusRule:
     """Number of people that an item needs, the share of them that must agree, and how many more a tie asks."""
 
     annotators_needed: int
@@ -23,7 +23,7 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class Consensus:
     """The label that answers come to together; `agreement` is the share of people behind the most frequent label."""
 
     status: Status
@@ -43,7 +43,7 @@ def counted_answers(annotations: Iterable[AnnotationRow]) -> list[AnnotationRow]
     return sorted(newest.values(), key=lambda row: row.annotator)
 
 
-def decide(annotations: Iterable[AnnotationRow], rule: Rule) -> Outcome | None:
+def decide(annotations: Iterable[AnnotationRow], rule: ConsensusRule) -> Consensus | None:
     """Return the decision of an item's people, or None while too few have answered.
 
     The label of the most people wins when their share is above `min_agreement` (or all agree); otherwise, and when
@@ -57,7 +57,7 @@ def decide(annotations: Iterable[AnnotationRow], rule: Rule) -> Outcome | None:
     agreement = num_votes / len(answers)
     tied = len(ranking) > 1 and ranking[1][1] == num_votes
     agreed = not tied and (agreement > rule.min_agreement or num_votes == len(answers))
-    return Outcome(
+    return Consensus(
         status="decided" if agreed else "disputed",
         label=label if agreed else None,
         method="single" if len(answers) == 1 else "consensus",
@@ -67,7 +67,7 @@ def decide(annotations: Iterable[AnnotationRow], rule: Rule) -> Outcome | None:
     )
 
 
-def asks_further(annotations: Iterable[AnnotationRow], rule: Rule) -> bool:
+def asks_further(annotations: Iterable[AnnotationRow], rule: ConsensusRule) -> bool:
     """Return whether a disputed item is asked of one more person: one is left, and those left could decide it.
 
     Whoever has answered counts once, however often; two who differ where one was asked are a tie like any other.
@@ -93,7 +93,7 @@ def next_decision(
     item_id: str,
     annotations: Sequence[AnnotationRow],
     *,
-    rule: Rule,
+    rule: ConsensusRule,
     previous: DecisionRow | None,
     schema_version: int,
     now: dt.datetime,
@@ -106,7 +106,7 @@ def next_decision(
     if outcome is None:
         if previous is None or previous.method not in HUMAN_METHODS or previous.status == "withdrawn":
             return None
-        outcome = Outcome("withdrawn", None, previous.method, (), (), 0.0)
+        outcome = Consensus("withdrawn", None, previous.method, (), (), 0.0)
     if previous is not None and _same(previous, outcome):
         return None
     return DecisionRow(
@@ -123,7 +123,7 @@ def next_decision(
     )
 
 
-def _same(previous: DecisionRow, outcome: Outcome) -> bool:
+def _same(previous: DecisionRow, outcome: Consensus) -> bool:
     return (previous.status, previous.label, previous.method, previous.annotation_ids) == (
         outcome.status,
         outcome.label,

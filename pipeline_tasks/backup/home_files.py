@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from pipeline_tasks.backup.repository import Blob, Vault, private_folder
+from pipeline_tasks.backup.repository import BackupRepository, Blob, private_folder
 from pipeline_tasks.contracts import sha256_of_file
 
 # What `up` cannot make again. Airflow's database holds nothing of ours, and the rest is a copy of what S3 holds.
@@ -26,23 +26,23 @@ LABEL_STUDIO_DUMP = "label-studio.dump"  # of PostgreSQL; not a file of the home
 _SPOOL_READS = 5
 
 
-def save_databases(home: Path, vault: Vault) -> dict[str, Blob]:
+def save_databases(home: Path, repository: BackupRepository) -> dict[str, Blob]:
     """Keep each SQLite database as it is at one moment, while others write it."""
-    return {name: vault.add(_online_copy(home / name)) for name in DATABASES if (home / name).is_file()}
+    return {name: repository.add(_online_copy(home / name)) for name in DATABASES if (home / name).is_file()}
 
 
-def save_files(home: Path, vault: Vault, *, with_secrets: bool) -> dict[str, Blob]:
+def save_files(home: Path, repository: BackupRepository, *, with_secrets: bool) -> dict[str, Blob]:
     """Keep the other files of the home, by their path in it; the spool is read last."""
     folders = (*FOLDERS, *((SECRETS,) if with_secrets else ()))
     names = [*SINGLE_FILES, *(name for folder in folders for name in _files_below(home, folder))]
-    return _save(home, names, vault) | _save_spool(home / SPOOL, vault)
+    return _save(home, names, repository) | _save_spool(home / SPOOL, repository)
 
 
-def save_projects(projects_dir: Path, vault: Vault) -> dict[str, Blob]:
+def save_projects(projects_dir: Path, repository: BackupRepository) -> dict[str, Blob]:
     """Keep every file of every project, what waits to be ingested included, by its path in the projects' folder."""
     folders = sorted(path.parent.name for path in projects_dir.glob("*/project.yaml"))
     names = [name for folder in folders for name in _files_below(projects_dir, folder) if "__pycache__" not in name]
-    return _save(projects_dir, names, vault)
+    return _save(projects_dir, names, repository)
 
 
 def is_ours(name: str, part: str) -> bool:
@@ -55,7 +55,7 @@ def is_ours(name: str, part: str) -> bool:
     return any(path.is_relative_to(folder) and name != folder for folder in (*FOLDERS, SECRETS, SPOOL))
 
 
-def put_back(vault: Vault, files: dict[str, Blob], folder: Path) -> None:
+def put_back(repository: BackupRepository, files: dict[str, Blob], folder: Path) -> None:
     """Write files to where they were, for the owner only; one that is there already stays."""
     changed = differing(files, folder)
     for name, blob in files.items():
@@ -65,7 +65,7 @@ def put_back(vault: Vault, files: dict[str, Blob], folder: Path) -> None:
         private_folder(path.parent)
         work = path.with_name(f".{path.name}.restoring")
         work.touch(mode=0o600)
-        shutil.copyfile(vault.path_of(blob.sha256), work)
+        shutil.copyfile(repository.path_of(blob.sha256), work)
         work.replace(path)
 
 
@@ -75,15 +75,15 @@ def differing(files: dict[str, Blob], folder: Path) -> list[str]:
     return sorted(name for name in present if sha256_of_file(folder / name) != files[name].sha256)
 
 
-def _save(root: Path, names: Iterable[str], vault: Vault) -> dict[str, Blob]:
+def _save(root: Path, names: Iterable[str], repository: BackupRepository) -> dict[str, Blob]:
     kept: dict[str, Blob] = {}
     for name in names:
         with contextlib.suppress(FileNotFoundError):  # never written, or removed since it was listed
-            kept[name] = vault.add_file(root / name)
+            kept[name] = repository.add_file(root / name)
     return kept
 
 
-def _save_spool(spool: Path, vault: Vault) -> dict[str, Blob]:
+def _save_spool(spool: Path, repository: BackupRepository) -> dict[str, Blob]:
     """Keep every segment once: `n.open` becomes `n.sealed` under our eyes, and is gone when it was shipped to S3."""
     kept: dict[str, Blob] = {}
     for _ in range(_SPOOL_READS):
@@ -91,7 +91,7 @@ def _save_spool(spool: Path, vault: Vault) -> dict[str, Blob]:
         for path in sorted(spool.glob("*-*.*")):
             if path.stem not in known:
                 with contextlib.suppress(FileNotFoundError):
-                    kept[f"{SPOOL}/{path.name}"] = vault.add_file(path)
+                    kept[f"{SPOOL}/{path.name}"] = repository.add_file(path)
     return kept
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline_tasks.backup.repository import Blob, Vault
+from pipeline_tasks.backup.repository import BackupRepository, Blob
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.contracts import Location
@@ -21,9 +21,9 @@ from pipeline_tasks.core.ports import ObjectInfo
 class BackupStore:
     """The objects of a backup, to be read."""
 
-    def __init__(self, vault: Vault, manifest: Mapping[str, Any]) -> None:
-        self._vault = vault
-        self._rows = {row["key"]: row for row in vault.json_lines(Blob(**manifest["objects"]))}
+    def __init__(self, repository: BackupRepository, manifest: Mapping[str, Any]) -> None:
+        self._repository = repository
+        self._rows = {row["key"]: row for row in repository.json_lines(Blob(**manifest["objects"]))}
         self._at = dt.datetime.fromisoformat(manifest["created_at"])
 
     def get(self, key: str) -> bytes:
@@ -57,24 +57,24 @@ class BackupStore:
         raise NotImplementedError(f"a backup is only read (got {keys} to delete).")
 
     def _path(self, key: str) -> Path:
-        path = self._vault.path_of(self._rows[key]["sha256"])
+        path = self._repository.path_of(self._rows[key]["sha256"])
         if not path.is_file():
             raise KeyError(key)
         return path
 
 
 @contextmanager
-def open_catalog(vault: Vault, manifest: Mapping[str, Any]) -> Iterator[Database]:
+def open_catalog(repository: BackupRepository, manifest: Mapping[str, Any]) -> Iterator[Database]:
     """Give a copy of a backup's catalog, in this version's schema.
 
     Raises:
         DataCorrupt: its bytes are not those that were written.
         PermanentError: a newer Dethrone wrote it.
     """
-    vault.check([Blob(**manifest["catalog"])])
+    repository.check([Blob(**manifest["catalog"])])
     with tempfile.TemporaryDirectory(prefix="dethrone-verify-") as folder:
         work = Path(folder) / "catalog.db"
-        shutil.copyfile(vault.path_of(manifest["catalog"]["sha256"]), work)
+        shutil.copyfile(repository.path_of(manifest["catalog"]["sha256"]), work)
         migrate.upgrade(f"sqlite:///{work}")
         engine = create_engine(f"sqlite:///{work}")
         try:

@@ -24,13 +24,13 @@ MAX_NAMED = 10
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Blob:
-    """A file of the vault."""
+    """A file of the repository."""
 
     sha256: str
     size_bytes: int
 
 
-class Vault:
+class BackupRepository:
     """`blobs/<2>/<sha256>` and `manifests/<time>.json`, for the owner only.
 
     A blob is there whole or not at all, and a manifest only after all of its blobs: a killed backup leaves the ones

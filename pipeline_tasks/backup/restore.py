@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pipeline_tasks.adapters.label_studio_database import PostgresqlDump
 from pipeline_tasks.backup import catalog_copy, home_files, snapshot
 from pipeline_tasks.backup.home_files import LABEL_STUDIO_DUMP
-from pipeline_tasks.backup.repository import Blob, Vault
+from pipeline_tasks.backup.repository import BackupRepository, Blob
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt
@@ -58,10 +58,10 @@ class RestoreReport:
 def save(folder: Path, *, with_secrets: bool, check: bool = False) -> snapshot.BackupReport:
     """Back this installation up while it runs; `check` copies damaged files again, and reads all of them."""
     parts = build_resources()
-    settings, vault = parts.settings, Vault(folder.resolve())
-    _require_outside(vault.folder, settings.home, settings.projects_dir)
+    settings, repository = parts.settings, BackupRepository(folder.resolve())
+    _require_outside(repository.folder, settings.home, settings.projects_dir)
     report = snapshot.backup(
-        vault,
+        repository,
         home_dir=settings.home,
         projects_dir=settings.projects_dir,
         catalog_url=settings.catalog_url,
@@ -73,7 +73,7 @@ def save(folder: Path, *, with_secrets: bool, check: bool = False) -> snapshot.B
         reread=check,
     )
     if check:
-        vault.check(snapshot.blobs_of(vault.manifest(report.name), vault))
+        repository.check(snapshot.blobs_of(repository.manifest(report.name), repository))
     return report
 
 
@@ -86,12 +86,12 @@ def restore(
         ConfigError: the home folder, a project, the bucket or the catalog is not empty, or there is no such backup.
         DataCorrupt: the backup is not whole.
     """
-    vault = Vault(folder.resolve())
+    repository = BackupRepository(folder.resolve())
     if (home_dir / RESTORING).is_file():
         name = name or _mark(home_dir)[0]  # not a newer one that was written meanwhile
-    manifest = vault.manifest(name)
-    name = name or vault.manifest_names()[-1]
-    _require_outside(vault.folder, home_dir, projects_dir)
+    manifest = repository.manifest(name)
+    name = name or repository.manifest_names()[-1]
+    _require_outside(repository.folder, home_dir, projects_dir)
     files, projects = snapshot.files_of(manifest, "home"), snapshot.files_of(manifest, "projects")
     again = _require_empty(home_dir, name=name, files=files, with_secrets=bool(manifest["with_secrets"]))
     if different := home_files.differing(projects, projects_dir):
@@ -99,19 +99,19 @@ def restore(
             f"the projects in {projects_dir} must be missing or those of the backup (got other bytes in "
             f"{', '.join(different[:NUM_NAMED])}). Name an empty folder with DETHRONE_PROJECTS."
         )
-    vault.check(snapshot.blobs_of(manifest, vault))
+    repository.check(snapshot.blobs_of(manifest, repository))
     home_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not again:
         write_private(home_dir / RESTORING, f"{name}\n")
     files.pop(LABEL_STUDIO_DUMP, None)  # not a file of the home
     if CATALOG not in _mark(home_dir):
-        home_files.put_back(vault, files, home_dir)
-        home_files.put_back(vault, projects, projects_dir)
+        home_files.put_back(repository, files, home_dir)
+        home_files.put_back(repository, projects, projects_dir)
         crash_point("restore.files.after")
     with _store_at_hand(home_dir, projects_dir=projects_dir, environment=environment):
         parts = build_resources(load_settings({**environment, "DETHRONE_PROJECTS": str(projects_dir)}))
         if CATALOG not in _mark(home_dir):
-            _write_back(vault, manifest, parts, again=again)
+            _write_back(repository, manifest, parts, again=again)
             _mark_done(home_dir, CATALOG, *_prove(parts, manifest))
         proven = _mark(home_dir)
         returned = _return_rollouts(parts, attempt=Attempt(f"restore__{name}", "restore"))
@@ -127,7 +127,7 @@ def restore(
         created_at=str(manifest["created_at"]),
         num_rows=int(manifest["num_rows"]),
         num_files=len(files) + len(projects),
-        num_objects=len(vault.json_lines(Blob(**manifest["objects"]))),
+        num_objects=len(repository.json_lines(Blob(**manifest["objects"]))),
         servers=tuple(servers),
         to_start=tuple(to_start),
         violations=tuple(proven[proven.index(CATALOG) + 1 :]),
@@ -190,23 +190,25 @@ def _store_at_hand(
     return running_s3(layout, projects_dir=projects_dir, environment=environment, bin_dir=bin_dir)
 
 
-def _write_back(vault: Vault, manifest: Mapping[str, Any], parts: Resources, *, again: bool) -> None:
+def _write_back(repository: BackupRepository, manifest: Mapping[str, Any], parts: Resources, *, again: bool) -> None:
     """Write what lies outside of the home: objects, catalog, Label Studio's database."""
     parts.store.ensure_bucket()
-    snapshot.require_empty_store(parts.store, vault, manifest)
-    snapshot.restore_objects(vault, manifest, store=parts.store)
+    snapshot.require_empty_store(parts.store, repository, manifest)
+    snapshot.restore_objects(repository, manifest, store=parts.store)
     crash_point("restore.objects.after")
-    _restore_catalog(vault, manifest, parts, again=again)
+    _restore_catalog(repository, manifest, parts, again=again)
     crash_point("restore.catalog.recorded")
     if dump := snapshot.files_of(manifest, "home").get(LABEL_STUDIO_DUMP):
-        _restore_labeling(vault.path_of(dump.sha256), parts.settings)
+        _restore_labeling(repository.path_of(dump.sha256), parts.settings)
 
 
-def _restore_catalog(vault: Vault, manifest: Mapping[str, Any], parts: Resources, *, again: bool) -> None:
+def _restore_catalog(
+    repository: BackupRepository, manifest: Mapping[str, Any], parts: Resources, *, again: bool
+) -> None:
     """Write the rows; one transaction, so a restore that was cut short left all of them or none."""
     url = parts.settings.catalog_url
     if not again or catalog_copy.num_rows(url) != manifest["num_rows"]:
-        snapshot.restore_catalog(vault, manifest, catalog_url=url)
+        snapshot.restore_catalog(repository, manifest, catalog_url=url)
 
 
 def _labeling_database(environment: Mapping[str, str]) -> PostgresqlDump | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline_tasks.backup import catalog_copy, home_files
-from pipeline_tasks.backup.repository import Blob, Vault
+from pipeline_tasks.backup.repository import BackupRepository, Blob
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.core.crash_points import crash_point
@@ -60,7 +60,7 @@ class BackupReport:
 
 
 def backup(
-    vault: Vault,
+    repository: BackupRepository,
     *,
     home_dir: Path,
     projects_dir: Path,
@@ -81,27 +81,29 @@ def backup(
         PermanentError: the catalog's schema is not the one of this code.
         ServiceUnavailable: the object store or the catalog does not answer; the folder's backups are as they were.
     """
-    known = _known_objects(vault)
+    known = _known_objects(repository)
     facts: dict[str, Any] = {}
 
-    vault.remove_unfinished(now=now.timestamp())
+    repository.remove_unfinished(now=now.timestamp())
 
     def dump(path: Path) -> None:
         path.unlink()
         facts["num_rows"] = catalog_copy.dump(catalog_url, path)
         facts["anchors"], facts["violations"] = _state(path, store, now=now)
 
-    catalog = vault.add(dump)
+    catalog = repository.add(dump)
     crash_point("backup.catalog.after")
-    files = home_files.save_databases(home_dir, vault)
+    files = home_files.save_databases(home_dir, repository)
     if labeling is not None:
-        files[home_files.LABEL_STUDIO_DUMP] = vault.add(labeling.dump)
-    files |= home_files.save_files(home_dir, vault, with_secrets=with_secrets)
-    projects = home_files.save_projects(projects_dir, vault)
-    rows = list(_save_objects(store, known, vault=vault, is_there=vault.is_whole if reread else vault.holds))
-    objects = vault.add_json_lines(row for row, _new in rows)
+        files[home_files.LABEL_STUDIO_DUMP] = repository.add(labeling.dump)
+    files |= home_files.save_files(home_dir, repository, with_secrets=with_secrets)
+    projects = home_files.save_projects(projects_dir, repository)
+    rows = list(
+        _save_objects(store, known, repository=repository, is_there=repository.is_whole if reread else repository.holds)
+    )
+    objects = repository.add_json_lines(row for row, _new in rows)
     crash_point("backup.manifest.before")
-    path = vault.write_manifest(
+    path = repository.write_manifest(
         f"{now:%Y%m%dT%H%M%SZ}",
         {
             "version": version,
@@ -128,12 +130,12 @@ def backup(
     )
 
 
-def _known_objects(vault: Vault) -> dict[tuple[str, str, int], str]:
+def _known_objects(repository: BackupRepository) -> dict[tuple[str, str, int], str]:
     """Return the digests of the newest backup's objects, by what a listing says; none from a damaged list."""
-    blob = Blob(**vault.manifest()["objects"]) if vault.manifest_names() else None
-    if blob is None or not vault.is_whole(blob):
+    blob = Blob(**repository.manifest()["objects"]) if repository.manifest_names() else None
+    if blob is None or not repository.is_whole(blob):
         return {}
-    rows = vault.json_lines(blob)
+    rows = repository.json_lines(blob)
     return {(row["key"], row["etag"], row["size_bytes"]): row["sha256"] for row in rows}
 
 
@@ -141,7 +143,7 @@ def _save_objects(
     store: ObjectStore,
     known: Mapping[tuple[str, str, int], str],
     *,
-    vault: Vault,
+    repository: BackupRepository,
     is_there: Callable[[Blob], bool],
 ) -> Iterator[tuple[dict[str, Any], bool]]:
     def save(info: ObjectInfo) -> tuple[dict[str, Any], bool] | None:
@@ -150,7 +152,7 @@ def _save_objects(
         new = blob is None or not is_there(blob)
         if blob is None or new:
             try:
-                blob = vault.add(lambda work: store.get_file(info.key, work))
+                blob = repository.add(lambda work: store.get_file(info.key, work))
             except KeyError:  # removed since it was listed: a working file; what a row names is never removed
                 return None
         return {"key": info.key, "etag": info.etag, **dataclasses.asdict(blob)}, new
@@ -172,12 +174,12 @@ def _state(catalog: Path, store: ObjectStore, *, now: dt.datetime) -> tuple[dict
         engine.dispose()
 
 
-def blobs_of(manifest: Mapping[str, Any], vault: Vault) -> list[Blob]:
+def blobs_of(manifest: Mapping[str, Any], repository: BackupRepository) -> list[Blob]:
     """Return every file that a backup is made of."""
     objects = Blob(**manifest["objects"])
-    vault.check([objects])
+    repository.check([objects])
     files = [Blob(**one) for part in ("home", "projects") for one in manifest[part].values()]
-    stored = [Blob(row["sha256"], row["size_bytes"]) for row in vault.json_lines(objects)]
+    stored = [Blob(row["sha256"], row["size_bytes"]) for row in repository.json_lines(objects)]
     return [Blob(**manifest["catalog"]), objects, *files, *stored]
 
 
@@ -196,9 +198,9 @@ def files_of(manifest: Mapping[str, Any], part: str) -> dict[str, Blob]:
     return {name: Blob(**one) for name, one in manifest[part].items()}
 
 
-def require_empty_store(store: ObjectStore, vault: Vault, manifest: Mapping[str, Any]) -> None:
+def require_empty_store(store: ObjectStore, repository: BackupRepository, manifest: Mapping[str, Any]) -> None:
     """Raise ConfigError if the bucket holds what this backup does not: a restore never mixes two installations."""
-    wanted = {row["key"] for row in vault.json_lines(Blob(**manifest["objects"]))}
+    wanted = {row["key"] for row in repository.json_lines(Blob(**manifest["objects"]))}
     foreign = [info.key for info in store.list("") if info.key not in wanted and not info.key.startswith("self-test/")]
     if foreign:
         raise ConfigError(
@@ -207,21 +209,21 @@ def require_empty_store(store: ObjectStore, vault: Vault, manifest: Mapping[str,
         )
 
 
-def restore_objects(vault: Vault, manifest: Mapping[str, Any], *, store: ObjectStore) -> int:
+def restore_objects(repository: BackupRepository, manifest: Mapping[str, Any], *, store: ObjectStore) -> int:
     """Write every object back under its key and return how many; again changes nothing."""
 
     def put(row: Mapping[str, Any]) -> None:
         content_type = CONTENT_TYPES.get(Path(row["key"]).suffix, "application/octet-stream")
-        store.put_file(row["key"], vault.path_of(row["sha256"]), content_type=content_type)
+        store.put_file(row["key"], repository.path_of(row["sha256"]), content_type=content_type)
 
-    rows = vault.json_lines(Blob(**manifest["objects"]))
+    rows = repository.json_lines(Blob(**manifest["objects"]))
     with ThreadPoolExecutor(PARALLEL) as pool:
         return sum(1 for _ in pool.map(put, rows))
 
 
-def restore_catalog(vault: Vault, manifest: Mapping[str, Any], *, catalog_url: str) -> int:
+def restore_catalog(repository: BackupRepository, manifest: Mapping[str, Any], *, catalog_url: str) -> int:
     """Write the catalog's rows into an empty catalog and return how many."""
     with tempfile.TemporaryDirectory(prefix="dethrone-restore-") as folder:
         work = Path(folder) / "catalog.db"
-        shutil.copyfile(vault.path_of(manifest["catalog"]["sha256"]), work)
+        shutil.copyfile(repository.path_of(manifest["catalog"]["sha256"]), work)
         return catalog_copy.load(work, catalog_url)

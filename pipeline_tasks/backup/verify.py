@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline_tasks.audit.history import parse_anchors
 from pipeline_tasks.audit.signing_keys import known_keys, read_keys, signatures_text
 from pipeline_tasks.backup.read_in_place import BackupStore, open_catalog
-from pipeline_tasks.backup.repository import Vault
+from pipeline_tasks.backup.repository import BackupRepository
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.ledger_repository import LedgerRepository
 from pipeline_tasks.catalog.signatures import PublicKey
@@ -51,13 +51,13 @@ def verify_installation(anchors: Sequence[str] = (), *, public_key: Path | None 
 
 def verify_backup(folder: Path, anchors: Sequence[str] = (), *, public_key: Path | None = None) -> Verification:
     """Check the newest backup of a folder where it lies: on another machine, with nothing started or restored."""
-    vault = Vault(folder.resolve())
-    manifest = vault.manifest()
+    repository = BackupRepository(folder.resolve())
+    manifest = repository.manifest()
     keys = [] if public_key is None else read_keys(public_key)
-    with open_catalog(vault, manifest) as database:
+    with open_catalog(repository, manifest) as database:
         # As of then: a run that was under way is over its deadline by now, and nobody goes on with it.
         now = dt.datetime.fromisoformat(manifest["created_at"])
-        return _verify(database, BackupStore(vault, manifest), anchors, keys=keys, now=now)
+        return _verify(database, BackupStore(repository, manifest), anchors, keys=keys, now=now)
 
 
 def _verify(

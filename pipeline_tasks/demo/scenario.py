@@ -17,7 +17,7 @@ from pipeline_tasks.demo.airflow_task_log import narrate_tasks
 from pipeline_tasks.demo.labelers import label_open_tasks, let_one_person_finish
 from pipeline_tasks.demo.narrator import Narrator
 from pipeline_tasks.demo.progress import Progress, read_progress
-from pipeline_tasks.demo.traffic import Call, Client, Trickle, report_of, send_all
+from pipeline_tasks.demo.traffic import RequestOutcome, TrafficClient, Trickle, report_of, send_all
 from pipeline_tasks.errors import PipelineError, ServiceUnavailable
 from pipeline_tasks.orchestration.resources import Resources, build_resources
 
@@ -36,7 +36,7 @@ class Stage:
     airflow: AirflowRest
     narrator: Narrator
     material: demo_material.Material
-    client: Client
+    client: TrafficClient
     labeler: str
 
     def progress(self) -> Progress:
@@ -78,7 +78,7 @@ def _set_up(narrator: Narrator, *, labeler: str, size: str) -> Stage:
         parts.settings.airflow_url, username="admin", password=(secrets / "airflow_admin_password").read_text().strip()
     )
     material = demo_material.load_material(size)
-    client = Client(
+    client = TrafficClient(
         parts.settings.gateway_url,
         project=PROJECT,
         api_key=(secrets / "gateway_api_key").read_text().strip(),
@@ -320,7 +320,7 @@ def _wait(condition: Callable[[], bool], text: str, *, seconds: float, nudge: Ca
 def _close(stage: Stage) -> int:
     from pipeline_tasks.invariants import check
 
-    calls: list[Call] = stage.client.calls
+    calls: list[RequestOutcome] = stage.client.calls
     seen = report_of(calls)
     say = stage.narrator
     say.fact(

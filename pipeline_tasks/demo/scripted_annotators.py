@@ -143,7 +143,7 @@ def answer_all(
     invite = str(administrator.organizations.invites.get_invite_link().token)
     counter = _Counter(len(assignments), progress)
     busy = [one for one in annotators if any(job.annotator == one for job in assignments)]
-    accounts = {one.email: Account(url, one.email, password_for(one.email, password_secret)) for one in busy}
+    accounts = {one.email: AnnotatorAccount(url, one.email, password_for(one.email, password_secret)) for one in busy}
     for account in accounts.values():
         account.enter(invite_token=invite)
 
@@ -165,7 +165,7 @@ def password_for(email: str, secret: str) -> str:
     return hmac.new(secret.encode(), email.encode(), hashlib.sha256).hexdigest()[:32]
 
 
-class Account:
+class AnnotatorAccount:
     """One Label Studio account with its own session, as a browser has it, and the SDK on that session."""
 
     def __init__(self, url: str, email: str, password: str) -> None:

@@ -13,7 +13,7 @@ import httpx
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Call:
+class RequestOutcome:
     """One request's end: the status (0 = no answer), the model that answered, and whether it was right."""
 
     status: int
@@ -34,7 +34,7 @@ class TrafficReport:
     p99_ms: float
 
 
-class Client:
+class TrafficClient:
     """Sends images to the gateway and knows the truth about them, which the gateway does not."""
 
     def __init__(self, url: str, *, project: str, api_key: str, truth: Mapping[bytes, str]) -> None:
@@ -42,7 +42,7 @@ class Client:
         self._truth = truth
         self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "image/png"}
         self._client = httpx.Client(timeout=30.0, trust_env=False)
-        self.calls: list[Call] = []
+        self.calls: list[RequestOutcome] = []
 
     def ask(self, image: bytes, *, user_key: str = "") -> dict[str, object]:
         """Send one image; a failure is counted, never raised."""
@@ -55,7 +55,7 @@ class Client:
         except (httpx.HTTPError, ValueError) as error:
             body, status = {"error": type(error).__name__}, 0
         self.calls.append(
-            Call(
+            RequestOutcome(
                 status=status,
                 model_version=str(body.get("model_version", "")),
                 right=body.get("label") == self._truth.get(image),
@@ -65,7 +65,7 @@ class Client:
         return body
 
 
-def send_all(client: Client, images: Sequence[bytes], *, num_threads: int = 4) -> None:
+def send_all(client: TrafficClient, images: Sequence[bytes], *, num_threads: int = 4) -> None:
     """Send each image once, a few at a time."""
     numbers = iter(range(len(images)))
     lock = threading.Lock()
@@ -88,7 +88,7 @@ def send_all(client: Client, images: Sequence[bytes], *, num_threads: int = 4) -
 class Trickle:
     """Keeps asking at a steady rate until it is stopped: what must not notice a swap."""
 
-    def __init__(self, client: Client, images: Sequence[bytes], *, per_second: float) -> None:
+    def __init__(self, client: TrafficClient, images: Sequence[bytes], *, per_second: float) -> None:
         self._client = client
         self._images = images
         self._pause = 1.0 / per_second
@@ -111,7 +111,7 @@ class Trickle:
             self._client.ask(image, user_key=f"visitor-{number % len(self._images)}")
 
 
-def report_of(calls: Sequence[Call]) -> TrafficReport:
+def report_of(calls: Sequence[RequestOutcome]) -> TrafficReport:
     """Sum calls up: failures by kind, accuracy by the model that answered, latency percentiles in ms."""
     failures = collections.Counter(str(call.status or "no answer") for call in calls if call.status != 200)
     by_model: dict[str, list[bool]] = collections.defaultdict(list)

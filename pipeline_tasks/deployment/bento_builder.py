@@ -96,7 +96,7 @@ def stored_digest(tag: str, *, bentoml_home: Path) -> str | None:
     pinned = bento / "env" / "python" / "requirements.txt"
     if any(path.is_symlink() for folder in (bento, model_dir) for path in (folder, *folder.rglob("*"))):
         return None  # what a link names can change after it was hashed
-    if not pinned.is_file() or not all((model_dir / one).is_file() for one in model_files(model_dir)):
+    if not pinned.is_file() or not all((model_dir / file).is_file() for file in model_files(model_dir)):
         return None
     files = sorted(path.relative_to(bento / "src") for path in (bento / "src").rglob("*.py"))
     # BentoML adds its own pin to those of the build.
@@ -122,11 +122,11 @@ def pins(lock_path: Path | None) -> list[str]:
         from importlib.metadata import version
 
         return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
-    found = {match[1].lower(): match[0] for match in map(PIN.match, lock_path.read_text().splitlines()) if match}
-    missing = [name for name in REQUIREMENTS if name not in found]
+    pinned = {match[1].lower(): match[0] for match in map(PIN.match, lock_path.read_text().splitlines()) if match}
+    missing = [name for name in REQUIREMENTS if name not in pinned]
     if missing:
         raise ConfigError(f"{lock_path.name} must pin {', '.join(missing)} (got no such line). Recompile the lock.")
-    return [found[name] for name in REQUIREMENTS]
+    return [pinned[name] for name in REQUIREMENTS]
 
 
 def _check(tag: str, labels: Mapping[str, str]) -> None:

@@ -110,8 +110,8 @@ def _expected(rollout: CanaryRollout) -> str:
     if traffic is None:
         logger.info("the rollout of %s: no request is known by which to say its time", rollout.release.model_version)
         return ""
-    found = require_end(rollout.project.config.serving.rollout, traffic)
-    return f"; at the traffic of the newest day ({traffic.text}) it takes {span(found.seconds)} at least"
+    forecast = require_end(rollout.project.config.serving.rollout, traffic)
+    return f"; at the traffic of the newest day ({traffic.text}) it takes {span(forecast.seconds)} at least"
 
 
 def _rule(rollout: CanaryRollout, records: Sequence[RouteRecord]) -> Rule:
@@ -125,7 +125,7 @@ def _rule(rollout: CanaryRollout, records: Sequence[RouteRecord]) -> Rule:
 def _phases(rollout: CanaryRollout, records: Sequence[RouteRecord], rule: Rule) -> list[Phase]:
     """Return the phases of a rollout under way: its mirrors are one of them where it has or had them."""
     phases = phases_of(rollout.project.config.serving.rollout)
-    mirrored = rule == "mirrors/1" or any(one.action == "shadow" for one in _mine(rollout, records))
+    mirrored = rule == "mirrors/1" or any(record.action == "shadow" for record in _mine(rollout, records))
     return [phase for phase in phases if mirrored or not phase.is_shadow]
 
 
@@ -202,18 +202,18 @@ def _start(rollout: CanaryRollout, head: RouteRecord) -> DeploymentRef:
 
 def _look(rollout: CanaryRollout, head: Route, phase: Phase, *, rule: Rule, num_phases: int, is_due: bool) -> Look:
     config = rollout.project.config.serving.rollout
-    found = rollout.gateway.accounts(rollout.project.name)
-    if found is None or found.generation != head.generation:
+    accounts = rollout.gateway.accounts(rollout.project.name)
+    if accounts is None or accounts.generation != head.generation:
         return Look("inconclusive", (f"the gateway does not tell of generation {head.generation} yet",))
     return judge_by(
         rule,
-        found.deployments.get(rollout.deployment_id, EMPTY),
-        found.deployments.get(champion_entry(head).deployment_id, EMPTY),
+        accounts.deployments.get(rollout.deployment_id, EMPTY),
+        accounts.deployments.get(champion_entry(head).deployment_id, EMPTY),
         phase=phase,
         limits=config.limits,
         alpha=1 - config.confidence,
         num_phases=num_phases,
-        edges_ms=found.edges_ms,
+        edges_ms=accounts.edges_ms,
         is_due=is_due,
     )
 

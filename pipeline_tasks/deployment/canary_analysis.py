@@ -114,19 +114,19 @@ def judge(
     ]
     if phase.is_shadow:
         findings.append(_judge_disagreement(candidate, limit=limits.max_disagreement, alpha=each))
-    bad = tuple(one.text for one in findings if one.stand == "bad")
+    bad = tuple(finding.text for finding in findings if finding.stand == "bad")
     if bad:
         return Look("fail", bad)
     missing = phase.min_requests - candidate.asked
-    still = tuple(one.text for one in findings if one.stand == "open")
+    still = tuple(finding.text for finding in findings if finding.stand == "open")
     if missing > 0:
         still = (f"{candidate.asked:,} of the {phase.min_requests:,} requests that it needs", *still)
-    return Look("inconclusive", still) if still else Look("pass", tuple(one.text for one in findings))
+    return Look("inconclusive", still) if still else Look("pass", tuple(finding.text for finding in findings))
 
 
 def seconds_for_steps(phases: Sequence[Phase], phase: Phase) -> float:
     """Return the least time that the phases after this one take."""
-    return sum(one.seconds for one in phases if one.share > phase.share)
+    return sum(other.seconds for other in phases if other.share > phase.share)
 
 
 def due_seconds(phases: Sequence[Phase], phase: Phase, *, seconds_left: float) -> float:
@@ -134,7 +134,7 @@ def due_seconds(phases: Sequence[Phase], phase: Phase, *, seconds_left: float) -
 
     Ten times `bake_seconds`, a minute at least, and no more than its equal part: to wait longer teaches nothing.
     """
-    part = seconds_left / sum(one.share >= phase.share for one in phases)
+    part = seconds_left / sum(other.share >= phase.share for other in phases)
     return max(phase.seconds, min(part, max(SHORTEST_WAIT, WAITS * phase.seconds)))
 
 
@@ -207,13 +207,13 @@ def edge_below(account: DeploymentAccount, edges_ms: Sequence[float], *, ratio: 
 
 def increase(name: str, candidate: Rate, champion: Rate, *, limit: float, alpha: float) -> Finding:
     """Return whether a rate is shown to be higher than the champion's by more than a limit, or by no more."""
-    found = compare(candidate, champion, alpha=alpha)
-    stand: Stand = "bad" if found.low > limit else "good" if found.high <= limit else "open"
+    difference = compare(candidate, champion, alpha=alpha)
+    stand: Stand = "bad" if difference.low > limit else "good" if difference.high <= limit else "open"
     sides = (
         f"{_percent(candidate)} of {candidate.num_trials:,} {name}, "
         f"the champion's {_percent(champion)} of {champion.num_trials:,}"
     )
-    points = f"{found.low * 100:+.1f} to {found.high * 100:+.1f} points ({limit * 100:.1f} allowed)"
+    points = f"{difference.low * 100:+.1f} to {difference.high * 100:+.1f} points ({limit * 100:.1f} allowed)"
     return Finding(stand, f"{sides}: {points}")
 
 

@@ -114,7 +114,7 @@ def judge_step(
                 alpha=each / len(edges_ms),
             )
         )
-    bad = tuple(one.text for one in findings if one.stand == "bad")
+    bad = tuple(finding.text for finding in findings if finding.stand == "bad")
     if bad:
         return Look("fail", bad)
     said = (
@@ -187,10 +187,10 @@ def _stand(low: float, high: float, limit: float) -> Stand:
 
 
 def _look(findings: Sequence[Finding], *, num: int, needed: int, what: str) -> Look:
-    bad = tuple(one.text for one in findings if one.stand == "bad")
+    bad = tuple(finding.text for finding in findings if finding.stand == "bad")
     if bad:
         return Look("fail", bad)
-    still = tuple(one.text for one in findings if one.stand == "open")
+    still = tuple(finding.text for finding in findings if finding.stand == "open")
     if num < needed:
         still = (f"{num:,} of the {needed:,} {what} that it needs", *still)
-    return Look("inconclusive", still) if still else Look("pass", tuple(one.text for one in findings))
+    return Look("inconclusive", still) if still else Look("pass", tuple(finding.text for finding in findings))

@@ -92,22 +92,22 @@ def least_requests(rollout: RolloutConfig, phase: Phase) -> int:
 
     if not phase.is_shadow and rule_of(rollout) == "mirrors/1":
         return phase.min_requests
-    found = least_number(passes)
-    if found is None:
+    least = least_number(passes)
+    if least is None:
         raise ConfigError(
             "serving.rollout.limits must be such that ten million requests can show them "
             f"(got max_error_rate_increase {rollout.limits.max_error_rate_increase:g}, max_disagreement "
             f"{rollout.limits.max_disagreement:g}). Allow more.",
             code="ROLLOUT_CANNOT_END",
         )
-    return found
+    return least
 
 
 def forecast(rollout: RolloutConfig, traffic: Traffic) -> Forecast:
     """Return the least time of a rollout that begins now."""
     phases, now = phases_of(rollout), 0.0
     on_mirrors = rule_of(rollout) == "mirrors/1"
-    found: list[tuple[Phase, float, int]] = []
+    phase_ends: list[tuple[Phase, float, int]] = []
     for phase in phases:
         needed = least_requests(rollout, phase)
         until = traffic.seconds_until(needed * 100 / (phase.share or 100), begin=now)
@@ -115,8 +115,8 @@ def forecast(rollout: RolloutConfig, traffic: Traffic) -> Forecast:
             left = max(0.0, rollout.deadline_seconds - now)
             until = min(until, now + due_seconds(phases, phase, seconds_left=left))
         now = max(now + phase.seconds, until)
-        found.append((phase, now, needed))
-    return Forecast(tuple(found), rollout.deadline_seconds)
+        phase_ends.append((phase, now, needed))
+    return Forecast(tuple(phase_ends), rollout.deadline_seconds)
 
 
 def require_end(rollout: RolloutConfig, traffic: Traffic) -> Forecast:
@@ -125,13 +125,13 @@ def require_end(rollout: RolloutConfig, traffic: Traffic) -> Forecast:
     Raises:
         ConfigError: it cannot end at this traffic; the message says with which settings it would.
     """
-    found = forecast(rollout, traffic)
-    if found.can_end:
-        return found
-    late = next(one for one in found.phases if one[1] > 0 and _is_late(found, one))
+    expected = forecast(rollout, traffic)
+    if expected.can_end:
+        return expected
+    late = next(phase_end for phase_end in expected.phases if phase_end[1] > 0 and _is_late(expected, phase_end))
     phase, until, needed = late
     name = "mirrors" if phase.is_shadow else f"requests at the step of {phase.share} %"
-    other = next((f"{one}; or " for one in _settings_that_do(rollout, traffic)), "")
+    other = next((f"{settings}; or " for settings in _settings_that_do(rollout, traffic)), "")
     raise ConfigError(
         f"serving.rollout must be able to end by its deadline_seconds (got {rollout.deadline_seconds:g}; at the "
         f"traffic of the newest day, {traffic.text}, the {needed:,} {name} it needs are there after {span(until)}). "
@@ -140,16 +140,16 @@ def require_end(rollout: RolloutConfig, traffic: Traffic) -> Forecast:
     )
 
 
-def _is_late(found: Forecast, one: tuple[Phase, float, int]) -> bool:
-    place = found.phases.index(one)
-    after = sum(phase.seconds for phase, _, _ in found.phases[place + 1 :])
-    return one[1] + after > found.deadline_seconds
+def _is_late(expected: Forecast, phase_end: tuple[Phase, float, int]) -> bool:
+    place = expected.phases.index(phase_end)
+    after = sum(phase.seconds for phase, _, _ in expected.phases[place + 1 :])
+    return phase_end[1] + after > expected.deadline_seconds
 
 
 def _settings_that_do(rollout: RolloutConfig, traffic: Traffic) -> Iterator[str]:
     """Yield settings under which a rollout can end, those that change least first."""
     limit = rollout.limits.max_error_rate_increase
-    for wider in (limit, *(one for one in WIDER_LIMITS if one > limit)):
+    for wider in (limit, *(increase for increase in WIDER_LIMITS if increase > limit)):
         limits = rollout.limits.model_copy(update={"max_error_rate_increase": wider})
         for fewer in (False, True):
             changed: dict[str, Any] = {"limits": limits, "deadline_seconds": LONGEST_DEADLINE}
@@ -157,20 +157,20 @@ def _settings_that_do(rollout: RolloutConfig, traffic: Traffic) -> Iterator[str]
                 bare = rollout.model_copy(update=changed | {"shadow_requests": 1})
                 changed["shadow_requests"] = least_requests(bare, phases_of(bare)[0])
             tried = rollout.model_copy(update=changed)
-            found = forecast(tried, traffic)
-            if not found.can_end:
+            expected = forecast(tried, traffic)
+            if not expected.can_end:
                 continue
-            proposed = _deadline(tried, found)
+            proposed = _deadline(tried, expected)
             said = {"shadow_requests": changed["shadow_requests"]} if fewer else {}
             said |= {"deadline_seconds": f"{max(proposed, rollout.deadline_seconds):g}"}
             said |= {"limits.max_error_rate_increase": f"{wider:g}"} if wider != limit else {}
             yield ", ".join(f"{name}: {value}" for name, value in said.items())
 
 
-def _deadline(rollout: RolloutConfig, found: Forecast) -> float:
+def _deadline(rollout: RolloutConfig, expected: Forecast) -> float:
     """Return a deadline for a rollout that can end by the longest one: the time of its proof, and some to spare."""
-    proofs = [until for phase, until, _ in found.phases if phase.is_shadow or rule_of(rollout) != "mirrors/1"]
-    steps = sum(phase.seconds for phase, _, _ in found.phases if not phase.is_shadow)
+    proofs = [until for phase, until, _ in expected.phases if phase.is_shadow or rule_of(rollout) != "mirrors/1"]
+    steps = sum(phase.seconds for phase, _, _ in expected.phases if not phase.is_shadow)
     needed = SPARE * (proofs[-1] + steps)
     return min(LONGEST_DEADLINE, ROUND_SECONDS * math.ceil(needed / ROUND_SECONDS))
 

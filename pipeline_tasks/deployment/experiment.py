@@ -144,14 +144,15 @@ def newest(
     Raises:
         ConfigError: there is none.
     """
-    started = [one for one in records if one.action == START]
-    found = [one for one in started if one.serving["experiment"]["experiment_id"].startswith(experiment_id or "")]
-    if not found:
-        known = ", ".join(one.serving["experiment"]["experiment_id"] for one in started) or "none"
+    started = [record for record in records if record.action == START]
+    ids = [record.serving["experiment"]["experiment_id"] for record in started]
+    matching = [record for record, name in zip(started, ids, strict=True) if name.startswith(experiment_id or "")]
+    if not matching:
+        known = ", ".join(ids) or "none"
         raise ConfigError(f"--id must be the beginning of an experiment's id (got {experiment_id}). Known: {known}.")
-    record = found[-1]
-    after = next((one for one in records if one.route.generation == record.route.generation + 1), None)
-    return experiment_of(record), after
+    start = matching[-1]
+    after = next((record for record in records if record.route.generation == start.route.generation + 1), None)
+    return experiment_of(start), after
 
 
 def experiment_of(record: RouteRecord) -> Experiment:

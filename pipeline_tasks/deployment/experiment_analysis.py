@@ -105,12 +105,15 @@ def compare_arms(
     experiment: Experiment, exposures: Iterable[Exposure], outcomes: Iterable[Outcome], *, as_of_ms: int
 ) -> dict[str, Any]:
     """Return the report at a time; the same log gives the same report, in whatever order it was read."""
-    seen = sorted({_name(one): one for one in exposures}.values(), key=lambda one: (one.at_ms, _name(one)))
+    seen = sorted(
+        {_name(exposure): exposure for exposure in exposures}.values(),
+        key=lambda exposure: (exposure.at_ms, _name(exposure)),
+    )
     first: dict[str, Exposure] = {}
-    for one in seen:
-        first.setdefault(_unit(one), one)
-    units = {unit: experiment.deployments[one.assigned] for unit, one in first.items()}
-    told = _first_outcomes(seen, sorted(set(outcomes), key=lambda one: (one.at_ms, one.request_id)))
+    for exposure in seen:
+        first.setdefault(_unit(exposure), exposure)
+    units = {unit: experiment.deployments[exposure.assigned] for unit, exposure in first.items()}
+    told = _first_outcomes(seen, sorted(set(outcomes), key=lambda outcome: (outcome.at_ms, outcome.request_id)))
     won = {unit: _is_success(experiment.metric, exposure, outcome) for unit, (exposure, outcome) in told.items()}
     if experiment.rule == INTERVALS:
         return _by_intervals(experiment, seen, units, won)
@@ -124,8 +127,8 @@ def _by_intervals(
     experiment: Experiment, seen: Sequence[Exposure], units: Mapping[str, Arm], won: Mapping[str, bool]
 ) -> dict[str, Any]:
     rates = _rates(units, won)
-    found = compare(rates["b"], rates["a"], alpha=1 - experiment.confidence)
-    answer = "b" if found.low > 0 else "a" if found.high < 0 else "undecided"
+    difference = compare(rates["b"], rates["a"], alpha=1 - experiment.confidence)
+    answer = "b" if difference.low > 0 else "a" if difference.high < 0 else "undecided"
     return {
         **_shown(experiment, seen, units, rates),
         "answer": answer,
@@ -149,7 +152,10 @@ def _by_pairs(
     pairs = match((units[unit], success) for unit, success in counted.items())
     told = match((units[unit], unit in on_time) for unit in matured)
     shown = _shown(experiment, seen, units, _rates(units, counted))
-    num_matured, num_late = Counter(units[one] for one in matured), Counter(units[one] for one in won.keys() - on_time)
+    num_matured, num_late = (
+        Counter(units[unit] for unit in matured),
+        Counter(units[unit] for unit in won.keys() - on_time),
+    )
     for arm in ARMS:
         shown["arms"][arm] |= {"num_matured": num_matured[arm], "num_late": num_late[arm]}
     warning = _share_warning(experiment, Counter(units.values()))
@@ -182,7 +188,7 @@ def _shown(
     experiment: Experiment, seen: Sequence[Exposure], units: Mapping[str, Arm], rates: Mapping[Arm, Rate]
 ) -> dict[str, Any]:
     alpha, sizes = 1 - experiment.confidence, Counter(units.values())
-    found = compare(rates["b"], rates["a"], alpha=alpha)
+    difference = compare(rates["b"], rates["a"], alpha=alpha)
     return {
         "experiment_id": experiment.experiment_id,
         "project": experiment.project,
@@ -192,7 +198,7 @@ def _shown(
         "arms": {
             arm: {
                 "model_version": getattr(experiment, arm),
-                "num_requests": sum(experiment.deployments[one.assigned] == arm for one in seen),
+                "num_requests": sum(experiment.deployments[exposure.assigned] == arm for exposure in seen),
                 "num_exposed": sizes[arm],
                 "num_outcomes": rates[arm].num_trials,
                 "num_successes": rates[arm].num_events,
@@ -202,8 +208,8 @@ def _shown(
             for arm in ARMS
         },
         "difference": {
-            "b_minus_a": found.difference if all(rate.num_trials for rate in rates.values()) else None,
-            "bounds": [found.low, found.high],
+            "b_minus_a": difference.difference if all(rate.num_trials for rate in rates.values()) else None,
+            "bounds": [difference.low, difference.high],
         },
     }
 
@@ -220,7 +226,7 @@ def as_text(report: Mapping[str, Any]) -> str:
             f"  {name}  {arm['model_version']}: {rate} ({low:.2%} to {high:.2%}), {arm['num_successes']:,} of "
             f"{arm['num_outcomes']:,} outcomes of {arm['num_exposed']:,} exposed ({arm['num_requests']:,} requests)"
         )
-    low, high = (100 * one for one in difference["bounds"])
+    low, high = (100 * bound for bound in difference["bounds"])
     between = f"between {low:+.2f} and {high:+.2f} points"
     told = "unknown" if difference["b_minus_a"] is None else f"{100 * difference['b_minus_a']:+.2f} points"
     lines.append(f"  b minus a: {told}, {between}")
@@ -258,20 +264,21 @@ def _unit(exposure: Exposure) -> str:
 
 def _first_outcomes(exposures: Sequence[Exposure], outcomes: Sequence[Outcome]) -> dict[str, tuple[Exposure, Outcome]]:
     """Return each unit's first outcome with the answer that it speaks of: by id, else its business key's newest."""
-    by_id = {one.prediction_id: one for one in exposures if one.prediction_id is not None}
+    by_id = {exposure.prediction_id: exposure for exposure in exposures if exposure.prediction_id is not None}
     by_key: dict[str, list[Exposure]] = {}
-    for one in exposures:
-        if one.business_key is not None:
-            by_key.setdefault(one.business_key, []).append(one)
-    found: dict[str, tuple[Exposure, Outcome]] = {}
+    for exposure in exposures:
+        if exposure.business_key is not None:
+            by_key.setdefault(exposure.business_key, []).append(exposure)
+    first: dict[str, tuple[Exposure, Outcome]] = {}
     for outcome in outcomes:
-        exposure = by_id.get(outcome.prediction_id) if outcome.prediction_id is not None else None
-        if exposure is None and outcome.business_key is not None:
-            earlier = [one for one in by_key.get(outcome.business_key, ()) if one.at_ms <= outcome.at_ms]
-            exposure = earlier[-1] if earlier else None
-        if exposure is not None:
-            found.setdefault(_unit(exposure), (exposure, outcome))
-    return found
+        answer = by_id.get(outcome.prediction_id) if outcome.prediction_id is not None else None
+        if answer is None and outcome.business_key is not None:
+            answers = by_key.get(outcome.business_key, ())
+            earlier = [exposure for exposure in answers if exposure.at_ms <= outcome.at_ms]
+            answer = earlier[-1] if earlier else None
+        if answer is not None:
+            first.setdefault(_unit(answer), (answer, outcome))
+    return first
 
 
 def _is_success(metric: str, exposure: Exposure, outcome: Outcome) -> bool:

@@ -21,7 +21,7 @@ UNEVEN = 1.96
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pairs:
-    """How many pairs there are, and in how many of them only one side had the event."""
+    """Numbers of pairs: all, and those in which only one side had the event."""
 
     num: int
     only_a: int

@@ -221,15 +221,15 @@ def restore_bento(
             raise _gone(release, [facts["object_key"]]) from None
         finally:
             exported.unlink(missing_ok=True)
-    found = packager.digest(release.bento_tag)
-    _require_same(release, f"{release.bento_tag} in the BentoML store", facts["bento_digest"], found)
+    actual = packager.digest(release.bento_tag)
+    _require_same(release, f"{release.bento_tag} in the BentoML store", facts["bento_digest"], actual)
 
 
-def _require_same(release: ReleaseRef, what: str, expected: str | None, found: str | None) -> None:
-    if expected is not None and found != expected:  # a release from before the export was hashed has nothing to expect
+def _require_same(release: ReleaseRef, what: str, expected: str | None, actual: str | None) -> None:
+    if expected is not None and actual != expected:  # a release from before the export was hashed has nothing to expect
         raise GateClosed(
             f"release {release.bento_tag} must serve what was checked: {what} must have the digest {expected[:12]} "
-            f"(got {(found or 'none')[:12]}). Remove it there so that it is restored, or restore it from a backup. "
+            f"(got {(actual or 'none')[:12]}). Remove it there so that it is restored, or restore it from a backup. "
             "The champion keeps serving.",
             code="ARTIFACT_CHANGED",
         )

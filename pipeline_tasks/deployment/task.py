@@ -54,7 +54,7 @@ def refuse_undone(records: Sequence[RouteRecord], release: ReleaseRef, *, deploy
 
     A retry, or a cleared task, must not undo the rollback of a person.
     """
-    promoted = [one for one in records if one.action == "promote" and one.verdict_id == release.verdict_id]
+    promoted = [record for record in records if record.action == "promote" and record.verdict_id == release.verdict_id]
     if not promoted or deployment_id in {entry.deployment_id for entry in records[-1].route.entries}:
         return
     last = records[-1]

@@ -98,7 +98,7 @@ def propose_column(name: str, values: Sequence[Any]) -> Proposal:
 
 def with_columns(text: str, proposals: Sequence[Proposal]) -> str:
     """Return the text of project.yaml with these columns in front of the sources, or in the place of those it has."""
-    section = "columns:\n" + "".join(one.as_yaml() for one in proposals)
+    section = "columns:\n" + "".join(proposal.as_yaml() for proposal in proposals)
     if _SECTION.search(text):
         return _SECTION.sub(lambda _: section, text, count=1)
     return re.sub(r"(?m)^sources:", lambda _: f"{section}\nsources:", text, count=1)

@@ -33,13 +33,15 @@ def next_reading(before: Mapping[str, Any] | None, columns: list[Any]) -> dict[s
         return {"version": READING_VERSION, "columns": columns}
     if _is_same(before["columns"], columns):
         return dict(before)
-    earlier = [one for one in (*before.get("earlier", ()), before["columns"]) if not _is_same(one, columns)]
+    earlier = [
+        declared for declared in (*before.get("earlier", ()), before["columns"]) if not _is_same(declared, columns)
+    ]
     return {"version": READING_VERSION, "columns": columns, **({"earlier": earlier} if earlier else {})}
 
 
 def earlier_columns(reading: Mapping[str, Any]) -> tuple[Columns, ...]:
     """Return the columns that were declared before, the oldest first."""
-    return tuple(columns_of(one) for one in reading.get("earlier", ()))
+    return tuple(columns_of(columns) for columns in reading.get("earlier", ()))
 
 
 def former_items(
@@ -52,9 +54,9 @@ def former_items(
 ) -> tuple[Former, ...]:
     """Return what reading version 1 (`guessed`) and columns of before make of a row, but for those that refuse it."""
     digests = _digests([guessed])
-    readers = [partial(row_content, values, columns=one, max_characters=max_characters) for one in earlier]
-    found = [Former(digest, digest) for digest in digests]
-    return tuple(found + [Former(keyed_item_id(key, digest), digest) for digest in _digests(readers)])
+    readers = [partial(row_content, values, columns=columns, max_characters=max_characters) for columns in earlier]
+    formers = [Former(digest, digest) for digest in digests]
+    return tuple(formers + [Former(keyed_item_id(key, digest), digest) for digest in _digests(readers)])
 
 
 def _digests(readers: Sequence[Callable[[], bytes]]) -> Iterator[str]:
@@ -65,9 +67,9 @@ def _digests(readers: Sequence[Callable[[], bytes]]) -> Iterator[str]:
             continue
 
 
-def _is_same(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
+def _is_same(columns: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
     """Tell whether two lists of columns read a row alike: their order says nothing."""
-    return sorted(one, key=_name) == sorted(other, key=_name)
+    return sorted(columns, key=_name) == sorted(other, key=_name)
 
 
 def _name(column: Mapping[str, Any]) -> str:

@@ -157,17 +157,17 @@ def feed_rows(rows: RowSource, source: RowsSource, reading: SourceReading) -> Re
     place = SqlCursor.parse(cursor.value) if cursor is not None and is_same else SqlCursor()
     count = _Count()
     examine = partial(examine_row, file="", project=project, source=source, earlier=earlier)
-    found = rows.rows(columns=_columns(source), also=_names(earlier), cursor=place, now=reading.now)
-    for row in shielded(found, name=source.name):
+    new_rows = rows.rows(columns=_columns(source), also=_names(earlier), cursor=place, now=reading.now)
+    for row in shielded(new_rows, name=source.name):
         _give(row, file="", examine=examine, writer=reading.writer, count=count)
     cursor_value = {"policy": policy.both, **rows.cursor.as_json()}
     return ReadResult(count.num_rows, cursor_value, is_whole=rows.is_whole, warnings=tuple(rows.warnings))
 
 
-def shielded(found: Iterator[T], *, name: str) -> Iterator[T]:
+def shielded(values: Iterator[T], *, name: str) -> Iterator[T]:
     """Yield what a source gives; an error that nobody foresaw ends this source alone."""
     with _this_source_alone(name):
-        yield from found
+        yield from values
 
 
 def opened(opening: Callable[[], T], *, name: str) -> T:

@@ -96,20 +96,20 @@ class PlaceReader:
         rows: dict[str, list[int]] = {}
         for row, at in enumerate(locations):
             rows.setdefault(at.object_key, []).append(row)
-        found, alone = [b""] * len(locations), []
+        contents, alone = [b""] * len(locations), []
         for key, chosen in rows.items():
             if len(chosen) <= FEW_ITEMS and key != self._key:
                 alone += chosen
                 continue
             self._fetch(key)
             for row in chosen:
-                found[row] = _part(self._pack, locations[row])
+                contents[row] = _part(self._pack, locations[row])
         if alone:
             with ThreadPoolExecutor(READS, thread_name_prefix="read-places") as pool:
                 read = partial(_read_range, self._store)
                 for row, data in zip(alone, pool.map(read, [locations[row] for row in alone]), strict=True):
-                    found[row] = data
-        return found
+                    contents[row] = data
+        return contents
 
     def _fetch(self, key: str) -> None:
         if key != self._key:

@@ -153,11 +153,11 @@ class ItemWriter:
         # All at one moment: what is recorded while the candidates are placed is no longer pending then.
         known.update((item_id, self._pending[item_id]) for item_id in ids if item_id in self._pending)
         for candidate, seen in waiting:
-            found = known.get(candidate.item_id)
-            if found is None:
+            recorded = known.get(candidate.item_id)
+            if recorded is None:
                 self._place_new(candidate, seen=seen)
             else:
-                self._place_known(candidate, found, seen=seen)
+                self._place_known(candidate, recorded, seen=seen)
             if candidate.item_id in self._pending:
                 known[candidate.item_id] = self._pending[candidate.item_id]
             self._send_if_full()
@@ -169,27 +169,30 @@ class ItemWriter:
         """
         ids = [
             item_id
-            for one, _ in waiting
-            if one.former is not None
-            for item_id in (one.item_id, *(former.item_id for former in one.former))
+            for candidate, _ in waiting
+            if candidate.former is not None
+            for item_id in (candidate.item_id, *(former.item_id for former in candidate.former))
         ]
         items = self._items.get(self._target.project, ids) if ids else {}
-        return [(one if one.former is None else self._as_item(one, items), seen) for one, seen in waiting]
+        return [
+            (candidate if candidate.former is None else self._as_item(candidate, items), seen)
+            for candidate, seen in waiting
+        ]
 
     def _as_item(self, candidate: Candidate, items: Mapping[str, Item]) -> Candidate:
         """Return a row as the item that it is: of its key, with content that this or an earlier reading gives it."""
-        contents = {candidate.content_id, *(one.content_id for one in candidate.former or ())}
-        for item_id in (candidate.item_id, *(one.item_id for one in candidate.former or ())):
+        contents = {candidate.content_id, *(former.content_id for former in candidate.former or ())}
+        for item_id in (candidate.item_id, *(former.item_id for former in candidate.former or ())):
             before = items.get(item_id)
             if before is None or (before.key, before.origin) != (candidate.key, "source"):
                 continue
             content = self._renewing.get(item_id, before.content_id)
             if content in contents:
                 self.num_reread += item_id != candidate.item_id
-                found = dataclasses.replace(candidate, item_id=item_id)
+                reread = dataclasses.replace(candidate, item_id=item_id)
                 if content != candidate.content_id:
-                    self._renew(found)
-                return found
+                    self._renew(reread)
+                return reread
         if (
             candidate.item_id in items
         ):  # it holds another row now, which an earlier reading could not tell from this one

@@ -67,18 +67,20 @@ def add_production_items(
     item_ids: dict[str, str] = {}
     with ItemWriter(target, items=items, store=store, fence=fence) as writer:
         examined = [(record, examine_record(record, project=project)) for record in records]
-        looked_up = [one.content_id for record, one in examined if isinstance(one, Candidate) and not record.item_id]
+        looked_up = [
+            checked.content_id for record, checked in examined if isinstance(checked, Candidate) and not record.item_id
+        ]
         known = items.by_content(project.name, looked_up)
-        for record, one in examined:
-            outcome = one if record.item_id else as_known(one, known)
+        for record, checked in examined:
+            outcome = checked if record.item_id else as_known(checked, known)
             if isinstance(outcome, Candidate):
                 item_ids[record.prediction_id] = outcome.item_id
                 writer.add(outcome)
             else:
                 writer.refuse(outcome)
         writer.close()
-    found = items.get(project.name, item_ids.values())
-    return {prediction_id: found[item_id] for prediction_id, item_id in item_ids.items()}
+    by_id = items.get(project.name, item_ids.values())
+    return {prediction_id: by_id[item_id] for prediction_id, item_id in item_ids.items()}
 
 
 def examine_record(record: ProductionRecord, *, project: Project) -> Candidate | RejectedRow:

@@ -46,10 +46,10 @@ def _unmatched(source: Source, *, opening: Opening) -> list[str]:
 
 
 def _unset(source: SourceBase, *, opening: Opening) -> list[str]:
-    found = []
+    warnings = []
     for key, names in source.variables().items():
         if missing := [name for name in names if not opening.environment.get(name)]:
             got = f"{' and '.join(missing)}, not set in this shell"
             advice = "Set it where `dethrone up` or the workers start."
-            found.append(f"{opening.setting}.{key} should name what is set (got {got}). {advice}")
-    return found
+            warnings.append(f"{opening.setting}.{key} should name what is set (got {got}). {advice}")
+    return warnings

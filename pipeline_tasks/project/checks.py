@@ -82,20 +82,23 @@ def _check_sources(project: Project) -> Iterator[Finding]:
 
 
 def _check_slices(project: Project) -> Iterator[Finding]:
-    counts = Counter(one.name for one in project.gate.slices)
-    for index, one in enumerate(project.gate.slices):
-        for key, message in _check_slice(one, count=counts[one.name]):
+    counts = Counter(data_slice.name for data_slice in project.gate.slices)
+    for index, data_slice in enumerate(project.gate.slices):
+        for key, message in _check_slice(data_slice, count=counts[data_slice.name]):
             yield ("gate", "slices", index, key), f"gate.slices[{index}].{key} {message}"
 
 
-def _check_slice(one: Slice, *, count: int) -> Iterator[tuple[str, str]]:
+def _check_slice(data_slice: Slice, *, count: int) -> Iterator[tuple[str, str]]:
     if count > 1:
-        yield "name", f"must be unique (got {one.name!r} {count} times): reasons and reports go by it."
-    if one.by == "key_pattern" and one.pattern is None:
+        yield "name", f"must be unique (got {data_slice.name!r} {count} times): reasons and reports go by it."
+    if data_slice.by == "key_pattern" and data_slice.pattern is None:
         yield "pattern", "must be a regular expression with a group (?P<slice>...) where by is key_pattern (got none)."
-    if one.by != "key_pattern" and one.pattern is not None:
-        yield "pattern", f"must be left out where by is {one.by} (got {shown(one.pattern)}). Set by to key_pattern."
-    yield from check_pattern("pattern", one.pattern, group="slice")
+    if data_slice.by != "key_pattern" and data_slice.pattern is not None:
+        yield (
+            "pattern",
+            f"must be left out where by is {data_slice.by} (got {shown(data_slice.pattern)}). Set by to key_pattern.",
+        )
+    yield from check_pattern("pattern", data_slice.pattern, group="slice")
 
 
 def _check_recipe(project: Project, *, folder: Path) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ EAGER_MODE = "eager"
 
 
 class Floors(Section):
-    """What the first champion has to reach, since there is nobody to beat."""
+    """Floors that the first champion has to reach, since there is nobody to beat."""
 
     accuracy: AccuracyFloor = Field(
         ABOVE_CONSTANT,
@@ -50,7 +50,7 @@ class Limits(Section):
 
 
 class SliceFloors(Section):
-    """What the contender has to reach on every value of a slice; a first model too."""
+    """Floors that the contender has to reach on every value of a slice; a first model too."""
 
     accuracy: float = Field(0.0, ge=0, le=1, description="0 = no floor.")
 
@@ -80,7 +80,7 @@ class Slice(Section):
 
 
 class NearDuplicates(Section):
-    """What is done with training items that all but are an exam item; docs/checks.md, "Exam and training set"."""
+    """Treatment of training items that all but are an exam item; docs/checks.md, "Exam and training set"."""
 
     policy: Literal["exclude", "stop", "off"] = Field(
         "exclude",
@@ -111,7 +111,7 @@ class NearDuplicates(Section):
 
 
 class ExamConfig(Section):
-    """When new exam items open a new epoch, how many are judged together, and what may resemble them."""
+    """Epochs of the exam: their opening by new items, the items judged together, and what may resemble them."""
 
     min_items: int = Field(
         100, ge=10, description="So many new exam items open an epoch; 30 groups at least, or as many, are judged."

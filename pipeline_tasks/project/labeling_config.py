@@ -126,27 +126,29 @@ def parse_labeling(text: str, *, modality: Modality, classes: Sequence[str], fil
 def answers_of(text: str, *, choices_name: str, file: str) -> list[str]:
     """Return the answers that the control of this name gives in a configuration; none where it has no such control."""
     elements = parse_elements(text, file=file)
-    found = [one for one in elements if one.tag == "Choices" and one.attributes.get("name") == choices_name]
-    return [_answer(choice) for control in found for choice in _choices_of(elements, control)]
+    controls = [
+        element for element in elements if element.tag == "Choices" and element.attributes.get("name") == choices_name
+    ]
+    return [_answer(choice) for control in controls for choice in _choices_of(elements, control)]
 
 
 def _object_element(elements: Sequence[Element], *, modality: Modality, file: str) -> Element:
     tags, value = OBJECT_TAGS[modality]
     expected = f'<{tags[0]} name="{tags[0].lower()}" value="{value}"/>'
-    found = [e for e in elements if e.attributes.get("value", "").startswith("$")]
-    right = [e for e in found if e.tag in tags and e.attributes["value"] == value]
+    data_elements = [e for e in elements if e.attributes.get("value", "").startswith("$")]
+    right = [e for e in data_elements if e.tag in tags and e.attributes["value"] == value]
     if right:
         return right[0]
-    at = found[0] if found else elements[0]
-    got = ", ".join(f'<{e.tag} value="{e.attributes["value"]}">' for e in found) or "no tag that shows data"
+    at = data_elements[0] if data_elements else elements[0]
+    got = ", ".join(f'<{e.tag} value="{e.attributes["value"]}">' for e in data_elements) or "no tag that shows data"
     message = f"labeling.xml must show the modality {modality!r} with {expected} (got {got}). Correct one of them."
     raise ProjectError([_problem(at, file, message)])
 
 
 def _class_element(elements: Sequence[Element], *, classes: Sequence[str], file: str) -> Element:
     """Return the control that gives the class: of several, the one with the classes or the most of them, or `label`."""
-    found = [e for e in elements if e.tag == "Choices"]
-    written = [e for e in found if "value" not in e.attributes]
+    controls = [e for e in elements if e.tag == "Choices"]
+    written = [e for e in controls if "value" not in e.attributes]
 
     def rank(control: Element) -> tuple[bool, int, bool, bool]:
         answers = {_answer(choice) for choice in _choices_of(elements, control)}
@@ -156,8 +158,8 @@ def _class_element(elements: Sequence[Element], *, classes: Sequence[str], file:
     best = [e for e in written if rank(e) == max(map(rank, written))]
     if len(best) == 1:
         return best[0]
-    at = found[-1] if found else elements[0]
-    got = f"{len(best)} that could be it" if best else "choices from the task's data" if found else "none"
+    at = controls[-1] if controls else elements[0]
+    got = f"{len(best)} that could be it" if best else "choices from the task's data" if controls else "none"
     message = (
         f'labeling.xml must have one <Choices name="{CLASS_CONTROL}" toName="..."> for labels.classes (got {got}). '
         "Give the one that asks for the class this name; others may have any other."
@@ -238,7 +240,7 @@ def _completed(text: str, elements: Sequence[Element], answered_by: Element, *, 
         return text
     root = ET.fromstring(text)  # noqa: S314 - parsed before, without a DOCTYPE and without entities
     controls = [element for element in elements if element.tag == "Choices"]
-    control = list(root.iter("Choices"))[next(i for i, one in enumerate(controls) if one is answered_by)]
+    control = list(root.iter("Choices"))[next(i for i, element in enumerate(controls) if element is answered_by)]
     control.attrib.setdefault("required", "true")
     for name in classes:
         ET.SubElement(control, "Choice", value=name)

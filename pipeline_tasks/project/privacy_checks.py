@@ -46,13 +46,13 @@ def check_privacy(project: Project) -> Iterator[Finding]:
 
 
 def _used_columns(project: Project) -> dict[str, str]:
-    found: dict[str, str] = {}
+    used: dict[str, str] = {}
     for index, source in enumerate(project.sources):
         for key, name in source.used_columns().items():
-            found[name] = f"sources[{index}].{key}"
+            used[name] = f"sources[{index}].{key}"
         for name in source.item_columns or ():
-            found[name] = f"sources[{index}].content_columns"
-    return found | {column.name: "columns" for column in project.columns}
+            used[name] = f"sources[{index}].content_columns"
+    return used | {column.name: "columns" for column in project.columns}
 
 
 def _pattern_problems(pattern: str) -> Iterator[str]:
@@ -96,8 +96,8 @@ def _parts(argument: Any) -> Iterator[Any]:
     if hasattr(argument, "getwidth"):
         yield argument
     elif isinstance(argument, list | tuple):
-        for one in argument:
-            yield from _parts(one)
+        for part in argument:
+            yield from _parts(part)
 
 
 def _check_values(project: Project) -> Iterator[Finding]:

@@ -22,6 +22,6 @@ class Deny(Section):
 
 
 class Privacy(Section):
-    """What must not be kept of the data."""
+    """Parts of the data that must not be kept."""
 
     deny: Deny = Deny()

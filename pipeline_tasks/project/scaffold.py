@@ -78,7 +78,7 @@ def init_project(
         raise ConfigError(
             f"labels must be {min(SIZES)} or more (got {labels}): of fewer no exam can be made that shows anything."
         )
-    size = max(one for one in SIZES if one <= labels)
+    size = max(least for least in SIZES if least <= labels)
     folder = projects_dir / name
     if folder.exists():
         raise ConfigError(f"{folder} must not exist (got a folder). Choose another name, or edit what is there.")
@@ -103,7 +103,7 @@ def _write(template: Path, folder: Path, *, name: str, classes: Sequence[str], s
     path = folder / PROJECT_FILE
     text = path.read_text(encoding="utf-8").replace(PLACEHOLDER, name)
     if classes:
-        line = f"  classes: [{', '.join(_quoted(one) for one in classes)}]"
+        line = f"  classes: [{', '.join(_quoted(class_name) for class_name in classes)}]"
         text = _CLASSES_LINE.sub(lambda _: line, text)
     for key, value in SIZES[size].items():
         text = re.sub(rf"^( +{key}: )[\d.]+", rf"\g<1>{value}", text, count=1, flags=re.MULTILINE)

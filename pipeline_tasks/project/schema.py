@@ -64,7 +64,7 @@ class Labels(Section):
 
 
 class SplitConfig(Section):
-    """How items are divided between training and the exam."""
+    """The division of items between training and the exam."""
 
     exam_share: float = Field(0.1, gt=0, lt=1, description="Share of group keys that go to the exam.")
 
@@ -105,7 +105,7 @@ class Tune(Section):
 
 
 class RecipeConfig(Section):
-    """What is trained, and how."""
+    """The recipe of the training and its parameters."""
 
     name: str = Field(description=f"A stock recipe ({', '.join(STOCK)}) or `{OWN_RECIPE}` in the project's folder.")
     params: dict[str, Any] = Field(default_factory=dict)
@@ -119,12 +119,12 @@ class RecipeConfig(Section):
 
     @property
     def reads_columns(self) -> bool:
-        """Whether the parameters name columns, as those of a stock recipe for rows."""
+        """Tell whether the parameters name columns, as those of a stock recipe for rows."""
         return self.stock is not None and self.stock.reads_columns
 
 
 class Approval(Section):
-    """Whether a person has to say yes before a promotion."""
+    """A person's yes before a promotion."""
 
     when: Literal["never", "first", "always"] = "never"
     deadline_hours: float = Field(48.0, gt=0)
@@ -132,7 +132,7 @@ class Approval(Section):
 
 
 class Monitor(Section):
-    """Which production predictions go to people, and when quality raises an alarm."""
+    """Audits of production predictions by people, and the alarm on their quality."""
 
     audit_share: float = Field(0.05, ge=0, le=1, description="Random share of predictions that people check.")
     max_audits: int = Field(200, ge=0, description="Per monitor run.")
@@ -166,7 +166,7 @@ class Monitor(Section):
 
 
 class TrainTrigger(Section):
-    """When training starts by itself."""
+    """Conditions of a training that starts by itself."""
 
     min_new_labels: int = Field(200, ge=1)
 

@@ -1,4 +1,4 @@
-"""How a project serves: the `serving` section of project.yaml."""
+"""The `serving` section of project.yaml."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RolloutLimits(Section):
 
 
 class RolloutConfig(Section):
-    """How a release gets a champion's traffic. Undecided at the deadline: all traffic returns to the champion."""
+    """The way of a release to a champion's traffic. Undecided at the deadline: all traffic returns to the champion."""
 
     strategy: Literal["all_at_once", "canary"] = Field(
         "all_at_once",
@@ -58,7 +58,7 @@ class RolloutConfig(Section):
 
 
 class Images(Section):
-    """Where the images of this project's releases go, and what they stand on."""
+    """The registry of the images of this project's releases, and the image that they stand on."""
 
     repository: str = Field(
         description="Where images go, <registry>/<path>, for example localhost:5000/dethrone; base and releases alike."
@@ -76,7 +76,7 @@ class Images(Section):
 
 
 class DockerServing(Images):
-    """Where and how the containers of this project's releases run."""
+    """The network and the limits of the containers of this project's releases."""
 
     network: str | None = Field(
         None, description="Docker network to join; without one the service is published on a loopback port."
@@ -89,7 +89,7 @@ class DockerServing(Images):
 
 
 class KubernetesServing(Images):
-    """Where and how the pods of this project's releases run."""
+    """The cluster and the limits of the pods of this project's releases."""
 
     namespace: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Belongs to this installation.")
     pull_secret: str | None = Field(None, description="Name of the Secret that nodes pull with.")
@@ -103,7 +103,7 @@ class KubernetesServing(Images):
 
 
 class Serving(Section):
-    """How predictions are answered and what is logged."""
+    """Settings of answers to predictions and of their log."""
 
     target: Literal["process", "docker", "kubernetes"] = "process"
     runtime: Literal["eager", "amp", "onnx", "onnx-int8"] = Field(

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from pipeline_tasks.core.ports import LabelingProject, LabelingTask
-from pipeline_tasks.demo.scripted_annotators import Account, password_for
+from pipeline_tasks.demo.scripted_annotators import AnnotatorAccount, password_for
 from pipeline_tasks.errors import PermanentError, ServiceUnavailable
 from pipeline_tasks.stack.layout import StackLayout, source_root
 from pipeline_tasks.stack.lifecycle import make_folders
@@ -44,7 +44,7 @@ class Real:
             with contextlib.suppress(KeyError):
                 return [self.http.get(path)["data"]["item_id"]]
             return []
-        account = Account(self.url, f"{person}.test", password_for(person, "secret"))
+        account = AnnotatorAccount(self.url, f"{person}.test", password_for(person, "secret"))
         account.enter(invite_token=self.http.get("/api/invite")["token"])
         with contextlib.suppress(KeyError):
             return [account._client.get(path).json()["data"]["item_id"]]

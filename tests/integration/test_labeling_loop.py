@@ -94,10 +94,10 @@ def test_scripted_annotators_answer_each_item_with_as_many_people_as_asked(case)
 
 
 def test_an_account_that_the_server_does_not_know_is_refused_without_an_invitation(label_studio_server):
-    from pipeline_tasks.demo.scripted_annotators import Account
+    from pipeline_tasks.demo.scripted_annotators import AnnotatorAccount
 
     with pytest.raises(PermanentError, match=r"must let stranger@dethrone.test in by password or invitation"):
-        Account(label_studio_server.url, "stranger@dethrone.test", "x" * 20).enter(invite_token="wrong")
+        AnnotatorAccount(label_studio_server.url, "stranger@dethrone.test", "x" * 20).enter(invite_token="wrong")
 
 
 def test_a_label_studio_that_is_killed_while_people_answer_loses_and_doubles_nothing(case):

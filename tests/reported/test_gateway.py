@@ -173,16 +173,16 @@ def test_c8_who_hangs_up_on_a_batch_and_repeats_gets_the_predictions_that_were_b
 
 
 def test_c8_an_item_that_asks_after_its_caller_has_gone_is_not_kept_waiting(bench):
-    """Its seat in the batch was given up: it travels alone."""
+    """Its place in the batch was given up: it travels alone."""
 
     async def run():
         bundle = Bundle(bench.models, num_items=2)
-        seats = bundle.seat(), bundle.seat()
-        for seat in seats:
-            seat.leave()
+        places = bundle.place(), bundle.place()
+        for place in places:
+            place.leave()
         async with asyncio.timeout(5):
             entry = bench.gateway.route("fashion").entries[0]
-            return [await seat.ask(entry, png(), media_type="image/png", classes=CLASSES) for seat in seats]
+            return [await place.ask(entry, png(), media_type="image/png", classes=CLASSES) for place in places]
 
     assert [reply.labels for reply in asyncio.run(run())] == [CLASSES, CLASSES]
 

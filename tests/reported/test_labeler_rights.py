@@ -17,7 +17,7 @@ import pytest
 from pipeline_tasks.adapters.label_studio import LabelStudio
 from pipeline_tasks.annotation.annotation_parser import read_answer
 from pipeline_tasks.core.ports import LabelingTask
-from pipeline_tasks.demo.scripted_annotators import Account
+from pipeline_tasks.demo.scripted_annotators import AnnotatorAccount
 from pipeline_tasks.project.labeling_config import parse_labeling
 from pipeline_tasks.stack import label_studio_setup, programs
 from pipeline_tasks.stack.addresses import DEFAULT_PORTS
@@ -93,7 +93,7 @@ class Installation:
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
     def _enter(self, email):
-        account = Account(self.url, email, PASSWORD)
+        account = AnnotatorAccount(self.url, email, PASSWORD)
         account.enter(invite_token=self.admin.get("/api/invite").json()["token"])
         cookies = account._client.cookies
         client = self._client({"X-CSRFToken": cookies["csrftoken"], "Referer": self.url})

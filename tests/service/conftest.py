@@ -18,13 +18,13 @@ from bento_services.gateway.api.predict_async import Worker
 from bento_services.gateway.async_predictions.resources import AsyncResources
 from bento_services.gateway.async_predictions.store import PredictionStore
 from bento_services.gateway.config import GatewayConfig
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.prediction_log.records import LogRecord, read_records
 from bento_services.gateway.prediction_log.spool import Spool
 from bento_services.gateway.request_handler import RequestHandler
 from bento_services.gateway.routing.dispatcher import Dispatcher
 from bento_services.gateway.routing.inference_client import Scores
-from bento_services.gateway.routing.request_coalescing import Gatherer
+from bento_services.gateway.routing.request_coalescing import RequestCoalescer
 from bento_services.gateway.routing.route_follower import RouteFollower
 from bento_services.gateway.routing.routes import KeyInfo, ProjectRoute, ServingSettings, Snapshot, snapshot_of
 from pipeline_tasks.contracts import RouteEntry, sha256_hex
@@ -120,7 +120,7 @@ class Bench:
     catalog: FixedCatalog
     follower: RouteFollower
     spool: Spool
-    metrics: Metrics
+    metrics: GatewayMetrics
     gateway: RequestHandler
     reviews: StubReviews
     callbacks: StubCallbacks
@@ -128,7 +128,7 @@ class Bench:
     def answer_by(self, models: StubModels) -> None:
         """Let other models answer from now on."""
         self.gateway.dispatcher._client = models
-        self.gateway.dispatcher._gatherer = Gatherer(models)
+        self.gateway.dispatcher._coalescer = RequestCoalescer(models)
 
     def work(self) -> None:
         """Make what waits, once."""
@@ -179,12 +179,12 @@ def snapshot(**settings) -> Snapshot:
 @pytest.fixture
 def bench(tmp_path):
     config = GatewayConfig(home=tmp_path, catalog_url="", body_timeout_seconds=0.3, max_in_flight=8)
-    catalog, models, metrics = FixedCatalog(snapshot()), StubModels(), Metrics()
+    catalog, models, metrics = FixedCatalog(snapshot()), StubModels(), GatewayMetrics()
     follower = RouteFollower(catalog, local_copy=config.routes_file, poll_seconds=60)
     follower.poll()
     spool = Spool(config.spool_dir, limit_bytes=50_000_000, segment_bytes=1_000_000)
     store = PredictionStore(config.predictions_file, limits=config.store, wall_seconds=time.time)
-    later = AsyncResources(store=store, reviews=StubReviews(), callbacks=StubCallbacks())
+    resources = AsyncResources(store=store, reviews=StubReviews(), callbacks=StubCallbacks())
     numbers, times = itertools.count(1), itertools.count(1_767_225_600_000)
     gateway = RequestHandler(
         config,
@@ -192,10 +192,10 @@ def bench(tmp_path):
         dispatcher=Dispatcher(models),
         spool=spool,
         metrics=metrics,
-        later=later,
+        async_resources=resources,
         new_id=lambda: f"id{next(numbers):08d}",
         wall_ms=lambda: next(times),
     )
     client = TestClient(build_app(gateway), raise_server_exceptions=False)
-    yield Bench(client, models, catalog, follower, spool, metrics, gateway, later.reviews, later.callbacks)
+    yield Bench(client, models, catalog, follower, spool, metrics, gateway, resources.reviews, resources.callbacks)
     store.close()

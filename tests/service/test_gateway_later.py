@@ -135,7 +135,7 @@ def test_an_item_that_the_model_refuses_and_a_defect_of_ours_end_as_failed(bench
 
 
 def test_a_full_queue_says_so(bench):
-    store = bench.gateway.later.store
+    store = bench.gateway.async_resources.store
     store._limits = store._limits.__class__(max_pending=2)
     assert [submit(bench, png(n)).status_code for n in range(2)] == [202, 202]
     full = submit(bench, png(2))
@@ -151,7 +151,7 @@ def test_a_store_that_cannot_be_written_is_said(bench, monkeypatch):
     def broken(*_):
         raise sqlite3.OperationalError("disk I/O error in /srv/path")
 
-    monkeypatch.setattr(bench.gateway.later.store, "_find", broken)
+    monkeypatch.setattr(bench.gateway.async_resources.store, "_find", broken)
     for response in (submit(bench), look(bench, "a" * 32)):
         assert error_of(response)[:2] == (503, "STORE_AWAY")
         assert "/srv" not in response.text
@@ -160,7 +160,7 @@ def test_a_store_that_cannot_be_written_is_said(bench, monkeypatch):
 def test_an_expired_answer_is_gone_and_its_id_known(bench):
     prediction_id = submit(bench).json()["prediction_id"]
     bench.work()
-    store = bench.gateway.later.store
+    store = bench.gateway.async_resources.store
     store._limits = store._limits.__class__(keep_seconds=-1.0)
     store.expire().result()
     assert error_of(look(bench, prediction_id))[:2] == (410, "PREDICTION_EXPIRED")
@@ -278,7 +278,7 @@ def test_a_callback_that_is_refused_is_tried_three_times(bench, monkeypatch):
 def test_a_row_has_the_items_id_of_the_catalog(bench):
     body = json.dumps({"b": 1.0, "a": "x"}).encode()
     accepted = submit(bench, body, name="stack", project="rows", **{"Content-Type": "application/json"})
-    stored = bench.gateway.later.store.find(accepted.json()["prediction_id"]).result()
+    stored = bench.gateway.async_resources.store.find(accepted.json()["prediction_id"]).result()
     from pipeline_tasks.contracts import content_id
 
     assert stored.item_id == content_id({"a": "x", "b": 1.0})

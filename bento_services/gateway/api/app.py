@@ -127,9 +127,9 @@ async def _predict_async(gateway: RequestHandler, request: Request, request_id: 
 
 
 async def _prediction(gateway: RequestHandler, request: Request, request_id: str) -> Response:
-    found = await look_up(gateway, request, prediction_id=request.path_params["prediction_id"])
-    response = _answer(found, request_id)
-    if found["status"] == "pending":
+    prediction = await look_up(gateway, request, prediction_id=request.path_params["prediction_id"])
+    response = _answer(prediction, request_id)
+    if prediction["status"] == "pending":
         response.headers["Retry-After"] = "1"
     return response
 

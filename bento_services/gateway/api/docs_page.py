@@ -77,27 +77,27 @@ def _operation(method: str, path: str, operation: dict[str, Any], document: dict
 
 def _parameters(operation: dict[str, Any], document: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for parameter in operation.get("parameters", ()):
-        found = resolve(parameter, document)
-        yield found["name"], found["in"], found["description"]
+        resolved = resolve(parameter, document)
+        yield resolved["name"], resolved["in"], resolved["description"]
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield "body", media_type, _type_name(content["schema"])
 
 
 def _responses(operation: dict[str, Any], document: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for status, response in operation["responses"].items():
-        found = resolve(response, document)
-        shapes = ", ".join(_type_name(content["schema"]) for content in found.get("content", {}).values())
-        yield status, shapes, found["description"]
+        resolved = resolve(response, document)
+        shapes = ", ".join(_type_name(content["schema"]) for content in resolved.get("content", {}).values())
+        yield status, shapes, resolved["description"]
 
 
 def resolve(value: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
     """Return what a `$ref` within the document leads to, or the value itself."""
     if "$ref" not in value:
         return value
-    found: Any = document
+    node: Any = document
     for part in value["$ref"].removeprefix("#/").split("/"):
-        found = found[part]
-    return dict(found)
+        node = node[part]
+    return dict(node)
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:
@@ -113,7 +113,7 @@ def _type_name(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
     if "anyOf" in schema:
-        return " or ".join(_type_name(one) for one in schema["anyOf"])
+        return " or ".join(_type_name(option) for option in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(schema["enum"])
     kind = schema.get("type", "any")

@@ -8,7 +8,7 @@ import shlex
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Example:
+class RequestExample:
     """One request. `{project}` and `{prediction_id}` in the path, and the file, are the reader's own."""
 
     operation: str
@@ -43,8 +43,8 @@ PREDICT = "/v1/projects/{project}/predict"
 # A PNG of 28 x 28 grey pixels: the smallest item that any image project takes.
 GREY = "iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAAAAABXZoBIAAAAFklEQVR42mNsYMANmBhGJUclRyWhAADxiwC4gQrlWAAAAABJRU5ErkJggg=="
 EXAMPLES = (
-    Example("predict", "One image", "POST", PREDICT, 200, headers=(PNG,), file="item.png"),
-    Example(
+    RequestExample("predict", "One image", "POST", PREDICT, 200, headers=(PNG,), file="item.png"),
+    RequestExample(
         "predict",
         "The same user, your own ids",
         "POST",
@@ -53,7 +53,7 @@ EXAMPLES = (
         headers=(PNG, ("X-User-Key", "alice"), ("X-Business-Key", "order-7"), ("X-Request-Id", "order-7.1")),
         file="item.png",
     ),
-    Example(
+    RequestExample(
         "predictBatch",
         "Two items in one request; the second cannot be used",
         "POST",
@@ -62,9 +62,9 @@ EXAMPLES = (
         headers=(JSON,),
         body=json.dumps({"items": [{"base64": GREY, "business_key": "order-8"}, {"base64": "bm8gaW1hZ2U="}]}),
     ),
-    Example("predictAsync", "Answered later", "POST", f"{PREDICT}:async", 202, headers=(PNG,), file="item.png"),
-    Example("getPrediction", "Read it", "GET", "/v1/predictions/{prediction_id}", 200),
-    Example(
+    RequestExample("predictAsync", "Answered later", "POST", f"{PREDICT}:async", 202, headers=(PNG,), file="item.png"),
+    RequestExample("getPrediction", "Read it", "GET", "/v1/predictions/{prediction_id}", 200),
+    RequestExample(
         "feedback",
         "The order was a boot after all",
         "POST",
@@ -73,7 +73,7 @@ EXAMPLES = (
         headers=(JSON,),
         body=json.dumps({"business_key": "order-7", "label": "boot"}),
     ),
-    Example(
+    RequestExample(
         "feedbackOfKey",
         "With a key of one project",
         "POST",
@@ -82,14 +82,14 @@ EXAMPLES = (
         headers=(JSON,),
         body=json.dumps({"business_key": "order-7", "label": "boot"}),
     ),
-    Example("describeProject", "What serves now", "GET", "/v1/projects/{project}", 200),
-    Example("inFlight", "Is a deployment drained?", "GET", "/internal/inflight?deployment=d1", 200),
-    Example("accounts", "How do the deployments of a route do?", "GET", "/internal/accounts/{project}", 200),
-    Example("targets", "What is there to scrape?", "GET", "/internal/targets", 200),
-    Example("metrics", "Counters", "GET", "/metrics", 200),
-    Example("openapi", "This document", "GET", "/openapi.json", 200, open_to_all=True),
-    Example("docs", "This page", "GET", "/docs", 200, open_to_all=True),
-    Example("healthz", "Alive?", "GET", "/healthz", 200, open_to_all=True),
-    Example("livez", "Alive?", "GET", "/livez", 200, open_to_all=True),
-    Example("readyz", "Ready?", "GET", "/readyz", 200, open_to_all=True),
+    RequestExample("describeProject", "What serves now", "GET", "/v1/projects/{project}", 200),
+    RequestExample("inFlight", "Is a deployment drained?", "GET", "/internal/inflight?deployment=d1", 200),
+    RequestExample("accounts", "How do the deployments of a route do?", "GET", "/internal/accounts/{project}", 200),
+    RequestExample("targets", "What is there to scrape?", "GET", "/internal/targets", 200),
+    RequestExample("metrics", "Counters", "GET", "/metrics", 200),
+    RequestExample("openapi", "This document", "GET", "/openapi.json", 200, open_to_all=True),
+    RequestExample("docs", "This page", "GET", "/docs", 200, open_to_all=True),
+    RequestExample("healthz", "Alive?", "GET", "/healthz", 200, open_to_all=True),
+    RequestExample("livez", "Alive?", "GET", "/livez", 200, open_to_all=True),
+    RequestExample("readyz", "Ready?", "GET", "/readyz", 200, open_to_all=True),
 )

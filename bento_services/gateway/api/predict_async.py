@@ -73,7 +73,7 @@ async def accept(gateway: RequestHandler, request: Request, *, project: str, req
     fingerprint = sha256_hex(json.dumps([sha256_hex(item), asked, callback_url]).encode())
     try:
         stored = await _of(
-            gateway.later.store.submit(
+            gateway.async_resources.store.submit(
                 waiting,
                 fingerprint=fingerprint,
                 item_id=request_validation.item_id(content, route.settings),
@@ -102,9 +102,9 @@ async def look_up(gateway: RequestHandler, request: Request, *, prediction_id: s
     key = gateway.authorize(request, scope="predict")
     if not request_validation.is_prediction_id(prediction_id):
         raise _unknown()
-    later = gateway.later
+    resources = gateway.async_resources
     try:
-        stored = await _of(later.store.find(prediction_id))
+        stored = await _of(resources.store.find(prediction_id))
     except sqlite3.Error as error:
         logger.warning("the prediction store cannot be read: %s", error)
         raise ApiError(503, "STORE_AWAY", "the store must be readable (it is not).", retry_after_seconds=10) from None
@@ -112,7 +112,7 @@ async def look_up(gateway: RequestHandler, request: Request, *, prediction_id: s
         raise _unknown()
     if stored is not None and stored.state in {"pending", "failed"}:
         return _described(stored, review=None)
-    review = await _review(later, prediction_id, stored=stored)
+    review = await _review(resources, prediction_id, stored=stored)
     if stored is not None and stored.state == "done":
         return _described(stored, review=_shown(review, stored))
     if review is AWAY:
@@ -152,12 +152,12 @@ def _described(stored: Stored, *, review: Review | None) -> dict[str, Any]:
     }
 
 
-async def _review(later: AsyncResources, prediction_id: str, *, stored: Stored | None) -> Audited | Review | None:
+async def _review(resources: AsyncResources, prediction_id: str, *, stored: Stored | None) -> Audited | Review | None:
     known = {} if stored is None else {"project": _asked_in(stored), "item_id": stored.item_id}
     try:
         async with asyncio.timeout(REVIEW_LOOK_SECONDS):
             return await anyio.to_thread.run_sync(
-                lambda: later.reviews.find(prediction_id, **known), limiter=later.looks, abandon_on_cancel=True
+                lambda: resources.reviews.find(prediction_id, **known), limiter=resources.looks, abandon_on_cancel=True
             )
     except Exception as error:  # noqa: BLE001  whatever the driver raises: it is told, not guessed
         logger.warning("the catalog does not answer about a prediction (%s)", type(error).__name__)
@@ -171,12 +171,12 @@ def _asked_in(stored: Stored) -> str:
     return nodes.get(answer.get("answered_by"), stored.project)
 
 
-def _shown(found: Audited | Review | None, stored: Stored) -> Review:
+def _shown(review: Audited | Review | None, stored: Stored) -> Review:
     needed = bool(stored.answer and stored.answer.get("needs_review"))
-    if isinstance(found, Audited):
-        return found.review
-    if found is not None:
-        return found
+    if isinstance(review, Audited):
+        return review.review
+    if review is not None:
+        return review
     return Review("not_asked") if needed else NOT_NEEDED
 
 
@@ -205,7 +205,7 @@ class Worker:
             try:
                 busy = await self.run_once()
                 if self._gateway.monotonic() - kept_house_at > HOUSEKEEPING_SECONDS:
-                    await _of(self._gateway.later.store.expire())
+                    await _of(self._gateway.async_resources.store.expire())
                     kept_house_at = self._gateway.monotonic()
             except Exception:  # what failed is tried again: the loop must outlive a full disk
                 logger.exception("the asynchronous predictions stumbled")
@@ -215,16 +215,16 @@ class Worker:
 
     async def run_once(self) -> bool:
         """Make what is due and call who is to be called; say whether there was anything."""
-        later = self._gateway.later
-        waiting = await _of(later.store.claim(limit=NUM_WORKERS, lease_seconds=LEASE_SECONDS))
-        await asyncio.gather(*(self._make(one) for one in waiting))
-        for stored in await _of(later.store.to_review(limit=MAX_CALLS, again_in=REVIEW_SECONDS)):
-            found = await _review(later, stored.prediction_id, stored=stored)
-            if found is AWAY:
+        resources = self._gateway.async_resources
+        waiting = await _of(resources.store.claim(limit=NUM_WORKERS, lease_seconds=LEASE_SECONDS))
+        await asyncio.gather(*(self._make(prediction) for prediction in waiting))
+        for stored in await _of(resources.store.to_review(limit=MAX_CALLS, again_in=REVIEW_SECONDS)):
+            review = await _review(resources, stored.prediction_id, stored=stored)
+            if review is AWAY:
                 break  # the others are asked about at their next turn: what is to be made must not wait for a catalog
-            if isinstance(found, Audited) and found.review.state == "answered":
-                await _of(later.store.reviewed(stored.prediction_id))
-        calls = await _of(later.store.calls(limit=MAX_CALLS))
+            if isinstance(review, Audited) and review.review.state == "answered":
+                await _of(resources.store.reviewed(stored.prediction_id))
+        calls = await _of(resources.store.calls(limit=MAX_CALLS))
         await asyncio.gather(*(self._call(call.prediction_id, call.url, event=call.event) for call in calls))
         return bool(waiting or calls)
 
@@ -241,7 +241,7 @@ class Worker:
             payload=waiting.payload,
             prediction_id=waiting.prediction_id,
         )
-        store = gateway.later.store
+        store = gateway.async_resources.store
         try:
             route = gateway.route(waiting.project)
             answer = await gateway.answer(trace, route, version=asked["version"], chosen_id=False)
@@ -261,11 +261,11 @@ class Worker:
             await _of(store.finish(waiting.prediction_id, "done", answer, review_in=review_in))
 
     async def _call(self, prediction_id: str, url: str, *, event: str) -> None:
-        later, metrics = self._gateway.later, self._gateway.metrics
-        taken = await later.callbacks.post(url, event=event, prediction_id=prediction_id)
+        resources, metrics = self._gateway.async_resources, self._gateway.metrics
+        taken = await resources.callbacks.post(url, event=event, prediction_id=prediction_id)
         metrics.add("dethrone_callbacks_total", label=f'outcome="{"taken" if taken else "refused"}"')
         if taken:
-            await _of(later.store.called(prediction_id))
+            await _of(resources.store.called(prediction_id))
 
 
 async def _of(future: Future[T]) -> T:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from bento_services.gateway import request_validation
 from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.request_handler import RequestHandler
-from bento_services.gateway.routing.request_coalescing import Seat
+from bento_services.gateway.routing.request_coalescing import BundlePlace
 from bento_services.gateway.routing.routes import KeyInfo, ProjectRoute
 from bento_services.gateway.trace import Trace
 
@@ -30,7 +30,7 @@ DEFAULT_TYPES = {"text": "text/plain", "row": "application/json", "base64": "app
 CONTENT_FIELDS = {"image": ("base64",), "text": ("text", "base64"), "tabular": ("row", "base64")}
 
 
-class Repeated:
+class RepeatedKey:
     """A JSON object in which a key stood twice: not usable, and no reason to refuse its neighbours."""
 
 
@@ -102,9 +102,9 @@ def parse_items(body: bytes, max_items: int) -> list[Any]:
     return items
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Repeated:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else Repeated()
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RepeatedKey:
+    fields = dict(pairs)
+    return fields if len(fields) == len(pairs) else RepeatedKey()
 
 
 def parse_item(item: Any, *, modality: str, limit_bytes: int) -> BatchItem:
@@ -202,17 +202,17 @@ class _Batch:
         bundle = self._gateway.dispatcher.bundle(num_items=len(part))
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._result(index, item, bundle.seat())) for index, item in enumerate(part, start)
+                group.create_task(self._result(index, item, bundle.place())) for index, item in enumerate(part, start)
             ]
         return [task.result() for task in tasks]
 
-    async def _result(self, index: int, item: Any, seat: Seat) -> dict[str, Any]:
+    async def _result(self, index: int, item: Any, place: BundlePlace) -> dict[str, Any]:
         trace = Trace(
             request_id=f"{self._trace.request_id}:{index}",
             project=self._trace.project,
             started=self._gateway.monotonic(),
             client=self._key.key_id,
-            seat=seat,
+            place=place,
         )
         outcome: dict[str, Any] = {"index": index, "status": 200, "prediction": None, "error": None}
         try:
@@ -222,7 +222,7 @@ class _Batch:
         except Exception as error:  # noqa: BLE001  a defect met by one item must not take its neighbours' answers
             outcome |= {"status": 500, "error": self._gateway.defect(error, request_id=trace.request_id)}
         finally:
-            seat.leave()
+            place.leave()
         return outcome
 
     async def _answer(self, trace: Trace, item: Any) -> Mapping[str, Any]:

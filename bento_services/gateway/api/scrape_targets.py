@@ -1,4 +1,4 @@
-"""Which inference services there are to watch, in the form of Prometheus' `http_sd_configs`: pure functions.
+"""Targets of a monitoring of the inference services, in the form of Prometheus' `http_sd_configs`: pure functions.
 
 Source: https://prometheus.io/docs/prometheus/latest/http_sd/
 """
@@ -28,7 +28,7 @@ def scrape_targets(snapshot: Snapshot, key: KeyInfo) -> list[dict[str, Any]]:
         }
         for _, route in sorted(snapshot.routes.items())
         if key.project in {EVERY_PROJECT, route.project}
-        for entry in sorted((*route.entries, *route.shadows), key=lambda one: one.deployment_id)
+        for entry in sorted((*route.entries, *route.shadows), key=lambda deployment: deployment.deployment_id)
     ]
 
 

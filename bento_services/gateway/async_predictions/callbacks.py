@@ -27,7 +27,7 @@ TRANSLATED = tuple(ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:f
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CallbackPolicy:
-    """Which origins may be called, as `scheme://host:port`, and whether any public https host may be."""
+    """The origins that may be called, as `scheme://host:port`, and whether any public https host may be."""
 
     origins: frozenset[str] = frozenset()
     any_public: bool = False
@@ -89,9 +89,9 @@ def _is_address(host: str) -> bool:
 
 def is_public(address: str) -> bool:
     """Say whether an IP address is one of the public internet, whatever it is wrapped in."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    translated = any(found in network for network in TRANSLATED)
-    return found.is_global and not found.is_multicast and not translated
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    translated = any(ip in network for network in TRANSLATED)
+    return ip.is_global and not ip.is_multicast and not translated
 
 
 class PublicResolver(AbstractResolver):
@@ -107,10 +107,10 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
+        results = await self._inner.resolve(host, port, family)
         if self._policy.allows_private(host):
-            return found
-        public = public_only(found)
+            return results
+        public = public_only(results)
         if not public:
             raise OSError(f"{host} must have a public address.")
         return public
@@ -119,9 +119,9 @@ class PublicResolver(AbstractResolver):
         await self._inner.close()
 
 
-def public_only(found: Iterable[ResolveResult]) -> list[ResolveResult]:
+def public_only(results: Iterable[ResolveResult]) -> list[ResolveResult]:
     """Return the results with a public address."""
-    return [result for result in found if is_public(result["host"])]
+    return [result for result in results if is_public(result["host"])]
 
 
 class CallbackClient:

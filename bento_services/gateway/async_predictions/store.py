@@ -221,9 +221,9 @@ class PredictionStore:
             self._connection = None
 
     def _submit(self, waiting: Waiting, fingerprint: str, item_id: str, callback_url: str | None) -> Stored:
-        found = self._find(waiting.prediction_id)
-        if found is not None:
-            return found
+        known = self._find(waiting.prediction_id)
+        if known is not None:
+            return known
         sql = "SELECT COUNT(*) AS n, COALESCE(SUM(LENGTH(payload)), 0) AS size FROM predictions WHERE state = 'pending'"
         held = self._rows(sql)[0]
         limits = self._limits

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.prediction_log.spool import Spool
 from bento_services.gateway.prediction_log.uploader import Uploaded
 
@@ -24,7 +24,7 @@ class Shipper:
     """
 
     def __init__(
-        self, spool: Spool, upload: Callable[[Path], Uploaded], *, metrics: Metrics, interval_seconds: float
+        self, spool: Spool, upload: Callable[[Path], Uploaded], *, metrics: GatewayMetrics, interval_seconds: float
     ) -> None:
         self._spool = spool
         self._upload = upload

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.routing.circuit_breaker import Breakers
 from bento_services.gateway.routing.deployment_counters import Accounts, FirstReply, error_of
-from bento_services.gateway.routing.inference_client import Asks, Failed, Rejected, Reply, Scores
-from bento_services.gateway.routing.request_coalescing import Bundle, Gatherer, Seat
+from bento_services.gateway.routing.inference_client import Failed, Predictor, Rejected, Reply, Scores
+from bento_services.gateway.routing.request_coalescing import Bundle, BundlePlace, RequestCoalescer
 from bento_services.gateway.routing.routes import ProjectRoute, champion_beside, choose, choose_other
 from pipeline_tasks.contracts import RouteEntry
 
@@ -42,7 +42,7 @@ class InferenceRequest:
     version: str | None
     tensor: bool = False
     labels: tuple[str, ...] = ()
-    seat: Seat | None = None  # in the bundle of a client's batch
+    place: BundlePlace | None = None  # in the bundle of a client's batch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,13 +59,13 @@ class Dispatcher:
 
     def __init__(
         self,
-        client: Asks,
+        client: Predictor,
         *,
         patience: Patience | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._gatherer = Gatherer(client)
+        self._coalescer = RequestCoalescer(client)
         self._monotonic = monotonic
         self._in_flight: Counter[str] = Counter()
         self.accounts = Accounts()
@@ -127,9 +127,9 @@ class Dispatcher:
             self.accounts.answered(route, entry, seconds=seconds, error=first.error)
             if heard is not None:
                 heard(first)
-        found = RoutedAnswer(entry, _scores(reply), replayed=False) if answered is None else _finished(*answered)
-        self.num_by_standby += found.entry == route.settings.standby
-        return found
+        answer = RoutedAnswer(entry, _scores(reply), replayed=False) if answered is None else _finished(*answered)
+        self.num_by_standby += answer.entry == route.settings.standby
+        return answer
 
     async def _again(
         self, entry: RouteEntry, reply: Reply, question: InferenceRequest, current_route: Callable[[], ProjectRoute]
@@ -190,7 +190,7 @@ class Dispatcher:
         # No await between the choice of an entry and this count: a drain that sees 0 has seen every chosen request.
         self._in_flight[entry.deployment_id] += 1
         self.breakers.asked(entry.deployment_id)
-        asks = self._client if alone else question.seat or self._gatherer
+        asks = self._client if alone else question.place or self._coalescer
         ask = self._client.ask_tensor if question.tensor else asks.ask
         try:
             reply = await ask(entry, question.payload, media_type=question.media_type, classes=route.classes_of(entry))

@@ -58,7 +58,7 @@ Reply = Scores | Rejected | Failed
 ReadT = TypeVar("ReadT")
 
 
-class Asks(Protocol):
+class Predictor(Protocol):
     """The predictor: the inference client, or a stub."""
 
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
@@ -109,8 +109,8 @@ class InferenceClient:
         answer = await self._post(entry, body, {"Content-Type": BATCH_TYPE}, read=read)
         if isinstance(answer, Failed):
             return all_failed(answer, count=len(payloads))
-        found, spans = answer
-        return [_timed(reply, spans) for reply in found]
+        replies, spans = answer
+        return [_timed(reply, spans) for reply in replies]
 
     async def _ask_one(
         self, entry: RouteEntry, payload: bytes, headers: dict[str, str], *, classes: Sequence[str], judge: ReadReply

@@ -14,7 +14,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 
-from bento_services.gateway.routing.inference_client import SAFETENSORS, Asks, Reply
+from bento_services.gateway.routing.inference_client import SAFETENSORS, Predictor, Reply
 from pipeline_tasks.contracts import RouteEntry
 
 MAX_OPEN = 2  # one is in the model's pass, one waits behind it
@@ -26,7 +26,7 @@ _Way = tuple[RouteEntry, tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Parked:
+class WaitingItem:
     """An item that waits for others; whoever waits for its reply may be gone meanwhile."""
 
     payload: bytes
@@ -40,14 +40,14 @@ class _Lane:
 
     num_open: int = 0
     num_bytes: int = 0
-    parked: list[Parked] = dataclasses.field(default_factory=list)
+    waiting: list[WaitingItem] = dataclasses.field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
 
 
-class Gatherer:
+class RequestCoalescer:
     """Asks deployments about single items; lives in one event loop."""
 
-    def __init__(self, client: Asks, *, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(self, client: Predictor, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._client = client
         self._wait_seconds = wait_seconds
         self._lanes: dict[_Way, _Lane] = {}
@@ -59,7 +59,7 @@ class Gatherer:
             return await self._client.ask(entry, payload, media_type=media_type, classes=classes)
         way = entry, tuple(classes)
         lane = self._lanes.setdefault(way, _Lane())
-        if lane.num_open < MAX_OPEN and not lane.parked:
+        if lane.num_open < MAX_OPEN and not lane.waiting:
             lane.num_open += 1
             try:
                 return await self._client.ask(entry, payload, media_type=media_type, classes=classes)
@@ -68,18 +68,18 @@ class Gatherer:
         if lane.num_bytes + len(payload) > MAX_BYTES:
             self._leave(way, lane)
         loop = asyncio.get_running_loop()
-        parked = Parked(payload, media_type, loop.create_future())
-        lane.parked.append(parked)
+        item = WaitingItem(payload, media_type, loop.create_future())
+        lane.waiting.append(item)
         lane.num_bytes += len(payload)
-        if len(lane.parked) == MAX_ITEMS:
+        if len(lane.waiting) == MAX_ITEMS:
             self._leave(way, lane)
         elif lane.timer is None:
             lane.timer = loop.call_later(self._wait_seconds, self._leave, way, lane)
-        return await parked.future
+        return await item.future
 
     def _returned(self, way: _Way, lane: _Lane) -> None:
         lane.num_open -= 1
-        if lane.parked:
+        if lane.waiting:
             self._leave(way, lane)
         elif not lane.num_open:
             self._lanes.pop(way, None)
@@ -88,8 +88,8 @@ class Gatherer:
         """Send what waits, without those whose caller is gone."""
         if lane.timer is not None:
             lane.timer.cancel()
-        waiting = [parked for parked in lane.parked if not parked.future.done()]
-        lane.parked, lane.num_bytes, lane.timer = [], 0, None
+        waiting = [item for item in lane.waiting if not item.future.done()]
+        lane.waiting, lane.num_bytes, lane.timer = [], 0, None
         if waiting:
             lane.num_open += 1
             task = asyncio.get_running_loop().create_task(self._send(way, lane, waiting))
@@ -98,66 +98,68 @@ class Gatherer:
         elif not lane.num_open:
             self._lanes.pop(way, None)
 
-    async def _send(self, way: _Way, lane: _Lane, parked: Sequence[Parked]) -> None:
+    async def _send(self, way: _Way, lane: _Lane, items: Sequence[WaitingItem]) -> None:
         try:
-            await send_together(self._client, way[0], parked, classes=way[1])
+            await send_together(self._client, way[0], items, classes=way[1])
         finally:
             self._returned(way, lane)
 
 
-async def send_together(client: Asks, entry: RouteEntry, parked: Sequence[Parked], *, classes: Sequence[str]) -> None:
+async def send_together(
+    client: Predictor, entry: RouteEntry, items: Sequence[WaitingItem], *, classes: Sequence[str]
+) -> None:
     """Ask about the items in one request, an item alone as itself, and give each its reply."""
     replies: Sequence[Reply] = ()
     try:
-        if len(parked) == 1:
-            (lone,) = parked
+        if len(items) == 1:
+            (lone,) = items
             replies = [await client.ask(entry, lone.payload, media_type=lone.media_type, classes=classes)]
         else:
-            replies = await client.ask_many(entry, [one.payload for one in parked], classes=classes)
+            replies = await client.ask_many(entry, [item.payload for item in items], classes=classes)
     except Exception as error:  # noqa: BLE001  a defect of ours: every item that waits must hear of it
-        for one in parked:
-            if not one.future.done():
-                one.future.set_exception(error)
+        for item in items:
+            if not item.future.done():
+                item.future.set_exception(error)
         return
-    for one, reply in zip(parked, replies, strict=True):
-        if not one.future.done():
-            one.future.set_result(reply)
+    for item, reply in zip(items, replies, strict=True):
+        if not item.future.done():
+            item.future.set_result(reply)
 
 
 class Bundle:
     """Waits until every item has asked or ended without asking, then sends what there is; in one event loop."""
 
-    def __init__(self, client: Asks, *, num_items: int) -> None:
+    def __init__(self, client: Predictor, *, num_items: int) -> None:
         self._client = client
         self._num_missing = num_items
-        self._parked: dict[_Way, list[Parked]] = defaultdict(list)
+        self._waiting: dict[_Way, list[WaitingItem]] = defaultdict(list)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def seat(self) -> Seat:
+    def place(self) -> BundlePlace:
         """Return one item's place; each of the items takes one."""
-        return Seat(self)
+        return BundlePlace(self)
 
     async def ask(self, entry: RouteEntry, payload: bytes, *, media_type: str, classes: Sequence[str]) -> Reply:
         """Return the answer on an item once all of the bundle are here."""
-        parked = Parked(payload, media_type, asyncio.get_running_loop().create_future())
-        self._parked[entry, tuple(classes)].append(parked)
+        item = WaitingItem(payload, media_type, asyncio.get_running_loop().create_future())
+        self._waiting[entry, tuple(classes)].append(item)
         self.arrived()
-        return await parked.future
+        return await item.future
 
     def arrived(self) -> None:
         """Count an item that has asked, or that will not; after the last one the requests leave."""
         self._num_missing -= 1
         if self._num_missing > 0:
             return  # below 0: one whose caller had gone asks after all
-        for (entry, classes), parked in self._parked.items():
-            sending = send_together(self._client, entry, parked, classes=classes)
+        for (entry, classes), items in self._waiting.items():
+            sending = send_together(self._client, entry, items, classes=classes)
             task = asyncio.get_running_loop().create_task(sending)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        self._parked = defaultdict(list)
+        self._waiting = defaultdict(list)
 
 
-class Seat:
+class BundlePlace:
     """One item's place in a bundle; a replay travels alone and takes none."""
 
     def __init__(self, bundle: Bundle) -> None:

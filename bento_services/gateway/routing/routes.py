@@ -202,7 +202,7 @@ def champion_beside(route: ProjectRoute, entry: RouteEntry) -> RouteEntry | None
     """Return the champion's deployment where `entry` is another model's, else None."""
     if entry.model_version == route.champion_version:
         return None
-    return next((one for one in route.entries if one.model_version == route.champion_version), None)
+    return next((other for other in route.entries if other.model_version == route.champion_version), None)
 
 
 def _without(entries: Sequence[RouteEntry], avoid: Collection[str]) -> list[RouteEntry]:

@@ -28,7 +28,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row:
+class FigureRow:
     """A figure of each model, of the constant answer, and the contender's limit."""
 
     name: str
@@ -42,12 +42,12 @@ def roles_of(document: Document) -> list[str]:
     return [role for role in ("champion", "contender") if document["question"][role] is not None]
 
 
-def side_by_side(document: Document) -> Iterator[Row]:
+def side_by_side(document: Document) -> Iterator[FigureRow]:
     """Yield both models' figures on the exam, with the limits of the contender."""
     question, current = document["question"], document["evidence"]["current"]
     previous = document["evidence"].get("previous")
     roles, limits = roles_of(document), question["policy"]["limits"]
-    yield Row("Model version", [Cell(question[role]["version"], is_code=True) for role in roles])
+    yield FigureRow("Model version", [Cell(question[role]["version"], is_code=True) for role in roles])
     exams = [("Accuracy", "accuracy", current), ("Macro F1", "macro_f1", current)]
     if previous is not None:
         metric = question["policy"]["metric"]
@@ -55,22 +55,22 @@ def side_by_side(document: Document) -> Iterator[Row]:
     for name, metric, exam in exams:
         cells = [_interval(exam[role], metric, role=role) for role in roles]
         asked = _floor(document) if (metric, exam) == (_floor_metric(document), current) else ""
-        yield Row(name, cells, asked, _constant_cell(exam, metric))
+        yield FigureRow(name, cells, asked, _constant_cell(exam, metric))
     errors = [_calibration(current[role]) for role in roles]
     above = " above what is expected" if "calibration_expected" in current["contender"] else ""
-    yield Row("Calibration error", errors, f"at most {limits['max_calibration_error']:g}{above}")
+    yield FigureRow("Calibration error", errors, f"at most {limits['max_calibration_error']:g}{above}")
     yield from measured(document, limits=limits)
-    yield Row("Runtime, here and in serving", [Cell(question[role].get("runtime", EAGER)) for role in roles])
+    yield FigureRow("Runtime, here and in serving", [Cell(question[role].get("runtime", EAGER)) for role in roles])
 
 
-def measured(document: Document, *, limits: Mapping[str, Any]) -> Iterator[Row]:
+def measured(document: Document, *, limits: Mapping[str, Any]) -> Iterator[FigureRow]:
     """Yield what both models need: time and bytes."""
     roles = roles_of(document)
     for name, key in (("Latency, median", "latency_p50_ms"), ("Latency, p99", "latency_p99_ms")):
         cells = [Cell(number(document["measured"][role][key], "{:.2f} ms")) for role in roles]
-        yield Row(name, cells, f"at most {limits[key]:g} ms" if limits.get(key) is not None else "")
+        yield FigureRow(name, cells, f"at most {limits[key]:g} ms" if limits.get(key) is not None else "")
     sizes = [Cell(f"{document['question'][role]['size_bytes'] / 1e6:.2f} MB") for role in roles]
-    yield Row("Size", sizes, f"at most {limits['size_mb']:g} MB" if "size_mb" in limits else "")
+    yield FigureRow("Size", sizes, f"at most {limits['size_mb']:g} MB" if "size_mb" in limits else "")
 
 
 def _calibration(scores: Mapping[str, Any]) -> Cell:

@@ -102,9 +102,9 @@ class FolderFiles:
         while folders:
             folder = folders.pop()
             with os.scandir(folder) as children:
-                found = [child.path for child in children if child.is_dir(follow_symlinks=False)]
+                subfolders = [child.path for child in children if child.is_dir(follow_symlinks=False)]
             digest.update(f"{folder}\0{Path(folder).stat().st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-            folders += found
+            folders += subfolders
         return digest.hexdigest()
 
     def path_of(self, entry: Entry) -> Path:

@@ -38,5 +38,5 @@ def opening_of(
     own_s3: S3Access | None = None,
 ) -> Opening:
     """Return what a source of a project is opened with."""
-    number = [id(one) for one in project.config.sources].index(id(source))
+    number = [id(other) for other in project.config.sources].index(id(source))
     return Opening(f"{project.name}: sources[{number}] ({source.name})", project.folder, environment, own_s3)

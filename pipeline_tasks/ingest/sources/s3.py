@@ -85,10 +85,10 @@ class S3Objects:
         is_empty = True
         try:
             for page in pages:
-                for found in page.get("Contents", ()):
+                for listed in page.get("Contents", ()):
                     is_empty = False
-                    if not found["Key"].endswith("/"):
-                        yield self._entry(found)
+                    if not listed["Key"].endswith("/"):
+                        yield self._entry(listed)
             if is_empty:
                 self._check_folder()
         except (ClientError, BotoCoreError) as error:
@@ -144,9 +144,9 @@ class S3Objects:
                 "only names that begin like it). Correct it."
             )
 
-    def _entry(self, found: Mapping[str, Any]) -> Entry:
-        key = str(found["Key"]).removeprefix(self._prefix)
-        return Entry(key, _tag(found["ETag"], found["Size"]), int(found["Size"]))
+    def _entry(self, listed: Mapping[str, Any]) -> Entry:
+        key = str(listed["Key"]).removeprefix(self._prefix)
+        return Entry(key, _tag(listed["ETag"], listed["Size"]), int(listed["Size"]))
 
     def _explained(self, error: Exception, *, verb: str) -> Exception:
         from botocore.exceptions import ClientError

@@ -111,30 +111,30 @@ class SqlRows:
             for row in result.mappings()
         )
         if column is None:
-            yield from (found for _, found in rows)
+            yield from (typed for _, typed in rows)
         else:
-            yield from self._watermarked(((row[column], found) for row, found in rows), greatest=greatest)
+            yield from self._watermarked(((row[column], typed) for row, typed in rows), greatest=greatest)
 
     def _watermarked(self, rows: Iterable[tuple[Any, Row]], *, greatest: Greatest) -> Iterator[Row]:
         """Yield rows; one whose watermark has no order is refused alone, unless none of them has one."""
         held: list[Row] = []
         error: InputError | None = None
         for value, row in rows:
-            found = row
+            checked = row
             try:
                 greatest.add(value)
             except InputError as bad:
                 error = bad
-                found = Row(row.place, {}, bad)
+                checked = Row(row.place, {}, bad)
                 if greatest.is_empty:
-                    held.append(found)
+                    held.append(checked)
                     if len(held) == MAX_WITHOUT_ORDER:
                         break
                     continue
             if held and not greatest.is_empty:
                 yield from held
                 held = []
-            yield found
+            yield checked
         if held:
             raise ConfigError(f"{self._setting}.{error}", code="WATERMARK_INVALID")
 
@@ -233,11 +233,11 @@ def _without_end(query: str) -> str:
 def _source_now(connection: sa.Connection, *, otherwise: dt.datetime) -> dt.datetime:
     """Return the database's time in UTC, or ours if it does not tell."""
     try:
-        found = connection.execute(sa.select(sa.func.now())).scalar_one()
+        answer = connection.execute(sa.select(sa.func.now())).scalar_one()
     except SQLAlchemyError:
         connection.rollback()
-        found = otherwise
-    return as_utc(found if isinstance(found, dt.datetime) else otherwise)
+        answer = otherwise
+    return as_utc(answer if isinstance(answer, dt.datetime) else otherwise)
 
 
 def _keep_unreadable_values(connection: Any, _record: Any) -> None:

@@ -75,17 +75,17 @@ def typed_row(place: str, values: Mapping[str, Any]) -> Row:
     return Row(place, values)
 
 
-def check_columns(found: Sequence[str], *, wanted: Sequence[str]) -> None:
+def check_columns(columns: Sequence[str], *, wanted: Sequence[str]) -> None:
     """Raise InputError unless every wanted column is there once."""
-    missing = [column for column in wanted if column not in found]
+    missing = [column for column in wanted if column not in columns]
     if missing:
-        names = ", ".join(_shown(name) for name in found[:20]) or "none"
+        names = ", ".join(_shown(name) for name in columns[:20]) or "none"
         raise InputError(
             f"a table must have the column {', '.join(missing)} (got the columns {names}). "
-            f"{_advice(found, missing=missing)}",
+            f"{_advice(columns, missing=missing)}",
             code="COLUMN_MISSING",
         )
-    twice = sorted({column for column in wanted if list(found).count(column) > 1})
+    twice = sorted({column for column in wanted if list(columns).count(column) > 1})
     if twice:
         raise InputError(f"a table must have the column {', '.join(twice)} once (got it again).", code="COLUMN_TWICE")
 
@@ -95,16 +95,16 @@ def _shown(name: str) -> str:
     return text if text == text.strip() else f"'{text}'"
 
 
-def _advice(found: Sequence[str], *, missing: Sequence[str]) -> str:
+def _advice(columns: Sequence[str], *, missing: Sequence[str]) -> str:
     """Return what to do about missing columns: the separator, a line of a spreadsheet, spaces and case first."""
-    if found and found[0].lower().startswith("sep="):
+    if columns and columns[0].lower().startswith("sep="):
         return "Remove the first line: it names the separator, which is a comma here."
-    if len(found) == 1:
+    if len(columns) == 1:
         for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-            if mark in found[0]:
+            if mark in columns[0]:
                 rename = ", or name it .tsv" if mark == "\t" else ""
                 return f"It looks separated by {name}: save it with commas{rename}."
-    alike = {name.strip().casefold(): name for name in found}
+    alike = {name.strip().casefold(): name for name in columns}
     near = [alike[column.strip().casefold()] for column in missing if column.strip().casefold() in alike]
     if near:
         return f"Upper and lower case and spaces count: correct '{printable(near[0], limit=60)}'."

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pipeline_tasks.adapters import label_studio_database
 from pipeline_tasks.audit.signing_keys import TRUSTED_KEYS
 from pipeline_tasks.backup import catalog_copy, restore, snapshot
-from pipeline_tasks.backup.repository import Vault
+from pipeline_tasks.backup.repository import BackupRepository
 from pipeline_tasks.backup.verify import verify_backup
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
@@ -88,7 +88,7 @@ def test_a_second_backup_copies_only_what_is_new(save, installation):
     assert (first.num_new_objects, second.num_new_objects) == (first.num_objects, 1)
     assert installation.store.calls["get_file"] == 1
     assert second.num_objects == first.num_objects + 1
-    assert len(Vault(installation.vault).manifest_names()) == 2
+    assert len(BackupRepository(installation.vault).manifest_names()) == 2
 
 
 def test_an_older_backup_can_be_named(save, target, installation):
@@ -130,7 +130,9 @@ def test_a_backup_with_one_bad_byte_is_refused_before_anything_is_written(save, 
         target.restore()
     assert not target.home.exists()
     with pytest.raises(DataCorrupt, match="missing or changed"):
-        Vault(target.vault).check(snapshot.blobs_of(Vault(target.vault).manifest(), Vault(target.vault)))
+        BackupRepository(target.vault).check(
+            snapshot.blobs_of(BackupRepository(target.vault).manifest(), BackupRepository(target.vault))
+        )
 
 
 def test_an_invariant_that_broke_on_the_way_is_named(save, target, installation, monkeypatch):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline_tasks.backup import restore, snapshot
-from pipeline_tasks.backup.repository import Blob, Vault
+from pipeline_tasks.backup.repository import BackupRepository, Blob
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.cli import backup_commands
@@ -28,7 +28,7 @@ def damage(vault, blobs):
 
 
 def test_a_damaged_file_is_mended_by_the_next_backup_that_looks(save, target, installation):
-    vault = Vault(installation.vault)
+    vault = BackupRepository(installation.vault)
     manifest = vault.manifest(save().name)
     every = snapshot.blobs_of(manifest, vault)
     damage(vault, {blob.sha256: blob for blob in every if blob.size_bytes}.values())
@@ -40,7 +40,7 @@ def test_a_damaged_file_is_mended_by_the_next_backup_that_looks(save, target, in
 
 
 def test_without_the_check_what_lies_on_this_machine_is_mended_and_objects_are_not_read(save, installation):
-    vault = Vault(installation.vault)
+    vault = BackupRepository(installation.vault)
     manifest = vault.manifest(save().name)
     local = [Blob(**one) for part in ("home", "projects") for one in manifest[part].values()]
     (row, *_) = vault.json_lines(Blob(**manifest["objects"]))
@@ -52,7 +52,7 @@ def test_without_the_check_what_lies_on_this_machine_is_mended_and_objects_are_n
 
 
 def test_a_damaged_list_of_objects_does_not_stop_the_next_backup(save, installation):
-    vault = Vault(installation.vault)
+    vault = BackupRepository(installation.vault)
     manifest = vault.manifest(save().name)
     damage(vault, [Blob(**manifest["objects"])])
     again = vault.manifest(save(check=True).name)

@@ -3,12 +3,12 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.annotation.consensus import Outcome, Rule, decide, next_decision
+from pipeline_tasks.annotation.consensus import Consensus, ConsensusRule, decide, next_decision
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-ONE = Rule(annotators_needed=1, min_agreement=0.5)
-TWO = Rule(annotators_needed=2, min_agreement=0.5)
+ONE = ConsensusRule(annotators_needed=1, min_agreement=0.5)
+TWO = ConsensusRule(annotators_needed=2, min_agreement=0.5)
 
 
 def row(number, label, *, by=None, revision="r1", **changes):
@@ -21,7 +21,7 @@ def row(number, label, *, by=None, revision="r1", **changes):
 
 
 def test_one_person_decides_alone_where_one_is_asked_for():
-    assert decide([row(1, "cat")], ONE) == Outcome("decided", "cat", "single", ("1",), ("p1",), 1.0)
+    assert decide([row(1, "cat")], ONE) == Consensus("decided", "cat", "single", ("1",), ("p1",), 1.0)
 
 
 def test_too_few_people_decide_nothing():
@@ -35,17 +35,17 @@ def test_one_person_twice_is_one_person():
 
 def test_the_last_answer_of_a_person_counts():
     answers = [row(1, "cat", by="a", revision="r1"), row(2, "dog", by="a", revision="r2")]
-    assert decide(answers, ONE) == Outcome("decided", "dog", "single", ("2",), ("a",), 1.0)
+    assert decide(answers, ONE) == Consensus("decided", "dog", "single", ("2",), ("a",), 1.0)
 
 
 def test_two_who_agree_decide():
-    assert decide([row(1, "cat"), row(2, "cat")], TWO) == Outcome(
+    assert decide([row(1, "cat"), row(2, "cat")], TWO) == Consensus(
         "decided", "cat", "consensus", ("1", "2"), ("p1", "p2"), 1.0
     )
 
 
 def test_two_who_disagree_are_disputed():
-    assert decide([row(1, "cat"), row(2, "dog")], TWO) == Outcome(
+    assert decide([row(1, "cat"), row(2, "dog")], TWO) == Consensus(
         "disputed", None, "consensus", ("1", "2"), ("p1", "p2"), 0.5
     )
 
@@ -64,7 +64,7 @@ def test_two_who_disagree_are_disputed():
 )
 def test_a_majority_needs_more_than_the_share(votes, min_agreement, expected):
     answers = [row(number, label) for number, label in enumerate(votes)]
-    outcome = decide(answers, Rule(annotators_needed=len(votes), min_agreement=min_agreement))
+    outcome = decide(answers, ConsensusRule(annotators_needed=len(votes), min_agreement=min_agreement))
     assert (outcome.status, outcome.label) == expected
 
 

@@ -1,7 +1,7 @@
 """What of a home and its projects goes into a backup while others write there."""
 
 from pipeline_tasks.backup import home_files
-from pipeline_tasks.backup.repository import Vault
+from pipeline_tasks.backup.repository import BackupRepository
 
 
 def test_a_file_that_is_taken_away_while_it_is_backed_up_does_not_end_the_backup(tmp_path):
@@ -10,7 +10,7 @@ def test_a_file_that_is_taken_away_while_it_is_backed_up_does_not_end_the_backup
         (projects / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
         (projects / "pets" / name).write_text(name)
 
-    class Moving(Vault):
+    class Moving(BackupRepository):
         def add_file(self, path):
             if path.name == "a.png":
                 path.unlink()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from bento_services.gateway.server import MAX_HEAD_BYTES, LoadedLater, main, raise_file_limit
+from bento_services.gateway.server import MAX_HEAD_BYTES, StartingApplication, main, raise_file_limit
 from tests.reported.wire import ask, running, serving
 from tests.service.bent_http import statuses
 
@@ -154,7 +154,7 @@ def test_at_the_end_requests_under_way_are_answered_and_nobody_else_comes_in():
 
 
 def test_what_comes_while_the_gateway_is_loaded_waits_for_it():
-    waiting = LoadedLater()
+    waiting = StartingApplication()
 
     async def loaded_soon(scope, receive, send):
         asyncio.get_running_loop().call_later(0.3, waiting.load, app)

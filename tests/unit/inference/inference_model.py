@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 
 from bento_services.inference.batcher import MicroBatcher
-from bento_services.inference.endpoint import Endpoint, Serving
+from bento_services.inference.endpoint import Endpoint, ServedModel
 from bento_services.inference.isolated_prediction import predict_rows
 from bento_services.inference.responses import Answers
 from pipeline_tasks.errors import InputError
@@ -63,7 +63,7 @@ def endpoint_of(model, *, max_batch_size=4, max_queue=8, max_items=6, signature=
         observer=endpoint.metrics,
     )
     answers = Answers(version=model.version, labels=model.labels)
-    endpoint.serving = Serving(model, signature, batcher, answers, max_items=max_items)
+    endpoint.serving = ServedModel(model, signature, batcher, answers, max_items=max_items)
     return endpoint
 
 

@@ -5,7 +5,7 @@ import io
 
 import pyarrow.parquet as pq
 
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.prediction_log.records import LogRecord, read_records
 from bento_services.gateway.prediction_log.shipper import Shipper
 from bento_services.gateway.prediction_log.spool import Spool
@@ -64,4 +64,6 @@ class Store:
 
 
 def shipper(spool, store, metrics=None):
-    return Shipper(spool, functools.partial(upload, put=store.put), metrics=metrics or Metrics(), interval_seconds=0.01)
+    return Shipper(
+        spool, functools.partial(upload, put=store.put), metrics=metrics or GatewayMetrics(), interval_seconds=0.01
+    )

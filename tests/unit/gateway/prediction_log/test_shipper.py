@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bento_services.gateway.metrics import Metrics
+from bento_services.gateway.metrics import GatewayMetrics
 from bento_services.gateway.prediction_log.records import SCHEMA, read_records, to_bytes, to_parts
 from bento_services.gateway.prediction_log.shipper import Shipper
 from bento_services.gateway.prediction_log.spool import Spool
@@ -69,7 +69,7 @@ def test_a_part_has_every_field_of_its_records():
 
 
 def test_segments_are_shipped_once_and_deleted(spool):
-    store, metrics = Store(), Metrics()
+    store, metrics = Store(), GatewayMetrics()
     for number in range(3):
         spool.append(record(number))
     assert shipper(spool, store, metrics).ship()
@@ -81,7 +81,7 @@ def test_segments_are_shipped_once_and_deleted(spool):
 
 @pytest.mark.parametrize("failure", ["before", "after"])
 def test_an_outage_or_a_lost_answer_loses_and_doubles_nothing(spool, failure):
-    store, metrics = Store(), Metrics()
+    store, metrics = Store(), GatewayMetrics()
     store.failures = [failure] * 3
     ship = shipper(spool, store, metrics)
     for number in range(4):
@@ -116,7 +116,7 @@ def test_a_damaged_segment_gives_its_whole_records_and_does_not_block_the_next(s
     data[-1] ^= 1
     segment.write_bytes(bytes(data))
     spool.append(record(3))
-    store, metrics = Store(), Metrics()
+    store, metrics = Store(), GatewayMetrics()
     assert shipper(spool, store, metrics).ship()
     assert sorted(row["prediction_id"] for row in store.rows()) == ["p1", "p3"]
     assert metrics.get("dethrone_log_damaged_segments_total") == 1
@@ -130,7 +130,7 @@ def test_a_record_of_another_format_does_not_block_the_next_segment(spool, caplo
     head = b'{"kind":"prediction"}'
     segment.write_bytes(segment.read_bytes() + struct.pack(">III", len(head), 0, zlib.crc32(head)) + head)
     spool.append(record(2))
-    store, metrics = Store(), Metrics()
+    store, metrics = Store(), GatewayMetrics()
     assert shipper(spool, store, metrics).ship()
     assert sorted(row["prediction_id"] for row in store.rows()) == ["p1", "p2"]
     assert metrics.get("dethrone_log_damaged_segments_total") == 1
@@ -148,7 +148,7 @@ def test_one_bad_segment_holds_up_no_other_and_a_store_that_is_away_is_asked_onc
         asked.append(segment.name[:12])
         return answers.pop(0) if answers else Uploaded(failure="away", is_store_away=True)
 
-    ship = Shipper(spool, answer, metrics=Metrics(), interval_seconds=1)
+    ship = Shipper(spool, answer, metrics=GatewayMetrics(), interval_seconds=1)
     assert [ship.ship() for _ in range(3)] == [False] * 3
     assert asked == [f"{number:012d}" for number in (1, 2, 3, 1, 1)]
     assert caplog.messages == ["the prediction log waits here: bad segment", "the prediction log waits here: away"]
@@ -157,7 +157,7 @@ def test_one_bad_segment_holds_up_no_other_and_a_store_that_is_away_is_asked_onc
 
 def test_a_segment_that_cannot_be_read_now_waits(spool, monkeypatch, caplog):
     spool.append(record(1))
-    store, metrics = Store(), Metrics()
+    store, metrics = Store(), GatewayMetrics()
 
     def broken(_):
         raise OSError(errno.EIO, "Input/output error")
@@ -183,7 +183,7 @@ def test_what_comes_while_a_queue_of_segments_is_shipped_is_sealed_meanwhile(tmp
             spool.append(record(2))
         return Uploaded(1, 1)
 
-    assert Shipper(spool, look, metrics=Metrics(), interval_seconds=1).ship()
+    assert Shipper(spool, look, metrics=GatewayMetrics(), interval_seconds=1).ship()
     assert seen == [[".sealed"] * 2] * 2
 
 
@@ -195,7 +195,7 @@ def test_a_defect_does_not_end_the_thread(spool, caplog):
             raise failures.pop()
         return upload(segment, put=store.put)
 
-    running = Shipper(spool, broken_once, metrics=Metrics(), interval_seconds=0.01)
+    running = Shipper(spool, broken_once, metrics=GatewayMetrics(), interval_seconds=0.01)
     spool.append(record(1))
     running.start()
     wait_until(lambda: not failures, timeout_seconds=10, what="the defect")
@@ -214,7 +214,7 @@ def test_the_thread_ships_while_running_and_once_more_when_it_stops(spool):
 
 
 def test_every_scrape_shows_served_as_logged_plus_dropped_plus_failed():
-    metrics = Metrics()
+    metrics = GatewayMetrics()
     assert "dethrone_predictions_served_total 0\n" in metrics.render({})
     for outcome in ("logged", "dropped", "logged", "failed", "logged", "dropped", "logged"):
         metrics.record_outcome(outcome)

@@ -8,7 +8,7 @@ import pytest
 from bento_services.gateway.routing import request_coalescing
 from bento_services.gateway.routing.dispatcher import Dispatcher, InferenceRequest
 from bento_services.gateway.routing.inference_client import SAFETENSORS, Failed, Rejected, Scores, all_failed
-from bento_services.gateway.routing.request_coalescing import MAX_BYTES, MAX_ITEMS, MAX_OPEN, Gatherer
+from bento_services.gateway.routing.request_coalescing import MAX_BYTES, MAX_ITEMS, MAX_OPEN, RequestCoalescer
 from bento_services.gateway.routing.routes import ProjectRoute, ServingSettings
 from pipeline_tasks.contracts import RouteEntry
 
@@ -62,7 +62,7 @@ class Scene:
 
     def __init__(self, *, wait_seconds=NEVER):
         self.wire = Wire()
-        self.gatherer = Gatherer(self.wire, wait_seconds=wait_seconds)
+        self.gatherer = RequestCoalescer(self.wire, wait_seconds=wait_seconds)
 
     async def ask(self, *numbers, entry=A, media_type="text/plain"):
         asked = [
@@ -207,7 +207,7 @@ def test_a_defect_reaches_everybody_who_waits():
     async def play():
         scene = Scene()
         scene.wire = Broken()
-        scene.gatherer = Gatherer(scene.wire, wait_seconds=NEVER)
+        scene.gatherer = RequestCoalescer(scene.wire, wait_seconds=NEVER)
         asked = await scene.ask(*range(4))
         await scene.wire.answer()
         found = await asyncio.gather(asked[2], asked[3], return_exceptions=True)
