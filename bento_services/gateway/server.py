@@ -12,6 +12,7 @@ import logging
 import resource
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 import uvloop
@@ -28,9 +29,11 @@ MAX_HEAD_BYTES = 32 * 1024
 # who closes first must be the one who sends.
 HEAD_SECONDS = 75.0
 MAX_FILES = 8192  # a connection takes one
-SPARE_FILES = 256  # what else a gateway opens: connections of its own, logs, pipes
+SPARE_FILES = 1024  # what else a gateway opens: as many connections to models as items may be open, logs, pipes
 LISTEN_SECONDS = 0.05  # then it listens; who comes while the rest is loaded waits for it
 STOP_SECONDS = 20.0  # for requests under way; the supervisor waits for 40
+FLUSH_SECONDS = 1.0  # for the last answer's way out, when no request is under way
+DRAIN_LOOK_SECONDS = 0.05
 # A thousand open requests are no garbage: to look at them after every 700 new objects, as Python does, took a quarter
 # of the event loop's time in an overload.
 GC_THRESHOLD = 20_000
@@ -50,21 +53,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class StartingApplication:
-    """ASGI application: what comes while the gateway is loaded waits for it."""
+    """ASGI application: what comes while the gateway is loaded waits for it. It knows what is under way."""
 
     def __init__(self) -> None:
         self._app: ASGIApp | None = None
         self._loaded = asyncio.Event()
+        self._num_open = 0
+        self._last_end = time.monotonic()
 
     def load(self, app: ASGIApp) -> None:
         self._app = app
         self._loaded.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._app is None:
-            await self._loaded.wait()
-        if self._app is not None:
-            await self._app(scope, receive, send)
+        self._num_open += 1
+        try:
+            if self._app is None:
+                await self._loaded.wait()
+            if self._app is not None:
+                await self._app(scope, receive, send)
+        finally:
+            self._num_open -= 1
+            self._last_end = time.monotonic()
+
+    async def drain(self, serving: asyncio.Task[None]) -> None:
+        """Wait until a server that was told to end has ended, or has no request under way.
+
+        It waits itself for half a head until its time is up, and for ever for a caller who does not read; meanwhile
+        its port refuses everybody.
+        """
+        told = time.monotonic()
+        while not serving.done() and time.monotonic() < told + STOP_SECONDS:
+            if not self._num_open and time.monotonic() > max(told, self._last_end) + FLUSH_SECONDS:
+                break
+            await asyncio.wait({serving}, timeout=DRAIN_LOOK_SECONDS)
 
 
 def server_of(
@@ -106,7 +128,7 @@ async def serve(host: str, port: int) -> None:
     app.load(gateway.app)
     await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
     server.stop()  # type: ignore[no-untyped-call]
-    await asyncio.wait({serving}, timeout=STOP_SECONDS)
+    await app.drain(serving)
     await gateway.close()
     if not ending.done():
         sys.exit("the HTTP server must run until it is told to end (it ended by itself).")

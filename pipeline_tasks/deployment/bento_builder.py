@@ -34,7 +34,7 @@ SOURCES = (
     "pipeline_tasks/models/**/*.py",
 )
 # BentoML pins itself. ONNX Runtime is in every release: which one computes is the model's to say, not the image's.
-REQUIREMENTS = ("httptools", "numpy", "onnxruntime", "pillow", "pydantic", "safetensors", "torch", "uvloop")
+REQUIREMENTS = ("numpy", "onnxruntime", "pillow", "pydantic", "safetensors", "torch", "uvloop")
 TAG = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?:[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([A-Za-z0-9.+!_-]+)")
 BUILD_TIMEOUT_SECONDS = 300

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save as save_safetensors
 
+from bento_services.inference.endpoint import BODY_SECONDS
 from bento_services.inference.request_decoding import BATCH, NPY, SAFETENSORS, join_batch, npy_bytes
 from bento_services.serve import ALLOCATOR
 from pipeline_tasks.deployment.bento_builder import build_bento, export_bento, import_bento, stored_digest
@@ -217,8 +218,10 @@ def test_a_hostile_image_is_a_422_here_too(client):
 
 
 def test_bent_http_is_refused_and_nothing_behind_it_is_answered(client, served):
-    for name, data in ambiguous(HEAD).items():
-        got = raw(served.port, data)
+    cases = ambiguous(HEAD)
+    del cases["a list of lengths"]  # RFC 9110, 8.6: `5, 5` may be read as 5
+    for name, data in cases.items():
+        got = raw(served.port, data, timeout_seconds=BODY_SECONDS + 2)
         assert [400 <= status < 500 for status in statuses(got)] == [True], (name, got[:500])
         assert b"dethrone_" not in got, name
     for name, data in broken(HEAD).items():

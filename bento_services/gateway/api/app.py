@@ -80,8 +80,13 @@ async def _health(request: Request) -> Response:
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:  # noqa: ARG001  (Starlette's signature)
-    """Answer for what even the last route does not match: a path with a line break, a method of one's own."""
-    return await _endpoint(_not_found)(request)
+    """Answer for what even the last route does not match: a path with a line break, a method of one's own.
+
+    What follows a CONNECT may be bytes for the tunnel: they are no request.
+    """
+    response = await _endpoint(_not_found)(request)
+    response.headers["Connection"] = "close"
+    return response
 
 
 def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:

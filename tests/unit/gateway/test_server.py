@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from bento_services.gateway.server import MAX_HEAD_BYTES, StartingApplication, main, raise_file_limit
-from tests.reported.wire import ask, running, serving
+from bento_services.gateway.server import MAX_HEAD_BYTES, StartingApplication, main, raise_file_limit, server_of
+from tests.reported.wire import ask, listens, running, serving
 from tests.service.bent_http import statuses
+from tests.services import free_ports, wait_until
 
 GOOD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
 
@@ -25,8 +26,9 @@ async def app(scope, receive, send):
         body, more = body + message.get("body", b""), message.get("more_body", False)
     if scope["path"] == "/slow":
         await asyncio.sleep(0.5)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    told = b"ok" if scope["path"] != "/long" else b"a" * 20_000_000
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(told))]})
+    await send({"type": "http.response.body", "body": told})
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,30 @@ def test_at_the_end_requests_under_way_are_answered_and_nobody_else_comes_in():
     assert [statuses(one) for one in got] == [[200]] * 3
 
 
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nX: ", GOOD.replace(b"/ ", b"/long ")], ids=["half", "unread"])
+def test_at_the_end_who_does_not_finish_a_head_or_read_an_answer_is_not_waited_for(sent):
+    """Its port refuses everybody by then: one such caller would keep each restart for 20 s."""
+
+    async def ended():
+        (port,) = free_ports(1)
+        later = StartingApplication()
+        later.load(app)
+        server = server_of(later, "127.0.0.1", port, head_seconds=60, max_connections=20)
+        serving = asyncio.create_task(server.serve())
+        await asyncio.to_thread(wait_until, lambda: listens(port), timeout_seconds=10, what="the server")
+        with connect(port) as held:
+            held.sendall(sent)
+            asking = asyncio.create_task(asyncio.to_thread(ask, port, GOOD.replace(b"/ ", b"/slow "), num_answers=1))
+            await asyncio.sleep(0.2)
+            server.stop()
+            began = time.monotonic()
+            await later.drain(serving)
+            return time.monotonic() - began, statuses(await asking), serving.done()
+
+    seconds, answered, is_done = asyncio.run(ended())
+    assert (seconds < 10, answered, is_done) == (True, [200], False)
+
+
 def test_what_comes_while_the_gateway_is_loaded_waits_for_it():
     waiting = StartingApplication()
 
@@ -174,11 +200,11 @@ def test_a_port_that_is_taken_is_told_so(port):
 @pytest.mark.parametrize(
     ("limits", "allowed", "connections"),
     [
-        ((1024, 1_048_576), 8192, 7936),
-        ((1024, 4096), 4096, 3840),
+        ((1024, 1_048_576), 8192, 7168),
+        ((1024, 4096), 4096, 3072),
         ((256, 300), 300, 150),
-        ((100_000, 1_048_576), None, 7936),
-        ((1024, resource.RLIM_INFINITY), 8192, 7936),
+        ((100_000, 1_048_576), None, 7168),
+        ((1024, resource.RLIM_INFINITY), 8192, 7168),
     ],
 )
 def test_connections_leave_files_for_the_rest(monkeypatch, limits, allowed, connections):
@@ -195,5 +221,5 @@ def test_where_the_system_allows_no_more_files_it_goes_on_with_what_it_has(monke
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", refused)
-    assert raise_file_limit() == 768
+    assert raise_file_limit() == 512
     assert "no more than 1024 files can be open" in caplog.text
