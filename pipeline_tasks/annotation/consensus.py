@@ -14,7 +14,7 @@ PAIR = 2  # the fewest who can differ
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rule:
+class AgreementRule:
     """Number of people that an item needs, the share of them that must agree, and how many more a tie asks."""
 
     annotators_needed: int
@@ -37,13 +37,13 @@ class Outcome:
 def counted_answers(annotations: Iterable[AnnotationRow]) -> list[AnnotationRow]:
     """Return the one answer of each person that counts: the last that is neither deleted nor skipped nor refused."""
     newest: dict[str, AnnotationRow] = {}
-    for row in sorted(annotations, key=lambda one: (one.revision, one.annotation_id)):
+    for row in sorted(annotations, key=lambda answer: (answer.revision, answer.annotation_id)):
         if not row.deleted and not row.cancelled and row.label is not None:
             newest[row.annotator] = row
     return sorted(newest.values(), key=lambda row: row.annotator)
 
 
-def decide(annotations: Iterable[AnnotationRow], rule: Rule) -> Outcome | None:
+def decide(annotations: Iterable[AnnotationRow], rule: AgreementRule) -> Outcome | None:
     """Return the decision of an item's people, or None while too few have answered.
 
     The label of the most people wins when their share is above `min_agreement` (or all agree); otherwise, and when
@@ -67,7 +67,7 @@ def decide(annotations: Iterable[AnnotationRow], rule: Rule) -> Outcome | None:
     )
 
 
-def asks_further(annotations: Iterable[AnnotationRow], rule: Rule) -> bool:
+def asks_further(annotations: Iterable[AnnotationRow], rule: AgreementRule) -> bool:
     """Return whether a disputed item is asked of one more person: one is left, and those left could decide it.
 
     Whoever has answered counts once, however often; two who differ where one was asked are a tie like any other.
@@ -93,7 +93,7 @@ def next_decision(
     item_id: str,
     annotations: Sequence[AnnotationRow],
     *,
-    rule: Rule,
+    rule: AgreementRule,
     previous: DecisionRow | None,
     schema_version: int,
     now: dt.datetime,

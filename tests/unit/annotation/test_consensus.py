@@ -3,12 +3,12 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.annotation.consensus import Outcome, Rule, decide, next_decision
+from pipeline_tasks.annotation.consensus import AgreementRule, Outcome, decide, next_decision
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-ONE = Rule(annotators_needed=1, min_agreement=0.5)
-TWO = Rule(annotators_needed=2, min_agreement=0.5)
+ONE = AgreementRule(annotators_needed=1, min_agreement=0.5)
+TWO = AgreementRule(annotators_needed=2, min_agreement=0.5)
 
 
 def row(number, label, *, by=None, revision="r1", **changes):
@@ -64,7 +64,7 @@ def test_two_who_disagree_are_disputed():
 )
 def test_a_majority_needs_more_than_the_share(votes, min_agreement, expected):
     answers = [row(number, label) for number, label in enumerate(votes)]
-    outcome = decide(answers, Rule(annotators_needed=len(votes), min_agreement=min_agreement))
+    outcome = decide(answers, AgreementRule(annotators_needed=len(votes), min_agreement=min_agreement))
     assert (outcome.status, outcome.label) == expected
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline_tasks.annotation.consensus import Rule, asks_further, decide, people_wanted
+from pipeline_tasks.annotation.consensus import AgreementRule, asks_further, decide, people_wanted
 from pipeline_tasks.catalog.disputes import DisputeRepository
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import NAME, Case, make_project
@@ -33,18 +33,18 @@ def shown(case, person, queue="exam"):
 @pytest.mark.parametrize(
     ("votes", "rule", "expected"),
     [
-        pytest.param(["cat", "dog"], Rule(2, 0.5, 1), True, id="a tie"),
-        pytest.param(["cat", "dog"], Rule(2, 0.5, 0), False, id="nobody further"),
-        pytest.param(["cat"], Rule(2, 0.5, 1), False, id="too few yet"),
-        pytest.param(["cat", "cat"], Rule(2, 0.5, 1), False, id="decided"),
-        pytest.param(["cat", "dog", "owl"], Rule(2, 0.5, 1), False, id="the limit is reached"),
-        pytest.param(["cat", "dog", "owl"], Rule(2, 0.5, 2), False, id="one more cannot decide it"),
-        pytest.param(["cat", "dog", "owl"], Rule(2, 0.5, 3), True, id="two more can"),
-        pytest.param(["cat", "cat", "dog"], Rule(3, 0.7, 1), True, id="below the share that must agree"),
-        pytest.param(["cat", "cat", "dog"], Rule(3, 0.75, 1), False, id="no further person reaches the share"),
-        pytest.param(["cat", "dog"], Rule(2, 1.0, 5), False, id="all must agree"),
-        pytest.param(["cat", "dog"], Rule(1, 0.5, 1), True, id="two answered where one was asked"),
-        pytest.param(["cat", "dog", "owl"], Rule(1, 0.5, 1), False, id="three answered where one was asked"),
+        pytest.param(["cat", "dog"], AgreementRule(2, 0.5, 1), True, id="a tie"),
+        pytest.param(["cat", "dog"], AgreementRule(2, 0.5, 0), False, id="nobody further"),
+        pytest.param(["cat"], AgreementRule(2, 0.5, 1), False, id="too few yet"),
+        pytest.param(["cat", "cat"], AgreementRule(2, 0.5, 1), False, id="decided"),
+        pytest.param(["cat", "dog", "owl"], AgreementRule(2, 0.5, 1), False, id="the limit is reached"),
+        pytest.param(["cat", "dog", "owl"], AgreementRule(2, 0.5, 2), False, id="one more cannot decide it"),
+        pytest.param(["cat", "dog", "owl"], AgreementRule(2, 0.5, 3), True, id="two more can"),
+        pytest.param(["cat", "cat", "dog"], AgreementRule(3, 0.7, 1), True, id="below the share that must agree"),
+        pytest.param(["cat", "cat", "dog"], AgreementRule(3, 0.75, 1), False, id="no further person reaches the share"),
+        pytest.param(["cat", "dog"], AgreementRule(2, 1.0, 5), False, id="all must agree"),
+        pytest.param(["cat", "dog"], AgreementRule(1, 0.5, 1), True, id="two answered where one was asked"),
+        pytest.param(["cat", "dog", "owl"], AgreementRule(1, 0.5, 1), False, id="three answered where one was asked"),
     ],
 )
 def test_a_further_person_is_asked_while_one_is_left_and_can_decide(votes, rule, expected):
@@ -54,7 +54,7 @@ def test_a_further_person_is_asked_while_one_is_left_and_can_decide(votes, rule,
 
 def test_a_further_person_who_has_answered_already_counts_once():
     answers = [row(1, "cat", by="a"), row(2, "dog", by="b"), row(3, "cat", by="a", revision="r2")]
-    rule = Rule(2, 0.5, 1)
+    rule = AgreementRule(2, 0.5, 1)
     assert decide(answers, rule).status == "disputed"
     assert asks_further(answers, rule) is True
     assert people_wanted(answers) == 3

@@ -14,7 +14,7 @@ TIE = [row(1, "cat", by="a"), row(2, "dog", by="b")]
 
 
 def asks_a_third(module):
-    rule = module.Rule(2, 0.5, 1)
+    rule = module.AgreementRule(2, 0.5, 1)
     assert module.asks_further(TIE, rule)
     assert module.decide(TIE, rule).status == "disputed"
     third = [*TIE, row(3, "dog", by="c")]
@@ -23,7 +23,7 @@ def asks_a_third(module):
 
 
 def counts_a_person_once(module):
-    rule = module.Rule(2, 0.5, 1)
+    rule = module.AgreementRule(2, 0.5, 1)
     again = [*TIE, row(3, "dog", by="b", revision="r2")]
     assert module.decide(again, rule).status == "disputed"
     assert module.asks_further(again, rule)
@@ -32,11 +32,11 @@ def counts_a_person_once(module):
 
 def ends_somewhere(module):
     third = [*TIE, row(3, "owl", by="c")]
-    assert not module.asks_further(third, module.Rule(2, 0.5, 1))
-    assert not module.asks_further(third, module.Rule(2, 0.5, 2))  # 2 of 4 are no majority
-    assert module.asks_further(third, module.Rule(2, 0.5, 3))
-    assert not module.asks_further(TIE, module.Rule(2, 0.5, 0))
-    assert not module.asks_further(TIE, module.Rule(2, 0.3, 0))  # a tie is none, however few must agree
+    assert not module.asks_further(third, module.AgreementRule(2, 0.5, 1))
+    assert not module.asks_further(third, module.AgreementRule(2, 0.5, 2))  # 2 of 4 are no majority
+    assert module.asks_further(third, module.AgreementRule(2, 0.5, 3))
+    assert not module.asks_further(TIE, module.AgreementRule(2, 0.5, 0))
+    assert not module.asks_further(TIE, module.AgreementRule(2, 0.3, 0))  # a tie is none, however few must agree
 
 
 @pytest.mark.parametrize(
