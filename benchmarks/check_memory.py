@@ -107,8 +107,8 @@ def measure(count: int) -> dict[str, float]:
             '<Choice value="yes"/><Choice value="no"/></Choices></View>'
         )
         command = [sys.executable, __file__, "--child", str(folder)]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(found.stdout.splitlines()[-1])
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -121,8 +121,8 @@ def main() -> None:
         child(arguments.child)
         return
     for count in (arguments.rows // 5, arguments.rows):
-        print(json.dumps(found := measure(count)), flush=True)
-    reached = "met" if found["check_mib"] < GIB * 1024 else "MISSED"
+        print(json.dumps(figures := measure(count)), flush=True)
+    reached = "met" if figures["check_mib"] < GIB * 1024 else "MISSED"
     print(f"under {GIB:g} GiB for {arguments.rows:,} rows: {reached}")
 
 

@@ -132,18 +132,18 @@ def main() -> None:
         sys.path.insert(0, str(Path(__file__).parent.parent))
         print(json.dumps({"check": check, "plain": plain}[options.kind](options.rows, options.bad_share)))
         return
-    found = fresh("check", options.rows, options.bad_share)
+    figures = fresh("check", options.rows, options.bad_share)
     floor = fresh("plain", options.rows, options.bad_share)
-    checking = found["labels_s"] + found["dataset_s"]
-    total = checking + found["import_s"]
+    checking = figures["labels_s"] + figures["dataset_s"]
+    total = checking + figures["import_s"]
     print(f"{options.rows:,} label rows, {options.bad_share:.1%} bad, labels suite + dataset suite")
     print(f"  with import      {total:6.1f} s   {options.rows / total:>11,.0f} rows/s")
     print(f"  without import   {checking:6.1f} s   {options.rows / checking:>11,.0f} rows/s")
-    print(f"    labels suite   {found['labels_s']:6.1f} s   {found['put_aside']:,.0f} rows put aside")
-    print(f"    dataset suite  {found['dataset_s']:6.1f} s")
+    print(f"    labels suite   {figures['labels_s']:6.1f} s   {figures['put_aside']:,.0f} rows put aside")
+    print(f"    dataset suite  {figures['dataset_s']:6.1f} s")
     print(f"  plain pandas     {floor['plain_s']:6.1f} s   the same row rules by hand")
-    print(f"  peak memory      {found['peak_gib']:6.2f} GiB (of which building the tables: {floor['peak_gib']:.2f})")
-    if total > SECONDS or found["peak_gib"] > GIB:
+    print(f"  peak memory      {figures['peak_gib']:6.2f} GiB (of which building the tables: {floor['peak_gib']:.2f})")
+    if total > SECONDS or figures["peak_gib"] > GIB:
         raise SystemExit(f"the targets are {SECONDS:.0f} s and {GIB:.0f} GiB")
 
 

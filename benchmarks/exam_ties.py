@@ -46,7 +46,7 @@ SETTINGS = [(rate, shared) for rate in (0.02, 0.05, 0.10) for shared in (0.3, 0.
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class World:
+class ExamWorld:
     """Items: the truth is class 0 of each; answers of three people and two models, as classes beside it."""
 
     people_np: Array
@@ -62,7 +62,7 @@ def answers(rng: np.random.Generator, difficulty_n: Array, *, error: float, shar
     return np.where(wrong_n, other_n, 0)
 
 
-def draw(rng: np.random.Generator, *, num_items: int, error: float, shared: float, hard: bool) -> World:
+def draw(rng: np.random.Generator, *, num_items: int, error: float, shared: float, hard: bool) -> ExamWorld:
     """Return so many items; `hard`: the contender is the champion, but on items that are hard for people."""
     difficulty_n, common_n = rng.standard_normal(num_items), rng.standard_normal(num_items)
 
@@ -75,15 +75,15 @@ def draw(rng: np.random.Generator, *, num_items: int, error: float, shared: floa
     ]
     champion_n = model(CHAMPION)
     if not hard:
-        return World(np.stack(people, axis=1), model(CONTENDER), champion_n)
+        return ExamWorld(np.stack(people, axis=1), model(CONTENDER), champion_n)
     wrong_n = (difficulty_n > NormalDist().inv_cdf(1 - HARD)) & (champion_n != 0)
     mended_n = wrong_n & (rng.random(num_items) < HARD_GAIN * num_items / max(wrong_n.sum(), 1))
-    return World(np.stack(people, axis=1), np.where(mended_n, 0, champion_n), champion_n)
+    return ExamWorld(np.stack(people, axis=1), np.where(mended_n, 0, champion_n), champion_n)
 
 
-def labels_of(world: World, rule: ConsensusRule) -> Array:
+def labels_of(world: ExamWorld, rule: ConsensusRule) -> Array:
     """Return each item's label as the product decides it, one person after the other; -1 where it stays open."""
-    found = np.full(len(world.people_np), -1)
+    decided_n = np.full(len(world.people_np), -1)
     for item, given in enumerate(world.people_np):
         rows = [answer_row(person, str(label)) for person, label in enumerate(given)]
         asked = rows[: rule.annotators_needed]
@@ -91,8 +91,8 @@ def labels_of(world: World, rule: ConsensusRule) -> Array:
             asked = rows[: len(asked) + 1]
         outcome = decide(asked, rule)
         if outcome is not None and outcome.label is not None:
-            found[item] = int(outcome.label)
-    return found
+            decided_n[item] = int(outcome.label)
+    return decided_n
 
 
 def answer_row(person: int, label: str) -> AnnotationRow:
@@ -120,22 +120,22 @@ def measure(rng: np.random.Generator, *, error: float, shared: float, hard: bool
     """Return every figure of one exam and its audits."""
     exam = draw(rng, num_items=ITEMS, error=error, shared=shared, hard=hard)
     audits = draw(rng, num_items=AUDITS, error=error, shared=shared, hard=hard)
-    found = {"truth": float((exam.contender_n == 0).mean())}
-    found["true gain"] = found["truth"] - float((exam.champion_n == 0).mean())
+    figures = {"truth": float((exam.contender_n == 0).mean())}
+    figures["true gain"] = figures["truth"] - float((exam.champion_n == 0).mean())
     by_rule = {name: labels_of(exam, rule) for name, rule in (("dropped", DROPPED), ("further", FURTHER))}
     for name, label_n in by_rule.items():
-        found[f"{name} open"] = float((label_n < 0).mean())
-        found[f"{name} says"] = accuracy(exam.contender_n, label_n)
-        found[f"{name} gain"] = found[f"{name} says"] - accuracy(exam.champion_n, label_n)
-        bounds = share_bounds(found[f"{name} says"], num_items=(label_n >= 0).sum(), num_open=(label_n < 0).sum())
-        found[f"{name} low"], found[f"{name} high"] = bounds.low, bounds.high
+        figures[f"{name} open"] = float((label_n < 0).mean())
+        figures[f"{name} says"] = accuracy(exam.contender_n, label_n)
+        figures[f"{name} gain"] = figures[f"{name} says"] - accuracy(exam.champion_n, label_n)
+        bounds = share_bounds(figures[f"{name} says"], num_items=(label_n >= 0).sum(), num_open=(label_n < 0).sum())
+        figures[f"{name} low"], figures[f"{name} high"] = bounds.low, bounds.high
     for name, rule in (("alone", ALONE), ("further", FURTHER)):
         label_n = labels_of(audits, rule)
-        found[f"live {name}"] = accuracy(audits.contender_n, label_n)
-        promised = found["dropped says" if name == "alone" else "further says"]
+        figures[f"live {name}"] = accuracy(audits.contender_n, label_n)
+        promised = figures["dropped says" if name == "alone" else "further says"]
         right_n = (audits.contender_n == label_n)[label_n >= 0]
-        found[f"looks low {name}"] = share_low(right_n, exam=promised)
-    return found
+        figures[f"looks low {name}"] = share_low(right_n, exam=promised)
+    return figures
 
 
 def table(exams: int, *, hard: bool) -> tuple[list[str], bool]:

@@ -109,15 +109,15 @@ def log_of(rng: np.random.Generator, scenario: Scenario) -> tuple[list[Exposure]
 def answers_of(exposures: list[Exposure], outcomes: list[Outcome], *, rule: str, days: int) -> list[str]:
     """Return what one is told at a look a day, and two days after the end."""
     terms = Experiment("e", "p", 1, "va", "vb", {"da": "a", "db": "b"}, 50, "correct", 1 - ALPHA, rule, 86_400.0)
-    found = []
+    answers = []
     for day in range(1, days + 3):
         now = day * DAY_MS
         logged = (
             [exposure for exposure in exposures if exposure.at_ms <= now],
             [outcome for outcome in outcomes if outcome.at_ms <= now],
         )
-        found.append(str(compare_arms(terms, *logged, as_of_ms=now)["answer"]))
-    return found
+        answers.append(str(compare_arms(terms, *logged, as_of_ms=now)["answer"]))
+    return answers
 
 
 def told_table(seed: int, *, num: int, failed: list[str]) -> str:
@@ -207,8 +207,8 @@ def decided(units: list[tuple[Arm, bool]], *, rule: str) -> bool:
         return match(units).ahead(alpha=ALPHA) is not None
     counts = {arm: [event for unit, event in units if unit == arm] for arm in ARMS}
     rates = {arm: Rate(sum(events), len(events)) for arm, events in counts.items()}
-    found = compare(rates["b"], rates["a"], alpha=ALPHA)
-    return found.low > 0 or found.high < 0
+    difference = compare(rates["b"], rates["a"], alpha=ALPHA)
+    return difference.low > 0 or difference.high < 0
 
 
 def check(name: str, wrong: int, num: int, failed: list[str]) -> None:

@@ -119,8 +119,8 @@ def promoted(pairs: Array, *, num_items: int, policy: Gate, use: int = 1) -> Arr
     alpha, bounded = alpha_for_use(policy, use), policy.min_gain > 0
 
     def judge(wins: int, losses: int) -> float:
-        found = found_gain(wins, losses, num_items=num_items, alpha=alpha, bounded=bounded)
-        return shows_gain(found, min_gain=policy.min_gain)
+        gain = found_gain(wins, losses, num_items=num_items, alpha=alpha, bounded=bounded)
+        return shows_gain(gain, min_gain=policy.min_gain)
 
     return of_each(pairs, judge).astype(bool)
 
@@ -249,30 +249,30 @@ def true_f1_gain(gain: float) -> float:
 def f1_gains(random: np.random.Generator, *, num_items: int, gain: float, alpha: float, size: int) -> list[PairedGain]:
     """Compare contenders by the paired bootstrap of production, each on a fresh exam."""
     cells, shares = f1_cells(gain)
-    found = []
+    gains = []
     for counts in random.multinomial(num_items, shares, size=size):
         answers = np.repeat(cells, counts, axis=0)
         classes, seed = len(CLASS_SHARES), int(random.integers(2**31))
-        found.append(compare_macro_f1(*answers.T, num_classes=classes, alpha=alpha, seed=seed))
-    return found
+        gains.append(compare_macro_f1(*answers.T, num_classes=classes, alpha=alpha, seed=seed))
+    return gains
 
 
 def f1_claims(random: np.random.Generator, *, policy: Gate, nights: int, size: int) -> list[Claim]:
     """Equal contenders by macro F1: first use, then the same draws at the levels of a season."""
     claims, level = [], alpha_for_use(policy, 1)
     for num_items in F1_EXAMS:
-        found = f1_gains(random, num_items=num_items, gain=0.0, alpha=level, size=size)
+        gains = f1_gains(random, num_items=num_items, gain=0.0, alpha=level, size=size)
         ours, naive = (
-            [shows_gain(result, min_gain=0) for result in found],
-            [result.difference > 0 for result in found],
+            [shows_gain(result, min_gain=0) for result in gains],
+            [result.difference > 0 for result in gains],
         )
         name = f"macro F1, equal contenders, exam of {num_items:,}, first use"
         claims.append(Claim(name, level, float(np.mean(ours)), float(np.mean(naive)), size))
-        claims.append(f1_season(found, policy=policy, nights=nights, num_items=num_items))
+        claims.append(f1_season(gains, policy=policy, nights=nights, num_items=num_items))
     return claims
 
 
-def f1_season(found: Sequence[PairedGain], *, policy: Gate, nights: int, num_items: int) -> Claim:
+def f1_season(gains: Sequence[PairedGain], *, policy: Gate, nights: int, num_items: int) -> Claim:
     """Return false promotions per season: the sum of every night's rate, which bounds the chance of any.
 
     A p-value does not know its level, so each draw stands for every night: it is promoted on the nights whose level
@@ -280,11 +280,11 @@ def f1_season(found: Sequence[PairedGain], *, policy: Gate, nights: int, num_ite
     """
     levels = [alpha_for_use(policy, use) for use in range(1, nights + 1)]
     counts = [
-        sum(shows_gain(dataclasses.replace(result, alpha=level), min_gain=0) for level in levels) for result in found
+        sum(shows_gain(dataclasses.replace(result, alpha=level), min_gain=0) for level in levels) for result in gains
     ]
     variance = sum((2 * use - 1) * level for use, level in enumerate(levels, start=1)) - sum(levels) ** 2
     name = f"macro F1, {nights} nightly equal contenders, exam of {num_items:,}: promotions per season"
-    return Claim(name, 1 - policy.confidence, float(np.mean(counts)), None, len(found), variance)
+    return Claim(name, 1 - policy.confidence, float(np.mean(counts)), None, len(gains), variance)
 
 
 def f1_power(random: np.random.Generator, *, policy: Gate, size: int) -> list[Power]:
@@ -292,9 +292,9 @@ def f1_power(random: np.random.Generator, *, policy: Gate, size: int) -> list[Po
     rows, level = [], alpha_for_use(policy, 1)
     for num_items in F1_EXAMS:
         for gain in F1_GAINS:
-            found = f1_gains(random, num_items=num_items, gain=gain, alpha=level, size=size)
-            ours = float(np.mean([shows_gain(result, min_gain=0) for result in found]))
-            naive = float(np.mean([result.difference > 0 for result in found]))
+            gains = f1_gains(random, num_items=num_items, gain=gain, alpha=level, size=size)
+            ours = float(np.mean([shows_gain(result, min_gain=0) for result in gains]))
+            naive = float(np.mean([result.difference > 0 for result in gains]))
             rows.append(Power(num_items, true_f1_gain(gain), ours, naive))
     return rows
 
@@ -373,9 +373,11 @@ def draw_figure(rows: Sequence[Power], judged: Season, *, policy: Gate, size: in
     exams = {f"{n:,} items": [row for row in rows if row.num_items == n] for n in EXAMS}
     return figure.render(
         nights={"rule": (nights, judged.rule), "naive": (nights, judged.naive)},
-        rule={name: ([100 * row.gain for row in found], [row.rule for row in found]) for name, found in exams.items()},
+        rule={
+            name: ([100 * row.gain for row in powers], [row.rule for row in powers]) for name, powers in exams.items()
+        },
         naive={
-            name: ([100 * row.gain for row in found], [row.naive for row in found]) for name, found in exams.items()
+            name: ([100 * row.gain for row in powers], [row.naive for row in powers]) for name, powers in exams.items()
         },
         nominal=1 - policy.confidence,
         note=(

@@ -32,7 +32,7 @@ GATE = Gate()
 LEVEL = 1 - GATE.confidence
 
 
-class Exam:
+class SimulatedExam:
     """One epoch with a champion; it judges models by their right answers, and knows how often it did."""
 
     def __init__(self, random: np.random.Generator, *, num_items: int) -> None:
@@ -57,7 +57,7 @@ def fresh(right: Bits, random: np.random.Generator) -> Bits:
 
 def climb(random: np.random.Generator, *, num_items: int, tries: int, ladder: bool) -> bool:
     """Return whether a climber is promoted: it keeps a try where what is told of it is a new best."""
-    exam, rung, best = Exam(random, num_items=num_items), None, 0.0
+    exam, rung, best = SimulatedExam(random, num_items=num_items), None, 0.0
     model = exam.champion_right
     for _ in range(tries):
         contender = fresh(model, random)
@@ -71,7 +71,7 @@ def climb(random: np.random.Generator, *, num_items: int, tries: int, ladder: bo
 
 def vote(random: np.random.Generator, *, num_items: int, tries: int) -> bool:
     """Return whether the vote of the tries whose answer was `inconclusive` is promoted, or any try before it."""
-    exam = Exam(random, num_items=num_items)
+    exam = SimulatedExam(random, num_items=num_items)
     kept = []
     for _ in range(tries - 1):
         contender = fresh(exam.champion_right, random)

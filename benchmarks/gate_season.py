@@ -48,7 +48,7 @@ Promote = Callable[["Year", int, int, int], bool]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class World:
+class SeasonWorld:
     """Course of the truth: points lost a week on younger data, and whether training learns and contenders differ."""
 
     name: str
@@ -59,11 +59,11 @@ class World:
 
 
 WORLDS = (
-    World("aging 0.05", 0.0005),
-    World("aging 0.2", 0.002),
-    World("flat", 0.0, learns=False),
-    World("equal contenders", 0.0, learns=False, equal=True),
-    World("all 1 point worse", 0.0, learns=False, equal=True, worse=0.01),
+    SeasonWorld("aging 0.05", 0.0005),
+    SeasonWorld("aging 0.2", 0.002),
+    SeasonWorld("flat", 0.0, learns=False),
+    SeasonWorld("equal contenders", 0.0, learns=False, equal=True),
+    SeasonWorld("all 1 point worse", 0.0, learns=False, equal=True, worse=0.01),
 )
 
 
@@ -92,7 +92,7 @@ def quality(week: int, *, learns: bool) -> float:
     return 0.93 - 0.0635 * ((1000 + 300 * week) / 1000) ** -0.35 if learns else 0.93 - 0.0635
 
 
-def year_of(random: np.random.Generator, world: World) -> Year:
+def year_of(random: np.random.Generator, world: SeasonWorld) -> Year:
     """Draw a year of contenders and exam items."""
     weeks = [-1] + [week for week in range(WEEKS) for _ in range(CONTENDERS)]
     qualities = [quality(0, learns=False)]
@@ -181,7 +181,7 @@ def next_use(year: Year, week: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
+class YearOutcome:
     """One year under one rule: mean true accuracy served, promotions, those to a truly worse model, by > 1 point."""
 
     accuracy: float
@@ -190,7 +190,7 @@ class Outcome:
     much_worse: int
 
 
-def play(year: Year, promote: Promote) -> Outcome:
+def play(year: Year, promote: Promote) -> YearOutcome:
     """Return what a rule makes of a year."""
     year.uses = {}
     champion, served, gains = 0, [], []
@@ -201,7 +201,7 @@ def play(year: Year, promote: Promote) -> Outcome:
                 champion = contender
         served.append(year.accuracy(champion, week))
     worse = [gain for gain in gains if gain <= 0]
-    return Outcome(float(np.mean(served)), len(gains), len(worse), sum(gain < -0.01 for gain in worse))
+    return YearOutcome(float(np.mean(served)), len(gains), len(worse), sum(gain < -0.01 for gain in worse))
 
 
 def rules() -> dict[str, Promote]:
@@ -217,11 +217,13 @@ def rules() -> dict[str, Promote]:
     }
 
 
-def row_of(found: Sequence[Outcome]) -> list[str]:
+def row_of(outcomes: Sequence[YearOutcome]) -> list[str]:
     """Return means with their 95 % Monte Carlo error."""
-    columns = [np.array([getattr(outcome, name) for outcome in found], dtype=float) for name in Outcome.__slots__]
+    columns = [
+        np.array([getattr(outcome, name) for outcome in outcomes], dtype=float) for name in YearOutcome.__slots__
+    ]
     columns[0] = 100 * columns[0]
-    return [f"{column.mean():.2f} ±{1.96 * column.std() / len(found) ** 0.5:.2f}" for column in columns]
+    return [f"{column.mean():.2f} ±{1.96 * column.std() / len(outcomes) ** 0.5:.2f}" for column in columns]
 
 
 def main() -> int:
@@ -233,28 +235,28 @@ def main() -> int:
     parser.add_argument("--world", action="append", choices=names, help="only this one; may be given again")
     options = parser.parse_args()
     start = time.perf_counter()
-    found: dict[tuple[str, str], list[Outcome]] = {}
+    outcomes: dict[tuple[str, str], list[YearOutcome]] = {}
     for number, world in enumerate(WORLDS):
         if world.name not in (options.world or names):
             continue
         for year_number in range(options.years):
             year = year_of(np.random.default_rng([options.seed, number, year_number]), world)
             for name, promote in rules().items():
-                found.setdefault((world.name, name), []).append(play(year, promote))
+                outcomes.setdefault((world.name, name), []).append(play(year, promote))
         print(f"\n**{world.name}**, {options.years} years of {WEEKS} weeks\n", flush=True)
         print("| rule | accuracy served, % | promotions a year | truly no better | worse by more than 1 point |")
         print("|---|---|---|---|---|")
         for name in rules():
-            print(f"| {name} | {' | '.join(row_of(found[world.name, name]))} |")
+            print(f"| {name} | {' | '.join(row_of(outcomes[world.name, name]))} |")
     print(f"\n{time.perf_counter() - start:.0f} s")
-    return 0 if options.world else report(found)
+    return 0 if options.world else report(outcomes)
 
 
-def report(found: dict[tuple[str, str], list[Outcome]]) -> int:
+def report(outcomes: dict[tuple[str, str], list[YearOutcome]]) -> int:
     """Say whether the claims hold: more is served at no more wrong promotions, and the budget is kept."""
 
     def values(world: str, name: str, what: str) -> Array:
-        return np.array([getattr(outcome, what) for outcome in found[world, name]], dtype=float)
+        return np.array([getattr(outcome, what) for outcome in outcomes[world, name]], dtype=float)
 
     now, before_ = "today's rule", "rule before (3, 4)"
     gained = values("aging 0.05", now, "accuracy").mean() - values("aging 0.05", before_, "accuracy").mean()

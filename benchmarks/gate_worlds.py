@@ -37,7 +37,7 @@ LEVEL = alpha_for_use(Gate(), 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class World:
+class GateWorld:
     """Groups of `size` items with pairwise correlation of wins and losses; `large`: one group has this share."""
 
     name: str
@@ -49,17 +49,17 @@ class World:
 
 
 WORLDS = (
-    World("independent items"),
-    *(World(f"groups of {size}, correlation {rho}", size, rho) for size in (3, 10, 30) for rho in (0.1, 0.5)),
-    World("one user has 30 %, groups of 10, correlation 0.5", 10, 0.5, large=0.3),
-    World("every item 2 times", 2, 1.0, copies=2),
-    World("every item 5 times", 5, 1.0, copies=5),
-    World("5 % of the labels wrong", wrong=0.05),
-    World("20 % of the labels wrong", wrong=0.2),
+    GateWorld("independent items"),
+    *(GateWorld(f"groups of {size}, correlation {rho}", size, rho) for size in (3, 10, 30) for rho in (0.1, 0.5)),
+    GateWorld("one user has 30 %, groups of 10, correlation 0.5", 10, 0.5, large=0.3),
+    GateWorld("every item 2 times", 2, 1.0, copies=2),
+    GateWorld("every item 5 times", 5, 1.0, copies=5),
+    GateWorld("5 % of the labels wrong", wrong=0.05),
+    GateWorld("20 % of the labels wrong", wrong=0.2),
 )
 
 
-def draw(random: np.random.Generator, world: World, *, num_items: int, gain: float) -> tuple[Array, Array]:
+def draw(random: np.random.Generator, world: GateWorld, *, num_items: int, gain: float) -> tuple[Array, Array]:
     """Return each item's sign (1 won, -1 lost, 0 alike) and its group.
 
     An item takes its group's sign with the chance sqrt(correlation), so two items of a group have that correlation.
@@ -85,10 +85,10 @@ def judge(sign_n: Array, group_n: Array) -> tuple[bool, bool, bool, bool, bool]:
     return *shown, bool(sign_n.sum() > 0), held, held_before
 
 
-def rates(random: np.random.Generator, world: World, *, num_items: int, gain: float, draws: int) -> Array:
+def rates(random: np.random.Generator, world: GateWorld, *, num_items: int, gain: float, draws: int) -> Array:
     """Return the five shares of `judge` over so many contenders."""
-    found = [judge(*draw(random, world, num_items=num_items, gain=gain)) for _ in range(draws)]
-    return np.asarray(np.mean(np.array(found, dtype=float), axis=0))
+    answers = [judge(*draw(random, world, num_items=num_items, gain=gain)) for _ in range(draws)]
+    return np.asarray(np.mean(np.array(answers, dtype=float), axis=0))
 
 
 def told(share: float, draws: int) -> str:
@@ -106,11 +106,11 @@ def rare_classes(random: np.random.Generator, *, num_items: int, rare: float, dr
         ours_n = np.where(both_n, right_n, first_n)
         theirs_n = np.where(both_n, right_n, ~first_n)
         ours_n, theirs_n = (np.where(right, truth_n, 1 - truth_n) for right in (ours_n, theirs_n))
-        found = groups.compare_macro_f1(
+        comparison = groups.compare_macro_f1(
             truth_n, ours_n, theirs_n, np.arange(num_items), num_classes=2, alpha=LEVEL,
             seed=int(random.integers(2**31)), num_resamples=1000,
         )  # fmt: skip
-        promoted.append(statistics.shows_gain(found, min_gain=0))
+        promoted.append(statistics.shows_gain(comparison, min_gain=0))
     return float(np.mean(promoted))
 
 
@@ -123,15 +123,15 @@ def learned_errors(random: np.random.Generator, *, num_items: int, draws: int) -
     Champion and contender are right as often on all other items; of the items that the source gets wrong the contender
     repeats the error on 80 %, the champion on 20 %. So it is truly 3 points worse, and 3 points better by the source.
     """
-    found = []
+    answers = []
     for _ in range(draws):
         sign_n = random.choice((-1, 0, 1), size=num_items, p=[DIFFER / 2, 1 - DIFFER, DIFFER / 2])
         is_wrong_n = random.random(num_items) < LEARNED
         repeats_n, champion_n = random.random(num_items) < 0.8, random.random(num_items) < 0.2
         by_source_n = np.where(is_wrong_n, repeats_n.astype(int) - champion_n, sign_n)
         by_people_n = np.where(is_wrong_n, champion_n.astype(int) - repeats_n, sign_n)
-        found.append([_is_promoted(by_source_n), _is_promoted(by_people_n)])
-    return np.asarray(np.mean(np.array(found, dtype=float), axis=0))
+        answers.append([_is_promoted(by_source_n), _is_promoted(by_people_n)])
+    return np.asarray(np.mean(np.array(answers, dtype=float), axis=0))
 
 
 def _is_promoted(sign_n: Array, *, level: float = LEVEL, group_size: int = 1) -> bool:
@@ -145,7 +145,7 @@ def template_power(random: np.random.Generator, *, num_labels: int, gain: float,
     sizes = SIZES[num_labels]
     level = alpha_for_use(Gate(confidence=float(sizes["confidence"])), 1)
     num_items = round(num_labels * float(sizes["exam_share"]))
-    world = World("", group_size, 0.2 if group_size > 1 else 0.0)
+    world = GateWorld("", group_size, 0.2 if group_size > 1 else 0.0)
     drawn = (draw(random, world, num_items=num_items, gain=gain)[0] for _ in range(draws))
     return float(np.mean([_is_promoted(sign_n, level=level, group_size=group_size) for sign_n in drawn]))
 

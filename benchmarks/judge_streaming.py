@@ -170,11 +170,11 @@ def timing(root: Path, rounds: int) -> Times:
         "answer_items": lambda: scoring.answer_items(items, read=PlaceReader(scene.store), models=models),
         "judge": lambda: scene.judge(root / "catalog.db"),
     }
-    found: Times = {name: [] for name in ways}
+    times: Times = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            found[name].append(timed(way))
-    return found
+            times[name].append(timed(way))
+    return times
 
 
 def timed(way: Callable[[], object]) -> tuple[float, float]:
@@ -193,15 +193,15 @@ def child(root: Path, part: str, *, count: int, rounds: int) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def report(found: dict[str, Any], times: Times, *, count: int) -> list[str]:
+def report(usage: dict[str, Any], times: Times, *, count: int) -> list[str]:
     """Print the tables and return the targets that were missed."""
-    above = found["peak_mib"] - found["loaded_mib"]
-    print(f"{count:,} exam items, answer {found['answer']}; medians of {len(times['bare'])} rounds.\n")
+    above = usage["peak_mib"] - usage["loaded_mib"]
+    print(f"{count:,} exam items, answer {usage['answer']}; medians of {len(times['bare'])} rounds.\n")
     print("| memory of a fresh process | MiB |\n|---|---|")
-    print(f"| both models loaded, one batch answered | {found['loaded_mib']:,.0f} |")
-    print(f"| at most, while judging | {found['peak_mib']:,.0f} |")
+    print(f"| both models loaded, one batch answered | {usage['loaded_mib']:,.0f} |")
+    print(f"| at most, while judging | {usage['peak_mib']:,.0f} |")
     print(f"| above the loaded models (target {1024 * MAX_GIB:,.0f}) | {above:,.0f} |")
-    print(f"\nThe store handed out {found['read_mib']:,.0f} MiB in {found['reads']:,} reads.\n")
+    print(f"\nThe store handed out {usage['read_mib']:,.0f} MiB in {usage['reads']:,} reads.\n")
     print("| | wall s | CPU s | CPU / bare | CPU / with decoding |\n|---|---|---|---|---|")
     for name, text in NAMES.items():
         seconds = [f"{np.median([round_times[kind] for round_times in times[name]]):.1f}" for kind in (WALL, CPU)]
@@ -239,10 +239,10 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         child(Path(folder), "prepare", count=count, rounds=rounds)
-        found, times = (
+        usage, times = (
             json.loads(child(Path(folder), part, count=count, rounds=rounds)) for part in ("memory", "timing")
         )
-    missed = report(found, times, count=count)
+    missed = report(usage, times, count=count)
     print("\n" + ("; ".join(f"MISSED {line}" for line in missed) or "Both targets are met."))
     return 1 if missed and not options.quick else 0
 

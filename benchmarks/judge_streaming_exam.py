@@ -107,8 +107,8 @@ def write_model(store: CountingStore, version: str, *, base: Any = None) -> tupl
     from tests.model_configs import config_of
 
     torch.manual_seed(len(version))
-    found = find_recipe("image_cnn")
-    recipe, params = found.recipe, found.recipe.resolve({})
+    entry = find_recipe("image_cnn")
+    recipe, params = entry.recipe, entry.recipe.resolve({})
     module = recipe.build(params, len(CLASSES))
     if base is not None:
         noisy = {
@@ -118,7 +118,7 @@ def write_model(store: CountingStore, version: str, *, base: Any = None) -> tupl
             for name, value in base.state_dict().items()
         }
         module.load_state_dict(noisy)
-    config = config_of(found, recipe="image_cnn", params=params, classes=CLASSES, project=PROJECT, version=version)
+    config = config_of(entry, recipe="image_cnn", params=params, classes=CLASSES, project=PROJECT, version=version)
     artifact = pack(module, config=config, origin=Origin("c1", torch.__version__, "cpu"), metrics={})
     key = f"models/{PROJECT}/{version}"
     store.put(f"{key}/model.safetensors", artifact.weights)

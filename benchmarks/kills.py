@@ -56,7 +56,7 @@ READY_SECONDS = 180.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class KilledAnswer:
     """One caller's answer: status (0 = no answer), seconds, prediction id and model version."""
 
     status: int
@@ -124,9 +124,9 @@ def serve_versions(home: Path, target: ProcessTarget, *, standby: bool) -> None:
         head = serving_.commit_route(route, **facts, serving=settings, at=NOW)
 
 
-async def run(url: str, home: Path, chosen: argparse.Namespace) -> tuple[list[Answer], int]:
+async def run(url: str, home: Path, chosen: argparse.Namespace) -> tuple[list[KilledAnswer], int]:
     """Send requests at the rate and kill the champion's server at even intervals."""
-    answers: list[Answer] = []
+    answers: list[KilledAnswer] = []
     num_kills, started = 0, time.monotonic()
     pause = chosen.requests / chosen.rate / (chosen.kills + 1)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
@@ -140,9 +140,9 @@ async def run(url: str, home: Path, chosen: argparse.Namespace) -> tuple[list[An
                 answer = await client.post(f"{url}/v1/projects/{PROJECT}/predict", content=bodies[number % 50])
                 said = answer.json() if answer.status_code == 200 else {}
                 ids = str(said.get("prediction_id", "")), str(said.get("model_version", ""))
-                answers.append(Answer(answer.status_code, time.monotonic() - began, *ids))
+                answers.append(KilledAnswer(answer.status_code, time.monotonic() - began, *ids))
             except httpx.HTTPError as error:
-                answers.append(Answer(0, time.monotonic() - began, model_version=type(error).__name__))
+                answers.append(KilledAnswer(0, time.monotonic() - began, model_version=type(error).__name__))
 
         async with asyncio.TaskGroup() as group:
             for number in range(chosen.requests):
@@ -170,7 +170,7 @@ def logged(home: Path) -> list[tuple[str, str]]:
     return [(str(record.prediction_id), str(record.model_version)) for record in records if record.status == 200]
 
 
-def report(answers: list[Answer], *, num_kills: int, logged: list[tuple[str, str]]) -> int:
+def report(answers: list[KilledAnswer], *, num_kills: int, logged: list[tuple[str, str]]) -> int:
     """Print the figures; return 1 where a promise was broken."""
     failed = Counter(f"{answer.status} {answer.model_version}".strip() for answer in answers if answer.status != 200)
     told = Counter((answer.prediction_id, answer.model_version) for answer in answers if answer.status == 200)

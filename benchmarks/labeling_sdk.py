@@ -1,4 +1,4 @@
-"""What Label Studio's SDK costs: its import, and its reading of a page of 500 tasks with two annotations each.
+"""Cost of Label Studio's SDK: its import, and its reading of a page of 500 tasks with two annotations each.
 
 python benchmarks/labeling_sdk.py
 """

@@ -1,4 +1,4 @@
-"""What the search for near duplicates of exam items costs: fingerprints, and finding the pairs.
+"""Cost of the search for near duplicates of exam items: fingerprints, and finding the pairs.
 
     python benchmarks/leak_check.py            2,000 exam items against 100,000, each modality (about 10 minutes)
     python benchmarks/leak_check.py --large    100,000 exam photos against 1,000,000: finding the pairs only
@@ -100,12 +100,12 @@ def find(
     started, busy = time.perf_counter(), time.process_time()
     leaks = near_duplicates.near_leaks(exam, trained, modality=modality, settings=NearDuplicates(), read=read)
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
-    found = {(leak.item_id, leak.trained_item_id) for leak in leaks}
+    leaked = {(leak.item_id, leak.trained_item_id) for leak in leaks}
     pairs = len(exam.item_ids) * len(trained.item_ids)
     print(
         f"{len(exam.item_ids):,} x {len(trained.item_ids):,} in {seconds:.1f} s ({busy:.1f} s of CPU, "
-        f"{1e9 * busy / pairs:.1f} ns a pair); copies found {len(own & found)} of {len(own)}, "
-        f"other pairs {len(found - own)}; {before:,.0f} MiB before, {status('VmHWM') - before:,.0f} more at most",
+        f"{1e9 * busy / pairs:.1f} ns a pair); copies found {len(own & leaked)} of {len(own)}, "
+        f"other pairs {len(leaked - own)}; {before:,.0f} MiB before, {status('VmHWM') - before:,.0f} more at most",
         flush=True,
     )
 

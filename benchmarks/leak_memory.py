@@ -47,8 +47,8 @@ def write(store: FolderStore, subject: str, values_nc: np.ndarray, *, random: np
     columns |= {"offset": pa.array(rows_n % PACK_ROWS * 200), "size_bytes": pa.array(np.full(count, 200))}
     store.put(subject, manifest.to_parquet(pa.table(columns).select(manifest.SCHEMA.names)))
     parts = [random.bytes(fp.ROW_HASH_BYTES) + row.tobytes() for row in values_nc.astype("<f4")]
-    found = pa.table([ids, pa.array(parts, pa.binary())], schema=fp.SCHEMA)
-    store.put(leakage.fingerprints_key(project(), subject), fp.to_parquet(found))
+    fingerprints = pa.table([ids, pa.array(parts, pa.binary())], schema=fp.SCHEMA)
+    store.put(leakage.fingerprints_key(project(), subject), fp.to_parquet(fingerprints))
 
 
 def fill(folder: Path, *, num_trained: int, num_exam: int) -> None:

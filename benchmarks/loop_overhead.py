@@ -1,4 +1,4 @@
-"""What Airflow costs: one train-to-serve run as a DAG, beside the same functions in one plain Python process.
+"""Cost of Airflow: one train-to-serve run as a DAG, beside the same functions in one plain Python process.
 
 Two projects with the same photos and settings; each trains, judges, releases and ships its first champion, one by
 `train_to_serve` in a script, one by its train DAG. Starts a stack of its own; needs `make install`.

@@ -67,8 +67,8 @@ def exam_of(random: np.random.Generator, size: int, *, promoted: bool) -> ExamCo
 def alarms(is_low: Array, *, since: int) -> Alarms:
     after = is_low[since:]
     starts = after & ~np.concatenate([[False], after[:-1]])
-    found = np.flatnonzero(after)
-    return Alarms(int(found[0]) + 1 if len(found) else None, int(starts.sum()), float(after.mean()))
+    places = np.flatnonzero(after)
+    return Alarms(int(places[0]) + 1 if len(places) else None, int(starts.sum()), float(after.mean()))
 
 
 def e_detector(rights: Array, exam: ExamCount) -> Array:
@@ -96,9 +96,9 @@ def share(values: list[bool]) -> str:
     return f"{100 * mean:.0f} ±{196 * math.sqrt(mean * (1 - mean) / len(values)):.0f} %"
 
 
-def delays(found: list[int | None]) -> str:
+def delays(numbers: list[int | None]) -> str:
     """Return the median delay and the 90 % quantile, a drop that was never seen counted as one of infinite delay."""
-    ordered = sorted(math.inf if delay is None else delay for delay in found)
+    ordered = sorted(math.inf if delay is None else delay for delay in numbers)
     middle, late = (ordered[math.ceil(q * len(ordered)) - 1] for q in (0.5, 0.9))
     return f"{words(middle)} ({words(late)})"
 
@@ -111,7 +111,7 @@ def false_alarms(random: np.random.Generator, *, projects: int) -> list[tuple[st
     print(f"Nothing has changed: a year of {AUDITS:,} audits, {projects} projects.\n")
     heads = ("exam", "e-detector: any false alarm", "episodes", "before: any false alarm", "episodes", "looks in alarm")
     print(f"| {' | '.join(heads)} |\n|---|---|---|---|---|---|")
-    found = []
+    rates = []
     for promoted in (False, True):
         for size in EXAMS:
             new, old = [], []
@@ -127,8 +127,8 @@ def false_alarms(random: np.random.Generator, *, projects: int) -> list[tuple[st
                 f"{np.mean([run.episodes for run in old]):.0f} | {100 * np.mean([run.share for run in old]):.1f} % |",
                 flush=True,
             )
-            found.append((name, float(np.mean([run.first is not None for run in new]))))
-    return found
+            rates.append((name, float(np.mean([run.first is not None for run in new]))))
+    return rates
 
 
 def all_delays(random: np.random.Generator, *, projects: int) -> None:
@@ -194,12 +194,12 @@ def all_drift(random: np.random.Generator, *, projects: int) -> None:
 
 
 def half_gone(random: np.random.Generator, num_classes: int, block: int, *, projects: int = 50) -> str:
-    found = []
+    alarmed = []
     for _ in range(projects):
         reference = sample(random, size=1_000, num_classes=num_classes)
         blocks = [sample(random, size=block, num_classes=max(1, num_classes // 2)) for _ in range(2)]
-        found.append(drift.measure(blocks, exam=reference, num_classes=num_classes).state == "DRIFT")
-    return share(found)
+        alarmed.append(drift.measure(blocks, exam=reference, num_classes=num_classes).state == "DRIFT")
+    return share(alarmed)
 
 
 def main() -> int:
@@ -207,12 +207,12 @@ def main() -> int:
     parser.add_argument("--projects", type=int, default=200)
     options = parser.parse_args()
     random = np.random.default_rng(14)
-    found = false_alarms(random, projects=options.projects)
+    rates = false_alarms(random, projects=options.projects)
     all_delays(random, projects=options.projects)
     all_drift(random, projects=options.projects)
     budget = POLICY.false_alarms_a_year
     allowed = budget + 3 * math.sqrt(budget * (1 - budget) / options.projects)
-    broken = [f"exam {name}: {100 * rate:.1f} %" for name, rate in found if rate > allowed]
+    broken = [f"exam {name}: {100 * rate:.1f} %" for name, rate in rates if rate > allowed]
     if broken:
         print(f"\nMore than {100 * allowed:.1f} % had a false alarm: {'; '.join(broken)}.")
     return 1 if broken else 0

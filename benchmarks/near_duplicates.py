@@ -98,9 +98,9 @@ def cropped(pixels: Any, part: float) -> Any:
 
 
 def marked(pixels: Any) -> Any:
-    found, side = pixels.copy(), max(2, len(pixels) // 9)
-    found[-side:, -side:] = 255
-    return found
+    copy, side = pixels.copy(), max(2, len(pixels) // 9)
+    copy[-side:, -side:] = 255
+    return copy
 
 
 PHOTOS: dict[str, Change] = {
@@ -126,25 +126,25 @@ PHOTOS: dict[str, Change] = {
 def large(photos: Any, count: int) -> list[Any]:
     """Return pictures of 224 x 224: nine photos, side by side, each in other colours."""
     random = np.random.default_rng(1)
-    found = []
+    pictures = []
     for _ in range(count):
         chosen = photos[random.integers(0, len(photos), 9)]
         tile = chosen.reshape(3, 3, 28, 28).transpose(0, 2, 1, 3).reshape(84, 84)
         colours = random.uniform(0.5, 1, (3, 3, 3)).repeat(28, axis=0).repeat(28, axis=1)
         pixels = (30 + 0.7 * tile[..., None] * colours).astype(np.uint8)
-        found.append(np.asarray(Image.fromarray(pixels).resize((224, 224), Image.Resampling.BICUBIC)))
-    return found
+        pictures.append(np.asarray(Image.fromarray(pixels).resize((224, 224), Image.Resampling.BICUBIC)))
+    return pictures
 
 
 def paragraphs() -> list[str]:
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     root = Path(__file__).parents[1]
     for path in sorted([*root.glob("docs/**/*.md"), root / "README.md", root / "SECURITY.md"]):
         for part in path.read_text().split("\n\n"):
             said = " ".join(part.split())
             if 200 <= len(said) <= 2_000 and "|" not in said:
-                found.setdefault(said)
-    return list(found)
+                texts.setdefault(said)
+    return list(texts)
 
 
 def words(text: str, random: np.random.Generator, *, share: float, to: Callable[[str], str]) -> str:

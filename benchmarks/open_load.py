@@ -33,7 +33,7 @@ class Asked:
     status: int = 0
 
 
-class Connection(asyncio.Protocol):
+class OpenConnection(asyncio.Protocol):
     """One caller's connection: a request at a time."""
 
     def __init__(self, pool: Pool) -> None:
@@ -73,7 +73,7 @@ class Pool:
 
     def __init__(self, *, port: int) -> None:
         self._port = port
-        self.idle: list[Connection] = []
+        self.idle: list[OpenConnection] = []
         self.num_connections = 0
         self.most_connections = 0
 
@@ -83,7 +83,7 @@ class Pool:
         self.most_connections = max(self.most_connections, self.num_connections)
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", self._port)
+            _, connection = await loop.create_connection(lambda: OpenConnection(self), "127.0.0.1", self._port)
         except OSError:
             self.num_connections -= 1
             return

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.swaps import PROJECT, Answer, Load, other_champion
+from benchmarks.swaps import PROJECT, Load, LoadAnswer, other_champion
 from pipeline_tasks.backup.verify import verify_installation
 from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt
@@ -97,11 +97,11 @@ def roll_back(parts: Resources) -> float:
 
 def accounts(parts: Resources) -> dict[str, float]:
     """Return what the gateway has counted of predictions, and of records in the bucket."""
-    found = Counter(parts.gateway.counters())
-    return {name: found[f"dethrone_predictions_{name}_total"] for name in OUTCOMES}
+    counts = Counter(parts.gateway.counters())
+    return {name: counts[f"dethrone_predictions_{name}_total"] for name in OUTCOMES}
 
 
-def logged_ids(parts: Resources, told: Sequence[Answer], *, since: dt.date) -> Counter[str]:
+def logged_ids(parts: Resources, told: Sequence[LoadAnswer], *, since: dt.date) -> Counter[str]:
     """Return how often each told prediction id is in the bucket's log, when it had time to get there."""
     wanted = {record.prediction_id for record in told}
     deadline = time.monotonic() + SHIPPED_SECONDS
@@ -121,7 +121,7 @@ def logged_ids(parts: Resources, told: Sequence[Answer], *, since: dt.date) -> C
 
 def report(
     parts: Resources,
-    answers: Sequence[Answer],
+    answers: Sequence[LoadAnswer],
     *,
     began: dt.datetime,
     before: dict[str, float],

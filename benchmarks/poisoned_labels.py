@@ -36,8 +36,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def numbers_of(images_nhw: Array) -> list[Array]:
     """Return what the check sees of each photo."""
-    found = (item_numbers(png_bytes(image), modality="image", max_pixels=10_000) for image in images_nhw)
-    return [numbers for numbers in found if numbers is not None]
+    described = (item_numbers(png_bytes(image), modality="image", max_pixels=10_000) for image in images_nhw)
+    return [numbers for numbers in described if numbers is not None]
 
 
 def world(
@@ -74,8 +74,8 @@ def world(
     answers = [
         (item_id, str(person), str(label)) for item_id, person, label in zip(ids, people_n, labels_n, strict=True)
     ]
-    found = disagreeing(answers, known, classes=CLASSES)
-    return set(found.shown), time.perf_counter() - began
+    disagreement = disagreeing(answers, known, classes=CLASSES)
+    return set(disagreement.shown), time.perf_counter() - began
 
 
 def main() -> int:

@@ -55,7 +55,7 @@ STANDARD_ERRORS = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class World:
+class RolloutWorld:
     """Users with their part of the traffic, error rate and latency, and what the candidate adds to either."""
 
     activity: Array
@@ -72,26 +72,28 @@ class World:
         return 1 + self.swing * math.sin(2 * math.pi * at / DAY)
 
 
-def sticky(rng: np.random.Generator, *, users: int, per_second: float, **changes: Any) -> World:
+def sticky(rng: np.random.Generator, *, users: int, per_second: float, **changes: Any) -> RolloutWorld:
     """Return users of unequal activity (Zipf), some of whom fail under any model."""
     activity = 1 / rng.permutation(np.arange(1, users + 1))
     errors = np.where(rng.random(users) < BAD_USERS, BAD_RATE, GOOD_RATE)
     latency = TYPICAL_MS * np.exp(USER_SPREAD * rng.standard_normal(users))
     facts: dict[str, Any] = {"activity": activity / activity.sum(), "error_rates": errors, "latency_ms": latency}
-    return World(**facts, draws=rng.random(users), per_second=per_second, **changes)
+    return RolloutWorld(**facts, draws=rng.random(users), per_second=per_second, **changes)
 
 
-def alike(rng: np.random.Generator, *, errors: float, per_second: float, users: int = 5000, **changes: Any) -> World:
+def alike(
+    rng: np.random.Generator, *, errors: float, per_second: float, users: int = 5000, **changes: Any
+) -> RolloutWorld:
     """Return users who are all alike, and so many that requests are independent."""
     even, ones = np.full(users, 1 / users), np.ones(users)
     facts: dict[str, Any] = {"activity": even, "error_rates": errors * ones, "latency_ms": TYPICAL_MS * ones}
-    return World(**facts, draws=rng.random(users), per_second=per_second, **changes)
+    return RolloutWorld(**facts, draws=rng.random(users), per_second=per_second, **changes)
 
 
 class Side:
     """One deployment's expected requests in a second: how many fail, and how many by the grid of latencies."""
 
-    def __init__(self, world: World, taken: Array, *, is_candidate: bool) -> None:
+    def __init__(self, world: RolloutWorld, taken: Array, *, is_candidate: bool) -> None:
         activity = world.per_second * world.activity * taken
         rates = np.minimum(1, world.error_rates + world.more_errors * is_candidate)
         self.requests = float(activity.sum())
@@ -101,7 +103,7 @@ class Side:
         self.bins = bins_of(world, medians, is_candidate=is_candidate).T @ by_group
 
 
-def bins_of(world: World, medians: Array, *, is_candidate: bool) -> Array:
+def bins_of(world: RolloutWorld, medians: Array, *, is_candidate: bool) -> Array:
     """Return the chance of a latency by the grid, the rest last, of users with these medians."""
     centers = np.log(medians * (world.times_slower if is_candidate else 1.0))
     below = ndtr((np.log(GRID)[None, :] - centers[:, None]) / world.noise)
@@ -111,7 +113,7 @@ def bins_of(world: World, medians: Array, *, is_candidate: bool) -> Array:
 class Steps:
     """The accounts of a step: two groups of users."""
 
-    def __init__(self, world: World, share: int) -> None:
+    def __init__(self, world: RolloutWorld, share: int) -> None:
         mine = world.draws < share / 100
         self.sides = Side(world, mine, is_candidate=True), Side(world, ~mine, is_candidate=False)
         self.counts = [np.zeros(len(GRID) + 1, dtype=np.int64) for _ in self.sides]
@@ -119,20 +121,20 @@ class Steps:
 
     def add(self, rng: np.random.Generator, seconds: float, level: float) -> None:
         for number, side in enumerate(self.sides):
-            found = rng.poisson(side.bins * seconds * level)
-            self.counts[number] += found
-            self.errors[number] += int(rng.binomial(found.sum(), min(1.0, side.error_rate * level)))
+            requests = rng.poisson(side.bins * seconds * level)
+            self.counts[number] += requests
+            self.errors[number] += int(rng.binomial(requests.sum(), min(1.0, side.error_rate * level)))
 
     def accounts(self, edges: tuple[float, ...]) -> tuple[DeploymentAccount, DeploymentAccount]:
-        found = (account(bins, errors, edges) for bins, errors in zip(self.counts, self.errors, strict=True))
-        candidate, champion = found
+        sides = (account(bins, errors, edges) for bins, errors in zip(self.counts, self.errors, strict=True))
+        candidate, champion = sides
         return candidate, champion
 
 
 class Mirrors:
     """The accounts of mirrors: each request is asked of both."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: RolloutWorld) -> None:
         medians, group = np.unique(world.latency_ms, return_inverse=True)
         weights = world.per_second * np.bincount(group, weights=world.activity, minlength=len(medians))
         mine, champions = (bins_of(world, medians, is_candidate=is_candidate) for is_candidate in (True, False))
@@ -146,10 +148,10 @@ class Mirrors:
         self.failed = np.zeros(3, dtype=np.int64)
 
     def add(self, rng: np.random.Generator, seconds: float, level: float) -> None:
-        found = rng.poisson(self.cells * seconds * level)
-        self.counts += found
+        requests = rng.poisson(self.cells * seconds * level)
+        self.counts += requests
         chances = np.array([self.only_it, self.only_champion, self.both]) * level
-        self.failed += rng.multinomial(found.sum(), [*chances, max(0.0, 1 - chances.sum())])[:3]
+        self.failed += rng.multinomial(requests.sum(), [*chances, max(0.0, 1 - chances.sum())])[:3]
 
     def accounts(self, edges: tuple[float, ...]) -> tuple[DeploymentAccount, DeploymentAccount]:
         places = PLACES[edges]
@@ -176,7 +178,7 @@ def account(counts: Array, errors: int, edges: tuple[float, ...]) -> DeploymentA
 
 
 def roll(
-    rng: np.random.Generator, world: World, rollout: RolloutConfig, rule: Rule, *, began: float
+    rng: np.random.Generator, world: RolloutWorld, rollout: RolloutConfig, rule: Rule, *, began: float
 ) -> tuple[str, float]:
     """Return how one rollout ends and when, in seconds, as the shipping task drives it."""
     edges = FORMER_EDGES_MS if rule == "steps/1" else EDGES_MS
@@ -208,7 +210,7 @@ def look(
     """Judge and decide as `rolling` does."""
     phase, left, elapsed = phases[place], rollout.deadline_seconds - now, now - start
     due = due_seconds(phases, phase, seconds_left=elapsed + left)
-    found = judge_by(
+    judged = judge_by(
         rule,
         *accounts,
         phase=phase,
@@ -219,7 +221,7 @@ def look(
         is_due=elapsed >= due,
     )
     for_steps = seconds_for_steps(phases, phase) if phase.is_shadow else 0.0
-    return decide(found, phase, elapsed_seconds=elapsed, seconds_left=left - for_steps)
+    return decide(judged, phase, elapsed_seconds=elapsed, seconds_left=left - for_steps)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -245,14 +247,14 @@ class Result:
 
 def run(seed: int, make: Any, rollout: RolloutConfig | None, rule: Rule, *, num: int) -> Result:
     """Roll out in `num` worlds, the same for every rule; without settings, with those that are proposed."""
-    found = []
+    endings = []
     for number in range(num):
         rng = np.random.default_rng([seed, number])
         world, began = make(rng), rng.random() * DAY
         settings = rollout or able(world.per_second, world.swing, round(began / 7200))
-        found.append(roll(rng, world, settings, rule, began=began))
-    decided = [seconds for ending, seconds in found if ending != "undecided"]
-    return Result(Counter(ending for ending, _ in found), statistics.median(decided) if decided else None)
+        endings.append(roll(rng, world, settings, rule, began=began))
+    decided = [seconds for ending, seconds in endings if ending != "undecided"]
+    return Result(Counter(ending for ending, _ in endings), statistics.median(decided) if decided else None)
 
 
 def span(seconds: float) -> str:
@@ -270,7 +272,7 @@ def users_table(seed: int, *, num: int, failed: list[str]) -> str:
     rows = []
     for per_second, users, more in CROWDS:
 
-        def make(rng: np.random.Generator, facts: Any = (users, per_second, more)) -> World:
+        def make(rng: np.random.Generator, facts: Any = (users, per_second, more)) -> RolloutWorld:
             return sticky(rng, users=facts[0], per_second=facts[1], more_errors=facts[2])
 
         former = run(seed, make, FORMER, "steps/1", num=num)
@@ -287,7 +289,7 @@ def quiet_table(seed: int, *, num: int, failed: list[str]) -> str:
     for name, per_second in QUIET:
         for errors, more in ((0.001, 0.0), (0.01, 0.0), (0.01, 0.05)):
 
-            def make(rng: np.random.Generator, facts: Any = (errors, per_second, more)) -> World:
+            def make(rng: np.random.Generator, facts: Any = (errors, per_second, more)) -> RolloutWorld:
                 return alike(rng, errors=facts[0], per_second=facts[1], more_errors=facts[2], swing=0.5)
 
             former = run(seed, make, FORMER, "steps/1", num=num)
@@ -321,7 +323,7 @@ def latency_table(seed: int, *, num: int, failed: list[str]) -> str:
     rows = []
     for times in (1.0, 1.5, 1.9, 2.2, 2.5, 3.0):
 
-        def make(rng: np.random.Generator, times: float = times) -> World:
+        def make(rng: np.random.Generator, times: float = times) -> RolloutWorld:
             base = TYPICAL_MS * rng.uniform(1, 4)  # wherever the champion's 90 % falls between two edges
             world = alike(rng, errors=0.001, per_second=500.0, users=400, times_slower=times, noise=0.1)
             return dataclasses.replace(world, latency_ms=np.full(400, base))
@@ -333,11 +335,11 @@ def latency_table(seed: int, *, num: int, failed: list[str]) -> str:
     return table(["times slower", "at steps (before)", "on mirrors"], rows)
 
 
-def check(name: str, found: Result, wrong: str, failed: list[str]) -> None:
+def check(name: str, result: Result, wrong: str, failed: list[str]) -> None:
     """Note a rate of wrong endings above what it may be: alpha and three standard errors of the simulation."""
-    allowed = ALPHA + STANDARD_ERRORS * math.sqrt(ALPHA * (1 - ALPHA) / found.num)
-    if found.endings[wrong] / found.num > allowed:
-        failed.append(f"{name}: {wrong} {found.endings[wrong]} of {found.num}")
+    allowed = ALPHA + STANDARD_ERRORS * math.sqrt(ALPHA * (1 - ALPHA) / result.num)
+    if result.endings[wrong] / result.num > allowed:
+        failed.append(f"{name}: {wrong} {result.endings[wrong]} of {result.num}")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -58,15 +58,15 @@ def png(pixels: np.ndarray) -> bytes:
 
 def main() -> int:
     project = load_project(ROOT / "projects" / "fashion").config
-    found = find_recipe(project.recipe.name)
-    params = found.recipe.resolve(project.recipe.params)
+    entry = find_recipe(project.recipe.name)
+    params = entry.recipe.resolve(project.recipe.params)
     payloads, targets = photos()
     with tempfile.TemporaryDirectory(prefix="dethrone-runtimes-") as scratch:
         folder = Path(scratch)
         inputs = decode_inputs(
             lambda: enumerate(payloads),
             num_rows=len(payloads),
-            decode=lambda data: found.recipe.decode(data, preprocessing=found.recipe.preprocessing(params)),
+            decode=lambda data: entry.recipe.decode(data, preprocessing=entry.recipe.preprocessing(params)),
             folder=folder,
             key="photos",
         )
@@ -74,12 +74,12 @@ def main() -> int:
         split = InnerSplit(train=rows[:-NUM_VALIDATION], validation=rows[-NUM_VALIDATION:])
         classes = tuple(project.labels.classes)
         data = TrainingData(inputs, targets, np.ones(len(payloads), np.float32), split, classes)
-        module, _ = fit(found.recipe, data, FitPlan(params, params["epochs"], project.recipe.seed, 1, "cpu"))
-        config = config_of(found, recipe=project.recipe.name, params=params, classes=classes, project=project.name)
+        module, _ = fit(entry.recipe, data, FitPlan(params, params["epochs"], project.recipe.seed, 1, "cpu"))
+        config = config_of(entry, recipe=project.recipe.name, params=params, classes=classes, project=project.name)
         models: dict[str, LoadedModel] = {}
         for runtime in RUNTIMES:
             made = pack_for_runtime(
-                found.recipe,
+                entry.recipe,
                 module,
                 data,
                 config=dataclasses.replace(config, runtime=runtime),
@@ -124,12 +124,12 @@ def measure(models: dict[str, LoadedModel], items: list[np.ndarray]) -> dict[tup
     import torch
 
     torch.set_num_threads(1)
-    found: dict[tuple[str, int], list[float]] = {(name, size): [] for name in models for size in SIZES}
+    times: dict[tuple[str, int], list[float]] = {(name, size): [] for name in models for size in SIZES}
     for number in range(ROUNDS):
         for name in models if number % 2 == 0 else reversed(models):
             for size in SIZES:
-                found[name, size].append(microseconds(models[name], items[:size]))
-    return {key: statistics.median(values) for key, values in found.items()}
+                times[name, size].append(microseconds(models[name], items[:size]))
+    return {key: statistics.median(values) for key, values in times.items()}
 
 
 def microseconds(model: LoadedModel, items: list[np.ndarray]) -> float:

@@ -57,7 +57,7 @@ SERVER_CORE, LOAD_CORE = "0", "1"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Windows:
-    """How long each thing is measured, in seconds, and how often."""
+    """Seconds of each measurement, and the number of rounds."""
 
     rounds: int
     warm: float
@@ -80,7 +80,7 @@ def main() -> int:
     windows = dataclasses.replace(windows, rounds=arguments.rounds or windows.rounds, clients=arguments.clients)
     peers = [peer for peer in PEERS if peer.key in arguments.peers]
     pythons = {peer.key: environment_of(peer, arguments.cache) for peer in peers}
-    problems = {key: found for key, found in pythons.items() if isinstance(found, str)}
+    problems = {key: problem for key, problem in pythons.items() if isinstance(problem, str)}
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="dethrone-serving-") as folder:
         for kind in arguments.models:
@@ -218,8 +218,8 @@ def check(peer: Peer, asks: Sequence[tuple[str, dict[str, str], bytes]], expecte
         for attempt in range(40):
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
-                    found = json.load(answer)
-                got = peer.read(found) if peer.read else report.numbers(found, count=len(wanted))
+                    document = json.load(answer)
+                got = peer.read(document) if peer.read else report.numbers(document, count=len(wanted))
                 break
             except urllib.error.HTTPError as error:
                 if attempt == 39 or error.code not in {404, 503}:

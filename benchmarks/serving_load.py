@@ -23,7 +23,7 @@ STUCK_SECONDS = 60
 CHUNKED, LAST_CHUNK = -1, b"0\r\n\r\n"
 
 
-class Connection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """One client: sends a request, waits for its answer, sends the next."""
 
     def __init__(self, run: Run) -> None:
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
 
 
 class Run:
-    """What all connections share."""
+    """State that all connections share."""
 
     def __init__(self, requests: list[bytes], *, port: int) -> None:
         self._requests = requests
@@ -85,7 +85,7 @@ class Run:
         self._task = asyncio.ensure_future(self.connect())
 
     async def connect(self) -> None:
-        await asyncio.get_running_loop().create_connection(lambda: Connection(self), "127.0.0.1", self._port)
+        await asyncio.get_running_loop().create_connection(lambda: LoadConnection(self), "127.0.0.1", self._port)
 
 
 def tree_of(pid: int) -> list[int]:

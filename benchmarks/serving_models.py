@@ -50,14 +50,14 @@ def build(kind: str, scratch: Path, *, runtimes: Iterable[Runtime]) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if kind == "image":
-        found, params = find_recipe("image_cnn"), IMAGE_PARAMS
+        entry, params = find_recipe("image_cnn"), IMAGE_PARAMS
     else:
         source = Path(__file__).with_name(f"serving_{kind}_recipe.py").read_text()
-        found, params = recipe_from_source(source), {}
-    recipe = found.recipe
+        entry, params = recipe_from_source(source), {}
+    recipe = entry.recipe
     params = recipe.resolve(params)
     config = config_of(
-        found,
+        entry,
         recipe="image_cnn" if kind == "image" else "recipe.py",
         params=params,
         classes=CLASSES,

@@ -17,9 +17,9 @@ def numbers(document: Any, *, count: int) -> list[float]:
         if len(document) == count and all(isinstance(value, int | float) for value in document):
             return [float(value) for value in document]
         for value in document:
-            found = numbers(value, count=count)
-            if found:
-                return found
+            inner = numbers(value, count=count)
+            if inner:
+                return inner
     return []
 
 

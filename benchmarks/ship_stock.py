@@ -47,8 +47,8 @@ ENV {settings}
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """What one way took for one bento."""
+class ShipTimes:
+    """Seconds and bytes of one way of shipping a bento."""
 
     way: str
     image_seconds: float  # built and pushed
@@ -96,12 +96,12 @@ def right_answer(dock: Dock, version: str, address: str) -> None:
             dock.parts.settings.inference_headers, address, golden.payload, golden.media_type
         )
     }
-    found = compare_golden([golden.expected], served, model_version=version)
-    if not found.passed:
-        raise RuntimeError(f"{address} must answer as the offline path does (got {found.failures}).")
+    comparison = compare_golden([golden.expected], served, model_version=version)
+    if not comparison.passed:
+        raise RuntimeError(f"{address} must answer as the offline path does (got {comparison.failures}).")
 
 
-def ours(dock: Dock, engine: Engine, registry: RegistryServer, *, tag: str, ask: Callable[[str], None]) -> Row:
+def ours(dock: Dock, engine: Engine, registry: RegistryServer, *, tag: str, ask: Callable[[str], None]) -> ShipTimes:
     """Build and push the image, and start it, by the target that the pipeline uses."""
     before, began = stored_bytes(registry), time.monotonic()
     image = publish(cast("Resources", dock.parts), "fashion", dock.project.config.serving.docker, tag)
@@ -112,12 +112,12 @@ def ours(dock: Dock, engine: Engine, registry: RegistryServer, *, tag: str, ask:
     size = engine.client.images.get(image.reference).attrs["Size"]
     dock.target.stop("stock-compared")
     sent = stored_bytes(registry) - before
-    return Row("ours, on the base image", pushed - began, ended - pushed, sent, size)
+    return ShipTimes("ours, on the base image", pushed - began, ended - pushed, sent, size)
 
 
 def containerize(
     dock: Dock, engine: Engine, registry: RegistryServer, *, tag: str, ask: Callable[[str], None], kind: str
-) -> Row:
+) -> ShipTimes:
     """Do the same with `bentoml containerize`, `docker push` and `docker run` by digest."""
     version = tag.partition(":")[2]
     repository = f"{registry.host}/stock"
@@ -129,11 +129,11 @@ def containerize(
     before = stored_bytes(registry)
     run(["docker", "push", "--quiet", f"{repository}:{version}"], engine)
     pushed = time.monotonic()
-    found = Registry(repository).manifest(version)
-    if found is None:
+    manifest = Registry(repository).manifest(version)
+    if manifest is None:
         raise RuntimeError(f"the registry must hold {repository}:{version} (got nothing).")
     container = engine.client.containers.run(
-        f"{repository}@{found.digest}", detach=True, ports={"3000/tcp": ("127.0.0.1", None)}
+        f"{repository}@{manifest.digest}", detach=True, ports={"3000/tcp": ("127.0.0.1", None)}
     )
     try:
         container.reload()
@@ -146,7 +146,7 @@ def containerize(
         container.remove(force=True, v=True)
     size = engine.client.images.get(f"{repository}:{version}").attrs["Size"]
     sent = stored_bytes(registry) - before
-    return Row(f"bentoml containerize, {kind} release", pushed - began, ended - pushed, sent, size)
+    return ShipTimes(f"bentoml containerize, {kind} release", pushed - began, ended - pushed, sent, size)
 
 
 def stored_bytes(registry: RegistryServer) -> int:

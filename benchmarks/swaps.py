@@ -71,7 +71,7 @@ COUNTERS = ("dethrone_predictions_served_total", "dethrone_predictions_logged_to
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class LoadAnswer:
     """One request: when it began and how long it took in seconds, its status (0 = none), who answered, and its id."""
 
     began: float
@@ -107,7 +107,7 @@ class Load:
         self._concurrency, self._pause = concurrency, pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self.answers: list[Answer] = []
+        self.answers: list[LoadAnswer] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -134,7 +134,7 @@ class Load:
                     version, prediction_id = str(said["model_version"]), str(said["prediction_id"])
             except httpx.HTTPError as error:
                 version = type(error).__name__
-            self.answers.append(Answer(began, time.monotonic() - began, status, version, prediction_id))
+            self.answers.append(LoadAnswer(began, time.monotonic() - began, status, version, prediction_id))
             if self._pause:
                 await asyncio.sleep(self._pause)
 
@@ -253,7 +253,7 @@ def other_champion(parts: Resources, project: str) -> str:
 
 
 def report(
-    parts: Resources, project: str, answers: Sequence[Answer], *, changes: Sequence[Change], grown: Sequence[float]
+    parts: Resources, project: str, answers: Sequence[LoadAnswer], *, changes: Sequence[Change], grown: Sequence[float]
 ) -> int:
     """Print the figures; return 1 where a promise was broken."""
     champions = {route.champion_version for route in ServingRepository(parts.database).history(project)}

@@ -178,8 +178,11 @@ def measure(count: int) -> None:
         for stage in STAGES:
             command = [sys.executable, __file__, "--stage", stage, "--folder", name]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            print(f"{count:>9,} rows  {stage:<9} {found['peak_mib']:>7.0f} MiB  {found['seconds']:>6.1f} s", flush=True)
+            figures = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"{count:>9,} rows  {stage:<9} {figures['peak_mib']:>7.0f} MiB  {figures['seconds']:>6.1f} s",
+                flush=True,
+            )
 
 
 def main() -> None:

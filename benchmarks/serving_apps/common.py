@@ -1,4 +1,4 @@
-"""What every server of the comparison shares: the same files, the same code for a batch, one thread.
+"""Ground that the servers of the comparison share: the same files, the same code for a batch, one thread.
 
 BENCH_MODEL is the model version's folder, BENCH_KIND image (12,288 raw bytes) or text (UTF-8), BENCH_PORT the port.
 """

@@ -8,7 +8,7 @@ from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 from benchmarks.serving_apps.common import MAX_BATCH, PORT, WAIT_SECONDS, from_text, load, predict
 
 
-class App(MLModel):
+class MLServerApp(MLModel):
     async def load(self) -> bool:
         self._loaded = load()
         return True
@@ -33,7 +33,7 @@ async def main() -> None:
         logging_settings=None,
     )
     server = MLServer(settings)
-    model = ModelSettings(name="m", implementation=App, max_batch_size=MAX_BATCH, max_batch_time=WAIT_SECONDS)
+    model = ModelSettings(name="m", implementation=MLServerApp, max_batch_size=MAX_BATCH, max_batch_time=WAIT_SECONDS)
     await server.start([model])
 
 

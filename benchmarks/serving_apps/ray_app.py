@@ -9,7 +9,7 @@ from benchmarks.serving_apps.common import MAX_BATCH, PORT, WAIT_SECONDS, load, 
 
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=512, ray_actor_options={"num_cpus": 0})
-class App:
+class RayApp:
     def __init__(self) -> None:
         self.model = load()
 
@@ -27,7 +27,7 @@ if __name__ == "__main__":
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT, "access_log": False})
     serve.run(
-        App.bind(),  # type: ignore[attr-defined]  # by its decorator
+        RayApp.bind(),  # type: ignore[attr-defined]  # by its decorator
         route_prefix="/predict",
         logging_config={"enable_access_log": False},
     )

@@ -16,7 +16,7 @@ def registry_credentials(connection_id: str) -> Credentials:
     from airflow.sdk.exceptions import AirflowNotFoundException
 
     try:
-        found = Connection.get(connection_id)
+        connection = Connection.get(connection_id)
     except AirflowNotFoundException as error:
         raise ConfigError(
             f"serving.docker.connection must be an Airflow connection (got {connection_id}, which does not exist). "
@@ -24,9 +24,9 @@ def registry_credentials(connection_id: str) -> Credentials:
             f"or set AIRFLOW_CONN_{connection_id.upper()}.",
             code="CONNECTION_UNKNOWN",
         ) from error
-    if not found.login or not found.password:
+    if not connection.login or not connection.password:
         raise ConfigError(
             f"the Airflow connection {connection_id} must have a login and a password (got one empty).",
             code="CONNECTION_UNKNOWN",
         )
-    return Credentials(username=found.login, password=found.password)
+    return Credentials(username=connection.login, password=connection.password)

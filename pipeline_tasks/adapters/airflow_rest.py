@@ -67,8 +67,8 @@ class AirflowRest:
     def tasks_since(self, dag_prefix: str, since: dt.datetime) -> list[dict[str, Any]]:
         """Return the task instances that started since, of the DAGs whose ids begin so, oldest first."""
         params = {"start_date_gte": since.isoformat(), "order_by": "start_date", "limit": "500"}
-        found = self._call("GET", "/dags/~/dagRuns/~/taskInstances", params=params)["task_instances"]
-        return [task for task in found if task["dag_id"].startswith(dag_prefix)]
+        instances = self._call("GET", "/dags/~/dagRuns/~/taskInstances", params=params)["task_instances"]
+        return [task for task in instances if task["dag_id"].startswith(dag_prefix)]
 
     def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
         """Return what a task returned (its XCom), or None."""

@@ -136,7 +136,7 @@ def install_command(lock: Path, *, site: Path) -> list[str]:
 
 def planned_build(plan: str) -> str:
     """Return for what the torch of a plan was built: `cpu`, `cuda`, or what its version says; by uv's own report."""
-    line = next((one for one in plan.splitlines() if one.strip().startswith("+ torch==")), "")
+    line = next((entry for entry in plan.splitlines() if entry.strip().startswith("+ torch==")), "")
     local = line.partition("+ torch==")[2].strip().partition("+")[2]
     return "cuda" if not local or local.startswith("cu") else local
 
@@ -144,14 +144,16 @@ def planned_build(plan: str) -> str:
 def installed_build(site: Path) -> str:
     """Return for what the torch in a folder was built: `cpu` or `cuda`."""
     text = (site / "torch" / "version.py").read_text()
-    line = next((one for one in text.splitlines() if one.startswith("cuda:")), "cuda: = None")
+    line = next((entry for entry in text.splitlines() if entry.startswith("cuda:")), "cuda: = None")
     return "cpu" if line.partition("=")[2].strip() == "None" else "cuda"
 
 
 def installed(site: Path) -> list[str]:
     """Return `name==version` of every package in a folder."""
-    found = importlib.metadata.distributions(path=[str(site)])
-    return sorted({f"{one.metadata['Name']}=={one.version}" for one in found}, key=str.lower)
+    distributions = importlib.metadata.distributions(path=[str(site)])
+    return sorted(
+        {f"{distribution.metadata['Name']}=={distribution.version}" for distribution in distributions}, key=str.lower
+    )
 
 
 def push_base(engine: Any, name: str, *, repository: str, auth: Mapping[str, str] | None) -> str:
@@ -211,11 +213,11 @@ def _run(command: Sequence[str], *, environment: Mapping[str, str], check: bool 
     return done.stderr  # where uv reports
 
 
-def _require_variant(found: str, variant: Variant) -> None:
+def _require_variant(actual: str, variant: Variant) -> None:
     """Refuse a torch of the other variant: a CPU build never sees a GPU, a CUDA build is gigabytes for nothing."""
-    if found != variant:
+    if actual != variant:
         raise ConfigError(
-            f"VARIANT must be what the package index gives (got {variant}, and torch is a {found} build). "
+            f"VARIANT must be what the package index gives (got {variant}, and torch is a {actual} build). "
             f"{REMEDY[variant]}",
             code="WRONG_VARIANT",
         )

@@ -247,10 +247,10 @@ class Registry:
             answer = self._client.get(realm, params=asked, headers={"Authorization": pair} if pair else {})
             if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
                 raise ServiceUnavailable(f"{realm} must give a token (got {answer.status_code}).", code="REGISTRY_AWAY")
-            found = answer.json() if answer.is_success else {}
+            body = answer.json() if answer.is_success else {}
         except (httpx.HTTPError, json.JSONDecodeError) as error:
             raise ServiceUnavailable(f"{realm} must give a token (got {type(error).__name__}).") from error
-        token = found.get("token") or found.get("access_token")
+        token = body.get("token") or body.get("access_token")
         return f"Bearer {token}" if token else None
 
 

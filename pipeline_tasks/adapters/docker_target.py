@@ -76,16 +76,16 @@ class DockerTarget:
         with engine_errors():
             engine = self._usable_engine()
             gpus = self._gpu_requests(engine)
-            found = self._find(engine, deployment_id)
-            if found is None:
+            container = self._find(engine, deployment_id)
+            if container is None:
                 image = self._publish(bento_tag)
                 self._pull(engine, image)
                 crash_point("ship.pull.after")
-                found = self._create(engine, deployment_id, image=image, environment=environment, gpus=gpus)
-            elif found.status not in {"running", "restarting"}:
-                self._start_again(found)
+                container = self._create(engine, deployment_id, image=image, environment=environment, gpus=gpus)
+            elif container.status not in {"running", "restarting"}:
+                self._start_again(container)
             crash_point("ship.container.after")
-            return ServerHandle(deployment_id=deployment_id, address=self._address(found))
+            return ServerHandle(deployment_id=deployment_id, address=self._address(container))
 
     def wait_ready(self, deployment_id: str, *, timeout_seconds: float) -> None:
         """Return when the server says that it can predict.
@@ -98,12 +98,12 @@ class DockerTarget:
         with engine_errors():
             engine = self._engine()
             while time.monotonic() < deadline:
-                found = self._find(engine, deployment_id)
-                given_up = _gave_up(found)
+                container = self._find(engine, deployment_id)
+                given_up = _gave_up(container)
                 if given_up is not None:
                     reason = given_up
                     break
-                if http_health.http_health(f"{self._address(found)}/readyz", timeout_seconds=2).ok:
+                if http_health.http_health(f"{self._address(container)}/readyz", timeout_seconds=2).ok:
                     return
                 time.sleep(self._poll_seconds)
             said = self._describe(engine, deployment_id)
@@ -116,12 +116,12 @@ class DockerTarget:
         from docker.errors import NotFound
 
         with engine_errors():
-            found = self._find(self._engine(), deployment_id)
-            if found is None:
+            container = self._find(self._engine(), deployment_id)
+            if container is None:
                 return
             try:
-                found.stop(timeout=STOP_WAIT_SECONDS)
-                found.remove(force=True, v=True)
+                container.stop(timeout=STOP_WAIT_SECONDS)
+                container.remove(force=True, v=True)
             except NotFound:
                 logger.info("%s was removed by somebody else", deployment_id)
 
@@ -129,8 +129,8 @@ class DockerTarget:
         """Return deployment id -> state of every container of this home, also of those that never started."""
         with engine_errors():
             mine = {"label": [f"{LABEL}.home={self._home}", f"{LABEL}.deployment"]}
-            found = self._engine().containers.list(all=True, filters=mine, ignore_removed=True)
-            return {one.labels[f"{LABEL}.deployment"]: one.status for one in found}
+            containers = self._engine().containers.list(all=True, filters=mine, ignore_removed=True)
+            return {container.labels[f"{LABEL}.deployment"]: container.status for container in containers}
 
     def describe(self, deployment_id: str) -> str:
         """Return what is known of a server that did not do as it should: state, memory kills, last log lines."""
@@ -159,7 +159,7 @@ class DockerTarget:
         if "nvidia" in info.get("Runtimes", {}):
             count = -1 if wanted == "all" else int(wanted)
             return [DeviceRequest(driver="nvidia", count=count, capabilities=[["gpu", "compute", "utility"]])]
-        offered = [str(one.get("ID", "")) for one in info.get("DiscoveredDevices") or ()]
+        offered = [str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or ()]
         chosen = choose_cdi_gpus(offered, wanted=wanted)
         if chosen:
             return [DeviceRequest(driver="cdi", device_ids=chosen)]
@@ -178,15 +178,16 @@ class DockerTarget:
         from docker.errors import NotFound
 
         try:
-            found = engine.containers.get(self._name(deployment_id))
+            container = engine.containers.get(self._name(deployment_id))
         except NotFound:
             return None
-        if found.labels.get(f"{LABEL}.home") != self._home:
+        if container.labels.get(f"{LABEL}.home") != self._home:
             raise PermanentError(
-                f"container {found.name} must be ours (got labels of {found.labels.get(f'{LABEL}.home')}). Remove it.",
+                f"container {container.name} must be ours (got labels of {container.labels.get(f'{LABEL}.home')}). "
+                "Remove it.",
                 code="NAME_TAKEN",
             )
-        return found
+        return container
 
     def _pull(self, engine: Any, image: RunnableImage) -> None:
         from docker.errors import ImageNotFound
@@ -230,25 +231,25 @@ class DockerTarget:
             port = None if self._config.network else self._free_port(engine, avoid=tried)
             options = self._options(deployment_id, environment={**image.environment, **environment}, port=port)
             try:
-                found = engine.containers.create(image.reference, device_requests=list(gpus), **options)
+                container = engine.containers.create(image.reference, device_requests=list(gpus), **options)
             except APIError as error:
                 if error.status_code != 409:  # 409: another attempt was faster, and its container is as good
                     raise
-                found = self._find(engine, deployment_id)
-                if found is None:
+                container = self._find(engine, deployment_id)
+                if container is None:
                     raise
-                return found
+                return container
             crash_point("ship.create.after")
             try:
-                found.start()
+                container.start()
             except APIError as error:
-                found.remove(force=True, v=True)
+                container.remove(force=True, v=True)
                 if not _is_port_taken(error) or port is None or len(tried) == PORT_TRIES:
                     raise
                 tried.add(port)
                 continue
-            found.reload()
-            return found
+            container.reload()
+            return container
 
     def _options(self, deployment_id: str, *, environment: Mapping[str, str], port: int | None) -> dict[str, Any]:
         config = self._config
@@ -283,46 +284,46 @@ class DockerTarget:
     def _free_port(self, engine: Any, *, avoid: set[int]) -> int:
         """Return a port that is not reserved, that no container remembers, running or not, and nobody listens on."""
         every = engine.containers.list(all=True, filters={"label": f"{LABEL}.port"}, ignore_removed=True)
-        taken = {int(one.labels[f"{LABEL}.port"]) for one in every} | avoid | self._reserved_ports
+        taken = {int(container.labels[f"{LABEL}.port"]) for container in every} | avoid | self._reserved_ports
         return local_ports.next_free_port(FIRST_PORT, avoid=taken, is_free=local_ports.port_is_free)
 
-    def _start_again(self, found: Any) -> None:
+    def _start_again(self, container: Any) -> None:
         """Start a container that was created or has ended; its port may be taken now, so that it must be made anew."""
         from docker.errors import APIError
 
         try:
-            found.start()
+            container.start()
         except APIError as error:
-            found.remove(force=True, v=True)
+            container.remove(force=True, v=True)
             raise ServiceUnavailable(
-                f"container {found.name} must start again (got {error.explanation}). It was removed; try again."
+                f"container {container.name} must start again (got {error.explanation}). It was removed; try again."
             ) from error
-        found.reload()
+        container.reload()
 
-    def _address(self, found: Any) -> str:
+    def _address(self, container: Any) -> str:
         if self._config.network:
-            return f"http://{found.name}:{INNER_PORT}"
-        return local_ports.address(int(found.labels[f"{LABEL}.port"]))
+            return f"http://{container.name}:{INNER_PORT}"
+        return local_ports.address(int(container.labels[f"{LABEL}.port"]))
 
     def _describe(self, engine: Any, deployment_id: str) -> str:
-        found = self._find(engine, deployment_id)
-        if found is None:
+        container = self._find(engine, deployment_id)
+        if container is None:
             return "There is no such container."
-        tail = found.logs(tail=TAIL_LINES).decode(errors="replace").strip()
-        kills = self._memory_kills(engine, found)
+        tail = container.logs(tail=TAIL_LINES).decode(errors="replace").strip()
+        kills = self._memory_kills(engine, container)
         memory = (
             f" {kills} of its processes were killed for want of memory (limit {self._config.memory})." if kills else ""
         )
-        state = found.attrs["State"]
+        state = container.attrs["State"]
         return (
-            f"Its container is {found.status} (exit code {state.get('ExitCode')}, "
-            f"{found.attrs.get('RestartCount', 0)} restarts).{memory} Its last log lines:\n{tail}"
+            f"Its container is {container.status} (exit code {state.get('ExitCode')}, "
+            f"{container.attrs.get('RestartCount', 0)} restarts).{memory} Its last log lines:\n{tail}"
         )
 
-    def _memory_kills(self, engine: Any, found: Any) -> int:
+    def _memory_kills(self, engine: Any, container: Any) -> int:
         """Return how often the kernel killed for this container's memory limit; each time the engine starts it anew."""
         now = int(time.time())  # the engine's own events carry its clock; a span is all that is asked for
-        filters = {"container": found.id, "event": "oom"}
+        filters = {"container": container.id, "event": "oom"}
         return sum(1 for _ in engine.events(since=now - 3600, until=now + 1, filters=filters, decode=True))
 
     def _name(self, deployment_id: str) -> str:
@@ -331,7 +332,7 @@ class DockerTarget:
 
 def choose_cdi_gpus(offered: Sequence[str], *, wanted: int | Literal["all"]) -> list[str]:
     """Return as many of the engine's NVIDIA devices (`nvidia.com/gpu=<number>`) as are wanted; none when too few."""
-    names = [one.removeprefix(CDI_GPU) for one in offered if one.startswith(CDI_GPU)]
+    names = [device.removeprefix(CDI_GPU) for device in offered if device.startswith(CDI_GPU)]
     numbers = sorted(int(name) for name in names if name.isdigit())
     count = len(numbers) if wanted == "all" else wanted
     return [f"{CDI_GPU}{number}" for number in numbers[:count]] if len(numbers) >= count else []
@@ -368,12 +369,12 @@ def engine_errors() -> Iterator[None]:
         ) from error
 
 
-def _gave_up(found: Any) -> str | None:
-    if found is None:
+def _gave_up(container: Any) -> str | None:
+    if container is None:
         return "no such container"
-    if found.status in {"exited", "dead"}:
-        return f"{found.status} with exit code {found.attrs['State'].get('ExitCode')}"
-    restarts = int(found.attrs.get("RestartCount", 0))
+    if container.status in {"exited", "dead"}:
+        return f"{container.status} with exit code {container.attrs['State'].get('ExitCode')}"
+    restarts = int(container.attrs.get("RestartCount", 0))
     return f"{restarts} restarts" if restarts >= MAX_RESTARTS else None
 
 

@@ -42,23 +42,23 @@ class GatewayClient:
             return None
         if body is None:
             return None
-        found = {
-            str(one["deployment_id"]): DeploymentAccount(
-                asked=int(one["asked"]),
-                errors=sum(one["errors"].values()),
-                latency_counts=tuple(one["latency_counts"]),
-                compared=int(one["compared"]),
-                disagreed=int(one["disagreed"]),
+        accounts = {
+            str(account["deployment_id"]): DeploymentAccount(
+                asked=int(account["asked"]),
+                errors=sum(account["errors"].values()),
+                latency_counts=tuple(account["latency_counts"]),
+                compared=int(account["compared"]),
+                disagreed=int(account["disagreed"]),
                 # One that runs since before there were pairs tells of none.
-                paired=int(one.get("paired", 0)),
-                only_it_failed=int(one.get("only_it_failed", 0)),
-                only_champion_failed=int(one.get("only_champion_failed", 0)),
-                slower=tuple(one.get("slower", ())),
-                faster=tuple(one.get("faster", ())),
+                paired=int(account.get("paired", 0)),
+                only_it_failed=int(account.get("only_it_failed", 0)),
+                only_champion_failed=int(account.get("only_champion_failed", 0)),
+                slower=tuple(account.get("slower", ())),
+                faster=tuple(account.get("faster", ())),
             )
-            for one in body["deployments"]
+            for account in body["deployments"]
         }
-        return RouteAccounts(int(body["generation"]), tuple(body["edges_ms"]), found)
+        return RouteAccounts(int(body["generation"]), tuple(body["edges_ms"]), accounts)
 
     def counters(self) -> dict[str, float]:
         """Return the gateway's counters and gauges since its start, by name; those with labels are left out."""

@@ -23,7 +23,7 @@ def ask_server(headers: Mapping[str, str], address: str, payload: bytes, media_t
     if answer.status_code != 200:
         return f"HTTP {answer.status_code}: {printable(answer.text)}"
     try:
-        found = answer.json()
+        document = answer.json()
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) else f"HTTP 200, which is no JSON object: {printable(answer.text)}"
+        document = None
+    return document if isinstance(document, dict) else f"HTTP 200, which is no JSON object: {printable(answer.text)}"

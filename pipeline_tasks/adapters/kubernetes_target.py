@@ -140,13 +140,13 @@ class KubernetesTarget:
         deadline = time.monotonic() + timeout_seconds
         reason = f"no answer in {timeout_seconds:.0f} s"
         while time.monotonic() < deadline:
-            found = self._get(DEPLOYMENT, name)
-            if found is None:
+            deployment = self._get(DEPLOYMENT, name)
+            if deployment is None:
                 reason = "no such Deployment"
                 break
-            if _is_ready(found):
+            if _is_ready(deployment):
                 return
-            given_up = _gave_up(found, self._pods(name))
+            given_up = _gave_up(deployment, self._pods(name))
             if given_up is not None:
                 reason = given_up
                 break
@@ -171,14 +171,14 @@ class KubernetesTarget:
         """Return deployment id -> state of everything of this namespace, also what a crash left half applied."""
         states: dict[str, str] = {}
         for kind in KINDS:
-            found = self._call(
+            listed = self._call(
                 "GET", kind.path(self._config.namespace), query=[("labelSelector", f"{MANAGED_BY}={MANAGER}")]
             )
-            for one in found["items"]:
-                name = one["metadata"]["labels"].get(INSTANCE, one["metadata"]["name"])
+            for manifest in listed["items"]:
+                name = manifest["metadata"]["labels"].get(INSTANCE, manifest["metadata"]["name"])
                 states.setdefault(name, "incomplete")
                 if kind == DEPLOYMENT:
-                    states[name] = "ready" if _is_ready(one) else "starting"
+                    states[name] = "ready" if _is_ready(manifest) else "starting"
         return states
 
     def describe(self, deployment_id: str) -> str:
@@ -198,13 +198,13 @@ class KubernetesTarget:
         return f"Its pods: {states}. The last log lines of {name}:\n{(log or '(no log yet)').strip()}"
 
     def _get(self, kind: Kind, name: str) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] | None = self._call("GET", kind.path(self._config.namespace, name), missing_ok=True)
-        return found
+        manifest: Mapping[str, Any] | None = self._call("GET", kind.path(self._config.namespace, name), missing_ok=True)
+        return manifest
 
     def _pods(self, name: str) -> Sequence[Mapping[str, Any]]:
         query = [("labelSelector", f"{INSTANCE}={name},{MANAGED_BY}={MANAGER}")]
-        found: Sequence[Mapping[str, Any]] = self._call("GET", _PODS.path(self._config.namespace), query=query)["items"]
-        return found
+        pods: Sequence[Mapping[str, Any]] = self._call("GET", _PODS.path(self._config.namespace), query=query)["items"]
+        return pods
 
     def _call(
         self,
@@ -310,9 +310,11 @@ def _gave_up(deployment: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -
 
 def _pod_state(pod: Mapping[str, Any]) -> str:
     status = pod.get("status") or {}
-    unmet = [one for one in status.get("conditions", ()) if one.get("reason") == "Unschedulable"]
+    unmet = [condition for condition in status.get("conditions", ()) if condition.get("reason") == "Unschedulable"]
     if unmet:
         return f"cannot be placed ({unmet[0].get('message', '')})"
-    killed = [(one.get("lastState") or {}).get("terminated") or {} for one in status.get("containerStatuses", ())]
-    reasons = [str(one["reason"]) for one in killed if one.get("reason")]
+    killed = [
+        (container.get("lastState") or {}).get("terminated") or {} for container in status.get("containerStatuses", ())
+    ]
+    reasons = [str(ending["reason"]) for ending in killed if ending.get("reason")]
     return ", ".join([str(status.get("phase", "unknown")), *reasons])

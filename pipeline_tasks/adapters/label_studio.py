@@ -164,12 +164,12 @@ class LabelStudio:
         keys = {"aws_access_key_id": self._storage.access_key, "aws_secret_access_key": self._storage.secret_key}
         storages = self._sdk.import_storage.s3
         known = storages.list(project=project_id)
-        ours = [one for one in known if one.bucket == self._storage.bucket and one.title == STORAGE_TITLE]
+        ours = [entry for entry in known if entry.bucket == self._storage.bucket and entry.title == STORAGE_TITLE]
         if not ours:
             storages.create(**wanted, **keys)
-        for one in ours:
-            if any(getattr(one, name) != value for name, value in wanted.items()):
-                storages.update(one.id, **wanted, **keys)
+        for storage in ours:
+            if any(getattr(storage, name) != value for name, value in wanted.items()):
+                storages.update(storage.id, **wanted, **keys)
 
     def object_url(self, object_key: str) -> str | None:
         return None if self._storage is None else f"s3://{self._storage.bucket}/{object_key}"
@@ -184,12 +184,12 @@ class LabelStudio:
 
     def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
         wanted = None if item_ids is None else frozenset(item_ids)
-        found: dict[str, list[int]] = {}
+        by_item: dict[str, list[int]] = {}
         for task in self._tasks_of_items(project_id, None if wanted is None else sorted(wanted)):
             item_id = _item_id(task)
             if wanted is None or item_id in wanted:
-                found.setdefault(item_id, []).append(int(task.id))
-        return {item_id: sorted(ids) for item_id, ids in found.items()}
+                by_item.setdefault(item_id, []).append(int(task.id))
+        return {item_id: sorted(ids) for item_id, ids in by_item.items()}
 
     def _tasks_of_items(self, project_id: int, item_ids: Sequence[str] | None) -> Iterator[Any]:
         if item_ids is None or len(item_ids) > MAX_QUERIED_ITEMS:
@@ -220,7 +220,7 @@ class LabelStudio:
             else self._named_tasks(project_id, task_ids)
         )
         for task in tasks:
-            for annotation in sorted(task.annotations, key=lambda one: int(one["id"])):
+            for annotation in sorted(task.annotations, key=lambda body: int(body["id"])):
                 yield self._annotation(task, annotation)
 
     def _named_tasks(self, project_id: int, task_ids: Sequence[int]) -> Iterator[Any]:
@@ -346,7 +346,7 @@ def batched_list(values: Sequence[Any], size: int) -> Iterator[list[Any]]:
 def _task_body(task: LabelingTask) -> dict[str, Any]:
     body: dict[str, Any] = {"data": {**task.data, "item_id": task.item_id}}
     if task.predictions:
-        body["predictions"] = [{"model_version": SUGGESTION_VERSION, **one} for one in task.predictions]
+        body["predictions"] = [{"model_version": SUGGESTION_VERSION, **prediction} for prediction in task.predictions]
     return body
 
 

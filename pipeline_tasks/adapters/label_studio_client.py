@@ -1,4 +1,4 @@
-"""What Label Studio's SDK stands on: one HTTP client, whose errors are ours, and an account's token."""
+"""Foundation of Label Studio's SDK: one HTTP client, whose errors are ours, and an account's token."""
 
 from __future__ import annotations
 

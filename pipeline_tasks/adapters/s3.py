@@ -185,12 +185,12 @@ class S3ObjectStore:
         while True:
             request = {"Bucket": self.bucket, "Prefix": prefix, **token}
             page = self._retried("list", prefix, partial(self._client.list_objects_v2, **request))
-            for found in page.get("Contents", ()):
+            for entry in page.get("Contents", ()):
                 yield ObjectInfo(
-                    key=found["Key"],
-                    size_bytes=found["Size"],
-                    etag=found["ETag"].strip('"'),
-                    modified_at=found["LastModified"],
+                    key=entry["Key"],
+                    size_bytes=entry["Size"],
+                    etag=entry["ETag"].strip('"'),
+                    modified_at=entry["LastModified"],
                 )
             if not page.get("IsTruncated"):
                 return

@@ -94,7 +94,10 @@ def _read_class(annotation: LabelingAnnotation, answers: Sequence[Any], config: 
 
 def kept_result(annotation: LabelingAnnotation, config: LabelingConfig) -> list[Any]:
     """Return the regions that the catalog keeps: all of them, or the class alone where the rest is too much for it."""
-    for kept in (list(annotation.result), [one for one in annotation.result if _control(one) == config.choices_name]):
+    for kept in (
+        list(annotation.result),
+        [region for region in annotation.result if _control(region) == config.choices_name],
+    ):
         try:
             if len(json.dumps(kept, allow_nan=False)) <= MAX_RESULT_BYTES:
                 return kept

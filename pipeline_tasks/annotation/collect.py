@@ -167,12 +167,12 @@ class Collection:
     def _new_revisions(
         self, queue: Queue, batch: Sequence[LabelingAnnotation]
     ) -> tuple[list[AnnotationRow], list[RejectedAnnotation]]:
-        item_ids = {self._owner(one.task_id, one.item_id) for one in batch}
+        item_ids = {self._owner(answer.task_id, answer.item_id) for answer in batch}
         ours = self._labels.known_items(self._project.name, item_ids, queue=queue)
         known = self._known_revisions(item_ids)
         rows: list[AnnotationRow] = []
         refusals: list[RejectedAnnotation] = []
-        for annotation in map(self._cleaned, {one.annotation_id: one for one in batch}.values()):
+        for annotation in map(self._cleaned, {answer.annotation_id: answer for answer in batch}.values()):
             revision = revision_of(annotation, known.get(annotation.annotation_id))
             if revision is None:
                 continue
@@ -252,7 +252,9 @@ class Collection:
         self, ls_project_id: int, there: Iterable[AnnotatedTask], item_ids: Sequence[str]
     ) -> list[LabelingAnnotation]:
         task_ids = [task.task_id for task in there if task.item_id in set(item_ids)]
-        return [received(one) for one in self._labeling.annotations(ls_project_id, task_ids=task_ids or [])]
+        return [
+            received(annotation) for annotation in self._labeling.annotations(ls_project_id, task_ids=task_ids or [])
+        ]
 
     def _ask_further(self, queue: Queue, there: Iterable[AnnotatedTask], *, ls_project_id: int) -> None:
         """Open the tasks of disputed items for one more person each, those that earlier releases closed too.
@@ -261,21 +263,25 @@ class Collection:
         """
         name, rule = self._project.name, self._rule(queue)
         disputes = DisputeRepository(self._labels.database)
-        found = disputes.disputed(name, queue)
-        answers = self._labels.annotations(name, [one.item_id for one in found])
-        asked = {one.item_id: one for one in found if asks_further(answers.get(one.item_id, []), rule)}
-        opened = [one.item_id for one in asked.values() if not one.is_open]
-        settled = [one.item_id for one in found if one.is_open and one.item_id not in asked]
+        disputed = disputes.disputed(name, queue)
+        answers = self._labels.annotations(name, [row.item_id for row in disputed])
+        asked = {row.item_id: row for row in disputed if asks_further(answers.get(row.item_id, []), rule)}
+        opened = [row.item_id for row in asked.values() if not row.is_open]
+        settled = [row.item_id for row in disputed if row.is_open and row.item_id not in asked]
         crash_point("collect.further.before")
         if opened or settled:
             disputes.set_open(name, asked=opened, settled=settled, fence=self._fence)
         self._counts["asked"] += len(asked)
         here = self._labels.annotations(name, asked, collected_since=self._began_at)
         shown = {task.task_id: task.num_people for task in there}
-        for one in asked.values():
-            num_people = people_wanted(here.get(one.item_id, []))
-            if one.ls_project_id == ls_project_id and one.ls_task_id in shown and shown[one.ls_task_id] < num_people:
-                self._labeling.ask_people(one.ls_task_id, num_people)
+        for dispute in asked.values():
+            num_people = people_wanted(here.get(dispute.item_id, []))
+            if (
+                dispute.ls_project_id == ls_project_id
+                and dispute.ls_task_id in shown
+                and shown[dispute.ls_task_id] < num_people
+            ):
+                self._labeling.ask_people(dispute.ls_task_id, num_people)
         crash_point("collect.further.after")
 
     def _ask_again(self, queue: Queue) -> None:
@@ -296,8 +302,10 @@ class Collection:
     ) -> None:
         """Record rows together with the decisions of the items that follow from them."""
         decisions = self._decisions(queue, item_ids, rows)
-        reopened = [one.item_id for one in decisions if one.status == "withdrawn"]
-        kept_open = [one.item_id for one in decisions if one.status == "disputed"]  # until _ask_further has looked
+        reopened = [change.item_id for change in decisions if change.status == "withdrawn"]
+        kept_open = [
+            change.item_id for change in decisions if change.status == "disputed"
+        ]  # until _ask_further has looked
         if rows or decisions or refusals:
             self._labels.commit(
                 self._project.name,

@@ -37,7 +37,7 @@ class Consensus:
 def counted_answers(annotations: Iterable[AnnotationRow]) -> list[AnnotationRow]:
     """Return the one answer of each person that counts: the last that is neither deleted nor skipped nor refused."""
     newest: dict[str, AnnotationRow] = {}
-    for row in sorted(annotations, key=lambda one: (one.revision, one.annotation_id)):
+    for row in sorted(annotations, key=lambda answer: (answer.revision, answer.annotation_id)):
         if not row.deleted and not row.cancelled and row.label is not None:
             newest[row.annotator] = row
     return sorted(newest.values(), key=lambda row: row.annotator)

@@ -84,25 +84,27 @@ def ensure(
         queue: _Finder(name, queue, installation, labels=labels, labeling=labeling).find(known.get(queue))
         for queue in QUEUES
     }
-    if any(one is None or one.label_config != parsed.xml for one in there.values()):
+    if any(ls_project is None or ls_project.label_config != parsed.xml for ls_project in there.values()):
         check_with_label_studio(parsed, file=str(project.folder / LABELING_FILE))
     if registered is not None:
         _check_classes(project, parsed, registered=registered[0], there=there, labels=labels, labeling=labeling)
     crash_point("annotate.project.before")
     people: Mapping[Queue, int] = {"label": wanted.annotators, "exam": wanted.exam_annotators}
     ids: dict[Queue, int] = {}
-    for queue, found in there.items():
-        if queue in known and (found is None or found.project_id != known[queue]):
+    for queue, existing in there.items():
+        if queue in known and (existing is None or existing.project_id != known[queue]):
             labels.forget_tasks(name, queue, now=now, fence=fence)
         mark = mark_of(name, queue, installation=installation)
         settings: dict[str, Any] = {
-            "description": _described(found.description if found else "", name=name, queue=queue, mark=mark),
+            "description": _described(existing.description if existing else "", name=name, queue=queue, mark=mark),
             "label_config": parsed.xml,
             "annotators_per_item": people[queue],
             "show_predictions": wanted.suggestions and queue == "label",
         }
         ids[queue] = (
-            found.project_id if found else labeling.create_project(mark=mark, title=title_of(name, queue), **settings)
+            existing.project_id
+            if existing
+            else labeling.create_project(mark=mark, title=title_of(name, queue), **settings)
         )
         crash_point("annotate.create.after")
         labeling.update_project(ids[queue], hook=name, **settings)
@@ -135,28 +137,30 @@ class _Finder:
         mark = mark_of(self.name, self.queue, installation=self.installation)
         if known_id is not None:
             try:
-                found = self.labeling.project(known_id)
+                ls_project = self.labeling.project(known_id)
             except KeyError:
                 pass  # deleted there
             else:
-                if mark in found.description or (not MARK.search(found.description) and self._is_recognized(found)):
-                    return found
+                if mark in ls_project.description or (
+                    not MARK.search(ls_project.description) and self._is_recognized(ls_project)
+                ):
+                    return ls_project
         return self.labeling.find_project(mark)
 
-    def _is_recognized(self, found: LabelingProject) -> bool:
+    def _is_recognized(self, ls_project: LabelingProject) -> bool:
         """Tell whether a project without a mark is ours: it holds our tasks, or it is empty and has our title.
 
         It was made before there were marks, or somebody has rewritten its description. After a Label Studio was set up
         anew, another's project may have the number.
         """
-        recorded = self.labels.recorded_tasks(self.name, self.queue, ls_project_id=found.project_id)
+        recorded = self.labels.recorded_tasks(self.name, self.queue, ls_project_id=ls_project.project_id)
         some = dict(sorted(recorded.items())[:RECOGNIZED_BY])
-        tasks = self.labeling.task_ids(found.project_id, some) if some else {}
+        tasks = self.labeling.task_ids(ls_project.project_id, some) if some else {}
         if any(task_id in tasks.get(item_id, ()) for item_id, task_id in some.items()):
             return True
-        if found.title != title_of(self.name, self.queue):
+        if ls_project.title != title_of(self.name, self.queue):
             return False
-        return self.labeling.task_count(found.project_id) == 0
+        return self.labeling.task_count(ls_project.project_id) == 0
 
 
 def _described(description: str, *, name: str, queue: Queue, mark: str) -> str:
@@ -182,19 +186,19 @@ def _check_classes(
     if set(registered) != set(classes):
         subjects.append((f"labels.classes of {project.name}", registered, classes))
     else:
-        for one in there.values():
-            if one is None or one.label_config == parsed.xml:
+        for ls_project in there.values():
+            if ls_project is None or ls_project.label_config == parsed.xml:
                 continue
-            answers = answers_of(one.label_config, choices_name=parsed.choices_name, file=one.title)
+            answers = answers_of(ls_project.label_config, choices_name=parsed.choices_name, file=ls_project.title)
             if set(answers) != set(classes):
-                subjects.append((f"the choices of the Label Studio project {one.title!r}", classes, answers))
+                subjects.append((f"the choices of the Label Studio project {ls_project.title!r}", classes, answers))
     if not subjects:
         return
     num_labels = labels.num_labeled(project.name) or sum(
         1
-        for one in there.values()
-        if one is not None
-        for annotation in labeling.annotations(one.project_id)
+        for existing in there.values()
+        if existing is not None
+        for annotation in labeling.annotations(existing.project_id)
         if annotation.result and not annotation.cancelled
     )
     if num_labels:

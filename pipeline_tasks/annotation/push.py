@@ -73,10 +73,10 @@ class QueuePush:
         moved = self.labels.pushed_elsewhere(self.project, self.queue, ls_project_id=self.ls_project_id)
         self.labels.give_back(self.project, moved, fence=self.fence)
         stuck = self.labels.in_state(self.project, self.queue, "pushing")
-        found = self.labeling.task_ids(self.ls_project_id, stuck) if stuck else {}
-        self._record({item_id: task_ids[0] for item_id, task_ids in found.items()})
-        self.labels.give_back(self.project, [one for one in stuck if one not in found], fence=self.fence)
-        return len(found)
+        created = self.labeling.task_ids(self.ls_project_id, stuck) if stuck else {}
+        self._record({item_id: task_ids[0] for item_id, task_ids in created.items()})
+        self.labels.give_back(self.project, [item_id for item_id in stuck if item_id not in created], fence=self.fence)
+        return len(created)
 
     def _reconcile(self) -> PushCounts:
         """Remove doubles and put back items whose task is gone; costs one number when the counts agree."""
@@ -84,14 +84,14 @@ class QueuePush:
         refused = self.labels.with_changed_task(self.project, self.queue)
         if not refused and self.labeling.task_count(self.ls_project_id) == len(recorded):
             return PushCounts()
-        found = self.labeling.task_ids(self.ls_project_id)
-        if self._set_right(changed_tasks(found, recorded)):
-            found = self.labeling.task_ids(self.ls_project_id)
+        present = self.labeling.task_ids(self.ls_project_id)
+        if self._set_right(changed_tasks(present, recorded)):
+            present = self.labeling.task_ids(self.ls_project_id)
         annotated = {task.task_id for task in self.labeling.annotated_tasks(self.ls_project_id)}
-        plan = plan_reconciliation(found=found, recorded=recorded, annotated=annotated)
+        plan = plan_reconciliation(present=present, recorded=recorded, annotated=annotated)
         waiting = set(self.labels.in_state(self.project, self.queue, "pushed"))
         self._record(plan.adopt)
-        self.labels.give_back(self.project, [one for one in plan.lost if one in waiting], fence=self.fence)
+        self.labels.give_back(self.project, [item_id for item_id in plan.lost if item_id in waiting], fence=self.fence)
         self._delete(plan.delete)
         return PushCounts(num_adopted=len(plan.adopt), num_duplicates_removed=len(plan.delete))
 

@@ -1,4 +1,4 @@
-"""Which tasks of Label Studio are the right ones, when it holds others than the catalog says; pure."""
+"""Plan of the tasks to keep where Label Studio holds others than the catalog says; pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Plan:
     lost: tuple[str, ...]
 
 
-def changed_tasks(found: Mapping[str, Sequence[int]], recorded: Mapping[str, int]) -> dict[int, list[str]]:
+def changed_tasks(present: Mapping[str, Sequence[int]], recorded: Mapping[str, int]) -> dict[int, list[str]]:
     """Return the recorded tasks that say that they show another item, with the items they are recorded for.
 
     Somebody has edited them, or removed them and imported others: Label Studio gives a number again.
@@ -25,26 +25,26 @@ def changed_tasks(found: Mapping[str, Sequence[int]], recorded: Mapping[str, int
         owners.setdefault(task_id, []).append(item_id)
     return {
         task_id: owners[task_id]
-        for item_id, task_ids in found.items()
+        for item_id, task_ids in present.items()
         for task_id in task_ids
         if item_id not in owners.get(task_id, [item_id])
     }
 
 
 def plan_reconciliation(
-    *, found: Mapping[str, Sequence[int]], recorded: Mapping[str, int], annotated: Collection[int]
+    *, present: Mapping[str, Sequence[int]], recorded: Mapping[str, int], annotated: Collection[int]
 ) -> Plan:
     """Compare the tasks found of each item with the recorded ones.
 
     Of several tasks of one item those with an annotation stay; without any, the recorded one or the oldest. Items that
     are not in `recorded`, and recorded tasks that show another item, are of no concern: they are somebody else's.
     """
-    changed = changed_tasks(found, recorded)
+    changed = changed_tasks(present, recorded)
     delete: list[int] = []
     adopt: dict[str, int] = {}
     lost: list[str] = []
     for item_id, own in recorded.items():
-        task_ids = [task_id for task_id in found.get(item_id, ()) if task_id not in changed]
+        task_ids = [task_id for task_id in present.get(item_id, ()) if task_id not in changed]
         if not task_ids:
             lost.append(item_id)
             continue

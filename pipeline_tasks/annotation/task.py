@@ -157,7 +157,7 @@ def _suggest(
 ) -> None:
     after = ""
     while waiting := labels.without_prediction(project, limit=SUGGEST_ITEMS, after=after):
-        found = suggestions(waiting)
-        good = {item_id: one for item_id, one in found.items() if is_suggestion(config, one)}
+        suggested = suggestions(waiting)
+        good = {item_id: suggestion for item_id, suggestion in suggested.items() if is_suggestion(config, suggestion)}
         labels.suggest(project, good, fence=fence)
         after = waiting[-1].item_id

@@ -80,8 +80,8 @@ def shown(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {shown(key): shown(one) for key, one in value.items()}
-    return [shown(one) for one in value] if isinstance(value, list) else value
+        return {shown(key): shown(part) for key, part in value.items()}
+    return [shown(part) for part in value] if isinstance(value, list) else value
 
 
 def _row(text: str) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def _copy(source_url: str, target_url: str) -> int:
     try:
         with Database(source).read() as reading, Database(target).write() as writing:
             for table in t.metadata.sorted_tables:
-                found = reading.execution_options(stream_results=True).execute(sa.select(table)).mappings()
-                for rows in found.partitions(ROWS_AT_ONCE):
+                records = reading.execution_options(stream_results=True).execute(sa.select(table)).mappings()
+                for rows in records.partitions(ROWS_AT_ONCE):
                     writing.execute(table.insert(), [dict(row) for row in rows])
                     total += len(rows)
     finally:

@@ -1,4 +1,4 @@
-"""Which files of a home folder, and of the projects, belong to a backup, and how each kind is copied while in use."""
+"""Files of a home folder, and of the projects, that belong to a backup; a copy of each kind while it is in use."""
 
 from __future__ import annotations
 

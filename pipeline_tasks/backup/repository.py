@@ -106,8 +106,8 @@ class BackupRepository:
 
     def manifest_names(self) -> list[str]:
         """Return the whole backups, oldest first."""
-        found = {path.stem for path in (self.folder / "manifests").glob("*.json") if _NAME.fullmatch(path.stem)}
-        return sorted(found, key=lambda name: (name[:16], int(name[17:] or 1)))
+        names = {path.stem for path in (self.folder / "manifests").glob("*.json") if _NAME.fullmatch(path.stem)}
+        return sorted(names, key=lambda name: (name[:16], int(name[17:] or 1)))
 
     def manifest(self, name: str | None = None) -> dict[str, Any]:
         """Return a backup's manifest, by default the newest.
@@ -157,8 +157,8 @@ class BackupRepository:
 
 def private_folder(folder: Path) -> None:
     """Make a folder, and those above it that are missing, for the owner only."""
-    for one in reversed((folder, *folder.parents)):
-        one.mkdir(mode=0o700, exist_ok=True)
+    for parent in reversed((folder, *folder.parents)):
+        parent.mkdir(mode=0o700, exist_ok=True)
 
 
 def _copy(path: Path, work: Path) -> None:

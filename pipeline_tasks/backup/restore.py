@@ -42,7 +42,7 @@ CATALOG = "catalog"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """What came back."""
+    """Counts of what was restored, and what is left to do."""
 
     name: str
     created_at: str
@@ -148,14 +148,14 @@ def _require_empty(home_dir: Path, *, name: str, files: Mapping[str, Blob], with
     if _mark(home_dir)[:1] == [name]:
         return True
     present = sorted(path.relative_to(home_dir).as_posix() for path in home_dir.rglob("*") if path.is_file())
-    found = [one for one in present if not one.startswith((f"{home_files.SECRETS}/", f".{RESTORING}."))]
-    found += home_files.differing(
-        {one: blob for one, blob in files.items() if one.startswith(f"{home_files.SECRETS}/")}, home_dir
+    conflicts = [file for file in present if not file.startswith((f"{home_files.SECRETS}/", f".{RESTORING}."))]
+    conflicts += home_files.differing(
+        {file: blob for file, blob in files.items() if file.startswith(f"{home_files.SECRETS}/")}, home_dir
     )
-    if found:
+    if conflicts:
         raise ConfigError(
-            f"{home_dir} must be empty or missing (got {', '.join(found[:NUM_NAMED])}). A restore never overwrites an "
-            "installation: name another folder with DETHRONE_HOME."
+            f"{home_dir} must be empty or missing (got {', '.join(conflicts[:NUM_NAMED])}). A restore never overwrites "
+            "an installation: name another folder with DETHRONE_HOME."
         )
     if not with_secrets and not (home_dir / home_files.SECRETS / "split_key").is_file():
         raise ConfigError(
@@ -237,9 +237,9 @@ def _restore_labeling(path: Path, settings: Settings) -> None:
 
 def _prove(parts: Resources, manifest: Mapping[str, Any]) -> list[str]:
     """Check every invariant, each object read again, each ledger as long as it was; return what the backup had not."""
-    anchors = {project: [(int(one[0]), str(one[1]))] for project, one in manifest["anchors"].items()}
-    found = invariants_check.check(parts.database, parts.store, now=utc_now(), anchors=anchors, deep=True)
-    return sorted({str(violation) for violation in found} - set(manifest["violations"]))
+    anchors = {project: [(int(anchor[0]), str(anchor[1]))] for project, anchor in manifest["anchors"].items()}
+    violations = invariants_check.check(parts.database, parts.store, now=utc_now(), anchors=anchors, deep=True)
+    return sorted({str(violation) for violation in violations} - set(manifest["violations"]))
 
 
 def _return_rollouts(parts: Resources, *, attempt: Attempt) -> list[str]:
@@ -326,8 +326,14 @@ def as_text(report: snapshot.BackupReport | RestoreReport, folder: Path) -> str:
         if report.violations:
             proof = "\n".join(["These invariants held when the backup was made, and do not now:", *report.violations])
         servers = ", ".join(report.servers) or "no model"
-        then = [f"`dethrone up` starts the stack and {servers}.", *(f"Then: `{one}`." for one in report.to_start)]
-        back = [f"The rollout of {one} was under way: its champion has all traffic again." for one in report.returned]
+        then = [
+            f"`dethrone up` starts the stack and {servers}.",
+            *(f"Then: `{command}`." for command in report.to_start),
+        ]
+        back = [
+            f"The rollout of {project} was under way: its champion has all traffic again."
+            for project in report.returned
+        ]
         return "\n".join([f"Restored {report.name}: {came}.", proof, *back, *then])
     secrets = (
         "The secrets are IN this backup, readable by whoever reads the folder (mode 600): keep it as you keep them."
@@ -337,5 +343,5 @@ def as_text(report: snapshot.BackupReport | RestoreReport, folder: Path) -> str:
     return (
         f"Backup {report.name} in {folder}: {report.num_rows} rows, {report.num_objects} objects "
         f"({report.num_new_objects} new), {report.num_files} files, {report.size_bytes / 1e6:.1f} MB.\n{secrets}"
-        + "".join(f"\nBroken before the backup, and in it: {one}" for one in report.violations)
+        + "".join(f"\nBroken before the backup, and in it: {violation}" for violation in report.violations)
     )

@@ -47,7 +47,7 @@ class LabelingDatabase(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What a backup holds; `num_new_objects` were not in the folder before, `violations` were broken already."""
+    """Contents of a backup; `num_new_objects` were not in the folder before, `violations` were broken already."""
 
     name: str
     num_rows: int
@@ -169,7 +169,7 @@ def _state(catalog: Path, store: ObjectStore, *, now: dt.datetime) -> tuple[dict
         ledger = LedgerRepository(database)
         heads = {project: ledger.head(project) for project in ledger.projects()}
         anchors = {project: [head.sequence, head.entry_hash] for project, head in heads.items() if head}
-        return anchors, [str(one) for one in check.check(database, store, now=now)]
+        return anchors, [str(violation) for violation in check.check(database, store, now=now)]
     finally:
         engine.dispose()
 
@@ -178,7 +178,7 @@ def blobs_of(manifest: Mapping[str, Any], repository: BackupRepository) -> list[
     """Return every file that a backup is made of."""
     objects = Blob(**manifest["objects"])
     repository.check([objects])
-    files = [Blob(**one) for part in ("home", "projects") for one in manifest[part].values()]
+    files = [Blob(**entry) for part in ("home", "projects") for entry in manifest[part].values()]
     stored = [Blob(row["sha256"], row["size_bytes"]) for row in repository.json_lines(objects)]
     return [Blob(**manifest["catalog"]), objects, *files, *stored]
 
@@ -195,7 +195,7 @@ def files_of(manifest: Mapping[str, Any], part: str) -> dict[str, Blob]:
             f"every path in the backup must lie inside of the folder it comes back to (got {foreign[0]!r} in {part}). "
             "Somebody changed the manifest: use another copy of the folder, or an older backup."
         )
-    return {name: Blob(**one) for name, one in manifest[part].items()}
+    return {name: Blob(**entry) for name, entry in manifest[part].items()}
 
 
 def require_empty_store(store: ObjectStore, repository: BackupRepository, manifest: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ def verify_installation(anchors: Sequence[str] = (), *, public_key: Path | None 
     that may have signed the entries; without it these are the stack's own and those of TRUSTED_KEYS in the home.
     """
     parts = build_resources()
-    found = _verify(
+    verification = _verify(
         parts.database,
         parts.store,
         anchors,
@@ -46,7 +46,7 @@ def verify_installation(anchors: Sequence[str] = (), *, public_key: Path | None 
         now=utc_now(),
         labeling=parts.labeling,
     )
-    return dataclasses.replace(found, notes=(*found.notes, *waiting_notes(parts)))
+    return dataclasses.replace(verification, notes=(*verification.notes, *waiting_notes(parts)))
 
 
 def verify_backup(folder: Path, anchors: Sequence[str] = (), *, public_key: Path | None = None) -> Verification:
@@ -70,7 +70,7 @@ def _verify(
     labeling: LabelingTool | None = None,
 ) -> Verification:
     ledger = LedgerRepository(database)
-    found = check.check(
+    violations = check.check(
         database,
         store,
         now=now,
@@ -80,4 +80,4 @@ def _verify(
         deep=True,
     )
     entries = [entry for project in ledger.projects() for entry in ledger.entries(project)]
-    return Verification(tuple(map(str, found)), (signatures_text(entries, keys), NOT_COVERED))
+    return Verification(tuple(map(str, violations)), (signatures_text(entries, keys), NOT_COVERED))

@@ -1,4 +1,4 @@
-"""What the demo works on: which photos arrive with labels, which come later as production traffic, and the truth."""
+"""Data of the demo: photos that arrive with labels, photos that come later as production traffic, and the truth."""
 
 from __future__ import annotations
 

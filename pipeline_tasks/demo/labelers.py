@@ -1,4 +1,4 @@
-"""Who answers the demo's labeling tasks: scripted accounts, or the person in the browser."""
+"""Annotators of the demo's labeling tasks: scripted accounts, or the person in the browser."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def label_open_tasks(
                 "any account; the demo waits until every task has an answer, so skip none"
             )
         return
-    names = ", ".join(f"{one.email.split('@')[0]} ({one.error_rate:.0%} wrong on purpose)" for one in TEAM)
+    names = ", ".join(
+        f"{annotator.email.split('@')[0]} ({annotator.error_rate:.0%} wrong on purpose)" for annotator in TEAM
+    )
     say(f"scripted annotators, not people: {names}; they answer over Label Studio's own API")
     for queue in QUEUES:
         _answer(parts, project, queue=queue, project_id=ids[queue], truth=truth, say=say)

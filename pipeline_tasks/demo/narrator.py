@@ -1,4 +1,4 @@
-"""How the demo talks: one line per thing that happened, a table at the end. Plain lines where there is no terminal."""
+"""Printed lines of the demo: one for each event, a table at the end. Plain lines where there is no terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a project stands, as the demo asks the catalog while it waits."""
+"""State of a project in the catalog, which the demo asks for while it waits."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def read_progress(database: Database, project: str) -> Progress:
         former_champion=others[-1] if others else None,
         num_verdicts=len(verdicts),
         last_answer=verdicts[-1].ref.answer if verdicts else None,
-        num_refused_contenders=sum(one.ref.answer != "promote" for one in verdicts),
+        num_refused_contenders=sum(verdict.ref.answer != "promote" for verdict in verdicts),
         last_reasons=verdicts[-1].ref.reasons if verdicts else (),
     )

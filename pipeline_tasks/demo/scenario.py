@@ -30,7 +30,7 @@ CHAPTERS = ("first_champion", "world_shifts", "held_back", "rolled_back")
 
 @dataclasses.dataclass
 class Stage:
-    """What the chapters share."""
+    """Settings and connections that the chapters share."""
 
     parts: Resources
     airflow: AirflowRest

@@ -49,7 +49,7 @@ class Assignment:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AnswerReport:
-    """What the scripted annotators did in one go."""
+    """Counts of what the scripted annotators did in one run."""
 
     num_answers: int
     num_wrong: int
@@ -63,8 +63,8 @@ def chosen_label(
     """Return what the annotator says of an item: the truth, or with its error rate a class that looks like it."""
     if _share(annotator.email, item_id, "wrong") >= annotator.error_rate:
         return truth
-    others = [one for one in similar.get(truth, ()) if one in classes and one != truth]
-    others = others or [one for one in classes if one != truth]
+    others = [label for label in similar.get(truth, ()) if label in classes and label != truth]
+    others = others or [label for label in classes if label != truth]
     return others[int(_share(annotator.email, item_id, "which") * len(others))]
 
 
@@ -96,7 +96,7 @@ def assign(
     for number, item_id in enumerate(sorted(tasks)):
         before = set(answered_by.get(item_id, ()))
         turn = [annotators[(number + step) % len(annotators)] for step in range(len(annotators))]
-        free = [one for one in turn if one.email not in before] if item_id in truth else []
+        free = [person for person in turn if person.email not in before] if item_id in truth else []
         needed = max(people_per_item, asked.get(item_id, 0))
         for annotator in free[: max(needed - len(before), 0)]:
             label = chosen_label(annotator, item_id, truth=truth[item_id], similar=similar, classes=classes)
@@ -142,8 +142,11 @@ def answer_all(
     administrator = LabelStudioAccount(url, admin_token, timeout_seconds=60).sdk
     invite = str(administrator.organizations.invites.get_invite_link().token)
     counter = _Counter(len(assignments), progress)
-    busy = [one for one in annotators if any(job.annotator == one for job in assignments)]
-    accounts = {one.email: AnnotatorAccount(url, one.email, password_for(one.email, password_secret)) for one in busy}
+    busy = [annotator for annotator in annotators if any(job.annotator == annotator for job in assignments)]
+    accounts = {
+        annotator.email: AnnotatorAccount(url, annotator.email, password_for(annotator.email, password_secret))
+        for annotator in busy
+    }
     for account in accounts.values():
         account.enter(invite_token=invite)
 

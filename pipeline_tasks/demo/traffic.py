@@ -24,7 +24,7 @@ class RequestOutcome:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrafficReport:
-    """What a client saw."""
+    """Counts and times of the answers that a client got."""
 
     num_requests: int
     num_failed: int

@@ -118,10 +118,10 @@ def data_docs(path: str, user: GetUserDep) -> Response:  # noqa: ARG001
     root = load_settings().docs_dir.resolve()
     try:
         file = (root / (path or INDEX)).resolve()
-        found = file.is_relative_to(root) and file.suffix == ".html" and file.is_file()
+        is_page = file.is_relative_to(root) and file.suffix == ".html" and file.is_file()
     except (OSError, ValueError):  # a name that no file can have
-        found = False
-    if found:
+        is_page = False
+    if is_page:
         data = file.read_bytes()
         project, _, name = file.relative_to(root).as_posix().partition("/")
         try:

@@ -55,8 +55,8 @@ PROTECTIONS = [
         "pages outside of their folder",
         "no address reads another file of the machine",
         "pipeline_tasks/orchestration/airflow_plugin.py",
-        'found = file.is_relative_to(root) and file.suffix == ".html" and file.is_file()',
-        "found = file.is_file()",
+        'is_page = file.is_relative_to(root) and file.suffix == ".html" and file.is_file()',
+        "is_page = file.is_file()",
         ("tests/dags/test_pages.py::test_no_file_beside_the_pages_is_shown",),
     ),
     Protection(

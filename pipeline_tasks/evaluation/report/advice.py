@@ -1,4 +1,4 @@
-"""What would change a verdict's answer, in words. Pure; reads the verdict's document."""
+"""Changes that would turn a verdict's answer, in words. Pure; reads the verdict's document."""
 
 from __future__ import annotations
 
@@ -83,23 +83,25 @@ def _limits_in_reach(document: Document, *, policy: Gate) -> list[str]:
     contender = document["evidence"]["current"]["contender"]
     floor = policy.limits.recall_per_class
     lines = []
-    for one in contender["classes"]:
-        recall = one["recall"]["estimate"]
-        if recall is not None and one["num_items"] >= policy.limits.min_class_items and recall < floor:
-            missing = math.ceil(floor * one["num_items"] - 1e-9) - round(recall * one["num_items"])
-            lines.append(f"{one['label']}: {missing} more of its {one['num_items']} items right would meet the floor.")
+    for scores in contender["classes"]:
+        recall = scores["recall"]["estimate"]
+        if recall is not None and scores["num_items"] >= policy.limits.min_class_items and recall < floor:
+            missing = math.ceil(floor * scores["num_items"] - 1e-9) - round(recall * scores["num_items"])
+            lines.append(
+                f"{scores['label']}: {missing} more of its {scores['num_items']} items right would meet the floor."
+            )
     return lines[:10] + _slices_in_reach(document, policy=policy)[:10]
 
 
 def _slices_in_reach(document: Document, *, policy: Gate) -> list[str]:
-    floors = {one.name: one.floors.accuracy for one in policy.slices}
+    floors = {rule.name: rule.floors.accuracy for rule in policy.slices}
     lines = []
-    for found in document["evidence"]["current"]["slices"]:
-        for score in found["scores"]:
+    for scored in document["evidence"]["current"]["slices"]:
+        for score in scored["scores"]:
             share, num_items = score["contender"]["estimate"], score["num_items"]
-            missing = math.ceil(floors[found["name"]] * num_items - 1e-9) - round(share * num_items)
+            missing = math.ceil(floors[scored["name"]] * num_items - 1e-9) - round(share * num_items)
             if missing > 0:
-                where = f"Slice {found['name']} = {score['value']}"
+                where = f"Slice {scored['name']} = {score['value']}"
                 lines.append(f"{where}: {missing} more of its {num_items} items right would meet the floor.")
     return lines
 

@@ -176,14 +176,14 @@ def reliability_chart(bins: Sequence[Mapping[str, Any]], *, role: str) -> Markup
         f'<text class="dim" x="{x(tick):.1f}" y="{top + side + 18}" text-anchor="middle">{100 * tick:.0f} %</text>'
         for tick in (0, 0.25, 0.5, 0.75, 1)
     )
-    most = max((one["num_items"] for one in bins), default=1)
-    total = sum(one["num_items"] for one in bins)
-    solid = [one for one in bins if one["num_items"] >= max(MIN_BIN_ITEMS, MIN_BIN_SHARE * total)]
-    points = " ".join(f"{x(one['confidence']):.1f},{y(one['accuracy']):.1f}" for one in solid)
+    most = max((bucket["num_items"] for bucket in bins), default=1)
+    total = sum(bucket["num_items"] for bucket in bins)
+    solid = [bucket for bucket in bins if bucket["num_items"] >= max(MIN_BIN_ITEMS, MIN_BIN_SHARE * total)]
+    points = " ".join(f"{x(bucket['confidence']):.1f},{y(bucket['accuracy']):.1f}" for bucket in solid)
     dots = "".join(
-        f'<circle class="{role}-fill" cx="{x(one["confidence"]):.1f}" cy="{y(one["accuracy"]):.1f}" '
-        f'r="{2.5 + 9 * math.sqrt(one["num_items"] / most):.1f}" fill-opacity="0.75"/>'
-        for one in bins
+        f'<circle class="{role}-fill" cx="{x(bucket["confidence"]):.1f}" cy="{y(bucket["accuracy"]):.1f}" '
+        f'r="{2.5 + 9 * math.sqrt(bucket["num_items"] / most):.1f}" fill-opacity="0.75"/>'
+        for bucket in bins
     )
     height = top + side + 44
     return drawing(

@@ -85,20 +85,21 @@ def _example(row: dict[str, Any]) -> Example:
 
 def choose(examples: Sequence[Example], kind: str) -> list[Example]:
     """Return the examples of a kind that say most: class after class, each class's surest answers first."""
-    found = sorted(
-        (one for one in examples if one.kind == kind), key=lambda one: (-one.contender_confidence, one.item_id)
+    surest = sorted(
+        (candidate for candidate in examples if candidate.kind == kind),
+        key=lambda candidate: (-candidate.contender_confidence, candidate.item_id),
     )
     seen: Counter[str] = Counter()
     rounds = []
-    for one in found:
-        rounds.append((seen[one.label], one))
-        seen[one.label] += 1
-    return [one for _, one in sorted(rounds, key=lambda pair: pair[0])[:MAX_EXAMPLES]]
+    for example in surest:
+        rounds.append((seen[example.label], example))
+        seen[example.label] += 1
+    return [chosen for _, chosen in sorted(rounds, key=lambda pair: pair[0])[:MAX_EXAMPLES]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Preview:
-    """What is shown of an item: a PNG in base64, a text, or else what the bytes are."""
+    """Preview of an item: a PNG in base64, a text, or else what the bytes are."""
 
     image: str = ""
     text: str | None = None

@@ -17,8 +17,8 @@ Document = Mapping[str, Any]
 def by_role(document: Document) -> list[tuple[str, Sequence[Mapping[str, Any]]]]:
     """Return the exam items that each model's training snapshot holds."""
     question = document["question"]
-    found = [("contender", question["leaks"])]
-    return found + ([("champion", question["champion_leaks"])] if question["champion"] is not None else [])
+    rows = [("contender", question["leaks"])]
+    return rows + ([("champion", question["champion_leaks"])] if question["champion"] is not None else [])
 
 
 def num_items(document: Document) -> int:

@@ -20,13 +20,13 @@ def markdown_summary(document: Mapping[str, Any], *, report_url: str | None = No
     """Return the answer, the figures of both models, each reason, and the weakest classes."""
     question, current = document["question"], document["evidence"]["current"]
     lines = [f"**{markdown(document['decision']['headline'])}**", "", *_figures(document), ""]
-    lines += [f"- {MARKS[one['stand']]}: {markdown(one['text'])}" for one in document["decision"]["reasons"]]
+    lines += [f"- {MARKS[reason['stand']]}: {markdown(reason['text'])}" for reason in document["decision"]["reasons"]]
     weakest = sorted(
-        (one for one in current["contender"]["classes"] if one["recall"]["estimate"] is not None),
-        key=lambda one: (one["recall"]["estimate"], one["label"]),
+        (scores for scores in current["contender"]["classes"] if scores["recall"]["estimate"] is not None),
+        key=lambda scores: (scores["recall"]["estimate"], scores["label"]),
     )[:MAX_CLASSES]
     if weakest:
-        named = ", ".join(f"{markdown(one['label'])} {_percent(one['recall']['estimate'])}" for one in weakest)
+        named = ", ".join(f"{markdown(scores['label'])} {_percent(scores['recall']['estimate'])}" for scores in weakest)
         lines += ["", f"Weakest classes of the contender (recall): {named}."]
     rows = weakest_slices(document, limit=MAX_CLASSES)
     if rows:

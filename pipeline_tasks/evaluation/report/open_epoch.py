@@ -37,7 +37,7 @@ def told_summary(document: Document, *, rung: ladder.Rung | None) -> str:
     """Return the body of the request for approval, in Markdown: whoever sees the request may be anybody."""
     said = ladder.told(document, rung=rung)
     lines = [f"**{markdown(said['decision']['headline'])}**", ""]
-    lines += [f"- {MARKS[one['stand']]}: {markdown(one['text'])}" for one in said["decision"]["reasons"]]
+    lines += [f"- {MARKS[reason['stand']]}: {markdown(reason['text'])}" for reason in said["decision"]["reasons"]]
     version, exam = said["question"]["contender"]["version"], said["question"]["exams"][0]["epoch"]
     lines += ["", f"The exam's figures and the items are in the report, for whoever may answer. {ladder.LATER}."]
     lines += ["", f"Contender `{version}`, exam {exam}. Without an answer in time the champion stays."]

@@ -92,11 +92,11 @@ def _chosen_classes(document: Document) -> list[int]:
 
 
 def _examples(document: Document, evidence: bytes, *, read: ReadItems) -> list[dict[str, Any]]:
-    found = read_examples(evidence, exam_ids=[exam["exam_id"] for exam in tables.judged_together(document)])
+    examples = read_examples(evidence, exam_ids=[exam["exam_id"] for exam in tables.judged_together(document)])
     titles = {"won": "Only the contender is right", "lost": "Only the champion is right"}
     if document["question"]["champion"] is None:
         titles = {"wrong": "Wrong, and sure of it"}
-    return [_group(title, kind, found, read=read) for kind, title in titles.items()]
+    return [_group(title, kind, examples, read=read) for kind, title in titles.items()]
 
 
 def _group(title: str, kind: str, examples: Sequence[Example], *, read: ReadItems) -> dict[str, Any]:

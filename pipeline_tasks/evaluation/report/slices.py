@@ -21,16 +21,16 @@ Row = tuple[Mapping[str, Any], Mapping[str, Any]]
 def slice_rows(document: Document) -> list[Row]:
     """Return (declared slice, score of one value), the contender's lowest accuracy first."""
     # Verdicts of rule version 1, which may still wait for an approval, have no slices.
-    declared = {one["name"]: one for one in document["question"]["policy"].get("slices", [])}
-    found = document["evidence"]["current"].get("slices", [])
-    rows = [(declared[one["name"]], score) for one in found for score in one["scores"]]
+    declared = {entry["name"]: entry for entry in document["question"]["policy"].get("slices", [])}
+    slices = document["evidence"]["current"].get("slices", [])
+    rows = [(declared[entry["name"]], score) for entry in slices for score in entry["scores"]]
     return sorted(rows, key=lambda row: (row[1]["contender"]["estimate"], row[0]["name"], row[1]["value"]))
 
 
-def interval(found: Mapping[str, Any], *, role: str, floor: float) -> Cell:
+def interval(accuracy: Mapping[str, Any], *, role: str, floor: float) -> Cell:
     """Return one model's accuracy on a value."""
-    ends = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
-    return Cell(percent(found["estimate"]), ends, charts.interval_bar(found, role=role, floor=floor))
+    ends = f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}"
+    return Cell(percent(accuracy["estimate"]), ends, charts.interval_bar(accuracy, role=role, floor=floor))
 
 
 def asked(declared: Mapping[str, Any]) -> str:
@@ -44,16 +44,16 @@ def asked(declared: Mapping[str, Any]) -> str:
 def left_out(document: Document) -> list[str]:
     """Return which values were left out, a line per slice."""
     lines = []
-    for found in document["evidence"]["current"]["slices"]:
+    for scored in document["evidence"]["current"]["slices"]:
         parts = []
-        if found["num_small"]:
-            named = ", ".join(f"{value} ({count})" for value, count in found["small"])
-            beyond = found["num_small"] - len(found["small"])
+        if scored["num_small"]:
+            named = ", ".join(f"{value} ({count})" for value, count in scored["small"])
+            beyond = scored["num_small"] - len(scored["small"])
             parts.append(f"too few items in {named}{f' and {beyond:,} more' if beyond else ''}")
-        if found["num_without_value"]:
-            parts.append(f"{found['num_without_value']:,} items have no value")
+        if scored["num_without_value"]:
+            parts.append(f"{scored['num_without_value']:,} items have no value")
         if parts:
-            lines.append(f"{found['name']}: {'; '.join(parts)}.")
+            lines.append(f"{scored['name']}: {'; '.join(parts)}.")
     return lines
 
 

@@ -92,26 +92,26 @@ def comparisons(document: Document) -> list[dict[str, Any]]:
     margin = -policy["previous_margin"]
     first = {"exam": evidence["current"], "limit": policy["min_gain"], "limit_name": "must be passed"}
     if "epochs" not in evidence:
-        found = [{**first, "name": f"Current exam (epoch {evidence['current']['epoch']})"}]
+        rows = [{**first, "name": f"Current exam (epoch {evidence['current']['epoch']})"}]
         if evidence["previous"] is not None:
             name = f"Previous exam (epoch {evidence['previous']['epoch']})"
             line = {"limit": margin, "limit_name": "must not be crossed"}
-            found.append({"name": name, "exam": evidence["previous"], **line})
-        return found
-    found = [{**first, "name": "The exam (all epochs)" if len(evidence["epochs"]) > 1 else "The exam"}]
+            rows.append({"name": name, "exam": evidence["previous"], **line})
+        return rows
+    rows = [{**first, "name": "The exam (all epochs)" if len(evidence["epochs"]) > 1 else "The exam"}]
     codes = {reason["code"] for reason in document["decision"]["reasons"]}
-    for place, one in enumerate(evidence["epochs"] if len(evidence["epochs"]) > 1 else []):
+    for place, exam in enumerate(evidence["epochs"] if len(evidence["epochs"]) > 1 else []):
         limit, limit_name = (0.0, "must not lie left") if place == 0 else (None, "")
         if place == 1 and codes & {"PREVIOUS_HELD", "PREVIOUS_WORSE", "PREVIOUS_UNCERTAIN"}:
             limit, limit_name = margin, "must not be crossed"
-        found.append({"name": f"Epoch {one['epoch']}", "exam": one, "limit": limit, "limit_name": limit_name})
-    return found
+        rows.append({"name": f"Epoch {exam['epoch']}", "exam": exam, "limit": limit, "limit_name": limit_name})
+    return rows
 
 
 def constant_of(exam: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return what the constant answer is worth on an exam; None in verdicts from before rule version 4."""
-    found: Mapping[str, Any] | None = exam.get("constant")
-    return found
+    constant: Mapping[str, Any] | None = exam.get("constant")
+    return constant
 
 
 def _constant_cell(exam: Mapping[str, Any], metric: str) -> str:
@@ -132,18 +132,18 @@ def _floor(document: Document) -> str:
 
 
 def _interval(scores: Mapping[str, Any] | None, metric: str, *, role: str) -> Cell:
-    found = None if scores is None else scores[metric]
-    if found is None or found["estimate"] is None:
+    score = None if scores is None else scores[metric]
+    if score is None or score["estimate"] is None:
         return Cell("not computable")
-    ends = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
-    return Cell(percent(found["estimate"]), ends, charts.interval_bar(found, role=role))
+    ends = f"{100 * score['low']:.1f} to {100 * score['high']:.1f}"
+    return Cell(percent(score["estimate"]), ends, charts.interval_bar(score, role=role))
 
 
 def class_rows(document: Document) -> list[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
     """Return (contender's, champion's) scores of each class, the contender's lowest recall first."""
     current = document["evidence"]["current"]
-    champion = {one["label"]: one for one in (current["champion"] or {}).get("classes", [])}
-    rows = [(one, champion.get(one["label"])) for one in current["contender"]["classes"]]
+    champion = {scores["label"]: scores for scores in (current["champion"] or {}).get("classes", [])}
+    rows = [(scores, champion.get(scores["label"])) for scores in current["contender"]["classes"]]
 
     def worst_first(row: tuple[Mapping[str, Any], Mapping[str, Any] | None]) -> tuple[float, str]:
         recall = row[0]["recall"]["estimate"]
@@ -169,18 +169,18 @@ def data_rows(counts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, int, i
     return rows + [(label, old.get(label, 0), new.get(label, 0)) for label in labels[:MAX_CLASS_ROWS]]
 
 
-def open_labels(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def open_labels(open_items: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return the exam's open items with the bounds of its figures; None in verdicts from before they were told."""
-    if found is None:
+    if open_items is None:
         return None
-    figures = [(f"accuracy of the {role}", found[role], "%") for role in ("contender", "champion")]
-    figures.append(("difference", found["difference"], "points"))
+    figures = [(f"accuracy of the {role}", open_items[role], "%") for role in ("contender", "champion")]
+    figures.append(("difference", open_items["difference"], "points"))
     bounds = ", ".join(
-        f"{name} {100 * one['low']:.1f} to {100 * one['high']:.1f} {unit}"
-        for name, one, unit in figures
-        if one is not None and one["low"] is not None
+        f"{name} {100 * interval['low']:.1f} to {100 * interval['high']:.1f} {unit}"
+        for name, interval, unit in figures
+        if interval is not None and interval["low"] is not None
     )
-    return {**found, "bounds": bounds}
+    return {**open_items, "bounds": bounds}
 
 
 def settings(document: Document) -> list[tuple[str, Any]]:
@@ -192,8 +192,8 @@ def settings(document: Document) -> list[tuple[str, Any]]:
 def digests(document: Document) -> list[tuple[str, str]]:
     """Return the hashes that this verdict rests on."""
     question = document["question"]
-    found = [("verdict", verdict_id_of(document)), ("evidence.parquet", document["evidence"]["digest"])]
-    return found + [(f"{role} weights", question[role]["digest"]) for role in roles_of(document)]
+    rows = [("verdict", verdict_id_of(document)), ("evidence.parquet", document["evidence"]["digest"])]
+    return rows + [(f"{role} weights", question[role]["digest"]) for role in roles_of(document)]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         elif isinstance(value, list):
-            flat |= _flat({str(index): one for index, one in enumerate(value)}, f"{prefix}{name}.")
+            flat |= _flat({str(index): element for index, element in enumerate(value)}, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

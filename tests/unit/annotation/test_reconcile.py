@@ -2,7 +2,7 @@ from pipeline_tasks.annotation.reconcile import Plan, changed_tasks, plan_reconc
 
 
 def plan(found, recorded, annotated=()):
-    return plan_reconciliation(found=found, recorded=recorded, annotated=set(annotated))
+    return plan_reconciliation(present=found, recorded=recorded, annotated=set(annotated))
 
 
 def test_nothing_to_do():
