@@ -35,7 +35,7 @@ HELD = (
 )
 FILES = [path for folder in HELD for path in sorted((ROOT / folder).rglob("*.py"))]
 # Tests, of which the variables are held.
-TESTS = [path for folder in ("tests/unit",) for path in sorted((ROOT / folder).rglob("*.py"))]
+TESTS = [path for folder in ("tests/reported", "tests/unit") for path in sorted((ROOT / folder).rglob("*.py"))]
 NO_NOUN = {"one", "found"}
 COMPONENT = re.compile(r"(Who|What|Whether|Which|How|Where|That|If)\b")
 CITED_ID = re.compile(r"\b(?:SEC-[A-Z]\d|(?:reports?|rows?|reliability) [A-Z]\d{1,2}\b)|^[A-H]\d{1,2}: ")
