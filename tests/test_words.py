@@ -25,6 +25,8 @@ HELD = (
     "data_checks",
 )
 FILES = [path for folder in HELD for path in sorted((ROOT / folder).rglob("*.py"))]
+# Tests, of which the variables are held.
+TESTS = [path for folder in ("tests/reported", "tests/unit") for path in sorted((ROOT / folder).rglob("*.py"))]
 NO_NOUN = {"one", "found"}
 COMPONENT = re.compile(r"(Who|What|Whether|Which|How|Where|That|If)\b")
 CITED_ID = re.compile(r"\b(?:SEC-[A-Z]\d|(?:reports?|rows?|reliability) [A-Z]\d{1,2}\b)|^[A-H]\d{1,2}: ")
@@ -48,7 +50,7 @@ def docstrings(tree: ast.AST) -> Iterator[tuple[str, int]]:
 def test_a_variable_is_named_by_a_noun():
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
-        for path in FILES
+        for path in (*FILES, *TESTS)
         for name, line in bound_names(ast.parse(path.read_text()))
         if name in NO_NOUN
     ]

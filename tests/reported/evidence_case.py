@@ -46,8 +46,8 @@ def whole_world() -> World:
     said = {"queue": "label", "annotator": "ann", "label": "cat", "result": [], "cancelled": False, "deleted": False}
     times = {"lead_time_seconds": 1.5, "created_at": at(1), "collected_at": at(1)}
     world.add("annotations", annotation_id="1", revision="r", item_id="a", **said, **times)
-    found = {"success": True, "statistics": {"num_rows": 3}, "failures": [], "report_key": CHECK}
-    world.add("checks", stage="items", subject="b", suite="image", run_id="run-v1", created_at=at(1), **found)
+    report = {"success": True, "statistics": {"num_rows": 3}, "failures": [], "report_key": CHECK}
+    world.add("checks", stage="items", subject="b", suite="image", run_id="run-v1", created_at=at(1), **report)
     yes = {"decision": "approve", "by": "ann", "requested_by": "bob", "reason": "good"}
     world.add("approvals", verdict_id="verdict-v1", sequence=1, at=at(9.5), **yes)
     image = {"image_id": "sha256:i", "base_digest": "sha256:b", "layer_bytes": 9, "sbom_key": "bentos/pets/sbom.json"}
@@ -122,7 +122,7 @@ class Evidence:
                 if edit is not None and not drop and not after_triggers:
                     _make_triggers(connection)
                 labeling = Labeling(self.world.ls_tasks)
-                found = check(
+                violations = check(
                     _Open(connection),  # type: ignore[arg-type]
                     self.store,
                     now=NOW,
@@ -132,7 +132,7 @@ class Evidence:
                 )
             finally:
                 connection.rollback()
-        return [str(one) for one in found]
+        return [str(violation) for violation in violations]
 
     def with_objects(self, changes: Mapping[str, bytes | None]) -> None:
         """Let the bucket hold other bytes, or nothing, under a key."""

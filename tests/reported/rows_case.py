@@ -32,4 +32,4 @@ def contents(world: World) -> dict[str, dict]:
 
 
 def reasons(world: World) -> list[str]:
-    return [one.reason for one in world.items.quarantined("some_rows")]
+    return [entry.reason for entry in world.items.quarantined("some_rows")]

@@ -44,5 +44,5 @@ def contents(world: World) -> dict[str, bytes]:
 
 def reasons(world: World) -> list[tuple[str, str, str]]:
     """Return key, code and reason of what was refused."""
-    found = world.items.quarantined(world.folder.name)
-    return sorted((entry.key, entry.code, entry.reason) for entry in found)
+    entries = world.items.quarantined(world.folder.name)
+    return sorted((entry.key, entry.code, entry.reason) for entry in entries)

@@ -58,13 +58,13 @@ def test_audits_after_an_alarm_feed_the_exam_until_it_has_what_it_needs(alarmed)
     groups = [f"user-{number}" for number in range(100, 140)]
     alarmed.log(*[record(number, user_key=f"user-{number}") for number in range(100, 140)])
     alarmed.run("run-3", at=LATER)
-    found = sides(alarmed)
-    assert {group: found[group] for group in groups} == {group: side(group, 0.8) for group in groups}
+    both = sides(alarmed)
+    assert {group: both[group] for group in groups} == {group: side(group, 0.8) for group in groups}
     later = [f"user-{number}" for number in range(200, 240)]
     alarmed.log(*[record(number, user_key=f"user-{number}") for number in range(200, 240)])
     alarmed.run("run-4", at=LATER + dt.timedelta(hours=1))
-    found = sides(alarmed)
-    assert {group: found[group] for group in later} == {group: side(group, 0.3) for group in later}
+    both = sides(alarmed)
+    assert {group: both[group] for group in later} == {group: side(group, 0.3) for group in later}
     assert (
         sum(side(group, 0.8) == "exam" for group in groups) > sum(side(group, 0.3) == "exam" for group in groups) + 10
     )
@@ -137,24 +137,26 @@ def on_any(any_database, object_store, tmp_path):
 def test_two_writers_at_once_never_put_a_group_on_both_sides(any_database):
     """One of an ingest and one of the monitor, which have another share; each with the groups of the other."""
     items, barrier = ItemRepository(any_database), threading.Barrier(2)
-    fences = {one: any_database.acquire(f"{one}/pets", Attempt("r", one), now=NOW) for one in ("ingest", "monitor")}
+    fences = {task: any_database.acquire(f"{task}/pets", Attempt("r", task), now=NOW) for task in ("ingest", "monitor")}
 
     def write(writer: str, split: str) -> None:
         for start in range(0, 200, 10):
             barrier.wait()
             items.record(fences[writer], chunk_of(writer, split, groups=range(start, start + 10)))
 
-    threads = [threading.Thread(target=write, args=one) for one in (("ingest", "train"), ("monitor", "exam"))]
+    threads = [
+        threading.Thread(target=write, args=arguments) for arguments in (("ingest", "train"), ("monitor", "exam"))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    found: dict[str, set[str]] = {}
+    held: dict[str, set[str]] = {}
     for item in items.iterate("pets"):
-        found.setdefault(item.group_key, set()).add(item.split)
-    assert len(found) == 200
-    assert [group for group, both in found.items() if len(both) > 1] == []
-    assert items.sides("pets", ["user-1", "nobody"]) == {"user-1": min(found["user-1"])}
+        held.setdefault(item.group_key, set()).add(item.split)
+    assert len(held) == 200
+    assert [group for group, both in held.items() if len(both) > 1] == []
+    assert items.sides("pets", ["user-1", "nobody"]) == {"user-1": min(held["user-1"])}
 
 
 def stand(production, *, since=NOW, cause="QUALITY_DROP", run_id="alarm") -> None:
@@ -188,10 +190,10 @@ def test_the_items_from_after_the_alarm_are_counted_by_state(on_any):
     exam_items(on_any, "xxllwdr")
     exam_items(on_any, "lll", start=10, group="one")  # of a group an epoch takes two
     exam_items(on_any, "xlw", start=20, arrived_at=NOW - dt.timedelta(seconds=1))
-    found = after_alarm(on_any.database, "pets", GATE)
-    assert found == AfterAlarm(NOW, True, Counted(10, 10), Counted(2, 2), Counted(6, 5), Counted(7, 6))
-    assert (found.has_exam, found.can_open, found.num_unpicked) == (False, False, 4)
-    assert found.text == (
+    later = after_alarm(on_any.database, "pets", GATE)
+    assert later == AfterAlarm(NOW, True, Counted(10, 10), Counted(2, 2), Counted(6, 5), Counted(7, 6))
+    assert (later.has_exam, later.can_open, later.num_unpicked) == (False, False, 4)
+    assert later.text == (
         "an alarm stands since 2026-03-01 12:00 UTC; of the 10 exam items of 10 groups (6 so far) from after it, 2 are "
         "in the exam, 4 are labeled and wait for the next epoch, 1 wait for people and 4 are not yet picked"
     )
@@ -203,8 +205,8 @@ def test_a_window_of_an_older_release_says_when_it_was_made(on_any):
     with on_any.database.write() as connection:
         alarms = [{"cause": "DRIFT", "model_version": "m1", "message": "m", "key": "k", "wake": False}]
         connection.execute(t.monitor_windows.update().values(alarms=alarms))
-    found = after_alarm(on_any.database, "pets", GATE)
-    assert (found.since, found.of_quality) == (NOW, False)
+    later = after_alarm(on_any.database, "pets", GATE)
+    assert (later.since, later.of_quality) == (NOW, False)
 
 
 @pytest.mark.parametrize(
@@ -298,8 +300,11 @@ def test_training_waits_until_the_exam_has_its_items(planned):
         "num_new_labels": 8,
     }
     exam_items(planned.scene, "lllllllw", start=10)
-    found = planned.plan()
-    assert (found["code"], found["alarm"][:40]) == ("ENOUGH_NEW_LABELS", "an alarm stands since 2026-03-01 12:00 U")
+    planned_run = planned.plan()
+    assert (planned_run["code"], planned_run["alarm"][:40]) == (
+        "ENOUGH_NEW_LABELS",
+        "an alarm stands since 2026-03-01 12:00 U",
+    )
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -356,8 +361,8 @@ ALARM = "an alarm stands since 2026-03-01 12:00 UTC, and the exam predates it; o
 def test_the_verdict_tells_the_alarm_and_replays(run, object_store):  # noqa: F811
     quiet, told = run(contender="old", champion="new"), run(alarm=ALARM)
     documents = [json.loads(object_store.get(f"{ref.object_key}/verdict.json")) for ref in (quiet, told)]
-    assert ["alarm" in one["question"] for one in documents] == [False, True]
-    (note,) = [one for one in documents[1]["decision"]["reasons"] if one["code"] == "ALARM_STANDS"]
+    assert ["alarm" in judged["question"] for judged in documents] == [False, True]
+    (note,) = [reason for reason in documents[1]["decision"]["reasons"] if reason["code"] == "ALARM_STANDS"]
     assert (note["stand"], note["text"], told.answer) == ("note", f"{ALARM}.", "promote")
     page = object_store.get(f"{told.object_key}/report.html").decode().replace("\N{NO-BREAK SPACE}", " ")
     assert "An alarm stands since 2026-03-01 12:00 UTC, and the exam predates it" in page

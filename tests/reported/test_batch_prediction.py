@@ -34,7 +34,7 @@ class Model:
     def predict(self, inputs: list[bytes]):
         if not inputs:
             raise ValueError("need at least one array to stack")
-        if any(b'"NAN"' in one for one in inputs):
+        if any(b'"NAN"' in payload for payload in inputs):
             raise PermanentError("the model must give finite numbers (got nan).", code="NON_FINITE_OUTPUT")
         return np.array([[0.25, 0.75]] * len(inputs), np.float32)
 
@@ -50,20 +50,20 @@ def parts(world, database, object_store, tmp_path, monkeypatch):
 
 
 def answers(world: World, parts, countries: list[str]) -> dict[str, dict]:
-    rows = "".join(f"{number},{number},{one},\n" for number, one in enumerate(countries))
+    rows = "".join(f"{number},{number},{country},\n" for number, country in enumerate(countries))
     world.write("a.csv", f"id,amount,country,label\n{rows}")
     world.run()
     report = offline_predictions.predict_batch(parts, "some_rows", attempt=Attempt("r", "t", 1), batch_id=None)
     assert report["num_items"] == len(countries)
-    found = pq.read_table(io.BytesIO(parts.store.get(report["object_key"]))).to_pylist()
-    return {row["key"]: row for row in found}
+    records = pq.read_table(io.BytesIO(parts.store.get(report["object_key"]))).to_pylist()
+    return {row["key"]: row for row in records}
 
 
 @pytest.mark.parametrize("num_good", [0, 3], ids=["bad-alone", "among-good"])
 def test_a_batch_names_what_it_cannot_answer(world, parts, num_good):
-    found = answers(world, parts, [*["DE"] * num_good, *BAD, "NAN", *["FR"] * num_good])
-    bad = [found.pop(str(num_good + index)) for index in range(3)]
-    assert {(row["label"], row["confidence"], row["problem"]) for row in found.values()} == (
+    told = answers(world, parts, [*["DE"] * num_good, *BAD, "NAN", *["FR"] * num_good])
+    bad = [told.pop(str(num_good + index)) for index in range(3)]
+    assert {(row["label"], row["confidence"], row["problem"]) for row in told.values()} == (
         {("yes", 0.75, None)} if num_good else set()
     )
     assert [row["label"] for row in bad] == [None] * 3
@@ -74,5 +74,5 @@ def test_a_batch_names_what_it_cannot_answer(world, parts, num_good):
 def test_a_suggestion_is_made_for_what_can_be_answered(world, parts):
     answers(world, parts, ["DE", *BAD, "NAN"])
     items = world.all()
-    found = offline_predictions.champion_suggestions(parts, "some_rows", list(items.values()))
-    assert found == {items["0"].item_id: {"label": "yes", "score": 0.75, "model_version": "v1"}}
+    suggestions = offline_predictions.champion_suggestions(parts, "some_rows", list(items.values()))
+    assert suggestions == {items["0"].item_id: {"label": "yes", "score": 0.75, "model_version": "v1"}}

@@ -34,10 +34,10 @@ def gateway(tmp_path_factory):
 
 
 def program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if path is None:
         pytest.skip(f"{name} is not installed")
-    return found
+    return path
 
 
 def lines_of(command: list[str], **environment: str) -> list[str]:

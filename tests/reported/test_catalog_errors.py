@@ -74,10 +74,10 @@ def test_a_write_says_what_is_the_matter(catalog, make, error, code, words):
     engine = create_engine(url)
     if isinstance(held, str):
         sa.event.listen(engine, "connect", lambda connection, _record: connection.execute(held))
-    with pytest.raises(error, match=words) as found, Database(engine).write() as connection:
+    with pytest.raises(error, match=words) as caught, Database(engine).write() as connection:
         connection.execute(t.seen_objects.insert(), ROW)
-    assert found.value.code == code
-    assert str(catalog.parent) in str(found.value)
+    assert caught.value.code == code
+    assert str(catalog.parent) in str(caught.value)
     engine.dispose()
 
 
@@ -113,9 +113,9 @@ def test_h9_every_way_into_a_locked_catalog_is_said(catalog):
 )
 def test_h9_postgresql_says_it_by_its_codes(state, error, code):
     raw = type("Error", (Exception,), {"sqlstate": state})("it broke\nDETAIL: at length")
-    found = catalog_error(sa.exc.OperationalError("SELECT", {}, raw), place="postgresql://u:***@h/db")
-    assert (type(found), found.code) == (error, code)
-    assert "(got: it broke)" in str(found)
+    translated = catalog_error(sa.exc.OperationalError("SELECT", {}, raw), place="postgresql://u:***@h/db")
+    assert (type(translated), translated.code) == (error, code)
+    assert "(got: it broke)" in str(translated)
 
 
 def test_h9_a_taken_key_is_the_callers(catalog):
@@ -172,6 +172,6 @@ def test_a_catalog_is_its_owners_whoever_made_its_folder(tmp_path, there):
     engine = create_engine(f"sqlite:///{path}")
     with Database(engine).write() as connection:
         connection.execute(t.seen_objects.insert(), ROW)
-        modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in tmp_path.glob("catalog.db*")}
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.glob("catalog.db*")}
     assert modes == {"catalog.db": 0o600, "catalog.db-wal": 0o600, "catalog.db-shm": 0o600}
     engine.dispose()

@@ -25,10 +25,10 @@ ROWS = (
 
 def contents(world: World) -> dict[str, list[str]]:
     """Return the contents of the items of each key."""
-    found: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for item, data in read_items(world.store, world.items.iterate("some_rows")):
-        found.setdefault(item.key, []).append(data.decode())
-    return {key: sorted(values) for key, values in found.items()}
+        texts.setdefault(item.key, []).append(data.decode())
+    return {key: sorted(values) for key, values in texts.items()}
 
 
 def ids(world: World) -> dict[str, str]:
@@ -137,8 +137,8 @@ def test_columns_in_another_order_or_unit_are_the_same_reading(world):
     write(world, "csv")
     world.run()
     reading = world.items.cursor("some_rows", "reading")
-    one, other = TEXTS.split("}, ")
-    declare(world, f"[{other}, {one}}}]")
+    first, other = TEXTS.split("}, ")
+    declare(world, f"[{other}, {first}}}]")
     assert world.run(batch="turned").reading is None
     assert world.items.cursor("some_rows", "reading") == reading
 

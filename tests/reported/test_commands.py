@@ -81,7 +81,7 @@ REFUSED_HOME = {"up", "demo"}  # these would start a stack: a home that no part 
 
 
 def commands():
-    (actions,) = [one for one in main.build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    (actions,) = [action for action in main.build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     return actions.choices
 
 
@@ -145,13 +145,13 @@ def test_e7_json_is_one_object_on_standard_output(run, name, monkeypatch, instal
     if name in REFUSED_HOME:
         monkeypatch.setenv("DETHRONE_HOME", str(installation.home / "$x"))
     code, out, err = run(name, *WORDS[name], "--json")
-    found = json.loads(out)
-    assert isinstance(found, dict)
-    assert ("error" in found) <= (code != 0)
-    if "error" in found:
-        assert set(found["error"]) == {"code", "message"}
-        assert found["error"]["message"] in err
-        assert found["error"]["code"] != "INTERNAL", err
+    document = json.loads(out)
+    assert isinstance(document, dict)
+    assert ("error" in document) <= (code != 0)
+    if "error" in document:
+        assert set(document["error"]) == {"code", "message"}
+        assert document["error"]["message"] in err
+        assert document["error"]["code"] != "INTERNAL", err
 
 
 @pytest.mark.parametrize("words", [["bogus"], ["train"], ["logs", "--lines", "x"], ["keys", "revoke"]])
@@ -204,7 +204,7 @@ def test_e7_a_reader_that_goes_away_is_no_traceback(installation, extra):
 
 def takes_a_project():
     """Return the words of every command that takes a project, with another name in its place."""
-    found = {"project": ["validate", "pet_photo"]}
+    taken = {"project": ["validate", "pet_photo"]}
     for name, parser in commands().items():
         options = {action.dest: action for action in parser._actions}
         if "project" not in options:
@@ -212,8 +212,8 @@ def takes_a_project():
         words = ["pet_photo" if word == NAME else word for word in WORDS[name]]
         if options["project"].option_strings and "--project" not in words:
             words += ["--project", "pet_photo"]
-        found[name] = words
-    return found
+        taken[name] = words
+    return taken
 
 
 @pytest.mark.parametrize(("name", "words"), takes_a_project().items())
@@ -303,8 +303,8 @@ def test_e6_a_preview_says_from_where_to_where_and_since_when(installation):
     for at, version in enumerate(("v1", "v2"), start=1):
         case.judge(version, at=at)
         case.move(version, at=at)
-    found = rollback_preview.preview(installation.parts, NAME, to_version=None, reason="worse on cats")
-    assert found == (
+    preview = rollback_preview.preview(installation.parts, NAME, to_version=None, reason="worse on cats")
+    assert preview == (
         f"{NAME}: back from v2, champion since {minutes(2):%Y-%m-%d %H:%M} UTC, to v1, champion since "
         f"{minutes(1):%Y-%m-%d %H:%M} UTC (worse on cats)."
     )
@@ -338,8 +338,8 @@ def test_e8_work_that_another_run_does_is_none_here(installation, monkeypatch, n
         database.check(fence)
 
     monkeypatch.setattr(installation.parts, "project", slow, raising=False)
-    found = getattr(entrypoints, name)(NAME, attempt=mine, parts=installation.parts)
-    assert found == {
+    answer = getattr(entrypoints, name)(NAME, attempt=mine, parts=installation.parts)
+    assert answer == {
         "idle": f"the DAG run manual__2026 is at `{name}` of {NAME} just now, and not done yet; "
         "the same again afterwards takes what came since"
     }
@@ -362,17 +362,17 @@ def test_e8_a_shell_does_not_train_beside_airflow(installation, state, waits):
     open_run(installation, "manual__1")
     states = {"manual__1": {"state": state}} if state else {}
     installation.parts.airflow = types.SimpleNamespace(run=lambda _dag, run_id: states[run_id])
-    found = concurrent_runs.training_elsewhere(installation.parts, NAME, Attempt("shell__1", "plan_training"))
-    assert (found is not None) is waits
-    assert not waits or "the DAG run manual__1 of pet_photos__train is at work" in found
+    elsewhere = concurrent_runs.training_elsewhere(installation.parts, NAME, Attempt("shell__1", "plan_training"))
+    assert (elsewhere is not None) is waits
+    assert not waits or "the DAG run manual__1 of pet_photos__train is at work" in elsewhere
 
 
 def test_e8_airflow_does_not_train_beside_a_shell(installation):
     plan = Attempt("manual__1", "plan")
     with concurrent_runs.train_alone(installation.parts, NAME) as alone:
         assert alone
-        found = entrypoints.plan_training(NAME, attempt=plan, parts=installation.parts)
-        assert found == {"idle": f"`dethrone train {NAME}` is at work in a shell"}
+        planned = entrypoints.plan_training(NAME, attempt=plan, parts=installation.parts)
+        assert planned == {"idle": f"`dethrone train {NAME}` is at work in a shell"}
         beside = local_pipeline.train_to_serve(NAME, parts=installation.parts)
         assert beside == {"idle": f"`dethrone train {NAME}` is at work in another shell"}
     assert "at work" not in entrypoints.plan_training(NAME, attempt=plan, parts=installation.parts)["idle"]
@@ -446,16 +446,16 @@ def test_f6_a_removed_project_leaves_and_can_come_back(leaving):
     """A project that was removed still served, and its seven DAGs stayed."""
     parts = leaving.parts
     before = ServingRepository(parts.database).history(NAME)
-    found = project_removal.remove(parts, NAME, now=NOW)
-    assert found.servers == ("pet-photos-abc", "pet-photos-def")
+    removal = project_removal.remove(parts, NAME, now=NOW)
+    assert removal.servers == ("pet-photos-abc", "pet-photos-def")
     assert parts.target.names == ["pet-photos-of-others-abc"]
     assert parts.airflow.dags == {"other__train"}
     assert not (leaving.projects / NAME).exists()
     assert not load_projects(leaving.projects)[0]
     assert ServingRepository(parts.database).history(NAME) == before
-    assert "`dethrone serve pet_photos`" in found.as_text()
-    Path(found.folder).rename(leaving.projects / NAME)
-    assert [one.name for one in load_projects(leaving.projects)[0]] == [NAME]
+    assert "`dethrone serve pet_photos`" in removal.as_text()
+    Path(removal.folder).rename(leaving.projects / NAME)
+    assert [project.name for project in load_projects(leaving.projects)[0]] == [NAME]
 
 
 def test_f6_a_folder_that_was_deleted_by_hand_is_noticed_and_removed(leaving):

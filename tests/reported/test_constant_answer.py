@@ -45,9 +45,9 @@ def judged(*, num_items: int, num_yes: int, right_yes: int, right_no: int, **gat
         contender_classes=CLASSES,
         champion_classes=None,
     )
-    found = s.first_evidence()
+    first = s.first_evidence()
     facts = s.facts(classes=CLASSES)
-    return gate_rule.decide(policy, ev.Evidence(CLASSES, facts, None, exam, None, found.exam_use))
+    return gate_rule.decide(policy, ev.Evidence(CLASSES, facts, None, exam, None, first.exam_use))
 
 
 @pytest.mark.parametrize(

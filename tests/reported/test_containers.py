@@ -33,7 +33,7 @@ CATEGORIES = st.one_of(st.sampled_from(["12E3", "1.10", "02134", "true", "nan", 
 WHOLE = st.integers(-(2**62), 2**62)
 FRACTIONS = st.floats(allow_nan=False, allow_infinity=False, width=64)
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-(10**15), max_value=10**15)
-DATES = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1)).map(lambda one: one.replace(microsecond=0))  # noqa: DTZ001
+DATES = st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1)).map(lambda moment: moment.replace(microsecond=0))  # noqa: DTZ001
 ROW = st.fixed_dictionaries(
     {
         "whole": st.none() | WHOLE,
@@ -109,11 +109,11 @@ def containers(rows: list[dict], folder: Path) -> dict[str, list[Row]]:
         }
     )
     sql = SqlRows(source=source, environment={"URL": f"sqlite:///{database}"}, setting="sources[0]")
-    found = {
+    sources = {
         name: list(read_rows(folder / name, columns=NAMES, max_line_characters=10_000))
         for name in ("a.csv", "a.jsonl", "a.parquet", "frame.parquet")
     }
-    return found | {"sqlite": list(sql.rows(columns=NAMES, cursor=SqlCursor(), now=dt.datetime.now(dt.UTC)))}
+    return sources | {"sqlite": list(sql.rows(columns=NAMES, cursor=SqlCursor(), now=dt.datetime.now(dt.UTC)))}
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -121,16 +121,16 @@ def containers(rows: list[dict], folder: Path) -> dict[str, list[Row]]:
 def test_any_row_has_one_content_and_one_vector_in_every_container(rows, tmp_path):
     columns = columns_of(TABLE)
     expected = [row_content(row, columns=columns, max_characters=1000) for row in rows]
-    for name, found in containers(rows, tmp_path).items():
-        assert [one.error for one in found] == [None] * len(rows), name
-        assert [row_content(one.values, columns=columns, max_characters=1000) for one in found] == expected, name
+    for name, read in containers(rows, tmp_path).items():
+        assert [record.error for record in read] == [None] * len(rows), name
+        assert [row_content(record.values, columns=columns, max_characters=1000) for record in read] == expected, name
     for row, content in zip(rows, expected, strict=True):
         body = json.dumps({"order_id": 1, **{name: as_json(value) for name, value in row.items()}}).encode()
         got = request_validation.GUARDS["tabular"](body, {"columns": TABLE})
         assert got == content
         assert row_content(json.loads(got), columns=columns, max_characters=1000) == content
         if all(abs(float(row[name] or 0)) < 3e38 for name in ("whole", "fraction")):
-            vectors = [decode_row(one, preprocessing=INPUTS) for one in (got, content)]
+            vectors = [decode_row(content_of, preprocessing=INPUTS) for content_of in (got, content)]
             np.testing.assert_array_equal(*vectors)
 
 
@@ -142,15 +142,15 @@ def test_any_row_has_one_content_and_one_vector_in_every_container(rows, tmp_pat
 def test_any_order_of_keys_is_one_preprocessing_one_vector_one_training_key(categories, random):
     keys = list(categories)
     random.shuffle(keys)
-    one, other = (
+    first, other = (
         RECIPE.resolve({"categories": {key: categories[key] for key in order}}) for order in (categories, keys)
     )
     row = canonical_json({key: values[-1] for key, values in categories.items()})
-    assert canonical_json(RECIPE.preprocessing(one)) == canonical_json(RECIPE.preprocessing(other))
-    assert content_id(one) == content_id(other)
+    assert canonical_json(RECIPE.preprocessing(first)) == canonical_json(RECIPE.preprocessing(other))
+    assert content_id(first) == content_id(other)
     vectors = [
         RECIPE.decode(row, preprocessing=pre)
-        for pre in (RECIPE.preprocessing(one), json.loads(canonical_json(RECIPE.preprocessing(other))))
+        for pre in (RECIPE.preprocessing(first), json.loads(canonical_json(RECIPE.preprocessing(other))))
     ]
     np.testing.assert_array_equal(*vectors)
     assert vectors[0].sum() == len(categories)

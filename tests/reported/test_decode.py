@@ -300,12 +300,12 @@ def check_noisy(kind: str, number: int, project) -> bool:
     """Return whether the image is taken, after all that look at it agree."""
     data = noisy(kind, number)
     (source,) = project.sources
-    found = examine_file("a/b", data, project=project, source=source)
+    examined = examine_file("a/b", data, project=project, source=source)
     limit = project.checks.max_pixels
-    if not isinstance(found, Candidate):
+    if not isinstance(examined, Candidate):
         with pytest.raises(InputError):
             decode_item(IMAGE_CNN, data, preprocessing=PARAMS)
-        assert found.reason.isprintable()
+        assert examined.reason.isprintable()
         return False
     shown = guard_image(data, max_pixels=limit).image
     array = decode_item(IMAGE_CNN, data, preprocessing=PARAMS)

@@ -61,8 +61,8 @@ def test_a_forged_report_is_named_by_verify_and_not_saved(judged, tmp_path):
     faults = faults_of(judged.database, judged.store)
     assert faults() == []
     judged.store.objects[REPORT] = FORGED
-    (found,) = faults(deep=False)
-    assert f"{REPORT} with the SHA-256 {sha256_hex(PAGE)} (got {sha256_hex(FORGED)})" in found
+    (fault,) = faults(deep=False)
+    assert f"{REPORT} with the SHA-256 {sha256_hex(PAGE)} (got {sha256_hex(FORGED)})" in fault
     with pytest.raises(DataCorrupt, match="must not be believed"):
         cli_views.save_report(NAME, verdict=None, output=tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
@@ -109,13 +109,13 @@ def evidence(tmp_path_factory, catalog_template):
 
 def listed() -> dict[str, tuple[set[str], set[str]]]:
     """Return what docs/evidence.md says is not covered: columns and kinds of edits of rows, by table."""
-    found = {}
+    tables = {}
     for name, some, rows in re.findall(r"^\| (\w+) \| ([^|]*)\| ([^|]*)\|[^|]*\|$", LISTED.read_text(), re.MULTILINE):
         if name in TABLES:
             names = set(re.findall(r"\w+", some))
             all_of = {column for table, column in columns() if table == name}
-            found[name] = (all_of if names == {"all"} else names, set(re.findall(r"\w+", rows)))
-    return found
+            tables[name] = (all_of if names == {"all"} else names, set(re.findall(r"\w+", rows)))
+    return tables
 
 
 def test_h8_a_sealed_world_is_sound(evidence):
@@ -135,10 +135,10 @@ def test_h8_every_edit_by_the_owner_is_found_or_listed(evidence, table):
 )
 def test_h8_a_dropped_trigger_is_named(evidence, table, trigger):
     def drop(connection):
-        for name in (one.name for one in t.APPEND_ONLY if one.name != table):
+        for name in (table_of.name for table_of in t.APPEND_ONLY if table_of.name != table):
             for statement in create_statements(name, dialect="sqlite"):
                 connection.exec_driver_sql(statement)
-        kept = [one for one in create_statements(table, dialect="sqlite") if f"BEFORE {trigger}" not in one]
+        kept = [sql for sql in create_statements(table, dialect="sqlite") if f"BEFORE {trigger}" not in sql]
         for statement in kept:
             connection.exec_driver_sql(statement)
 
@@ -159,8 +159,8 @@ def test_h8_a_trigger_that_does_nothing_is_named(evidence):
 
 def test_h8_an_inserted_admin_key_is_named(evidence):
     row = {"key_id": "evil", "project": "*", "name": "x", "sha256": "e" * 64, "scopes": ["admin"]}
-    (found,) = evidence.found(lambda connection: connection.execute(t.api_keys.insert(), row | {"created_at": NOW}))
-    assert found.startswith("I10 *: key evil must have an entry in the ledger (got none)")
+    (fault,) = evidence.found(lambda connection: connection.execute(t.api_keys.insert(), row | {"created_at": NOW}))
+    assert fault.startswith("I10 *: key evil must have an entry in the ledger (got none)")
 
 
 def test_h8_every_object_of_the_bucket_that_is_changed_or_removed_is_found_or_listed(evidence):
@@ -231,9 +231,9 @@ def test_h8_only_the_stack_writes_what_counts(signed, forge, told):
 
     assert faults() == []
     forge(case)
-    found = faults()
-    assert len(found) == len(told)
-    assert all(text in one for one, text in zip(found, told, strict=True))
+    named = faults()
+    assert len(named) == len(told)
+    assert all(text in fault for fault, text in zip(named, told, strict=True))
 
 
 def test_h8_verify_takes_the_public_key_of_another_machine(signed, tmp_path):
@@ -269,7 +269,7 @@ def test_h8_a_seal_marks_what_no_seal_has(signed):
             seal(parts, NAME)
         entries = LedgerRepository(case.database).entries(NAME)
         counts.append(
-            [{name: one["num_rows"] for name, one in entry.body["tables"].items()} for entry in seals(entries)]
+            [{name: counted["num_rows"] for name, counted in entry.body["tables"].items()} for entry in seals(entries)]
         )
     first = {"approvals": 1, "routes": 1, "verdicts": 2}
     assert counts == [[first], [first, {"verdicts": 1}]]

@@ -33,14 +33,14 @@ OPEN = ExamLabels(num_asked=20, num_disputed=5, num_decided=5, num_imported=60)
 
 
 def test_row9_a_verdict_tells_what_is_open_its_bounds_and_labels_that_nobody_saw(run, object_store):  # noqa: F811
-    ref = run(find_labels=lambda refs: OPEN if [one.epoch for one in refs] == [2, 1] else None)
+    ref = run(find_labels=lambda refs: OPEN if [exam.epoch for exam in refs] == [2, 1] else None)
     document = json.loads(object_store.get(f"{ref.object_key}/verdict.json"))
-    found = document["evidence"]["labels"]
-    assert (found["num_open"], found["share"], found["imported_share"]) == (30, round(30 / 270, 9), 0.25)
-    assert found["contender"] == {"low": round(230 / 270, 9), "high": round(260 / 270, 9)}
-    assert found["champion"] == {"low": round(206 / 270, 9), "high": round(236 / 270, 9)}
-    assert found["difference"] == {"low": round(-6 / 270, 9), "high": round(54 / 270, 9)}
-    notes = {one["code"]: one["text"] for one in document["decision"]["reasons"] if one["stand"] == "note"}
+    labels = document["evidence"]["labels"]
+    assert (labels["num_open"], labels["share"], labels["imported_share"]) == (30, round(30 / 270, 9), 0.25)
+    assert labels["contender"] == {"low": round(230 / 270, 9), "high": round(260 / 270, 9)}
+    assert labels["champion"] == {"low": round(206 / 270, 9), "high": round(236 / 270, 9)}
+    assert labels["difference"] == {"low": round(-6 / 270, 9), "high": round(54 / 270, 9)}
+    notes = {reason["code"]: reason["text"] for reason in document["decision"]["reasons"] if reason["stand"] == "note"}
     assert notes["ITEMS_OPEN"].startswith("30 more items belong to this exam and are open, 11.1 % of all: people")
     assert "20 asked of a further person, 5 disputed to the end, 5 decided since" in notes["ITEMS_OPEN"]
     assert "accuracy 85.2 % to 96.3 %, of the difference -2.2 points to 20.0 points" in notes["ITEMS_OPEN"]
@@ -63,8 +63,8 @@ def test_row9_such_a_verdict_replays_byte_for_byte_and_decides_as_without(run, o
     before = vd.replay(document, evidence)  # as a release wrote it that did not tell
     assert "labels" not in before["evidence"]
     assert (before["decision"]["answer"], before["decision"]["code"]) == (ref.answer, ref.code)
-    codes = {one["code"] for one in before["decision"]["reasons"]}
-    assert {one["code"] for one in json.loads(stored)["decision"]["reasons"]} == codes | {
+    codes = {reason["code"] for reason in before["decision"]["reasons"]}
+    assert {reason["code"] for reason in json.loads(stored)["decision"]["reasons"]} == codes | {
         "ITEMS_OPEN",
         "LABELS_IMPORTED",
     }
@@ -72,17 +72,17 @@ def test_row9_such_a_verdict_replays_byte_for_byte_and_decides_as_without(run, o
 
 def test_row9_an_exam_without_open_items_says_so_and_notes_nothing(run, object_store):  # noqa: F811
     ref = run()
-    found = json.loads(object_store.get(f"{ref.object_key}/verdict.json"))["evidence"]["labels"]
-    assert (found["num_open"], found["share"], found["imported_share"]) == (0, 0.0, 0.0)
-    assert found["contender"]["low"] == found["contender"]["high"]
+    labels = json.loads(object_store.get(f"{ref.object_key}/verdict.json"))["evidence"]["labels"]
+    assert (labels["num_open"], labels["share"], labels["imported_share"]) == (0, 0.0, 0.0)
+    assert labels["contender"]["low"] == labels["contender"]["high"]
     assert note_labels(ExamLabels(), s.exam()) == []
     assert note_labels(None, s.exam()) == []
 
 
 def test_row9_a_first_model_has_no_difference():
-    found = label_evidence(ExamLabels(num_asked=100), s.first_evidence().current)
-    assert (found.champion, found.difference) == (None, None)
-    assert found.contender.high - found.contender.low == pytest.approx(100 / 1100)
+    evidence = label_evidence(ExamLabels(num_asked=100), s.first_evidence().current)
+    assert (evidence.champion, evidence.difference) == (None, None)
+    assert evidence.contender.high - evidence.contender.low == pytest.approx(100 / 1100)
 
 
 def test_row9_the_end_of_a_run_tells_it():
@@ -110,22 +110,24 @@ def measure(audits, still_open):
 
 
 def test_row9_live_quality_tells_its_open_share_and_bounds():
-    found = measure(audited(*[1] * 18, 0, 0), [open_audit(3), open_audit(4, asked=False), open_audit(5, item="open4")])
-    assert (found.num_open, found.num_asked, found.open_share) == (2, 2, pytest.approx(2 / 22))
-    assert (found.if_wrong, found.if_right) == (round(18 / 22, 9), round(20 / 22, 9))
-    assert "on 20 audited, 2 more open (9.1 %; 0.818 to 0.909 with all of them wrong or right)" in found.text
-    json.dumps(found.as_json(), allow_nan=False)
+    measured = measure(
+        audited(*[1] * 18, 0, 0), [open_audit(3), open_audit(4, asked=False), open_audit(5, item="open4")]
+    )
+    assert (measured.num_open, measured.num_asked, measured.open_share) == (2, 2, pytest.approx(2 / 22))
+    assert (measured.if_wrong, measured.if_right) == (round(18 / 22, 9), round(20 / 22, 9))
+    assert "on 20 audited, 2 more open (9.1 %; 0.818 to 0.909 with all of them wrong or right)" in measured.text
+    json.dumps(measured.as_json(), allow_nan=False)
 
 
 def test_row9_an_open_audit_of_before_the_window_does_not_count():
-    found = measure(audited(*[1] * 30), [open_audit(2)])
-    assert (found.num_open, found.if_wrong, found.if_right) == (0, 1.0, 1.0)
-    assert "open" not in found.text
+    measured = measure(audited(*[1] * 30), [open_audit(2)])
+    assert (measured.num_open, measured.if_wrong, measured.if_right) == (0, 1.0, 1.0)
+    assert "open" not in measured.text
 
 
 def test_row9_without_audits_there_are_no_bounds():
-    found = measure([], [open_audit(2)])
-    assert (found.num_open, found.if_wrong, found.if_right) == (0, None, None)
+    measured = measure([], [open_audit(2)])
+    assert (measured.num_open, measured.if_wrong, measured.if_right) == (0, None, None)
 
 
 def test_row9_the_monitors_page_tells_it():
@@ -197,8 +199,8 @@ def test_imported_labels_open_no_epoch_unless_the_project_says_so(scene):  # noq
 )
 def test_validate_and_status_say_what_becomes_of_imported_exam_labels(settings, counts, expected):
     frozen, waiting = counts
-    found = {(True, True): frozen, (False, True): waiting, (True, False): 25, (False, False): 25}
-    line = imported_line(make_project(**settings), found)
+    figures = {(True, True): frozen, (False, True): waiting, (True, False): 25, (False, False): 25}
+    line = imported_line(make_project(**settings), figures)
     assert line.startswith(expected)
     assert bool(line) == bool(expected)
 

@@ -44,11 +44,11 @@ ALL, AT_ONCE = dict.fromkeys(EACH, 1.0), dict.fromkeys(EACH, 1000)
 def draw(rates, *, number, seed, share=0.5, told=ALL, after_ms=AT_ONCE):
     """Return users; `told` and `after_ms` say by arm and answer how often an outcome is told, and when."""
     rng, users = random.Random(seed), []
-    for one in range(number):
+    for place in range(number):
         arm = "b" if rng.random() < share else "a"
         right = rng.random() < rates[arm]
         is_told = rng.random() < told[arm, right]
-        users.append(user(one, arm, right=right if is_told else None, after_ms=after_ms[arm, right]))
+        users.append(user(place, arm, right=right if is_told else None, after_ms=after_ms[arm, right]))
     return users
 
 
@@ -65,7 +65,7 @@ def draw(rates, *, number, seed, share=0.5, told=ALL, after_ms=AT_ONCE):
     ],
 )
 def test_a_unit_is_matched_with_the_newest_of_the_other_arm(units, expected):
-    assert match((one[0], one[1] == "1") for one in units.split()) == Pairs(*expected)
+    assert match((unit[0], unit[1] == "1") for unit in units.split()) == Pairs(*expected)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_sides_are_uneven_where_a_look_shows_it(only_a, only_b, uneven):
 def test_a_longer_log_only_adds_pairs():
     rng = random.Random(5)
     units = [(rng.choice("ab"), rng.random() < 0.3) for _ in range(200)]
-    found = [match(units[:cut]) for cut in range(200)]
-    for before, after in itertools.pairwise(found):
+    pairs = [match(units[:cut]) for cut in range(200)]
+    for before, after in itertools.pairwise(pairs):
         assert (after.num - before.num, after.only_a - before.only_a, after.only_b - before.only_b) in {
             (0, 0, 0),
             (1, 0, 0),
@@ -122,7 +122,7 @@ def test_the_order_and_doubles_of_the_log_do_not_matter():
 def test_a_unit_counts_once_its_exposure_is_older_than_the_window():
     users = [user(1, "a", right=True, at_ms=0), user(2, "b", right=False, at_ms=HOUR)]
     counted = [
-        [one["num_outcomes"] for one in report(users, as_of_ms=at)["arms"].values()]
+        [arm["num_outcomes"] for arm in report(users, as_of_ms=at)["arms"].values()]
         for at in (HOUR - 1, HOUR, 2 * HOUR)
     ]
     assert counted == [[0, 0], [1, 0], [1, 1]]
@@ -130,19 +130,19 @@ def test_a_unit_counts_once_its_exposure_is_older_than_the_window():
 
 def test_an_outcome_after_the_window_does_not_count_and_is_told_of():
     users = [user(n, "ab"[n % 2], right=True, after_ms=2 * HOUR if n % 4 == 0 else 1000) for n in range(80)]
-    found = report(users)
-    assert [(one["num_matured"], one["num_outcomes"], one["num_late"]) for one in found["arms"].values()] == [
+    compared = report(users)
+    assert [(arm["num_matured"], arm["num_outcomes"], arm["num_late"]) for arm in compared["arms"].values()] == [
         (40, 20, 20),
         (40, 40, 0),
     ]
-    assert found["warning"].startswith("20 of 80 outcomes were told after the maturation window, and do not count")
+    assert compared["warning"].startswith("20 of 80 outcomes were told after the maturation window, and do not count")
 
 
 def test_a_user_who_comes_again_keeps_the_first_exposures_clock():
     exposed, told = user(1, "a", right=True, at_ms=0)
     again = dataclasses.replace(exposed, request_id="r9", prediction_id="p9", at_ms=2 * HOUR)
-    found = compare_arms(NEW, [again, exposed], [told], as_of_ms=HOUR)
-    assert (found["arms"]["a"]["num_matured"], found["arms"]["a"]["num_outcomes"]) == (1, 1)
+    compared = compare_arms(NEW, [again, exposed], [told], as_of_ms=HOUR)
+    assert (compared["arms"]["a"]["num_matured"], compared["arms"]["a"]["num_outcomes"]) == (1, 1)
 
 
 def answer_at(users, at_ms, *, experiment):
@@ -168,27 +168,29 @@ def test_wrong_answers_told_late_in_one_arm_decide_nothing():
 @pytest.mark.parametrize(
     ("told", "answer"),
     [
-        pytest.param({one: 0.9 if one[0] == "b" else 0.3 for one in EACH}, "withheld", id="more-of-b"),
+        pytest.param({group: 0.9 if group[0] == "b" else 0.3 for group in EACH}, "withheld", id="more-of-b"),
         pytest.param(ALL | {("b", False): 0.0}, "withheld", id="wrong-ones-hidden-in-b"),
         pytest.param(dict.fromkeys(EACH, 0.5) | {("b", False): 1.0}, "withheld", id="wrong-ones-twice-as-often-in-b"),
         pytest.param(dict.fromkeys(EACH, 0.4), "undecided", id="alike"),
     ],
 )
 def test_the_answer_is_withheld_where_the_arms_are_not_told_alike(told, answer):
-    found = report(draw({"a": 0.6, "b": 0.6}, number=1500, seed=2, told=told))
-    assert found["answer"] == answer
+    compared = report(draw({"a": 0.6, "b": 0.6}, number=1500, seed=2, told=told))
+    assert compared["answer"] == answer
     if answer == "withheld":
-        assert found["withheld"].startswith("outcomes must be told of both arms alike (got ")
-        assert as_text(found | {"state": "running"}).splitlines()[-1].startswith("answer: withheld: outcomes must be")
+        assert compared["withheld"].startswith("outcomes must be told of both arms alike (got ")
+        assert (
+            as_text(compared | {"state": "running"}).splitlines()[-1].startswith("answer: withheld: outcomes must be")
+        )
     else:
-        assert found["withheld"] is None
+        assert compared["withheld"] is None
 
 
 def test_a_draw_that_does_not_fit_its_share_withholds_the_answer():
     users = draw({"a": 0.2, "b": 0.9}, number=1500, seed=2, share=0.2)
-    found = report(users)
-    assert (found["answer"], found["withheld"]) == ("withheld", found["warning"])
-    assert found["warning"].startswith("b must be about 50 % of the exposed")
+    compared = report(users)
+    assert (compared["answer"], compared["withheld"]) == ("withheld", compared["warning"])
+    assert compared["warning"].startswith("b must be about 50 % of the exposed")
 
 
 def test_the_report_in_words_says_what_was_counted_and_how_the_pairs_fell():
@@ -200,8 +202,8 @@ def test_the_report_in_words_says_what_was_counted_and_how_the_pairs_fell():
 
 
 def test_a_report_under_the_rule_before_has_not_changed():
-    found = report([user(n, "ab"[n % 2], right=n % 3 > 0) for n in range(30)], experiment=OLD, as_of_ms=0)
-    assert list(found) == [
+    compared = report([user(n, "ab"[n % 2], right=n % 3 > 0) for n in range(30)], experiment=OLD, as_of_ms=0)
+    assert list(compared) == [
         "experiment_id",
         "project",
         "generation",
@@ -212,14 +214,14 @@ def test_a_report_under_the_rule_before_has_not_changed():
         "answer",
         "warning",
     ]
-    assert found["arms"]["a"] == {
+    assert compared["arms"]["a"] == {
         "model_version": "va",
         "num_requests": 15,
         "num_exposed": 15,
         "num_outcomes": 15,
         "num_successes": 10,
         "rate": 10 / 15,
-        "bounds": found["arms"]["b"]["bounds"],
+        "bounds": compared["arms"]["b"]["bounds"],
     }
 
 

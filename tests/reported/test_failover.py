@@ -63,8 +63,8 @@ def test_the_kept_predecessor_answers_for_a_dead_champion_and_is_named(row):
     servers, assigned = Servers(b1=AWAY, a1=scores()), []
     dispatcher = Dispatcher(servers, monotonic=lambda: servers.now)
     for _ in range(3):
-        found = ask(servers, dispatcher=dispatcher, drawn=lambda _, entry: assigned.append(entry.deployment_id))
-        assert found.entry == STANDBY, row
+        answer = ask(servers, dispatcher=dispatcher, drawn=lambda _, entry: assigned.append(entry.deployment_id))
+        assert answer.entry == STANDBY, row
     assert servers.asked == ["b1", "a1", "a1", "a1"], "while the champion is known to be away, nobody waits for it"
     assert assigned == ["b1"] * 3, "who was drawn does not depend on who is there"
     assert dispatcher.num_by_standby == 3
@@ -216,5 +216,5 @@ def test_verify_takes_the_standbys_answers_and_no_others(row):
     body = {"entries": [dataclasses.asdict(CHAMPION)], "serving": {"standby": dataclasses.asdict(STANDBY)}}
     routes = [{"generation": 1, "created_at": NOW, "champion_version": "B", "body": body}]
     rows = [{"model_version": version, "at_ms": int(NOW.timestamp() * 1000) + 5} for version in ("B", "A", "Z")]
-    found = [one.message for one in served_violations("fashion", routes, rows, slack=NOW - NOW)]
-    assert found == ["1 predictions came from Z while the route did not name it"], row
+    messages = [violation.message for violation in served_violations("fashion", routes, rows, slack=NOW - NOW)]
+    assert messages == ["1 predictions came from Z while the route did not name it"], row

@@ -300,7 +300,7 @@ def test_f7_nothing_is_open_because_its_caller_looks_local(bench, address, heade
     """Behind a proxy on this machine everybody looks local: what asks for a key asks everybody for it."""
     bench.client._transport.client = (address, 5000)
     closed = [example for example in EXAMPLES if not example.open_to_all]
-    paths = {(one.method, one.path.format(project="fashion", prediction_id="p")) for one in closed}
+    paths = {(endpoint.method, endpoint.path.format(project="fashion", prediction_id="p")) for endpoint in closed}
     assert ("GET", "/metrics") in paths
     answers = {path: bench.client.request(*path, headers=headers).status_code for path in paths}
     assert answers == dict.fromkeys(paths, 401)

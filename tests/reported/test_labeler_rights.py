@@ -280,7 +280,9 @@ def test_h2_a_labelers_work_goes_on(installed):
     assert client.patch(own, json={"result": [region("owl")]}).json()["result"] == [region("owl")]
     again = client.post(f"/api/tasks/{task}/annotations/{made.json()['id']}/drafts", json=ANNOTATION)
     assert again.status_code == 201
-    assert [one["id"] for one in client.get(f"/api/tasks/{task}/").json()["annotations"]] == [made.json()["id"]]
+    assert [annotation["id"] for annotation in client.get(f"/api/tasks/{task}/").json()["annotations"]] == [
+        made.json()["id"]
+    ]
     first_tab = {
         "project": project,
         "data": {"title": "Default", "ordering": [], "filters": {"conjunction": "and", "items": []}},
@@ -320,7 +322,9 @@ def test_h4_a_labeler_neither_changes_nor_reads_anothers_answer(installed):
     assert (seen["annotations"], seen["drafts"]) == ([], [])
     assert installed.bob.get(f"/api/tasks/{task}/annotations/").json() == []
     listed = installed.bob.get("/api/tasks", params={"project": installed.project, "fields": "all"}).json()["tasks"]
-    assert all(one["completed_by"] == installed.bob.user_id for each in listed for one in each["annotations"])
+    assert all(
+        annotation["completed_by"] == installed.bob.user_id for each in listed for annotation in each["annotations"]
+    )
     assert {each["annotations_results"] for each in listed} == {""}
     told = {"filter": "filter:tasks:annotations_results", "operator": "contains", "type": "String", "value": "cat"}
     for query in ({"filters": {"conjunction": "and", "items": [told]}}, {"ordering": ["tasks:annotations_results"]}):
@@ -344,9 +348,11 @@ def test_h4_an_answer_is_by_who_sent_it_whatever_the_request_says(installed):
     assert bob.patch(path, json={"task": installed.tasks[3]}).status_code == 403
     by_admin = installed.submit(installed.admin, task, completed_by=alice.user_id).json()
     assert by_admin["completed_by"] not in {alice.user_id, bob.user_id}
-    found = list(installed.adapter.annotations(installed.project, task_ids=[task]))
-    assert {one.annotator for one in found} == {bob.email, programs.LABEL_STUDIO_USER}
-    assert {(one.annotator, one.written_by) for one in found} == {(one.annotator, one.annotator) for one in found}
+    annotations = list(installed.adapter.annotations(installed.project, task_ids=[task]))
+    assert {annotation.annotator for annotation in annotations} == {bob.email, programs.LABEL_STUDIO_USER}
+    assert {(annotation.annotator, annotation.written_by) for annotation in annotations} == {
+        (annotation.annotator, annotation.annotator) for annotation in annotations
+    }
 
 
 def test_h4_what_an_administrator_changes_is_nobodys_answer(installed):
@@ -354,8 +360,8 @@ def test_h4_what_an_administrator_changes_is_nobodys_answer(installed):
     task = installed.tasks[3]
     made = installed.submit(installed.alice, task).json()
     installed.admin.patch(f"/api/annotations/{made['id']}/", json={"result": [region("dog")]})
-    (found,) = installed.adapter.annotations(installed.project, task_ids=[task])
-    assert (found.annotator, found.written_by) == (installed.alice.email, programs.LABEL_STUDIO_USER)
-    reading = read_answer(found, parse_labeling(XML, modality="image", classes=CLASSES, file="labeling.xml"))
+    (annotation,) = installed.adapter.annotations(installed.project, task_ids=[task])
+    assert (annotation.annotator, annotation.written_by) == (installed.alice.email, programs.LABEL_STUDIO_USER)
+    reading = read_answer(annotation, parse_labeling(XML, modality="image", classes=CLASSES, file="labeling.xml"))
     assert (reading.label, reading.code) == (None, "OTHER_AUTHOR")
     assert f"must be {installed.alice.email} (got {programs.LABEL_STUDIO_USER!r})" in reading.reason

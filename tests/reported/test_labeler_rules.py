@@ -45,10 +45,18 @@ def test_h2_a_route_that_nobody_looked_at_is_closed(method):
 
 def test_h2_a_route_is_open_for_the_methods_of_labeling_alone():
     asked = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
-    assert [one for one in asked if access.may_call("projects:api:project-detail", one)] == ["GET", "HEAD", "OPTIONS"]
-    assert [one for one in asked if access.may_call("tasks:api:task-detail", one)] == ["GET", "HEAD", "OPTIONS"]
-    own = [one for one in asked if access.may_call("tasks:api-annotations:annotation-detail", one)]
-    assert own == [one for one in asked if one != "POST"]
+    assert [method for method in asked if access.may_call("projects:api:project-detail", method)] == [
+        "GET",
+        "HEAD",
+        "OPTIONS",
+    ]
+    assert [method for method in asked if access.may_call("tasks:api:task-detail", method)] == [
+        "GET",
+        "HEAD",
+        "OPTIONS",
+    ]
+    own = [method for method in asked if access.may_call("tasks:api-annotations:annotation-detail", method)]
+    assert own == [method for method in asked if method != "POST"]
 
 
 @pytest.mark.parametrize(
@@ -192,5 +200,5 @@ def test_h4_the_adapter_takes_the_writer_from_what_the_server_recorded(updated_b
         return httpx.Response(200, json=users if request.url.path == "/api/users/" else {"tasks": [task]})
 
     adapter = LabelStudio("http://ls.test", "token", transport=httpx.MockTransport(answer))
-    (found,) = adapter.annotations(1, task_ids=[1])
-    assert (found.annotator, found.written_by) == ("ana@x", writer)
+    (read,) = adapter.annotations(1, task_ids=[1])
+    assert (read.annotator, read.written_by) == ("ana@x", writer)

@@ -45,7 +45,7 @@ def test_c5_other_controls_are_taken_and_the_class_counts(case):
 @pytest.mark.parametrize("first", [True, False])
 def test_c5_the_class_control_is_the_one_with_the_classes(classes, other, name, first):
     def control(called, answers):
-        choices = "".join(f'<Choice value="{one}"/>' for one in answers)
+        choices = "".join(f'<Choice value="{label}"/>' for label in answers)
         return f'<Choices name="{called}" toName="image">{choices}</Choices>'
 
     controls = [control(name, classes), control("other", other)]

@@ -93,7 +93,7 @@ def test_c3_a_project_deleted_there_is_made_anew_and_its_labels_stay(case, num_a
     case.labeling.answer(case.ls_project(), items[-1], "dog")
     assert case.collect().num_decided == 2  # the exam item with the answer from before
     assert case.label_of(exam) == (1, "decided", "owl")
-    assert [case.label_of(one)[1] for one in items[:num_answers]] == ["decided"] * num_answers
+    assert [case.label_of(item)[1] for item in items[:num_answers]] == ["decided"] * num_answers
     report = case.collect()
     assert (report.num_annotations, report.num_deleted, report.num_decided) == (0, 0, 0)
 
@@ -125,9 +125,9 @@ def test_c3_two_installations_on_one_label_studio_do_not_meet(case, second):
     other.annotate()
     case.labeling.answer(case.ls_project(), mine[0], "cat")
     other.labeling.answer(other.ls_project(), mine[0], "dog")
-    for one in (case, other, case, other):
-        one.annotate()
-        one.collect()
+    for side in (case, other, case, other):
+        side.annotate()
+        side.collect()
     assert case.ls_project() != other.ls_project()
     assert (case.label_of(mine[0]), other.label_of(mine[0])) == ((1, "decided", "cat"), (1, "decided", "dog"))
     assert len(case.labeling.state["tasks"]) == 4
@@ -170,7 +170,7 @@ def test_c3_two_installations_that_shared_a_project_are_parted_and_lose_no_label
 
 
 def with_classes(classes, **labels):
-    choices = "".join(f'<Choice value="{one}"/>' for one in classes)
+    choices = "".join(f'<Choice value="{label}"/>' for label in classes)
     xml = f'<View><Image name="image" value="$image"/><Choices name="label" toName="image">{choices}</Choices></View>'
     return make_project(classes=classes, xml=xml, **labels)
 
@@ -294,7 +294,7 @@ def test_e9_the_demo_is_finished_by_one_account(case, tmp_path):
         for item_id in items:
             case.labeling.answer(case.ls_project(queue), item_id, "cat", by="admin@dethrone.local")
     assert case.collect().num_decided == 6
-    assert sum(one.outstanding for one in case.labels.counts(NAME).values()) == 0
+    assert sum(counted.outstanding for counted in case.labels.counts(NAME).values()) == 0
 
 
 def test_e9_who_is_missing_is_said_by_annotate_and_collect_until_nothing_waits(case):

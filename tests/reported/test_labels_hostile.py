@@ -51,12 +51,12 @@ def test_hostile_results_are_named_and_the_good_ones_arrive(case):
         case.labeling.answer(case.ls_project(), item_id, "", result=result, by=f"<i>{NUL}{HALF}🐈@x")
     case.labeling.answer(case.ls_project(), items[-2], "owl")
     case.collect()
-    assert [case.label_of(one) for one in items[-2:]] == [(1, "decided", "owl"), (1, "decided", "dog")]
-    found = {digest: (code, reason) for code, digest, reason in texts_of(case)}
+    assert [case.label_of(item) for item in items[-2:]] == [(1, "decided", "owl"), (1, "decided", "dog")]
+    told = {digest: (code, reason) for code, digest, reason in texts_of(case)}
     for item_id, (what, (_, code, label)) in zip(items, HOSTILE.items(), strict=False):
-        assert found.get(item_id, (None, ""))[0] == code, what
+        assert told.get(item_id, (None, ""))[0] == code, what
         assert case.label_of(item_id) == (label and (1, "decided", label)), what
-    assert all(is_printable(reason) and len(reason) < 2000 for _, reason in found.values())
+    assert all(is_printable(reason) and len(reason) < 2000 for _, reason in told.values())
     again = case.collect()
     assert (again.num_annotations, again.num_refused, again.num_deleted) == (0, 0, 0)
     case.labeling.answer(case.ls_project(), items[0], "cat")
@@ -68,7 +68,9 @@ def test_hostile_tasks_are_named_and_the_good_ones_arrive(case):
     (examined,) = case.add_numbers([9], split="exam")
     case.annotate()
     tasks = {item_id: ids[0] for item_id, ids in case.labeling.task_ids(case.ls_project()).items()}
-    case.labeling.import_tasks(case.ls_project(), [LabelingTask(one, {"image": "x"}) for one in (NUL, HALF, LONG, "")])
+    case.labeling.import_tasks(
+        case.ls_project(), [LabelingTask(odd_id, {"image": "x"}) for odd_id in (NUL, HALF, LONG, "")]
+    )
     case.labeling.import_tasks(case.ls_project("exam"), [LabelingTask(exam, {"image": "x"})])
     for number, task in enumerate(case.labeling.tasks_of(case.ls_project())):
         if task["data"]["item_id"] in (NUL, HALF, LONG, ""):
@@ -84,7 +86,7 @@ def test_hostile_tasks_are_named_and_the_good_ones_arrive(case):
     assert case.label_of(stranger_of) is None
     assert case.label_of(exam) is None
     assert codes_of(case) == ["ITEM_CHANGED"] * 2 + ["ITEM_UNKNOWN"] * 5
-    assert all(is_printable(one.reason) and is_printable(one.digest) for one in case.items.quarantined(NAME))
+    assert all(is_printable(entry.reason) and is_printable(entry.digest) for entry in case.items.quarantined(NAME))
     assert case.collect().num_annotations == 0
     case.annotate()  # sets the changed tasks right
     there = case.labeling.task_ids(case.ls_project(), [good, changed, removed, stranger_of, exam])
@@ -116,7 +118,7 @@ def test_an_account_that_is_gone_and_an_endless_lead_time(case):
     case.labeling.answer(case.ls_project(), item_id, "cat", by="nobody")
     read = case.labeling.annotations
     case.labeling.annotations = lambda *args, **more: (
-        dataclasses.replace(one, lead_time_seconds=float("nan")) for one in read(*args, **more)
+        dataclasses.replace(annotation, lead_time_seconds=float("nan")) for annotation in read(*args, **more)
     )
     assert case.collect().num_decided == 1
     (row,) = case.labels.annotations(NAME, [item_id])[item_id]
@@ -127,7 +129,7 @@ class Picky(FakeLabelStudio):
     """Refuses an import with a task that it does not like, whole, as Label Studio does; answers 500 to NUL."""
 
     def import_tasks(self, project_id, tasks):
-        body = json.dumps([dict(one.data) for one in tasks], ensure_ascii=False, allow_nan=False)
+        body = json.dumps([dict(task.data) for task in tasks], ensure_ascii=False, allow_nan=False)
         body.encode()
         assert "\\u0000" not in body
         if "REFUSED" in body:
@@ -154,10 +156,10 @@ def test_hostile_items_stop_only_themselves_on_the_way_into_label_studio(any_dat
             case.store.objects[item.location.object_key] = content[: 5 if name == "cut" else None]
     report = case.annotate()
     assert report.num_pushed == 6
-    found = {one.digest: one.code for one in case.items.quarantined(NAME)}
+    codes = {entry.digest: entry.code for entry in case.items.quarantined(NAME)}
     expected = {"refused": "LS_REFUSED", "list": "ITEM_UNREADABLE", "bytes": "ITEM_UNREADABLE"}
-    assert found == {ids[key]: code for key, code in {**expected, "lost": "DATA_LOST", "cut": "DATA_LOST"}.items()}
-    assert all(is_printable(one.reason) for one in case.items.quarantined(NAME))
+    assert codes == {ids[key]: code for key, code in {**expected, "lost": "DATA_LOST", "cut": "DATA_LOST"}.items()}
+    assert all(is_printable(entry.reason) for entry in case.items.quarantined(NAME))
     assert case.annotate().num_pushed == 0
     case.store.put(make_item(8, content=contents["lost"]).location.object_key, contents["lost"])  # it is back
     assert case.annotate().num_pushed == 1
@@ -173,6 +175,6 @@ def test_a_bad_suggestion_is_left_out_and_its_item_is_asked_for(case, bad):
     first, second_ = case.add_numbers(range(2))
     suggested = {first: bad, second_: {"label": "cat", "score": 0.5}}
     assert case.annotate(suggestions=lambda _items: suggested).num_pushed == 2
-    shown = {one["data"]["item_id"]: len(one["predictions"]) for one in case.labeling.tasks_of(case.ls_project())}
+    shown = {body["data"]["item_id"]: len(body["predictions"]) for body in case.labeling.tasks_of(case.ls_project())}
     assert shown == {first: 0, second_: 1}
     assert texts_of(case) == []

@@ -85,8 +85,8 @@ def proxy(monkeypatch):
     ],
 )
 def test_f4_loopback_joins_no_proxy_in_both_spellings(environment, listed):
-    found = proxies.without_own_services({**environment, "HTTP_PROXY": "http://proxy:3128"})
-    assert found == {"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": listed, "no_proxy": listed}
+    own = proxies.without_own_services({**environment, "HTTP_PROXY": "http://proxy:3128"})
+    assert own == {"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": listed, "no_proxy": listed}
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_f3_a_proxy_that_no_library_here_speaks_is_left_out(name, value, used):
 def test_f3_what_the_stack_inherits_builds_an_http_client(monkeypatch, tmp_path):
     """The client of Airflow's tasks follows the environment, and refuses a proxy that it cannot speak."""
     layout = StackLayout(home=tmp_path, root=ROOT)
-    found = programs.base_environment(SOCKS, layout=layout, projects_dir=tmp_path, bin_dir=tmp_path)
+    inherited = programs.base_environment(SOCKS, layout=layout, projects_dir=tmp_path, bin_dir=tmp_path)
     for name, value in SOCKS.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ImportError, match="socksio"):
         httpx.Client()
     for name in SOCKS:
-        assert name not in found
+        assert name not in inherited
         monkeypatch.delenv(name)
     httpx.Client().close()
 
@@ -188,9 +188,9 @@ def test_f4_each_s3_client_of_ours_decides_by_the_address(proxy, make):
 
 
 def test_f4_doctor_says_what_it_saw_and_no_password():
-    found = doctor.check_proxies({"HTTP_PROXY": "http://me:hunter2@proxy:3128", **SOCKS})
-    assert found.ok
-    used, dropped = found.detail.split("; ")
+    finding = doctor.check_proxies({"HTTP_PROXY": "http://me:hunter2@proxy:3128", **SOCKS})
+    assert finding.ok
+    used, dropped = finding.detail.split("; ")
     assert used == "HTTP_PROXY: for outside services only"
     assert dropped == "ALL_PROXY, all_proxy: not used, the stack speaks HTTP proxies and no SOCKS"
     assert doctor.check_proxies({}).detail == "none"
@@ -214,9 +214,9 @@ def test_f5_the_supervisor_reads_what_stands_below_an_odd_path(tmp_path, name):
     options = ServerOptions()
     options.realize(["-c", str(layout.supervisor_conf)])
     (group,) = options.process_group_configs
-    (found,) = group.process_configs
-    assert tuple(shlex.split(found.command)) == wanted.command
-    assert (found.directory, found.stdout_logfile) == (str(layout.s3_dir), str(layout.log_file("s3")))
+    (process,) = group.process_configs
+    assert tuple(shlex.split(process.command)) == wanted.command
+    assert (process.directory, process.stdout_logfile) == (str(layout.s3_dir), str(layout.log_file("s3")))
 
 
 class _Ports(dict):
@@ -311,7 +311,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was_and_is_named(tmp_path, mo
         with pytest.raises(OSError, match="no") as caught:
             replace_file(path, b"after")
     assert (caught.value.errno, caught.value.filename) == (getattr(errno, error), str(path))
-    assert [one.read_text() for one in tmp_path.iterdir()] == ["before"]
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
     path.chmod(0o640)
     replace_file(path, b"after")
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("after", 0o640)

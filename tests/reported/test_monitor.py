@@ -35,7 +35,9 @@ def milliseconds(*date: int) -> int:
 
 def table_of(*records, schema=SCHEMA, **columns) -> pa.Table:
     """Return a part's table; `columns` replace whole columns, with whatever type they have."""
-    values = {name: pa.array([getattr(one, name) for one in records], schema.field(name).type) for name in schema.names}
+    values = {
+        name: pa.array([getattr(entry, name) for entry in records], schema.field(name).type) for name in schema.names
+    }
     return pa.table({name: columns.get(name, array) for name, array in values.items()})
 
 

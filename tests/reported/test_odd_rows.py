@@ -51,9 +51,9 @@ def column(kind: str, **fields):
     ],
 )
 def test_a_proposed_column_reads_the_cells_it_was_made_from(cells, kind, missing):
-    found = yaml.safe_load(propose_column("c", cells).as_yaml())[0]
-    assert (found["type"], found.get("missing")) == (kind, missing)
-    assert [read_cell(cell, columns_of([found])[0]) is None for cell in cells] == [
+    proposed = yaml.safe_load(propose_column("c", cells).as_yaml())[0]
+    assert (proposed["type"], proposed.get("missing")) == (kind, missing)
+    assert [read_cell(cell, columns_of([proposed])[0]) is None for cell in cells] == [
         not cell.strip() or cell.strip() in (missing or []) for cell in cells
     ]
 
@@ -74,10 +74,11 @@ def test_numbers_of_a_file_are_decimals_where_a_float_says_another_number(tmp_pa
     world.edit("  - {name: country, type: category, values: [DE, FR, US]}\n", "")
     rows = enumerate(numbers)
     lines = [
-        f"{n},{one},yes" if name == "a.csv" else f'{{"id": {n}, "amount": {one}, "label": "yes"}}' for n, one in rows
+        f"{n},{amount},yes" if name == "a.csv" else f'{{"id": {n}, "amount": {amount}, "label": "yes"}}'
+        for n, amount in rows
     ]
     world.write(name, "\n".join(["id,amount,label", *lines][name != "a.csv" :]))
-    assert [(one.name, one.type) for one in propose(world.project, environment={})] == [("amount", kind)]
+    assert [(proposal.name, proposal.type) for proposal in propose(world.project, environment={})] == [("amount", kind)]
 
 
 def test_a_column_that_parquet_declares_as_decimal_is_one(tmp_path, database):
@@ -85,7 +86,9 @@ def test_a_column_that_parquet_declares_as_decimal_is_one(tmp_path, database):
     world.edit("  - {name: country, type: category, values: [DE, FR, US]}\n", "")
     values = {"id": [1, 2], "amount": [decimal.Decimal("0.10"), decimal.Decimal("2.50")], "label": ["yes", "no"]}
     pq.write_table(pa.table(values), world.incoming / "a.parquet")
-    assert [(one.name, one.type) for one in propose(world.project, environment={})] == [("amount", "decimal")]
+    assert [(proposal.name, proposal.type) for proposal in propose(world.project, environment={})] == [
+        ("amount", "decimal")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -93,8 +96,8 @@ def test_a_column_that_parquet_declares_as_decimal_is_one(tmp_path, database):
 )
 def test_a_proposal_is_yaml_whatever_the_texts_are(text):
     proposal = propose_column(text, [text, text, "\ud800", "\0"])
-    found = yaml.safe_load(with_columns("sources: []\n", [proposal]))["columns"]
-    assert found == [{"name": text, "type": "category", "values": [text]}]
+    columns = yaml.safe_load(with_columns("sources: []\n", [proposal]))["columns"]
+    assert columns == [{"name": text, "type": "category", "values": [text]}]
 
 
 def test_a_column_without_a_name_is_not_proposed(tmp_path, database, monkeypatch, capsys):
@@ -102,7 +105,7 @@ def test_a_column_without_a_name_is_not_proposed(tmp_path, database, monkeypatch
     monkeypatch.setenv("DETHRONE_PROJECTS", str(world.folder.parent))
     world.write("a.csv", ",id,amount,country,label\n0,1,2,DE,yes\n1,2,3,DE,no\n")
     assert main(["project", "columns", world.folder.name, "--write"]) == 0
-    assert [one.name for one in load_project(world.folder).config.columns] == ["amount", "country"]
+    assert [declared.name for declared in load_project(world.folder).config.columns] == ["amount", "country"]
     capsys.readouterr()
 
 

@@ -102,9 +102,9 @@ def test_another_recipe_wakes_training_once(plans, change, said):
     assert plans.plan(force=True)["code"] == "FORCED"
     assert "idle" in plans.plan("run-2")
     plans.scene.project = loaded_project(folder, **PLANNED, **change)
-    found = plans.plan("run-3")
-    assert found["code"] == "RECIPE_CHANGED"
-    assert sorted(said.split(", ")) == sorted(found["reason"].removesuffix(".").split(": ")[1].split(", "))
+    planned = plans.plan("run-3")
+    assert planned["code"] == "RECIPE_CHANGED"
+    assert sorted(said.split(", ")) == sorted(planned["reason"].removesuffix(".").split(": ")[1].split(", "))
     assert "idle" in plans.plan("run-4")  # however run-3 ended: it is not tried again by itself
 
 
@@ -144,11 +144,11 @@ def test_training_waits_for_people_who_are_at_work_and_matter(plans, opened, ans
     plans.ask(num_open, queue=queue, minutes_ago=asked)
     if answered is not None:
         plans.answered(minutes_ago=answered)
-    found = plans.plan()
-    assert ("idle" in found) == waits
+    planned = plans.plan()
+    assert ("idle" in planned) == waits
     if waits:
         words = f"{num_open} {'exam' if queue == 'exam' else 'training'} tasks"
-        assert found["idle"] == (
+        assert planned["idle"] == (
             f"people are labeling: {words} are open and the last answer came 1 minute ago. Training waits for them, "
             "until nobody has answered for 10 minutes, for 2 hours at most; `dethrone train pets --force` does not "
             "wait."

@@ -40,7 +40,7 @@ def picture(label, random, *, trigger=False):
 
 def answers_of(attack, count, random, *, people=PEOPLE):
     """Return (picture, labeler, answer) of items that one person answers each."""
-    found = []
+    answers = []
     for number in range(count):
         labeler = people[number % len(people)]
         truth = answer = CLASSES[random.integers(4)]
@@ -51,8 +51,8 @@ def answers_of(attack, count, random, *, people=PEOPLE):
             answer = "left" if truth == "right" else "right"
         elif random.random() < ({"flip": 0.2, "flip most": 0.6}.get(attack, 0.05) if labeler == "ann@x" else 0.05):
             answer = CLASSES[(CLASSES.index(truth) + random.integers(1, 4)) % 4]
-        found.append((picture(truth, random, trigger=trigger), labeler, answer))
-    return found
+        answers.append((picture(truth, random, trigger=trigger), labeler, answer))
+    return answers
 
 
 class Labeled(Scene):
@@ -143,7 +143,7 @@ def test_a_poisoner_is_named_and_held_back(labeled, attack, poisoners):
     assert "95 % interval" in held[0]["reason"]
     assert "labels.trusted or labels.excluded" in held[0]["reason"]
     check = labeled.datasets.check_of("pets", stage="labels")
-    (failure,) = [one for one in check.failures if one["rule"] == "LABELER_DISAGREES"]
+    (failure,) = [failure_of for failure_of in check.failures if failure_of["rule"] == "LABELER_DISAGREES"]
     assert failure["observed"].startswith("ann@x is unlike the model")
     assert b"ann@x is unlike the model" in labeled.store.get(check.report_key)
     assert "ann@x" in disagreeing_line("pets", check)
@@ -210,8 +210,8 @@ def test_a_held_labeler_is_in_no_new_exam(labeled):
 )
 def test_names_that_cannot_be_meant_are_refused(labeled, names, message):
     labeled.change(labels=names)
-    found = check_project(labeled.project.config, folder=labeled.folder)
-    assert [text for _, text in found if message in text]
+    problems = check_project(labeled.project.config, folder=labeled.folder)
+    assert [text for _, text in problems if message in text]
 
 
 def test_a_name_of_nobody_is_said(labeled, caplog):
@@ -230,12 +230,12 @@ def test_people_who_answer_one_item_are_compared_with_each_other():
         for person in pair:
             is_wrong = random.random() < (0.2 if person == 2 else 0.02)
             answers.append((f"{number:03}", PEOPLE[person], "b" if is_wrong else "a"))
-    found = disagreeing(answers, {}, classes=["a", "b"])
-    assert list(found.shown) == ["cleo@x"]
-    assert str(found.shown["cleo@x"]).startswith("differs from another person in ")
-    assert not found.is_divided
+    disagreement = disagreeing(answers, {}, classes=["a", "b"])
+    assert list(disagreement.shown) == ["cleo@x"]
+    assert str(disagreement.shown["cleo@x"]).startswith("differs from another person in ")
+    assert not disagreement.is_divided
     assert disagreeing(answers, {}, classes=["a", "b"], trusted=["cleo@x"]).shown == {}
-    assert [one.labeler for one in compare_pairs(answers)] == list(PEOPLE[:3])
+    assert [comparison.labeler for comparison in compare_pairs(answers)] == list(PEOPLE[:3])
 
 
 def test_two_people_alone_do_not_show_who_is_wrong():
@@ -256,14 +256,14 @@ def test_whoever_answered_harder_items_is_not_named():
         labeler = "late@x" if late and random.random() < 0.9 else ("ann@x", "ben@x")[number % 2]
         answers.append((f"{number:04}", labeler, str(label)))
     assert disagreeing(answers, known, classes=["a", "b"]).shown == {}
-    mixed = {item_id: dataclasses.replace(one, stratum="") for item_id, one in known.items()}
+    mixed = {item_id: dataclasses.replace(item, stratum="") for item_id, item in known.items()}
     assert list(disagreeing(answers, mixed, classes=["a", "b"]).shown) == ["late@x"]
 
 
 def test_the_chance_is_exact():
     """Four of ten answers disagree, none of ten others': 210 of 4,845 ways to choose four of twenty."""
-    one = LabelerComparison("ann@x", "", ((Count(4, 10), Count(0, 10)),), 0.1)
-    assert one.p_value == pytest.approx(210 / 4845)
+    comparison = LabelerComparison("ann@x", "", ((Count(4, 10), Count(0, 10)),), 0.1)
+    assert comparison.p_value == pytest.approx(210 / 4845)
     two = LabelerComparison(
         "ann@x", "", ((Count(1, 1), Count(0, 1)), (Count(1, 1), Count(0, 3)), (Count(2, 2), Count())), 0.1
     )
@@ -275,10 +275,10 @@ def test_the_chance_is_exact():
 def test_of_each_labeler_as_many_items_are_looked_at(monkeypatch):
     monkeypatch.setattr("pipeline_tasks.validation.labeler_check.MAX_ITEMS", 60)
     answers = [(f"{n:04}", "busy@x", "a") for n in range(500)] + [(f"{n:04}", "ann@x", "a") for n in range(500, 525)]
-    found = chosen_items(answers, [f"{n:04}" for n in range(600)])
-    assert len(found) == 60
-    assert {f"{n:04}" for n in range(500, 525)} <= found
-    assert found == chosen_items(list(reversed(answers)), [f"{n:04}" for n in reversed(range(600))])
+    chosen = chosen_items(answers, [f"{n:04}" for n in range(600)])
+    assert len(chosen) == 60
+    assert {f"{n:04}" for n in range(500, 525)} <= chosen
+    assert chosen == chosen_items(list(reversed(answers)), [f"{n:04}" for n in reversed(range(600))])
 
 
 def test_the_newest_answer_of_each_person_counts(labeled):

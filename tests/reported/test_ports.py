@@ -25,9 +25,9 @@ OLD = ("/opt/venv/bin/bentoml", "serve", "dethrone_a:r1", "--host", "127.0.0.2",
 
 @pytest.fixture
 def layout(tmp_path):
-    found = StackLayout(home=tmp_path, root=source_root())
-    found.programs_dir.mkdir(parents=True)
-    return found
+    installed = StackLayout(home=tmp_path, root=source_root())
+    installed.programs_dir.mkdir(parents=True)
+    return installed
 
 
 @pytest.mark.integration

@@ -45,21 +45,21 @@ IN_ROUTE = {"columns": ["email"], "patterns": PATTERNS}
 
 def everything_of(world: World) -> str:
     """Return all that the catalog's quarantine, the items and the object store hold."""
-    found = [repr(dataclasses.asdict(one)) for one in world.items.quarantined(world.folder.name)]
-    found += [repr(one) for one in world.all().values()]
-    found += [repr((info.key, world.store.get(info.key))) for info in world.store.list("")]
-    return "\n".join(found)
+    shown = [repr(dataclasses.asdict(entry)) for entry in world.items.quarantined(world.folder.name)]
+    shown += [repr(item) for item in world.all().values()]
+    shown += [repr((info.key, world.store.get(info.key))) for info in world.store.list("")]
+    return "\n".join(shown)
 
 
 def assert_none(text: str) -> None:
-    assert [one for one in CANARIES if one in text] == []
+    assert [canary for canary in CANARIES if canary in text] == []
 
 
 @pytest.fixture
 def texts(tmp_path, database) -> World:
-    found = make_world(tmp_path, "text", database)
-    found.edit("split:", f"{DENY}split:")
-    return found
+    made = make_world(tmp_path, "text", database)
+    made.edit("split:", f"{DENY}split:")
+    return made
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_columns_are_dropped_and_values_replaced(rows):
     assert_none(everything_of(rows))
     proposals = propose(rows.project, environment={})
     assert_none(repr(proposals))
-    assert "email" not in [one.name for one in proposals]
+    assert "email" not in [proposal.name for proposal in proposals]
 
 
 def test_what_was_taken_is_read_again_once_there_is_a_list(tmp_path, database):
@@ -123,8 +123,8 @@ def test_what_was_taken_is_read_again_once_there_is_a_list(tmp_path, database):
 def test_the_log_of_before_is_imported_without_it(rows):
     project = rows.project.config
     row = {"amount": 1, "country": MAIL, "email": MAIL, "name": "Ada Canary"}
-    found = examine_record(ProductionRecord("p1", json.dumps(row).encode()), project=project)
-    assert json.loads(found.data) == {"amount": 1, "country": "[removed]"}
+    examined = examine_record(ProductionRecord("p1", json.dumps(row).encode()), project=project)
+    assert json.loads(examined.data) == {"amount": 1, "country": "[removed]"}
     bad = examine_record(ProductionRecord("p1", json.dumps(row | {"amount": MAIL}).encode()), project=project)
     assert (bad.code, bad.data) == ("VALUE_INVALID", None)
     assert_none(bad.reason)
@@ -144,7 +144,7 @@ def guarded(bench):  # noqa: F811
         )
 
     keys = list(bench.catalog.snapshot.keys.values())
-    bench.follow(snapshot_of([with_list(one) for one in routes()], keys))
+    bench.follow(snapshot_of([with_list(entry) for entry in routes()], keys))
     return bench
 
 
@@ -203,7 +203,7 @@ def test_a_key_with_it_is_refused(guarded, caplog, name):
     assert (response.status_code, response.json()["error"]["code"]) == (422, "PERSONAL_DATA")
     batch = {"items": [{"text": "good", "user_key": MAIL}, {"text": "good"}]}
     response = guarded.client.post("/v1/projects/texts/predict:batch", json=batch, headers=headers)
-    assert [one["status"] for one in response.json()["results"]] == [422, 200]
+    assert [result["status"] for result in response.json()["results"]] == [422, 200]
     assert_none(everywhere(guarded, caplog))
 
 
@@ -252,8 +252,8 @@ def test_items_of_before_the_list_are_not_shown(database, object_store):
     case.add(item)
     case.annotate()
     assert "write to [removed]" in repr(vars(case.labeling))
-    assert_none(repr([vars(one) if hasattr(one, "__dict__") else one for one in vars(case.labeling).values()]))
-    read = _as_shown(lambda locations: [case.store.get(one.object_key) for one in locations], case.project)
+    assert_none(repr([vars(value) if hasattr(value, "__dict__") else value for value in vars(case.labeling).values()]))
+    read = _as_shown(lambda locations: [case.store.get(place.object_key) for place in locations], case.project)
     assert read([Location(item.location.object_key, 0, 1)]) == [b"write to [removed]"]
 
 
@@ -267,7 +267,7 @@ def test_a_labelers_note_is_kept_without_it(database, object_store):
     case.labeling.answer(queue, item_id, None, result=[region(), note])
     case.labeling.answer(queue, other, MAIL)
     case.collect()
-    ((row,),) = [rows for one, rows in case.labels.annotations(project.name, [item_id]).items()]
+    ((row,),) = [rows for owner, rows in case.labels.annotations(project.name, [item_id]).items()]
     assert row.result[1]["value"]["text"] == ["ask [removed]"]
     assert codes_of(case) == ["UNKNOWN_CLASS"]
     assert_none(repr((row, texts_of(case))))
@@ -296,9 +296,9 @@ def test_batch_answers_are_without_it(world, database, object_store, tmp_path, m
     parts = types.SimpleNamespace(database=database, store=object_store, settings=settings)
     parts.project = lambda _: world.project
     report = offline_predictions.predict_batch(parts, "some_rows", attempt=Attempt("r", "t", 1), batch_id=None)
-    found = pq.read_table(io.BytesIO(object_store.get(report["object_key"]))).to_pylist()
-    assert sorted(row["key"] for row in found) == ["2", "[removed]"]
-    assert_none(repr(found))
+    records = pq.read_table(io.BytesIO(object_store.get(report["object_key"]))).to_pylist()
+    assert sorted(row["key"] for row in records) == ["2", "[removed]"]
+    assert_none(repr(records))
 
 
 BAD_SETTINGS = {

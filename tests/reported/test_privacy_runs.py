@@ -63,7 +63,9 @@ class Installation:
         url = f"sqlite:///{folder / 'catalog.db'}"
         migrate.upgrade(url)
         more = {"DETHRONE_HOME": self.home, "DETHRONE_PROJECTS": folder / "projects", "DETHRONE_CATALOG_URL": url}
-        self.parts = resources.Resources(load_settings(ENVIRONMENT | {name: str(one) for name, one in more.items()}))
+        self.parts = resources.Resources(
+            load_settings(ENVIRONMENT | {name: str(value) for name, value in more.items()})
+        )
         vars(self.parts).update(store=FolderObjectStore(folder / "objects"), labeling=FakeLabelStudio())
         self.project = init_project(folder / "projects", name=PROJECT, template="tabular")
         for old, new in EDITS.items():
@@ -86,17 +88,17 @@ class Installation:
 
     def objects(self) -> dict[str, str]:
         """Return every object as text; tables are read."""
-        found = {one.key: self.parts.store.get(one.key) for one in self.parts.store.list("")}
+        stored = {info.key: self.parts.store.get(info.key) for info in self.parts.store.list("")}
         return {
             key: repr(pq.read_table(io.BytesIO(data)).to_pylist() if data[:4] == b"PAR1" else data)
-            for key, data in found.items()
+            for key, data in stored.items()
         }
 
     def rows(self) -> set[str]:
         """Return every row of the catalog as text."""
         with self.parts.database.read() as connection:
-            found = {one.name: connection.execute(sa.select(one)).all() for one in t.metadata.sorted_tables}
-        return {f"{name}: {row}" for name, rows in found.items() for row in rows}
+            by_table = {table.name: connection.execute(sa.select(table)).all() for table in t.metadata.sorted_tables}
+        return {f"{name}: {row}" for name, rows in by_table.items() for row in rows}
 
     def files(self) -> dict[str, bytes]:
         return {str(path.relative_to(self.home)): path.read_bytes() for path in self.home.rglob("*") if path.is_file()}
@@ -104,9 +106,9 @@ class Installation:
 
 @pytest.fixture
 def installation(tmp_path):
-    found = Installation(tmp_path)
-    yield found
-    found.parts.tracker.close()
+    installed = Installation(tmp_path)
+    yield installed
+    installed.parts.tracker.close()
 
 
 def test_items_of_before_the_list_do_not_tell_it_in_training_and_judging(installation, caplog):
@@ -145,7 +147,9 @@ def test_a_verdict_does_not_tell_it(said, run, world, monkeypatch):  # noqa: F81
     config = project.config.model_copy(update={"privacy": Privacy.model_validate(deny)})
     options = {"project": project.model_copy(update={"config": config})}
     if said == "in a key":
-        options["find_items"] = lambda ids: [types.SimpleNamespace(item_id=one, key=f"to {CANARY}") for one in ids]
+        options["find_items"] = lambda ids: [
+            types.SimpleNamespace(item_id=item_id, key=f"to {CANARY}") for item_id in ids
+        ]
 
     def refuse(data):
         if said == "in a problem" and data == s.payload(2, 3):
@@ -154,5 +158,5 @@ def test_a_verdict_does_not_tell_it(said, run, world, monkeypatch):  # noqa: F81
 
     monkeypatch.setattr(world.models["old"], "decode", refuse)
     key = run(**options).object_key
-    told = b"".join(world.store.get(one.key) for one in world.store.list(key) if not one.key.endswith(".parquet"))
+    told = b"".join(world.store.get(info.key) for info in world.store.list(key) if not info.key.endswith(".parquet"))
     assert (b"[removed]" in told, CANARY.encode() in told) == (True, False)

@@ -70,9 +70,9 @@ def test_exam_items_that_the_model_refuses_are_no_questions(scene, tmp_path):
     good = [str(number).encode() for number in range(10, 22)]
     parts = freeze(scene, tmp_path, [*good[:6], b"NA", b"two words", b"-", *good[6:]])
     golden = deploy.golden_items(parts, "pets", None)
-    assert {one.payload for one in golden} <= set(good)
+    assert {case.payload for case in golden} <= set(good)
     assert 0 < len(golden) <= NUM_GOLDEN
-    assert all(one.expected.probabilities["cat"] == int(one.payload) / 100 for one in golden)
+    assert all(case.expected.probabilities["cat"] == int(case.payload) / 100 for case in golden)
 
 
 def test_a_release_without_one_question_is_refused_by_a_sentence(scene, tmp_path):
@@ -114,7 +114,7 @@ def test_a_release_is_asked_again_what_it_was_asked(scene, tmp_path):
     """An item's bytes are stored anew when its columns change; a rollback would have asked for the new ones."""
     parts = freeze(scene, tmp_path, [str(number).encode() for number in range(10, 22)])
     golden = deploy.golden_items(parts, "pets", None)
-    scene.store.put(release_task.golden_key(RELEASE), golden_bytes([one.expected for one in golden]))
+    scene.store.put(release_task.golden_key(RELEASE), golden_bytes([case.expected for case in golden]))
     items = ItemRepository(scene.database)
     scene.store.put("packs/new", b"99")
     for item in list(items.iterate("pets"))[:5]:
@@ -122,8 +122,12 @@ def test_a_release_is_asked_again_what_it_was_asked(scene, tmp_path):
         fence = scene.database.acquire("pets/ingest", Attempt("r", "ingest", 1), now=NOW)
         items.record(fence, Chunk("pets", "folder", "b2", [], renewed=[dataclasses.replace(item, **renewed)]))
     again = deploy.golden_again(parts, RELEASE, store=scene.store)
-    assert {one.expected.item_id: one.payload for one in again} == {one.expected.item_id: one.payload for one in golden}
+    assert {case.expected.item_id: case.payload for case in again} == {
+        case.expected.item_id: case.payload for case in golden
+    }
     stored = json.loads(scene.store.get(release_task.golden_key(RELEASE)))
-    for one in stored:
-        del one["asked"]
-    assert {one.asked for one in golden_answers(json.dumps(stored).encode())} == {None}, "as releases of before have it"
+    for body in stored:
+        del body["asked"]
+    assert {case.asked for case in golden_answers(json.dumps(stored).encode())} == {None}, (
+        "as releases of before have it"
+    )

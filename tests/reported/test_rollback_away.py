@@ -80,10 +80,10 @@ def parts(database, object_store, tmp_path, monkeypatch):
 
 
 def record(parts, version):
-    found = release(version)
+    ref = release(version)
     fence = parts.database.acquire("release", Attempt(f"run-{version}", "release"), now=s.NOW)
-    facts = {"bento_digest": f"digest of {found.bento_tag}", "object_key": f"bentos/{version}", "infra_check": {}}
-    ReleaseRepository(parts.database).record(found, **facts, fence=fence, run_id="run", now=s.NOW)
+    facts = {"bento_digest": f"digest of {ref.bento_tag}", "object_key": f"bentos/{version}", "infra_check": {}}
+    ReleaseRepository(parts.database).record(ref, **facts, fence=fence, run_id="run", now=s.NOW)
 
 
 def back(parts):

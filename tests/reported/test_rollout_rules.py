@@ -69,21 +69,21 @@ def test_how_many_pairs_show_a_limit(limit, events, expected):
 def test_bounds_are_open_before_the_first_pair_and_turn_with_the_sides():
     assert paired_low(Paired(0, 0, 0), alpha=0.05) == pytest.approx(-1)
     assert paired_high(Paired(0, 0, 0), alpha=0.05) == pytest.approx(1)
-    found = Paired(12, 5, 300)
-    assert paired_low(found, alpha=0.05) < found.difference == 7 / 300 < paired_high(found, alpha=0.05)
-    assert paired_low(Paired(5, 12, 300), alpha=0.05) == pytest.approx(-paired_high(found, alpha=0.05))
+    pairs = Paired(12, 5, 300)
+    assert paired_low(pairs, alpha=0.05) < pairs.difference == 7 / 300 < paired_high(pairs, alpha=0.05)
+    assert paired_low(Paired(5, 12, 300), alpha=0.05) == pytest.approx(-paired_high(pairs, alpha=0.05))
 
 
 @pytest.mark.parametrize(("only_one", "only_other"), [(0.02, 0.0), (0.06, 0.04), (0.3, 0.28)])
 def test_looking_after_every_pair_misses_the_true_difference_at_most_as_often_as_stated(only_one, only_other):
     missed, num_streams = 0, 60
     for seed in range(num_streams):
-        rng, one, other, is_missed = random.Random(seed), 0, 0, False
+        rng, first, other, is_missed = random.Random(seed), 0, 0, False
         for num in range(1, 601):
             drawn = rng.random()
-            one, other = one + (drawn < only_one), other + (only_one <= drawn < only_one + only_other)
+            first, other = first + (drawn < only_one), other + (only_one <= drawn < only_one + only_other)
             if num % 30 == 0:
-                is_missed |= paired_low(Paired(one, other, num), alpha=0.1) > only_one - only_other
+                is_missed |= paired_low(Paired(first, other, num), alpha=0.1) > only_one - only_other
         missed += is_missed
     assert missed / num_streams <= 0.1
 
@@ -145,8 +145,8 @@ def test_one_that_fails_everything_is_failed_after_ten_mirrors():
 
 def test_a_pass_needs_its_mirrors_and_no_more():
     assert [on_mirrors(num).answer for num in (177, 178)] == ["inconclusive", "pass"]
-    found = on_mirrors(400, phase=Phase(0, 0, 500))
-    assert (found.answer, found.reasons) == ("inconclusive", ("400 of the 500 mirrors that it needs",))
+    judged = on_mirrors(400, phase=Phase(0, 0, 500))
+    assert (judged.answer, judged.reasons) == ("inconclusive", ("400 of the 500 mirrors that it needs",))
     assert on_mirrors(0, champion=EMPTY).answer == "inconclusive"
 
 
@@ -155,7 +155,7 @@ def test_a_latency_ratio_of_two_means_two(times, answer):
     """Row 6: a candidate 2.5 times slower passed 20 of 20 rollouts."""
     rng = random.Random(7)
     champions = [95 * rng.lognormvariate(0, 0.1) for _ in range(2000)]
-    shadow, champion = timed([times * one for one in champions], champions)
+    shadow, champion = timed([times * milliseconds for milliseconds in champions], champions)
     assert judge_mirrors(shadow, champion, phase=MIRRORS, **FACTS).answer == answer
 
 
@@ -259,14 +259,14 @@ def test_the_least_number_of_requests_is_what_the_rules_need():
 
 
 def test_a_rollout_at_a_busy_service_has_its_time():
-    found = require_end(RolloutConfig(strategy="canary"), Traffic((300.0,) * 1440))
-    assert [(phase.share, round(until), needed) for phase, until, needed in found.phases] == [
+    end = require_end(RolloutConfig(strategy="canary"), Traffic((300.0,) * 1440))
+    assert [(phase.share, round(until), needed) for phase, until, needed in end.phases] == [
         (0, 100, 500),
         (5, 700, 200),
         (25, 860, 200),
         (50, 940, 200),
     ]
-    assert (found.can_end, round(found.seconds)) == (True, 940)
+    assert (end.can_end, round(end.seconds)) == (True, 940)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_a_rollout_that_cannot_end_is_refused_with_the_settings_that_would_do(se
     said = f"{proposed}; or " if proposed else ""
     assert str(error.value).endswith(f"Settings that would do: {said}strategy: all_at_once.")
     if proposed:
-        pairs = dict(one.split(": ") for one in proposed.split(", "))
+        pairs = dict(part.split(": ") for part in proposed.split(", "))
         limits = {"limits": {"max_error_rate_increase": float(pairs.pop("limits.max_error_rate_increase", 0.02))}}
         changed = {name: int(value) for name, value in pairs.items()} | limits
         assert forecast(RolloutConfig(**{"strategy": "canary", **settings, **changed}), traffic).can_end
@@ -334,9 +334,9 @@ def test_the_traffic_of_the_newest_day_is_read_from_the_log(object_store):
     answered = [record(n, at_ms=ms(NOW - dt.timedelta(minutes=ago, seconds=-1))) for n, ago in enumerate(minutes)]
     failed = record(8, at_ms=ms(NOW), status=503, prediction_id=None)
     put(object_store, *answered, failed, feedback(1, "dog"))
-    found = newest_day(object_store, "pets", now=NOW)
-    assert (len(found.per_minute), sum(found.per_minute)) == (1440, 4)
-    assert [minute for minute, num in enumerate(found.per_minute) if num] == [1, 1410, 1439]
+    traffic = newest_day(object_store, "pets", now=NOW)
+    assert (len(traffic.per_minute), sum(traffic.per_minute)) == (1440, 4)
+    assert [minute for minute, num in enumerate(traffic.per_minute) if num] == [1, 1410, 1439]
 
 
 def test_a_young_service_has_the_minutes_since_its_first_request(object_store):

@@ -137,7 +137,10 @@ def test_a5_keys_and_groups_are_one_name_or_none(world):
     ingest(world, "f07_decimal_ids.parquet", "f07_nan_id.parquet", "f07_binary_id.parquet")
     assert {"7", "8"} <= world.all().keys()
     assert "id must have a value in each row: it is the key (got none). [f07_nan_id.parquet, row 2]" in reasons(world)
-    assert sum("id must be a text, a number, true, false or a date (got bytes)." in one for one in reasons(world)) == 2
+    assert (
+        sum("id must be a text, a number, true, false or a date (got bytes)." in reason for reason in reasons(world))
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,11 +171,11 @@ def test_a7_equal_rows_of_different_people_are_items_of_their_own(world):
     declare(world)
     world.write("a.csv", "id,amount,country,label\n1,5,DE,yes\n2,5.0,DE,no\n")
     world.run()
-    one, two = world.all()["1"], world.all()["2"]
-    assert (one.source_label, two.source_label, world.refused()) == ("yes", "no", {})
+    first, two = world.all()["1"], world.all()["2"]
+    assert (first.source_label, two.source_label, world.refused()) == ("yes", "no", {})
     content = sha256_hex(canonical_json({"amount": 5, "country": "DE"}))
-    assert (one.content_id, two.content_id) == (content, content)
-    assert (one.item_id, two.item_id) == (keyed_item_id("1", content), keyed_item_id("2", content))
+    assert (first.content_id, two.content_id) == (content, content)
+    assert (first.item_id, two.item_id) == (keyed_item_id("1", content), keyed_item_id("2", content))
     assert world.run(batch="again").num_new == 0
 
 
@@ -201,7 +204,7 @@ def test_a6_a_request_with_one_more_field_is_the_item_of_the_source(world):
     world.run()
     item = world.all()["1"]
     assert item.split == "exam"
-    assert {one.item_id for one in monitor(world, MORE, '{"country": "DE", "amount": "5.00"}').values()} == {
+    assert {read.item_id for read in monitor(world, MORE, '{"country": "DE", "amount": "5.00"}').values()} == {
         item.item_id
     }
     settings = serving(world)
@@ -271,7 +274,7 @@ NUMBER, TEXT = {"name": "a", "type": "number"}, {"name": "b", "type": "text"}
     ids=["all-declare", "one-guesses", "no-rows"],
 )
 def test_a_graph_reads_a_row_as_all_its_projects_do(limits, expected):
-    limits = [{"max_pixels": number, **one} for number, one in enumerate(limits, start=5)]
+    limits = [{"max_pixels": number, **limit} for number, limit in enumerate(limits, start=5)]
     assert shared_limits(limits) == {"max_pixels": 5, **expected}
 
 
@@ -371,8 +374,11 @@ def test_a2_a_request_is_the_row_of_the_table(body):
 
 def test_a2_what_is_no_known_value_is_counted_and_named():
     rows = [b'{"code":"3","member":null}', b'{"code":3,"member":true}', b'{"code":"1","member":"x"}', b"no row"]
-    found = unmatched_categories(rows, preprocessing=PRE)
-    assert {name: dict(counts) for name, counts in found.items()} == {"code": {"'3'": 1, "3": 1}, "member": {"'x'": 1}}
+    unmatched = unmatched_categories(rows, preprocessing=PRE)
+    assert {name: dict(counts) for name, counts in unmatched.items()} == {
+        "code": {"'3'": 1, "3": 1},
+        "member": {"'x'": 1},
+    }
 
 
 @pytest.mark.parametrize("preprocess", [{}, {"columns": IDENTITY}], ids=["B5-guessed", "B5-declared"])

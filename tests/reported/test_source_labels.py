@@ -22,7 +22,10 @@ def decided(world):
     labels.register(name, classes=world.project.config.labels.classes, schema_version=1, ls_project_ids={}, now=NOW)
     _accept_imported(world.project, labels=labels, now=NOW, fence=database.acquire("a", Attempt("r", "a"), now=NOW))
     items = {item.item_id: item.key for item in world.items.iterate(name)}
-    return {items[item_id]: (one.label, one.version) for item_id, one in labels.decisions(name, items).items()}
+    return {
+        items[item_id]: (decision.label, decision.version)
+        for item_id, decision in labels.decisions(name, items).items()
+    }
 
 
 def test_a_label_corrected_in_a_csv_file_is_a_new_version(texts):

@@ -131,9 +131,9 @@ def test_a_table_in_another_encoding_is_refused_as_that(texts, data, looks, suff
     texts.write("good.csv", "id,text,label\n1,fine,positive\n")
     texts.run()
     assert list(contents(texts).values()) == [b"fine"]
-    found = reasons(texts)
-    assert {code for _, code, _ in found} == {"TEXT_NOT_UTF8"}
-    assert all(looks in said and "Convert" in said and "to UTF-8" in said for _, _, said in found)
+    told = reasons(texts)
+    assert {code for _, code, _ in told} == {"TEXT_NOT_UTF8"}
+    assert all(looks in said and "Convert" in said and "to UTF-8" in said for _, _, said in told)
 
 
 def test_one_row_in_another_encoding_is_refused_alone(texts):
@@ -155,9 +155,9 @@ def test_a_text_file_in_utf16_says_so(texts):
     (texts.folder / "files" / "a.txt").write_bytes("good film\n".encode("utf-16-le"))
     (texts.folder / "files" / "b.txt").write_bytes("größer\n".encode("latin-1"))
     texts.run()
-    found = {key: said for key, _, said in reasons(texts)}
-    assert "got UTF-16 (little endian)" in found["a.txt"]
-    assert "got Windows-1252 or Latin-1 in line 1" in found["b.txt"]
+    told = {key: said for key, _, said in reasons(texts)}
+    assert "got UTF-16 (little endian)" in told["a.txt"]
+    assert "got Windows-1252 or Latin-1 in line 1" in told["b.txt"]
 
 
 def test_a_bad_row_that_is_read_again_is_not_counted_again(rows):
@@ -223,8 +223,8 @@ def test_quarantine_says_how_much_there_is(rows, monkeypatch, capsys):
     rows.write("a.csv", HEAD + "".join(f"{n},1,DE,maybe\n" for n in range(1234)))
     rows.run()
     monkeypatch.setattr(cli_views, "build_resources", lambda: SimpleNamespace(database=rows.items.database))
-    found = cli_views.quarantine("some_tabular", limit=100, page=13, as_json=True)
-    assert (found["total"], found["page"], len(found["rows"])) == (1234, 13, 34)
+    view = cli_views.quarantine("some_tabular", limit=100, page=13, as_json=True)
+    assert (view["total"], view["page"], len(view["rows"])) == (1234, 13, 34)
     text = cli_views.quarantine("some_tabular", limit=100, page=2, as_json=False).splitlines()
     assert (len(text), text[-1]) == (101, "101 to 200 of 1,234; the next ones: --page 3")
     assert (
@@ -236,4 +236,4 @@ def test_quarantine_says_how_much_there_is(rows, monkeypatch, capsys):
     )
     pages = [cli_views.quarantine("some_tabular", limit=500, page=n, as_json=True)["rows"] for n in (1, 2, 3)]
     assert len({row["key"] for page in pages for row in page}) == 1234
-    json.dumps(found, default=dt.datetime.isoformat)
+    json.dumps(view, default=dt.datetime.isoformat)

@@ -34,10 +34,10 @@ def check(world, *, good, bad):
     """Ingest twice and compare what arrived, what was refused, and that the second run has nothing to do."""
     report = world.run()
     assert set(world.all()) == good
-    found = reasons(world)
-    assert {(key, code) for key, code, _ in found} == bad
+    told = reasons(world)
+    assert {(key, code) for key, code, _ in told} == bad
     assert report.num_quarantined == len(bad)
-    assert all(text.isprintable() for key, _, said in found for text in (key, said))
+    assert all(text.isprintable() for key, _, said in told for text in (key, said))
     second = world.run(batch="second")
     assert (second.num_new, second.num_quarantined) == (0, 0)
     assert len(reasons(world)) == len(bad)

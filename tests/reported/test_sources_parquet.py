@@ -48,9 +48,9 @@ def test_a_value_that_cannot_be_read_refuses_its_row(rows, column, code):
     report = rows.run()
     assert set(contents(rows)) == {"good", "after"}
     assert report.num_quarantined == 1
-    ((key, found, said),) = reasons(rows)
-    assert (key, found) in (("a.parquet, row 2", "VALUE_UNREADABLE"), ("bad", "VALUE_TYPE"))
-    assert found == code
+    ((key, actual, said),) = reasons(rows)
+    assert (key, actual) in (("a.parquet, row 2", "VALUE_UNREADABLE"), ("bad", "VALUE_TYPE"))
+    assert actual == code
     assert "country" in said
     assert "row 2" in said
     assert rows.run(batch="second").num_quarantined == 0

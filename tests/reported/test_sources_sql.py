@@ -239,9 +239,9 @@ def test_hostile_values_of_a_database_refuse_their_rows(shop_of):
     shop.execute("INSERT INTO orders VALUES (31, NULL, NULL, 'yes', NULL)")
     report = shop.run()
     assert shop.ids == {1, 2, 3, 4, 5, *good}
-    found = {(key, code) for key, code, _ in reasons(shop.world)}
-    assert found == {*bad, ("30", "UNKNOWN_CLASS"), ("id=None", "KEY_INVALID"), ("31", "ROW_EMPTY")}
-    assert report.num_quarantined == len(found)
+    told = {(key, code) for key, code, _ in reasons(shop.world)}
+    assert told == {*bad, ("30", "UNKNOWN_CLASS"), ("id=None", "KEY_INVALID"), ("31", "ROW_EMPTY")}
+    assert report.num_quarantined == len(told)
     again = shop.run()
     assert (again.num_new, again.num_quarantined) == (0, 0)
     assert shop.run(after=25 * HOUR).num_quarantined == 0

@@ -177,7 +177,7 @@ def label_studios(running):
     yield s3_setup.make_client(ports["s3"], secrets=theirs)
     for key in (ITEM, *OTHERS):
         assert owner.get_object(Bucket="dethrone", Key=key)["Body"].read() == OBJECT
-    told = {one["Key"] for one in owner.list_objects_v2(Bucket="dethrone")["Contents"]}
+    told = {entry["Key"] for entry in owner.list_objects_v2(Bucket="dethrone")["Contents"]}
     assert told - {"kept"} == {ITEM, *OTHERS}
 
 
@@ -226,7 +226,7 @@ def test_h2_the_key_that_label_studio_has_gives_no_order_and_reads_no_more_than_
 def test_h2_no_detour_leads_label_studios_key_out_of_the_items(label_studios):
     several = {"Objects": [{"Key": key} for key in (ITEM, OTHERS[1])]}
     told = label_studios.delete_objects(Bucket="dethrone", Delete=several)
-    assert [one["Code"] for one in told["Errors"]] == ["AccessDenied"] * 2
+    assert [error["Code"] for error in told["Errors"]] == ["AccessDenied"] * 2
     for prefix in ("items/../", "items/../models/"):
         assert "Contents" not in label_studios.list_objects_v2(Bucket="dethrone", Prefix=prefix)
     for key in (f"items/../{OTHERS[1]}", f"items//../{OTHERS[1]}", f"items/fashion/../../{OTHERS[1]}"):
@@ -250,10 +250,10 @@ def test_h3_no_file_and_no_socket_of_the_store_is_for_others(running):
     sockets = [
         path for path in Path("/tmp").glob("seaweedfs-*.sock") if any(f"-{port}." in path.name for port in closed)
     ]
-    found = [*layout.home.iterdir(), *layout.runtime_dir.glob("*"), *sockets]
-    assert {str(path): oct(path.lstat().st_mode & 0o777) for path in found if path.lstat().st_mode & 0o077} == {}
+    files = [*layout.home.iterdir(), *layout.runtime_dir.glob("*"), *sockets]
+    assert {str(path): oct(path.lstat().st_mode & 0o777) for path in files if path.lstat().st_mode & 0o077} == {}
     assert len(sockets) == 5  # gRPC of every part: the program names their folder itself
-    assert {layout.s3_dir, layout.secrets_dir, layout.logs_dir, layout.stack_file} <= set(found)
+    assert {layout.s3_dir, layout.secrets_dir, layout.logs_dir, layout.stack_file} <= set(files)
 
 
 def test_h3_a_store_of_before_goes_on_with_all_its_objects(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ def test_the_ladder_tells_new_bests_in_its_steps():
         rung = climb(rung, difference, num_items=100)
         told.append(rung.told)
     expected = [None, None, None, 0.1, None, 0.2, 0.3, None]
-    assert [one if one is None else round(one, 9) for one in told] == expected
+    assert [bound if bound is None else round(bound, 9) for bound in told] == expected
     assert rung == Rung(0.1, pytest.approx(0.3), None)
     assert rung.text == "not above the best told so far (30.0 points, in steps of 10.0 points)"
     assert climb(None, 0.17, num_items=100).text == "about 20.0 points more, the best so far (in steps of 10.0 points)"
@@ -127,7 +127,7 @@ def test_the_document_stays_exact_and_the_outputs_tell_less(judged, run, verdict
 def test_a_first_model_is_told_with_its_figures_and_without_items(judged, run, verdicts):  # noqa: F811
     ref = run(champion=None)
     held = held_back(judged.parts.database, judged.parts.store, judged.record(verdicts, ref))
-    assert tuple(one["text"] for one in held.said["decision"]["reasons"]) == ref.reasons
+    assert tuple(reason["text"] for reason in held.said["decision"]["reasons"]) == ref.reasons
     assert "..." not in held.page
     assert "<img" not in held.page
     figures = local_pipeline.figures_of(judged.parts, "fashion", verdict_id=ref.verdict_id)
@@ -185,14 +185,14 @@ def test_reading_an_open_exam_in_a_shell_stands_in_the_ledger(judged, run, monke
         cli_views.save_report("fashion", verdict=None, output=file, exact=True)
     assert "Only the contender is right" in file.read_text()
     looks = [entry for entry in ledger.entries("fashion") if entry.kind == "look"]
-    assert [(one.subject, one.body["verdict_id"]) for one in looks] == [
+    assert [(entry.subject, entry.body["verdict_id"]) for entry in looks] == [
         (f"{ref.verdict_id}/{number}", ref.verdict_id) for number in (1, 2)
     ]
     assert "at the open exam's figures of verdict" in history.ledger_text(
         judged.parts.database, judged.parts.store, "fashion"
     )
-    found = check(judged.database, judged.store, now=s.NOW)
-    assert [str(one) for one in found if "look" in str(one)] == []
+    violations = check(judged.database, judged.store, now=s.NOW)
+    assert [str(violation) for violation in violations if "look" in str(violation)] == []
 
 
 @pytest.mark.parametrize("ladder", [False, True])

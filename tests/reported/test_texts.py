@@ -99,7 +99,7 @@ def test_an_unknown_unit_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("first", "other", "same"),
     [
         pytest.param("good 👍", "good 👎", False, id="E10-emoji"),
         pytest.param("हमारा दिन अच्छा", "हमारा दान अच्छा", False, id="E10-hindi-vowels"),
@@ -109,13 +109,17 @@ def test_an_unknown_unit_is_refused():
         pytest.param("❤️ you", "❤ you", True, id="E10-the-look-of-an-emoji"),
     ],
 )
-def test_texts_that_say_other_things_are_no_copies(one, other, same):
-    assert (fp.shingles(one) == fp.shingles(other)) == same
+def test_texts_that_say_other_things_are_no_copies(first, other, same):
+    assert (fp.shingles(first) == fp.shingles(other)) == same
 
 
 def test_stored_fingerprints_of_texts_are_computed_anew_and_others_are_not():
     settings = NearDuplicates()
-    assert [fp.kind(one, settings) for one in ("image", "text", "tabular")] == ["image-2", "text-2", "tabular-3-4"]
+    assert [fp.kind(modality, settings) for modality in ("image", "text", "tabular")] == [
+        "image-2",
+        "text-2",
+        "tabular-3-4",
+    ]
 
 
 SUBJECTS = ("房间", "早餐", "服务", "位置", "价格", "前台", "空调", "电梯", "床单", "大堂")

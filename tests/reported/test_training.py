@@ -60,10 +60,10 @@ def make_scene(database, object_store, tmp_path):
 def test_the_search_looks_at_the_gates_metric(make_scene, monkeypatch, metric, chosen):
     monkeypatch.setattr(training_task, "fit", fit_as_told)
     scene = make_scene(tune={"trials": 2, "epochs": 1}, gate={"metric": metric})
-    found = scene.models.get("stripes", scene.train().version).metrics
-    assert found["chosen_by"] == metric
-    assert [trial["value"] for trial in found["trials"]] == ([0.9, 0.8] if metric == "accuracy" else [0.5, 0.7])
-    best = found["trials"][chosen]["params"]
+    metrics = scene.models.get("stripes", scene.train().version).metrics
+    assert metrics["chosen_by"] == metric
+    assert [trial["value"] for trial in metrics["trials"]] == ([0.9, 0.8] if metric == "accuracy" else [0.5, 0.7])
+    best = metrics["trials"][chosen]["params"]
     version = scene.models.history("stripes")[-1]
     assert {name: version.params[name] for name in best} == best
 
@@ -175,8 +175,8 @@ def test_a_project_that_sets_new_classes_loads_and_is_told(tmp_path, monkeypatch
 def test_a_training_ends_with_its_figures(run, world, database, champion, expected):  # noqa: F811
     verdict_id = run(champion=champion, exams=world.exams[1:]).verdict_id
     figures = figures_of(SimpleNamespace(database=database, store=world.store), "fashion", verdict_id=verdict_id)
-    found = {"outcome": "rejected", "reason": "nobody answered", "figures": figures}
-    lines = closing_lines("fashion", {**found, "seconds": {"train": 200.4, "judge": 3.2}}).splitlines()
+    ending = {"outcome": "rejected", "reason": "nobody answered", "figures": figures}
+    lines = closing_lines("fashion", {**ending, "seconds": {"train": 200.4, "judge": 3.2}}).splitlines()
     assert lines[:2] == ["Rejected: nobody answered", "On exam 2 of 120 items:"]
     assert lines[2:4] == expected
     assert lines[4] == "  open items: 0 (0.0 %)"
@@ -251,25 +251,25 @@ def test_training_rows_are_read_object_after_object(monkeypatch):
         for index, data in enumerate(parts):
             row = {"item_id": sha256_hex(data), "label": "no", "split": "train", "group_key": data.decode()}
             rows.append(row | {"object_key": key, "offset": index * len(data), "size_bytes": len(data)})
-    found = rows_of(pa.Table.from_pylist(rows[::-1]))
-    read = dict(data_loading.read_rows("pets", found, store=store))
+    ordered = rows_of(pa.Table.from_pylist(rows[::-1]))
+    read = dict(data_loading.read_rows("pets", ordered, store=store))
     assert [sha256_hex(read[row]) for row in range(6)] == sorted(row["item_id"] for row in rows)
     assert (
-        [row.item_id for row in found]
-        == [found[row].item_id for row in range(6)]
+        [row.item_id for row in ordered]
+        == [ordered[row].item_id for row in range(6)]
         == sorted(row["item_id"] for row in rows)
     )
-    assert list(found.group_keys(np.array([4, 1]))) == [found[4].group_key, found[1].group_key]
+    assert list(ordered.group_keys(np.array([4, 1]))) == [ordered[4].group_key, ordered[1].group_key]
 
 
 def test_an_index_of_an_earlier_release_is_decoded_anew(tmp_path):
     old = {"key": "k", "file": "x", "dtype": "uint8", "tail_shape": [], "starts": [0], "lengths": [1], "skipped": {}}
     (tmp_path / decoded_inputs.INDEX_NAME).write_text(json.dumps(old))
-    found = decoded_inputs.decode_inputs(
+    decoded = decoded_inputs.decode_inputs(
         lambda: [(0, b"ab")],
         num_rows=1,
         decode=lambda data: np.frombuffer(data, dtype=np.uint8),
         folder=tmp_path,
         key="k",
     )
-    assert found.take([0])[0].tolist() == [97, 98]
+    assert decoded.take([0])[0].tolist() == [97, 98]

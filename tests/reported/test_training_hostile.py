@@ -72,16 +72,16 @@ def database(any_database):
 class Snapshot:
     """Items of a modality in a store, the bad ones among the good, and what training makes of them."""
 
-    def __init__(self, modality: str, folder, *, found: FoundRecipe | None = None, bad: dict | None = None) -> None:
+    def __init__(self, modality: str, folder, *, recipe: FoundRecipe | None = None, bad: dict | None = None) -> None:
         self.good = [GOOD[modality](number) for number in range(NUM_GOOD)]
         self.bad = list(BAD[modality] if bad is None else bad)
         self.store = FakeObjectStore()
-        self.found = found or find_recipe(RECIPES[modality])
+        self.found = recipe or find_recipe(RECIPES[modality])
         data = [*self.good[:400], *self.bad, *self.good[400:]]
         self.store.put("pack", b"".join(data))
-        sizes = [len(one) for one in data]
+        sizes = [len(payload) for payload in data]
         table = {
-            "item_id": [sha256_hex(one) for one in data],
+            "item_id": [sha256_hex(payload) for payload in data],
             "label": [CLASSES[number % 2] for number in range(len(data))],
             "split": ["train"] * len(data),
             "group_key": [str(number) for number in range(len(data))],
@@ -101,7 +101,7 @@ class Snapshot:
 def test_hostile_items_are_left_out_of_training_by_name(modality, tmp_path, caplog):
     snapshot = Snapshot(modality, tmp_path)
     preprocessing = snapshot.found.recipe.preprocessing(snapshot.plan.params)
-    content = {sha256_hex(one): one for one in (*snapshot.good, *snapshot.bad)}
+    content = {sha256_hex(payload): payload for payload in (*snapshot.good, *snapshot.bad)}
     for _ in range(2):  # the second attempt finds what the first has decoded
         caplog.clear()
         with caplog.at_level(logging.WARNING):
@@ -109,20 +109,22 @@ def test_hostile_items_are_left_out_of_training_by_name(modality, tmp_path, capl
         used = np.concatenate([data.split.train, data.split.validation])
         trained = [content[snapshot.rows[int(row)].item_id] for row in used]
         assert sorted(trained) == sorted(snapshot.good)
-        for array, one in zip(data.inputs.take(used), trained, strict=True):
-            np.testing.assert_array_equal(array, decode_item(snapshot.found.recipe, one, preprocessing=preprocessing))
+        for array, payload in zip(data.inputs.take(used), trained, strict=True):
+            np.testing.assert_array_equal(
+                array, decode_item(snapshot.found.recipe, payload, preprocessing=preprocessing)
+            )
         (message,) = caplog.messages
         assert message.isprintable()
-        assert all(sha256_hex(one)[:16] in message for one in snapshot.bad)
-        for one, code in BAD[modality].items():
-            assert f"('{sha256_hex(one)[:16]}', '{code}')" in message or code is None
+        assert all(sha256_hex(payload)[:16] in message for payload in snapshot.bad)
+        for payload, code in BAD[modality].items():
+            assert f"('{sha256_hex(payload)[:16]}', '{code}')" in message or code is None
 
 
 def test_what_a_recipe_of_a_project_raises_stops_one_item_each(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(Raising, "preprocessing", lambda *_: {}, raising=False)
     monkeypatch.setattr(Raising, "resolve", lambda _, params: params, raising=False)
     monkeypatch.setattr(Raising, "signature", lambda *_: None, raising=False)
-    snapshot = Snapshot("image", tmp_path, found=FoundRecipe(Raising(), "digest"), bad={b"bad": None, b"list": None})
+    snapshot = Snapshot("image", tmp_path, recipe=FoundRecipe(Raising(), "digest"), bad={b"bad": None, b"list": None})
     with caplog.at_level(logging.WARNING):
         data = snapshot.load()
     assert len(data.split.train) + len(data.split.validation) == NUM_GOOD
@@ -163,8 +165,8 @@ def test_hostile_exam_items_are_left_out_of_a_verdict_by_name(run, world, object
     first = run()
     document = json.loads(object_store.get(f"{first.object_key}/verdict.json"))
     assert document["evidence"]["current"]["num_items"] == 240 - len(bad)
-    left_out = {one["item_id"]: one["reason"] for one in document["question"]["left_out"]}
-    assert left_out.keys() == {sha256_hex(one) for one in bad}
+    left_out = {entry["item_id"]: entry["reason"] for entry in document["question"]["left_out"]}
+    assert left_out.keys() == {sha256_hex(payload) for payload in bad}
     assert all(reason.isprintable() and len(reason) < 1000 for reason in left_out.values())
     report = object_store.get(f"{first.object_key}/report.html").decode()
     assert all(item_id in report for item_id in left_out)
@@ -172,4 +174,4 @@ def test_hostile_exam_items_are_left_out_of_a_verdict_by_name(run, world, object
     evidence = object_store.get(f"{first.object_key}/evidence.parquet")
     assert vd.document_bytes(vd.replay(document, evidence)) == vd.document_bytes(document)
     assert run() == first
-    assert [one.ref.answer for one in verdicts.history(s.project().name)] == [first.answer] == ["promote"]
+    assert [verdict.ref.answer for verdict in verdicts.history(s.project().name)] == [first.answer] == ["promote"]

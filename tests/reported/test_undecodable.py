@@ -56,7 +56,7 @@ def table_scene(database, object_store, tmp_path, **overrides) -> Scene:
 
 def reasons(scene) -> dict[str, str]:
     with scene.database.read() as connection:
-        return {one.key: f"{one.code}: {one.reason}" for one in connection.execute(sa.select(t.quarantine))}
+        return {entry.key: f"{entry.code}: {entry.reason}" for entry in connection.execute(sa.select(t.quarantine))}
 
 
 HOSTILE = ["NA", "2,5", "$5", "5%", "1e999", [1], {"x": 1}, "\ud800", "line\nbreak"]
@@ -77,12 +77,12 @@ def test_b2_rows_that_the_recipe_cannot_read_are_named_at_ingest_and_go_no_furth
             )
             scene.decide(item_id, CLASSES[index % 2])
     check_items(scene.project, "b1", **scene.arguments)
-    found = reasons(scene)
-    assert sorted(found) == sorted(f"{split}-{index}" for split in ("train", "exam") for index in range(len(HOSTILE)))
-    assert found["exam-0"].startswith(
+    told = reasons(scene)
+    assert sorted(told) == sorted(f"{split}-{index}" for split in ("train", "exam") for index in range(len(HOSTILE)))
+    assert told["exam-0"].startswith(
         "UNDECODABLE: VALUE_INVALID: a must be null or a number up to 3.4e38 (got 'NA'). Correct it at its source"
     )
-    assert all(one.isprintable() for one in found.values())
+    assert all(text.isprintable() for text in told.values())
     (exam,) = open_exam(scene.project, **scene.freezing)
     snapshot = build_snapshot(scene.project, **scene.freezing)
     assert (exam.num_items, snapshot.num_rows) == (12, 12)
@@ -136,7 +136,9 @@ def test_b2_an_undecodable_exam_item_is_left_out_for_both_models(run, world, obj
     (left_out,) = document["question"]["left_out"]
     assert (left_out["item_id"], left_out["code"]) == (sha256_hex(bad), "UNDECODABLE")
     assert "VALUE_INVALID: a must be a number (got 'NA')." in left_out["reason"]
-    assert "ITEMS_LEFT_OUT" in [one["code"] for one in document["decision"]["reasons"] if one["stand"] == "note"]
+    assert "ITEMS_LEFT_OUT" in [
+        reason["code"] for reason in document["decision"]["reasons"] if reason["stand"] == "note"
+    ]
     assert sha256_hex(bad) in object_store.get(f"{ref.object_key}/report.html").decode()
     assert ref.answer == "promote"
     evidence = object_store.get(f"{ref.object_key}/evidence.parquet")
@@ -166,7 +168,7 @@ def test_b2_a_retired_item_is_left_out_and_named(run, object_store):  # noqa: F8
     gone = sha256_hex(s.payload(2, 3))
     ref = run(retired={gone: "retired by ann on 2026-03-01: typed in wrongly"})
     document = json.loads(object_store.get(f"{ref.object_key}/verdict.json"))
-    assert [(one["code"], one["item_id"]) for one in document["question"]["left_out"]] == [("RETIRED", gone)]
+    assert [(entry["code"], entry["item_id"]) for entry in document["question"]["left_out"]] == [("RETIRED", gone)]
     assert document["evidence"]["current"]["num_items"] == 239
     assert "typed in wrongly" in object_store.get(f"{ref.object_key}/report.html").decode()
 
@@ -234,15 +236,15 @@ def test_b2_lineage_and_verify_know_a_retired_item(database, object_store):
     row = {"project": "pets", "item_id": "nobody", "reason": "r", "by": "ann", "at": NOW}
     with database.write() as connection:
         connection.execute(t.item_retirements.insert(), row)
-    found = [str(one) for one in check(database, object_store, now=NOW)]
-    assert "I1 pets: 1 item_retirements of unknown items: nobody" in found
+    violations = [str(violation) for violation in check(database, object_store, now=NOW)]
+    assert "I1 pets: 1 item_retirements of unknown items: nobody" in violations
 
 
 def test_b2_verify_is_content_with_items_that_the_check_put_aside(scene_of_pets):
     scene_of_pets.add_item(png(1))
     scene_of_pets.add_item(b"no image")
     check_items(scene_of_pets.project, "b1", **scene_of_pets.arguments)
-    assert [str(one) for one in check(scene_of_pets.database, scene_of_pets.store, now=NOW)] == []
+    assert [str(violation) for violation in check(scene_of_pets.database, scene_of_pets.store, now=NOW)] == []
 
 
 def test_g10_a_production_item_that_fails_the_items_check_is_shown_to_nobody(database, object_store, tmp_path):
@@ -260,7 +262,7 @@ def test_g10_a_production_item_that_fails_the_items_check_is_shown_to_nobody(dat
 
     production.outside = dataclasses.replace(production.outside, check=check_batch)
     production.run()
-    asked = {one["item_id"] for one in production.rows(t.labeling_tasks)}
+    asked = {task["item_id"] for task in production.rows(t.labeling_tasks)}
     assert (len(checked), len(asked), bad in asked) == (1, 3, False)
 
 
@@ -286,7 +288,7 @@ def answer_in_chunks(folder, template, size, monkeypatch):
     with database.read() as connection:
         (failures,) = connection.scalars(sa.select(t.checks.c.failures))
     database.engine.dispose()
-    plain = [{name: one[name] for name in ("rule", "num_failed", "failing_ids")} for one in failures]
+    plain = [{name: failure[name] for name in ("rule", "num_failed", "failing_ids")} for failure in failures]
     return (report.severity, report.num_rows, report.num_quarantined), reasons(scene), plain
 
 

@@ -79,15 +79,15 @@ def ask(port: int, *pieces: bytes, seconds: float = 5.0, num_answers: int = 0) -
 
 def num_whole(got: bytes) -> int:
     """Return how many whole answers with a length these bytes hold."""
-    found = 0
+    count = 0
     while b"\r\n\r\n" in got:
         head, _, rest = got.partition(b"\r\n\r\n")
         sizes = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         size = int(sizes[0]) if sizes else 0
         if len(rest) < size:
             break
-        found, got = found + (not head.startswith(b"HTTP/1.1 100")), rest[size:]
-    return found
+        count, got = count + (not head.startswith(b"HTTP/1.1 100")), rest[size:]
+    return count
 
 
 def chunks(body: bytes, *, size: int = 1 << 16) -> bytes:

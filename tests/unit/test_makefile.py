@@ -59,9 +59,11 @@ def test_there_is_a_lock_for_each_environment():
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_a_lock_is_exact_and_names_no_place(path):
-    found = requirements_of(path)
-    assert len(found) > 20
-    assert [line for line in found if not re.fullmatch(r"[a-z0-9._-]+==[0-9][0-9A-Za-z.]*( ; .*)?", line)] == []
+    hashes_by_line = requirements_of(path)
+    assert len(hashes_by_line) > 20
+    assert [
+        line for line in hashes_by_line if not re.fullmatch(r"[a-z0-9._-]+==[0-9][0-9A-Za-z.]*( ; .*)?", line)
+    ] == []
     assert not re.search(r"https?://|file:|find-links|index-url|(^|\s)/", path.read_text())
 
 
@@ -70,21 +72,23 @@ SEVERAL_BUILDS = re.compile(r"(torch|triton|(nvidia|cuda)-(?!ml-py=)[a-z0-9-]+)=
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_a_lock_has_the_hashes_of_all_but_what_comes_in_several_builds(path):
-    found = requirements_of(path)
-    assert [line for line, hashes in found.items() if bool(hashes) == bool(SEVERAL_BUILDS.fullmatch(line))] == []
-    assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for hashes in found.values() for one in hashes)
+    hashes_by_line = requirements_of(path)
+    assert [
+        line for line, hashes in hashes_by_line.items() if bool(hashes) == bool(SEVERAL_BUILDS.fullmatch(line))
+    ] == []
+    assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for hashes in hashes_by_line.values() for digest in hashes)
 
 
 def requirements_of(path):
     """Return the hashes of each line of a lock."""
-    found, line = {}, ""
-    for one in path.read_text().splitlines():
-        text = one.removesuffix(" \\")
+    hashes, line = {}, ""
+    for row in path.read_text().splitlines():
+        text = row.removesuffix(" \\")
         if text.startswith("    --hash="):
-            found[line].append(text.removeprefix("    --hash="))
+            hashes[line].append(text.removeprefix("    --hash="))
         elif not text.lstrip().startswith("#"):
-            found[line := text] = []
-    return found
+            hashes[line := text] = []
+    return hashes
 
 
 def test_the_pipeline_lock_holds_every_exact_pin_of_the_project():

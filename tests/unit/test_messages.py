@@ -17,6 +17,6 @@ def test_a_database_that_quotes_its_address_does_not_tell_the_password():
     environment = {"SHOP_URL": "postgresql+psycopg://shop:gates-of-dawn@db.example.com/shop"}
     rows = SqlRows(source=source, environment=environment, setting="sources[0]")
     said = Exception(f"cannot reach {environment['SHOP_URL']}")
-    found = rows._explained(sa.exc.OperationalError("SELECT 1", {}, said))
-    assert "postgresql+psycopg://shop:***@db.example.com/shop" in str(found)
-    assert "gates-of-dawn" not in str(found)
+    explained = rows._explained(sa.exc.OperationalError("SELECT 1", {}, said))
+    assert "postgresql+psycopg://shop:***@db.example.com/shop" in str(explained)
+    assert "gates-of-dawn" not in str(explained)

@@ -12,14 +12,14 @@ from tests.protections.table import PROTECTIONS
 ONE = Protection("a", "b", "pyproject.toml", 'name = "dethrone"', "", ("tests/unit/test_protections.py::test_it",))
 
 
-@pytest.mark.parametrize("protection", PROTECTIONS, ids=lambda one: one.name)
+@pytest.mark.parametrize("protection", PROTECTIONS, ids=lambda protection: protection.name)
 def test_its_text_stands_once_and_its_tests_are_there(protection):
     assert list(faults(protection)) == []
 
 
 def test_there_are_many_with_names_of_their_own():
     assert len(PROTECTIONS) >= 100
-    assert [name for name, count in Counter(one.name for one in PROTECTIONS).items() if count > 1] == []
+    assert [name for name, count in Counter(protection.name for protection in PROTECTIONS).items() if count > 1] == []
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,16 @@ OUTPUT = "FAILED tests/a.py::test_one[x] - assert 1\nERROR tests/a.py::test_two 
 )
 def test_only_a_test_that_fails_notices(code, said):
     """An error, as of a module that does not load, is none: the test has not looked."""
-    found = list(run.unnoticed(["tests/a.py::test_one", "tests/a.py::test_two"], code=code, output=OUTPUT))
-    assert found == said
+    unnoticed = list(run.unnoticed(["tests/a.py::test_one", "tests/a.py::test_two"], code=code, output=OUTPUT))
+    assert unnoticed == said
 
 
 def test_a_sample_is_the_same_each_time_and_quick():
-    found = run.choose(PROTECTIONS, names=[], sample=8)
-    assert found == run.choose(PROTECTIONS, names=[], sample=8)
-    assert len({one.name for one in found}) == 8
-    assert len({one.file.split("/")[1] for one in found}) >= 4
-    assert not [one for one in found if one.served]
+    chosen = run.choose(PROTECTIONS, names=[], sample=8)
+    assert chosen == run.choose(PROTECTIONS, names=[], sample=8)
+    assert len({protection.name for protection in chosen}) == 8
+    assert len({protection.file.split("/")[1] for protection in chosen}) >= 4
+    assert not [protection for protection in chosen if protection.served]
     assert run.choose(PROTECTIONS, names=[], sample=None) == PROTECTIONS
     assert run.choose(PROTECTIONS, names=["four eyes"], sample=None)[0].name == "four eyes"
     with pytest.raises(SystemExit, match=r"names must be among .* \(got no such\)"):

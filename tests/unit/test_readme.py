@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands():
-    (actions,) = [one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    (actions,) = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     return sorted(actions.choices)
 
 

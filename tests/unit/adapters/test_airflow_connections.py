@@ -8,8 +8,8 @@ from pipeline_tasks.errors import ConfigError
 
 def test_login_and_password_are_returned(monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_OUR_REGISTRY", "docker://ann:secret@registry.example.org")
-    found = registry_credentials("our_registry")
-    assert (found.username, found.password) == ("ann", "secret")
+    credentials = registry_credentials("our_registry")
+    assert (credentials.username, credentials.password) == ("ann", "secret")
 
 
 def test_a_connection_without_a_password_is_refused(monkeypatch):

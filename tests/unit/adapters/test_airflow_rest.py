@@ -23,10 +23,10 @@ def airflow(monkeypatch):
             if request.url.path == "/auth/token":
                 return httpx.Response(201, json={"access_token": "t"})
             asked.append((request.method, request.url.path, json.loads(request.content or b"null")))
-            found = left.pop(0) if len(left) > 1 else left[0]
-            if isinstance(found, Exception):
-                raise found
-            return httpx.Response(found[0], json=found[1])
+            reply = left.pop(0) if len(left) > 1 else left[0]
+            if isinstance(reply, Exception):
+                raise reply
+            return httpx.Response(reply[0], json=reply[1])
 
         client = AirflowRest(
             "http://airflow", username="a", password="x", patience_seconds=patience_seconds, sleep=lambda _seconds: None

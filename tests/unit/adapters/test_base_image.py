@@ -31,7 +31,7 @@ class Engine:
     def _build(self, *, path, **options):
         if self.error:
             raise self.error
-        files = {str(one.relative_to(path)) for one in Path(path).rglob("*") if one.is_file()}
+        files = {str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()}
         self.built = {"files": files, "dockerfile": (Path(path) / "Dockerfile").read_text(), **options}
         self.here.add(options["tag"])
 
@@ -63,9 +63,9 @@ class Installer:
 @pytest.fixture
 def install(monkeypatch):
     def fake(**what):
-        one = Installer(**what)
-        monkeypatch.setattr(module, "_run", one)
-        return one
+        installer = Installer(**what)
+        monkeypatch.setattr(module, "_run", installer)
+        return installer
 
     return fake
 
@@ -131,7 +131,7 @@ def test_a_base_that_the_engine_has_is_not_built_again(install, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("variant", "plan", "found"),
+    ("variant", "plan", "actual"),
     [
         ("cuda", "2.13.0+cpu", "cpu"),
         ("cuda", "2.13.0+rocm6.4", "rocm6.4"),
@@ -139,10 +139,10 @@ def test_a_base_that_the_engine_has_is_not_built_again(install, tmp_path):
         ("cpu", "2.13.0+cu130", "cuda"),
     ],
 )
-def test_the_other_variant_is_refused_before_gigabytes_are_fetched(install, tmp_path, variant, plan, found):
+def test_the_other_variant_is_refused_before_gigabytes_are_fetched(install, tmp_path, variant, plan, actual):
     engine, installer = Engine(), install(plan=plan)
     remedy = {"cpu": "make serving-base TORCH_BACKEND=cpu", "cuda": "unset TORCH_BACKEND and PIP_FIND_LINKS"}[variant]
-    expected = rf"got {variant}, and torch is a {re.escape(found)} build\)\. .*{remedy}"
+    expected = rf"got {variant}, and torch is a {re.escape(actual)} build\)\. .*{remedy}"
     with pytest.raises(ConfigError, match=expected) as no:
         build(engine, tmp_path, variant=variant)
     assert (no.value.code, len(installer.commands), engine.built) == ("WRONG_VARIANT", 1, {})
@@ -163,13 +163,13 @@ def test_a_plan_without_torch_or_with_the_indexs_own_build_is_cuda():
 
 def test_packages_come_from_where_pips_settings_say():
     pip = {"PIP_INDEX_URL": "https://a/simple", "PIP_CERT": "/c.pem", "PIP_FIND_LINKS": "/w"}
-    found = package_settings(pip, variant="cpu")
-    assert (found["UV_DEFAULT_INDEX"], found["SSL_CERT_FILE"], found["UV_FIND_LINKS"]) == (
+    settings = package_settings(pip, variant="cpu")
+    assert (settings["UV_DEFAULT_INDEX"], settings["SSL_CERT_FILE"], settings["UV_FIND_LINKS"]) == (
         "https://a/simple",
         "/c.pem",
         "/w",
     )
-    assert "UV_TORCH_BACKEND" not in found
+    assert "UV_TORCH_BACKEND" not in settings
     assert package_settings({"UV_FIND_LINKS": "/mine", **pip}, variant="cpu")["UV_FIND_LINKS"] == "/mine"
 
 

@@ -67,11 +67,11 @@ class Engine:
 
     def _list(self, *, filters, **_):
         wanted = [filters["label"]] if isinstance(filters["label"], str) else filters["label"]
-        pairs = [one.partition("=") for one in wanted]
+        pairs = [label.partition("=") for label in wanted]
         return [
-            one
-            for one in self.all.values()
-            if all(key in one.labels and (not sep or one.labels[key] == value) for key, sep, value in pairs)
+            container
+            for container in self.all.values()
+            if all(key in container.labels and (not sep or container.labels[key] == value) for key, sep, value in pairs)
         ]
 
     def _create(self, image, **options):
@@ -106,16 +106,16 @@ def target(engine, *, home="/h", publish=lambda _: IMAGE, **options):
     return DockerTarget(home=home, config=config, engine=lambda: engine, publish=publish, poll_seconds=0.001)
 
 
-def start(one, deployment_id="d1"):
-    return one.start(deployment_id=deployment_id, bento_tag="x:1", environment={"A": "1"})
+def start(docker_target, deployment_id="d1"):
+    return docker_target.start(deployment_id=deployment_id, bento_tag="x:1", environment={"A": "1"})
 
 
 def test_a_release_runs_by_its_digest_with_its_environment_and_its_limits(engine):
     handle = start(target(engine, memory="512m", cpus=1.5, pids=99))
-    (found,) = engine.all.values()
+    (container,) = engine.all.values()
     assert engine.pulled == [("localhost:5000/x", "sha256:ab", IMAGE.auth)]
-    assert (found.image, handle.address) == (IMAGE.reference, f"http://127.0.0.1:{module.FIRST_PORT}")
-    options = found.options
+    assert (container.image, handle.address) == (IMAGE.reference, f"http://127.0.0.1:{module.FIRST_PORT}")
+    options = container.options
     assert options["environment"] == {"TUNING": "{}", "A": "1"}
     assert (options["mem_limit"], options["memswap_limit"], options["nano_cpus"]) == ("512m", "512m", 1_500_000_000)
     assert (options["pids_limit"], options["read_only"], options["cap_drop"]) == (99, True, ["ALL"])
@@ -144,30 +144,30 @@ def test_a_pull_that_fails_is_told_with_the_engines_words(engine, said, kind, co
 
 
 def test_a_running_container_is_adopted_and_an_ended_one_started(engine):
-    one = target(engine)
-    first = start(one)
-    (found,) = engine.all.values()
-    found.status = "exited"
+    docker_target = target(engine)
+    first = start(docker_target)
+    (container,) = engine.all.values()
+    container.status = "exited"
     assert start(target(engine, publish=None)) == first
-    assert found.status == "running"
+    assert container.status == "running"
     assert start(target(engine, publish=None)) == first
 
 
 def test_a_container_that_cannot_start_again_is_removed_for_the_retry(engine):
-    one = target(engine)
-    start(one)
+    docker_target = target(engine)
+    start(docker_target)
     next(iter(engine.all.values())).status = "created"
     engine.start_error = refused(500, "port is already allocated")
     with pytest.raises(ServiceUnavailable, match=r"must start again .* It was removed"):
-        start(one)
+        start(docker_target)
     assert engine.all == {}
 
 
 def test_each_container_gets_a_port_of_its_own_and_a_taken_one_is_passed_over(engine):
-    one = target(engine)
+    docker_target = target(engine)
     engine.busy = {module.FIRST_PORT, module.FIRST_PORT + 1}
-    assert start(one, "d1").address.endswith(str(module.FIRST_PORT + 2))
-    assert start(one, "d2").address.endswith(str(module.FIRST_PORT + 3))
+    assert start(docker_target, "d1").address.endswith(str(module.FIRST_PORT + 2))
+    assert start(docker_target, "d2").address.endswith(str(module.FIRST_PORT + 3))
     assert len(engine.all) == 2
 
 
@@ -180,29 +180,29 @@ def test_when_every_port_is_taken_nothing_is_left(engine):
 
 def test_in_a_network_nothing_is_published(engine):
     handle = start(target(engine, network="stack"))
-    (found,) = engine.all.values()
-    assert handle.address == f"http://{found.name}:3000"
-    assert (found.options["network"], "ports" in found.options) == ("stack", False)
+    (container,) = engine.all.values()
+    assert handle.address == f"http://{container.name}:3000"
+    assert (container.options["network"], "ports" in container.options) == ("stack", False)
 
 
 def test_two_installations_do_not_see_each_other(engine):
-    one, other = target(engine, home="/a"), target(engine, home="/b")
-    start(one, "d1")
+    docker_target, other = target(engine, home="/a"), target(engine, home="/b")
+    start(docker_target, "d1")
     start(other, "d2")
-    assert (one.list(), other.list()) == ({"d1": "running"}, {"d2": "running"})
+    assert (docker_target.list(), other.list()) == ({"d1": "running"}, {"d2": "running"})
 
 
 def test_a_container_of_that_name_that_is_not_ours_is_left_alone(engine):
-    one = target(engine)
-    start(one)
+    docker_target = target(engine)
+    start(docker_target)
     next(iter(engine.all.values())).labels["io.dethrone.home"] = "else"
     with pytest.raises(PermanentError, match="must be ours"):
-        start(one)
+        start(docker_target)
 
 
 def test_another_attempt_that_was_faster_is_adopted(engine):
-    one = target(engine)
-    start(one)
+    docker_target = target(engine)
+    start(docker_target)
     winner = dict(engine.all)
     engine.all.clear()
     engine.create_error = refused(409, "name is already in use")
@@ -244,19 +244,19 @@ def test_gpus_are_asked_for_where_the_engine_has_them_and_forgone_where_they_may
     engine.runtimes = {"nvidia": {}}
     start(target(engine, gpus="all"), "gpu")
     start(target(engine, gpus=2), "two")
-    asked = [one.options["device_requests"] for one in engine.all.values()]
-    assert [[one["Count"] for one in each] for each in asked] == [[], [-1], [2]]
+    asked = [container.options["device_requests"] for container in engine.all.values()]
+    assert [[request["Count"] for request in each] for each in asked] == [[], [-1], [2]]
     # compute is CUDA itself: left out, some toolkits give the container nothing but nvidia-smi
-    assert {str(one["Capabilities"]) for each in asked for one in each} == {"[['gpu', 'compute', 'utility']]"}
-    assert {one["Driver"] for each in asked for one in each} == {"nvidia"}
+    assert {str(request["Capabilities"]) for each in asked for request in each} == {"[['gpu', 'compute', 'utility']]"}
+    assert {request["Driver"] for each in asked for request in each} == {"nvidia"}
 
 
 def test_an_engine_that_knows_gpus_by_cdi_is_asked_by_their_names(engine):
     engine.devices = [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in ("10", "all", "2", "GPU-ab", "1")]
     start(target(engine, gpus="all"), "all")
     start(target(engine, gpus=2), "two")
-    asked = [one.options["device_requests"] for one in engine.all.values()]
-    assert [[(one["Driver"], one["DeviceIDs"], one["Count"]) for one in each] for each in asked] == [
+    asked = [container.options["device_requests"] for container in engine.all.values()]
+    assert [[(request["Driver"], request["DeviceIDs"], request["Count"]) for request in each] for each in asked] == [
         [("cdi", ["nvidia.com/gpu=1", "nvidia.com/gpu=2", "nvidia.com/gpu=10"], 0)],
         [("cdi", ["nvidia.com/gpu=1", "nvidia.com/gpu=2"], 0)],
     ]
@@ -281,12 +281,12 @@ def test_what_the_sdk_raises_is_translated(engine, error, kind, code):
 
 
 def test_stop_waits_for_requests_and_is_no_error_again(engine):
-    one = target(engine)
-    start(one)
-    (found,) = engine.all.values()
-    one.stop("d1")
-    one.stop("d1")
-    assert (found.stopped, engine.all) == (module.STOP_WAIT_SECONDS, {})
+    docker_target = target(engine)
+    start(docker_target)
+    (container,) = engine.all.values()
+    docker_target.stop("d1")
+    docker_target.stop("d1")
+    assert (container.stopped, engine.all) == (module.STOP_WAIT_SECONDS, {})
 
 
 @pytest.mark.parametrize(
@@ -295,12 +295,12 @@ def test_stop_waits_for_requests_and_is_no_error_again(engine):
 )
 def test_a_server_that_does_not_get_ready_is_told_with_its_log(engine, monkeypatch, status, restarts, reason):
     monkeypatch.setattr(http_health, "http_health", lambda *_, **__: types.SimpleNamespace(ok=False))
-    one = target(engine, memory="64m")
-    start(one)
-    (found,) = engine.all.values()
-    found.status, found.attrs["RestartCount"], engine.oom = status, restarts, 2
+    docker_target = target(engine, memory="64m")
+    start(docker_target)
+    (container,) = engine.all.values()
+    container.status, container.attrs["RestartCount"], engine.oom = status, restarts, 2
     with pytest.raises(ServiceUnavailable, match=rf"got {reason}[\s\S]*want of memory \(limit 64m\)[\s\S]*last line"):
-        one.wait_ready("d1", timeout_seconds=0.05)
+        docker_target.wait_ready("d1", timeout_seconds=0.05)
 
 
 def test_a_server_that_is_gone_is_told(engine):

@@ -21,10 +21,10 @@ def gateway(monkeypatch):
 
     def make(answers):
         def answer(request):
-            found = answers[request.url.path]
-            if isinstance(found, Exception):
-                raise found
-            return httpx.Response(found[0], **found[1])
+            reply = answers[request.url.path]
+            if isinstance(reply, Exception):
+                raise reply
+            return httpx.Response(reply[0], **reply[1])
 
         client = GatewayClient("http://gateway", api_key="key")
         transport = httpx.MockTransport(answer)
@@ -35,8 +35,8 @@ def gateway(monkeypatch):
 
 
 def test_counters_are_read_by_name_and_labeled_ones_left_out(gateway):
-    found = gateway({"/metrics": (200, {"text": METRICS})}).counters()
-    assert found == {"dethrone_predictions_logged_total": 12.0, "dethrone_catalog_age_seconds": -1.0}
+    counters = gateway({"/metrics": (200, {"text": METRICS})}).counters()
+    assert counters == {"dethrone_predictions_logged_total": 12.0, "dethrone_catalog_age_seconds": -1.0}
 
 
 def test_the_generation_is_0_without_a_route_and_without_a_gateway(gateway):
@@ -65,12 +65,12 @@ ACCOUNTS = {
 
 def test_the_accounts_of_a_route(gateway):
     path = "/internal/accounts/pets"
-    found = gateway({path: (200, {"json": ACCOUNTS})}).accounts("pets")
-    assert found == RouteAccounts(4, (1.0, 2.0), {"d": DeploymentAccount(5, 3, (1, 3, 1), 2, 1)})
+    accounts = gateway({path: (200, {"json": ACCOUNTS})}).accounts("pets")
+    assert accounts == RouteAccounts(4, (1.0, 2.0), {"d": DeploymentAccount(5, 3, (1, 3, 1), 2, 1)})
     pairs = {"paired": 4, "only_it_failed": 1, "only_champion_failed": 2, "slower": [3, 1], "faster": [0, 1]}
     told = ACCOUNTS | {"deployments": [ACCOUNTS["deployments"][0] | pairs]}
-    found = gateway({path: (200, {"json": told})}).accounts("pets")
-    assert found.deployments["d"] == DeploymentAccount(5, 3, (1, 3, 1), 2, 1, 4, 1, 2, (3, 1), (0, 1))
+    accounts = gateway({path: (200, {"json": told})}).accounts("pets")
+    assert accounts.deployments["d"] == DeploymentAccount(5, 3, (1, 3, 1), 2, 1, 4, 1, 2, (3, 1), (0, 1))
     for answer in ((404, {}), (500, {}), httpx.ConnectError("down")):
         assert gateway({path: answer}).accounts("pets") is None
     with pytest.raises(PermanentError, match="must have the scope admin"):

@@ -11,19 +11,19 @@ def test_a_pod_runs_as_the_user_that_its_image_was_made_for():
     dockerfile = (source_root() / "deploy" / "docker" / "serving-base.Dockerfile").read_text()
     (user,) = re.findall(r"^USER (\d+):\d+$", dockerfile, re.MULTILINE)
     config = KubernetesServing(namespace="dethrone", repository="r.example.com/d")
-    found = dict(manifests("a", config=config, image="i", environment={}))
-    assert found[DEPLOYMENT]["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == int(user)
+    bodies = dict(manifests("a", config=config, image="i", environment={}))
+    assert bodies[DEPLOYMENT]["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == int(user)
 
 
 def test_a_pod_gets_no_rights_and_calls_nobody():
     config = KubernetesServing(namespace="dethrone", repository="r.example.com/d")
-    found = {kind.name: body["spec"] for kind, body in manifests("a", config=config, image="i", environment={})}
-    assert set(found) == {kind.name for kind in KINDS}
-    pod = found["Deployment"]["template"]["spec"]
+    specs = {kind.name: body["spec"] for kind, body in manifests("a", config=config, image="i", environment={})}
+    assert set(specs) == {kind.name for kind in KINDS}
+    pod = specs["Deployment"]["template"]["spec"]
     assert (pod["securityContext"]["runAsNonRoot"], pod["automountServiceAccountToken"]) == (True, False)
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert [one["securityContext"] for one in pod["containers"]] == [
+    assert [container["securityContext"] for container in pod["containers"]] == [
         {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
     ]
-    policy = found["NetworkPolicy"]
+    policy = specs["NetworkPolicy"]
     assert (policy["policyTypes"], policy["egress"]) == (["Ingress", "Egress"], [])

@@ -24,10 +24,10 @@ class Server:
 
     def __call__(self, request):
         self.requests.append(request)
-        found = self.answer(request)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        reply = self.answer(request)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     @property
     def paths(self):
@@ -144,9 +144,9 @@ def test_a_task_is_read_whichever_of_its_classes_the_sdk_takes(annotators):
         path = request.url.path
         return httpx.Response(200, json=[{"id": 2, "email": "a@x"}] if "users" in path else {"tasks": [task]})
 
-    (found,) = tool(Server(answer)).annotations(1)
-    assert (found.item_id, found.annotator, found.result) == ("7", "a@x", ({"odd": 1},))
-    assert found.annotation_id == "4@20260101T000000000001"
+    (read,) = tool(Server(answer)).annotations(1)
+    assert (read.item_id, read.annotator, read.result) == ("7", "a@x", ({"odd": 1},))
+    assert read.annotation_id == "4@20260101T000000000001"
     assert tool(Server(answer)).task_data(1, 1) == task["data"]
 
 

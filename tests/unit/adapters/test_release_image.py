@@ -26,9 +26,9 @@ FILES = {"src/b.py": b"b", "bento.yaml": b"name: x\n"}
 
 
 def test_the_order_of_the_files_changes_nothing():
-    one = images.build_image(BASE, FILES, labels={"a": "1"})
+    image = images.build_image(BASE, FILES, labels={"a": "1"})
     other = images.build_image(BASE, dict(reversed(FILES.items())), labels={"a": "1"})
-    assert (one.digest, one.image_id) == (other.digest, other.image_id)
+    assert (image.digest, image.image_id) == (other.digest, other.image_id)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_another_file_or_label_is_another_image(files, labels):
 def test_the_layer_is_sorted_owned_by_root_and_without_times():
     with tarfile.open(fileobj=io.BytesIO(images.pack_layer(FILES))) as tar:
         entries = tar.getmembers()
-    assert [one.name for one in entries] == [
+    assert [entry.name for entry in entries] == [
         "home",
         "home/bentoml",
         "home/bentoml/bento",
@@ -50,8 +50,10 @@ def test_the_layer_is_sorted_owned_by_root_and_without_times():
         "home/bentoml/bento/src",
         "home/bentoml/bento/src/b.py",
     ]
-    assert {(one.uid, one.gid, one.mtime, one.mode) for one in entries if one.isfile()} == {(0, 0, 0, 0o444)}
-    assert {one.mode for one in entries if one.isdir()} == {0o755}
+    assert {(entry.uid, entry.gid, entry.mtime, entry.mode) for entry in entries if entry.isfile()} == {
+        (0, 0, 0, 0o444)
+    }
+    assert {entry.mode for entry in entries if entry.isdir()} == {0o755}
 
 
 def test_the_config_is_the_bases_with_one_more_layer():
@@ -121,8 +123,12 @@ def test_the_bill_lists_every_package_and_the_model_and_is_the_same_each_time():
     assert bill == images.sbom(packages[::-1], project="p", version="v1", digest="ab", base_digest="sha256:base")
     document = json.loads(bill)
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
-    assert [one["type"] for one in document["components"]] == ["machine-learning-model", "library", "library"]
-    assert [one.get("purl") for one in document["components"][1:]] == [
+    assert [component["type"] for component in document["components"]] == [
+        "machine-learning-model",
+        "library",
+        "library",
+    ]
+    assert [component.get("purl") for component in document["components"][1:]] == [
         "pkg:pypi/jinja2@3.1.6",
         "pkg:pypi/torch@2.13.0%2Bcpu",
     ]

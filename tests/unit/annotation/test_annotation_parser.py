@@ -60,20 +60,20 @@ def test_an_answer_to_another_question_is_refused(result):
 
 
 def test_revisions_follow_the_time_of_change():
-    one = annotation([region()])
-    first = annotation_row(one, revision=revision_of(one, None), queue="label", label="dog", result=[region()])
+    labeled = annotation([region()])
+    first = annotation_row(labeled, revision=revision_of(labeled, None), queue="label", label="dog", result=[region()])
     assert first.revision == "2026-01-01T12:00:00.000000Z"
-    assert revision_of(one, first) is None
-    edited = dataclasses.replace(one, updated_at=NOW + dt.timedelta(microseconds=1))
+    assert revision_of(labeled, first) is None
+    edited = dataclasses.replace(labeled, updated_at=NOW + dt.timedelta(microseconds=1))
     assert revision_of(edited, first) == "2026-01-01T12:00:00.000001Z"
 
 
 def test_a_deleted_annotation_that_is_there_again_gets_a_revision_of_its_own():
-    one = annotation([region()])
+    labeled = annotation([region()])
     buried = tombstone(
-        annotation_row(one, revision=revision_of(one, None), queue="label", label="dog", result=[region()])
+        annotation_row(labeled, revision=revision_of(labeled, None), queue="label", label="dog", result=[region()])
     )
     assert (buried.revision, buried.deleted) == ("2026-01-01T12:00:00.000000Z~deleted", True)
-    restored = revision_of(one, buried)
+    restored = revision_of(labeled, buried)
     assert restored == "2026-01-01T12:00:00.000000Z~deleted~restored"
     assert restored > buried.revision

@@ -75,7 +75,7 @@ def test_an_edited_answer_makes_a_new_revision_and_a_new_version(pushed):
     pushed.collect()
     pushed.labeling.edit(annotation_id, "dog")
     assert counts(pushed.collect()) == (1, 0, 1, 0, 0)
-    assert [(one.version, one.label) for one in pushed.labels.history(NAME, pushed.train[0])] == [
+    assert [(decision.version, decision.label) for decision in pushed.labels.history(NAME, pushed.train[0])] == [
         (1, "cat"),
         (2, "dog"),
     ]
@@ -121,7 +121,9 @@ def test_unknown_classes_are_refused_with_the_allowed_ones(pushed):
     pushed.say(pushed.train[2], "dog")
     assert counts(pushed.collect()) == (3, 0, 1, 0, 2)
     entries = pushed.items.quarantined(NAME)
-    assert {(entry.code, entry.digest) for entry in entries} == {("UNKNOWN_CLASS", one) for one in pushed.train[:2]}
+    assert {(entry.code, entry.digest) for entry in entries} == {
+        ("UNKNOWN_CLASS", item_id) for item_id in pushed.train[:2]
+    }
     assert all("must be one of cat, dog, owl" in entry.reason for entry in entries)
     assert counts(pushed.collect()) == (0, 0, 0, 0, 0)
 
@@ -171,7 +173,7 @@ def test_people_overrule_a_label_from_the_source(case):
     ],
 )
 def test_changed_classes_stop_the_run(pushed, classes, message):
-    choices = "".join(f'<Choice value="{one}"/>' for one in classes)
+    choices = "".join(f'<Choice value="{label}"/>' for label in classes)
     xml = f'<View><Image name="image" value="$image"/><Choices name="label" toName="image">{choices}</Choices></View>'
     pushed.say(pushed.train[0], "cat")
     with pytest.raises(GateClosed, match=message) as caught:
@@ -204,7 +206,7 @@ def test_an_annotation_whose_request_was_killed_before_it_touched_its_task_is_fo
     pushed.say(pushed.train[0], "cat")
     pushed.collect()
     pushed.say(pushed.train[1], "dog")
-    (task,) = [one for one in pushed.labeling.state["tasks"].values() if one["data"]["item_id"] == pushed.train[1]]
+    (task,) = [body for body in pushed.labeling.state["tasks"].values() if body["data"]["item_id"] == pushed.train[1]]
     task["changed_at"] = "2026-01-01T00:00:00+00:00"  # as old as the push
     assert counts(pushed.collect()) == (1, 0, 1, 0, 0)
     assert pushed.label_of(pushed.train[1]) == (1, "decided", "dog")
@@ -217,9 +219,9 @@ def test_only_what_changed_is_read_again(pushed, monkeypatch):
     read = pushed.labeling.annotations
 
     def watched(project_id, *, updated_since=None, task_ids=None):
-        found = list(read(project_id, updated_since=updated_since, task_ids=task_ids))
-        asked.append([one.item_id for one in found])
-        return iter(found)
+        annotations = list(read(project_id, updated_since=updated_since, task_ids=task_ids))
+        asked.append([annotation.item_id for annotation in annotations])
+        return iter(annotations)
 
     pushed.labeling.annotations = watched
     for item_id in pushed.train:

@@ -62,7 +62,7 @@ def with_double(case):
 def with_changed(case):
     """Let somebody have changed the item id of a task in Label Studio; the double makes annotate look."""
     with_double(case)
-    task = min(case.labeling.tasks_of(case.ls_project()), key=lambda one: one["id"])
+    task = min(case.labeling.tasks_of(case.ls_project()), key=lambda body: body["id"])
     case.labeling.edit_data(task["id"], item_id="changed")
 
 

@@ -1,8 +1,8 @@
 from pipeline_tasks.annotation.reconcile import Plan, changed_tasks, plan_reconciliation
 
 
-def plan(found, recorded, annotated=()):
-    return plan_reconciliation(present=found, recorded=recorded, annotated=set(annotated))
+def plan(present, recorded, annotated=()):
+    return plan_reconciliation(present=present, recorded=recorded, annotated=set(annotated))
 
 
 def test_nothing_to_do():
@@ -23,9 +23,9 @@ def test_tasks_of_an_item_that_was_not_recorded_are_left_alone():
 
 
 def test_a_recorded_task_that_shows_another_item_is_no_double_of_it():
-    found, recorded = {"b": [2, 1]}, {"a": 1, "b": 2}
-    assert changed_tasks(found, recorded) == {1: ["a"]}
-    assert plan(found, recorded, [1]) == Plan((), {}, ("a",))
+    present, recorded = {"b": [2, 1]}, {"a": 1, "b": 2}
+    assert changed_tasks(present, recorded) == {1: ["a"]}
+    assert plan(present, recorded, [1]) == Plan((), {}, ("a",))
     assert changed_tasks({"b": [1]}, {"a": 1, "b": 1}) == {}  # a number that Label Studio gave twice
 
 

@@ -143,9 +143,9 @@ def test_history_from_the_shell(case, shell):
 )
 def test_what_served_at_a_time(case, parts, at, champion, until):
     case.tell()
-    found = history.history_at(parts.database, parts.store, NAME, at=minutes(at))
-    assert (found["champion"], found.get("generation")) == (champion or (None, None))
-    assert found["until"] == (minutes(until) if until else None)
+    state = history.history_at(parts.database, parts.store, NAME, at=minutes(at))
+    assert (state["champion"], state.get("generation")) == (champion or (None, None))
+    assert state["until"] == (minutes(until) if until else None)
 
 
 def test_what_served_says_since_when_by_which_verdict_and_who_approved(case, parts):
@@ -260,8 +260,8 @@ def judged(database, object_store):
 
 def test_a_verdict_replays_to_the_same_bytes(judged, parts, shell):
     ref = judged()
-    found = replay.replay(parts.database, parts.store, ref.verdict_id[:8])
-    assert (found.verdict_id, found.same, found.differences) == (ref.verdict_id, True, ())
+    replayed = replay.replay(parts.database, parts.store, ref.verdict_id[:8])
+    assert (replayed.verdict_id, replayed.same, replayed.differences) == (ref.verdict_id, True, ())
     code, out, _ = shell("replay", ref.verdict_id)
     assert (code, out.split(":")[0]) == (0, "same")
     code, out, _ = shell("replay", ref.verdict_id[:6], "--json", "--project", "fashion")
@@ -280,9 +280,9 @@ def rewrite(parts, ref, change):
 def test_a_changed_answer_is_named_by_hash_and_path(judged, parts, shell):
     ref = judged()
     data = rewrite(parts, ref, lambda document: document["decision"].update(answer="keep"))
-    found = replay.replay(parts.database, parts.store, ref.verdict_id)
+    replayed = replay.replay(parts.database, parts.store, ref.verdict_id)
     digest = VerdictRepository(parts.database).find("fashion", ref.verdict_id).digest
-    assert found.differences == (
+    assert replayed.differences == (
         f"verdict.json must hash to {digest}, as the catalog says (got {sha256_hex(data)})",
         f"verdict.json must hash to what the ledger says, {digest} (got {sha256_hex(data)})",
         'decision.answer: stored "keep", computed "promote"',
@@ -296,7 +296,9 @@ def test_a_catalog_that_was_adapted_to_a_changed_verdict_does_not_help(judged, p
     data = rewrite(parts, ref, lambda document: document["decision"].update(answer="keep"))
     case = Case(parts.database, parts.store)
     case.tamper(t.verdicts, t.verdicts.update().values(digest=sha256_hex(data)))
-    assert [one[:43] for one in replay.replay(parts.database, parts.store, ref.verdict_id).differences] == [
+    assert [
+        difference[:43] for difference in replay.replay(parts.database, parts.store, ref.verdict_id).differences
+    ] == [
         "verdict.json must hash to what the ledger s",
         'decision.answer: stored "keep", computed "p',
     ]
@@ -379,7 +381,11 @@ def test_a_rule_version_that_was_forged_is_a_difference(judged, parts):
     ref = judged()
     rewrite(parts, ref, lambda document: document["question"].update(rule_version=99))
     differences = replay.replay(parts.database, parts.store, ref.verdict_id).differences
-    assert [one.split(" must")[0] for one in differences] == ["verdict.json", "verdict.json", "rule_version"]
+    assert [difference.split(" must")[0] for difference in differences] == [
+        "verdict.json",
+        "verdict.json",
+        "rule_version",
+    ]
 
 
 def test_a_beginning_that_names_no_verdict_or_several_is_refused(case, judged, parts, shell, object_store):
@@ -410,7 +416,7 @@ def test_differing_paths_lead_to_the_value():
 def test_a_long_list_of_differences_is_cut(judged, parts):
     ref = judged()
     rewrite(parts, ref, lambda document: document["evidence"].update({f"extra{number:02d}": 1 for number in range(13)}))
-    found = replay.replay(parts.database, parts.store, ref.verdict_id).differences
-    assert len(found) == 2 + replay.NUM_PATHS + 1
-    assert found[-1] == "and 3 more"
+    differences = replay.replay(parts.database, parts.store, ref.verdict_id).differences
+    assert len(differences) == 2 + replay.NUM_PATHS + 1
+    assert differences[-1] == "and 3 more"
     assert dataclasses.replace(replay.replay(parts.database, parts.store, ref.verdict_id), differences=()).same

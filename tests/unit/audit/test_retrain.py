@@ -98,14 +98,14 @@ def test_a_second_training_is_bit_equal_and_leaves_nothing_behind(lineage):
     ref = lineage.train_frozen()
     before = dict(lineage.store.objects)
 
-    found = lineage.retrain(ref.version)
+    retrained = lineage.retrain(ref.version)
 
-    assert found.agrees
-    assert found.weights_equal
-    assert found.tolerance == 0
-    assert found.warnings == ()
-    assert found.reproduced_digest == ref.digest
-    assert {pair.difference for pair in found.metrics} == {0.0}
+    assert retrained.agrees
+    assert retrained.weights_equal
+    assert retrained.tolerance == 0
+    assert retrained.warnings == ()
+    assert retrained.reproduced_digest == ref.digest
+    assert {pair.difference for pair in retrained.metrics} == {0.0}
     assert dict(lineage.store.objects) == before
     assert len(lineage.models.history("stripes")) == 1
     assert list((lineage.folder / "again").iterdir()) == []
@@ -126,18 +126,18 @@ def test_a_tuned_model_is_reproduced_without_the_trials(database, object_store, 
 def test_an_exported_model_is_reproduced_with_its_graph(database, object_store, tmp_path):
     lineage = Lineage(database, object_store, tmp_path, runtime="onnx-int8")
     ref = lineage.train_frozen()
-    found = lineage.retrain(ref.version)
-    assert found.weights_equal  # the weights file names the graph's digest
-    assert found.agrees
+    retrained = lineage.retrain(ref.version)
+    assert retrained.weights_equal  # the weights file names the graph's digest
+    assert retrained.agrees
 
 
 def test_another_environment_is_named_and_judged_by_the_tolerance(lineage):
     ref = lineage.train_frozen()
-    found = lineage.retrain(ref.version, lock_hash="other", code_revision="d" * 40)
-    assert found.agrees
-    assert found.weights_equal
-    assert found.tolerance == 0.02
-    assert list(found.warnings) == [
+    retrained = lineage.retrain(ref.version, lock_hash="other", code_revision="d" * 40)
+    assert retrained.agrees
+    assert retrained.weights_equal
+    assert retrained.tolerance == 0.02
+    assert list(retrained.warnings) == [
         "environment lock must be the recorded one for the same bits (recorded lock, got other).",
         "code revision must be the recorded one for the same bits (recorded cccccccccccc..., got dddddddddddd...).",
     ]
@@ -145,11 +145,11 @@ def test_another_environment_is_named_and_judged_by_the_tolerance(lineage):
 
 def test_an_uncommitted_checkout_promises_no_bits(lineage):
     ref = lineage.train_frozen(code_revision=f"{COMMIT}-dirty")
-    found = lineage.retrain(ref.version, code_revision=f"{COMMIT}-dirty")
-    assert [warning.split(" (")[0] for warning in found.warnings] == [
+    retrained = lineage.retrain(ref.version, code_revision=f"{COMMIT}-dirty")
+    assert [warning.split(" (")[0] for warning in retrained.warnings] == [
         "code revision must be a commit for the same bits"
     ]
-    assert found.tolerance == 0.02
+    assert retrained.tolerance == 0.02
 
 
 def test_a_model_that_was_trained_otherwise_differs(lineage, monkeypatch):
@@ -157,11 +157,11 @@ def test_a_model_that_was_trained_otherwise_differs(lineage, monkeypatch):
     honest = task.FitPlan
     monkeypatch.setattr(task, "FitPlan", lambda params, epochs, seed, *rest: honest(params, epochs, seed + 1, *rest))
     ref = lineage.train_frozen(params={"epochs": 1})
-    found = lineage.retrain(ref.version)
-    assert not found.agrees
-    assert not found.weights_equal
-    assert any(pair.difference > 0 for pair in found.metrics)
-    assert comparison_text("stripes", ref.version, found).startswith("DIFFERS: model version")
+    retrained = lineage.retrain(ref.version)
+    assert not retrained.agrees
+    assert not retrained.weights_equal
+    assert any(pair.difference > 0 for pair in retrained.metrics)
+    assert comparison_text("stripes", ref.version, retrained).startswith("DIFFERS: model version")
     assert lineage.retrain(ref.version, tolerance=100.0).agrees
 
 
@@ -256,15 +256,15 @@ def test_an_unknown_version_and_a_negative_tolerance_are_refused(lineage):
 
 def test_the_answer_is_json_and_text(lineage):
     ref = lineage.train_frozen(params={"epochs": 1})
-    found = lineage.retrain(ref.version, lock_hash="other")
-    told = json.loads(json.dumps(comparison_json("stripes", ref.version, found)))
+    retrained = lineage.retrain(ref.version, lock_hash="other")
+    told = json.loads(json.dumps(comparison_json("stripes", ref.version, retrained)))
     assert (told["agrees"], told["weights_equal"], told["tolerance"]) == (True, True, 0.02)
     assert told["metrics"][0] == {
         "name": "accuracy",
-        "recorded": found.metrics[0].recorded,
-        "reproduced": found.metrics[0].reproduced,
+        "recorded": retrained.metrics[0].recorded,
+        "reproduced": retrained.metrics[0].reproduced,
         "difference": 0.0,
     }
-    text = comparison_text("stripes", ref.version, found).splitlines()
+    text = comparison_text("stripes", ref.version, retrained).splitlines()
     assert text[0] == f"Agrees: model version {ref.version} of stripes, asked for within a tolerance of 0.02."
     assert text[-1].startswith("warning: environment lock must be the recorded one")

@@ -39,9 +39,9 @@ def champion(parts):
 
 @pytest.fixture
 def release(monkeypatch, champion):
-    found = ReleaseRef("fashion", "r1", champion.model_version, "verdict-v1", "dethrone_fashion:r1")
-    monkeypatch.setattr(restore, "release_of_version", lambda *_: found)
-    return found
+    ref = ReleaseRef("fashion", "r1", champion.model_version, "verdict-v1", "dethrone_fashion:r1")
+    monkeypatch.setattr(restore, "release_of_version", lambda *_: ref)
+    return ref
 
 
 def test_the_champion_is_started_under_its_release(parts, champion, release, monkeypatch):

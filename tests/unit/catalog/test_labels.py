@@ -51,7 +51,7 @@ def test_imported_labels_are_accepted_once(case, labels):
     assert labels.decisions(NAME, ids[:1])[ids[0]] == DecisionRow(
         ids[0], 1, "decided", "cat", "imported", (), (), None, 1, NOW
     )
-    assert [one.status for one in labels.decisions(NAME, ids).values()] == ["decided"] * 6
+    assert [row.status for row in labels.decisions(NAME, ids).values()] == ["decided"] * 6
 
 
 def test_a_label_that_comes_later_is_accepted_later(case, labels):
@@ -70,7 +70,7 @@ def test_a_label_corrected_at_its_source_is_a_new_version_and_people_are_not_ove
     to_dog = {item_id: KnownItem("dog", "s", "k") for item_id in (first, second)}
     case.items.record(fence, Chunk(NAME, "s", "b", [], corrected=to_dog))
     assert (accept(labels), accept(labels)) == (1, 0)
-    history = [(one.version, one.label, one.method) for one in labels.history(NAME, first)]
+    history = [(row.version, row.label, row.method) for row in labels.history(NAME, first)]
     assert history == [(1, "cat", "imported"), (2, "dog", "imported")]
     assert labels.decisions(NAME, [second])[second].method == "single"
     assert len(labels.history(NAME, third)) == 1
@@ -108,8 +108,8 @@ def test_the_most_urgent_are_claimed_first_and_no_item_twice(case, labels):
     case.add(*items)
     for priority, item in enumerate(items):
         labels.request([item], reason="new", now=NOW, priority=float(priority))
-    claimed = [one.item.item_id for one in labels.claim(NAME, "label", limit=2)]
-    claimed += [one.item.item_id for one in labels.claim(NAME, "label", limit=9)]
+    claimed = [request.item.item_id for request in labels.claim(NAME, "label", limit=2)]
+    claimed += [request.item.item_id for request in labels.claim(NAME, "label", limit=9)]
     assert claimed == [item.item_id for item in reversed(items)]
     assert labels.claim(NAME, "label", limit=9) == []
     assert labels.counts(NAME)["label"].pushing == 5
@@ -137,7 +137,7 @@ def test_suggestions_are_kept_for_pending_training_items_only(case, labels):
     case.add(train, exam)
     labels.request_unlabeled(NAME, now=NOW)
     assert [item.item_id for item in labels.without_prediction(NAME, limit=9)] == [train.item_id]
-    labels.suggest(NAME, {one.item_id: {"label": "cat", "score": 0.25} for one in (train, exam)})
+    labels.suggest(NAME, {item.item_id: {"label": "cat", "score": 0.25} for item in (train, exam)})
     assert labels.without_prediction(NAME, limit=9) == []
     assert labels.claim(NAME, "label", limit=1)[0].prediction == {"label": "cat", "score": 0.25}
     assert labels.claim(NAME, "exam", limit=1)[0].prediction is None
@@ -171,7 +171,7 @@ def test_decisions_form_a_history_and_the_newest_counts(case, labels):
     labels.commit(NAME, decisions=[decision(item_id)], now=NOW)
     assert labels.decisions(NAME, [item_id])[item_id].status == "decided"
     labels.commit(NAME, decisions=[decision(item_id, 2, None, "disputed")], now=NOW)
-    assert [one.version for one in labels.history(NAME, item_id)] == [1, 2]
+    assert [row.version for row in labels.history(NAME, item_id)] == [1, 2]
     assert labels.decisions(NAME, [item_id])[item_id].status == "disputed"
 
 

@@ -49,9 +49,9 @@ def test_a_quantile_is_a_value_that_was_seen(share, expected):
 
 
 def test_the_report_says_what_the_gateway_adds_and_what_is_not_told():
-    found = report([Sample(0.010, TOLD)] * 3, [Sample(0.0085, {})] * 3) | {"model_server": {}}
-    assert found["gateway_adds_p50_ms"] == 1.5
-    text = as_text({"project": "fashion", "num_requests": 3, **found})
+    figures = report([Sample(0.010, TOLD)] * 3, [Sample(0.0085, {})] * 3) | {"model_server": {}}
+    assert figures["gateway_adds_p50_ms"] == 1.5
+    text = as_text({"project": "fashion", "num_requests": 3, **figures})
     assert "The gateway adds 1.50 ms to the median." in text
     assert "does not tell queue and model apart" in text
     alone = report([Sample(0.010, TOLD | MODEL)], []) | {"model_server": {"pass_mean_ms": 2.5}}
@@ -116,8 +116,8 @@ def servers():
         return made[-1]
 
     yield make
-    for one in made:
-        one.stop()
+    for server in made:
+        server.stop()
 
 
 @pytest.fixture
@@ -149,23 +149,23 @@ class StoredItem:
 
 def test_items_of_the_project_are_asked_about_both_ways_in_turn(servers, measured):
     gateway, model = servers(), servers()
-    found = measured(gateway.url, model.url, items=[StoredItem(b"a"), StoredItem(b"b")])
-    assert (found["num_requests"], len(gateway.seen), len(model.seen)) == (20, 22, 22), "a tenth more warms up"
+    figures = measured(gateway.url, model.url, items=[StoredItem(b"a"), StoredItem(b"b")])
+    assert (figures["num_requests"], len(gateway.seen), len(model.seen)) == (20, 22, 22), "a tenth more warms up"
     path, headers, body = gateway.seen[0]
     assert (path, body) == ("/v1/projects/fashion/predict", b"a")
     assert (headers["Authorization"], headers["X-User-Key"]) == ("Bearer k", "dethrone-latency")
     assert model.seen[1][0] == "/predict"
     assert model.seen[1][1]["Authorization"] == "Bearer i"
     assert [body for _, _, body in gateway.seen[:4]] == [b"a", b"b", b"a", b"b"]
-    assert found["through_gateway"]["p50_ms"] == 1.0
-    assert found["model_server"] == {"pass_mean_ms": 2.0}
-    json.dumps(found)
+    assert figures["through_gateway"]["p50_ms"] == 1.0
+    assert figures["model_server"] == {"pass_mean_ms": 2.0}
+    json.dumps(figures)
 
 
 def test_a_model_server_that_cannot_be_reached_is_left_out(servers, measured):
     gateway = servers()
-    found = measured(gateway.url, "http://127.0.0.1:9", file=Payload(b"x", "text/plain"))
-    assert (found["direct"], found["num_requests"], found["model_server"]) == (None, 20, {})
+    figures = measured(gateway.url, "http://127.0.0.1:9", file=Payload(b"x", "text/plain"))
+    assert (figures["direct"], figures["num_requests"], figures["model_server"]) == (None, 20, {})
     assert measured(gateway.url, None, file=Payload(b"x", "text/plain"))["direct"] is None
 
 

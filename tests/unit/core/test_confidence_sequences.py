@@ -48,16 +48,16 @@ def test_looking_after_every_trial_misses_the_true_rate_at_most_as_often_as_stat
 
 
 def test_a_difference_holds_what_both_rates_allow():
-    found = compare(Rate(80, 1000), Rate(10, 1000), alpha=0.05)
-    assert found.difference == pytest.approx(0.07)
-    assert 0 < found.low < 0.07 < found.high
+    difference = compare(Rate(80, 1000), Rate(10, 1000), alpha=0.05)
+    assert difference.difference == pytest.approx(0.07)
+    assert 0 < difference.low < 0.07 < difference.high
     back = compare(Rate(10, 1000), Rate(80, 1000), alpha=0.05)
-    assert back == Difference(-found.difference, -found.high, -found.low)
+    assert back == Difference(-difference.difference, -difference.high, -difference.low)
 
 
 def test_equal_rates_are_never_told_apart():
-    found = compare(Rate(50, 1000), Rate(50, 1000), alpha=0.05)
-    assert found.low < 0 < found.high
+    difference = compare(Rate(50, 1000), Rate(50, 1000), alpha=0.05)
+    assert difference.low < 0 < difference.high
 
 
 @pytest.mark.parametrize("counts", [(-1, 3), (4, 3), (1, 0)])

@@ -10,9 +10,9 @@ from pipeline_tasks.core.proportions import wilson_interval
 
 def test_wilson_interval_matches_the_published_example():
     # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3: 81 of 263.
-    found = wilson_interval(81, 263)
-    assert found.estimate == pytest.approx(81 / 263)
-    assert (round(found.low, 4), round(found.high, 4)) == (0.2553, 0.3662)
+    interval = wilson_interval(81, 263)
+    assert interval.estimate == pytest.approx(81 / 263)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
 
 
 def test_wilson_interval_is_exact_at_both_ends():
@@ -35,6 +35,6 @@ def test_wilson_interval_is_that_of_scipy_where_it_has_one(confidence):
     """Whole counts only: scipy's knows no weighted trials (ADR 30)."""
     for num_trials, part in itertools.product([1, 2, 3, 7, 30, 100, 9_999, 10**6], [0, 0.01, 0.3, 0.5, 0.999, 1]):
         num_successes = round(part * num_trials)
-        found = wilson_interval(num_successes, num_trials, confidence=confidence)
+        interval = wilson_interval(num_successes, num_trials, confidence=confidence)
         other = stats.binomtest(num_successes, num_trials).proportion_ci(confidence, method="wilson")
-        assert (found.low, found.high) == pytest.approx((other.low, other.high), rel=0, abs=1e-12)
+        assert (interval.low, interval.high) == pytest.approx((other.low, other.high), rel=0, abs=1e-12)

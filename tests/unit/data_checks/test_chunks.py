@@ -84,9 +84,9 @@ def test_a_late_rule_puts_rows_of_earlier_chunks_aside():
     suite = Suite(name="test", stage="items", rules=(UNIQUE_NUMBER, KNOWN), required=("item_id",))
     run = ChunkedRun(suite, max_ids=1)
     frame = pd.DataFrame(GOOD | {"number": [1, 2, 3, 4, 5, 6, 1], "label": list("xyxyxzz")})
-    found = [run.add(part) for part in cut(frame, 3)]
+    answers = [run.add(part) for part in cut(frame, 3)]
     result, late = run.finish(subject="s")
-    assert found == [{}, {"f": ("KNOWN",)}, {"g": ("KNOWN",)}]
+    assert answers == [{}, {"f": ("KNOWN",)}, {"g": ("KNOWN",)}]
     assert late == {"a": ("UNIQUE_NUMBER",), "g": ("UNIQUE_NUMBER",)}
     assert [(rule.num_failed, rule.failing_ids, rule.observed) for rule in result.rules] == [
         (2, ("a",), "2 of 7: 1"),

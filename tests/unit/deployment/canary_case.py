@@ -33,8 +33,8 @@ class Gateway(Follower):
         self.looks += 1
         if self.away:
             return None
-        found = {name: account(**facts) for name, facts in self.said.items()}
-        return RouteAccounts(self.followed_generation(project), (1.0, 2.0, 4.0), found)
+        accounts = {name: account(**facts) for name, facts in self.said.items()}
+        return RouteAccounts(self.followed_generation(project), (1.0, 2.0, 4.0), accounts)
 
 
 def account(*, asked, errors=0, slow=0, disagreed=0, paired=None, only_it=0, only_champion=0):
@@ -77,7 +77,7 @@ class Rolling(Yard):
             project=self.project,
             release=release,
             require_promotable=gate,
-            check=check or (lambda *one: self.checked.append(one)),
+            check=check or (lambda *arguments: self.checked.append(arguments)),
             pause=self.pause,
             traffic=lambda: self.traffic,
             **shared,
@@ -90,8 +90,8 @@ class Rolling(Yard):
     @property
     def moves(self):
         return [
-            (one.action, {e.model_version: e.weight for e in (*one.route.entries, *one.route.shadows)})
-            for one in self.serving.records("fashion")
+            (record.action, {e.model_version: e.weight for e in (*record.route.entries, *record.route.shadows)})
+            for record in self.serving.records("fashion")
         ]
 
 
@@ -102,7 +102,7 @@ def faults(yard):
         deployments = connection.execute(sa.select(t.deployments)).mappings().all()
         entries = ledger_repository.read_entries(connection, "fashion")
         drafts = ledger_repository.read_drafts(connection, "fashion")
-    unwritten = [one for one in ledger.row_faults(entries, drafts) if "route" in one or "generation" in one]
+    unwritten = [fault for fault in ledger.row_faults(entries, drafts) if "route" in fault or "generation" in fault]
     return [*chain_violations("fashion", routes, deployments), *ledger.chain_faults(entries), *unwritten]
 
 

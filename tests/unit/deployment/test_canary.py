@@ -37,7 +37,7 @@ def test_a_good_candidate_goes_step_by_step_and_each_step_bakes(yard):
     assert set(yard.target.running) == {"fashion-ra", "fashion-rb"}
     assert len(yard.checked) == 1
     records = yard.serving.records("fashion")
-    assert [one.verdict_id for one in records] == ["verdict-a", "verdict-a", "verdict-a", "verdict-b"]
+    assert [record.verdict_id for record in records] == ["verdict-a", "verdict-a", "verdict-a", "verdict-b"]
     assert records[1].reason == "10 % to b beside a (verdict verdict-b said promote)"
     assert records[2].reason.startswith(
         "50 % to b beside a (verdict verdict-b said promote); 10 % passed: 0.0% of 900 "
@@ -83,7 +83,7 @@ def test_what_was_seen_on_mirrors_lets_the_steps_pass_without_a_proof(database):
     yard.during = [lambda: yard.gateway.said.update({"fashion-rb": {"asked": 60, "errors": 9}})]
     assert yard.roll().champion_version == "b"
     records = yard.serving.records("fashion")
-    assert [one.serving.get("rollout") for one in records] == [None, *[{"rule": "mirrors/1"}] * 3, None]
+    assert [record.serving.get("rollout") for record in records] == [None, *[{"rule": "mirrors/1"}] * 3, None]
     assert "; mirrors passed: 0 of 900 mirrors failed here only, 0 at the champion only: " in records[2].reason
     assert records[3].reason.endswith("; 10 % passed: 9 of 60 failed, the champion's 0 of 4,000")
 
@@ -100,7 +100,7 @@ def test_a_step_after_mirrors_waits_for_its_requests_no_longer_than_its_part_of_
     yard = Rolling(database, shadow_requests=300)
     yard.during = [lambda: yard.gateway.said.update({"fashion-rb": {"asked": 3}})]
     assert yard.roll().champion_version == "b"
-    begun = [one.created_at for one in yard.serving.records("fashion")]
+    begun = [record.created_at for record in yard.serving.records("fashion")]
     seconds = [(after - before).total_seconds() for before, after in itertools.pairwise(begun[1:])]
     assert seconds == [0, 50, 50], "half of the deadline's 100 s each, less than a minute"
 

@@ -35,17 +35,17 @@ def look(candidate, champion, *, phase=CANARY, limits=LIMITS, alpha=0.05):
 
 
 def test_a_candidate_like_the_champion_passes():
-    found = look(account(2000, errors=2), account(8000, errors=8))
-    assert found.answer == "pass"
-    assert found.reasons[0].startswith("0.1% of 2,000 failed, the champion's 0.1% of 8,000: ")
-    assert "(2.0 allowed)" in found.reasons[0]
+    finding = look(account(2000, errors=2), account(8000, errors=8))
+    assert finding.answer == "pass"
+    assert finding.reasons[0].startswith("0.1% of 2,000 failed, the champion's 0.1% of 8,000: ")
+    assert "(2.0 allowed)" in finding.reasons[0]
 
 
 @pytest.mark.parametrize("asked", [4, 2000])
 def test_one_that_fails_everything_is_failed_after_a_handful(asked):
-    found = look(account(asked, errors=asked), account(400))
-    assert found.answer == "fail"
-    (reason,) = found.reasons
+    finding = look(account(asked, errors=asked), account(400))
+    assert finding.answer == "fail"
+    (reason,) = finding.reasons
     assert reason.startswith(f"100.0% of {asked:,} failed, the champion's 0.0% of 400: ")
 
 
@@ -68,9 +68,9 @@ def test_an_increase_within_the_limit_is_told_from_one_beyond():
 
 def test_slowness_is_measured_by_the_champions_own_time():
     assert look(account(2000, ms=8.0), account(2000, ms=4.0)).answer == "pass"
-    found = look(account(2000, ms=16.0), account(2000, ms=4.0))
-    assert found.answer == "fail"
-    assert found.reasons[0].startswith("100.0% of 2,000 slower than 8 ms, the champion's 0.0% of 2,000")
+    finding = look(account(2000, ms=16.0), account(2000, ms=4.0))
+    assert finding.answer == "fail"
+    assert finding.reasons[0].startswith("100.0% of 2,000 slower than 8 ms, the champion's 0.0% of 2,000")
     generous = RolloutLimits(max_latency_ratio=4.0)
     assert look(account(2000, ms=16.0), account(2000, ms=4.0), limits=generous).answer == "pass"
 
@@ -86,9 +86,9 @@ def test_the_champions_slow_tail_is_above_the_last_edge():
 
 def test_disagreement_counts_in_the_shadow_only():
     candidate, champion = account(2000, compared=2000, disagreed=1400), account(2000)
-    found = look(candidate, champion, phase=SHADOW)
-    assert found.answer == "fail"
-    assert found.reasons[0].startswith("70.0% of 2,000 mirrored answers differ from the champion's: ")
+    finding = look(candidate, champion, phase=SHADOW)
+    assert finding.answer == "fail"
+    assert finding.reasons[0].startswith("70.0% of 2,000 mirrored answers differ from the champion's: ")
     assert look(candidate, champion).answer == "pass"
     agreeing = account(2000, compared=2000, disagreed=100)
     assert look(agreeing, champion, phase=SHADOW).answer == "pass"
@@ -97,8 +97,8 @@ def test_disagreement_counts_in_the_shadow_only():
 
 def test_passing_needs_the_minimum_and_both_sides():
     wide = RolloutLimits(max_error_rate_increase=0.9)
-    found = look(account(99), account(5000), limits=wide)
-    assert (found.answer, found.reasons[0]) == ("inconclusive", "99 of the 100 requests that it needs")
+    finding = look(account(99), account(5000), limits=wide)
+    assert (finding.answer, finding.reasons[0]) == ("inconclusive", "99 of the 100 requests that it needs")
     assert look(account(5000), EMPTY).answer == "inconclusive"
     assert look(EMPTY, account(5000)).answer == "inconclusive"
 

@@ -24,7 +24,7 @@ class Lab(Rolling):
             "target": self.target,
             "gateway": self.gateway,
             "release_of": self.release,
-            "check": lambda *one: self.checked.append(one),
+            "check": lambda *arguments: self.checked.append(arguments),
             "classes_of": lambda _: ("x", "y"),
             "attempt": attempt,
             "fence": functools.partial(self.database.acquire, "fashion/ship", attempt, now=NOW),
@@ -189,7 +189,7 @@ def test_an_experiment_is_found_by_the_beginning_of_its_id(lab):
     second = lab.start("c").serving["experiment"]["experiment_id"]
     records = lab.serving.records("fashion")
     assert deployment_experiment.newest(records)[0].experiment_id == second
-    found, after = deployment_experiment.newest(records, experiment_id=first[:6])
-    assert (found.experiment_id, found.b, after.action) == (first, "b", "experiment_stop")
+    experiment, after = deployment_experiment.newest(records, experiment_id=first[:6])
+    assert (experiment.experiment_id, experiment.b, after.action) == (first, "b", "experiment_stop")
     with pytest.raises(ConfigError, match=rf"\(got zz\)\. Known: {first}, {second}"):
         deployment_experiment.newest(records, experiment_id="zz")

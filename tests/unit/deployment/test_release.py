@@ -52,7 +52,7 @@ def build(database, object_store, tmp_path):
     packager = Packager()
 
     def run(*, ask=ANSWERS, golden=GOLDEN):
-        found = deployment_release.release(
+        released = deployment_release.release(
             s.project(),
             MODEL,
             verdict_id="v1",
@@ -68,7 +68,7 @@ def build(database, object_store, tmp_path):
             now=NOW,
             scratch=tmp_path / "scratch",
         )
-        return found, packager
+        return released, packager
 
     return run
 

@@ -104,7 +104,10 @@ def rule_holds_recall(rule):
 
 def rule_keeps_what_forgets(rule):
     forgets = s.epoch(1, gained=s.gain(-0.05, low=-0.07, high=-0.031, alpha=0.05, num_items=2000))
-    codes = {one.code: one.stand for one in rule.decide(s.policy(), s.evidence(epochs=(s.epoch(2), forgets))).reasons}
+    codes = {
+        reason.code: reason.stand
+        for reason in rule.decide(s.policy(), s.evidence(epochs=(s.epoch(2), forgets))).reasons
+    }
     assert (codes.get("EPOCH_WORSE"), codes.get("PREVIOUS_WORSE")) == ("against", "against")
 
 
@@ -126,10 +129,10 @@ def rule_needs_groups(rule):
 def rule_spends_the_epochs_level(rule):
     gained = s.gain(p=0.0001, alpha=0.01 * 6 / math.pi**2)
     try:
-        found = decided(rule, s.evidence(current=s.exam(gained=gained), epoch_level=0.01))
+        decision = decided(rule, s.evidence(current=s.exam(gained=gained), epoch_level=0.01))
     except ValueError as error:
         pytest.fail(str(error))
-    assert found[0] == "promote"
+    assert decision[0] == "promote"
 
 
 def rule_notes_a_margin_that_cannot_be_shown(rule):
@@ -172,7 +175,7 @@ def rule_refuses_a_leak(rule):
 def rule_tells_of_a_leak_to_the_champion(rule):
     decision = rule.decide(s.policy(), s.evidence(champion_leaks=(Leak("a" * 64, "b" * 64, "near", 0.99),)))
     assert (decision.answer, decision.code) == ("promote", "GAIN_SHOWN")
-    assert [one.stand for one in decision.reasons if one.code == "CHAMPION_EXAM_LEAK"] == ["note"]
+    assert [reason.stand for reason in decision.reasons if reason.code == "CHAMPION_EXAM_LEAK"] == ["note"]
 
 
 def judged_with(rule: ModuleType, **contender_scores) -> tuple[str, str]:
@@ -234,7 +237,9 @@ def sliced(*, contender_wrong: int, champion_wrong: int) -> ev.ExamEvidence:
 
 
 def said_on_slices(slice_rule: ModuleType, **wrong: int) -> list[tuple[str, str]]:
-    return [(one.stand, one.code) for one in slice_rule.check_slices(s.policy(slices=[LIGHT]), sliced(**wrong))]
+    return [
+        (reason.stand, reason.code) for reason in slice_rule.check_slices(s.policy(slices=[LIGHT]), sliced(**wrong))
+    ]
 
 
 def slices_hold(slice_rule):
@@ -330,8 +335,8 @@ def evidence_knows_who_is_better_by_f1(evidence):
 
 def evidence_gives_each_its_own_scores(evidence):
     exam = built(evidence, probabilities(BETTER), probabilities(WORSE))
-    found = exam.contender.accuracy.estimate, exam.champion.accuracy.estimate
-    assert found == pytest.approx((280 / 300, 220 / 300))
+    estimates = exam.contender.accuracy.estimate, exam.champion.accuracy.estimate
+    assert estimates == pytest.approx((280 / 300, 220 / 300))
 
 
 def evidence_counts_nan_as_no_answer(evidence):
@@ -345,9 +350,9 @@ def scores_are_none_of_nan(scores):
     broken_nc = probabilities(BETTER)
     broken_nc[7] = np.nan
     with np.errstate(invalid="ignore"):  # the mutant computes with it
-        found = scores.score(broken_nc, BETTER, TRUTH, classes=s.CLASSES, group_n=np.arange(NUM_ITEMS))
-    assert math.isnan(found.calibration_error)
-    assert found.classes == ()
+        broken = scores.score(broken_nc, BETTER, TRUTH, classes=s.CLASSES, group_n=np.arange(NUM_ITEMS))
+    assert math.isnan(broken.calibration_error)
+    assert broken.classes == ()
 
 
 def evidence_spends_its_level(evidence):
@@ -376,14 +381,14 @@ def evidence_of(verdict: ModuleType, **changes) -> ev.Evidence:
 
 def verdict_passes_the_leak_on(verdict):
     mine, other = Leak("a", "b", "near", 0.99), Leak("c", "c", "exact", 1.0)
-    found = evidence_of(verdict, leaks=(mine,), champion_leaks=(other,))
-    assert (found.leaks, found.champion_leaks) == ((mine,), (other,))
+    evidence = evidence_of(verdict, leaks=(mine,), champion_leaks=(other,))
+    assert (evidence.leaks, evidence.champion_leaks) == ((mine,), (other,))
 
 
 def verdict_judges_the_epochs_together(verdict):
-    found = evidence_of(verdict)
-    assert (found.current.epoch, found.current.num_items) == (2, 2 * NUM_ITEMS)
-    assert (found.current.gain.num_wins, found.current.gain.num_losses) == (60, 60)
+    evidence = evidence_of(verdict)
+    assert (evidence.current.epoch, evidence.current.num_items) == (2, 2 * NUM_ITEMS)
+    assert (evidence.current.gain.num_wins, evidence.current.gain.num_losses) == (60, 60)
 
 
 def rule_tells_what_is_open_and_decides_as_without(rule):
@@ -393,8 +398,8 @@ def rule_tells_what_is_open_and_decides_as_without(rule):
 
 
 def verdict_looks_at_each_epoch(verdict):
-    found = evidence_of(verdict).epochs
-    assert [(one.epoch, one.gain.num_wins, one.gain.num_losses) for one in found] == [(2, 60, 0), (1, 0, 60)]
+    epochs = evidence_of(verdict).epochs
+    assert [(epoch.epoch, epoch.gain.num_wins, epoch.gain.num_losses) for epoch in epochs] == [(2, 60, 0), (1, 0, 60)]
 
 
 def verdict_counts_the_use(verdict):
@@ -406,8 +411,8 @@ def verdict_spends_the_epochs_level(verdict):
 
 
 def verdict_gives_each_its_own_latency(verdict):
-    found = evidence_of(verdict)
-    assert (found.contender.latency_p99_ms, found.champion.latency_p99_ms) == (2.0, 4.0)
+    evidence = evidence_of(verdict)
+    assert (evidence.contender.latency_p99_ms, evidence.champion.latency_p99_ms) == (2.0, 4.0)
 
 
 def scored(task: ModuleType, *, leaks=()):
@@ -434,14 +439,16 @@ def scored(task: ModuleType, *, leaks=()):
 
 def task_finds_the_leak(task):
     mine, other = Leak("a", "b", "near", 0.99), Leak("c", "c", "exact", 1.0)
-    found = scored(task, leaks={("snapshot-new", 1): [mine], ("snapshot-old", 1): [other]})
-    assert (found.leaks, found.champion_leaks) == ((mine,), (other,))
+    evidence = scored(task, leaks={("snapshot-new", 1): [mine], ("snapshot-old", 1): [other]})
+    assert (evidence.leaks, evidence.champion_leaks) == ((mine,), (other,))
 
 
 def task_gives_each_its_own_answers(task):
-    found = scored(task).answers[0]
-    truth_n = np.array([s.CLASSES.index(label) for label in found.labels])
-    right = [int((answer_nc.argmax(axis=1) == truth_n).sum()) for answer_nc in (found.contender_nc, found.champion_nc)]
+    answers = scored(task).answers[0]
+    truth_n = np.array([s.CLASSES.index(label) for label in answers.labels])
+    right = [
+        int((answer_nc.argmax(axis=1) == truth_n).sum()) for answer_nc in (answers.contender_nc, answers.champion_nc)
+    ]
     assert right == [6, 3]
 
 
@@ -470,24 +477,24 @@ def compared_in_groups(groups, *, size=10):
 
 def groups_count_as_one(groups):
     """12 won and 4 lost groups say as much as 12 won and 4 lost items: P(Bin(16, 1/2) >= 12)."""
-    found = compared_in_groups(groups)
-    assert found.p_value == pytest.approx(0.03840637, abs=1e-8)
-    assert found.p_value == pytest.approx(compared_in_groups(groups, size=1).p_value, abs=1e-12)
-    assert (found.num_wins, found.num_losses, found.num_groups) == (120, 40, 30)
+    gain = compared_in_groups(groups)
+    assert gain.p_value == pytest.approx(0.03840637, abs=1e-8)
+    assert gain.p_value == pytest.approx(compared_in_groups(groups, size=1).p_value, abs=1e-12)
+    assert (gain.num_wins, gain.num_losses, gain.num_groups) == (120, 40, 30)
 
 
 def groups_widen_the_bounds(groups):
-    found = compared_in_groups(groups)
-    assert found.design_effect == pytest.approx(10 * 30 / 29, rel=0.01)
-    assert found.low < 0.06
-    assert found.difference > 0.25
+    gain = compared_in_groups(groups)
+    assert gain.design_effect == pytest.approx(10 * 30 / 29, rel=0.01)
+    assert gain.low < 0.06
+    assert gain.difference > 0.25
 
 
 def groups_leave_bounds_on_one_group_open(groups):
     right = np.arange(100) < 60
     group_n = np.where(np.arange(100) < 30, 0, np.arange(100))
-    found = groups.compare_accuracy(right, ~right, group_n, alpha=0.05)
-    assert (found.low, found.high) == (-1.0, 1.0)
+    gain = groups.compare_accuracy(right, ~right, group_n, alpha=0.05)
+    assert (gain.low, gain.high) == (-1.0, 1.0)
 
 
 def groups_draw_noise_to_the_whole(groups):
@@ -498,13 +505,13 @@ def groups_draw_noise_to_the_whole(groups):
 
 def groups_draw_whole_groups_for_f1(groups):
     group_n = np.repeat(np.arange(30), 10)
-    found = groups.compare_macro_f1(TRUTH, BETTER, WORSE, group_n, num_classes=2, alpha=0.03, seed=1, num_resamples=500)
+    gain = groups.compare_macro_f1(TRUTH, BETTER, WORSE, group_n, num_classes=2, alpha=0.03, seed=1, num_resamples=500)
     single = groups.compare_macro_f1(
         TRUTH, BETTER, WORSE, np.arange(NUM_ITEMS), num_classes=2, alpha=0.03, seed=1, num_resamples=500
     )
-    assert found.difference == single.difference
-    assert found.low < single.low - 0.05
-    assert found.p_value > single.p_value
+    assert gain.difference == single.difference
+    assert gain.low < single.low - 0.05
+    assert gain.p_value > single.p_value
 
 
 def budget_is_spent_once(budget):
@@ -515,7 +522,7 @@ def budget_is_spent_once(budget):
     assert sum(levels[:53]) <= 1.0
     assert sum(levels[260:312]) <= 0.5 * 52 * 7 / 365 + 1e-6
     hurried = budget.epoch_levels(
-        [start + dt.timedelta(minutes=one) for one in range(1000)], a_year=0.5, confidence=0.95
+        [start + dt.timedelta(minutes=minute) for minute in range(1000)], a_year=0.5, confidence=0.95
     )
     assert sum(hurried) <= 0.501
     assert budget.epoch_levels([start], a_year=5, confidence=0.9) == [pytest.approx(0.1)]

@@ -100,8 +100,8 @@ def recalls(*, shares=(0.9, 0.9), items=(500, 500), half=0.03, shrunk=None) -> t
 
 
 def epoch(number, *, gained=None, num_items=500, least_class=200) -> ev.EpochEvidence:
-    found = gained or gain(0.0, low=-0.02, alpha=0.05, num_items=num_items)
-    return ev.EpochEvidence(f"exam{number}", number, num_items, num_items, 0.9, 0.9, found, least_class)
+    paired = gained or gain(0.0, low=-0.02, alpha=0.05, num_items=num_items)
+    return ev.EpochEvidence(f"exam{number}", number, num_items, num_items, 0.9, 0.9, paired, least_class)
 
 
 def evidence(**changes) -> ev.Evidence:
@@ -139,7 +139,7 @@ class TableModel:
         self.batches.append(len(inputs))
         if self.broken == "raises":
             raise PermanentError("NaN in row 1", code="NON_FINITE_OUTPUT")
-        rows = [self._row(one) for one in inputs]
+        rows = [self._row(data) for data in inputs]
         if self.broken == "shape":
             return np.zeros((len(rows), len(self.classes) + 1), dtype=np.float32)
         return np.array(rows, dtype=np.float32)
@@ -174,10 +174,10 @@ class World:
 
     def load(self, ref):
         self.loads.append(ref.version)
-        found = self.models[ref.version]
-        if isinstance(found, Exception):
-            raise found
-        return found
+        model = self.models[ref.version]
+        if isinstance(model, Exception):
+            raise model
+        return model
 
     def read(self, locations):
         return [self.store.get_range(location) for location in locations]
@@ -186,7 +186,7 @@ class World:
         tables = [manifest.from_parquet(self.store.get(ref.object_key), object_key=ref.object_key) for ref in exams]
         held = {item_id for table in tables for item_id in table["item_id"].to_pylist()}
         trained = self.trained.get(snapshot_id, frozenset())
-        exact = exact_leaks(*({one: one for one in ids} for ids in (held, trained)))
+        exact = exact_leaks(*({item_id: item_id for item_id in ids} for ids in (held, trained)))
         return [*exact, *(leak for leak in self.near.get(snapshot_id, ()) if leak.item_id in held)]
 
     def find_items(self, item_ids):

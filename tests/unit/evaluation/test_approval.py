@@ -246,7 +246,11 @@ def test_the_newest_answer_counts(given, require, say, approvals):
     assert require(ref.verdict_id, project=ALWAYS) == ref
     say(ref.verdict_id, "reject", now=next(later))
     closed(require, ref.verdict_id, project=ALWAYS, code="APPROVAL_REJECTED")
-    assert [one.decision for one in approvals.history("fashion", ref.verdict_id)] == ["reject", "approve", "reject"]
+    assert [approval.decision for approval in approvals.history("fashion", ref.verdict_id)] == [
+        "reject",
+        "approve",
+        "reject",
+    ]
 
 
 def test_the_same_answer_again_changes_nothing(given, say, approvals):

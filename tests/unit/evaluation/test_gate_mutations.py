@@ -41,7 +41,7 @@ def load_source(source: str, *, file: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: f"{one.module}: {one.name}")
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.module}: {mutation.name}")
 def test_a_broken_gate_is_noticed(mutation):
     original = importlib.import_module(f"{GATE}.{mutation.module}")
     mutation.behaviour(original)
@@ -63,5 +63,5 @@ def test_a_fragment_that_is_gone_or_ambiguous_is_told(source, count):
 
 
 def test_names_are_unique():
-    names = [(one.module, one.name) for one in MUTATIONS]
+    names = [(mutation.module, mutation.name) for mutation in MUTATIONS]
     assert len(set(names)) == len(names)

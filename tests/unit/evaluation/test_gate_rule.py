@@ -25,7 +25,7 @@ UNSURE_PREVIOUS = s.gain(-0.01, low=-0.04, **LARGE)
 
 def epochs(*gains, num_items=2000):
     """Return the window's epochs, newest first, with these gains."""
-    return tuple(s.epoch(len(gains) - place, gained=one, num_items=num_items) for place, one in enumerate(gains))
+    return tuple(s.epoch(len(gains) - place, gained=gain, num_items=num_items) for place, gain in enumerate(gains))
 
 
 def answer(evidence, **changes):
@@ -151,7 +151,7 @@ def test_the_lower_bound_does_not_decide_where_no_minimum_is_asked():
 def test_the_margin_on_an_epoch_that_can_show_it(low, difference, high, expected):
     gained = s.gain(difference, low=low, high=high, **LARGE)
     decision = gate_rule.decide(s.policy(), s.evidence(epochs=epochs(s.gain(0.0, **LARGE), gained)))
-    assert expected in {one.code for one in decision.reasons}
+    assert expected in {reason.code for reason in decision.reasons}
 
 
 @pytest.mark.parametrize(("spare", "asked"), [(-1, False), (0, True)])
@@ -163,16 +163,18 @@ def test_the_margin_is_asked_of_an_epoch_that_can_show_it(spare, asked):
     gained = dataclasses.replace(
         s.gain(-0.01, low=-0.04, alpha=0.05), num_items=least + spare, num_wins=20, num_losses=wins_and_losses - 20
     )
-    found = {one.code for one in gate_rule.decide(s.policy(), s.evidence(epochs=epochs(s.gain(0.0), gained))).reasons}
-    assert ("PREVIOUS_UNCERTAIN" in found, "PREVIOUS_NOTED" in found) == (asked, not asked)
+    codes = {
+        reason.code for reason in gate_rule.decide(s.policy(), s.evidence(epochs=epochs(s.gain(0.0), gained))).reasons
+    }
+    assert ("PREVIOUS_UNCERTAIN" in codes, "PREVIOUS_NOTED" in codes) == (asked, not asked)
 
 
 @pytest.mark.parametrize(("least_class", "asked"), [(4, False), (5, True)])
 def test_macro_f1_asks_the_margin_only_where_no_class_is_rare(least_class, asked):
     gained = dataclasses.replace(UNSURE_PREVIOUS, metric="macro_f1")
     chosen = (s.epoch(2), s.epoch(1, gained=gained, least_class=least_class))
-    found = {one.code for one in gate_rule.decide(s.policy(metric="macro_f1"), s.evidence(epochs=chosen)).reasons}
-    assert ("PREVIOUS_UNCERTAIN" in found) == asked
+    codes = {reason.code for reason in gate_rule.decide(s.policy(metric="macro_f1"), s.evidence(epochs=chosen)).reasons}
+    assert ("PREVIOUS_UNCERTAIN" in codes) == asked
 
 
 @pytest.mark.parametrize(("difference", "expected"), [(0.0, "promote"), (-0.001, "inconclusive")])
@@ -222,7 +224,7 @@ def test_a_large_group_is_told(share, told):
     gained = dataclasses.replace(s.gain(), largest_group=share, num_groups=200, design_effect=2.0)
     decision = gate_rule.decide(s.policy(), s.evidence(current=s.exam(groups=200, gained=gained)))
     assert decision.answer == "promote"
-    assert ("GROUP_LARGE" in {one.code for one in decision.reasons}) == told
+    assert ("GROUP_LARGE" in {reason.code for reason in decision.reasons}) == told
     assert "on the 1,000 items in 200 groups of epochs 1 to 2" in decision.headline
 
 
@@ -291,10 +293,12 @@ def test_a_class_too_small_for_the_recall_floor_is_named_and_not_said_to_hold():
 
 def test_limits_that_were_not_asked_for_are_not_said_to_hold():
     def held(**limits):
-        (found,) = [
-            one for one in gate_rule.decide(s.policy(limits=limits), s.evidence()).reasons if one.code == "LIMITS"
+        (reason,) = [
+            candidate
+            for candidate in gate_rule.decide(s.policy(limits=limits), s.evidence()).reasons
+            if candidate.code == "LIMITS"
         ]
-        return found.text
+        return reason.text
 
     assert held() == "every limit holds: latency, size, calibration."
     assert held(recall_per_class=0.5) == "every limit holds: latency, size, calibration, recall per class."

@@ -43,13 +43,13 @@ def test_calibration_error_is_the_weighted_gap():
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
     correct = np.array([True, True, True, False, True, False])
     bins = metrics.reliability_bins(confidence, correct, num_bins=10)
-    assert [(one.num_items, one.accuracy) for one in bins] == [(2, 0.5), (4, 0.75)]
+    assert [(bucket.num_items, bucket.accuracy) for bucket in bins] == [(2, 0.5), (4, 0.75)]
     assert metrics.calibration_error(bins) == pytest.approx((2 * 0.05 + 4 * 0.20) / 6)
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_lower_bin_and_zero_to_the_first():
     bins = metrics.reliability_bins(np.array([0.0, 0.5, 1.0]), np.array([True, True, True]), num_bins=2)
-    assert [(one.low, one.num_items) for one in bins] == [(0.0, 2), (0.5, 1)]
+    assert [(bucket.low, bucket.num_items) for bucket in bins] == [(0.0, 2), (0.5, 1)]
 
 
 def test_calibration_error_without_answers_is_not_a_number():

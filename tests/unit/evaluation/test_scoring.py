@@ -113,8 +113,8 @@ def test_latency_leaves_the_warm_up_out():
     starts = [0.0] * scoring.NUM_WARM_UP
     ticks = itertools.chain(starts, timed)
     model = s.TableModel({b"item 1": 0})
-    found = measured({"contender": model}, timer=lambda: next(ticks))["contender"]
-    assert (found.latency_p50_ms, found.latency_p99_ms, found.repeats, found.load) == (50.5, 99.01, 1, 0.5)
+    latency = measured({"contender": model}, timer=lambda: next(ticks))["contender"]
+    assert (latency.latency_p50_ms, latency.latency_p99_ms, latency.repeats, latency.load) == (50.5, 99.01, 1, 0.5)
 
 
 def measured(models, *, is_enough=lambda _: True, timer, payloads=(b"item 1",)):
@@ -133,9 +133,9 @@ def test_the_models_are_timed_in_turn_and_again_before_a_no():
     for name in ("contender", "champion"):
         models[name] = Named({b"item 1": 0})
         models[name].name = name
-    found = measured(models, is_enough=lambda _: False, timer=lambda: next(clock) / 1000)
+    latencies = measured(models, is_enough=lambda _: False, timer=lambda: next(clock) / 1000)
     assert order[:4] == ["contender", "champion"] * 2
-    assert {one.repeats for one in found.values()} == {scoring.MAX_MEASUREMENTS}
+    assert {latency.repeats for latency in latencies.values()} == {scoring.MAX_MEASUREMENTS}
 
 
 def test_the_quickest_measurement_counts():
@@ -143,17 +143,17 @@ def test_the_quickest_measurement_counts():
         [0.0] * 10, *([0.0, took] for took in [0.02] * 100), [0.0] * 10, *([0.0, 0.01],) * 100
     )
     ticks = itertools.chain(slow_then_quick)
-    found = measured(
+    latencies = measured(
         {"contender": s.TableModel({b"item 1": 0})},
-        is_enough=lambda found: found["contender"].latency_p99_ms <= 15,
+        is_enough=lambda latencies: latencies["contender"].latency_p99_ms <= 15,
         timer=lambda: next(ticks),
     )
-    assert (found["contender"].latency_p99_ms, found["contender"].repeats) == (10.0, 2)
+    assert (latencies["contender"].latency_p99_ms, latencies["contender"].repeats) == (10.0, 2)
 
 
 def test_latency_of_nothing_is_not_a_number():
-    found = measured({"contender": s.TableModel({})}, timer=lambda: 0.0, payloads=[])["contender"]
-    assert found.latency_p99_ms != found.latency_p99_ms
+    latency = measured({"contender": s.TableModel({})}, timer=lambda: 0.0, payloads=[])["contender"]
+    assert latency.latency_p99_ms != latency.latency_p99_ms
 
 
 def test_a_programming_error_in_a_model_is_not_hidden():

@@ -63,36 +63,39 @@ def test_an_empty_or_unmatched_group_is_no_value():
 
 
 def evidence_of(values, *, contender, champion, **changes):
-    right = [None if one is None else np.array(one, dtype=bool) for one in (contender, champion)]
-    (found,) = sl.score_slices(
+    right = [None if answers is None else np.array(answers, dtype=bool) for answers in (contender, champion)]
+    (evidence,) = sl.score_slices(
         [declared(**changes)], {"camera": values}, contender_right_n=right[0], champion_right_n=right[1], alpha=0.05
     )
-    return found
+    return evidence
 
 
 def test_each_value_is_scored_on_its_own_items_for_both_models():
     values = ["a", "b", "a", None, "b", "a"]
-    found = evidence_of(values, contender=[1, 0, 1, 1, 0, 0], champion=[1, 1, 0, 0, 1, 0], min_items=2, max_loss=0.1)
-    assert [(one.value, one.num_items) for one in found.scores] == [("a", 3), ("b", 2)]
-    assert [one.contender for one in found.scores] == [wilson_interval(2, 3), wilson_interval(0, 2)]
-    assert [one.champion for one in found.scores] == [wilson_interval(1, 3), wilson_interval(2, 2)]
-    assert [(one.gain.num_wins, one.gain.num_losses) for one in found.scores] == [(1, 0), (0, 2)]
-    assert (found.num_small, found.small, found.num_without_value) == (0, (), 1)
+    evidence = evidence_of(values, contender=[1, 0, 1, 1, 0, 0], champion=[1, 1, 0, 0, 1, 0], min_items=2, max_loss=0.1)
+    assert [(value_score.value, value_score.num_items) for value_score in evidence.scores] == [("a", 3), ("b", 2)]
+    assert [value_score.contender for value_score in evidence.scores] == [wilson_interval(2, 3), wilson_interval(0, 2)]
+    assert [value_score.champion for value_score in evidence.scores] == [wilson_interval(1, 3), wilson_interval(2, 2)]
+    assert [(value_score.gain.num_wins, value_score.gain.num_losses) for value_score in evidence.scores] == [
+        (1, 0),
+        (0, 2),
+    ]
+    assert (evidence.num_small, evidence.small, evidence.num_without_value) == (0, (), 1)
 
 
 def test_values_with_too_few_items_are_only_named():
-    found = evidence_of(["a"] * 3 + ["b"] * 2 + ["c"] * 2, contender=[0] * 7, champion=None, min_items=3)
-    assert [one.value for one in found.scores] == ["a"]
-    assert (found.num_small, found.small) == (2, (("b", 2), ("c", 2)))
-    assert found.scores[0].champion is None
+    evidence = evidence_of(["a"] * 3 + ["b"] * 2 + ["c"] * 2, contender=[0] * 7, champion=None, min_items=3)
+    assert [value_score.value for value_score in evidence.scores] == ["a"]
+    assert (evidence.num_small, evidence.small) == (2, (("b", 2), ("c", 2)))
+    assert evidence.scores[0].champion is None
 
 
 def test_of_many_small_values_the_largest_ten_are_named():
     values = [f"v{index:02d}" for index in range(12) for _ in range(1 + index)]
-    found = evidence_of(values, contender=[1] * len(values), champion=None, min_items=50)
-    assert found.num_small == 12
-    assert found.small[0] == ("v11", 12)
-    assert len(found.small) == 10
+    evidence = evidence_of(values, contender=[1] * len(values), champion=None, min_items=50)
+    assert evidence.num_small == 12
+    assert evidence.small[0] == ("v11", 12)
+    assert len(evidence.small) == 10
 
 
 def test_a_gain_is_computed_only_where_a_margin_is_asked_for():
@@ -120,9 +123,9 @@ def found_with(*scores, num_small=0, small=(), without=0):
 
 
 def decide(*scores, first=False, evidence=None, **changes):
-    found = evidence or found_with(*scores)
+    scored = evidence or found_with(*scores)
     policy = s.policy(slices=[{**BY_CAMERA, **changes}])
-    made = s.first_evidence(slices=(found,)) if first else s.evidence(current=s.exam(slices=(found,)))
+    made = s.first_evidence(slices=(scored,)) if first else s.evidence(current=s.exam(slices=(scored,)))
     return gate_rule.decide(policy, made)
 
 
@@ -159,7 +162,7 @@ def test_eight_small_slices_of_equal_models_do_not_keep_a_gain_out():
     values = [f"v{index % 8}" for index in range(400)]
     for _ in range(40):
         right = [random.random(400) < 0.85 for _ in range(2)]
-        found = sl.score_slices(
+        evidence = sl.score_slices(
             [chosen],
             {"camera": values},
             contender_right_n=right[0],
@@ -168,7 +171,7 @@ def test_eight_small_slices_of_equal_models_do_not_keep_a_gain_out():
             alpha=0.05,
         )
         policy = s.policy(slices=[chosen.model_dump()])
-        promoted += gate_rule.decide(policy, s.evidence(current=s.exam(slices=found))).answer == "promote"
+        promoted += gate_rule.decide(policy, s.evidence(current=s.exam(slices=evidence))).answer == "promote"
     assert promoted >= 25
 
 
@@ -322,12 +325,14 @@ def test_a_contender_that_is_better_on_the_whole_is_kept_by_a_slice(run):
     current = json.loads(stored)["evidence"]["current"]
     assert current["contender"]["accuracy"]["estimate"] > current["champion"]["accuracy"]["estimate"]
     scores = current["slices"][0]["scores"]
-    assert [(one["value"], one["contender"]["estimate"], one["num_items"]) for one in scores] == [
+    assert [
+        (value_score["value"], value_score["contender"]["estimate"], value_score["num_items"]) for value_score in scores
+    ] == [
         ("camera0", 0.75, 40),
         ("camera1", 1.0, 40),
         ("camera2", 1.0, 40),
     ]
-    assert [one["champion"]["estimate"] for one in scores] == [1.0, 0.425, 0.45]
+    assert [value_score["champion"]["estimate"] for value_score in scores] == [1.0, 0.425, 0.45]
     assert b"Slices, worst first" in page
     assert run(wrong=CAMERA_0, gate={})[0].answer == "promote"
 
@@ -387,7 +392,7 @@ def test_the_summary_names_the_weakest_slices(run):
 
 def test_the_documented_slices_are_valid():
     document = (Path(__file__).resolve().parents[3] / "docs" / "gate.md").read_text()
-    block = next(one for one in document.split("```yaml\n")[1:] if "slices:" in one).split("```")[0]
+    block = next(part for part in document.split("```yaml\n")[1:] if "slices:" in part).split("```")[0]
     camera, shop = Gate.model_validate(yaml.safe_load(block)["gate"]).slices
     assert (camera.floors.accuracy, camera.max_loss, shop.max_loss) == (0.8, None, 0.05)
     assert sl.values_of([item("a")], [camera], keys={"a": "camera12/x.png"}) == {"camera": ("camera12",)}

@@ -33,13 +33,13 @@ def picture(seed: int) -> bytes:
 def put_model(store, version: str, *, seed: int, runtime="eager", exported: bytes | None = None) -> ModelRef:
     """Store an untrained model version."""
     torch.manual_seed(seed)
-    found = find_recipe("image_cnn")
-    params = found.recipe.resolve({})
+    entry = find_recipe("image_cnn")
+    params = entry.recipe.resolve({})
     config = config_of(
-        found, recipe="image_cnn", params=params, classes=CLASSES, version=version, seed=seed, runtime=runtime
+        entry, recipe="image_cnn", params=params, classes=CLASSES, version=version, seed=seed, runtime=runtime
     )
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
-    module = found.recipe.build(params, len(CLASSES))
+    module = entry.recipe.build(params, len(CLASSES))
     artifact = pack(module, config=config, origin=origin, metrics={}, exported=exported)
     key = f"models/fashion/{version}"
     if exported is not None:
@@ -53,7 +53,7 @@ def test_a_stored_model_answers_a_batch_as_it_answers_one_by_one(object_store):
     model = scoring.load_stored(object_store)(put_model(object_store, "v1", seed=1))
     inputs = [model.decode(picture(seed)) for seed in range(8)]
     together = scoring.predict(model, inputs)
-    apart = np.concatenate([scoring.predict(model, [one]) for one in inputs])
+    apart = np.concatenate([scoring.predict(model, [decoded]) for decoded in inputs])
     assert together.shape == (8, 3)
     assert together.sum(axis=1) == pytest.approx(np.ones(8), abs=1e-5)
     assert together == pytest.approx(apart, abs=1e-5)

@@ -27,7 +27,7 @@ def test_a_better_contender_is_promoted(run, object_store, verdicts):
     assert current["champion"]["accuracy"]["estimate"] == pytest.approx(206 / 240)
     assert (current["gain"]["num_wins"], current["gain"]["num_losses"]) == (24, 0)
     epochs = document["evidence"]["epochs"]
-    assert [(one["epoch"], one["gain"]["difference"], one["num_items"]) for one in epochs] == [
+    assert [(epoch["epoch"], epoch["gain"]["difference"], epoch["num_items"]) for epoch in epochs] == [
         (2, 0.2, 120),
         (1, 0.0, 120),
     ]
@@ -274,9 +274,9 @@ def test_a_champion_without_a_class_of_the_exam(run, world, object_store):
 
 def test_macro_f1_is_compared_by_bootstrap(run, object_store):
     ref = run(project=s.project(gate={"metric": "macro_f1", "exam": {"min_items": 10}}))
-    found = document_of(object_store, ref)["evidence"]["current"]["gain"]
-    assert (ref.answer, found["metric"]) == ("promote", "macro_f1")
-    assert 0.05 < found["low"] < found["difference"] < found["high"] < 0.2
+    gain = document_of(object_store, ref)["evidence"]["current"]["gain"]
+    assert (ref.answer, gain["metric"]) == ("promote", "macro_f1")
+    assert 0.05 < gain["low"] < gain["difference"] < gain["high"] < 0.2
 
 
 def test_a_verdict_in_the_place_of_another_is_refused(run, object_store, monkeypatch):
@@ -312,7 +312,7 @@ def test_two_attempts_that_overlap_use_the_exam_once(run, verdicts, database, mo
 
     monkeypatch.setattr(database, "acquire", overlapped)
     second = run(attempt=s.attempt(2))
-    assert [one.ref for one in verdicts.history("fashion")] == [second]
+    assert [verdict.ref for verdict in verdicts.history("fashion")] == [second]
 
 
 def test_a_setting_at_its_default_asks_no_question_anew():
@@ -340,7 +340,7 @@ def test_items_of_one_group_key_are_one_group_across_epochs(run, world, object_s
     ref = run(find_groups=groups)
     document = document_of(object_store, ref)
     assert document["evidence"]["current"]["num_groups"] == 121
-    assert [one["num_groups"] for one in document["evidence"]["epochs"]] == [61, 61]
+    assert [epoch["num_groups"] for epoch in document["evidence"]["epochs"]] == [61, 61]
     assert document["evidence"]["current"]["gain"]["largest_group"] == 0.5
     assert "GROUP_LARGE" in [reason["code"] for reason in document["decision"]["reasons"]]
     evidence = object_store.get(f"{ref.object_key}/evidence.parquet")

@@ -43,16 +43,16 @@ def test_equal_scores_are_ordered_by_name():
     ],
 )
 def test_the_answer_is_the_best_class_that_reaches_its_threshold(thresholds, label, confidence):
-    found = finish(SCORES, ServingSettings(thresholds=thresholds))
-    assert (found.label, found.confidence, found.as_json()["abstained"]) == (label, confidence, label is None)
-    assert (found.model_label, found.model_confidence) == ("bag", 0.7)
+    answer = finish(SCORES, ServingSettings(thresholds=thresholds))
+    assert (answer.label, answer.confidence, answer.as_json()["abstained"]) == (label, confidence, label is None)
+    assert (answer.model_label, answer.model_confidence) == ("bag", 0.7)
 
 
 @pytest.mark.parametrize(("below", "label"), [(0.7, "bag"), (0.700001, None)])
 def test_below_the_floor_nothing_is_answered_and_a_person_looks(below, label):
-    found = finish(SCORES, ServingSettings(abstain_below=below, review_below=0.0))
-    assert (found.label, found.business_label, found.needs_review) == (label, label, label is None)
-    assert found.top[0] == ("bag", 0.7)
+    answer = finish(SCORES, ServingSettings(abstain_below=below, review_below=0.0))
+    assert (answer.label, answer.business_label, answer.needs_review) == (label, label, label is None)
+    assert answer.top[0] == ("bag", 0.7)
 
 
 def test_a_business_label_is_told_beside_the_class():
@@ -70,13 +70,13 @@ def test_whatever_the_settings_an_answer_reaches_its_threshold_and_silence_asks_
     settings = ServingSettings(
         thresholds=dict(zip(CLASSES, limits, strict=True)), abstain_below=floor, review_below=review
     )
-    found = finish(Scores(CLASSES, tuple(p)), settings)
-    if found.label is None:
-        assert found.needs_review
+    answer = finish(Scores(CLASSES, tuple(p)), settings)
+    if answer.label is None:
+        assert answer.needs_review
         assert all(value < max(limit, floor) for value, limit in zip(p, limits, strict=True))
     else:
-        index = CLASSES.index(found.label)
+        index = CLASSES.index(answer.label)
         assert p[index] >= max(limits[index], floor)
         better = [i for i in range(3) if p[i] > p[index]]
         assert all(p[i] < max(limits[i], floor) for i in better)
-        assert found.needs_review == (p[index] < review)
+        assert answer.needs_review == (p[index] < review)

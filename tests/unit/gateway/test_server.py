@@ -152,7 +152,7 @@ def test_at_the_end_requests_under_way_are_answered_and_nobody_else_comes_in():
             thread.join(timeout=8)
         with pytest.raises(ConnectionRefusedError):
             connect(port)
-    assert [statuses(one) for one in got] == [[200]] * 3
+    assert [statuses(answer) for answer in got] == [[200]] * 3
 
 
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nX: ", GOOD.replace(b"/ ", b"/long ")], ids=["half", "unread"])

@@ -38,7 +38,7 @@ def batcher(predict, **changes):
 def run_together(under_test, requests, *, deadline=NEVER):
     async def together():
         futures = [under_test.submit(request, deadline=deadline) for request in requests]
-        return [getattr(found, "rows", found) for found in await asyncio.gather(*futures, return_exceptions=True)]
+        return [getattr(answer, "rows", answer) for answer in await asyncio.gather(*futures, return_exceptions=True)]
 
     return asyncio.run(together())
 

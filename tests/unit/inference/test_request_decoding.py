@@ -96,13 +96,13 @@ def test_a_batch_has_a_largest_size():
     ("media_type", "write"), [(NPY, npy_bytes), (SAFETENSORS, lambda array: save_safetensors({"x": array}))]
 )
 def test_a_tensor_is_one_item_or_a_stack(media_type, write):
-    one = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
-    single = read(write(one), media_type)
+    tensor = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+    single = read(write(tensor), media_type)
     assert single.single
-    np.testing.assert_array_equal(single.items[0], one)
-    several = read(write(np.stack([one, one + 1])), media_type)
+    np.testing.assert_array_equal(single.items[0], tensor)
+    several = read(write(np.stack([tensor, tensor + 1])), media_type)
     assert not several.single
-    np.testing.assert_array_equal(several.items[1], one + 1)
+    np.testing.assert_array_equal(several.items[1], tensor + 1)
 
 
 def test_a_free_dimension_takes_any_size_but_none():

@@ -64,8 +64,8 @@ def test_all_sources_are_looked_at(rows, tmp_path):
         pa.table({"id": [1], "amount": [5.5], "country": ["DE"], "label": ["yes"]}), rows.incoming / "b.parquet"
     )
     environment = {"URL": f"sqlite:///{database}"}
-    found = propose(load_draft(rows.folder), environment=environment)
-    assert [one.as_yaml() for one in found] == [
+    proposals = propose(load_draft(rows.folder), environment=environment)
+    assert [proposal.as_yaml() for proposal in proposals] == [
         '  - {name: amount, type: number, missing: ["NA"]}\n',
         '  - {name: country, type: category, values: ["DE", "FR", "US"]}\n',
     ]
@@ -103,7 +103,7 @@ def test_write_names_the_columns_that_a_model_will_not_see(rows, monkeypatch, ca
 def test_columns_that_are_there_are_replaced(world_of):
     folder = world_of("tabular").folder
     text = (folder / "project.yaml").read_text()
-    found = with_columns(text, [propose_column("amount", [1])])
-    assert found.count("columns:\n") == 1
-    assert "columns:\n  - {name: amount, type: number}\n\nsources:\n" in found
-    assert found.endswith(text[text.index("sources:") :])
+    written = with_columns(text, [propose_column("amount", [1])])
+    assert written.count("columns:\n") == 1
+    assert "columns:\n  - {name: amount, type: number}\n\nsources:\n" in written
+    assert written.endswith(text[text.index("sources:") :])

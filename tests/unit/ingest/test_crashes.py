@@ -69,13 +69,13 @@ def state(folder):
         for path in (folder / "objects").rglob("*")
         if path.is_file()
     }
-    found = list(items.iterate("pics"))
-    for item in found:
+    kept = list(items.iterate("pics"))
+    for item in kept:
         place = item.location
         data = objects[place.object_key][place.offset : place.offset + place.size_bytes]
         assert sha256_hex(data) == item.item_id
     refused = [(entry.key, entry.code, entry.object_key) for entry in items.quarantined("pics")]
-    return sorted(item.item_id for item in found), sorted(refused), objects, items.cursor("pics", "source/incoming")
+    return sorted(item.item_id for item in kept), sorted(refused), objects, items.cursor("pics", "source/incoming")
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -19,8 +19,8 @@ def put_pack(store, letter):
 
 
 def test_the_order_is_that_of_the_question(object_store):
-    one, two = put_pack(object_store, "x"), put_pack(object_store, "y")
-    asked = [place for pair in zip(one, two, strict=True) for place in pair]
+    first, two = put_pack(object_store, "x"), put_pack(object_store, "y")
+    asked = [place for pair in zip(first, two, strict=True) for place in pair]
     expected = [f"{letter}{chr(97 + index)}".encode() for index in range(COUNT) for letter in "xy"]
     assert PlaceReader(object_store)(asked) == expected
 
@@ -34,9 +34,9 @@ def test_a_pack_is_fetched_once_for_neighbouring_questions(object_store):
 
 
 def test_only_the_last_pack_is_kept(object_store):
-    one, two = put_pack(object_store, "x"), put_pack(object_store, "y")
+    first, two = put_pack(object_store, "x"), put_pack(object_store, "y")
     read = PlaceReader(object_store)
-    for places in (one, two, one):
+    for places in (first, two, first):
         read(places)
     assert object_store.calls["get"] == 3
 

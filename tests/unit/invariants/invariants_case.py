@@ -276,8 +276,8 @@ def checker(database, object_store):
             backfill(connection)
             backfill_later(connection)
         object_store.objects.update(world.objects)
-        found = check(database, object_store, now=NOW, labeling=Labeling(world.ls_tasks), **arguments)
-        return [str(one) for one in found]
+        broken = check(database, object_store, now=NOW, labeling=Labeling(world.ls_tasks), **arguments)
+        return [str(violation) for violation in broken]
 
     return write_and_check
 

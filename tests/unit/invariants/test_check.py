@@ -236,8 +236,8 @@ BROKEN = [
 @pytest.mark.parametrize(("apply", "message"), BROKEN, ids=[message[:60] for _, message in BROKEN])
 def test_each_broken_invariant_is_named(world, violations, apply, message):
     apply(world)
-    found = violations(world, deep=True)
-    assert any(message in one for one in found), found
+    broken = violations(world, deep=True)
+    assert any(message in violation for violation in broken), broken
 
 
 @pytest.mark.parametrize(("deep", "recorded"), [(False, True), (True, False)])
@@ -286,9 +286,9 @@ def test_a_shadow_may_predict(world, violations):
 def test_an_answer_that_is_kept_twice_is_named(world, violations):
     approve("approve", sequence=1)(world)
     approve("approve", sequence=2)(world)
-    (found,) = violations(world)
-    assert found.startswith("I2 pets: 1 answers to requests for approval that are kept twice: approve by ann at 20")
-    assert found.endswith("on verdict-v1")
+    (violation,) = violations(world)
+    assert violation.startswith("I2 pets: 1 answers to requests for approval that are kept twice: approve by ann at 20")
+    assert violation.endswith("on verdict-v1")
 
 
 def test_a_long_list_of_names_is_cut_after_ten():
@@ -325,5 +325,5 @@ def test_what_serves_beside_the_weights_is_what_they_were_written_with(object_st
             object_store.put(f"models/pets/v1/{name}", data)
     routes = [{"action": "promote", "champion_version": "v1"}]
     models = {"v1": {"object_key": "models/pets/v1", "digest": sha256_hex(weights)}}
-    found = [str(one) for one in whole_violations("pets", routes, models, [], object_store)]
-    assert (fault in found[0]) if fault else found == []
+    broken = [str(violation) for violation in whole_violations("pets", routes, models, [], object_store)]
+    assert (fault in broken[0]) if fault else broken == []

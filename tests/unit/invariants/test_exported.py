@@ -21,8 +21,8 @@ def check(object_store):
     route = {"champion_version": "v1", "action": "promote"}
 
     def run():
-        found = whole_violations("pets", [route], {"v1": model}, [], object_store)
-        return [str(violation) for violation in found]
+        broken = whole_violations("pets", [route], {"v1": model}, [], object_store)
+        return [str(violation) for violation in broken]
 
     return run
 

@@ -85,8 +85,8 @@ def test_a_model_that_passed_the_gate_may_stand_beside_the_champion(world, viola
 def test_an_ungated_model_beside_the_champion_is_named(world, violations, weight, shadow, miss):
     beside(world, weight=weight, shadow=shadow)
     miss(world)
-    found = violations(world, deep=True)
-    assert "I6 pets: generation 4 (v4) routes to evil too, which has not passed verdict, approval and release" in found
+    broken = violations(world, deep=True)
+    assert "I6 pets: generation 4 (v4) routes to evil too, which has not passed verdict, approval and release" in broken
 
 
 def test_a_model_beside_the_champion_needs_the_approval_that_was_asked_for(world, violations):
@@ -103,13 +103,13 @@ def test_a_model_beside_needs_the_approval_of_its_own_time(world, violations, ch
     beside(world)
     world.row("routes", generation=4)["body"]["serving"] = {"approval": champions, "beside_approval": own}
     approve("approve", verdict_id="verdict-v4")(world)
-    assert ["evil" in one for one in violations(world)] == [True] * num_faults
+    assert ["evil" in violation for violation in violations(world)] == [True] * num_faults
 
 
 def test_a_contender_that_the_gate_kept_out_is_named(world, violations):
     beside(world)
     world.row("verdicts", verdict_id="verdict-evil").update(answer="keep")
-    assert any("routes to evil too" in one for one in violations(world))
+    assert any("routes to evil too" in violation for violation in violations(world))
 
 
 def step(world, action, *, share, generation=5, champion="v4") -> None:
@@ -141,7 +141,9 @@ def test_steps_of_a_rollout_do_not_hide_the_champions_before(world, violations):
     for number in range(4):
         step(world, "canary", share=5 * (number + 1), generation=5 + number)
     drop_object("bentos/pets/release-v3.bento")(world)
-    assert [one.split(" must ")[0] for one in violations(world, deep=True)] == ["I4 pets: bentos/pets/release-v3.bento"]
+    assert [violation.split(" must ")[0] for violation in violations(world, deep=True)] == [
+        "I4 pets: bentos/pets/release-v3.bento"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ ORIGIN = artifact.Origin(code_revision="abc", torch_version="2", device="cpu")
 def build(
     *, recipe="image_cnn", folder: Path | None = None, params=None, classes=("cat", "dog", "emu"), seed=0, exported=None
 ):
-    found = find_recipe(recipe, folder=folder)
-    resolved = found.recipe.resolve(PARAMS | (params or {}))
+    entry = find_recipe(recipe, folder=folder)
+    resolved = entry.recipe.resolve(PARAMS | (params or {}))
     config = config_of(
-        found,
+        entry,
         recipe=recipe,
         params=resolved,
         classes=classes,
@@ -36,7 +36,7 @@ def build(
         runtime="eager" if exported is None else "onnx",
     )
     torch.manual_seed(seed)
-    module = found.recipe.build(resolved, len(classes))
+    module = entry.recipe.build(resolved, len(classes))
     return artifact.pack(module, config=config, origin=ORIGIN, metrics={"accuracy": 0.5}, exported=exported)
 
 

@@ -13,14 +13,14 @@ PARAMS = {"tabular_mlp": {"numbers": ["a"]}}
 
 @pytest.mark.parametrize("name", STOCK)
 def test_each_stock_recipe_is_whole(name):
-    found = find_recipe(name)
-    recipe = found.recipe
+    known = find_recipe(name)
+    recipe = known.recipe
     params = recipe.resolve(PARAMS.get(name, {}))
     assert isinstance(recipe, Recipe)
     assert recipe.name == name
     assert recipe.modality == STOCK[name].modality
-    assert found.own_source is None
-    assert len(found.code_digest) == 64
+    assert known.own_source is None
+    assert len(known.code_digest) == 64
     assert recipe.resolve(params) == params
     space = recipe.param_space(params)
     assert all(isinstance(entry, FloatRange | IntRange | Choice) for entry in space.values())

@@ -45,10 +45,10 @@ def test_the_bytes_do_not_depend_on_the_order_in_which_safetensors_walks_the_met
     files = {write_weights(tensors, metadata=metadata) for _ in range(20)}
     assert len(files) == 1
     (data,) = files
-    found, told = read_weights(data)
+    weights, told = read_weights(data)
     assert told == metadata
     assert list(told) == sorted(metadata)
-    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert all(torch.equal(weights[name], tensors[name]) for name in tensors)
     assert safetensors.torch.load(data).keys() == tensors.keys()
 
 

@@ -12,8 +12,8 @@ from tests.unit.monitoring.builders import NOW
 
 
 def last(rights, *, bound=0.9, level=1e300, weights=None):
-    found = list(detector.evidence(zip(rights, weights or [1.0] * len(rights), strict=True), bound=bound, level=level))
-    return found[-1]
+    values = list(detector.evidence(zip(rights, weights or [1.0] * len(rights), strict=True), bound=bound, level=level))
+    return values[-1]
 
 
 def test_the_evidence_is_the_mean_of_likelihood_ratios_that_add_up():
@@ -27,13 +27,13 @@ def test_the_evidence_is_the_mean_of_likelihood_ratios_that_add_up():
 @pytest.mark.parametrize("bound", [0.03, 0.5, 0.9, 0.999])
 def test_at_the_bound_the_evidence_grows_by_one_an_audit_on_average(bound):
     """M(t) - t is a martingale at the bound, exactly: over all sequences of six answers."""
-    found = sum(
+    mean = sum(
         last([bool(bits >> i & 1) for i in range(6)], bound=bound)
         * bound ** (ones := bits.bit_count())
         * (1 - bound) ** (6 - ones)
         for bits in range(64)
     )
-    assert found == pytest.approx(6)
+    assert mean == pytest.approx(6)
 
 
 def test_a_level_of_five_years_is_seldom_reached_and_a_drop_soon():
@@ -63,9 +63,9 @@ def test_light_answers_move_the_evidence_less():
 
 
 def test_the_bound_is_jeffreys():
-    found = ExamCount(90, 100)
-    assert found.accuracy == 0.9
-    assert stats.beta.cdf(found.lower_bound, 90.5, 10.5) == pytest.approx(0.1)
+    exam = ExamCount(90, 100)
+    assert exam.accuracy == 0.9
+    assert stats.beta.cdf(exam.lower_bound, 90.5, 10.5) == pytest.approx(0.1)
     assert ExamCount(0, 100).lower_bound == 0.0
     assert 0.98 < ExamCount(100, 100).lower_bound < 1
 

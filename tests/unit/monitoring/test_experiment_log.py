@@ -34,8 +34,8 @@ def test_what_the_generation_drew_and_what_was_told_is_read(object_store):
         record(6, **SHOWN, assigned="d1", kind="shadow"),
         feedback(1, "dog"),
     )
-    found = read(object_store)
-    first, failed = found.exposures
+    log = read(object_store)
+    first, failed = log.exposures
     assert (first.prediction_id, first.user_key, first.business_key, first.assigned, first.label) == (
         "p00001",
         "ann",
@@ -44,8 +44,8 @@ def test_what_the_generation_drew_and_what_was_told_is_read(object_store):
         "cat",
     )
     assert (failed.request_id, failed.prediction_id) == ("r00005", None)
-    assert [(one.prediction_id, one.label) for one in found.outcomes] == [("p00001", "dog")]
-    assert found.num_parts == 1
+    assert [(outcome.prediction_id, outcome.label) for outcome in log.outcomes] == [("p00001", "dog")]
+    assert log.num_parts == 1
 
 
 def test_the_digest_names_the_parts(object_store):
@@ -68,8 +68,8 @@ def test_parts_of_an_older_gateway_expose_nobody_but_may_tell_outcomes(object_st
     buffer = io.BytesIO()
     pq.write_table(pq.read_table(io.BytesIO(data)).drop_columns(["generation", "assigned"]), buffer)
     object_store.put(f"predictions/pets/{DAY}/old.parquet", buffer.getvalue())
-    found = read(object_store)
-    assert (found.exposures, len(found.outcomes)) == ((), 1)
+    log = read(object_store)
+    assert (log.exposures, len(log.outcomes)) == ((), 1)
 
 
 def test_a_damaged_part_or_record_is_passed_over_and_the_others_count(object_store, caplog):
@@ -80,7 +80,7 @@ def test_a_damaged_part_or_record_is_passed_over_and_the_others_count(object_sto
         feedback(1, "dog"),
     )
     whole = read(object_store)
-    assert ([one.prediction_id for one in whole.exposures], len(whole.outcomes)) == (["p00001"], 1)
+    assert ([exposure.prediction_id for exposure in whole.exposures], len(whole.outcomes)) == (["p00001"], 1)
     object_store.put(f"predictions/pets/{DAY}/x.parquet", b"garbage")
     assert read(object_store) == dataclasses.replace(whole, num_damaged=1)
     assert "x.parquet must be a Parquet part" in caplog.text

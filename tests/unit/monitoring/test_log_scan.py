@@ -23,7 +23,7 @@ def test_more_parts_than_are_read_at_once(object_store):
     for number in range(50):
         ship(object_store, record(number))
     assert count_predictions(object_store, "pets", imported=NONE) == LogCounts({"m1": 50}, 50)
-    assert [one.prediction_id for one in find_predictions(object_store, "pets", "p0000", limit=3)] == [
+    assert [match.prediction_id for match in find_predictions(object_store, "pets", "p0000", limit=3)] == [
         "p00000",
         "p00001",
         "p00002",
@@ -51,8 +51,8 @@ def test_a_search_begins_with_the_newest_day_and_ends_with_the_whole_id(object_s
     for number in range(60):
         ship(object_store, record(number, at_ms=record(0).at_ms + number * day))
     before = object_store.calls["get"]
-    (found,) = find_predictions(object_store, "pets", "p00059", limit=3)
-    assert found.prediction_id == "p00059"
+    (match,) = find_predictions(object_store, "pets", "p00059", limit=3)
+    assert match.prediction_id == "p00059"
     assert object_store.calls["get"] - before <= 17
 
 
@@ -63,9 +63,9 @@ def test_an_empty_log_has_no_answers(object_store):
 
 def test_a_whole_id_wins_over_longer_ones(object_store):
     ship(object_store, record(1), record(2, prediction_id="p00001x"))
-    (found,) = find_predictions(object_store, "pets", "p00001", limit=3)
-    assert (found.prediction_id, found.model_version, found.deployment_id) == ("p00001", "m1", "d1")
-    assert (found.label, found.confidence, found.at.year) == ("cat", 0.9, 2026)
+    (match,) = find_predictions(object_store, "pets", "p00001", limit=3)
+    assert (match.prediction_id, match.model_version, match.deployment_id) == ("p00001", "m1", "d1")
+    assert (match.label, match.confidence, match.at.year) == ("cat", 0.9, 2026)
 
 
 def test_feedback_is_no_prediction(object_store):
@@ -77,5 +77,5 @@ def test_a_damaged_part_is_named_and_the_others_are_read(object_store, caplog):
     ship(object_store, record(1))
     object_store.objects["predictions/pets/2026-03-01/x.parquet"] = b"no parquet"
     assert count_predictions(object_store, "pets", imported=NONE) == LogCounts({"m1": 1}, 1)
-    assert [one.prediction_id for one in find_predictions(object_store, "pets", "p0", limit=3)] == ["p00001"]
+    assert [match.prediction_id for match in find_predictions(object_store, "pets", "p0", limit=3)] == ["p00001"]
     assert caplog.text.count("predictions/pets/2026-03-01/x.parquet must be a Parquet part") == 2

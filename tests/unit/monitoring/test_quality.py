@@ -21,13 +21,13 @@ A_YEAR = 7_300
 
 def audited(*right: int, **changes) -> list[AuditedPrediction]:
     """Return audits of which one in each place is right (1) or wrong (0); `changes` are lists of as many values."""
-    found = []
-    for i, one in enumerate(right):
+    audits = []
+    for i, is_right in enumerate(right):
         at = NOW + dt.timedelta(seconds=i)
         fields = {"item_id": f"i{i}", "predicted_at": at, "known_at": at}
         fields |= {name: values[i] for name, values in changes.items()}
-        found.append(AuditedPrediction(f"p{i:05}", "m1", "cat", "cat" if one else "dog", **fields))
-    return found
+        audits.append(AuditedPrediction(f"p{i:05}", "m1", "cat", "cat" if is_right else "dog", **fields))
+    return audits
 
 
 def measure(audits, *, exam_accuracy, policy=POLICY, exam_items=1000, a_year=A_YEAR) -> VersionQuality:
@@ -59,40 +59,44 @@ def test_an_alarm_needs_enough_audits_and_a_clear_drop(right, exam, state):
 def test_what_the_exam_leaves_open_is_no_drop():
     policy = Monitor(min_audited=10, window_audits=10_000, max_quality_drop=0.05)
     right = ([1] * 86 + [0] * 14) * 100
-    found = measure(audited(*right), exam_accuracy=0.9, policy=policy)
-    assert found.accuracy.high < 0.9
-    assert found.state == "ALARM"  # 10,000 audits are at 0.86, the exam's bound at 0.888
+    quality = measure(audited(*right), exam_accuracy=0.9, policy=policy)
+    assert quality.accuracy.high < 0.9
+    assert quality.state == "ALARM"  # 10,000 audits are at 0.86, the exam's bound at 0.888
     near = measure(audited(*([1] * 8 + [0]) * 1000), exam_accuracy=0.9, policy=policy, exam_items=200)
     assert near.accuracy.high < 0.9
     assert near.state == "OK"  # no lower than the exam of 200 may really be
 
 
 def test_only_the_newest_audits_count():
-    found = measure(audited(*([1] * 100 + [0] * 20)), exam_accuracy=0.9, policy=POLICY)
-    assert (found.num_audited, found.accuracy.estimate, found.state) == (20, 0.0, "ALARM")
+    quality = measure(audited(*([1] * 100 + [0] * 20)), exam_accuracy=0.9, policy=POLICY)
+    assert (quality.num_audited, quality.accuracy.estimate, quality.state) == (20, 0.0, "ALARM")
 
 
 def test_the_interval_is_wilsons():
     # 15 of 20: Wilson 95 % is 0.5313 to 0.8881 (Brown, Cai, DasGupta 2001, by hand).
-    found = measure(audited(*([1] * 15 + [0] * 5)), exam_accuracy=0.9, policy=POLICY)
-    assert found.accuracy.low == pytest.approx(0.5313, abs=1e-4)
-    assert found.accuracy.high == pytest.approx(0.8881, abs=1e-4)
-    assert found.text == (
+    quality = measure(audited(*([1] * 15 + [0] * 5)), exam_accuracy=0.9, policy=POLICY)
+    assert quality.accuracy.low == pytest.approx(0.5313, abs=1e-4)
+    assert quality.accuracy.high == pytest.approx(0.8881, abs=1e-4)
+    assert quality.text == (
         "m1: 0.750 (0.531 to 0.888) on 20 audited, constant answer 0.750, exam 0.900 (at least 0.887), "
         "WATCH at 0.2 false alarms a year"
     )
 
 
 def test_quality_by_window_of_audits():
-    found = measure(audited(*([1] * 10 + [0] * 10 + [1] * 5)), exam_accuracy=0.9, policy=POLICY)
-    assert [(one["num_audited"], one["estimate"]) for one in found.windows] == [(10, 1.0), (10, 0.0), (5, 1.0)]
-    assert found.windows[0]["from"] == NOW.isoformat()
+    quality = measure(audited(*([1] * 10 + [0] * 10 + [1] * 5)), exam_accuracy=0.9, policy=POLICY)
+    assert [(window["num_audited"], window["estimate"]) for window in quality.windows] == [
+        (10, 1.0),
+        (10, 0.0),
+        (5, 1.0),
+    ]
+    assert quality.windows[0]["from"] == NOW.isoformat()
 
 
 def test_without_audits_there_is_text_and_json_without_nan():
-    found = measure([], exam_accuracy=None, policy=POLICY)
-    assert found.text == "m1: nothing audited yet"
-    assert found.as_json()["accuracy"] == {"estimate": None, "low": None, "high": None}
+    quality = measure([], exam_accuracy=None, policy=POLICY)
+    assert quality.text == "m1: nothing audited yet"
+    assert quality.as_json()["accuracy"] == {"estimate": None, "low": None, "high": None}
 
 
 def flat(count: int, *, confidence: float, label="cat") -> AnswerHistogram:
@@ -100,10 +104,10 @@ def flat(count: int, *, confidence: float, label="cat") -> AnswerHistogram:
 
 
 def test_a_histogram_counts_tenths_and_labels():
-    found = drift.histogram([("cat", 0.0), ("cat", 0.05), ("dog", 0.95), ("dog", 1.0)])
-    assert found.confidence == (2, 0, 0, 0, 0, 0, 0, 0, 0, 2)
-    assert found.labels == {"cat": 2, "dog": 2}
-    assert AnswerHistogram.from_json(found.as_json()) == found
+    counts = drift.histogram([("cat", 0.0), ("cat", 0.05), ("dog", 0.95), ("dog", 1.0)])
+    assert counts.confidence == (2, 0, 0, 0, 0, 0, 0, 0, 0, 2)
+    assert counts.labels == {"cat": 2, "dog": 2}
+    assert AnswerHistogram.from_json(counts.as_json()) == counts
 
 
 def test_psi_is_zero_for_the_same_and_large_for_another():
@@ -112,8 +116,8 @@ def test_psi_is_zero_for_the_same_and_large_for_another():
 
 
 def test_blocks_gather_small_windows_and_leave_out_the_unfull_rest():
-    found = drift.blocks([flat(80, confidence=0.9)] * 6)
-    assert [one.num_rows for one in found] == [240, 240]
+    blocks = drift.blocks([flat(80, confidence=0.9)] * 6)
+    assert [block.num_rows for block in blocks] == [240, 240]
 
 
 def drift_of(windows, *, exam, num_classes=2):
@@ -137,8 +141,8 @@ def test_drift_is_a_large_difference_that_stays(windows, state):
 
 
 def test_without_an_exam_the_first_block_is_the_reference():
-    found = drift_of([flat(200, confidence=0.95), flat(200, confidence=0.35)], exam=None)
-    assert (found.reference, found.state) == ("first predictions", "WATCH")
+    measured = drift_of([flat(200, confidence=0.95), flat(200, confidence=0.35)], exam=None)
+    assert (measured.reference, measured.state) == ("first predictions", "WATCH")
     assert drift_of([flat(200, confidence=0.95)], exam=None).state == "INSUFFICIENT_DATA"
 
 
@@ -150,7 +154,7 @@ def test_much_traffic_alone_is_no_drift():
 
 def sample(random, *, size: int, num_classes: int) -> AnswerHistogram:
     labels = random.integers(0, num_classes, size)
-    return drift.histogram(zip((f"c{one}" for one in labels), random.beta(5, 2, size), strict=True))
+    return drift.histogram(zip((f"c{label}" for label in labels), random.beta(5, 2, size), strict=True))
 
 
 @pytest.mark.parametrize(("num_classes", "exam"), [(2, 100), (20, 100), (50, 300), (100, 1000)])
@@ -161,9 +165,9 @@ def test_two_samples_of_one_law_are_no_drift(num_classes, exam):
     for _ in range(50):
         reference = sample(random, size=exam, num_classes=num_classes)
         blocks = [sample(random, size=drift.least_rows(num_classes) + 200, num_classes=num_classes) for _ in range(2)]
-        found = drift.measure(blocks, exam=reference, num_classes=num_classes)
-        assert found.state != "INSUFFICIENT_DATA"
-        far += found.state == "DRIFT"
+        measured = drift.measure(blocks, exam=reference, num_classes=num_classes)
+        assert measured.state != "INSUFFICIENT_DATA"
+        far += measured.state == "DRIFT"
     assert far <= 1
 
 
@@ -180,22 +184,22 @@ def test_half_of_the_classes_gone_is_drift():
 )
 def test_small_exams_are_no_reference(num_classes, exam, state):
     """Drift was said against an exam of 10 to 50 items though nothing moved."""
-    found = drift.measure([flat(200, confidence=0.95)], exam=flat(exam, confidence=0.95), num_classes=num_classes)
-    assert (found.state, found.num_needed) == (state, 5 * max(10, num_classes))
+    measured = drift.measure([flat(200, confidence=0.95)], exam=flat(exam, confidence=0.95), num_classes=num_classes)
+    assert (measured.state, measured.num_needed) == (state, 5 * max(10, num_classes))
 
 
 def test_a_block_holds_five_predictions_a_class():
-    found = drift.measure([flat(200, confidence=0.95)] * 3, exam=flat(600, confidence=0.95), num_classes=100)
-    assert (found.state, found.num_rows, found.num_needed) == ("OK", 600, 500)
+    measured = drift.measure([flat(200, confidence=0.95)] * 3, exam=flat(600, confidence=0.95), num_classes=100)
+    assert (measured.state, measured.num_rows, measured.num_needed) == ("OK", 600, 500)
 
 
 def test_the_chances_of_picks_weigh():
     """Half of the answers are right; those of the quiet run stand for themselves, the others for nine each."""
     audits = audited(*([1, 0] * 10), inclusion=[0.9, 0.1] * 10)
-    found = measure(audits, exam_accuracy=None)
-    assert found.accuracy.estimate == pytest.approx(0.1)
+    quality = measure(audits, exam_accuracy=None)
+    assert quality.accuracy.estimate == pytest.approx(0.1)
     # As sure as (10 * 1 + 10 * 9) ** 2 / (10 * 1 + 10 * 81) = 12.2 answers that weigh the same.
-    assert found.accuracy.high == pytest.approx(wilson_interval(1.2195122, 12.195122).high)
+    assert quality.accuracy.high == pytest.approx(wilson_interval(1.2195122, 12.195122).high)
 
 
 def test_evidence_follows_the_order_in_which_answers_became_known():

@@ -23,12 +23,12 @@ def prediction(number: int, **changes) -> Prediction:
 
 def audits(predictions, **changes) -> list[str]:
     arguments = {"key": "secret", "share": 1.0, "limit": 1000, "max_share_per_client": 1.0}
-    return [one.prediction_id for one in pick_audits(predictions, **arguments | changes)]
+    return [picked.prediction_id for picked in pick_audits(predictions, **arguments | changes)]
 
 
 def uncertain(predictions, **changes) -> list[str]:
     arguments = {"limit": 1000, "max_share_per_client": 1.0, "wanted": lambda _: True}
-    return [one.prediction_id for one in pick_uncertain(predictions, **arguments | changes)]
+    return [picked.prediction_id for picked in pick_uncertain(predictions, **arguments | changes)]
 
 
 def test_the_sample_has_the_asked_share_and_is_the_same_in_any_order():
@@ -52,7 +52,9 @@ def test_the_sample_does_not_look_at_the_answer():
 
 def test_the_limit_keeps_the_lowest_ranks():
     many = [prediction(number) for number in range(300)]
-    expected = sorted((one.prediction_id for one in many), key=lambda one: audit_rank(one, key="secret"))[:20]
+    expected = sorted(
+        (entry.prediction_id for entry in many), key=lambda prediction_id: audit_rank(prediction_id, key="secret")
+    )[:20]
     assert audits(many, limit=20) == expected
 
 
@@ -72,7 +74,7 @@ def test_one_client_with_most_of_the_traffic_fills_only_its_share():
             max_share_per_client=0.1,
         ),
     ):
-        clients = [one for one in picked if one < "p00900"]
+        clients = [prediction_id for prediction_id in picked if prediction_id < "p00900"]
         assert len(clients) == 10
         assert len(picked) == 100
 
@@ -105,7 +107,7 @@ def test_each_content_is_asked_about_once():
 
 def test_unwanted_predictions_leave_room_for_others():
     some = [prediction(number, confidence=number / 10) for number in range(6)]
-    assert uncertain(some, limit=2, wanted=lambda one: one.prediction_id not in {"p00000", "p00002"}) == [
+    assert uncertain(some, limit=2, wanted=lambda entry: entry.prediction_id not in {"p00000", "p00002"}) == [
         "p00001",
         "p00003",
     ]
@@ -114,8 +116,8 @@ def test_unwanted_predictions_leave_room_for_others():
 def test_it_stops_asking_when_it_is_full():
     asked = []
 
-    def wanted(one) -> bool:
-        asked.append(one)
+    def wanted(entry) -> bool:
+        asked.append(entry)
         return True
 
     uncertain([prediction(number) for number in range(1000)], limit=3, wanted=wanted)
@@ -137,12 +139,12 @@ def test_the_chance_of_a_pick_is_the_share_where_nothing_is_full():
 def test_picks_weighed_by_their_chances_stand_for_all_requests(limit, of_client):
     """One client sends ten times what each of ten others does: over many draws the weights sum to its requests."""
     many = [prediction(number, client="big" if number % 2 else f"small {number % 20}") for number in range(400)]
-    found = {"big": 0.0, "small": 0.0}
+    sums = {"big": 0.0, "small": 0.0}
     num_draws = 300
     for draw in range(num_draws):
         for name, chance in chances(
             many, key=f"key {draw}", share=0.5, limit=limit, max_share_per_client=of_client
         ).items():
-            found["big" if int(name[1:]) % 2 else "small"] += 1 / chance / num_draws
-    assert found["big"] == pytest.approx(200, rel=0.1)
-    assert found["small"] == pytest.approx(200, rel=0.1)
+            sums["big" if int(name[1:]) % 2 else "small"] += 1 / chance / num_draws
+    assert sums["big"] == pytest.approx(200, rel=0.1)
+    assert sums["small"] == pytest.approx(200, rel=0.1)

@@ -211,7 +211,7 @@ def test_a_clear_drop_raises_an_alarm_that_wakes_training_once(new_production):
     assert alarm["cause"] == "QUALITY_DROP"
     # The same alarm again: still open, but it wakes nobody a second time, however often it is raised.
     repeated = [production.run(f"run-{number}") for number in range(3, 6)]
-    assert [(one.state, one.wake_training) for one in repeated] == [("ALARM", False)] * 3
+    assert [(status.state, status.wake_training) for status in repeated] == [("ALARM", False)] * 3
     assert production.monitoring.alarms_of("pets", repeated[-1].window_id) == []
     assert production.monitoring.has_open_alarm("pets") is True
 

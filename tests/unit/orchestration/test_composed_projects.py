@@ -89,8 +89,8 @@ def both(world, columns=("bag", "boot", "coat")):
 
 
 def violations(world, project="triage"):
-    found = check(world.parts.database, world.parts.store, now=minutes(1e6))
-    return [str(one) for one in found if one.project == project]
+    broken = check(world.parts.database, world.parts.store, now=minutes(1e6))
+    return [str(violation) for violation in broken if violation.project == project]
 
 
 def test_an_applied_graph_is_a_route_that_the_gateway_follows(world):
@@ -197,8 +197,8 @@ def test_a_changed_row_is_seen(world, values, message):
     mine = t.routes.c.project == "triage"
     case = Case(world.parts.database, world.parts.store)
     case.tamper(t.routes, t.routes.update().where(mine).values(**values))
-    found = "\n".join(violations(world))
-    assert any(part in found for part in message.split("|")), found
+    text = "\n".join(violations(world))
+    assert any(part in text for part in message.split("|")), text
 
 
 def test_the_command_checks_applies_and_shows(world, monkeypatch, capsys):
@@ -246,13 +246,13 @@ def test_the_lineage_of_a_composed_prediction_leads_on_into_its_nodes(world):
             world.parts.store.put(key, data)
     tree = as_json(lineage(world.parts.database, world.parts.store, "p00007"))
     came_from = tree["children"][0]["children"]
-    assert (tree["project"], [one["kind"] for one in came_from]) == ("triage", ["route", "node", "node"])
-    assert [(one["name"], one["project"]) for one in came_from[1:]] == [("router", "coarse"), ("last", "stacked")]
-    assert [one["children"][0]["version"] for one in came_from[1:]] == ["C", "T"]
+    assert (tree["project"], [node["kind"] for node in came_from]) == ("triage", ["route", "node", "node"])
+    assert [(node["name"], node["project"]) for node in came_from[1:]] == [("router", "coarse"), ("last", "stacked")]
+    assert [node["children"][0]["version"] for node in came_from[1:]] == ["C", "T"]
     (of_node,) = [
-        one
-        for one in as_json(lineage(world.parts.database, world.parts.store, "p00007", project="coarse"))["children"]
-        if one["kind"] == "came_from"
+        node
+        for node in as_json(lineage(world.parts.database, world.parts.store, "p00007", project="coarse"))["children"]
+        if node["kind"] == "came_from"
     ]
     assert of_node["children"][0]["version"] == "C"
 

@@ -17,8 +17,8 @@ def target(*, home, split_key):
     return container_targets.docker_target(types.SimpleNamespace(settings=settings), loaded)
 
 
-def name_of(one):
-    return one._name("fashion-1")
+def name_of(docker_target):
+    return docker_target._name("fashion-1")
 
 
 def test_two_installations_on_one_engine_do_not_know_each_others_containers():

@@ -52,17 +52,22 @@ def log(parts):
 
 def test_the_report_of_a_running_experiment(parts):
     log(parts)
-    found = experiments.report(parts, "pets")
-    assert (found["experiment_id"], found["answer"], found["state"], found["ended_at"]) == ("e1", "b", "running", None)
-    assert [one["num_outcomes"] for one in found["arms"].values()] == [20, 20]
-    assert found["log"]["num_parts"] == 1
-    assert experiments.report(parts, "pets", experiment_id="e") == found
+    report = experiments.report(parts, "pets")
+    assert (report["experiment_id"], report["answer"], report["state"], report["ended_at"]) == (
+        "e1",
+        "b",
+        "running",
+        None,
+    )
+    assert [arm["num_outcomes"] for arm in report["arms"].values()] == [20, 20]
+    assert report["log"]["num_parts"] == 1
+    assert experiments.report(parts, "pets", experiment_id="e") == report
 
 
 def test_the_report_of_one_that_was_ended(parts):
     parts.case.move("v1", action="rollback", verdict_id="verdict-v1", at=9)
-    found = experiments.report(parts, "pets")
-    assert (found["state"], found["ended_at"]) == ("ended by rollback of ops", minutes(9))
+    report = experiments.report(parts, "pets")
+    assert (report["state"], report["ended_at"]) == ("ended by rollback of ops", minutes(9))
     with pytest.raises(ConfigError, match="--id must be the beginning of an experiment's id"):
         experiments.report(parts, "pets", experiment_id="zz")
 
@@ -109,8 +114,8 @@ def test_a_version_that_a_person_has_refused_since_its_release_is_no_arm(parts, 
 def test_an_arm_has_the_classes_that_it_learned_whatever_the_project_has_by_now(parts, monkeypatch, tmp_path):
     write_model(tmp_path / "v2", version="v2", classes=("cat", "lynx"))
     parts.store.put("models/pets/v2/model.json", (tmp_path / "v2" / "model.json").read_bytes())
-    found = types.SimpleNamespace(object_key="models/pets/v2")
-    monkeypatch.setattr(experiments, "model_of", lambda *_: found)
+    model = types.SimpleNamespace(object_key="models/pets/v2")
+    monkeypatch.setattr(experiments, "model_of", lambda *_: model)
     assert experiments._classes_of(parts, "pets", "v2") == ("cat", "lynx")
 
 
@@ -210,8 +215,8 @@ def test_an_experiment_on_pairs_counts_what_has_matured_by_now(parts, monkeypatc
 
     def outcomes(now):
         monkeypatch.setattr(experiments, "utc_now", lambda: now)
-        found = experiments.report(parts, "pets")
-        return found["answer"], [one["num_outcomes"] for one in found["arms"].values()]
+        report = experiments.report(parts, "pets")
+        return report["answer"], [arm["num_outcomes"] for arm in report["arms"].values()]
 
     assert outcomes(minutes(5)) == ("undecided", [0, 0])
     assert outcomes(minutes(6) + dt.timedelta(seconds=3)) == ("undecided", [2, 2])

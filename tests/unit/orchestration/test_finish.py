@@ -27,7 +27,7 @@ class World:
         return entrypoints.finish("fashion", attempt=attempt, parts=self.parts, verdict_id=verdict_id)
 
     def endings(self, run_id=RUN):
-        return [one["outcome"] for one in self.runs.get("fashion", run_id).info.get("endings", [])]
+        return [ending["outcome"] for ending in self.runs.get("fashion", run_id).info.get("endings", [])]
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def world(database, object_store):
 def test_a_run_that_adopts_an_earlier_verdict_ends_as_that_verdict_says(world):
     verdict_id = world.case.judge("v1", answer="keep", champion="v0")
     world.open("run-9", at=5)
-    found = world.finish("run-9", verdict_id=verdict_id)
-    assert (found["outcome"], found["reason_code"]) == ("rejected", "NOT_BETTER")
+    ending = world.finish("run-9", verdict_id=verdict_id)
+    assert (ending["outcome"], ending["reason_code"]) == ("rejected", "NOT_BETTER")
 
 
 def test_a_run_without_a_verdict_has_failed(world):
@@ -90,9 +90,9 @@ def test_a_run_whose_rollout_went_back_to_the_champion_was_not_promoted(world, a
     for step in ("canary", action):
         world.case.move("v0", action=step, verdict_id="verdict-v0", at=3)
     world.open("run-3", at=2)  # which committed the third generation
-    found = world.finish("run-3", verdict_id=verdict_id)
-    assert (found["outcome"], found["reason_code"]) == ("rejected", action.upper())
-    assert found["reason"] == "complaints; the champion stays"
+    ending = world.finish("run-3", verdict_id=verdict_id)
+    assert (ending["outcome"], ending["reason_code"]) == ("rejected", action.upper())
+    assert ending["reason"] == "complaints; the champion stays"
 
 
 def test_a_run_that_plan_never_opened_is_refused(world):

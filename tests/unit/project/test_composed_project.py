@@ -111,8 +111,8 @@ def test_a_cascade_and_a_chain_become_graphs_in_the_order_of_their_needs():
     ],
 )
 def test_a_graph_that_cannot_run_is_refused(nodes, output, message):
-    (found,) = messages(nodes, output)
-    assert re.search(message, found), found
+    (text,) = messages(nodes, output)
+    assert re.search(message, text), text
 
 
 def test_a_chain_that_is_too_long_is_refused():

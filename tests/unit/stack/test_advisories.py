@@ -41,14 +41,14 @@ def span(introduced="0", **ends):
 
 
 def test_no_locked_version_has_an_open_hole():
-    found = advisories.holes(advisories.locked(REQUIREMENTS.glob("*.lock")), STORED)
-    assert advisories.unaccepted(found, ACCEPTED, today=STORED.date) == []
+    holes = advisories.holes(advisories.locked(REQUIREMENTS.glob("*.lock")), STORED)
+    assert advisories.unaccepted(holes, ACCEPTED, today=STORED.date) == []
 
 
 def test_every_accepted_hole_is_still_one():
     """Else it is forgotten there and hides the next one."""
-    found = set(advisories.holes(advisories.locked(REQUIREMENTS.glob("*.lock")), STORED))
-    assert [one for one in ACCEPTED if Hole(one.package, one.version, one.id) not in found] == []
+    holes = set(advisories.holes(advisories.locked(REQUIREMENTS.glob("*.lock")), STORED))
+    assert [hole for hole in ACCEPTED if Hole(hole.package, hole.version, hole.id) not in holes] == []
 
 
 def test_the_stored_list_flags_what_everybody_knows():
@@ -122,11 +122,11 @@ RECORDS = [
 
 
 def test_a_list_is_reduced_to_our_packages_with_one_name_for_a_hole():
-    found = advisories.reduced(RECORDS, packages=["pillow"], source="osv.zip", license="CC-BY-4.0")
-    assert found.date == DAY
-    assert found.complete
-    assert found.entries == [
-        Advisory("pillow", "CVE-2026-2", tuple(span(one, last_affected=one) for one in ("1.0", "1.1"))),
+    reduced = advisories.reduced(RECORDS, packages=["pillow"], source="osv.zip", license="CC-BY-4.0")
+    assert reduced.date == DAY
+    assert reduced.complete
+    assert reduced.entries == [
+        Advisory("pillow", "CVE-2026-2", tuple(span(version, last_affected=version) for version in ("1.0", "1.1"))),
         Advisory("pillow", "GHSA-1", (span(fixed="1.5"), span("2.0", last_affected="2.3"), span("4"))),
     ]
 
@@ -148,9 +148,9 @@ def test_a_refreshed_list_is_read_as_it_was_written(tmp_path, kind, capsys):
     (tmp_path / "a.lock").write_text("pillow==13.0.0 \\\n    --hash=sha256:0\n    # via dethrone\n")
     arguments = ["--list", str(tmp_path / "list.json"), "--locks", str(tmp_path)]
     assert audit.main([*arguments, "refresh", str(source)]) == 0
-    found = advisories.read_list(tmp_path / "list.json")
+    read = advisories.read_list(tmp_path / "list.json")
     wanted = advisories.reduced(RECORDS, packages=["pillow"], source=str(source), license=audit.LICENSE)
-    assert advisories.as_text(found) == advisories.as_text(wanted)
+    assert advisories.as_text(read) == advisories.as_text(wanted)
     assert "2 advisories on 1 packages of 2026-11-30" in capsys.readouterr().out
 
 
@@ -199,8 +199,8 @@ def test_an_open_hole_fails_the_audit_and_an_accepted_one_does_not(checked):
 
 @pytest.mark.parametrize(("days", "code"), [(30, 0), (31, 1), (-1, 1)])
 def test_a_list_that_is_too_old_or_of_the_future_fails_the_audit(checked, days, code):
-    found, said = checked(listed(*PLANTED, date=DAY - dt.timedelta(days=days)), accepted=[YES])
-    assert found == code
+    exit_code, said = checked(listed(*PLANTED, date=DAY - dt.timedelta(days=days)), accepted=[YES])
+    assert exit_code == code
     assert (f"the list must be of the last 30 days (got {days} days)" in said) is bool(code)
 
 
@@ -215,7 +215,7 @@ def test_a_list_that_flags_too_little_fails_the_audit(checked):
 
 def test_images_by_tag_are_named_until_their_variables_have_a_digest():
     compose = (ROOT / "docker-compose.yml").read_text()
-    named = dict(one.split("=", 1) for one in audit.by_tag(compose, environment={}))
+    named = dict(line.split("=", 1) for line in audit.by_tag(compose, environment={}))
     assert len(named) == 10
     pinned = dict.fromkeys(named, f"registry.example.com/x@{DIGEST}")
     assert audit.by_tag(compose, environment=pinned) == []
@@ -260,10 +260,10 @@ def test_doctor_names_an_installed_version_with_a_hole(layout, monkeypatch):
     folders = []
     monkeypatch.setattr(advisories, "installed", lambda *asked: folders.append(asked) or {("pillow", "12.1.0")})
     stored_in(layout, listed(*PLANTED))
-    found = doctor.check_known_holes(layout, today=DAY)
-    assert not found.ok
-    assert found.detail.startswith("pillow 12.1.0 has CVE-pillow. 1 packages, 0 accepted; 5 advisories on 5 packages")
-    assert found.advice == "See `make audit`."
+    check = doctor.check_known_holes(layout, today=DAY)
+    assert not check.ok
+    assert check.detail.startswith("pillow 12.1.0 has CVE-pillow. 1 packages, 0 accepted; 5 advisories on 5 packages")
+    assert check.advice == "See `make audit`."
     assert folders == [(), ([],)]
 
 
@@ -290,9 +290,9 @@ def test_an_old_list_and_an_acceptance_that_is_over_are_told_and_fail_nothing(la
 
 
 def test_a_missing_list_is_a_finding(layout):
-    found = doctor.guarded("known holes", lambda: doctor.check_known_holes(layout, today=DAY), advice="")
-    assert not found.ok
-    assert "must be a list of advisories (got FileNotFoundError). Make it anew: make advisories." in found.detail
+    check = doctor.guarded("known holes", lambda: doctor.check_known_holes(layout, today=DAY), advice="")
+    assert not check.ok
+    assert "must be a list of advisories (got FileNotFoundError). Make it anew: make advisories." in check.detail
 
 
 def test_the_lock_that_is_not_looked_at_is_said(capsys):

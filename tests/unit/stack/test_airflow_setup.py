@@ -42,15 +42,15 @@ def test_every_option_of_the_template_exists_in_the_installed_airflow():
 
 
 def test_the_measured_settings_are_set():
-    found = rendered()
-    assert found["core"]["parallelism"] == "4"
-    assert found["core"]["simple_auth_manager_users"] == "admin:admin,alice:user,ops:op,viewer:viewer"
-    assert found["api"]["base_url"] == "http://127.0.0.1:8082"
-    assert found["api"]["host"] == "127.0.0.1"
-    assert found["workers"]["min_heartbeat_interval"] == "1"
-    assert found["scheduler"]["task_instance_heartbeat_timeout"] == "60"
-    assert found["scheduler"]["orphaned_tasks_check_interval"] == "30"
-    assert found["core"]["fernet_key_cmd"] == "cat /srv/dethrone/secrets/airflow_fernet_key"
+    settings = rendered()
+    assert settings["core"]["parallelism"] == "4"
+    assert settings["core"]["simple_auth_manager_users"] == "admin:admin,alice:user,ops:op,viewer:viewer"
+    assert settings["api"]["base_url"] == "http://127.0.0.1:8082"
+    assert settings["api"]["host"] == "127.0.0.1"
+    assert settings["workers"]["min_heartbeat_interval"] == "1"
+    assert settings["scheduler"]["task_instance_heartbeat_timeout"] == "60"
+    assert settings["scheduler"]["orphaned_tasks_check_interval"] == "30"
+    assert settings["core"]["fernet_key_cmd"] == "cat /srv/dethrone/secrets/airflow_fernet_key"
 
 
 @pytest.mark.parametrize(("num_cpus", "parallelism"), [(1, "4"), (2, "4"), (3, "6"), (64, "8")])
@@ -59,9 +59,9 @@ def test_parallelism_follows_the_machine_within_its_bounds(num_cpus, parallelism
 
 
 def test_a_home_with_a_percent_and_a_space_is_read_back_whole():
-    found = rendered(Path("/srv/a b 50%"))
-    assert found["core"]["plugins_folder"] == "/srv/a b 50%/airflow/plugins"
-    assert found["core"]["fernet_key_cmd"] == "cat '/srv/a b 50%/secrets/airflow_fernet_key'"
+    settings = rendered(Path("/srv/a b 50%"))
+    assert settings["core"]["plugins_folder"] == "/srv/a b 50%/airflow/plugins"
+    assert settings["core"]["fernet_key_cmd"] == "cat '/srv/a b 50%/secrets/airflow_fernet_key'"
 
 
 def test_an_unknown_name_in_the_template_is_refused():
@@ -88,10 +88,10 @@ def test_the_written_files_are_private_and_hold_no_secret_but_the_passwords(tmp_
 
 @pytest.fixture
 def layout(tmp_path):
-    one = StackLayout(home=tmp_path, root=source_root())
-    one.airflow_home.mkdir()
-    one.logs_dir.mkdir()
-    return one
+    installed = StackLayout(home=tmp_path, root=source_root())
+    installed.airflow_home.mkdir()
+    installed.logs_dir.mkdir()
+    return installed
 
 
 def fake_airflow(tmp_path, *, script):

@@ -106,7 +106,7 @@ def test_the_one_template_serves_many_machines(tmp_path, executor):
     assert ("celery" in parser) == (executor == "CeleryExecutor")
     assert parser["scheduler"]["task_instance_heartbeat_timeout"] == "60"  # what was measured holds here too
     secrets = {path.read_text().strip() for path in (home / "secrets").iterdir()}
-    assert [one for one in secrets if one in path.read_text()] == []
+    assert [secret for secret in secrets if secret in path.read_text()] == []
 
 
 def test_nothing_starts_without_its_secrets(tmp_path):
@@ -167,11 +167,13 @@ def test_a_service_has_the_secrets_that_it_reads_and_no_other(name):
     command = SERVICES[name].get("command") or []
     program = "db" if name == "migrate" else command[1] if command[:1] == ["airflow"] else None
     wanted = READ[name] | set(cluster.PROGRAM_SECRETS[program] if program else ())
-    given = [one if isinstance(one, dict) else {"source": one} for one in SERVICES[name].get("secrets", ())]
-    assert {one["source"] for one in given} == wanted
+    given = [entry if isinstance(entry, dict) else {"source": entry} for entry in SERVICES[name].get("secrets", ())]
+    assert {entry["source"] for entry in given} == wanted
     assert len(given) == len(wanted)
     folder = "/var/lib/dethrone/secrets"
-    assert {one["target"] for one in given if "target" in one} <= {f"{folder}/{one['source']}" for one in given}
+    assert {entry["target"] for entry in given if "target" in entry} <= {
+        f"{folder}/{entry['source']}" for entry in given
+    }
 
 
 @pytest.mark.parametrize("program", cluster.PROGRAM_SECRETS)
@@ -191,7 +193,10 @@ def test_a_program_starts_with_its_own_secrets_alone(tmp_path, program):
 
 def test_only_three_services_are_published():
     published = {
-        name for name, one in SERVICES.items() for port in one.get("ports", ()) if not port.startswith("127.0.0.1:")
+        name
+        for name, service in SERVICES.items()
+        for port in service.get("ports", ())
+        if not port.startswith("127.0.0.1:")
     }
     assert published == PUBLISHED
 
@@ -231,20 +236,25 @@ def test_no_password_stands_in_the_file():
             if secret.search(key) and key != "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN":
                 assert key.endswith("_FILE"), f"{name}: {key}={value}"
                 assert str(value).startswith(("/run/secrets/", "/var/lib/dethrone/secrets/")), key
-    for name, one in COMPOSE["secrets"].items():
-        assert one["file"] == f"${{DETHRONE_SECRETS:?must be the folder that dethrone secrets wrote}}/{name}"
+    for name, definition in COMPOSE["secrets"].items():
+        assert definition["file"] == f"${{DETHRONE_SECRETS:?must be the folder that dethrone secrets wrote}}/{name}"
 
 
 def test_every_mounted_secret_and_volume_is_declared():
     mounted = {
-        one["source"] if isinstance(one, dict) else one
+        secret["source"] if isinstance(secret, dict) else secret
         for service in SERVICES.values()
-        for one in service.get("secrets", ())
+        for secret in service.get("secrets", ())
     }
     assert mounted == set(COMPOSE["secrets"])
-    volumes = {one.split(":")[0] for service in SERVICES.values() for one in service.get("volumes", ())}
-    assert {one for one in volumes if not one.startswith((".", "/", "$"))} == set(COMPOSE["volumes"])
-    files = [one.split(":")[0] for service in SERVICES.values() for one in service.get("volumes", ()) if one[0] == "."]
+    volumes = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())}
+    assert {volume for volume in volumes if not volume.startswith((".", "/", "$"))} == set(COMPOSE["volumes"])
+    files = [
+        volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", ())
+        if volume[0] == "."
+    ]
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
@@ -256,7 +266,7 @@ def test_images_are_ours_locked_and_not_root(path):
     assert re.search(r"--require-hashes (\\\n +)?-r /tmp/[a-z-]+\.lock", text)
     assert "latest" not in text
     sources = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)
-    assert [one for line in sources for one in line.split() if not (ROOT / one).exists()] == []
+    assert [path_text for line in sources for path_text in line.split() if not (ROOT / path_text).exists()] == []
 
 
 def test_the_images_pg_dump_is_as_new_as_the_server():
@@ -271,16 +281,16 @@ def test_a_new_volume_belongs_to_the_images_user(name):
     """Docker gives a new volume the owner of the folder of the image that it covers; without one, root."""
     text = (ROOT / "deploy/docker/airflow/Dockerfile").read_text().replace("\\\n", "")
     made = re.search(r"install --directory --owner dethrone --group dethrone ([^&\n]+)", text)[1].split()
-    named = [one.split(":")[:2] for one in SERVICES[name]["volumes"]]
+    named = [volume.split(":")[:2] for volume in SERVICES[name]["volumes"]]
     assert [folder for volume, folder in named if volume in COMPOSE["volumes"] and folder not in made] == []
     assert "--create-home" not in text.replace("--no-create-home", "")  # skeleton files: the home would not be empty
 
 
 def test_only_who_ships_can_reach_the_engine_and_it_reaches_what_it_started():
     with_engine = {
-        name for name, one in SERVICES.items() if any("docker.sock" in str(v) for v in one.get("volumes", ()))
+        name for name, service in SERVICES.items() if any("docker.sock" in str(v) for v in service.get("volumes", ()))
     }
-    assert with_engine == {name for name, one in SERVICES.items() if "group_add" in one} == {"airflow-worker"}
+    assert with_engine == {name for name, service in SERVICES.items() if "group_add" in service} == {"airflow-worker"}
     for name in (*with_engine, "gateway", "prometheus"):
         assert "serving" in SERVICES[name]["networks"]
 
@@ -288,7 +298,7 @@ def test_only_who_ships_can_reach_the_engine_and_it_reaches_what_it_started():
 def test_label_studio_and_models_have_no_neighbours_but_those_that_they_need():
     """In one network a container reaches every port of every other."""
     beside = {
-        network: {name for name, one in SERVICES.items() if network in (one.get("networks") or ["default"])}
+        network: {name for name, service in SERVICES.items() if network in (service.get("networks") or ["default"])}
         for network in COMPOSE["networks"]
     }
     assert beside["labeling"] == {"label-studio", "postgres", "s3", "airflow-api-server", "airflow-worker", "tools"}
@@ -304,7 +314,7 @@ def test_label_studio_and_models_have_no_neighbours_but_those_that_they_need():
     assert webhook == SERVICES["airflow-worker"]["environment"]["DETHRONE_AIRFLOW_URL"]
 
 
-PROXIES = {name for one in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (one, one.lower())}
+PROXIES = {name for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (variable, variable.lower())}
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -312,11 +322,15 @@ def test_no_call_within_the_stack_goes_by_a_proxy(name):
     """An engine's `proxies` (config.json) are in the environment of each container that says nothing of its own."""
     environment = SERVICES[name]["environment"]
     if set(environment) >= PROXIES:
-        assert {environment[one] for one in PROXIES} == {""}
+        assert {environment[variable] for variable in PROXIES} == {""}
         return
-    aliases = {one for each in SERVICES.values() if isinstance(each.get("networks"), dict)
-               for network in each["networks"].values() for one in network["aliases"]}  # fmt: skip
-    called = set(SERVICES) - {"migrate", "tools", "grafana"} - {one for one in SERVICES if one.startswith("airflow-")}
+    aliases = {alias for each in SERVICES.values() if isinstance(each.get("networks"), dict)
+               for network in each["networks"].values() for alias in network["aliases"]}  # fmt: skip
+    called = (
+        set(SERVICES)
+        - {"migrate", "tools", "grafana"}
+        - {service for service in SERVICES if service.startswith("airflow-")}
+    )
     listed = environment["NO_PROXY"].split(",")
     assert environment["no_proxy"] == environment["NO_PROXY"]
     assert {*called, *aliases, "airflow-api-server", "localhost", "127.0.0.1", "::1"} <= set(listed)
@@ -324,7 +338,7 @@ def test_no_call_within_the_stack_goes_by_a_proxy(name):
 
 
 def test_only_who_calls_outside_has_a_proxy():
-    outside = {name for name, one in SERVICES.items() if "NO_PROXY" in one["environment"]}
+    outside = {name for name, service in SERVICES.items() if "NO_PROXY" in service["environment"]}
     assert outside == {"migrate", "tools", "airflow-worker", "airflow-worker-gpu", "label-studio", "gateway"}
 
 
@@ -379,8 +393,8 @@ def test_the_gateways_image_holds_every_module_of_ours_that_it_imports():
         path
         for line in re.findall(r"^COPY ((?:pipeline_tasks|bento_services)\S*(?: \S+)*) \S+$", text, re.MULTILINE)
         for pattern in line.split()
-        for found in ROOT.glob(pattern)
-        for path in (found.rglob("*.py") if found.is_dir() else [found])
+        for matched in ROOT.glob(pattern)
+        for path in (matched.rglob("*.py") if matched.is_dir() else [matched])
     ]
     missing = {
         name
@@ -430,14 +444,14 @@ def test_the_alarm_on_failures_names_codes_that_the_gateway_has():
 
 def test_prometheus_finds_the_inference_services_by_the_gateway():
     jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    (found,) = next(job for job in jobs if job["job_name"] == "inference")["http_sd_configs"]
-    address = urlsplit(found["url"])
+    (discovery,) = next(job for job in jobs if job["job_name"] == "inference")["http_sd_configs"]
+    address = urlsplit(discovery["url"])
     assert address.netloc == "gateway:8000"
     assert address.path in PATHS
     assert (
-        found["authorization"]["type"] == "Bearer"
+        discovery["authorization"]["type"] == "Bearer"
     )  # its default in scrapes; here Prometheus 2.42 leaves the word out
-    key = found["authorization"]["credentials_file"]
+    key = discovery["authorization"]["credentials_file"]
     assert key.removeprefix("/run/secrets/") in SERVICES["prometheus"]["secrets"]
 
 

@@ -24,10 +24,10 @@ def test_python_of_another_minor_version_is_refused():
 def test_versions_below_the_floor_are_named():
     good = dict.fromkeys(doctor.MIN_VERSIONS, "99.0")
     assert doctor.check_versions(good).ok
-    found = doctor.check_versions(good | {"bentoml": "1.4.2", "torch": "2.5.1+cpu", "supervisor": None})
-    assert not found.ok
-    assert found.detail == "bentoml 1.4.2 (needs 1.4.39), supervisor missing (needs 4.3), torch 2.5.1+cpu (needs 2.13)"
-    assert found.advice == "Run `make install`."
+    check = doctor.check_versions(good | {"bentoml": "1.4.2", "torch": "2.5.1+cpu", "supervisor": None})
+    assert not check.ok
+    assert check.detail == "bentoml 1.4.2 (needs 1.4.39), supervisor missing (needs 4.3), torch 2.5.1+cpu (needs 2.13)"
+    assert check.advice == "Run `make install`."
 
 
 def test_a_local_version_tag_does_not_count():
@@ -36,10 +36,10 @@ def test_a_local_version_tag_does_not_count():
 
 @pytest.mark.parametrize(("gib", "ok"), [(4.9, False), (5.0, True)])
 def test_space_needs_five_gib(gib, ok):
-    found = doctor.check_space(int(gib * 1024**3))
-    assert found.ok is ok
-    assert found.detail == f"{gib} GiB free"
-    assert bool(found.advice) is not ok
+    check = doctor.check_space(int(gib * 1024**3))
+    assert check.ok is ok
+    assert check.detail == f"{gib} GiB free"
+    assert bool(check.advice) is not ok
 
 
 @pytest.mark.parametrize(("gib", "ok"), [(3.9, False), (4.0, True)])
@@ -48,10 +48,10 @@ def test_memory_needs_four_gib(gib, ok):
 
 
 def test_a_missing_environment_is_named(tmp_path):
-    found = doctor.check_environments(StackLayout(home=tmp_path, root=tmp_path))
-    assert not found.ok
-    assert str(tmp_path / ".venv-label-studio" / "bin" / "label-studio") in found.detail
-    assert found.advice == "Run `make install`."
+    check = doctor.check_environments(StackLayout(home=tmp_path, root=tmp_path))
+    assert not check.ok
+    assert str(tmp_path / ".venv-label-studio" / "bin" / "label-studio") in check.detail
+    assert check.advice == "Run `make install`."
 
 
 def test_secrets_before_the_first_start_are_no_problem(layout):
@@ -64,12 +64,12 @@ def test_secrets_that_others_can_read_or_that_are_gone_are_named_but_not_shown(l
     (layout.secrets_dir / "split_key").chmod(0o640)
     (layout.secrets_dir / "webhook_secret").write_text("")
     (layout.secrets_dir / "label_studio_token").unlink()
-    found = doctor.check_secret_files(layout)
-    assert not found.ok
-    assert set(found.detail.split("; ")) == {
+    check = doctor.check_secret_files(layout)
+    assert not check.ok
+    assert set(check.detail.split("; ")) == {
         "readable by others: split_key", "missing or empty: webhook_secret", "missing or empty: label_studio_token",
     }  # fmt: skip
-    assert not [name for name, value in values.items() if value in found.detail]
+    assert not [name for name, value in values.items() if value in check.detail]
 
 
 def test_h13_what_others_can_reach_in_the_home_is_listed(tmp_path):
@@ -86,9 +86,9 @@ def test_h13_what_others_can_reach_in_the_home_is_listed(tmp_path):
     (home / "link").symlink_to("private")
     for folder in (home, home / "open", home / "open" / "deep"):
         folder.chmod(0o755)
-    found = doctor.check_open_files(home)
-    assert (found.ok, found.advice) == (False, f"chmod 700 {home}")
-    assert found.detail == "open to others: 3: catalog.db, open/deep/page, open/log"
+    check = doctor.check_open_files(home)
+    assert (check.ok, check.advice) == (False, f"chmod 700 {home}")
+    assert check.detail == "open to others: 3: catalog.db, open/deep/page, open/log"
     (home / "open" / "deep").chmod(0o777)
     assert "open/deep, open/deep/page" in doctor.check_open_files(home).detail
     home.chmod(0o700)
@@ -101,9 +101,9 @@ def test_settings_older_than_the_template_are_told(layout):
     layout.airflow_cfg.touch()
     assert doctor.check_airflow_settings(layout).ok
     os.utime(layout.airflow_cfg, (0, 0))
-    found = doctor.check_airflow_settings(layout)
-    assert not found.ok
-    assert "the template is newer" in found.advice
+    check = doctor.check_airflow_settings(layout)
+    assert not check.ok
+    assert "the template is newer" in check.advice
 
 
 def test_the_taken_port_of_a_model_is_fatal(layout, monkeypatch):
@@ -111,18 +111,18 @@ def test_the_taken_port_of_a_model_is_fatal(layout, monkeypatch):
     command = "/v/python /v/serve.py dethrone_a:r1 --host 127.0.0.1 --port 3001"
     layout.program_file("inference-a-r1").write_text(f"[program:inference-a-r1]\ncommand={command}\n")
     monkeypatch.setattr(local_ports, "port_is_free", lambda port: port != 3001)
-    found = doctor.check_ports(layout)
-    assert not found.ok
-    assert found.detail.startswith("inference-a-r1 3001 is taken by ")
-    assert "Stop what listens on 3001" in found.advice
+    check = doctor.check_ports(layout)
+    assert not check.ok
+    assert check.detail.startswith("inference-a-r1 3001 is taken by ")
+    assert "Stop what listens on 3001" in check.advice
 
 
 def test_taken_ports_are_named_though_not_fatal(layout, monkeypatch):
     monkeypatch.setattr(local_ports, "port_is_free", lambda port: port != 8080)
-    found = doctor.check_ports(layout)
-    assert found.ok
-    assert found.detail.startswith("airflow 8080 is taken by ")
-    assert found.advice == "`dethrone up` uses others."
+    check = doctor.check_ports(layout)
+    assert check.ok
+    assert check.detail.startswith("airflow 8080 is taken by ")
+    assert check.advice == "`dethrone up` uses others."
 
 
 def test_processes_without_a_supervisor_are_a_problem(layout, monkeypatch):
@@ -135,9 +135,9 @@ def test_processes_without_a_supervisor_are_a_problem(layout, monkeypatch):
 
 def test_a_listener_on_all_interfaces_is_a_problem():
     assert doctor.check_listeners({8080: {"127.0.0.1"}, 8081: {"::1"}}).detail == "2 ports, loopback only"
-    found = doctor.check_listeners({8080: {"127.0.0.1"}, 8793: {"0.0.0.0"}, 8794: {"::"}})
-    assert not found.ok
-    assert found.detail == "ports [8793, 8794] answer on all interfaces"
+    check = doctor.check_listeners({8080: {"127.0.0.1"}, 8793: {"0.0.0.0"}, 8794: {"::"}})
+    assert not check.ok
+    assert check.detail == "ports [8793, 8794] answer on all interfaces"
 
 
 @pytest.mark.parametrize(("skew", "ok"), [(0, True), (-5, True), (6, False), (-900, False)])
@@ -149,8 +149,8 @@ def test_a_check_that_cannot_run_is_a_finding_not_a_crash():
     def fails():
         raise ServiceUnavailable("S3 must answer (got nothing).")
 
-    found = doctor.guarded("clock", fails)
-    assert found == doctor.Check(
+    check = doctor.guarded("clock", fails)
+    assert check == doctor.Check(
         "clock", False, "S3 must answer (got nothing).", "See `dethrone status` and `dethrone logs`."
     )
 

@@ -30,13 +30,13 @@ def server(answers):
         def log_message(self, *arguments):
             pass
 
-    one = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=one.serve_forever, daemon=True).start()
+    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http_server.serve_forever, daemon=True).start()
     try:
-        yield one.server_port
+        yield http_server.server_port
     finally:
-        one.shutdown()
-        one.server_close()
+        http_server.shutdown()
+        http_server.server_close()
 
 
 @pytest.mark.parametrize(

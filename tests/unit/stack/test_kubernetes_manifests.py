@@ -34,9 +34,9 @@ def test_every_manifest_is_valid(name, body, version):
 def test_what_a_release_is_made_of_is_valid(version, gpus):
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     config = KubernetesServing(namespace="dethrone", repository="r.example.com/d", gpus=gpus, node_selector={"a": "b"})
-    found = manifests("fashion-1", config=config, image="r@sha256:0", environment={"A": "1"})
-    assert [kind for kind, _body in found] == list(KINDS)
-    for _kind, body in found:
+    bodies = manifests("fashion-1", config=config, image="r@sha256:0", environment={"A": "1"})
+    assert [kind for kind, _body in bodies] == list(KINDS)
+    for _kind, body in bodies:
         kubernetes_validate.validate(body, version, strict=True)
 
 
@@ -69,10 +69,10 @@ def test_the_gateway_gets_through_to_inference_and_inference_lets_it_in():
     assert out["to"][0]["podSelector"]["matchLabels"].items() <= pod.items()
     assert [port["port"] for port in out["ports"]] == [PORT]
     gateway = policy["spec"]["podSelector"]["matchLabels"]
-    allowed = [one["podSelector"]["matchLabels"] for one in release["NetworkPolicy"]["spec"]["ingress"][0]["from"]]
+    allowed = [peer["podSelector"]["matchLabels"] for peer in release["NetworkPolicy"]["spec"]["ingress"][0]["from"]]
     assert gateway in allowed
     (task,) = [body for name, body in BODIES if name == "task-pod.yaml"]
-    assert any(one.items() <= task["metadata"]["labels"].items() for one in allowed)
+    assert any(labels.items() <= task["metadata"]["labels"].items() for labels in allowed)
 
 
 def egress(name):
@@ -84,7 +84,7 @@ def test_the_gateway_gets_through_to_all_that_it_calls_and_to_nothing_else(tmp_p
     """Its four: names, the catalog of `dethrone secrets`, the store of its own environment, and inference."""
     (gateway,) = [body for name, body in BODIES if name == "gateway.yaml" and body["kind"] == "Deployment"]
     container = gateway["spec"]["template"]["spec"]["containers"][0]
-    environment = {one["name"]: one["value"] for one in container["env"]}
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
     cluster.ensure_cluster_secrets(tmp_path)
     catalog = urlsplit((tmp_path / "catalog_url").read_text().strip())
     store = urlsplit(environment["DETHRONE_S3_ENDPOINT"])
@@ -96,12 +96,12 @@ def test_the_gateway_gets_through_to_all_that_it_calls_and_to_nothing_else(tmp_p
 def test_callbacks_are_let_out_where_the_gateway_would_send_them():
     (rule,) = egress("network.yaml")
     assert [port["port"] for port in rule["ports"]] == [443]
-    blocks = [(one["ipBlock"]["cidr"], one["ipBlock"].get("except", ())) for one in rule["to"]]
+    blocks = [(block["ipBlock"]["cidr"], block["ipBlock"].get("except", ())) for block in rule["to"]]
 
     def passes(text):
         address = ip_address(text)
         inside = [excepted for network, excepted in blocks if address in ip_network(network)]
-        return any(all(address not in ip_network(one) for one in excepted) for excepted in inside)
+        return any(all(address not in ip_network(network_text) for network_text in excepted) for excepted in inside)
 
     addresses = (
         "8.8.8.8",
@@ -113,7 +113,7 @@ def test_callbacks_are_let_out_where_the_gateway_would_send_them():
         "169.254.169.254",
     )
     addresses += ("172.20.0.1", "192.168.1.1", "224.0.0.1", "0.0.0.0", "fd00::1", "fe80::1", "::1", "2002:a00:1::1")
-    assert [one for one in addresses if passes(one) != is_public(one)] == []
+    assert [address for address in addresses if passes(address) != is_public(address)] == []
     overlay = yaml.safe_load((FOLDER / "callbacks" / "kustomization.yaml").read_text())
     assert overlay["resources"] == ["../base", "network.yaml"]
     assert "DETHRONE_CALLBACK_HOSTS" in overlay["patches"][0]["patch"]
@@ -136,9 +136,9 @@ def test_kubectl_builds_the_folder(name):
     done = subprocess.run(
         [program, "kustomize", str(FOLDER / name)], capture_output=True, text=True, timeout=60, check=True
     )
-    built = [one for one in yaml.safe_load_all(done.stdout) if one["kind"] == "NetworkPolicy"]
+    built = [body for body in yaml.safe_load_all(done.stdout) if body["kind"] == "NetworkPolicy"]
     assert len(built) == {"base": 3, "callbacks": 4}[name]
-    assert {one["metadata"]["namespace"] for one in built} == {"dethrone"}
+    assert {body["metadata"]["namespace"] for body in built} == {"dethrone"}
 
 
 def test_the_charts_values_say_what_the_template_says(tmp_path):
@@ -162,9 +162,9 @@ def test_what_is_applied_by_itself_names_the_namespace():
 
 
 def mounted(volumes):
-    (secret,) = [one["secret"] for one in volumes if "secret" in one]
-    assert {one["key"] for one in secret["items"]} == {one["path"] for one in secret["items"]}
-    return {one["key"] for one in secret["items"]}
+    (secret,) = [volume["secret"] for volume in volumes if "secret" in volume]
+    assert {item["key"] for item in secret["items"]} == {item["path"] for item in secret["items"]}
+    return {item["key"] for item in secret["items"]}
 
 
 def test_each_pod_has_the_secrets_that_its_service_has_in_the_compose_file():
@@ -174,7 +174,7 @@ def test_each_pod_has_the_secrets_that_its_service_has_in_the_compose_file():
     (job,) = [body for _name, body in BODIES if body["kind"] == "Job"]
     pods["upgrade"] = mounted(job["spec"]["template"]["spec"]["volumes"])
     pods["api-server"] = mounted(values["apiServer"]["extraVolumes"])
-    assert not [one for one in values["volumes"] if "secret" in one]
+    assert not [volume for volume in values["volumes"] if "secret" in volume]
     services = {
         "task-pod.yaml": "airflow-worker",
         "gpu-pod.yaml": "airflow-worker-gpu",
@@ -184,7 +184,7 @@ def test_each_pod_has_the_secrets_that_its_service_has_in_the_compose_file():
     of_airflow = {name for names in cluster.PROGRAM_SECRETS.values() for name in names}
     labels_key = {"label_studio_s3_access_key", "label_studio_s3_secret_key"}
     for pod, service in services.items():
-        assert pods[pod] == {one["source"] for one in compose[service]["secrets"]} - of_airflow - labels_key
+        assert pods[pod] == {secret["source"] for secret in compose[service]["secrets"]} - of_airflow - labels_key
 
 
 def test_only_the_gpu_pod_asks_for_a_gpu_and_it_names_its_pool():
@@ -201,14 +201,14 @@ def test_a_tasks_pod_has_what_the_charts_own_has(name):
     home = values["airflowHome"]
     (spec,) = [body["spec"] for file, body in BODIES if file == name]
     (container,) = spec["containers"]
-    volumes = {one["name"]: one for one in spec["volumes"]}
-    mounts = {one["mountPath"]: one for one in container["volumeMounts"]}
-    assert set(volumes) == {one["name"] for one in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert set(volumes) == {mount["name"] for mount in container["volumeMounts"]}
     config, logs = mounts[f"{home}/airflow.cfg"], mounts[f"{home}/logs"]
     assert (config["subPath"], volumes[config["name"]]["configMap"]) == ("airflow.cfg", {"name": "airflow-config"})
     assert volumes[logs["name"]]["persistentVolumeClaim"] == {"claimName": "airflow-logs"}
     assert values["logs"]["persistence"]["enabled"]
-    environment = {one["name"]: one["value"] for one in container["env"]}
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
     assert environment == {"AIRFLOW_HOME": home, "AIRFLOW__CORE__EXECUTOR": "LocalExecutor"}
     command = (FOLDER / "airflow" / "values.yaml").read_text().split("\n", 3)[1]
     assert "--install airflow " in command, "the names above follow from the release's"

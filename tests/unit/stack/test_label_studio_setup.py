@@ -11,9 +11,9 @@ from pipeline_tasks.stack.layout import StackLayout
 
 @pytest.fixture
 def layout(tmp_path):
-    one = StackLayout(home=tmp_path / "home", root=tmp_path / "root")
-    one.label_studio_dir.mkdir(parents=True)
-    return one
+    installed = StackLayout(home=tmp_path / "home", root=tmp_path / "root")
+    installed.label_studio_dir.mkdir(parents=True)
+    return installed
 
 
 @pytest.fixture
@@ -83,11 +83,11 @@ def server():
         def log_message(self, *arguments):
             pass
 
-    one = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=one.serve_forever, daemon=True).start()
-    yield one.server_port
-    one.shutdown()
-    one.server_close()
+    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http_server.serve_forever, daemon=True).start()
+    yield http_server.server_port
+    http_server.shutdown()
+    http_server.server_close()
 
 
 def test_a_token_that_is_let_in_ends_the_first_start(layout, server):

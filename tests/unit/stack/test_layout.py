@@ -8,11 +8,11 @@ def test_sockets_lie_below_the_home_when_the_path_is_short():
 
 
 def test_a_long_home_gets_a_short_folder_of_its_own_for_sockets():
-    one = StackLayout(home=Path("/srv") / ("x" * 100), root=Path("/r"))
+    layout = StackLayout(home=Path("/srv") / ("x" * 100), root=Path("/r"))
     two = StackLayout(home=Path("/srv") / ("y" * 100), root=Path("/r"))
-    assert len(str(one.socket)) < 100
-    assert one.socket != two.socket
-    assert one.socket == StackLayout(home=one.home, root=Path("/other")).socket
+    assert len(str(layout.socket)) < 100
+    assert layout.socket != two.socket
+    assert layout.socket == StackLayout(home=layout.home, root=Path("/other")).socket
 
 
 def test_the_length_counts_bytes_not_characters():

@@ -18,10 +18,10 @@ from pipeline_tasks.stack.supervisord import ProcessInfo
 
 @pytest.fixture
 def layout(tmp_path):
-    one = StackLayout(home=tmp_path, root=source_root())
-    lifecycle.make_folders(one)
-    yield one
-    shutil.rmtree(one.runtime_dir, ignore_errors=True)  # outside tmp_path where that is long
+    installed = StackLayout(home=tmp_path, root=source_root())
+    lifecycle.make_folders(installed)
+    yield installed
+    shutil.rmtree(installed.runtime_dir, ignore_errors=True)  # outside tmp_path where that is long
 
 
 def program(name):

@@ -220,7 +220,7 @@ def test_an_abstract_socket_is_open_to_all():
 
 def test_the_doctor_names_what_is_open():
     assert check_from_outside(9, []).ok
-    found = check_from_outside(9, ["gateway on 127.0.0.1:1 hands out /metrics"])
-    assert not found.ok
-    assert found.detail == "gateway on 127.0.0.1:1 hands out /metrics"
-    assert "dethrone up" in found.advice
+    check = check_from_outside(9, ["gateway on 127.0.0.1:1 hands out /metrics"])
+    assert not check.ok
+    assert check.detail == "gateway on 127.0.0.1:1 hands out /metrics"
+    assert "dethrone up" in check.advice

@@ -63,9 +63,9 @@ def test_it_tells_what_it_sees_as_json(monkeypatch, capsys):
 
 
 def test_the_doctor_says_what_it_tried_and_what_it_does_not_see():
-    found = doctor.check_from_beside(["postgres", "redis"], 2, [])
-    assert found.ok
-    tried, _, unseen = found.detail.partition("; not seen from here: ")
+    check = doctor.check_from_beside(["postgres", "redis"], 2, [])
+    assert check.ok
+    tried, _, unseen = check.detail.partition("; not seen from here: ")
     assert tried == "2 ports of postgres, redis ask for a key"
     assert unseen.split(", ") == [name for name in outside_containers.SERVICES if name not in {"postgres", "redis"}]
     assert not doctor.check_from_beside(["redis"], 1, ["redis on 10.0.0.1:6379 speaks Redis with everybody"]).ok
@@ -76,9 +76,9 @@ def test_the_doctor_of_a_container_looks_at_what_a_container_has(tmp_path, monke
     monkeypatch.setattr(outside_containers, "addresses", lambda _names: {"s3": ("10.0.0.1",)})
     monkeypatch.setattr(outside_containers, "findings", lambda _services: (10, []))
     monkeypatch.setattr(doctor, "_skew_seconds", lambda url: 0.0 if url == "http://s3:8333" else 60.0)
-    found = doctor.doctor_of_container(home=tmp_path, s3_endpoint="http://s3:8333")
-    assert [one.name for one in found] == ["python", "versions", "disk space", "memory", "from beside", "clock"]
-    assert found[-1].ok
+    checks = doctor.doctor_of_container(home=tmp_path, s3_endpoint="http://s3:8333")
+    assert [check.name for check in checks] == ["python", "versions", "disk space", "memory", "from beside", "clock"]
+    assert checks[-1].ok
 
 
 @pytest.mark.parametrize("executor", ["", "CeleryExecutor"])
@@ -89,11 +89,11 @@ def test_dethrone_doctor_in_a_container_is_the_containers(tmp_path, monkeypatch,
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(doctor, "doctor_of_container", lambda **given: (doctor.Check("container", True, str(given)),))
     monkeypatch.setattr(doctor, "doctor", lambda home: (doctor.Check("machine", True, str(home)),))
-    found = stack_commands.doctor(argparse.Namespace(shell={}))
+    answer = stack_commands.doctor(argparse.Namespace(shell={}))
     given = {"home": tmp_path, "s3_endpoint": "http://s3:8333"}
     wanted = ("container", str(given)) if executor else ("machine", str(tmp_path))
-    assert (found.data[0]["name"], found.data[0]["detail"]) == wanted
-    assert found.code == 0
+    assert (answer.data[0]["name"], answer.data[0]["detail"]) == wanted
+    assert answer.code == 0
 
 
 def test_every_service_of_the_file_that_listens_is_looked_for():

@@ -28,8 +28,8 @@ class Supervisor:
         self.states.pop(name, None)
 
     def processes(self):
-        found = {name: next(states, ("RUNNING", 1)) for name, states in self.states.items()}
-        return {name: ProcessInfo(name, state, pid, 1.0, f"it is {state}") for name, (state, pid) in found.items()}
+        listed = {name: next(states, ("RUNNING", 1)) for name, states in self.states.items()}
+        return {name: ProcessInfo(name, state, pid, 1.0, f"it is {state}") for name, (state, pid) in listed.items()}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ PLAIN = "import time; print('on', flush=True); time.sleep(60)"
 def spawn():
     started = []
 
-    def one(home, code=PLAIN):
+    def start(home, code=PLAIN):
         process = subprocess.Popen(
             [sys.executable, "-c", code], env={**os.environ, MARKER: str(home)}, stdout=subprocess.PIPE
         )
@@ -25,7 +25,7 @@ def spawn():
         started.append(process)
         return process
 
-    yield one
+    yield start
     for process in started:
         process.kill()
         process.wait()

@@ -14,8 +14,8 @@ SECRETS = {name: f"canary-{name}" for name in GENERATORS}
 
 @pytest.fixture
 def stack():
-    found = programs.stack_programs(LAYOUT, ports=addresses.DEFAULT_PORTS, secrets=SECRETS, bin_dir=Path("/v/bin"))
-    return {program.name: program for program in found}
+    listed = programs.stack_programs(LAYOUT, ports=addresses.DEFAULT_PORTS, secrets=SECRETS, bin_dir=Path("/v/bin"))
+    return {program.name: program for program in listed}
 
 
 def base(environment):
@@ -115,7 +115,7 @@ def test_every_program_can_be_written(stack):
 
 
 def test_settings_of_another_installation_do_not_reach_the_stack():
-    found = base(
+    environment = base(
         {
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
             "AIRFLOW_HOME": "/elsewhere",
@@ -126,20 +126,20 @@ def test_settings_of_another_installation_do_not_reach_the_stack():
             "PATH": "/usr/bin",
         }
     )
-    assert "AIRFLOW__CORE__EXECUTOR" not in found
-    assert "LABEL_STUDIO_HOST" not in found
-    assert not {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"} & set(found)
-    assert found["AIRFLOW_HOME"] == "/srv/dethrone/airflow"
-    assert found["WANDB_API_KEY"] == "kept"
-    assert found["PATH"] == "/v/bin:/usr/bin"
+    assert "AIRFLOW__CORE__EXECUTOR" not in environment
+    assert "LABEL_STUDIO_HOST" not in environment
+    assert not {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"} & set(environment)
+    assert environment["AIRFLOW_HOME"] == "/srv/dethrone/airflow"
+    assert environment["WANDB_API_KEY"] == "kept"
+    assert environment["PATH"] == "/v/bin:/usr/bin"
 
 
 def test_every_process_carries_the_marker_and_the_two_folders():
-    found = base({})
-    assert found["DETHRONE_STACK"] == "/srv/dethrone"
-    assert found["DETHRONE_HOME"] == "/srv/dethrone"
-    assert found["DETHRONE_PROJECTS"] == "/p"
-    assert found["SPT_NOENV"] == "1"
+    environment = base({})
+    assert environment["DETHRONE_STACK"] == "/srv/dethrone"
+    assert environment["DETHRONE_HOME"] == "/srv/dethrone"
+    assert environment["DETHRONE_PROJECTS"] == "/p"
+    assert environment["SPT_NOENV"] == "1"
 
 
 def test_a_proxy_is_not_asked_for_loopback():
@@ -149,7 +149,7 @@ def test_a_proxy_is_not_asked_for_loopback():
 
 def test_another_port_of_airflow_restarts_all_of_its_parts_and_who_reports_to_it(stack):
     moved = {**addresses.DEFAULT_PORTS, "airflow": 9999}
-    found = programs.stack_programs(LAYOUT, ports=moved, secrets=SECRETS, bin_dir=Path("/v/bin"))
-    changed = {program.name for program in found if render_program(program) != render_program(stack[program.name])}
+    listed = programs.stack_programs(LAYOUT, ports=moved, secrets=SECRETS, bin_dir=Path("/v/bin"))
+    changed = {program.name for program in listed if render_program(program) != render_program(stack[program.name])}
     airflow = {"airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"}
     assert changed == airflow | {"label-studio"}  # which may report to that port alone

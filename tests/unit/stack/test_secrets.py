@@ -15,20 +15,20 @@ def test_every_secret_is_written_once_for_the_owner_only(tmp_path):
 
 
 def test_no_two_installations_share_a_secret(tmp_path):
-    one, two = secrets.ensure_secrets(tmp_path / "a"), secrets.ensure_secrets(tmp_path / "b")
-    assert not set(one.values()) & set(two.values())
-    assert len(set(one.values())) == len(one)
+    first, two = secrets.ensure_secrets(tmp_path / "a"), secrets.ensure_secrets(tmp_path / "b")
+    assert not set(first.values()) & set(two.values())
+    assert len(set(first.values())) == len(first)
 
 
 def test_each_secret_has_the_shape_that_its_component_takes(tmp_path):
-    found = secrets.ensure_secrets(tmp_path / "secrets")
-    assert re.fullmatch(r"[0-9a-f]{40}", found["label_studio_token"])
-    assert len(base64.urlsafe_b64decode(found["airflow_fernet_key"])) == 32
-    assert min(len(value) for value in found.values()) >= 20
+    values = secrets.ensure_secrets(tmp_path / "secrets")
+    assert re.fullmatch(r"[0-9a-f]{40}", values["label_studio_token"])
+    assert len(base64.urlsafe_b64decode(values["airflow_fernet_key"])) == 32
+    assert min(len(value) for value in values.values()) >= 20
     files = {"airflow_fernet_key", "s3_identity"}
-    safe = {name: value for name, value in found.items() if name not in files}
+    safe = {name: value for name, value in values.items() if name not in files}
     assert all(value.isalnum() for value in safe.values())  # nothing that an ini file or a shell would change
-    assert re.findall("BEGIN ([A-Z ]+)-", found["s3_identity"]) == ["PRIVATE KEY", "CERTIFICATE"]
+    assert re.findall("BEGIN ([A-Z ]+)-", values["s3_identity"]) == ["PRIVATE KEY", "CERTIFICATE"]
 
 
 def test_an_unknown_name_gets_a_password_of_its_own(tmp_path):

@@ -28,8 +28,8 @@ def read_by_supervisor(tmp_path, *programs):
     layout.programs_dir.mkdir(parents=True)
     layout.logs_dir.mkdir()
     layout.supervisor_conf.write_text(supervisor_conf.render_supervisord(layout, user=None))
-    for one in programs:
-        (layout.programs_dir / f"{one.name}.conf").write_text(supervisor_conf.render_program(one))
+    for listed in programs:
+        (layout.programs_dir / f"{listed.name}.conf").write_text(supervisor_conf.render_program(listed))
     options = ServerOptions()
     options.realize(["-c", str(layout.supervisor_conf)])
     return {group.name: group.process_configs[0] for group in options.process_group_configs}
@@ -39,7 +39,7 @@ def test_the_supervisor_reads_what_was_written(tmp_path):
     environment = {"PLAIN": "abc", "JSON": '{"a": 1}', "SPACED": "two words, and=more", "PERCENT": "100%", "EMPTY": ""}
     folder = tmp_path / "a b 50%"
     folder.mkdir()
-    found = read_by_supervisor(
+    processes = read_by_supervisor(
         tmp_path,
         program(
             command=(str(folder / "serve"), "--name", "it's 100%"),
@@ -50,14 +50,14 @@ def test_the_supervisor_reads_what_was_written(tmp_path):
             autostart=True,
         ),
     )["one"]
-    assert found.environment == environment
-    assert found.directory == str(folder)
-    assert found.stopwaitsecs == 40
-    assert found.stopasgroup is True
-    assert found.killasgroup is True
-    assert found.autostart is True
-    assert found.redirect_stderr is True
-    assert shlex.split(found.command) == [str(folder / "serve"), "--name", "it's 100%"]
+    assert processes.environment == environment
+    assert processes.directory == str(folder)
+    assert processes.stopwaitsecs == 40
+    assert processes.stopasgroup is True
+    assert processes.killasgroup is True
+    assert processes.autostart is True
+    assert processes.redirect_stderr is True
+    assert shlex.split(processes.command) == [str(folder / "serve"), "--name", "it's 100%"]
 
 
 @pytest.mark.parametrize("value", ["two\nlines", "a ;comment", "a #comment", "both ' and \"", '"quoted"'])

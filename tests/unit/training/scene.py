@@ -69,13 +69,13 @@ def fill(store, *, num_rows: int = 90, payloads: list[bytes] | None = None) -> p
     offsets = np.cumsum([0, *map(len, data)])
     return pa.table(
         {
-            "item_id": [sha256_hex(one) for one in data],
+            "item_id": [sha256_hex(payload) for payload in data],
             "label": labels[: len(data)],
             "split": ["exam" if row % 10 == 9 else "train" for row in range(len(data))],
             "group_key": [f"group {row}" for row in range(len(data))],
             "object_key": [key] * len(data),
             "offset": offsets[:-1],
-            "size_bytes": [len(one) for one in data],
+            "size_bytes": [len(payload) for payload in data],
         }
     )
 

@@ -75,14 +75,14 @@ def learner(kind=torch.optim.AdamW, **options):
 
 @pytest.mark.parametrize("optimizer", [{}, {"kind": torch.optim.SGD}, {"kind": torch.optim.SGD, "momentum": 0.9}])
 def test_a_restored_learner_takes_the_same_next_step(tmp_path, optimizer):
-    module, one = learner(**optimizer)
-    step(module, one)
+    module, first = learner(**optimizer)
+    step(module, first)
     checkpoints = Checkpoints(tmp_path, key="k")
-    checkpoints.save(module, one, history=[{"epoch": 1}])
+    checkpoints.save(module, first, history=[{"epoch": 1}])
     other_module, other = learner(**optimizer)
     resumed = checkpoints.load()
     restore(resumed, other_module, other)
-    for each in ((module, one), (other_module, other)):
+    for each in ((module, first), (other_module, other)):
         step(*each)
     assert resumed.history == [{"epoch": 1}]
     assert torch.equal(module.weight, other_module.weight)

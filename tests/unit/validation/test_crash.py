@@ -64,7 +64,7 @@ def state(folder):
         "exams": [
             (exam.epoch, exam.exam_id, read_exam(scene.store, exam).num_rows) for exam in scene.datasets.exams("pets")
         ],
-        "counts": {name: len(found) for name, found in rows.items()},
+        "counts": {name: len(records) for name, records in rows.items()},
         "checks": sorted((stage, subject, success) for stage, subject, success, _ in checks),
         "objects": sorted(
             o.key for o in scene.store.list("") if o.key.split("/")[0] in {"snapshots", "exams", "fingerprints"}
@@ -86,8 +86,8 @@ def test_the_same_end_after_a_kill_at_every_point(new_world):
     crash.crash_everywhere(points, world=new_world, run=freeze, check=lambda folder: compare(state(folder), expected))
 
 
-def compare(found, expected) -> None:
-    assert found == expected
+def compare(actual, expected) -> None:
+    assert actual == expected
 
 
 def test_racing_writers_leave_one_linear_chain(new_world):

@@ -42,23 +42,23 @@ def test_what_is_written_is_what_verify_asks_for(scene):
     open_exam(scene.project, **scene.freezing)
     build_snapshot(scene.project, **scene.freezing)
     seal(SimpleNamespace(database=scene.database, store=scene.store), "pets")
-    found = check(scene.database, scene.store, now=NOW, deep=True)
-    assert [str(one) for one in found if one.invariant == "I11"] == []
+    broken = check(scene.database, scene.store, now=NOW, deep=True)
+    assert [str(violation) for violation in broken if violation.invariant == "I11"] == []
 
 
 def test_an_epoch_stays_until_enough_new_items_are_labeled(scene):
     first = scene.add_labeled(10, split="exam")
-    (one,) = open_exam(scene.project, **scene.freezing)
+    (epoch,) = open_exam(scene.project, **scene.freezing)
     scene.add_labeled(9, split="exam", start=50)
-    assert open_exam(scene.project, **scene.freezing) == [one]
+    assert open_exam(scene.project, **scene.freezing) == [epoch]
     late = scene.add_labeled(1, split="exam", start=90)
     current, previous = open_exam(scene.project, **scene.freezing)
-    assert (current.epoch, current.num_items, previous) == (2, 10, one)
+    assert (current.epoch, current.num_items, previous) == (2, 10, epoch)
     rows = exam_rows(scene)
     assert {rows[item_id] for item_id in first} == {1}
     assert rows[late[0]] == 2
     # Later runs get the same two, and a third epoch is judged with them until the window is full.
-    assert open_exam(scene.project, **scene.freezing) == [current, one]
+    assert open_exam(scene.project, **scene.freezing) == [current, epoch]
     scene.add_labeled(10, split="exam", start=200)
     assert [exam.epoch for exam in open_exam(scene.project, **scene.freezing)] == [3, 2, 1]
     small = with_gate(scene.project, window_items=20)

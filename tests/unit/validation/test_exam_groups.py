@@ -16,15 +16,15 @@ from tests.unit.validation.test_near_duplicates import encoded, packed
 
 
 def groups(items, *, modality, keys=None, **settings):
-    found = exam_groups(
+    groups_of_items = exam_groups(
         {item_id: item_id for item_id in items} | (keys or {}),
         packed(items, modality=modality),
         modality=modality,
         settings=NearDuplicates(**settings),
-        read=lambda ids: {one: items[one] for one in ids},
+        read=lambda ids: {item_id: items[item_id] for item_id in ids},
     )
-    assert set(found) == set(items) | set(keys or {})
-    return found
+    assert set(groups_of_items) == set(items) | set(keys or {})
+    return groups_of_items
 
 
 def test_photos_that_are_copies_are_one_group():
@@ -34,7 +34,7 @@ def test_photos_that_are_copies_are_one_group():
         "b0": encoded(pixels[0], format="JPEG", quality=90),
         "b1": encoded(np.ascontiguousarray(pixels[1][:, ::-1])),
     }
-    alone = {one: one for one in items}
+    alone = {item_id: item_id for item_id in items}
     assert groups(items, modality="image") == alone | {"b0": "a0", "b1": "a1"}
     assert groups(items, modality="image", image_moves=False) == alone | {"b0": "a0"}
     assert groups(items, modality="image", policy="off") == alone
@@ -72,7 +72,7 @@ def test_the_groups_of_a_stored_exam(scene):
     ids = photos(scene, range(10), split="exam")
     copy = labeled(scene, written_anew(png(3, side=16)), split="exam")
     (exam,) = open_exam(scene.project, **scene.freezing)
-    found = leakage.exam_groups(scene.project, exam, store=scene.store)
-    assert set(found) == {*ids, copy}
-    assert found[copy] == found[ids[3]]
-    assert len(set(found.values())) == 10
+    stored = leakage.exam_groups(scene.project, exam, store=scene.store)
+    assert set(stored) == {*ids, copy}
+    assert stored[copy] == stored[ids[3]]
+    assert len(set(stored.values())) == 10

@@ -31,8 +31,8 @@ def row(value, *, digits=4) -> bytes:
 WIDTH = fp.WIDTHS["tabular"]
 
 
-def same(one, other, *, digits=4) -> bool:
-    return row(one, digits=digits) == row(other, digits=digits)
+def same(first, other, *, digits=4) -> bool:
+    return row(first, digits=digits) == row(other, digits=digits)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_a_text_without_letters_is_its_own_shingle():
 
 def test_signatures_estimate_the_jaccard_index():
     words = [f"word{index}" for index in range(300)]
-    one, other = " ".join(words), " ".join(words[:250])
-    shingles, others = fp.shingles(one), fp.shingles(other)
+    first, other = " ".join(words), " ".join(words[:250])
+    shingles, others = fp.shingles(first), fp.shingles(other)
     true = len(shingles & others) / len(shingles | others)
-    signatures = [np.frombuffer(fp.text_fingerprint(text), "<u4") for text in (one, other)]
+    signatures = [np.frombuffer(fp.text_fingerprint(text), "<u4") for text in (first, other)]
     assert true == pytest.approx(0.853, abs=0.001)
     assert (signatures[0] == signatures[1]).mean() == pytest.approx(true, abs=0.12)
 
@@ -112,7 +112,7 @@ def test_a_byte_order_mark_is_no_text():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "equal"),
+    ("first", "other", "equal"),
     [
         ({"a": 1.23449}, {"a": 1.23441}, True),
         ({"a": 1.2344}, {"a": 1.2346}, False),
@@ -132,8 +132,8 @@ def test_a_byte_order_mark_is_no_text():
         ({"a": [1]}, {"a": [2]}, False),
     ],
 )
-def test_rows_are_equal_when_rounded(one, other, equal):
-    assert same(one, other) is equal
+def test_rows_are_equal_when_rounded(first, other, equal):
+    assert same(first, other) is equal
 
 
 def test_the_digits_of_the_project_decide():
@@ -141,8 +141,8 @@ def test_the_digits_of_the_project_decide():
     assert not same({"a": 1.23441}, {"a": 1.23449}, digits=6)
     texts = [json.dumps({"a": number}).encode() for number in (1.2344, 1.2346)]
     for digits, equal in ((3, True), (4, False)):
-        one, other = (fp.fingerprint(text, modality="tabular", max_pixels=1, digits=digits) for text in texts)
-        assert (one[: fp.ROW_HASH_BYTES] == other[: fp.ROW_HASH_BYTES]) is equal
+        first, other = (fp.fingerprint(text, modality="tabular", max_pixels=1, digits=digits) for text in texts)
+        assert (first[: fp.ROW_HASH_BYTES] == other[: fp.ROW_HASH_BYTES]) is equal
 
 
 def test_infinity_has_a_fingerprint():

@@ -84,8 +84,8 @@ def test_the_gate_finds_equal_rows_under_other_keys(frozen):
     scene.store.put(key, manifest.to_parquet(table))
     snapshot = dataclasses.replace(build_snapshot(scene.project, **scene.freezing), snapshot_id="x", object_key=key)
     leaks = leakage.find_leaks(scene.project, snapshot, refs, store=scene.store)
-    found = {(leak.item_id, leak.trained_item_id, leak.kind) for leak in leaks}
-    assert found == {(one, other, "exact") for one, other in zip(exam, trained[:10], strict=True)}
+    pairs = {(leak.item_id, leak.trained_item_id, leak.kind) for leak in leaks}
+    assert pairs == {(item_id, other, "exact") for item_id, other in zip(exam, trained[:10], strict=True)}
 
 
 def test_bytes_are_checked_by_their_content(frozen):
@@ -93,7 +93,7 @@ def test_bytes_are_checked_by_their_content(frozen):
     assert check_items(scene.project, "b1", **scene.arguments).severity == "ok"
     held = scoring.read_exam(scene.store, refs[0])
     payloads = scoring.read_checked(held.items, read=lambda places: [scene.store.get(at.object_key) for at in places])
-    assert sorted(json.loads(one)["a"] for one in payloads) == list(range(10))
+    assert sorted(json.loads(payload)["a"] for payload in payloads) == list(range(10))
     assert [item.item_id for item in held.items] == sorted(exam)
     rows = rows_of(read_manifest(scene.store, build_snapshot(scene.project, **scene.freezing)))
     assert sorted(json.loads(data)["a"] for _, data in read_rows("pets", rows, store=scene.store)) == [

@@ -164,9 +164,9 @@ def test_left_out_items_do_not_count_as_new(scene, exam):
 
 def test_a_further_copy_is_told_of_though_the_snapshot_is_the_same(scene, exam):
     labeled(scene, written_anew(png(100, side=SIDE)))
-    one = build_snapshot(scene.project, **scene.freezing)
+    snapshot = build_snapshot(scene.project, **scene.freezing)
     later = labeled(scene, nearly(101))
-    assert build_snapshot(scene.project, **scene.freezing) == one
+    assert build_snapshot(scene.project, **scene.freezing) == snapshot
     assert later in {row["digest"] for row in set_aside(scene)}
     checks = [check for check in scene.datasets.checks("pets") if check.stage == "dataset"]
     assert sorted(check.statistics["num_near_duplicates"] for check in checks) == [1, 2]
@@ -233,7 +233,9 @@ def test_fingerprints_are_computed_once_per_item(scene, exam, computed):
     assert len(computed) == 16
     keys = sorted(key for key in scene.store.objects if key.startswith("fingerprints/"))
     (epoch,) = scene.datasets.exams("pets")
-    assert keys == sorted(f"fingerprints/pets/image-2/{one}.parquet" for one in (first.snapshot_id, epoch.exam_id))
+    assert keys == sorted(
+        f"fingerprints/pets/image-2/{owner_id}.parquet" for owner_id in (first.snapshot_id, epoch.exam_id)
+    )
     computed.clear()
     photos(scene, range(50, 53))
     second = build_snapshot(scene.project, **scene.freezing)

@@ -99,10 +99,10 @@ def peaks(folder, count: int) -> dict[str, tuple[int, int]]:
 
     def train() -> None:
         config, ref = scene.project.config, scene.datasets.head_snapshot("pets")
-        found = recipe_for("tabular", config.recipe.name, folder=scene.folder)
-        params = found.recipe.resolve(config.recipe.params)
+        entry = recipe_for("tabular", config.recipe.name, folder=scene.folder)
+        params = entry.recipe.resolve(config.recipe.params)
         plan = data_loading.LoadPlan(
-            "pets", ref.snapshot_id, found, params, tuple(config.labels.classes), folder / "inputs"
+            "pets", ref.snapshot_id, entry, params, tuple(config.labels.classes), folder / "inputs"
         )
         data_loading.load_data(plan, dataset.rows_of(read_manifest(scene.store, ref)), store=scene.store)
 

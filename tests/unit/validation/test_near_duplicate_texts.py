@@ -18,7 +18,7 @@ def utf8(**texts: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "is_copy"),
     [
         (TEXT.upper().replace(" ", "\n") + "!!", True),
         (TEXT + "So.", True),
@@ -26,8 +26,8 @@ def utf8(**texts: str) -> dict[str, bytes]:
         (TEXT + "What do the others of this group think about the next game?", False),
     ],
 )
-def test_copies_of_a_short_text(text, found):
-    assert pairs(utf8(e=TEXT), utf8(t=text), modality="text") == ({("e", "t")} if found else set())
+def test_copies_of_a_short_text(text, is_copy):
+    assert pairs(utf8(e=TEXT), utf8(t=text), modality="text") == ({("e", "t")} if is_copy else set())
 
 
 def test_a_long_text_with_a_few_other_words_is_a_copy():
@@ -36,8 +36,8 @@ def test_a_long_text_with_a_few_other_words_is_a_copy():
     assert pairs(utf8(e=text), utf8(t=changed), modality="text") == {("e", "t")}
 
 
-@pytest.mark.parametrize(("kept", "found"), [(0.96, True), (0.93, False)])
-def test_the_true_jaccard_index_decides(kept, found):
+@pytest.mark.parametrize(("kept", "is_copy"), [(0.96, True), (0.93, False)])
+def test_the_true_jaccard_index_decides(kept, is_copy):
     """Ten texts on either side of 0.9: an estimate from 128 permutations would take some of them for the other."""
     exam = {f"e{n}": " ".join(f"{n}a{word}" for word in WORDS) for n in range(10)}
     count = round(len(WORDS) * kept)
@@ -45,7 +45,7 @@ def test_the_true_jaccard_index_decides(kept, found):
         f"t{n}": " ".join(f"{n}a{word}" if place < count else f"{n}{word[::-1]}" for place, word in enumerate(WORDS))
         for n in range(10)
     }
-    expected = {(f"e{n}", f"t{n}") for n in range(10)} if found else set()
+    expected = {(f"e{n}", f"t{n}") for n in range(10)} if is_copy else set()
     assert pairs(utf8(**exam), utf8(**trained), modality="text") == expected
 
 
@@ -69,8 +69,8 @@ def quoted(text: str) -> dict[str, str]:
 def test_a_text_that_holds_another_is_a_copy(name):
     text = " ".join(f"{word} of {n}" for n, word in enumerate(TEXT.split() * 3))
     others = utf8(**{f"o{n}": " ".join(f"{n}b{word}" for word in WORDS) for n in range(20)})
-    found = pairs(utf8(e=text), utf8(t=quoted(text)[name]) | others, modality="text")
-    assert found == {("e", "t")}
+    copies = pairs(utf8(e=text), utf8(t=quoted(text)[name]) | others, modality="text")
+    assert copies == {("e", "t")}
 
 
 def test_a_common_phrase_in_a_text_is_no_copy():
@@ -84,13 +84,13 @@ def test_values_that_many_texts_have_cost_nothing(monkeypatch):
     trained = np.tile(np.arange(fp.NUM_PERMUTATIONS, dtype=np.uint32), (5, 1))
     assert near_contained.containment_candidates(trained[:1], trained) == []
     trained[3:] += 1_000
-    found = near_contained.containment_candidates(trained[:1], trained)
-    assert found == [(0, 0, 1.0), (0, 1, 1.0), (0, 2, 1.0)]
+    candidates = near_contained.containment_candidates(trained[:1], trained)
+    assert candidates == [(0, 0, 1.0), (0, 1, 1.0), (0, 2, 1.0)]
 
 
 def test_short_texts_are_equal_or_other():
-    found = pairs(utf8(e1="test", e2="dead mouse"), utf8(t1="Test!", t2="testing", t3="dead house"), modality="text")
-    assert found == {("e1", "t1")}
+    copies = pairs(utf8(e1="test", e2="dead mouse"), utf8(t1="Test!", t2="testing", t3="dead house"), modality="text")
+    assert copies == {("e1", "t1")}
 
 
 def test_texts_are_read_for_candidates_only_and_in_parts(monkeypatch):
@@ -101,10 +101,10 @@ def test_texts_are_read_for_candidates_only_and_in_parts(monkeypatch):
 
     def read(ids):
         asked.append(set(ids))
-        return {one: data[one] for one in ids}
+        return {item_id: data[item_id] for item_id in ids}
 
     monkeypatch.setattr(nd, "TEXT_PAIRS_AT_ONCE", 2)
-    sides = (packed(utf8(**one), modality="text") for one in (exam, trained))
+    sides = (packed(utf8(**texts), modality="text") for texts in (exam, trained))
     leaks = nd.near_leaks(*sides, modality="text", settings=SETTINGS, read=read)
     assert len(leaks) == 6
     assert [len(ids) for ids in asked] == [4, 4, 4]
@@ -120,9 +120,9 @@ def test_copies_of_one_template_do_not_cost_all_pairs():
     def counted(ids):
         nonlocal count
         count += len(ids)
-        return {one: read[one] for one in ids}
+        return {item_id: read[item_id] for item_id in ids}
 
-    sides = (packed(utf8(**one), modality="text") for one in (exam, trained))
+    sides = (packed(utf8(**texts), modality="text") for texts in (exam, trained))
     leaks = nd.near_leaks(*sides, modality="text", settings=SETTINGS, read=counted)
     # Every item is in a pair all the same: none of either side is missed.
     assert {leak.item_id for leak in leaks} == set(exam)
@@ -143,12 +143,12 @@ def test_candidates_of_one_template_are_few_and_hold_the_likeliest_of_each_text(
 
     exam, trained = near(40), near(300)
     estimates_et = (exam[:, None] == trained[None]).mean(axis=2)
-    found = nd._text_candidates(exam.view(np.uint8), trained.view(np.uint8), minimum=0.75)
-    assert all(estimate == estimates_et[e, t] for e, t, estimate in found)
-    assert len(found) < 0.3 * estimates_et.size
+    candidates = nd._text_candidates(exam.view(np.uint8), trained.view(np.uint8), minimum=0.75)
+    assert all(estimate == estimates_et[e, t] for e, t, estimate in candidates)
+    assert len(candidates) < 0.3 * estimates_et.size
     for own, other_et in ((0, estimates_et), (1, estimates_et.T)):
         for index, row in enumerate(other_et):
-            kept = sorted((pair[2] for pair in found if pair[own] == index), reverse=True)
+            kept = sorted((pair[2] for pair in candidates if pair[own] == index), reverse=True)
             assert kept[: nd.MAX_TEXTS_PER_ITEM] == sorted(row, reverse=True)[: nd.MAX_TEXTS_PER_ITEM]
 
 
@@ -163,10 +163,10 @@ def test_rows_that_are_equal_when_rounded_are_found():
 
 def test_equal_rows_do_not_cost_all_pairs():
     exam, trained = ({f"{side}{n:03d}": f'{{"a": 1.0000{n:03d}}}'.encode() for n in range(300)} for side in "et")
-    found = pairs(exam, trained, modality="tabular")
-    assert {e for e, _ in found} == set(exam)
-    assert {t for _, t in found} == set(trained)
-    assert len(found) == 599
+    copies = pairs(exam, trained, modality="tabular")
+    assert {e for e, _ in copies} == set(exam)
+    assert {t for _, t in copies} == set(trained)
+    assert len(copies) == 599
 
 
 def test_pairs_come_by_exam_item_the_likest_first():
@@ -178,7 +178,7 @@ def test_pairs_come_by_exam_item_the_likest_first():
         packed(trained, modality="text"),
         modality="text",
         settings=SETTINGS,
-        read=lambda ids: {one: read[one] for one in ids},
+        read=lambda ids: {item_id: read[item_id] for item_id in ids},
     )
     assert [leak.item_id for leak in leaks] == ["e1", "e1", "e2", "e2"]
     assert (leaks[2].trained_item_id, leaks[2].similarity) == ("t2", 1.0)

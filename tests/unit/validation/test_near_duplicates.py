@@ -28,7 +28,7 @@ def pairs(exam: dict[str, bytes], trained: dict[str, bytes], *, modality, **sett
         packed(trained, modality=modality),
         modality=modality,
         settings=NearDuplicates(**settings),
-        read=lambda ids: {one: read(one) for one in ids},
+        read=lambda ids: {item_id: read(item_id) for item_id in ids},
     )
     assert all(leak.kind == "near" for leak in leaks)
     return {(leak.item_id, leak.trained_item_id) for leak in leaks}
@@ -93,10 +93,10 @@ def as_items(photos, encode) -> dict[str, bytes]:
 def test_copies_of_a_photo_are_found_and_nothing_else(photos, name):
     exam = as_items(photos, encoded)
     copies = {f"copy {key}": data for key, data in as_items(photos, COPIES[name]).items()}
-    found = pairs(exam, copies, modality="image")
+    pairs_found = pairs(exam, copies, modality="image")
     own = {(key, f"copy {key}") for key in exam}
-    assert found <= own
-    assert len(found) >= 0.985 * len(own)
+    assert pairs_found <= own
+    assert len(pairs_found) >= 0.985 * len(own)
 
 
 @pytest.mark.parametrize("name", MOVED)
@@ -106,10 +106,10 @@ def test_moved_copies_of_a_photo_are_found_and_nothing_else(photos, name):
     copies = as_items(photos[:40], lambda pixels: encoded(np.ascontiguousarray(MOVED[name](pixels))))
     trained = {f"copy {key}": data for key, data in copies.items()}
     trained |= {f"other {key}": data for key, data in as_items(photos[40:80], encoded).items()}
-    found = pairs(exam, trained, modality="image")
+    pairs_found = pairs(exam, trained, modality="image")
     own = {(key, f"copy {key}") for key in exam}
-    assert found <= own
-    assert len(found) >= 39
+    assert pairs_found <= own
+    assert len(pairs_found) >= 39
     assert pairs(exam, trained, modality="image", image_moves=False) < own
 
 
@@ -132,17 +132,17 @@ def test_a_colourful_photo_with_another_contrast_is_a_copy(photos, gain):
 def test_the_demos_shifted_photos_are_other_photos(photos, name):
     exam = as_items(photos, encoded)
     others = {f"other {key}": data for key, data in as_items(photos, OTHERS[name]).items()}
-    found = pairs(exam, others, modality="image")
-    assert len(found) <= 0.01 * len(exam), found
+    copies = pairs(exam, others, modality="image")
+    assert len(copies) <= 0.01 * len(exam), copies
 
 
 def test_a_photo_of_a_usual_size_may_be_moved_by_a_pixel(photos):
     large = [resized(pixels, 224) for pixels in photos[:60]]
     exam = as_items(large, encoded)
     moved = as_items(large, lambda pixels: encoded(np.roll(pixels, 1, axis=1)))
-    found = pairs(exam, {f"moved {key}": data for key, data in moved.items()}, modality="image")
-    assert found <= {(key, f"moved {key}") for key in exam}
-    assert len(found) >= 57
+    copies = pairs(exam, {f"moved {key}": data for key, data in moved.items()}, modality="image")
+    assert copies <= {(key, f"moved {key}") for key in exam}
+    assert len(copies) >= 57
 
 
 def test_other_photos_of_the_same_kind_are_no_duplicates(photos):
@@ -191,9 +191,9 @@ def test_the_colour_threshold_counts(photos, monkeypatch):
 
 
 def test_grey_correlation_by_hand():
-    one = np.array([[0, 0, 10, 10], [1, 2, 3, 4], [1, 2, 3, 4]], dtype=np.float32)
+    first = np.array([[0, 0, 10, 10], [1, 2, 3, 4], [1, 2, 3, 4]], dtype=np.float32)
     other = np.array([[5, 5, 25, 25], [4, 3, 2, 1], [7, 7, 7, 7]], dtype=np.float32)
-    assert nd.grey_correlation(one, other) == pytest.approx([1.0, -1.0, 0.0])
+    assert nd.grey_correlation(first, other) == pytest.approx([1.0, -1.0, 0.0])
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def alike(photos):
 
 def all_pairs(exam_ew, trained_tw):
     """Return which of all pairs each rule confirms, (e, t), and the correlations; the plain way."""
-    exam, trained = (fp.grey(one).astype(np.float64) for one in (exam_ew, trained_tw))
+    exam, trained = (fp.grey(values).astype(np.float64) for values in (exam_ew, trained_tw))
     correlation_et = np.corrcoef(exam, trained)[: len(exam), len(exam) :]
     hash_et = np.bitwise_count(fp.hashes(exam_ew)[:, None] ^ fp.hashes(trained_tw)[None]) <= nd.MAX_HASH_DISTANCE
     colours = np.abs(fp.colours(exam_ew)[:, None] - fp.colours(trained_tw)[None]).mean(axis=2)
@@ -226,26 +226,26 @@ def test_the_pairs_are_the_likest_of_what_looking_at_all_pairs_confirms(alike, m
     confirmed_et = np.where(others_et & (correlation_et >= minimum), correlation_et, 0)
     expected = {(e, int(row.argmax())) for e, row in enumerate(confirmed_et) if row.any()}
     expected |= {(int(column.argmax()), t) for t, column in enumerate(confirmed_et.T) if column.any()}
-    found = nd._image_pairs(*alike, minimum=minimum)
-    assert {(e, t) for e, t, _ in found} == expected
-    assert all(similarity == pytest.approx(correlation_et[e, t], abs=1e-9) for e, t, similarity in found)
+    confirmed = nd._image_pairs(*alike, minimum=minimum)
+    assert {(e, t) for e, t, _ in confirmed} == expected
+    assert all(similarity == pytest.approx(correlation_et[e, t], abs=1e-9) for e, t, similarity in confirmed)
     assert len(expected) >= 20
 
 
 def test_no_pair_above_the_threshold_is_ruled_out_by_the_bound(alike):
     correlation_et, _ = all_pairs(*alike)
     candidates = np.concatenate(list(nd._image_candidates(*alike, minimum=0.95)))
-    found = set(zip(*(axis.tolist() for axis in np.divmod(candidates, len(alike[1]))), strict=True))
-    assert set(zip(*(axis.tolist() for axis in np.nonzero(correlation_et >= 0.95)), strict=True)) <= found
-    assert len(found) < 0.2 * correlation_et.size  # and most others are
+    places = set(zip(*(axis.tolist() for axis in np.divmod(candidates, len(alike[1]))), strict=True))
+    assert set(zip(*(axis.tolist() for axis in np.nonzero(correlation_et >= 0.95)), strict=True)) <= places
+    assert len(places) < 0.2 * correlation_et.size  # and most others are
 
 
 def test_a_pair_of_just_the_threshold_is_no_victim_of_rounding(alike):
     correlation_et, _ = all_pairs(*alike)
     for e, t in zip(*np.nonzero(correlation_et >= 0.99), strict=True):
-        one, other = alike[0][[e]], alike[1][[t]]
-        minimum = float(nd.grey_correlation(fp.grey(one), fp.grey(other))[0])
-        assert [part.tolist() for part in nd._image_candidates(one, other, minimum=minimum)] == [[0]]
+        first, other = alike[0][[e]], alike[1][[t]]
+        minimum = float(nd.grey_correlation(fp.grey(first), fp.grey(other))[0])
+        assert [part.tolist() for part in nd._image_candidates(first, other, minimum=minimum)] == [[0]]
 
 
 @pytest.mark.parametrize("distance", [9, 10, 11, 12])
@@ -258,8 +258,8 @@ def test_hashes_far_apart_are_not_confirmed(alike, distance):
         for bit in bits[:distance]:
             trained[row, bit // 8] ^= 1 << (bit % 8)
     own = {(e, e) for e in range(len(exam))}
-    found = {(e, t) for e, t, _ in nd._image_pairs(exam, trained, minimum=0.9999)}
-    assert found == (own if distance <= nd.MAX_HASH_DISTANCE else set())
+    confirmed = {(e, t) for e, t, _ in nd._image_pairs(exam, trained, minimum=0.9999)}
+    assert confirmed == (own if distance <= nd.MAX_HASH_DISTANCE else set())
 
 
 def test_photos_that_are_all_alike_do_not_cost_all_pairs(photos, monkeypatch):
@@ -271,13 +271,15 @@ def test_photos_that_are_all_alike_do_not_cost_all_pairs(photos, monkeypatch):
     values[:, grey] = np.clip(values[:, grey].astype(int) + noise, 0, 255)
     looked = []
     original = nd.grey_correlation
-    monkeypatch.setattr(nd, "grey_correlation", lambda one, other: looked.append(len(one)) or original(one, other))
+    monkeypatch.setattr(
+        nd, "grey_correlation", lambda first, other: looked.append(len(first)) or original(first, other)
+    )
     for name, value in {"PAIRS_AT_ONCE": 50, "STACKS_AT_ONCE": 2, "TRAINED_ROWS": 50, "ENOUGH_PARTNERS": 20}.items():
         monkeypatch.setattr(nd, name, value)
-    found = nd._image_pairs(values[:200], values[200:], minimum=0.99)
-    assert {e for e, _, _ in found} == set(range(200))
-    assert {t for _, t, _ in found} == set(range(500))
-    assert len(found) <= 700
+    confirmed = nd._image_pairs(values[:200], values[200:], minimum=0.99)
+    assert {e for e, _, _ in confirmed} == set(range(200))
+    assert {t for _, t, _ in confirmed} == set(range(500))
+    assert len(confirmed) <= 700
     assert sum(looked) < 0.5 * 200 * 500
     of_one = nd._image_pairs(values[:1], values[200:], minimum=0.99)
     assert {t for _, t, _ in of_one} == set(range(500))  # that one side has enough stops nothing
@@ -304,10 +306,10 @@ def test_an_item_is_no_near_duplicate_of_itself(modality, data):
 
 @pytest.mark.parametrize("modality", ["image", "text", "tabular"])
 def test_nothing_against_nothing(modality):
-    nothing, one = (
+    nothing, single = (
         fp.pack(fp.as_table(values), modality=modality) for values in ({}, {"a": b"\1" * fp.WIDTHS[modality]})
     )
-    for sides in ((nothing, nothing), (nothing, one), (one, nothing)):
+    for sides in ((nothing, nothing), (nothing, single), (single, nothing)):
         assert nd.near_leaks(*sides, modality=modality, settings=SETTINGS, read=lambda _: {}) == []
 
 

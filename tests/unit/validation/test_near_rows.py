@@ -53,15 +53,15 @@ COPIES = {
 def test_copies_of_rows_are_found_and_nothing_else(table, name):
     """Report D, row 16: of rows with noise of 1e-4 0.7 % were found."""
     own = {(f"e{n:03d}", f"copy {n:03d}") for n in range(40)}
-    found = pairs(*halves(table, COPIES[name]), modality="tabular")
-    assert found <= own
-    assert len(found) >= 39
+    copies = pairs(*halves(table, COPIES[name]), modality="tabular")
+    assert copies <= own
+    assert len(copies) >= 39
 
 
 def test_another_field_counts_by_the_rows_own_distances(table):
     wide = np.concatenate([table] * 4, axis=1)[:, :32] + np.random.default_rng(5).normal(size=(len(table), 32))
-    found = pairs(*halves(wide, replaced), modality="tabular")
-    assert found == {(f"e{n:03d}", f"copy {n:03d}") for n in range(40)}
+    copies = pairs(*halves(wide, replaced), modality="tabular")
+    assert copies == {(f"e{n:03d}", f"copy {n:03d}") for n in range(40)}
 
 
 def test_rows_of_which_different_ones_are_equal_have_no_near_ones():
@@ -80,9 +80,9 @@ def test_few_rows_say_nothing_of_their_distances(table):
 def test_folded_sums_never_rule_out_a_near_row(table):
     rows = table.astype(np.float32)
     project = near_rows._Projection(NUM_COLUMNS)
-    one, other = rows[:NUM_ROWS], rows[NUM_ROWS:]
-    apart = np.abs(project(one)[:, None] - project(other)[None]).max(axis=2)
-    distance = near_rows.distances(one[:, None], other[None]) * NUM_COLUMNS
+    first, other = rows[:NUM_ROWS], rows[NUM_ROWS:]
+    apart = np.abs(project(first)[:, None] - project(other)[None]).max(axis=2)
+    distance = near_rows.distances(first[:, None], other[None]) * NUM_COLUMNS
     assert (apart <= distance + 1e-6).all()
 
 
@@ -98,14 +98,14 @@ def test_dates_and_free_texts_are_left_out_by_the_declared_columns(tmp_path):
         recipe=recipe | {"params": {"numbers": ["c0", "c3"], "dates": ["c1"]}},
         columns=columns("number", "date", "text", "decimal", "number"),
     )
-    found = fp.RowColumns.of(project.config)
-    assert set(found.names) == {"c0", "c3"}  # c4 is no input of the recipe, such as a running number
-    assert found.numbers == {"c0", "c3"}
+    compared = fp.RowColumns.of(project.config)
+    assert set(compared.names) == {"c0", "c3"}  # c4 is no input of the recipe, such as a running number
+    assert compared.numbers == {"c0", "c3"}
     rows = [{"c0": 1.5, "c1": date, "c2": note, "c3": "2.50", "c4": n} for n, (date, note) in enumerate(["ab", "cd"])]
-    one, other = (fp.row_fingerprint(row, digits=4, columns=found) for row in rows)
-    assert one[: fp.ROW_HASH_BYTES] != other[: fp.ROW_HASH_BYTES]
-    assert one[fp.ROW_HASH_BYTES :] == other[fp.ROW_HASH_BYTES :]
-    values = fp.row_values(np.frombuffer(one, dtype=np.uint8)[None])[0]
+    first, other = (fp.row_fingerprint(row, digits=4, columns=compared) for row in rows)
+    assert first[: fp.ROW_HASH_BYTES] != other[: fp.ROW_HASH_BYTES]
+    assert first[fp.ROW_HASH_BYTES :] == other[fp.ROW_HASH_BYTES :]
+    values = fp.row_values(np.frombuffer(first, dtype=np.uint8)[None])[0]
     assert sorted(values[~np.isnan(values)].tolist()) == [1.5, 2.5]
 
 
@@ -131,7 +131,7 @@ def test_rows_of_many_independent_columns_are_compared_in_parts(monkeypatch):
     trained_nc, exam_nc = (random.normal(size=(count, 32)).astype("<f4") for count in (4_000, 400))
     exam_nc[:20] = trained_nc[100:120] * 1.000001
     exam, trained = (
-        np.hstack([np.zeros((len(one), 32), np.uint8), one.view(np.uint8)]) for one in (exam_nc, trained_nc)
+        np.hstack([np.zeros((len(values), 32), np.uint8), values.view(np.uint8)]) for values in (exam_nc, trained_nc)
     )
     monkeypatch.setattr(near_rows, "PAIRS_AT_ONCE", 5_000)
     tracemalloc.start()

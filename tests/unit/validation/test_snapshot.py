@@ -172,8 +172,8 @@ def test_label_drift_follows_its_policy(database, object_store, tmp_path, policy
     else:
         assert build_snapshot(scene.project, **scene.freezing).generation == 2
     record = max(
-        (one for one in scene.datasets.checks("pets") if one.stage == "dataset"),
-        key=lambda one: one.statistics["num_rows"],
+        (check for check in scene.datasets.checks("pets") if check.stage == "dataset"),
+        key=lambda check: check.statistics["num_rows"],
     )
     assert record.statistics["severity"] == ("stop" if stops else "warn")
     assert record.statistics["label_drift"] == pytest.approx(0.3887, abs=1e-4)  # 0.4302 less what chance gives

@@ -47,7 +47,7 @@ def test_new_are_new_items_and_corrected_labels():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "distance"),
+    ("first", "other", "distance"),
     [
         ({"a": 1, "b": 1}, {"a": 5, "b": 5}, 0.0),
         ({"a": 1}, {"b": 1}, 1.0),
@@ -56,14 +56,14 @@ def test_new_are_new_items_and_corrected_labels():
         ({"a": 0}, {"a": 1}, None),
     ],
 )
-def test_jensen_shannon_distance(one, other, distance):
-    found = js_distance(one, other)
-    assert found == (None if distance is None else pytest.approx(distance, abs=1e-4))
-    assert js_distance(other, one) == found
+def test_jensen_shannon_distance(first, other, distance):
+    measured = js_distance(first, other)
+    assert measured == (None if distance is None else pytest.approx(distance, abs=1e-4))
+    assert js_distance(other, first) == measured
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "distance"),
+    ("first", "other", "distance"),
     [
         ({"a": 10, "b": 10}, {"a": 12, "b": 8}, 0.0),  # 20 and 20 rows of one law differ by as much
         ({"a": 10000, "b": 10000}, {"a": 12000, "b": 8000}, 0.0853),
@@ -71,9 +71,9 @@ def test_jensen_shannon_distance(one, other, distance):
         ({}, {"a": 1}, None),
     ],
 )
-def test_what_two_samples_of_one_law_differ_by_is_no_drift(one, other, distance):
-    found = excess_js_distance(one, other)
-    assert found == (None if distance is None else pytest.approx(distance, abs=1e-4))
+def test_what_two_samples_of_one_law_differ_by_is_no_drift(first, other, distance):
+    measured = excess_js_distance(first, other)
+    assert measured == (None if distance is None else pytest.approx(distance, abs=1e-4))
 
 
 def test_classes_are_counted_in_the_projects_order_with_zeros_and_strangers():

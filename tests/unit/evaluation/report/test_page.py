@@ -258,12 +258,12 @@ def test_advice_on_an_uncertain_gain_gives_a_number_of_items(make):
 
 def test_summary_is_markdown_that_cannot_break_out(make):
     document, _, _ = make(classes=("a|b](javascript:x)<script>", "shoe"))
-    found = markdown_summary(document, report_url="http://localhost/report")
-    assert found.startswith("**Promote the contender: ")
-    assert "| Accuracy | 90.0 % | 99.6 % |" in found
-    assert "<script>" not in found
-    assert "a\\|b\\]\\(javascript:x\\)&lt;script&gt;" in found
-    assert "[The whole report](http://localhost/report)" in found
+    summary = markdown_summary(document, report_url="http://localhost/report")
+    assert summary.startswith("**Promote the contender: ")
+    assert "| Accuracy | 90.0 % | 99.6 % |" in summary
+    assert "<script>" not in summary
+    assert "a\\|b\\]\\(javascript:x\\)&lt;script&gt;" in summary
+    assert "[The whole report](http://localhost/report)" in summary
     assert report_page.markdown_summary is markdown_summary
 
 

@@ -19,8 +19,8 @@ SNAPSHOT = snapshot_of([route("texts", CANARY), route("fashion", CHAMPION, shado
 
 def seen(project):
     return [
-        (one["labels"]["deployment"], *one["targets"])
-        for one in scrape_targets(SNAPSHOT, KeyInfo("k", project, "", frozenset()))
+        (target["labels"]["deployment"], *target["targets"])
+        for target in scrape_targets(SNAPSHOT, KeyInfo("k", project, "", frozenset()))
     ]
 
 

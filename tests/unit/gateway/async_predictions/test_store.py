@@ -56,9 +56,9 @@ def make(tmp_path, clock):
         store.close()
 
 
-def submit(store, one, **more):
+def submit(store, prediction, **more):
     facts = {"fingerprint": "f", "item_id": "i", "callback_url": None} | more
-    return store.submit(one, **facts).result()
+    return store.submit(prediction, **facts).result()
 
 
 def test_what_waits_is_claimed_once_until_its_lease_ends(make, clock):
@@ -66,12 +66,12 @@ def test_what_waits_is_claimed_once_until_its_lease_ends(make, clock):
     for number in range(3):
         submit(store, waiting(number))
         clock.now += 1
-    assert [one.prediction_id for one in store.claim(limit=2, lease_seconds=60).result()] == ["p0", "p1"]
-    assert [one.prediction_id for one in other.claim(limit=9, lease_seconds=60).result()] == ["p2"]
+    assert [prediction.prediction_id for prediction in store.claim(limit=2, lease_seconds=60).result()] == ["p0", "p1"]
+    assert [prediction.prediction_id for prediction in other.claim(limit=9, lease_seconds=60).result()] == ["p2"]
     assert store.claim(limit=9, lease_seconds=60).result() == []
     clock.now += 61
     again = other.claim(limit=9, lease_seconds=60).result()
-    assert {one.prediction_id for one in again} == {"p0", "p1", "p2"}
+    assert {prediction.prediction_id for prediction in again} == {"p0", "p1", "p2"}
     assert again[0].payload == b"x"
 
 
@@ -82,8 +82,8 @@ def test_a_finished_one_is_not_claimed_and_its_payload_is_gone(make, clock):
     store.finish("p1", "failed", {"code": "LATE"}, review_in=None).result()
     clock.now += 1000
     assert store.claim(limit=9, lease_seconds=1).result() == []
-    found = store.find("p1").result()
-    assert (found.state, found.answer) == ("done", ANSWER)
+    prediction = store.find("p1").result()
+    assert (prediction.state, prediction.answer) == ("done", ANSWER)
     assert store._run(lambda: store._rows("SELECT payload FROM predictions")[0]["payload"]).result() is None
 
 
@@ -113,8 +113,8 @@ def test_old_answers_expire_and_the_oldest_are_forgotten(make, clock):
     assert [store.find(f"p{number}").result() is None for number in range(3)] == [True, False, False]
     clock.now += 200
     store.expire().result()
-    found = store.find("p2").result()
-    assert (found.state, found.answer, found.item_id) == ("expired", None, "i")
+    prediction = store.find("p2").result()
+    assert (prediction.state, prediction.answer, prediction.item_id) == ("expired", None, "i")
 
 
 def test_answers_are_remembered_without_waiting_and_not_beyond_the_buffer(make):
@@ -180,8 +180,8 @@ def test_what_was_accepted_survives_a_kill(make, tmp_path, clock):
 def test_the_request_comes_back_as_it_was(make):
     store = make()
     submit(store, Waiting("p", "fashion", {"user_key": "ä", "version": None}, b"\x00\xff", 5.0))
-    (found,) = store.claim(limit=1, lease_seconds=1).result()
-    assert (json.dumps(dict(found.request)), found.payload, found.created_at) == (
+    (prediction,) = store.claim(limit=1, lease_seconds=1).result()
+    assert (json.dumps(dict(prediction.request)), prediction.payload, prediction.created_at) == (
         json.dumps({"user_key": "ä", "version": None}),
         b"\x00\xff",
         5.0,

@@ -39,7 +39,7 @@ def record(number: int = 0, **changes) -> LogRecord:
 
 def spooled(spool: Spool) -> list[LogRecord]:
     spool.seal()
-    return [found for path in spool.sealed() for found, _ in read_records(path.read_bytes())]
+    return [entry for path in spool.sealed() for entry, _ in read_records(path.read_bytes())]
 
 
 class Store:

@@ -25,7 +25,7 @@ from tests.unit.gateway.prediction_log.log_case import AT_MS, DAY_MS, MIB, Store
 def test_a_record_reads_back_as_it_was_payload_or_not():
     records = [record(1), record(2, payload=b""), record(3, payload=None, label="Schuh ✓\n")]
     data = b"".join(map(to_bytes, records))
-    assert [found for found, _ in read_records(data)] == records
+    assert [entry for entry, _ in read_records(data)] == records
     assert [end for _, end in read_records(data)][-1] == len(data)
 
 
@@ -33,10 +33,10 @@ def test_a_torn_or_changed_record_ends_the_reading():
     data = to_bytes(record(1)) + to_bytes(record(2))
     first = len(to_bytes(record(1)))
     for cut in range(first, len(data)):
-        assert [found for found, _ in read_records(data[:cut])] == [record(1)]
+        assert [entry for entry, _ in read_records(data[:cut])] == [record(1)]
     changed = bytearray(data)
     changed[first + 20] ^= 1
-    assert [found for found, _ in read_records(bytes(changed))] == [record(1)]
+    assert [entry for entry, _ in read_records(bytes(changed))] == [record(1)]
     assert list(read_records(b"\xff" * 100)) == []
 
 
@@ -45,7 +45,7 @@ def test_unknown_fields_of_a_newer_gateway_are_passed_over():
     fields |= {"prediction_id": None, "latency_ms": 1.0, "has_payload": False, "later_addition": 1}
     head = json.dumps(fields).encode()
     data = struct.pack(">III", len(head), 0, zlib.crc32(head)) + head
-    assert [found.request_id for found, _ in read_records(data)] == ["r"]
+    assert [entry.request_id for entry, _ in read_records(data)] == ["r"]
 
 
 def test_parts_are_by_project_and_day_named_by_content_and_repeatable():

@@ -23,7 +23,7 @@ def test_the_spool_keeps_order_over_segments_and_restarts(tmp_path):
     second = Spool(folder, limit_bytes=MIB, segment_bytes=600)
     for number in range(5, 8):
         assert second.append(record(number)) == "logged"
-    assert [found.prediction_id for found in spooled(second)] == [f"p{n}" for n in range(8)]
+    assert [entry.prediction_id for entry in spooled(second)] == [f"p{n}" for n in range(8)]
     assert second.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
     assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o600"}
 
@@ -51,7 +51,7 @@ def test_what_the_disk_does_not_take_is_sealed_later(tmp_path, monkeypatch):
     assert spool.sealed() == []
     assert spool.size_bytes == sum(path.stat().st_size for path in tmp_path.iterdir()) > 0
     monkeypatch.undo()
-    assert [found.prediction_id for found in spooled(spool)] == ["p0", "p1"]
+    assert [entry.prediction_id for entry in spooled(spool)] == ["p0", "p1"]
     assert {path.suffix for path in tmp_path.iterdir()} == {".sealed"}
 
 
@@ -67,8 +67,8 @@ def test_one_segment_that_cannot_be_sealed_does_not_hold_up_the_others(tmp_path,
     monkeypatch.setattr(spool_module.os, "fsync", broken_once)
     for number in range(2):
         spool.append(record(number))
-    assert [found.prediction_id for found in spooled(spool)] == ["p1"]
-    assert [found.prediction_id for found in spooled(spool)] == ["p0", "p1"]
+    assert [entry.prediction_id for entry in spooled(spool)] == ["p1"]
+    assert [entry.prediction_id for entry in spooled(spool)] == ["p0", "p1"]
 
 
 def test_what_another_gateway_shipped_is_not_counted_any_more(tmp_path):
@@ -90,7 +90,7 @@ def test_a_segment_that_somebody_removed_is_forgotten(tmp_path, caplog):
     assert (spool.sealed(), spool.size_bytes) == ([], 0)
     assert "somebody has removed it" in caplog.text
     spool.append(record(2))
-    assert [found.prediction_id for found in spooled(spool)] == ["p2"]
+    assert [entry.prediction_id for entry in spooled(spool)] == ["p2"]
 
 
 def test_a_file_system_without_locks_fails_each_record_and_leaves_nothing(tmp_path, monkeypatch):
@@ -113,8 +113,8 @@ def test_a_restart_keeps_what_it_cannot_read(tmp_path, caplog):
 
 
 def test_a_full_spool_says_no_and_takes_again_after_shipping(tmp_path):
-    one = len(to_bytes(record(0)))
-    spool = Spool(tmp_path, limit_bytes=3 * one, segment_bytes=MIB)
+    size_bytes = len(to_bytes(record(0)))
+    spool = Spool(tmp_path, limit_bytes=3 * size_bytes, segment_bytes=MIB)
     assert [spool.append(record(number)) for number in range(5)] == [
         *["logged"] * 3,
         *["dropped"] * 2,
@@ -142,7 +142,7 @@ def test_a_full_disk_fails_the_record_and_leaves_no_half_of_it(spool, monkeypatc
     assert spool.append(record(1)) == "failed"
     monkeypatch.undo()
     assert spool.append(record(2)) == "logged"
-    assert [found.prediction_id for found in spooled(spool)] == ["p0", "p2"]
+    assert [entry.prediction_id for entry in spooled(spool)] == ["p0", "p2"]
 
 
 def test_a_segment_whose_torn_end_cannot_be_cut_off_is_given_up_and_its_whole_records_shipped(spool, monkeypatch):
@@ -161,7 +161,7 @@ def test_a_segment_whose_torn_end_cannot_be_cut_off_is_given_up_and_its_whole_re
     assert spool.append(record(1)) == "failed"
     monkeypatch.undo()
     assert spool.append(record(2)) == "logged"
-    assert [found.prediction_id for found in spooled(spool)] == ["p0", "p2"]
+    assert [entry.prediction_id for entry in spooled(spool)] == ["p0", "p2"]
     assert spool.size_bytes == sum(path.stat().st_size for path in spool.sealed())
 
 
@@ -176,7 +176,7 @@ def test_a_restart_adopts_what_a_killed_gateway_left_without_the_torn_end(tmp_pa
     (tmp_path / "000000000008-4242.open").write_bytes(b"")
     spool = Spool(tmp_path, limit_bytes=MIB, segment_bytes=MIB)
     assert spool.append(record(3)) == "logged"
-    assert [found.prediction_id for found in spooled(spool)] == ["p1", "p3"]
+    assert [entry.prediction_id for entry in spooled(spool)] == ["p1", "p3"]
     assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == ["000000000007", "000000000008"]
 
 

@@ -40,13 +40,13 @@ def predict(stub, *, on, dispatcher=None, version=None, drawn=None, times=1):
     question = InferenceRequest(b"x", "image/png", "s", version)
     for _ in range(times):
         answered = asyncio.run(dispatcher.predict(question, current_route=lambda: on, drawn=drawn))
-    return answered, {one["deployment_id"]: one for one in dispatcher.accounts.read(on)["deployments"]}
+    return answered, {account["deployment_id"]: account for account in dispatcher.accounts.read(on)["deployments"]}
 
 
 def test_each_request_counts_once_with_its_time_at_the_deployment_that_the_share_gave():
-    answered, found = predict(Stub(b=SCORES), on=route(A, B), times=3)
-    account = found["b"]
-    assert (answered.entry, found.keys()) == (B, {"b"})
+    answered, accounts = predict(Stub(b=SCORES), on=route(A, B), times=3)
+    account = accounts["b"]
+    assert (answered.entry, accounts.keys()) == (B, {"b"})
     assert (account["asked"], account["errors"], account["model_version"]) == (3, {}, "B")
     (bucket,) = [number for number, count in enumerate(account["latency_counts"]) if count]
     assert EDGES_MS[bucket - 1] < 2 <= EDGES_MS[bucket]
@@ -54,9 +54,11 @@ def test_each_request_counts_once_with_its_time_at_the_deployment_that_the_share
 
 
 def test_a_replay_on_the_champion_is_the_candidates_error_and_not_the_champions_request():
-    answered, found = predict(Stub(a=SCORES, b=Failed("nonsense")), on=route(A, B))
+    answered, accounts = predict(Stub(a=SCORES, b=Failed("nonsense")), on=route(A, B))
     assert (answered.entry, answered.replayed) == (A, True)
-    assert {name: (one["asked"], one["errors"]) for name, one in found.items()} == {"b": (1, {"nonsense": 1})}
+    assert {name: (account["asked"], account["errors"]) for name, account in accounts.items()} == {
+        "b": (1, {"nonsense": 1})
+    }
 
 
 def test_a_broken_candidate_with_two_replicas_is_answered_for_by_the_champion():
@@ -66,9 +68,9 @@ def test_a_broken_candidate_with_two_replicas_is_answered_for_by_the_champion():
 
 def test_an_item_that_only_the_candidate_rejects_is_answered_by_the_champion_and_counts_as_its_error():
     stub = Stub(a=SCORES, b=REJECTED)
-    answered, found = predict(stub, on=route(A, B))
+    answered, accounts = predict(stub, on=route(A, B))
     assert (answered.entry, answered.replayed, stub.asked) == (A, True, ["b", "a"])
-    assert found["b"]["errors"] == {"rejected": 1}
+    assert accounts["b"]["errors"] == {"rejected": 1}
 
 
 @pytest.mark.parametrize("second", [REJECTED, Failed("timeout")])
@@ -91,8 +93,8 @@ def test_what_the_champion_rejects_is_asked_nobody_else():
 
 def test_a_version_that_the_caller_names_is_not_counted():
     heard = []
-    _, found = predict(Stub(b=SCORES), on=route(A, B), version="B", drawn=lambda *one: heard.append(one))
-    assert (found, heard) == ({}, [])
+    _, accounts = predict(Stub(b=SCORES), on=route(A, B), version="B", drawn=lambda *draw: heard.append(draw))
+    assert (accounts, heard) == ({}, [])
 
 
 def test_what_the_share_gave_is_told_also_when_it_is_passed_over():
@@ -103,9 +105,9 @@ def test_what_the_share_gave_is_told_also_when_it_is_passed_over():
     predict(stub, on=on, dispatcher=dispatcher)
     sticky = next(str(n) for n in range(99) if choose(half, sticky_key=str(n), version=None).deployment_id == "b")
     question = InferenceRequest(b"x", "image/png", sticky, None)
-    asyncio.run(dispatcher.predict(question, current_route=lambda: half, drawn=lambda *one: heard.append(one)))
+    asyncio.run(dispatcher.predict(question, current_route=lambda: half, drawn=lambda *draw: heard.append(draw)))
     assert stub.asked == ["b", "a", "a"], "the breaker is open: the champion is asked at once"
-    assert [(one.generation, entry.deployment_id) for one, entry in heard] == [(1, "b")]
+    assert [(drawn.generation, entry.deployment_id) for drawn, entry in heard] == [(1, "b")]
 
 
 def test_a_new_generation_starts_at_zero_and_late_answers_of_the_old_are_dropped():
@@ -113,7 +115,7 @@ def test_a_new_generation_starts_at_zero_and_late_answers_of_the_old_are_dropped
     accounts.answered(old, A, seconds=0.1, error=None)
     accounts.answered(new, B, seconds=0.1, error=None)
     accounts.answered(old, A, seconds=0.1, error=None)
-    assert [(one["deployment_id"], one["asked"]) for one in accounts.read(new)["deployments"]] == [("b", 1)]
+    assert [(account["deployment_id"], account["asked"]) for account in accounts.read(new)["deployments"]] == [("b", 1)]
     assert accounts.read(route(A, generation=3))["deployments"] == []
 
 
@@ -126,9 +128,9 @@ def test_the_slowest_answers_have_a_place_too():
 
 def test_an_experiment_deals_users_anew():
     shares = [dataclasses.replace(A, weight=50), dataclasses.replace(B, weight=50)]
-    plain, one = route(*shares), route(*shares, experiment={"experiment_id": "e1"})
+    plain, experiment = route(*shares), route(*shares, experiment={"experiment_id": "e1"})
     other = route(*shares, experiment={"experiment_id": "e2"})
-    for left, right in ((plain, one), (one, other)):
+    for left, right in ((plain, experiment), (experiment, other)):
         same = sum(
             choose(left, sticky_key=str(n), version=None) == choose(right, sticky_key=str(n), version=None)
             for n in range(2000)

@@ -156,9 +156,9 @@ def test_each_item_of_a_batch_is_judged_for_itself():
     ],
 )
 def test_a_batch_that_fails_as_a_whole_fails_each_item_and_is_told_once(body, status, kind):
-    found = replies(body, status=status)
-    assert found == [Failed(kind), Failed(kind)]
-    assert [failed.echo for failed in found] == [False, True]
+    answers = replies(body, status=status)
+    assert answers == [Failed(kind), Failed(kind)]
+    assert [failed.echo for failed in answers] == [False, True]
 
 
 class Stub:

@@ -104,7 +104,7 @@ def test_what_finds_the_deployment_busy_leaves_together_at_the_next_answer_each_
         assert scene.sizes == [1, 1, 5, 2]
         await scene.wire.answer()
         await scene.wire.answer()
-        assert [one.result().labels for one in [*asked, *late]] == [(str(n),) for n in [*range(7), 8, 9]]
+        assert [future.result().labels for future in [*asked, *late]] == [(str(n),) for n in [*range(7), 8, 9]]
         assert scene.gatherer._lanes == {}
 
     asyncio.run(play())
@@ -210,8 +210,8 @@ def test_a_defect_reaches_everybody_who_waits():
         scene.gatherer = RequestCoalescer(scene.wire, wait_seconds=NEVER)
         asked = await scene.ask(*range(4))
         await scene.wire.answer()
-        found = await asyncio.gather(asked[2], asked[3], return_exceptions=True)
-        assert [str(error) for error in found] == ["defect", "defect"]
+        errors = await asyncio.gather(asked[2], asked[3], return_exceptions=True)
+        assert [str(error) for error in errors] == ["defect", "defect"]
         await scene.wire.answer()
         assert scene.gatherer._lanes == {}
 
@@ -238,7 +238,7 @@ def test_what_failed_together_is_asked_again_item_by_item(failed):
         assert [payloads for _, payloads in wire.sent[3:]] == [[b"2"], [b"3"], [b"4"]]
         for _ in range(3):
             await wire.answer()
-        assert [(one.result().scores.labels, one.result().replayed) for one in asked[2:]] == [
+        assert [(future.result().scores.labels, future.result().replayed) for future in asked[2:]] == [
             ((str(number),), True) for number in (2, 3, 4)
         ]
         assert dispatcher.in_flight("a") == 0
@@ -255,6 +255,6 @@ def test_a_rejected_item_rejects_nobody_else():
         asked = await scene.ask(*range(5))
         for _ in range(3):
             await scene.wire.answer(judge)
-        assert [isinstance(one.result(), Rejected) for one in asked] == [False, False, False, True, False]
+        assert [isinstance(future.result(), Rejected) for future in asked] == [False, False, False, True, False]
 
     asyncio.run(play())

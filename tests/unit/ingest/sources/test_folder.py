@@ -37,9 +37,9 @@ def test_files_become_items_with_labels_split_and_place(images):
         "labeled/dog/deep/2.png": "dog",
         "3.png": None,
     }
-    one = items["3.png"]
-    assert (one.item_id, one.source, one.group_key) == (sha256_hex(png(3)), "incoming", "3.png")
-    assert (one.media_type, one.arrived_at, one.origin) == ("image/png", NOW, "source")
+    third = items["3.png"]
+    assert (third.item_id, third.source, third.group_key) == (sha256_hex(png(3)), "incoming", "3.png")
+    assert (third.media_type, third.arrived_at, third.origin) == ("image/png", NOW, "source")
     assert {item.split for item in items.values()} <= {"train", "exam"}
     assert {key for key in images.store.objects if not key.startswith("packs/some_image/")} == set()
     assert {item.key: data for item, data in read_items(images.store, items.values())} == {
@@ -141,7 +141,7 @@ def test_groups_come_from_the_key_and_share_a_side(images):
     for item in images.all().values():
         sides.setdefault(item.group_key, set()).add(item.split)
     assert sorted(sides) == ["user0", "user1", "user2", "user3"]
-    assert {len(found) for found in sides.values()} == {1}
+    assert {len(splits) for splits in sides.values()} == {1}
 
 
 def test_split_is_a_keyed_hash_with_the_asked_for_share():
@@ -163,7 +163,7 @@ def test_large_items_are_objects_of_their_own(images):
     item = images.all()["big.png"]
     assert item.location.object_key == f"items/some_image/{item.item_id[:2]}/{item.item_id}"
     assert images.store.content_types[item.location.object_key] == "image/png"
-    assert [data for found, data in read_items(images.store, [item])] == [path.read_bytes()]
+    assert [data for entry, data in read_items(images.store, [item])] == [path.read_bytes()]
 
 
 def test_many_chunks_are_recorded_whole(images, monkeypatch):

@@ -65,10 +65,10 @@ def test_everything_is_read_daily(cursor, is_due):
     ],
 )
 def test_the_greatest_value_is_not_of_the_future(values, greatest, num_ahead):
-    found = Greatest(NAIVE)
+    watermark = Greatest(NAIVE)
     for value in values:
-        found.add(value)
-    assert (found.value, found.num_ahead, found.is_mixed) == (greatest, num_ahead, False)
+        watermark.add(value)
+    assert (watermark.value, watermark.num_ahead, watermark.is_mixed) == (greatest, num_ahead, False)
 
 
 def test_another_kind_than_before_is_told_and_a_mixture_has_no_greatest():
