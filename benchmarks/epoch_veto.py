@@ -1,4 +1,4 @@
-"""How often one epoch of the window vetoes a contender (EPOCH_WORSE): at gate.confidence up to rule 5, and in rule 6.
+"""Share of windows in which one epoch vetoes a contender (EPOCH_WORSE): at gate.confidence up to rule 5, and in rule 6.
 
     python benchmarks/epoch_veto.py        (a minute, one core)
 

@@ -113,7 +113,7 @@ def rule_keeps_what_forgets(rule):
 
 def rule_doubts_a_small_loss(rule):
     small = dataclasses.replace(s.epoch(1, gained=s.gain(-0.03, low=-0.05, high=-0.012, alpha=0.2)), gain_at_most=0.001)
-    codes = {one.code for one in rule.decide(s.policy(), s.evidence(epochs=(s.epoch(2), small))).reasons}
+    codes = {reason.code for reason in rule.decide(s.policy(), s.evidence(epochs=(s.epoch(2), small))).reasons}
     assert "EPOCH_WORSE" not in codes
 
 

@@ -49,7 +49,7 @@ def _ensure(folder):
 
 
 def test_writers_at_once_agree_on_one_value(tmp_path):
-    with multiprocessing.get_context("fork").Pool(4) as pool:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
         values = set(pool.map(_ensure, [tmp_path / "secrets"] * 16))
     assert len(values) == 1
     assert [path.name for path in (tmp_path / "secrets").iterdir()] == ["split_key"]
