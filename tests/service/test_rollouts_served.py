@@ -206,13 +206,15 @@ BROKEN = {
 
 
 ON_MIRRORS = ("mirrors", r"[1-9][\d,]* of [\d,]* .* here only, \d* at the champion only: .*", {})
+# A machine that is busy answers late itself, and then the candidate's other answers are seen before its lateness.
+ON_BUSY = ("mirrors", r"(?:.* here only, .*|\d+ of \d+ mirrored answers differ from the champion's: .*)", {})
 AT_STEPS = ("20 %", ".* of .*the champion's .*", {"shadow_requests": 0})
 
 
 @pytest.mark.parametrize(
     ("kind", "where", "numbers", "settings"),
     [
-        *(pytest.param(kind, *ON_MIRRORS, id=kind) for kind in BROKEN),
+        *(pytest.param(kind, *(ON_BUSY if kind == "slow" else ON_MIRRORS), id=kind) for kind in BROKEN),
         pytest.param("errors", *AT_STEPS, id="errors-at-steps"),
     ],
 )
