@@ -292,10 +292,10 @@ def build_epoch_evidence(
     gain, at_most, alpha = None, None, 1 - policy.confidence
     if comparable and coded.champion_n is not None:
         gain = _compare(coded, coded.champion_n, metric=policy.metric, alpha=alpha)
-        strict = (
-            gain if alpha <= LOSS_ALPHA else _compare(coded, coded.champion_n, metric=policy.metric, alpha=LOSS_ALPHA)
-        )
-        at_most = strict.high if with_loss else None
+    if gain is not None and coded.champion_n is not None and with_loss:
+        is_strict = alpha < LOSS_ALPHA or math.isclose(alpha, LOSS_ALPHA)  # 1 - 0.95 is a little more than 0.05
+        strict = gain if is_strict else _compare(coded, coded.champion_n, metric=policy.metric, alpha=LOSS_ALPHA)
+        at_most = strict.high
     return EpochEvidence(
         exam_id=answers.exam_id,
         epoch=answers.epoch,
