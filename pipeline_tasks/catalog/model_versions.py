@@ -51,7 +51,12 @@ class ModelRepository:
 
     def newest(self, project: str) -> ModelRecord | None:
         """Return a project's newest model version."""
-        return next(reversed(self.history(project)), None)
+        columns = t.model_versions.c
+        query = sa.select(t.model_versions).where(columns.project == project)
+        with self._database.read() as connection:
+            newest_first = query.order_by(columns.created_at.desc(), columns.version.desc())
+            row = connection.execute(newest_first.limit(1)).mappings().first()
+        return None if row is None else _record(row)
 
     def record(self, record: ModelRecord, *, fence: Fence) -> ModelRecord:
         """Write a model version; the first record of a training stays and is returned.

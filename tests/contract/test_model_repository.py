@@ -74,3 +74,4 @@ def test_history_is_oldest_first_and_of_one_project(models, fence):
     for record in (newer, RECORD, other):
         models.record(record, fence=fence)
     assert [record.ref.version for record in models.history("pets")] == ["v1", "a0"]
+    assert (models.newest("pets"), models.newest("none")) == (models.history("pets")[-1], None)
