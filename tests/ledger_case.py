@@ -63,7 +63,15 @@ class Case:
         facts = {"project": self.project, "verdict_id": verdict_id, "decision": decision, "by": by}
         self.approvals.append(**facts, requested_by="bob", reason="looks good", at=minutes(at))
 
-    def move(self, version: str, *, action: str = "promote", verdict_id: str | None = None, at: float = 0) -> Route:
+    def move(
+        self,
+        version: str,
+        *,
+        action: str = "promote",
+        verdict_id: str | None = None,
+        at: float = 0,
+        run: str | None = None,
+    ) -> Route:
         head = self.serving.head_route(self.project)
         generation = head.generation + 1 if head else 1
         route = Route(
@@ -77,7 +85,7 @@ class Case:
         return self.serving.commit_route(
             route,
             action=action,
-            attempt=f"run-{generation}/ship/1",
+            attempt=f"{run or f'run-{generation}'}/ship/1",
             verdict_id=verdict_id or f"verdict-{version}",
             actor="gate" if action == "promote" else "ops",
             reason="it won" if action == "promote" else "complaints",

@@ -55,8 +55,9 @@ def rollback(arguments: argparse.Namespace) -> Any:
     from pipeline_tasks.orchestration.resources import build_resources
     from pipeline_tasks.orchestration.rollback_preview import preview
 
-    parts = build_resources()
-    print(preview(parts, arguments.project, to_version=arguments.to_version, reason=arguments.reason), file=sys.stderr)  # noqa: T201
+    parts, actor = build_resources(), user_name()
+    said = preview(parts, arguments.project, to_version=arguments.to_version, actor=actor, reason=arguments.reason)
+    print(said, file=sys.stderr)  # noqa: T201
     if not confirmed("Roll back?", yes=arguments.yes or not sys.stdin.isatty()):
         return Answer({"message": "Nothing was changed."}, ("Nothing was changed.",), code=1)
     return entrypoints.rollback(
@@ -65,7 +66,7 @@ def rollback(arguments: argparse.Namespace) -> Any:
         attempt=shell_attempt("rollback"),
         to_version=arguments.to_version,
         reason=arguments.reason,
-        actor=user_name(),
+        actor=actor,
     )
 
 

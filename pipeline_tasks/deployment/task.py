@@ -13,7 +13,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
-from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, Route, RouteAccounts, RouteEntry
+from pipeline_tasks.contracts import (
+    SHELL_RUN,
+    Attempt,
+    DeploymentRef,
+    Fence,
+    ReleaseRef,
+    Route,
+    RouteAccounts,
+    RouteEntry,
+)
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import DeploymentTarget
 from pipeline_tasks.deployment.route_plan import (
@@ -187,7 +196,9 @@ def rollback(
         LostRace: somebody else moved the route first.
     """
     history = serving.history(project.name)
-    committed = _already_rolled_back(history, attempt=attempt, serving=serving, project=project.name)
+    committed = _already_rolled_back(
+        serving.records(project.name), attempt=attempt, to_version=to_version, actor=actor, reason=reason
+    )
     if committed is None:
         running = target.list() if to_version is not None else None
         goal = rollback_target(history, to_version=to_version, running=running)
@@ -216,14 +227,21 @@ def rollback(
 
 
 def _already_rolled_back(
-    history: list[Route], *, attempt: Attempt, serving: ServingRepository, project: str
+    records: Sequence[RouteRecord], *, attempt: Attempt, to_version: str | None, actor: str, reason: str
 ) -> Route | None:
-    """Find the generation that an earlier attempt of this same run committed."""
-    if not history:
+    """Return the generation that an earlier attempt of this same run committed, or the same command given before."""
+    if not records:
         return None
-    mine = f"{attempt.run_id}/{attempt.task}/"
-    holder = serving.attempt_of(project, history[-1].generation)
-    return history[-1] if holder.startswith(mine) else None
+    head = records[-1]
+    is_mine = head.attempt.startswith(f"{attempt.run_id}/{attempt.task}/")
+    is_again = to_version is None and attempt.is_of_a_shell and is_given_again(head, actor=actor, reason=reason)
+    return head.route if is_mine or is_again else None
+
+
+def is_given_again(head: RouteRecord, *, actor: str, reason: str) -> bool:
+    """Return whether a rollback command is the one that moved the route last, given again after it was cut short."""
+    is_same = (head.action, head.actor, head.reason) == ("rollback", actor, reason)
+    return is_same and head.attempt.startswith(SHELL_RUN)
 
 
 def _commit(

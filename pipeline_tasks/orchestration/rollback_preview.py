@@ -6,12 +6,13 @@ import itertools
 
 from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
 from pipeline_tasks.deployment.route_plan import rollback_target
+from pipeline_tasks.deployment.task import is_given_again
 from pipeline_tasks.guards.reason import stated
 from pipeline_tasks.orchestration.deploy import target_of
 from pipeline_tasks.orchestration.resources import Resources
 
 
-def preview(parts: Resources, project: str, *, to_version: str | None, reason: str) -> str:
+def preview(parts: Resources, project: str, *, to_version: str | None, actor: str, reason: str) -> str:
     """Return from which champion to which, and since when each served.
 
     Raises:
@@ -19,6 +20,12 @@ def preview(parts: Resources, project: str, *, to_version: str | None, reason: s
     """
     why = stated(reason)
     records = ServingRepository(parts.database).records(project)
+    if records and to_version is None and is_given_again(records[-1], actor=actor, reason=why):
+        head = records[-1]
+        return (
+            f"{project}: {head.route.champion_version} is champion again since {head.created_at:%Y-%m-%d %H:%M} UTC by "
+            f"this same rollback ({why}). To go further back, name the champion: --to-version."
+        )
     history = [record.route for record in records]
     running = target_of(parts, parts.project(project)).list() if to_version is not None else None
     goal = rollback_target(history, to_version=to_version, running=running)

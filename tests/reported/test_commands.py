@@ -303,10 +303,24 @@ def test_e6_a_preview_says_from_where_to_where_and_since_when(installation):
     for at, version in enumerate(("v1", "v2"), start=1):
         case.judge(version, at=at)
         case.move(version, at=at)
-    preview = rollback_preview.preview(installation.parts, NAME, to_version=None, reason="worse on cats")
+    preview = rollback_preview.preview(installation.parts, NAME, to_version=None, actor="ann", reason="worse on cats")
     assert preview == (
         f"{NAME}: back from v2, champion since {minutes(2):%Y-%m-%d %H:%M} UTC, to v1, champion since "
         f"{minutes(1):%Y-%m-%d %H:%M} UTC (worse on cats)."
+    )
+
+
+def test_e6_a_preview_says_that_the_same_rollback_was_done_already(installation):
+    """Killed before it printed, and given again, it went one champion further."""
+    case = Case(installation.parts.database, installation.store, project=NAME)
+    for at, version in enumerate(("v1", "v2"), start=1):
+        case.judge(version, at=at)
+        case.move(version, at=at)
+    case.move("v1", at=3, action="rollback", run="shell__1")
+    preview = rollback_preview.preview(installation.parts, NAME, to_version=None, actor="ops", reason="complaints")
+    assert preview == (
+        f"{NAME}: v1 is champion again since {minutes(3):%Y-%m-%d %H:%M} UTC by this same rollback (complaints). "
+        "To go further back, name the champion: --to-version."
     )
 
 

@@ -199,6 +199,23 @@ def test_a_retried_rollback_goes_back_once(yard):
     assert yard.champions == ["a", "b", "c", "b"]
 
 
+def test_a_rollback_command_that_was_cut_short_and_is_given_again_goes_back_once(yard):
+    for version in ("a", "b", "c"):
+        yard.ship(version)
+    yard.rollback(attempt=Attempt("shell__1", "rollback"))
+    assert yard.rollback(attempt=Attempt("shell__2", "rollback")).champion_version == "b"
+    assert yard.rollback(attempt=Attempt("shell__3", "rollback"), to_version="a").champion_version == "a"
+    assert yard.champions == ["a", "b", "c", "b", "a"]
+
+
+def test_the_same_words_in_a_later_incident_are_another_rollback(yard):
+    for version in ("a", "b"):
+        yard.ship(version)
+    yard.rollback(attempt=Attempt("shell__1", "rollback"))
+    yard.ship("c")
+    assert yard.rollback(attempt=Attempt("shell__2", "rollback")).champion_version == "a"
+
+
 def test_back_to_a_named_version_that_runs_no_more(yard):
     for version in ("a", "b", "c"):
         yard.ship(version)
