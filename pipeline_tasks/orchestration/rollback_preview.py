@@ -21,9 +21,9 @@ def preview(parts: Resources, project: str, *, to_version: str | None, actor: st
     why = stated(reason)
     records = ServingRepository(parts.database).records(project)
     if records and to_version is None and is_given_again(records[-1], actor=actor, reason=why):
-        head = records[-1]
+        again = records[-1].route.champion_version
         return (
-            f"{project}: {head.route.champion_version} is champion again since {head.created_at:%Y-%m-%d %H:%M} UTC by "
+            f"{project}: {again} is champion again since {records[-1].created_at:%Y-%m-%d %H:%M} UTC by "
             f"this same rollback ({why}). To go further back, name the champion: --to-version."
         )
     history = [record.route for record in records]

@@ -87,12 +87,12 @@ def init_project(
         draft = Path(scratch) / name
         _write(TEMPLATES_DIR / template, draft, name=name, classes=classes, size=size)
         _check(draft)
+        schema = json.dumps(json_schema(), indent=2, sort_keys=True)
+        replace_file(projects_dir / SCHEMA_FILE, f"{schema}\n".encode())
         try:
             draft.rename(folder)
         except OSError as error:
             raise ConfigError(f"{folder} must be a new folder (got {error.strerror}). Choose another name.") from error
-    schema = json.dumps(json_schema(), indent=2, sort_keys=True)
-    replace_file(projects_dir / SCHEMA_FILE, f"{schema}\n".encode())
     return folder
 
 
