@@ -125,4 +125,14 @@ PROTECTIONS = [
         "",
         ("tests/unit/adapters/test_s3.py::test_an_object_is_created_on_the_condition_that_there_is_none",),
     ),
+    Protection(
+        "a rollback that is given again",
+        "a command that was killed after its rollback and is given again does not go back one champion more",
+        "pipeline_tasks/deployment/task.py",
+        "return head.route if is_mine or is_again else None",
+        "return head.route if is_mine else None",
+        (
+            "tests/unit/deployment/test_task.py::test_a_rollback_command_that_was_cut_short_and_is_given_again_goes_back_once",
+        ),
+    ),
 ]

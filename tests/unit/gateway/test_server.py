@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from bento_services.gateway import server as server_module
 from bento_services.gateway.server import MAX_HEAD_BYTES, StartingApplication, main, raise_file_limit, server_of
 from tests.reported.wire import ask, listens, running, serving
 from tests.service.bent_http import statuses
@@ -177,6 +178,35 @@ def test_at_the_end_who_does_not_finish_a_head_or_read_an_answer_is_not_waited_f
 
     seconds, answered, is_done = asyncio.run(ended())
     assert (seconds < 10, answered, is_done) == (True, [200], False)
+
+
+async def drained_after(seconds: float) -> tuple[bool, bool]:
+    """Drain while a request takes so long and the server never ends; return if the request and the drain have ended."""
+    waiting = StartingApplication()
+
+    async def long_request(scope, receive, send):
+        await asyncio.sleep(seconds)
+
+    waiting.load(long_request)
+    serving = asyncio.create_task(asyncio.sleep(60))
+    asking = asyncio.create_task(waiting({}, None, None))
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(waiting.drain(serving))
+    await asyncio.wait({ending}, timeout=3)
+    ended = asking.done(), ending.done()
+    for task in (serving, asking, ending):
+        task.cancel()
+    return ended
+
+
+def test_at_the_end_a_long_request_is_waited_for(monkeypatch):
+    monkeypatch.setattr(server_module, "FLUSH_SECONDS", 0.1)
+    assert asyncio.run(drained_after(0.8)) == (True, True)
+
+
+def test_at_the_end_a_request_without_end_is_given_up(monkeypatch):
+    monkeypatch.setattr(server_module, "STOP_SECONDS", 0.3)
+    assert asyncio.run(drained_after(60)) == (False, True)
 
 
 def test_what_comes_while_the_gateway_is_loaded_waits_for_it():
