@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline_tasks.adapters.airflow_rest import AirflowRest
 from pipeline_tasks.core.clock import utc_now
@@ -18,14 +18,34 @@ from pipeline_tasks.demo.labelers import label_open_tasks, let_one_person_finish
 from pipeline_tasks.demo.narrator import Narrator
 from pipeline_tasks.demo.progress import Progress, read_progress
 from pipeline_tasks.demo.traffic import RequestOutcome, TrafficClient, Trickle, report_of, send_all
-from pipeline_tasks.errors import PipelineError, ServiceUnavailable
+from pipeline_tasks.errors import PipelineError, ServiceUnavailable, TransientError
 from pipeline_tasks.orchestration.resources import Resources, build_resources
 
 PROJECT = "fashion"
 RUN_TIMEOUT_SECONDS = 900.0
 TRICKLE_PER_SECOND = 5.0
 TIES_SECONDS = 4.0  # from one look for ties to the next
+AWAY_SECONDS = 60.0  # so long may a part be away that the story asks: the supervisor starts it again
 CHAPTERS = ("first_champion", "world_shifts", "held_back", "rolled_back")
+
+
+T = TypeVar("T")
+
+
+def patient(ask: Callable[[], T]) -> T:
+    """Ask a part of the stack again while it is away for a moment.
+
+    Raises:
+        TransientError: it is still away after a minute.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except TransientError:
+            if time.monotonic() - began > AWAY_SECONDS:
+                raise
+            time.sleep(1)
 
 
 @dataclasses.dataclass
@@ -41,7 +61,7 @@ class Stage:
 
     def progress(self) -> Progress:
         """Read where the project stands from the catalog."""
-        return read_progress(self.parts.database, PROJECT)
+        return patient(lambda: read_progress(self.parts.database, PROJECT))
 
 
 def tell(home: Path, *, labeler: str, size: str, rounds: int = len(CHAPTERS)) -> int:
@@ -117,7 +137,7 @@ def _show_first_prediction(stage: Stage) -> None:
     _wait(lambda: gateway.followed_generation(PROJECT) >= 1, "the gateway follows the route", seconds=120)
     image, truth = stage.material.unlabeled[0]
     answer = stage.client.ask(image, user_key="visitor-0")
-    label, confidence = offline_answer(stage.parts, PROJECT, image)
+    label, confidence = patient(lambda: offline_answer(stage.parts, PROJECT, image))
     say.step(
         f"over HTTP: {answer.get('label')}, {float(str(answer.get('confidence', 0))):.4f}, by "
         f"{answer.get('model_version')}; offline: {label}, {confidence:.4f}; truth: {truth}"
@@ -214,7 +234,7 @@ def _send(stage: Stage, images: tuple[tuple[bytes, str], ...], what: str) -> Non
 
 def _audit(stage: Stage) -> None:
     wanted = stage.progress().num_pushed + 1
-    logged = stage.parts.gateway.counters()["dethrone_predictions_logged_total"]
+    logged = patient(stage.parts.gateway.counters)["dethrone_predictions_logged_total"]
     _wait(
         lambda: stage.parts.gateway.counters().get("dethrone_log_shipped_records_total", 0) >= logged,
         "the gateway has shipped its log of what was just asked",
@@ -227,7 +247,7 @@ def _audit(stage: Stage) -> None:
 def _tell_quality(stage: Stage) -> None:
     from pipeline_tasks.catalog.monitoring import MonitoringRepository
 
-    text = MonitoringRepository(stage.parts.database).quality_text(PROJECT)
+    text = patient(lambda: MonitoringRepository(stage.parts.database).quality_text(PROJECT))
     stage.narrator.step(f"live quality on audited predictions: {text}")
     stage.narrator.fact("live quality on audited predictions", text)
 
@@ -307,7 +327,7 @@ def _wait(condition: Callable[[], bool], text: str, *, seconds: float, nudge: Ca
     """Wait for a state that the loop reaches by itself; halfway through, nudge once."""
     began = time.monotonic()
     nudged = nudge is None
-    while not condition():
+    while not patient(condition):
         waited = time.monotonic() - began
         if waited > seconds:
             raise ServiceUnavailable(f"within {seconds:.0f} s this must hold (got: it does not): {text}.")
@@ -327,7 +347,7 @@ def _close(stage: Stage) -> int:
         "requests to the gateway", f"{seen.num_requests}, {seen.num_failed} failed {dict(seen.failures) or ''}".strip()
     )
     say.fact("latency at the client", f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms")
-    broken = check.check(stage.parts.database, stage.parts.store, now=utc_now())
+    broken = patient(lambda: check.check(stage.parts.database, stage.parts.store, now=utc_now()))
     say.fact(
         "invariants (nothing lost, nothing twice, one chain, all gated)",
         "hold" if not broken else f"{len(broken)} BROKEN",
