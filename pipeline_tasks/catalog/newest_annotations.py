@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +23,26 @@ def answers_of(database: Database, project: str) -> list[tuple[str, str, str]]:
             key, rows = (row.item_id, row.annotator), (row.revision, row.annotation_id, row.label)
             newest[key] = max(newest.get(key, rows), rows)
     return sorted((item_id, labeler, label) for (item_id, labeler), (_, _, label) in newest.items())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Submit:
+    """Newest state of a submit: an answer or a skip, its time, and how long the task was open in the browser."""
+
+    annotator: str
+    at: dt.datetime
+    skipped: bool
+    seconds: float | None
+
+
+def submits_of(database: Database, project: str) -> list[Submit]:
+    """Return what stands of everybody's submits, in no order; deleted and refused ones are none."""
+    column = t.annotations.c
+    counts = (column.deleted.is_(False), sa.or_(column.cancelled.is_(True), column.label.is_not(None)))
+    chosen = (column.annotator, column.created_at, column.cancelled, column.lead_time_seconds)
+    query = newest_annotations(project).where(*counts).with_only_columns(*chosen, maintain_column_froms=True)
+    with database.read() as connection:
+        return [Submit(*row) for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)]
 
 
 def num_labelers(database: Database, project: str) -> int:

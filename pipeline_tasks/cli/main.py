@@ -218,6 +218,9 @@ def _add_stages(add: Add) -> None:
         ("monitor", "read the prediction log, pick audits, measure quality"),
     ):
         add(stage, commands.stage(stage), text).add_argument("project")
+    labels = add("labels", commands.labels, "print how labeling goes: answers a day, agreement, people, what waits")
+    labels.add_argument("project")
+    labels.add_argument("--output", type=Path, help="write the page to this file")
     train = add("train", commands.train, "snapshot, train, judge, release and ship, without Airflow")
     train.add_argument("project")
     train.add_argument("--force", action="store_true", help="although there are not enough new labels")

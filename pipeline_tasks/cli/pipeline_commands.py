@@ -31,6 +31,20 @@ def stage(name: str) -> Callable[[argparse.Namespace], Any]:
     return run
 
 
+def labels(arguments: argparse.Namespace) -> Answer:
+    """Print the report of a project's labeling, or write its page to a file."""
+    from pipeline_tasks.annotation.labeling_report import as_document, as_page, as_text
+    from pipeline_tasks.core.atomic_files import replace_file
+    from pipeline_tasks.orchestration.overview import labeling_of
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    report = labeling_of(build_resources(), arguments.project)
+    if arguments.output is None:
+        return Answer(as_document(report), (as_text(report),))
+    replace_file(arguments.output, as_page(report).encode())
+    return Answer({"file": str(arguments.output)}, (f"Wrote {arguments.output}.",))
+
+
 def train(arguments: argparse.Namespace) -> Answer:
     """Run the train DAG's stages one after the other in this process."""
     from pipeline_tasks.orchestration.local_pipeline import closing_lines, shown_progress, train_to_serve

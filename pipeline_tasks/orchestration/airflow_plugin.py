@@ -108,6 +108,16 @@ def _may_approve(user: Any, project: str) -> bool:
     )
 
 
+@app.get("/labels/{project}")
+def labels(project: str, user: GetUserDep) -> Response:  # noqa: ARG001
+    """Show how a project's labeling goes."""
+    from pipeline_tasks.orchestration.overview import labels_html
+
+    if project not in _known_projects():
+        raise HTTPException(404, "no such project")
+    return _page(labels_html(project).encode())
+
+
 @app.get("/data-docs/{path:path}")
 def data_docs(path: str, user: GetUserDep) -> Response:  # noqa: ARG001
     """Serve the site of data checks."""

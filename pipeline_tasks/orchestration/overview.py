@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
+from pipeline_tasks.annotation.labeling_report import LabelingReport, as_page, labeling_report
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
@@ -20,6 +21,7 @@ from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import RouteEntry
+from pipeline_tasks.core.clock import utc_now
 from pipeline_tasks.core.object_keys import names_digest
 from pipeline_tasks.deployment.canary_analysis import share_of
 from pipeline_tasks.deployment.route_plan import is_mixed
@@ -137,7 +139,7 @@ def _links(parts: Resources, project: str) -> tuple[tuple[str, str], ...]:
         (f"Label Studio ({queue})", f"{settings.label_studio_url}/projects/{number}/data")
         for queue, number in ids.items()
     ]
-    links += [("Data checks", "/dethrone/data-docs/index.html")]
+    links += [("Labels", f"/dethrone/labels/{project}"), ("Data checks", "/dethrone/data-docs/index.html")]
     if page := MonitoringRepository(parts.database).newest_page(project):
         links.append(("Newest monitor report", f"/dethrone/reports/{page}"))
     if verdicts:
@@ -152,6 +154,20 @@ _VERDICT_REPORT = re.compile(rf"verdicts/([^/]+)/([^/]+)/{re.escape(approval.REP
 def overview_html() -> str:
     """Return the overview page."""
     return render_overview(overview_lines(_shared_parts()))
+
+
+def labeling_of(parts: Resources, project: str) -> LabelingReport:
+    """Return the report of a project's labeling.
+
+    Raises:
+        ConfigError: there is no such project.
+    """
+    return labeling_report(parts.project(project), labels=LabelRepository(parts.database), now=utc_now())
+
+
+def labels_html(project: str) -> str:
+    """Return the page of a project's labeling."""
+    return as_page(labeling_of(_shared_parts(), project))
 
 
 def project_of(key: str) -> str | None:

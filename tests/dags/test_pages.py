@@ -63,6 +63,8 @@ def site(monkeypatch, tmp_path):
     monkeypatch.setattr(airflow_plugin, "get_auth_manager", SimpleAuthManager)
     monkeypatch.setattr("pipeline_tasks.core.settings.load_settings", lambda: settings)
     monkeypatch.setattr(overview, "overview_html", lambda: "<p>overview</p>")
+    monkeypatch.setattr(overview, "labels_html", lambda project: f"<p>{project}</p>")
+    monkeypatch.setattr(airflow_plugin, "_known_projects", lambda: {"fashion"})
     monkeypatch.setitem(
         airflow_plugin.app.dependency_overrides, get_user, lambda: SimpleAuthManagerUser(username="alice", role="user")
     )
@@ -77,6 +79,11 @@ def site(monkeypatch, tmp_path):
         return asyncio.run(send())
 
     return SimpleNamespace(get=get, settings=settings, docs=settings.docs_dir, app=airflow_plugin.app, asked=asked)
+
+
+def test_the_labeling_of_a_known_project_has_a_page(site):
+    assert site.get(f"{AIRFLOW}{PREFIX}/labels/fashion").text == "<p>fashion</p>"
+    assert site.get(f"{AIRFLOW}{PREFIX}/labels/dogs").status_code == 404
 
 
 @pytest.mark.parametrize(("role", "exact"), [("viewer", False), ("user", True), ("op", True), ("admin", True)])
@@ -191,6 +198,8 @@ def test_e13_every_link_of_the_overview_leads_to_a_page(site, database, object_s
         f"data-docs/{'a' * 5000}.html",
         "data-docs/%2e%2e/catalog.db",
         "data-docs/%ff.html",
+        "labels/%00",
+        "labels/%2e%2e",
     ],
 )
 def test_h10_an_odd_name_is_no_such_page(site, path):

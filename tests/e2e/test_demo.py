@@ -158,8 +158,8 @@ def test_every_command_of_the_readme_runs(told, tmp_path):
     )
     lines = [
         "up", "status", "logs gateway", "doctor", "init garments", "project validate garments", "ingest fashion",
-        "annotate fashion", "collect fashion", "monitor fashion", "train fashion", "rollback fashion --reason test",
-        f"predict fashion {shlex.quote(str(photo))}",
+        "annotate fashion", "collect fashion", "labels fashion", "monitor fashion", "train fashion",
+        "rollback fashion --reason test", f"predict fashion {shlex.quote(str(photo))}",
         "graph triage check", "graph triage apply --reason test", "graph triage show",
         "latency fashion --requests 20", "keys issue --project fashion", "keys list",
         "history fashion", f"report fashion --output {tmp_path / 'report.html'}", "quarantine fashion", "verify",

@@ -52,6 +52,7 @@ WORDS = {
     "ingest": [NAME],
     "annotate": [NAME],
     "collect": [NAME],
+    "labels": [NAME],
     "monitor": [NAME],
     "train": [NAME],
     "rollback": [NAME, "--reason", "worse"],
