@@ -67,9 +67,6 @@ NOT_POST = PredictionError(405, "METHOD_NOT_ALLOWED", "the method must be POST h
 KEY_UNKNOWN = PredictionError(
     401, "KEY_UNKNOWN", "Authorization must be `Bearer <inference key>`. Ask the gateway instead.", "Authorization"
 )
-TWO_LENGTHS = PredictionError(
-    400, "LENGTH_AMBIGUOUS", "the body must have a length or come in chunks (got both). Send one of them."
-)
 NOT_FOUND = PredictionError(404, "NOT_FOUND", "the path must be one of the service's. See /docs.json.")
 # BentoML's other pages say what is inside and load scripts from the internet.
 HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
@@ -312,9 +309,6 @@ class PathRouter:
         kind = scope["type"]
         if kind == "http":
             path = scope["path"]
-            if {b"content-length", b"transfer-encoding"}.issubset(name for name, _ in scope["headers"]):
-                await send_refusal(TWO_LENGTHS, send)  # h11 reads the chunks, and would go on behind them
-                return
             if path not in HEALTH and not self._endpoint.admits(scope["headers"]):
                 await send_refusal(KEY_UNKNOWN, send)
                 return

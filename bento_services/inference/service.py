@@ -10,7 +10,6 @@ import asyncio
 import functools
 import gc
 import logging
-import sys
 from pathlib import Path
 
 import anyio.to_thread
@@ -20,6 +19,7 @@ from bento_services.inference.batch_tuning import load_tuning
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import check_device, key_digest, tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, PathRouter, ServedModel
+from bento_services.inference.head_bound import bound_heads
 from bento_services.inference.isolated_prediction import predict_rows, probe
 from bento_services.inference.responses import Answers, Row
 from bento_services.inference.warmup import warm_through
@@ -31,10 +31,7 @@ MAX_ITEMS = 1024
 # What waits in a full queue is no garbage: to look at it after every 700 new objects, as Python does, took 2 % of it.
 GC_THRESHOLD = 20_000
 
-# BentoML's uvicorn takes httptools where it can be imported, and then keeps a head whole however long it is: 51 MB of
-# short headers, sent without a key, took 1 GB. With h11, its other parser, a head has 16 KiB.
-sys.modules["httptools"] = None  # type: ignore[assignment]
-
+bound_heads()
 TRACING = tracing()
 endpoint = Endpoint(key_digest=key_digest())
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.annotation.people import further_line
-from pipeline_tasks.annotation.reliability import Answer, Choice, Votes, aggregate, choose
+from pipeline_tasks.annotation.reliability import Answer, MethodChoice, Votes, aggregate, choose
 from pipeline_tasks.catalog.labeling_state import LabelingState, labeling_state
 from pipeline_tasks.catalog.labels import LabelRepository
 from pipeline_tasks.catalog.newest_annotations import Submit, answers_of, submits_of
@@ -57,7 +57,7 @@ class LabelingReport:
     median_seconds: float | None
     alpha: float | None
     num_shared: int
-    choice: Choice
+    choice: MethodChoice
     people: tuple[Person, ...]
     note: str
 

@@ -150,7 +150,7 @@ def _confusion(votes: Votes, posterior_nc: Floats, *, one_coin: bool) -> Floats:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Choice:
+class MethodChoice:
     """The method that foretells votes that it has not seen best, and each one's mean log-likelihood of such a vote."""
 
     method: Method
@@ -158,7 +158,7 @@ class Choice:
     num_votes: int
 
 
-def choose(votes: Votes, *, seed: int = 0) -> Choice:
+def choose(votes: Votes, *, seed: int = 0) -> MethodChoice:
     """Choose by held-out votes: each fold's votes are foretold from the others' aggregate.
 
     A method is taken in place of the majority only where it foretells better by more than two standard errors of the
@@ -168,7 +168,7 @@ def choose(votes: Votes, *, seed: int = 0) -> Choice:
     by_item = np.bincount(votes.item_v, minlength=len(votes.items))
     usable = np.flatnonzero(by_item[votes.item_v] > 1)  # a lone vote is foretold from nothing
     if len(usable) < MIN_VOTES or len(votes.people) < MIN_PEOPLE:
-        return Choice("majority", {}, num_votes)
+        return MethodChoice("majority", {}, num_votes)
     fold_v = np.full(num_votes, -1)
     order = np.random.default_rng(seed).permutation(usable)
     fold_v[order] = np.arange(len(order)) % FOLDS
@@ -189,4 +189,4 @@ def choose(votes: Votes, *, seed: int = 0) -> Choice:
         gain = scores[method][usable] - scores[best][usable]
         if gain.mean() > 2 * gain.std() / np.sqrt(len(usable)):
             best = method
-    return Choice(best, {method: float(scores[method][usable].mean()) for method in METHODS}, num_votes)
+    return MethodChoice(best, {method: float(scores[method][usable].mean()) for method in METHODS}, num_votes)

@@ -218,19 +218,11 @@ PROTECTIONS = [
     Protection(
         "the length of a head of an inference service",
         "a head without an end is closed before it is held, key or no key",
-        "bento_services/inference/service.py",
-        'sys.modules["httptools"] = None',
-        'sys.modules["httptools_"] = None',
-        ("tests/service/test_bent_http.py::test_the_inference_service_is_read_by_the_parser_that_bounds_a_head",),
-    ),
-    Protection(
-        "one length of an inference body",
-        "a message with two lengths is not read in two ways",
-        "bento_services/inference/endpoint.py",
-        'if {b"content-length", b"transfer-encoding"}.issubset(name for name, _ in scope["headers"]):',
+        "bento_services/inference/head_bound.py",
+        "if self._num_head_bytes > MAX_HEAD_BYTES:",
         "if False:",
         (
-            "tests/service/test_bent_http.py::test_a_message_that_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered[inference]",
+            "tests/service/test_bent_http.py::test_a_head_without_end_and_without_a_key_is_closed_before_it_is_held[inference-value]",
         ),
     ),
     Protection(

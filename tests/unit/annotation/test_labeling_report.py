@@ -16,7 +16,7 @@ from pipeline_tasks.annotation.labeling_report import (
     per_day,
     shared_answers,
 )
-from pipeline_tasks.annotation.reliability import Choice
+from pipeline_tasks.annotation.reliability import MethodChoice
 from pipeline_tasks.catalog.labeling_state import LabelingState
 from pipeline_tasks.catalog.newest_annotations import Submit
 from pipeline_tasks.core.proportions import NOT_A_NUMBER, wilson_interval
@@ -37,7 +37,7 @@ def report_of(**changes):
         "median_seconds": 4.2,
         "alpha": 0.8123,
         "num_shared": 20,
-        "choice": Choice("majority", {}, 40),
+        "choice": MethodChoice("majority", {}, 40),
         "people": (ann, ben),
         "note": "",
     }
