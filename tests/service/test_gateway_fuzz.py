@@ -11,8 +11,8 @@ from html import unescape
 import httpx
 import pytest
 
+from bento_services.gateway.api.docs_page import DOCUMENT
 from bento_services.gateway.api.examples import EXAMPLES
-from bento_services.gateway.api.openapi import DOCUMENT
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.conftest import png
 from tests.service.servers import StubInference

@@ -8,9 +8,9 @@ from html import unescape
 import pytest
 from starlette.routing import Route
 
-from bento_services.gateway.api.docs_page import resolve
+from bento_services.gateway.api import openapi
+from bento_services.gateway.api.docs_page import DOCUMENT, resolve
 from bento_services.gateway.api.examples import EXAMPLES
-from bento_services.gateway.api.openapi import DOCUMENT
 from tests.service.conftest import png, token_of
 from tests.service.test_gateway_batch import item, send
 from tests.service.test_gateway_later import look, submit
@@ -29,6 +29,10 @@ def references(value):
     elif isinstance(value, list):
         for one in value:
             yield from references(one)
+
+
+def test_the_file_is_what_the_operations_and_types_make():
+    assert openapi.build() == DOCUMENT, "make it again: python -m bento_services.gateway.api.openapi"
 
 
 def test_the_document_and_the_routes_agree(bench):

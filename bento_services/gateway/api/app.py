@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Match, Route
 
-from bento_services.gateway.api import docs_page, openapi
+from bento_services.gateway.api import docs_page
 from bento_services.gateway.api.feedback import take_feedback
 from bento_services.gateway.api.predict_async import accept, look_up
 from bento_services.gateway.api.predict_batch import predict_batch
@@ -179,7 +179,7 @@ async def _metrics(gateway: RequestHandler, request: Request, request_id: str) -
 
 
 async def _openapi(gateway: RequestHandler, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)
-    return Response(openapi.TEXT, media_type="application/json", headers={"X-Request-Id": request_id})
+    return Response(docs_page.DOCUMENT_TEXT, media_type="application/json", headers={"X-Request-Id": request_id})
 
 
 async def _docs(gateway: RequestHandler, request: Request, request_id: str) -> Response:  # noqa: ARG001  (a handler's)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from bento_services.gateway.api.examples import EXAMPLES
-from bento_services.gateway.api.openapi import DOCUMENT
 
+DOCUMENT_TEXT = Path(__file__).with_name("openapi.json").read_text()  # `openapi.py` makes it
+DOCUMENT = json.loads(DOCUMENT_TEXT)
 # The page loads nothing and may not be framed; its style is its own.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
@@ -101,7 +104,7 @@ def resolve(value: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:
-    required = set(schema["required"])
+    required = set(schema.get("required", ()))
     rows = (
         (field if field in required else f"{field} (optional)", _type_name(value), value.get("description", ""))
         for field, value in schema["properties"].items()
