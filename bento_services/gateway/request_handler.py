@@ -280,6 +280,6 @@ class RequestHandler:
     def defect(self, error: Exception, *, request_id: str) -> ErrorDetailBody:
         """Log a defect of ours and return what a caller may know of it."""
         logger.error("request %s failed", request_id, exc_info=error)
-        self.metrics.add("dethrone_refused_total", label='code="INTERNAL"')
+        self.metrics.add("dethrone_refused_total", code="INTERNAL")
         message = "the gateway must answer (got an error of its own). Report the request id."
         return error_body(ApiError(500, "INTERNAL", message), request_id=request_id)

@@ -100,7 +100,7 @@ def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             request_id = check_request_id(request.headers.get("x-request-id"), new_id=lambda: request_id)
             response = await handler(gateway, request, request_id)
         except ApiError as error:
-            gateway.metrics.add("dethrone_refused_total", label=f'code="{error.code}"')
+            gateway.metrics.add("dethrone_refused_total", code=error.code)
             response = error_response(error, request_id=request_id)
         except Exception as error:  # noqa: BLE001  a defect is logged, and the caller hears of it in one shape
             body = {"error": gateway.defect(error, request_id=request_id)}

@@ -266,7 +266,7 @@ class Worker:
     async def _call(self, prediction_id: str, url: str, *, event: str) -> None:
         resources, metrics = self._gateway.async_resources, self._gateway.metrics
         taken = await resources.callbacks.post(url, event=event, prediction_id=prediction_id)
-        metrics.add("dethrone_callbacks_total", label=f'outcome="{"taken" if taken else "refused"}"')
+        metrics.add("dethrone_callbacks_total", outcome="taken" if taken else "refused")
         if taken:
             await _of(resources.store.called(prediction_id))
 

@@ -381,7 +381,17 @@ def test_the_gateways_image_holds_no_torch_and_no_airflow_but_all_that_it_import
         if "==" in line
     }
     assert names & {"torch", "apache-airflow", "great-expectations", "label-studio-sdk", "wandb"} == set()
-    assert {"boto3", "granian", "pillow", "psycopg", "pyarrow", "sqlalchemy", "starlette", "uvloop"} <= names
+    assert {
+        "boto3",
+        "granian",
+        "pillow",
+        "prometheus-client",
+        "psycopg",
+        "pyarrow",
+        "sqlalchemy",
+        "starlette",
+        "uvloop",
+    } <= names
     pipeline, gateway = (pins_of(ROOT / "requirements" / f"{name}.lock") for name in ("pipeline", "gateway"))
     assert gateway <= pipeline
 
