@@ -1,20 +1,21 @@
-"""Entry of an inference service: bind its one port and become BentoML's worker, with no process manager above it.
+"""Entry of an inference service: bind its one port and answer by BentoML, with no process manager above it.
 
 `bentoml serve` starts a manager (circus) that takes commands on two more ports, from whoever can reach them. What it
 did is the supervisor's, the engine's or the cluster's: start again what ended, pass signals on, wait for a graceful
-end. Run by its path, since a bento brings its own `bento_services`; standard library only.
+end. Run by its path, since a bento brings its own `bento_services`: of ours it imports nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-WORKER = "_bentoml_impl.worker.service"  # BentoML 1.4.39
 BACKLOG = 2048
 # glibc keeps up to 256 MiB between passes, of blocks up to 128 MiB (mallopt(3)), in one arena: another thread's would
 # give back whole heaps. Else a pass of 32 images faults its activations in anew: a third of the CPU time, measured.
@@ -26,8 +27,14 @@ ALLOCATOR = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Replace this process by the one that answers, on a port that is bound before anything is loaded."""
+    """Replace this process by the one that answers, on a port that is bound before anything is loaded.
+
+    The allocator reads its environment at the start of a process.
+    """
     asked = _parser().parse_args(arguments)
+    if asked.fd is not None:
+        answer(asked.service, socket.socket(fileno=asked.fd))
+        return
     try:
         listening = bind(asked.host, asked.port)
     except OSError as error:
@@ -46,10 +53,30 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def worker_command(service: str, *, descriptor: int) -> list[str]:
-    """Return the command of the one worker, which listens on an open file that it inherits."""
-    options = {"--fd": descriptor, "--backlog": BACKLOG, "--worker-id": 1}
-    words = [str(word) for option in options.items() for word in option]
-    return [sys.executable, "-m", WORKER, service, *words]
+    """Return the command of the process that answers, on an open file that it inherits; `-P`: not from this folder."""
+    return [sys.executable, "-P", str(Path(__file__).resolve()), service, "--fd", str(descriptor)]
+
+
+def answer(bento: str, listening: socket.socket) -> None:
+    """Load a bento and answer until told to end.
+
+    Heads are read by h11, which bounds them to 16 KiB. uvicorn's other parser keeps one whole however long it is: 51 MB
+    of short headers, sent without a key, took 1 GB.
+    """
+    import bentoml
+    import uvicorn
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    context = bentoml.server_context  # its names are labels of BentoML's own metrics
+    context.worker_index = 1
+    service: Any = bentoml.load(bento, standalone_load=True)
+    context.service_type, context.service_name = "entry_service", service.name
+    if service.bento is not None:
+        context.bento_name, context.bento_version = service.bento.tag.name, service.bento.tag.version
+    config = uvicorn.Config(
+        service.to_asgi(), http="h11", backlog=BACKLOG, access_log=False, log_config=None, server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def worker_environment(environment: Mapping[str, str], *, port: int) -> dict[str, str]:
@@ -66,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="serve.py", description="Serve one service on one port.")
     parser.add_argument("service", help="a bento's tag or folder")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--port", type=int)
+    where.add_argument("--fd", type=int, help="a socket that is bound already")
     return parser
 
 

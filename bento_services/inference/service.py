@@ -10,7 +10,6 @@ import asyncio
 import functools
 import gc
 import logging
-import sys
 from pathlib import Path
 
 import anyio.to_thread
@@ -30,10 +29,6 @@ REQUEST_TIMEOUT_SECONDS = 30
 MAX_ITEMS = 1024
 # What waits in a full queue is no garbage: to look at it after every 700 new objects, as Python does, took 2 % of it.
 GC_THRESHOLD = 20_000
-
-# BentoML's uvicorn takes httptools where it can be imported, and then keeps a head whole however long it is: 51 MB of
-# short headers, sent without a key, took 1 GB. With h11, its other parser, a head has 16 KiB.
-sys.modules["httptools"] = None  # type: ignore[assignment]
 
 TRACING = tracing()
 endpoint = Endpoint(key_digest=key_digest())
