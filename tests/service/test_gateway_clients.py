@@ -13,12 +13,13 @@ import dethrone_client
 import httpx
 import pytest
 
-from bento_services.gateway.api.docs_page import DOCUMENT
+from bento_services.gateway.api import app
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.conftest import png
 from tests.service.servers import ROOT, StubInference
 from tests.service.test_gateway_served import TOKEN, Stack, follows
 
+DOCUMENT = json.loads(app.DOCUMENT)
 TYPESCRIPT = ROOT / "clients" / "typescript"
 
 

@@ -1,7 +1,7 @@
 """The OpenAPI document: every endpoint, header, status and body of the gateway (Source: OpenAPI 3.1.0).
 
 `python -m bento_services.gateway.api.openapi` makes `openapi.json` of the operations here and of the types in
-`schemas.py`; the gateway serves that file.
+`schemas.py`, and `docs.html` of that; the gateway serves these files.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from bento_services.gateway.api import schemas
+from bento_services.gateway.api.docs_page import render
 
 API_VERSION = "1.0.0"
-DOCUMENT_FILE = Path(__file__).with_name("openapi.json")
+FOLDER = Path(__file__).parent
 ERRORS = {
     400: "A header, the body's end or its JSON is not as it must be.",
     401: "No valid API key.",
@@ -317,5 +318,12 @@ def _health(name: str, question: str) -> dict[str, Any]:
     return {"operationId": name, "summary": question, "tags": ["health"], "security": [], "responses": responses}
 
 
+def main() -> None:
+    """Write the document and its page."""
+    document = build()
+    FOLDER.joinpath("openapi.json").write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    FOLDER.joinpath("docs.html").write_text(render(document) + "\n")
+
+
 if __name__ == "__main__":
-    DOCUMENT_FILE.write_text(json.dumps(build(), ensure_ascii=False, indent=1) + "\n")
+    main()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from bento_services.gateway.api.docs_page import DOCUMENT
+from bento_services.gateway.api.app import DOCUMENT
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.stack import airflow_setup, cluster
 from pipeline_tasks.stack.layout import source_root
@@ -457,7 +457,7 @@ def test_prometheus_finds_the_inference_services_by_the_gateway():
     (discovery,) = next(job for job in jobs if job["job_name"] == "inference")["http_sd_configs"]
     address = urlsplit(discovery["url"])
     assert address.netloc == "gateway:8000"
-    assert address.path in DOCUMENT["paths"]
+    assert address.path in json.loads(DOCUMENT)["paths"]
     assert (
         discovery["authorization"]["type"] == "Bearer"
     )  # its default in scrapes; here Prometheus 2.42 leaves the word out
