@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bento_services.gateway import request_validation
 from bento_services.gateway.async_predictions.store import PredictionStore
@@ -18,6 +18,9 @@ from bento_services.gateway.routing.routes import ProjectRoute
 from bento_services.gateway.shadowing import Mirror
 from bento_services.gateway.trace import Trace
 from pipeline_tasks.contracts import REQUEST, Graph, GraphNode, RouteEntry
+
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import NodeAnswerBody, PredictionBody
 
 
 class Composition:
@@ -70,7 +73,7 @@ def is_due(node: GraphNode, ran: Mapping[str, NodeResult]) -> bool:
 
 async def compose(
     composition: Composition, trace: Trace, route: ProjectRoute, graph: Graph, *, item: bytes, version: str | None
-) -> Mapping[str, Any]:
+) -> PredictionBody:
     """Answer one item by a graph; every node that has answered is logged in its own project, under the one id.
 
     Raises:
@@ -181,7 +184,7 @@ def _log_nodes(composition: Composition, ran: Mapping[str, NodeResult], *, predi
 
 def _log_whole(
     composition: Composition, trace: Trace, route: ProjectRoute, output: NodeResult, *, prediction_id: str
-) -> dict[str, Any]:
+) -> PredictionBody:
     """Write the composed answer into the log: finished as the output's project finishes its own answers."""
     entry = RouteEntry(output.answered.entry.deployment_id, route.champion_version, address="", weight=0)
     answered = dataclasses.replace(output.answered, entry=entry)
@@ -191,7 +194,7 @@ def _log_whole(
     return answer
 
 
-def _as_json(result: NodeResult) -> dict[str, Any]:
+def _as_json(result: NodeResult) -> NodeAnswerBody:
     return {
         "node": result.node.name,
         "project": result.node.project,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import ErrorDetailBody
 
 
 class ApiError(Exception):
@@ -38,7 +41,7 @@ def json_response(
     return Response(content, status_code=status, media_type="application/json", headers={**extra, **(headers or {})})
 
 
-def error_body(error: ApiError, *, request_id: str) -> dict[str, Any]:
+def error_body(error: ApiError, *, request_id: str) -> ErrorDetailBody:
     """Return what the contract says of an error, in characters that every reader takes."""
     message = error.message.encode(errors="backslashreplace").decode()
     return {"code": error.code, "message": message, "field": error.field, "request_id": request_id}

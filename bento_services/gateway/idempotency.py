@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Coroutine, Mapping
-from typing import Any
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from bento_services.gateway.errors import ApiError
 
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import PredictionBody
+
 MAX_ANSWERS = 10_000
-Answer = asyncio.Task[Mapping[str, Any]]
+Answer = asyncio.Task["PredictionBody"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class AnswerCache:
             )
         return entry[1]
 
-    def make(self, key: AnswerKey, work: Coroutine[Any, Any, Mapping[str, Any]], *, fingerprint: str) -> Answer:
+    def make(self, key: AnswerKey, work: Coroutine[Any, Any, PredictionBody], *, fingerprint: str) -> Answer:
         """Begin to make an answer, whoever still waits for it; forget the oldest one when there are too many."""
         answer = asyncio.get_running_loop().create_task(work)
         self._answers[key] = (fingerprint, answer)

@@ -11,7 +11,7 @@ from bento_services.gateway.request_handler import RequestHandler
 from bento_services.gateway.server_timing import TIMING_HEADER, format_timing
 from bento_services.gateway.trace import no_slot
 
-REFUSED_LABEL = f'code="{no_slot().code}"'
+REFUSED = no_slot()
 PREDICT = re.compile(r"/v1/projects/[a-z0-9_]{3,40}/predict")
 
 
@@ -30,9 +30,9 @@ class LoadShedding:
         if gateway.has_slots() or not PREDICT.fullmatch(scope["path"]) or _has_id(scope):
             await self._app(scope, receive, send)
             return
-        gateway.metrics.add("dethrone_refused_total", label=REFUSED_LABEL)
+        gateway.metrics.add("dethrone_refused_total", code=REFUSED.code)
         gateway.metrics.observe(0.0)
-        response = error_response(no_slot(), request_id=gateway.new_id())
+        response = error_response(REFUSED, request_id=gateway.new_id())
         response.headers[TIMING_HEADER] = format_timing({}, total_seconds=0.0)
         await response(scope, receive, send)
 

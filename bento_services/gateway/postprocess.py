@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bento_services.gateway.routing.inference_client import Scores
 from pipeline_tasks.contracts import ServingSettings
+
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import PredictionBody
 
 DIGITS = 6
 
@@ -23,8 +26,11 @@ class Finished:
     top: tuple[tuple[str, float], ...]
     needs_review: bool
 
-    def as_json(self) -> dict[str, Any]:
+    def answer(self, prediction_id: str, model_version: str) -> PredictionBody:
+        """Return what the caller gets."""
         return {
+            "prediction_id": prediction_id,
+            "model_version": model_version,
             "label": self.label,
             "confidence": self.confidence,
             "business_label": self.business_label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bento_services.gateway.errors import ApiError
 from bento_services.gateway.metrics import GatewayMetrics
@@ -15,6 +15,9 @@ from bento_services.gateway.prediction_log.spool import Spool
 from bento_services.gateway.routing.dispatcher import RoutedAnswer
 from bento_services.gateway.trace import Trace
 from pipeline_tasks.contracts import sha256_hex
+
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import PredictionBody
 
 
 class PredictionRecorder:
@@ -44,13 +47,14 @@ class PredictionRecorder:
         finally:
             trace.spans[name] = trace.spans.get(name, 0.0) + self.monotonic() - began
 
-    def log_answer(self, trace: Trace, answered: RoutedAnswer, finished: Finished) -> tuple[dict[str, Any], LogRecord]:
+    def log_answer(self, trace: Trace, answered: RoutedAnswer, finished: Finished) -> tuple[PredictionBody, LogRecord]:
         """Log a finished answer; returns it and its record."""
         scores = zip(answered.scores.labels, answered.scores.probabilities, strict=True)
+        prediction_id = trace.prediction_id or self.new_id()
         record = self.record(
             trace,
             status=200,
-            prediction_id=trace.prediction_id or self.new_id(),
+            prediction_id=prediction_id,
             model_version=answered.entry.model_version,
             deployment_id=answered.entry.deployment_id,
             label=finished.model_label,
@@ -60,8 +64,7 @@ class PredictionRecorder:
             scores=json.dumps({label: round(value, DIGITS) for label, value in scores}, separators=(",", ":")),
         )
         self._metrics.record_outcome(self._spool.append(record))
-        ids = {"prediction_id": record.prediction_id, "model_version": record.model_version}
-        return {**ids, **finished.as_json()}, record
+        return finished.answer(prediction_id, answered.entry.model_version), record
 
     def log_error(self, trace: Trace, error: ApiError) -> None:
         """Log an item that got no answer; a promised prediction id is kept."""

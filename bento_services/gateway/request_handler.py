@@ -8,8 +8,8 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -32,6 +32,9 @@ from bento_services.gateway.routing.routes import KeyInfo, ProjectRoute, Snapsho
 from bento_services.gateway.shadowing import Mirror
 from bento_services.gateway.trace import Trace, no_slot
 from pipeline_tasks.contracts import sha256_hex
+
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import ErrorDetailBody, PredictionBody
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +103,7 @@ class RequestHandler:
             raise request_validation.unknown_project()
         raise ApiError(503, "NOTHING_SERVES", "the project must have a champion (got none yet).", retry_after_seconds=5)
 
-    async def predict(self, request: Request, *, project: str, request_id: str) -> Mapping[str, Any]:
+    async def predict(self, request: Request, *, project: str, request_id: str) -> PredictionBody:
         """Answer one prediction request. Whatever happens after the caller is known is logged."""
         key, route = self.admit(request, project)
         trace = self.trace(request, project=project, key=key, request_id=request_id)
@@ -122,7 +125,7 @@ class RequestHandler:
         rate = route.settings.requests_per_second
         self._limiter.take(key.key_id, route.project, per_second=rate, now=self.monotonic(), cost=num_items)
 
-    async def logged(self, trace: Trace, work: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    async def logged(self, trace: Trace, work: Awaitable[PredictionBody]) -> PredictionBody:
         """Return what the work answers; log the error that it ends with instead."""
         try:
             return await work
@@ -135,7 +138,7 @@ class RequestHandler:
                 self.recorder.log_error(trace, ApiError(500, "INTERNAL", ""))
             raise
 
-    async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> Mapping[str, Any]:
+    async def _predict(self, request: Request, key: KeyInfo, route: ProjectRoute, trace: Trace) -> PredictionBody:
         self._require_slot()  # before the body is read: a flood must stay cheap
         with self._arriving():
             _, version = await self.read_item(request, key, route, trace)
@@ -171,7 +174,7 @@ class RequestHandler:
 
     async def answer(
         self, trace: Trace, route: ProjectRoute, *, version: str | None, chosen_id: bool
-    ) -> Mapping[str, Any]:
+    ) -> PredictionBody:
         """Answer one item; the same item under the same id of the caller's choice gets the one answer, logged once.
 
         It is made to its end also when the caller who asked first has gone: another may wait for it.
@@ -192,7 +195,7 @@ class RequestHandler:
         trace.is_logged = True
         return await asyncio.shield(answer)
 
-    async def _dispatch(self, route: ProjectRoute, trace: Trace, *, version: str | None) -> Mapping[str, Any]:
+    async def _dispatch(self, route: ProjectRoute, trace: Trace, *, version: str | None) -> PredictionBody:
         """Decode, predict and log under the cap on open requests."""
         self._require_slot()
         self.num_open += 1
@@ -274,9 +277,9 @@ class RequestHandler:
         if not self.has_slots():
             raise no_slot()
 
-    def defect(self, error: Exception, *, request_id: str) -> dict[str, Any]:
+    def defect(self, error: Exception, *, request_id: str) -> ErrorDetailBody:
         """Log a defect of ours and return what a caller may know of it."""
         logger.error("request %s failed", request_id, exc_info=error)
-        self.metrics.add("dethrone_refused_total", label='code="INTERNAL"')
+        self.metrics.add("dethrone_refused_total", code="INTERNAL")
         message = "the gateway must answer (got an error of its own). Report the request id."
         return error_body(ApiError(500, "INTERNAL", message), request_id=request_id)

@@ -87,7 +87,7 @@ class Mirror:
         self._count(self._spool.append(record))
 
     def _count(self, outcome: str) -> None:
-        self._metrics.add("dethrone_shadows_total", label=f'outcome="{outcome}"')
+        self._metrics.add("dethrone_shadows_total", outcome=outcome)
 
 
 def _like(answered: LogRecord, entry: RouteEntry, *, latency_ms: float) -> LogRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from bento_services.gateway.metrics import Measured
 from bento_services.gateway.request_handler import RequestHandler
 from bento_services.gateway.routing.routes import ProjectRoute
 
@@ -32,20 +33,18 @@ def describe(route: ProjectRoute) -> dict[str, Any]:
     }
 
 
-def gauges(gateway: RequestHandler) -> dict[str, float]:
+def gauges(gateway: RequestHandler) -> list[Measured]:
     """Return what is measured at the time of a scrape; the catalog's age is -1 while it is away."""
     age, snapshot = gateway.follower.age_seconds(), gateway.follower.snapshot
     routes = snapshot.routes if snapshot else {}
-    name = 'dethrone_route_generation{{project="{}"}}'
-    generations = {name.format(project): float(route.generation) for project, route in routes.items()}
     if snapshot:
         gateway.dispatcher.breakers.forget(
             {entry.deployment_id for route in snapshot.routes.values() for entry in route.named}
         )
-    return {
-        **generations,
-        "dethrone_catalog_age_seconds": -1.0 if age is None else round(age, 3),
-        "dethrone_spool_bytes": float(gateway.spool.size_bytes),
-        "dethrone_requests_open": float(gateway.num_open),
-        **gateway.dispatcher.gauges(),
-    }
+    return [
+        *(("dethrone_route_generation", route.generation, {"project": name}) for name, route in routes.items()),
+        ("dethrone_catalog_age_seconds", -1.0 if age is None else round(age, 3), {}),
+        ("dethrone_spool_bytes", gateway.spool.size_bytes, {}),
+        ("dethrone_requests_open", gateway.num_open, {}),
+        *gateway.dispatcher.gauges(),
+    ]

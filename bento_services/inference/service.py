@@ -19,7 +19,6 @@ from bento_services.inference.batch_tuning import load_tuning
 from bento_services.inference.batcher import MicroBatcher
 from bento_services.inference.config import check_device, key_digest, tracing, tuning_text
 from bento_services.inference.endpoint import Endpoint, PathRouter, ServedModel
-from bento_services.inference.head_bound import bound_heads
 from bento_services.inference.isolated_prediction import predict_rows, probe
 from bento_services.inference.responses import Answers, Row
 from bento_services.inference.warmup import warm_through
@@ -31,7 +30,6 @@ MAX_ITEMS = 1024
 # What waits in a full queue is no garbage: to look at it after every 700 new objects, as Python does, took 2 % of it.
 GC_THRESHOLD = 20_000
 
-bound_heads()
 TRACING = tracing()
 endpoint = Endpoint(key_digest=key_digest())
 logger = logging.getLogger(__name__)

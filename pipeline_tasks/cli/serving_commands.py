@@ -17,13 +17,15 @@ def latency(arguments: argparse.Namespace) -> Any:
     from pipeline_tasks.cli.output import media_type_of
     from pipeline_tasks.orchestration.resources import build_resources
 
-    if arguments.requests < 1:
-        raise ConfigError(f"--requests must be 1 or more (got {arguments.requests}).")
-    file = None
-    if arguments.file is not None:
-        file = cli_latency.payload_of(arguments.file, media_type=media_type_of(arguments.file))
+    number, file, payload = arguments.requests, arguments.file, None
+    if number < 1:
+        raise ConfigError(f"--requests must be 1 or more (got {number}).")
+    if file is not None and not file.is_file():
+        raise ConfigError(f"--file must exist (got {file}).")
+    if file is not None:
+        payload = (file.read_bytes(), media_type_of(file))
     figures = cli_latency.measure(
-        build_resources(), arguments.project, num_requests=arguments.requests, file=file, monotonic=time.perf_counter
+        build_resources(), arguments.project, num_requests=number, file=payload, monotonic=time.perf_counter
     )
     return Answer(figures, (cli_latency.as_text(figures),))
 

@@ -155,28 +155,31 @@ def _in_own_process(step: str, request: Mapping[str, Any], *, bentoml_home: Path
     from bento_services.serve import ALLOCATOR  # a model is measured as it will run
 
     bentoml_home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pipeline_tasks.deployment.bento_builder", step]
-    environment = {
-        "BENTOML_HOME": str(bentoml_home.resolve()),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "HOME": str(bentoml_home.resolve()),
-        "PATH": os.defpath,
-        "TMPDIR": tempfile.gettempdir(),
-        **ALLOCATOR,
-    }
-    try:
-        done = subprocess.run(  # noqa: S603  (our own interpreter and module; the request goes through stdin)
-            command,
-            input=json.dumps(request),
-            env=environment,
-            cwd=_root(),
-            capture_output=True,
-            text=True,
-            timeout=BUILD_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TransientError(f"bento {step} must end within {BUILD_TIMEOUT_SECONDS} s (got no end).") from error
+    # BentoML 1.4.39 looks for uv even when it locks nothing, and installs it from the network where it is missing.
+    with tempfile.TemporaryDirectory(prefix="dethrone-tools-") as tools:
+        Path(tools, "uv").symlink_to(sys.executable)
+        command = [sys.executable, "-m", "pipeline_tasks.deployment.bento_builder", step]
+        environment = {
+            "BENTOML_HOME": str(bentoml_home.resolve()),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "HOME": str(bentoml_home.resolve()),
+            "PATH": os.pathsep.join([tools, os.defpath]),
+            "TMPDIR": tempfile.gettempdir(),
+            **ALLOCATOR,
+        }
+        try:
+            done = subprocess.run(  # noqa: S603  (our own interpreter and module; the request goes through stdin)
+                command,
+                input=json.dumps(request),
+                env=environment,
+                cwd=_root(),
+                capture_output=True,
+                text=True,
+                timeout=BUILD_TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TransientError(f"bento {step} must end within {BUILD_TIMEOUT_SECONDS} s (got no end).") from error
     if done.returncode != 0:
         last = " | ".join(done.stderr.strip().splitlines()[-3:])
         code = "BENTO_CONFLICT" if "BENTO_CONFLICT" in last else "BUILD_FAILED"
@@ -236,10 +239,7 @@ def _tune(folder: Path) -> None:
 
 def _build_from_sources(request: Mapping[str, Any]) -> Any:
     import bentoml
-    from bentoml._internal import configuration
 
-    # BentoML 1.4.39 asks for uv even when it locks nothing, and installs it from the network where it is missing.
-    configuration.get_uv_command = lambda: ["uv"]  # type: ignore[assignment]
     name, version = request["tag"].split(":")
     with tempfile.TemporaryDirectory(prefix="dethrone-bento-") as folder:
         for path in source_files():

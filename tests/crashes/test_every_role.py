@@ -27,7 +27,7 @@ ROLES = {
     "S3": r"\bweed\b",
     "gateway": r"gateway\.server",
     "log uploader": r"prediction_log\.uploader",
-    "inference": r"_bentoml_impl.* dethrone_",
+    "inference": r"bento_services/serve\.py dethrone_",
     "watchdog": r"stack\.watchdog",
 }
 POSTGRES = "PostgreSQL"

@@ -47,7 +47,7 @@ def _victims(installation, demo):
 def _role(command):
     for name in (
         "gateway.server",
-        "_bentoml_impl",
+        "bento_services/serve.py",
         "worker",
         "scheduler",
         "api_server",

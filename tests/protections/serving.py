@@ -218,7 +218,7 @@ PROTECTIONS = [
     Protection(
         "the length of a head of an inference service",
         "a head without an end is closed before it is held, key or no key",
-        "bento_services/inference/head_bound.py",
+        "bento_services/serve.py",
         "if self._num_head_bytes > MAX_HEAD_BYTES:",
         "if False:",
         (
@@ -237,7 +237,7 @@ PROTECTIONS = [
         "serving without a process manager",
         "a serving process opens one port, where nobody gives it orders",
         "bento_services/serve.py",
-        'return [sys.executable, "-m", WORKER, service, *words]',
+        'return [sys.executable, "-P", str(Path(__file__).resolve()), service, "--fd", str(descriptor)]',
         'return [sys.executable, "-m", "bentoml", "serve", service]',
         ("tests/reported/test_ports.py::test_the_entry_becomes_the_worker_on_a_bound_port",),
     ),

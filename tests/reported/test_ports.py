@@ -82,7 +82,7 @@ def test_the_entry_becomes_the_worker_on_a_bound_port(tmp_path, row):
     bound = serve.bind("127.0.0.1", 0)
     port = bound.getsockname()[1]
     command = serve.worker_command("a:r1", descriptor=7)
-    assert command[1:] == ["-m", serve.WORKER, "a:r1", "--fd", "7", "--backlog", "2048", "--worker-id", "1"], row
+    assert command[1:] == ["-P", serve.__file__, "a:r1", "--fd", "7"], row
     left = tmp_path / "metrics" / str(port) / "counter_1.db"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"of the life before")

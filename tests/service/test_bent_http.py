@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import subprocess
-import sys
 import threading
+import types
 
+import bentoml
 import pytest
 import uvicorn
 
+from bento_services import serve
 from bento_services.inference.endpoint import PathRouter
-from bento_services.inference.head_bound import BoundedHeadProtocol
 from tests.reported import wire
 from tests.service.bent_http import SMUGGLED, ambiguous, broken, half_open, raw, statuses
 from tests.service.conftest import png, token_of
@@ -41,7 +41,7 @@ class Running:
 @contextlib.contextmanager
 def as_bentoml_serves(app):
     """Serve an application as BentoML does with our service, in a thread; yields the port."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=BoundedHeadProtocol, log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=serve.bounded_head(), log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -109,16 +109,16 @@ def test_a_head_without_end_and_without_a_key_is_closed_before_it_is_held(runnin
     assert running.answers()
 
 
-def test_the_inference_service_is_read_by_the_parser_that_bounds_a_head():
-    asked = "import bento_services.inference.service, uvicorn; config = uvicorn.Config(print); config.load()"
-    shown = subprocess.run(
-        [sys.executable, "-c", f"{asked}; print(config.http_protocol_class.__module__)"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert shown.stdout.split() == ["bento_services.inference.head_bound"]
+def test_the_inference_service_is_read_with_a_bound_on_heads(monkeypatch):
+    loaded = types.SimpleNamespace(name="inference", bento=None, to_asgi=lambda: print)
+    configs = []
+    monkeypatch.setattr(bentoml, "server_context", types.SimpleNamespace())
+    monkeypatch.setattr(bentoml, "load", lambda bento, **_: {"a:r1": loaded}[bento])
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: configs.append((server.config, sockets)))
+    serve.answer("a:r1", "the socket")
+    ((config, sockets),) = configs
+    config.load()
+    assert (config.http_protocol_class.__name__, sockets) == ("BoundedHead", ["the socket"])
 
 
 def test_callers_who_do_not_finish_stop_nobody(running):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -11,14 +12,15 @@ from html import unescape
 import httpx
 import pytest
 
+from bento_services.gateway.api import app
 from bento_services.gateway.api.examples import EXAMPLES
-from bento_services.gateway.api.openapi import DOCUMENT
 from pipeline_tasks.contracts import RouteEntry
 from tests.service.conftest import png
 from tests.service.servers import StubInference
 from tests.service.test_gateway_served import TOKEN, Stack, accounts, follows
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
+DOCUMENT = json.loads(app.DOCUMENT)
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 NUM_EXAMPLES = int(os.environ.get("DETHRONE_FUZZ_EXAMPLES", "40"))
 

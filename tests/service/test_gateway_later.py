@@ -261,7 +261,7 @@ def test_a_callback_tells_the_answer_once_and_a_persons_answer_once(bench, monke
     bench.work()
     bench.work()
     assert bench.callbacks.calls == [(URL, "answered", prediction_id), (URL, "reviewed", prediction_id)]
-    assert bench.metrics.get("dethrone_callbacks_total", label='outcome="taken"') == 2
+    assert bench.metrics.get("dethrone_callbacks_total", outcome="taken") == 2
 
 
 def test_a_callback_that_is_refused_is_tried_three_times(bench, monkeypatch):
@@ -272,7 +272,7 @@ def test_a_callback_that_is_refused_is_tried_three_times(bench, monkeypatch):
     for _ in range(5):
         bench.work()
     assert len(bench.callbacks.calls) == 3
-    assert bench.metrics.get("dethrone_callbacks_total", label='outcome="refused"') == 3
+    assert bench.metrics.get("dethrone_callbacks_total", outcome="refused") == 3
 
 
 def test_a_row_has_the_items_id_of_the_catalog(bench):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from html import unescape
 
 import pytest
 from starlette.routing import Route
 
-from bento_services.gateway.api.docs_page import resolve
+from bento_services.gateway.api import app, openapi
+from bento_services.gateway.api.docs_page import render, resolve
 from bento_services.gateway.api.examples import EXAMPLES
-from bento_services.gateway.api.openapi import DOCUMENT
 from tests.service.conftest import png, token_of
 from tests.service.test_gateway_batch import item, send
 from tests.service.test_gateway_later import look, submit
 
+DOCUMENT = json.loads(app.DOCUMENT)
 HEALTH_PATHS = {"/healthz", "/livez", "/readyz"}
 OPERATIONS = [
     (path, method, operation) for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()
@@ -29,6 +33,19 @@ def references(value):
     elif isinstance(value, list):
         for one in value:
             yield from references(one)
+
+
+def test_the_files_are_what_the_operations_and_types_make():
+    again = "make them again: python -m bento_services.gateway.api.openapi"
+    assert openapi.build() == DOCUMENT, again
+    assert render(DOCUMENT) == app.PAGE.removesuffix("\n"), again
+
+
+def test_the_gateway_starts_without_what_makes_them():
+    """Its image has neither."""
+    shown = "import bento_services.gateway.service, sys; print({'pydantic', 'jinja2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_the_document_and_the_routes_agree(bench):

@@ -44,7 +44,7 @@ def ask(bench, number: int = 1, **headers: str) -> list[httpx.Response]:
 
 def outcomes(bench) -> dict[str, int]:
     names = ("logged", "dropped", "failed", "skipped")
-    return {name: bench.metrics.get("dethrone_shadows_total", label=f'outcome="{name}"') for name in names}
+    return {name: bench.metrics.get("dethrone_shadows_total", outcome=name) for name in names}
 
 
 def test_a_shadow_is_asked_the_same_and_logged_beside_the_answer_without_its_payload(mirrored):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -14,12 +13,15 @@ from bento_services.gateway.prediction_log.records import LogRecord
 from bento_services.gateway.request_handler import RequestHandler
 from bento_services.gateway.routing.routes import KeyInfo
 
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import FeedbackAcceptedBody
+
 MAX_FEEDBACK_BYTES = 64 * 1024
 
 
 async def take_feedback(
     gateway: RequestHandler, request: Request, *, project: str | None, request_id: str
-) -> Mapping[str, Any]:
+) -> FeedbackAcceptedBody:
     """Log what really was the case, by prediction id or business key; 503 when it cannot be kept.
 
     Whether there is such a prediction is not known here: the gateway keeps no list of them. The monitor counts

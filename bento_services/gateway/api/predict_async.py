@@ -8,7 +8,7 @@ import json
 import logging
 import sqlite3
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -23,6 +23,9 @@ from bento_services.gateway.errors import ApiError, error_body
 from bento_services.gateway.request_handler import RequestHandler
 from bento_services.gateway.trace import Trace
 from pipeline_tasks.contracts import sha256_hex
+
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import AcceptedBody
 
 T = TypeVar("T")
 
@@ -39,7 +42,7 @@ MAX_CALLS = 16
 logger = logging.getLogger(__name__)
 
 
-async def accept(gateway: RequestHandler, request: Request, *, project: str, request_id: str) -> dict[str, Any]:
+async def accept(gateway: RequestHandler, request: Request, *, project: str, request_id: str) -> AcceptedBody:
     """Take a prediction to be made later; 422 and the like now, for what could never be answered."""
     key, route = gateway.admit(request, project)
     trace = gateway.trace(request, project=project, key=key, request_id=request_id)
@@ -263,7 +266,7 @@ class Worker:
     async def _call(self, prediction_id: str, url: str, *, event: str) -> None:
         resources, metrics = self._gateway.async_resources, self._gateway.metrics
         taken = await resources.callbacks.post(url, event=event, prediction_id=prediction_id)
-        metrics.add("dethrone_callbacks_total", label=f'outcome="{"taken" if taken else "refused"}"')
+        metrics.add("dethrone_callbacks_total", outcome="taken" if taken else "refused")
         if taken:
             await _of(resources.store.called(prediction_id))
 

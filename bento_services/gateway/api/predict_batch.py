@@ -7,8 +7,7 @@ import base64
 import binascii
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -19,6 +18,9 @@ from bento_services.gateway.request_handler import RequestHandler
 from bento_services.gateway.routing.request_coalescing import BundlePlace
 from bento_services.gateway.routing.routes import KeyInfo, ProjectRoute
 from bento_services.gateway.trace import Trace
+
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import BatchAnswerBody, BatchResultBody, PredictionBody
 
 # How many items of one batch go to the models together: a batch must not starve the single requests beside it, and its
 # parts must be answered well within the time that a model is given.
@@ -44,9 +46,7 @@ class BatchItem:
     business_key: str | None
 
 
-async def predict_batch(
-    gateway: RequestHandler, request: Request, *, project: str, request_id: str
-) -> Mapping[str, Any]:
+async def predict_batch(gateway: RequestHandler, request: Request, *, project: str, request_id: str) -> BatchAnswerBody:
     """Answer each item of a batch; what is wrong with one concerns that one."""
     key, route = gateway.admit(request, project)
     trace = gateway.trace(request, project=project, key=key, request_id=request_id)
@@ -187,9 +187,9 @@ class _Batch:
         self._version = version
         self._deadline = trace.started + DEADLINE_SECONDS
 
-    async def run(self, items: list[Any]) -> list[dict[str, Any]]:
+    async def run(self, items: list[Any]) -> list[BatchResultBody]:
         """Return one result per item, in their order."""
-        results: list[dict[str, Any]] = []
+        results: list[BatchResultBody] = []
         size = FIRST_PART
         while len(results) < len(items):
             part = items[len(results) : len(results) + size]
@@ -198,7 +198,7 @@ class _Batch:
             size = next_size(len(part), seconds=self._gateway.monotonic() - began)
         return results
 
-    async def _run_part(self, part: list[Any], *, start: int) -> list[dict[str, Any]]:
+    async def _run_part(self, part: list[Any], *, start: int) -> list[BatchResultBody]:
         bundle = self._gateway.dispatcher.bundle(num_items=len(part))
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -206,7 +206,7 @@ class _Batch:
             ]
         return [task.result() for task in tasks]
 
-    async def _result(self, index: int, item: Any, place: BundlePlace) -> dict[str, Any]:
+    async def _result(self, index: int, item: Any, place: BundlePlace) -> BatchResultBody:
         trace = Trace(
             request_id=f"{self._trace.request_id}:{index}",
             project=self._trace.project,
@@ -214,7 +214,7 @@ class _Batch:
             client=self._key.key_id,
             place=place,
         )
-        outcome: dict[str, Any] = {"index": index, "status": 200, "prediction": None, "error": None}
+        outcome: BatchResultBody = {"index": index, "status": 200, "prediction": None, "error": None}
         try:
             outcome["prediction"] = await self._gateway.logged(trace, self._answer(trace, item))
         except ApiError as error:
@@ -225,7 +225,7 @@ class _Batch:
             place.leave()
         return outcome
 
-    async def _answer(self, trace: Trace, item: Any) -> Mapping[str, Any]:
+    async def _answer(self, trace: Trace, item: Any) -> PredictionBody:
         if self._gateway.monotonic() > self._deadline:
             message = f"a batch must be done within {DEADLINE_SECONDS:g} s. Send the rest again."
             raise ApiError(503, "BATCH_TOO_SLOW", message, retry_after_seconds=1)

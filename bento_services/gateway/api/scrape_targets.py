@@ -5,16 +5,19 @@ Source: https://prometheus.io/docs/prometheus/latest/http_sd/
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bento_services.gateway.auth import EVERY_PROJECT
 from bento_services.gateway.routing.routes import KeyInfo, Snapshot
 
+if TYPE_CHECKING:
+    from bento_services.gateway.api.schemas import TargetBody
+
 PORTS = {"http": 80, "https": 443}
 
 
-def scrape_targets(snapshot: Snapshot, key: KeyInfo) -> list[dict[str, Any]]:
+def scrape_targets(snapshot: Snapshot, key: KeyInfo) -> list[TargetBody]:
     """Return every deployment of the routes, shadows too, that the key may see, by project and deployment."""
     return [
         {

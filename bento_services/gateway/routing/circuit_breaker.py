@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+from bento_services.gateway.metrics import Measured
 from bento_services.gateway.routing.inference_client import Failed, Failure, Reply
 
 State = Literal["closed", "open", "half_open"]
@@ -79,12 +80,12 @@ class Breakers:
         for name in self._breakers.keys() - deployment_ids:
             del self._breakers[name]
 
-    def gauges(self) -> dict[str, float]:
+    def gauges(self) -> list[Measured]:
         """Return 1 for an open deployment, 0.5 for a half-open one; closed ones that never failed have no line."""
         values = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
-        return {
-            f'dethrone_breaker_open{{deployment="{name}"}}': values[self.state(name)] for name in sorted(self._breakers)
-        }
+        return [
+            ("dethrone_breaker_open", values[self.state(name)], {"deployment": name}) for name in sorted(self._breakers)
+        ]
 
     def _open(self, breaker: _Breaker) -> None:
         now = self._monotonic()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from bento_services.gateway.errors import ApiError
+from bento_services.gateway.metrics import Measured
 from bento_services.gateway.routing.circuit_breaker import Breakers
 from bento_services.gateway.routing.deployment_counters import Accounts, FirstReply, error_of
 from bento_services.gateway.routing.inference_client import Failed, Predictor, Rejected, Reply, Scores
@@ -75,14 +76,14 @@ class Dispatcher:
         self.num_replays = 0
         self.num_by_standby = 0
 
-    def gauges(self) -> dict[str, float]:
+    def gauges(self) -> list[Measured]:
         """Return what is measured of the dispatches at the time of a scrape."""
-        return {
-            **self.breakers.gauges(),
-            "dethrone_breaker_opened": float(self.breakers.num_opened),
-            "dethrone_replays": float(self.num_replays),
-            "dethrone_standby_answers": float(self.num_by_standby),
-        }
+        return [
+            *self.breakers.gauges(),
+            ("dethrone_breaker_opened", self.breakers.num_opened, {}),
+            ("dethrone_replays", self.num_replays, {}),
+            ("dethrone_standby_answers", self.num_by_standby, {}),
+        ]
 
     def bundle(self, *, num_items: int) -> Bundle:
         """Return what takes the items of a client's batch to their deployments together."""

@@ -312,190 +312,14 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description A class and its probability. */
-        Candidate: {
-            label: string;
-            confidence: number;
-        };
-        /** @description One answer. */
-        Prediction: {
-            /** @description Name it in feedback, and to ask for it later. */
-            prediction_id: string;
-            /** @description The one version that answered. */
-            model_version: string;
-            /** @description The class; null where the gateway abstains. */
-            label: string | null;
-            /** @description The probability of `label`, or of the best class where there is none. */
-            confidence: number;
-            /** @description What the business calls the class; the class itself by default. */
-            business_label: string | null;
-            /** @description No class reached its threshold. */
-            abstained: boolean;
-            /** @description The most probable classes. */
-            top: components["schemas"]["Candidate"][];
-            /** @description A person may look at it: ask again by `GET /v1/predictions/{prediction_id}`. */
-            needs_review: boolean;
-            /** @description Composed projects only: the node whose answer this is. */
-            answered_by?: string;
-            /** @description Composed projects only: every node that was asked, in order. */
-            nodes?: components["schemas"]["NodeAnswer"][];
-        };
-        /** @description What one node of a composed project said, before thresholds. */
-        NodeAnswer: {
-            node: string;
-            project: string;
-            model_version: string;
-            label: string;
-            confidence: number;
-        };
-        /** @description A step of a composed project. */
-        GraphNode: {
-            name: string;
-            /** @description Whose champion is asked, by that project's own route. */
-            project: string;
-            /** @description `request`, or the node whose probabilities it is given. */
-            source: string;
-            /** @description The classes of that tensor, in order. */
-            labels: string[];
-            /** @description It runs only if this node has run and said what follows. */
-            when: string | null;
-            label_in: string[];
-            confidence_below: number | null;
-        };
-        /** @description A composed task. */
-        Graph: {
-            nodes: components["schemas"]["GraphNode"][];
-            /** @description The first of these that has run answers. */
-            output: string[];
-        };
-        /** @description Why there is no answer. */
-        ErrorDetail: {
-            /** @description Stable: to be compared by programs. */
-            code: string;
-            /** @description What was expected and what to do: for people. */
-            message: string;
-            /** @description The header, field or part that it is about. */
-            field: string | null;
-            /** @description Name it when you report a problem. */
-            request_id: string;
-        };
-        /** @description The one shape of every error. */
-        Error: {
-            error: components["schemas"]["ErrorDetail"];
-        };
-        /** @description One item: its bytes in exactly one of `base64`, `text` and `row`. */
-        BatchItem: {
-            /** @description Any item: its encoded bytes. */
-            base64?: string | null;
-            /** @description For text projects. */
-            text?: string | null;
-            /** @description For tabular projects: column -> plain value. */
-            row?: Record<string, never> | null;
-            /** @description Of `base64`; `application/octet-stream` by default. */
-            media_type?: string | null;
-            /** @description As the header `X-User-Key`, for this item. */
-            user_key?: string | null;
-            /** @description As the header `X-Business-Key`, for this item. */
-            business_key?: string | null;
-        };
-        /** @description Several items. */
-        BatchRequest: {
-            items: components["schemas"]["BatchItem"][];
-        };
-        /** @description What became of one item. */
-        BatchResult: {
-            /** @description Its place in the request, from 0. */
-            index: number;
-            /** @description What it alone would have got: 200, or the status of its error. */
-            status: number;
-            prediction: components["schemas"]["Prediction"] | null;
-            error: components["schemas"]["ErrorDetail"] | null;
-        };
-        /** @description A result for each item, in their order. */
-        BatchAnswer: {
-            request_id: string;
-            num_ok: number;
-            num_failed: number;
-            results: components["schemas"]["BatchResult"][];
-        };
         /** @description A prediction that is made later. */
         Accepted: {
             prediction_id: string;
             /**
              * @description pending, unless sent again.
-             * @enum {unknown}
+             * @enum {string}
              */
             status: "pending" | "done" | "failed" | "expired";
-        };
-        /** @description Whether people were asked about a prediction, and what they said. */
-        Review: {
-            /**
-             * @description none: nobody needs to look; not_asked: it was not given to people (yet); catalog_away: it cannot be said now.
-             * @enum {unknown}
-             */
-            state: "none" | "not_asked" | "asked" | "answered" | "disputed" | "catalog_away";
-            /** @description What a person said; null unless answered. */
-            label: string | null;
-            /**
-             * Format: date-time
-             * @description UTC.
-             */
-            answered_at: string | null;
-        };
-        /** @description What is known of a prediction. */
-        PredictionStatus: {
-            prediction_id: string;
-            project: string;
-            /** @enum {unknown} */
-            status: "pending" | "done" | "failed";
-            /** @description Null until it is done, and where only people's answer is known any more. */
-            prediction: components["schemas"]["Prediction"] | null;
-            /** @description Why a failed one failed. */
-            error: components["schemas"]["ErrorDetail"] | null;
-            review: components["schemas"]["Review"] | null;
-        };
-        /** @description What really was the case, by `prediction_id` or `business_key`. */
-        Feedback: {
-            /** @description One of the project's classes, letter by letter. */
-            label: string;
-            prediction_id?: string | null;
-            business_key?: string | null;
-            /** @description Where neither path nor key says it. */
-            project?: string | null;
-        };
-        /** @description It is in the log. */
-        FeedbackAccepted: {
-            accepted: boolean;
-            request_id: string;
-        };
-        /** @description A model version that serves. */
-        Deployment: {
-            deployment_id: string;
-            model_version: string;
-            /** @description Percent of the traffic. */
-            weight: number;
-        };
-        /** @description What serves now. */
-        ProjectStatus: {
-            project: string;
-            /** @description Goes up by one with each promotion, rollback and applied graph. */
-            generation: number;
-            commit_id: string;
-            champion_version: string;
-            /** @description None of a composed project. */
-            deployments: components["schemas"]["Deployment"][];
-            graph: components["schemas"]["Graph"] | null;
-            modality: string;
-            classes: string[];
-            review_below: number;
-            abstain_below: number;
-            thresholds: {
-                [key: string]: number;
-            };
-            business_labels: {
-                [key: string]: string;
-            };
-            max_request_bytes: number;
         };
         /** @description One deployment's requests under one generation, replays and named versions left out. */
         Account: {
@@ -529,12 +353,188 @@ export interface components {
             edges_ms: number[];
             deployments: components["schemas"]["Account"][];
         };
+        /** @description A result for each item, in their order. */
+        BatchAnswer: {
+            request_id: string;
+            num_ok: number;
+            num_failed: number;
+            results: components["schemas"]["BatchResult"][];
+        };
+        /** @description One item: its bytes in exactly one of `base64`, `text` and `row`. */
+        BatchItem: {
+            /** @description Any item: its encoded bytes. */
+            base64?: string | null;
+            /** @description For text projects. */
+            text?: string | null;
+            /** @description For tabular projects: column -> plain value. */
+            row?: {
+                [key: string]: unknown;
+            } | null;
+            /** @description Of `base64`; `application/octet-stream` by default. */
+            media_type?: string | null;
+            /** @description As the header `X-User-Key`, for this item. */
+            user_key?: string | null;
+            /** @description As the header `X-Business-Key`, for this item. */
+            business_key?: string | null;
+        };
+        /** @description Several items. */
+        BatchRequest: {
+            items: components["schemas"]["BatchItem"][];
+        };
+        /** @description The outcome of one item. */
+        BatchResult: {
+            /** @description Its place in the request, from 0. */
+            index: number;
+            /** @description What it alone would have got: 200, or the status of its error. */
+            status: number;
+            prediction: components["schemas"]["Prediction"] | null;
+            error: components["schemas"]["ErrorDetail"] | null;
+        };
+        /** @description A class and its probability. */
+        Candidate: {
+            label: string;
+            confidence: number;
+        };
+        /** @description A model version that serves. */
+        Deployment: {
+            deployment_id: string;
+            model_version: string;
+            /** @description Percent of the traffic. */
+            weight: number;
+        };
+        /** @description The one shape of every error. */
+        Error: {
+            error: components["schemas"]["ErrorDetail"];
+        };
+        /** @description The reason for which there is no answer. */
+        ErrorDetail: {
+            /** @description Stable: to be compared by programs. */
+            code: string;
+            /** @description What was expected and what to do: for people. */
+            message: string;
+            /** @description The header, field or part that it is about. */
+            field: string | null;
+            /** @description Name it when you report a problem. */
+            request_id: string;
+        };
+        /** @description The true class of a case, by `prediction_id` or `business_key`. */
+        Feedback: {
+            /** @description One of the project's classes, letter by letter. */
+            label: string;
+            prediction_id?: string | null;
+            business_key?: string | null;
+            /** @description Where neither path nor key says it. */
+            project?: string | null;
+        };
+        /** @description A feedback that is in the log. */
+        FeedbackAccepted: {
+            accepted: boolean;
+            request_id: string;
+        };
+        /** @description A composed task. */
+        Graph: {
+            nodes: components["schemas"]["GraphNode"][];
+            /** @description The first of these that has run answers. */
+            output: string[];
+        };
+        /** @description A step of a composed project. */
+        GraphNode: {
+            name: string;
+            /** @description Whose champion is asked, by that project's own route. */
+            project: string;
+            /** @description `request`, or the node whose probabilities it is given. */
+            source: string;
+            /** @description The classes of that tensor, in order. */
+            labels: string[];
+            /** @description It runs only if this node has run and said what follows. */
+            when: string | null;
+            label_in: string[];
+            confidence_below: number | null;
+        };
         /** @description Unanswered requests of a deployment. */
         InFlight: {
             deployment: string;
             in_flight: number;
         };
-        /** @description What Prometheus scrapes, and the labels that its series get. */
+        /** @description The answer of one node of a composed project, before thresholds. */
+        NodeAnswer: {
+            node: string;
+            project: string;
+            model_version: string;
+            label: string;
+            confidence: number;
+        };
+        /** @description One answer. */
+        Prediction: {
+            /** @description Name it in feedback, and to ask for it later. */
+            prediction_id: string;
+            /** @description The one version that answered. */
+            model_version: string;
+            /** @description The class; null where the gateway abstains. */
+            label: string | null;
+            /** @description The probability of `label`, or of the best class where there is none. */
+            confidence: number;
+            /** @description What the business calls the class; the class itself by default. */
+            business_label: string | null;
+            /** @description No class reached its threshold. */
+            abstained: boolean;
+            /** @description The most probable classes. */
+            top: components["schemas"]["Candidate"][];
+            /** @description A person may look at it: ask again by `GET /v1/predictions/{prediction_id}`. */
+            needs_review: boolean;
+            /** @description Composed projects only: the node whose answer this is. */
+            answered_by?: string;
+            /** @description Composed projects only: every node asked, in order. */
+            nodes?: components["schemas"]["NodeAnswer"][];
+        };
+        /** @description The state of a prediction that is read later. */
+        PredictionStatus: {
+            prediction_id: string;
+            project: string;
+            /** @enum {string} */
+            status: "pending" | "done" | "failed";
+            /** @description Null until done, or if only people's answer is known. */
+            prediction: components["schemas"]["Prediction"] | null;
+            /** @description Why a failed one failed. */
+            error: components["schemas"]["ErrorDetail"] | null;
+            review: components["schemas"]["Review"] | null;
+        };
+        /** @description The head of a project's route. */
+        ProjectStatus: {
+            project: string;
+            /** @description Goes up by one with each promotion, rollback and applied graph. */
+            generation: number;
+            commit_id: string;
+            champion_version: string;
+            /** @description None of a composed project. */
+            deployments: components["schemas"]["Deployment"][];
+            graph: components["schemas"]["Graph"] | null;
+            modality: string;
+            classes: string[];
+            review_below: number;
+            abstain_below: number;
+            thresholds: {
+                [key: string]: number;
+            };
+            business_labels: {
+                [key: string]: string;
+            };
+            max_request_bytes: number;
+        };
+        /**
+         * @description The state of people's look at a prediction, and their answer.
+         *
+         *     none: nobody needs to look; not_asked: it was not given to people (yet); catalog_away: it cannot be said now.
+         */
+        Review: {
+            /** @enum {string} */
+            state: "none" | "not_asked" | "asked" | "answered" | "disputed" | "catalog_away";
+            /** @description What a person said; null unless answered. */
+            label: string | null;
+            /** @description UTC. */
+            answered_at: string | null;
+        };
+        /** @description A target of Prometheus, and the labels that its series get. */
         Target: {
             targets: string[];
             labels: {
@@ -1194,7 +1194,9 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": Record<string, never>;
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
                 };
             };
             400: components["responses"]["Error400"];

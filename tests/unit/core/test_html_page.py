@@ -13,8 +13,9 @@ from tests.unit.orchestration.test_overview import LINE
 
 TEMPLATES = sorted(
     path.relative_to(ROOT).as_posix()
-    for name in ("pipeline_tasks", "data_checks")
+    for name in ("bento_services", "pipeline_tasks", "data_checks")
     for path in (ROOT / name).rglob("*.html")
+    if path.name != "docs.html"  # made of a template
 )
 BASE = "pipeline_tasks/core/page.html"
 

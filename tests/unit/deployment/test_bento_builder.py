@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,17 @@ def test_a_model_folder_without_its_files_or_with_links_is_refused(model_dir, tm
     (model_dir / "model.json").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"must hold the file model\.json"):
         build_bento(model_dir, tag="fashion:v1", labels={}, bentoml_home=tmp_path)
+
+
+def test_bentoml_finds_a_uv_and_installs_none(monkeypatch, tmp_path):
+    """It calls none; without one on the path it asks the network for it."""
+    seen = []
+
+    def run(command, *, env, **_):
+        seen.append(shutil.which("uv", path=env["PATH"]))
+        return subprocess.CompletedProcess(command, 0, stdout='{"tag": "fashion:r1"}')
+
+    monkeypatch.setattr(bento_builder.subprocess, "run", run)
+    assert bento_builder.import_bento(tmp_path / "r1.bento", bentoml_home=tmp_path / "bentoml") == "fashion:r1"
+    assert seen[0] is not None
+    assert not Path(seen[0]).exists()

@@ -16,7 +16,9 @@ PLAIN = ServingSettings()
 
 
 def test_an_answer_is_the_best_class_the_top_k_and_whether_a_person_looks():
-    assert finish(SCORES, ServingSettings(review_below=0.7, top_k=2)).as_json() == {
+    assert finish(SCORES, ServingSettings(review_below=0.7, top_k=2)).answer("p1", "v1") == {
+        "prediction_id": "p1",
+        "model_version": "v1",
         "label": "bag",
         "confidence": 0.7,
         "business_label": "bag",
@@ -44,7 +46,7 @@ def test_equal_scores_are_ordered_by_name():
 )
 def test_the_answer_is_the_best_class_that_reaches_its_threshold(thresholds, label, confidence):
     answer = finish(SCORES, ServingSettings(thresholds=thresholds))
-    assert (answer.label, answer.confidence, answer.as_json()["abstained"]) == (label, confidence, label is None)
+    assert (answer.label, answer.confidence, answer.answer("p", "v")["abstained"]) == (label, confidence, label is None)
     assert (answer.model_label, answer.model_confidence) == ("bag", 0.7)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from bento_services.gateway.api.openapi import PATHS
+from bento_services.gateway.api.app import DOCUMENT
 from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.stack import airflow_setup, cluster
 from pipeline_tasks.stack.layout import source_root
@@ -381,7 +381,17 @@ def test_the_gateways_image_holds_no_torch_and_no_airflow_but_all_that_it_import
         if "==" in line
     }
     assert names & {"torch", "apache-airflow", "great-expectations", "label-studio-sdk", "wandb"} == set()
-    assert {"boto3", "granian", "pillow", "psycopg", "pyarrow", "sqlalchemy", "starlette", "uvloop"} <= names
+    assert {
+        "boto3",
+        "granian",
+        "pillow",
+        "prometheus-client",
+        "psycopg",
+        "pyarrow",
+        "sqlalchemy",
+        "starlette",
+        "uvloop",
+    } <= names
     pipeline, gateway = (pins_of(ROOT / "requirements" / f"{name}.lock") for name in ("pipeline", "gateway"))
     assert gateway <= pipeline
 
@@ -447,7 +457,7 @@ def test_prometheus_finds_the_inference_services_by_the_gateway():
     (discovery,) = next(job for job in jobs if job["job_name"] == "inference")["http_sd_configs"]
     address = urlsplit(discovery["url"])
     assert address.netloc == "gateway:8000"
-    assert address.path in PATHS
+    assert address.path in json.loads(DOCUMENT)["paths"]
     assert (
         discovery["authorization"]["type"] == "Bearer"
     )  # its default in scrapes; here Prometheus 2.42 leaves the word out

@@ -215,22 +215,25 @@ def test_the_thread_ships_while_running_and_once_more_when_it_stops(spool):
 
 def test_every_scrape_shows_served_as_logged_plus_dropped_plus_failed():
     metrics = GatewayMetrics()
-    assert "dethrone_predictions_served_total 0\n" in metrics.render({})
+    assert "dethrone_predictions_served_total 0.0\n" in metrics.render([])
     for outcome in ("logged", "dropped", "logged", "failed", "logged", "dropped", "logged"):
         metrics.record_outcome(outcome)
     metrics.observe(0.003)
     metrics.observe(99.0)
-    metrics.add("dethrone_refused_total", label='code="X"')
-    lines = metrics.render({"dethrone_spool_bytes": 5.0}).splitlines()
+    metrics.add("dethrone_refused_total", code="X")
+    lines = metrics.render(
+        [("dethrone_spool_bytes", 5.0, {}), ("dethrone_breaker_open", 0.5, {"deployment": 'd"\n'})]
+    ).splitlines()
     for line in (
-        "dethrone_predictions_served_total 7",
-        "dethrone_predictions_logged_total 4",
-        "dethrone_predictions_dropped_total 2",
-        "dethrone_predictions_failed_total 1",
-        'dethrone_refused_total{code="X"} 1',
-        'dethrone_request_seconds_bucket{le="0.005"} 1',
-        'dethrone_request_seconds_bucket{le="+Inf"} 2',
-        "dethrone_request_seconds_count 2",
+        "dethrone_predictions_served_total 7.0",
+        "dethrone_predictions_logged_total 4.0",
+        "dethrone_predictions_dropped_total 2.0",
+        "dethrone_predictions_failed_total 1.0",
+        'dethrone_refused_total{code="X"} 1.0',
+        'dethrone_request_seconds_bucket{le="0.005"} 1.0',
+        'dethrone_request_seconds_bucket{le="+Inf"} 2.0',
+        "dethrone_request_seconds_count 2.0",
         "dethrone_spool_bytes 5.0",
+        'dethrone_breaker_open{deployment="d\\"\\n"} 0.5',
     ):
         assert line in lines

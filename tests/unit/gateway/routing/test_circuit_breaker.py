@@ -66,7 +66,7 @@ def test_one_probe_goes_through_and_a_good_answer_closes(breakers, clock):
     assert breakers.avoided() == {"d"}, "the second request does not go there while the probe is under way"
     breakers.heard("d", GOOD)
     assert (breakers.state("d"), breakers.avoided()) == ("closed", set())
-    assert breakers.gauges() == {}
+    assert breakers.gauges() == []
 
 
 def test_a_failed_probe_opens_for_twice_as_long_up_to_a_bound(breakers, clock):
@@ -106,11 +106,11 @@ def test_a_probe_that_never_ends_is_taken_for_lost(breakers, clock):
 
 def test_gauges_tell_the_state_and_forget_who_is_gone(breakers, clock):
     hear(breakers, UNREACHABLE)
-    assert breakers.gauges() == {'dethrone_breaker_open{deployment="d"}': 1.0}
+    assert breakers.gauges() == [("dethrone_breaker_open", 1.0, {"deployment": "d"})]
     clock.now = 1.0
-    assert breakers.gauges() == {'dethrone_breaker_open{deployment="d"}': 0.5}
+    assert breakers.gauges() == [("dethrone_breaker_open", 0.5, {"deployment": "d"})]
     breakers.forget({"other"})
-    assert breakers.gauges() == {}
+    assert breakers.gauges() == []
 
 
 class Replicas:
