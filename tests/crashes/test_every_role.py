@@ -44,11 +44,11 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         while not self._stop_it.wait(SECONDS_BETWEEN if self.missing else SECONDS_LATER):
-            found = self._running()
-            fresh = sorted(set(found) - set(self.killed)) or sorted(set(found) - set(self.killed[-4:]))
+            by_role = self._running()
+            fresh = sorted(set(by_role) - set(self.killed)) or sorted(set(by_role) - set(self.killed[-4:]))
             if fresh:
                 role = self._generator.choice(fresh)
-                self._kill(role, found[role])
+                self._kill(role, by_role[role])
                 self.killed.append(role)
 
     def stop(self) -> None:
@@ -70,7 +70,7 @@ class Killer(threading.Thread):
             return
 
     def _running(self) -> dict[str, list]:
-        found: dict[str, list] = {POSTGRES: [None]}
+        by_role: dict[str, list] = {POSTGRES: [None]}
         for process in psutil.process_iter(["pid", "cmdline"]):
             try:
                 command = " ".join(process.info["cmdline"] or ())
@@ -79,8 +79,8 @@ class Killer(threading.Thread):
                 continue
             role = next((name for name, pattern in ROLES.items() if re.search(pattern, command)), None)
             if mine and role:
-                found.setdefault(role, []).append(process)
-        return found
+                by_role.setdefault(role, []).append(process)
+        return by_role
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def approval(dag, monkeypatch):
     after = glue.StageOperator(stage="rollback", project="p", dag=dag)
     task >> after
     skipped = []
-    monkeypatch.setattr(task, "skip", lambda *, ti, tasks: skipped.extend(one.task_id for one in tasks))  # noqa: ARG005
+    monkeypatch.setattr(task, "skip", lambda *, ti, tasks: skipped.extend(row.task_id for row in tasks))  # noqa: ARG005
     monkeypatch.setattr(task, "validate_params_input", lambda _: None)
     return SimpleNamespace(task=task, skipped=skipped)
 

@@ -66,14 +66,14 @@ def stack():
     if not (source_root() / ".venv-label-studio" / "bin" / "label-studio").exists():
         pytest.skip("Label Studio's environment is not installed (make install)")
     home = Path(tempfile.mkdtemp(prefix="dethrone-stack-")).resolve()
-    one = Stack(home)
-    one.projects_dir.mkdir()
+    started = Stack(home)
+    started.projects_dir.mkdir()
     try:
-        one.up()
-        yield one
+        started.up()
+        yield started
     finally:
-        one.down()
-        left = one.processes()
+        started.down()
+        left = started.processes()
         shutil.rmtree(home)
         assert left == []
 
@@ -86,10 +86,10 @@ def running(stack):
 
 
 def test_every_part_is_healthy(running):
-    found = status(running.home)
-    assert found.healthy, found
-    assert [part.name for part in found.parts][:6] == CORE
-    assert all(part.pid and part.uptime_seconds >= 0 for part in found.parts)
+    state = status(running.home)
+    assert state.healthy, state
+    assert [part.name for part in state.parts][:6] == CORE
+    assert all(part.pid and part.uptime_seconds >= 0 for part in state.parts)
 
 
 def test_a_second_up_changes_nothing_and_is_quick(running):
@@ -175,9 +175,9 @@ def test_the_doctor_finds_nothing_wrong(running):
 
 
 def test_logs_shows_the_end_of_each_part(running):
-    found = logs(running.home, num_lines=5)
-    assert set(CORE) <= set(found)
-    assert all(len(lines) <= 5 for lines in found.values())
+    ends = logs(running.home, num_lines=5)
+    assert set(CORE) <= set(ends)
+    assert all(len(lines) <= 5 for lines in ends.values())
 
 
 def test_two_ups_at_once_both_end_well(running):
@@ -248,7 +248,7 @@ def test_up_after_everything_was_killed_at_once(running):
 @pytest.mark.parametrize(("how", "after_seconds"), [(signal.SIGKILL, 0.5), (signal.SIGINT, 3.0), (signal.SIGKILL, 8.0)])
 def test_an_interrupted_first_up_goes_on(how, after_seconds):
     home = Path(tempfile.mkdtemp(prefix="dethrone-cut-")).resolve()
-    one = Stack(home)
+    cut = Stack(home)
     code = (
         "import os, signal, sys; from pathlib import Path; from pipeline_tasks.stack import lifecycle\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored\n"
@@ -259,13 +259,13 @@ def test_an_interrupted_first_up_goes_on(how, after_seconds):
         time.sleep(after_seconds)
         first.send_signal(how)
         first.wait(timeout=30)
-        one.up()
+        cut.up()
         assert status(home).healthy
     finally:
         first.kill()
         first.wait()
-        one.down()
-        left = one.processes()
+        cut.down()
+        left = cut.processes()
         shutil.rmtree(home)
         assert left == []
 

@@ -66,10 +66,10 @@ class Prediction:
             confidence=float(body["confidence"]),
             business_label=body.get("business_label", body["label"]),
             abstained=bool(body.get("abstained", False)),
-            top=tuple(Candidate(str(one["label"]), float(one["confidence"])) for one in body["top"]),
+            top=tuple(Candidate(str(candidate["label"]), float(candidate["confidence"])) for candidate in body["top"]),
             needs_review=bool(body["needs_review"]),
             answered_by=body.get("answered_by"),
-            nodes=tuple(_node(one) for one in body.get("nodes", ())),
+            nodes=tuple(_node(node) for node in body.get("nodes", ())),
         )
 
 
@@ -160,8 +160,8 @@ class ProjectStatus:
     @classmethod
     def from_json(cls, body: Json) -> ProjectStatus:
         deployments = tuple(
-            Deployment(str(one["deployment_id"]), str(one["model_version"]), int(one["weight"]))
-            for one in body["deployments"]
+            Deployment(str(deployment["deployment_id"]), str(deployment["model_version"]), int(deployment["weight"]))
+            for deployment in body["deployments"]
         )
         return cls(
             project=str(body["project"]),
