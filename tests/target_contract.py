@@ -1,4 +1,4 @@
-"""What every deployment target does, on a tiny HTTP server in place of a bento; one subclass per target."""
+"""The contract of a deployment target, on a tiny HTTP server in place of a bento; one subclass per target."""
 
 from __future__ import annotations
 

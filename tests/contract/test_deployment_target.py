@@ -1,4 +1,4 @@
-"""What every deployment target promises, on the process target and on Kubernetes (a fake API server) alike."""
+"""The contract of a deployment target, on the process target and on Kubernetes (a fake API server) alike."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""What every LabelingTool does, the fake and Label Studio alike."""
+"""The contract of a LabelingTool, the fake and Label Studio alike."""
 
 import base64
 import contextlib
@@ -345,7 +345,7 @@ def test_a_project_shows_items_by_a_key_that_reads_nothing_else(server, tmp_path
         )
 
         def seen():
-            """What Label Studio makes of each task's address, for an administrator."""
+            """Return the bytes that Label Studio resolves each task's address to, for an administrator."""
             client = httpx.Client(base_url=server.url, headers={"Authorization": f"Token {server.token}"})
             uris = [base64.urlsafe_b64encode(task.data["image"].encode()).decode() for task in shown]
             return [

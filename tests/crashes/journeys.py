@@ -1,4 +1,4 @@
-"""What an installation lives through from its first image to its third champion, one task or command a step.
+"""An installation's steps from its first image to its third champion, one task or command each.
 
 Steps of people (answers, new images, a lost disk) happen between the tasks and are not killed.
 """

@@ -55,7 +55,7 @@ class Calm:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Left:
-    """What a step left that was killed at a point and run again."""
+    """The state after a step that was killed at a point and run again."""
 
     step: str
     point: str

@@ -49,7 +49,7 @@ ENVIRONMENT = {
 
 
 class Supervisor:
-    """What a supervisor runs, in a file."""
+    """The programs of a supervisor, in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -182,7 +182,7 @@ class World:
         )
 
     def results(self) -> dict[str, dict]:
-        """What each task returned, as Airflow keeps it: written when the task has ended."""
+        """Return each task's result, as Airflow keeps it: written when the task has ended."""
         path = self.folder / "results.json"
         return json.loads(path.read_text()) if path.exists() else {}
 

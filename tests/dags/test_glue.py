@@ -1,4 +1,4 @@
-"""What the glue makes of parameters, results and people's answers, through Airflow's own rendering and operator."""
+"""Parameters, results and people's answers in the glue, through Airflow's own rendering and operator."""
 
 import datetime as dt
 import json

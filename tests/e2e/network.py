@@ -38,7 +38,7 @@ class Namespace:
 
     @property
     def inside(self) -> tuple[str, ...]:
-        """What stands before a command that shall run in here."""
+        """The words before a command that make it run in this namespace."""
         return ("ip", "netns", "exec", self.name)
 
     def reaches(self, host: str, port: int) -> bool:

@@ -1,4 +1,4 @@
-"""What must hold of each recipe before any training: shapes, ranges, and that it can learn eight rows by heart."""
+"""Each recipe before any training: shapes, ranges, and that it can learn eight rows by heart."""
 
 from __future__ import annotations
 

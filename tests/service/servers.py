@@ -115,7 +115,7 @@ def serving(target: str, *, home: Path, environment: dict[str, str], cwd: Path =
 
 
 def gateway_environment(home: Path, **more: str) -> dict[str, str]:
-    """What the gateway is given in tests: a fast shipping interval, and a store that is not there."""
+    """The gateway's environment in tests: a fast shipping interval, and a store that is not there."""
     return {
         "DETHRONE_HOME": str(home),
         "BENTOML_HOME": str(home / "bentoml"),

@@ -19,7 +19,7 @@ GOOD = {"asked": 900}
 
 
 class Killed(BaseException):
-    """What kill -9 does, without a second process: nothing after it runs."""
+    """The effect of kill -9 without a second process: nothing after it runs."""
 
 
 class Gateway(Follower):

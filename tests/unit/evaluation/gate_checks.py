@@ -1,4 +1,4 @@
-"""What the gate promises, as functions of its modules: the original passes each, a mutant fails the one it breaks."""
+"""The promises of the gate, as functions of its modules: the original passes each, a mutant fails the one it breaks."""
 
 import dataclasses
 import datetime as dt

@@ -1,4 +1,4 @@
-"""What could be broken in the gate: the fragment, what takes its place, and the promise that no longer holds."""
+"""Mutations of the gate: the fragment, its replacement, and the promise that no longer holds."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from tests.unit.evaluation import gate_checks as check
 
 @dataclasses.dataclass(frozen=True)
 class Mutation:
-    """What is broken, where, and the check that has to notice."""
+    """A fragment of a file, its broken replacement, and the check that has to notice."""
 
     name: str
     module: str

@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class NodeAnswer:
-    """What one node of a composed project said."""
+    """The answer of a node of a composed project."""
 
     node: str
     project: str
@@ -102,7 +102,7 @@ class Accepted:
 
 @dataclasses.dataclass(frozen=True)
 class Review:
-    """Whether people were asked about a prediction, and what they said."""
+    """The state of people's review of a prediction, and their answer."""
 
     state: Literal["none", "not_asked", "asked", "answered", "disputed", "catalog_away"]
     label: str | None
@@ -116,7 +116,7 @@ class Review:
 
 @dataclasses.dataclass(frozen=True)
 class PredictionStatus:
-    """What the gateway knows of a prediction."""
+    """The gateway's record of a prediction."""
 
     prediction_id: str
     project: str
@@ -149,7 +149,7 @@ class Deployment:
 
 @dataclasses.dataclass(frozen=True)
 class ProjectStatus:
-    """What serves now."""
+    """The versions of a project that serve now."""
 
     project: str
     generation: int
