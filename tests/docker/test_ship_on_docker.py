@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "image/png"}
 LIST_PACKAGES = """
 import importlib.metadata as m
-print(*(f"{one.name}=={one.version}" for one in m.distributions(path=["/opt/serving"])))
+print(*(f"{package.name}=={package.version}" for package in m.distributions(path=["/opt/serving"])))
 """
 POINTS = (
     "release.push.after",
