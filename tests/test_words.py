@@ -23,6 +23,7 @@ HELD = (
     "benchmarks",
     "dags",
     "data_checks",
+    "requirements",
 )
 FILES = [path for folder in HELD for path in sorted((ROOT / folder).rglob("*.py"))]
 # Of tests and clients, names and docstrings are held; a test may have a class of the name that another one has.
