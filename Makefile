@@ -113,13 +113,13 @@ test-gpu: .venv/.installed-dev ## those that need a GPU
 	$(BIN)/pytest -m gpu $(or $(FILES),tests/unit) $(PYTEST_ARGS)
 
 test-docker: .venv/.installed-dev ## those that take a Docker engine
-	$(BIN)/pytest -m docker $(FILES) $(PYTEST_ARGS)
+	$(BIN)/pytest -m docker $(or $(FILES),tests/docker tests/unit/stack) $(PYTEST_ARGS)
 
 test-servers: .venv/.installed-dev .venv-label-studio/.installed ## those that start servers, one after the other
 	$(BIN)/pytest -m "(integration or slow) and not docker and not e2e" $(addprefix --ignore ,$(SIDE_BY_SIDE)) $(FILES) $(PYTEST_ARGS)
 
 test-loop: .venv/.installed-dev .venv-label-studio/.installed ## the whole loop on the whole stack
-	$(BIN)/pytest -m e2e $(FILES) $(PYTEST_ARGS)
+	$(BIN)/pytest -m e2e $(or $(FILES),tests/e2e) $(PYTEST_ARGS)
 
 test-compose: .venv/.installed-dev ## the production stack of docker-compose.yml, built and started as a whole; not in CI
 	$(BIN)/pytest -m compose tests/compose $(PYTEST_ARGS)

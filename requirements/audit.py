@@ -55,8 +55,8 @@ def check(asked: argparse.Namespace, *, today: dt.date) -> int:
         | known.installed()
         | known.installed(StackLayout(home=ROOT, root=ROOT).label_studio_packages)
     )
-    found = known.holes(versions, stored)
-    opened = known.unaccepted(found, accepted, today=today)
+    holes = known.holes(versions, stored)
+    opened = known.unaccepted(holes, accepted, today=today)
     named = {entry.package for entry in stored.entries}
     print(f"{known.age_said(stored, today=today)}, from {stored.source}")
     packages = {name for name, _ in versions}
@@ -65,8 +65,8 @@ def check(asked: argparse.Namespace, *, today: dt.date) -> int:
         f"not looked at: {npm_packages(ROOT / NPM)} npm packages that build {NPM}, which the list does not name: "
         f"npm audit --prefix {NPM}"
     )
-    reasons = {known.Hole(one.package, one.version, one.id): one for one in accepted}
-    for hole in found:
+    reasons = {known.Hole(acceptance.package, acceptance.version, acceptance.id): acceptance for acceptance in accepted}
+    for hole in holes:
         if hole not in opened:
             print(f"accepted until {reasons[hole].until}: {hole}: {reasons[hole].reason}")
     wrong = [f"{hole}: take a newer version, or accept it in {asked.accepted.name} with a reason" for hole in opened]
@@ -87,9 +87,9 @@ def check(asked: argparse.Namespace, *, today: dt.date) -> int:
 def refresh(asked: argparse.Namespace) -> int:
     """Write the list of the locked packages, and of those with holes that everybody knows, from OSV records."""
     packages = {name for name, _ in known.locked(asked.locks.glob("*.lock"))} | set(known.PLANTED)
-    found = known.reduced(records(asked.source), packages=packages, source=asked.source, license=LICENSE)
-    asked.list.write_text(known.as_text(found), encoding="utf-8")
-    print(f"{asked.list}: {known.age_said(found, today=dt.datetime.now(dt.UTC).date())}")
+    reduced = known.reduced(records(asked.source), packages=packages, source=asked.source, license=LICENSE)
+    asked.list.write_text(known.as_text(reduced), encoding="utf-8")
+    print(f"{asked.list}: {known.age_said(reduced, today=dt.datetime.now(dt.UTC).date())}")
     return 0
 
 
@@ -136,11 +136,11 @@ def _of_zip(source: Any) -> Iterator[dict[str, Any]]:
 
 def _of_text(data: bytes) -> Iterator[dict[str, Any]]:
     try:
-        found = json.loads(data) if data.lstrip().startswith(b"{") else yaml.load(data, Loader=yaml.CSafeLoader)
+        record = json.loads(data) if data.lstrip().startswith(b"{") else yaml.load(data, Loader=yaml.CSafeLoader)
     except (ValueError, yaml.YAMLError):
         return
-    if isinstance(found, dict) and {"id", "modified"} <= set(found):
-        yield found | {"modified": str(found["modified"])}
+    if isinstance(record, dict) and {"id", "modified"} <= set(record):
+        yield record | {"modified": str(record["modified"])}
 
 
 def _parser() -> argparse.ArgumentParser:

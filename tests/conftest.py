@@ -70,6 +70,21 @@ def label_studio_server():
         yield server
 
 
+@pytest.fixture(scope="session")
+def stub_gateway(tmp_path_factory):
+    """A real gateway as it is by itself, with a stub of a model behind it, for the whole run (marker `integration`)."""
+    from pipeline_tasks.contracts import RouteEntry
+    from tests.service.servers import StubInference
+    from tests.service.test_gateway_served import Stack, follows
+
+    stack, stub = Stack(tmp_path_factory.mktemp("stub-gateway")), StubInference(version="A")
+    stack.route(RouteEntry("dA", "A", stub.url, 100))
+    with stack.gateway() as served:
+        follows(served.url, 1)
+        yield served
+    stub.stop()
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
 def catalog_url(request, tmp_path) -> str:
     """The URL of an empty database of each kind, without tables."""

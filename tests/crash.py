@@ -46,10 +46,10 @@ def crash_everywhere(
 ) -> None:
     """For each point: a new world, a run that dies there, a run that must end well, and the test's own check."""
     for point in points:
-        one = world()
-        crash_at(point, run, one)
-        run_in_child(run, one)
-        check(one)
+        state = world()
+        crash_at(point, run, state)
+        run_in_child(run, state)
+        check(state)
 
 
 def _child(

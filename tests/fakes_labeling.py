@@ -81,8 +81,8 @@ class FakeLabelStudio:
         shown = []
         for task in self.tasks_of(project_id):
             given = self._of_task(task["id"])
-            num_people = len({one["by"] for one in given if not one["cancelled"]})
-            if num_people < task["people"] and person not in {one["by"] for one in given}:
+            num_people = len({answer["by"] for answer in given if not answer["cancelled"]})
+            if num_people < task["people"] and person not in {answer["by"] for answer in given}:
                 shown.append(task["data"]["item_id"])
         return shown
 
@@ -121,17 +121,17 @@ class FakeLabelStudio:
 
     def project(self, project_id: int) -> LabelingProject:
         self._before("project")
-        found = self._project(project_id)
-        return LabelingProject(project_id, found["title"], found["description"], found["label_config"])
+        stored = self._project(project_id)
+        return LabelingProject(project_id, stored["title"], stored["description"], stored["label_config"])
 
     def find_project(self, mark: str) -> LabelingProject | None:
         self._before("find_project")
-        ids = [one["id"] for one in self.state["projects"].values() if mark in one["description"]]
+        ids = [row["id"] for row in self.state["projects"].values() if mark in row["description"]]
         return self.project(min(ids)) if ids else None
 
     def create_project(self, *, mark: str, title: str, **settings) -> int:
         self._before("create_project")
-        same = [one["id"] for one in self.state["projects"].values() if mark in one["description"]]
+        same = [row["id"] for row in self.state["projects"].values() if mark in row["description"]]
         project_id = min(same) if same else self._new_id()
         self.state["projects"].setdefault(str(project_id), {"id": project_id, "title": title, **settings})
         self._after("create_project")
@@ -168,7 +168,7 @@ class FakeLabelStudio:
                 "id": task_id,
                 "project": project_id,
                 "data": {**task.data, "item_id": task.item_id},
-                "predictions": [dict(one) for one in task.predictions],
+                "predictions": [dict(prediction) for prediction in task.predictions],
                 "people": self._project(project_id)["annotators_per_item"],
                 "changed_at": None,
             }
@@ -184,12 +184,12 @@ class FakeLabelStudio:
         self._before("task_ids")
         self._project(project_id)
         wanted = None if item_ids is None else set(item_ids)
-        found: dict[str, list[int]] = {}
+        ids_by_item: dict[str, list[int]] = {}
         for task in self.tasks_of(project_id):
             item_id = str(task["data"].get("item_id", ""))
             if wanted is None or item_id in wanted:
-                found.setdefault(item_id, []).append(task["id"])
-        return {item_id: sorted(ids) for item_id, ids in found.items()}
+                ids_by_item.setdefault(item_id, []).append(task["id"])
+        return {item_id: sorted(ids) for item_id, ids in ids_by_item.items()}
 
     def task_data(self, project_id: int, task_id: int) -> dict:
         self._before("task_data")
@@ -204,8 +204,8 @@ class FakeLabelStudio:
         self._before("delete_tasks")
         gone = set(task_ids)
         mine = {task["id"] for task in self.tasks_of(project_id)} & gone
-        self.state["tasks"] = {key: one for key, one in self.state["tasks"].items() if one["id"] not in mine}
-        kept = {key: one for key, one in self.state["annotations"].items() if one["task"] not in mine}
+        self.state["tasks"] = {key: task for key, task in self.state["tasks"].items() if task["id"] not in mine}
+        kept = {key: answer for key, answer in self.state["annotations"].items() if answer["task"] not in mine}
         self.state["annotations"] = kept
         self._after("delete_tasks")
 
@@ -219,8 +219,8 @@ class FakeLabelStudio:
             tasks = [task for task in tasks if task["id"] in set(task_ids)]
         elif updated_since is not None:
             tasks = [task for task in tasks if dt.datetime.fromisoformat(task["changed_at"]) >= updated_since]
-        for task in sorted(tasks, key=lambda one: one["changed_at"]):
-            yield from (self._annotation(task, one) for one in self._of_task(task["id"]))
+        for task in sorted(tasks, key=lambda row: row["changed_at"]):
+            yield from (self._annotation(task, answer) for answer in self._of_task(task["id"]))
 
     def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
         self._before("annotated_tasks")
@@ -251,20 +251,20 @@ class FakeLabelStudio:
         return self.state["projects"][str(project_id)]
 
     def _of_task(self, task_id: int) -> list[dict]:
-        return [one for one in self.state["annotations"].values() if one["task"] == task_id]
+        return [answer for answer in self.state["annotations"].values() if answer["task"] == task_id]
 
-    def _annotation(self, task: dict, one: dict) -> LabelingAnnotation:
-        created_at = dt.datetime.fromisoformat(one["created_at"])
+    def _annotation(self, task: dict, answer: dict) -> LabelingAnnotation:
+        created_at = dt.datetime.fromisoformat(answer["created_at"])
         return LabelingAnnotation(
-            annotation_id=f"{one['id']}@{_stamp(one)}",
+            annotation_id=f"{answer['id']}@{_stamp(answer)}",
             task_id=task["id"],
             item_id=str(task["data"].get("item_id", "")),
-            annotator=one["by"],
-            result=tuple(one["result"]),
-            cancelled=one["cancelled"],
+            annotator=answer["by"],
+            result=tuple(answer["result"]),
+            cancelled=answer["cancelled"],
             lead_time_seconds=1.0,
             created_at=created_at,
-            updated_at=dt.datetime.fromisoformat(one["updated_at"]),
+            updated_at=dt.datetime.fromisoformat(answer["updated_at"]),
         )
 
     def _new_id(self) -> int:

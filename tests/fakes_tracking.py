@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclasses.dataclass
 class FakeRun:
-    """What a stage told the tracker about one run."""
+    """The calls of a stage to the tracker, of one run."""
 
     run_id: str
     project: str

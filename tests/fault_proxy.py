@@ -233,7 +233,7 @@ def _flipped(body: bytes, at: int) -> bytes:
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Close with RST instead of FIN."""
-    found = writer.get_extra_info("socket")
-    if found is not None:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection = writer.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

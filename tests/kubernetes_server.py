@@ -53,34 +53,34 @@ class Cluster:
                 if not any(field in fields for other, fields in owners.items() if other != manager):
                     merged.pop(field, None)
             merged |= wanted
-            found = unflat(merged)
+            applied = unflat(merged)
             try:
-                kubernetes_validate.validate(found, VERSION, strict=True)
+                kubernetes_validate.validate(applied, VERSION, strict=True)
             except kubernetes_validate.ValidationError as error:
                 return 422, status(422, f"{error.message} at {list(error.path)}")
             for other, fields in owners.items():
                 if other != manager:
                     fields -= {field for field in wanted if flat(current).get(field) != wanted[field]}
             owners[manager] = set(wanted)
-            return self._store(path, found, current)
+            return self._store(path, applied, current)
 
-    def _store(self, path, found, current):
-        meta = found["metadata"]
+    def _store(self, path, applied, current):
+        meta = applied["metadata"]
         old = current.get("metadata", {})
         self._version += 1
-        changed = found.get("spec") != current.get("spec")
+        changed = applied.get("spec") != current.get("spec")
         meta["generation"] = old.get("generation", 0) + changed
         meta["uid"] = old.get("uid", f"uid-{self._version}")
-        meta["resourceVersion"] = str(self._version) if found != current else old.get("resourceVersion")
+        meta["resourceVersion"] = str(self._version) if applied != current else old.get("resourceVersion")
         if "status" in current:
-            found["status"] = current["status"]
-        self.objects[path] = found
-        return (200 if current else 201), found
+            applied["status"] = current["status"]
+        self.objects[path] = applied
+        return (200 if current else 201), applied
 
     def select(self, path, selector):
         wanted = dict(part.split("=", 1) for part in selector.split(",") if part)
-        found = [one for key, one in sorted(self.objects.items()) if key.rpartition("/")[0] == path]
-        return [one for one in found if wanted.items() <= one["metadata"].get("labels", {}).items()]
+        objects = [body for key, body in sorted(self.objects.items()) if key.rpartition("/")[0] == path]
+        return [body for body in objects if wanted.items() <= body["metadata"].get("labels", {}).items()]
 
     def fail_or(self, action, *arguments):
         """Do it, unless the test wants the next answer to be an error."""
@@ -89,14 +89,14 @@ class Cluster:
     # What the controllers would do.
 
     def deployment(self, name):
-        (found,) = [one for key, one in self.objects.items() if key.endswith(f"/deployments/{name}")]
-        return found
+        (deployment,) = [body for key, body in self.objects.items() if key.endswith(f"/deployments/{name}")]
+        return deployment
 
     def become_ready(self, name, *, replicas=1):
-        found = self.deployment(name)
-        found["spec"].setdefault("replicas", replicas)
-        found["status"] = {
-            "observedGeneration": found["metadata"]["generation"],
+        deployment = self.deployment(name)
+        deployment["spec"].setdefault("replicas", replicas)
+        deployment["status"] = {
+            "observedGeneration": deployment["metadata"]["generation"],
             "readyReplicas": replicas,
             "updatedReplicas": replicas,
         }
@@ -104,8 +104,8 @@ class Cluster:
     def add_pod(self, name, *, namespace="serving", log="", **container):
         path = f"/api/v1/namespaces/{namespace}/pods/{name}-x1"
         labels = self.deployment(name)["spec"]["template"]["metadata"]["labels"]
-        found = {"phase": "Pending", "containerStatuses": [{"name": "inference", "restartCount": 0, **container}]}
-        self.objects[path] = {"metadata": {"name": f"{name}-x1", "labels": labels}, "status": found}
+        state = {"phase": "Pending", "containerStatuses": [{"name": "inference", "restartCount": 0, **container}]}
+        self.objects[path] = {"metadata": {"name": f"{name}-x1", "labels": labels}, "status": state}
         self.logs[path] = log
         return path
 
@@ -113,10 +113,10 @@ class Cluster:
 def flat(value, prefix=()):
     """Return every leaf by its path; a list of named things counts by its names, any other is one leaf."""
     if isinstance(value, dict) and (value or not prefix):
-        return {k: v for key, one in value.items() for k, v in flat(one, (*prefix, key)).items()}
+        return {k: v for key, child in value.items() for k, v in flat(child, (*prefix, key)).items()}
     key = LIST_KEYS.get(prefix[-1]) if prefix else None
-    if isinstance(value, list) and value and key and all(isinstance(one, dict) and key in one for one in value):
-        return {k: v for one in value for k, v in flat(one, (*prefix, (key, one[key]))).items()}
+    if isinstance(value, list) and value and key and all(isinstance(part, dict) and key in part for part in value):
+        return {k: v for part in value for k, v in flat(part, (*prefix, (key, part[key]))).items()}
     return {prefix: copy.deepcopy(value)}
 
 
@@ -134,8 +134,8 @@ def rebuilt(value):
     if not isinstance(value, dict):
         return value
     if value and all(isinstance(key, tuple) for key in value):
-        return [{**rebuilt(one), key[0]: key[1]} for key, one in value.items()]
-    return {key: rebuilt(one) for key, one in value.items()}
+        return [{**rebuilt(child), key[0]: key[1]} for key, child in value.items()]
+    return {key: rebuilt(child) for key, child in value.items()}
 
 
 def status(code, message):
@@ -163,9 +163,9 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(*self.cluster.fail_or(self.delete, where))
 
     def where(self):
-        found = urlsplit(self.path)
-        self.cluster.calls.append((self.command, found.path))
-        return found.path, {key: values[0] for key, values in parse_qs(found.query).items()}
+        url = urlsplit(self.path)
+        self.cluster.calls.append((self.command, url.path))
+        return url.path, {key: values[0] for key, values in parse_qs(url.query).items()}
 
     def apply(self, where, body):
         path, query = where

@@ -50,11 +50,11 @@ NOTES = [
 
 def texts_of(case: Case) -> list[tuple[str, str, str]]:
     """Return code, digest and reason of what was refused."""
-    return [(one.code, one.digest, one.reason) for one in case.items.quarantined(NAME)]
+    return [(entry.code, entry.digest, entry.reason) for entry in case.items.quarantined(NAME)]
 
 
 def codes_of(case: Case) -> list[str]:
-    return sorted(one.code for one in case.items.quarantined(NAME))
+    return sorted(entry.code for entry in case.items.quarantined(NAME))
 
 
 def content_of(number: int) -> bytes:

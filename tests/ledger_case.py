@@ -123,7 +123,7 @@ def faults_of(database: Database, store: ObjectStore):
     """Return a call that tells what `dethrone verify` says of the ledger."""
 
     def call(*, anchors=None, deep=True):
-        found = check(database, store, now=minutes(60), anchors=anchors, deep=deep)
-        return [one.message for one in found if one.invariant == "I10"]
+        violations = check(database, store, now=minutes(60), anchors=anchors, deep=deep)
+        return [violation.message for violation in violations if violation.invariant == "I10"]
 
     return call

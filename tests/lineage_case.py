@@ -112,8 +112,8 @@ class Past:
         decided = self.datasets.decided(self.project, split)
         wanted = [
             row
-            for row, one in enumerate(decided["item_id"].to_pylist())
-            if one in {item_id(number) for number in numbers}
+            for row, row_id in enumerate(decided["item_id"].to_pylist())
+            if row_id in {item_id(number) for number in numbers}
         ]
         return manifest.build_manifest(decided.take(pa.array(wanted, pa.int64())))
 

@@ -11,7 +11,7 @@ from pipeline_tasks.models.registry import FoundRecipe
 
 
 def config_of(
-    found: FoundRecipe,
+    recipe_code: FoundRecipe,
     *,
     recipe: str,
     params: Mapping[str, Any],
@@ -26,12 +26,12 @@ def config_of(
         project=project,
         version=version,
         recipe=recipe,
-        recipe_digest=found.code_digest,
-        recipe_source=found.own_source,
+        recipe_digest=recipe_code.code_digest,
+        recipe_source=recipe_code.own_source,
         params=params,
         classes=classes,
-        preprocessing=found.recipe.preprocessing(params),
-        signature=found.recipe.signature(params, len(classes)),
+        preprocessing=recipe_code.recipe.preprocessing(params),
+        signature=recipe_code.recipe.signature(params, len(classes)),
         snapshot_id="s1",
         training_key="k1",
         warm_start=None,

@@ -28,12 +28,12 @@ def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
     """Return ports of an address that were free a moment ago."""
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind((host, 0))
-        return [one.getsockname()[1] for one in sockets]
+        for bound in sockets:
+            bound.bind((host, 0))
+        return [bound.getsockname()[1] for bound in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for bound in sockets:
+            bound.close()
 
 
 def wait_until(ready, *, timeout_seconds: float, what: str) -> None:
@@ -56,9 +56,9 @@ def answers(url: str) -> bool:
 
 def postgres_bin() -> Path | None:
     """Return the folder of initdb and pg_ctl, or None where PostgreSQL is not installed."""
-    found = shutil.which("initdb")
-    if found:
-        return Path(found).parent
+    program = shutil.which("initdb")
+    if program:
+        return Path(program).parent
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     return folders[-1] if folders else None
 

@@ -1,4 +1,4 @@
-"""What every deployment target does, on a tiny HTTP server in place of a bento; one subclass per target."""
+"""The contract of a deployment target, on a tiny HTTP server in place of a bento; one subclass per target."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class TargetContract:
         raise NotImplementedError
 
     def test_a_deployment_answers_with_its_own_environment(self, target):
-        one, two = begin(target, "d1", ANSWER="one"), begin(target, "d2", ANSWER="two")
-        assert (get(one), get(two)) == ("one", "two")
+        first, second = begin(target, "d1", ANSWER="one"), begin(target, "d2", ANSWER="two")
+        assert (get(first), get(second)) == ("one", "two")
         assert target.list() == {"d1": self.running, "d2": self.running}
 
     def test_a_second_start_adopts_the_running_server(self, target):

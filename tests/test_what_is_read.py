@@ -53,15 +53,15 @@ def models_of(kind: type[BaseModel], seen: set[type[BaseModel]] | None = None) -
     if kind not in seen:
         seen.add(kind)
         for field in kind.model_fields.values():
-            for found in models_in(field.annotation):
-                models_of(found, seen)
+            for model in models_in(field.annotation):
+                models_of(model, seen)
     return seen
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         return [annotation] if issubclass(annotation, BaseModel) else []
-    return [found for one in typing.get_args(annotation) for found in models_in(one)]
+    return [model for argument in typing.get_args(annotation) for model in models_in(argument)]
 
 
 PROJECT_KEYS = sorted(
@@ -108,7 +108,7 @@ def calls_of(tree: ast.AST, name: str) -> list[ast.Call]:
 
 
 def keywords(call: ast.Call) -> dict[str, ast.expr]:
-    return {one.arg: one.value for one in call.keywords if one.arg}
+    return {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
 
 
 DAGS = sorted(path for path in SOURCES if path.parent.name == "dags")
@@ -150,7 +150,9 @@ def test_the_approvals_form_is_read():
 
 
 def flags() -> list[tuple[str, str, str]]:
-    (actions,) = [one for one in cli_main.build_parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    (actions,) = [
+        action for action in cli_main.build_parser()._actions if isinstance(action, argparse._SubParsersAction)
+    ]
     return [
         (name, action.dest, inspect.getmodule(parser.get_default("command")).__name__)
         for name, parser in actions.choices.items()

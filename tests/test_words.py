@@ -23,10 +23,13 @@ HELD = (
     "benchmarks",
     "dags",
     "data_checks",
+    "requirements",
 )
 FILES = [path for folder in HELD for path in sorted((ROOT / folder).rglob("*.py"))]
-# Tests, of which the variables are held.
-TESTS = [path for folder in ("tests/reported", "tests/unit") for path in sorted((ROOT / folder).rglob("*.py"))]
+# Of tests and clients, names and docstrings are held; a test may have a class of the name that another one has.
+TESTS = [path for folder in ("tests", "clients/python") for path in sorted((ROOT / folder).rglob("*.py"))]
+# Code that is imported together. The client is a package of its own, and names answers as the gateway's API does.
+PACKAGES = (("bento_services", "dags", "data_checks", "pipeline_tasks"), ("clients/python/src",))
 NO_NOUN = {"one", "found"}
 COMPONENT = re.compile(r"(Who|What|Whether|Which|How|Where|That|If)\b")
 CITED_ID = re.compile(r"\b(?:SEC-[A-Z]\d|(?:reports?|rows?|reliability) [A-Z]\d{1,2}\b)|^[A-H]\d{1,2}: ")
@@ -60,16 +63,17 @@ def test_a_variable_is_named_by_a_noun():
 def test_a_docstring_begins_with_what_the_thing_is():
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {text[:40]}"
-        for path in FILES
+        for path in (*FILES, *TESTS)
         for text, line in docstrings(ast.parse(path.read_text()))
         if COMPONENT.match(text)
     ]
     assert wrong == []
 
 
-def test_no_two_public_classes_have_one_name():
+@pytest.mark.parametrize("folders", PACKAGES, ids=" ".join)
+def test_no_two_public_classes_of_a_package_have_one_name(folders):
     places: dict[str, list[str]] = {}
-    for path in tracked(*(f"{folder}/*.py" for folder in ("bento_services", "dags", "data_checks", "pipeline_tasks"))):
+    for path in tracked(*(f"{folder}/*.py" for folder in folders)):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class WandbServer:
-    """What has arrived: history lines by run id, and the names of the operations that were asked for."""
+    """A server in a thread, with the history lines by run id and the names of the operations that arrived."""
 
     def __init__(self, *, unauthorized: bool = False) -> None:
         self.history: dict[str, list[dict[str, Any]]] = {}

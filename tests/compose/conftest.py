@@ -44,13 +44,13 @@ def stack(tmp_path_factory):
         pytest.skip(f"not installed, or not root: {', '.join(missing) or 'root'}")
     folder = tmp_path_factory.mktemp("compose")
     engine = PrivateEngine()
-    one = ComposeStack(folder, engine=engine)
+    composed = ComposeStack(folder, engine=engine)
     try:
-        one.photo = write_project(one.projects / "fashion")
-        one.build()
-        one.up()
-        one.push_serving_base()
-        yield one
+        composed.photo = write_project(composed.projects / "fashion")
+        composed.build()
+        composed.up()
+        composed.push_serving_base()
+        yield composed
     finally:
-        one.down()
+        composed.down()
         engine.stop()

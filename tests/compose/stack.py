@@ -46,7 +46,8 @@ NETWORKS = "10.213.0.0/19"
 # What an engine does that may change the firewall: a network's containers reach each other and no other network.
 # One that ran before may have left `DROP` behind, and bridges ask the same chain.
 WITHIN = [
-    ["--source", one, "--destination", one, "--jump", "ACCEPT"] for one in (f"10.213.{n}.0/24" for n in range(32))
+    ["--source", subnet, "--destination", subnet, "--jump", "ACCEPT"]
+    for subnet in (f"10.213.{n}.0/24" for n in range(32))
 ]
 ELSEWHERE = [[end, NETWORKS, "--jump", "DROP"] for end in ("--source", "--destination")]
 ISOLATED = [["FORWARD", *rule] for rule in (*WITHIN, *ELSEWHERE)]
@@ -159,14 +160,14 @@ class ComposeStack:
 
     def health(self) -> dict[str, str]:
         """Return each container's health by service; what has no check says its state."""
-        found = {}
+        states = {}
         label = "com.docker.compose.project=dethrone-test"
-        for one in self.engine.client.containers.list(all=True, filters={"label": label}, ignore_removed=True):
-            state = one.attrs["State"]
+        for container in self.engine.client.containers.list(all=True, filters={"label": label}, ignore_removed=True):
+            state = container.attrs["State"]
             done = state["Status"] == "exited" and state["ExitCode"] == 0
             said = "done" if done else state.get("Health", {}).get("Status", state["Status"])
-            found[one.labels["com.docker.compose.service"]] = said
-        return found
+            states[container.labels["com.docker.compose.service"]] = said
+        return states
 
     def beside(self, network: str, *names: str) -> dict[str, Any]:
         """Return what a container of one network sees of the services, and of containers of these names."""
@@ -197,8 +198,8 @@ class ComposeStack:
 
     def down(self) -> None:
         """Remove every container and volume; images stay."""
-        for one in self.engine.client.containers.list(all=True, ignore_removed=True):
-            one.remove(force=True, v=True)  # the releases too: they hold the network
+        for container in self.engine.client.containers.list(all=True, ignore_removed=True):
+            container.remove(force=True, v=True)  # the releases too: they hold the network
         self.compose("down", "--volumes", "--timeout", "10", check=False)
 
     def _docker(self, *arguments: str) -> None:
@@ -213,7 +214,7 @@ class ComposeStack:
 def torch_index() -> Iterator[str]:
     """Serve the folder that PIP_FIND_LINKS names as an index of torch's builds; no address where there is none."""
     folder = Path(os.environ.get("PIP_FIND_LINKS", "/nonexistent"))
-    wheels = sorted(one.name for one in folder.glob("torch-*.whl"))
+    wheels = sorted(wheel.name for wheel in folder.glob("torch-*.whl"))
     if not wheels:
         yield ""
         return
@@ -250,8 +251,8 @@ class _Index(SimpleHTTPRequestHandler):
 def until(condition, seconds, what, *, stack, services=()):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(2)
     pytest.fail(f"within {seconds} s: {what}; {stack.health()}\n" + "\n".join(map(stack.logs, services)))
 

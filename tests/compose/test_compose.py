@@ -58,10 +58,10 @@ def test_the_loop_runs_on_the_worker_and_its_champion_answers(stack, airflow):
     def ended():
         runs = [run["dag_run_id"] for run in airflow.runs("fashion__train")]
         results = {run_id: airflow.result("fashion__train", run_id, "finish") or {} for run_id in runs}
-        return next(((run_id, one) for run_id, one in results.items() if one.get("outcome")), None)
+        return next(((run_id, result) for run_id, result in results.items() if result.get("outcome")), None)
 
-    run_id, found = until(ended, 600, "the end of a training run", stack=stack, services=["airflow-worker"])
-    assert found["outcome"] == "promoted", found
+    run_id, result = until(ended, 600, "the end of a training run", stack=stack, services=["airflow-worker"])
+    assert result["outcome"] == "promoted", result
     log = airflow.log("fashion__train", run_id, "train", 1)  # from the worker, through the api-server
     assert "Could not read" not in log
     assert log.count("\n") > 3
@@ -78,17 +78,19 @@ def test_prometheus_finds_the_gateway_and_the_champion_by_itself(stack):
         text = stack.compose(
             "exec", "-T", "prometheus", "wget", "-q", "-O", "-", "http://127.0.0.1:9090/api/v1/targets?state=active"
         )
-        found = json.loads(text)["data"]["activeTargets"]
-        return {one["labels"]["job"]: one for one in found if one["health"] == "up"}
+        listed = json.loads(text)["data"]["activeTargets"]
+        return {target["labels"]["job"]: target for target in listed if target["health"] == "up"}
 
-    found = until(lambda: len(up := targets()) == 3 and up, 120, "three jobs up", stack=stack, services=["prometheus"])
-    assert found["inference"]["labels"]["project"] == "fashion"
+    up_by_job = until(
+        lambda: len(up := targets()) == 3 and up, 120, "three jobs up", stack=stack, services=["prometheus"]
+    )
+    assert up_by_job["inference"]["labels"]["project"] == "fashion"
 
 
 def test_nothing_is_lost_and_a_workers_log_outlives_it(stack, airflow):
     assert "Nothing lost, nothing twice" in stack.compose("exec", "-T", "airflow-worker", "dethrone", "verify")
     stack.compose("up", "--detach", "--no-build", "--no-deps", "--force-recreate", "airflow-worker")
-    (run,) = [one["dag_run_id"] for one in airflow.runs("fashion__ingest") if one["run_type"] == "manual"]
+    (run,) = [row["dag_run_id"] for row in airflow.runs("fashion__ingest") if row["run_type"] == "manual"]
     assert "Could not read" not in airflow.log("fashion__ingest", run, "ingest", 1)
 
 

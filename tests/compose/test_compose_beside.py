@@ -41,17 +41,19 @@ SEEN = {
 
 def champions(stack):
     """Return the names of the containers of releases."""
-    found = stack.engine.client.containers.list(filters={"label": "io.dethrone.project=fashion"}, ignore_removed=True)
-    return [one.name for one in found]
+    containers = stack.engine.client.containers.list(
+        filters={"label": "io.dethrone.project=fashion"}, ignore_removed=True
+    )
+    return [container.name for container in containers]
 
 
 def told(stack, network, *names):
     """Return what is seen in one network: each service's open ports with what they say."""
-    found = stack.beside(network, *names)
-    ports = {name: {} for name in found["services"]}
-    for one in found["ports"]:
-        served = sorted(path for path, status in one["statuses"].items() if status < 300)
-        ports[one["program"]][one["port"]] = (one["protocol"], served)
+    seen = stack.beside(network, *names)
+    ports = {name: {} for name in seen["services"]}
+    for port in seen["ports"]:
+        served = sorted(path for path, status in port["statuses"].items() if status < 300)
+        ports[port["program"]][port["port"]] = (port["protocol"], served)
     return ports
 
 
@@ -65,9 +67,11 @@ def test_h1_from_no_network_of_the_stack_only_the_published_ports_are_reached(st
     """A container on the engine's default bridge: no address of the stack, and of this machine three ports."""
     client = stack.engine.client
     label = {"label": "com.docker.compose.project=dethrone-test"}
-    networks = [one.attrs["NetworkSettings"]["Networks"] for one in client.containers.list(filters=label)]
-    ips = sorted({one["IPAddress"] for found in networks for one in found.values() if one["IPAddress"]})
-    (machine,) = {one["Gateway"] for one in client.networks.get("bridge").attrs["IPAM"]["Config"]}
+    networks = [container.attrs["NetworkSettings"]["Networks"] for container in client.containers.list(filters=label)]
+    ips = sorted(
+        {address["IPAddress"] for attached in networks for address in attached.values() if address["IPAddress"]}
+    )
+    (machine,) = {pool["Gateway"] for pool in client.networks.get("bridge").attrs["IPAM"]["Config"]}
     code = textwrap.dedent(f"""
         import json
         from pipeline_tasks.stack.outside_containers import open_ports
@@ -137,10 +141,10 @@ def test_h1_the_doctor_of_a_container_looks_at_its_neighbours(stack):
     told = stack.compose(
         "--profile", "tools", "run", "--rm", "-T", "tools", "dethrone", "doctor", "--json", check=False
     )
-    checks = {one["name"]: one for one in json.loads(told)["rows"]}
-    found = checks["from beside"]
-    assert found["ok"], found
+    checks = {row["name"]: row for row in json.loads(told)["rows"]}
+    row = checks["from beside"]
+    assert row["ok"], row
     for name in ("postgres", "redis", "s3", "airflow-worker", "label-studio", "gateway"):
-        assert name in found["detail"].partition("; not seen from here: ")[0]
-    assert found["detail"].endswith("not seen from here: airflow-worker-gpu, registry, prometheus, grafana")
+        assert name in row["detail"].partition("; not seen from here: ")[0]
+    assert row["detail"].endswith("not seen from here: airflow-worker-gpu, registry, prometheus, grafana")
     assert "leftovers" not in checks

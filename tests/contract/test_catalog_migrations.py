@@ -143,7 +143,7 @@ def test_a_schema_change_is_written_as_a_migration_checked_and_applied(migrated,
 
 def test_items_of_an_older_catalog_have_their_id_as_their_content(catalog_url):
     """Migration of `content_id`: what is there keeps its id, and is found by its content."""
-    revision = next(one for one in migrate._scripts().walk_revisions() if "content_id" in one.path)
+    revision = next(script for script in migrate._scripts().walk_revisions() if "content_id" in script.path)
     with migrate._connection(catalog_url) as connection:
         command.upgrade(migrate._config(connection), revision.down_revision)
         row = {column.name: "x" for column in tables.items.c if column.name != "content_id"}

@@ -1,4 +1,4 @@
-"""What every deployment target promises, on the process target and on Kubernetes (a fake API server) alike."""
+"""The contract of a deployment target, on the process target and on Kubernetes (a fake API server) alike."""
 
 import types
 
@@ -121,12 +121,12 @@ def test_an_id_that_names_nothing_is_refused(place, name):
 def test_every_object_is_applied_and_valid(on_kubernetes):
     start(on_kubernetes, DETHRONE_DEPLOYMENT="fashion-1")
     cluster = on_kubernetes.cluster
-    assert sorted(one["kind"] for one in cluster.objects.values()) == sorted(kind.name for kind in KINDS)
+    assert sorted(body["kind"] for body in cluster.objects.values()) == sorted(kind.name for kind in KINDS)
     spec = cluster.deployment("fashion-1")["spec"]
     assert "replicas" not in spec  # the autoscaler's
     (container,) = spec["template"]["spec"]["containers"]
     assert container["image"] == IMAGE
-    assert {one["name"]: one["value"] for one in container["env"]} == {
+    assert {variable["name"]: variable["value"] for variable in container["env"]} == {
         "DETHRONE_DEPLOYMENT": "fashion-1",
         "DETHRONE_TUNING": "{}",
         "OMP_NUM_THREADS": "1",
@@ -163,7 +163,7 @@ def test_a_variable_that_is_not_wanted_any_more_is_removed(on_kubernetes):
     start(on_kubernetes, EXTRA="1")
     start(on_kubernetes)
     (container,) = on_kubernetes.cluster.deployment("fashion-1")["spec"]["template"]["spec"]["containers"]
-    assert "EXTRA" not in {one["name"] for one in container["env"]}
+    assert "EXTRA" not in {variable["name"] for variable in container["env"]}
 
 
 def test_what_somebody_else_changed_is_not_overwritten(on_kubernetes):

@@ -23,10 +23,10 @@ HOUR = dt.timedelta(hours=1)
 
 @pytest.fixture
 def case(database):
-    found = Case(database, FakeLabelStudio())
-    found.disputes = DisputeRepository(database)
-    found.fence = database.acquire("test", Attempt("run", "test"), now=NOW)
-    return found
+    built = Case(database, FakeLabelStudio())
+    built.disputes = DisputeRepository(database)
+    built.fence = database.acquire("test", Attempt("run", "test"), now=NOW)
+    return built
 
 
 def decision(item_id, status="disputed", *, version=1, method="consensus", at=NOW):
@@ -55,17 +55,17 @@ def test_a_disputed_items_task_stays_open_and_is_closed_and_opened_again(case):
     case.labels.request_unlabeled(NAME, now=NOW)
     case.labels.mark_pushed(NAME, {asked: 11, other: 13}, ls_project_id=5, now=NOW)
     commit(case, decision(asked), decision(closed), decision(other, "decided"), kept_open=[asked])
-    found = {one.item_id: one for one in case.disputes.disputed(NAME, "exam")}
-    assert {item_id: (one.is_open, one.ls_task_id) for item_id, one in found.items()} == {
+    disputed = {dispute.item_id: dispute for dispute in case.disputes.disputed(NAME, "exam")}
+    assert {item_id: (dispute.is_open, dispute.ls_task_id) for item_id, dispute in disputed.items()} == {
         asked: (True, 11),
         closed: (False, None),
     }
     assert case.disputes.disputed(NAME, "label") == []
     assert case.disputes.num_asked(NAME) == {"label": 0, "exam": 1}
     case.disputes.set_open(NAME, asked=[closed], settled=[asked], fence=case.fence)
-    assert [state_of(case, one) for one in (asked, closed, other)] == ["done", "pending", "done"]
+    assert [state_of(case, item_id) for item_id in (asked, closed, other)] == ["done", "pending", "done"]
     case.disputes.set_open(NAME, asked=[asked], settled=[closed], fence=case.fence)
-    assert [state_of(case, one) for one in (asked, closed, other)] == ["pushed", "done", "done"]
+    assert [state_of(case, item_id) for item_id in (asked, closed, other)] == ["pushed", "done", "done"]
 
 
 def test_a_later_decision_ends_a_dispute(case):
@@ -85,7 +85,7 @@ def test_what_an_exam_lacks_is_counted_by_the_time_of_the_first_dispute(case):
     commit(case, decision(first, "decided"), decision(early), kept_open=[early])
     open_epoch(case, 1, [first], at=NOW + HOUR)
     between, after = NOW + 2 * HOUR, NOW + 4 * HOUR
-    rows = [decision(one, at=between) for one in (asked, final, since, train)]
+    rows = [decision(item_id, at=between) for item_id in (asked, final, since, train)]
     commit(case, *rows, decision(member, "decided", at=between), kept_open=[asked, train])
     open_epoch(case, 2, [member], at=NOW + 3 * HOUR)
     commit(case, decision(later, at=after), decision(since, "decided", version=2, at=after))
@@ -123,7 +123,7 @@ def test_people_are_asked_of_exam_items_that_an_earlier_release_decided_by_their
     with case.database.write() as connection:
         gone = t.labeling_tasks.c.item_id.in_([frozen, waiting])
         connection.execute(t.labeling_tasks.delete().where(gone))
-    commit(case, *(decision(one, "decided", method="imported") for one in (frozen, waiting, closed)))
+    commit(case, *(decision(item_id, "decided", method="imported") for item_id in (frozen, waiting, closed)))
     open_epoch(case, 1, [frozen], at=NOW + HOUR)
     assert case.labels.request_unlabeled(NAME, imported_in_exam=True, now=NOW) == 0
     assert case.labels.request_unlabeled(NAME, now=NOW) == 1
@@ -149,12 +149,12 @@ def test_audits_without_a_label_of_people_are_open_or_do_not_count(case):
     right, asked, final, imported = case.add(*items)
     case.labels.request(items, reason="audit", now=NOW)
     monitoring = MonitoringRepository(case.database)
-    picks = [AuditRow(f"p{n}", one.item_id, "m1", "cat", 0.9, "audit", NOW) for n, one in enumerate(items)]
+    picks = [AuditRow(f"p{n}", item.item_id, "m1", "cat", 0.9, "audit", NOW) for n, item in enumerate(items)]
     monitoring.record_picks(
         NAME, [*picks, dataclasses.replace(picks[1], prediction_id="u", kind="uncertain")], now=NOW, fence=case.fence
     )
     commit(case, decision(right, "decided"), decision(asked), decision(final), kept_open=[asked])
     commit(case, decision(imported, "decided", method="imported"))
-    assert [one.item_id for one in monitoring.audited(NAME)] == [right]
-    assert [one.item_id for one in monitoring.audited(NAME, imported=True)] == [right, imported]
-    assert [(one.item_id, one.is_asked) for one in monitoring.open_audits(NAME)] == [(asked, True), (final, False)]
+    assert [row.item_id for row in monitoring.audited(NAME)] == [right]
+    assert [row.item_id for row in monitoring.audited(NAME, imported=True)] == [right, imported]
+    assert [(row.item_id, row.is_asked) for row in monitoring.open_audits(NAME)] == [(asked, True), (final, False)]

@@ -34,8 +34,8 @@ def item(number, *, label=None, split="train"):
     )
 
 
-def chunk(*found, **changes):
-    return Chunk(**{"project": "p", "source": "s", "batch_id": "b", "items": found, **changes})
+def chunk(*arrived, **changes):
+    return Chunk(**{"project": "p", "source": "s", "batch_id": "b", "items": arrived, **changes})
 
 
 REFUSED = Quarantined("ingest", "s", "bad", "d" * 64, "EMPTY_FILE", "a file must have bytes.", None, NOW)
@@ -69,13 +69,13 @@ def test_quarantine_takes_any_text_counts_and_pages(items, fence):
     refused = [dataclasses.replace(REFUSED, key=text, reason=text) for text in hostile]
     items.record(fence, chunk(quarantined=refused))
     items.record(fence, chunk(quarantined=refused))
-    found = items.quarantined("p")
+    entries = items.quarantined("p")
     assert (items.count_quarantined("p"), items.count_quarantined("q")) == (5, 0)
-    assert all(text.isprintable() and len(text) <= 4000 for entry in found for text in (entry.key, entry.reason))
-    assert found[0].reason.startswith(r"0 \x00 \udcff \ud800 \u2028\x0d\x0axxx")
-    assert [items.quarantined("p", limit=2, offset=at) for at in (0, 2, 4)] == [found[:2], found[2:4], found[4:]]
+    assert all(text.isprintable() and len(text) <= 4000 for entry in entries for text in (entry.key, entry.reason))
+    assert entries[0].reason.startswith(r"0 \x00 \udcff \ud800 \u2028\x0d\x0axxx")
+    assert [items.quarantined("p", limit=2, offset=at) for at in (0, 2, 4)] == [entries[:2], entries[2:4], entries[4:]]
     known = items.known_refusals("p", "s", [REFUSED.digest, "other"])
-    assert known == {(entry.key, REFUSED.digest, "EMPTY_FILE") for entry in found}
+    assert known == {(entry.key, REFUSED.digest, "EMPTY_FILE") for entry in entries}
     assert items.known_refusals("p", "other", [REFUSED.digest]) == set()
 
 
@@ -87,7 +87,7 @@ def test_pages_hold_everything_once(items, fence, monkeypatch):
     assert list(items.iterate("p")) == everything
     assert list(items.iterate("p", split="exam")) == everything[::4]
     assert list(items.iterate("p", batch_id="other")) == []
-    assert len(items.get("p", [one.item_id for one in everything])) == 28
+    assert len(items.get("p", [stored.item_id for stored in everything])) == 28
     assert items.seen("p", "s", [f"k{n}" for n in range(28)]) == {}
 
 

@@ -1,4 +1,4 @@
-"""What every LabelingTool does, the fake and Label Studio alike."""
+"""The contract of a LabelingTool, the fake and Label Studio alike."""
 
 import base64
 import contextlib
@@ -128,7 +128,7 @@ def test_a_project_is_found_by_the_mark_in_its_description_and_by_no_title(tool)
 
 
 def test_people_have_accounts(tool):
-    assert all("@" in one for one in tool.accounts())
+    assert all("@" in account for account in tool.accounts())
 
 
 def test_a_tasks_data_is_read_and_set(tool, project_id):
@@ -143,12 +143,12 @@ def test_a_tasks_data_is_read_and_set(tool, project_id):
 def test_one_annotation_is_removed_and_its_task_is_open_again(tool, people, project_id):
     tool.import_tasks(project_id, tasks("a"))
     people.answer(project_id, "a", "dog")
-    (found,) = tool.annotations(project_id)
-    number = found.annotation_id.partition("@")[0]
+    (annotation,) = tool.annotations(project_id)
+    number = annotation.annotation_id.partition("@")[0]
     tool.delete_annotation(f"{number}@20000101T000000000000")  # the number, from another server
-    assert [one.annotation_id for one in tool.annotations(project_id)] == [found.annotation_id]
-    tool.delete_annotation(found.annotation_id)
-    tool.delete_annotation(found.annotation_id)
+    assert [row.annotation_id for row in tool.annotations(project_id)] == [annotation.annotation_id]
+    tool.delete_annotation(annotation.annotation_id)
+    tool.delete_annotation(annotation.annotation_id)
     assert list(tool.annotations(project_id)) == []
     assert tool.annotated_tasks(project_id) == []
 
@@ -199,16 +199,19 @@ def test_annotations_come_with_item_person_and_times(tool, people, project_id):
     ids = tool.import_tasks(project_id, tasks("a", "b", "c"))
     people.answer(project_id, "b", "dog")
     people.answer(project_id, "c", None)
-    found = list(tool.annotations(project_id))
-    assert [(one.item_id, one.task_id, one.cancelled) for one in found] == [("b", ids[1], False), ("c", ids[2], True)]
-    (answer, skip) = found
+    annotations = list(tool.annotations(project_id))
+    assert [(row.item_id, row.task_id, row.cancelled) for row in annotations] == [
+        ("b", ids[1], False),
+        ("c", ids[2], True),
+    ]
+    (answer, skip) = annotations
     assert answer.result[0]["value"] == {"choices": ["dog"]}
     assert "@" in answer.annotator
     assert answer.lead_time_seconds == 1.0
     assert answer.updated_at >= answer.created_at
     assert answer.created_at.utcoffset() == dt.timedelta(0)
     assert skip.result == ()
-    assert [(one.task_id, one.item_id, one.num_annotations) for one in tool.annotated_tasks(project_id)] == [
+    assert [(task.task_id, task.item_id, task.num_annotations) for task in tool.annotated_tasks(project_id)] == [
         (ids[1], "b", 1),
         (ids[2], "c", 1),
     ]
@@ -220,12 +223,12 @@ def test_annotations_are_read_from_a_time_on_oldest_change_first(tool, people, p
     people.answer(project_id, "b", "dog")
     people.answer(project_id, "c", "owl")
     everything = list(tool.annotations(project_id))
-    assert [one.item_id for one in everything] == ["a", "b", "c"]
+    assert [row.item_id for row in everything] == ["a", "b", "c"]
     since = everything[1].updated_at
-    assert [one.item_id for one in tool.annotations(project_id, updated_since=since)] == ["b", "c"]
+    assert [row.item_id for row in tool.annotations(project_id, updated_since=since)] == ["b", "c"]
     people.edit(first, "cat")
     again = list(tool.annotations(project_id, updated_since=since))
-    assert [one.item_id for one in again] == ["b", "c", "a"]
+    assert [row.item_id for row in again] == ["b", "c", "a"]
     assert again[2].result[0]["value"] == {"choices": ["cat"]}
     assert again[2].annotation_id == everything[0].annotation_id
     assert again[2].updated_at > everything[0].updated_at
@@ -235,7 +238,7 @@ def test_annotations_of_named_tasks_and_of_none(tool, people, project_id):
     ids = tool.import_tasks(project_id, tasks("a", "b"))
     people.answer(project_id, "a", "dog")
     people.answer(project_id, "b", "dog")
-    assert [one.item_id for one in tool.annotations(project_id, task_ids=ids[1:])] == ["b"]
+    assert [row.item_id for row in tool.annotations(project_id, task_ids=ids[1:])] == ["b"]
     assert list(tool.annotations(project_id, task_ids=[999_999])) == []
 
 
@@ -247,7 +250,7 @@ def test_a_task_is_shown_to_one_more_person_who_has_not_answered(tool, people):
     assert people.shown(project_id, "ben@x") == []
     tool.ask_people(first, 2)
     tool.ask_people(first, 2)
-    assert [one.num_people for one in tool.annotated_tasks(project_id)] == [2, 1]
+    assert [task.num_people for task in tool.annotated_tasks(project_id)] == [2, 1]
     assert people.shown(project_id, "ben@x") == ["a"]
     assert people.shown(project_id, "ann@x") == []
 
@@ -259,7 +262,7 @@ def test_a_deleted_annotation_is_gone(tool, people, project_id):
     people.delete_annotation(first)
     (left,) = tool.annotations(project_id, task_ids=ids)
     assert left.result[0]["value"] == {"choices": ["cat"]}
-    assert [one.num_annotations for one in tool.annotated_tasks(project_id)] == [1]
+    assert [task.num_annotations for task in tool.annotated_tasks(project_id)] == [1]
 
 
 def test_suggestions_are_taken(tool, project_id):
@@ -282,7 +285,7 @@ def test_pages_are_walked_to_the_end_and_an_item_query_to_its_last_part(server, 
         real.answer(project_id, name, "dog")
     assert list(real.tool.task_ids(project_id).values()) == [[task_id] for task_id in ids]
     assert sorted(real.tool.task_ids(project_id, names[2:7])) == names[2:7]
-    assert [one.item_id for one in real.tool.annotations(project_id)] == names[:7]
+    assert [row.item_id for row in real.tool.annotations(project_id)] == names[:7]
     assert len(real.tool.annotated_tasks(project_id)) == 7
 
 
@@ -314,9 +317,9 @@ def test_a_webhook_is_made_once_with_its_secret(server):
     for secret in ("one", "one", "two"):
         hook = Webhook("http://127.0.0.1:1/hooks/{title}", secret)
         project_id = ensure(LabelStudio(server.url, server.token, webhook=hook), f"{title} exam")
-    (found,) = real.http.get("/api/webhooks/", {"project": project_id})
-    assert (found["url"], found["headers"]) == (f"http://127.0.0.1:1/hooks/{title}", {"X-Dethrone-Secret": "two"})
-    assert sorted(found["actions"]) == ["ANNOTATIONS_DELETED", "ANNOTATION_CREATED", "ANNOTATION_UPDATED"]
+    (webhook,) = real.http.get("/api/webhooks/", {"project": project_id})
+    assert (webhook["url"], webhook["headers"]) == (f"http://127.0.0.1:1/hooks/{title}", {"X-Dethrone-Secret": "two"})
+    assert sorted(webhook["actions"]) == ["ANNOTATIONS_DELETED", "ANNOTATION_CREATED", "ANNOTATION_UPDATED"]
 
 
 @pytest.mark.integration
@@ -338,13 +341,13 @@ def test_a_project_shows_items_by_a_key_that_reads_nothing_else(server, tmp_path
         )
         shown = [LabelingTask(key, {"image": f"s3://dethrone/{key}"}, ()) for key in ("items/p/ab/1", "models/m1")]
         ids = real.tool.import_tasks(
-            project_id, [dataclasses.replace(one, item_id=f"{n:064x}") for n, one in enumerate(shown)]
+            project_id, [dataclasses.replace(task, item_id=f"{n:064x}") for n, task in enumerate(shown)]
         )
 
         def seen():
-            """What Label Studio makes of each task's address, for an administrator."""
+            """Return the bytes that Label Studio resolves each task's address to, for an administrator."""
             client = httpx.Client(base_url=server.url, headers={"Authorization": f"Token {server.token}"})
-            uris = [base64.urlsafe_b64encode(one.data["image"].encode()).decode() for one in shown]
+            uris = [base64.urlsafe_b64encode(task.data["image"].encode()).decode() for task in shown]
             return [
                 client.get(f"/tasks/{task}/resolve/?fileuri={uri}").text for task, uri in zip(ids, uris, strict=True)
             ]
@@ -354,8 +357,8 @@ def test_a_project_shows_items_by_a_key_that_reads_nothing_else(server, tmp_path
             item, model = seen()
             assert item == "the bytes"
             assert (model == "the bytes") is other
-        (found,) = real.http.get("/api/storages/s3", {"project": project_id})
-        assert (found["title"], found["prefix"]) == ("dethrone", "items/")
+        (connected,) = real.http.get("/api/storages/s3", {"project": project_id})
+        assert (connected["title"], connected["prefix"]) == ("dethrone", "items/")
 
 
 @pytest.mark.integration

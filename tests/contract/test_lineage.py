@@ -25,8 +25,8 @@ def trace(past: Past, text: str, **arguments) -> LineageNode:
 
 def every(tree: LineageNode, kind: str) -> list[LineageNode]:
     """Return the nodes of a kind, from the top down."""
-    found = [tree] if tree.facts.get("kind") == kind else []
-    return [*found, *(one for child in tree.children for one in every(child, kind))]
+    nodes = [tree] if tree.facts.get("kind") == kind else []
+    return [*nodes, *(node for child in tree.children for node in every(child, kind))]
 
 
 def branch(tree: LineageNode, kind: str) -> LineageNode:
@@ -72,8 +72,8 @@ def test_a_persons_annotations_are_counted_once_each(past):
 
 
 def test_the_batch_of_each_item_is_found(past):
-    found = LineageRepository(past.database).batches("pets", {item_id(0), item_id(5), "unknown"})
-    assert found == {item_id(0): "batch-1", item_id(5): "batch-2"}
+    batches = LineageRepository(past.database).batches("pets", {item_id(0), item_id(5), "unknown"})
+    assert batches == {item_id(0): "batch-1", item_id(5): "batch-2"}
 
 
 # Where it came from
@@ -90,7 +90,7 @@ def test_a_model_came_from_its_snapshot_labels_people_and_batches(past):
     assert labels.text == "6 labels by ada 3, ben 3, imported 1"
     assert labels.facts["annotators"] == {"ada": 3, "ben": 3}
     assert every(origin, "annotations")[0].text == "6 annotations by 2 annotators"
-    assert [(one.facts["batch_id"], one.facts["num_items"]) for one in every(origin, "batch")] == [
+    assert [(node.facts["batch_id"], node.facts["num_items"]) for node in every(origin, "batch")] == [
         ("batch-1", 4),
         ("batch-2", 2),
     ]
@@ -123,22 +123,22 @@ def test_a_prediction_whose_bytes_are_an_item_names_it(past):
 def test_an_audited_prediction_whose_log_is_gone_still_names_model_and_item(past):
     past.store.delete([key for key in past.store.objects if key.startswith("predictions/")])
     origin = branch(trace(past, past.prediction_id(1)), "came_from")
-    assert [one.facts["kind"] for one in origin.children] == ["model", "item"]
+    assert [node.facts["kind"] for node in origin.children] == ["model", "item"]
 
 
 def test_a_verdict_came_from_both_models_the_exam_and_an_approval(past):
     origin = branch(trace(past, past.verdict_id("m2")), "came_from")
-    assert [one.facts["kind"] for one in origin.children] == ["model", "champion", "exam", "approval"]
+    assert [node.facts["kind"] for node in origin.children] == ["model", "champion", "exam", "approval"]
     assert origin.children[-1].text == "approve by grace, 2026-03-01 05:12:00: looks right"
     assert every(origin.children[2], "labels")[0].text == "1 label by ada 1, ben 1"
 
 
 def test_a_label_came_from_annotations_and_its_item(past):
     origin = branch(trace(past, f"label:{item_id(0)}"), "came_from")
-    assert [one.facts["kind"] for one in origin.children] == ["label", "label", "item"]
+    assert [node.facts["kind"] for node in origin.children] == ["label", "label", "item"]
     newest = origin.children[0]
     assert newest.text == "decision 2: 'dog', consensus by ada, ben, 2026-03-01 02:30:00"
-    assert [one.facts["annotator"] for one in newest.children] == ["ada", "ben"]
+    assert [node.facts["annotator"] for node in newest.children] == ["ada", "ben"]
     assert "folder:photos/0.png, batch batch-1" in origin.children[-1].text
 
 
@@ -168,15 +168,15 @@ def test_an_item_touched_snapshots_models_routes_and_predictions(past):
 
     assert every(touched, "annotations")[0].text == "3 annotations by ada 2, ben 1"
     snapshots = every(touched, "snapshot")
-    assert [one.facts["snapshot_id"] for one in snapshots] == [past.snapshot_2, past.snapshot_1]
-    assert [one.facts["labels"][0] for one in snapshots] == [
+    assert [node.facts["snapshot_id"] for node in snapshots] == [past.snapshot_2, past.snapshot_1]
+    assert [node.facts["labels"][0] for node in snapshots] == [
         {"label": "dog", "decision_version": 2, "count": 1},
         {"label": "cat", "decision_version": 1, "count": 1},
     ]
     newest, oldest = snapshots
-    assert [one.facts["version"] for one in every(newest, "model")] == [past.version_of("m2"), past.version_of("m3")]
-    assert [one.text for one in every(oldest, "routes")] == ["1 route: generation 1 (promote); does not serve now"]
-    assert [one.text for one in every(newest, "routes")] == [
+    assert [node.facts["version"] for node in every(newest, "model")] == [past.version_of("m2"), past.version_of("m3")]
+    assert [node.text for node in every(oldest, "routes")] == ["1 route: generation 1 (promote); does not serve now"]
+    assert [node.text for node in every(newest, "routes")] == [
         "1 route: generation 2 (promote); SERVES 100 % now as pets-m2 at http://127.0.0.1:4002 (generation 2)",
         "never in a route",
     ]
@@ -187,7 +187,7 @@ def test_an_item_touched_snapshots_models_routes_and_predictions(past):
 
 def test_an_item_that_only_the_second_snapshot_holds(past):
     touched = branch(trace(past, item_id(4)), "touched")
-    assert [one.facts["snapshot_id"] for one in every(touched, "snapshot")] == [past.snapshot_2]
+    assert [node.facts["snapshot_id"] for node in every(touched, "snapshot")] == [past.snapshot_2]
     assert every(touched, "snapshots")[0].text == "1 snapshot of 2 holding it"
 
 
@@ -201,7 +201,7 @@ def test_an_exam_item_touched_verdicts_and_what_they_let_through(past):
 
 def test_a_model_touched_verdicts_releases_routes_and_predictions(past):
     touched = branch(trace(past, past.version_of("m1")), "touched")
-    assert [one.facts["kind"] for one in touched.children] == [
+    assert [node.facts["kind"] for node in touched.children] == [
         "verdict",
         "champion_in",
         "release",
@@ -217,18 +217,18 @@ def test_a_model_touched_verdicts_releases_routes_and_predictions(past):
 
 def test_a_snapshot_touched_its_models(past):
     touched = branch(trace(past, past.snapshot_2[:10]), "touched")
-    assert [one.facts["version"] for one in touched.children] == [past.version_of("m2"), past.version_of("m3")]
+    assert [node.facts["version"] for node in touched.children] == [past.version_of("m2"), past.version_of("m3")]
 
 
 def test_a_verdict_that_kept_the_champion_touched_nothing(past):
     assert branch(trace(past, past.verdict_id("m3")), "touched").children[0].text == "nothing yet"
     shipped = branch(trace(past, past.verdict_id("m2")), "touched")
-    assert [one.facts["kind"] for one in shipped.children] == ["release", "routes", "predictions"]
+    assert [node.facts["kind"] for node in shipped.children] == ["release", "routes", "predictions"]
 
 
 def test_an_audited_prediction_touched_its_item(past):
     touched = branch(trace(past, past.prediction_id(1)), "touched")
-    assert [one.facts["kind"] for one in touched.children] == ["outcome", "audit"]
+    assert [node.facts["kind"] for node in touched.children] == ["outcome", "audit"]
     assert touched.children[0].facts["label"] == "dog"
     assert touched.children[1].facts["item_id"] == item_id(7)
 
@@ -274,7 +274,7 @@ def test_every_tree_is_json_and_text(past):
         tree = trace(past, text)
         told = json.loads(json.dumps(as_json(tree)))
         assert told["id"] == text
-        assert [one["kind"] for one in told["children"]] == ["came_from", "touched"]
+        assert [node["kind"] for node in told["children"]] == ["came_from", "touched"]
         lines = as_text(tree).splitlines()
         assert lines[1] == "├─ came from"
         assert any(line.startswith("└─ touched") for line in lines)
@@ -288,29 +288,36 @@ def radius(past: Past, **what) -> dict:
 
 
 def test_the_blast_radius_of_an_item(past):
-    found = radius(past, item=item_id(4)[:10])
-    assert found["of"] == {"kind": "item", "id": item_id(4)}
-    assert [(one["snapshot_id"], one["num_affected"]) for one in found["snapshots"]] == [(past.snapshot_2, 1)]
-    assert [(one["version"], one["num_predictions"]) for one in found["models"]] == [
+    affected = radius(past, item=item_id(4)[:10])
+    assert affected["of"] == {"kind": "item", "id": item_id(4)}
+    assert [(snapshot["snapshot_id"], snapshot["num_affected"]) for snapshot in affected["snapshots"]] == [
+        (past.snapshot_2, 1)
+    ]
+    assert [(model["version"], model["num_predictions"]) for model in affected["models"]] == [
         (past.version_of("m2"), 2),
         (past.version_of("m3"), 0),
     ]
-    assert found["models"][0]["deployment_ids"] == ["pets-m2"]
-    assert found["models"][0]["generations"] == [2]
-    assert found["predictions"] == {"total": 2, "by_version": {past.version_of("m2"): 2}, "log_parts": 2}
-    assert [(one["deployment_id"], one["because"]) for one in found["live"]] == [("pets-m2", ["trained on it"])]
-    assert found["exams"] == []
+    assert affected["models"][0]["deployment_ids"] == ["pets-m2"]
+    assert affected["models"][0]["generations"] == [2]
+    assert affected["predictions"] == {"total": 2, "by_version": {past.version_of("m2"): 2}, "log_parts": 2}
+    assert [(server["deployment_id"], server["because"]) for server in affected["live"]] == [
+        ("pets-m2", ["trained on it"])
+    ]
+    assert affected["exams"] == []
 
 
 def test_the_blast_radius_of_a_label_tells_which_decision_each_snapshot_holds(past):
-    found = blast_radius(past.database, past.store, "pets", label=item_id(0))
-    assert found.title == f"label of item {item_id(0)} of pets: 'dog' (decision 2)"
-    assert [one["labels"][0]["decision_version"] for one in radius(past, label=item_id(0))["snapshots"]] == [2, 1]
+    affected = blast_radius(past.database, past.store, "pets", label=item_id(0))
+    assert affected.title == f"label of item {item_id(0)} of pets: 'dog' (decision 2)"
+    assert [snapshot["labels"][0]["decision_version"] for snapshot in radius(past, label=item_id(0))["snapshots"]] == [
+        2,
+        1,
+    ]
 
 
 def test_the_blast_radius_of_a_person(past):
     ben = radius(past, annotator="ben")
-    assert [(one["generation"], one["num_affected"]) for one in ben["snapshots"]] == [(2, 3), (1, 1)]
+    assert [(snapshot["generation"], snapshot["num_affected"]) for snapshot in ben["snapshots"]] == [(2, 3), (1, 1)]
     assert set(ben["snapshots"][0]["item_ids"]) == {item_id(0), item_id(2), item_id(4)}
     assert (ben["exams"][0]["num_affected"], len(ben["verdicts_on_exams"])) == (1, 3)
     assert ben["live"][0]["because"] == ["trained on it", "judged on it"]
@@ -338,7 +345,7 @@ def test_nothing_serves_after_another_model_took_over(past):
         created_at=at(8),
     )
     assert radius(past, item=item_id(4))["live"] == []
-    assert [one["model_version"] for one in radius(past, item=item_id(0))["live"]] == [past.version_of("m1")]
+    assert [server["model_version"] for server in radius(past, item=item_id(0))["live"]] == [past.version_of("m1")]
 
 
 def test_a_wrong_question_is_refused(past):

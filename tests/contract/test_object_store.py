@@ -1,4 +1,4 @@
-"""What every ObjectStore promises: on the fake, and on the S3 adapter with a real SeaweedFS."""
+"""The contract of an ObjectStore: on the fake, and on the S3 adapter with a real SeaweedFS."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor

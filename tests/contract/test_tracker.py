@@ -30,12 +30,12 @@ def make(tmp_path):
     """Make trackers that are closed at the end; a loaded machine needs patience."""
     made = []
 
-    def one(mode: str, **options) -> WandbTracker:
+    def make_tracker(mode: str, **options) -> WandbTracker:
         arguments = {"environment": {"PATH": os.defpath}, "finish_seconds": 90.0} | options
         made.append(WandbTracker(directory=tmp_path / "wandb", mode=mode, **arguments))
         return made[-1]
 
-    yield one
+    yield make_tracker
     for tracker in made:
         tracker.close()
 

@@ -1,4 +1,4 @@
-"""What an installation lives through from its first image to its third champion, one task or command a step.
+"""An installation's steps from its first image to its third champion, one task or command each.
 
 Steps of people (answers, new images, a lost disk) happen between the tasks and are not killed.
 """
@@ -117,15 +117,15 @@ def add_images(world: World, numbers: range, *, labeled: int = 2) -> None:
 
 
 def truth(world: World) -> dict[str, str]:
-    found = {sha256_hex(png(stripes(CLASSES[n % 3], seed=n))): CLASSES[n % 3] for n in range(NUM_FIRST + NUM_SECOND)}
+    labels = {sha256_hex(png(stripes(CLASSES[n % 3], seed=n))): CLASSES[n % 3] for n in range(NUM_FIRST + NUM_SECOND)}
     served = range(1000, 1000 + NUM_SERVED)
-    return found | {sha256_hex(png(stripes(CLASSES[n % 3], seed=n))): CLASSES[n % 3] for n in served}
+    return labels | {sha256_hex(png(stripes(CLASSES[n % 3], seed=n))): CLASSES[n % 3] for n in served}
 
 
 def answer_all(world: World) -> None:
     """Answer every task that nobody has answered."""
     known = truth(world)
-    answered = {one["task"] for one in world.labeling.state["annotations"].values()}
+    answered = {annotation["task"] for annotation in world.labeling.state["annotations"].values()}
     for task in list(world.labeling.state["tasks"].values()):
         item_id = task["data"]["item_id"]
         if task["id"] not in answered and item_id in known:
@@ -191,7 +191,7 @@ def lose_bentos(world: World) -> None:
 
 def start_experiment(world: World, attempt: Attempt) -> Any:
     history = [route.champion_version for route in ServingRepository(world.parts.database).history(PROJECT)]
-    other = next(one for one in history if one != history[-1])
+    other = next(route for route in history if route != history[-1])
     return experiments.start(
         world.parts,
         PROJECT,

@@ -55,7 +55,7 @@ class Calm:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Left:
-    """What a step left that was killed at a point and run again."""
+    """The state after a step that was killed at a point and run again."""
 
     step: str
     point: str
@@ -119,7 +119,7 @@ def look(folder: Path, index: int) -> tuple[dict[str, Any], list[str]]:
         worlds.append(World(folder / "restored"))
     try:
         state = state_of(worlds[0])
-        restored = {f"restored {name}": one for name, one in state_of(worlds[-1]).items()} if worlds[1:] else {}
+        restored = {f"restored {name}": value for name, value in state_of(worlds[-1]).items()} if worlds[1:] else {}
         return state | restored, violations_of(worlds[0], now=NOW + dt.timedelta(minutes=index + 1))
     finally:
         for world in worlds:
@@ -134,19 +134,19 @@ def import_heavy() -> None:
     importlib.import_module("torch").set_num_threads(1)
 
 
-def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+def differences(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Return in words what is another in two states."""
     told = []
-    for name in sorted({*found, *expected}):
-        one, other = found.get(name), expected.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            told += [f"{name}.{line}" for line in differences(one, other)]
-        elif one != other:
-            told.append(f"{name}: {_only(one, other)} in place of {_only(other, one)}")
+    for name in sorted({*actual, *expected}):
+        value, other = actual.get(name), expected.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            told += [f"{name}.{line}" for line in differences(value, other)]
+        elif value != other:
+            told.append(f"{name}: {_only(value, other)} in place of {_only(other, value)}")
     return told
 
 
-def _only(one: Any, other: Any) -> Any:
-    if not isinstance(one, list) or not isinstance(other, list):
-        return one
-    return [entry for entry in one if entry not in other][:3]
+def _only(value: Any, other: Any) -> Any:
+    if not isinstance(value, list) or not isinstance(other, list):
+        return value
+    return [entry for entry in value if entry not in other][:3]

@@ -25,21 +25,23 @@ def state_of(world: World) -> dict[str, Any]:
     parts = world.parts
     with parts.database.read() as connection:
         rows = {
-            table.name: sorted(json.dumps(_timeless(dict(row)), sort_keys=True, default=str) for row in found)
+            table.name: sorted(json.dumps(_timeless(dict(row)), sort_keys=True, default=str) for row in table_rows)
             for table in t.metadata.sorted_tables
             if table.name not in TABLES_APART
-            for found in [connection.execute(sa.select(*_kept(table))).mappings().all()]
+            for table_rows in [connection.execute(sa.select(*_kept(table))).mappings().all()]
         }
     head = ServingRepository(parts.database).head_route(PROJECT)
     entries = LedgerRepository(parts.database).entries(PROJECT)
     tool = world.labeling.state
     return {
         "champion": head.champion_version if head else None,
-        "weights": {one.key: one.etag for one in world.store.list("models/")},
-        "chain": [(one.sequence, one.kind, json.dumps(_timeless(_said(one)), sort_keys=True)) for one in entries],
+        "weights": {stored.key: stored.etag for stored in world.store.list("models/")},
+        "chain": [
+            (entry.sequence, entry.kind, json.dumps(_timeless(_said(entry)), sort_keys=True)) for entry in entries
+        ],
         "rows": rows,
-        "objects": Counter(one.key.split("/")[0] for one in world.store.list("")),
-        "tasks": sorted((one["project"], one["data"]["item_id"]) for one in tool["tasks"].values()),
+        "objects": Counter(stored.key.split("/")[0] for stored in world.store.list("")),
+        "tasks": sorted((task["project"], task["data"]["item_id"]) for task in tool["tasks"].values()),
         "servers": sorted(parts.target.list()),
         "bentos": sorted(path.name for path in (world.folder / "home" / "bentoml").glob("dethrone_*")),
     }
@@ -47,13 +49,13 @@ def state_of(world: World) -> dict[str, Any]:
 
 def violations_of(world: World, *, now: Any) -> list[str]:
     """Return what `dethrone verify` would say of the installation at rest."""
-    found = check.check(world.parts.database, world.store, now=now, labeling=world.labeling, deep=True)
-    return [*map(str, found), *waiting_notes(world.parts)]
+    violations = check.check(world.parts.database, world.store, now=now, labeling=world.labeling, deep=True)
+    return [*map(str, violations), *waiting_notes(world.parts)]
 
 
 def _said(entry: LedgerEntry) -> dict[str, Any]:
     """Return what an entry says; a seal's object has the digest of rows that times and seconds stand in."""
-    return {key: one for key, one in entry.body.items() if entry.kind != "seal" or key != "object_key"}
+    return {key: value for key, value in entry.body.items() if entry.kind != "seal" or key != "object_key"}
 
 
 def _kept(table: sa.Table) -> list[sa.Column[Any]]:
@@ -63,5 +65,5 @@ def _kept(table: sa.Table) -> list[sa.Column[Any]]:
 def _timeless(value: Any) -> Any:
     """Return a value without its times, and without what names an attempt or a page that a time stands in."""
     if isinstance(value, dict):
-        return {key: _timeless(one) for key, one in sorted(value.items()) if key not in OF_ATTEMPTS}
-    return [_timeless(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: _timeless(part) for key, part in sorted(value.items()) if key not in OF_ATTEMPTS}
+    return [_timeless(part) for part in value] if isinstance(value, list | tuple) else value

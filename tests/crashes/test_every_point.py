@@ -44,12 +44,12 @@ def test_every_point_of_the_source_is_passed_or_killed_elsewhere(calm):
 
 @pytest.mark.crashes
 def test_the_undisturbed_run_ends_whole(calm):
-    troubled = {name for name, found in calm.violations.items() if any(one.startswith("I") for one in found)}
+    troubled = {name for name, lines in calm.violations.items() if any(line.startswith("I") for line in lines)}
     assert troubled == {"people/trouble", "i2/ingest"}  # until the next annotate
     assert calm.violations[RESTORE] == []
     end = calm.states[RESTORE]
     assert len([kind for _, kind, _ in end["chain"] if kind == "route"]) == len(end["rows"]["routes"]) == 11
-    assert {name: one for name, one in end["restored rows"].items() if one != end["rows"][name]} == {}
+    assert {name: rows for name, rows in end["restored rows"].items() if rows != end["rows"][name]} == {}
     assert end["restored weights"] == end["weights"]
 
 
@@ -67,17 +67,17 @@ def test_a_kill_in_every_step_changes_nothing(calm, tmp_path):
 def test_a_kill_at_every_point_of_a_step_changes_nothing(calm, name):
     """A step without a point has no effect, or another one's."""
     index = [step.name for step in LOOP].index(name)
-    found = {left.point: told(left, calm) for left in killed_step(calm, index)}
-    assert list(found) == list(calm.points[name])
-    assert {point: one for point, one in found.items() if one} == {}
+    changes = {left.point: told(left, calm) for left in killed_step(calm, index)}
+    assert list(changes) == list(calm.points[name])
+    assert {point: lines for point, lines in changes.items() if lines} == {}
 
 
 def told(left: Left, calm: Calm) -> list[str]:
     """Return in words what is another than after the undisturbed step."""
-    found = differences(left.state, calm.states[left.step])
+    changes = differences(left.state, calm.states[left.step])
     if left.violations != calm.violations[left.step]:
-        found.append(f"verify: {left.violations} in place of {calm.violations[left.step]}")
-    return found
+        changes.append(f"verify: {left.violations} in place of {calm.violations[left.step]}")
+    return changes
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import random
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -33,44 +34,44 @@ ROLES = {
 POSTGRES = "PostgreSQL"
 
 
-class Killer(threading.Thread):
-    """Kills one process after the other, of a role that was not killed yet where one runs."""
+class Killer:
+    """The loop that kills one process after the other, of a role that was not killed yet where one runs."""
 
     def __init__(self, home, postgres) -> None:
-        super().__init__(daemon=True)
         self._home, self._postgres, self._stop_it = str(home), postgres, threading.Event()
         self._generator = random.Random(7)
         self.killed: list[str] = []
 
     def run(self) -> None:
         while not self._stop_it.wait(SECONDS_BETWEEN if self.missing else SECONDS_LATER):
-            found = self._running()
-            fresh = sorted(set(found) - set(self.killed)) or sorted(set(found) - set(self.killed[-4:]))
+            by_role = self._running()
+            fresh = sorted(set(by_role) - set(self.killed)) or sorted(set(by_role) - set(self.killed[-4:]))
             if fresh:
                 role = self._generator.choice(fresh)
-                self._kill(role, found[role])
-                self.killed.append(role)
+                if self._kill(role, by_role[role]):
+                    self.killed.append(role)
 
     def stop(self) -> None:
         self._stop_it.set()
-        self.join(timeout=60)
 
     @property
     def missing(self) -> set[str]:
         return {*ROLES, POSTGRES} - set(self.killed)
 
-    def _kill(self, role, processes) -> None:
+    def _kill(self, role, processes) -> bool:
+        """Return whether a process was killed: the chosen one may have ended by itself."""
         if role == POSTGRES:
             self._postgres.kill()
             self._postgres.start()
-            return
+            return True
         try:
             self._generator.choice(processes).kill()
         except psutil.NoSuchProcess:
-            return
+            return False
+        return True
 
     def _running(self) -> dict[str, list]:
-        found: dict[str, list] = {POSTGRES: [None]}
+        by_role: dict[str, list] = {POSTGRES: [None]}
         for process in psutil.process_iter(["pid", "cmdline"]):
             try:
                 command = " ".join(process.info["cmdline"] or ())
@@ -79,8 +80,8 @@ class Killer(threading.Thread):
                 continue
             role = next((name for name, pattern in ROLES.items() if re.search(pattern, command)), None)
             if mine and role:
-                found.setdefault(role, []).append(process)
-        return found
+                by_role.setdefault(role, []).append(process)
+        return by_role
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +95,18 @@ def shaken(make_installation):  # noqa: F811
         installation.more = {"DETHRONE_CATALOG_URL": postgres.new_database()}
         installation.run("up")
         killer = Killer(installation.home, postgres)
-        killer.start()
-        try:
-            done = installation.run("demo", timeout=2400, check=False)
-            deadline = time.monotonic() + 120
-            while killer.missing - {"task", "LocalExecutor worker"} and time.monotonic() < deadline:
-                time.sleep(1)
-        finally:
-            killer.stop()
+        with ThreadPoolExecutor(1) as pool:
+            killing = pool.submit(killer.run)
+            try:
+                done = installation.run("demo", timeout=2400, check=False)
+                deadline = time.monotonic() + 120
+                while killer.missing - {"task", "LocalExecutor worker"} and time.monotonic() < deadline:
+                    time.sleep(1)
+                    if killing.done():
+                        break
+            finally:
+                killer.stop()
+        killing.result()  # an error of the killer is one of the test
         installation.run("up")
         yield installation, done, killer
 

@@ -49,7 +49,7 @@ ENVIRONMENT = {
 
 
 class Supervisor:
-    """What a supervisor runs, in a file."""
+    """The programs of a supervisor, in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -99,7 +99,7 @@ class Packager:
 
     def export(self, tag: str, path: Path) -> None:
         path.write_text(
-            json.dumps({"tag": tag, "files": {one.name: one.read_bytes().hex() for one in self._files(tag)}})
+            json.dumps({"tag": tag, "files": {file.name: file.read_bytes().hex() for file in self._files(tag)}})
         )
 
     def restore(self, path: Path) -> None:
@@ -114,10 +114,10 @@ class Packager:
     def digest(self, tag: str) -> str | None:
         if not self.folder(tag).exists():
             return None
-        return hashlib.sha256(b"".join(one.read_bytes() for one in self._files(tag))).hexdigest()
+        return hashlib.sha256(b"".join(file.read_bytes() for file in self._files(tag))).hexdigest()
 
     def _files(self, tag: str) -> list[Path]:
-        return sorted(one for one in self.folder(tag).iterdir() if one.is_file())
+        return sorted(file for file in self.folder(tag).iterdir() if file.is_file())
 
 
 class Gateway:
@@ -137,11 +137,11 @@ class Gateway:
         head = self._serving.head_route(project)
         if head is None:
             return None
-        candidates = {one.deployment_id for one in head.entries if one.weight <= 50}
-        candidates |= {one.deployment_id for one in head.shadows}
-        found = {one.deployment_id: _account(0) for one in head.entries}
-        found |= {one: _account(400 if self._said.exists() else 0) for one in candidates}
-        return RouteAccounts(head.generation, (1.0,), found)
+        candidates = {entry.deployment_id for entry in head.entries if entry.weight <= 50}
+        candidates |= {shadow.deployment_id for shadow in head.shadows}
+        accounts = {entry.deployment_id: _account(0) for entry in head.entries}
+        accounts |= {deployment_id: _account(400 if self._said.exists() else 0) for deployment_id in candidates}
+        return RouteAccounts(head.generation, (1.0,), accounts)
 
 
 def _account(failed: int) -> DeploymentAccount:
@@ -182,7 +182,7 @@ class World:
         )
 
     def results(self) -> dict[str, dict]:
-        """What each task returned, as Airflow keeps it: written when the task has ended."""
+        """Return each task's result, as Airflow keeps it: written when the task has ended."""
         path = self.folder / "results.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -201,7 +201,7 @@ def make_world(folder: Path) -> World:
 def be_at(now: dt.datetime, folder: Path) -> None:
     """Let this process live at a time, reach no network, and build no real bento."""
     real, frozen = clock.utc_now, lambda: now
-    for module in [one for name, one in sys.modules.items() if name.startswith("pipeline_tasks.")]:
+    for module in [known for name, known in sys.modules.items() if name.startswith("pipeline_tasks.")]:
         if getattr(module, "utc_now", None) is real:
             module.utc_now = frozen
     local_ports.port_is_free = lambda _port, **_: True
@@ -226,6 +226,6 @@ def _ask(folder: Path, _headers: object, address: str, payload: bytes, _media_ty
             return {
                 "model_version": model.manifest.config.version,
                 "labels": list(model.classes),
-                "probabilities": [float(one) for one in row],
+                "probabilities": [float(probability) for probability in row],
             }
     return "nobody listens"

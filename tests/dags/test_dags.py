@@ -1,4 +1,4 @@
-"""What every DAG must be: it loads, it has the structure of its doc, it is light, and it fails safe."""
+"""Each DAG loads, has the structure of its doc, is light, and fails safe."""
 
 import datetime as dt
 import subprocess

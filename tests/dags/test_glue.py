@@ -1,4 +1,4 @@
-"""What the glue makes of parameters, results and people's answers, through Airflow's own rendering and operator."""
+"""Parameters, results and people's answers in the glue, through Airflow's own rendering and operator."""
 
 import datetime as dt
 import json
@@ -101,7 +101,7 @@ def approval(dag, monkeypatch):
     after = glue.StageOperator(stage="rollback", project="p", dag=dag)
     task >> after
     skipped = []
-    monkeypatch.setattr(task, "skip", lambda *, ti, tasks: skipped.extend(one.task_id for one in tasks))  # noqa: ARG005
+    monkeypatch.setattr(task, "skip", lambda *, ti, tasks: skipped.extend(row.task_id for row in tasks))  # noqa: ARG005
     monkeypatch.setattr(task, "validate_params_input", lambda _: None)
     return SimpleNamespace(task=task, skipped=skipped)
 

@@ -73,8 +73,12 @@ def site(monkeypatch, tmp_path):
         async def send():
             transport = httpx.ASGITransport(app=airflow_plugin.app, root_path=PREFIX, raise_app_exceptions=True)
             async with httpx.AsyncClient(transport=transport) as client:
-                found = await client.get(address)
-                return await client.get(urljoin(address, found.headers["location"])) if found.is_redirect else found
+                response = await client.get(address)
+                return (
+                    await client.get(urljoin(address, response.headers["location"]))
+                    if response.is_redirect
+                    else response
+                )
 
         return asyncio.run(send())
 
@@ -141,9 +145,9 @@ def status(site, address):
 
 def test_e13_every_button_of_a_task_leads_to_a_page(site):
     write_docs(site)
-    found = links_of(site.settings, report=CHECK_KEY, label_studio=3, tracker={"url": f"{GATEWAY}/docs"}, service=True)
-    assert set(found) == set(airflow_operators.LINKS)
-    assert {name: status(site, address) for name, address in found.items()} == dict.fromkeys(found, 200)
+    links = links_of(site.settings, report=CHECK_KEY, label_studio=3, tracker={"url": f"{GATEWAY}/docs"}, service=True)
+    assert set(links) == set(airflow_operators.LINKS)
+    assert {name: status(site, address) for name, address in links.items()} == dict.fromkeys(links, 200)
     assert status(site, links_of(site.settings, report=VERDICT_KEY)["Report"]) == 200
 
 

@@ -99,13 +99,16 @@ class Loop:
 
         dag = DagBag(dag_folder=str(ROOT / "dags" / "train.py"), bundle_path=ROOT / "dags").dags["fashion__train"]
         run = dag.test()
-        return {one.task_id: str(one.state) for one in run.get_task_instances()}
+        return {instance.task_id: str(instance.state) for instance in run.get_task_instances()}
 
     @property
     def moves(self):
         return [
-            (one.action, {entry.model_version: entry.weight for entry in (*one.route.entries, *one.route.shadows)})
-            for one in self.case.serving.records("fashion")[1:]
+            (
+                record.action,
+                {entry.model_version: entry.weight for entry in (*record.route.entries, *record.route.shadows)},
+            )
+            for record in self.case.serving.records("fashion")[1:]
         ]
 
 

@@ -17,11 +17,11 @@ from tests.service.servers import ROOT
 @pytest.fixture(scope="session")
 def engine():
     try:
-        found = Engine()
+        running = Engine()
     except (OSError, RuntimeError, TimeoutError) as error:
         pytest.skip(f"no Docker engine: {error}")
-    yield found
-    found.stop()
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="session")
@@ -51,16 +51,16 @@ def base_image(engine, tmp_path_factory):
 @pytest.fixture(scope="session")
 def repository(engine, registry, base_image):
     """A repository that holds the base image."""
-    found = f"{registry.host}/dethrone"
-    push_base(engine.client, base_image, repository=found, auth=None)
-    return found
+    address = f"{registry.host}/dethrone"
+    push_base(engine.client, base_image, repository=address, auth=None)
+    return address
 
 
 @pytest.fixture
 def dock(tmp_path, engine, repository):
     """An empty installation that ships to the engine; its containers are removed in the end."""
-    one = Dock(tmp_path, repository=repository, environment=engine.environment)
-    yield one
+    installation = Dock(tmp_path, repository=repository, environment=engine.environment)
+    yield installation
     with contextlib.suppress(Exception):
-        for container in one.containers(engine.client):
+        for container in installation.containers(engine.client):
             container.remove(force=True, v=True)

@@ -218,23 +218,23 @@ class Dock:
             return connection.execute(query).all()
 
     def containers(self, client):
-        found = client.containers.list(all=True, filters={"label": f"io.dethrone.home={self.target._home}"})
-        return sorted(found, key=lambda one: one.name)
+        containers = client.containers.list(all=True, filters={"label": f"io.dethrone.home={self.target._home}"})
+        return sorted(containers, key=lambda container: container.name)
 
 
 def project_on_docker(options):
     """Return the tests' project with its serving on Docker."""
-    found = s.project()
-    config = found.config.model_dump(mode="json") | {"serving": {"target": "docker", "docker": options}}
-    return type(found)(config=type(found.config).model_validate(config), folder=found.folder, labeling_xml="")
+    project = s.project()
+    config = project.config.model_dump(mode="json") | {"serving": {"target": "docker", "docker": options}}
+    return type(project)(config=type(project.config).model_validate(config), folder=project.folder, labeling_xml="")
 
 
 def write_bad_model(folder: Path, *, version: str, source: str) -> None:
-    found = recipe_from_source(source)
-    params = found.recipe.resolve({})
-    config = config_of(found, recipe="recipe.py", params=params, classes=CLASSES, version=version)
+    recipe_code = recipe_from_source(source)
+    params = recipe_code.recipe.resolve({})
+    config = config_of(recipe_code, recipe="recipe.py", params=params, classes=CLASSES, version=version)
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
-    save(pack(found.recipe.build(params, len(CLASSES)), config=config, origin=origin, metrics={}), folder)
+    save(pack(recipe_code.recipe.build(params, len(CLASSES)), config=config, origin=origin, metrics={}), folder)
 
 
 def bento_time(home: Path, tag: str, when: str) -> None:

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "image/png"}
 LIST_PACKAGES = """
 import importlib.metadata as m
-print(*(f"{one.name}=={one.version}" for one in m.distributions(path=["/opt/serving"])))
+print(*(f"{package.name}=={package.version}" for package in m.distributions(path=["/opt/serving"])))
 """
 POINTS = (
     "release.push.after",
@@ -59,8 +59,12 @@ def serves(dock: Dock, client, version: str) -> None:
 
 
 def container_of(dock: Dock, client, release):
-    (found,) = [one for one in dock.containers(client) if one.labels["io.dethrone.release"] == release.release_id]
-    return found
+    (container,) = [
+        candidate
+        for candidate in dock.containers(client)
+        if candidate.labels["io.dethrone.release"] == release.release_id
+    ]
+    return container
 
 
 def test_a_release_serves_what_the_offline_path_says_and_rolls_out_under_the_policy(dock, engine):
@@ -78,12 +82,14 @@ def test_a_release_serves_what_the_offline_path_says_and_rolls_out_under_the_pol
         dock.promote("c")
         assert ask(gateway.url, png())["model_version"] == "c"
     assert len(dock.containers(client)) == 2  # the champion and the one before; the first was drained and removed
-    found = next(one for one in dock.containers(client) if one.labels["io.dethrone.model-version"] == "c")
-    _check_policy(client, dock, found)
+    container = next(
+        candidate for candidate in dock.containers(client) if candidate.labels["io.dethrone.model-version"] == "c"
+    )
+    _check_policy(client, dock, container)
 
 
-def _check_policy(client, dock, found) -> None:
-    host, config = found.attrs["HostConfig"], found.attrs["Config"]
+def _check_policy(client, dock, container) -> None:
+    host, config = container.attrs["HostConfig"], container.attrs["Config"]
     assert config["Image"].startswith(f"{dock.repository}@sha256:")
     assert config["User"] == "1034:1034"
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["PidsLimit"]) == (True, ["ALL"], 256)
@@ -91,18 +97,22 @@ def _check_policy(client, dock, found) -> None:
     assert host["Memory"] == host["MemorySwap"] == 700 * 1024**2
     assert host["RestartPolicy"]["Name"] == "unless-stopped"
     assert host["LogConfig"]["Config"] == {"max-file": "3", "max-size": "10m"}
-    assert [one["HostIp"] for one in host["PortBindings"]["3000/tcp"]] == ["127.0.0.1"]
-    assert found.exec_run("touch /home/bentoml/x").exit_code != 0
-    assert found.exec_run(["sh", "-c", "find / -xdev -perm /6000 -type f 2>/dev/null"]).output == b""
-    assert found.exec_run(["sh", "-c", "command -v gcc cc make git"]).exit_code != 0
+    assert [binding["HostIp"] for binding in host["PortBindings"]["3000/tcp"]] == ["127.0.0.1"]
+    assert container.exec_run("touch /home/bentoml/x").exit_code != 0
+    assert container.exec_run(["sh", "-c", "find / -xdev -perm /6000 -type f 2>/dev/null"]).output == b""
+    assert container.exec_run(["sh", "-c", "command -v gcc cc make git"]).exit_code != 0
     environment = " ".join(config["Env"])
     assert not [word for word in ("SECRET", "PASSWORD", "TOKEN", "INDEX", "http://", "https://") if word in environment]
-    installed = found.exec_run(["python3", "-c", LIST_PACKAGES])
+    installed = container.exec_run(["python3", "-c", LIST_PACKAGES])
     (record,) = dock.images(config["Labels"]["io.dethrone.release"])
     bill = json.loads(dock.store.get(record.sbom_key))
-    listed = {f"{one['name']}=={one['version']}" for one in bill["components"] if one["type"] == "library"}
+    listed = {
+        f"{component['name']}=={component['version']}"
+        for component in bill["components"]
+        if component["type"] == "library"
+    }
     assert listed == set(installed.output.decode().split())
-    assert found.exec_run(["cat", "/home/bentoml/bento/sbom.cdx.json"]).output == dock.store.get(record.sbom_key)
+    assert container.exec_run(["cat", "/home/bentoml/bento/sbom.cdx.json"]).output == dock.store.get(record.sbom_key)
 
 
 def test_the_same_model_version_gives_the_same_image_and_only_a_small_layer_is_sent(dock, engine, monkeypatch):
@@ -166,10 +176,10 @@ def test_a_bad_contender_is_caught_and_the_champion_keeps_serving(champion, engi
 @pytest.fixture(scope="module")
 def champion(tmp_path_factory, engine, repository):
     """An installation with a good champion."""
-    one = Dock(tmp_path_factory.mktemp("champion"), repository=repository, environment=engine.environment)
-    one.promote("good")
-    yield one
-    for container in one.containers(engine.client):
+    installation = Dock(tmp_path_factory.mktemp("champion"), repository=repository, environment=engine.environment)
+    installation.promote("good")
+    yield installation
+    for container in installation.containers(engine.client):
         container.remove(force=True, v=True)
 
 
@@ -182,7 +192,7 @@ def test_kill_9_at_every_step_ends_with_one_champion_and_no_orphan(champion, eng
         run_in_child(_release_and_ship, champion, model)
         serves(champion, engine.client, version)
         containers = champion.containers(engine.client)
-        assert [one.status for one in containers] == ["running"] * 2, point
+        assert [container.status for container in containers] == ["running"] * 2, point
         generations = [route.champion_version for route in champion.serving.history("fashion")]
         assert generations.count(version) == 1, point
 
@@ -204,7 +214,7 @@ def test_two_runs_racing_to_ship_leave_one_champion(champion, engine):
         except (LostRace, GateClosed, StaleAttempt) as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=race, args=(one,)) for one in releases]
+    threads = [threading.Thread(target=race, args=(release,)) for release in releases]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -212,7 +222,9 @@ def test_two_runs_racing_to_ship_leave_one_champion(champion, engine):
     history = champion.serving.history("fashion")
     assert len(history) - before == 2 - len(errors)
     assert len({route.generation for route in history}) == len(history)
-    champion.again().ship(next(one for one in releases if one.model_version == history[-1].champion_version), run="x")
+    champion.again().ship(
+        next(release for release in releases if release.model_version == history[-1].champion_version), run="x"
+    )
     serves(champion, engine.client, history[-1].champion_version)
     assert len(champion.containers(engine.client)) == 2
 
@@ -346,9 +358,9 @@ def test_a_service_in_a_network_is_reached_by_its_name_and_publishes_nothing(eng
         model = dock.model("n")
         tag = _built(dock, model)
         handle = dock.target.start(deployment_id="d1", bento_tag=tag, environment={})
-        (found,) = dock.containers(client)
-        assert handle.address == f"http://{found.name}:3000"
-        assert not found.attrs["HostConfig"]["PortBindings"]
+        (container,) = dock.containers(client)
+        assert handle.address == f"http://{container.name}:3000"
+        assert not container.attrs["HostConfig"]["PortBindings"]
         dock.target.stop("d1")
         dock.target.stop("d1")
         assert dock.target.list() == {}

@@ -48,14 +48,16 @@ def hook(engine, tmp_path):
 def test_an_engine_with_nvidias_hook_is_asked_for_gpus_that_compute(engine, tiny, tmp_path, hook):
     image = RunnableImage(tiny, {"CODE": SERVER})
     config = DockerServing(repository="localhost:5000/x", memory="64m", base="cuda", gpus="all")
-    one = DockerTarget(home=str(tmp_path), config=config, engine=lambda: engine.client, publish=lambda _: image)
+    docker_target = DockerTarget(
+        home=str(tmp_path), config=config, engine=lambda: engine.client, publish=lambda _: image
+    )
     try:
-        one.start(deployment_id="gpu", bento_tag="a:b", environment={})
-        one.wait_ready("gpu", timeout_seconds=30)
-        (found,) = engine.client.containers.list(filters={"label": "io.dethrone.deployment=gpu"})
-        environment = Path(f"/proc/{found.attrs['State']['Pid']}/environ").read_text().split("\0")
+        docker_target.start(deployment_id="gpu", bento_tag="a:b", environment={})
+        docker_target.wait_ready("gpu", timeout_seconds=30)
+        (container,) = engine.client.containers.list(filters={"label": "io.dethrone.deployment=gpu"})
+        environment = Path(f"/proc/{container.attrs['State']['Pid']}/environ").read_text().split("\0")
     finally:
-        one.stop("gpu")
+        docker_target.stop("gpu")
     assert hook.read_text() == "prestart\n"
     assert {"NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"} <= set(environment)
 
@@ -66,10 +68,10 @@ def target(engine, tiny, tmp_path):
         return RunnableImage(tiny, {"CODE": BROKEN if bento_tag == "broken" else SERVER})
 
     config = DockerServing(repository="localhost:5000/x", memory="64m")
-    one = DockerTarget(home=str(tmp_path), config=config, engine=lambda: engine.client, publish=publish)
-    yield one
-    for name in one.list():
-        one.stop(name)
+    docker_target = DockerTarget(home=str(tmp_path), config=config, engine=lambda: engine.client, publish=publish)
+    yield docker_target
+    for name in docker_target.list():
+        docker_target.stop(name)
 
 
 class TestDockerTarget(TargetContract):

@@ -84,7 +84,7 @@ LABELING = f"""\
 <View>
   <Text name="text" value="$text"/>
   <Choices name="label" toName="text" choice="single">
-    {"".join(f'<Choice value="{one}"/>' for one in CLASSES)}
+    {"".join(f'<Choice value="{name}"/>' for name in CLASSES)}
   </Choices>
 </View>
 """

@@ -110,21 +110,21 @@ class Machine:
 
     def living(self) -> list[psutil.Process]:
         """Return every process of this home."""
-        found = []
+        processes = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get("DETHRONE_HOME") == str(self.home):
-                    found.append(process)
+                    processes.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-        return found
+        return processes
 
     def die(self) -> int:
         """End everything here as a power cut does; return how many processes that were."""
         if self.space:
             self.space.unplug()
-        found = self.living()
-        for process in found:
+        processes = self.living()
+        for process in processes:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
@@ -132,7 +132,7 @@ class Machine:
         for process in self._processes:
             process.kill()
             process.wait()
-        return len(found)
+        return len(processes)
 
 
 class Installation:

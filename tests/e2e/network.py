@@ -38,7 +38,7 @@ class Namespace:
 
     @property
     def inside(self) -> tuple[str, ...]:
-        """What stands before a command that shall run in here."""
+        """The words before a command that make it run in this namespace."""
         return ("ip", "netns", "exec", self.name)
 
     def reaches(self, host: str, port: int) -> bool:
@@ -80,7 +80,9 @@ def network(num_machines: int) -> Iterator[Network]:
         raise CannotMakeNetwork("ip (iproute2) is not installed")
     remove_leftovers()
     bridge, subnet = f"dn{os.getpid()}", f"198.18.{os.getpid() % 250}"
-    machines = tuple(Namespace(f"{bridge}m{one}", f"{subnet}.{10 + one}") for one in range(1, num_machines + 1))
+    machines = tuple(
+        Namespace(f"{bridge}m{number}", f"{subnet}.{10 + number}") for number in range(1, num_machines + 1)
+    )
     try:
         try:
             _ip("link", "add", bridge, "type", "bridge")
@@ -106,8 +108,8 @@ def _plug_in(machine: Namespace, bridge: str) -> None:
 
 def remove_leftovers() -> None:
     """Remove the networks of test runs that were killed."""
-    found = {match[1] for name in _names() if (match := NAMES.fullmatch(name))}
-    for pid in found:
+    pids = {match[1] for name in _names() if (match := NAMES.fullmatch(name))}
+    for pid in pids:
         if not Path(f"/proc/{pid}").exists():
             _remove(f"dn{pid}")
 
@@ -126,8 +128,8 @@ def _remove(bridge: str) -> None:
 
 
 def _names() -> set[str]:
-    links = {one["ifname"] for one in json.loads(_ip("-json", "link", "show", "type", "bridge") or "[]") if one}
-    spaces = {one["name"] for one in json.loads(_ip("-json", "netns", "list") or "[]")}
+    links = {link["ifname"] for link in json.loads(_ip("-json", "link", "show", "type", "bridge") or "[]") if link}
+    spaces = {space["name"] for space in json.loads(_ip("-json", "netns", "list") or "[]")}
     return links | spaces
 
 

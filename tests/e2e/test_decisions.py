@@ -59,7 +59,7 @@ class Office:
         self.airflow().clear(TRAIN, run_id, task)
 
     def state(self, run_id: str, task: str) -> str | None:
-        return {one["task_id"]: one["state"] for one in self.airflow().tasks(TRAIN, run_id)}.get(task)
+        return {row["task_id"]: row["state"] for row in self.airflow().tasks(TRAIN, run_id)}.get(task)
 
     def verdict(self, run_id: str) -> dict:
         """The verdict of a run, as soon as it is there."""
@@ -78,7 +78,9 @@ class Office:
     def asked(self, run_id: str) -> None:
         """Wait until a person is asked; an answer in the first moments can fail the task (measured)."""
         self.until(
-            lambda: run_id in {one["task_instance"]["dag_run_id"] for one in self.airflow().pending_approvals()},
+            lambda: (
+                run_id in {approval["task_instance"]["dag_run_id"] for approval in self.airflow().pending_approvals()}
+            ),
             RUN_SECONDS,
             "a request for approval",
         )
@@ -97,9 +99,9 @@ class Office:
     def until(condition, seconds, what):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            found = condition()
-            if found:
-                return found
+            value = condition()
+            if value:
+                return value
             time.sleep(1)
         pytest.fail(f"within {seconds} s this must come: {what}")
 
@@ -228,7 +230,7 @@ def test_a_gain_that_may_be_luck_is_inconclusive(office):
     verdict = office.verdict(run_id)
     assert verdict["answer"] == "inconclusive"
     assert "no gain is shown: " in " ".join(verdict["reasons"])  # its exam is open
-    exact = " ".join(one["text"] for one in office.document(verdict["verdict_id"])["decision"]["reasons"])
+    exact = " ".join(reason["text"] for reason in office.document(verdict["verdict_id"])["decision"]["reasons"])
     assert re.search(r"With 300 more exam items it would be shown with a chance of [\d.]+ %", exact)
     assert outcome["outcome"].startswith("rejected")
     assert office.champion() == before

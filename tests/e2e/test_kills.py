@@ -26,7 +26,7 @@ def shaken(make_installation):
 
 def _victims(installation, demo):
     """Return what may be killed: every process of this stack but the supervisor and the demo itself."""
-    found = []
+    victims = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         try:
             command = " ".join(process.info["cmdline"] or ())
@@ -40,8 +40,8 @@ def _victims(installation, demo):
             and "supervisord" not in command
             and "dethrone" not in command.split("/")[-1]
         ):
-            found.append((process, command))
-    return found
+            victims.append((process, command))
+    return victims
 
 
 def _role(command):

@@ -64,8 +64,8 @@ def rows(number):
 @pytest.fixture(scope="module")
 def two_machines():
     try:
-        with network(2) as found:
-            yield found
+        with network(2) as laid:
+            yield laid
     except CannotMakeNetwork as error:
         pytest.skip(str(error))
 
@@ -84,7 +84,7 @@ def installation(tmp_path_factory, two_machines, postgres_server, seaweed_server
     (project / "project.yaml").write_text(PROJECT)
     shutil.copy(source_root() / "pipeline_tasks" / "project" / "templates" / "tabular" / "labeling.xml", project)
     (project / "incoming" / "first.csv").write_text(rows(1))
-    one = Installation(
+    built = Installation(
         folder,
         network=two_machines,
         postgres=postgres_server,
@@ -94,23 +94,23 @@ def installation(tmp_path_factory, two_machines, postgres_server, seaweed_server
     )
     keys = {"access_key": services.S3_ACCESS_KEY, "secret_key": services.S3_SECRET_KEY}
     S3ObjectStore(
-        endpoint=seaweed_server.endpoint, bucket=one.environment["DETHRONE_S3_BUCKET"], **keys
+        endpoint=seaweed_server.endpoint, bucket=built.environment["DETHRONE_S3_BUCKET"], **keys
     ).ensure_bucket()
     shared = (postgres_server.port, seaweed_server.ports[0], label_studio_server.port)
     with Relay(two_machines.address, *shared):
         try:
-            one.start()
-            yield one
+            built.start()
+            yield built
         finally:
-            one.stop()
+            built.stop()
 
 
 def until(condition, seconds, what, installation):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
+        value = condition()
+        if value:
+            return value
         time.sleep(0.3)
     pytest.fail(f"within {seconds} s this must come: {what}\n{installation.logs()}")
 
@@ -136,7 +136,7 @@ def serving_addresses(installation):
 def ended(installation):
     runs = installation.airflow.runs("shop__train")
     results = [installation.airflow.result("shop__train", run["dag_run_id"], "finish") for run in runs]
-    return next((one for one in results if one and one.get("outcome")), None)
+    return next((result for result in results if result and result.get("outcome")), None)
 
 
 def test_the_loop_goes_on_when_one_of_two_workers_dies(installation, postgres_server):
@@ -151,17 +151,17 @@ def test_the_loop_goes_on_when_one_of_two_workers_dies(installation, postgres_se
         lambda: running_task(installation), 150, "a task of the training run on a worker", installation
     )
     assert victim.die() > 3
-    found = until(
+    result = until(
         lambda: ended(installation),
         400,
         f"the end of the run after the worker with {task['task_id']} died",
         installation,
     )
-    assert found["outcome"] == "promoted", found
+    assert result["outcome"] == "promoted", result
     (survivor,) = [machine for machine in installation.workers if machine is not victim]
     assert "Nothing lost, nothing twice" in survivor.run("dethrone", "verify")
     history = json.loads(survivor.run("dethrone", "history", "shop", "--json"))["rows"]
-    assert [one["action"] for one in history] == ["promote"]
+    assert [route["action"] for route in history] == ["promote"]
     key = (installation.folder / "secrets" / "gateway_api_key").read_text().strip()
     answer = httpx.post(
         f"{installation.environment['DETHRONE_GATEWAY_URL']}/v1/projects/shop/predict",

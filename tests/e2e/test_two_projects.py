@@ -40,9 +40,9 @@ def _airflow(installation):
 def _until(condition, seconds, what):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
+        value = condition()
+        if value:
+            return value
         time.sleep(1)
     pytest.fail(f"within {seconds} s this must come: {what}")
 
@@ -68,7 +68,7 @@ def test_texts_go_from_a_file_to_a_champion_that_a_person_approved(installation)
     assert airflow.result("newsgroups__train", request["dag_run_id"], "finish")["outcome"] == "promoted"
 
     history = installation.json("history", "newsgroups")
-    assert [one["action"] for one in history] == ["promote"]
+    assert [route["action"] for route in history] == ["promote"]
 
 
 def test_the_champion_answers_texts(installation, tmp_path):

@@ -85,7 +85,7 @@ def test_scripted_annotators_answer_each_item_with_as_many_people_as_asked(case)
     report = case.collect()
     assert (report.num_annotations, report.num_decided, report.num_disputed) == (15, 12, 0)
     decided = case.labels.decisions(NAME, exam)
-    assert {(one.label, one.annotators) for one in decided.values()} == {
+    assert {(decision.label, decision.annotators) for decision in decided.values()} == {
         ("cat", ("one@dethrone.test", "two@dethrone.test"))
     }
     labels = [case.label_of(item_id)[2] for item_id in train]
@@ -208,7 +208,7 @@ def test_notes_an_empty_submit_and_hostile_results_on_the_real_server(case):
     people.http.post(f"/api/projects/{case.ls_project()}/import", [{"data": {"image": "x"}}])
     report = case.collect()
     assert (report.num_decided, report.num_empty, report.num_refused) == (1, 1, 3)
-    codes = {one.digest: one.code for one in case.items.quarantined(NAME)}
+    codes = {entry.digest: entry.code for entry in case.items.quarantined(NAME)}
     assert codes == {
         empty: "NO_ANSWER", changed: "ITEM_CHANGED", wrong: "SCHEMA_MISMATCH", alone: "NO_CLASS",
     }  # fmt: skip
@@ -233,4 +233,4 @@ def test_one_account_finishes_a_project_that_asks_for_one(case):
             people.submit(item_id, region("cat"), queue=queue)
     report = case.collect()
     assert (report.num_decided, report.note) == (6, "")
-    assert sum(one.outstanding for one in case.labels.counts(NAME).values()) == 0
+    assert sum(counts.outstanding for counts in case.labels.counts(NAME).values()) == 0

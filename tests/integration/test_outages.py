@@ -59,9 +59,10 @@ def image(seed: int) -> bytes:
 
 
 IMAGES = {
-    phase: [image(number * 100 + one) for one in range(NUM_PER_PHASE)] for number, phase in enumerate(PHASES, start=1)
+    phase: [image(number * 100 + index) for index in range(NUM_PER_PHASE)]
+    for number, phase in enumerate(PHASES, start=1)
 }
-EVERY_IMAGE = [one for some in IMAGES.values() for one in some]
+EVERY_IMAGE = [photo for some in IMAGES.values() for photo in some]
 
 
 class Load:
@@ -176,7 +177,7 @@ class Scene:
                 annotators=[Annotator("one@dethrone.test", 0.0)],
                 people_per_item=1,
                 config=labeling_config(self.project),
-                truth={sha256_hex(one): CLASSES[0] for one in EVERY_IMAGE},
+                truth={sha256_hex(photo): CLASSES[0] for photo in EVERY_IMAGE},
                 similar={},
             ).num_answers
         return num_answers
@@ -205,7 +206,7 @@ def release(tmp_path_factory):
         folder / "model", tag="dethrone_pets:r1", labels={"model_version": "v1"}, bentoml_home=folder / "bentoml"
     )
     model = load(folder / "model")
-    confidences = np.sort(np.max(model.predict([model.decode(one) for one in EVERY_IMAGE]), axis=1))
+    confidences = np.sort(np.max(model.predict([model.decode(photo) for photo in EVERY_IMAGE]), axis=1))
     middle = len(confidences) // 2
     return folder, float(confidences[middle - 1] + confidences[middle]) / 2
 
@@ -337,11 +338,11 @@ def test_outages_in_turn_fail_no_prediction_and_lose_nothing(scene, release, ser
         wait_until(lambda: metrics(gateway.url)["dethrone_spool_bytes"] == 0, timeout_seconds=60, what="the draining")
 
         rows = rows_in(s3_store)
-        assert sorted(row["prediction_id"] for row in rows) == sorted(one["prediction_id"] for _, one in load.answers)
+        assert sorted(row["prediction_id"] for row in rows) == sorted(body["prediction_id"] for _, body in load.answers)
         assert {row["status"] for row in rows} == {200}
 
         unsure = {digest for digest, answer in load.answers if answer["needs_review"]}
-        assert {phase for phase in PHASES if unsure & {sha256_hex(one) for one in IMAGES[phase]}} == set(PHASES)
+        assert {phase for phase in PHASES if unsure & {sha256_hex(photo) for photo in IMAGES[phase]}} == set(PHASES)
         assert unsure < {digest for digest, _ in load.answers}
         asked = {digest for digest in unsure if side_of(digest) == "train"}  # the exam's side is left alone
         for _ in range(2):
@@ -353,8 +354,8 @@ def test_outages_in_turn_fail_no_prediction_and_lose_nothing(scene, release, ser
         assert set(tasks.values()) == {1}
         assert asked <= set(tasks)
         for digest, answer in {digest: answer for digest, answer in load.answers if digest in asked}.items():
-            found = get(gateway.url, f"/v1/predictions/{answer['prediction_id']}").json()
-            assert (found["review"]["state"], found["review"]["label"]) == ("answered", CLASSES[0]), digest
+            status = get(gateway.url, f"/v1/predictions/{answer['prediction_id']}").json()
+            assert (status["review"]["state"], status["review"]["label"]) == ("answered", CLASSES[0]), digest
 
 
 def _look_in_a_thread(url: str, prediction_id: str) -> threading.Thread:

@@ -66,14 +66,14 @@ def stack():
     if not (source_root() / ".venv-label-studio" / "bin" / "label-studio").exists():
         pytest.skip("Label Studio's environment is not installed (make install)")
     home = Path(tempfile.mkdtemp(prefix="dethrone-stack-")).resolve()
-    one = Stack(home)
-    one.projects_dir.mkdir()
+    started = Stack(home)
+    started.projects_dir.mkdir()
     try:
-        one.up()
-        yield one
+        started.up()
+        yield started
     finally:
-        one.down()
-        left = one.processes()
+        started.down()
+        left = started.processes()
         shutil.rmtree(home)
         assert left == []
 
@@ -85,11 +85,18 @@ def running(stack):
     return stack
 
 
+@pytest.fixture
+def stopped(stack):
+    """The stack, down whatever the test before did to it: after a test that left it down, nothing is started twice."""
+    stack.down()
+    return stack
+
+
 def test_every_part_is_healthy(running):
-    found = status(running.home)
-    assert found.healthy, found
-    assert [part.name for part in found.parts][:6] == CORE
-    assert all(part.pid and part.uptime_seconds >= 0 for part in found.parts)
+    state = status(running.home)
+    assert state.healthy, state
+    assert [part.name for part in state.parts][:6] == CORE
+    assert all(part.pid and part.uptime_seconds >= 0 for part in state.parts)
 
 
 def test_a_second_up_changes_nothing_and_is_quick(running):
@@ -175,37 +182,49 @@ def test_the_doctor_finds_nothing_wrong(running):
 
 
 def test_logs_shows_the_end_of_each_part(running):
-    found = logs(running.home, num_lines=5)
-    assert set(CORE) <= set(found)
-    assert all(len(lines) <= 5 for lines in found.values())
+    ends = logs(running.home, num_lines=5)
+    assert set(CORE) <= set(ends)
+    assert all(len(lines) <= 5 for lines in ends.values())
 
 
-def test_two_ups_at_once_both_end_well(running):
+def test_down_leaves_no_process(running):
+    pids = [process.pid for process in running.processes()]
     running.down()
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+    assert running.processes() == []
+    assert not status(running.home).running
+
+
+def test_a_taken_port_is_named_and_another_is_used_and_kept(stopped):
+    wanted = stopped.ports()["label_studio"]
+    events = []
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", wanted))
+        other.listen()
+        report = stopped.up(on_event=events.append)
+    chosen = report.stack["ports"]["label_studio"]
+    assert report.moved == {"label_studio": (wanted, chosen)}
+    assert any(f"port {wanted} is taken by" in event.detail and f"using {chosen}" in event.detail for event in events)
+    assert stopped.up().stack["ports"]["label_studio"] == chosen
+    assert status(stopped.home).healthy
+
+
+def test_down_after_the_supervisor_was_killed_leaves_nothing(running):
+    os.kill(int(running.layout.supervisor_pid_file.read_text()), signal.SIGKILL)
+    running.down()
+    assert running.processes() == []
+
+
+def test_two_ups_at_once_both_end_well(stopped):
     reports, events = [], []
-    threads = [threading.Thread(target=lambda: reports.append(running.up(on_event=events.append))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: reports.append(stopped.up(on_event=events.append))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(reports) == 2
     assert any("another dethrone up or down is at work" in event.detail for event in events)
-    assert status(running.home).healthy
-
-
-def test_a_taken_port_is_named_and_another_is_used_and_kept(running):
-    running.down()
-    wanted = running.ports()["label_studio"]
-    events = []
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", wanted))
-        other.listen()
-        report = running.up(on_event=events.append)
-    chosen = report.stack["ports"]["label_studio"]
-    assert report.moved == {"label_studio": (wanted, chosen)}
-    assert any(f"port {wanted} is taken by" in event.detail and f"using {chosen}" in event.detail for event in events)
-    assert running.up().stack["ports"]["label_studio"] == chosen
-    assert status(running.home).healthy
+    assert status(stopped.home).healthy
 
 
 @pytest.mark.parametrize("program", ["s3", "label-studio", "airflow-api-server", "airflow-scheduler"])
@@ -230,12 +249,6 @@ def test_up_after_the_supervisor_was_killed(running):
     assert running.s3().get_object(Bucket="dethrone", Key="probe/kept")["Body"].read() == b"before the kill"
 
 
-def test_down_after_the_supervisor_was_killed_leaves_nothing(running):
-    os.kill(int(running.layout.supervisor_pid_file.read_text()), signal.SIGKILL)
-    running.down()
-    assert running.processes() == []
-
-
 def test_up_after_everything_was_killed_at_once(running):
     running.s3().put_object(Bucket="dethrone", Key="probe/power-cut", Body=b"acknowledged")
     for process in running.processes():
@@ -245,27 +258,28 @@ def test_up_after_everything_was_killed_at_once(running):
     assert running.s3().get_object(Bucket="dethrone", Key="probe/power-cut")["Body"].read() == b"acknowledged"
 
 
-@pytest.mark.parametrize(("how", "after_seconds"), [(signal.SIGKILL, 0.5), (signal.SIGINT, 3.0), (signal.SIGKILL, 8.0)])
-def test_an_interrupted_first_up_goes_on(how, after_seconds):
+def test_a_first_up_that_is_interrupted_again_and_again_goes_on():
     home = Path(tempfile.mkdtemp(prefix="dethrone-cut-")).resolve()
-    one = Stack(home)
+    cut = Stack(home)
     code = (
         "import os, signal, sys; from pathlib import Path; from pipeline_tasks.stack import lifecycle\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored\n"
         "lifecycle.up(Path(sys.argv[1]), projects_dir=Path(sys.argv[1]) / 'projects', environment=dict(os.environ))"
     )
-    first = subprocess.Popen([sys.executable, "-c", code, str(home)], stderr=subprocess.DEVNULL)
     try:
-        time.sleep(after_seconds)
-        first.send_signal(how)
-        first.wait(timeout=30)
-        one.up()
+        for how, after_seconds in ((signal.SIGKILL, 0.5), (signal.SIGINT, 3.0), (signal.SIGKILL, 8.0)):
+            with subprocess.Popen([sys.executable, "-c", code, str(home)], stderr=subprocess.DEVNULL) as first:
+                try:
+                    time.sleep(after_seconds)
+                    first.send_signal(how)
+                    first.wait(timeout=30)
+                finally:
+                    first.kill()
+        cut.up()
         assert status(home).healthy
     finally:
-        first.kill()
-        first.wait()
-        one.down()
-        left = one.processes()
+        cut.down()
+        left = cut.processes()
         shutil.rmtree(home)
         assert left == []
 
@@ -280,11 +294,3 @@ def test_the_watchdog_restarts_a_stuck_scheduler(running):
     while not status(running.home).healthy:
         assert time.monotonic() - began < 120, status(running.home)
         time.sleep(1)
-
-
-def test_down_leaves_no_process(running):
-    pids = [process.pid for process in running.processes()]
-    running.down()
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
-    assert running.processes() == []
-    assert not status(running.home).running

@@ -32,7 +32,7 @@ def learn(name: str, data: Sequence[bytes], labels: Sequence[int], folder: Path,
     inputs = decode_inputs(
         lambda: enumerate(data),
         num_rows=len(data),
-        decode=lambda one: recipe.decode(one, preprocessing=preprocessing),
+        decode=lambda content: recipe.decode(content, preprocessing=preprocessing),
         folder=folder,
         key="k",
     )
@@ -46,6 +46,6 @@ def learn(name: str, data: Sequence[bytes], labels: Sequence[int], folder: Path,
 
 def predict(recipe: Recipe, params, module, data: Sequence[bytes]) -> np.ndarray:
     preprocessing = recipe.preprocessing(params)
-    decoded = [recipe.decode(one, preprocessing=preprocessing) for one in data]
+    decoded = [recipe.decode(content, preprocessing=preprocessing) for content in data]
     parts = [recipe.predict_batch(module, recipe.collate(decoded[at : at + 256])) for at in range(0, len(decoded), 256)]
     return np.concatenate(parts)

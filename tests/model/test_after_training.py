@@ -1,4 +1,4 @@
-"""What must hold of trained models on real photos: they reach their floor, and bear what should not matter.
+"""Trained models on real photos: they reach their floor, and bear what should not matter.
 
 The photos are the committed subset of Fashion-MNIST. A floor is the reference accuracy (demo-data: 1,000 training
 images 0.843) less four standard errors of an exam of 2,000 (0.033) and the tenth of the rows that validates.

@@ -1,4 +1,4 @@
-"""What must hold of each recipe before any training: shapes, ranges, and that it can learn eight rows by heart."""
+"""Each recipe before any training: shapes, ranges, and that it can learn eight rows by heart."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_decoded_items_are_as_the_signature_says(fresh):
     decoded, _ = batch(recipe, params)
     shape, dtype = SHAPES[recipe.name]
     assert (signature.input_shape, np.dtype(signature.input_dtype), signature.num_classes) == (shape, dtype, 3)
-    for one in decoded:
-        assert one.dtype == dtype
-        assert all(want in {-1, got} for want, got in zip(shape, one.shape, strict=True))
+    for array in decoded:
+        assert array.dtype == dtype
+        assert all(want in {-1, got} for want, got in zip(shape, array.shape, strict=True))
 
 
 def test_an_untrained_model_answers_with_probabilities(fresh):

@@ -137,7 +137,7 @@ PROTECTIONS = [
         "pipeline_tasks/evaluation/gate_rule_checks.py",
         "if evidence.leaks:",
         "if False:",
-        ("tests/unit/evaluation/test_gate_rule.py::test_a_leak_keeps_the_champion_and_names_items",),
+        ("tests/unit/evaluation/test_gate_rule_checks.py::test_a_leak_keeps_the_champion_and_names_items",),
     ),
     Protection(
         "hashes of the ledger",

@@ -74,10 +74,10 @@ def run(work: Iterable[Work], *, trees: Sequence[Path]) -> Iterator[Done]:
     left, free, running = deque(work), list(trees), dict[int, _Running]()
     while left or running:
         while left and free:
-            one, tree = left.popleft(), free.pop()
-            one.before(tree)
+            piece, tree = left.popleft(), free.pop()
+            piece.before(tree)
             output = tree.with_suffix(".output")
-            running[_fork(tree, one.tests, output)] = _Running(one, tree, output, time.monotonic())
+            running[_fork(tree, piece.tests, output)] = _Running(piece, tree, output, time.monotonic())
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid in running:
             ended = running.pop(pid)
@@ -92,8 +92,8 @@ def run(work: Iterable[Work], *, trees: Sequence[Path]) -> Iterator[Done]:
 
 
 def _end_late(running: dict[int, _Running]) -> None:
-    for pid, one in running.items():
-        if time.monotonic() - one.began > one.work.seconds:
+    for pid, child in running.items():
+        if time.monotonic() - child.began > child.work.seconds:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
 

@@ -67,7 +67,7 @@ PROTECTIONS = [
         "pipeline_tasks/deployment/canary.py",
         '    except (GateClosed, DataCorrupt) as error:\n        _end(rollout, "canary_failed", f"{_name',
         '    except (KeyError) as error:\n        _end(rollout, "canary_failed", f"{_name',
-        ("tests/unit/deployment/test_canary.py::test_an_approval_that_is_taken_back_ends_the_canary",),
+        ("tests/unit/deployment/test_canary_cut_short.py::test_an_approval_that_is_taken_back_ends_the_canary",),
     ),
     Protection(
         "weights that were judged",

@@ -53,10 +53,12 @@ def _tests_in(path: Path) -> frozenset[str]:
     """Return the tests of a file: functions, and `Class::method`."""
     if not path.is_file():
         return frozenset()
-    found = set()
+    tests = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}::{one.name}" for one in node.body if isinstance(one, ast.FunctionDef)}
+            tests |= {
+                f"{node.name}::{function.name}" for function in node.body if isinstance(function, ast.FunctionDef)
+            }
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found.add(node.name)
-    return frozenset(found)
+            tests.add(node.name)
+    return frozenset(tests)

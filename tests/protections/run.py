@@ -33,7 +33,7 @@ def main() -> int:
     asked = _parser().parse_args()
     chosen = choose(PROTECTIONS, names=asked.names, sample=asked.sample)
     began = time.monotonic()
-    wrong = [f"{one.name}: {text}" for one in chosen for text in faults(one)]
+    wrong = [f"{protection.name}: {text}" for protection in chosen for text in faults(protection)]
     if not wrong:
         forks.preload()
         with copies(asked.jobs) as trees:
@@ -47,7 +47,7 @@ def main() -> int:
 
 def choose(protections: Sequence[Protection], *, names: Collection[str], sample: int | None) -> list[Protection]:
     """Return the protections with these names, or so many quick ones spread over all, or all."""
-    known = {one.name: one for one in protections}
+    known = {protection.name: protection for protection in protections}
     unknown = sorted(set(names) - set(known))
     if unknown:
         sys.exit(f"names must be among {', '.join(known)} (got {', '.join(unknown)}).")
@@ -55,13 +55,13 @@ def choose(protections: Sequence[Protection], *, names: Collection[str], sample:
         return [known[name] for name in names]
     if sample is None:
         return list(protections)
-    quick = [one for one in protections if not one.served]
+    quick = [protection for protection in protections if not protection.served]
     return quick[:: max(1, len(quick) // sample)][:sample]
 
 
 def with_all_on(chosen: Sequence[Protection], *, trees: Sequence[Path]) -> Iterator[str]:
     """Tell which tests fail although nothing was switched off."""
-    tests = sorted({test for one in chosen for test in one.tests})
+    tests = sorted({test for protection in chosen for test in protection.tests})
     parts = [part for part in (tests[number :: len(trees)] for number in range(len(trees))) if part]
     name, seconds = "with every protection on", forks.TIMEOUT_SECONDS * len(tests)
     for done in forks.run([forks.Work(name, part, seconds=seconds) for part in parts], trees=trees):
@@ -71,8 +71,8 @@ def with_all_on(chosen: Sequence[Protection], *, trees: Sequence[Path]) -> Itera
 
 def one_by_one(chosen: Sequence[Protection], *, trees: Sequence[Path]) -> Iterator[str]:
     """Switch each off, and tell whose tests do not fail then."""
-    promises = {one.name: one.promise for one in chosen}
-    for done in forks.run((_work(one, number) for number, one in enumerate(chosen)), trees=trees):
+    promises = {protection.name: protection.promise for protection in chosen}
+    for done in forks.run((_work(protection, number) for number, protection in enumerate(chosen)), trees=trees):
         missed = list(unnoticed(done.work.tests, code=done.code, output=done.output))
         print(f"{'FAILED' if missed else 'ok    '} {done.seconds:4.0f} s  {done.work.name}", flush=True)
         name = done.work.name

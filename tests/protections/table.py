@@ -4,5 +4,5 @@ from tests.protections import data, evidence, promotion, serving, stack
 from tests.protections.protection import Protection
 
 PROTECTIONS: list[Protection] = [
-    one for area in (serving, data, evidence, promotion, stack) for one in area.PROTECTIONS
+    protection for area in (serving, data, evidence, promotion, stack) for protection in area.PROTECTIONS
 ]

@@ -9,6 +9,7 @@ from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.project.scaffold import init_project
 from tests.fakes_labeling import FakeLabelStudio
 from tests.labeling_case import Case
+from tests.reported.commands_case import installation, run  # noqa: F401 - the fixtures
 from tests.reported.sources_case import make_world
 from tests.unit.ingest.conftest import World
 

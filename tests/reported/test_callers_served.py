@@ -10,10 +10,9 @@ import subprocess
 import httpx
 import pytest
 
-from pipeline_tasks.contracts import RouteEntry
 from tests.service.conftest import png
-from tests.service.servers import ROOT, StubInference
-from tests.service.test_gateway_served import TOKEN, Stack, follows
+from tests.service.servers import ROOT
+from tests.service.test_gateway_served import TOKEN
 from tests.services import answers, free_ports, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -21,16 +20,11 @@ FILES = ROOT / "tests" / "reported" / "serving"
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    """A real gateway with a stub of a model, and the folder with an item to send: a photo of 0.8 MB."""
-    stack = Stack(tmp_path_factory.mktemp("callers"))
-    stub = StubInference(version="A")
-    stack.route(RouteEntry("dA", "A", stub.url, 100))
-    (stack.home / "item.png").write_bytes(png(side=900))
-    with stack.gateway() as served:
-        follows(served.url, 1)
-        yield served, stack.home / "item.png"
-    stub.stop()
+def gateway(stub_gateway, tmp_path_factory):
+    """The gateway, and an item to send: a photo of 0.8 MB."""
+    item = tmp_path_factory.mktemp("callers") / "item.png"
+    item.write_bytes(png(side=900))
+    return stub_gateway, item
 
 
 def program(name: str) -> str:

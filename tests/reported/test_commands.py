@@ -1,44 +1,27 @@
 """Commands as a newcomer, a script and a pipe use them (source: a walk through every command)."""
 
 import argparse
-import datetime as dt
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
-import types
-from pathlib import Path
 
 import pytest
 
-from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog.routes import ServingRepository
-from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.cli import main
-from pipeline_tasks.contracts import Attempt, DeploymentRef
+from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.deployment.canary_schedule import Traffic
-from pipeline_tasks.errors import ConfigError, GateClosed, ServiceUnavailable, StaleAttempt
+from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.guards.reason import stated
-from pipeline_tasks.orchestration import (
-    concurrent_runs,
-    entrypoints,
-    local_pipeline,
-    project_removal,
-    resources,
-    rollback_preview,
-    rollout_warnings,
-)
+from pipeline_tasks.orchestration import entrypoints, rollback_preview, rollout_warnings
 from pipeline_tasks.orchestration.rollback import roll_back
 from pipeline_tasks.project.loader import load_project, load_projects
 from pipeline_tasks.project.scaffold import init_project
-from tests.fakes import FakeObjectStore
 from tests.ledger_case import Case, minutes
+from tests.reported.commands_case import NAME, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-NAME = "pet_photos"
-NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 # The words that follow a command; a command that is not here fails the walk.
 WORDS = {
     "up": [],
@@ -84,56 +67,6 @@ REFUSED_HOME = {"up", "demo"}  # these would start a stack: a home that no part 
 def commands():
     (actions,) = [action for action in main.build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     return actions.choices
-
-
-def variables(home: Path, projects: Path) -> dict[str, str]:
-    closed = "http://127.0.0.1:9"
-    secrets = ("S3_ACCESS_KEY", "S3_SECRET_KEY", "LABEL_STUDIO_TOKEN", "WEBHOOK_SECRET", "SPLIT_KEY")
-    return {
-        "DETHRONE_HOME": str(home),
-        "DETHRONE_PROJECTS": str(projects),
-        **{f"DETHRONE_{name}": "x" for name in (*secrets, "AIRFLOW_ADMIN_PASSWORD")},
-        **{f"DETHRONE_{name}_URL": closed for name in ("LABEL_STUDIO", "AIRFLOW", "GATEWAY")},
-        "DETHRONE_S3_ENDPOINT": closed,
-    }
-
-
-class Store(FakeObjectStore):
-    """Objects in memory, with what only a real store has to prove."""
-
-    def ensure_bucket(self):
-        pass
-
-    self_test = ensure_bucket
-
-    def abort_stale_uploads(self, *, before):
-        return 0
-
-
-@pytest.fixture
-def installation(tmp_path, monkeypatch):
-    """An installation with one project, whose services do not run and whose objects are in memory."""
-    home, projects = tmp_path / "home", tmp_path / "projects"
-    for name, value in variables(home, projects).items():
-        monkeypatch.setenv(name, value)
-    home.mkdir()
-    migrate.upgrade(f"sqlite:///{home / 'catalog.db'}")
-    init_project(projects, name=NAME, template="image-classification")
-    store = Store()
-    monkeypatch.setattr(resources.Resources, "store", property(lambda _self: store))
-    monkeypatch.setattr(resources, "AIRFLOW_PATIENCE_SECONDS", 0.1)
-    monkeypatch.chdir(tmp_path)
-    return types.SimpleNamespace(home=home, projects=projects, store=store, parts=resources.build_resources())
-
-
-@pytest.fixture
-def run(installation, capsys):
-    def call(*words):
-        code = main.main(words)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_the_walk_knows_every_command():
@@ -341,202 +274,6 @@ def test_e6_a_terminal_is_asked(run, monkeypatch, said):
     assert (len(done), code, "from v2 to v1" in err) == (changed, 1 - changed, True)
 
 
-@pytest.mark.parametrize("name", sorted(entrypoints.REPEATABLE))
-def test_e8_work_that_another_run_does_is_none_here(installation, monkeypatch, name):
-    """`collect` in a shell and in Airflow at once ended with STALE_ATTEMPT, or with a red DAG run."""
-    database = installation.parts.database
-    mine = Attempt("shell__1", name)
-
-    def slow(*_arguments, **_more):
-        fence = database.acquire(f"{NAME}/{name}", mine, now=NOW)
-        database.acquire(f"{NAME}/{name}", Attempt("manual__2026", name), now=NOW)
-        database.check(fence)
-
-    monkeypatch.setattr(installation.parts, "project", slow, raising=False)
-    answer = getattr(entrypoints, name)(NAME, attempt=mine, parts=installation.parts)
-    assert answer == {
-        "idle": f"the DAG run manual__2026 is at `{name}` of {NAME} just now, and not done yet; "
-        "the same again afterwards takes what came since"
-    }
-
-
-def test_e8_a_later_try_of_the_same_run_still_ends_the_earlier_one():
-    error = StaleAttempt("lost", holder="scheduled__1/collect/2")
-    attempt = Attempt("scheduled__1", "collect", 1)
-    assert concurrent_runs.idle_beside(error, project=NAME, stage="collect", attempt=attempt) is None
-
-
-def open_run(installation, run_id):
-    runs = RunRepository(installation.parts.database)
-    runs.open(NAME, run_id=run_id, kind="train", deadline_at=NOW + dt.timedelta(days=7), at=NOW)
-    return runs
-
-
-@pytest.mark.parametrize(("state", "waits"), [("running", True), ("queued", True), ("failed", False), (None, False)])
-def test_e8_a_shell_does_not_train_beside_airflow(installation, state, waits):
-    open_run(installation, "manual__1")
-    states = {"manual__1": {"state": state}} if state else {}
-    installation.parts.airflow = types.SimpleNamespace(run=lambda _dag, run_id: states[run_id])
-    elsewhere = concurrent_runs.training_elsewhere(installation.parts, NAME, Attempt("shell__1", "plan_training"))
-    assert (elsewhere is not None) is waits
-    assert not waits or "the DAG run manual__1 of pet_photos__train is at work" in elsewhere
-
-
-def test_e8_airflow_does_not_train_beside_a_shell(installation):
-    plan = Attempt("manual__1", "plan")
-    with concurrent_runs.train_alone(installation.parts, NAME) as alone:
-        assert alone
-        planned = entrypoints.plan_training(NAME, attempt=plan, parts=installation.parts)
-        assert planned == {"idle": f"`dethrone train {NAME}` is at work in a shell"}
-        beside = local_pipeline.train_to_serve(NAME, parts=installation.parts)
-        assert beside == {"idle": f"`dethrone train {NAME}` is at work in another shell"}
-    assert "at work" not in entrypoints.plan_training(NAME, attempt=plan, parts=installation.parts)["idle"]
-
-
-@pytest.mark.parametrize(
-    ("error", "outcome"),
-    [
-        (GateClosed("asks a person", code="APPROVAL_MISSING"), ("rejected", "APPROVAL_MISSING")),
-        (StaleAttempt("a newer one"), ("superseded", "STALE_ATTEMPT")),
-        (KeyboardInterrupt(), ("failed", "STOPPED")),
-        (ValueError("x"), ("failed", "STOPPED")),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_e8_a_run_of_a_shell_is_closed_with_what_stopped_it(installation, monkeypatch, error, outcome):
-    """A shell's training stayed open for a week, then counted as failed."""
-
-    def plan(_project, *, attempt, **_more):
-        open_run(installation, attempt.run_id)
-        return {}
-
-    def stop(*_arguments, **_more):
-        raise error
-
-    monkeypatch.setattr(entrypoints, "plan_training", plan)
-    monkeypatch.setattr(entrypoints, "snapshot", stop)
-    with pytest.raises(type(error)):
-        local_pipeline.train_to_serve(NAME, parts=installation.parts)
-    (run,) = RunRepository(installation.parts.database).list(NAME)
-    assert (run.outcome, run.reason_code) == outcome
-
-
-class Airflow:
-    """Seven DAGs of the project and one of another; `state` is that of their newest run."""
-
-    def __init__(self, state="success"):
-        self.state = state
-        self.dags = {f"{NAME}__{verb}" for verb in ("ingest", "train", "monitor")} | {"other__train"}
-
-    def dag_ids(self):
-        return set(self.dags)
-
-    def runs(self, dag, *, limit):
-        return [{"state": self.state, "dag_run_id": f"manual__{dag}"}][:limit]
-
-    def delete(self, dag):
-        self.dags.remove(dag)
-
-
-class Target:
-    def __init__(self, *names):
-        self.names = list(names)
-
-    def list(self):
-        return dict.fromkeys(self.names, "RUNNING")
-
-    def stop(self, name):
-        self.names.remove(name)
-
-
-@pytest.fixture
-def leaving(installation):
-    Case(installation.parts.database, installation.store, project=NAME).tell()
-    installation.parts.airflow = Airflow()
-    installation.parts.target = Target("pet-photos-abc", "pet-photos-def", "pet-photos-of-others-abc")
-    return installation
-
-
-def test_f6_a_removed_project_leaves_and_can_come_back(leaving):
-    """A project that was removed still served, and its seven DAGs stayed."""
-    parts = leaving.parts
-    before = ServingRepository(parts.database).history(NAME)
-    removal = project_removal.remove(parts, NAME, now=NOW)
-    assert removal.servers == ("pet-photos-abc", "pet-photos-def")
-    assert parts.target.names == ["pet-photos-of-others-abc"]
-    assert parts.airflow.dags == {"other__train"}
-    assert not (leaving.projects / NAME).exists()
-    assert not load_projects(leaving.projects)[0]
-    assert ServingRepository(parts.database).history(NAME) == before
-    assert "`dethrone serve pet_photos`" in removal.as_text()
-    Path(removal.folder).rename(leaving.projects / NAME)
-    assert [project.name for project in load_projects(leaving.projects)[0]] == [NAME]
-
-
-def test_f6_a_folder_that_was_deleted_by_hand_is_noticed_and_removed(leaving):
-    programs = ["s3", "inference-pet-photos-abc"]
-    assert project_removal.left_behind(leaving.parts, running=programs) == []
-    (leaving.projects / NAME).rename(leaving.home / "elsewhere")
-    assert project_removal.left_behind(leaving.parts, running=programs) == [NAME]
-    assert project_removal.left_behind(leaving.parts, running=["s3", "inference-pet-photos-of-others-abc"]) == []
-    assert project_removal.remove(leaving.parts, NAME, now=NOW).servers == ("pet-photos-abc", "pet-photos-def")
-
-
-@pytest.mark.parametrize("is_away", [False, True], ids=["F6-container", "F6-engine-away"])
-def test_f6_containers_of_a_folder_that_was_deleted_by_hand_are_noticed_and_removed(leaving, monkeypatch, is_away):
-    """They said "no server ran", and the container went on: its engine restarts it, and needs nothing of the folder."""
-    parts = leaving.parts
-    serving = ServingRepository(parts.database)
-    deployment = DeploymentRef(NAME, "pet-photos-abc", "r", "v1", "http://127.0.0.1:3200")
-    serving.record_deployment(deployment, target="docker", now=NOW)
-    engine, parts.target = Target("pet-photos-abc", "others-abc"), Target()
-    monkeypatch.setattr("pipeline_tasks.orchestration.container_targets.engine_target", lambda _: engine)
-    (leaving.projects / NAME).rename(leaving.home / "elsewhere")
-    if is_away:
-        monkeypatch.setattr(engine, "list", raising(ServiceUnavailable("away", code="ENGINE_AWAY")))
-        assert project_removal.left_behind(parts, running=["s3"]) == []
-        with pytest.raises(ServiceUnavailable, match="away"):
-            project_removal.remove(parts, NAME, now=NOW)
-        return
-    assert project_removal.left_behind(parts, running=["s3"]) == [NAME]
-    assert project_removal.remove(parts, NAME, now=NOW).servers == ("pet-photos-abc",)
-    assert engine.names == ["others-abc"]
-    assert project_removal.left_behind(parts, running=["s3"]) == []
-
-
-def test_f6_what_ran_on_kubernetes_is_said_where_the_namespace_is_gone(leaving):
-    deployment = DeploymentRef(NAME, "pet-photos-abc", "r", "v1", "http://pet-photos-abc")
-    ServingRepository(leaving.parts.database).record_deployment(deployment, target="kubernetes", now=NOW)
-    assert "Kubernetes" not in project_removal.remove(leaving.parts, NAME, now=NOW).as_text()
-    shutil.rmtree(leaving.projects / "_removed")
-    assert "Not looked at: Kubernetes" in project_removal.remove(leaving.parts, NAME, now=NOW).as_text()
-
-
-def raising(error):
-    def call(*_, **__):
-        raise error
-
-    return call
-
-
-def test_f6_nothing_is_removed_under_a_run(leaving):
-    leaving.parts.airflow.state = "running"
-    with pytest.raises(ConfigError, match="nothing of the project may run") as error:
-        project_removal.remove(leaving.parts, NAME, now=NOW)
-    assert error.value.code == "RUN_ACTIVE"
-    assert (leaving.projects / NAME).is_dir()
-    assert len(leaving.parts.target.names) == 3
-
-
-def test_f6_nothing_is_removed_that_a_graph_uses(leaving):
-    folder = leaving.projects / "triage"
-    folder.mkdir()
-    text = "version: 1\nname: triage\ngraph:\n  nodes:\n    first: {project: pet_photos}\n  output: [first]\n"
-    (folder / "project.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"no graph may use pet_photos \(got triage\)"):
-        project_removal.remove(leaving.parts, NAME, now=NOW)
-
-
 @pytest.mark.parametrize("action", ["list", "validate"])
 def test_a_composed_project_is_shown_and_checked_with_the_others(run, installation, action):
     folder = installation.projects / "triage"
@@ -549,11 +286,6 @@ def test_a_composed_project_is_shown_and_checked_with_the_others(run, installati
     (folder / "project.yaml").write_text(f"{text}  output: [second]\n")
     code, _, err = run("project", action)
     assert (code, "triage/project.yaml" in err) == (2, True), err
-
-
-def test_f6_a_script_says_yes(run, installation):
-    code, _out, err = run("project", "remove", NAME)
-    assert (code, "--yes must be given where nobody can be asked" in err) == (2, True)
 
 
 def test_e13_a_new_project_points_editors_to_a_schema_that_is_there(installation):

@@ -1,4 +1,4 @@
-"""What is trained is what is judged is what serves.
+"""The same inputs are trained on, judged and served.
 
 Nothing is frozen that cannot be read. The inputs are in `data/` and `serving/`, see README.md.
 """

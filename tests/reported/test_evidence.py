@@ -1,4 +1,4 @@
-"""What people read, and what the owner of the database or the bucket changes: found, or listed."""
+"""Evidence that people read, and changes by the owner of the database or the bucket: found, or listed."""
 
 import re
 import shutil

@@ -84,7 +84,7 @@ def test_the_predecessor_does_not_take_over_from_a_champion_that_is_there(reply,
 
 @H6
 def test_a_named_version_and_a_bad_item_are_not_the_predecessors(row):
-    """Who names a version gets that one or an error; an item that the champion rejects stays rejected."""
+    """A named version answers or there is an error; an item that the champion rejects stays rejected."""
     servers = Servers(b1=AWAY, a1=scores())
     with pytest.raises(ApiError, match="must answer with sense and in time"):
         ask(servers, version="B")
@@ -160,7 +160,7 @@ def standbys(yard):
 
 @H6
 def test_a_promotion_names_its_predecessor_and_a_rollback_nobody(yard, row):
-    """What a person has just left answers nobody, and what was stopped long ago is not asked."""
+    """A version that a person has just left answers nobody, and one that was stopped long ago is not asked."""
     for version in ("a", "b", "c"):
         yard.ship(version)
     yard.rollback()

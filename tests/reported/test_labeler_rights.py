@@ -1,4 +1,4 @@
-"""What an ordinary labeler may do in Label Studio, by the browser's API on the real server."""
+"""The rights of an ordinary labeler in Label Studio, by the browser's API on the real server."""
 
 import base64
 import contextlib

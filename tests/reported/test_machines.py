@@ -28,7 +28,8 @@ from pipeline_tasks.ingest.sources.s3 import S3Objects
 from pipeline_tasks.project.source_schema import S3Source
 from pipeline_tasks.stack import bring_up, doctor, programs, supervisor_conf
 from pipeline_tasks.stack.layout import StackLayout, check_paths
-from tests.reported.test_commands import WORDS, variables
+from tests.reported.commands_case import variables
+from tests.reported.test_commands import WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SOCKS = {"ALL_PROXY": "socks5://127.0.0.1:1080", "all_proxy": "socks5h://127.0.0.1:1080"}

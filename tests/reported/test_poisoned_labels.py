@@ -244,7 +244,7 @@ def test_two_people_alone_do_not_show_who_is_wrong():
 
 
 def test_whoever_answered_harder_items_is_not_named():
-    """What came in later is unreadable for everybody: compared are people on items of one kind."""
+    """Items that came in later are unreadable for everybody: compared are people on items of one kind."""
     random = np.random.default_rng(2)
     known, answers = {}, []
     for number in range(900):

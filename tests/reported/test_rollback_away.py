@@ -116,7 +116,7 @@ def test_what_is_missing_here_is_asked_for_and_fails_closed(parts, row):
 
 @H5
 def test_a_bento_with_other_bytes_is_refused_with_the_store_away(parts, monkeypatch, row):
-    """What lies on this machine has the digest of the catalog, or it does not serve."""
+    """A bento on this machine has the digest of the catalog, or it does not serve."""
     keep_golden(parts.settings.home, release("m1"), GOLDEN)
     parts.store.error = AWAY
     monkeypatch.setattr(bento_packager.BentoPackager, "digest", lambda *_: "other")

@@ -49,7 +49,7 @@ def test_a_label_corrected_twice_and_back(texts):
 
 
 def test_two_labels_of_one_row_in_one_reading_are_a_conflict_each_time(texts):
-    """Which one is right cannot be known; the label that was there stays, whatever the order."""
+    """Nobody can know the right one of the two; the label that was there stays, whatever the order."""
     texts.write("a.csv", "id,text,label\n1,film,positive\n1,film,negative\n")
     texts.run()
     texts.write("a.csv", "id,text,label\n1,film,negative\n1,film,positive\n2,other,\n")
@@ -124,7 +124,7 @@ def test_a_copy_in_another_class_folder_is_a_conflict_until_one_is_removed(image
 
 @pytest.mark.parametrize("kind", ["files", "tables"])
 def test_labels_are_accepted_after_they_were_ignored(images, texts, kind):
-    """What was taken without its label is read again."""
+    """Rows that were taken without their label are read again."""
     world = images if kind == "files" else texts
     if kind == "files":
         world.write("labeled/cat/1.png", png(1))

@@ -135,7 +135,7 @@ def test_a_row_of_the_future_does_not_end_the_reading(shop_of, time_type):
 
 
 def test_an_old_cursor_in_the_future_is_mended(shop_of):
-    """What older versions stored, in their form."""
+    """A cursor that older versions stored, in their form."""
     from pipeline_tasks.contracts import Attempt
 
     shop = shop_of()

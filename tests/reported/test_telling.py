@@ -1,4 +1,4 @@
-"""What verdicts tell of an exam that is open: the ladder instead of figures, and no item.
+"""Verdicts on an exam that is open tell the ladder instead of figures, and no item.
 
 Blum and Hardt (2015): an equal model that climbs on the told difference was promoted in 86 of 100 exams of 300 items.
 """

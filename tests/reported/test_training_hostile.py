@@ -141,7 +141,7 @@ def test_more_bad_items_than_a_training_leaves_out_close_the_gate_by_their_codes
 
 
 def test_bytes_that_are_not_the_items_stop_the_training_by_name(tmp_path):
-    """What is stored was changed: a training on it could not be repeated."""
+    """The stored bytes were changed: a training on them could not be repeated."""
     snapshot = Snapshot("text", tmp_path)
     snapshot.store.put("pack", snapshot.store.get("pack").replace(b"letter number 7\x00"[:-1], b"letter number 8", 1))
     with pytest.raises(DataCorrupt, match=rf"pack at \d+ must hold the bytes of item {sha256_hex(snapshot.good[7])}"):

@@ -1,4 +1,4 @@
-"""What does not decode is known at ingest, with a way out for what older versions let in.
+"""Items that do not decode are known at ingest, with a way out for those that older versions let in.
 
 Source: README.md here.
 """

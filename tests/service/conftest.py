@@ -77,7 +77,7 @@ class StubModels:
 
 
 class StubReviews:
-    """What the catalog knows of people's answers; `error` is a catalog that is away."""
+    """People's answers in the catalog; `error` is a catalog that is away."""
 
     def __init__(self) -> None:
         self.audited = {}

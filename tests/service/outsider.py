@@ -15,8 +15,8 @@ WAIT_MS = 1500
 
 def listening(processes: list[psutil.Process]) -> set[int]:
     """Return every port that the processes listen on, on whichever address."""
-    connections = [one for process in processes for one in process.net_connections("inet")]
-    return {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN or one.type == 2}
+    connections = [connection for process in processes for connection in process.net_connections("inet")]
+    return {port.laddr.port for port in connections if port.status == psutil.CONN_LISTEN or port.type == 2}
 
 
 def order(port: int, *, mark: Path) -> None:

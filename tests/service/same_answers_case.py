@@ -168,22 +168,22 @@ class Case:
         """Decode with the training's loader, and answer with the torch module as validation does."""
         loaded = load_stored(self.store)(self.model)
         config, rows = loaded.manifest.config, rows_of(self.table)
-        found = find_recipe(config.recipe)
-        plan = LoadPlan(self.name, "s1", found, config.params, config.classes, self.folder / f"again-{self.name}")
+        recipe_code = find_recipe(config.recipe)
+        plan = LoadPlan(self.name, "s1", recipe_code, config.params, config.classes, self.folder / f"again-{self.name}")
         inputs = load_data(plan, rows, store=self.store).inputs
         weights = self.store.get(f"{self.model.object_key}/model.safetensors")
         module = load_module(loaded.manifest, weights).eval()
-        found_nc = predict(found.recipe, module, inputs, np.arange(len(rows)))
+        found_nc = predict(recipe_code.recipe, module, inputs, np.arange(len(rows)))
         return dict(zip([row.item_id for row in rows], found_nc, strict=True))
 
     def as_in_the_gate(self) -> Answers:
         """Answer with the stored model version in small passes, as the golden answers of a release are made."""
-        model, found = load_stored(self.store)(self.model), {}
+        model, rows = load_stored(self.store)(self.model), {}
         for start in range(0, len(self.items), PASS):
             some = [data for data, _ in self.items[start : start + PASS]]
             answers_nc = model.predict([model.decode(data) for data in some])
-            found |= dict(zip(map(sha256_hex, some), answers_nc, strict=True))
-        return found
+            rows |= dict(zip(map(sha256_hex, some), answers_nc, strict=True))
+        return rows
 
     def ship(self, address: str) -> None:
         """Make the model version the champion, behind an inference server at the address."""
@@ -205,30 +205,30 @@ class Case:
 
     def as_served(self, gateway: str) -> Answers:
         """Ask the gateway for batches over HTTP; every class comes back with its probability."""
-        found: Answers = {}
+        rows: Answers = {}
         with httpx.Client(headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=60) as client:
             for start in range(0, len(self.items), BATCH):
                 some = [data for data, _ in self.items[start : start + BATCH]]
                 document = {"items": [self._as_json(data) for data in some]}
                 answer = client.post(f"{gateway}/v1/projects/{self.name}/predict:batch", json=document)
                 answer.raise_for_status()
-                found |= {sha256_hex(data): self._row(one) for data, one in zip(some, results(answer), strict=True)}
-        return found
+                rows |= {sha256_hex(data): self._row(row) for data, row in zip(some, results(answer), strict=True)}
+        return rows
 
     def _as_json(self, data: bytes) -> dict[str, str]:
         return {"text": data.decode()} if self.kind == "text" else {"base64": base64.b64encode(data).decode()}
 
     def _row(self, prediction: dict) -> np.ndarray:
-        top = {one["label"]: one["confidence"] for one in prediction["top"]}
+        top = {candidate["label"]: candidate["confidence"] for candidate in prediction["top"]}
         return np.array([top[label] for label in self.classes])
 
 
 def results(answer: httpx.Response) -> list[dict]:
-    found = answer.json()["results"]
-    assert [one["error"] for one in found if one["error"]] == []
-    return [one["prediction"] for one in found]
+    rows = answer.json()["results"]
+    assert [row["error"] for row in rows if row["error"]] == []
+    return [row["prediction"] for row in rows]
 
 
-def largest_difference(one: Answers, other: Answers, *, ids: Sequence[str]) -> float:
+def largest_difference(expected: Answers, other: Answers, *, ids: Sequence[str]) -> float:
     """Return the largest difference of any probability of the items."""
-    return max(float(np.abs(one[item_id] - other[item_id]).max()) for item_id in ids)
+    return max(float(np.abs(expected[item_id] - other[item_id]).max()) for item_id in ids)

@@ -39,11 +39,11 @@ def write_model(
 ) -> None:
     """Write the two files of an untrained model version."""
     torch.manual_seed(seed)
-    found = find_recipe(recipe)
-    params = found.recipe.resolve(params or {})
-    config = config_of(found, recipe=recipe, params=params, classes=classes, version=version, seed=seed)
+    recipe_code = find_recipe(recipe)
+    params = recipe_code.recipe.resolve(params or {})
+    config = config_of(recipe_code, recipe=recipe, params=params, classes=classes, version=version, seed=seed)
     origin = Origin(code_revision="c1", torch_version=torch.__version__, device="cpu")
-    save(pack(found.recipe.build(params, len(classes)), config=config, origin=origin, metrics={}), folder)
+    save(pack(recipe_code.recipe.build(params, len(classes)), config=config, origin=origin, metrics={}), folder)
 
 
 class Served:
@@ -115,7 +115,7 @@ def serving(target: str, *, home: Path, environment: dict[str, str], cwd: Path =
 
 
 def gateway_environment(home: Path, **more: str) -> dict[str, str]:
-    """What the gateway is given in tests: a fast shipping interval, and a store that is not there."""
+    """The gateway's environment in tests: a fast shipping interval, and a store that is not there."""
     return {
         "DETHRONE_HOME": str(home),
         "BENTOML_HOME": str(home / "bentoml"),

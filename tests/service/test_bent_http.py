@@ -68,10 +68,10 @@ def running(request, bench):
 
 
 def test_a_message_that_can_be_read_in_two_ways_is_refused_and_nothing_behind_it_is_answered(running):
-    found = {
+    answers = {
         name: statuses(raw(running.port, data, timeout_seconds=3)) for name, data in ambiguous(running.head).items()
     }
-    assert {name: status for name, status in found.items() if status not in ([400], [408], [413], [415], [422])} == {}
+    assert {name: status for name, status in answers.items() if status not in ([400], [408], [413], [415], [422])} == {}
     assert running.answers()
 
 
@@ -130,6 +130,6 @@ def test_callers_who_do_not_finish_stop_nobody(running):
 def test_a_line_break_cannot_be_brought_into_a_header(running, name):
     for value in (b"a\rb", b"a\nX-Model-Version: B", b"a\x00", b"a\x0bb\x7f"):
         line = name.encode() + b": " + value + b"\r\n"
-        found = statuses(raw(running.port, running.head + line + b"Connection: close\r\nContent-Length: 0\r\n\r\n"))
-        assert found == [] or 400 <= found[0] < 500
+        answers = statuses(raw(running.port, running.head + line + b"Connection: close\r\nContent-Length: 0\r\n\r\n"))
+        assert answers == [] or 400 <= answers[0] < 500
     assert running.answers()

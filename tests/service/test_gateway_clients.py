@@ -14,10 +14,9 @@ import httpx
 import pytest
 
 from bento_services.gateway.api import app
-from pipeline_tasks.contracts import RouteEntry
 from tests.service.conftest import png
-from tests.service.servers import ROOT, StubInference
-from tests.service.test_gateway_served import TOKEN, Stack, follows
+from tests.service.servers import ROOT
+from tests.service.test_gateway_served import TOKEN
 
 DOCUMENT = json.loads(app.DOCUMENT)
 TYPESCRIPT = ROOT / "clients" / "typescript"
@@ -44,14 +43,8 @@ def test_generating_again_gives_the_committed_types(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
-    stack = Stack(tmp_path_factory.mktemp("clients"))
-    stub = StubInference(version="A")
-    stack.route(RouteEntry("dA", "A", stub.url, 100))
-    with stack.gateway() as served:
-        follows(served.url, 1)
-        yield served
-    stub.stop()
+def gateway(stub_gateway):
+    return stub_gateway
 
 
 @pytest.mark.integration

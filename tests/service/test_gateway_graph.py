@@ -150,15 +150,22 @@ def test_a_tensor_goes_on_as_the_very_bytes_that_came(bench, models):
 def test_every_node_is_logged_in_its_project_under_the_one_id(bench, models):
     answer = ask(bench, CHAIN, **{"X-User-Key": "u1", "X-Business-Key": "order 7"}).json()
     records = by_project(bench)
-    assert {name: (one.model_version, one.deployment_id, one.label, one.status) for name, one in records.items()} == {
+    assert {
+        name: (record.model_version, record.deployment_id, record.label, record.status)
+        for name, record in records.items()
+    } == {
         "coarse": ("C", "coarse-1", "boot", 200),
         "stacked": ("T", "stacked-1", "keep", 200),
         "triage": (VERSION, "stacked-1", "keep", 200),
     }
-    assert {one.prediction_id for one in records.values()} == {answer["prediction_id"]}
-    assert {one.user_key for one in records.values()} == {"u1"}
-    assert {one.business_key for one in records.values()} == {"order 7"}
-    assert {name: one.payload for name, one in records.items()} == {"coarse": png(), "stacked": None, "triage": None}
+    assert {record.prediction_id for record in records.values()} == {answer["prediction_id"]}
+    assert {record.user_key for record in records.values()} == {"u1"}
+    assert {record.business_key for record in records.values()} == {"order 7"}
+    assert {name: record.payload for name, record in records.items()} == {
+        "coarse": png(),
+        "stacked": None,
+        "triage": None,
+    }
     assert records["stacked"].payload_sha256 == sha256_hex(models.tensors["coarse"])
     assert records["triage"].payload_sha256 == sha256_hex(png()) == records["coarse"].payload_sha256
     assert json.loads(records["triage"].scores) == {"keep": 0.9, "return": 0.1}
@@ -243,13 +250,13 @@ def test_batches_and_later_predictions_are_composed_too(bench, models):
     items = [{"base64": base64.b64encode(png(seed)).decode()} for seed in range(3)]
     headers = bearer("stack") | {"Content-Type": "application/json"}
     response = bench.client.post("/v1/projects/triage/predict:batch", json={"items": items}, headers=headers)
-    assert [one["prediction"]["answered_by"] for one in response.json()["results"]] == ["last"] * 3
+    assert [row["prediction"]["answered_by"] for row in response.json()["results"]] == ["last"] * 3
     taken = bench.client.post("/v1/projects/triage/predict:async", content=png(9), headers=bearer("stack"))
     bench.work()
-    found = bench.client.get(taken.headers["location"], headers=bearer("stack")).json()
-    assert (found["status"], found["prediction"]["answered_by"]) == ("done", "last")
-    ids = [one.prediction_id for one in bench.records()]
-    assert [ids.count(one) for one in set(ids)] == [3] * 4
+    status = bench.client.get(taken.headers["location"], headers=bearer("stack")).json()
+    assert (status["status"], status["prediction"]["answered_by"]) == ("done", "last")
+    ids = [record.prediction_id for record in bench.records()]
+    assert [ids.count(prediction_id) for prediction_id in set(ids)] == [3] * 4
     assert bench.counts() == (12, 12, 0)
 
 
@@ -270,8 +277,8 @@ def test_what_a_person_said_is_looked_up_in_the_project_that_answered(bench, mod
         return Audited("coarse", Review("answered", "bag", "2026-01-01T00:00:00+00:00"))
 
     bench.reviews.find = find
-    found = bench.client.get(f"/v1/predictions/{answer['prediction_id']}", headers=bearer("stack")).json()
-    assert (found["project"], found["review"]["label"]) == ("triage", "bag")
+    status = bench.client.get(f"/v1/predictions/{answer['prediction_id']}", headers=bearer("stack")).json()
+    assert (status["project"], status["review"]["label"]) == ("triage", "bag")
     assert asked == [(answer["prediction_id"], "coarse", sha256_hex(png()))]
 
 
@@ -304,7 +311,7 @@ def test_a_nodes_shadow_is_asked_what_the_node_was(bench, models):
 
     asyncio.run(run())
     assert [payload for name, payload, _ in models.asked if name == "stacked"] == [models.tensors["coarse"]] * 2
-    assert [one.model_version for one in bench.records() if one.kind == "shadow"] == ["T2"]
+    assert [record.model_version for record in bench.records() if record.kind == "shadow"] == ["T2"]
 
 
 class Wire(InferenceClient):
@@ -340,11 +347,11 @@ def test_two_real_services_answer_as_their_models_do_one_after_the_other_offline
     halves = first.predict([first.decode(image) for image in images])
     expected = second.predict(list(halves.astype(np.float32)))
     with (
-        serving("dethrone_first:r1", home=tmp_path, environment=environment, cwd=tmp_path) as one,
-        serving("dethrone_second:r1", home=tmp_path, environment=environment, cwd=tmp_path) as two,
+        serving("dethrone_first:r1", home=tmp_path, environment=environment, cwd=tmp_path) as coarse_server,
+        serving("dethrone_second:r1", home=tmp_path, environment=environment, cwd=tmp_path) as stacked_server,
     ):
         known = with_graph(CHAIN)
-        for name, server in (("coarse", one), ("stacked", two)):
+        for name, server in (("coarse", coarse_server), ("stacked", stacked_server)):
             route = known.routes[name]
             entries = (dataclasses.replace(route.entries[0], address=server.url),)
             known.routes[name] = dataclasses.replace(route, entries=entries)
@@ -359,10 +366,10 @@ def test_two_real_services_answer_as_their_models_do_one_after_the_other_offline
             client.portal.call(wire.close)
     for answer, probabilities in zip(answers, expected, strict=True):
         assert answer["label"] == STACKED[int(probabilities.argmax())]
-        assert {one["label"]: one["confidence"] for one in answer["top"]} == {
+        assert {candidate["label"]: candidate["confidence"] for candidate in answer["top"]} == {
             label: pytest.approx(float(value), abs=1e-5) for label, value in zip(STACKED, probabilities, strict=True)
         }
-        assert [one["model_version"] for one in answer["nodes"]] == ["C", "T"]
+        assert [node["model_version"] for node in answer["nodes"]] == ["C", "T"]
     # One encoding by the first service, one reading by the second: in between the same object, byte for byte.
     given = [payload for version, media_type, payload in wire.sent if version == "T" and media_type == SAFETENSORS]
     assert len(given) == len(wire.got) == len(images)
@@ -372,8 +379,8 @@ def test_two_real_services_answer_as_their_models_do_one_after_the_other_offline
 
 def test_an_experiment_on_a_nodes_project_sees_whom_the_graph_exposed(bench, models):
     ask(bench, **{"X-User-Key": "ann"})
-    found = {name: (record.generation, record.assigned) for name, record in by_project(bench).items()}
-    assert found == {"coarse": (1, "coarse-1"), "shoes": (1, "shoes-1"), "triage": (None, None)}
+    drawn = {name: (record.generation, record.assigned) for name, record in by_project(bench).items()}
+    assert drawn == {"coarse": (1, "coarse-1"), "shoes": (1, "shoes-1"), "triage": (None, None)}
 
 
 def test_a_node_that_fails_was_drawn_all_the_same(bench, models):

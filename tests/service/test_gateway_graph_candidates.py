@@ -36,8 +36,8 @@ def rolling(bench):
 
 
 def accounts(bench, route):
-    found = bench.gateway.dispatcher.accounts.read(route)["deployments"]
-    return {one["model_version"]: (one["asked"], one["errors"]) for one in found}
+    deployments = bench.gateway.dispatcher.accounts.read(route)["deployments"]
+    return {deployment["model_version"]: (deployment["asked"], deployment["errors"]) for deployment in deployments}
 
 
 def test_a_candidate_of_a_node_has_its_share_and_users_stay_on_it(bench):
@@ -60,7 +60,7 @@ def test_a_candidate_with_another_order_of_classes_is_answered_for_by_the_champi
     bench.answer_by(OtherOrder("C2"))
     answer = bench.predict(project="triage", name="stack")
     assert answer.status_code == 200
-    assert [one["model_version"] for one in answer.json()["nodes"]] == ["C", "T"]
+    assert [node["model_version"] for node in answer.json()["nodes"]] == ["C", "T"]
     assert accounts(bench, rolling) == {"C2": (1, {"class_order": 1})}
     assert by_project(bench)["coarse"].assigned == "coarse-2"
 

@@ -341,7 +341,7 @@ def test_ids_are_fetched_many_at_a_time_and_none_is_given_twice():
         return b"".join(number.to_bytes(ID_BYTES) for number in range(sum(asked[:-1]), sum(asked), ID_BYTES))
 
     new_id = random_ids(read=read)
-    found = [new_id() for _ in range(2 * IDS_AT_ONCE + 1)]
-    assert (len(set(found)), {len(one) for one in found}) == (len(found), {2 * ID_BYTES})
+    ids = [new_id() for _ in range(2 * IDS_AT_ONCE + 1)]
+    assert (len(set(ids)), {len(request_id) for request_id in ids}) == (len(ids), {2 * ID_BYTES})
     assert asked == [ID_BYTES * IDS_AT_ONCE] * 3
     assert len({*(random_ids()() for _ in range(3))}) == 3

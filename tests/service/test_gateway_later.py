@@ -172,9 +172,9 @@ def test_a_direct_answer_that_a_person_looks_at_can_be_read_later(bench):
     bench.models.replies = {"d1": UNSURE}
     answer = bench.predict().json()
     assert answer["needs_review"] is True
-    found = look(bench, answer["prediction_id"]).json()
-    assert (found["status"], found["prediction"]) == ("done", answer)
-    assert found["review"]["state"] == "not_asked"
+    status = look(bench, answer["prediction_id"]).json()
+    assert (status["status"], status["prediction"]) == ("done", answer)
+    assert status["review"]["state"] == "not_asked"
     bench.reviews.audited[answer["prediction_id"]] = Audited("fashion", Review("asked"))
     assert look(bench, answer["prediction_id"]).json()["review"]["state"] == "asked"
     said = Review("answered", "boot", "2026-01-02T03:04:05+00:00")
@@ -221,13 +221,13 @@ def test_a_catalog_that_hangs_takes_no_thread_from_predictions_and_is_said_to_be
             assert len(image) > DECODE_IN_THREAD_BYTES
             assert (await client.post("/v1/projects/fashion/predict", content=image)).status_code == 200
             seconds = time.monotonic() - began
-            found = [(await look).json()["review"]["state"] for look in looks]
+            states = [(await look).json()["review"]["state"] for look in looks]
             answers_again.set()
-            return seconds, found
+            return seconds, states
 
-    seconds, found = asyncio.run(crowd())
+    seconds, states = asyncio.run(crowd())
     assert seconds < 0.4
-    assert found == ["catalog_away"] * 60
+    assert states == ["catalog_away"] * 60
 
 
 def test_an_audited_prediction_that_only_the_catalog_knows_is_the_projects_to_read(bench):

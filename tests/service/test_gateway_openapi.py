@@ -28,11 +28,11 @@ OPERATIONS = [
 def references(value):
     if isinstance(value, dict):
         yield from [value["$ref"]] if "$ref" in value else []
-        for one in value.values():
-            yield from references(one)
+        for child in value.values():
+            yield from references(child)
     elif isinstance(value, list):
-        for one in value:
-            yield from references(one)
+        for child in value:
+            yield from references(child)
 
 
 def test_the_files_are_what_the_operations_and_types_make():
@@ -75,8 +75,10 @@ def test_operations_have_ids_of_their_own_and_name_their_path_parameters():
     ids = [operation["operationId"] for _, _, operation in OPERATIONS]
     assert len(ids) == len(set(ids))
     for path, _, operation in OPERATIONS:
-        found = [resolve(one, DOCUMENT) for one in operation.get("parameters", ())]
-        assert {one["name"] for one in found if one["in"] == "path"} == set(re.findall(r"{(\w+)}", path))
+        parameters = [resolve(parameter, DOCUMENT) for parameter in operation.get("parameters", ())]
+        assert {parameter["name"] for parameter in parameters if parameter["in"] == "path"} == set(
+            re.findall(r"{(\w+)}", path)
+        )
 
 
 def test_what_is_open_says_so_and_nothing_else_is_open(bench):
@@ -104,9 +106,9 @@ def test_bodies_have_exactly_the_documented_fields(bench):
     accepted = submit(bench).json()
     assert set(accepted) == keys("Accepted")
     bench.work()
-    found = look(bench, accepted["prediction_id"]).json()
-    assert set(found) == keys("PredictionStatus")
-    assert set(found["review"]) == keys("Review")
+    status = look(bench, accepted["prediction_id"]).json()
+    assert set(status) == keys("PredictionStatus")
+    assert set(status["review"]) == keys("Review")
     feedback = bench.client.post("/feedback", json={"prediction_id": "p", "label": "boot"}, headers=headers)
     assert set(feedback.json()) == keys("FeedbackAccepted")
     described = bench.client.get("/v1/projects/fashion", headers=headers).json()
@@ -115,7 +117,7 @@ def test_bodies_have_exactly_the_documented_fields(bench):
     in_flight = bench.client.get("/internal/inflight", headers={"Authorization": f"Bearer {token_of('stack')}"})
     assert set(in_flight.json()) == keys("InFlight")
     targets = bench.client.get("/internal/targets", headers={"Authorization": f"Bearer {token_of('stack')}"}).json()
-    assert {frozenset(one) for one in targets} == {frozenset(keys("Target"))}
+    assert {frozenset(target) for target in targets} == {frozenset(keys("Target"))}
     assert set(bench.predict(b"x").json()) == keys("Error")
 
 
@@ -144,7 +146,7 @@ def test_every_operation_has_an_example():
 
 
 @pytest.mark.parametrize(
-    "example", [one for one in EXAMPLES if one.path not in HEALTH_PATHS], ids=lambda one: one.title
+    "example", [example for example in EXAMPLES if example.path not in HEALTH_PATHS], ids=lambda example: example.title
 )
 def test_each_example_is_answered_as_it_says(bench, example):
     prediction_id = submit(bench).json()["prediction_id"]

@@ -358,9 +358,9 @@ def accounts(url: str) -> dict[str, int]:
     text = httpx.get(f"{url}/metrics", headers=HEADERS, trust_env=False, timeout=20).text
     names = ("served", "logged", "dropped", "failed")
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines())
-    found = {name: int(float(lines[f"dethrone_predictions_{name}_total"])) for name in names}
-    assert found["served"] == found["logged"] + found["dropped"] + found["failed"]
-    return found
+    counts = {name: int(float(lines[f"dethrone_predictions_{name}_total"])) for name in names}
+    assert counts["served"] == counts["logged"] + counts["dropped"] + counts["failed"]
+    return counts
 
 
 def spooled(folder) -> list[LogRecord]:

@@ -102,7 +102,7 @@ def test_a_dead_shadow_is_asked_all_the_same_or_it_would_fail_less_often_than_it
 def accounts(bench):
     headers = {"Authorization": bearer("stack")["Authorization"]}
     body = bench.client.get("/internal/accounts/fashion", headers=headers).json()
-    return {one["deployment_id"]: one for one in body["deployments"]}
+    return {deployment["deployment_id"]: deployment for deployment in body["deployments"]}
 
 
 def pairs(bench) -> tuple[int, int, int]:
@@ -141,16 +141,16 @@ def test_pairs_tell_by_edge_who_took_longer(mirrored):
     ask(mirrored, 3)
     shadow = accounts(mirrored)["s1"]
     by_edge = dict(zip(EDGES_MS, zip(shadow["slower"], shadow["faster"], strict=True), strict=True))
-    assert next(found for edge, found in by_edge.items() if edge > 100) == (3, 0)
-    assert next(found for edge, found in by_edge.items() if edge > 2000) == (0, 0)
+    assert next(counts for edge, counts in by_edge.items() if edge > 100) == (3, 0)
+    assert next(counts for edge, counts in by_edge.items() if edge > 2000) == (0, 0)
 
 
 def test_no_more_shadows_than_the_bound_are_asked_at_a_time(mirrored, monkeypatch):
     monkeypatch.setattr(module, "MAX_IN_FLIGHT", 2)
     answer_slowly(mirrored, "s1", seconds=0.3)
     assert {response.status_code for response in ask(mirrored, 8)} == {200}
-    found = outcomes(mirrored)
-    assert (found["logged"], found["skipped"]) == (2, 6)
+    counts = outcomes(mirrored)
+    assert (counts["logged"], counts["skipped"]) == (2, 6)
     assert mirrored.gateway.dispatcher.in_flight("s1") == 0
 
 
@@ -168,16 +168,16 @@ def test_monitoring_takes_shadows_for_neither_predictions_nor_errors(mirrored):
     ask(mirrored, 2)
     ((key, data),) = to_parts(mirrored.records()).items()
     part = read_part(StoredPart(key, data), project="fashion", now=dt.datetime(2026, 6, 1, tzinfo=dt.UTC))
-    assert ({one.model_version for one in part.predictions}, len(part.predictions), part.num_errors) == ({"A"}, 2, 0)
+    assert ({row.model_version for row in part.predictions}, len(part.predictions), part.num_errors) == ({"A"}, 2, 0)
 
 
 def test_mirrors_are_counted_and_compared_with_the_champions_answers(mirrored):
     ask(mirrored, 3)
     mirrored.models.replies = {"s1": Failed("nonsense")}
     ask(mirrored)
-    found = accounts(mirrored)
-    assert (found["d1"]["asked"], found["d1"]["errors"]) == (4, {})
-    shadow = found["s1"]
+    by_deployment = accounts(mirrored)
+    assert (by_deployment["d1"]["asked"], by_deployment["d1"]["errors"]) == (4, {})
+    shadow = by_deployment["s1"]
     assert (shadow["asked"], shadow["errors"], shadow["compared"], shadow["disagreed"]) == (4, {"nonsense": 1}, 3, 3)
 
 

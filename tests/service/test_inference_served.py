@@ -275,7 +275,7 @@ def test_what_was_built_and_what_was_restored_have_the_recorded_digest(built, tm
     home = tmp_path / "bentoml"
     export_bento(TAG, tmp_path / "r1.bento", bentoml_home=folder / "bentoml")
     import_bento(tmp_path / "r1.bento", bentoml_home=home)
-    assert [stored_digest(TAG, bentoml_home=one) for one in (folder / "bentoml", home)] == [digest, digest]
+    assert [stored_digest(TAG, bentoml_home=root) for root in (folder / "bentoml", home)] == [digest, digest]
     (home / "models" / "dethrone_fashion" / "r1" / "model.json").write_bytes(b"{}")
     assert stored_digest(TAG, bentoml_home=home) != digest
 

@@ -107,7 +107,9 @@ class World:
             serving=self.serving,
             target=self.target,
             gateway=self.gateway,
-            release_of=lambda one: ReleaseRef("fashion", f"r{one}", one, f"verdict-{one}", f"dethrone_fashion:{one}"),
+            release_of=lambda name: ReleaseRef(
+                "fashion", f"r{name}", name, f"verdict-{name}", f"dethrone_fashion:{name}"
+            ),
             check=lambda *_: None,
             classes_of=lambda _: CLASSES,
             attempt=attempt,
@@ -129,7 +131,7 @@ class World:
 
     @property
     def moves(self):
-        return [(one.action, one.route.champion_version) for one in self.serving.records("fashion")]
+        return [(record.action, record.route.champion_version) for record in self.serving.records("fashion")]
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,7 @@ def world(tmp_path_factory):
 
 def describe(world) -> dict[str, int]:
     body = httpx.get(f"{world.url}/v1/projects/fashion", headers=HEADERS, trust_env=False).json()
-    return {one["model_version"]: one["weight"] for one in body["deployments"]}
+    return {deployment["model_version"]: deployment["weight"] for deployment in body["deployments"]}
 
 
 class Users:
@@ -177,7 +179,7 @@ class Users:
             )
             answer = response.raise_for_status().json()
         right = self._random.random() < self._rates[answer["model_version"]]
-        label = answer["label"] if right else next(one for one in CLASSES if one != answer["label"])
+        label = answer["label"] if right else next(other for other in CLASSES if other != answer["label"])
         told = {"prediction_id": answer["prediction_id"], "label": label}
         headers = {"Content-Type": "application/json"}
         self._client.post(
@@ -190,7 +192,7 @@ def logged(home) -> FakeObjectStore:
     store, spool = FakeObjectStore(), GatewayConfig(home=home, catalog_url="").spool_dir
     # The store is away, so that everything lies in sealed segments as soon as the open one is sealed.
     wait_until(lambda: not list(spool.glob("*.open")), timeout_seconds=20, what="the last seal")
-    records = [one for path in sorted(spool.glob("*.sealed")) for one, _ in read_records(path.read_bytes())]
+    records = [record for path in sorted(spool.glob("*.sealed")) for record, _ in read_records(path.read_bytes())]
     for key, data in to_parts(records).items():
         store.put(key, data)
     return store
@@ -266,7 +268,7 @@ def test_a_good_candidate_becomes_champion_step_by_step(world):
     assert [action for action, _ in world.moves[-4:]] == ["shadow", "canary", "canary", "promote"]
     assert (route.champion_version, describe(world)) == ("b", {"b": 100})
     assert set(world.target.running) == {"fashion-ra", "fashion-rb"}
-    reasons = [one.reason for one in world.serving.records("fashion")[-4:]]
+    reasons = [record.reason for record in world.serving.records("fashion")[-4:]]
     assert "; mirrors passed: 0 of " in reasons[1]
     assert "; 50 % passed: 0 of " in reasons[3]
 
@@ -288,12 +290,12 @@ def test_an_experiment_finds_a_true_difference_and_none_where_there_is_none(worl
         deployments=experiment.deployments,
         since=started.created_at.date(),
     )
-    as_of_ms = max(one.at_ms for one in log.exposures) + 60_000
+    as_of_ms = max(exposure.at_ms for exposure in log.exposures) + 60_000
     report = compare_arms(experiment, log.exposures, log.outcomes, as_of_ms=as_of_ms)
     assert (report["answer"], report["warning"]) == (answer, None)
     arms = report["arms"].values()
-    assert sum(one["num_requests"] for one in arms) == 600
-    assert sum(one["num_exposed"] for one in arms) == sum(one["num_outcomes"] for one in arms) == 300
+    assert sum(arm["num_requests"] for arm in arms) == 600
+    assert sum(arm["num_exposed"] for arm in arms) == sum(arm["num_outcomes"] for arm in arms) == 300
     backwards = compare_arms(experiment, reversed(log.exposures), reversed(log.outcomes), as_of_ms=as_of_ms)
     assert backwards == report
     world.experiment("stop")

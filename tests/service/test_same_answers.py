@@ -63,14 +63,16 @@ def test_the_same_thousand_items_have_the_same_answers_everywhere(served, name, 
     case = cases[name]
     trained = case.as_in_training()
     assert len(trained) == NUM_ITEMS
-    found = {
+    answers_by_way = {
         "gate": case.as_in_the_gate(),
         "served": case.as_served(gateway),
         "batch": case.as_batch_prediction(),
     }
-    differences = {way: largest_difference(trained, answers, ids=list(trained)) for way, answers in found.items()}
+    differences = {
+        way: largest_difference(trained, answers, ids=list(trained)) for way, answers in answers_by_way.items()
+    }
     print(f"{name}: largest difference to training, {NUM_ITEMS} items: {differences}")
-    assert {len(answers) for answers in found.values()} == {NUM_ITEMS}
+    assert {len(answers) for answers in answers_by_way.values()} == {NUM_ITEMS}
     assert max(differences.values()) <= TOLERANCE
     spread = max(float(row.max()) for row in trained.values()) - min(float(row.max()) for row in trained.values())
     assert spread > 0.1  # a model that says the same of everything would pass anything

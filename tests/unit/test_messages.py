@@ -1,4 +1,4 @@
-"""What a message may carry: nothing that drives a terminal, and no password."""
+"""Content of messages: nothing that drives a terminal, and no password."""
 
 import sqlalchemy as sa
 

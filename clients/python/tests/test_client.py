@@ -76,18 +76,18 @@ class Gateway:
 
 def test_a_composed_answer_names_its_nodes():
     node = {"node": "shoes", "project": "boots", "model_version": "A", "label": "boot", "confidence": 0.9}
-    found = Prediction.from_json(ANSWER | {"answered_by": "shoes", "nodes": [node]})
-    assert (found.answered_by, found.nodes) == ("shoes", (NodeAnswer("shoes", "boots", "A", "boot", 0.9),))
+    prediction = Prediction.from_json(ANSWER | {"answered_by": "shoes", "nodes": [node]})
+    assert (prediction.answered_by, prediction.nodes) == ("shoes", (NodeAnswer("shoes", "boots", "A", "boot", 0.9),))
     assert (PREDICTION.answered_by, PREDICTION.nodes) == (None, ())
 
 
 def test_a_prediction_is_typed_and_the_request_says_who_and_what():
     gateway = Gateway((200, ANSWER))
     with gateway.client() as client:
-        found = client.predict(
+        prediction = client.predict(
             b"png", media_type="image/png", user_key="u", business_key="b", model_version="A", request_id="r-1"
         )
-    assert found == PREDICTION
+    assert prediction == PREDICTION
     (request,) = gateway.requests
     assert (request.method, request.url.path, request.content) == ("POST", "/v1/projects/fashion/predict", b"png")
     sent = {name: request.headers[name] for name in ("authorization", "content-type", "x-user-key")}
@@ -116,8 +116,8 @@ def test_a_batch_has_an_answer_or_an_error_for_each_item():
         {"index": 1, "status": 422, "prediction": None, "error": ERROR},
     ]
     gateway = Gateway((200, {"request_id": "r", "num_ok": 1, "num_failed": 1, "results": results}))
-    found = gateway.client().predict_batch([b"png", "text", Row({"a": 1})], media_type="image/png")
-    assert found == [PREDICTION, ItemError(422, "NOT_AN_IMAGE", "m", "body")]
+    answers = gateway.client().predict_batch([b"png", "text", Row({"a": 1})], media_type="image/png")
+    assert answers == [PREDICTION, ItemError(422, "NOT_AN_IMAGE", "m", "body")]
     assert json.loads(gateway.requests[0].content) == {
         "items": [
             {"base64": base64.b64encode(b"png").decode(), "media_type": "image/png"},
@@ -155,8 +155,8 @@ def test_waiting_ends_with_the_failure_or_the_time():
 
 def test_a_persons_answer_is_read():
     review = {"state": "answered", "label": "boot", "answered_at": "2026-01-02T03:04:05+00:00"}
-    found = Gateway(status("done", prediction=ANSWER, review=review)).client().status("p1")
-    assert found.review == Review("answered", "boot", dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc))
+    answered = Gateway(status("done", prediction=ANSWER, review=review)).client().status("p1")
+    assert answered.review == Review("answered", "boot", dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc))
 
 
 def test_feedback_and_what_serves():

@@ -31,9 +31,9 @@ from tests.ledger_case import Case, minutes
 def rows_of(url):
     engine = create_engine(url)
     with engine.connect() as connection:
-        found = {table.name: connection.execute(sa.select(table)).all() for table in t.metadata.sorted_tables}
+        rows = {table.name: connection.execute(sa.select(table)).all() for table in t.metadata.sorted_tables}
     engine.dispose()
-    return found
+    return rows
 
 
 def files_of(folder):
@@ -67,15 +67,15 @@ def test_a_backup_is_verified_where_it_lies_with_the_public_key(save, installati
     save()
     (tmp_path / "key.pem").write_text(signer.public.as_text())
 
-    def found():
+    def faults_and_note():
         verified = verify_backup(installation.vault, public_key=tmp_path / "key.pem")
-        return [one for one in verified.violations if " signed: " in one], verified.notes[0]
+        return [fault for fault in verified.violations if " signed: " in fault], verified.notes[0]
 
-    faults, note = found()
+    faults, note = faults_and_note()
     assert (faults, note.startswith("1 of ")) == ([], True)
     installation.store.objects["verdicts/signed/verdict-v1/report.html"] = b"<p>it lost</p>"
     save(check=True)
-    faults, _ = found()
+    faults, _ = faults_and_note()
     assert len(faults) == 1
     assert "verdicts/signed/verdict-v1/report.html with the SHA-256" in faults[0]
 
@@ -147,7 +147,7 @@ def test_an_invariant_that_broke_on_the_way_is_named(save, target, installation,
         FakeObjectStore, "put_file", lambda store, key, *a, **k: None if key == lose else put_file(store, key, *a, **k)
     )
     report = target.restore()
-    assert any("verdict-v1" in one for one in report.violations)
+    assert any("verdict-v1" in fault for fault in report.violations)
     assert "held when the backup was made, and do not now" in restore.as_text(report, target.vault)
 
 
@@ -189,10 +189,10 @@ def test_the_backup_says_that_the_secrets_are_in_it(save, target):
 def test_what_was_broken_before_the_backup_is_told(save, target, installation):
     del installation.store.objects["verdicts/fashion/verdict-v1/verdict.json"]
     report = save()
-    told = [one for one in report.violations if "verdict-v1" in one]
+    told = [fault for fault in report.violations if "verdict-v1" in fault]
     assert told
     text = restore.as_text(report, target.vault)
-    assert [one for one in told if f"Broken before the backup, and in it: {one}" not in text] == []
+    assert [fault for fault in told if f"Broken before the backup, and in it: {fault}" not in text] == []
 
 
 def test_a_folder_inside_the_home_is_refused(save, installation):
@@ -281,7 +281,7 @@ class Programs:
         if command[0] == "psql":
             return subprocess.CompletedProcess(command, 0, f"{self.num_tables}\n", "")
         if command[0] == "pg_dump":
-            Path(next(one for one in command if one.startswith("--file="))[7:]).write_text("dump")
+            Path(next(argument for argument in command if argument.startswith("--file="))[7:]).write_text("dump")
             return subprocess.CompletedProcess(command, 0, "", "")
         failed, self.num_tables = bool(self.num_tables), 30
         if self.dies:

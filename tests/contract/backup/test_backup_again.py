@@ -42,7 +42,7 @@ def test_a_damaged_file_is_mended_by_the_next_backup_that_looks(save, target, in
 def test_without_the_check_what_lies_on_this_machine_is_mended_and_objects_are_not_read(save, installation):
     vault = BackupRepository(installation.vault)
     manifest = vault.manifest(save().name)
-    local = [Blob(**one) for part in ("home", "projects") for one in manifest[part].values()]
+    local = [Blob(**blob) for part in ("home", "projects") for blob in manifest[part].values()]
     (row, *_) = vault.json_lines(Blob(**manifest["objects"]))
     stored = Blob(row["sha256"], row["size_bytes"])
     damage(vault, {blob.sha256: blob for blob in (*local, stored) if blob.size_bytes}.values())
@@ -88,7 +88,7 @@ def test_a_rollout_that_was_under_way_comes_back_with_all_traffic_at_the_champio
     assert before == serving.head_record("fashion")
     assert after.action == "canary_inconclusive"
     assert after.reason == "the installation was restored from a backup after: 10 % to v3 beside v1"
-    assert [(one.model_version, one.weight) for one in after.route.entries] == [("v1", 100)]
+    assert [(entry.model_version, entry.weight) for entry in after.route.entries] == [("v1", 100)]
     assert after.route.shadows == ()
 
 
@@ -111,7 +111,7 @@ def test_a_restore_that_was_cut_short_after_it_returned_a_rollout_goes_on(save, 
             target.restore()
     assert target.restore().returned == ("fashion",)
     records = ServingRepository(Database(create_engine(target.url))).records("fashion")
-    assert [one.action for one in records].count("canary_inconclusive") == 1
+    assert [record.action for record in records].count("canary_inconclusive") == 1
 
 
 @pytest.mark.parametrize("point", ["files.after", "objects.after", "catalog.recorded", "servers.after", "end.after"])
@@ -131,7 +131,7 @@ def test_a_restore_that_was_killed_at_any_moment_ends_as_if_given_once(
             killed.restore()
     assert killed.restore() == told
     assert killed.store.objects == calm.store.objects
-    names = [[str(path.relative_to(one.home)) for path in sorted(one.home.rglob("*"))] for one in (calm, killed)]
+    names = [[str(path.relative_to(side.home)) for path in sorted(side.home.rglob("*"))] for side in (calm, killed)]
     assert names[0] == names[1]
 
 

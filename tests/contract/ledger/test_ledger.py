@@ -37,7 +37,7 @@ def test_each_verdict_approval_and_route_has_an_entry(case, entries, faults):
 def test_an_entry_says_who_decided_what_why_and_on_which_evidence(case, entries, database):
     case.tell()
     verdict, approval, route = entries()[:3]
-    (digest, *_others) = [one.digest for one in case.verdicts.history(NAME)]
+    (digest, *_others) = [stored.digest for stored in case.verdicts.history(NAME)]
     assert {entry.evidence_digest for entry in (verdict, approval, route)} == {digest}
     assert verdict.body["reasons"] == {"code": "CODE", "texts": ["it gains 3 points", "no class lost"]}
     assert (verdict.body["answer"], verdict.body["contender_version"]) == ("promote", "v1")
@@ -165,10 +165,10 @@ def test_an_older_catalog_gets_its_ledger_when_it_is_upgraded(catalog_url, objec
             connection.execute(table.insert(), list(reversed(rows)))
     assert migrate.upgrade(catalog_url) == migrate.head_revision()
 
-    found = LedgerRepository(Database(engine)).entries(NAME)
-    assert found == expected
+    entries = LedgerRepository(Database(engine)).entries(NAME)
+    assert entries == expected
     messages = check(Database(engine), object_store, now=minutes(60), deep=True)
-    assert [one for one in messages if one.invariant == "I10"] == []
+    assert [violation for violation in messages if violation.invariant == "I10"] == []
     engine.dispose()
 
 

@@ -22,11 +22,11 @@ def remove(*sequences):
     return t.ledger, [t.ledger.delete().where(t.ledger.c.sequence.in_(sequences))]
 
 
-def swap(one, other):
+def swap(first, other):
     def move(a, b):
         return t.ledger.update().where(entry_of(a)).values(sequence=b)
 
-    return t.ledger, [move(one, 100), move(other, one), move(100, other)]
+    return t.ledger, [move(first, 100), move(other, first), move(100, other)]
 
 
 def insert():
@@ -188,7 +188,7 @@ def test_a_history_that_was_rewritten_as_a_whole_is_seen_by_its_anchor_only(case
     case.tamper(t.approvals, t.approvals.update().values(by="me"))
     with case.database.read() as connection:
         chain = ledger.chain(ledger_repository.read_drafts(connection, NAME))
-    case.tamper(t.ledger, t.ledger.delete(), *[t.ledger.insert().values(**dataclasses.asdict(one)) for one in chain])
+    case.tamper(t.ledger, t.ledger.delete(), *[t.ledger.insert().values(**dataclasses.asdict(row)) for row in chain])
 
     assert faults() == []
     assert [fault.split(" (got")[0] for fault in faults(anchors=anchors)] == [
@@ -242,7 +242,7 @@ def test_a_history_that_was_rewritten_as_a_whole_is_seen_by_what_the_object_stor
     case.tamper(t.approvals, t.approvals.update().values(by="me"))
     with case.database.read() as connection:
         chain = ledger.chain(ledger_repository.read_drafts(connection, NAME))
-    case.tamper(t.ledger, t.ledger.delete(), *[t.ledger.insert().values(**dataclasses.asdict(one)) for one in chain])
+    case.tamper(t.ledger, t.ledger.delete(), *[t.ledger.insert().values(**dataclasses.asdict(row)) for row in chain])
     (fault,) = faults()
     assert fault.startswith("1 of what the object store has noted down must be in the ledger")
 

@@ -17,9 +17,13 @@ def test_h8_rows_have_one_mark_on_every_database(case, database, object_store, e
     (entry,) = seals(entries())
     assert entry.evidence_digest[:12] == SEALED
 
-    def found():
-        return [one.message for one in check(database, object_store, now=minutes(60)) if one.invariant == "I11"]
+    def faults():
+        return [
+            violation.message
+            for violation in check(database, object_store, now=minutes(60))
+            if violation.invariant == "I11"
+        ]
 
-    assert found() == []
+    assert faults() == []
     case.tamper(t.verdicts, t.verdicts.update().where(t.verdicts.c.verdict_id == "verdict-v2").values(run_id="x"))
-    assert "rows of verdicts that are not as they were sealed: verdict-v2" in found()[1]
+    assert "rows of verdicts that are not as they were sealed: verdict-v2" in faults()[1]

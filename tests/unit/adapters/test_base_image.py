@@ -1,4 +1,4 @@
-"""How the base image is put together, with an installer and an engine in memory; tests/docker builds the real one."""
+"""The build of the base image, with an installer and an engine in memory; tests/docker builds the real one."""
 
 import re
 import types

@@ -1,4 +1,4 @@
-"""What the Docker target decides, on an engine in memory; tests/docker has the real one."""
+"""Decisions of the Docker target, on an engine in memory; tests/docker has the real one."""
 
 import types
 

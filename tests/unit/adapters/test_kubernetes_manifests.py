@@ -1,4 +1,4 @@
-"""What the objects of a release have to agree with outside of themselves."""
+"""Manifests of a release, and what they have to agree with outside of themselves."""
 
 import re
 

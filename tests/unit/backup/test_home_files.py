@@ -1,4 +1,4 @@
-"""What of a home and its projects goes into a backup while others write there."""
+"""Files of a home and its projects that go into a backup while others write there."""
 
 from pipeline_tasks.backup import home_files
 from pipeline_tasks.backup.repository import BackupRepository

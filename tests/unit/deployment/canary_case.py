@@ -16,10 +16,16 @@ from tests.unit.evaluation import support as s
 CANARY = {"strategy": "canary", "steps": [10, 50], "bake_seconds": 5, "min_requests": 50, "deadline_seconds": 100}
 CANARY |= {"shadow_requests": 0}  # judged at its steps; tests of mirrors ask for some
 GOOD = {"asked": 900}
+PROMOTED = [
+    ("promote", {"a": 100}),
+    ("canary", {"a": 90, "b": 10}),
+    ("canary", {"a": 50, "b": 50}),
+    ("promote", {"b": 100}),
+]
 
 
 class Killed(BaseException):
-    """What kill -9 does, without a second process: nothing after it runs."""
+    """The effect of kill -9 without a second process: nothing after it runs."""
 
 
 class Gateway(Follower):

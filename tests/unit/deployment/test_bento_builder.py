@@ -1,4 +1,4 @@
-"""What a bento may hold and be called; building one for real is in tests/service."""
+"""The content and the names of bentos; building one for real is in tests/service."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What an experiment says by its log, under the rule of those that began before there was another."""
+"""Results of an experiment by its log, under the rule of those that began before there was another."""
 
 import dataclasses
 import random

@@ -1,4 +1,4 @@
-"""What approval promises, as functions of its module: the original passes each, a mutant fails the one it breaks."""
+"""The promises of approval, as functions of its module: the original passes each, a mutant fails the one it breaks."""
 
 from types import ModuleType, SimpleNamespace
 

@@ -14,6 +14,7 @@ from pipeline_tasks.contracts import Attempt, ExamRef, Item, Location, ModelRef,
 from pipeline_tasks.core.proportions import NOT_A_NUMBER, Interval
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.evaluation import evidence as ev
+from pipeline_tasks.evaluation import gate_rule
 from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation.exam_parts import PartShare
 from pipeline_tasks.evaluation.statistics import PairedGain
@@ -120,6 +121,12 @@ def evidence(**changes) -> ev.Evidence:
 def first_evidence(**changes) -> ev.Evidence:
     current = dataclasses.replace(exam(1), champion=None, gain=None, **changes)
     return evidence(champion=None, current=current, epochs=(dataclasses.replace(epoch(1), champion=None, gain=None),))
+
+
+def answer(judged: ev.Evidence, **changes) -> tuple[str, str]:
+    """Return the rule's answer and its code under a policy with these changes."""
+    decision = gate_rule.decide(policy(**changes), judged)
+    return decision.answer, decision.code
 
 
 class TableModel:

@@ -1,4 +1,4 @@
-"""What stands between a verdict and a release: every way to a no, and the one way to a yes."""
+"""The approval between a verdict and a release: every way to a no, and the one way to a yes."""
 
 import datetime as dt
 import json

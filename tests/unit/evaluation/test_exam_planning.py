@@ -1,4 +1,4 @@
-"""What `dethrone project validate` says of exams that do not exist yet, and the sizes that `dethrone init` writes."""
+"""Forecasts by `dethrone project validate` of exams that do not exist yet; the sizes that `dethrone init` writes."""
 
 import re
 

@@ -1,7 +1,7 @@
 """Break the gate on purpose: each mutation of its source must fail a check of behaviour that the original passes.
 
 A mutation is a fragment that stands exactly once in a module of the gate, and what it is replaced by. The changed
-source is loaded as a module of another name, so nothing else sees it. Checks are in gate_checks and approval_checks.
+source is loaded as a module of another name, so nothing else sees it. Each check is in the module of its subject.
 """
 
 import importlib

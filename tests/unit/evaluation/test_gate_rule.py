@@ -6,16 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from pipeline_tasks.contracts import Leak
 from pipeline_tasks.evaluation import gate_rule, power, reasons, statistics
-from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation.evidence import alpha_for_use
 from tests.unit.evaluation import support as s
+from tests.unit.evaluation.support import answer
 
-EXACT = Leak("a" * 64, "a" * 64, "exact", 1.0)
-NEAR = Leak("b" * 64, "c" * 64, "near", 0.9971)
-
-NAN = math.nan
 UNSURE = {"p": 0.2, "low": -0.01}
 LARGE = {"alpha": 0.05, "num_items": 2000}  # an epoch of such a size shows a margin of 3 points
 HELD_PREVIOUS = s.gain(0.0, low=-0.02, **LARGE)
@@ -26,11 +21,6 @@ UNSURE_PREVIOUS = s.gain(-0.01, low=-0.04, **LARGE)
 def epochs(*gains, num_items=2000):
     """Return the window's epochs, newest first, with these gains."""
     return tuple(s.epoch(len(gains) - place, gained=gain, num_items=num_items) for place, gain in enumerate(gains))
-
-
-def answer(evidence, **changes):
-    decision = gate_rule.decide(s.policy(**changes), evidence)
-    return decision.answer, decision.code
 
 
 def test_a_sure_gain_with_every_limit_held_is_promoted():
@@ -83,37 +73,6 @@ def test_a_swapped_champion_and_contender_is_kept():
 
 
 LEVEL = alpha_for_use(s.policy(), 1)
-
-
-def recalled(shares, **options):
-    """Return an exam with these recalls, each with bounds 3 points away."""
-    return dataclasses.replace(s.exam(), recalls=s.recalls(shares=shares, **options))
-
-
-def test_a_recall_below_the_floor_that_is_not_shown_leaves_the_answer_open():
-    policy = {"limits": {"recall_per_class": 0.6}}
-    assert answer(s.evidence(current=recalled((0.99, 0.58))), **policy) == ("inconclusive", "RECALL_UNCERTAIN")
-    noisy = recalled((0.99, 0.58), shrunk=0.61)
-    assert answer(s.evidence(current=noisy), **policy)[0] == "promote"
-
-
-@pytest.mark.parametrize(("expected_error", "answered"), [(0.05, "promote"), (0.049, "keep")])
-def test_the_calibration_error_that_chance_gives_is_taken_off(expected_error, answered):
-    scores = dataclasses.replace(s.scores(ece=0.15), calibration_expected=expected_error)
-    evidence = s.evidence(current=s.exam(contender=scores))
-    assert answer(evidence, limits={"max_calibration_error": 0.1})[0] == answered
-
-
-@pytest.mark.parametrize(("champion_ms", "expected"), [(10.0, "LATENCY_LIMIT"), (10.1, "LATENCY_UNCERTAIN")])
-def test_a_machine_that_is_too_slow_for_the_champion_too_shows_nothing(champion_ms, expected):
-    contender = s.facts(latency_p99_ms=12.0, repeats=3, load=2.5)
-    champion = s.facts(version="old", latency_p99_ms=champion_ms)
-    decision = gate_rule.decide(
-        s.policy(limits={"latency_p99_ms": 10.0}), s.evidence(contender=contender, champion=champion)
-    )
-    assert decision.code == expected
-    assert f"got 12.0 ms at the best of 3 measurements, the champion {champion_ms} ms" in decision.headline
-    assert "2.5 tasks waiting a core" in decision.headline
 
 
 @pytest.mark.parametrize(
@@ -248,227 +207,10 @@ def test_the_level_is_that_of_the_epoch():
 
 
 @pytest.mark.parametrize(
-    ("changes", "limits", "code"),
-    [
-        ({"contender": s.facts(latency_p99_ms=10.1)}, {"latency_p99_ms": 10.0}, "LATENCY_LIMIT"),
-        ({"contender": s.facts(latency_p50_ms=5.1)}, {"latency_p50_ms": 5.0}, "LATENCY_LIMIT"),
-        ({"contender": s.facts(size_bytes=10_000_001)}, {"size_mb": 10.0}, "SIZE_LIMIT"),
-        ({"current": s.exam(contender=s.scores(ece=0.101))}, {"max_calibration_error": 0.1}, "CALIBRATION_LIMIT"),
-        ({"current": recalled((0.99, 0.569))}, {"recall_per_class": 0.6}, "RECALL_FLOOR"),
-    ],
-)
-def test_each_limit_alone_keeps_the_champion(changes, limits, code):
-    assert answer(s.evidence(**changes), limits=limits) == ("keep", code)
-
-
-@pytest.mark.parametrize(
-    ("changes", "limits"),
-    [
-        ({"contender": s.facts(latency_p99_ms=10.0)}, {"latency_p99_ms": 10.0}),
-        ({"contender": s.facts(latency_p50_ms=5.0)}, {"latency_p50_ms": 5.0}),
-        ({"contender": s.facts(size_bytes=10_000_000)}, {"size_mb": 10.0}),
-        ({"current": s.exam(contender=s.scores(ece=0.1))}, {"max_calibration_error": 0.1}),
-        ({"current": recalled((0.99, 0.6))}, {"recall_per_class": 0.6}),
-    ],
-)
-def test_each_limit_is_inclusive(changes, limits):
-    assert answer(s.evidence(**changes), limits=limits)[0] == "promote"
-
-
-@pytest.mark.parametrize(("num_items", "expected"), [(20, "keep"), (19, "promote")])
-def test_the_recall_floor_judges_classes_with_enough_items(num_items, expected):
-    evidence = s.evidence(current=recalled((0.9, 0.1), items=(900, num_items)))
-    assert answer(evidence, limits={"recall_per_class": 0.6, "min_class_items": 20})[0] == expected
-
-
-def test_a_class_too_small_for_the_recall_floor_is_named_and_not_said_to_hold():
-    evidence = s.evidence(current=recalled((0.9, 0.1), items=(900, 19)))
-    limits = {"recall_per_class": 0.6, "min_class_items": 20}
-    texts = {reason.code: reason.text for reason in gate_rule.decide(s.policy(limits=limits), evidence).reasons}
-    assert texts["CLASS_SMALL"] == (
-        "gate.limits.recall_per_class is not judged for classes of fewer than 20 items: shoe (19)."
-    )
-    assert "CLASS_SMALL" not in {reason.code for reason in gate_rule.decide(s.policy(), evidence).reasons}
-
-
-def test_limits_that_were_not_asked_for_are_not_said_to_hold():
-    def held(**limits):
-        (reason,) = [
-            candidate
-            for candidate in gate_rule.decide(s.policy(limits=limits), s.evidence()).reasons
-            if candidate.code == "LIMITS"
-        ]
-        return reason.text
-
-    assert held() == "every limit holds: latency, size, calibration."
-    assert held(recall_per_class=0.5) == "every limit holds: latency, size, calibration, recall per class."
-
-
-def test_the_recall_floor_names_the_class_and_its_items():
-    decision = gate_rule.decide(s.policy(limits={"recall_per_class": 0.6}), s.evidence(current=recalled((0.9, 0.1))))
-    assert decision.headline == (
-        "Keep the champion: recall of shoe must be at least 60.0 % (gate.limits.recall_per_class; "
-        "got 10.0 % of 500 items, at most 13.0 % at the gate's confidence)."
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"contender": s.scores(health=m.OutputHealth(3, 0, constant=False))}, "METRIC_INVALID"),
-        ({"contender": s.scores(health=m.OutputHealth(0, 2, constant=False))}, "METRIC_INVALID"),
-        ({"contender": s.scores(health=m.OutputHealth(0, 0, constant=True))}, "METRIC_INVALID"),
-        ({"contender": s.scores(accuracy=NAN)}, "METRIC_INVALID"),
-        ({"contender": s.scores(f1=math.inf)}, "METRIC_INVALID"),
-        ({"contender": s.scores(ece=NAN)}, "METRIC_INVALID"),
-        ({"champion": s.scores(accuracy=NAN)}, "CHAMPION_INVALID"),
-        ({"champion": s.scores(health=m.OutputHealth(1, 0, constant=False))}, "CHAMPION_INVALID"),
-        ({"gain": None}, "METRIC_INVALID"),
-        ({"gain": s.gain(NAN)}, "METRIC_INVALID"),
-        ({"gain": s.gain(p=NAN)}, "METRIC_INVALID"),
-        ({"champion": None}, "METRIC_INVALID"),
-        ({"num_items": 0}, "METRIC_INVALID"),
-    ],
-)
-def test_what_cannot_be_computed_keeps_the_champion(changes, code):
-    evidence = s.evidence()
-    broken = dataclasses.replace(evidence.current, **changes)
-    assert answer(dataclasses.replace(evidence, current=broken)) == ("keep", code)
-
-
-@pytest.mark.parametrize("place", [0, 1])
-@pytest.mark.parametrize("gained", [None, s.gain(NAN, alpha=0.05), s.gain(low=NAN, alpha=0.05)])
-def test_an_epoch_that_cannot_be_computed_keeps_the_champion(place, gained):
-    chosen = list(s.evidence().epochs)
-    chosen[place] = dataclasses.replace(chosen[place], gain=gained)
-    assert answer(s.evidence(epochs=tuple(chosen))) == ("keep", "METRIC_INVALID")
-
-
-@pytest.mark.parametrize("changes", [{"latency_p99_ms": NAN}, {"latency_p50_ms": math.inf}, {"size_bytes": 0}])
-def test_unmeasured_facts_keep_the_champion(changes):
-    assert answer(s.evidence(contender=s.facts(**changes))) == ("keep", "METRIC_INVALID")
-
-
-def test_a_constant_champion_can_be_beaten():
-    current = s.exam(champion=s.scores(accuracy=0.1, health=m.OutputHealth(0, 0, constant=True)))
-    assert answer(s.evidence(current=current))[0] == "promote"
-
-
-def test_a_leak_keeps_the_champion_and_names_items():
-    leaks = (EXACT, NEAR)
-    decision = gate_rule.decide(s.policy(), s.evidence(leaks=leaks))
-    assert (decision.answer, decision.code) == ("keep", "EXAM_LEAK")
-    assert (
-        "2 exam items are in the contender's training snapshot, 1 exactly and 1 as near duplicates "
-        "(aaaaaaaaaaaa, bbbbbbbbbbbb). Its score on them is worth nothing" in decision.headline
-    )
-
-
-@pytest.mark.parametrize(("leak", "words"), [(EXACT, "1 exactly ("), (NEAR, "1 as near duplicates (")])
-def test_one_kind_of_leak_is_enough(leak, words):
-    decision = gate_rule.decide(s.policy(), s.evidence(leaks=(leak,)))
-    assert (decision.answer, decision.code) == ("keep", "EXAM_LEAK")
-    assert words in decision.headline
-
-
-def test_a_champion_that_knows_exam_items_is_told_of_and_blocks_nothing():
-    decision = gate_rule.decide(s.policy(), s.evidence(champion_leaks=(NEAR,)))
-    assert decision.answer == "promote"
-    (note,) = [reason for reason in decision.reasons if reason.code == "CHAMPION_EXAM_LEAK"]
-    assert note.stand == "note"
-    assert note.text == (
-        "1 exam items are in the champion's training snapshot, 1 as near duplicates (bbbbbbbbbbbb): "
-        "it answers them with an unfair advantage."
-    )
-    assert "CHAMPION_EXAM_LEAK" not in {reason.code for reason in gate_rule.decide(s.policy(), s.evidence()).reasons}
-
-
-@pytest.mark.parametrize(
     ("num_items", "expected"), [(99, ("inconclusive", "EXAM_TOO_SMALL")), (100, ("promote", "GAIN_SHOWN"))]
 )
 def test_a_small_exam_is_inconclusive(num_items, expected):
     assert answer(s.evidence(current=s.exam(num_items=num_items))) == expected
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, "promote"),
-        ({"metric": "macro_f1"}, "inconclusive"),
-        ({"limits": {"recall_per_class": 0.1}}, "inconclusive"),
-        ({"floors": {"recall_per_class": 0.1}}, "promote"),
-    ],
-)
-def test_a_class_missing_from_the_exam_matters_where_the_rule_speaks_of_it(changes, expected):
-    contender = s.scores(recalls=(0.9, 0.9), items=(1000, 0))
-    decision = gate_rule.decide(s.policy(**changes), s.evidence(current=s.exam(contender=contender)))
-    assert decision.answer == expected
-    assert any(reason.code == "EXAM_CLASS_MISSING" and "shoe" in reason.text for reason in decision.reasons)
-
-
-def test_a_class_that_the_contender_never_learned_keeps_the_champion():
-    assert answer(s.evidence(contender=s.facts(classes=("shirt",)))) == ("keep", "CONTENDER_CLASSES")
-
-
-@pytest.mark.parametrize(
-    ("new_classes", "shared", "expected"),
-    [
-        ("keep", s.gain(0.0, low=-0.01, alpha=0.05), ("keep", "CHAMPION_CLASSES")),
-        ("judge", s.gain(0.0, low=-0.01, alpha=0.05), ("promote", "GAIN_SHOWN")),
-        ("judge", s.gain(-0.05, low=-0.07, high=-0.04, alpha=0.05), ("keep", "SHARED_CLASSES_WORSE")),
-        ("judge", s.gain(-0.01, low=-0.04, alpha=0.05), ("inconclusive", "SHARED_CLASSES_UNCERTAIN")),
-        ("judge", None, ("keep", "METRIC_INVALID")),
-    ],
-)
-def test_a_class_that_the_champion_never_learned(new_classes, shared, expected):
-    evidence = s.evidence(champion=s.facts(version="old", classes=("shirt",)), current=s.exam(shared=shared))
-    assert answer(evidence, new_classes=new_classes) == expected
-
-
-def test_a_class_that_only_the_champion_knows_is_no_matter():
-    evidence = s.evidence(champion=s.facts(version="old", classes=(*s.CLASSES, "hat")))
-    assert answer(evidence)[0] == "promote"
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "expected"),
-    [
-        (0.8, ("promote", "FLOORS_MET")),
-        (0.799, ("inconclusive", "ACCURACY_FLOOR")),  # its interval reaches the floor
-        (0.789, ("keep", "ACCURACY_FLOOR")),
-    ],
-)
-def test_the_first_model_meets_floors(accuracy, expected):
-    evidence = s.first_evidence(contender=s.scores(accuracy=accuracy))
-    assert answer(evidence, floors={"accuracy": 0.8}) == expected
-
-
-@pytest.mark.parametrize(("recall", "expected"), [(0.5, "promote"), (0.49, "inconclusive"), (0.469, "keep")])
-def test_the_first_model_meets_floors_per_class(recall, expected):
-    evidence = s.first_evidence(recalls=s.recalls(shares=(0.9, recall)))
-    assert answer(evidence, floors={"accuracy": 0.8, "recall_per_class": 0.5})[0] == expected
-
-
-def test_the_first_model_is_named_as_such():
-    assert gate_rule.decide(s.policy(), s.first_evidence()).headline == (
-        "Promote the first model: it is the first model, and it meets the floors: it is right on 90.0 % of 1000 items, "
-        "89.0 % to 91.0 %, at least 50.0 % were asked for (of the estimate)."
-    )
-    refused = gate_rule.decide(s.policy(floors={"accuracy": 0.95}), s.first_evidence())
-    assert refused.headline == (
-        "No champion yet: a first model's accuracy must be at least 95.0 % (got 90.0 % of 1000 items, "
-        "89.0 % to 91.0 %)."
-    )
-
-
-def test_the_first_model_meets_the_limits_too():
-    evidence = dataclasses.replace(s.first_evidence(), contender=s.facts(latency_p99_ms=251.0))
-    assert answer(evidence) == ("keep", "LATENCY_LIMIT")
-
-
-def test_the_first_model_needs_every_class_where_floors_ask_for_it():
-    evidence = s.first_evidence(contender=s.scores(items=(1000, 0)))
-    assert answer(evidence, floors={"accuracy": 0.5, "recall_per_class": 0.1}) == ("inconclusive", "EXAM_CLASS_MISSING")
 
 
 def test_an_uncertain_gain_says_what_the_exam_shows_and_what_more_items_would():

@@ -1,4 +1,4 @@
-"""What judging reads: exams, items and models, whole and in the order of their places, or a clear error."""
+"""Inputs of judging: exams, items and models, whole and in the order of their places, or a clear error."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""What waits together is predicted together, and nobody gets another's answer."""
+"""Items that wait together are predicted together, and nobody gets another's answer."""
 
 import asyncio
 import contextvars

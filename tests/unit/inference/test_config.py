@@ -1,4 +1,4 @@
-"""What the environment may say to an inference service."""
+"""Settings of an inference service in the environment."""
 
 import pytest
 

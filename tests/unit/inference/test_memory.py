@@ -1,4 +1,4 @@
-"""What a pass frees is kept for the next."""
+"""Memory that a pass frees is kept for the next."""
 
 import os
 import subprocess

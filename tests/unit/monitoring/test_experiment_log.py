@@ -1,4 +1,4 @@
-"""What an experiment reads of the prediction log, as the gateway writes it."""
+"""Rows of the prediction log that an experiment reads, as the gateway writes them."""
 
 import dataclasses
 import datetime as dt

@@ -1,4 +1,4 @@
-"""What the targets of images are wired with."""
+"""Parts that the targets of images are built with."""
 
 import types
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a training run is closed: what its judging gave, what people said during it, what went on after a clear."""
+"""The end of a training run: what its judging gave, what people said during it, what went on after a clear."""
 
 import datetime as dt
 from types import SimpleNamespace

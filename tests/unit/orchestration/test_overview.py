@@ -1,4 +1,4 @@
-"""What the overview says of a champion and of what runs beside it."""
+"""The overview's lines on a champion and on what runs beside it."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What `dethrone validate`, `status` and `train` say of values that a project's columns do not declare."""
+"""Notes of `dethrone validate`, `status` and `train` on values that a project's columns do not declare."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What the ports of a stack say to somebody without a key, tried on real sockets."""
+"""Answers of a stack's ports to somebody without a key, tried on real sockets."""
 
 import contextlib
 import datetime as dt

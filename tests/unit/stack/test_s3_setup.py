@@ -1,4 +1,4 @@
-"""What a start learns of an S3 that goes away while it is looked at."""
+"""A start with an S3 that goes away while it is looked at."""
 
 import types
 

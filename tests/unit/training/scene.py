@@ -86,7 +86,7 @@ def snapshot_of(manifest: pa.Table) -> SnapshotRef:
 
 
 class Scene:
-    """What a call of the train stage needs, with defaults."""
+    """The arguments of a call of the train stage, with defaults."""
 
     def __init__(self, database: Database, store, folder: Path, **project) -> None:
         self.database = database

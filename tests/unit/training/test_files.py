@@ -1,4 +1,4 @@
-"""What training writes to scratch and to the store: decoded inputs, checkpoints, the published objects."""
+"""Files of a training in scratch and in the store: decoded inputs, checkpoints, the published objects."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def new_world(tmp_path):
 
 
 def state(folder):
-    """What counts of the end state: everything but times and the order of arrival."""
+    """Return the end state without times and the order of arrival."""
     scene = scene_at(folder)
     with scene.database.read() as connection:
         rows = {

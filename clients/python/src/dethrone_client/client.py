@@ -100,10 +100,10 @@ class Client:
         content = json.dumps(document, allow_nan=False).encode()
         body = self._send("POST", self._path("predict:batch"), headers, content, request_id)
         return [
-            ItemError.from_json(int(one["status"]), one["error"])
-            if one["prediction"] is None
-            else Prediction.from_json(one["prediction"])
-            for one in body["results"]
+            ItemError.from_json(int(answer["status"]), answer["error"])
+            if answer["prediction"] is None
+            else Prediction.from_json(answer["prediction"])
+            for answer in body["results"]
         ]
 
     def predict_async(
@@ -137,14 +137,16 @@ class Client:
         """
         deadline = self._monotonic() + timeout_seconds
         while True:
-            found = self.status(prediction_id)
-            if found.error is not None:
-                error = found.error
+            status = self.status(prediction_id)
+            if status.error is not None:
+                error = status.error
                 raise PredictionFailed(422, error.code, error.message, field=error.field, request_id=None)
-            if found.prediction is not None:
-                return found.prediction
+            if status.prediction is not None:
+                return status.prediction
             if self._monotonic() >= deadline:
-                raise StillPending(f"{prediction_id} must be made within {timeout_seconds:g} s (it is {found.status}).")
+                raise StillPending(
+                    f"{prediction_id} must be made within {timeout_seconds:g} s (it is {status.status})."
+                )
             self._sleep(poll_seconds)
 
     def feedback(self, label: str, *, prediction_id: str | None = None, business_key: str | None = None) -> None:
@@ -189,13 +191,13 @@ def _body(response: httpx.Response) -> dict[str, Any]:
     if response.is_success and isinstance(body, dict):
         return body
     error = body.get("error") if isinstance(body, dict) else None
-    found = error if isinstance(error, dict) else {}
+    fields = error if isinstance(error, dict) else {}
     raise ApiError(
         response.status_code,
-        str(found.get("code", "NOT_THE_GATEWAY")),
-        str(found.get("message", "the answer must be the gateway's (got another's: is there a proxy in between?).")),
-        field=found.get("field"),
-        request_id=found.get("request_id"),
+        str(fields.get("code", "NOT_THE_GATEWAY")),
+        str(fields.get("message", "the answer must be the gateway's (got another's: is there a proxy in between?).")),
+        field=fields.get("field"),
+        request_id=fields.get("request_id"),
     )
 
 

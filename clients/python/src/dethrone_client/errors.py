@@ -1,4 +1,4 @@
-"""What can go wrong, by what the caller can do about it."""
+"""Errors of the client, by what the caller can do about them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class NodeAnswer:
-    """What one node of a composed project said."""
+    """The answer of a node of a composed project."""
 
     node: str
     project: str
@@ -66,10 +66,10 @@ class Prediction:
             confidence=float(body["confidence"]),
             business_label=body.get("business_label", body["label"]),
             abstained=bool(body.get("abstained", False)),
-            top=tuple(Candidate(str(one["label"]), float(one["confidence"])) for one in body["top"]),
+            top=tuple(Candidate(str(candidate["label"]), float(candidate["confidence"])) for candidate in body["top"]),
             needs_review=bool(body["needs_review"]),
             answered_by=body.get("answered_by"),
-            nodes=tuple(_node(one) for one in body.get("nodes", ())),
+            nodes=tuple(_node(node) for node in body.get("nodes", ())),
         )
 
 
@@ -102,7 +102,7 @@ class Accepted:
 
 @dataclasses.dataclass(frozen=True)
 class Review:
-    """Whether people were asked about a prediction, and what they said."""
+    """The state of people's review of a prediction, and their answer."""
 
     state: Literal["none", "not_asked", "asked", "answered", "disputed", "catalog_away"]
     label: str | None
@@ -116,7 +116,7 @@ class Review:
 
 @dataclasses.dataclass(frozen=True)
 class PredictionStatus:
-    """What the gateway knows of a prediction."""
+    """The gateway's record of a prediction."""
 
     prediction_id: str
     project: str
@@ -149,7 +149,7 @@ class Deployment:
 
 @dataclasses.dataclass(frozen=True)
 class ProjectStatus:
-    """What serves now."""
+    """The versions of a project that serve now."""
 
     project: str
     generation: int
@@ -160,8 +160,8 @@ class ProjectStatus:
     @classmethod
     def from_json(cls, body: Json) -> ProjectStatus:
         deployments = tuple(
-            Deployment(str(one["deployment_id"]), str(one["model_version"]), int(one["weight"]))
-            for one in body["deployments"]
+            Deployment(str(deployment["deployment_id"]), str(deployment["model_version"]), int(deployment["weight"]))
+            for deployment in body["deployments"]
         )
         return cls(
             project=str(body["project"]),

@@ -1,4 +1,4 @@
-"""Which addresses the gateway calls: none by default, and never one that leads inside by a trick."""
+"""Addresses that the gateway calls: none by default, and never one that leads inside by a trick."""
 
 import asyncio
 

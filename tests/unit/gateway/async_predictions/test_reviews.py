@@ -1,4 +1,4 @@
-"""What the catalog says of a prediction that people were asked about, read from the real tables."""
+"""The catalog's answer about a prediction that people were asked about, read from the real tables."""
 
 import datetime as dt
 

@@ -1,4 +1,4 @@
-"""What the tests of the prediction log share: a record, and a store that fails as it is told."""
+"""Parts of the tests of the prediction log: a record, and a store that fails as it is told."""
 
 import functools
 import io

@@ -71,7 +71,7 @@ def ids(store):
 
 
 def all_of(segment):
-    """What becomes of that segment."""
+    """Return the result of an upload of the whole segment."""
     return Uploaded(
         num_records=3, num_parts=1, damage=f"it cannot be read behind byte {segment.stat().st_size - len(b'torn')}"
     )

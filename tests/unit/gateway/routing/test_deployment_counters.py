@@ -1,4 +1,4 @@
-"""What is counted of each deployment's requests, and who has the last word on an item."""
+"""Counts of each deployment's requests, and the deployment with the last word on an item."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the gateway believes of an inference service's answer, and whom it asks next."""
+"""Answers of an inference service that the gateway believes, and the replica that it asks next."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which single items travel together, and that each still has its own answer."""
+"""Single items that travel together, of which each still has its own answer."""
 
 import asyncio
 import dataclasses

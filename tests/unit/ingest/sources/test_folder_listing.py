@@ -1,4 +1,4 @@
-"""What is seen of a folder that others write to: files that vanish, change or never rest; patterns; folders at rest."""
+"""Listing of a folder that others write to: files that vanish, change or never rest; patterns; folders at rest."""
 
 import datetime as dt
 
