@@ -352,9 +352,15 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return JSON values: dataclasses as objects, floats to nine digits, NaN and infinity as null."""
+    """Return JSON values: dataclasses as objects, floats to nine digits, NaN and infinity as null.
+
+    What `figures` holds by name stands among the other fields.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        plain = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {**plain.pop("figures", {}), **plain}
+    if isinstance(value, Mapping):
+        return {name: _plain(element) for name, element in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(element) for element in value]
     if isinstance(value, float):

@@ -26,6 +26,7 @@ from pipeline_tasks.training.checkpoint import Checkpoints
 from pipeline_tasks.training.data_loading import LoadPlan, input_facts, load_data, proof_of
 from pipeline_tasks.training.dataset import rows_of
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
+from pipeline_tasks.training.metrics import whole_figures
 from pipeline_tasks.training.proof import export_rows, proof_rows
 from pipeline_tasks.training.publish import prove_stored, publish_model
 from pipeline_tasks.training.training_key import DEFAULT_METRIC, TrainingKey
@@ -220,9 +221,7 @@ def _curve(report: EpochReport) -> dict[str, float]:
         "epoch": float(report.epoch),
         "train/loss": report.loss,
         "train/learning_rate": report.learning_rate,
-        "validation/accuracy": report.metrics["accuracy"],
-        "validation/macro_f1": report.metrics["macro_f1"],
-        "validation/log_loss": report.metrics["log_loss"],
+        **{f"validation/{name}": value for name, value in whole_figures(report.metrics).items()},
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline_tasks.evaluation import power
 from pipeline_tasks.evaluation.evidence import alpha_for_use
+from pipeline_tasks.evaluation.gate_metrics import METRICS
 from pipeline_tasks.evaluation.statistics import PairedGain, mcnemar_p_value, tango_bound
 from pipeline_tasks.project.gate_schema import ABOVE_CONSTANT, EAGER_MODE, Gate
 
@@ -47,7 +48,7 @@ def _promotion_would_fall(document: Document, *, policy: Gate, gain: PairedGain 
     if gain is None:
         return [_floor_would_refuse(document, policy=policy)]
     lines = []
-    if gain.metric == "accuracy":
+    if METRICS[gain.metric].counts_items:
         flips = flips_to_lose(gain, min_gain=policy.min_gain)
         lines.append(
             f"{flips} of the {gain.num_wins} labels by which the contender wins would have to be wrong, each in the "
@@ -107,7 +108,7 @@ def _slices_in_reach(document: Document, *, policy: Gate) -> list[str]:
 
 
 def _gain_in_reach(gain: PairedGain, *, policy: Gate) -> list[str]:
-    if gain.metric != "accuracy":
+    if not METRICS[gain.metric].counts_items:
         return []
     items, differ = power.independent_items(gain), power.disagreement_of(gain)
     lines = []

@@ -18,6 +18,7 @@ from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.gate_metrics import Truth
 from pipeline_tasks.evaluation.scoring import Measured
 from pipeline_tasks.evaluation.slices import score_slices
 from pipeline_tasks.guards.personal import DenyList
@@ -328,9 +329,11 @@ def evidence_knows_who_is_better(evidence):
     assert (exam.gain.num_wins, exam.gain.num_losses) == (60, 0)
 
 
-def evidence_knows_who_is_better_by_f1(evidence):
-    exam = built(evidence, probabilities(BETTER), probabilities(WORSE), metric="macro_f1")
-    assert exam.gain.difference == pytest.approx(0.2, abs=1e-3)
+def metrics_know_who_is_better(metrics):
+    truth = metrics.Truth(s.CLASSES, TRUTH, np.arange(NUM_ITEMS))
+    gains = [metric.compare(truth, BETTER, WORSE, 0.03) for metric in metrics.METRICS.values()]
+    assert [(gain.num_wins, gain.num_losses) for gain in gains] == [(60, 0)] * len(gains)
+    assert [gain.difference for gain in gains] == pytest.approx([0.2] * len(gains), abs=1e-3)
 
 
 def evidence_gives_each_its_own_scores(evidence):
@@ -350,7 +353,7 @@ def scores_are_none_of_nan(scores):
     broken_nc = probabilities(BETTER)
     broken_nc[7] = np.nan
     with np.errstate(invalid="ignore"):  # the mutant computes with it
-        broken = scores.score(broken_nc, BETTER, TRUTH, classes=s.CLASSES, group_n=np.arange(NUM_ITEMS))
+        broken = scores.score(broken_nc, BETTER, Truth(s.CLASSES, TRUTH, np.arange(NUM_ITEMS)), metric="accuracy")
     assert math.isnan(broken.calibration_error)
     assert broken.classes == ()
 

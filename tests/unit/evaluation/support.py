@@ -43,8 +43,7 @@ def scores(*, accuracy=0.9, f1=None, recalls=(0.9, 0.9), items=(500, 500), ece=0
         return Interval(value, value - 0.01, value + 0.01)
 
     return ev.ModelScores(
-        accuracy=interval(accuracy),
-        macro_f1=interval(accuracy if f1 is None else f1),
+        figures={"accuracy": interval(accuracy), "macro_f1": interval(accuracy if f1 is None else f1)},
         calibration_error=ece,
         classes=tuple(
             m.ClassScore(label, count, interval(recall) if count else NOT_A_NUMBER, 0.9)
