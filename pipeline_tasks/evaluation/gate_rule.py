@@ -32,6 +32,9 @@ from pipeline_tasks.evaluation.statistics import PairedGain, shows_gain
 from pipeline_tasks.project.gate_schema import ABOVE_CONSTANT, EAGER_MODE, MIN_GROUPS, Gate
 
 RARE_CLASS_ITEMS = 5  # below it a bootstrap of macro F1 has too few items of the class to vary
+# Reasons whose numbers say nothing about the models' answers to the exam: told while its epoch is open.
+PLAIN = frozenset({"CLASS_SMALL", "EXAM_FEW_GROUPS", "EXAM_TOO_SMALL", "GROUP_LARGE", "LIMITS", "NO_PREVIOUS_EXAM"})
+PLAIN |= {"LATENCY_LIMIT", "LATENCY_UNCERTAIN", "SIZE_LIMIT"}
 LATENCIES = (("p50", "latency_p50_ms"), ("p99", "latency_p99_ms"))
 
 

@@ -22,6 +22,8 @@ from pipeline_tasks.project.gate_schema import Gate
 WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
 FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
 RETIRED = "RETIRED"
+PLAIN = frozenset({"ALARM_STANDS", "CHAMPION_CLASSES", "CHAMPION_EXAM_LEAK", "CONTENDER_CLASSES"})  # as in gate_rule
+PLAIN |= {"EXAM_CLASS_MISSING", "EXAM_LEAK", "ITEMS_LEFT_OUT"}
 Hold = Callable[[PairedGain, str, str], Reason]  # of a gain, where it was seen, and the code of the finding
 
 

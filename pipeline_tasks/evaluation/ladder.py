@@ -13,26 +13,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline_tasks.evaluation import gate_rule, gate_rule_checks, gate_rule_slices, open_items
 from pipeline_tasks.project.gate_schema import ExamConfig
 
 Document = Mapping[str, Any]
 GAIN_CODES = frozenset({"GAIN_SHOWN", "GAIN_LIKELY", "NO_GAIN", "GAIN_UNCERTAIN"})
-# Reasons whose numbers say nothing about the models' answers to the exam.
-PLAIN_CODES = frozenset(
-    {"ALARM_STANDS", "CHAMPION_CLASSES", "CHAMPION_EXAM_LEAK", "CLASS_SMALL", "CONTENDER_CLASSES", "EXAM_CLASS_MISSING"}
-    | {"EXAM_FEW_GROUPS", "EXAM_LEAK", "EXAM_TOO_SMALL", "GROUP_LARGE", "ITEMS_LEFT_OUT", "LATENCY_LIMIT"}
-    | {
-        "LABELS_IMPORTED",
-        "LATENCY_UNCERTAIN",
-        "LIMITS",
-        "NO_PREVIOUS_EXAM",
-        "SIZE_LIMIT",
-        "SLICES",
-        "SLICES_MORE",
-        "SLICE_MISSING",
-    }
-    | {"SLICE_SMALL"}
-)
+PLAIN_CODES = gate_rule.PLAIN | gate_rule_checks.PLAIN | gate_rule_slices.PLAIN | open_items.PLAIN
 OPEN_ITEMS = "ITEMS_OPEN"
 HIDDEN = "..."
 LATER = "The figures are told when the next epoch opens"
