@@ -106,7 +106,6 @@ def run(stage: str, folder: Path) -> None:
     from pipeline_tasks.adapters.wandb_tracker import NullTracker
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.catalog.model_versions import ModelRepository
-    from pipeline_tasks.catalog.verdicts import VerdictRepository
     from pipeline_tasks.contracts import Attempt, SnapshotRef
     from pipeline_tasks.evaluation import scoring
     from pipeline_tasks.evaluation import task as evaluation
@@ -148,19 +147,16 @@ def run(stage: str, folder: Path) -> None:
     elif stage == "judge":
         (model,) = models.history(PROJECT)
         ref = datasets.snapshot(PROJECT, model.ref.snapshot_id)
-        evaluation.judge(
-            loaded,
-            model.ref,
-            datasets.exams(PROJECT),
-            champion=None,
+        del shared["run_id"]
+        context = evaluation.GateContext(
             load=scoring.load_stored(store),
             read=PlaceReader(store),
             find_leaks=lambda _, refs: leakage.find_leaks(loaded, ref, refs, store=store),
             find_items=lambda _: [],
             find_groups=lambda _ref: {},
-            verdicts=VerdictRepository(database),
             **shared,
         )
+        evaluation.judge(loaded, model.ref, datasets.exams(PROJECT), champion=None, context=context)
 
 
 def peak_mib() -> float:

@@ -21,7 +21,6 @@ from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.gate_metrics import Truth
 from pipeline_tasks.evaluation.scoring import Measured
 from pipeline_tasks.evaluation.slices import score_slices
-from pipeline_tasks.guards.personal import DenyList
 from pipeline_tasks.project.gate_schema import Slice
 from tests.fakes import FakeObjectStore
 from tests.unit.evaluation import support as s
@@ -423,21 +422,11 @@ def scored(task: ModuleType, *, leaks=()):
     exam = s.put_exam(store, epoch=1, labels=labels)
     refs = [s.put_model(store, version) for version in ("new", "old")]
     tables = {"new": s.answers(1, labels), "old": s.answers(1, labels, wrong=(0, 1, 2))}
-    return task._score(
-        [exam],
-        *refs,
-        policy=s.policy(),
-        deny=DenyList(),
-        find_items=lambda _: [],
-        find_groups=lambda _: {},
-        find_labels=lambda _: ExamLabels(),
-        retired={},
-        load=lambda ref: s.TableModel(tables[ref.version]),
-        read=lambda locations: [store.get_range(location) for location in locations],
-        find_leaks=lambda snapshot_id, exams: dict(leaks).get((snapshot_id, exams[0].epoch), ()),
-        store=store,
-        timer=iter(range(10**6)).__next__,
+    world = s.World(store, {version: s.TableModel(table) for version, table in tables.items()}, [exam])
+    context = world.context(
+        None, find_leaks=lambda snapshot_id, exams: dict(leaks).get((snapshot_id, exams[0].epoch), ())
     )
+    return task._score([exam], *refs, project=s.project(), context=context)
 
 
 def task_finds_the_leak(task):

@@ -411,7 +411,7 @@ OTHER_MUTATIONS = [
     (
         "task",
         "leak ignored",
-        "leaks=_leaks_of(contender, refs, find_leaks=find_leaks, left_out=left_out)",
+        "leaks=_leaks_of(contender, refs, find_leaks=context.find_leaks, left_out=left_out)",
         "leaks=()",
         check.task_finds_the_leak,
     ),

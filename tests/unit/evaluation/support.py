@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import math
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation.exam_parts import PartShare
 from pipeline_tasks.evaluation.statistics import PairedGain
+from pipeline_tasks.evaluation.task import GateContext
 from pipeline_tasks.project.gate_schema import Gate
 from pipeline_tasks.project.schema import LoadedProject, Project
 from pipeline_tasks.validation import manifest
@@ -192,6 +194,14 @@ class World:
         self.lookups += 1
         items = self.items
         return [items[item_id] for item_id in item_ids]
+
+    def context(self, database, **changes) -> GateContext:
+        """Return what `judge` takes; a millisecond passes at each look at the clock."""
+        ticks = itertools.count()
+        defaults = {"load": self.load, "read": self.read, "find_leaks": self.find_leaks, "find_items": self.find_items}
+        defaults |= {"find_groups": lambda _ref: {}, "store": self.store, "database": database, "attempt": attempt()}
+        defaults |= {"now": NOW, "timer": lambda: next(ticks) / 1000}
+        return GateContext(**(defaults | changes))
 
 
 def item_at(key: str, data: bytes, *, media_type="text/plain") -> Item:
