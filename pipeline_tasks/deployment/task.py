@@ -6,6 +6,7 @@ committed again, a stopped server stays stopped.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import logging
 import time
@@ -47,6 +48,18 @@ class GatewayAdmin(Protocol):
 
     def accounts(self, project: str) -> RouteAccounts | None:
         """Return what each deployment did under the newest generation that is followed; None without an answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RouteContext:
+    """The parts on which a project's route is moved, and the attempt that moves it."""
+
+    project: LoadedProject
+    serving: ServingRepository
+    target: DeploymentTarget
+    gateway: GatewayAdmin
+    attempt: Attempt
+    clock: Clock
 
 
 def refuse_undone(records: Sequence[RouteRecord], release: ReleaseRef, *, deployment_id: str) -> None:
@@ -106,17 +119,12 @@ def start_release(project: LoadedProject, release: ReleaseRef, *, target: Deploy
 
 
 def ship(
-    project: LoadedProject,
+    context: RouteContext,
     release: ReleaseRef,
     *,
-    serving: ServingRepository,
-    target: DeploymentTarget,
-    gateway: GatewayAdmin,
     require_promotable: Callable[[], Any],
     route_config: dict[str, Any],
-    attempt: Attempt,
     fence: Fence,
-    clock: Clock,
     note: str = "",
 ) -> Route:
     """Give a release all of its project's traffic and retire what is no longer needed; `note` ends the reason.
@@ -126,16 +134,17 @@ def ship(
             has changed.
         LostRace: somebody else moved the route first.
     """
+    project, serving = context.project, context.serving
     records = serving.records(project.name)
     refuse_undone(records, release, deployment_id=deployment_id_of(project.name, release.release_id))
     refuse_experiment(records, release)
-    deployment = start_release(project, release, target=target)
+    deployment = start_release(project, release, target=context.target)
     head = serving.head_route(project.name)
     if head is None or not _serves(head, deployment):
         require_promotable()
-        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
+        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=context.clock())
         head = _commit(
-            serving,
+            context,
             deployment,
             head=head,
             action="promote",
@@ -149,11 +158,9 @@ def ship(
                 before=serving.route_config(project.name, head.generation) if head else {},
                 keep_previous=project.config.serving.keep_previous,
             ),
-            attempt=attempt,
             fence=fence,
-            now=clock(),
         )
-    settle(project, serving=serving, target=target, gateway=gateway)
+    settle(context)
     return head
 
 
@@ -164,19 +171,14 @@ def _serves(head: Route, deployment: DeploymentRef) -> bool:
 
 
 def rollback(
-    project: LoadedProject,
+    context: RouteContext,
     *,
-    serving: ServingRepository,
-    target: DeploymentTarget,
-    gateway: GatewayAdmin,
     release_of: Callable[[RouteEntry], ReleaseRef],
     check: Callable[[ReleaseRef, DeploymentRef], object],
     to_version: str | None,
     actor: str,
     reason: str,
-    attempt: Attempt,
     fence: Fence,
-    clock: Clock,
 ) -> Route:
     """Return to an earlier champion, kept ready or started again from its release; or to one whose server is lost.
 
@@ -186,17 +188,18 @@ def rollback(
         GateClosed: the earlier champion does not pass the check; nothing has changed.
         LostRace: somebody else moved the route first.
     """
+    project, serving, target = context.project, context.serving, context.target
     history = serving.history(project.name)
-    committed = _already_rolled_back(history, attempt=attempt, serving=serving, project=project.name)
+    committed = _already_rolled_back(context, history)
     if committed is None:
         running = target.list() if to_version is not None else None
         goal = rollback_target(history, to_version=to_version, running=running)
         release = release_of(champion_entry(goal))
         deployment = start_release(project, release, target=target)
         check(release, deployment)
-        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
+        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=context.clock())
         committed = _commit(
-            serving,
+            context,
             deployment,
             head=history[-1],
             action="rollback",
@@ -207,27 +210,23 @@ def rollback(
             route_config=rollback_settings(
                 serving.route_config(project.name, goal.generation), head=history[-1], goal=goal
             ),
-            attempt=attempt,
             fence=fence,
-            now=clock(),
         )
-    settle(project, serving=serving, target=target, gateway=gateway)
+    settle(context)
     return committed
 
 
-def _already_rolled_back(
-    history: list[Route], *, attempt: Attempt, serving: ServingRepository, project: str
-) -> Route | None:
+def _already_rolled_back(context: RouteContext, history: list[Route]) -> Route | None:
     """Find the generation that an earlier attempt of this same run committed."""
     if not history:
         return None
-    mine = f"{attempt.run_id}/{attempt.task}/"
-    holder = serving.attempt_of(project, history[-1].generation)
+    mine = f"{context.attempt.run_id}/{context.attempt.task}/"
+    holder = context.serving.attempt_of(context.project.name, history[-1].generation)
     return history[-1] if holder.startswith(mine) else None
 
 
 def _commit(
-    serving: ServingRepository,
+    context: RouteContext,
     deployment: DeploymentRef,
     *,
     head: Route | None,
@@ -237,22 +236,21 @@ def _commit(
     actor: str,
     reason: str,
     route_config: dict[str, Any],
-    attempt: Attempt,
     fence: Fence,
-    now: dt.datetime,
 ) -> Route:
-    change = next_route(head, deployment, reason_id=reason_id, attempt=attempt.holder)
+    attempt = context.attempt.holder
+    change = next_route(head, deployment, reason_id=reason_id, attempt=attempt)
     crash_point("ship.route.before")
-    serving.commit_route(
+    context.serving.commit_route(
         change.route,
         action=action,
-        attempt=attempt.holder,
+        attempt=attempt,
         verdict_id=verdict_id,
         actor=actor,
         reason=reason,
         serving=route_config,
         fence=fence,
-        at=now,
+        at=context.clock(),
     )
     crash_point("ship.route.after")
     logger.info(
@@ -265,14 +263,13 @@ def _commit(
     return change.route
 
 
-def settle(
-    project: LoadedProject, *, serving: ServingRepository, target: DeploymentTarget, gateway: GatewayAdmin
-) -> list[str]:
+def settle(context: RouteContext) -> list[str]:
     """Wait until the gateway follows the head, drain what no longer serves, stop what is not kept; return the stopped.
 
     Raises:
         ServiceUnavailable: the gateway does not follow in time; nothing is stopped, a retry goes on from here.
     """
+    project, serving, gateway = context.project, context.serving, context.gateway
     history = serving.history(project.name)
     if not history:
         return []
@@ -286,13 +283,13 @@ def settle(
         ),
     )
     crash_point("ship.drain.before")
-    running = _running(project.name, history, target=target)
+    running = _running(project.name, history, target=context.target)
     stopped = []
     for deployment_id in to_retire(history, running, keep_previous=project.config.serving.keep_previous):
         _drain(gateway, deployment_id, seconds=project.config.serving.drain_seconds)
         if deployment_id in _routed(serving.history(project.name)[-1:]):
             continue  # another task gave it traffic meanwhile
-        target.stop(deployment_id)
+        context.target.stop(deployment_id)
         stopped.append(deployment_id)
         crash_point("ship.stop.after")
     return stopped

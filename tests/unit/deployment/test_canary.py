@@ -358,9 +358,8 @@ def test_a_rollout_whose_task_died_for_good_is_returned_from_by_its_run_only(yar
 
     def finish(run_id):
         attempt = Attempt(run_id, "finish")
-        shared = {"serving": yard.serving, "target": yard.target, "gateway": yard.gateway, "now": NOW}
-        fence = functools.partial(yard.database.acquire, "fashion/ship", attempt, now=NOW)
-        return return_abandoned(yard.project, attempt=attempt, fence=fence, **shared)
+        context = dataclasses.replace(yard.context(attempt), clock=lambda: NOW)
+        return return_abandoned(context, fence=functools.partial(yard.fence, attempt))
 
     assert finish("run-8") is None
     with monkeypatch.context() as patch:  # given back, and killed before the candidate was stopped
@@ -444,5 +443,5 @@ def test_a_deployment_that_got_traffic_while_others_drained_is_not_stopped(yard)
         return 0
 
     yard.gateway.in_flight = in_flight
-    task.settle(yard.project, serving=yard.serving, target=yard.target, gateway=yard.gateway)
+    task.settle(yard.context())
     assert set(yard.target.running) == {"fashion-ra", "fashion-rc"}
