@@ -121,7 +121,6 @@ def run(stage: str, folder: Path) -> None:
         "store": store,
         "database": database,
         "attempt": Attempt("run", stage),
-        "run_id": "run",
         "now": NOW,
     }
 
@@ -134,12 +133,13 @@ def run(stage: str, folder: Path) -> None:
     if stage == "plan":
         validation.plan_training(loaded, datasets=datasets, store=store)
     elif stage == "snapshot":
-        validation.open_exam(loaded, datasets=datasets, docs_dir=folder / "docs", **shared)
-        validation.build_snapshot(loaded, datasets=datasets, docs_dir=folder / "docs", **shared)
+        frozen: dict[str, Any] = {"datasets": datasets, "docs_dir": folder / "docs", "run_id": "run", **shared}
+        validation.open_exam(loaded, **frozen)
+        validation.build_snapshot(loaded, **frozen)
     elif stage == "train":
         manifest = validation.read_manifest(store, snapshot())
         facts: dict[str, Any] = {"scratch": folder / "scratch", "lock_hash": "l", "code_revision": "c", "device": "cpu"}
-        training.train(loaded, snapshot(), manifest, models=models, tracker=NullTracker(), **shared, **facts)
+        training.train(loaded, snapshot(), manifest, tracker=NullTracker(), **shared, **facts)
     elif stage == "read":
         dataset.rows_of(validation.read_manifest(store, snapshot()))
     elif stage == "leaks":
@@ -147,7 +147,6 @@ def run(stage: str, folder: Path) -> None:
     elif stage == "judge":
         (model,) = models.history(PROJECT)
         ref = datasets.snapshot(PROJECT, model.ref.snapshot_id)
-        del shared["run_id"]
         context = evaluation.GateContext(
             load=scoring.load_stored(store),
             read=PlaceReader(store),
