@@ -239,10 +239,10 @@ def _commit(
     fence: Fence,
 ) -> Route:
     attempt = context.attempt.holder
-    change = next_route(head, deployment, reason_id=reason_id, attempt=attempt)
+    route = next_route(head, deployment, reason_id=reason_id, attempt=attempt)
     crash_point("ship.route.before")
     context.serving.commit_route(
-        change.route,
+        route,
         action=action,
         attempt=attempt,
         verdict_id=verdict_id,
@@ -256,11 +256,11 @@ def _commit(
     logger.info(
         "route of %s: generation %d, champion %s (%s)",
         deployment.project,
-        change.route.generation,
+        route.generation,
         deployment.model_version,
         action,
     )
-    return change.route
+    return route
 
 
 def settle(context: RouteContext) -> list[str]:

@@ -30,9 +30,6 @@ class ModelFacts:
     `repeats` and `load` are those of the measurement (scoring.Measured).
     """
 
-    version: str
-    digest: str
-    snapshot_id: str
     classes: tuple[str, ...]
     size_bytes: int
     latency_p50_ms: float
@@ -129,7 +126,6 @@ class ExamAnswers:
 
     exam_id: str
     epoch: int
-    object_digest: str
     item_ids: tuple[str, ...]
     labels: tuple[str, ...]
     contender_nc: Array
@@ -160,7 +156,6 @@ def pool(answers: Sequence[ExamAnswers]) -> ExamAnswers:
     return ExamAnswers(
         exam_id=newest.exam_id,
         epoch=newest.epoch,
-        object_digest=newest.object_digest,
         item_ids=tuple(item_id for exam in answers for item_id in exam.item_ids),
         labels=tuple(label for exam in answers for label in exam.labels),
         contender_nc=np.concatenate([exam.contender_nc for exam in answers]),

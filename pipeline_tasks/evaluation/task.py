@@ -233,7 +233,6 @@ def _answer(
     answers = ExamAnswers(
         exam_id=exam.ref.exam_id,
         epoch=exam.ref.epoch,
-        object_digest=exam.digest,
         item_ids=tuple(item.item_id for item in exam.items),
         labels=tuple(item.label for item in exam.items),
         contender_nc=kept_answers["contender"],

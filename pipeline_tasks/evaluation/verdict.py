@@ -216,9 +216,6 @@ def build_evidence(
 
 def _facts(judged: Party, measured: Measured) -> ev.ModelFacts:
     return ev.ModelFacts(
-        version=judged.version,
-        digest=judged.digest,
-        snapshot_id=judged.snapshot_id,
         classes=judged.classes,
         size_bytes=judged.size_bytes,
         latency_p50_ms=measured.latency_p50_ms,
@@ -279,7 +276,6 @@ def read_answers(data: bytes, *, exams: Sequence[Mapping[str, Any]]) -> list[ev.
             ev.ExamAnswers(
                 exam_id=exam["exam_id"],
                 epoch=exam["epoch"],
-                object_digest=exam["object_digest"],
                 item_ids=tuple(rows["item_id"].to_pylist()),
                 labels=tuple(rows["label"].to_pylist()),
                 contender_nc=probability_matrix(rows, "contender_probabilities"),

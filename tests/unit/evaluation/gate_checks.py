@@ -150,7 +150,7 @@ def rule_is_eager_only_where_it_is_asked(rule):
 
 def rule_knows_a_slow_machine(rule):
     slow = {"latency_p99_ms": 12.0}
-    both = s.evidence(contender=s.facts(**slow), champion=s.facts(version="old", **slow))
+    both = s.evidence(contender=s.facts(**slow), champion=s.facts(**slow))
     assert decided(rule, both, limits={"latency_p99_ms": 10.0}) == ("inconclusive", "LATENCY_UNCERTAIN")
 
 
@@ -215,7 +215,7 @@ def rule_needs_known_classes(rule):
 
 
 def rule_needs_a_champion_that_knows_the_exam(rule):
-    evidence = s.evidence(champion=s.facts(version="old", classes=("shirt",)))
+    evidence = s.evidence(champion=s.facts(classes=("shirt",)))
     assert decided(rule, evidence) == ("keep", "CHAMPION_CLASSES")
 
 
@@ -309,7 +309,7 @@ def raw_answers(contender_nc, champion_nc, *, epoch=2) -> ev.ExamAnswers:
     ids = tuple(f"{index:064d}" for index in range(NUM_ITEMS))
     labels = tuple(s.CLASSES[label] for label in TRUTH)
     groups = tuple(range(NUM_ITEMS))
-    return ev.ExamAnswers(f"exam{epoch}", epoch, "digest", ids, labels, contender_nc, champion_nc, groups=groups)
+    return ev.ExamAnswers(f"exam{epoch}", epoch, ids, labels, contender_nc, champion_nc, groups=groups)
 
 
 def built(evidence: ModuleType, contender_nc, champion_nc, *, metric="accuracy"):

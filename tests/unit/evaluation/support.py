@@ -36,7 +36,7 @@ def policy(**changes) -> Gate:
 
 
 def facts(**changes) -> ev.ModelFacts:
-    defaults = ev.ModelFacts("new", "d1", "s1", CLASSES, 2_000_000, 1.0, 2.0)
+    defaults = ev.ModelFacts(CLASSES, 2_000_000, 1.0, 2.0)
     return dataclasses.replace(defaults, **changes)
 
 
@@ -109,7 +109,7 @@ def evidence(**changes) -> ev.Evidence:
     defaults = ev.Evidence(
         project_classes=CLASSES,
         contender=facts(),
-        champion=facts(version="old", digest="d0", snapshot_id="s0"),
+        champion=facts(),
         current=exam(),
         previous=None,
         exam_use=1,
