@@ -23,12 +23,14 @@ class ConstantAnswer:
     gain: PairedGain | None = None
 
 
-def beside(constant: ConstantAnswer, *, metric: str, model: float, exam: str) -> Reason:
-    """Return the constant answer's figure as a note beside a contender's."""
-    said = f"always answering {constant.label} has {percent(constant.figures[metric])} {METRICS[metric].noun}"
-    text = f"on {exam} {said}, the contender {percent(model)}"
-    warning = "" if model > constant.figures[metric] else ": it is worth no more than one answer to everything"
-    return Reason("CONSTANT_ANSWER", "note", f"{text}{warning}.")
+def beside(policy: Gate, constant: ConstantAnswer | None, *, model: float, exam: str, is_first: bool) -> list[Reason]:
+    """Return the constant answer's figure beside a contender's, where no floor has said it; none before rule 4."""
+    if constant is None or (is_first and policy.floors.accuracy == ABOVE_CONSTANT):
+        return []
+    figure, noun = constant.figures[policy.metric], METRICS[policy.metric].noun
+    text = f"on {exam} always answering {constant.label} has {percent(figure)} {noun}, the contender {percent(model)}"
+    warning = "" if model > figure else ": it is worth no more than one answer to everything"
+    return [Reason("CONSTANT_ANSWER", "note", f"{text}{warning}.")]
 
 
 def check_above(

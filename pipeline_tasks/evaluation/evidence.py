@@ -134,6 +134,15 @@ class ExamAnswers:
     groups: tuple[int, ...] | None = None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClassLists:
+    """The classes of the project, and those that each model has learned."""
+
+    project: Sequence[str]
+    contender: Sequence[str]
+    champion: Sequence[str] | None
+
+
 def alpha_for_use(policy: Gate, exam_use: int, *, epoch_level: float | None = None) -> float:
     """Return the error level of the n-th comparison on one exam: 6 / (pi n)^2 of the epoch's, so that all uses add up.
 
@@ -186,44 +195,31 @@ class _Coded:
         return None if self.truth.group_n is None else len(np.unique(self.truth.group_n))
 
 
-def _coded(
-    answers: ExamAnswers,
-    *,
-    project_classes: Sequence[str],
-    contender_classes: Sequence[str],
-    champion_classes: Sequence[str] | None,
-) -> _Coded:
-    classes = union_of_classes(project_classes, answers.labels, contender_classes, champion_classes or ())
+def _coded(answers: ExamAnswers, learned: ClassLists) -> _Coded:
+    classes = union_of_classes(learned.project, answers.labels, learned.contender, learned.champion or ())
     position = {label: index for index, label in enumerate(classes)}
     champion_n = None
-    if answers.champion_nc is not None and champion_classes is not None:
-        champion_n = answered_classes(answers.champion_nc, classes=champion_classes, position=position)
+    if answers.champion_nc is not None and learned.champion is not None:
+        champion_n = answered_classes(answers.champion_nc, classes=learned.champion, position=position)
     truth = Truth(
         classes=classes,
         truth_n=np.array([position[label] for label in answers.labels], dtype=np.int64),
         group_n=np.array(answers.groups, dtype=np.int64) if answers.groups is not None else None,
     )
-    contender_n = answered_classes(answers.contender_nc, classes=contender_classes, position=position)
+    contender_n = answered_classes(answers.contender_nc, classes=learned.contender, position=position)
     return _Coded(truth, contender_n, champion_n)
 
 
 def build_exam_evidence(
     answers: ExamAnswers,
+    learned: ClassLists,
     *,
     policy: Gate,
     alpha: float,
-    project_classes: Sequence[str],
-    contender_classes: Sequence[str],
-    champion_classes: Sequence[str] | None,
     with_constant: bool = True,
 ) -> ExamEvidence:
     """Compute every figure of one exam from the raw answers; `with_constant`: the constant answer's too."""
-    coded = _coded(
-        answers,
-        project_classes=project_classes,
-        contender_classes=contender_classes,
-        champion_classes=champion_classes,
-    )
+    coded = _coded(answers, learned)
     truth, contender_n, champion_n = coded.truth, coded.contender_n, coded.champion_n
     right_n = np.equal(contender_n, truth.truth_n)
     contender = score(answers.contender_nc, contender_n, truth, metric=policy.metric)
@@ -233,7 +229,7 @@ def build_exam_evidence(
     gain, shared_gain = None, None
     if champion is not None and champion_n is not None and contender.is_finite and champion.is_finite:
         gain = coded.compare(champion_n, metric=policy.metric, alpha=alpha)
-        shared_gain = _shared_gain(coded, champion_n, champion_classes or (), policy=policy)
+        shared_gain = _shared_gain(coded, champion_n, learned.champion or (), policy=policy)
     slices: tuple[SliceEvidence, ...] = ()
     recalls: tuple[PartShare, ...] = ()
     if contender.is_finite:
@@ -280,20 +276,13 @@ def _shared_gain(
 
 def build_epoch_evidence(
     answers: ExamAnswers,
+    learned: ClassLists,
     *,
     policy: Gate,
-    project_classes: Sequence[str],
-    contender_classes: Sequence[str],
-    champion_classes: Sequence[str] | None,
     with_loss: bool = True,
 ) -> EpochEvidence:
     """Compute what one epoch says by itself, at 1 - confidence; the gain is None where the answers are no figures."""
-    coded = _coded(
-        answers,
-        project_classes=project_classes,
-        contender_classes=contender_classes,
-        champion_classes=champion_classes,
-    )
+    coded = _coded(answers, learned)
     champion_n, num_items = coded.champion_n, len(answers.item_ids)
     counts_c = np.bincount(coded.truth.truth_n, minlength=1)
     gain, at_most, alpha = None, None, 1 - policy.confidence

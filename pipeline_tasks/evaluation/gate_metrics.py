@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from pipeline_tasks.core.proportions import SHOWN_CONFIDENCE, Interval, wilson_interval
-from pipeline_tasks.evaluation import groups, metrics, statistics
+from pipeline_tasks.evaluation import groups, statistics
 from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.statistics import PairedGain
 
@@ -86,24 +86,26 @@ def _compare_accuracy(truth: Truth, contender_n: Array, champion_n: Array, alpha
 
 
 def _macro_f1(truth: Truth, answer_n: Array) -> float:
+    """Return the mean F1 (harmonic mean of precision and recall) of the classes that the exam has.
+
+    Every class weighs the same, however rare, so a model cannot win by ignoring the rare ones.
+    """
     whole = np.ones((1, len(answer_n)), dtype=np.int64)
     return float(statistics.weighted_macro_f1(truth.truth_n, answer_n, whole, num_classes=len(truth.classes))[0])
 
 
 def _macro_f1_interval(truth: Truth, answer_n: Array) -> Interval:
-    num_classes = len(truth.classes)
     resamples_r, _ = groups.bootstrap_macro_f1(
         truth.truth_n,
         answer_n,
         answer_n,
         truth.group_n,
-        num_classes=num_classes,
+        num_classes=len(truth.classes),
         seed=SEED,
         num_resamples=statistics.NUM_RESAMPLES,
     )
     low, high = np.quantile(resamples_r, [TAIL, 1 - TAIL])
-    counts_cc = metrics.confusion_matrix(truth.truth_n, answer_n, num_classes=num_classes)
-    return Interval(metrics.macro_f1(counts_cc), float(low), float(high))
+    return Interval(_macro_f1(truth, answer_n), float(low), float(high))
 
 
 def _compare_macro_f1(truth: Truth, contender_n: Array, champion_n: Array, alpha: float) -> PairedGain:

@@ -49,7 +49,8 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     reasons += check_classes(policy, evidence, exam="the exam", hold=partial(_non_inferior, policy))
     reasons += _check_limits(policy, evidence)
     reasons += check_slices(policy, evidence.current)
-    reasons += _beside_constant(policy, evidence)
+    model = evidence.current.contender.figures[policy.metric].estimate
+    reasons += beside(policy, evidence.current.constant, model=model, exam=exam_text(evidence), is_first=is_first)
     reasons += [*check_champion_leaks(evidence), *note_left_out(evidence), *note_alarm(evidence)]
     reasons += note_labels(evidence.labels, evidence.current)
     return conclude(reasons, first=is_first)
@@ -190,15 +191,6 @@ def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
         )
         reasons.append(Reason("FLOORS_MET", "for", text))
     return reasons
-
-
-def _beside_constant(policy: Gate, evidence: Evidence) -> list[Reason]:
-    """Return what the constant answer is worth, where no floor has said so."""
-    exam = evidence.current
-    if exam.constant is None or (evidence.champion is None and policy.floors.accuracy == ABOVE_CONSTANT):
-        return []
-    model = exam.contender.figures[policy.metric].estimate
-    return [beside(exam.constant, metric=policy.metric, model=model, exam=exam_text(evidence))]
 
 
 def exam_text(evidence: Evidence) -> str:

@@ -39,7 +39,9 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     reasons += check_classes(policy, evidence, exam="the current exam", hold=partial(non_inferior, policy))
     reasons += _check_limits(policy, evidence)
     reasons += check_slices(policy, evidence.current)
-    reasons += _beside_constant(policy, evidence)
+    exam, is_first = evidence.current, evidence.champion is None
+    model, name = exam.contender.figures[policy.metric].estimate, f"the {exam.num_items} items of the current exam"
+    reasons += constant.beside(policy, exam.constant, model=model, exam=name, is_first=is_first)
     reasons += [*check_champion_leaks(evidence), *note_left_out(evidence)]
     return conclude(reasons, first=evidence.champion is None)
 
@@ -129,17 +131,6 @@ def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
         )
         reasons.append(Reason("FLOORS_MET", "for", text))
     return reasons
-
-
-def _beside_constant(policy: Gate, evidence: Evidence) -> list[Reason]:
-    """Return what the constant answer is worth, where no floor has said so; verdicts before rule 4 lack it."""
-    exam = evidence.current
-    told = evidence.champion is None and policy.floors.accuracy == ABOVE_CONSTANT
-    if exam.constant is None or told:
-        return []
-    model = exam.contender.figures[policy.metric].estimate
-    name = f"the {exam.num_items} items of the current exam"
-    return [constant.beside(exam.constant, metric=policy.metric, model=model, exam=name)]
 
 
 def _items_that_decide(gain: PairedGain) -> str:

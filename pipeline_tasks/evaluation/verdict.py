@@ -182,21 +182,18 @@ def build_evidence(
 ) -> ev.Evidence:
     """Turn raw answers into what the rule looks at; the exam's level follows from its use."""
     policy, with_window = question.policy, question.rule_version >= WINDOW_SINCE
-    parties: dict[str, Any] = {
-        "project_classes": question.project_classes,
-        "contender_classes": question.contender.classes,
-        "champion_classes": question.champion.classes if question.champion is not None else None,
-    }
+    champion_classes = question.champion.classes if question.champion is not None else None
+    learned = ev.ClassLists(question.project_classes, question.contender.classes, champion_classes)
     exams = []
     for place, exam in enumerate([ev.pool(answers)] if with_window else answers):
         level = 1 - policy.confidence
         if place == 0:
             level = ev.alpha_for_use(policy, question.exam_use, epoch_level=question.epoch_level)
         with_constant = question.rule_version >= CONSTANT_SINCE
-        exams.append(ev.build_exam_evidence(exam, policy=policy, alpha=level, with_constant=with_constant, **parties))
+        exams.append(ev.build_exam_evidence(exam, learned, policy=policy, alpha=level, with_constant=with_constant))
     with_loss = question.rule_version >= LOSS_SINCE
     judged = answers if with_window else ()
-    epochs = [ev.build_epoch_evidence(exam, policy=policy, with_loss=with_loss, **parties) for exam in judged]
+    epochs = [ev.build_epoch_evidence(exam, learned, policy=policy, with_loss=with_loss) for exam in judged]
     return ev.Evidence(
         project_classes=question.project_classes,
         contender=_facts(question.contender, measured["contender"]),

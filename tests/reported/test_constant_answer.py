@@ -38,12 +38,7 @@ def judged(*, num_items: int, num_yes: int, right_yes: int, right_no: int, **gat
     answers = ev.ExamAnswers("e", 1, tuple(map(str, range(num_items))), tuple(labels), probabilities_nc, None)
     answers = dataclasses.replace(answers, groups=tuple(range(num_items)))
     exam = ev.build_exam_evidence(
-        answers,
-        policy=policy,
-        alpha=ev.alpha_for_use(policy, 1),
-        project_classes=CLASSES,
-        contender_classes=CLASSES,
-        champion_classes=None,
+        answers, ev.ClassLists(CLASSES, CLASSES, None), policy=policy, alpha=ev.alpha_for_use(policy, 1)
     )
     first = s.first_evidence()
     facts = s.facts(classes=CLASSES)

@@ -313,14 +313,8 @@ def raw_answers(contender_nc, champion_nc, *, epoch=2) -> ev.ExamAnswers:
 
 
 def built(evidence: ModuleType, contender_nc, champion_nc, *, metric="accuracy"):
-    return evidence.build_exam_evidence(
-        raw_answers(contender_nc, champion_nc),
-        policy=s.policy(metric=metric),
-        alpha=0.03,
-        project_classes=s.CLASSES,
-        contender_classes=s.CLASSES,
-        champion_classes=s.CLASSES,
-    )
+    answers, learned = raw_answers(contender_nc, champion_nc), evidence.ClassLists(s.CLASSES, s.CLASSES, s.CLASSES)
+    return evidence.build_exam_evidence(answers, learned, policy=s.policy(metric=metric), alpha=0.03)
 
 
 def evidence_knows_who_is_better(evidence):
