@@ -24,13 +24,13 @@ import gate_calibration_figure as figure
 import numpy as np
 
 from pipeline_tasks.evaluation.evidence import alpha_for_use
-from pipeline_tasks.evaluation.metrics import macro_f1
 from pipeline_tasks.evaluation.statistics import (
     PairedGain,
     compare_macro_f1,
     mcnemar_p_value,
     shows_gain,
     tango_bound,
+    weighted_macro_f1,
 )
 from pipeline_tasks.project.gate_schema import Gate
 
@@ -238,12 +238,11 @@ def f1_cells(gain: float) -> tuple[Array, Array]:
 def true_f1_gain(gain: float) -> float:
     """Return the difference in macro F1 on all the items that there could be."""
     cells, shares = f1_cells(gain)
-    scores = []
-    for column in (1, 2):
-        counts_cc = np.zeros((len(CLASS_SHARES), len(CLASS_SHARES)))
-        np.add.at(counts_cc, (cells[:, 0], cells[:, column]), shares)
-        scores.append(macro_f1(counts_cc))
-    return scores[0] - scores[1]
+    many = 1e9 * shares[None]  # F1 is of shares as of counts, but a class of no item and no answer counts as one
+    contender, champion = (
+        weighted_macro_f1(cells[:, 0], cells[:, column], many, num_classes=len(CLASS_SHARES)) for column in (1, 2)
+    )
+    return float(contender[0] - champion[0])
 
 
 def f1_gains(random: np.random.Generator, *, num_items: int, gain: float, alpha: float, size: int) -> list[PairedGain]:

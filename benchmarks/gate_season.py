@@ -114,8 +114,8 @@ def year_of(random: np.random.Generator, world: SeasonWorld) -> Year:
 
 def scores(right_n: Array) -> ModelScores:
     """Return the accuracy as the rule takes it; the other figures of a model do not count here."""
-    accuracy = wilson_interval(int(right_n.sum()), len(right_n))
-    return ModelScores(accuracy, accuracy, 0.0, (), (), (), OutputHealth(0, 0, constant=False))
+    figures = {"accuracy": wilson_interval(int(right_n.sum()), len(right_n))}
+    return ModelScores(figures, 0.0, (), (), (), OutputHealth(0, 0, constant=False))
 
 
 def today(policy: Gate) -> Promote:

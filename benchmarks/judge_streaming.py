@@ -58,33 +58,27 @@ class Scene:
         """Judge once with a new catalog and return the answer."""
         from pipeline_tasks.catalog import tables
         from pipeline_tasks.catalog.database import Database, create_engine
-        from pipeline_tasks.catalog.verdicts import VerdictRepository
         from pipeline_tasks.contracts import Attempt
-        from pipeline_tasks.evaluation.task import judge
+        from pipeline_tasks.evaluation.task import GateContext, judge
         from pipeline_tasks.ingest.item_reader import PlaceReader
 
         catalog.unlink(missing_ok=True)
         engine = create_engine(f"sqlite:///{catalog}")
         tables.metadata.create_all(engine)
-        database = Database(engine)
         shutil.rmtree(self.store.root / "verdicts", ignore_errors=True)
-        ref = judge(
-            project(),
-            self.refs["contender"],
-            [self.exam],
-            champion=self.refs["champion"],
+        context = GateContext(
             load=lambda ref: self.models[ref.version],
             read=PlaceReader(self.store),
             find_leaks=lambda _snapshot_id, _exams: [],
             find_items=lambda _item_ids: [],
             find_groups=lambda _ref: {},
-            verdicts=VerdictRepository(database),
             store=self.store,
-            database=database,
+            database=Database(engine),
             attempt=Attempt("run-1", "judge", 1),
-            run_id="run-1",
             now=stored.NOW,
         )
+        champion = self.refs["champion"]
+        ref = judge(project(), self.refs["contender"], [self.exam], champion=champion, context=context)
         engine.dispose()
         return f"{ref.answer} ({ref.code})"
 

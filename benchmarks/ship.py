@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import httpx
 import numpy as np
@@ -42,9 +42,6 @@ from tests.docker.dock import TOKEN, Dock, now
 from tests.docker.engine import Engine, RegistryServer
 from tests.service.conftest import png
 from tests.service.test_gateway_served import Load
-
-if TYPE_CHECKING:
-    from pipeline_tasks.deployment.task import GatewayAdmin
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "image/png"}
@@ -191,20 +188,15 @@ class TimedLoad(Load):
 
 def rollback(dock: Dock, *, run: str) -> None:
     """Return to the champion before."""
-    attempt, gateway = Attempt(run, "rollback"), cast("GatewayAdmin", dock.gateway)
+    attempt = Attempt(run, "rollback")
     deployment_task.rollback(
-        dock.project,
-        serving=dock.serving,
-        target=dock.target,
-        gateway=gateway,
+        dock.context(attempt),
         release_of=lambda entry: dock.release_of(entry.model_version),
         check=lambda *_: None,
         to_version=None,
         actor="benchmark",
         reason="benchmarks/ship.py",
-        attempt=attempt,
         fence=dock.database.acquire("fashion/ship", attempt, now=now()),
-        clock=now,
     )
 
 

@@ -106,7 +106,6 @@ def run(stage: str, folder: Path) -> None:
     from pipeline_tasks.adapters.wandb_tracker import NullTracker
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.catalog.model_versions import ModelRepository
-    from pipeline_tasks.catalog.verdicts import VerdictRepository
     from pipeline_tasks.contracts import Attempt, SnapshotRef
     from pipeline_tasks.evaluation import scoring
     from pipeline_tasks.evaluation import task as evaluation
@@ -122,7 +121,6 @@ def run(stage: str, folder: Path) -> None:
         "store": store,
         "database": database,
         "attempt": Attempt("run", stage),
-        "run_id": "run",
         "now": NOW,
     }
 
@@ -135,12 +133,13 @@ def run(stage: str, folder: Path) -> None:
     if stage == "plan":
         validation.plan_training(loaded, datasets=datasets, store=store)
     elif stage == "snapshot":
-        validation.open_exam(loaded, datasets=datasets, docs_dir=folder / "docs", **shared)
-        validation.build_snapshot(loaded, datasets=datasets, docs_dir=folder / "docs", **shared)
+        frozen: dict[str, Any] = {"datasets": datasets, "docs_dir": folder / "docs", "run_id": "run", **shared}
+        validation.open_exam(loaded, **frozen)
+        validation.build_snapshot(loaded, **frozen)
     elif stage == "train":
         manifest = validation.read_manifest(store, snapshot())
         facts: dict[str, Any] = {"scratch": folder / "scratch", "lock_hash": "l", "code_revision": "c", "device": "cpu"}
-        training.train(loaded, snapshot(), manifest, models=models, tracker=NullTracker(), **shared, **facts)
+        training.train(loaded, snapshot(), manifest, tracker=NullTracker(), **shared, **facts)
     elif stage == "read":
         dataset.rows_of(validation.read_manifest(store, snapshot()))
     elif stage == "leaks":
@@ -148,19 +147,15 @@ def run(stage: str, folder: Path) -> None:
     elif stage == "judge":
         (model,) = models.history(PROJECT)
         ref = datasets.snapshot(PROJECT, model.ref.snapshot_id)
-        evaluation.judge(
-            loaded,
-            model.ref,
-            datasets.exams(PROJECT),
-            champion=None,
+        context = evaluation.GateContext(
             load=scoring.load_stored(store),
             read=PlaceReader(store),
             find_leaks=lambda _, refs: leakage.find_leaks(loaded, ref, refs, store=store),
             find_items=lambda _: [],
             find_groups=lambda _ref: {},
-            verdicts=VerdictRepository(database),
             **shared,
         )
+        evaluation.judge(loaded, model.ref, datasets.exams(PROJECT), champion=None, context=context)
 
 
 def peak_mib() -> float:

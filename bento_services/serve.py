@@ -61,8 +61,8 @@ def worker_command(service: str, *, descriptor: int) -> list[str]:
 def bounded_head() -> type[Any]:
     """Return uvicorn's protocol on httptools with a bound on heads: it keeps one whole however long it is, key or not.
 
-    h11, uvicorn's other parser, bounds heads itself, and takes a quarter more CPU time for a text, twice as much without
-    a model (docs/benchmarks.md).
+    h11, uvicorn's other parser, bounds heads itself, and takes a quarter more CPU time for a text, twice as much
+    without a model (docs/benchmarks.md).
     """
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 

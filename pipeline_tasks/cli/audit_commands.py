@@ -1,4 +1,4 @@
-"""The commands that show, check and repeat what was decided; `main.py` has their names and arguments."""
+"""The commands that show, check and repeat what was decided."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from pipeline_tasks.cli.command import argument, command, one_of
 from pipeline_tasks.cli.output import Answer
 
 DONE, DIFFERENT = 0, 1
 
 
+@command(
+    argument("project"),
+    argument("--at", metavar="TIME", help="what served at this ISO time, and why (no time zone: UTC)"),
+    argument("--ledger", action="store_true", help="with --json: every entry, not just who served"),
+)
 def history(arguments: argparse.Namespace) -> Any:
-    """Print the ledger, or what served at a time."""
+    """Print the ledger: verdicts, approvals, promotions, rollbacks."""
     from pipeline_tasks.audit import history as audit_history
     from pipeline_tasks.core.clock import utc_now
     from pipeline_tasks.orchestration.resources import build_resources
@@ -33,8 +39,30 @@ def history(arguments: argparse.Namespace) -> Any:
     )
 
 
+@command(
+    argument(
+        "--anchor",
+        action="append",
+        default=[],
+        metavar="PROJECT:SEQ:HASH",
+        help="the ledger must still hold this entry, noted down from `dethrone history` (may be repeated)",
+    ),
+    argument("--backup", type=Path, metavar="FOLDER", help="check its newest backup where it lies; nothing has to run"),
+    one_of(
+        argument(
+            "--public-key",
+            type=Path,
+            metavar="FILE",
+            help="the keys that may have signed the ledger (empty: the stack's own)",
+        ),
+        argument("--save-public-key", type=Path, metavar="FILE", help="write the stack's public key, and no more"),
+    ),
+)
 def verify(arguments: argparse.Namespace) -> Answer:
-    """Check the invariants; exit code 1 names what is wrong."""
+    """Check the invariants: nothing lost, nothing twice, one whole ledger.
+
+    Exit code 1 names what is wrong.
+    """
     from pipeline_tasks.backup import verify as backup_verify
 
     if arguments.save_public_key is not None:
@@ -62,8 +90,15 @@ def _save_public_key(file: Path) -> Answer:
     return Answer({"key_id": public.key_id, "since": public.since.isoformat(), "file": str(file)}, (text,))
 
 
+@command(
+    argument("verdict", help="a verdict's id or its beginning"),
+    argument("--project", help="where verdicts of several projects begin so"),
+)
 def replay(arguments: argparse.Namespace) -> Answer:
-    """Compute a verdict again; exit code 1 when it is not what is stored."""
+    """Compute a verdict again from its evidence and compare every byte.
+
+    Exit code 1 when it is not what is stored.
+    """
     from pipeline_tasks.audit import replay as audit_replay
     from pipeline_tasks.orchestration.resources import build_resources
 

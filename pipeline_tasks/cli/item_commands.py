@@ -1,13 +1,21 @@
-"""`dethrone item`: one item taken out of use; `main.py` has the names and arguments."""
+"""`dethrone item`: one item taken out of use."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from pipeline_tasks.cli.command import argument, command
 
+
+@command(
+    argument("action", choices=["retire"]),
+    argument("project"),
+    argument("id", help="(the beginning of) an item's id"),
+    argument("--reason", required=True, help="why (kept with your name and the time)"),
+)
 def item(arguments: argparse.Namespace) -> Any:
-    """Do what the action says with an item."""
+    """Take an item out of use, for good: snapshots, exams and verdicts."""
     return {"retire": _retire}[arguments.action](arguments)
 
 

@@ -1,26 +1,20 @@
-"""The `dethrone` commands; `main.py` has their names and arguments."""
+"""The commands of a project: its stages, its champion, its callers' keys, and what was judged or refused."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from pipeline_tasks.cli.output import Answer, confirmed, home_folder, media_type_of, shell_attempt
+from pipeline_tasks.cli.command import Command, argument, command
+from pipeline_tasks.cli.output import Answer, confirmed, media_type_of, shell_attempt
 from pipeline_tasks.core.settings import load_settings, user_name
 from pipeline_tasks.errors import ConfigError
 
 
-def demo(arguments: argparse.Namespace) -> Any:
-    """Run the whole loop."""
-    from pipeline_tasks.demo.scenario import tell
-
-    return tell(home_folder(), labeler=arguments.labeler, size=arguments.size, rounds=arguments.rounds)
-
-
-def stage(name: str) -> Callable[[argparse.Namespace], Any]:
+def _stage(name: str, text: str) -> Command:
     """Return the command that runs one stage of a project by its entry point."""
 
     def run(arguments: argparse.Namespace) -> Any:
@@ -28,11 +22,21 @@ def stage(name: str) -> Callable[[argparse.Namespace], Any]:
 
         return getattr(entrypoints, name)(arguments.project, attempt=shell_attempt(name))
 
-    return run
+    return Command(name, text, (argument("project"),), run)
 
 
+ingest = _stage("ingest", "read what is new at the sources")
+annotate = _stage("annotate", "push items without a label to Label Studio")
+collect = _stage("collect", "bring annotations back")
+monitor = _stage("monitor", "read the prediction log, pick audits, measure quality")
+
+
+@command(
+    argument("project"),
+    argument("--output", type=Path, help="write the page to this file"),
+)
 def labels(arguments: argparse.Namespace) -> Answer:
-    """Print the report of a project's labeling, or write its page to a file."""
+    """Print how labeling goes: answers a day, agreement, people, what waits."""
     from pipeline_tasks.annotation.labeling_report import as_document, as_page, as_text
     from pipeline_tasks.core.atomic_files import replace_file
     from pipeline_tasks.orchestration.overview import labeling_of
@@ -45,8 +49,13 @@ def labels(arguments: argparse.Namespace) -> Answer:
     return Answer({"file": str(arguments.output)}, (f"Wrote {arguments.output}.",))
 
 
+@command(
+    argument("project"),
+    argument("--force", action="store_true", help="although there are not enough new labels"),
+    argument("--window", choices=["all", "newest"], default="all"),
+)
 def train(arguments: argparse.Namespace) -> Answer:
-    """Run the train DAG's stages one after the other in this process."""
+    """Snapshot, train, judge, release and ship, without Airflow."""
     from pipeline_tasks.orchestration.local_pipeline import closing_lines, shown_progress, train_to_serve
 
     with shown_progress():
@@ -54,6 +63,7 @@ def train(arguments: argparse.Namespace) -> Answer:
     return Answer(outcome, (closing_lines(arguments.project, outcome),))
 
 
+@command(argument("action", choices=["sync"]))
 def wandb(arguments: argparse.Namespace) -> Answer:  # noqa: ARG001 - `sync` is the only action
     """Upload the runs that were recorded while no W&B server could be reached."""
     from pipeline_tasks.orchestration.resources import build_resources
@@ -63,8 +73,17 @@ def wandb(arguments: argparse.Namespace) -> Answer:  # noqa: ARG001 - `sync` is 
     return Answer({"synced": [*synced]}, (text,))
 
 
+@command(
+    argument("project"),
+    argument("--to-version"),
+    argument("--reason", required=True, help="why: it stands in the ledger"),
+    argument("--yes", action="store_true", help="do not ask on a terminal"),
+)
 def rollback(arguments: argparse.Namespace) -> Any:
-    """Return to an earlier champion: say from which to which, and ask on a terminal."""
+    """Return to an earlier champion.
+
+    It says from which to which, and asks on a terminal.
+    """
     from pipeline_tasks.orchestration import entrypoints
     from pipeline_tasks.orchestration.resources import build_resources
     from pipeline_tasks.orchestration.rollback_preview import preview
@@ -84,8 +103,9 @@ def rollback(arguments: argparse.Namespace) -> Any:
     )
 
 
+@command(argument("project"), argument("file", type=Path))
 def predict(arguments: argparse.Namespace) -> Answer:
-    """Send one file to the gateway."""
+    """Send one file to the gateway and print the answer."""
     import httpx
 
     settings = load_settings()
@@ -102,8 +122,15 @@ def predict(arguments: argparse.Namespace) -> Answer:
     return Answer(answer.json(), code=0 if answer.status_code == 200 else 1)
 
 
+@command(
+    argument("action", choices=["issue", "list", "revoke"]),
+    argument("--project", default="*"),
+    argument("--name", default="caller"),
+    argument("--scope", action="append", choices=["predict", "feedback", "admin"]),
+    argument("--key-id"),
+)
 def keys(arguments: argparse.Namespace) -> Any:
-    """Issue, list or revoke API keys."""
+    """Issue, list or revoke API keys of the gateway."""
     from pipeline_tasks.catalog.routes import ServingRepository, new_token
     from pipeline_tasks.core.clock import utc_now
     from pipeline_tasks.orchestration.resources import build_resources
@@ -122,6 +149,12 @@ def keys(arguments: argparse.Namespace) -> Any:
     return {**dataclasses.asdict(key), "token": token, "note": "the token is shown this once"}
 
 
+@command(
+    argument("project"),
+    argument("verdict", nargs="?", help="a verdict's id or its beginning (empty: the newest)"),
+    argument("--output", type=Path),
+    argument("--exact", action="store_true", help="with an open exam's figures and items; recorded"),
+)
 def report(arguments: argparse.Namespace) -> Any:
     """Write a verdict's report to a file."""
     from pipeline_tasks.cli import views as cli_views
@@ -131,8 +164,20 @@ def report(arguments: argparse.Namespace) -> Any:
     )
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more (got {number}).")
+    return number
+
+
+@command(
+    argument("project"),
+    argument("--limit", type=_positive, default=100, help="how many are listed (default: 100)"),
+    argument("--page", type=_positive, default=1, help="which part of them (default: 1, the newest)"),
+)
 def quarantine(arguments: argparse.Namespace) -> Any:
-    """List what was not accepted."""
+    """List what was not accepted, with reasons, newest first."""
     from pipeline_tasks.cli import views as cli_views
 
     return cli_views.quarantine(arguments.project, limit=arguments.limit, page=arguments.page, as_json=arguments.json)

@@ -1,4 +1,4 @@
-"""`dethrone project`: validate, list, remove, columns, and the schema of project.yaml; arguments: `main.py`."""
+"""`dethrone project`: validate, list, remove, columns, and the schema of project.yaml."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline_tasks.cli.command import argument, command
 from pipeline_tasks.cli.output import Answer
 from pipeline_tasks.core.atomic_files import replace_file
 from pipeline_tasks.core.settings import process_environment, projects_dir
@@ -139,8 +140,16 @@ def _kind(project: Project | ComposedProject) -> str:
     return f"{project.modality}, {len(project.labels.classes)} classes"
 
 
+@command(
+    argument("name"),
+    argument("--template", default="image-classification"),
+    argument("--classes", default="", help="the labels, with commas between them (empty: the template's)"),
+    argument(
+        "--labels", type=int, default=1000, help="about how many labels you will have: sizes of exams (default 1000)"
+    ),
+)
 def init(arguments: argparse.Namespace) -> str:
-    """Write a new project."""
+    """Write a working start of a new project."""
     from pipeline_tasks.project.scaffold import init_project
 
     classes = [label.strip() for label in arguments.classes.split(",")] if arguments.classes else []
@@ -154,6 +163,15 @@ def init(arguments: argparse.Namespace) -> str:
     )
 
 
+@command(
+    argument("action", choices=["validate", "list", "schema", "remove", "columns"]),
+    argument("name", nargs="?"),
+    argument("--yes", action="store_true", help="remove: do not ask"),
+    argument("--write", action="store_true", help="columns: put them into project.yaml"),
+)
 def project(arguments: argparse.Namespace) -> Any:
-    """Validate, list or remove projects, propose columns, or print the JSON schema of project.yaml."""
+    """Validate, list or remove projects, or look at the columns of their tables.
+
+    Or print the JSON schema of project.yaml.
+    """
     return globals()[arguments.action](arguments)

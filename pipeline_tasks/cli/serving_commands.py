@@ -1,18 +1,25 @@
-"""The commands that look at serving; `main.py` has their names and arguments."""
+"""The commands that look at serving."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
+from pipeline_tasks.cli.command import argument, command
 from pipeline_tasks.cli.output import Answer
 from pipeline_tasks.core.settings import user_name
 from pipeline_tasks.errors import ConfigError
 
 
+@command(
+    argument("project"),
+    argument("--requests", type=int, default=200),
+    argument("--file", type=Path, help="what to ask about (empty: items of the project)"),
+)
 def latency(arguments: argparse.Namespace) -> Any:
-    """Send real requests and print where their time goes."""
+    """Send real requests (they are logged); show where the time goes."""
     from pipeline_tasks.cli import latency as cli_latency
     from pipeline_tasks.cli.output import media_type_of
     from pipeline_tasks.orchestration.resources import build_resources
@@ -30,8 +37,45 @@ def latency(arguments: argparse.Namespace) -> Any:
     return Answer(figures, (cli_latency.as_text(figures),))
 
 
+@command(
+    argument("project"),
+    argument("action", choices=["check", "apply", "show"]),
+    argument("--reason", help="why it is applied: it stands in the ledger"),
+)
+def graph(arguments: argparse.Namespace) -> Any:
+    """Check or apply the graph of a composed project, or show what serves."""
+    from pipeline_tasks.catalog.routes import ServingRepository
+    from pipeline_tasks.cli.output import shell_attempt
+    from pipeline_tasks.orchestration import composed_projects
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    parts, name = build_resources(), arguments.project
+    if arguments.action == "show":
+        records = ServingRepository(parts.database).records(name)
+        return dict(records[-1].serving.get("graph", {})) if records else f"{name} has no route yet."
+    if arguments.action == "apply":
+        attempt = shell_attempt("graph")
+        route = composed_projects.apply_graph(parts, name, attempt=attempt, actor=user_name(), reason=arguments.reason)
+        return {"project": name, "generation": route.generation, "version": route.champion_version}
+    plan = composed_projects.plan_graph(parts, name)
+    return Answer({"version": plan.version, **plan.serving}, (composed_projects.as_text(plan),))
+
+
+@command(
+    argument("project"),
+    argument("action", choices=["start", "stop", "report"]),
+    argument("--version", help="start: a former champion, or a model with a promote verdict"),
+    argument("--share", type=int, default=50, help="start: percent of the users who get it"),
+    argument("--metric", default="correct", help="start: correct, or outcome:<class>; by POST /feedback"),
+    argument("--confidence", type=float, default=0.95, help="start: of the answer, at whatever look"),
+    argument(
+        "--matures-after", default="24h", help="start: within so long an outcome counts: s, m, h or d (default: 24h)"
+    ),
+    argument("--reason", default="by hand", help="stop: why (kept in the ledger)"),
+    argument("--id", help="report: the beginning of an experiment's id (empty: the newest)"),
+)
 def experiment(arguments: argparse.Namespace) -> Any:
-    """Start, stop or report an A/B experiment."""
+    """Compare a gated version with the champion on users."""
     from pipeline_tasks.cli.output import shell_attempt
     from pipeline_tasks.deployment.experiment_analysis import as_text
     from pipeline_tasks.orchestration import experiments
@@ -61,27 +105,15 @@ def experiment(arguments: argparse.Namespace) -> Any:
     )
 
 
-def graph(arguments: argparse.Namespace) -> Any:
-    """Check or apply the graph of a composed project, or show what serves."""
-    from pipeline_tasks.catalog.routes import ServingRepository
-    from pipeline_tasks.cli.output import shell_attempt
-    from pipeline_tasks.orchestration import composed_projects
-    from pipeline_tasks.orchestration.resources import build_resources
-
-    parts, name = build_resources(), arguments.project
-    if arguments.action == "show":
-        records = ServingRepository(parts.database).records(name)
-        return dict(records[-1].serving.get("graph", {})) if records else f"{name} has no route yet."
-    if arguments.action == "apply":
-        attempt = shell_attempt("graph")
-        route = composed_projects.apply_graph(parts, name, attempt=attempt, actor=user_name(), reason=arguments.reason)
-        return {"project": name, "generation": route.generation, "version": route.champion_version}
-    plan = composed_projects.plan_graph(parts, name)
-    return Answer({"version": plan.version, **plan.serving}, (composed_projects.as_text(plan),))
-
-
+@command(
+    argument("--variant", choices=["cpu", "cuda"], default="cpu"),
+    argument("--os-base", default="python:3.11-slim-bookworm", help="an image with Python 3.11"),
+    argument("--dry-run", action="store_true", help="print the image's name, do nothing"),
+    argument("--push", metavar="REPOSITORY", help="where projects look for it: serving.docker.repository"),
+    argument("--connection", metavar="ID", help="Airflow connection with the registry's login and password"),
+)
 def serving_base(arguments: argparse.Namespace) -> Any:
-    """Build the base image of this checkout's lock, and push it where asked."""
+    """Build (and push) the image that releases stand on."""
     from pipeline_tasks.adapters import base_image as adapter
     from pipeline_tasks.adapters.airflow_connections import registry_credentials
     from pipeline_tasks.adapters.container_registry import split_repository

@@ -1,12 +1,13 @@
-"""The commands of the stack: up, down, status, logs, doctor."""
+"""The commands of the stack: up, down, status, logs, doctor, and the demo that starts it."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipeline_tasks.cli.command import argument, command
 from pipeline_tasks.cli.output import Answer, console, home_folder
 from pipeline_tasks.core.settings import load_settings, process_environment, projects_dir
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from pipeline_tasks.stack.status import StackStatus
 
 
+@command()
 def up(_arguments: argparse.Namespace) -> Answer:
-    """Start the stack."""
+    """Start the stack, or what of it does not run."""
     from pipeline_tasks.orchestration.rollout_warnings import rollout_warnings
     from pipeline_tasks.project.loader import load_projects
     from pipeline_tasks.stack import console as stack_console
@@ -31,8 +33,9 @@ def up(_arguments: argparse.Namespace) -> Answer:
     return Answer(dataclasses.asdict(report), (stack_console.up_table(report), passwords))
 
 
+@command()
 def down(_arguments: argparse.Namespace) -> Answer:
-    """Stop the stack."""
+    """Stop everything that was started."""
     from pipeline_tasks.stack import console as stack_console
     from pipeline_tasks.stack import lifecycle
 
@@ -41,8 +44,12 @@ def down(_arguments: argparse.Namespace) -> Answer:
     return Answer({"ended": ended}, ("",))
 
 
+@command()
 def status(_arguments: argparse.Namespace) -> Answer:
-    """Show the parts; exit code 0 only when all are healthy."""
+    """Show each part's state, address and health.
+
+    Exit code 0 only when all are healthy.
+    """
     from pipeline_tasks.stack import console as stack_console
     from pipeline_tasks.stack import status as stack_status
 
@@ -78,8 +85,12 @@ def _left_behind(stack: StackStatus) -> list[str]:
     ]
 
 
+@command(
+    argument("part", nargs="?", help="s3, label-studio, airflow-scheduler, gateway, ... (empty: all)"),
+    argument("--lines", type=int, default=30),
+)
 def logs(arguments: argparse.Namespace) -> Answer:
-    """Print the ends of logs."""
+    """Print the last lines of a part's log."""
     from pipeline_tasks.stack import status as stack_status
 
     tail = stack_status.logs(home_folder(), part=arguments.part, num_lines=arguments.lines)
@@ -87,8 +98,9 @@ def logs(arguments: argparse.Namespace) -> Answer:
     return Answer(tail, (text,))
 
 
+@command()
 def doctor(arguments: argparse.Namespace) -> Answer:
-    """Look for what would break."""
+    """Look for what would break: disk, ports, file modes, the S3's conditional writes."""
     from pipeline_tasks.stack import console as stack_console
     from pipeline_tasks.stack import doctor as stack_doctor
     from pipeline_tasks.stack import status as stack_status
@@ -107,3 +119,15 @@ def doctor(arguments: argparse.Namespace) -> Answer:
     )
     code = 0 if all(check.ok for check in checks) else 1
     return Answer([dataclasses.asdict(check) for check in checks], (stack_console.doctor_table(checks),), code=code)
+
+
+@command(
+    argument("--labeler", choices=["scripted", "me"], default="scripted"),
+    argument("--size", choices=["small", "full"], default="small"),
+    argument("--rounds", type=int, choices=[1, 2, 3, 4], default=4, help="stop after this many chapters"),
+)
+def demo(arguments: argparse.Namespace) -> Any:
+    """Run the whole loop on the demo project."""
+    from pipeline_tasks.demo.scenario import tell
+
+    return tell(home_folder(), labeler=arguments.labeler, size=arguments.size, rounds=arguments.rounds)

@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
+from pipeline_tasks.catalog.routes import RouteRecord
 from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, Route, RouteAction
 from pipeline_tasks.core.crash_points import crash_point
-from pipeline_tasks.core.ports import DeploymentTarget
 from pipeline_tasks.deployment.canary_analysis import (
     EMPTY,
     Look,
@@ -36,9 +35,8 @@ from pipeline_tasks.deployment.canary_mirrors import judge_by
 from pipeline_tasks.deployment.canary_schedule import Traffic, require_end, span
 from pipeline_tasks.deployment.candidate_routes import commit_beside, give_back
 from pipeline_tasks.deployment.route_plan import champion_entry, deployment_id_of, route_beside
-from pipeline_tasks.deployment.task import GatewayAdmin, refuse_experiment, refuse_undone, settle, start_release
+from pipeline_tasks.deployment.task import RouteContext, refuse_experiment, refuse_undone, settle, start_release
 from pipeline_tasks.errors import DataCorrupt, GateClosed, LostRace, ServiceUnavailable
-from pipeline_tasks.project.schema import LoadedProject
 
 logger = logging.getLogger(__name__)
 
@@ -49,22 +47,16 @@ ENDED: dict[str, str] = {"canary_failed": "CANARY_FAILED", "canary_inconclusive"
 
 
 @dataclasses.dataclass(frozen=True)
-class CanaryRollout:
-    """One release on its way beside the champion, and what it works on.
+class CanaryRollout(RouteContext):
+    """One release on its way beside the champion.
 
     `pause` waits between two looks; `traffic` is asked for the requests of the newest day, None where nobody knows.
     """
 
-    project: LoadedProject
     release: ReleaseRef
-    serving: ServingRepository
-    target: DeploymentTarget
-    gateway: GatewayAdmin
     require_promotable: Callable[[], Any]
     check: Callable[[ReleaseRef, DeploymentRef], object]
-    attempt: Attempt
     fence: Fence
-    clock: Callable[[], dt.datetime]
     pause: Callable[[float], None] = time.sleep
     traffic: Callable[[], Traffic | None] = lambda: None
 
@@ -195,7 +187,7 @@ def _start(rollout: CanaryRollout, head: RouteRecord) -> DeploymentRef:
         if _is_rolling(rollout, head):
             _end(rollout, "canary_failed", f"the server of {rollout.release.model_version} did not come back: {error}")
         if not isinstance(error, ServiceUnavailable):
-            _settle(rollout)
+            settle(rollout)
         raise
     return deployment
 
@@ -244,7 +236,7 @@ def _end(rollout: CanaryRollout, action: RouteAction, reason: str) -> NoReturn:
     except LostRace as error:
         raise _moved(rollout, rollout.records()[-1]) from error
     crash_point("rollout.end.after")
-    _settle(rollout)
+    settle(rollout)
     raise _ended(rollout, action, reason)
 
 
@@ -280,33 +272,21 @@ def is_abandoned(record: RouteRecord, attempt: Attempt) -> bool:
     return record.attempt.startswith(f"{attempt.run_id}/{attempt.task}/")
 
 
-def return_abandoned(
-    project: LoadedProject,
-    *,
-    serving: ServingRepository,
-    target: DeploymentTarget,
-    gateway: GatewayAdmin,
-    attempt: Attempt,
-    fence: Callable[[], Fence],
-    now: dt.datetime,
-) -> Route | None:
+def return_abandoned(context: RouteContext, *, fence: Callable[[], Fence]) -> Route | None:
     """Give the champion everything back where this run's rollout stands still: its task has died for good.
 
     `fence` is taken only then: the rollout of another run goes on.
     """
-    record = serving.head_record(project.name)
+    serving, attempt = context.serving, context.attempt
+    record = serving.head_record(context.project.name)
     if record is None or not is_abandoned(record, attempt):
         return None
     route = record.route
     if record.action in ROLLING:
         why = "the rollout's task ended without a decision"
-        route = give_back(record, serving=serving, attempt=attempt, fence=fence(), why=why, now=now)
-    settle(project, serving=serving, target=target, gateway=gateway)
+        route = give_back(record, serving=serving, attempt=attempt, fence=fence(), why=why, now=context.clock())
+    settle(context)
     return route
-
-
-def _settle(rollout: CanaryRollout) -> None:
-    settle(rollout.project, serving=rollout.serving, target=rollout.target, gateway=rollout.gateway)
 
 
 def _is_rolling(rollout: CanaryRollout, record: RouteRecord) -> bool:
@@ -337,7 +317,7 @@ def _refuse_ended(rollout: CanaryRollout, records: Sequence[RouteRecord]) -> Non
     mine = [record for record in records if record.attempt.startswith(holder)]
     if not mine or _is_rolling(rollout, records[-1]):
         return
-    _settle(rollout)
+    settle(rollout)
     if mine[-1].action in ENDED:
         raise _ended(rollout, mine[-1].action, mine[-1].reason)
     raise _moved(rollout, records[-1])

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
-from pipeline_tasks.contracts import Attempt, DeploymentRef, Fence, ReleaseRef, content_id
+from pipeline_tasks.catalog.routes import RouteRecord
+from pipeline_tasks.contracts import DeploymentRef, Fence, ReleaseRef, content_id
 from pipeline_tasks.core.crash_points import crash_point
-from pipeline_tasks.core.ports import DeploymentTarget
 from pipeline_tasks.deployment.candidate_routes import commit_beside
 from pipeline_tasks.deployment.experiment_analysis import PAIRS, Experiment, check_metric
 from pipeline_tasks.deployment.experiment_pairs import Arm
 from pipeline_tasks.deployment.route_plan import champion_entry, is_mixed, route_beside
-from pipeline_tasks.deployment.task import GatewayAdmin, settle, start_release
+from pipeline_tasks.deployment.task import RouteContext, settle, start_release
 from pipeline_tasks.errors import ConfigError, GateClosed, PermanentError
-from pipeline_tasks.project.schema import LoadedProject
 
 START, STOP = "experiment_start", "experiment_stop"
 
 
 @dataclasses.dataclass(frozen=True)
-class ExperimentResources:
+class ExperimentResources(RouteContext):
     """The parts that an experiment works on; `fence` is taken only once nothing speaks against the change."""
 
-    project: LoadedProject
-    serving: ServingRepository
-    target: DeploymentTarget
-    gateway: GatewayAdmin
     release_of: Callable[[str], ReleaseRef]
     check: Callable[[ReleaseRef, DeploymentRef], object]
     classes_of: Callable[[str], Sequence[str]]
-    attempt: Attempt
     fence: Callable[[], Fence]
-    clock: Callable[[], dt.datetime]
 
 
 def start(
@@ -67,7 +58,7 @@ def start(
     facts = {"a": head.route.champion_version, "b": version, "share": share, "metric": metric, "confidence": confidence}
     facts |= {"rule": PAIRS, "matures_after_seconds": matures_after_seconds}
     if head.action == START and _is_running(facts, head.serving["experiment"]):
-        settle(project, serving=serving, target=outside.target, gateway=outside.gateway)
+        settle(outside)
         return head
     _refuse(head, version)
     serving.require_gated(project.name, version)
@@ -77,7 +68,7 @@ def start(
     try:
         outside.check(release, deployment)
     except GateClosed:
-        settle(project, serving=serving, target=outside.target, gateway=outside.gateway)
+        settle(outside)
         raise
     serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=outside.clock())
     route = route_beside(
@@ -185,7 +176,7 @@ def _refuse(head: RouteRecord, version: str) -> None:
 
 
 def _settled(outside: ExperimentResources) -> RouteRecord:
-    settle(outside.project, serving=outside.serving, target=outside.target, gateway=outside.gateway)
+    settle(outside)
     record = outside.serving.head_record(outside.project.name)
     if record is None:
         raise PermanentError(f"{outside.project.name} must have a route (got none).", code="NO_ROUTE")

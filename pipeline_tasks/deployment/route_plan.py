@@ -14,20 +14,12 @@ STANDBY = "standby"
 BESIDE_SETTINGS = frozenset({"beside_classes", "beside_approval", "experiment", "rollout"})
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RouteChange:
-    """A route to commit and what it replaces."""
-
-    route: Route
-    replaces: RouteEntry | None
-
-
 def deployment_id_of(project: str, release_id: str) -> str:
     """Return the one deployment id of a release on a target, so that every attempt finds the same server."""
     return f"{project.replace('_', '-')}-{release_id[:12]}"
 
 
-def next_route(head: Route | None, deployment: DeploymentRef, *, reason_id: str, attempt: str) -> RouteChange:
+def next_route(head: Route | None, deployment: DeploymentRef, *, reason_id: str, attempt: str) -> Route:
     """Give all traffic to a deployment, one generation after the head.
 
     `reason_id` is the verdict (promotion) or the generation returned to (rollback); with the attempt it makes the
@@ -35,7 +27,7 @@ def next_route(head: Route | None, deployment: DeploymentRef, *, reason_id: str,
     """
     generation = head.generation + 1 if head else 1
     commit_id = content_id([deployment.project, generation, deployment.deployment_id, reason_id, attempt])
-    route = Route(
+    return Route(
         project=deployment.project,
         generation=generation,
         commit_id=commit_id,
@@ -43,7 +35,6 @@ def next_route(head: Route | None, deployment: DeploymentRef, *, reason_id: str,
         champion_version=deployment.model_version,
         entries=(_entry(deployment, weight=FULL_SHARE),),
     )
-    return RouteChange(route=route, replaces=champion_entry(head) if head else None)
 
 
 def champion_entry(route: Route) -> RouteEntry:

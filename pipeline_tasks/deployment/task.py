@@ -6,6 +6,7 @@ committed again, a stopped server stays stopped.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import logging
 import time
@@ -56,6 +57,18 @@ class GatewayAdmin(Protocol):
 
     def accounts(self, project: str) -> RouteAccounts | None:
         """Return what each deployment did under the newest generation that is followed; None without an answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RouteContext:
+    """The parts on which a project's route is moved, and the attempt that moves it."""
+
+    project: LoadedProject
+    serving: ServingRepository
+    target: DeploymentTarget
+    gateway: GatewayAdmin
+    attempt: Attempt
+    clock: Clock
 
 
 def refuse_undone(records: Sequence[RouteRecord], release: ReleaseRef, *, deployment_id: str) -> None:
@@ -115,17 +128,12 @@ def start_release(project: LoadedProject, release: ReleaseRef, *, target: Deploy
 
 
 def ship(
-    project: LoadedProject,
+    context: RouteContext,
     release: ReleaseRef,
     *,
-    serving: ServingRepository,
-    target: DeploymentTarget,
-    gateway: GatewayAdmin,
     require_promotable: Callable[[], Any],
     route_config: dict[str, Any],
-    attempt: Attempt,
     fence: Fence,
-    clock: Clock,
     note: str = "",
 ) -> Route:
     """Give a release all of its project's traffic and retire what is no longer needed; `note` ends the reason.
@@ -135,16 +143,17 @@ def ship(
             has changed.
         LostRace: somebody else moved the route first.
     """
+    project, serving = context.project, context.serving
     records = serving.records(project.name)
     refuse_undone(records, release, deployment_id=deployment_id_of(project.name, release.release_id))
     refuse_experiment(records, release)
-    deployment = start_release(project, release, target=target)
+    deployment = start_release(project, release, target=context.target)
     head = serving.head_route(project.name)
     if head is None or not _serves(head, deployment):
         require_promotable()
-        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
+        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=context.clock())
         head = _commit(
-            serving,
+            context,
             deployment,
             head=head,
             action="promote",
@@ -158,11 +167,9 @@ def ship(
                 before=serving.route_config(project.name, head.generation) if head else {},
                 keep_previous=project.config.serving.keep_previous,
             ),
-            attempt=attempt,
             fence=fence,
-            now=clock(),
         )
-    settle(project, serving=serving, target=target, gateway=gateway)
+    settle(context)
     return head
 
 
@@ -173,19 +180,14 @@ def _serves(head: Route, deployment: DeploymentRef) -> bool:
 
 
 def rollback(
-    project: LoadedProject,
+    context: RouteContext,
     *,
-    serving: ServingRepository,
-    target: DeploymentTarget,
-    gateway: GatewayAdmin,
     release_of: Callable[[RouteEntry], ReleaseRef],
     check: Callable[[ReleaseRef, DeploymentRef], object],
     to_version: str | None,
     actor: str,
     reason: str,
-    attempt: Attempt,
     fence: Fence,
-    clock: Clock,
 ) -> Route:
     """Return to an earlier champion, kept ready or started again from its release; or to one whose server is lost.
 
@@ -195,19 +197,19 @@ def rollback(
         GateClosed: the earlier champion does not pass the check; nothing has changed.
         LostRace: somebody else moved the route first.
     """
+    project, serving, target = context.project, context.serving, context.target
     history = serving.history(project.name)
-    committed = _already_rolled_back(
-        serving.records(project.name), attempt=attempt, to_version=to_version, actor=actor, reason=reason
-    )
+    records = serving.records(project.name)
+    committed = _already_rolled_back(context, records, to_version=to_version, actor=actor, reason=reason)
     if committed is None:
         running = target.list() if to_version is not None else None
         goal = rollback_target(history, to_version=to_version, running=running)
         release = release_of(champion_entry(goal))
         deployment = start_release(project, release, target=target)
         check(release, deployment)
-        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=clock())
+        serving.record_deployment(deployment, target=project.config.serving.target, fence=fence, now=context.clock())
         committed = _commit(
-            serving,
+            context,
             deployment,
             head=history[-1],
             action="rollback",
@@ -218,21 +220,19 @@ def rollback(
             route_config=rollback_settings(
                 serving.route_config(project.name, goal.generation), head=history[-1], goal=goal
             ),
-            attempt=attempt,
             fence=fence,
-            now=clock(),
         )
-    settle(project, serving=serving, target=target, gateway=gateway)
+    settle(context)
     return committed
 
 
 def _already_rolled_back(
-    records: Sequence[RouteRecord], *, attempt: Attempt, to_version: str | None, actor: str, reason: str
+    context: RouteContext, records: Sequence[RouteRecord], *, to_version: str | None, actor: str, reason: str
 ) -> Route | None:
     """Return the generation that an earlier attempt of this same run committed, or the same command given before."""
     if not records:
         return None
-    head = records[-1]
+    head, attempt = records[-1], context.attempt
     is_mine = head.attempt.startswith(f"{attempt.run_id}/{attempt.task}/")
     is_again = to_version is None and attempt.is_of_a_shell and is_given_again(head, actor=actor, reason=reason)
     return head.route if is_mine or is_again else None
@@ -245,7 +245,7 @@ def is_given_again(head: RouteRecord, *, actor: str, reason: str) -> bool:
 
 
 def _commit(
-    serving: ServingRepository,
+    context: RouteContext,
     deployment: DeploymentRef,
     *,
     head: Route | None,
@@ -255,42 +255,40 @@ def _commit(
     actor: str,
     reason: str,
     route_config: dict[str, Any],
-    attempt: Attempt,
     fence: Fence,
-    now: dt.datetime,
 ) -> Route:
-    change = next_route(head, deployment, reason_id=reason_id, attempt=attempt.holder)
+    attempt = context.attempt.holder
+    route = next_route(head, deployment, reason_id=reason_id, attempt=attempt)
     crash_point("ship.route.before")
-    serving.commit_route(
-        change.route,
+    context.serving.commit_route(
+        route,
         action=action,
-        attempt=attempt.holder,
+        attempt=attempt,
         verdict_id=verdict_id,
         actor=actor,
         reason=reason,
         serving=route_config,
         fence=fence,
-        at=now,
+        at=context.clock(),
     )
     crash_point("ship.route.after")
     logger.info(
         "route of %s: generation %d, champion %s (%s)",
         deployment.project,
-        change.route.generation,
+        route.generation,
         deployment.model_version,
         action,
     )
-    return change.route
+    return route
 
 
-def settle(
-    project: LoadedProject, *, serving: ServingRepository, target: DeploymentTarget, gateway: GatewayAdmin
-) -> list[str]:
+def settle(context: RouteContext) -> list[str]:
     """Wait until the gateway follows the head, drain what no longer serves, stop what is not kept; return the stopped.
 
     Raises:
         ServiceUnavailable: the gateway does not follow in time; nothing is stopped, a retry goes on from here.
     """
+    project, serving, gateway = context.project, context.serving, context.gateway
     history = serving.history(project.name)
     if not history:
         return []
@@ -304,13 +302,13 @@ def settle(
         ),
     )
     crash_point("ship.drain.before")
-    running = _running(project.name, history, target=target)
+    running = _running(project.name, history, target=context.target)
     stopped = []
     for deployment_id in to_retire(history, running, keep_previous=project.config.serving.keep_previous):
         _drain(gateway, deployment_id, seconds=project.config.serving.drain_seconds)
         if deployment_id in _routed(serving.history(project.name)[-1:]):
             continue  # another task gave it traffic meanwhile
-        target.stop(deployment_id)
+        context.target.stop(deployment_id)
         stopped.append(deployment_id)
         crash_point("ship.stop.after")
     return stopped

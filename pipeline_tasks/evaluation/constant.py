@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from pipeline_tasks.evaluation.reasons import METRIC_NAMES, Reason, percent, points
+from pipeline_tasks.evaluation.gate_metrics import METRICS
+from pipeline_tasks.evaluation.reasons import Reason, percent, points
 from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.project.gate_schema import ABOVE_CONSTANT, Gate
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConstantAnswer:
-    """The worth of always answering `label` on an exam: `accuracy` is the share of its commonest class.
+    """The worth of always answering `label` on an exam, by the name of the metric.
 
     `gain` is the contender's over it by the gate's metric; None beside a champion, or where outputs are unusable.
     """
 
     label: str
-    accuracy: float
-    macro_f1: float
+    figures: Mapping[str, float]
     gain: PairedGain | None = None
 
-    def metric(self, name: str) -> float:
-        """Return the figure of `accuracy` or `macro_f1`."""
-        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1}[name]
 
-
-def beside(constant: ConstantAnswer, *, metric: str, model: float, exam: str) -> Reason:
-    """Return the constant answer's figure as a note beside a contender's."""
-    said = f"always answering {constant.label} has {percent(constant.metric(metric))} {METRIC_NAMES[metric]}"
-    text = f"on {exam} {said}, the contender {percent(model)}"
-    warning = "" if model > constant.metric(metric) else ": it is worth no more than one answer to everything"
-    return Reason("CONSTANT_ANSWER", "note", f"{text}{warning}.")
+def beside(policy: Gate, constant: ConstantAnswer | None, *, model: float, exam: str, is_first: bool) -> list[Reason]:
+    """Return the constant answer's figure beside a contender's, where no floor has said it; none before rule 4."""
+    if constant is None or (is_first and policy.floors.accuracy == ABOVE_CONSTANT):
+        return []
+    figure, noun = constant.figures[policy.metric], METRICS[policy.metric].noun
+    text = f"on {exam} always answering {constant.label} has {percent(figure)} {noun}, the contender {percent(model)}"
+    warning = "" if model > figure else ": it is worth no more than one answer to everything"
+    return [Reason("CONSTANT_ANSWER", "note", f"{text}{warning}.")]
 
 
 def check_above(
@@ -46,8 +44,8 @@ def check_above(
     if constant is None or gain is None or not gain.is_finite:
         return Reason("METRIC_INVALID", "against", "the contender was not compared with the constant answer.")
     said = (
-        f"{METRIC_NAMES[policy.metric]} on {exam} is {percent(model)}, and "
-        f"{percent(constant.metric(policy.metric))} for always answering {constant.label}"
+        f"{METRICS[policy.metric].noun} on {exam} is {percent(model)}, and "
+        f"{percent(constant.figures[policy.metric])} for always answering {constant.label}"
     )
     key, sure = f"gate.floors.accuracy: {ABOVE_CONSTANT}", f"{percent(1 - gain.alpha)} confidence"
     if gain.difference <= 0:

@@ -10,11 +10,11 @@ import numpy as np
 
 from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.contracts import Leak
-from pipeline_tasks.evaluation import groups, metrics, statistics
 from pipeline_tasks.evaluation.constant import ConstantAnswer
 from pipeline_tasks.evaluation.exam_parts import PartShare, part_shares
+from pipeline_tasks.evaluation.gate_metrics import METRICS, Truth, metrics_told
 from pipeline_tasks.evaluation.metrics import Array
-from pipeline_tasks.evaluation.scores import SEED, ModelScores, score
+from pipeline_tasks.evaluation.scores import ModelScores, score
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceValues, score_slices
 from pipeline_tasks.evaluation.statistics import PairedGain
 from pipeline_tasks.project.gate_schema import Gate
@@ -30,9 +30,6 @@ class ModelFacts:
     `repeats` and `load` are those of the measurement (scoring.Measured).
     """
 
-    version: str
-    digest: str
-    snapshot_id: str
     classes: tuple[str, ...]
     size_bytes: int
     latency_p50_ms: float
@@ -129,13 +126,21 @@ class ExamAnswers:
 
     exam_id: str
     epoch: int
-    object_digest: str
     item_ids: tuple[str, ...]
     labels: tuple[str, ...]
     contender_nc: Array
     champion_nc: Array | None
     slices: SliceValues = dataclasses.field(default_factory=dict)
     groups: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClassLists:
+    """The classes of the project, and those that each model has learned."""
+
+    project: Sequence[str]
+    contender: Sequence[str]
+    champion: Sequence[str] | None
 
 
 def alpha_for_use(policy: Gate, exam_use: int, *, epoch_level: float | None = None) -> float:
@@ -160,7 +165,6 @@ def pool(answers: Sequence[ExamAnswers]) -> ExamAnswers:
     return ExamAnswers(
         exam_id=newest.exam_id,
         epoch=newest.epoch,
-        object_digest=newest.object_digest,
         item_ids=tuple(item_id for exam in answers for item_id in exam.item_ids),
         labels=tuple(label for exam in answers for label in exam.labels),
         contender_nc=np.concatenate([exam.contender_nc for exam in answers]),
@@ -172,164 +176,144 @@ def pool(answers: Sequence[ExamAnswers]) -> ExamAnswers:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Coded:
-    """Truth and answers as positions in the common classes, and each item's group."""
+    """Truth and answers as positions in the common classes."""
 
-    classes: tuple[str, ...]
-    truth_n: Array
+    truth: Truth
     contender_n: Array
     champion_n: Array | None
-    group_n: Array | None
+
+    def compare(self, champion_n: Array, *, metric: str, alpha: float) -> PairedGain:
+        """Compare the contender's answers with others."""
+        return METRICS[metric].compare(self.truth, self.contender_n, champion_n, alpha)
+
+    def figure(self, answer_n: Array, *, metric: str) -> float:
+        """Return what answers are worth; NaN without items."""
+        return METRICS[metric].figure(self.truth, answer_n) if len(self.truth.truth_n) else math.nan
+
+    @property
+    def num_groups(self) -> int | None:
+        return None if self.truth.group_n is None else len(np.unique(self.truth.group_n))
 
 
-def _coded(
-    answers: ExamAnswers,
-    *,
-    project_classes: Sequence[str],
-    contender_classes: Sequence[str],
-    champion_classes: Sequence[str] | None,
-) -> _Coded:
-    classes = union_of_classes(project_classes, answers.labels, contender_classes, champion_classes or ())
+def _coded(answers: ExamAnswers, learned: ClassLists) -> _Coded:
+    classes = union_of_classes(learned.project, answers.labels, learned.contender, learned.champion or ())
     position = {label: index for index, label in enumerate(classes)}
     champion_n = None
-    if answers.champion_nc is not None and champion_classes is not None:
-        champion_n = answered_classes(answers.champion_nc, classes=champion_classes, position=position)
-    return _Coded(
+    if answers.champion_nc is not None and learned.champion is not None:
+        champion_n = answered_classes(answers.champion_nc, classes=learned.champion, position=position)
+    truth = Truth(
         classes=classes,
         truth_n=np.array([position[label] for label in answers.labels], dtype=np.int64),
-        contender_n=answered_classes(answers.contender_nc, classes=contender_classes, position=position),
-        champion_n=champion_n,
         group_n=np.array(answers.groups, dtype=np.int64) if answers.groups is not None else None,
     )
+    contender_n = answered_classes(answers.contender_nc, classes=learned.contender, position=position)
+    return _Coded(truth, contender_n, champion_n)
 
 
 def build_exam_evidence(
     answers: ExamAnswers,
+    learned: ClassLists,
     *,
     policy: Gate,
     alpha: float,
-    project_classes: Sequence[str],
-    contender_classes: Sequence[str],
-    champion_classes: Sequence[str] | None,
     with_constant: bool = True,
 ) -> ExamEvidence:
     """Compute every figure of one exam from the raw answers; `with_constant`: the constant answer's too."""
-    coded = _coded(
-        answers,
-        project_classes=project_classes,
-        contender_classes=contender_classes,
-        champion_classes=champion_classes,
-    )
-    truth_n, contender_n, champion_n = coded.truth_n, coded.contender_n, coded.champion_n
-    contender = score(answers.contender_nc, contender_n, truth_n, classes=coded.classes, group_n=coded.group_n)
+    coded = _coded(answers, learned)
+    truth, contender_n, champion_n = coded.truth, coded.contender_n, coded.champion_n
+    right_n = np.equal(contender_n, truth.truth_n)
+    contender = score(answers.contender_nc, contender_n, truth, metric=policy.metric)
     champion = None
     if champion_n is not None and answers.champion_nc is not None:
-        champion = score(answers.champion_nc, champion_n, truth_n, classes=coded.classes, group_n=coded.group_n)
-    comparable = champion is not None and contender.accuracy.is_finite and champion.accuracy.is_finite
+        champion = score(answers.champion_nc, champion_n, truth, metric=policy.metric)
     gain, shared_gain = None, None
-    if comparable and champion_n is not None and champion_classes is not None:
-        gain = _compare(coded, champion_n, metric=policy.metric, alpha=alpha)
-        shared_n = np.isin(truth_n, [coded.classes.index(label) for label in champion_classes])
-        if shared_n.any() and not shared_n.all():
-            shared_gain = _compare(
-                coded, champion_n, metric=policy.metric, alpha=1 - policy.confidence, chosen_n=shared_n
-            )
+    if champion is not None and champion_n is not None and contender.is_finite and champion.is_finite:
+        gain = coded.compare(champion_n, metric=policy.metric, alpha=alpha)
+        shared_gain = _shared_gain(coded, champion_n, learned.champion or (), policy=policy)
     slices: tuple[SliceEvidence, ...] = ()
     recalls: tuple[PartShare, ...] = ()
-    if contender.accuracy.is_finite:
+    if contender.is_finite:
         slices = score_slices(
             policy.slices,
             answers.slices,
-            contender_right_n=np.equal(contender_n, truth_n),
-            champion_right_n=np.equal(champion_n, truth_n) if champion_n is not None else None,
-            group_n=coded.group_n,
+            contender_right_n=right_n,
+            champion_right_n=np.equal(champion_n, truth.truth_n) if champion_n is not None else None,
+            group_n=truth.group_n,
             alpha=1 - policy.confidence,
         )
-        if coded.group_n is not None:
-            recalls = part_shares(
-                np.equal(contender_n, truth_n),
-                {label: np.flatnonzero(truth_n == index) for index, label in enumerate(coded.classes)},
-                coded.group_n,
-                alpha=1 - policy.confidence,
-            )
+        if truth.group_n is not None:
+            rows = {label: np.flatnonzero(truth.truth_n == index) for index, label in enumerate(truth.classes)}
+            recalls = part_shares(right_n, rows, truth.group_n, alpha=1 - policy.confidence)
     constant = None
-    if with_constant and len(truth_n):
-        is_asked = champion_n is None and contender.accuracy.is_finite
-        constant = _constant_answer(coded, policy=policy, with_gain=is_asked)
+    if with_constant and len(truth.truth_n):
+        constant = _constant_answer(coded, policy=policy, with_gain=champion_n is None and contender.is_finite)
     return ExamEvidence(
         exam_id=answers.exam_id,
         epoch=answers.epoch,
         num_items=len(answers.item_ids),
-        classes=coded.classes,
+        classes=truth.classes,
         contender=contender,
         champion=champion,
         gain=gain,
         shared_gain=shared_gain,
         slices=slices,
         constant=constant,
-        num_groups=len(np.unique(coded.group_n)) if coded.group_n is not None else None,
+        num_groups=coded.num_groups,
         recalls=recalls,
     )
 
 
+def _shared_gain(
+    coded: _Coded, champion_n: Array, champion_classes: Sequence[str], *, policy: Gate
+) -> PairedGain | None:
+    """Return the gain on the items whose class the champion knows; None where those are all, or none."""
+    shared_n = np.isin(coded.truth.truth_n, [coded.truth.classes.index(label) for label in champion_classes])
+    if not shared_n.any() or shared_n.all():
+        return None
+    shared = _Coded(coded.truth.of(shared_n), coded.contender_n[shared_n], None)
+    return shared.compare(champion_n[shared_n], metric=policy.metric, alpha=1 - policy.confidence)
+
+
 def build_epoch_evidence(
     answers: ExamAnswers,
+    learned: ClassLists,
     *,
     policy: Gate,
-    project_classes: Sequence[str],
-    contender_classes: Sequence[str],
-    champion_classes: Sequence[str] | None,
     with_loss: bool = True,
 ) -> EpochEvidence:
     """Compute what one epoch says by itself, at 1 - confidence; the gain is None where the answers are no figures."""
-    coded = _coded(
-        answers,
-        project_classes=project_classes,
-        contender_classes=contender_classes,
-        champion_classes=champion_classes,
-    )
-    counts_c = np.bincount(coded.truth_n, minlength=1)
-    comparable = len(coded.truth_n) > 0 and coded.champion_n is not None
+    coded = _coded(answers, learned)
+    champion_n, num_items = coded.champion_n, len(answers.item_ids)
+    counts_c = np.bincount(coded.truth.truth_n, minlength=1)
     gain, at_most, alpha = None, None, 1 - policy.confidence
-    if comparable and coded.champion_n is not None:
-        gain = _compare(coded, coded.champion_n, metric=policy.metric, alpha=alpha)
-    if gain is not None and coded.champion_n is not None and with_loss:
+    if num_items and champion_n is not None:
+        gain = coded.compare(champion_n, metric=policy.metric, alpha=alpha)
+    if gain is not None and champion_n is not None and with_loss:
         is_strict = alpha < LOSS_ALPHA or math.isclose(alpha, LOSS_ALPHA)  # 1 - 0.95 is a little more than 0.05
-        strict = gain if is_strict else _compare(coded, coded.champion_n, metric=policy.metric, alpha=LOSS_ALPHA)
+        strict = gain if is_strict else coded.compare(champion_n, metric=policy.metric, alpha=LOSS_ALPHA)
         at_most = strict.high
     return EpochEvidence(
         exam_id=answers.exam_id,
         epoch=answers.epoch,
-        num_items=len(answers.item_ids),
-        num_groups=len(np.unique(coded.group_n)) if coded.group_n is not None else len(answers.item_ids),
-        contender=_figure(coded, coded.contender_n, metric=policy.metric),
-        champion=_figure(coded, coded.champion_n, metric=policy.metric) if coded.champion_n is not None else None,
+        num_items=num_items,
+        num_groups=num_items if coded.num_groups is None else coded.num_groups,
+        contender=coded.figure(coded.contender_n, metric=policy.metric),
+        champion=coded.figure(champion_n, metric=policy.metric) if champion_n is not None else None,
         gain=gain,
-        least_class=int(counts_c[counts_c > 0].min()) if len(coded.truth_n) else 0,
+        least_class=int(counts_c[counts_c > 0].min()) if num_items else 0,
         gain_at_most=at_most,
     )
 
 
-def _figure(coded: _Coded, answer_n: Array, *, metric: str) -> float:
-    if not len(coded.truth_n):
-        return math.nan
-    if metric == "accuracy":
-        return float(np.equal(answer_n, coded.truth_n).mean())
-    whole = np.ones((1, len(answer_n)), dtype=np.int64)
-    return float(statistics.weighted_macro_f1(coded.truth_n, answer_n, whole, num_classes=len(coded.classes))[0])
-
-
 def _constant_answer(coded: _Coded, *, policy: Gate, with_gain: bool) -> ConstantAnswer:
     """Return what always answering the commonest class (the first of equals) is worth, and what a model gains."""
-    truth_n, classes = coded.truth_n, coded.classes
-    counts_c = np.bincount(truth_n, minlength=len(classes))
-    commonest = int(counts_c.argmax())
-    answer_n = np.full_like(truth_n, commonest)
-    level = 1 - policy.confidence
+    truth = coded.truth
+    commonest = int(np.bincount(truth.truth_n, minlength=len(truth.classes)).argmax())
+    answer_n = np.full_like(truth.truth_n, commonest)
     return ConstantAnswer(
-        label=classes[commonest],
-        accuracy=float(counts_c[commonest] / len(truth_n)),
-        macro_f1=metrics.macro_f1(metrics.confusion_matrix(truth_n, answer_n, num_classes=len(classes))),
-        gain=_compare(coded, answer_n, metric=policy.metric, alpha=level) if with_gain else None,
+        label=truth.classes[commonest],
+        figures={metric.name: coded.figure(answer_n, metric=metric.name) for metric in metrics_told(policy.metric)},
+        gain=coded.compare(answer_n, metric=policy.metric, alpha=1 - policy.confidence) if with_gain else None,
     )
 
 
@@ -346,21 +330,3 @@ def answered_classes(probabilities_nc: Array, *, classes: Sequence[str], positio
     finite_n = np.asarray(np.isfinite(probabilities_nc).all(axis=1))
     filled_nc = np.where(finite_n[:, None], probabilities_nc, 0)
     return np.where(finite_n, index_c[filled_nc.argmax(axis=1)], NO_ANSWER)
-
-
-def _compare(
-    coded: _Coded, champion_n: Array, *, metric: str, alpha: float, chosen_n: Array | None = None
-) -> PairedGain:
-    chosen: Array | slice = slice(None) if chosen_n is None else chosen_n
-    truth_n, contender_n, champion_n = coded.truth_n[chosen], coded.contender_n[chosen], champion_n[chosen]
-    group_n = coded.group_n[chosen] if coded.group_n is not None else None
-    right = (contender_n == truth_n, champion_n == truth_n)
-    classes = len(coded.classes)
-    if metric == "accuracy":
-        if group_n is None:
-            return statistics.compare_accuracy(*right, alpha=alpha)
-        return groups.compare_accuracy(*right, group_n, alpha=alpha)
-    answers = (truth_n, contender_n, champion_n)
-    if group_n is None:
-        return statistics.compare_macro_f1(*answers, num_classes=classes, alpha=alpha, seed=SEED)
-    return groups.compare_macro_f1(*answers, group_n, num_classes=classes, alpha=alpha, seed=SEED)

@@ -13,6 +13,7 @@ from pipeline_tasks.evaluation import power
 from pipeline_tasks.evaluation.constant import beside, check_above
 from pipeline_tasks.evaluation.evidence import LOSS_ALPHA, EpochEvidence, Evidence, ExamEvidence, alpha_for_use
 from pipeline_tasks.evaluation.exam_parts import PartShare
+from pipeline_tasks.evaluation.gate_metrics import METRICS
 from pipeline_tasks.evaluation.gate_rule_checks import (
     Decision,
     check_champion_leaks,
@@ -26,11 +27,14 @@ from pipeline_tasks.evaluation.gate_rule_checks import (
 from pipeline_tasks.evaluation.gate_rule_slices import check_slices
 from pipeline_tasks.evaluation.groups import MAX_GROUP_SHARE
 from pipeline_tasks.evaluation.open_items import note_labels
-from pipeline_tasks.evaluation.reasons import MAX_NAMED, METRIC_NAMES, Reason, compared, names, percent, points
+from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, compared, names, percent, points
 from pipeline_tasks.evaluation.statistics import PairedGain, shows_gain
 from pipeline_tasks.project.gate_schema import ABOVE_CONSTANT, EAGER_MODE, MIN_GROUPS, Gate
 
 RARE_CLASS_ITEMS = 5  # below it a bootstrap of macro F1 has too few items of the class to vary
+# Reasons whose numbers say nothing about the models' answers to the exam: told while its epoch is open.
+PLAIN = frozenset({"CLASS_SMALL", "EXAM_FEW_GROUPS", "EXAM_TOO_SMALL", "GROUP_LARGE", "LIMITS", "NO_PREVIOUS_EXAM"})
+PLAIN |= {"LATENCY_LIMIT", "LATENCY_UNCERTAIN", "SIZE_LIMIT"}
 LATENCIES = (("p50", "latency_p50_ms"), ("p99", "latency_p99_ms"))
 
 
@@ -45,7 +49,8 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     reasons += check_classes(policy, evidence, exam="the exam", hold=partial(_non_inferior, policy))
     reasons += _check_limits(policy, evidence)
     reasons += check_slices(policy, evidence.current)
-    reasons += _beside_constant(policy, evidence)
+    model = evidence.current.contender.figures[policy.metric].estimate
+    reasons += beside(policy, evidence.current.constant, model=model, exam=exam_text(evidence), is_first=is_first)
     reasons += [*check_champion_leaks(evidence), *note_left_out(evidence), *note_alarm(evidence)]
     reasons += note_labels(evidence.labels, evidence.current)
     return conclude(reasons, first=is_first)
@@ -169,7 +174,7 @@ def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
     exam, accuracy, floor = evidence.current, evidence.current.contender.accuracy, policy.floors.accuracy
     reasons = []
     if floor == ABOVE_CONSTANT:
-        model = exam.contender.metric(policy.metric).estimate
+        model = exam.contender.figures[policy.metric].estimate
         advice = partial(_next_epoch, policy, evidence)
         reasons.append(check_above(policy, exam.constant, model=model, exam=exam_text(evidence), advice=advice))
     shown = (
@@ -186,15 +191,6 @@ def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
         )
         reasons.append(Reason("FLOORS_MET", "for", text))
     return reasons
-
-
-def _beside_constant(policy: Gate, evidence: Evidence) -> list[Reason]:
-    """Return what the constant answer is worth, where no floor has said so."""
-    exam = evidence.current
-    if exam.constant is None or (evidence.champion is None and policy.floors.accuracy == ABOVE_CONSTANT):
-        return []
-    model = exam.contender.metric(policy.metric).estimate
-    return [beside(exam.constant, metric=policy.metric, model=model, exam=exam_text(evidence))]
 
 
 def exam_text(evidence: Evidence) -> str:
@@ -216,9 +212,9 @@ def _check_gain(policy: Gate, evidence: Evidence) -> list[Reason]:
     if not math.isclose(gain.alpha, level):
         raise ValueError(f"the gain must be computed at the level {level} of this use (got {gain.alpha}).")
     scores = (
-        f"{METRIC_NAMES[policy.metric]} on {exam_text(evidence)} is "
-        f"{percent(exam.contender.metric(policy.metric).estimate)} for the contender and "
-        f"{percent(exam.champion.metric(policy.metric).estimate)} for the champion"
+        f"{METRICS[policy.metric].noun} on {exam_text(evidence)} is "
+        f"{percent(exam.contender.figures[policy.metric].estimate)} for the contender and "
+        f"{percent(exam.champion.figures[policy.metric].estimate)} for the champion"
     )
     if policy.mode == EAGER_MODE:
         return [_eager(policy, gain, scores=scores)]
@@ -255,8 +251,8 @@ def _eager(policy: Gate, gain: PairedGain, *, scores: str) -> Reason:
 
 
 def _power(gain: PairedGain) -> str:
-    """Return what an exam of this size shows by the test that is used; nothing for macro F1, of unknown power."""
-    if gain.metric != "accuracy":
+    """Return what an exam of this size shows by the test that is used; nothing for metrics of unknown power."""
+    if not METRICS[gain.metric].counts_items:
         return ""
     items, differ = power.independent_items(gain), power.disagreement_of(gain)
     least = power.detectable_gain(num_items=items, disagreement=differ, alpha=gain.alpha)
@@ -268,7 +264,7 @@ def _power(gain: PairedGain) -> str:
 
 def _next_epoch(policy: Gate, evidence: Evidence, gain: PairedGain) -> str:
     """Return how likely one more epoch shows the gain; empty where the window is full, or a minimum gain is asked."""
-    if gain.metric != "accuracy" or policy.min_gain > 0 or gain.num_items >= policy.exam.window_items:
+    if not METRICS[gain.metric].counts_items or policy.min_gain > 0 or gain.num_items >= policy.exam.window_items:
         return ""
     more = policy.exam.min_items
     first = evidence.champion is None
@@ -319,7 +315,7 @@ def _check_previous(policy: Gate, previous: EpochEvidence) -> Reason:
         return Reason("METRIC_INVALID", "against", "the two models were not compared on the previous epoch.")
     where = f"on the previous epoch of {previous.num_items} items"
     needed = power.items_that_show(margin, disagreement=power.disagreement_of(gain))
-    rare = policy.metric == "macro_f1" and previous.least_class < RARE_CLASS_ITEMS
+    rare = METRICS[policy.metric].by_class and previous.least_class < RARE_CLASS_ITEMS
     grouped = previous.num_groups < min(MIN_GROUPS, previous.num_items)
     if power.independent_items(gain) >= needed and not rare and not grouped:
         return _non_inferior(policy, gain, where, "PREVIOUS")

@@ -10,6 +10,7 @@ from functools import partial
 
 from pipeline_tasks.evaluation import constant
 from pipeline_tasks.evaluation.evidence import Evidence, alpha_for_use
+from pipeline_tasks.evaluation.gate_metrics import METRICS
 from pipeline_tasks.evaluation.gate_rule_4_slices import check_slices
 from pipeline_tasks.evaluation.gate_rule_checks import (
     Decision,
@@ -20,7 +21,7 @@ from pipeline_tasks.evaluation.gate_rule_checks import (
     conclude,
     note_left_out,
 )
-from pipeline_tasks.evaluation.reasons import MAX_NAMED, METRIC_NAMES, Reason, compared, names, percent, points, rounded
+from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, compared, names, percent, points, rounded
 from pipeline_tasks.evaluation.statistics import PairedGain, detectable_gain, more_items_needed, shows_gain
 from pipeline_tasks.project.gate_schema import ABOVE_CONSTANT, Gate
 
@@ -38,7 +39,9 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     reasons += check_classes(policy, evidence, exam="the current exam", hold=partial(non_inferior, policy))
     reasons += _check_limits(policy, evidence)
     reasons += check_slices(policy, evidence.current)
-    reasons += _beside_constant(policy, evidence)
+    exam, is_first = evidence.current, evidence.champion is None
+    model, name = exam.contender.figures[policy.metric].estimate, f"the {exam.num_items} items of the current exam"
+    reasons += constant.beside(policy, exam.constant, model=model, exam=name, is_first=is_first)
     reasons += [*check_champion_leaks(evidence), *note_left_out(evidence)]
     return conclude(reasons, first=evidence.champion is None)
 
@@ -113,7 +116,7 @@ def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
     shown = f"{percent(accuracy.estimate)} of {exam.num_items} items"
     reasons = []
     if policy.floors.accuracy == ABOVE_CONSTANT:
-        model = exam.contender.metric(policy.metric).estimate
+        model = exam.contender.figures[policy.metric].estimate
         name = f"the current exam of {exam.num_items} items"
         reasons.append(constant.check_above(policy, exam.constant, model=model, exam=name, advice=_items_that_decide))
     elif accuracy.estimate < policy.floors.accuracy:
@@ -130,17 +133,6 @@ def _check_floors(policy: Gate, evidence: Evidence) -> list[Reason]:
     return reasons
 
 
-def _beside_constant(policy: Gate, evidence: Evidence) -> list[Reason]:
-    """Return what the constant answer is worth, where no floor has said so; verdicts before rule 4 lack it."""
-    exam = evidence.current
-    told = evidence.champion is None and policy.floors.accuracy == ABOVE_CONSTANT
-    if exam.constant is None or told:
-        return []
-    model = exam.contender.metric(policy.metric).estimate
-    name = f"the {exam.num_items} items of the current exam"
-    return [constant.beside(exam.constant, metric=policy.metric, model=model, exam=name)]
-
-
 def _items_that_decide(gain: PairedGain) -> str:
     needed = more_items_needed(gain, threshold=0.0)
     return f"; about {rounded(needed)} more exam items would decide this" if needed else ""
@@ -155,9 +147,9 @@ def _check_gain(policy: Gate, evidence: Evidence) -> list[Reason]:
     if not math.isclose(gain.alpha, level):
         raise ValueError(f"the gain must be computed at the level {level} of this use (got {gain.alpha}).")
     scores = (
-        f"{METRIC_NAMES[policy.metric]} on the current exam of {exam.num_items} items is "
-        f"{percent(exam.contender.metric(policy.metric).estimate)} for the contender and "
-        f"{percent(exam.champion.metric(policy.metric).estimate)} for the champion"
+        f"{METRICS[policy.metric].noun} on the current exam of {exam.num_items} items is "
+        f"{percent(exam.contender.figures[policy.metric].estimate)} for the contender and "
+        f"{percent(exam.champion.figures[policy.metric].estimate)} for the champion"
     )
     sure = f"{percent(1 - gain.alpha)} confidence (use {evidence.exam_use} of this exam)"
     if shows_gain(gain, min_gain=policy.min_gain):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline_tasks.contracts import Answer, Leak
 from pipeline_tasks.evaluation.evidence import Evidence, ExamEvidence, ModelFacts
+from pipeline_tasks.evaluation.gate_metrics import METRICS
 from pipeline_tasks.evaluation.reasons import Reason, Stand, names
 from pipeline_tasks.evaluation.scores import ModelScores
 from pipeline_tasks.evaluation.statistics import PairedGain
@@ -21,6 +22,8 @@ from pipeline_tasks.project.gate_schema import Gate
 WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
 FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
 RETIRED = "RETIRED"
+PLAIN = frozenset({"ALARM_STANDS", "CHAMPION_CLASSES", "CHAMPION_EXAM_LEAK", "CONTENDER_CLASSES"})  # as in gate_rule
+PLAIN |= {"EXAM_CLASS_MISSING", "EXAM_LEAK", "ITEMS_LEFT_OUT"}
 Hold = Callable[[PairedGain, str, str], Reason]  # of a gain, where it was seen, and the code of the finding
 
 
@@ -113,7 +116,7 @@ def _invalid_scores(scores: ModelScores, *, who: str, epoch: int) -> list[Reason
         findings.append(f"gives no probabilities (0 to 1, sum 1) for {health.num_not_probabilities} items")
     if health.constant and who == "contender":
         findings.append("gives one and the same output for every item")
-    figures = (scores.accuracy.estimate, scores.macro_f1.estimate, scores.calibration_error)
+    figures = [*(figure.estimate for figure in scores.figures.values()), scores.calibration_error]
     if not findings and not all(math.isfinite(figure) for figure in figures):
         findings.append("has a metric that is not a finite number")
     code = "METRIC_INVALID" if who == "contender" else "CHAMPION_INVALID"
@@ -144,7 +147,7 @@ def check_missing(policy: Gate, evidence: Evidence, *, exam: str) -> list[Reason
     if not missing:
         return []
     floor = policy.floors.recall_per_class if evidence.champion is None else 0.0
-    asked = policy.metric == "macro_f1" or max(policy.limits.recall_per_class, floor) > 0
+    asked = METRICS[policy.metric].by_class or max(policy.limits.recall_per_class, floor) > 0
     text = f"{exam} has no item of {names(missing)}"
     text += ", and the rule speaks of every class. Label some." if asked else ": nobody knows how they do."
     return [Reason("EXAM_CLASS_MISSING", "open" if asked else "note", text)]

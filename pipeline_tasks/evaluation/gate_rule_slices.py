@@ -14,6 +14,7 @@ from pipeline_tasks.evaluation.reasons import MAX_NAMED, Reason, compared, names
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceScore
 from pipeline_tasks.project.gate_schema import Gate, Slice
 
+PLAIN = frozenset({"SLICES", "SLICES_MORE", "SLICE_MISSING", "SLICE_SMALL"})  # as in gate_rule
 Found = tuple[float, Reason]
 CheckValue = Callable[[Slice, SliceScore], list[Found]]
 

@@ -1,7 +1,8 @@
 """Paired comparison of two models on items that come in groups: a patient's photos, a user's messages. Pure.
 
 Items of one group resemble each other, so they count for less than as many independent ones. Where every item is a
-group of its own, each figure is that of `statistics`. `group_n` has each item's group as an integer from 0.
+group of its own, or `group_n` is None, each figure is that of `statistics`. `group_n` has each item's group as an
+integer from 0.
 """
 
 from __future__ import annotations
@@ -77,12 +78,16 @@ def level_by_groups(alpha: float, group_n: Array) -> float:
     return float(stats.norm.sf(stats.t.isf(alpha, degrees)))
 
 
-def compare_accuracy(contender_right_n: Array, champion_right_n: Array, group_n: Array, *, alpha: float) -> PairedGain:
+def compare_accuracy(
+    contender_right_n: Array, champion_right_n: Array, group_n: Array | None, *, alpha: float
+) -> PairedGain:
     """Compare by the share of items that each got right: sign flips of groups, Tango's bounds with a design effect.
 
     Where one group holds more than MAX_GROUP_SHARE of the items, the bounds are -1 and 1: nothing is shown by them.
     """
     single = statistics.compare_accuracy(contender_right_n, champion_right_n, alpha=alpha)
+    if group_n is None:
+        return single
     sign_n = contender_right_n.astype(np.int64) - champion_right_n.astype(np.int64)
     effect, level = design_effect(sign_n, group_n), level_by_groups(alpha, group_n)
     wins, losses, items = (count / effect for count in (single.num_wins, single.num_losses, single.num_items))
@@ -104,7 +109,7 @@ def compare_macro_f1(
     truth_n: Array,
     contender_n: Array,
     champion_n: Array,
-    group_n: Array,
+    group_n: Array | None,
     *,
     num_classes: int,
     alpha: float,
@@ -115,6 +120,8 @@ def compare_macro_f1(
     single = statistics.compare_macro_f1(
         truth_n, contender_n, champion_n, num_classes=num_classes, alpha=alpha, seed=seed, num_resamples=num_resamples
     )
+    if group_n is None:
+        return single
     if are_single(group_n):
         return _with_groups(single, group_n, effect=1.0)
     contender_r, champion_r = bootstrap_macro_f1(
@@ -142,13 +149,17 @@ def bootstrap_macro_f1(
     truth_n: Array,
     contender_n: Array,
     champion_n: Array,
-    group_n: Array,
+    group_n: Array | None,
     *,
     num_classes: int,
     seed: int,
     num_resamples: int,
 ) -> tuple[Array, Array]:
     """Return the macro F1 of both models on `num_resamples` resamples of whole groups."""
+    if group_n is None or are_single(group_n):
+        return statistics.bootstrap_macro_f1(
+            truth_n, contender_n, champion_n, num_classes=num_classes, seed=seed, num_resamples=num_resamples
+        )
     cells_kt, cell_n = np.unique(np.stack([truth_n, contender_n, champion_n], axis=1), axis=0, return_inverse=True)
     group_n = np.unique(group_n, return_inverse=True)[1]
     counts_gk = np.zeros((int(group_n.max()) + 1, len(cells_kt)), dtype=np.int64)

@@ -13,26 +13,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline_tasks.evaluation import gate_rule, gate_rule_checks, gate_rule_slices, open_items
+from pipeline_tasks.evaluation.reasons import points
 from pipeline_tasks.project.gate_schema import ExamConfig
 
 Document = Mapping[str, Any]
 GAIN_CODES = frozenset({"GAIN_SHOWN", "GAIN_LIKELY", "NO_GAIN", "GAIN_UNCERTAIN"})
-# Reasons whose numbers say nothing about the models' answers to the exam.
-PLAIN_CODES = frozenset(
-    {"ALARM_STANDS", "CHAMPION_CLASSES", "CHAMPION_EXAM_LEAK", "CLASS_SMALL", "CONTENDER_CLASSES", "EXAM_CLASS_MISSING"}
-    | {"EXAM_FEW_GROUPS", "EXAM_LEAK", "EXAM_TOO_SMALL", "GROUP_LARGE", "ITEMS_LEFT_OUT", "LATENCY_LIMIT"}
-    | {
-        "LABELS_IMPORTED",
-        "LATENCY_UNCERTAIN",
-        "LIMITS",
-        "NO_PREVIOUS_EXAM",
-        "SIZE_LIMIT",
-        "SLICES",
-        "SLICES_MORE",
-        "SLICE_MISSING",
-    }
-    | {"SLICE_SMALL"}
-)
+PLAIN_CODES = gate_rule.PLAIN | gate_rule_checks.PLAIN | gate_rule_slices.PLAIN | open_items.PLAIN
 OPEN_ITEMS = "ITEMS_OPEN"
 HIDDEN = "..."
 LATER = "The figures are told when the next epoch opens"
@@ -50,12 +37,12 @@ class Rung:
     @property
     def text(self) -> str:
         """The difference as it is told."""
-        steps = f"in steps of {_points(self.step)}"
+        steps = f"in steps of {points(self.step)}"
         if self.told is None and not self.best:
-            return f"less than {_points(self.step)}, one step of what is told"
+            return f"less than {points(self.step)}, one step of what is told"
         if self.told is None:
-            return f"not above the best told so far ({_points(self.best)}, {steps})"
-        return f"about {_points(self.told)} more, the best so far ({steps})"
+            return f"not above the best told so far ({points(self.best)}, {steps})"
+        return f"about {points(self.told)} more, the best so far ({steps})"
 
 
 def climb(rung: Rung | None, difference: float, *, num_items: int) -> Rung:
@@ -121,7 +108,3 @@ def told_labels(document: Document) -> dict[str, Any] | None:
     """Return what is told of an exam's labels: their open share, without bounds, which would tell a figure."""
     labels = document["evidence"].get("labels")
     return None if labels is None else labels | dict.fromkeys(("contender", "champion", "difference"))
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:.1f} points"

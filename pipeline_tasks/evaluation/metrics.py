@@ -55,18 +55,6 @@ def confusion_matrix(truth_n: Array, predicted_n: Array, *, num_classes: int) ->
     return flat.reshape(num_classes, num_classes)
 
 
-def macro_f1(counts_cc: Array) -> float:
-    """Return the mean F1 (harmonic mean of precision and recall) of the classes that the exam has; NaN without items.
-
-    Every class weighs the same, however rare, so a model cannot win by ignoring the rare ones.
-    """
-    items_c, answers_c, hits_c = counts_cc.sum(axis=1), counts_cc.sum(axis=0), np.diag(counts_cc)
-    present_c = items_c > 0
-    if not present_c.any():
-        return math.nan
-    return float(np.mean(2 * hits_c[present_c] / (items_c[present_c] + answers_c[present_c])))
-
-
 def class_scores(counts_cc: Array, *, classes: Sequence[str]) -> tuple[ClassScore, ...]:
     """Return recall (with Wilson interval) and precision of each class, in the order of `classes`."""
     scores = []

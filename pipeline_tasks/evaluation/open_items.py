@@ -9,6 +9,8 @@ from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.evaluation.evidence import ExamEvidence
 from pipeline_tasks.evaluation.reasons import Reason, percent, points
 
+PLAIN = frozenset({"LABELS_IMPORTED"})  # as in gate_rule
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bounds:

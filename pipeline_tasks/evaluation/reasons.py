@@ -8,7 +8,6 @@ from typing import Literal
 
 Stand = Literal["for", "against", "open", "note"]
 MAX_NAMED = 10
-METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

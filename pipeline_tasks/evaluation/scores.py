@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline_tasks.core.proportions import NOT_A_NUMBER, SHOWN_CONFIDENCE, Interval, wilson_interval
-from pipeline_tasks.evaluation import groups, metrics, statistics
+from pipeline_tasks.core.proportions import NOT_A_NUMBER, Interval
+from pipeline_tasks.evaluation import metrics
+from pipeline_tasks.evaluation.gate_metrics import SEED, Truth, metrics_told
 from pipeline_tasks.evaluation.metrics import Array, ClassScore, OutputHealth, ReliabilityBin
-
-SEED = 20260101
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelScores:
-    """One model on one exam. Figures are NaN where its outputs are no probabilities.
+    """One model on one exam. Figures (by the name of the metric) are NaN where its outputs are no probabilities.
 
     `calibration_expected` is the calibration error that a model of these confidences has on so many items although they
     are true; None in verdicts of rules that did not know it.
     """
 
-    accuracy: Interval
-    macro_f1: Interval
+    figures: Mapping[str, Interval]
     calibration_error: float
     classes: tuple[ClassScore, ...]
     bins: tuple[ReliabilityBin, ...]
@@ -32,50 +30,34 @@ class ModelScores:
     health: OutputHealth
     calibration_expected: float | None = None
 
-    def metric(self, name: str) -> Interval:
-        """Return the figure of `accuracy` or `macro_f1`."""
-        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1}[name]
+    @property
+    def accuracy(self) -> Interval:
+        """The share of items that are right: every verdict has it, whatever the gate goes by."""
+        return self.figures["accuracy"]
+
+    @property
+    def is_finite(self) -> bool:
+        return all(figure.is_finite for figure in self.figures.values())
 
 
-def score(
-    probabilities_nc: Array, answer_n: Array, truth_n: Array, *, classes: Sequence[str], group_n: Array | None
-) -> ModelScores:
-    """Return every figure of one model on one exam; `group_n` is None for rules that knew no groups."""
-    health = metrics.output_health(probabilities_nc)
-    usable = health.num_non_finite == 0 and health.num_not_probabilities == 0 and len(truth_n) > 0
+def score(probabilities_nc: Array, answer_n: Array, truth: Truth, *, metric: str) -> ModelScores:
+    """Return every figure of one model on one exam, that of the gate's metric included."""
+    health, told = metrics.output_health(probabilities_nc), metrics_told(metric)
+    usable = health.num_non_finite == 0 and health.num_not_probabilities == 0 and len(truth.truth_n) > 0
     if not usable:
-        nan = NOT_A_NUMBER
-        return ModelScores(nan, nan, math.nan, (), (), (), health)
-    correct_n: Array = np.equal(answer_n, truth_n)
-    counts_cc = metrics.confusion_matrix(truth_n, answer_n, num_classes=len(classes))
+        return ModelScores({figure.name: NOT_A_NUMBER for figure in told}, math.nan, (), (), (), health)
+    counts_cc = metrics.confusion_matrix(truth.truth_n, answer_n, num_classes=len(truth.classes))
     confidence_n = probabilities_nc.max(axis=1).astype(np.float64)
-    bins = metrics.reliability_bins(confidence_n, correct_n)
+    bins = metrics.reliability_bins(confidence_n, np.equal(answer_n, truth.truth_n))
+    expected = None
+    if truth.group_n is not None:
+        expected = metrics.expected_calibration_error(confidence_n, seed=SEED)
     return ModelScores(
-        accuracy=_accuracy_interval(correct_n, group_n),
-        macro_f1=_macro_f1_interval(truth_n, answer_n, group_n, counts_cc=counts_cc),
+        figures={figure.name: figure.interval(truth, answer_n) for figure in told},
         calibration_error=metrics.calibration_error(bins),
-        classes=metrics.class_scores(counts_cc, classes=classes),
+        classes=metrics.class_scores(counts_cc, classes=truth.classes),
         bins=bins,
         confusion=tuple(tuple(int(count) for count in row) for row in counts_cc),
         health=health,
-        calibration_expected=metrics.expected_calibration_error(confidence_n, seed=SEED)
-        if group_n is not None
-        else None,
+        calibration_expected=expected,
     )
-
-
-def _accuracy_interval(correct_n: Array, group_n: Array | None) -> Interval:
-    if group_n is None or groups.are_single(group_n):
-        return wilson_interval(int(correct_n.sum()), len(correct_n))
-    return groups.share_bounds(correct_n, group_n, alpha=(1 - SHOWN_CONFIDENCE) / 2)
-
-
-def _macro_f1_interval(truth_n: Array, answer_n: Array, group_n: Array | None, *, counts_cc: Array) -> Interval:
-    options = {"num_classes": len(counts_cc), "seed": SEED, "num_resamples": statistics.NUM_RESAMPLES}
-    if group_n is None or groups.are_single(group_n):
-        resamples_r, _ = statistics.bootstrap_macro_f1(truth_n, answer_n, answer_n, **options)
-    else:
-        resamples_r, _ = groups.bootstrap_macro_f1(truth_n, answer_n, answer_n, group_n, **options)
-    tail = (1 - SHOWN_CONFIDENCE) / 2
-    low, high = np.quantile(resamples_r, [tail, 1 - tail])
-    return Interval(metrics.macro_f1(counts_cc), float(low), float(high))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline_tasks.core.proportions import Interval, wilson_interval
-from pipeline_tasks.evaluation import groups, statistics
+from pipeline_tasks.evaluation import groups
 from pipeline_tasks.evaluation.exam_parts import PartShare, part_shares
 from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.scoring import ExamItem
@@ -133,10 +133,7 @@ def _score_value(
 ) -> SliceScore:
     gain = None
     if champion_right_n is not None and alpha is not None:
-        if group_n is None:
-            gain = statistics.compare_accuracy(contender_right_n, champion_right_n, alpha=alpha)
-        else:
-            gain = groups.compare_accuracy(contender_right_n, champion_right_n, group_n, alpha=alpha)
+        gain = groups.compare_accuracy(contender_right_n, champion_right_n, group_n, alpha=alpha)
     return SliceScore(
         value=value,
         num_items=len(contender_right_n),

@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from pipeline_tasks.catalog.database import Database
@@ -35,8 +34,7 @@ from pipeline_tasks.evaluation.report import page as report
 from pipeline_tasks.evaluation.report.leaks import FindItems
 from pipeline_tasks.evaluation.scoring import Exam, Measured, ReadItems, ScoringModel
 from pipeline_tasks.evaluation.slices import values_of
-from pipeline_tasks.guards.personal import DenyList
-from pipeline_tasks.project.gate_schema import Gate, Slice
+from pipeline_tasks.project.gate_schema import Gate
 from pipeline_tasks.project.schema import LoadedProject
 from pipeline_tasks.validation.after_alarm import EXAM_AWAITED
 
@@ -46,6 +44,35 @@ MAX_DECISIONS = 5
 FindGroups = Callable[[ExamRef], Mapping[str, str]]
 FindLeaks = Callable[[str, Sequence[ExamRef]], Sequence[Leak]]
 FindLabels = Callable[[Sequence[ExamRef]], ExamLabels]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GateContext:
+    """The surroundings of a judgement: where models, items and facts of them come from, and where a verdict goes.
+
+    `load` reads a stored model version, `read` items' bytes in order. `find_leaks` returns the items of exams that a
+    snapshot trains on, exactly or nearly, `find_items` items by id (for the leaks that the report shows, and slices by
+    key_pattern), `find_groups` the group of each item of an exam by item id: near duplicates are of one group,
+    `find_labels` facts of the exams' labels, which the verdict tells. Items that are `retired` (item id -> who, when
+    and why) are left out for both models, and the verdict says so.
+    """
+
+    load: Callable[[ModelRef], ScoringModel]
+    read: ReadItems
+    find_leaks: FindLeaks
+    find_items: FindItems
+    find_groups: FindGroups
+    store: ObjectStore
+    database: Database
+    attempt: Attempt
+    now: dt.datetime
+    find_labels: FindLabels = lambda _exams: ExamLabels()
+    retired: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    timer: Callable[[], float] = time.perf_counter
+
+    @property
+    def verdicts(self) -> VerdictRepository:
+        return VerdictRepository(self.database)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,35 +96,18 @@ def judge(
     exams: Sequence[ExamRef],
     *,
     champion: ModelRef | None,
-    load: Callable[[ModelRef], ScoringModel],
-    read: ReadItems,
-    find_leaks: FindLeaks,
-    find_items: FindItems,
-    find_groups: FindGroups,
-    find_labels: FindLabels = lambda _exams: ExamLabels(),
-    retired: Mapping[str, str] = MappingProxyType({}),
-    verdicts: VerdictRepository,
-    store: ObjectStore,
-    database: Database,
-    attempt: Attempt,
-    run_id: str,
-    now: dt.datetime,
+    context: GateContext,
     opened: Sequence[dt.datetime] = (),
     alarm: str | None = None,
     awaited: str | None = None,
-    timer: Callable[[], float] = time.perf_counter,
 ) -> VerdictRef:
     """Return the verdict on a contender; the same question is asked once and its answer adopted afterwards.
 
     `exams` are epochs of the project, of which the newest are judged together (gate.exam.window_items); `opened` is
     when each epoch up to the newest was opened, which gives its part of the yearly budget of false promotions (where
-    none are given: one epoch, opened now). `load` reads a stored model version, `read` items'
-    bytes in order; `find_leaks` returns the items of exams that a snapshot trains on, exactly or nearly, `find_items`
-    items by id (asked for the leaks that the report shows, and for slices by key_pattern), `find_groups` the group of
-    each item of an exam by item id: near duplicates are of one group, `find_labels` facts of the exams' labels, which
-    the verdict tells. Items that are `retired` (item id -> who, when and why) and items that cannot be decoded are left
-    out for both models, and the verdict says so. `alarm` says that one stands and how far the exam is after it, for the
-    verdict's note; `awaited` is why a new question waits.
+    none are given: one epoch, opened now). Items that cannot be decoded are left out for both models, and the verdict
+    says so. `alarm` says that one stands and how far the exam is after it, for the verdict's note; `awaited` is why a
+    new question waits.
 
     Raises:
         InputError: EXAM_MISSING, there is no exam yet.
@@ -107,11 +117,11 @@ def judge(
         StaleAttempt: a newer attempt judges the same contender.
     """
     chosen = _newest(exams, policy=project.config.gate)
-    level = round(newest_level(project.config.gate, opened or [now]), vd.DIGITS)
+    level = round(newest_level(project.config.gate, opened or [context.now]), vd.DIGITS)
     policy_id = vd.policy_id(project.config.gate, project.config.labels.classes)
     # The lease comes first: else an attempt that looks before an earlier one records would use the exam twice.
-    fence = database.acquire(f"judge/{project.name}/{contender.version}", attempt, now=now)
-    known = verdicts.find_same_question(
+    fence = context.database.acquire(f"judge/{project.name}/{contender.version}", context.attempt, now=context.now)
+    known = context.verdicts.find_same_question(
         project.name,
         contender_version=contender.version,
         champion_version=champion.version if champion is not None else None,
@@ -123,40 +133,11 @@ def judge(
         return known.ref
     if awaited is not None:
         raise GateClosed(awaited, code=EXAM_AWAITED)
-    scored = _score(
-        chosen,
-        contender,
-        champion,
-        policy=project.config.gate,
-        deny=project.config.deny_list,
-        load=load,
-        read=read,
-        find_leaks=find_leaks,
-        find_items=find_items,
-        find_groups=find_groups,
-        find_labels=find_labels,
-        retired=retired,
-        store=store,
-        timer=timer,
-    )
+    scored = _score(chosen, contender, champion, project=project, context=context)
     for _ in range(MAX_DECISIONS):
-        use = verdicts.count_uses(project.name, chosen[0].exam_id) + 1
-        record = _publish(
-            project,
-            scored,
-            exam_use=use,
-            level=level,
-            alarm=alarm,
-            policy_id=policy_id,
-            read=read,
-            find_items=find_items,
-            verdicts=verdicts,
-            store=store,
-            database=database,
-            fence=fence,
-            run_id=run_id,
-            now=now,
-        )
+        use = context.verdicts.count_uses(project.name, chosen[0].exam_id) + 1
+        question = _question(project, scored, exam_use=use, level=level, alarm=alarm)
+        record = _publish(project, scored, question, policy_id=policy_id, context=context, fence=fence)
         if record is not None:
             return record.ref
     raise LostRace(f"exam {chosen[0].epoch} must be free for one verdict at a time (got {MAX_DECISIONS} others).")
@@ -177,35 +158,24 @@ def _score(
     contender: ModelRef,
     champion: ModelRef | None,
     *,
-    policy: Gate,
-    deny: DenyList,
-    load: Callable[[ModelRef], ScoringModel],
-    read: ReadItems,
-    find_leaks: FindLeaks,
-    find_items: FindItems,
-    find_groups: FindGroups,
-    find_labels: FindLabels,
-    retired: Mapping[str, str],
-    store: ObjectStore,
-    timer: Callable[[], float],
+    project: LoadedProject,
+    context: GateContext,
 ) -> _Scored:
+    policy, store, load = project.config.gate, context.store, context.load
     frozen = [scoring.read_exam(store, ref) for ref in refs]
     models = {"contender": scoring.load_model(contender, role="contender", load=load)}
     if champion is not None:
         models["champion"] = scoring.load_model(champion, role="champion", load=load)
-    judged = [
-        _answer(exam, models, slices=policy.slices, deny=deny, read=read, find_items=find_items, retired=retired)
-        for exam in frozen
-    ]
+    judged = [_answer(exam, models, project=project, context=context) for exam in frozen]
     exams = tuple(exam for exam, _, _ in judged)
-    numbers = scoring.group_numbers(exams, [find_groups(ref) for ref in refs])
+    numbers = scoring.group_numbers(exams, [context.find_groups(ref) for ref in refs])
     answers = tuple(
         dataclasses.replace(exam, groups=groups) for (_, exam, _), groups in zip(judged, numbers, strict=True)
     )
     left_out = tuple(item for _, _, items in judged for item in items)
-    payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
+    payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=context.read)
     measured = scoring.measure_latency(
-        models, payloads, is_enough=lambda timed: _within_limits(policy, timed["contender"]), timer=timer
+        models, payloads, is_enough=lambda timed: _within_limits(policy, timed["contender"]), timer=context.timer
     )
     parties = {
         role: vd.party(
@@ -223,10 +193,10 @@ def _score(
         contender=parties["contender"],
         champion=parties.get("champion"),
         measured=measured,
-        leaks=_leaks_of(contender, refs, find_leaks=find_leaks, left_out=left_out),
-        champion_leaks=_leaks_of(champion, refs, find_leaks=find_leaks, left_out=left_out),
+        leaks=_leaks_of(contender, refs, find_leaks=context.find_leaks, left_out=left_out),
+        champion_leaks=_leaks_of(champion, refs, find_leaks=context.find_leaks, left_out=left_out),
         left_out=left_out,
-        labels=find_labels(refs),
+        labels=context.find_labels(refs),
     )
 
 
@@ -246,29 +216,23 @@ def _leaks_of(
 
 
 def _answer(
-    exam: Exam,
-    models: Mapping[str, ScoringModel],
-    *,
-    slices: Sequence[Slice],
-    deny: DenyList,
-    read: ReadItems,
-    find_items: FindItems,
-    retired: Mapping[str, str],
+    exam: Exam, models: Mapping[str, ScoringModel], *, project: LoadedProject, context: GateContext
 ) -> tuple[Exam, ExamAnswers, list[LeftOut]]:
     """Return the exam without what is left out of it, every model's answers on the rest, and what is left out."""
-    exam, left_out = without_retired(exam, retired)
-    answered = scoring.answer_items(exam.items, read=read, models=list(models.values()))
+    slices, deny = project.config.gate.slices, project.config.deny_list
+    exam, left_out = without_retired(exam, context.retired)
+    answered = scoring.answer_items(exam.items, read=context.read, models=list(models.values()))
     answered = dataclasses.replace(answered, problems=deny.clean_texts(answered.problems))
     kept = [row for row in range(len(exam.items)) if row not in answered.problems]
     left_out += undecodable(exam, answered, roles=list(models))
     exam = dataclasses.replace(exam, items=tuple(exam.items[row] for row in kept))
     by_key = any(chosen.by == "key_pattern" for chosen in slices)
-    keys = {item.item_id: item.key for item in find_items([item.item_id for item in exam.items])} if by_key else {}
+    item_ids = [item.item_id for item in exam.items]
+    keys = {item.item_id: item.key for item in context.find_items(item_ids)} if by_key else {}
     kept_answers = {role: answer_nc[kept] for role, answer_nc in zip(models, answered.answers, strict=True)}
     answers = ExamAnswers(
         exam_id=exam.ref.exam_id,
         epoch=exam.ref.epoch,
-        object_digest=exam.digest,
         item_ids=tuple(item.item_id for item in exam.items),
         labels=tuple(item.label for item in exam.items),
         contender_nc=kept_answers["contender"],
@@ -278,25 +242,10 @@ def _answer(
     return exam, answers, left_out
 
 
-def _publish(
-    project: LoadedProject,
-    scored: _Scored,
-    *,
-    exam_use: int,
-    level: float,
-    alarm: str | None,
-    policy_id: str,
-    read: ReadItems,
-    find_items: FindItems,
-    verdicts: VerdictRepository,
-    store: ObjectStore,
-    database: Database,
-    fence: Fence,
-    run_id: str,
-    now: dt.datetime,
-) -> VerdictRecord | None:
-    """Write evidence, document, report, then the catalog's row; None when the exam was used by another meanwhile."""
-    question = vd.VerdictInputs(
+def _question(
+    project: LoadedProject, scored: _Scored, *, exam_use: int, level: float, alarm: str | None
+) -> vd.VerdictInputs:
+    return vd.VerdictInputs(
         project=project.name,
         policy=vd.spelled_out(project.config.gate),
         project_classes=tuple(project.config.labels.classes),
@@ -311,12 +260,25 @@ def _publish(
         labels=scored.labels,
         alarm=alarm,
     )
+
+
+def _publish(
+    project: LoadedProject,
+    scored: _Scored,
+    question: vd.VerdictInputs,
+    *,
+    policy_id: str,
+    context: GateContext,
+    fence: Fence,
+) -> VerdictRecord | None:
+    """Write evidence, document, report, then the catalog's row; None when the exam was used by another meanwhile."""
+    store, verdicts = context.store, context.verdicts
     evidence = vd.evidence_table(scored.exams, scored.answers, question=question)
     document = vd.build_document(
         question, scored.answers, measured=scored.measured, evidence_digest=sha256_hex(evidence)
     )
     prefix = f"verdicts/{project.name}/{vd.verdict_id_of(document)}"
-    database.check(fence)
+    context.database.check(fence)
     crash_point("judge.put.before")
     store.put(f"{prefix}/evidence.parquet", evidence, content_type="application/vnd.apache.parquet")
     crash_point("judge.evidence.after")
@@ -326,14 +288,14 @@ def _publish(
         document,
         evidence,
         counts=_counts(verdicts, project.name, scored),
-        read=_as_shown(read, project),
-        find_items=find_items,
+        read=_as_shown(context.read, project),
+        find_items=context.find_items,
     )
     store.put(f"{prefix}/{approval.REPORT_NAME}", page.encode(), content_type="text/html; charset=utf-8")
     crash_point("judge.put.after")
-    record = _record(document, prefix=prefix, policy_id=policy_id, report=page.encode(), run_id=run_id, now=now)
+    record = _record(document, prefix=prefix, policy_id=policy_id, report=page.encode(), context=context)
     try:
-        kept = verdicts.record(record, exam_use=exam_use, fence=fence)
+        kept = verdicts.record(record, exam_use=question.exam_use, fence=fence)
     except LostRace as error:
         logger.info("deciding again: %s", error)
         return None
@@ -361,7 +323,7 @@ def _counts(verdicts: VerdictRepository, project: str, scored: _Scored) -> dict[
 
 
 def _record(
-    document: Mapping[str, Any], *, prefix: str, policy_id: str, report: bytes, run_id: str, now: dt.datetime
+    document: Mapping[str, Any], *, prefix: str, policy_id: str, report: bytes, context: GateContext
 ) -> VerdictRecord:
     question, decision = document["question"], document["decision"]
     champion = question["champion"]
@@ -380,8 +342,8 @@ def _record(
         exam_ids=tuple(exam["exam_id"] for exam in question["exams"]),
         policy_id=policy_id,
         digest=sha256_hex(vd.document_bytes(document)),
-        run_id=run_id,
-        created_at=now,
+        run_id=context.attempt.run_id,
+        created_at=context.now,
         report_digest=sha256_hex(report),
     )
 

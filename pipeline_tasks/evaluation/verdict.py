@@ -182,21 +182,18 @@ def build_evidence(
 ) -> ev.Evidence:
     """Turn raw answers into what the rule looks at; the exam's level follows from its use."""
     policy, with_window = question.policy, question.rule_version >= WINDOW_SINCE
-    parties: dict[str, Any] = {
-        "project_classes": question.project_classes,
-        "contender_classes": question.contender.classes,
-        "champion_classes": question.champion.classes if question.champion is not None else None,
-    }
+    champion_classes = question.champion.classes if question.champion is not None else None
+    learned = ev.ClassLists(question.project_classes, question.contender.classes, champion_classes)
     exams = []
     for place, exam in enumerate([ev.pool(answers)] if with_window else answers):
         level = 1 - policy.confidence
         if place == 0:
             level = ev.alpha_for_use(policy, question.exam_use, epoch_level=question.epoch_level)
         with_constant = question.rule_version >= CONSTANT_SINCE
-        exams.append(ev.build_exam_evidence(exam, policy=policy, alpha=level, with_constant=with_constant, **parties))
+        exams.append(ev.build_exam_evidence(exam, learned, policy=policy, alpha=level, with_constant=with_constant))
     with_loss = question.rule_version >= LOSS_SINCE
     judged = answers if with_window else ()
-    epochs = [ev.build_epoch_evidence(exam, policy=policy, with_loss=with_loss, **parties) for exam in judged]
+    epochs = [ev.build_epoch_evidence(exam, learned, policy=policy, with_loss=with_loss) for exam in judged]
     return ev.Evidence(
         project_classes=question.project_classes,
         contender=_facts(question.contender, measured["contender"]),
@@ -216,9 +213,6 @@ def build_evidence(
 
 def _facts(judged: Party, measured: Measured) -> ev.ModelFacts:
     return ev.ModelFacts(
-        version=judged.version,
-        digest=judged.digest,
-        snapshot_id=judged.snapshot_id,
         classes=judged.classes,
         size_bytes=judged.size_bytes,
         latency_p50_ms=measured.latency_p50_ms,
@@ -279,7 +273,6 @@ def read_answers(data: bytes, *, exams: Sequence[Mapping[str, Any]]) -> list[ev.
             ev.ExamAnswers(
                 exam_id=exam["exam_id"],
                 epoch=exam["epoch"],
-                object_digest=exam["object_digest"],
                 item_ids=tuple(rows["item_id"].to_pylist()),
                 labels=tuple(rows["label"].to_pylist()),
                 contender_nc=probability_matrix(rows, "contender_probabilities"),
@@ -352,9 +345,15 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return JSON values: dataclasses as objects, floats to nine digits, NaN and infinity as null."""
+    """Return JSON values: dataclasses as objects, floats to nine digits, NaN and infinity as null.
+
+    What `figures` holds by name stands among the other fields.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        plain = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {**plain.pop("figures", {}), **plain}
+    if isinstance(value, Mapping):
+        return {name: _plain(element) for name, element in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(element) for element in value]
     if isinstance(value, float):

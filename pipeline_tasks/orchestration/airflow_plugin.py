@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 MAX_WEBHOOK_BYTES = 2_000_000
 QUIET_SECONDS = 4.0  # wake when the labelers pause for so long,
 MOST_SECONDS = 60.0  # or so long after the first annotation that nobody was woken for
-WEBHOOK_SECRET_HEADER = "X-Dethrone-Secret"  # noqa: S105 - the header's name, not the secret
 
 INDEX = "index.html"
 MAX_KEY_LENGTH = 1024  # of an object's name in S3
@@ -161,11 +160,12 @@ async def label_studio_hook(
     await _read_bounded(request)
     if project not in _known_projects():
         raise HTTPException(404, "no such project")
-    return {"scheduled": _schedule_wake(project)}
+    _schedule_wake(project)
+    return {"scheduled": True}
 
 
-async def _read_bounded(request: Request) -> Any:
-    """Read and parse the body within the limit; its contents are not used, a forgery can cause one poll at most."""
+async def _read_bounded(request: Request) -> None:
+    """Read and check the body within the limit; its contents are not used, a forgery can cause one poll at most."""
     size = 0
     chunks = []
     async for chunk in request.stream():
@@ -179,7 +179,6 @@ async def _read_bounded(request: Request) -> Any:
         raise HTTPException(422, "a webhook's body must be JSON that is not nested deeply") from None
     if not isinstance(body, dict):
         raise HTTPException(422, "a webhook's body must be a JSON object")
-    return body
 
 
 def _known_projects() -> set[str]:
@@ -188,7 +187,7 @@ def _known_projects() -> set[str]:
     return {path.parent.name for path in projects_dir().glob("*/project.yaml")}
 
 
-def _schedule_wake(project: str) -> bool:
+def _schedule_wake(project: str) -> None:
     """Wake the collect DAG once for many annotations: after a pause, or after a minute without one."""
     now = time.monotonic()
     with _lock:
@@ -200,7 +199,6 @@ def _schedule_wake(project: str) -> bool:
         timer.daemon = True
         _scheduled[project] = (timer, first)
         timer.start()
-    return True
 
 
 def _wake_now(project: str) -> None:
@@ -219,7 +217,7 @@ def _wake_after_absence() -> None:
         logger.warning("cannot see whose labels wait (%s); the schedule will sweep", error)
 
 
-def _wake(asset_name: str) -> bool:
+def _wake(asset_name: str) -> None:
     from airflow.assets.manager import asset_manager
     from airflow.models.asset import AssetModel
     from airflow.utils.session import create_session
@@ -229,9 +227,8 @@ def _wake(asset_name: str) -> bool:
         model = session.scalar(select(AssetModel).where(AssetModel.name == asset_name))
         if model is None:
             logger.warning("asset %s is not known yet; the schedule will sweep", asset_name)
-            return False
+            return
         asset_manager.register_asset_change(asset=model, extra={}, session=session, source_is_api=True)
-    return True
 
 
 class DethronePlugin(AirflowPlugin):

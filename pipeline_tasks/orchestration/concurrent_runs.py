@@ -6,7 +6,6 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from pipeline_tasks.catalog.runs import RunRepository
 from pipeline_tasks.contracts import SHELL_RUN, Attempt, RunOutcome
@@ -40,7 +39,7 @@ def idle_beside(error: StaleAttempt, *, project: str, stage: str, attempt: Attem
 def training_elsewhere(parts: Resources, project: str, attempt: Attempt) -> str | None:
     """Return who trains a project now, a shell before Airflow's plan and Airflow before a shell's; None: nobody."""
     if not attempt.is_of_a_shell:
-        with _train_lock(parts.settings.home, project) as free:
+        with train_alone(parts, project) as free:
             return None if free else f"`dethrone train {project}` is at work in a shell"
     for run in RunRepository(parts.database).list(project, kind="train", state="open"):
         if not run.run_id.startswith(SHELL_RUN) and _runs_in_airflow(parts, project, run.run_id):
@@ -51,8 +50,18 @@ def training_elsewhere(parts: Resources, project: str, attempt: Attempt) -> str 
 @contextmanager
 def train_alone(parts: Resources, project: str) -> Iterator[bool]:
     """Hold a project's training for one command of this machine; False: another one has it. The kernel frees it."""
-    with _train_lock(parts.settings.home, project) as free:
+    folder = parts.settings.home / "locks"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / f"train-{project}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    try:
         yield free
+    finally:
+        os.close(descriptor)
 
 
 def close_run(parts: Resources, project: str, *, run_id: str, error: BaseException) -> None:
@@ -84,19 +93,3 @@ def _runs_in_airflow(parts: Resources, project: str, run_id: str) -> bool:
         return parts.airflow.run(f"{project}__train", run_id)["state"] not in _ENDED_IN_AIRFLOW
     except (KeyError, PipelineError):
         return False  # Airflow does not know it, or does not run: nobody is at work on it
-
-
-@contextmanager
-def _train_lock(home: Path, project: str) -> Iterator[bool]:
-    folder = home / "locks"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder / f"train-{project}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = True
-    except BlockingIOError:
-        free = False
-    try:
-        yield free
-    finally:
-        os.close(descriptor)

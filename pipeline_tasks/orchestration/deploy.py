@@ -176,25 +176,29 @@ def ship_release(parts: Resources, project: str, *, attempt: Attempt, release_id
     facts = release_facts(parts, project, release_id)
     release = ReleaseRef(**{field.name: facts[field.name] for field in dataclasses.fields(ReleaseRef)})
     restore_bento(parts, release)
-    shared: dict[str, Any] = {
-        "serving": ServingRepository(parts.database),
-        "target": target_of(parts, loaded),
-        "gateway": parts.gateway,
-        "require_promotable": functools.partial(require_promotable, parts, loaded, release.verdict_id),
-        "attempt": attempt,
-        "fence": parts.fence(project, "ship", attempt),
-        "clock": utc_now,
-    }
+    rollout = CanaryRollout(
+        project=loaded,
+        serving=ServingRepository(parts.database),
+        target=target_of(parts, loaded),
+        gateway=parts.gateway,
+        attempt=attempt,
+        clock=utc_now,
+        release=release,
+        require_promotable=functools.partial(require_promotable, parts, loaded, release.verdict_id),
+        check=functools.partial(check_answers, parts),
+        fence=parts.fence(project, "ship", attempt),
+        traffic=lambda: newest_day(parts.store, project, now=utc_now()),
+    )
     try:
-        rollout = CanaryRollout(
-            project=loaded,
-            release=release,
-            check=functools.partial(check_answers, parts),
-            traffic=lambda: newest_day(parts.store, project, now=utc_now()),
-            **shared,
-        )
         note = roll_out(rollout)
-        route = deployment_task.ship(loaded, release, route_config=route_config(loaded), note=note, **shared)
+        route = deployment_task.ship(
+            rollout,
+            release,
+            require_promotable=rollout.require_promotable,
+            route_config=route_config(loaded),
+            fence=rollout.fence,
+            note=note,
+        )
         with contextlib.suppress(PipelineError, KeyError):  # for a rollback while the store is away
             golden_again(parts, release, store=parts.store)
         return route
@@ -209,15 +213,8 @@ def end_abandoned_rollout(parts: Resources, project: str, *, attempt: Attempt) -
     if head is None or not is_abandoned(head, attempt):
         return  # as ever; the gateway need not be there
     loaded = parts.project(project)
-    returned = return_abandoned(
-        loaded,
-        serving=serving,
-        target=target_of(parts, loaded),
-        gateway=parts.gateway,
-        attempt=attempt,
-        fence=lambda: parts.fence(project, "ship", attempt),
-        now=utc_now(),
-    )
+    context = deployment_task.RouteContext(loaded, serving, target_of(parts, loaded), parts.gateway, attempt, utc_now)
+    returned = return_abandoned(context, fence=lambda: parts.fence(project, "ship", attempt))
     if returned is not None:
         note_head(parts, project)
 

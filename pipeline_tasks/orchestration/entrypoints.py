@@ -203,18 +203,15 @@ def train(parts: Resources, project: str, *, attempt: Attempt, snapshot_id: str,
     from pipeline_tasks.training import task as training_task
     from pipeline_tasks.validation import task as validation_task
 
-    models = ModelRepository(parts.database)
     ref = DatasetRepository(parts.database).snapshot(project, snapshot_id)
     model = training_task.train(
         parts.project(project),
         ref,
         manifest=validation_task.read_manifest(parts.store, ref),
         store=parts.store,
-        models=models,
         tracker=parts.tracker,
         attempt=attempt,
         database=parts.database,
-        run_id=attempt.run_id,
         now=utc_now(),
         scratch=parts.settings.scratch_dir,
         lock_hash=lock_hash(),
@@ -223,7 +220,7 @@ def train(parts: Resources, project: str, *, attempt: Attempt, snapshot_id: str,
         device=parts.settings.train_device,
         seed=seed,
     )
-    record = models.get(project, model.version)
+    record = ModelRepository(parts.database).get(project, model.version)
     tracker = record.tracker if record else {}
     return {**as_json(model), "tracker": dict(tracker), "links": links_of(parts.settings, tracker=tracker)}
 

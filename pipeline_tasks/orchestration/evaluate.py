@@ -37,11 +37,7 @@ def judge_contender(
     exams = [exam for exam in datasets.exams(project) if exam.epoch in set(epochs)]
     newest = max(epochs, default=0)
     after, waits = exam_after_alarm(parts, project, run_id=attempt.run_id)
-    verdict = evaluation_task.judge(
-        parts.project(project),
-        model_of(parts, project, version),
-        exams,
-        champion=champion_of(parts, project),
+    context = evaluation_task.GateContext(
         load=scoring.load_stored(parts.store),
         read=PlaceReader(parts.store),
         find_leaks=lambda snapshot_id, refs: _leaks(parts, project, snapshot_id, refs),
@@ -49,12 +45,17 @@ def judge_contender(
         find_groups=lambda ref: leakage.exam_groups(parts.project(project), ref, store=parts.store),
         find_labels=lambda refs: _labels(parts, project, refs),
         retired=retired_items(parts, project),
-        verdicts=VerdictRepository(parts.database),
         store=parts.store,
         database=parts.database,
         attempt=attempt,
-        run_id=attempt.run_id,
         now=utc_now(),
+    )
+    verdict = evaluation_task.judge(
+        parts.project(project),
+        model_of(parts, project, version),
+        exams,
+        champion=champion_of(parts, project),
+        context=context,
         opened=[at for epoch, at in datasets.exam_openings(project).items() if epoch <= newest],
         alarm=after.text if after is not None else None,
         awaited=awaited_text(waits, project=project) if waits is not None else None,

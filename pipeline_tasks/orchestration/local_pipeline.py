@@ -17,6 +17,7 @@ from pipeline_tasks.contracts import SHELL_RUN, Attempt
 from pipeline_tasks.errors import GateClosed, PipelineError
 from pipeline_tasks.evaluation import ladder
 from pipeline_tasks.evaluation.approval import read_verdict
+from pipeline_tasks.evaluation.gate_metrics import metrics_among
 from pipeline_tasks.evaluation.open_epoch import held_back
 from pipeline_tasks.orchestration import entrypoints
 from pipeline_tasks.orchestration.concurrent_runs import close_run, train_alone
@@ -27,7 +28,6 @@ from pipeline_tasks.orchestration.resources import Resources, build_resources
 from pipeline_tasks.training.progress import duration
 
 logger = logging.getLogger(__name__)
-METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
 
 
 def train_to_serve(
@@ -107,8 +107,9 @@ def figures_of(parts: Resources, project: str, *, verdict_id: str) -> dict[str, 
     model = ModelRepository(parts.database).get(project, record.ref.contender_version)
     roles = [role for role in ("contender", "champion") if current[role] is not None]
     held = held_back(parts.database, parts.store, record)
-    scores: dict[str, Any] = {metric: {role: current[role][metric] for role in roles} for metric in METRICS}
-    scores["constant"] = {name: (current.get("constant") or {}).get(name) for name in ("label", *METRICS)}
+    told = [metric.name for metric in metrics_among(current["contender"])]
+    scores: dict[str, Any] = {metric: {role: current[role][metric] for role in roles} for metric in told}
+    scores["constant"] = {name: (current.get("constant") or {}).get(name) for name in ("label", *told)}
     if held is not None and not ladder.tells_figures(document):
         scores = {"told": held.rung.text if held.rung is not None else ladder.LATER}
     return {
@@ -137,7 +138,7 @@ def closing_lines(project: str, outcome: Mapping[str, Any]) -> str:
     if "told" in figures:
         lines.append(f"  {figures['told']}")
     else:
-        lines += [f"  {name}: {_scores(figures, metric)}" for metric, name in METRICS.items()]
+        lines += [f"  {metric.title}: {_scores(figures, metric.name)}" for metric in metrics_among(figures)]
     lines += _open_items(figures["labels"])
     lines += [figures["unknown_values"]] if figures["unknown_values"] else []
     lines.append(f"Verdict {figures['verdict_id'][:12]}: {figures['headline']}")

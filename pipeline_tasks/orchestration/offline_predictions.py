@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_tasks.catalog.items import ItemRepository
-from pipeline_tasks.contracts import Attempt, Item, content_id
+from pipeline_tasks.contracts import Attempt, Item, ModelRef, content_id
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.errors import InputError, PermanentError, printable
 from pipeline_tasks.evaluation.scoring import OUTPUT_CODES, ScoringModel, load_stored
@@ -43,12 +43,16 @@ def offline_answer(parts: Resources, project: str, data: bytes) -> tuple[str, fl
     Raises:
         PermanentError: NO_CHAMPION.
     """
+    model = load_stored(parts.store)(_champion(parts, project))
+    (row,) = model.predict([model.decode(data)])
+    return model.classes[int(row.argmax())], float(row.max())
+
+
+def _champion(parts: Resources, project: str) -> ModelRef:
     champion = champion_of(parts, project)
     if champion is None:
         raise PermanentError(f"{project} must have a champion to predict with (got none).", code="NO_CHAMPION")
-    model = load_stored(parts.store)(champion)
-    (row,) = model.predict([model.decode(data)])
-    return model.classes[int(row.argmax())], float(row.max())
+    return champion
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,9 +111,7 @@ def predict_batch(parts: Resources, project: str, *, attempt: Attempt, batch_id:
     Raises:
         PermanentError: NO_CHAMPION, nothing was promoted yet.
     """
-    champion = champion_of(parts, project)
-    if champion is None:
-        raise PermanentError(f"{project} must have a champion to predict with (got none).", code="NO_CHAMPION")
+    champion = _champion(parts, project)
     repository = ItemRepository(parts.database)
     ids = [item.item_id for item in repository.iterate(project, batch_id=batch_id)]
     if not ids:

@@ -68,19 +68,15 @@ def roll_back(
                 release, deployment, golden, ask=functools.partial(ask_server, parts.settings.inference_headers)
             )
 
+    serving = ServingRepository(parts.database)
     route = deployment_task.rollback(
-        loaded,
-        serving=ServingRepository(parts.database),
-        target=target,
-        gateway=parts.gateway,
+        deployment_task.RouteContext(loaded, serving, target, parts.gateway, attempt, utc_now),
         release_of=release_of,
         check=check,
         to_version=to_version,
         actor=actor,
         reason=reason,
-        attempt=attempt,
         fence=parts.fence(project, "ship", attempt),
-        clock=utc_now,
     )
     note_head(parts, project)
     return route

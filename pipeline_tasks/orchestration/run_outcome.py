@@ -34,7 +34,6 @@ class Ending:
     outcome: RunOutcome
     reason_code: str
     reason: str
-    retryable: bool = False
 
 
 def ending_of(facts: RunFacts) -> Ending:
@@ -63,7 +62,6 @@ def ending_of(facts: RunFacts) -> Ending:
         "failed",
         "TASK_FAILED",
         f"the run stopped before `{step}` was done; the champion stays. Look at the failed task's log, then clear it.",
-        retryable=True,
     )
 
 

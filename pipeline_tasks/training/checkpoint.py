@@ -29,9 +29,8 @@ OPTIMIZER_PREFIX = "optimizer."
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Resumed:
-    """The state that a run resumes from: the number of epochs done, and their reports."""
+    """The state that a run resumes from, and the reports of the epochs done."""
 
-    epochs_done: int
     history: list[dict[str, Any]]
     tensors: Mapping[str, torch.Tensor]
 
@@ -71,7 +70,7 @@ class Checkpoints:
         except (ValueError, KeyError, TypeError, ArtifactInvalid) as error:
             logger.warning("the checkpoint in %s cannot be read (%s): starting anew", self.folder, error)
             return None
-        return Resumed(epochs_done=len(pointer["history"]), history=pointer["history"], tensors=tensors)
+        return Resumed(history=pointer["history"], tensors=tensors)
 
     def _remove_others(self, name: str) -> None:
         for path in self.folder.glob("epoch-*.safetensors"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,11 @@ def validation_metrics(
         "constant": constant_answer(targets_n, classes),
         "per_class": per_class,
     }
+
+
+def whole_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of the whole among validation metrics, by name."""
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}
 
 
 def constant_answer(targets_n: npt.NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:

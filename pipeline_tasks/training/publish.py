@@ -29,7 +29,6 @@ def publish_model(
     *,
     proof: Proof,
     store: ObjectStore,
-    repository: ModelRepository,
     database: Database,
     fence: Fence,
     validate: Validate,
@@ -49,7 +48,7 @@ def publish_model(
         artifact, module, proof=proof, store=store, database=database, fence=fence, validate=validate
     )
     crash_point("train.put.after")
-    record = repository.record(complete(manifest), fence=fence)
+    record = ModelRepository(database).record(complete(manifest), fence=fence)
     crash_point("train.put.recorded")
     return record
 

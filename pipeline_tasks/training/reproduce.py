@@ -17,12 +17,12 @@ from pipeline_tasks.models.registry import FoundRecipe, find_recipe, recipe_from
 from pipeline_tasks.training.data_loading import LoadPlan, load_data, proof_of
 from pipeline_tasks.training.dataset import TrainingRows
 from pipeline_tasks.training.loop import FitPlan, fit
+from pipeline_tasks.training.metrics import whole_figures
 from pipeline_tasks.training.proof import proof_rows
 from pipeline_tasks.training.task import origin_of, pack_for_runtime, training_metrics
 
 DEVICE, THREADS = "cpu", 1
 DEFAULT_TOLERANCE = 0.02
-TOLERATED = ("accuracy", "macro_f1", "log_loss")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,7 +159,8 @@ def compare(
     """Compare a model version with its reproduction; without a tolerance: 0 if there is no warning, else 0.02."""
     allowed = tolerance if tolerance is not None else (DEFAULT_TOLERANCE if warnings else 0.0)
     again = reproduced.manifest
-    pairs = metric_pairs(manifest.metrics["validation"], again.metrics["validation"])
+    validation = manifest.metrics["validation"]
+    pairs, tolerated = metric_pairs(validation, again.metrics["validation"]), whole_figures(validation)
     weights_equal = again.weights_digest == manifest.weights_digest
     same_rows = _row_counts(manifest.metrics) == _row_counts(again.metrics)
     if allowed == 0:
@@ -167,7 +168,7 @@ def compare(
             _as_recorded(manifest.metrics[name], again.metrics[name]) for name in again.metrics
         )
     else:
-        agrees = same_rows and all(pair.difference <= allowed for pair in pairs if pair.name in TOLERATED)
+        agrees = same_rows and all(pair.difference <= allowed for pair in pairs if pair.name in tolerated)
     return Reproduction(
         agrees=agrees,
         tolerance=allowed,
@@ -188,7 +189,7 @@ def _as_recorded(recorded: Any, reproduced: Any) -> bool:
 
 def metric_pairs(recorded: Mapping[str, Any], reproduced: Mapping[str, Any]) -> list[MetricPair]:
     """Return the metrics of the whole, then the recall of each class; a metric that is gone counts as 0."""
-    pairs = [MetricPair(name, float(recorded[name]), float(reproduced.get(name, 0.0))) for name in TOLERATED]
+    pairs = [MetricPair(name, value, reproduced.get(name, 0.0)) for name, value in whole_figures(recorded).items()]
     again = reproduced.get("per_class", {})
     for name, entry in recorded["per_class"].items():
         pairs.append(MetricPair(f"recall of {name}", entry["recall"], again.get(name, {}).get("recall", 0.0)))

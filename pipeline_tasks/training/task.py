@@ -26,6 +26,7 @@ from pipeline_tasks.training.checkpoint import Checkpoints
 from pipeline_tasks.training.data_loading import LoadPlan, input_facts, load_data, proof_of
 from pipeline_tasks.training.dataset import rows_of
 from pipeline_tasks.training.loop import EpochReport, FitPlan, TrainingData, fit, pick_device, precision_of, validate
+from pipeline_tasks.training.metrics import whole_figures
 from pipeline_tasks.training.proof import export_rows, proof_rows
 from pipeline_tasks.training.publish import prove_stored, publish_model
 from pipeline_tasks.training.training_key import DEFAULT_METRIC, TrainingKey
@@ -73,11 +74,9 @@ def train(
     manifest: pa.Table,
     *,
     store: ObjectStore,
-    models: ModelRepository,
     tracker: Tracker,
     attempt: Attempt,
     database: Database,
-    run_id: str,
     now: dt.datetime,
     scratch: Path,
     lock_hash: str,
@@ -99,28 +98,27 @@ def train(
     folder = scratch / f"train-{project.name}-{key.version}"
     plan = LoadPlan(key.project, key.snapshot_id, recipe, key.params, key.classes, folder)
     rows = rows_of(manifest)
-    recorded = models.find(project.name, training_key=key.digest)
+    recorded = ModelRepository(database).find(project.name, training_key=key.digest)
     if recorded is not None:
         stored = store.get(f"{recorded.ref.object_key}/{model_files.MANIFEST_NAME}")
         prove_stored(recorded.ref.object_key, stored, None, proof=proof_of(plan, rows, store=store), store=store)
         logger.info("model version %s exists for this training: adopting it", recorded.ref.version)
         return recorded.ref
     fence = database.acquire(f"train/{project.name}/{key.version}", attempt, now=now)
-    job = _Job(project, snapshot, recipe, key, folder, pick_device(wanted=device), tracker, run_id)
+    job = _Job(project, snapshot, recipe, key, folder, pick_device(wanted=device), tracker, attempt.run_id)
     data = load_data(plan, rows, store=store)
     facts = input_facts(plan, rows, store=store, shown=project.config.as_shown)
     artifact, module, run = _fit(job, data, facts=facts, code_revision=code_revision)
     run.finish()
 
     def complete(stored: model_files.ModelManifest) -> ModelRecord:
-        return _record(job, stored, tracker=run.reference(), run_id=run_id, now=now)
+        return _record(job, stored, tracker=run.reference(), now=now)
 
     record = publish_model(
         artifact,
         module,
         proof=proof_of(plan, rows, positions=proof_rows(data.split.train), store=store),
         store=store,
-        repository=models,
         database=database,
         fence=fence,
         validate=lambda module: validate(job.recipe, module, data),
@@ -220,9 +218,7 @@ def _curve(report: EpochReport) -> dict[str, float]:
         "epoch": float(report.epoch),
         "train/loss": report.loss,
         "train/learning_rate": report.learning_rate,
-        "validation/accuracy": report.metrics["accuracy"],
-        "validation/macro_f1": report.metrics["macro_f1"],
-        "validation/log_loss": report.metrics["log_loss"],
+        **{f"validation/{name}": value for name, value in whole_figures(report.metrics).items()},
     }
 
 
@@ -314,7 +310,7 @@ def origin_of(*, code_revision: str, device: str) -> model_files.Origin:
 
 
 def _record(
-    job: _Job, manifest: model_files.ModelManifest, *, tracker: Mapping[str, str], run_id: str, now: dt.datetime
+    job: _Job, manifest: model_files.ModelManifest, *, tracker: Mapping[str, str], now: dt.datetime
 ) -> ModelRecord:
     config = manifest.config
     ref = ModelRef(
@@ -334,6 +330,6 @@ def _record(
         lock_hash=config.lock_hash,
         code_revision=manifest.origin.code_revision,
         tracker=dict(tracker),
-        run_id=run_id,
+        run_id=job.run_id,
         created_at=now,
     )

@@ -38,7 +38,7 @@ def post(plugin, project="one", *, secret="the-secret", content=b'{"action": "AN
     async def send():
         transport = httpx.ASGITransport(app=plugin.app)
         async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
-            headers = {plugin.WEBHOOK_SECRET_HEADER: secret}
+            headers = {"X-Dethrone-Secret": secret}
             return await client.post(f"/hooks/label-studio/{project}", content=content, headers=headers)
 
     return asyncio.run(send())

@@ -186,17 +186,15 @@ class Dock:
     def ship(self, release, *, run: str = "run"):
         attempt = Attempt(run, "ship")
         return deployment_task.ship(
-            self.project,
+            self.context(attempt),
             release,
-            serving=self.serving,
-            target=self.target,
-            gateway=self.gateway,
             require_promotable=lambda: None,
             route_config=ROUTE_CONFIG,
-            attempt=attempt,
             fence=self.database.acquire("fashion/ship", attempt, now=now()),
-            clock=now,
         )
+
+    def context(self, attempt: Attempt):
+        return deployment_task.RouteContext(self.project, self.serving, self.target, self.gateway, attempt, now)
 
     def release_of(self, version: str):
         return ReleaseRepository(self.database).of_model("fashion", version)

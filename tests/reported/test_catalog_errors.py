@@ -8,12 +8,13 @@ import stat
 import pytest
 import sqlalchemy as sa
 
+from pipeline_tasks.backup import verify
 from pipeline_tasks.catalog import database as module
 from pipeline_tasks.catalog import migrate
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.database_errors import catalog_error
-from pipeline_tasks.cli import audit_commands, main
+from pipeline_tasks.cli import main
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import DataCorrupt, PermanentError, PipelineError, ServiceUnavailable, TransientError
 from tests.ledger_case import NOW
@@ -136,10 +137,10 @@ def test_h9_a_taken_key_is_the_callers(catalog):
     ids=["H9-locked", "H9-full", "H9-quota"],
 )
 def test_a_command_ends_with_a_code_and_words(monkeypatch, capsys, error, code):
-    def fail(_arguments):
+    def fail(*_anchors, **_options):
         raise error
 
-    monkeypatch.setattr(audit_commands, "verify", fail)
+    monkeypatch.setattr(verify, "verify_installation", fail)
     assert main.main(["verify", "--json"]) == main.FAILED
     assert json.loads(capsys.readouterr().out)["error"]["code"] == code
 

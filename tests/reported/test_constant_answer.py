@@ -35,15 +35,10 @@ def judged(*, num_items: int, num_yes: int, right_yes: int, right_no: int, **gat
     probabilities_nc = np.array([[0.2 + index / 1e4, 0.8 - index / 1e4] for index in range(num_items)])
     probabilities_nc[~np.array(says_yes)] = probabilities_nc[~np.array(says_yes)][:, ::-1]
     policy = Gate.model_validate({"exam": {"min_items": 100}, **gate})
-    answers = ev.ExamAnswers("e", 1, "d", tuple(map(str, range(num_items))), tuple(labels), probabilities_nc, None)
+    answers = ev.ExamAnswers("e", 1, tuple(map(str, range(num_items))), tuple(labels), probabilities_nc, None)
     answers = dataclasses.replace(answers, groups=tuple(range(num_items)))
     exam = ev.build_exam_evidence(
-        answers,
-        policy=policy,
-        alpha=ev.alpha_for_use(policy, 1),
-        project_classes=CLASSES,
-        contender_classes=CLASSES,
-        champion_classes=None,
+        answers, ev.ClassLists(CLASSES, CLASSES, None), policy=policy, alpha=ev.alpha_for_use(policy, 1)
     )
     first = s.first_evidence()
     facts = s.facts(classes=CLASSES)

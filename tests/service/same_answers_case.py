@@ -23,7 +23,6 @@ from PIL import Image
 from pipeline_tasks.adapters.wandb_tracker import NullTracker
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import Chunk, ItemRepository
-from pipeline_tasks.catalog.model_versions import ModelRepository
 from pipeline_tasks.catalog.routes import ServingRepository
 from pipeline_tasks.contracts import Attempt, Item, Location, ModelRef, Route, RouteEntry, SnapshotRef, sha256_hex
 from pipeline_tasks.deployment.route_settings import route_config
@@ -152,11 +151,9 @@ class Case:
             SnapshotRef(self.name, "s1", "snapshots/s1", NUM_ITEMS, 1),
             self.table,
             store=self.store,
-            models=ModelRepository(self.database),
             tracker=NullTracker(),
             attempt=self._attempt(),
             database=self.database,
-            run_id="run",
             now=NOW,
             scratch=self.folder / self.name,
             lock_hash="lock",

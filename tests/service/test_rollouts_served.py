@@ -85,18 +85,11 @@ class World:
         self._judged(version)
         attempt = Attempt(f"run-{self.num_runs}", "ship")
         database = self.serving._database
-        shared = {
-            "serving": self.serving,
-            "target": self.target,
-            "gateway": self.gateway,
-            "require_promotable": lambda: None,
-            "attempt": attempt,
-            "fence": database.acquire("fashion/ship", attempt, now=NOW),
-            "clock": utc_now,
-        }
         project = s.project(classes=CLASSES, serving={"rollout": ROLLOUT | rollout, "drain_seconds": 5})
-        note = roll_out(CanaryRollout(project=project, release=release, check=lambda *_: None, **shared))
-        return task.ship(project, release, route_config=SERVING, note=note, **shared)
+        context = task.RouteContext(project, self.serving, self.target, self.gateway, attempt, utc_now)
+        shared = {"require_promotable": lambda: None, "fence": database.acquire("fashion/ship", attempt, now=NOW)}
+        note = roll_out(CanaryRollout(**vars(context), release=release, check=lambda *_: None, **shared))
+        return task.ship(context, release, route_config=SERVING, note=note, **shared)
 
     def experiment(self, action: str, version: str = ""):
         """Start an experiment on half of the users, or stop it."""

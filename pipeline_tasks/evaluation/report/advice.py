@@ -8,6 +8,8 @@ from typing import Any
 
 from pipeline_tasks.evaluation import power
 from pipeline_tasks.evaluation.evidence import alpha_for_use
+from pipeline_tasks.evaluation.gate_metrics import METRICS
+from pipeline_tasks.evaluation.reasons import percent, points
 from pipeline_tasks.evaluation.statistics import PairedGain, mcnemar_p_value, tango_bound
 from pipeline_tasks.project.gate_schema import ABOVE_CONSTANT, EAGER_MODE, Gate
 
@@ -47,13 +49,13 @@ def _promotion_would_fall(document: Document, *, policy: Gate, gain: PairedGain 
     if gain is None:
         return [_floor_would_refuse(document, policy=policy)]
     lines = []
-    if gain.metric == "accuracy":
+    if METRICS[gain.metric].counts_items:
         flips = flips_to_lose(gain, min_gain=policy.min_gain)
         lines.append(
             f"{flips} of the {gain.num_wins} labels by which the contender wins would have to be wrong, each in the "
             "champion's favour, before the gain were no longer sure."
         )
-    lines.append(f"gate.min_gain above {_points(max(gain.low, 0.0))} would ask for more than this exam can show.")
+    lines.append(f"gate.min_gain above {points(max(gain.low, 0.0))} would ask for more than this exam can show.")
     return lines
 
 
@@ -61,10 +63,10 @@ def _floor_would_refuse(document: Document, *, policy: Gate) -> str:
     current = document["evidence"]["current"]
     accuracy, floor = current["contender"]["accuracy"]["estimate"], policy.floors.accuracy
     if floor == ABOVE_CONSTANT:
-        spare = _points(current["constant"]["gain"]["difference"])
-        return f"The first model is {spare} above the constant answer; a floor above {_percent(accuracy)} refuses it."
-    spare = _points(accuracy - floor)
-    return f"The first model is {spare} above the floor; a floor above {_percent(accuracy)} refuses it."
+        spare = points(current["constant"]["gain"]["difference"])
+        return f"The first model is {spare} above the constant answer; a floor above {percent(accuracy)} refuses it."
+    spare = points(accuracy - floor)
+    return f"The first model is {spare} above the floor; a floor above {percent(accuracy)} refuses it."
 
 
 def flips_to_lose(gain: PairedGain, *, min_gain: float) -> int:
@@ -107,14 +109,14 @@ def _slices_in_reach(document: Document, *, policy: Gate) -> list[str]:
 
 
 def _gain_in_reach(gain: PairedGain, *, policy: Gate) -> list[str]:
-    if gain.metric != "accuracy":
+    if not METRICS[gain.metric].counts_items:
         return []
     items, differ = power.independent_items(gain), power.disagreement_of(gain)
     lines = []
     for true_gain in (0.03, 0.05, 0.10):
         chance = power.power(true_gain, num_items=items, disagreement=differ, alpha=gain.alpha)
         lines.append(
-            f"A contender that truly is {_points(true_gain)} better is seen here with a chance of {chance:.0%}."
+            f"A contender that truly is {points(true_gain)} better is seen here with a chance of {chance:.0%}."
         )
     if gain.num_items < policy.exam.window_items:
         more = policy.exam.window_items
@@ -139,11 +141,3 @@ def _next_use(policy: Gate, question: Mapping[str, Any]) -> str:
         f"it is used, one that is no better has at most {100 * whole:.2f} % chance in all. New exam items open a new "
         "epoch."
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:.1f} points"

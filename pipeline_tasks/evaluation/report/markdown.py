@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline_tasks.core.html_page import percent
+from pipeline_tasks.evaluation.gate_metrics import metrics_among
 from pipeline_tasks.evaluation.report.slices import weakest_slices
 
 MAX_CLASSES = 3
@@ -26,12 +28,12 @@ def markdown_summary(document: Mapping[str, Any], *, report_url: str | None = No
         key=lambda scores: (scores["recall"]["estimate"], scores["label"]),
     )[:MAX_CLASSES]
     if weakest:
-        named = ", ".join(f"{markdown(scores['label'])} {_percent(scores['recall']['estimate'])}" for scores in weakest)
+        named = ", ".join(f"{markdown(scores['label'])} {percent(scores['recall']['estimate'])}" for scores in weakest)
         lines += ["", f"Weakest classes of the contender (recall): {named}."]
     rows = weakest_slices(document, limit=MAX_CLASSES)
     if rows:
         named = ", ".join(
-            f"{markdown(declared['name'])} {markdown(score['value'])} {_percent(score['contender']['estimate'])}"
+            f"{markdown(declared['name'])} {markdown(score['value'])} {percent(score['contender']['estimate'])}"
             for declared, score in rows
         )
         lines += ["", f"Weakest slices of the contender (accuracy): {named}."]
@@ -48,23 +50,17 @@ MARKS = {"for": "For", "against": "Against", "open": "Open", "note": "Note"}
 def _figures(document: Mapping[str, Any]) -> list[str]:
     current, measured = document["evidence"]["current"], document["measured"]
     roles = [role for role in ("champion", "contender") if current[role] is not None]
-    rows = {
-        "Accuracy": [_percent(current[role]["accuracy"]["estimate"]) for role in roles],
-        "Macro F1": [_percent(current[role]["macro_f1"]["estimate"]) for role in roles],
-        "p99 latency": [_milliseconds(measured[role]["latency_p99_ms"]) for role in roles],
-    }
+    told = metrics_among(current["contender"])
+    rows = {metric.title: [percent(current[role][metric.name]["estimate"]) for role in roles] for metric in told}
+    rows["p99 latency"] = [_milliseconds(measured[role]["latency_p99_ms"]) for role in roles]
     constant = current.get("constant")
     if constant is not None:
         roles = [*roles, f"always {markdown(constant['label'])}"]
-        rows["Accuracy"].append(_percent(constant["accuracy"]))
-        rows["Macro F1"].append(_percent(constant["macro_f1"]))
+        for metric in told:
+            rows[metric.title].append(percent(constant[metric.name]))
         rows["p99 latency"].append("")
     head = [f"| | {' | '.join(roles)} |", f"|---|{'---|' * len(roles)}"]
     return head + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
-
-
-def _percent(share: float | None) -> str:
-    return "not computable" if share is None else f"{100 * share:.1f} %"
 
 
 def _milliseconds(value: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline_tasks.core.html_page import percent
 from pipeline_tasks.core.html_page import render as render_page
+from pipeline_tasks.evaluation.gate_metrics import METRICS, metrics_among
 from pipeline_tasks.evaluation.report import charts, leaks, slices, tables
 from pipeline_tasks.evaluation.report.advice import what_would_change
 from pipeline_tasks.evaluation.report.examples import Example, Preview, choose, preview, read_examples
@@ -55,7 +56,7 @@ def render(
 def _gains_note(document: Document, gains: Sequence[Mapping[str, Any]]) -> str:
     levels = sorted({percent(1 - row["alpha"]) for row in gains}, reverse=True)
     return (
-        f"{tables.METRICS[document['question']['policy']['metric']]} of the contender minus the champion's, on the "
+        f"{METRICS[document['question']['policy']['metric']].title} of the contender minus the champion's, on the "
         f"same items. Each whisker is a one-sided bound with a confidence of {' or '.join(levels)} (the first line's "
         "is that of this use of the exam). A red line is what the rule asks for."
     )
@@ -75,7 +76,9 @@ def _gain_row(*, name: str, exam: Mapping[str, Any], limit: float | None, limit_
 
 
 def _interval_note(document: Document) -> str:
-    note = "On the exam, with two-sided 95 % intervals (Wilson for accuracy, bootstrap for macro F1)."
+    told = metrics_among(document["evidence"]["current"]["contender"])
+    methods = ", ".join(f"{metric.interval_by} for {metric.noun}" for metric in told)
+    note = f"On the exam, with two-sided 95 % intervals ({methods})."
     constant = tables.constant_of(document["evidence"]["current"])
     if constant is not None:
         note += f" The constant answer is {constant['label']}, the commonest class of these items, for each of them."

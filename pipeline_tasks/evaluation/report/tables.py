@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.core.html_page import number, percent
+from pipeline_tasks.evaluation.gate_metrics import METRICS, metrics_among
 from pipeline_tasks.evaluation.report import charts
 from pipeline_tasks.evaluation.verdict import EAGER, verdict_id_of
 from pipeline_tasks.project.gate_schema import ABOVE_CONSTANT
 
 Document = Mapping[str, Any]
-METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
 MAX_CLASS_ROWS = 60
 MAX_LEFT_OUT = 20
 
@@ -48,10 +48,10 @@ def side_by_side(document: Document) -> Iterator[FigureRow]:
     previous = document["evidence"].get("previous")
     roles, limits = roles_of(document), question["policy"]["limits"]
     yield FigureRow("Model version", [Cell(question[role]["version"], is_code=True) for role in roles])
-    exams = [("Accuracy", "accuracy", current), ("Macro F1", "macro_f1", current)]
+    exams = [(metric.title, metric.name, current) for metric in metrics_among(current["contender"])]
     if previous is not None:
         metric = question["policy"]["metric"]
-        exams.append((f"{METRICS[metric]}, previous exam", metric, previous))
+        exams.append((f"{METRICS[metric].title}, previous exam", metric, previous))
     for name, metric, exam in exams:
         cells = [_interval(exam[role], metric, role=role) for role in roles]
         asked = _floor(document) if (metric, exam) == (_floor_metric(document), current) else ""

@@ -45,11 +45,9 @@ class Lineage(Scene):
     def train_frozen(self, *, params=None, **overrides):
         arguments = {
             "store": self.store,
-            "models": self.models,
             "tracker": self.tracker,
             "attempt": Attempt("run-1", "train"),
             "database": self.database,
-            "run_id": "run-1",
             "now": NOW,
             "scratch": self.folder / "scratch",
             "lock_hash": "lock",

@@ -1,5 +1,6 @@
 """A project that ships in steps on a real catalog; tests write the gateway's accounts, only waiting moves the clock."""
 
+import dataclasses
 import datetime as dt
 
 import sqlalchemy as sa
@@ -72,26 +73,25 @@ class Rolling(Yard):
         if self.during:
             self.during.pop(0)()
 
-    def _shared(self, attempt):
-        fence = self.database.acquire("fashion/ship", attempt, now=NOW)
-        return super()._shared(attempt) | {"gateway": self.gateway, "clock": self.now, "fence": fence}
+    def context(self, attempt=None):
+        return dataclasses.replace(super().context(attempt), gateway=self.gateway, clock=self.now)
+
+    def fence(self, attempt):
+        return self.database.acquire("fashion/ship", attempt, now=NOW)
 
     def roll(self, version="b", *, attempt=None, check=None, gate=lambda: None):
-        shared = self._shared(attempt or self.attempt())
-        release = self.release(version)
+        context, release = self.context(attempt), self.release(version)
         rollout = CanaryRollout(
-            project=self.project,
+            **vars(context),
             release=release,
+            fence=self.fence(context.attempt),
             require_promotable=gate,
             check=check or (lambda *arguments: self.checked.append(arguments)),
             pause=self.pause,
             traffic=lambda: self.traffic,
-            **shared,
         )
-        note = roll_out(rollout)
-        return task.ship(
-            self.project, release, require_promotable=gate, route_config={"new": True}, note=note, **shared
-        )
+        facts = {"route_config": {"new": True}, "note": roll_out(rollout), "fence": rollout.fence}
+        return task.ship(rollout, release, require_promotable=gate, **facts)
 
     @property
     def moves(self):

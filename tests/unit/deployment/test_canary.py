@@ -282,5 +282,5 @@ def test_a_deployment_that_got_traffic_while_others_drained_is_not_stopped(yard)
         return 0
 
     yard.gateway.in_flight = in_flight
-    task.settle(yard.project, serving=yard.serving, target=yard.target, gateway=yard.gateway)
+    task.settle(yard.context())
     assert set(yard.target.running) == {"fashion-ra", "fashion-rc"}

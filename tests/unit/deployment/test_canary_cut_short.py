@@ -1,5 +1,6 @@
 """Rollouts whose run is killed and tried again, or whose approval or verdict is changed meanwhile."""
 
+import dataclasses
 import functools
 
 import pytest
@@ -93,9 +94,8 @@ def test_a_rollout_whose_task_died_for_good_is_returned_from_by_its_run_only(yar
 
     def finish(run_id):
         attempt = Attempt(run_id, "finish")
-        shared = {"serving": yard.serving, "target": yard.target, "gateway": yard.gateway, "now": NOW}
-        fence = functools.partial(yard.database.acquire, "fashion/ship", attempt, now=NOW)
-        return return_abandoned(yard.project, attempt=attempt, fence=fence, **shared)
+        context = dataclasses.replace(yard.context(attempt), clock=lambda: NOW)
+        return return_abandoned(context, fence=functools.partial(yard.fence, attempt))
 
     assert finish("run-8") is None
     with monkeypatch.context() as patch:  # given back, and killed before the candidate was stopped

@@ -60,15 +60,12 @@ class Yard:
         self.database, self.serving, self.target = database, ServingRepository(database), Target()
         self.project, self.num_runs, self.checked = s.project(), 0, []
 
-    def _shared(self, attempt):
-        return {
-            "serving": self.serving,
-            "target": self.target,
-            "gateway": Follower(self.serving),
-            "attempt": attempt,
-            "fence": self.database.acquire("ship/fashion", attempt, now=NOW),
-            "clock": lambda: NOW,
-        }
+    def context(self, attempt=None):
+        attempt = attempt or self.attempt()
+        return task.RouteContext(self.project, self.serving, self.target, Follower(self.serving), attempt, lambda: NOW)
+
+    def fence(self, attempt):
+        return self.database.acquire("ship/fashion", attempt, now=NOW)
 
     def release(self, version):
         return ReleaseRef("fashion", f"r{version}", version, f"verdict-{version}", f"dethrone_fashion:r{version}")
@@ -78,18 +75,20 @@ class Yard:
         return Attempt(f"run-{self.num_runs}", "ship")
 
     def ship(self, version, *, gate=lambda: None, attempt=None):
-        shared = self._shared(attempt or self.attempt())
-        return task.ship(self.project, self.release(version), require_promotable=gate, route_config={}, **shared)
+        context = self.context(attempt)
+        facts = {"route_config": {}, "fence": self.fence(context.attempt)}
+        return task.ship(context, self.release(version), require_promotable=gate, **facts)
 
     def rollback(self, *, to_version=None, check=None, release_of=None, attempt=None):
+        context = self.context(attempt)
         return task.rollback(
-            self.project,
+            context,
             release_of=release_of or (lambda entry: self.release(entry.model_version)),
             check=check or (lambda release, deployment: self.checked.append((release, deployment))),
             to_version=to_version,
             actor="ann",
             reason="complaints",
-            **self._shared(attempt or self.attempt()),
+            fence=self.fence(context.attempt),
         )
 
     @property

@@ -1,7 +1,5 @@
 """A judgement on a fake store and a real catalog, with two exams and two models."""
 
-import itertools
-
 import pytest
 
 from pipeline_tasks.catalog.verdicts import VerdictRepository
@@ -24,28 +22,12 @@ def world(object_store):
 
 
 @pytest.fixture
-def run(world, verdicts, database, object_store):
+def run(world, database, object_store):
     def call(contender="new", champion="old", **changes):
         refs = {version: s.put_model(object_store, version) for version in (contender, champion) if version}
-        ticks = itertools.count()
-        options = {
-            "exams": world.exams,
-            "champion": refs.get(champion),
-            "load": world.load,
-            "read": world.read,
-            "find_leaks": world.find_leaks,
-            "find_items": world.find_items,
-            "find_groups": lambda _ref: {},
-            "verdicts": verdicts,
-            "store": object_store,
-            "database": database,
-            "attempt": s.attempt(),
-            "run_id": "run-1",
-            "now": s.NOW,
-            "timer": lambda: next(ticks) / 1000,
-        }
-        options |= changes
-        project = options.pop("project", s.project())
-        return judge(project, refs[contender], options.pop("exams"), **options)
+        project, exams = changes.pop("project", s.project()), changes.pop("exams", world.exams)
+        asked = {name: changes.pop(name) for name in ("opened", "alarm", "awaited") if name in changes}
+        context = world.context(database, **changes)
+        return judge(project, refs[contender], exams, champion=refs.get(champion), context=context, **asked)
 
     return call

@@ -7,13 +7,12 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.contracts import Leak, Location
 from pipeline_tasks.errors import DataCorrupt
 from pipeline_tasks.evaluation import evidence as ev
 from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.gate_metrics import Truth
 from pipeline_tasks.evaluation.scoring import Measured
-from pipeline_tasks.guards.personal import DenyList
 from tests.fakes import FakeObjectStore
 from tests.unit.evaluation import support as s
 from tests.unit.evaluation.statistics_checks import BETTER, NUM_ITEMS, TRUTH, WORSE
@@ -28,18 +27,12 @@ def raw_answers(contender_nc, champion_nc, *, epoch=2) -> ev.ExamAnswers:
     ids = tuple(f"{index:064d}" for index in range(NUM_ITEMS))
     labels = tuple(s.CLASSES[label] for label in TRUTH)
     groups = tuple(range(NUM_ITEMS))
-    return ev.ExamAnswers(f"exam{epoch}", epoch, "digest", ids, labels, contender_nc, champion_nc, groups=groups)
+    return ev.ExamAnswers(f"exam{epoch}", epoch, ids, labels, contender_nc, champion_nc, groups=groups)
 
 
 def built(evidence: ModuleType, contender_nc, champion_nc, *, metric="accuracy"):
-    return evidence.build_exam_evidence(
-        raw_answers(contender_nc, champion_nc),
-        policy=s.policy(metric=metric),
-        alpha=0.03,
-        project_classes=s.CLASSES,
-        contender_classes=s.CLASSES,
-        champion_classes=s.CLASSES,
-    )
+    answers, learned = raw_answers(contender_nc, champion_nc), evidence.ClassLists(s.CLASSES, s.CLASSES, s.CLASSES)
+    return evidence.build_exam_evidence(answers, learned, policy=s.policy(metric=metric), alpha=0.03)
 
 
 def evidence_knows_who_is_better(evidence):
@@ -47,9 +40,11 @@ def evidence_knows_who_is_better(evidence):
     assert (exam.gain.num_wins, exam.gain.num_losses) == (60, 0)
 
 
-def evidence_knows_who_is_better_by_f1(evidence):
-    exam = built(evidence, probabilities(BETTER), probabilities(WORSE), metric="macro_f1")
-    assert exam.gain.difference == pytest.approx(0.2, abs=1e-3)
+def metrics_know_who_is_better(metrics):
+    truth = metrics.Truth(s.CLASSES, TRUTH, np.arange(NUM_ITEMS))
+    gains = [metric.compare(truth, BETTER, WORSE, 0.03) for metric in metrics.METRICS.values()]
+    assert [(gain.num_wins, gain.num_losses) for gain in gains] == [(60, 0)] * len(gains)
+    assert [gain.difference for gain in gains] == pytest.approx([0.2] * len(gains), abs=1e-3)
 
 
 def evidence_gives_each_its_own_scores(evidence):
@@ -69,7 +64,7 @@ def scores_are_none_of_nan(scores):
     broken_nc = probabilities(BETTER)
     broken_nc[7] = np.nan
     with np.errstate(invalid="ignore"):  # the mutant computes with it
-        broken = scores.score(broken_nc, BETTER, TRUTH, classes=s.CLASSES, group_n=np.arange(NUM_ITEMS))
+        broken = scores.score(broken_nc, BETTER, Truth(s.CLASSES, TRUTH, np.arange(NUM_ITEMS)), metric="accuracy")
     assert math.isnan(broken.calibration_error)
     assert broken.classes == ()
 
@@ -133,21 +128,11 @@ def scored(task: ModuleType, *, leaks=()):
     exam = s.put_exam(store, epoch=1, labels=labels)
     refs = [s.put_model(store, version) for version in ("new", "old")]
     tables = {"new": s.answers(1, labels), "old": s.answers(1, labels, wrong=(0, 1, 2))}
-    return task._score(
-        [exam],
-        *refs,
-        policy=s.policy(),
-        deny=DenyList(),
-        find_items=lambda _: [],
-        find_groups=lambda _: {},
-        find_labels=lambda _: ExamLabels(),
-        retired={},
-        load=lambda ref: s.TableModel(tables[ref.version]),
-        read=lambda locations: [store.get_range(location) for location in locations],
-        find_leaks=lambda snapshot_id, exams: dict(leaks).get((snapshot_id, exams[0].epoch), ()),
-        store=store,
-        timer=iter(range(10**6)).__next__,
+    world = s.World(store, {version: s.TableModel(table) for version, table in tables.items()}, [exam])
+    context = world.context(
+        None, find_leaks=lambda snapshot_id, exams: dict(leaks).get((snapshot_id, exams[0].epoch), ())
     )
+    return task._score([exam], *refs, project=s.project(), context=context)
 
 
 def task_finds_the_leak(task):

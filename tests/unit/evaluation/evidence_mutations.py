@@ -4,22 +4,10 @@ from tests.unit.evaluation import evidence_checks as check
 
 EVIDENCE_MUTATIONS = [
     (
-        "right answers swapped",
-        "right = (contender_n == truth_n, champion_n == truth_n)",
-        "right = (champion_n == truth_n, contender_n == truth_n)",
-        check.evidence_knows_who_is_better,
-    ),
-    (
         "models swapped",
-        "truth_n, contender_n, champion_n = coded.truth_n[chosen], coded.contender_n[chosen], champion_n[chosen]",
-        "truth_n, champion_n, contender_n = coded.truth_n[chosen], coded.contender_n[chosen], champion_n[chosen]",
+        "compare(self.truth, self.contender_n, champion_n, alpha)",
+        "compare(self.truth, champion_n, self.contender_n, alpha)",
         check.evidence_knows_who_is_better,
-    ),
-    (
-        "models swapped for F1",
-        "answers = (truth_n, contender_n, champion_n)",
-        "answers = (truth_n, champion_n, contender_n)",
-        check.evidence_knows_who_is_better_by_f1,
     ),
     (
         "one scored for the other",
@@ -43,6 +31,20 @@ EVIDENCE_MUTATIONS = [
 ]
 
 STAGE_MUTATIONS = [
+    (
+        "gate_metrics",
+        "right answers swapped",
+        "right = (contender_n == truth.truth_n, champion_n == truth.truth_n)",
+        "right = (champion_n == truth.truth_n, contender_n == truth.truth_n)",
+        check.metrics_know_who_is_better,
+    ),
+    (
+        "gate_metrics",
+        "models swapped for F1",
+        "answers = (truth.truth_n, contender_n, champion_n, truth.group_n)",
+        "answers = (truth.truth_n, champion_n, contender_n, truth.group_n)",
+        check.metrics_know_who_is_better,
+    ),
     ("scores", "NaN rows are scored", "health.num_non_finite == 0 and ", "", check.scores_are_none_of_nan),
     (
         "verdict",
@@ -89,7 +91,7 @@ STAGE_MUTATIONS = [
     (
         "task",
         "leak ignored",
-        "leaks=_leaks_of(contender, refs, find_leaks=find_leaks, left_out=left_out)",
+        "leaks=_leaks_of(contender, refs, find_leaks=context.find_leaks, left_out=left_out)",
         "leaks=()",
         check.task_finds_the_leak,
     ),

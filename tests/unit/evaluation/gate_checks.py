@@ -140,7 +140,7 @@ def rule_is_eager_only_where_it_is_asked(rule):
 
 def rule_knows_a_slow_machine(rule):
     slow = {"latency_p99_ms": 12.0}
-    both = s.evidence(contender=s.facts(**slow), champion=s.facts(version="old", **slow))
+    both = s.evidence(contender=s.facts(**slow), champion=s.facts(**slow))
     assert decided(rule, both, limits={"latency_p99_ms": 10.0}) == ("inconclusive", "LATENCY_UNCERTAIN")
 
 
@@ -205,7 +205,7 @@ def rule_needs_known_classes(rule):
 
 
 def rule_needs_a_champion_that_knows_the_exam(rule):
-    evidence = s.evidence(champion=s.facts(version="old", classes=("shirt",)))
+    evidence = s.evidence(champion=s.facts(classes=("shirt",)))
     assert decided(rule, evidence) == ("keep", "CHAMPION_CLASSES")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import math
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipeline_tasks.evaluation import gate_rule
 from pipeline_tasks.evaluation import metrics as m
 from pipeline_tasks.evaluation.exam_parts import PartShare
 from pipeline_tasks.evaluation.statistics import PairedGain
+from pipeline_tasks.evaluation.task import GateContext
 from pipeline_tasks.project.gate_schema import Gate
 from pipeline_tasks.project.schema import LoadedProject, Project
 from pipeline_tasks.validation import manifest
@@ -35,7 +37,7 @@ def policy(**changes) -> Gate:
 
 
 def facts(**changes) -> ev.ModelFacts:
-    defaults = ev.ModelFacts("new", "d1", "s1", CLASSES, 2_000_000, 1.0, 2.0)
+    defaults = ev.ModelFacts(CLASSES, 2_000_000, 1.0, 2.0)
     return dataclasses.replace(defaults, **changes)
 
 
@@ -44,8 +46,7 @@ def scores(*, accuracy=0.9, f1=None, recalls=(0.9, 0.9), items=(500, 500), ece=0
         return Interval(value, value - 0.01, value + 0.01)
 
     return ev.ModelScores(
-        accuracy=interval(accuracy),
-        macro_f1=interval(accuracy if f1 is None else f1),
+        figures={"accuracy": interval(accuracy), "macro_f1": interval(accuracy if f1 is None else f1)},
         calibration_error=ece,
         classes=tuple(
             m.ClassScore(label, count, interval(recall) if count else NOT_A_NUMBER, 0.9)
@@ -109,7 +110,7 @@ def evidence(**changes) -> ev.Evidence:
     defaults = ev.Evidence(
         project_classes=CLASSES,
         contender=facts(),
-        champion=facts(version="old", digest="d0", snapshot_id="s0"),
+        champion=facts(),
         current=exam(),
         previous=None,
         exam_use=1,
@@ -200,6 +201,14 @@ class World:
         self.lookups += 1
         items = self.items
         return [items[item_id] for item_id in item_ids]
+
+    def context(self, database, **changes) -> GateContext:
+        """Return what `judge` takes; a millisecond passes at each look at the clock."""
+        ticks = itertools.count()
+        defaults = {"load": self.load, "read": self.read, "find_leaks": self.find_leaks, "find_items": self.find_items}
+        defaults |= {"find_groups": lambda _ref: {}, "store": self.store, "database": database, "attempt": attempt()}
+        defaults |= {"now": NOW, "timer": lambda: next(ticks) / 1000}
+        return GateContext(**(defaults | changes))
 
 
 def item_at(key: str, data: bytes, *, media_type="text/plain") -> Item:

@@ -10,6 +10,7 @@ import pipeline_tasks.evaluation.task
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.verdicts import VerdictRepository
+from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.approval import read_verdict
 from pipeline_tasks.evaluation.task import judge
@@ -38,24 +39,9 @@ def judge_in(folder: Path, number: int = 1) -> None:
     exams = [s.put_exam(store, epoch=epoch, labels=LABELS) for epoch in (1, 2)]
     world = s.World(store, {"new": s.TableModel(right), "old": s.TableModel(weak)}, exams)
     ticks = itertools.count(step=number)
-    judge(
-        s.project(),
-        s.put_model(store, "new"),
-        exams,
-        champion=s.put_model(store, "old"),
-        load=world.load,
-        read=world.read,
-        find_leaks=world.find_leaks,
-        find_items=world.find_items,
-        find_groups=lambda _ref: {},
-        verdicts=VerdictRepository(database),
-        store=store,
-        database=database,
-        attempt=s.attempt(number),
-        run_id=f"run-{number}",
-        now=s.NOW,
-        timer=lambda: next(ticks) / 1000,
-    )
+    attempt = Attempt(f"run-{number}", "judge", number)
+    context = world.context(database, attempt=attempt, timer=lambda: next(ticks) / 1000)
+    judge(s.project(), s.put_model(store, "new"), exams, champion=s.put_model(store, "old"), context=context)
 
 
 @pytest.fixture

@@ -1,12 +1,21 @@
 """The rule's truth table, its edges, and what a mutation of it would change."""
 
 import dataclasses
+import inspect
 import math
 
 import numpy as np
 import pytest
 
-from pipeline_tasks.evaluation import gate_rule, power, reasons, statistics
+from pipeline_tasks.evaluation import (
+    gate_rule,
+    gate_rule_checks,
+    gate_rule_slices,
+    open_items,
+    power,
+    reasons,
+    statistics,
+)
 from pipeline_tasks.evaluation.evidence import alpha_for_use
 from tests.unit.evaluation import support as s
 from tests.unit.evaluation.support import answer
@@ -256,3 +265,9 @@ def test_a_gain_computed_at_another_level_is_refused():
 
 def test_long_lists_are_cut_at_ten():
     assert reasons.names([str(number) for number in range(12)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
+
+
+@pytest.mark.parametrize("module", [gate_rule, gate_rule_checks, gate_rule_slices, open_items])
+def test_a_code_that_is_told_whole_is_a_reason_of_its_module(module):
+    source = inspect.getsource(module)
+    assert {code for code in module.PLAIN if f'Reason("{code}"' not in source} == set()

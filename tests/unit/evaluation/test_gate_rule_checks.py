@@ -119,10 +119,10 @@ def test_a_class_that_the_contender_never_learned_keeps_the_champion():
     ],
 )
 def test_a_class_that_the_champion_never_learned(new_classes, shared, expected):
-    evidence = s.evidence(champion=s.facts(version="old", classes=("shirt",)), current=s.exam(shared=shared))
+    evidence = s.evidence(champion=s.facts(classes=("shirt",)), current=s.exam(shared=shared))
     assert answer(evidence, new_classes=new_classes) == expected
 
 
 def test_a_class_that_only_the_champion_knows_is_no_matter():
-    evidence = s.evidence(champion=s.facts(version="old", classes=(*s.CLASSES, "hat")))
+    evidence = s.evidence(champion=s.facts(classes=(*s.CLASSES, "hat")))
     assert answer(evidence)[0] == "promote"

@@ -31,7 +31,7 @@ def test_the_calibration_error_that_chance_gives_is_taken_off(expected_error, an
 @pytest.mark.parametrize(("champion_ms", "expected"), [(10.0, "LATENCY_LIMIT"), (10.1, "LATENCY_UNCERTAIN")])
 def test_a_machine_that_is_too_slow_for_the_champion_too_shows_nothing(champion_ms, expected):
     contender = s.facts(latency_p99_ms=12.0, repeats=3, load=2.5)
-    champion = s.facts(version="old", latency_p99_ms=champion_ms)
+    champion = s.facts(latency_p99_ms=champion_ms)
     decision = gate_rule.decide(
         s.policy(limits={"latency_p99_ms": 10.0}), s.evidence(contender=contender, champion=champion)
     )

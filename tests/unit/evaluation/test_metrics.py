@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline_tasks.evaluation import metrics
+from pipeline_tasks.evaluation.gate_metrics import METRICS, Truth
 
 TRUTH = np.array([0, 0, 0, 1, 1, 2])
 ANSWERS = np.array([0, 0, 1, 1, 2, 2])
@@ -16,18 +17,13 @@ def test_confusion_matrix_has_truth_in_rows():
     assert counts.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
 
 
-def test_macro_f1_is_the_mean_over_classes():
-    counts = metrics.confusion_matrix(TRUTH, ANSWERS, num_classes=3)
-    assert metrics.macro_f1(counts) == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
-
-
-def test_macro_f1_leaves_out_a_class_without_items_but_not_wrong_answers():
-    counts = metrics.confusion_matrix(np.array([0, 0, 1]), np.array([0, 2, 1]), num_classes=3)
-    assert metrics.macro_f1(counts) == pytest.approx((2 / 3 + 1) / 2)
-
-
-def test_macro_f1_of_nothing_is_not_a_number():
-    assert math.isnan(metrics.macro_f1(np.zeros((2, 2), dtype=int)))
+@pytest.mark.parametrize(
+    ("truth", "answers", "expected"),
+    [(TRUTH, ANSWERS, (0.8 + 0.5 + 2 / 3) / 3), (np.array([0, 0, 1]), np.array([0, 2, 1]), (2 / 3 + 1) / 2)],
+    ids=["mean over classes", "a class without items, and wrong answers"],
+)
+def test_macro_f1_is_of_the_classes_with_items(truth, answers, expected):
+    assert METRICS["macro_f1"].figure(Truth(("a", "b", "c"), truth, None), answers) == pytest.approx(expected)
 
 
 def test_class_scores_count_recall_and_precision():

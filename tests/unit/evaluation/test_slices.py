@@ -1,6 +1,5 @@
 """Slices of the exam: the place of each item, both models on each value, and the page of a real judgement."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import Location
 from pipeline_tasks.core.proportions import wilson_interval
 from pipeline_tasks.evaluation import slices as sl
@@ -103,25 +101,9 @@ def run(database, object_store):
         old = s.answers(1, s.LABELS) | s.answers(2, s.LABELS, wrong=[index for index in range(120) if index % 3][:45])
         new = s.answers(1, s.LABELS) | s.answers(2, s.LABELS, wrong=wrong)
         world = s.World(object_store, {"old": s.TableModel(old), "new": s.TableModel(new)}, exams)
-        ticks = itertools.count()
-        ref = judge(
-            s.project(gate={"exam": {"min_items": 10}, **gate}),
-            s.put_model(object_store, "new"),
-            exams,
-            champion=s.put_model(object_store, "old") if champion else None,
-            load=world.load,
-            read=world.read,
-            find_leaks=world.find_leaks,
-            find_items=world.find_items,
-            find_groups=lambda _ref: {},
-            verdicts=VerdictRepository(database),
-            store=object_store,
-            database=database,
-            attempt=s.attempt(),
-            run_id="run-1",
-            now=s.NOW,
-            timer=lambda: next(ticks) / 1000,
-        )
+        old_model = s.put_model(object_store, "old") if champion else None
+        project, new_model = s.project(gate={"exam": {"min_items": 10}, **gate}), s.put_model(object_store, "new")
+        ref = judge(project, new_model, exams, champion=old_model, context=world.context(database))
         prefix = ref.object_key
         stored = [object_store.get(f"{prefix}/{name}") for name in ("verdict.json", "evidence.parquet", "report.html")]
         return ref, world, *stored

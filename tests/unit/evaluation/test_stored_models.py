@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import ModelRef, sha256_hex
 from pipeline_tasks.errors import PermanentError
 from pipeline_tasks.evaluation import scoring
@@ -116,23 +115,8 @@ def test_a_variant_that_loses_quality_keeps_the_champion(database, object_store)
     labels = [CLASSES[row.argmax()] for row in model.predict([model.decode(picture(seed)) for seed in range(60)])]
     exam = s.put_exam(object_store, epoch=1, labels=labels, payloads=[picture(seed) for seed in range(60)])
     world = s.World(object_store, {}, [exam])
-    verdict = judge(
-        s.project(classes=CLASSES),
-        contender,
-        world.exams,
-        champion=champion,
-        load=load,
-        read=world.read,
-        find_leaks=world.find_leaks,
-        find_items=world.find_items,
-        find_groups=lambda _ref: {},
-        verdicts=VerdictRepository(database),
-        store=object_store,
-        database=database,
-        attempt=s.attempt(),
-        run_id="run-1",
-        now=s.NOW,
-    )
+    context = world.context(database, load=load)
+    verdict = judge(s.project(classes=CLASSES), contender, world.exams, champion=champion, context=context)
     document = json.loads(object_store.get(f"{verdict.object_key}/verdict.json"))
     assert verdict.answer == "keep"
     assert document["evidence"]["current"]["champion"]["accuracy"]["estimate"] == 1.0

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from pipeline_tasks.catalog.verdicts import VerdictRepository
-from pipeline_tasks.contracts import Leak, sha256_hex
+from pipeline_tasks.contracts import Attempt, Leak, sha256_hex
 from pipeline_tasks.errors import DataCorrupt, LostRace, PermanentError, ServiceUnavailable, StaleAttempt
 from pipeline_tasks.evaluation import verdict as vd
 from tests.unit.evaluation import support as s
@@ -102,7 +102,7 @@ def test_replay_refuses_another_rule(run, object_store):
 def test_the_same_question_is_asked_once(run, world):
     first = run()
     world.loads.clear()
-    assert run(run_id="run-2", attempt=s.attempt(2)) == first
+    assert run(attempt=Attempt("run-2", "judge")) == first
     assert world.loads == []
 
 
@@ -152,28 +152,28 @@ def test_a_first_model_uses_nothing_up(run, world, verdicts):
     assert verdicts.count_uses("fashion", world.exams[1].exam_id) == 0
 
 
-def test_a_verdict_given_meanwhile_on_the_same_exam_is_counted(run, world, verdicts, object_store, monkeypatch):
+def test_a_verdict_given_meanwhile_on_the_same_exam_is_counted(run, world, object_store, monkeypatch):
     world.models["third"] = world.models["new"]
-    counted = verdicts.count_uses
+    counted = VerdictRepository.count_uses
     calls = []
 
-    def race(project, exam_id):
-        uses = counted(project, exam_id)
+    def race(verdicts, project, exam_id):
+        uses = counted(verdicts, project, exam_id)
         calls.append(uses)
         if len(calls) == 1:
-            monkeypatch.setattr(verdicts, "count_uses", counted)
+            monkeypatch.setattr(VerdictRepository, "count_uses", counted)
             run(contender="third")
-            monkeypatch.setattr(verdicts, "count_uses", race)
+            monkeypatch.setattr(VerdictRepository, "count_uses", race)
         return uses
 
-    monkeypatch.setattr(verdicts, "count_uses", race)
+    monkeypatch.setattr(VerdictRepository, "count_uses", race)
     ref = run()
     assert calls == [0, 1]
     assert document_of(object_store, ref)["question"]["exam_use"] == 2
 
 
-def test_endless_races_end(run, verdicts, monkeypatch):
-    monkeypatch.setattr(verdicts, "count_uses", lambda *_: 7)
+def test_endless_races_end(run, monkeypatch):
+    monkeypatch.setattr(VerdictRepository, "count_uses", lambda *_: 7)
     with pytest.raises(LostRace, match="must be free for one verdict at a time"):
         run()
 

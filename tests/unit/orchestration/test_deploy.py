@@ -196,9 +196,10 @@ def test_a_dead_rollout_of_this_run_is_ended_and_noted_down_and_nothing_else_is(
     case = Case(moving.database, moving.store)
     asked = []
 
-    def returned(*_, attempt, **__):
-        asked.append(attempt.run_id)
-        return case.move("m1", action="canary_inconclusive", verdict_id="v1") if attempt.run_id == "run-2" else None
+    def returned(context, **_):
+        run_id = context.attempt.run_id
+        asked.append(run_id)
+        return case.move("m1", action="canary_inconclusive", verdict_id="v1") if run_id == "run-2" else None
 
     monkeypatch.setattr(deploy, "return_abandoned", returned)
     case.move("m1")

@@ -23,7 +23,6 @@ NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 def test_a_run_has_exactly_one_ending(facts, outcome, code):
     ending = ending_of(facts)
     assert (ending.outcome, ending.reason_code) == (outcome, code)
-    assert ending.retryable == (outcome == "failed")
 
 
 def test_the_reason_of_a_refusal_is_the_verdicts_own():

@@ -104,11 +104,9 @@ class Scene:
         )
         arguments = {
             "store": self.store,
-            "models": self.models,
             "tracker": self.tracker,
             "attempt": Attempt(run_id, "train", number),
             "database": self.database,
-            "run_id": run_id,
             "now": NOW,
             "scratch": self.folder / "scratch",
             "lock_hash": "lock",

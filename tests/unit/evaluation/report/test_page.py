@@ -3,14 +3,12 @@
 import base64
 import html.parser
 import io
-import itertools
 import json
 import re
 
 import pytest
 from PIL import Image
 
-from pipeline_tasks.catalog.verdicts import VerdictRepository
 from pipeline_tasks.contracts import Leak, sha256_hex
 from pipeline_tasks.evaluation.report import advice, charts, examples
 from pipeline_tasks.evaluation.report import page as report_page
@@ -83,25 +81,9 @@ def make(database, object_store):
         new = s.answers(1, LABELS) | s.answers(2, LABELS, wrong=contender_wrong)
         models = {"old": s.TableModel(old, classes=classes), "new": s.TableModel(new, classes=classes, broken=broken)}
         world = s.World(object_store, models, exams, near=near or {})
-        ticks = itertools.count()
-        ref = judge(
-            s.project(gate=gate, classes=classes),
-            s.put_model(object_store, "new"),
-            exams,
-            champion=s.put_model(object_store, "old") if champion else None,
-            load=world.load,
-            read=world.read,
-            find_leaks=world.find_leaks,
-            find_items=world.find_items,
-            find_groups=lambda _ref: {},
-            verdicts=VerdictRepository(database),
-            store=object_store,
-            database=database,
-            attempt=s.attempt(),
-            run_id="run-1",
-            now=s.NOW,
-            timer=lambda: next(ticks) / 1000,
-        )
+        old_model = s.put_model(object_store, "old") if champion else None
+        project, new_model = s.project(gate=gate, classes=classes), s.put_model(object_store, "new")
+        ref = judge(project, new_model, exams, champion=old_model, context=world.context(database))
         document = json.loads(object_store.get(f"{ref.object_key}/verdict.json"))
         page = object_store.get(f"{ref.object_key}/report.html").decode()
         return document, page, object_store.get(f"{ref.object_key}/evidence.parquet")
