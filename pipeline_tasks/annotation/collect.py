@@ -25,9 +25,9 @@ from pipeline_tasks.annotation.annotation_parser import (
     unknown_item,
 )
 from pipeline_tasks.annotation.consensus import ConsensusRule, asks_further, next_decision, people_wanted
+from pipeline_tasks.catalog.database import slices
 from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.items import ItemRepository
-from pipeline_tasks.catalog.labeling_tasks import slices
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository, RejectedAnnotation
 from pipeline_tasks.contracts import CollectReport, Fence, Queue
 from pipeline_tasks.core.crash_points import crash_point

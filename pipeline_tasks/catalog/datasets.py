@@ -13,8 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline_tasks.catalog import newest_annotations
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
-from pipeline_tasks.catalog.labeling_tasks import slices
+from pipeline_tasks.catalog.database import Database, columns_of, insert_ignore, slices
 from pipeline_tasks.catalog.labels import newest_decisions
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
@@ -76,6 +75,10 @@ class BadRow:
     object_key: str | None
 
 
+_CHECK = columns_of(t.checks, CheckRecord)
+_SNAPSHOT = columns_of(t.snapshots, SnapshotRef)
+
+
 class DatasetRepository:
     """Frozen snapshots and exams, and the checks that they passed."""
 
@@ -128,8 +131,7 @@ class DatasetRepository:
             .where(sa.true() if imported_in_exam else ~by_source)
             .group_by(item.split)
         )
-        with self._database.read() as connection:
-            counts = {str(split): int(count) for split, count in connection.execute(query)}
+        counts = {str(split): int(count) for split, count in self._database.rows(query)}
         return {"label": counts.get("train", 0), "exam": counts.get("exam", 0)}
 
     def batch(self, project: str, batch_id: str, *, size: int) -> Iterator[Columns]:
@@ -156,8 +158,7 @@ class DatasetRepository:
         """Return the items that a check of a dataset left out for this reason."""
         bad = t.quarantine.c
         query = sa.select(bad.digest).where(bad.project == project, bad.stage == stage, bad.code == code)
-        with self._database.read() as connection:
-            return set(connection.scalars(query))
+        return set(self._database.scalars(query))
 
     def put_back(self, project: str, code: str, item_ids: Iterable[str], *, stage: str, fence: Fence) -> None:
         """Take items out of the quarantine that a check no longer leaves out for this reason."""
@@ -181,44 +182,34 @@ class DatasetRepository:
 
     def checks(self, project: str, *, limit: int = 200) -> list[CheckRecord]:
         """Return a project's checks, newest first."""
-        fields = [t.checks.c[field.name] for field in dataclasses.fields(CheckRecord)]
         order = (t.checks.c.created_at.desc(), t.checks.c.stage, t.checks.c.subject, t.checks.c.suite)
-        query = sa.select(*fields).where(t.checks.c.project == project).order_by(*order).limit(limit)
-        with self._database.read() as connection:
-            return [CheckRecord(**row) for row in connection.execute(query).mappings()]
+        query = sa.select(*_CHECK).where(t.checks.c.project == project).order_by(*order).limit(limit)
+        return self._database.records(CheckRecord, query)
 
     def check_of(self, project: str, *, stage: str, subject: str | None = None) -> CheckRecord | None:
         """Return the newest check of a subject or of a stage, or None."""
-        fields = [t.checks.c[field.name] for field in dataclasses.fields(CheckRecord)]
         where = sa.and_(t.checks.c.project == project, t.checks.c.stage == stage)
         where = where if subject is None else sa.and_(where, t.checks.c.subject == subject)
-        query = sa.select(*fields).where(where).order_by(t.checks.c.created_at.desc()).limit(1)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else CheckRecord(**row)
+        query = sa.select(*_CHECK).where(where).order_by(t.checks.c.created_at.desc()).limit(1)
+        return self._database.record(CheckRecord, query)
 
     def check_counts(self) -> dict[str, int]:
         """Return how many checks each project has."""
         query = sa.select(t.checks.c.project, sa.func.count()).group_by(t.checks.c.project)
-        with self._database.read() as connection:
-            return {str(project): int(count) for project, count in connection.execute(query)}
+        return {str(project): int(count) for project, count in self._database.rows(query)}
 
     # Snapshots
 
     def head_snapshot(self, project: str) -> SnapshotRef | None:
         """Return the newest snapshot, or None before the first."""
         table = t.snapshots.c
-        query = _snapshot_query().where(table.project == project).order_by(table.generation.desc()).limit(1)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else SnapshotRef(**row)
+        query = sa.select(*_SNAPSHOT).where(table.project == project).order_by(table.generation.desc()).limit(1)
+        return self._database.record(SnapshotRef, query)
 
     def find_snapshot(self, project: str, snapshot_id: str) -> SnapshotRef | None:
         """Return a snapshot by its id, or None."""
         where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
-        with self._database.read() as connection:
-            row = connection.execute(_snapshot_query().where(where)).mappings().one_or_none()
-        return None if row is None else SnapshotRef(**row)
+        return self._database.record(SnapshotRef, sa.select(*_SNAPSHOT).where(where))
 
     def snapshot(self, project: str, snapshot_id: str) -> SnapshotRef:
         """Return a snapshot by its id.
@@ -235,14 +226,12 @@ class DatasetRepository:
         """Return the id of the snapshot before this one, or None for the first."""
         row = t.snapshots.c
         query = sa.select(row.parent_id).where(row.project == project, row.snapshot_id == snapshot_id)
-        with self._database.read() as connection:
-            return cast("str | None", connection.execute(query).scalar_one())
+        return cast("str | None", self._database.scalar(query))
 
     def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
         """Return rows per class of a snapshot."""
         where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
-        with self._database.read() as connection:
-            counts = connection.execute(sa.select(t.snapshots.c.class_counts).where(where)).scalar_one()
+        counts = self._database.scalar(sa.select(t.snapshots.c.class_counts).where(where))
         return {str(name): int(count) for name, count in counts.items()}
 
     def champion_snapshot(self, project: str) -> SnapshotRef | None:
@@ -255,8 +244,7 @@ class DatasetRepository:
             .order_by(route.generation.desc())
             .limit(1)
         )
-        with self._database.read() as connection:
-            snapshot_id = connection.scalar(query)
+        snapshot_id = self._database.scalar(query)
         return None if snapshot_id is None else self.snapshot(project, str(snapshot_id))
 
     def add_snapshot(
@@ -307,24 +295,24 @@ class DatasetRepository:
 
     def exams(self, project: str) -> list[ExamRef]:
         """Return a project's exams, the current epoch first."""
-        fields = [t.exams.c[field.name] for field in dataclasses.fields(ExamRef)]
-        query = sa.select(*fields).where(t.exams.c.project == project).order_by(t.exams.c.epoch.desc())
-        with self._database.read() as connection:
-            return [ExamRef(**row) for row in connection.execute(query).mappings()]
+        query = (
+            sa.select(*columns_of(t.exams, ExamRef))
+            .where(t.exams.c.project == project)
+            .order_by(t.exams.c.epoch.desc())
+        )
+        return self._database.records(ExamRef, query)
 
     def exam_openings(self, project: str) -> dict[int, dt.datetime]:
         """Return when each epoch of a project's exam was opened."""
         query = sa.select(t.exams.c.epoch, t.exams.c.opened_at).where(t.exams.c.project == project)
-        with self._database.engine.connect() as connection:
-            return {row.epoch: row.opened_at for row in connection.execute(query)}
+        return {row.epoch: row.opened_at for row in self._database.rows(query)}
 
     def exam_members(self, project: str) -> tuple[set[str], set[str]]:
         """Return the item ids and the group keys of all epochs."""
         item, member = t.items.c, t.exam_items.c
         same = sa.and_(item.project == member.project, item.item_id == member.item_id)
         query = sa.select(member.item_id, item.group_key).join(t.items, same).where(member.project == project)
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
+        rows = self._database.rows(query)
         return {str(row.item_id) for row in rows}, {str(row.group_key) for row in rows}
 
     def open_exam(
@@ -394,7 +382,3 @@ def _decided(project: str, split: Split, *chosen: Any) -> sa.Select[Any]:
 def _bad_row(project: str, stage: str, row: BadRow, at: dt.datetime) -> dict[str, Any]:
     plain = {"source": row.source, "key": row.key, "digest": row.item_id, "code": row.code, "reason": row.reason}
     return {"project": project, "stage": stage, **plain, "object_key": row.object_key, "at": at}
-
-
-def _snapshot_query() -> sa.Select[Any]:
-    return sa.select(*(t.snapshots.c[field.name] for field in dataclasses.fields(SnapshotRef)))

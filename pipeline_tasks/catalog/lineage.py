@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.labeling_tasks import slices
 
 Row = Mapping[str, Any]
 Kind = Literal["model", "snapshot", "verdict", "item", "label", "prediction"]
@@ -70,8 +69,7 @@ class LineageRepository:
         """Return the projects that something was recorded of."""
         tables = (t.projects, t.items, t.model_versions, t.routes)
         query = sa.union(*(sa.select(table.c.project) for table in tables))
-        with self._database.read() as connection:
-            return sorted(connection.scalars(query))
+        return sorted(self._database.scalars(query))
 
     # What an item is and what people said of it
 
@@ -116,8 +114,7 @@ class LineageRepository:
     def annotators(self, project: str) -> list[str]:
         """Return the names that the catalog has of a project's annotators."""
         query = sa.select(t.annotations.c.annotator).where(t.annotations.c.project == project).distinct()
-        with self._database.read() as connection:
-            return sorted(connection.scalars(query))
+        return sorted(self._database.scalars(query))
 
     def annotator_counts(self, project: str, annotator: str) -> tuple[int, int]:
         """Return how many annotations a person gave, and on how many items."""
@@ -125,9 +122,8 @@ class LineageRepository:
         query = sa.select(
             sa.func.count(column.annotation_id.distinct()), sa.func.count(column.item_id.distinct())
         ).where(column.project == project, column.annotator == annotator)
-        with self._database.read() as connection:
-            row = connection.execute(query).one()
-        return int(row[0]), int(row[1])
+        num_annotations, num_items = self._database.rows(query)[0]
+        return int(num_annotations), int(num_items)
 
     def exams(self, project: str) -> list[Row]:
         """Return a project's exam epochs, newest first."""
@@ -191,13 +187,8 @@ class LineageRepository:
     def batches(self, project: str, item_ids: Collection[str]) -> dict[str, str]:
         """Return the batch that each of these items came in."""
         column = t.items.c
-        batches: dict[str, str] = {}
-        for some in slices(sorted(item_ids)):
-            query = sa.select(column.item_id, column.batch_id).where(
-                column.project == project, column.item_id.in_(some)
-            )
-            batches |= {row["item_id"]: row["batch_id"] for row in self._rows(query)}
-        return batches
+        query = sa.select(column.item_id, column.batch_id).where(column.project == project)
+        return {row.item_id: row.batch_id for row in self._database.rows_among(query, column.item_id, item_ids)}
 
     def model(self, project: str, version: str) -> Row | None:
         """Return a model version."""
@@ -256,5 +247,4 @@ class LineageRepository:
         return next(iter(self._rows(sa.select(table).where(*conditions).limit(1))), None)
 
     def _rows(self, query: sa.Select[Any]) -> list[Row]:
-        with self._database.read() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+        return [dict(row) for row in self._database.mappings(query)]

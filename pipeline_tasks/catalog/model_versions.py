@@ -53,10 +53,8 @@ class ModelRepository:
         """Return a project's newest model version."""
         columns = t.model_versions.c
         query = sa.select(t.model_versions).where(columns.project == project)
-        with self._database.read() as connection:
-            newest_first = query.order_by(columns.created_at.desc(), columns.version.desc())
-            row = connection.execute(newest_first.limit(1)).mappings().first()
-        return None if row is None else _record(row)
+        newest_first = query.order_by(columns.created_at.desc(), columns.version.desc())
+        return self._database.record(_record, newest_first.limit(1))
 
     def record(self, record: ModelRecord, *, fence: Fence) -> ModelRecord:
         """Write a model version; the first record of a training stays and is returned.
@@ -75,8 +73,7 @@ class ModelRepository:
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[ModelRecord]:
         columns = t.model_versions.c
         query = sa.select(t.model_versions).where(*conditions).order_by(columns.created_at, columns.version)
-        with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(query).mappings()]
+        return self._database.records(_record, query)
 
 
 def _row(record: ModelRecord) -> dict[str, Any]:
@@ -84,7 +81,6 @@ def _row(record: ModelRecord) -> dict[str, Any]:
     return {**dataclasses.asdict(fields.pop("ref")), **fields, "tracker": dict(record.tracker)}
 
 
-def _record(row: sa.RowMapping) -> ModelRecord:
-    fields = dict(row)
+def _record(**fields: Any) -> ModelRecord:
     ref = ModelRef(**{field.name: fields.pop(field.name) for field in dataclasses.fields(ModelRef)})
     return ModelRecord(ref=ref, **fields)

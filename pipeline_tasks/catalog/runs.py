@@ -103,8 +103,7 @@ class RunRepository:
 
     def get(self, project: str, run_id: str) -> RunRecord | None:
         """Return one run."""
-        with self._database.read() as connection:
-            return _one(connection, _query(project, run_id))
+        return self._database.record(RunRecord, _query(project, run_id))
 
     def list(
         self,
@@ -119,16 +118,14 @@ class RunRepository:
         for column, value in ((t.runs.c.project, project), (t.runs.c.kind, kind), (t.runs.c.state, state)):
             if value is not None:
                 query = query.where(column == value)
-        with self._database.read() as connection:
-            return [RunRecord(**row) for row in connection.execute(query).mappings()]
+        return self._database.records(RunRecord, query)
 
     def sweep(self, project: str | None = None, *, at: dt.datetime) -> tuple[RunRecord, ...]:
         """Close the open runs whose deadline has passed: as promoted if they moved the route, else as failed."""
         query = sa.select(t.runs.c.project, t.runs.c.run_id).where(t.runs.c.state == "open", t.runs.c.deadline_at < at)
         if project is not None:
             query = query.where(t.runs.c.project == project)
-        with self._database.read() as connection:
-            overdue = connection.execute(query.order_by(t.runs.c.project, t.runs.c.run_id)).all()
+        overdue = self._database.rows(query.order_by(t.runs.c.project, t.runs.c.run_id))
         swept = (self._sweep_one(row.project, row.run_id, at=at) for row in overdue)
         return tuple(record for record in swept if record is not None)
 
@@ -171,13 +168,10 @@ def _query(project: str, run_id: str) -> sa.Select[Any]:
     return sa.select(t.runs).where(t.runs.c.project == project, t.runs.c.run_id == run_id)
 
 
-def _one(connection: sa.Connection, query: sa.Select[Any]) -> RunRecord | None:
-    row = connection.execute(query).mappings().one_or_none()
-    return RunRecord(**row) if row is not None else None
-
-
 def _locked(connection: sa.Connection, project: str, run_id: str) -> RunRecord | None:
-    return _one(connection, _query(project, run_id).with_for_update())  # SQLite's compiler leaves the lock out
+    locking = _query(project, run_id).with_for_update()  # SQLite's compiler leaves the lock out
+    row = connection.execute(locking).mappings().one_or_none()
+    return RunRecord(**row) if row is not None else None
 
 
 def _required(run: RunRecord | None, project: str, run_id: str) -> RunRecord:

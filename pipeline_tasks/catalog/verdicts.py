@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import ledger_repository
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Database, columns_of, insert_ignore
 from pipeline_tasks.contracts import Fence, ReleaseRef, VerdictRef
 from pipeline_tasks.errors import LostRace
 
@@ -121,14 +121,12 @@ class VerdictRepository:
         query = sa.select(t.snapshots.c.class_counts).where(
             t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id
         )
-        with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else dict(row.class_counts)
+        counts: Mapping[str, int] | None = self._database.scalar(query)
+        return counts
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[VerdictRecord]:
         query = sa.select(t.verdicts).where(*conditions).order_by(t.verdicts.c.created_at, t.verdicts.c.verdict_id)
-        with self._database.read() as connection:
-            return [_verdict(row) for row in connection.execute(query).mappings()]
+        return self._database.records(_verdict, query)
 
 
 def _count_uses(connection: sa.Connection, *, project: str, exam_id: str) -> int:
@@ -157,19 +155,11 @@ def _verdict_row(record: VerdictRecord) -> dict[str, Any]:
     }
 
 
-def _verdict(row: Mapping[Any, Any]) -> VerdictRecord:
-    ref = VerdictRef(
-        project=row["project"],
-        verdict_id=row["verdict_id"],
-        answer=row["answer"],
-        champion_version=row["champion_version"],
-        contender_version=row["contender_version"],
-        reasons=tuple(row["reasons"]["texts"]),
-        object_key=row["object_key"],
-        code=row["reasons"]["code"],
-    )
-    names = ("policy_id", "digest", "run_id", "created_at", "report_digest")
-    return VerdictRecord(ref, tuple(row["exam_ids"]), **{name: row[name] for name in names})
+def _verdict(reasons: Mapping[str, Any], exam_ids: Sequence[str], **row: Any) -> VerdictRecord:
+    plain = ("project", "verdict_id", "answer", "champion_version", "contender_version", "object_key")
+    said = {"reasons": tuple(reasons["texts"]), "code": reasons["code"]}
+    ref = VerdictRef(**{name: row.pop(name) for name in plain}, **said)
+    return VerdictRecord(ref, tuple(exam_ids), **row)
 
 
 class ApprovalRepository:
@@ -238,9 +228,7 @@ class ReleaseRepository:
     def facts(self, project: str, release_id: str) -> Mapping[str, Any] | None:
         """Return a release's whole row: digest, object key, infra check, run, time."""
         query = sa.select(t.releases).where(t.releases.c.project == project, t.releases.c.release_id == release_id)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else dict(row)
+        return self._database.record(dict, query)
 
     def record(
         self,
@@ -268,8 +256,5 @@ class ReleaseRepository:
         return self.get(release.project, release.release_id) or release
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[ReleaseRef]:
-        table = t.releases.c
-        fields = [table[field.name] for field in dataclasses.fields(ReleaseRef)]
-        query = sa.select(*fields).where(*conditions).order_by(table.created_at, table.release_id)
-        with self._database.read() as connection:
-            return [ReleaseRef(**row) for row in connection.execute(query).mappings()]
+        query = sa.select(*columns_of(t.releases, ReleaseRef)).where(*conditions)
+        return self._database.records(ReleaseRef, query.order_by(t.releases.c.created_at, t.releases.c.release_id))
