@@ -15,7 +15,7 @@ from pipeline_tasks.catalog import newest_annotations
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, columns_of, insert_ignore, slices
 from pipeline_tasks.catalog.labels import newest_decisions
-from pipeline_tasks.catalog.set_aside import is_usable
+from pipeline_tasks.catalog.set_aside import BadRow, is_usable, put_aside
 from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
 from pipeline_tasks.errors import ConfigError, LostRace
 
@@ -61,18 +61,6 @@ class CheckRecord:
     report_key: str | None
     run_id: str
     created_at: dt.datetime
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class BadRow:
-    """One row that a check puts aside."""
-
-    source: str
-    key: str
-    item_id: str
-    code: str
-    reason: str
-    object_key: str | None
 
 
 _CHECK = columns_of(t.checks, CheckRecord)
@@ -152,7 +140,7 @@ class DatasetRepository:
     ) -> None:
         """Write rows that a check puts into quarantine; those that are there stay as they are."""
         with self._database.write(fence) as connection:
-            insert_ignore(connection, t.quarantine, [_bad_row(project, stage, row, at) for row in rows])
+            put_aside(connection, project, stage, rows, at=at)
 
     def set_aside(self, project: str, code: str, *, stage: str = DATASET_STAGE) -> set[str]:
         """Return the items that a check of a dataset left out for this reason."""
@@ -174,11 +162,10 @@ class DatasetRepository:
         self, record: CheckRecord, *, quarantine: Iterable[BadRow] = (), fence: Fence | None = None
     ) -> None:
         """Write a check and the rows that it puts aside, in one transaction; the first record stays."""
-        bad = [_bad_row(record.project, record.stage, row, record.created_at) for row in quarantine]
         row = {**dataclasses.asdict(record), "failures": list(record.failures), "statistics": dict(record.statistics)}
         with self._database.write(fence) as connection:
             insert_ignore(connection, t.checks, [row])
-            insert_ignore(connection, t.quarantine, bad)
+            put_aside(connection, record.project, record.stage, quarantine, at=record.created_at)
 
     def checks(self, project: str, *, limit: int = 200) -> list[CheckRecord]:
         """Return a project's checks, newest first."""
@@ -377,8 +364,3 @@ def _decided(project: str, split: Split, *chosen: Any) -> sa.Select[Any]:
         .where(item.project == project, item.split == split, decision.status == "decided")
         .where(is_usable(project))
     )
-
-
-def _bad_row(project: str, stage: str, row: BadRow, at: dt.datetime) -> dict[str, Any]:
-    plain = {"source": row.source, "key": row.key, "digest": row.item_id, "code": row.code, "reason": row.reason}
-    return {"project": project, "stage": stage, **plain, "object_key": row.object_key, "at": at}

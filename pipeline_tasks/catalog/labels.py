@@ -19,7 +19,7 @@ from pipeline_tasks.catalog.labeling_tasks import (
     plan_for_bulk,
     queue_of_split,
 )
-from pipeline_tasks.catalog.set_aside import is_usable
+from pipeline_tasks.catalog.set_aside import BadRow, is_usable, put_aside
 from pipeline_tasks.contracts import Fence, Queue
 
 Status = Literal["decided", "disputed", "withdrawn"]
@@ -59,17 +59,6 @@ class DecisionRow:
     agreement: float | None
     schema_version: int
     decided_at: dt.datetime
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RejectedAnnotation:
-    """An annotation or a source label that cannot be one, for the quarantine."""
-
-    source: str
-    key: str
-    item_id: str
-    code: str
-    reason: str
 
 
 _DECISION = columns_of(t.label_decisions, DecisionRow)
@@ -128,7 +117,7 @@ class LabelRepository(LabelingTaskRepository):
         *,
         annotations: Iterable[AnnotationRow] = (),
         decisions: Iterable[DecisionRow] = (),
-        refusals: Iterable[RejectedAnnotation] = (),
+        refusals: Iterable[BadRow] = (),
         reopened: Sequence[str] = (),
         kept_open: Sequence[str] = (),
         now: dt.datetime,
@@ -143,7 +132,6 @@ class LabelRepository(LabelingTaskRepository):
         """
         decided = list(decisions)
         rows = [{"project": project, **dataclasses.asdict(row), "collected_at": now} for row in annotations]
-        refused = [_quarantine_row(project, refusal, now) for refusal in refusals]
         with self.database.write(fence) as connection:
             for some in slices(rows):
                 insert_ignore(connection, t.annotations, some)
@@ -151,7 +139,7 @@ class LabelRepository(LabelingTaskRepository):
                 connection.execute(
                     t.label_decisions.insert(), [_decision_values(project, decision) for decision in decided]
                 )
-            insert_ignore(connection, t.quarantine, refused)
+            put_aside(connection, project, STAGE, refusals, at=now)
             done = [
                 decision.item_id
                 for decision in decided
@@ -160,11 +148,11 @@ class LabelRepository(LabelingTaskRepository):
             close_tasks(connection, project, done=done, reopened=reopened)
 
     def refuse(
-        self, project: str, refusal: RejectedAnnotation, *, closed: bool, now: dt.datetime, fence: Fence | None = None
+        self, project: str, refusal: BadRow, *, closed: bool, now: dt.datetime, fence: Fence | None = None
     ) -> None:
         """Put an item that cannot be shown to people into the quarantine; closed, nobody is asked for it."""
         with self.database.write(fence) as connection:
-            insert_ignore(connection, t.quarantine, [_quarantine_row(project, refusal, now)])
+            put_aside(connection, project, STAGE, [refusal], at=now)
             close_tasks(connection, project, done=[refusal.item_id] if closed else [], reopened=[])
 
     def annotations(
@@ -340,17 +328,3 @@ def _decision_row(annotation_ids: Sequence[str], annotators: Sequence[str], **fi
 def _decision_values(project: str, row: DecisionRow) -> dict[str, Any]:
     lists = {"annotation_ids": list(row.annotation_ids), "annotators": list(row.annotators)}
     return {"project": project, **dataclasses.asdict(row), **lists}
-
-
-def _quarantine_row(project: str, refusal: RejectedAnnotation, now: dt.datetime) -> dict[str, Any]:
-    return {
-        "project": project,
-        "stage": STAGE,
-        "source": refusal.source,
-        "key": refusal.key,
-        "digest": refusal.item_id,
-        "code": refusal.code,
-        "reason": refusal.reason,
-        "object_key": None,
-        "at": now,
-    }

@@ -17,6 +17,25 @@ ITEM_STAGE = "items"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class BadRow:
+    """An item, an annotation or a label that is put aside, for the quarantine of a stage."""
+
+    source: str
+    key: str
+    item_id: str
+    code: str
+    reason: str
+    object_key: str | None = None
+
+
+def put_aside(connection: sa.Connection, project: str, stage: str, rows: Iterable[BadRow], *, at: dt.datetime) -> None:
+    """Write rows into the quarantine of a stage; those that are there stay as they are."""
+    place = {"project": project, "stage": stage, "at": at}
+    bad = [dataclasses.asdict(row) for row in rows]
+    insert_ignore(connection, t.quarantine, [{"digest": row.pop("item_id"), **row, **place} for row in bad])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Retirement:
     """One item's taking out of use: who, when and why."""
 

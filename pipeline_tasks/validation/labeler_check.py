@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from data_checks.result import RuleResult
 from data_checks.rules import Policy
-from pipeline_tasks.catalog.datasets import BadRow, Columns
+from pipeline_tasks.catalog.datasets import Columns
+from pipeline_tasks.catalog.set_aside import BadRow
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.errors import printable
 from pipeline_tasks.project.schema import LoadedProject, Project
