@@ -161,6 +161,13 @@ class Database:
         return query.with_for_update() if self.engine.dialect.name == "postgresql" else query
 
 
+class Repository:
+    """What a part of the catalog is read and written by."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+
 def columns_of(table: sa.Table, record: type) -> list[sa.Column[Any]]:
     """Return the columns of a table that are the fields of a dataclass."""
     return [table.c[field.name] for field in dataclasses.fields(record)]

@@ -11,9 +11,8 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from pipeline_tasks.catalog import newest_annotations
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, columns_of, insert_ignore, slices
+from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore, slices
 from pipeline_tasks.catalog.labels import newest_decisions
 from pipeline_tasks.catalog.set_aside import BadRow, is_usable, put_aside
 from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
@@ -67,11 +66,8 @@ _CHECK = columns_of(t.checks, CheckRecord)
 _SNAPSHOT = columns_of(t.snapshots, SnapshotRef)
 
 
-class DatasetRepository:
+class DatasetRepository(Repository):
     """Frozen snapshots and exams, and the checks that they passed."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     # Labels and items, as far as datasets need them
 
@@ -83,7 +79,7 @@ class DatasetRepository:
         item, decision = t.items.c, t.label_decisions.c
         chosen = [decision[name] if name in decision else item[name] for name in DECIDED.names if name != "item_id"]
         query = _decided(project, split, item.item_id, *chosen).order_by(item.item_id)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
             batches = [_decided_batch(rows) for rows in result.partitions()]
         return _joined(batches)
@@ -91,17 +87,9 @@ class DatasetRepository:
     def decided_pairs(self, project: str, split: Split) -> Iterator[tuple[str, str]]:
         """Yield (item id, label) of the same items, in any order, without holding them."""
         query = _decided(project, split, t.items.c.item_id, t.label_decisions.c.label)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query):
                 yield str(row.item_id), str(row.label)
-
-    def answers(self, project: str) -> list[tuple[str, str, str]]:
-        """Return (item id, labeler, label) of each person's answer to each item, sorted."""
-        return newest_annotations.answers_of(self._database, project)
-
-    def num_labelers(self, project: str) -> int:
-        """Return how many different people have answered anything."""
-        return newest_annotations.num_labelers(self._database, project)
 
     def num_decided(self, project: str, *, imported_in_exam: bool = False) -> dict[Queue, int]:
         """Return how many items have a label to train on, and how many exam items have one and are in no epoch yet.
@@ -119,7 +107,7 @@ class DatasetRepository:
             .where(sa.true() if imported_in_exam else ~by_source)
             .group_by(item.split)
         )
-        counts = {str(split): int(count) for split, count in self._database.rows(query)}
+        counts = {str(split): int(count) for split, count in self.database.rows(query)}
         return {"label": counts.get("train", 0), "exam": counts.get("exam", 0)}
 
     def batch(self, project: str, batch_id: str, *, size: int) -> Iterator[Columns]:
@@ -128,7 +116,7 @@ class DatasetRepository:
         where = sa.and_(t.items.c.project == project, t.items.c.batch_id == batch_id)
         order = (t.items.c.object_key, t.items.c.offset, t.items.c.item_id)
         query = sa.select(*columns).where(where).order_by(*order)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             result = connection.execute(query, execution_options={"yield_per": size})
             for rows in result.partitions():
                 yield {
@@ -139,20 +127,20 @@ class DatasetRepository:
         self, project: str, stage: str, rows: Iterable[BadRow], *, at: dt.datetime, fence: Fence | None = None
     ) -> None:
         """Write rows that a check puts into quarantine; those that are there stay as they are."""
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             put_aside(connection, project, stage, rows, at=at)
 
     def set_aside(self, project: str, code: str, *, stage: str = DATASET_STAGE) -> set[str]:
         """Return the items that a check of a dataset left out for this reason."""
         bad = t.quarantine.c
         query = sa.select(bad.digest).where(bad.project == project, bad.stage == stage, bad.code == code)
-        return set(self._database.scalars(query))
+        return set(self.database.scalars(query))
 
     def put_back(self, project: str, code: str, item_ids: Iterable[str], *, stage: str, fence: Fence) -> None:
         """Take items out of the quarantine that a check no longer leaves out for this reason."""
         bad = t.quarantine.c
         mine = sa.and_(bad.project == project, bad.stage == stage, bad.code == code)
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             for some in slices(sorted(item_ids)):
                 connection.execute(t.quarantine.delete().where(mine, bad.digest.in_(some)))
 
@@ -163,7 +151,7 @@ class DatasetRepository:
     ) -> None:
         """Write a check and the rows that it puts aside, in one transaction; the first record stays."""
         row = {**dataclasses.asdict(record), "failures": list(record.failures), "statistics": dict(record.statistics)}
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             insert_ignore(connection, t.checks, [row])
             put_aside(connection, record.project, record.stage, quarantine, at=record.created_at)
 
@@ -171,19 +159,19 @@ class DatasetRepository:
         """Return a project's checks, newest first."""
         order = (t.checks.c.created_at.desc(), t.checks.c.stage, t.checks.c.subject, t.checks.c.suite)
         query = sa.select(*_CHECK).where(t.checks.c.project == project).order_by(*order).limit(limit)
-        return self._database.records(CheckRecord, query)
+        return self.database.records(CheckRecord, query)
 
     def check_of(self, project: str, *, stage: str, subject: str | None = None) -> CheckRecord | None:
         """Return the newest check of a subject or of a stage, or None."""
         where = sa.and_(t.checks.c.project == project, t.checks.c.stage == stage)
         where = where if subject is None else sa.and_(where, t.checks.c.subject == subject)
         query = sa.select(*_CHECK).where(where).order_by(t.checks.c.created_at.desc()).limit(1)
-        return self._database.record(CheckRecord, query)
+        return self.database.record(CheckRecord, query)
 
     def check_counts(self) -> dict[str, int]:
         """Return how many checks each project has."""
         query = sa.select(t.checks.c.project, sa.func.count()).group_by(t.checks.c.project)
-        return {str(project): int(count) for project, count in self._database.rows(query)}
+        return {str(project): int(count) for project, count in self.database.rows(query)}
 
     # Snapshots
 
@@ -191,12 +179,12 @@ class DatasetRepository:
         """Return the newest snapshot, or None before the first."""
         table = t.snapshots.c
         query = sa.select(*_SNAPSHOT).where(table.project == project).order_by(table.generation.desc()).limit(1)
-        return self._database.record(SnapshotRef, query)
+        return self.database.record(SnapshotRef, query)
 
     def find_snapshot(self, project: str, snapshot_id: str) -> SnapshotRef | None:
         """Return a snapshot by its id, or None."""
         where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
-        return self._database.record(SnapshotRef, sa.select(*_SNAPSHOT).where(where))
+        return self.database.record(SnapshotRef, sa.select(*_SNAPSHOT).where(where))
 
     def snapshot(self, project: str, snapshot_id: str) -> SnapshotRef:
         """Return a snapshot by its id.
@@ -213,12 +201,12 @@ class DatasetRepository:
         """Return the id of the snapshot before this one, or None for the first."""
         row = t.snapshots.c
         query = sa.select(row.parent_id).where(row.project == project, row.snapshot_id == snapshot_id)
-        return cast("str | None", self._database.scalar(query))
+        return cast("str | None", self.database.scalar(query))
 
     def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
         """Return rows per class of a snapshot."""
         where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
-        counts = self._database.scalar(sa.select(t.snapshots.c.class_counts).where(where))
+        counts = self.database.scalar(sa.select(t.snapshots.c.class_counts).where(where))
         return {str(name): int(count) for name, count in counts.items()}
 
     def champion_snapshot(self, project: str) -> SnapshotRef | None:
@@ -231,7 +219,7 @@ class DatasetRepository:
             .order_by(route.generation.desc())
             .limit(1)
         )
-        snapshot_id = self._database.scalar(query)
+        snapshot_id = self.database.scalar(query)
         return None if snapshot_id is None else self.snapshot(project, str(snapshot_id))
 
     def add_snapshot(
@@ -272,7 +260,7 @@ class DatasetRepository:
                 "parent_id": head.snapshot_id if head else None,
             }
             try:
-                with self._database.write(fence) as connection:
+                with self.database.write(fence) as connection:
                     connection.execute(t.snapshots.insert(), row | link)
             except IntegrityError:
                 continue  # somebody took this generation, or wrote this very snapshot: look again
@@ -287,19 +275,19 @@ class DatasetRepository:
             .where(t.exams.c.project == project)
             .order_by(t.exams.c.epoch.desc())
         )
-        return self._database.records(ExamRef, query)
+        return self.database.records(ExamRef, query)
 
     def exam_openings(self, project: str) -> dict[int, dt.datetime]:
         """Return when each epoch of a project's exam was opened."""
         query = sa.select(t.exams.c.epoch, t.exams.c.opened_at).where(t.exams.c.project == project)
-        return {row.epoch: row.opened_at for row in self._database.rows(query)}
+        return {row.epoch: row.opened_at for row in self.database.rows(query)}
 
     def exam_members(self, project: str) -> tuple[set[str], set[str]]:
         """Return the item ids and the group keys of all epochs."""
         item, member = t.items.c, t.exam_items.c
         same = sa.and_(item.project == member.project, item.item_id == member.item_id)
         query = sa.select(member.item_id, item.group_key).join(t.items, same).where(member.project == project)
-        rows = self._database.rows(query)
+        rows = self.database.rows(query)
         return {str(row.item_id) for row in rows}, {str(row.group_key) for row in rows}
 
     def open_exam(
@@ -316,7 +304,7 @@ class DatasetRepository:
             for item_id, label in labels
         ]
         try:
-            with self._database.write(fence) as connection:
+            with self.database.write(fence) as connection:
                 connection.execute(t.exams.insert(), epoch)
                 connection.execute(t.exam_items.insert(), rows)
         except IntegrityError:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, columns_of, insert_ignore
+from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore
 from pipeline_tasks.catalog.group_sides import on_their_sides, sides_of
 from pipeline_tasks.contracts import Fence, Item, Location, Split
 from pipeline_tasks.errors import LostRace
@@ -65,11 +65,8 @@ class Chunk:
     renewed: Sequence[Item] = ()
 
 
-class ItemRepository:
+class ItemRepository(Repository):
     """Items and the bookkeeping of their sources."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
 
     def record(self, fence: Fence, chunk: Chunk) -> int:
         """Record a chunk whole or not at all and return how many of its items are new.

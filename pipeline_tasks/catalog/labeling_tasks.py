@@ -10,7 +10,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore, slices
+from pipeline_tasks.catalog.database import Repository, insert_ignore, slices
 from pipeline_tasks.catalog.items import item_of
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Fence, Item, Queue, Split
@@ -44,11 +44,8 @@ class QueueCounts:
         return self.pending + self.pushing + self.pushed
 
 
-class LabelingTaskRepository:
+class LabelingTaskRepository(Repository):
     """Labeling tasks: pending -> pushing -> pushed -> done."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
 
     def request(
         self,

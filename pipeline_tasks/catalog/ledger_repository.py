@@ -11,37 +11,34 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import ledger
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import SIGNER, Database, columns_of, wait_for_turn
+from pipeline_tasks.catalog.database import SIGNER, Database, Repository, columns_of, wait_for_turn
 from pipeline_tasks.catalog.ledger import Draft, Kind, LedgerEntry
 
 _COLUMNS = columns_of(t.ledger, LedgerEntry)
 
 
-class LedgerRepository:
+class LedgerRepository(Repository):
     """Reads the chains of entries."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def projects(self) -> list[str]:
         """Return the projects that have a ledger."""
         query = sa.select(t.ledger.c.project).distinct().order_by(t.ledger.c.project)
-        return list(self._database.scalars(query))
+        return list(self.database.scalars(query))
 
     def entries(self, project: str) -> list[LedgerEntry]:
         """Return a project's entries, oldest first."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return read_entries(connection, project)
 
     def head(self, project: str) -> LedgerEntry | None:
         """Return a project's newest entry."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return _head(connection, project)
 
     def find(self, project: str, kind: Kind, subject: str) -> LedgerEntry | None:
         """Return the entry of one verdict, approval or route."""
         mine = (t.ledger.c.project == project, t.ledger.c.kind == kind, t.ledger.c.subject == subject)
-        return self._database.record(LedgerEntry, sa.select(*_COLUMNS).where(*mine))
+        return self.database.record(LedgerEntry, sa.select(*_COLUMNS).where(*mine))
 
 
 def lock(connection: sa.Connection, project: str) -> None:

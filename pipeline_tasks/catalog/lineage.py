@@ -9,7 +9,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.database import Repository
 
 Row = Mapping[str, Any]
 Kind = Literal["model", "snapshot", "verdict", "item", "label", "prediction"]
@@ -32,11 +32,8 @@ class Subject:
     id: str
 
 
-class LineageRepository:
+class LineageRepository(Repository):
     """Answers what came from what; counts are counted by the database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def find(self, beginning: str, *, kind: Kind | None, project: str | None, limit: int) -> list[Subject]:
         """Return what has an id with this beginning; an id that is exactly this one leaves out longer ones.
@@ -59,7 +56,7 @@ class LineageRepository:
         query = sa.select(of_project, column.label("id")).distinct().order_by(column, of_project).limit(limit)
         if project is not None:
             query = query.where(of_project == project)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             exact = connection.execute(query.where(column == beginning)).all()
             starts = query.where(column.startswith(beginning, autoescape=True))
             # SQLite's LIKE does not tell capitals from small letters; ids do.
@@ -69,7 +66,7 @@ class LineageRepository:
         """Return the projects that something was recorded of."""
         tables = (t.projects, t.items, t.model_versions, t.routes)
         query = sa.union(*(sa.select(table.c.project) for table in tables))
-        return sorted(self._database.scalars(query))
+        return sorted(self.database.scalars(query))
 
     # What an item is and what people said of it
 
@@ -108,7 +105,7 @@ class LineageRepository:
     def annotators(self, project: str) -> list[str]:
         """Return the names that the catalog has of a project's annotators."""
         query = sa.select(t.annotations.c.annotator).where(t.annotations.c.project == project).distinct()
-        return sorted(self._database.scalars(query))
+        return sorted(self.database.scalars(query))
 
     def annotator_counts(self, project: str, annotator: str) -> tuple[int, int]:
         """Return how many annotations a person gave, and on how many items."""
@@ -116,7 +113,7 @@ class LineageRepository:
         query = sa.select(
             sa.func.count(column.annotation_id.distinct()), sa.func.count(column.item_id.distinct())
         ).where(column.project == project, column.annotator == annotator)
-        num_annotations, num_items = self._database.rows(query)[0]
+        num_annotations, num_items = self.database.rows(query)[0]
         return int(num_annotations), int(num_items)
 
     def exams(self, project: str) -> list[Row]:
@@ -175,7 +172,7 @@ class LineageRepository:
         """Return the batch that each of these items came in."""
         column = t.items.c
         query = sa.select(column.item_id, column.batch_id).where(column.project == project)
-        return {row.item_id: row.batch_id for row in self._database.rows_among(query, column.item_id, item_ids)}
+        return {row.item_id: row.batch_id for row in self.database.rows_among(query, column.item_id, item_ids)}
 
     def model(self, project: str, version: str) -> Row | None:
         return self._one(t.model_versions, project=project, version=version)
@@ -223,4 +220,4 @@ class LineageRepository:
         return self._rows(query.order_by(*(table.c[name] for name in order)))
 
     def _rows(self, query: sa.Select[Any]) -> list[Row]:
-        return [dict(row) for row in self._database.mappings(query)]
+        return [dict(row) for row in self.database.mappings(query)]

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Repository, insert_ignore
 from pipeline_tasks.contracts import Fence, ModelRef
 
 
@@ -31,11 +31,8 @@ class ModelRecord:
     created_at: dt.datetime
 
 
-class ModelRepository:
+class ModelRepository(Repository):
     """The model versions of all projects."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def get(self, project: str, version: str) -> ModelRecord | None:
         """Return a model version."""
@@ -54,7 +51,7 @@ class ModelRepository:
         columns = t.model_versions.c
         query = sa.select(t.model_versions).where(columns.project == project)
         newest_first = query.order_by(columns.created_at.desc(), columns.version.desc())
-        return self._database.record(_record, newest_first.limit(1))
+        return self.database.record(_record, newest_first.limit(1))
 
     def record(self, record: ModelRecord, *, fence: Fence) -> ModelRecord:
         """Write a model version; the first record of a training stays and is returned.
@@ -62,7 +59,7 @@ class ModelRepository:
         Raises:
             StaleAttempt: a newer attempt holds the lease.
         """
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             insert_ignore(connection, t.model_versions, [_row(record)])
         known = self.find(record.ref.project, training_key=record.training_key)
         return record if known is None else known
@@ -73,7 +70,7 @@ class ModelRepository:
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[ModelRecord]:
         columns = t.model_versions.c
         query = sa.select(t.model_versions).where(*conditions).order_by(columns.created_at, columns.version)
-        return self._database.records(_record, query)
+        return self.database.records(_record, query)
 
 
 def _row(record: ModelRecord) -> dict[str, Any]:

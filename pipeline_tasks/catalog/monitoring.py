@@ -11,7 +11,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, columns_of, insert_ignore, slices
+from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore, slices
 from pipeline_tasks.catalog.labels import newest_decisions
 from pipeline_tasks.contracts import Fence
 
@@ -115,16 +115,13 @@ class ImportedCounts:
     by_version: Mapping[str, int]
 
 
-class MonitoringRepository:
+class MonitoringRepository(Repository):
     """The monitor's parts, picks, outcomes and windows."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def imported_parts(self, project: str) -> set[str]:
         """Return the keys of the parts that are done."""
         query = sa.select(t.prediction_parts.c.object_key).where(t.prediction_parts.c.project == project)
-        return set(self._database.scalars(query))
+        return set(self.database.scalars(query))
 
     def imported_counts(self, project: str) -> ImportedCounts:
         """Return what the monitor counted; what a crashed gateway shipped again in another part counts twice."""
@@ -133,7 +130,7 @@ class MonitoringRepository:
         imports = window.window_id.startswith(f"{IMPORT}-")
         windows = sa.select(window.statistics).where(window.project == project, imports)
         by_version: Counter[str] = Counter()
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             keys = frozenset(connection.scalars(parts))
             for statistics in connection.scalars(windows):
                 for version, histogram in statistics["histograms"].items():
@@ -143,7 +140,7 @@ class MonitoringRepository:
     def picked(self, project: str, prediction_ids: Iterable[str]) -> dict[str, AuditRow]:
         """Return the picks among these predictions, by prediction id."""
         query = sa.select(*columns_of(t.audits, AuditRow)).where(t.audits.c.project == project)
-        rows = self._database.rows_among(query, t.audits.c.prediction_id, prediction_ids)
+        rows = self.database.rows_among(query, t.audits.c.prediction_id, prediction_ids)
         return {row.prediction_id: AuditRow(*row) for row in rows}
 
     def asked(self, project: str, item_ids: Iterable[str]) -> set[str]:
@@ -152,7 +149,7 @@ class MonitoringRepository:
         return {
             row.item_id
             for column in (t.labeling_tasks.c, t.label_decisions.c)
-            for row in self._database.rows_among(
+            for row in self.database.rows_among(
                 sa.select(column.item_id).where(column.project == project), column.item_id, wanted
             )
         }
@@ -160,7 +157,7 @@ class MonitoringRepository:
     def record_picks(self, project: str, picks: Sequence[AuditRow], *, now: dt.datetime, fence: Fence) -> None:
         """Write down what was picked, before anything is done about it: a second attempt finds the same picks."""
         rows = [{"project": project, "picked_at": now, **dataclasses.asdict(pick)} for pick in picks]
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             for some in slices(rows):
                 insert_ignore(connection, t.audits, some)
 
@@ -177,7 +174,7 @@ class MonitoringRepository:
         """Record outcomes, the window of the imported parts, and last that the parts are done: all or nothing."""
         done = [{"project": project, "imported_at": window.created_at, **dataclasses.asdict(part)} for part in parts]
         told = [{"project": project, **dataclasses.asdict(outcome)} for outcome in outcomes]
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             for some in slices(told):
                 insert_ignore(connection, t.outcomes, some)
             row = _window_values(project, _after_all(connection, project, window), run_id)
@@ -189,7 +186,7 @@ class MonitoringRepository:
         """Write a window of live quality; a repeated attempt of one run replaces its own."""
         column = t.monitor_windows.c
         where = sa.and_(column.project == project, column.window_id == window.window_id)
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             connection.execute(t.monitor_windows.delete().where(where))
             row = _window_values(project, _after_all(connection, project, window), run_id)
             connection.execute(t.monitor_windows.insert(), row)
@@ -222,7 +219,7 @@ class MonitoringRepository:
             .where(audit.project == project, audit.kind == "audit", is_decided)
             .order_by(audit.predicted_at, audit.prediction_id)
         )
-        rows: list[dict[str, Any]] = self._database.records(dict, query)
+        rows: list[dict[str, Any]] = self.database.records(dict, query)
         return [
             AuditedPrediction(known_at=max(row.pop("picked_at"), row.pop("first_at")), **row)  # the label may be older
             for row in rows
@@ -240,7 +237,7 @@ class MonitoringRepository:
             .where(audit.project == project, audit.kind == "audit")
             .order_by(audit.predicted_at, audit.prediction_id)
         )
-        rows = self._database.mappings(query)
+        rows = self.database.mappings(query)
         return [OpenAudit(**{**row, "is_asked": bool(row["is_asked"])}) for row in rows]
 
     def windows(self, project: str, kind: str, *, limit: int = 500) -> list[WindowRow]:
@@ -252,13 +249,13 @@ class MonitoringRepository:
             .order_by(column.created_at.desc(), column.window_id.desc())
             .limit(limit)
         )
-        return self._database.records(WindowRow, query)[::-1]
+        return self.database.records(WindowRow, query)[::-1]
 
     def alarms_of(self, project: str, window_id: str) -> list[dict[str, Any]]:
         """Return the alarms of a window that should wake training: each cause once per champion and snapshot."""
         column = t.monitor_windows.c
         query = sa.select(column.alarms).where(column.project == project, column.window_id == window_id)
-        alarms = self._database.scalar(query) or []
+        alarms = self.database.scalar(query) or []
         return [dict(alarm) for alarm in alarms if alarm["wake"]]
 
     def standing_alarm(self, project: str) -> StandingAlarm | None:
@@ -301,14 +298,14 @@ class MonitoringRepository:
         """Return the serving model version and the verdict that it stands on, or None while nothing serves."""
         route = t.routes.c
         query = sa.select(route.champion_version, route.verdict_id).where(route.project == project)
-        row = next(iter(self._database.rows(query.order_by(route.generation.desc()).limit(1))), None)
+        row = next(iter(self.database.rows(query.order_by(route.generation.desc()).limit(1))), None)
         return None if row is None else (str(row.champion_version), str(row.verdict_id))
 
     def verdict_key(self, project: str, verdict_id: str) -> str | None:
         """Return the folder of a verdict's documents, or None if there is no such verdict."""
         verdict = t.verdicts.c
         query = sa.select(verdict.object_key).where(verdict.project == project, verdict.verdict_id == verdict_id)
-        key = self._database.scalar(query)
+        key = self.database.scalar(query)
         return None if key is None else str(key)
 
 
