@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -16,6 +16,7 @@ from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.object_keys import ITEMS
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import MAX_MESSAGE, printable
+from pipeline_tasks.ingest.counts import Counts
 from pipeline_tasks.ingest.item_checks import MAX_KEPT_BYTES, Candidate, RejectedRow, printable_key
 from pipeline_tasks.ingest.label_claims import Claim, Claims
 
@@ -41,27 +42,6 @@ class Target:
     origin: Literal["source", "production"] = "source"
     hide: Callable[[str], str] = str
     """Returns a text without the personal data that the project names."""
-
-
-@dataclasses.dataclass(slots=True)
-class Counts:
-    """What was taken and what was not; `reasons` counts the refusals that were not in quarantine before.
-
-    `num_reread` rows are an item of an earlier reading, of which `num_renewed` had bytes of another content.
-    """
-
-    num_seen: int = 0
-    num_new: int = 0
-    num_known: int = 0
-    num_labeled: int = 0
-    num_corrected: int = 0
-    num_refused: int = 0
-    num_blank: int = 0
-    num_reread: int = 0
-    num_renewed: int = 0
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    reasons: Counter[str] = dataclasses.field(default_factory=Counter)
-    examples: dict[str, RejectedRow] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(slots=True)

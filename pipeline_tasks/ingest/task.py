@@ -22,9 +22,10 @@ from pipeline_tasks.ingest.column_versions import (
     next_reading,
     reading_of,
 )
+from pipeline_tasks.ingest.counts import Counts
 from pipeline_tasks.ingest.exam_split import split_of
 from pipeline_tasks.ingest.incremental_reader import ReadResult, SourceReading, cursor_name, opened
-from pipeline_tasks.ingest.item_writer import Counts, ItemWriter, Target
+from pipeline_tasks.ingest.item_writer import ItemWriter, Target
 from pipeline_tasks.ingest.source_readers import reader_of
 from pipeline_tasks.ingest.sources.opening import S3Access, opening_of
 from pipeline_tasks.project.schema import LoadedProject
