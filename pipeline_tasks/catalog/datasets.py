@@ -182,7 +182,6 @@ class DatasetRepository(Repository):
         return self.database.record(SnapshotRef, query)
 
     def find_snapshot(self, project: str, snapshot_id: str) -> SnapshotRef | None:
-        """Return a snapshot by its id, or None."""
         where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
         return self.database.record(SnapshotRef, sa.select(*_SNAPSHOT).where(where))
 

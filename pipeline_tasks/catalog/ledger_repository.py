@@ -21,7 +21,6 @@ class LedgerRepository(Repository):
     """Reads the chains of entries."""
 
     def projects(self) -> list[str]:
-        """Return the projects that have a ledger."""
         query = sa.select(t.ledger.c.project).distinct().order_by(t.ledger.c.project)
         return list(self.database.scalars(query))
 

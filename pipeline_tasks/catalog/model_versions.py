@@ -35,7 +35,6 @@ class ModelRepository(Repository):
     """The model versions of all projects."""
 
     def get(self, project: str, version: str) -> ModelRecord | None:
-        """Return a model version."""
         return self._one(t.model_versions.c.project == project, t.model_versions.c.version == version)
 
     def find(self, project: str, *, training_key: str) -> ModelRecord | None:

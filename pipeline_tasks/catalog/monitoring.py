@@ -326,11 +326,4 @@ def _after_all(connection: sa.Connection, project: str, window: WindowRow) -> Wi
 
 
 def _window_values(project: str, window: WindowRow, run_id: str) -> dict[str, Any]:
-    return {
-        "project": project,
-        "window_id": window.window_id,
-        "statistics": dict(window.statistics),
-        "alarms": [dict(alarm) for alarm in window.alarms],
-        "run_id": run_id,
-        "created_at": window.created_at,
-    }
+    return {"project": project, "run_id": run_id, **dataclasses.asdict(window)}

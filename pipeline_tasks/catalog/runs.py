@@ -99,7 +99,6 @@ class RunRepository(Repository):
             return _required(_locked(connection, project, run_id), project, run_id)
 
     def get(self, project: str, run_id: str) -> RunRecord | None:
-        """Return one run."""
         return self.database.record(RunRecord, _query(project, run_id))
 
     def list(

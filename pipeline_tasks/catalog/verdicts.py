@@ -52,7 +52,6 @@ class VerdictRepository(Repository):
     """The gate's answers so far."""
 
     def find(self, project: str, verdict_id: str) -> VerdictRecord | None:
-        """Return a verdict by its id."""
         return next(iter(self._select(t.verdicts.c.project == project, t.verdicts.c.verdict_id == verdict_id)), None)
 
     def find_beginning(self, beginning: str, *, project: str | None = None) -> list[VerdictRecord]:
@@ -134,22 +133,10 @@ def _count_uses(connection: sa.Connection, *, project: str, exam_id: str) -> int
 
 
 def _verdict_row(record: VerdictRecord) -> dict[str, Any]:
-    ref = record.ref
-    return {
-        "project": ref.project,
-        "verdict_id": ref.verdict_id,
-        "answer": ref.answer,
-        "champion_version": ref.champion_version,
-        "contender_version": ref.contender_version,
-        "exam_ids": list(record.exam_ids),
-        "reasons": {"code": ref.code, "texts": list(ref.reasons)},
-        "policy_id": record.policy_id,
-        "object_key": ref.object_key,
-        "digest": record.digest,
-        "run_id": record.run_id,
-        "created_at": record.created_at,
-        "report_digest": record.report_digest,
-    }
+    row = dataclasses.asdict(record)
+    ref = row.pop("ref")
+    reasons = {"code": ref.pop("code"), "texts": list(ref.pop("reasons"))}
+    return {**ref, **row, "reasons": reasons, "exam_ids": list(record.exam_ids)}
 
 
 def _verdict(reasons: Mapping[str, Any], exam_ids: Sequence[str], **row: Any) -> VerdictRecord:
@@ -208,7 +195,6 @@ class ReleaseRepository(Repository):
     """The releases: each with its model version and verdict."""
 
     def get(self, project: str, release_id: str) -> ReleaseRef | None:
-        """Return a recorded release."""
         return next(iter(self._select(t.releases.c.project == project, t.releases.c.release_id == release_id)), None)
 
     def of_model(self, project: str, model_version: str) -> ReleaseRef | None:
