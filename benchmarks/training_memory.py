@@ -103,7 +103,7 @@ def parts(folder: Path) -> tuple[Any, FolderStore]:
 
 def run(stage: str, folder: Path) -> None:
     """Run one stage in this process."""
-    from pipeline_tasks.adapters.wandb_tracker import NullTracker
+    from pipeline_tasks.adapters.wandb_tracker import WandbTracker
     from pipeline_tasks.catalog.datasets import DatasetRepository
     from pipeline_tasks.catalog.model_versions import ModelRepository
     from pipeline_tasks.contracts import Attempt, SnapshotRef
@@ -139,7 +139,8 @@ def run(stage: str, folder: Path) -> None:
     elif stage == "train":
         manifest = validation.read_manifest(store, snapshot())
         facts: dict[str, Any] = {"scratch": folder / "scratch", "lock_hash": "l", "code_revision": "c", "device": "cpu"}
-        training.train(loaded, snapshot(), manifest, tracker=NullTracker(), **shared, **facts)
+        tracker = WandbTracker(directory=folder / "wandb", mode="disabled")
+        training.train(loaded, snapshot(), manifest, tracker=tracker, **shared, **facts)
     elif stage == "read":
         dataset.rows_of(validation.read_manifest(store, snapshot()))
     elif stage == "leaks":

@@ -23,7 +23,6 @@ from data_checks.runner import (
     MAX_EXAMPLES,
     answers_of,
     judge,
-    stopped_before,
     too_many_bad,
     unanswered,
 )
@@ -243,7 +242,7 @@ class ChunkedRun:
 
     def _stopped(self) -> RuleResult | None:
         nulls = sorted(self._nulls)
-        return stopped_before(
+        return guards.stopped_before(
             self._suite, num_rows=self.num_rows, missing=self._missing, nulls=nulls, labels=self._labels
         )
 

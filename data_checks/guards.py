@@ -12,16 +12,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EMPTY_BATCH, SINGLE_CLASS, ALL_NULL, MISSING_COLUMN = "EMPTY_BATCH", "SINGLE_CLASS", "ALL_NULL", "MISSING_COLUMN"
+SUITE_EMPTY = "SUITE_EMPTY"
 
 
-def guard_counts(
+def stopped_before(
     suite: Suite, *, num_rows: int, missing: RuleResult | None, nulls: Sequence[str], labels: Collection[str]
 ) -> RuleResult | None:
-    """Return the first reason not to run the suite at all, or None; `nulls` are the required columns without a value.
+    """Return the first reason not to run the suite, or None; `nulls` are the required columns without a value.
 
     Source: measured with Great Expectations 1.24: on 0 rows set, not-null, unique and between all pass, and an
     all-null column passes between.
     """
+    if not suite.rules:
+        return _stop(SUITE_EMPTY, "the suite must have rules", "none")
     return missing or _empty(num_rows) or _all_null(num_rows, nulls) or _too_few_classes(num_rows, labels, suite)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from data_checks.guards import guard_counts
 from data_checks.result import ERROR_CODE, CheckResult, RuleResult, Severity
 from data_checks.rules import Rule, Suite
 from pipeline_tasks.errors import printable
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 TOO_MANY_BAD_ROWS = "TOO_MANY_BAD_ROWS"
-SUITE_EMPTY = "SUITE_EMPTY"
 MAX_EXAMPLES = 5
 
 
@@ -49,19 +47,6 @@ def _severity(rules: Sequence[RuleResult]) -> Severity:
         return "stop"
     failed = {rule.policy for rule in rules if not rule.success}
     return "quarantine" if "quarantine" in failed else "warn" if "warn" in failed else "ok"
-
-
-def stopped_before(
-    suite: Suite, *, num_rows: int, missing: RuleResult | None, nulls: Sequence[str], labels: Collection[str]
-) -> RuleResult | None:
-    """Return the reason not to take the rules' answers at all; `nulls` are the required columns without a value."""
-    return _without_rules(suite) or guard_counts(suite, num_rows=num_rows, missing=missing, nulls=nulls, labels=labels)
-
-
-def _without_rules(suite: Suite) -> RuleResult | None:
-    if suite.rules:
-        return None
-    return RuleResult(SUITE_EMPTY, "stop", success=False, expected="the suite must have rules", observed="none")
 
 
 def too_many_bad(num_bad: int, suite: Suite, num_rows: int) -> list[RuleResult]:

@@ -50,7 +50,6 @@ class AirflowRest:
         return run_id
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """Return one run."""
         return self._call("GET", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}")
 
     def runs(self, dag_id: str, *, limit: int = 100) -> list[dict[str, Any]]:
@@ -59,10 +58,8 @@ class AirflowRest:
         return list(self._call("GET", f"/dags/{dag_id}/dagRuns", params=params)["dag_runs"])
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the task instances of a run."""
-        return list(
-            self._call("GET", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances")["task_instances"]
-        )
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances"
+        return list(self._call("GET", path)["task_instances"])
 
     def tasks_since(self, dag_prefix: str, since: dt.datetime) -> list[dict[str, Any]]:
         """Return the task instances that started since, of the DAGs whose ids begin so, oldest first."""
@@ -85,7 +82,6 @@ class AirflowRest:
         return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in lines)
 
     def dag_ids(self) -> set[str]:
-        """Return the DAGs that Airflow has loaded."""
         return {dag["dag_id"] for dag in self._call("GET", "/dags", params={"limit": "500"})["dags"]}
 
     def delete(self, dag_id: str) -> None:
@@ -103,7 +99,6 @@ class AirflowRest:
         return list(self._call("GET", path, params={"response_received": "false"})["hitl_details"])
 
     def answer(self, dag_id: str, run_id: str, *, approve: bool, reason: str, task_id: str = "approve") -> None:
-        """Answer a human task."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/-1/hitlDetails"
         body = {"chosen_options": ["Approve" if approve else "Reject"], "params_input": {"reason": reason}}
         self._call("PATCH", path, json=body)

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
+from pipeline_tasks.adapters.docker_target import RunnableImage
 from pipeline_tasks.adapters.kubernetes_manifests import (
     DEPLOYMENT,
     INSTANCE,
@@ -42,15 +43,6 @@ STOP_WAIT_SECONDS = STOP_SECONDS + 60
 HOPELESS = frozenset({"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError"})
 _DEPLOYMENT_ID = re.compile(r"[a-z]([a-z0-9-]{0,51}[a-z0-9])?")
 _PODS = Kind("v1", "Pod", "pods")
-
-
-class PinnedImage(Protocol):
-    """An image in a registry, by its digest, and what its container is told."""
-
-    @property
-    def reference(self) -> str: ...
-    @property
-    def environment(self) -> Mapping[str, str]: ...
 
 
 def connect() -> Any:
@@ -85,7 +77,7 @@ class KubernetesTarget:
         self,
         *,
         config: KubernetesServing,
-        publish: Callable[[str], PinnedImage],
+        publish: Callable[[str], RunnableImage],
         api: Callable[[], Any] = connect,
         poll_seconds: float = 0.5,
     ) -> None:

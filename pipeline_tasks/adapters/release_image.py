@@ -6,7 +6,6 @@ Pure: the same bento over the same base gives the same digests, on any machine a
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import tarfile
@@ -15,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline_tasks.adapters.container_registry import digest_of
+from pipeline_tasks.contracts import canonical_json
 from pipeline_tasks.errors import ConfigError
 
 # Uncompressed: weights hardly shrink, and the bytes do not depend on anybody's zlib.
@@ -58,11 +59,11 @@ class Image:
 
     @property
     def digest(self) -> str:
-        return _digest(self.manifest)
+        return digest_of(self.manifest)
 
     @property
     def image_id(self) -> str:
-        return _digest(self.config)
+        return digest_of(self.config)
 
 
 def build_image(base: BaseImage, files: Mapping[str, bytes], *, labels: Mapping[str, str]) -> Image:
@@ -78,7 +79,7 @@ def build_image(base: BaseImage, files: Mapping[str, bytes], *, labels: Mapping[
             code="BASE_IMAGE_UNUSABLE",
         )
     layer = pack_layer(files)
-    config = _canonical(_config(base, layer_digest=_digest(layer), labels=labels, has_entry=ENTRY in files))
+    config = canonical_json(_config(base, layer_digest=digest_of(layer), labels=labels, has_entry=ENTRY in files))
     manifest = {
         "schemaVersion": 2,
         "mediaType": base.media_type,
@@ -87,14 +88,14 @@ def build_image(base: BaseImage, files: Mapping[str, bytes], *, labels: Mapping[
             if "docker" in base.media_type
             else "application/vnd.oci.image.config.v1+json",
             "size": len(config),
-            "digest": _digest(config),
+            "digest": digest_of(config),
         },
         "layers": [
             *base.layers,
-            {"mediaType": LAYERS[base.media_type], "size": len(layer), "digest": _digest(layer)},
+            {"mediaType": LAYERS[base.media_type], "size": len(layer), "digest": digest_of(layer)},
         ],
     }
-    return Image(layer=layer, config=config, manifest=_canonical(manifest), media_type=base.media_type)
+    return Image(layer=layer, config=config, manifest=canonical_json(manifest), media_type=base.media_type)
 
 
 def pack_layer(files: Mapping[str, bytes]) -> bytes:
@@ -205,12 +206,4 @@ def sbom(packages: Sequence[str], *, project: str, version: str, digest: str, ba
         },
         "components": components,
     }
-    return _canonical(document)
-
-
-def _canonical(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return canonical_json(document)

@@ -208,32 +208,6 @@ class MetricsFile:
             self._failed = True
 
 
-class NullTracker:
-    """Tracks nothing."""
-
-    def start(self, *, project: str, run_id: str, group: str, job_type: str, config: Mapping[str, Any]) -> NullRun:  # noqa: ARG002
-        return NullRun(run_id)
-
-
-class NullRun:
-    """A run of the NullTracker."""
-
-    def __init__(self, run_id: str) -> None:
-        self._run_id = run_id
-
-    def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Do nothing."""
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def reference(self) -> Mapping[str, str]:
-        return {"mode": "none", "run_id": self._run_id}
-
-    def finish(self, *, exit_code: int = 0) -> None:
-        """Do nothing."""
-
-
 class _WorkerProcess:
     """The child with the library, one thread that feeds it and one that listens."""
 

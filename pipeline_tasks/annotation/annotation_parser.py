@@ -13,7 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline_tasks.catalog.labels import DELETED, AnnotationRow, RejectedAnnotation
+from pipeline_tasks.catalog.labels import DELETED, AnnotationRow
+from pipeline_tasks.catalog.set_aside import BadRow
 from pipeline_tasks.contracts import Queue
 from pipeline_tasks.core.ports import LabelingAnnotation
 from pipeline_tasks.errors import printable
@@ -138,12 +139,12 @@ def tombstone(row: AnnotationRow) -> AnnotationRow:
     return dataclasses.replace(row, revision=row.revision + DELETED, deleted=True)
 
 
-def refusal(annotation: LabelingAnnotation, reading: Reading) -> RejectedAnnotation | None:
+def refusal(annotation: LabelingAnnotation, reading: Reading) -> BadRow | None:
     """Return what goes to the quarantine for a refused annotation."""
     if reading.code is None:
         return None
     key = f"annotation {annotation.annotation_id}"
-    return RejectedAnnotation(SOURCE, key, annotation.item_id, reading.code, reading.reason)
+    return BadRow(SOURCE, key, annotation.item_id, reading.code, reading.reason)
 
 
 def unknown_item(annotation: LabelingAnnotation) -> Reading:

@@ -25,10 +25,11 @@ from pipeline_tasks.annotation.annotation_parser import (
     unknown_item,
 )
 from pipeline_tasks.annotation.consensus import ConsensusRule, asks_further, next_decision, people_wanted
+from pipeline_tasks.catalog.database import slices
 from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.items import ItemRepository
-from pipeline_tasks.catalog.labeling_tasks import slices
-from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository, RejectedAnnotation
+from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository
+from pipeline_tasks.catalog.set_aside import BadRow
 from pipeline_tasks.contracts import CollectReport, Fence, Queue
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import AnnotatedTask, LabelingAnnotation, LabelingTool
@@ -166,12 +167,12 @@ class Collection:
 
     def _new_revisions(
         self, queue: Queue, batch: Sequence[LabelingAnnotation]
-    ) -> tuple[list[AnnotationRow], list[RejectedAnnotation]]:
+    ) -> tuple[list[AnnotationRow], list[BadRow]]:
         item_ids = {self._owner(answer.task_id, answer.item_id) for answer in batch}
         ours = self._labels.known_items(self._project.name, item_ids, queue=queue)
         known = self._known_revisions(item_ids)
         rows: list[AnnotationRow] = []
-        refusals: list[RejectedAnnotation] = []
+        refusals: list[BadRow] = []
         for annotation in map(self._cleaned, {answer.annotation_id: answer for answer in batch}.values()):
             revision = revision_of(annotation, known.get(annotation.annotation_id))
             if revision is None:
@@ -298,7 +299,7 @@ class Collection:
         item_ids: Sequence[str],
         *,
         rows: Sequence[AnnotationRow],
-        refusals: Sequence[RejectedAnnotation],
+        refusals: Sequence[BadRow],
     ) -> None:
         """Record rows together with the decisions of the items that follow from them."""
         decisions = self._decisions(queue, item_ids, rows)

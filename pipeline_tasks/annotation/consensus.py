@@ -109,18 +109,8 @@ def next_decision(
         outcome = Consensus("withdrawn", None, previous.method, (), (), 0.0)
     if previous is not None and _same(previous, outcome):
         return None
-    return DecisionRow(
-        item_id=item_id,
-        version=1 if previous is None else previous.version + 1,
-        status=outcome.status,
-        label=outcome.label,
-        method=outcome.method,
-        annotation_ids=outcome.annotation_ids,
-        annotators=outcome.annotators,
-        agreement=outcome.agreement,
-        schema_version=schema_version,
-        decided_at=now,
-    )
+    version = 1 if previous is None else previous.version + 1
+    return DecisionRow(item_id, version, schema_version=schema_version, decided_at=now, **dataclasses.asdict(outcome))
 
 
 def _same(previous: DecisionRow, outcome: Consensus) -> bool:

@@ -12,7 +12,8 @@ from pipeline_tasks.annotation.reconcile import changed_tasks, plan_reconciliati
 from pipeline_tasks.annotation.task_rendering import is_inline, render_address, render_inline, suggestion
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.labeling_tasks import QueuedItem
-from pipeline_tasks.catalog.labels import LabelRepository, RejectedAnnotation
+from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.set_aside import BadRow
 from pipeline_tasks.contracts import Fence, Queue
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import LabelingTask, LabelingTool, ObjectStore
@@ -172,7 +173,7 @@ class QueuePush:
     def _refuse(self, queued: QueuedItem, code: str, reason: str, *, closed: bool) -> None:
         """Put an item into the quarantine; closed, its labeling task is not tried again."""
         item = queued.item
-        refusal = RejectedAnnotation(item.source, item.key, item.item_id, code, reason)
+        refusal = BadRow(item.source, item.key, item.item_id, code, reason)
         self.labels.refuse(self.project, refusal, closed=closed, now=self.now, fence=self.fence)
 
     def _push_chunk(self, chunk: Sequence[tuple[QueuedItem, LabelingTask]]) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -17,7 +18,10 @@ from pipeline_tasks.contracts import Attempt, Fence
 from pipeline_tasks.errors import StaleAttempt
 
 BUSY_TIMEOUT_SECONDS = 60
+SLICE_ROWS = 1000  # rows of one INSERT, values of one IN list: far below the limits of both databases
 SIGNER = "dethrone_signer"  # the execution option that holds what signs an entry of the ledger
+T = TypeVar("T")
+Row = sa.Row[*tuple[Any, ...]]
 
 
 def create_engine(url: str, *, signer: Callable[[Any], str] | None = None) -> sa.Engine:
@@ -90,6 +94,40 @@ class Database:
         with in_words(self.engine), self.engine.connect().execution_options(**options) as connection:
             yield connection
 
+    def rows(self, query: sa.Executable) -> Sequence[Row]:
+        """Return the rows of one query."""
+        with self.read() as connection:
+            return connection.execute(query).all()
+
+    def mappings(self, query: sa.Executable) -> Sequence[sa.RowMapping]:
+        """Return the rows of one query, by the names of their columns."""
+        with self.read() as connection:
+            return connection.execute(query).mappings().all()
+
+    def rows_among(self, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[str]) -> list[Row]:
+        """Return the rows of a query whose `column` is one of these values, of which there may be very many."""
+        with self.read() as connection:
+            parts = [connection.execute(query.where(column.in_(some))).all() for some in slices(sorted(set(values)))]
+        return [row for part in parts for row in part]
+
+    def scalars(self, query: sa.Executable) -> Sequence[Any]:
+        """Return the first column of each row."""
+        with self.read() as connection:
+            return connection.execute(query).scalars().all()
+
+    def scalar(self, query: sa.Executable) -> Any:
+        """Return the first column of the first row, or None without a row."""
+        with self.read() as connection:
+            return connection.execute(query).scalar()
+
+    def records(self, make: Callable[..., T], query: sa.Executable) -> list[T]:
+        """Return what `make` makes of each row, whose columns are its arguments."""
+        return [make(**row) for row in self.mappings(query)]
+
+    def record(self, make: Callable[..., T], query: sa.Executable) -> T | None:
+        """Return what `make` makes of the first row, or None without a row."""
+        return next(iter(self.records(make, query)), None)
+
     def acquire(self, name: str, attempt: Attempt, *, now: dt.datetime) -> Fence:
         """Take the lease `name` for this attempt: the newest taker holds it, all earlier fences are stale."""
         with self.write() as connection:
@@ -121,6 +159,34 @@ class Database:
 
     def _locked(self, query: sa.Select[Any]) -> sa.Select[Any]:
         return query.with_for_update() if self.engine.dialect.name == "postgresql" else query
+
+
+class Repository:
+    """What a part of the catalog is read and written by."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+
+def columns_of(table: sa.Table, record: type) -> list[sa.Column[Any]]:
+    """Return the columns of a table that are the fields of a dataclass."""
+    return [table.c[field.name] for field in dataclasses.fields(record)]
+
+
+def slices(values: Sequence[T], size: int | None = None) -> Iterator[list[T]]:
+    """Yield the values in parts that are small enough for one statement."""
+    step = size or SLICE_ROWS
+    for start in range(0, len(values), step):
+        yield list(values[start : start + step])
+
+
+def wait_for_turn(connection: sa.Connection, name: str) -> None:
+    """Let one writer of `name` at a time into its transaction; the others wait until it has committed.
+
+    SQLite has one writer anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
 
 
 def insert_ignore(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:

@@ -11,12 +11,10 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from pipeline_tasks.catalog import newest_annotations
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
-from pipeline_tasks.catalog.labeling_tasks import slices
+from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore, slices
 from pipeline_tasks.catalog.labels import newest_decisions
-from pipeline_tasks.catalog.set_aside import is_usable
+from pipeline_tasks.catalog.set_aside import BadRow, is_usable, put_aside
 from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
 from pipeline_tasks.errors import ConfigError, LostRace
 
@@ -64,23 +62,12 @@ class CheckRecord:
     created_at: dt.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class BadRow:
-    """One row that a check puts aside."""
-
-    source: str
-    key: str
-    item_id: str
-    code: str
-    reason: str
-    object_key: str | None
+_CHECK = columns_of(t.checks, CheckRecord)
+_SNAPSHOT = columns_of(t.snapshots, SnapshotRef)
 
 
-class DatasetRepository:
+class DatasetRepository(Repository):
     """Frozen snapshots and exams, and the checks that they passed."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     # Labels and items, as far as datasets need them
 
@@ -92,7 +79,7 @@ class DatasetRepository:
         item, decision = t.items.c, t.label_decisions.c
         chosen = [decision[name] if name in decision else item[name] for name in DECIDED.names if name != "item_id"]
         query = _decided(project, split, item.item_id, *chosen).order_by(item.item_id)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
             batches = [_decided_batch(rows) for rows in result.partitions()]
         return _joined(batches)
@@ -100,17 +87,9 @@ class DatasetRepository:
     def decided_pairs(self, project: str, split: Split) -> Iterator[tuple[str, str]]:
         """Yield (item id, label) of the same items, in any order, without holding them."""
         query = _decided(project, split, t.items.c.item_id, t.label_decisions.c.label)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query):
                 yield str(row.item_id), str(row.label)
-
-    def answers(self, project: str) -> list[tuple[str, str, str]]:
-        """Return (item id, labeler, label) of each person's answer to each item, sorted."""
-        return newest_annotations.answers_of(self._database, project)
-
-    def num_labelers(self, project: str) -> int:
-        """Return how many different people have answered anything."""
-        return newest_annotations.num_labelers(self._database, project)
 
     def num_decided(self, project: str, *, imported_in_exam: bool = False) -> dict[Queue, int]:
         """Return how many items have a label to train on, and how many exam items have one and are in no epoch yet.
@@ -128,8 +107,7 @@ class DatasetRepository:
             .where(sa.true() if imported_in_exam else ~by_source)
             .group_by(item.split)
         )
-        with self._database.read() as connection:
-            counts = {str(split): int(count) for split, count in connection.execute(query)}
+        counts = {str(split): int(count) for split, count in self.database.rows(query)}
         return {"label": counts.get("train", 0), "exam": counts.get("exam", 0)}
 
     def batch(self, project: str, batch_id: str, *, size: int) -> Iterator[Columns]:
@@ -138,7 +116,7 @@ class DatasetRepository:
         where = sa.and_(t.items.c.project == project, t.items.c.batch_id == batch_id)
         order = (t.items.c.object_key, t.items.c.offset, t.items.c.item_id)
         query = sa.select(*columns).where(where).order_by(*order)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             result = connection.execute(query, execution_options={"yield_per": size})
             for rows in result.partitions():
                 yield {
@@ -149,21 +127,20 @@ class DatasetRepository:
         self, project: str, stage: str, rows: Iterable[BadRow], *, at: dt.datetime, fence: Fence | None = None
     ) -> None:
         """Write rows that a check puts into quarantine; those that are there stay as they are."""
-        with self._database.write(fence) as connection:
-            insert_ignore(connection, t.quarantine, [_bad_row(project, stage, row, at) for row in rows])
+        with self.database.write(fence) as connection:
+            put_aside(connection, project, stage, rows, at=at)
 
     def set_aside(self, project: str, code: str, *, stage: str = DATASET_STAGE) -> set[str]:
         """Return the items that a check of a dataset left out for this reason."""
         bad = t.quarantine.c
         query = sa.select(bad.digest).where(bad.project == project, bad.stage == stage, bad.code == code)
-        with self._database.read() as connection:
-            return set(connection.scalars(query))
+        return set(self.database.scalars(query))
 
     def put_back(self, project: str, code: str, item_ids: Iterable[str], *, stage: str, fence: Fence) -> None:
         """Take items out of the quarantine that a check no longer leaves out for this reason."""
         bad = t.quarantine.c
         mine = sa.and_(bad.project == project, bad.stage == stage, bad.code == code)
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             for some in slices(sorted(item_ids)):
                 connection.execute(t.quarantine.delete().where(mine, bad.digest.in_(some)))
 
@@ -173,52 +150,40 @@ class DatasetRepository:
         self, record: CheckRecord, *, quarantine: Iterable[BadRow] = (), fence: Fence | None = None
     ) -> None:
         """Write a check and the rows that it puts aside, in one transaction; the first record stays."""
-        bad = [_bad_row(record.project, record.stage, row, record.created_at) for row in quarantine]
         row = {**dataclasses.asdict(record), "failures": list(record.failures), "statistics": dict(record.statistics)}
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             insert_ignore(connection, t.checks, [row])
-            insert_ignore(connection, t.quarantine, bad)
+            put_aside(connection, record.project, record.stage, quarantine, at=record.created_at)
 
     def checks(self, project: str, *, limit: int = 200) -> list[CheckRecord]:
         """Return a project's checks, newest first."""
-        fields = [t.checks.c[field.name] for field in dataclasses.fields(CheckRecord)]
         order = (t.checks.c.created_at.desc(), t.checks.c.stage, t.checks.c.subject, t.checks.c.suite)
-        query = sa.select(*fields).where(t.checks.c.project == project).order_by(*order).limit(limit)
-        with self._database.read() as connection:
-            return [CheckRecord(**row) for row in connection.execute(query).mappings()]
+        query = sa.select(*_CHECK).where(t.checks.c.project == project).order_by(*order).limit(limit)
+        return self.database.records(CheckRecord, query)
 
     def check_of(self, project: str, *, stage: str, subject: str | None = None) -> CheckRecord | None:
         """Return the newest check of a subject or of a stage, or None."""
-        fields = [t.checks.c[field.name] for field in dataclasses.fields(CheckRecord)]
         where = sa.and_(t.checks.c.project == project, t.checks.c.stage == stage)
         where = where if subject is None else sa.and_(where, t.checks.c.subject == subject)
-        query = sa.select(*fields).where(where).order_by(t.checks.c.created_at.desc()).limit(1)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else CheckRecord(**row)
+        query = sa.select(*_CHECK).where(where).order_by(t.checks.c.created_at.desc()).limit(1)
+        return self.database.record(CheckRecord, query)
 
     def check_counts(self) -> dict[str, int]:
         """Return how many checks each project has."""
         query = sa.select(t.checks.c.project, sa.func.count()).group_by(t.checks.c.project)
-        with self._database.read() as connection:
-            return {str(project): int(count) for project, count in connection.execute(query)}
+        return {str(project): int(count) for project, count in self.database.rows(query)}
 
     # Snapshots
 
     def head_snapshot(self, project: str) -> SnapshotRef | None:
         """Return the newest snapshot, or None before the first."""
         table = t.snapshots.c
-        query = _snapshot_query().where(table.project == project).order_by(table.generation.desc()).limit(1)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else SnapshotRef(**row)
+        query = sa.select(*_SNAPSHOT).where(table.project == project).order_by(table.generation.desc()).limit(1)
+        return self.database.record(SnapshotRef, query)
 
     def find_snapshot(self, project: str, snapshot_id: str) -> SnapshotRef | None:
-        """Return a snapshot by its id, or None."""
         where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
-        with self._database.read() as connection:
-            row = connection.execute(_snapshot_query().where(where)).mappings().one_or_none()
-        return None if row is None else SnapshotRef(**row)
+        return self.database.record(SnapshotRef, sa.select(*_SNAPSHOT).where(where))
 
     def snapshot(self, project: str, snapshot_id: str) -> SnapshotRef:
         """Return a snapshot by its id.
@@ -235,14 +200,12 @@ class DatasetRepository:
         """Return the id of the snapshot before this one, or None for the first."""
         row = t.snapshots.c
         query = sa.select(row.parent_id).where(row.project == project, row.snapshot_id == snapshot_id)
-        with self._database.read() as connection:
-            return cast("str | None", connection.execute(query).scalar_one())
+        return cast("str | None", self.database.scalar(query))
 
     def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
         """Return rows per class of a snapshot."""
         where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
-        with self._database.read() as connection:
-            counts = connection.execute(sa.select(t.snapshots.c.class_counts).where(where)).scalar_one()
+        counts = self.database.scalar(sa.select(t.snapshots.c.class_counts).where(where))
         return {str(name): int(count) for name, count in counts.items()}
 
     def champion_snapshot(self, project: str) -> SnapshotRef | None:
@@ -255,8 +218,7 @@ class DatasetRepository:
             .order_by(route.generation.desc())
             .limit(1)
         )
-        with self._database.read() as connection:
-            snapshot_id = connection.scalar(query)
+        snapshot_id = self.database.scalar(query)
         return None if snapshot_id is None else self.snapshot(project, str(snapshot_id))
 
     def add_snapshot(
@@ -297,7 +259,7 @@ class DatasetRepository:
                 "parent_id": head.snapshot_id if head else None,
             }
             try:
-                with self._database.write(fence) as connection:
+                with self.database.write(fence) as connection:
                     connection.execute(t.snapshots.insert(), row | link)
             except IntegrityError:
                 continue  # somebody took this generation, or wrote this very snapshot: look again
@@ -307,24 +269,24 @@ class DatasetRepository:
 
     def exams(self, project: str) -> list[ExamRef]:
         """Return a project's exams, the current epoch first."""
-        fields = [t.exams.c[field.name] for field in dataclasses.fields(ExamRef)]
-        query = sa.select(*fields).where(t.exams.c.project == project).order_by(t.exams.c.epoch.desc())
-        with self._database.read() as connection:
-            return [ExamRef(**row) for row in connection.execute(query).mappings()]
+        query = (
+            sa.select(*columns_of(t.exams, ExamRef))
+            .where(t.exams.c.project == project)
+            .order_by(t.exams.c.epoch.desc())
+        )
+        return self.database.records(ExamRef, query)
 
     def exam_openings(self, project: str) -> dict[int, dt.datetime]:
         """Return when each epoch of a project's exam was opened."""
         query = sa.select(t.exams.c.epoch, t.exams.c.opened_at).where(t.exams.c.project == project)
-        with self._database.engine.connect() as connection:
-            return {row.epoch: row.opened_at for row in connection.execute(query)}
+        return {row.epoch: row.opened_at for row in self.database.rows(query)}
 
     def exam_members(self, project: str) -> tuple[set[str], set[str]]:
         """Return the item ids and the group keys of all epochs."""
         item, member = t.items.c, t.exam_items.c
         same = sa.and_(item.project == member.project, item.item_id == member.item_id)
         query = sa.select(member.item_id, item.group_key).join(t.items, same).where(member.project == project)
-        with self._database.read() as connection:
-            rows = connection.execute(query).all()
+        rows = self.database.rows(query)
         return {str(row.item_id) for row in rows}, {str(row.group_key) for row in rows}
 
     def open_exam(
@@ -341,7 +303,7 @@ class DatasetRepository:
             for item_id, label in labels
         ]
         try:
-            with self._database.write(fence) as connection:
+            with self.database.write(fence) as connection:
                 connection.execute(t.exams.insert(), epoch)
                 connection.execute(t.exam_items.insert(), rows)
         except IntegrityError:
@@ -389,12 +351,3 @@ def _decided(project: str, split: Split, *chosen: Any) -> sa.Select[Any]:
         .where(item.project == project, item.split == split, decision.status == "decided")
         .where(is_usable(project))
     )
-
-
-def _bad_row(project: str, stage: str, row: BadRow, at: dt.datetime) -> dict[str, Any]:
-    plain = {"source": row.source, "key": row.key, "digest": row.item_id, "code": row.code, "reason": row.reason}
-    return {"project": project, "stage": stage, **plain, "object_key": row.object_key, "at": at}
-
-
-def _snapshot_query() -> sa.Select[Any]:
-    return sa.select(*(t.snapshots.c[field.name] for field in dataclasses.fields(SnapshotRef)))

@@ -9,9 +9,8 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.database import Repository, slices
 from pipeline_tasks.catalog.exam_window import ExamLabels
-from pipeline_tasks.catalog.labeling_tasks import slices
 from pipeline_tasks.catalog.labels import newest_decisions
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Fence, Queue
@@ -27,11 +26,8 @@ class DisputedItem:
     ls_task_id: int | None
 
 
-class DisputeRepository:
+class DisputeRepository(Repository):
     """Disputed decisions of all projects, beside the labeling tasks of their items."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def disputed(self, project: str, queue: Queue) -> list[DisputedItem]:
         """Return the items of a queue whose newest decision is disputed, by id; retired ones are left alone."""
@@ -42,11 +38,10 @@ class DisputeRepository:
             .where(task.queue == queue, is_usable(project))
             .order_by(task.item_id)
         )
-        with self._database.read() as connection:
-            return [
-                DisputedItem(row.item_id, bool(row.is_open), row.ls_project_id, row.ls_task_id)
-                for row in connection.execute(query)
-            ]
+        return [
+            DisputedItem(row.item_id, bool(row.is_open), row.ls_project_id, row.ls_task_id)
+            for row in self.database.rows(query)
+        ]
 
     def set_open(self, project: str, *, asked: Sequence[str], settled: Sequence[str], fence: Fence) -> None:
         """Open the tasks of items that are asked of a further person, and close those that are asked no more.
@@ -55,7 +50,7 @@ class DisputeRepository:
         """
         task = t.labeling_tasks.c
         again = sa.case((task.ls_task_id.is_(None), "pending"), else_="pushed")
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             for state, item_ids, was in ((again, asked, task.state == "done"), ("done", settled, task.state != "done")):
                 for some in slices(item_ids):
                     mine = (task.project == project, task.item_id.in_(some), was)
@@ -71,9 +66,7 @@ class DisputeRepository:
             .group_by(task.queue)
         )
         asked: dict[Queue, int] = {"label": 0, "exam": 0}
-        with self._database.read() as connection:
-            asked.update({queue: int(count) for queue, count in connection.execute(query)})
-        return asked
+        return asked | {queue: int(count) for queue, count in self.database.rows(query)}
 
     def exam_decisions(self, project: str) -> dict[tuple[bool, bool], int]:
         """Return how many exam items have a label, by whether they are in an epoch, and it is their source's."""
@@ -88,9 +81,7 @@ class DisputeRepository:
             .group_by(in_epoch, by_source)
         )
         counts = {(place, source): 0 for place in (True, False) for source in (True, False)}
-        with self._database.read() as connection:
-            counts.update({(bool(row[0]), bool(row[1])): int(row[2]) for row in connection.execute(query)})
-        return counts
+        return counts | {(bool(row[0]), bool(row[1])): int(row[2]) for row in self.database.rows(query)}
 
     def exam_labels(
         self, project: str, epochs: Collection[int], *, after: dt.datetime | None, until: dt.datetime
@@ -125,7 +116,7 @@ class DisputeRepository:
             .where(member.project == project, member.epoch.in_(list(epochs)), newest.c.method == "imported")
         )
         counts = {"asked": 0, "disputed": 0, "decided": 0}
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             for status, state, count in connection.execute(lacking):
                 is_asked = status == "withdrawn" or (status == "disputed" and state not in {None, "done"})
                 counts["asked" if is_asked else status] += int(count)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.database import slices, wait_for_turn
 from pipeline_tasks.contracts import Item, Split
 
 GROUPS_PER_QUERY = 8192  # all of a chunk of new items; below the limits of both databases
@@ -17,9 +18,7 @@ def sides_of(connection: sa.Connection, project: str, group_keys: Iterable[str])
     """Return the side of each of these groups that has an item; one that is on both (of an old release): the exam."""
     item = t.items.c
     sides: dict[str, Split] = {}
-    wanted = sorted(set(group_keys))
-    for start in range(0, len(wanted), GROUPS_PER_QUERY):
-        some = wanted[start : start + GROUPS_PER_QUERY]
+    for some in slices(sorted(set(group_keys)), GROUPS_PER_QUERY):
         query = sa.select(item.group_key, sa.func.min(item.split))  # "exam" comes before "train"
         query = query.where(item.project == project, item.group_key.in_(some)).group_by(item.group_key)
         sides.update({row[0]: row[1] for row in connection.execute(query)})
@@ -30,12 +29,10 @@ def on_their_sides(connection: sa.Connection, project: str, items: Sequence[Item
     """Return the items, each on the side that its group has; called in the transaction that writes them.
 
     One writer of a project's new items at a time looks and writes, the others wait until it has committed: two that
-    come at once with a new group cannot put it on both sides. SQLite has one writer anyway.
+    come at once with a new group cannot put it on both sides.
     """
     if not items:
         return []
-    if connection.dialect.name == "postgresql":
-        name = {"name": f"dethrone/sides/{project}"}
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), name)
+    wait_for_turn(connection, f"dethrone/sides/{project}")
     sides = sides_of(connection, project, {item.group_key for item in items})
     return [dataclasses.replace(item, split=sides.get(item.group_key, item.split)) for item in items]

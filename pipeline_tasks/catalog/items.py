@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore
 from pipeline_tasks.catalog.group_sides import on_their_sides, sides_of
 from pipeline_tasks.contracts import Fence, Item, Location, Split
 from pipeline_tasks.errors import LostRace
 
-LOOKUP_ROWS = 1000  # values in one IN list: far below the limits of both databases
 PAGE_ROWS = 5000
+_PLAIN_FIELDS = tuple(field.name for field in dataclasses.fields(Item) if field.name != "location")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,11 +65,8 @@ class Chunk:
     renewed: Sequence[Item] = ()
 
 
-class ItemRepository:
+class ItemRepository(Repository):
     """Items and the bookkeeping of their sources."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
 
     def record(self, fence: Fence, chunk: Chunk) -> int:
         """Record a chunk whole or not at all and return how many of its items are new.
@@ -100,45 +97,26 @@ class ItemRepository:
 
     def known(self, project: str, item_ids: Iterable[str]) -> dict[str, KnownItem]:
         """Return what the sources said about each of these items that is there."""
-        known: dict[str, KnownItem] = {}
         c = t.items.c
-        with self.database.read() as connection:
-            for ids in _pages(sorted(set(item_ids))):
-                query = sa.select(c.item_id, c.source_label, c.source, c.key)
-                rows = connection.execute(query.where(c.project == project, c.item_id.in_(ids)))
-                known.update((row[0], KnownItem(*row[1:])) for row in rows)
-        return known
+        query = sa.select(c.item_id, c.source_label, c.source, c.key).where(c.project == project)
+        return {row[0]: KnownItem(*row[1:]) for row in self.database.rows_among(query, c.item_id, item_ids)}
 
     def known_refusals(self, project: str, source: str, digests: Iterable[str]) -> set[tuple[str, str, str]]:
         """Return the key, digest and code of what is in quarantine already of these digests."""
-        known: set[tuple[str, str, str]] = set()
         c = t.quarantine.c
-        with self.database.read() as connection:
-            for page in _pages(sorted(set(digests))):
-                where = (c.project == project, c.source == source, c.digest.in_(page))
-                rows = connection.execute(sa.select(c.key, c.digest, c.code).where(*where))
-                known.update((row.key, row.digest, row.code) for row in rows)
-        return known
+        query = sa.select(c.key, c.digest, c.code).where(c.project == project, c.source == source)
+        return {(row.key, row.digest, row.code) for row in self.database.rows_among(query, c.digest, digests)}
 
     def seen(self, project: str, source: str, keys: Iterable[str]) -> dict[str, str]:
         """Return the fingerprint at which each of these keys was read last, for those that were."""
-        versions: dict[str, str] = {}
         seen = t.seen_objects.c
-        with self.database.read() as connection:
-            for page in _pages(list(keys)):
-                query = sa.select(seen.key, seen.fingerprint)
-                where = (seen.project == project, seen.source == source, seen.key.in_(page))
-                versions.update((row.key, row.fingerprint) for row in connection.execute(query.where(*where)))
-        return versions
+        query = sa.select(seen.key, seen.fingerprint).where(seen.project == project, seen.source == source)
+        return {row.key: row.fingerprint for row in self.database.rows_among(query, seen.key, keys)}
 
     def get(self, project: str, item_ids: Iterable[str]) -> dict[str, Item]:
         """Return the items with these ids, by id; unknown ids are left out."""
-        items: dict[str, Item] = {}
-        with self.database.read() as connection:
-            for ids in _pages(sorted(set(item_ids))):
-                query = sa.select(t.items).where(t.items.c.project == project, t.items.c.item_id.in_(ids))
-                items.update((row.item_id, _item(row)) for row in connection.execute(query))
-        return items
+        query = sa.select(t.items).where(t.items.c.project == project)
+        return {row.item_id: item_of(row) for row in self.database.rows_among(query, t.items.c.item_id, item_ids)}
 
     def sides(self, project: str, group_keys: Iterable[str]) -> dict[str, Split]:
         """Return the side of each of these groups that has an item."""
@@ -147,17 +125,11 @@ class ItemRepository:
 
     def by_content(self, project: str, content_ids: Iterable[str]) -> dict[str, str]:
         """Return by content id an item with that content, for those that have one: of the exam before all others."""
-        item_ids: dict[str, str] = {}
         item = t.items.c
-        with self.database.read() as connection:
-            for ids in _pages(sorted(set(content_ids))):
-                query = sa.select(item.content_id, item.item_id)
-                query = query.where(item.project == project, item.content_id.in_(ids))
-                for row in connection.execute(
-                    query.order_by(sa.case((item.split == "exam", 0), else_=1), item.item_id)
-                ):
-                    item_ids.setdefault(row.content_id, row.item_id)
-        return item_ids
+        exam_last = sa.case((item.split == "exam", 1), else_=0)
+        query = sa.select(item.content_id, item.item_id).where(item.project == project)
+        query = query.order_by(exam_last, item.item_id.desc())
+        return {row[0]: row[1] for row in self.database.rows_among(query, item.content_id, content_ids)}
 
     def iterate(self, project: str, *, split: Split | None = None, batch_id: str | None = None) -> Iterator[Item]:
         """Yield the items of a project in the order of their ids, a page at a time."""
@@ -167,9 +139,8 @@ class ItemRepository:
         after = ""
         while True:
             query = sa.select(t.items).where(*where, t.items.c.item_id > after)
-            with self.database.read() as connection:
-                page = connection.execute(query.order_by(t.items.c.item_id).limit(PAGE_ROWS)).all()
-            yield from map(_item, page)
+            page = self.database.rows(query.order_by(t.items.c.item_id).limit(PAGE_ROWS))
+            yield from map(item_of, page)
             if len(page) < PAGE_ROWS:
                 return
             after = page[-1].item_id
@@ -179,8 +150,7 @@ class ItemRepository:
         query = sa.select(sa.func.count()).select_from(t.items).where(t.items.c.project == project)
         query = query if split is None else query.where(t.items.c.split == split)
         query = query if batch_id is None else query.where(t.items.c.batch_id == batch_id)
-        with self.database.read() as connection:
-            return int(connection.execute(query).scalar_one())
+        return int(self.database.scalar(query))
 
     def num_groups(self, project: str) -> dict[Split, int]:
         """Return how many groups of items there are on each side."""
@@ -190,31 +160,24 @@ class ItemRepository:
             .where(item.project == project)
             .group_by(item.split)
         )
-        with self.database.read() as connection:
-            return {split: int(count) for split, count in connection.execute(query)}
+        return {split: int(count) for split, count in self.database.rows(query)}
 
     def quarantined(self, project: str, *, limit: int = 1000, offset: int = 0) -> list[Quarantined]:
         """Return what was refused, newest first."""
         c = t.quarantine.c
-        query = sa.select(t.quarantine).where(c.project == project)
+        query = sa.select(*columns_of(t.quarantine, Quarantined)).where(c.project == project)
         query = query.order_by(c.at.desc(), c.source, c.key, c.stage, c.digest, c.code).limit(limit).offset(offset)
-        with self.database.read() as connection:
-            rows = connection.execute(query).mappings().all()
-        return [Quarantined(**{key: value for key, value in row.items() if key != "project"}) for row in rows]
+        return self.database.records(Quarantined, query)
 
     def count_quarantined(self, project: str) -> int:
         """Return how much was refused."""
         query = sa.select(sa.func.count()).select_from(t.quarantine).where(t.quarantine.c.project == project)
-        with self.database.read() as connection:
-            return int(connection.execute(query).scalar_one())
+        return int(self.database.scalar(query))
 
     def cursor(self, project: str, name: str) -> Cursor | None:
         """Return how far `name` was read, or None if it never was."""
-        query = sa.select(t.cursors.c.value, t.cursors.c.generation)
-        with self.database.read() as connection:
-            where = (t.cursors.c.project == project, t.cursors.c.name == name)
-            row = connection.execute(query.where(*where)).one_or_none()
-        return None if row is None else Cursor(row.value, row.generation)
+        query = sa.select(*columns_of(t.cursors, Cursor))
+        return self.database.record(Cursor, query.where(t.cursors.c.project == project, t.cursors.c.name == name))
 
     def move_cursor(
         self, fence: Fence, *, project: str, name: str, value: Any, after: Cursor | None, now: dt.datetime
@@ -281,42 +244,12 @@ def _upsert_seen(connection: sa.Connection, rows: list[dict[str, str]]) -> None:
 
 
 def _item_row(item: Item, *, batch_id: str) -> dict[str, Any]:
-    return {
-        "project": item.project,
-        "item_id": item.item_id,
-        "content_id": item.content_id,
-        "source": item.source,
-        "key": item.key,
-        "group_key": item.group_key,
-        "media_type": item.media_type,
-        "object_key": item.location.object_key,
-        "offset": item.location.offset,
-        "size_bytes": item.location.size_bytes,
-        "split": item.split,
-        "origin": item.origin,
-        "source_label": item.source_label,
-        "batch_id": batch_id,
-        "arrived_at": item.arrived_at,
-    }
+    row = dataclasses.asdict(item)
+    location: dict[str, Any] = row.pop("location")
+    return row | location | {"batch_id": batch_id}
 
 
-def _item(row: sa.Row[Any]) -> Item:
-    return Item(
-        project=row.project,
-        item_id=row.item_id,
-        source=row.source,
-        key=row.key,
-        group_key=row.group_key,
-        media_type=row.media_type,
-        location=Location(row.object_key, row.offset, row.size_bytes),
-        arrived_at=row.arrived_at,
-        split=cast("Split", row.split),
-        origin=cast("Literal['source', 'production']", row.origin),
-        source_label=row.source_label,
-        content_id=row.content_id,
-    )
-
-
-def _pages(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), LOOKUP_ROWS):
-        yield values[start : start + LOOKUP_ROWS]
+def item_of(row: sa.Row[Any]) -> Item:
+    """Return the item of a row that holds all columns of `items`."""
+    fields = {name: getattr(row, name) for name in _PLAIN_FIELDS}
+    return Item(**fields, location=Location(row.object_key, row.offset, row.size_bytes))

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.disputes import DisputeRepository
+from pipeline_tasks.catalog.labels import newest_decisions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,19 +29,8 @@ class LabelingState:
 
 def labeling_state(database: Database, project: str) -> LabelingState:
     """Return the counts of a project's items, decided labels and open labeling tasks."""
-    decisions, tasks = t.label_decisions.c, t.labeling_tasks.c
-    newest = (
-        sa.select(decisions.item_id, sa.func.max(decisions.version).label("version"))
-        .where(decisions.project == project)
-        .group_by(decisions.item_id)
-        .subquery()
-    )
-    by_status = (
-        sa.select(decisions.status, sa.func.count())
-        .join(newest, sa.and_(decisions.item_id == newest.c.item_id, decisions.version == newest.c.version))
-        .where(decisions.project == project)
-        .group_by(decisions.status)
-    )
+    newest = newest_decisions(project).subquery()
+    by_status = sa.select(newest.c.status, sa.func.count()).group_by(newest.c.status)
     num_asked = sum(DisputeRepository(database).num_asked(project).values())
     with database.read() as connection:
         statuses = {str(status): int(count) for status, count in connection.execute(by_status).all()}
@@ -49,7 +39,7 @@ def labeling_state(database: Database, project: str) -> LabelingState:
             num_labels=statuses.get("decided", 0),
             num_disputed=statuses.get("disputed", 0) - num_asked,
             num_asked=num_asked,
-            num_outstanding=_count(connection, t.labeling_tasks, project, tasks.state != "done"),
+            num_outstanding=_count(connection, t.labeling_tasks, project, t.labeling_tasks.c.state != "done"),
         )
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Repository, insert_ignore, slices
+from pipeline_tasks.catalog.items import item_of
 from pipeline_tasks.catalog.set_aside import is_usable
-from pipeline_tasks.contracts import Fence, Item, Location, Queue, Split
+from pipeline_tasks.contracts import Fence, Item, Queue, Split
 
 Reason = Literal["new", "uncertain", "audit", "manual"]
-T = TypeVar("T")
 State = Literal["pending", "pushing", "pushed", "done"]
-KEYS_PER_QUERY = 500
 QUEUE_OF_SPLIT: Mapping[Split, Queue] = {"train": "label", "exam": "exam"}
 
 
@@ -45,11 +44,8 @@ class QueueCounts:
         return self.pending + self.pushing + self.pushed
 
 
-class LabelingTaskRepository:
+class LabelingTaskRepository(Repository):
     """Labeling tasks: pending -> pushing -> pushed -> done."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
 
     def request(
         self,
@@ -101,8 +97,7 @@ class LabelingTaskRepository:
 
     def has_items(self, project: str) -> bool:
         """Tell whether anything of the project was ingested."""
-        with self.database.read() as connection:
-            return bool(connection.execute(sa.select(sa.exists().where(t.items.c.project == project))).scalar())
+        return bool(self.database.scalar(sa.select(sa.exists().where(t.items.c.project == project))))
 
     def close_imported(self, project: str, *, in_exam: bool = False, fence: Fence | None = None) -> None:
         """Mark the tasks as done whose items have but their source's label, unless they were asked for on purpose.
@@ -129,8 +124,7 @@ class LabelingTaskRepository:
             .order_by(task.item_id)
             .limit(limit)
         )
-        with self.database.read() as connection:
-            return [item_from_row(row) for row in connection.execute(query).mappings()]
+        return [item_of(row) for row in self.database.rows(query)]
 
     def suggest(
         self, project: str, predictions: Mapping[str, Mapping[str, Any]], *, fence: Fence | None = None
@@ -161,23 +155,21 @@ class LabelingTaskRepository:
             .limit(limit)
         )
         with self.database.write(fence) as connection:
-            claimed = [_queued_item(row) for row in connection.execute(query).mappings()]
+            claimed = [_queued_item(row) for row in connection.execute(query)]
             _set_state(connection, project, [claim.item.item_id for claim in claimed], state="pushing")
         return claimed
 
     def queued(self, project: str, item_ids: Iterable[str]) -> list[QueuedItem]:
         """Return the named items of the queue."""
         query = _queued(project).where(t.labeling_tasks.c.item_id.in_(list(item_ids)))
-        with self.database.read() as connection:
-            return [_queued_item(row) for row in connection.execute(query).mappings()]
+        return [_queued_item(row) for row in self.database.rows(query)]
 
     def with_changed_task(self, project: str, queue: Queue) -> bool:
         """Tell whether an open task was found to say that it shows another item than its own."""
         task, bad = t.labeling_tasks.c, t.quarantine.c
         mine = (task.project == project, task.queue == queue, task.state == "pushed")
         refused = (bad.project == project, bad.digest == task.item_id, bad.code == "ITEM_CHANGED")
-        with self.database.read() as connection:
-            return bool(connection.execute(sa.select(sa.exists().where(*mine, *refused))).scalar())
+        return bool(self.database.scalar(sa.select(sa.exists().where(*mine, *refused))))
 
     def mark_pushed(
         self,
@@ -228,8 +220,7 @@ class LabelingTaskRepository:
         """Return the item ids of a queue in a state, in order."""
         task = t.labeling_tasks.c
         query = sa.select(task.item_id).where(task.project == project, task.queue == queue, task.state == state)
-        with self.database.read() as connection:
-            return list(connection.execute(query.order_by(task.item_id)).scalars())
+        return list(self.database.scalars(query.order_by(task.item_id)))
 
     def recorded_tasks(self, project: str, queue: Queue, *, ls_project_id: int) -> dict[str, int]:
         """Return item id -> Label Studio task id of everything that was pushed into that project."""
@@ -240,8 +231,7 @@ class LabelingTaskRepository:
             task.ls_project_id == ls_project_id,
             task.ls_task_id.is_not(None),
         )
-        with self.database.read() as connection:
-            return {row.item_id: row.ls_task_id for row in connection.execute(query)}
+        return {row.item_id: row.ls_task_id for row in self.database.rows(query)}
 
     def pushed_elsewhere(self, project: str, queue: Queue, *, ls_project_id: int) -> list[str]:
         """Return items waiting in another Label Studio project than the present one (it was deleted or replaced)."""
@@ -249,8 +239,7 @@ class LabelingTaskRepository:
         query = sa.select(task.item_id).where(
             task.project == project, task.queue == queue, task.state == "pushed", task.ls_project_id != ls_project_id
         )
-        with self.database.read() as connection:
-            return list(connection.execute(query.order_by(task.item_id)).scalars())
+        return list(self.database.scalars(query.order_by(task.item_id)))
 
     def counts(self, project: str) -> dict[Queue, QueueCounts]:
         """Return how many labeling tasks of each queue are in each state."""
@@ -261,9 +250,8 @@ class LabelingTaskRepository:
             .group_by(task.queue, task.state)
         )
         counts: dict[Queue, dict[str, int]] = {"label": {}, "exam": {}}
-        with self.database.read() as connection:
-            for queue, state, count in connection.execute(query):
-                counts[queue][state] = count
+        for queue, state, count in self.database.rows(query):
+            counts[queue][state] = count
         return {queue: QueueCounts(**states) for queue, states in counts.items()}
 
 
@@ -297,16 +285,6 @@ def queue_of_split() -> sa.ColumnElement[str]:
     return sa.case((t.items.c.split == "exam", "exam"), else_="label")
 
 
-def item_from_row(row: sa.RowMapping) -> Item:
-    """Return the item of a row that holds all columns of `items`."""
-    same = ("project", "item_id", "source", "key", "group_key", "media_type", "arrived_at", "split", "origin")
-    return Item(
-        **{name: row[name] for name in same},
-        location=Location(object_key=row["object_key"], offset=row["offset"], size_bytes=row["size_bytes"]),
-        source_label=row["source_label"],
-    )
-
-
 def close_tasks(connection: sa.Connection, project: str, *, done: Sequence[str], reopened: Sequence[str]) -> None:
     """Mark the tasks of decided items as done, and those of items whose decision fell as waiting again."""
     task = t.labeling_tasks.c
@@ -338,10 +316,8 @@ def _queued(project: str) -> sa.Select[Any]:
     )
 
 
-def _queued_item(row: sa.RowMapping) -> QueuedItem:
-    return QueuedItem(
-        item=item_from_row(row), queue=row["queue"], prediction=row["prediction"], ls_task_id=row["ls_task_id"]
-    )
+def _queued_item(row: sa.Row[Any]) -> QueuedItem:
+    return QueuedItem(item=item_of(row), queue=row.queue, prediction=row.prediction, ls_task_id=row.ls_task_id)
 
 
 def _request_row(
@@ -368,9 +344,3 @@ def _set_state(connection: sa.Connection, project: str, item_ids: Sequence[str],
     for some in slices(item_ids):
         where = (task.project == project, task.item_id.in_(some))
         connection.execute(t.labeling_tasks.update().where(*where).values(**values))
-
-
-def slices(values: Sequence[T]) -> Iterator[list[T]]:
-    """Yield parts that are small enough for one statement."""
-    for start in range(0, len(values), KEYS_PER_QUERY):
-        yield list(values[start : start + KEYS_PER_QUERY])

@@ -11,16 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import insert_ignore
+from pipeline_tasks.catalog.database import columns_of, insert_ignore, slices
 from pipeline_tasks.catalog.labeling_tasks import (
     LabelingTaskRepository,
     close_tasks,
     has_decision,
     plan_for_bulk,
     queue_of_split,
-    slices,
 )
-from pipeline_tasks.catalog.set_aside import is_usable
+from pipeline_tasks.catalog.set_aside import BadRow, is_usable, put_aside
 from pipeline_tasks.contracts import Fence, Queue
 
 Status = Literal["decided", "disputed", "withdrawn"]
@@ -62,15 +61,7 @@ class DecisionRow:
     decided_at: dt.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RejectedAnnotation:
-    """An annotation or a source label that cannot be one, for the quarantine."""
-
-    source: str
-    key: str
-    item_id: str
-    code: str
-    reason: str
+_DECISION = columns_of(t.label_decisions, DecisionRow)
 
 
 class LabelRepository(LabelingTaskRepository):
@@ -126,7 +117,7 @@ class LabelRepository(LabelingTaskRepository):
         *,
         annotations: Iterable[AnnotationRow] = (),
         decisions: Iterable[DecisionRow] = (),
-        refusals: Iterable[RejectedAnnotation] = (),
+        refusals: Iterable[BadRow] = (),
         reopened: Sequence[str] = (),
         kept_open: Sequence[str] = (),
         now: dt.datetime,
@@ -141,7 +132,6 @@ class LabelRepository(LabelingTaskRepository):
         """
         decided = list(decisions)
         rows = [{"project": project, **dataclasses.asdict(row), "collected_at": now} for row in annotations]
-        refused = [_quarantine_row(project, refusal, now) for refusal in refusals]
         with self.database.write(fence) as connection:
             for some in slices(rows):
                 insert_ignore(connection, t.annotations, some)
@@ -149,7 +139,7 @@ class LabelRepository(LabelingTaskRepository):
                 connection.execute(
                     t.label_decisions.insert(), [_decision_values(project, decision) for decision in decided]
                 )
-            insert_ignore(connection, t.quarantine, refused)
+            put_aside(connection, project, STAGE, refusals, at=now)
             done = [
                 decision.item_id
                 for decision in decided
@@ -158,11 +148,11 @@ class LabelRepository(LabelingTaskRepository):
             close_tasks(connection, project, done=done, reopened=reopened)
 
     def refuse(
-        self, project: str, refusal: RejectedAnnotation, *, closed: bool, now: dt.datetime, fence: Fence | None = None
+        self, project: str, refusal: BadRow, *, closed: bool, now: dt.datetime, fence: Fence | None = None
     ) -> None:
         """Put an item that cannot be shown to people into the quarantine; closed, nobody is asked for it."""
         with self.database.write(fence) as connection:
-            insert_ignore(connection, t.quarantine, [_quarantine_row(project, refusal, now)])
+            put_aside(connection, project, STAGE, [refusal], at=now)
             close_tasks(connection, project, done=[refusal.item_id] if closed else [], reopened=[])
 
     def annotations(
@@ -171,34 +161,25 @@ class LabelRepository(LabelingTaskRepository):
         """Return the newest revision of each annotation of the items, tombstones too, by item id."""
         column = t.annotations.c
         recent = [] if collected_since is None else [column.collected_at >= collected_since]
+        query = sa.select(*columns_of(t.annotations, AnnotationRow)).where(column.project == project, *recent)
         rows: dict[str, dict[str, AnnotationRow]] = {}
-        with self.database.read() as connection:
-            for some in slices(sorted(set(item_ids))):
-                mine = (column.project == project, column.item_id.in_(some), *recent)
-                query = sa.select(t.annotations).where(*mine)
-                for row in connection.execute(query).mappings():
-                    entry = _annotation_row(row)
-                    known = rows.setdefault(entry.item_id, {})
-                    if entry.annotation_id not in known or known[entry.annotation_id].revision < entry.revision:
-                        known[entry.annotation_id] = entry
+        for row in self.database.rows_among(query, column.item_id, item_ids):
+            known = rows.setdefault(row.item_id, {})
+            if row.annotation_id not in known or known[row.annotation_id].revision < row.revision:
+                known[row.annotation_id] = AnnotationRow(*row)
         return {item_id: sorted(known.values(), key=_by_id) for item_id, known in rows.items()}
 
     def decisions(self, project: str, item_ids: Iterable[str]) -> dict[str, DecisionRow]:
         """Return the newest decision of each item that has one, of any status."""
-        rows: dict[str, DecisionRow] = {}
-        with self.database.read() as connection:
-            for some in slices(sorted(set(item_ids))):
-                query = newest_decisions(project).where(t.label_decisions.c.item_id.in_(some))
-                for row in connection.execute(query).mappings():
-                    rows[row["item_id"]] = _decision_row(row)
-        return rows
+        query = newest_decisions(project).with_only_columns(*_DECISION, maintain_column_froms=True)
+        rows = self.database.rows_among(query, t.label_decisions.c.item_id, item_ids)
+        return {row.item_id: _decision_row(**row._asdict()) for row in rows}
 
     def history(self, project: str, item_id: str) -> list[DecisionRow]:
         """Return every decision on an item, oldest first."""
         decision = t.label_decisions.c
-        query = sa.select(t.label_decisions).where(decision.project == project, decision.item_id == item_id)
-        with self.database.read() as connection:
-            return [_decision_row(row) for row in connection.execute(query.order_by(decision.version)).mappings()]
+        query = sa.select(*_DECISION).where(decision.project == project, decision.item_id == item_id)
+        return self.database.records(_decision_row, query.order_by(decision.version))
 
     def live_counts(self, project: str, queue: Queue, *, collected_since: dt.datetime | None = None) -> dict[str, int]:
         """Return the number of annotations, skips too, that are not deleted of each item of a queue that has any."""
@@ -207,8 +188,7 @@ class LabelRepository(LabelingTaskRepository):
         if collected_since is not None:
             alive = alive.where(column.collected_at >= collected_since)
         query = alive.with_only_columns(column.item_id, sa.func.count()).group_by(column.item_id)
-        with self.database.read() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+        return {row[0]: row[1] for row in self.database.rows(query)}
 
     def empty_answers(self, project: str, queue: Queue, *, collected_since: dt.datetime | None) -> list[str]:
         """Return the ids of the empty submits that are there and whose items wait for an answer."""
@@ -219,21 +199,15 @@ class LabelRepository(LabelingTaskRepository):
         )
         if collected_since is not None:
             query = query.where(column.collected_at >= collected_since)
-        with self.database.read() as connection:
-            return [row["annotation_id"] for row in connection.execute(query).mappings() if not row["result"]]
+        return [row.annotation_id for row in self.database.rows(query) if not row.result]
 
     def known_items(self, project: str, item_ids: Iterable[str], *, queue: Queue) -> set[str]:
         """Return which of the ids are items of the project that belong into the queue: that of their labeling task."""
-        known: set[str] = set()
         item, task = t.items.c, t.labeling_tasks.c
         asked = sa.and_(task.project == item.project, task.item_id == item.item_id)
         in_queue = sa.func.coalesce(task.queue, queue_of_split()) == queue
-        with self.database.read() as connection:
-            for some in slices(sorted(set(item_ids))):
-                mine = (item.project == project, item.item_id.in_(some), in_queue)
-                query = sa.select(item.item_id).outerjoin(t.labeling_tasks, asked).where(*mine)
-                known.update(connection.execute(query).scalars())
-        return known
+        query = sa.select(item.item_id).outerjoin(t.labeling_tasks, asked).where(item.project == project, in_queue)
+        return {row.item_id for row in self.database.rows_among(query, item.item_id, item_ids)}
 
     def num_labeled(self, project: str) -> int:
         """Return how many items have a decision of any kind or a person's label."""
@@ -242,15 +216,13 @@ class LabelRepository(LabelingTaskRepository):
             sa.select(decision.item_id).where(decision.project == project),
             sa.select(annotation.item_id).where(annotation.project == project, annotation.label.is_not(None)),
         ).subquery()
-        with self.database.read() as connection:
-            return int(connection.execute(sa.select(sa.func.count()).select_from(labeled)).scalar_one())
+        return int(self.database.scalar(sa.select(sa.func.count()).select_from(labeled)))
 
     def registration(self, project: str) -> tuple[list[str], int, dict[str, int]] | None:
         """Return a project's classes, their version and its Label Studio projects by queue, or None if it is new."""
         row = t.projects.c
         query = sa.select(row.labels, row.schema_version, row.ls_project_ids).where(row.project == project)
-        with self.database.read() as connection:
-            registered = connection.execute(query).one_or_none()
+        registered = next(iter(self.database.rows(query)), None)
         return None if registered is None else (list(registered[0]), int(registered[1]), dict(registered[2]))
 
     def register(
@@ -349,31 +321,10 @@ def _by_id(row: AnnotationRow) -> tuple[int, str]:
     return len(row.annotation_id), row.annotation_id
 
 
-def _annotation_row(row: sa.RowMapping) -> AnnotationRow:
-    return AnnotationRow(**{field.name: row[field.name] for field in dataclasses.fields(AnnotationRow)})
-
-
-def _decision_row(row: sa.RowMapping) -> DecisionRow:
-    values = {field.name: row[field.name] for field in dataclasses.fields(DecisionRow)}
-    return DecisionRow(
-        **(values | {"annotation_ids": tuple(row["annotation_ids"]), "annotators": tuple(row["annotators"])})
-    )
+def _decision_row(annotation_ids: Sequence[str], annotators: Sequence[str], **fields: Any) -> DecisionRow:
+    return DecisionRow(annotation_ids=tuple(annotation_ids), annotators=tuple(annotators), **fields)
 
 
 def _decision_values(project: str, row: DecisionRow) -> dict[str, Any]:
     lists = {"annotation_ids": list(row.annotation_ids), "annotators": list(row.annotators)}
     return {"project": project, **dataclasses.asdict(row), **lists}
-
-
-def _quarantine_row(project: str, refusal: RejectedAnnotation, now: dt.datetime) -> dict[str, Any]:
-    return {
-        "project": project,
-        "stage": STAGE,
-        "source": refusal.source,
-        "key": refusal.key,
-        "digest": refusal.item_id,
-        "code": refusal.code,
-        "reason": refusal.reason,
-        "object_key": None,
-        "at": now,
-    }

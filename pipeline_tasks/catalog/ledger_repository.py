@@ -11,50 +11,38 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import ledger
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import SIGNER, Database
+from pipeline_tasks.catalog.database import SIGNER, Database, Repository, columns_of, wait_for_turn
 from pipeline_tasks.catalog.ledger import Draft, Kind, LedgerEntry
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(LedgerEntry))
+_COLUMNS = columns_of(t.ledger, LedgerEntry)
 
 
-class LedgerRepository:
+class LedgerRepository(Repository):
     """Reads the chains of entries."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     def projects(self) -> list[str]:
-        """Return the projects that have a ledger."""
         query = sa.select(t.ledger.c.project).distinct().order_by(t.ledger.c.project)
-        with self._database.read() as connection:
-            return list(connection.execute(query).scalars())
+        return list(self.database.scalars(query))
 
     def entries(self, project: str) -> list[LedgerEntry]:
         """Return a project's entries, oldest first."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return read_entries(connection, project)
 
     def head(self, project: str) -> LedgerEntry | None:
         """Return a project's newest entry."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return _head(connection, project)
 
     def find(self, project: str, kind: Kind, subject: str) -> LedgerEntry | None:
         """Return the entry of one verdict, approval or route."""
         mine = (t.ledger.c.project == project, t.ledger.c.kind == kind, t.ledger.c.subject == subject)
-        with self._database.read() as connection:
-            row = connection.execute(sa.select(t.ledger).where(*mine)).mappings().one_or_none()
-        return None if row is None else _entry(row)
+        return self.database.record(LedgerEntry, sa.select(*_COLUMNS).where(*mine))
 
 
 def lock(connection: sa.Connection, project: str) -> None:
-    """Let one writer of a project's ledger at a time into its transaction; the others wait until it has committed.
-
-    Taken before the head is read, so that two writers cannot both follow it. SQLite has one writer anyway.
-    """
-    if connection.dialect.name == "postgresql":
-        name = {"name": f"dethrone/ledger/{project}"}
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), name)
+    """Wait for the turn to write a project's ledger: before the head is read, so that two cannot both follow it."""
+    wait_for_turn(connection, f"dethrone/ledger/{project}")
 
 
 def append(connection: sa.Connection, draft: Draft) -> LedgerEntry:
@@ -89,14 +77,12 @@ def record_look(
 
 def append_approval(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry:
     """Write the entry of a row of `approvals` that this transaction has inserted."""
-    digest = _verdict_digest(connection, row["project"], row["verdict_id"])
-    return append(connection, ledger.approval_draft(row, evidence_digest=digest))
+    return append(connection, ledger.approval_draft(row, evidence_digest=_verdict_digest(connection, row)))
 
 
 def append_release(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry:
     """Write the entry of a row of `releases` that this transaction has inserted."""
-    digest = _verdict_digest(connection, row["project"], row["verdict_id"])
-    return append(connection, ledger.release_draft(row, evidence_digest=digest))
+    return append(connection, ledger.release_draft(row, evidence_digest=_verdict_digest(connection, row)))
 
 
 def append_key(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry:
@@ -106,14 +92,13 @@ def append_key(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry
 
 def append_route(connection: sa.Connection, row: Mapping[str, Any]) -> LedgerEntry:
     """Write the entry of a row of `routes` that this transaction has inserted."""
-    digest = _verdict_digest(connection, row["project"], row["verdict_id"])
-    return append(connection, ledger.route_draft(row, evidence_digest=digest))
+    return append(connection, ledger.route_draft(row, evidence_digest=_verdict_digest(connection, row)))
 
 
 def read_entries(connection: sa.Connection, project: str) -> list[LedgerEntry]:
     """Return a project's entries, oldest first."""
-    query = sa.select(t.ledger).where(t.ledger.c.project == project).order_by(t.ledger.c.sequence)
-    return [_entry(row) for row in connection.execute(query).mappings()]
+    query = sa.select(*_COLUMNS).where(t.ledger.c.project == project).order_by(t.ledger.c.sequence)
+    return [LedgerEntry(**row) for row in connection.execute(query).mappings()]
 
 
 def read_drafts(connection: sa.Connection, project: str, *, as_first: bool = False) -> list[Draft]:
@@ -174,21 +159,18 @@ def _facts(connection: sa.Connection, table: sa.Table, project: str, names: Sequ
     return list(connection.execute(sa.select(*columns).where(table.c.project == project)).mappings())
 
 
-def _verdict_digest(connection: sa.Connection, project: str, verdict_id: str) -> str | None:
-    query = sa.select(t.verdicts.c.digest).where(t.verdicts.c.project == project, t.verdicts.c.verdict_id == verdict_id)
-    return connection.execute(query).scalar_one_or_none()
+def _verdict_digest(connection: sa.Connection, row: Mapping[str, Any]) -> str | None:
+    verdict = t.verdicts.c
+    where = (verdict.project == row["project"], verdict.verdict_id == row["verdict_id"])
+    return connection.execute(sa.select(verdict.digest).where(*where)).scalar_one_or_none()
 
 
 def _head(connection: sa.Connection, project: str) -> LedgerEntry | None:
-    query = sa.select(t.ledger).where(t.ledger.c.project == project).order_by(t.ledger.c.sequence.desc()).limit(1)
+    query = sa.select(*_COLUMNS).where(t.ledger.c.project == project).order_by(t.ledger.c.sequence.desc()).limit(1)
     row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else _entry(row)
+    return None if row is None else LedgerEntry(**row)
 
 
 def _row(entry: LedgerEntry) -> dict[str, Any]:
-    row = {name: getattr(entry, name) for name in _FIELDS} | {"body": dict(entry.body)}
+    row = {column.name: getattr(entry, column.name) for column in _COLUMNS} | {"body": dict(entry.body)}
     return row if entry.signature is not None else {name: row[name] for name in row if name != "signature"}
-
-
-def _entry(row: Mapping[Any, Any]) -> LedgerEntry:
-    return LedgerEntry(**{name: row[name] for name in _FIELDS})

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database
-from pipeline_tasks.catalog.labeling_tasks import slices
+from pipeline_tasks.catalog.database import Repository
 
 Row = Mapping[str, Any]
 Kind = Literal["model", "snapshot", "verdict", "item", "label", "prediction"]
@@ -33,11 +32,8 @@ class Subject:
     id: str
 
 
-class LineageRepository:
+class LineageRepository(Repository):
     """Answers what came from what; counts are counted by the database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def find(self, beginning: str, *, kind: Kind | None, project: str | None, limit: int) -> list[Subject]:
         """Return what has an id with this beginning; an id that is exactly this one leaves out longer ones.
@@ -60,7 +56,7 @@ class LineageRepository:
         query = sa.select(of_project, column.label("id")).distinct().order_by(column, of_project).limit(limit)
         if project is not None:
             query = query.where(of_project == project)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             exact = connection.execute(query.where(column == beginning)).all()
             starts = query.where(column.startswith(beginning, autoescape=True))
             # SQLite's LIKE does not tell capitals from small letters; ids do.
@@ -70,14 +66,12 @@ class LineageRepository:
         """Return the projects that something was recorded of."""
         tables = (t.projects, t.items, t.model_versions, t.routes)
         query = sa.union(*(sa.select(table.c.project) for table in tables))
-        with self._database.read() as connection:
-            return sorted(connection.scalars(query))
+        return sorted(self.database.scalars(query))
 
     # What an item is and what people said of it
 
     def item(self, project: str, item_id: str) -> Row | None:
-        """Return an item."""
-        return self._one(t.items, t.items.c.project == project, t.items.c.item_id == item_id)
+        return self._one(t.items, project=project, item_id=item_id)
 
     def items_of_content(self, project: str, content_id: str) -> list[str]:
         """Return the items with this content, those of the exam before all others: equal rows are items each."""
@@ -88,12 +82,7 @@ class LineageRepository:
 
     def decisions(self, project: str, item_id: str) -> list[Row]:
         """Return every version of an item's label, oldest first."""
-        column = t.label_decisions.c
-        return self._rows(
-            sa.select(t.label_decisions)
-            .where(column.project == project, column.item_id == item_id)
-            .order_by(column.version)
-        )
+        return self._all(t.label_decisions, "version", project=project, item_id=item_id)
 
     def annotations(self, project: str, item_id: str) -> list[Row]:
         """Return the newest revision of each annotation of an item, oldest annotation first."""
@@ -116,8 +105,7 @@ class LineageRepository:
     def annotators(self, project: str) -> list[str]:
         """Return the names that the catalog has of a project's annotators."""
         query = sa.select(t.annotations.c.annotator).where(t.annotations.c.project == project).distinct()
-        with self._database.read() as connection:
-            return sorted(connection.scalars(query))
+        return sorted(self.database.scalars(query))
 
     def annotator_counts(self, project: str, annotator: str) -> tuple[int, int]:
         """Return how many annotations a person gave, and on how many items."""
@@ -125,14 +113,12 @@ class LineageRepository:
         query = sa.select(
             sa.func.count(column.annotation_id.distinct()), sa.func.count(column.item_id.distinct())
         ).where(column.project == project, column.annotator == annotator)
-        with self._database.read() as connection:
-            row = connection.execute(query).one()
-        return int(row[0]), int(row[1])
+        num_annotations, num_items = self.database.rows(query)[0]
+        return int(num_annotations), int(num_items)
 
     def exams(self, project: str) -> list[Row]:
         """Return a project's exam epochs, newest first."""
-        column = t.exams.c
-        return self._rows(sa.select(t.exams).where(column.project == project).order_by(column.epoch.desc()))
+        return self._all(t.exams, "epoch", project=project)[::-1]
 
     def retirements(self, project: str, item_ids: Sequence[str]) -> list[Row]:
         """Return which of these items were taken out of use: by whom, when and why."""
@@ -163,45 +149,33 @@ class LineageRepository:
 
     def audits_of_item(self, project: str, item_id: str) -> list[Row]:
         """Return the predictions that made an item one to look at."""
-        column = t.audits.c
-        where = (column.project == project, column.item_id == item_id)
-        return self._rows(sa.select(t.audits).where(*where).order_by(column.predicted_at, column.prediction_id))
+        return self._all(t.audits, "predicted_at", "prediction_id", project=project, item_id=item_id)
 
     def audit(self, project: str, prediction_id: str) -> Row | None:
         """Return why and as which item a prediction was looked at."""
-        return self._one(t.audits, t.audits.c.project == project, t.audits.c.prediction_id == prediction_id)
+        return self._one(t.audits, project=project, prediction_id=prediction_id)
 
     def outcomes(self, project: str, prediction_id: str) -> list[Row]:
         """Return what callers told of a prediction."""
-        column = t.outcomes.c
-        where = (column.project == project, column.prediction_id == prediction_id)
-        return self._rows(sa.select(t.outcomes).where(*where).order_by(column.at, column.outcome_id))
+        return self._all(t.outcomes, "at", "outcome_id", project=project, prediction_id=prediction_id)
 
     # Snapshots, models, and what became of them
 
     def snapshots(self, project: str) -> list[Row]:
         """Return a project's snapshots, newest first."""
-        column = t.snapshots.c
-        return self._rows(sa.select(t.snapshots).where(column.project == project).order_by(column.generation.desc()))
+        return self._all(t.snapshots, "generation", project=project)[::-1]
 
     def snapshot(self, project: str, snapshot_id: str) -> Row | None:
-        """Return a snapshot."""
-        return self._one(t.snapshots, t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
+        return self._one(t.snapshots, project=project, snapshot_id=snapshot_id)
 
     def batches(self, project: str, item_ids: Collection[str]) -> dict[str, str]:
         """Return the batch that each of these items came in."""
         column = t.items.c
-        batches: dict[str, str] = {}
-        for some in slices(sorted(item_ids)):
-            query = sa.select(column.item_id, column.batch_id).where(
-                column.project == project, column.item_id.in_(some)
-            )
-            batches |= {row["item_id"]: row["batch_id"] for row in self._rows(query)}
-        return batches
+        query = sa.select(column.item_id, column.batch_id).where(column.project == project)
+        return {row.item_id: row.batch_id for row in self.database.rows_among(query, column.item_id, item_ids)}
 
     def model(self, project: str, version: str) -> Row | None:
-        """Return a model version."""
-        return self._one(t.model_versions, t.model_versions.c.project == project, t.model_versions.c.version == version)
+        return self._one(t.model_versions, project=project, version=version)
 
     def models_of(self, project: str, snapshot_ids: Collection[str]) -> list[Row]:
         """Return the model versions that were trained on these snapshots, oldest first."""
@@ -210,31 +184,20 @@ class LineageRepository:
         return self._rows(query.order_by(column.created_at, column.version))
 
     def verdict(self, project: str, verdict_id: str) -> Row | None:
-        """Return a verdict."""
-        return self._one(t.verdicts, t.verdicts.c.project == project, t.verdicts.c.verdict_id == verdict_id)
+        return self._one(t.verdicts, project=project, verdict_id=verdict_id)
 
     def verdicts(self, project: str) -> list[Row]:
         """Return a project's verdicts, oldest first."""
-        column = t.verdicts.c
-        return self._rows(
-            sa.select(t.verdicts).where(column.project == project).order_by(column.created_at, column.verdict_id)
-        )
+        return self._all(t.verdicts, "created_at", "verdict_id", project=project)
 
     def approvals(self, project: str, verdict_id: str) -> list[Row]:
         """Return the answers of people to a verdict, oldest first."""
-        column = t.approvals.c
-        where = (column.project == project, column.verdict_id == verdict_id)
-        return self._rows(sa.select(t.approvals).where(*where).order_by(column.sequence))
+        return self._all(t.approvals, "sequence", project=project, verdict_id=verdict_id)
 
     def releases(self, project: str) -> list[Row]:
         """Return a project's releases, oldest first, each with its images: several where the base image changed."""
-        release, image = t.releases.c, t.release_images.c
-        releases = self._rows(
-            sa.select(t.releases).where(release.project == project).order_by(release.created_at, release.release_id)
-        )
-        images = self._rows(
-            sa.select(t.release_images).where(image.project == project).order_by(image.created_at, image.image)
-        )
+        releases = self._all(t.releases, "created_at", "release_id", project=project)
+        images = self._all(t.release_images, "created_at", "image", project=project)
         return [
             {**row, "images": [image_row for image_row in images if image_row["release_id"] == row["release_id"]]}
             for row in releases
@@ -242,19 +205,19 @@ class LineageRepository:
 
     def deployments(self, project: str) -> list[Row]:
         """Return a project's deployments, oldest first."""
-        column = t.deployments.c
-        return self._rows(
-            sa.select(t.deployments).where(column.project == project).order_by(column.created_at, column.deployment_id)
-        )
+        return self._all(t.deployments, "created_at", "deployment_id", project=project)
 
     def routes(self, project: str) -> list[Row]:
         """Return every generation of a project's route, oldest first; the last one serves."""
-        column = t.routes.c
-        return self._rows(sa.select(t.routes).where(column.project == project).order_by(column.generation))
+        return self._all(t.routes, "generation", project=project)
 
-    def _one(self, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> Row | None:
-        return next(iter(self._rows(sa.select(table).where(*conditions).limit(1))), None)
+    def _one(self, table: sa.Table, **equal: str) -> Row | None:
+        return next(iter(self._all(table, **equal)), None)
+
+    def _all(self, table: sa.Table, *order: str, **equal: str) -> list[Row]:
+        """Return the rows that have these values, in the order of these columns."""
+        query = sa.select(table).where(*(table.c[name] == value for name, value in equal.items()))
+        return self._rows(query.order_by(*(table.c[name] for name in order)))
 
     def _rows(self, query: sa.Select[Any]) -> list[Row]:
-        with self._database.read() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+        return [dict(row) for row in self.database.mappings(query)]

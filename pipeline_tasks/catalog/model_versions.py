@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Repository, insert_ignore
 from pipeline_tasks.contracts import Fence, ModelRef
 
 
@@ -31,14 +31,10 @@ class ModelRecord:
     created_at: dt.datetime
 
 
-class ModelRepository:
+class ModelRepository(Repository):
     """The model versions of all projects."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     def get(self, project: str, version: str) -> ModelRecord | None:
-        """Return a model version."""
         return self._one(t.model_versions.c.project == project, t.model_versions.c.version == version)
 
     def find(self, project: str, *, training_key: str) -> ModelRecord | None:
@@ -53,10 +49,8 @@ class ModelRepository:
         """Return a project's newest model version."""
         columns = t.model_versions.c
         query = sa.select(t.model_versions).where(columns.project == project)
-        with self._database.read() as connection:
-            newest_first = query.order_by(columns.created_at.desc(), columns.version.desc())
-            row = connection.execute(newest_first.limit(1)).mappings().first()
-        return None if row is None else _record(row)
+        newest_first = query.order_by(columns.created_at.desc(), columns.version.desc())
+        return self.database.record(_record, newest_first.limit(1))
 
     def record(self, record: ModelRecord, *, fence: Fence) -> ModelRecord:
         """Write a model version; the first record of a training stays and is returned.
@@ -64,7 +58,7 @@ class ModelRepository:
         Raises:
             StaleAttempt: a newer attempt holds the lease.
         """
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             insert_ignore(connection, t.model_versions, [_row(record)])
         known = self.find(record.ref.project, training_key=record.training_key)
         return record if known is None else known
@@ -75,8 +69,7 @@ class ModelRepository:
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[ModelRecord]:
         columns = t.model_versions.c
         query = sa.select(t.model_versions).where(*conditions).order_by(columns.created_at, columns.version)
-        with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(query).mappings()]
+        return self.database.records(_record, query)
 
 
 def _row(record: ModelRecord) -> dict[str, Any]:
@@ -84,7 +77,6 @@ def _row(record: ModelRecord) -> dict[str, Any]:
     return {**dataclasses.asdict(fields.pop("ref")), **fields, "tracker": dict(record.tracker)}
 
 
-def _record(row: sa.RowMapping) -> ModelRecord:
-    fields = dict(row)
+def _record(**fields: Any) -> ModelRecord:
     ref = ModelRef(**{field.name: fields.pop(field.name) for field in dataclasses.fields(ModelRef)})
     return ModelRecord(ref=ref, **fields)

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
-from pipeline_tasks.catalog.labeling_tasks import slices
+from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore, slices
 from pipeline_tasks.catalog.labels import newest_decisions
 from pipeline_tasks.contracts import Fence
 
@@ -116,17 +115,13 @@ class ImportedCounts:
     by_version: Mapping[str, int]
 
 
-class MonitoringRepository:
+class MonitoringRepository(Repository):
     """The monitor's parts, picks, outcomes and windows."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def imported_parts(self, project: str) -> set[str]:
         """Return the keys of the parts that are done."""
         query = sa.select(t.prediction_parts.c.object_key).where(t.prediction_parts.c.project == project)
-        with self._database.read() as connection:
-            return set(connection.scalars(query))
+        return set(self.database.scalars(query))
 
     def imported_counts(self, project: str) -> ImportedCounts:
         """Return what the monitor counted; what a crashed gateway shipped again in another part counts twice."""
@@ -135,7 +130,7 @@ class MonitoringRepository:
         imports = window.window_id.startswith(f"{IMPORT}-")
         windows = sa.select(window.statistics).where(window.project == project, imports)
         by_version: Counter[str] = Counter()
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             keys = frozenset(connection.scalars(parts))
             for statistics in connection.scalars(windows):
                 for version, histogram in statistics["histograms"].items():
@@ -144,29 +139,25 @@ class MonitoringRepository:
 
     def picked(self, project: str, prediction_ids: Iterable[str]) -> dict[str, AuditRow]:
         """Return the picks among these predictions, by prediction id."""
-        column = t.audits.c
-        fields = [column[field.name] for field in dataclasses.fields(AuditRow)]
-        rows: dict[str, AuditRow] = {}
-        with self._database.read() as connection:
-            for some in slices(sorted(set(prediction_ids))):
-                query = sa.select(*fields).where(column.project == project, column.prediction_id.in_(some))
-                rows.update({row["prediction_id"]: AuditRow(**row) for row in connection.execute(query).mappings()})
-        return rows
+        query = sa.select(*columns_of(t.audits, AuditRow)).where(t.audits.c.project == project)
+        rows = self.database.rows_among(query, t.audits.c.prediction_id, prediction_ids)
+        return {row.prediction_id: AuditRow(*row) for row in rows}
 
     def asked(self, project: str, item_ids: Iterable[str]) -> set[str]:
         """Return which of the items people were asked about already, or that have a decision."""
-        ids: set[str] = set()
-        with self._database.read() as connection:
-            for some in slices(sorted(set(item_ids))):
-                for table in (t.labeling_tasks, t.label_decisions):
-                    query = sa.select(table.c.item_id).where(table.c.project == project, table.c.item_id.in_(some))
-                    ids.update(connection.scalars(query))
-        return ids
+        wanted = set(item_ids)
+        return {
+            row.item_id
+            for column in (t.labeling_tasks.c, t.label_decisions.c)
+            for row in self.database.rows_among(
+                sa.select(column.item_id).where(column.project == project), column.item_id, wanted
+            )
+        }
 
     def record_picks(self, project: str, picks: Sequence[AuditRow], *, now: dt.datetime, fence: Fence) -> None:
         """Write down what was picked, before anything is done about it: a second attempt finds the same picks."""
         rows = [{"project": project, "picked_at": now, **dataclasses.asdict(pick)} for pick in picks]
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             for some in slices(rows):
                 insert_ignore(connection, t.audits, some)
 
@@ -183,7 +174,7 @@ class MonitoringRepository:
         """Record outcomes, the window of the imported parts, and last that the parts are done: all or nothing."""
         done = [{"project": project, "imported_at": window.created_at, **dataclasses.asdict(part)} for part in parts]
         told = [{"project": project, **dataclasses.asdict(outcome)} for outcome in outcomes]
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             for some in slices(told):
                 insert_ignore(connection, t.outcomes, some)
             row = _window_values(project, _after_all(connection, project, window), run_id)
@@ -195,7 +186,7 @@ class MonitoringRepository:
         """Write a window of live quality; a repeated attempt of one run replaces its own."""
         column = t.monitor_windows.c
         where = sa.and_(column.project == project, column.window_id == window.window_id)
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             connection.execute(t.monitor_windows.delete().where(where))
             row = _window_values(project, _after_all(connection, project, window), run_id)
             connection.execute(t.monitor_windows.insert(), row)
@@ -228,8 +219,7 @@ class MonitoringRepository:
             .where(audit.project == project, audit.kind == "audit", is_decided)
             .order_by(audit.predicted_at, audit.prediction_id)
         )
-        with self._database.read() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
+        rows: list[dict[str, Any]] = self.database.records(dict, query)
         return [
             AuditedPrediction(known_at=max(row.pop("picked_at"), row.pop("first_at")), **row)  # the label may be older
             for row in rows
@@ -247,29 +237,25 @@ class MonitoringRepository:
             .where(audit.project == project, audit.kind == "audit")
             .order_by(audit.predicted_at, audit.prediction_id)
         )
-        with self._database.read() as connection:
-            rows = connection.execute(query).mappings()
-            return [OpenAudit(**{**row, "is_asked": bool(row["is_asked"])}) for row in rows]
+        rows = self.database.mappings(query)
+        return [OpenAudit(**{**row, "is_asked": bool(row["is_asked"])}) for row in rows]
 
     def windows(self, project: str, kind: str, *, limit: int = 500) -> list[WindowRow]:
         """Return the newest windows of a kind, oldest first."""
         column = t.monitor_windows.c
-        fields = [column[field.name] for field in dataclasses.fields(WindowRow)]
         query = (
-            sa.select(*fields)
+            sa.select(*columns_of(t.monitor_windows, WindowRow))
             .where(column.project == project, column.window_id.startswith(f"{kind}-"))
             .order_by(column.created_at.desc(), column.window_id.desc())
             .limit(limit)
         )
-        with self._database.read() as connection:
-            return [WindowRow(**row) for row in connection.execute(query).mappings()][::-1]
+        return self.database.records(WindowRow, query)[::-1]
 
     def alarms_of(self, project: str, window_id: str) -> list[dict[str, Any]]:
         """Return the alarms of a window that should wake training: each cause once per champion and snapshot."""
         column = t.monitor_windows.c
         query = sa.select(column.alarms).where(column.project == project, column.window_id == window_id)
-        with self._database.read() as connection:
-            alarms = connection.execute(query).scalar_one_or_none() or []
+        alarms = self.database.scalar(query) or []
         return [dict(alarm) for alarm in alarms if alarm["wake"]]
 
     def standing_alarm(self, project: str) -> StandingAlarm | None:
@@ -312,16 +298,14 @@ class MonitoringRepository:
         """Return the serving model version and the verdict that it stands on, or None while nothing serves."""
         route = t.routes.c
         query = sa.select(route.champion_version, route.verdict_id).where(route.project == project)
-        with self._database.read() as connection:
-            row = connection.execute(query.order_by(route.generation.desc()).limit(1)).one_or_none()
+        row = next(iter(self.database.rows(query.order_by(route.generation.desc()).limit(1))), None)
         return None if row is None else (str(row.champion_version), str(row.verdict_id))
 
     def verdict_key(self, project: str, verdict_id: str) -> str | None:
         """Return the folder of a verdict's documents, or None if there is no such verdict."""
         verdict = t.verdicts.c
         query = sa.select(verdict.object_key).where(verdict.project == project, verdict.verdict_id == verdict_id)
-        with self._database.read() as connection:
-            key = connection.scalar(query)
+        key = self.database.scalar(query)
         return None if key is None else str(key)
 
 
@@ -342,11 +326,4 @@ def _after_all(connection: sa.Connection, project: str, window: WindowRow) -> Wi
 
 
 def _window_values(project: str, window: WindowRow, run_id: str) -> dict[str, Any]:
-    return {
-        "project": project,
-        "window_id": window.window_id,
-        "statistics": dict(window.statistics),
-        "alarms": [dict(alarm) for alarm in window.alarms],
-        "run_id": run_id,
-        "created_at": window.created_at,
-    }
+    return {"project": project, "run_id": run_id, **dataclasses.asdict(window)}

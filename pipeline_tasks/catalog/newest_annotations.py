@@ -49,8 +49,7 @@ def num_labelers(database: Database, project: str) -> int:
     """Return how many different people have answered anything."""
     column = t.annotations.c
     query = sa.select(sa.func.count(sa.distinct(column.annotator))).where(column.project == project)
-    with database.read() as connection:
-        return int(connection.execute(query).scalar_one())
+    return int(database.scalar(query))
 
 
 def _newest_revisions(project: str) -> sa.Select[Any]:

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Repository, insert_ignore
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,13 +22,10 @@ class ImageRecord:
     sbom_key: str
 
 
-class ImageRepository:
+class ImageRepository(Repository):
     """The images that were pushed for each release."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def record(self, image: ImageRecord, *, now: dt.datetime) -> None:
         """Write that an image is in its registry; the same one again changes nothing."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             insert_ignore(connection, t.release_images, [{**dataclasses.asdict(image), "created_at": now}])

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import ledger, ledger_repository
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore
 from pipeline_tasks.contracts import DeploymentRef, Fence, Route, RouteEntry, sha256_hex
 from pipeline_tasks.errors import ConfigError, GateClosed, LostRace, ServiceUnavailable, TransientError
 
@@ -54,55 +54,45 @@ def new_token() -> str:
     return secrets.token_urlsafe(TOKEN_BYTES)
 
 
-class ServingRepository:
+class ServingRepository(Repository):
     """Routes, deployments and API keys."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def record_deployment(
         self, deployment: DeploymentRef, *, target: str, now: dt.datetime, fence: Fence | None = None
     ) -> None:
         """Write that a release runs on a target; the first record of a deployment id stays."""
         row = {**dataclasses.asdict(deployment), "target": target, "created_at": now}
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             insert_ignore(connection, t.deployments, [row])
 
     def deployments(self, project: str) -> list[DeploymentRef]:
         """Return a project's deployments, oldest first."""
         table = t.deployments.c
-        fields = [table[field.name] for field in dataclasses.fields(DeploymentRef)]
-        query = sa.select(*fields).where(table.project == project).order_by(table.created_at, table.deployment_id)
-        with self._database.read() as connection:
-            return [DeploymentRef(**row) for row in connection.execute(query).mappings()]
+        query = sa.select(*columns_of(t.deployments, DeploymentRef)).where(table.project == project)
+        return self.database.records(DeploymentRef, query.order_by(table.created_at, table.deployment_id))
 
     def targets(self, project: str) -> set[str]:
         """Return the kinds of targets that a project's releases were ever started on."""
         query = sa.select(t.deployments.c.target).where(t.deployments.c.project == project).distinct()
-        with self._database.read() as connection:
-            return set(connection.scalars(query))
+        return set(self.database.scalars(query))
 
     def head_route(self, project: str) -> Route | None:
         """Return what serves now, or None before the first promotion."""
-        with self._database.read() as connection:
-            return _head(connection, project)
+        record = self.head_record(project)
+        return None if record is None else record.route
 
     def projects(self) -> list[str]:
         """Return the projects that have a route."""
         query = sa.select(t.routes.c.project).distinct().order_by(t.routes.c.project)
-        with self._database.read() as connection:
-            return list(connection.execute(query).scalars())
+        return list(self.database.scalars(query))
 
     def head_record(self, project: str) -> RouteRecord | None:
         """Return the newest generation with who moved it and why, or None before the first promotion."""
-        query = sa.select(t.routes).where(t.routes.c.project == project).order_by(t.routes.c.generation.desc()).limit(1)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else _record(row)
+        return self.database.record(_record, _newest(project))
 
     def require_gated(self, project: str, version: str) -> None:
         """Raise GateClosed unless a model was champion or has a promote verdict."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             _require_passed(connection, project, {version})
 
     def history(self, project: str) -> list[Route]:
@@ -112,8 +102,7 @@ class ServingRepository:
     def records(self, project: str) -> list[RouteRecord]:
         """Return every generation with who moved it and why, oldest first."""
         query = sa.select(t.routes).where(t.routes.c.project == project).order_by(t.routes.c.generation)
-        with self._database.read() as connection:
-            return [_record(row) for row in connection.execute(query).mappings()]
+        return self.database.records(_record, query)
 
     def verdict_of(self, project: str, generation: int) -> str:
         """Return the verdict that a generation stands on."""
@@ -158,7 +147,7 @@ class ServingRepository:
         row = _row(route, serving=serving) | facts | {"created_at": at}
         ledger.check_texts(ledger.route_draft(row, evidence_digest=None))
         try:
-            with self._database.write(fence) as connection:
+            with self.database.write(fence) as connection:
                 ledger_repository.lock(connection, route.project)
                 head = _head(connection, route.project)
                 follows = (head.generation if head else 0) == route.generation - 1 and _is_child(route, head)
@@ -194,7 +183,7 @@ class ServingRepository:
             "scopes": list(scopes),
         }
         row |= {"created_at": at, "revoked_at": None}
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             if insert_ignore(connection, t.api_keys, [row]):
                 ledger_repository.append_key(connection, row)
         return next(key for key in self.api_keys() if key.key_id == digest[:12])
@@ -206,7 +195,7 @@ class ServingRepository:
             ConfigError: there is no such key.
         """
         mine = t.api_keys.c.key_id == key_id
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             open_ones = t.api_keys.update().where(mine, t.api_keys.c.revoked_at.is_(None))
             changed = connection.execute(open_ones.values(revoked_at=at)).rowcount
             row = connection.execute(sa.select(t.api_keys).where(mine)).mappings().one_or_none()
@@ -217,17 +206,15 @@ class ServingRepository:
 
     def api_keys(self) -> list[ApiKey]:
         """Return every key, oldest first, revoked ones too."""
-        query = sa.select(t.api_keys).order_by(t.api_keys.c.created_at, t.api_keys.c.key_id)
-        with self._database.read() as connection:
-            return [_api_key(row) for row in connection.execute(query).mappings()]
+        query = sa.select(*columns_of(t.api_keys, ApiKey)).order_by(t.api_keys.c.created_at, t.api_keys.c.key_id)
+        return self.database.records(_api_key, query)
 
     def _generation(self, project: str, generation: int) -> RouteRecord:
         query = sa.select(t.routes).where(t.routes.c.project == project, t.routes.c.generation == generation)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        if row is None:
+        record = self.database.record(_record, query)
+        if record is None:
             raise ConfigError(f"generation must be one of {project}'s (got {generation}). See `dethrone history`.")
-        return _record(row)
+        return record
 
     def _was_written(self, route: Route) -> bool:
         """Tell whether the route stands in the catalog although its commit failed."""
@@ -247,14 +234,17 @@ class ServingRepository:
     def _stored_commit(self, route: Route) -> str | None:
         table = t.routes.c
         query = sa.select(table.commit_id).where(table.project == route.project, table.generation == route.generation)
-        with self._database.read() as connection:
-            return connection.execute(query).scalar_one_or_none()
+        commit_id: str | None = self.database.scalar(query)
+        return commit_id
+
+
+def _newest(project: str) -> sa.Select[Any]:
+    return sa.select(t.routes).where(t.routes.c.project == project).order_by(t.routes.c.generation.desc()).limit(1)
 
 
 def _head(connection: sa.Connection, project: str) -> Route | None:
-    query = sa.select(t.routes).where(t.routes.c.project == project).order_by(t.routes.c.generation.desc()).limit(1)
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else _record(row).route
+    row = connection.execute(_newest(project)).mappings().one_or_none()
+    return None if row is None else _record(**row).route
 
 
 def _is_child(route: Route, head: Route | None) -> bool:
@@ -337,21 +327,15 @@ def _row(route: Route, *, serving: Mapping[str, Any]) -> dict[str, Any]:
     return row | {"champion_version": route.champion_version, "body": body}
 
 
-def _record(row: sa.RowMapping) -> RouteRecord:
-    body = row["body"]
+def _record(body: Mapping[str, Any], **row: Any) -> RouteRecord:
+    plain = ("project", "generation", "commit_id", "parent_commit_id", "champion_version")
     route = Route(
-        project=row["project"],
-        generation=row["generation"],
-        commit_id=row["commit_id"],
-        parent_commit_id=row["parent_commit_id"],
-        champion_version=row["champion_version"],
+        **{name: row.pop(name) for name in plain},
         entries=tuple(RouteEntry(**entry) for entry in body["entries"]),
         shadows=tuple(RouteEntry(**entry) for entry in body["shadows"]),
     )
-    facts = {name: row[name] for name in ("action", "attempt", "verdict_id", "actor", "reason", "created_at")}
-    return RouteRecord(route=route, serving=body["serving"], **facts)
+    return RouteRecord(route=route, serving=body["serving"], **row)
 
 
-def _api_key(row: sa.RowMapping) -> ApiKey:
-    fields = {field.name: row[field.name] for field in dataclasses.fields(ApiKey)}
-    return ApiKey(**(fields | {"scopes": tuple(row["scopes"])}))
+def _api_key(scopes: Sequence[str], **fields: Any) -> ApiKey:
+    return ApiKey(scopes=tuple(scopes), **fields)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Repository, insert_ignore
 from pipeline_tasks.contracts import RunOutcome
 from pipeline_tasks.errors import PermanentError
 
@@ -36,11 +36,8 @@ class RunRecord:
     closed_at: dt.datetime | None
 
 
-class RunRepository:
+class RunRepository(Repository):
     """Opens, closes, lists and sweeps runs."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def open(
         self,
@@ -63,7 +60,7 @@ class RunRepository:
         if deadline_at <= at:
             raise ValueError(f"deadline_at must be after {at.isoformat()} (got {deadline_at.isoformat()}).")
         row = {"project": project, "run_id": run_id, "kind": kind, "state": "open", "info": dict(info or {})}
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             insert_ignore(connection, t.runs, [row | {"opened_at": at, "deadline_at": deadline_at}])
             run = _locked(connection, project, run_id)
             if run is not None and (run.outcome == "failed" or (reopen and run.state == "closed")):
@@ -88,7 +85,7 @@ class RunRepository:
             PermanentError: it was closed with another outcome.
         """
         _check_ending(outcome, reason_code, reason)
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             run = _required(_locked(connection, project, run_id), project, run_id)
             if run.state == "open":
                 ending = {"outcome": outcome, "reason_code": reason_code, "reason": reason}
@@ -102,9 +99,7 @@ class RunRepository:
             return _required(_locked(connection, project, run_id), project, run_id)
 
     def get(self, project: str, run_id: str) -> RunRecord | None:
-        """Return one run."""
-        with self._database.read() as connection:
-            return _one(connection, _query(project, run_id))
+        return self.database.record(RunRecord, _query(project, run_id))
 
     def list(
         self,
@@ -119,21 +114,19 @@ class RunRepository:
         for column, value in ((t.runs.c.project, project), (t.runs.c.kind, kind), (t.runs.c.state, state)):
             if value is not None:
                 query = query.where(column == value)
-        with self._database.read() as connection:
-            return [RunRecord(**row) for row in connection.execute(query).mappings()]
+        return self.database.records(RunRecord, query)
 
     def sweep(self, project: str | None = None, *, at: dt.datetime) -> tuple[RunRecord, ...]:
         """Close the open runs whose deadline has passed: as promoted if they moved the route, else as failed."""
         query = sa.select(t.runs.c.project, t.runs.c.run_id).where(t.runs.c.state == "open", t.runs.c.deadline_at < at)
         if project is not None:
             query = query.where(t.runs.c.project == project)
-        with self._database.read() as connection:
-            overdue = connection.execute(query.order_by(t.runs.c.project, t.runs.c.run_id)).all()
+        overdue = self.database.rows(query.order_by(t.runs.c.project, t.runs.c.run_id))
         swept = (self._sweep_one(row.project, row.run_id, at=at) for row in overdue)
         return tuple(record for record in swept if record is not None)
 
     def _sweep_one(self, project: str, run_id: str, *, at: dt.datetime) -> RunRecord | None:
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             run = _locked(connection, project, run_id)
             if run is None or run.state != "open" or run.deadline_at >= at:
                 return None
@@ -171,13 +164,10 @@ def _query(project: str, run_id: str) -> sa.Select[Any]:
     return sa.select(t.runs).where(t.runs.c.project == project, t.runs.c.run_id == run_id)
 
 
-def _one(connection: sa.Connection, query: sa.Select[Any]) -> RunRecord | None:
-    row = connection.execute(query).mappings().one_or_none()
-    return RunRecord(**row) if row is not None else None
-
-
 def _locked(connection: sa.Connection, project: str, run_id: str) -> RunRecord | None:
-    return _one(connection, _query(project, run_id).with_for_update())  # SQLite's compiler leaves the lock out
+    locking = _query(project, run_id).with_for_update()  # SQLite's compiler leaves the lock out
+    row = connection.execute(locking).mappings().one_or_none()
+    return RunRecord(**row) if row is not None else None
 
 
 def _required(run: RunRecord | None, project: str, run_id: str) -> RunRecord:

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Repository, insert_ignore, slices
 from pipeline_tasks.contracts import UNDECODABLE, Fence
 
 ITEM_STAGE = "items"
-KEYS_PER_QUERY = 500
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BadRow:
+    """An item, an annotation or a label that is put aside, for the quarantine of a stage."""
+
+    source: str
+    key: str
+    item_id: str
+    code: str
+    reason: str
+    object_key: str | None = None
+
+
+def put_aside(connection: sa.Connection, project: str, stage: str, rows: Iterable[BadRow], *, at: dt.datetime) -> None:
+    """Write rows into the quarantine of a stage; those that are there stay as they are."""
+    place = {"project": project, "stage": stage, "at": at}
+    bad = [dataclasses.asdict(row) for row in rows]
+    insert_ignore(connection, t.quarantine, [{"digest": row.pop("item_id"), **row, **place} for row in bad])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,18 +55,15 @@ def is_usable(project: str) -> sa.ColumnElement[bool]:
     return sa.and_(t.items.c.item_id.not_in(quarantined), t.items.c.item_id.not_in(gone))
 
 
-class SetAsideRepository:
+class SetAsideRepository(Repository):
     """Retirements, and the items that the project's recipe could not decode."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def retire(self, retirement: Retirement) -> Retirement:
         """Record that an item is out of use, and return the record that stands: the first one stays."""
         where = sa.and_(
             t.item_retirements.c.project == retirement.project, t.item_retirements.c.item_id == retirement.item_id
         )
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             insert_ignore(connection, t.item_retirements, [dataclasses.asdict(retirement)])
             row = connection.execute(sa.select(t.item_retirements).where(where)).mappings().one()
         return Retirement(**row)
@@ -56,28 +71,18 @@ class SetAsideRepository:
     def retirements(self, project: str) -> dict[str, Retirement]:
         """Return a project's retirements by item id."""
         query = sa.select(t.item_retirements).where(t.item_retirements.c.project == project)
-        with self._database.read() as connection:
-            return {row["item_id"]: Retirement(**row) for row in connection.execute(query).mappings()}
+        return {row["item_id"]: Retirement(**row) for row in self.database.mappings(query)}
 
     def exams_with(self, project: str, item_id: str) -> list[int]:
         """Return the epochs of the exams that hold an item."""
         member = t.exam_items.c
         query = sa.select(member.epoch).where(member.project == project, member.item_id == item_id)
-        with self._database.read() as connection:
-            return [int(epoch) for epoch in connection.scalars(query.order_by(member.epoch))]
+        return [int(epoch) for epoch in self.database.scalars(query.order_by(member.epoch))]
 
     def unusable(self, project: str, item_ids: Iterable[str]) -> set[str]:
         """Return which of these items are set aside."""
-        with self._database.read() as connection:
-            return {
-                str(item_id)
-                for some in _slices(sorted(item_ids))
-                for item_id in connection.scalars(
-                    sa.select(t.items.c.item_id).where(
-                        t.items.c.project == project, t.items.c.item_id.in_(some), ~is_usable(project)
-                    )
-                )
-            }
+        query = sa.select(t.items.c.item_id).where(t.items.c.project == project, ~is_usable(project))
+        return {str(row.item_id) for row in self.database.rows_among(query, t.items.c.item_id, item_ids)}
 
     def undecodable(self, project: str, *, but_by: str, limit: int, after: str = "") -> list[Mapping[str, Any]]:
         """Return the items, from an id on, that were put aside as undecodable by another suite than `but_by`."""
@@ -91,17 +96,12 @@ class SetAsideRepository:
             .order_by(item.item_id)
             .limit(limit)
         )
-        with self._database.read() as connection:
-            return [dict(row) for row in connection.execute(query.distinct()).mappings()]
+        return [dict(row) for row in self.database.mappings(query.distinct())]
 
     def release(self, project: str, item_ids: Iterable[str], *, fence: Fence | None = None) -> None:
         """Take items that decode now out of the quarantine of what does not."""
         bad = t.quarantine.c
         mine = sa.and_(bad.project == project, bad.stage == ITEM_STAGE, bad.code == UNDECODABLE)
-        with self._database.write(fence) as connection:
-            for some in _slices(sorted(item_ids)):
+        with self.database.write(fence) as connection:
+            for some in slices(sorted(item_ids)):
                 connection.execute(t.quarantine.delete().where(mine, bad.digest.in_(some)))
-
-
-def _slices(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (values[start : start + KEYS_PER_QUERY] for start in range(0, len(values), KEYS_PER_QUERY))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pipeline_tasks.catalog import ledger_repository
 from pipeline_tasks.catalog import tables as t
-from pipeline_tasks.catalog.database import Database, insert_ignore
+from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore
 from pipeline_tasks.contracts import Fence, ReleaseRef, VerdictRef
 from pipeline_tasks.errors import LostRace
 
@@ -48,14 +48,10 @@ class ApprovalRecord:
     at: dt.datetime
 
 
-class VerdictRepository:
+class VerdictRepository(Repository):
     """The gate's answers so far."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     def find(self, project: str, verdict_id: str) -> VerdictRecord | None:
-        """Return a verdict by its id."""
         return next(iter(self._select(t.verdicts.c.project == project, t.verdicts.c.verdict_id == verdict_id)), None)
 
     def find_beginning(self, beginning: str, *, project: str | None = None) -> list[VerdictRecord]:
@@ -88,7 +84,7 @@ class VerdictRepository:
 
     def count_uses(self, project: str, exam_id: str) -> int:
         """Return how many contenders were compared with a champion on this exam while it was the current one."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return _count_uses(connection, project=project, exam_id=exam_id)
 
     def record(self, record: VerdictRecord, *, exam_use: int, fence: Fence) -> VerdictRecord:
@@ -99,7 +95,7 @@ class VerdictRepository:
             LostRace: another contender used this exam meanwhile, so the level of confidence has moved.
         """
         ref = record.ref
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             # Before the uses are counted: two contenders at one moment must not both be the n-th on an exam.
             ledger_repository.lock(connection, ref.project)
             known = connection.execute(
@@ -121,14 +117,12 @@ class VerdictRepository:
         query = sa.select(t.snapshots.c.class_counts).where(
             t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id
         )
-        with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else dict(row.class_counts)
+        counts: Mapping[str, int] | None = self.database.scalar(query)
+        return counts
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[VerdictRecord]:
         query = sa.select(t.verdicts).where(*conditions).order_by(t.verdicts.c.created_at, t.verdicts.c.verdict_id)
-        with self._database.read() as connection:
-            return [_verdict(row) for row in connection.execute(query).mappings()]
+        return self.database.records(_verdict, query)
 
 
 def _count_uses(connection: sa.Connection, *, project: str, exam_id: str) -> int:
@@ -139,48 +133,25 @@ def _count_uses(connection: sa.Connection, *, project: str, exam_id: str) -> int
 
 
 def _verdict_row(record: VerdictRecord) -> dict[str, Any]:
-    ref = record.ref
-    return {
-        "project": ref.project,
-        "verdict_id": ref.verdict_id,
-        "answer": ref.answer,
-        "champion_version": ref.champion_version,
-        "contender_version": ref.contender_version,
-        "exam_ids": list(record.exam_ids),
-        "reasons": {"code": ref.code, "texts": list(ref.reasons)},
-        "policy_id": record.policy_id,
-        "object_key": ref.object_key,
-        "digest": record.digest,
-        "run_id": record.run_id,
-        "created_at": record.created_at,
-        "report_digest": record.report_digest,
-    }
+    row = dataclasses.asdict(record)
+    ref = row.pop("ref")
+    reasons = {"code": ref.pop("code"), "texts": list(ref.pop("reasons"))}
+    return {**ref, **row, "reasons": reasons, "exam_ids": list(record.exam_ids)}
 
 
-def _verdict(row: Mapping[Any, Any]) -> VerdictRecord:
-    ref = VerdictRef(
-        project=row["project"],
-        verdict_id=row["verdict_id"],
-        answer=row["answer"],
-        champion_version=row["champion_version"],
-        contender_version=row["contender_version"],
-        reasons=tuple(row["reasons"]["texts"]),
-        object_key=row["object_key"],
-        code=row["reasons"]["code"],
-    )
-    names = ("policy_id", "digest", "run_id", "created_at", "report_digest")
-    return VerdictRecord(ref, tuple(row["exam_ids"]), **{name: row[name] for name in names})
+def _verdict(reasons: Mapping[str, Any], exam_ids: Sequence[str], **row: Any) -> VerdictRecord:
+    plain = ("project", "verdict_id", "answer", "champion_version", "contender_version", "object_key")
+    said = {"reasons": tuple(reasons["texts"]), "code": reasons["code"]}
+    ref = VerdictRef(**{name: row.pop(name) for name in plain}, **said)
+    return VerdictRecord(ref, tuple(exam_ids), **row)
 
 
-class ApprovalRepository:
+class ApprovalRepository(Repository):
     """The yes or no of people to promotions, with their time and reason."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def history(self, project: str, verdict_id: str) -> list[ApprovalRecord]:
         """Return the answers to a verdict's requests, oldest first."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return _approvals(connection, project=project, verdict_id=verdict_id)
 
     def latest(self, project: str, verdict_id: str) -> ApprovalRecord | None:
@@ -202,7 +173,7 @@ class ApprovalRepository:
 
         The newest answer counts: a run that asks again can be told no after a yes, and yes after a no.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             ledger_repository.lock(connection, project)
             earlier = _approvals(connection, project=project, verdict_id=verdict_id)
             last = earlier[-1] if earlier else None
@@ -220,14 +191,10 @@ def _approvals(connection: sa.Connection, *, project: str, verdict_id: str) -> l
     return [ApprovalRecord(**row) for row in connection.execute(query.order_by(table.sequence)).mappings()]
 
 
-class ReleaseRepository:
+class ReleaseRepository(Repository):
     """The releases: each with its model version and verdict."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     def get(self, project: str, release_id: str) -> ReleaseRef | None:
-        """Return a recorded release."""
         return next(iter(self._select(t.releases.c.project == project, t.releases.c.release_id == release_id)), None)
 
     def of_model(self, project: str, model_version: str) -> ReleaseRef | None:
@@ -238,9 +205,7 @@ class ReleaseRepository:
     def facts(self, project: str, release_id: str) -> Mapping[str, Any] | None:
         """Return a release's whole row: digest, object key, infra check, run, time."""
         query = sa.select(t.releases).where(t.releases.c.project == project, t.releases.c.release_id == release_id)
-        with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else dict(row)
+        return self.database.record(dict, query)
 
     def record(
         self,
@@ -262,14 +227,11 @@ class ReleaseRepository:
             "run_id": run_id,
             "created_at": now,
         }
-        with self._database.write(fence) as connection:
+        with self.database.write(fence) as connection:
             if insert_ignore(connection, t.releases, [row]):
                 ledger_repository.append_release(connection, row)
         return self.get(release.project, release.release_id) or release
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[ReleaseRef]:
-        table = t.releases.c
-        fields = [table[field.name] for field in dataclasses.fields(ReleaseRef)]
-        query = sa.select(*fields).where(*conditions).order_by(table.created_at, table.release_id)
-        with self._database.read() as connection:
-            return [ReleaseRef(**row) for row in connection.execute(query).mappings()]
+        query = sa.select(*columns_of(t.releases, ReleaseRef)).where(*conditions)
+        return self.database.records(ReleaseRef, query.order_by(t.releases.c.created_at, t.releases.c.release_id))

@@ -19,12 +19,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline_tasks.core.below import Below
 from pipeline_tasks.core.proxies import without_own_services
 from pipeline_tasks.errors import ConfigError
 
 INSTALLED_AT = "installed_at"
 RESTORING = "restore-in-progress"  # a home that holds this is not whole
 RESTORED = "restored"  # one that holds this is whole and was not started since
+
+
+class Secret:
+    """A secret of the name of the attribute."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Settings, owner: type) -> str:
+        return instance.secret(self._name)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,13 +59,19 @@ class Settings:
     train_device: str | None = None
     environment: Mapping[str, str] = dataclasses.field(repr=False, default_factory=dict)
 
-    @property
-    def s3_access_key(self) -> str:
-        return self._secret("s3_access_key")
+    logs_dir = Below("home", "logs")
+    bentoml_home = Below("home", "bentoml")
+    wandb_dir = Below("home", "wandb")
+    scratch_dir = Below("home", "scratch")
+    docs_dir = Below("home", "data-docs")
 
-    @property
-    def s3_secret_key(self) -> str:
-        return self._secret("s3_secret_key")
+    s3_access_key = Secret()
+    s3_secret_key = Secret()
+    label_studio_token = Secret()
+    webhook_secret = Secret()
+    airflow_admin_password = Secret()
+    inference_key = Secret()
+    split_key = Secret()
 
     @property
     def label_studio_s3_keys(self) -> tuple[str, str]:
@@ -62,24 +79,8 @@ class Settings:
         given = [user for user in ("LABEL_STUDIO_S3", "S3") if self._is_given(f"DETHRONE_{user}_ACCESS_KEY")]
         if given[:1] != ["S3"]:
             with contextlib.suppress(ConfigError):
-                return self._secret("label_studio_s3_access_key"), self._secret("label_studio_s3_secret_key")
+                return self.secret("label_studio_s3_access_key"), self.secret("label_studio_s3_secret_key")
         return self.s3_access_key, self.s3_secret_key
-
-    @property
-    def label_studio_token(self) -> str:
-        return self._secret("label_studio_token")
-
-    @property
-    def webhook_secret(self) -> str:
-        return self._secret("webhook_secret")
-
-    @property
-    def airflow_admin_password(self) -> str:
-        return self._secret("airflow_admin_password")
-
-    @property
-    def inference_key(self) -> str:
-        return self._secret("inference_key")
 
     @property
     def inference_headers(self) -> dict[str, str]:
@@ -87,21 +88,22 @@ class Settings:
         return {"Authorization": f"Bearer {self.inference_key}"}
 
     @property
-    def split_key(self) -> str:
-        return self._secret("split_key")
-
-    @property
     def signing_key(self) -> str | None:
         """Return what signs the ledger's entries; None where no `dethrone up` of this version has made one yet."""
         try:
-            return self._secret("signing_key")
+            return self.secret("signing_key")
         except ConfigError:
             return None
 
     def _is_given(self, variable: str) -> bool:
         return bool(self.environment.get(variable) or self.environment.get(f"{variable}_FILE"))
 
-    def _secret(self, name: str) -> str:
+    def secret(self, name: str) -> str:
+        """Return a secret: its variable, or what its file says.
+
+        Raises:
+            ConfigError: there is neither.
+        """
         variable = f"DETHRONE_{name.upper()}"
         if self.environment.get(variable):
             return self.environment[variable]
@@ -113,26 +115,6 @@ class Settings:
                 f"{variable} must be set, or the file {path} must exist (got neither). "
                 "`dethrone up` writes it at its first start; docker-compose.yml says which service has which."
             ) from None
-
-    @property
-    def logs_dir(self) -> Path:
-        return self.home / "logs"
-
-    @property
-    def bentoml_home(self) -> Path:
-        return self.home / "bentoml"
-
-    @property
-    def wandb_dir(self) -> Path:
-        return self.home / "wandb"
-
-    @property
-    def scratch_dir(self) -> Path:
-        return self.home / "scratch"
-
-    @property
-    def docs_dir(self) -> Path:
-        return self.home / "data-docs"
 
 
 def home_from(environment: Mapping[str, str]) -> Path:

@@ -39,14 +39,8 @@ def read_progress(database: Database, project: str) -> Progress:
     champion = history[-1].champion_version if history else None
     others = [route.champion_version for route in history if route.champion_version != champion]
     tasks = t.labeling_tasks.c
-    with database.read() as connection:
-        by_state: dict[str, int] = dict(
-            connection.execute(
-                sa.select(tasks.state, sa.func.count()).where(tasks.project == project).group_by(tasks.state)
-            )
-            .tuples()
-            .all()
-        )
+    query = sa.select(tasks.state, sa.func.count()).where(tasks.project == project).group_by(tasks.state)
+    by_state = {str(state): int(count) for state, count in database.rows(query)}
     return Progress(
         num_labels=state.num_labels,
         num_disputed=state.num_disputed,

@@ -202,7 +202,7 @@ def _feed_table(
 
     A file that cannot be read on is refused, its rows before that are taken.
     """
-    num_refused = writer.num_refused
+    num_refused = writer.counts.num_refused
     try:
         for row in rows:
             _give(row, file=entry.key, examine=examine, writer=writer, count=count)
@@ -210,7 +210,7 @@ def _feed_table(
         writer.refuse(refuse_entry(entry, error))
         if error.code == "FILE_UNREADABLE":
             return False
-    mark = policy.refused if writer.num_refused > num_refused else policy.taken
+    mark = policy.refused if writer.counts.num_refused > num_refused else policy.taken
     writer.mark_seen({printable_key(entry.key): mark(entry.fingerprint)})
     return True
 

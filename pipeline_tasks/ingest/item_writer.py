@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -16,6 +16,7 @@ from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.object_keys import ITEMS
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import MAX_MESSAGE, printable
+from pipeline_tasks.ingest.counts import Counts
 from pipeline_tasks.ingest.item_checks import MAX_KEPT_BYTES, Candidate, RejectedRow, printable_key
 from pipeline_tasks.ingest.label_claims import Claim, Claims
 
@@ -75,7 +76,16 @@ class ItemWriter:
     the rest fills the same chunks again.
     """
 
-    def __init__(self, target: Target, *, items: ItemRepository, store: ObjectStore, fence: Fence) -> None:
+    def __init__(
+        self,
+        target: Target,
+        *,
+        items: ItemRepository,
+        store: ObjectStore,
+        fence: Fence,
+        counts: Counts | None = None,
+    ) -> None:
+        self.counts = counts or Counts()
         self._target = target
         self._items = items
         self._store = store
@@ -90,17 +100,6 @@ class ItemWriter:
         self._held_seen: dict[str, str] = {}
         self.is_gone: Callable[[str, str], bool] | None = None
         """Tells whether a key no longer holds the bytes of an item; None for rows: only a whole reading tells."""
-        self.num_new = 0
-        self.num_known = 0
-        self.num_labeled = 0
-        self.num_corrected = 0
-        self.num_refused = 0
-        """All refusals; `reasons` counts those that were not in quarantine before."""
-        self.num_reread = 0
-        """Rows that are an item of an earlier reading; `num_renewed` had bytes of another content."""
-        self.num_renewed = 0
-        self.reasons: Counter[str] = Counter()
-        self.examples: dict[str, RejectedRow] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +118,7 @@ class ItemWriter:
 
     def refuse(self, refusal: RejectedRow, *, seen: dict[str, str] | None = None) -> None:
         """Take a refusal; its bytes are kept when they are there and not too many."""
-        self.num_refused += 1
+        self.counts.num_refused += 1
         kept = refusal.data if refusal.data and len(refusal.data) <= MAX_KEPT_BYTES else None
         key = printable_key(self._target.hide(refusal.key))
         reason = printable(self._target.hide(refusal.reason), limit=MAX_MESSAGE)
@@ -188,7 +187,7 @@ class ItemWriter:
                 continue
             content = self._renewing.get(item_id, before.content_id)
             if content in contents:
-                self.num_reread += item_id != candidate.item_id
+                self.counts.num_reread += item_id != candidate.item_id
                 reread = dataclasses.replace(candidate, item_id=item_id)
                 if content != candidate.content_id:
                     self._renew(reread)
@@ -203,7 +202,7 @@ class ItemWriter:
         self._draft.renewed.append(candidate)
         self._draft.other_bytes += len(candidate.data)
         self._renewing[candidate.item_id] = candidate.content_id
-        self.num_renewed += 1
+        self.counts.num_renewed += 1
 
     def _place_new(self, candidate: Candidate, *, seen: dict[str, str]) -> None:
         draft = self._draft
@@ -215,7 +214,7 @@ class ItemWriter:
             draft.other_bytes += len(candidate.data)
         draft.seen.update(seen)
         self._pending[candidate.item_id] = KnownItem(candidate.label, self._target.source, candidate.key)
-        self.num_labeled += candidate.label is not None
+        self.counts.num_labeled += candidate.label is not None
         self._claims.confirm(candidate)
 
     def _place_known(self, candidate: Candidate, known: KnownItem, *, seen: dict[str, str]) -> None:
@@ -226,17 +225,17 @@ class ItemWriter:
         if answer == "same":
             self._place_same(candidate, known, seen=seen)
         elif answer == "claimed":
-            self.num_known += 1
+            self.counts.num_known += 1
         else:
             self._refuse_label(candidate, known, seen=seen)
 
     def _place_same(self, candidate: Candidate, known: KnownItem, *, seen: dict[str, str]) -> None:
-        self.num_known += 1
+        self.counts.num_known += 1
         self._draft.seen.update(seen)
         if candidate.label is not None and known.label is None:
             self._draft.labels[candidate.item_id] = candidate.label
             self._pending[candidate.item_id] = known._replace(label=candidate.label)
-            self.num_labeled += 1
+            self.counts.num_labeled += 1
             self._claims.confirm(candidate)
 
     def _settle(self, *, is_whole: bool) -> None:
@@ -247,9 +246,9 @@ class ItemWriter:
                 if self.is_gone:
                     self._draft.seen[printable_key(claim.known_key)] = MOVED
                 self._held_seen.update(claim.seen or {})
-                self.num_corrected += 1
+                self.counts.num_corrected += 1
             else:
-                self.num_known -= 1
+                self.counts.num_known -= 1
                 self._refuse_label(claim, claim.known, seen=claim.seen or {})
             self._send_if_full()
         self._draft.seen.update(self._held_seen)
@@ -285,7 +284,7 @@ class ItemWriter:
         future, draft = self._in_flight.popleft()
         chunk = future.result()
         self._count_refused(chunk.quarantined)
-        self.num_new += self._items.record(self._fence, chunk)
+        self.counts.num_new += self._items.record(self._fence, chunk)
         if chunk.items:
             crash_point("ingest.put.recorded")
         if chunk.quarantined:
@@ -307,8 +306,10 @@ class ItemWriter:
         for entry in refused:
             if (entry.key, entry.digest, entry.code) not in known:
                 known.add((entry.key, entry.digest, entry.code))
-                self.reasons[entry.code] += 1
-                self.examples.setdefault(entry.code, RejectedRow(entry.key, entry.digest, entry.code, entry.reason))
+                self.counts.reasons[entry.code] += 1
+                self.counts.examples.setdefault(
+                    entry.code, RejectedRow(entry.key, entry.digest, entry.code, entry.reason)
+                )
 
 
 def _store(draft: _Draft, *, target: Target, store: ObjectStore) -> Chunk:

@@ -6,7 +6,6 @@ import dataclasses
 import datetime as dt
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
@@ -23,9 +22,9 @@ from pipeline_tasks.ingest.column_versions import (
     next_reading,
     reading_of,
 )
+from pipeline_tasks.ingest.counts import Counts
 from pipeline_tasks.ingest.exam_split import split_of
 from pipeline_tasks.ingest.incremental_reader import ReadResult, SourceReading, cursor_name, opened
-from pipeline_tasks.ingest.item_checks import RejectedRow
 from pipeline_tasks.ingest.item_writer import ItemWriter, Target
 from pipeline_tasks.ingest.source_readers import reader_of
 from pipeline_tasks.ingest.sources.opening import S3Access, opening_of
@@ -35,33 +34,6 @@ from pipeline_tasks.project.source_schema import Source
 MAX_SHOWN = 10
 READING = "reading"  # the cursor that says how rows are read, and were read before
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(slots=True)
-class _Tally:
-    """The counts over all sources."""
-
-    num_seen: int = 0
-    num_new: int = 0
-    num_known: int = 0
-    num_labeled: int = 0
-    num_corrected: int = 0
-    num_blank: int = 0
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    num_reread: int = 0
-    num_renewed: int = 0
-    reasons: Counter[str] = dataclasses.field(default_factory=Counter)
-    examples: dict[str, RejectedRow] = dataclasses.field(default_factory=dict)
-
-    def add(self, writer: ItemWriter) -> None:
-        self.num_new += writer.num_new
-        self.num_known += writer.num_known
-        self.num_labeled += writer.num_labeled
-        self.num_corrected += writer.num_corrected
-        self.num_reread += writer.num_reread
-        self.num_renewed += writer.num_renewed
-        self.reasons.update(writer.reasons)
-        self.examples = {**writer.examples, **self.examples}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +78,7 @@ def run(
     fence = items.database.acquire(f"{project.name}/ingest", attempt, now=now)
     context = _Context(project, items, store, fence, environment, own_s3, batch_id, split_key, now)
     context, news = _begin_reading(context)
-    tally = _Tally()
+    tally = Counts()
     errors: list[PipelineError] = []
     for source in project.config.sources:
         try:
@@ -150,7 +122,7 @@ def _begin_reading(context: _Context) -> tuple[_Context, Literal["first", "chang
     return context, "first" if cursor is None else "changed"
 
 
-def _told(news: Literal["first", "changed"] | None, *, tally: _Tally, project: str) -> str | None:
+def _told(news: Literal["first", "changed"] | None, *, tally: Counts, project: str) -> str | None:
     """Return what there is to say about the reading of rows: that it is another, or that items got bytes by it."""
     if news != "changed" and not tally.num_renewed and not (news and tally.num_reread):
         return None
@@ -161,7 +133,7 @@ def _told(news: Literal["first", "changed"] | None, *, tally: _Tally, project: s
     return told
 
 
-def _ingest_source(source: Source, *, context: _Context, tally: _Tally) -> None:
+def _ingest_source(source: Source, *, context: _Context, tally: Counts) -> None:
     """Read one source; whatever was read before an error is recorded too, and the cursor moves last."""
     project, name = context.project.config, cursor_name(source)
     cursor = context.items.cursor(project.name, name)
@@ -170,13 +142,12 @@ def _ingest_source(source: Source, *, context: _Context, tally: _Tally) -> None:
     target = Target(project.name, source.name, context.batch_id, context.now, split, hide=hide)
     fed: ReadResult | None = None
     failure: PipelineError | None = None
-    with ItemWriter(target, items=context.items, store=context.store, fence=context.fence) as writer:
+    with ItemWriter(target, items=context.items, store=context.store, fence=context.fence, counts=tally) as writer:
         try:
             fed = _feed(source, context=context, writer=writer, cursor=cursor)
         except (SourceUnavailable, ConfigError) as error:
             failure = type(error)(hide(str(error)), code=error.code)
         writer.close(is_whole=fed is not None and fed.is_whole)
-    tally.add(writer)
     if failure is not None:
         raise failure
     if fed is not None:
@@ -220,7 +191,7 @@ def _one_error(errors: list[PipelineError]) -> PipelineError:
     return SourceUnavailable(text) if transient else ConfigError(text)
 
 
-def _check_share(tally: _Tally, *, project: LoadedProject) -> None:
+def _check_share(tally: Counts, *, project: LoadedProject) -> None:
     """Stop the run when too much of what was new is bad; everything is recorded by then."""
     num_bad = sum(tally.reasons.values())
     total = num_bad + tally.num_new + tally.num_known

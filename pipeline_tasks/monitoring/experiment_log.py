@@ -67,22 +67,8 @@ def _countable(rows: list[Row]) -> list[Row]:
 
 
 def _exposure(row: Row) -> Exposure:
-    return Exposure(
-        request_id=row["request_id"],
-        prediction_id=row["prediction_id"],
-        user_key=row["user_key"],
-        business_key=row["business_key"],
-        assigned=row["assigned"],
-        label=row["answer_label"],
-        at_ms=row["at_ms"],
-    )
+    return Exposure(label=row["answer_label"], **{name: row[name] for name in DRAWN if name != "answer_label"})
 
 
 def _outcome(row: Row) -> Outcome:
-    return Outcome(
-        request_id=row["request_id"],
-        prediction_id=row["prediction_id"],
-        business_key=row["business_key"],
-        label=row["outcome_label"],
-        at_ms=row["at_ms"],
-    )
+    return Outcome(label=row["outcome_label"], **{name: row[name] for name in TOLD if name != "outcome_label"})

@@ -12,11 +12,11 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.stock import OWN_RECIPE, STOCK
 from pipeline_tasks.project.declared_columns import check_columns
 from pipeline_tasks.project.gate_schema import Slice
-from pipeline_tasks.project.image_checks import Finding, check_images
+from pipeline_tasks.project.image_checks import check_images
 from pipeline_tasks.project.privacy_checks import check_privacy
 from pipeline_tasks.project.schema import Project
 from pipeline_tasks.project.source_schema import check_pattern
-from pipeline_tasks.project.yaml_reader import Path_, shown
+from pipeline_tasks.project.yaml_reader import Finding, Path_, finding, shown
 
 _CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 _CRON_PART = re.compile(r"^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/(\d{1,2}))?$")
@@ -52,17 +52,15 @@ def deprecations(project: Project) -> list[str]:
 def _check_classes(project: Project) -> Iterator[Finding]:
     counts = Counter(project.labels.classes)
     for index, name in enumerate(project.labels.classes):
-        path: Path_ = ("labels", "classes", index)
         if counts[name] > 1 and index > project.labels.classes.index(name):
+            path: Path_ = ("labels", "classes", index)
             yield path, f"labels.classes must name each class once (got {shown(name)} again). Remove one."
         unprintable = any(unicodedata.category(char) in ("Cc", "Cs") for char in name)  # controls, lone surrogates
         if name != name.strip() or not name or len(name) > 100 or unprintable:
-            yield (
-                path,
-                (
-                    f"labels.classes[{index}] must be 1 to 100 visible characters without space at the ends "
-                    f"(got {shown(name)}). Labels are compared letter by letter."
-                ),
+            yield finding(
+                f"labels.classes[{index}]",
+                f"must be 1 to 100 visible characters without space at the ends (got {shown(name)}). "
+                "Labels are compared letter by letter.",
             )
 
 
@@ -70,22 +68,20 @@ def _check_sources(project: Project) -> Iterator[Finding]:
     counts = Counter(source.name for source in project.sources)
     for index, source in enumerate(project.sources):
         if counts[source.name] > 1:
-            yield (
-                ("sources", index, "name"),
-                (
-                    f"sources[{index}].name must be unique (got {source.name!r} {counts[source.name]} times). "
-                    "What was read is remembered under this name."
-                ),
+            yield finding(
+                f"sources[{index}].name",
+                f"must be unique (got {source.name!r} {counts[source.name]} times). "
+                "What was read is remembered under this name.",
             )
         for key, message in source.problems(project.modality):
-            yield ("sources", index, key), f"sources[{index}].{key} {message}"
+            yield finding(f"sources[{index}].{key}", message)
 
 
 def _check_slices(project: Project) -> Iterator[Finding]:
     counts = Counter(data_slice.name for data_slice in project.gate.slices)
     for index, data_slice in enumerate(project.gate.slices):
         for key, message in _check_slice(data_slice, count=counts[data_slice.name]):
-            yield ("gate", "slices", index, key), f"gate.slices[{index}].{key} {message}"
+            yield finding(f"gate.slices[{index}].{key}", message)
 
 
 def _check_slice(data_slice: Slice, *, count: int) -> Iterator[tuple[str, str]]:
@@ -105,28 +101,24 @@ def _check_recipe(project: Project, *, folder: Path) -> Iterator[Finding]:
     name = project.recipe.name
     if name == OWN_RECIPE:
         if not (folder / OWN_RECIPE).is_file():
-            yield ("recipe", "name"), f"recipe.name must be a recipe that exists (got recipe.py, not in {folder})."
+            yield finding("recipe.name", f"must be a recipe that exists (got recipe.py, not in {folder}).")
     elif name not in STOCK:
         known = ", ".join([*STOCK, OWN_RECIPE])
-        yield ("recipe", "name"), f"recipe.name must be one of {known} (got {shown(name)})."
+        yield finding("recipe.name", f"must be one of {known} (got {shown(name)}).")
     elif STOCK[name].modality != project.modality:
         fitting = ", ".join(other for other, stock in STOCK.items() if stock.modality == project.modality)
-        yield (
-            ("recipe", "name"),
-            (
-                f"recipe.name must fit the modality {project.modality} (got {name}, for {STOCK[name].modality}). "
-                f"Use {fitting} or {OWN_RECIPE}."
-            ),
+        yield finding(
+            "recipe.name",
+            f"must fit the modality {project.modality} (got {name}, for {STOCK[name].modality}). "
+            f"Use {fitting} or {OWN_RECIPE}.",
         )
     yield from _check_params(project)
     epochs, tune = project.recipe.params.get("epochs"), project.recipe.tune
     if tune.trials and isinstance(epochs, int) and tune.epochs > epochs:
-        yield (
-            ("recipe", "tune", "epochs"),
-            (
-                f"recipe.tune.epochs must be at most recipe.params.epochs (got {tune.epochs} and {epochs}): "
-                "a trial is shorter than the training."
-            ),
+        yield finding(
+            "recipe.tune.epochs",
+            f"must be at most recipe.params.epochs (got {tune.epochs} and {epochs}): "
+            "a trial is shorter than the training.",
         )
 
 
@@ -154,84 +146,69 @@ def _check_inputs(project: Project) -> Iterator[Finding]:
         columns = source.item_columns
         missing = [] if columns is None else [name for name in wanted if name not in columns]
         if missing:
-            yield (
-                ("sources", index, "content_columns"),
-                (
-                    f"sources[{index}].content_columns must have the columns that recipe.params names "
-                    f"(got none of the name {', '.join(missing[:10])}). Add them, or correct recipe.params."
-                ),
+            yield finding(
+                f"sources[{index}].content_columns",
+                "must have the columns that recipe.params names "
+                f"(got none of the name {', '.join(missing[:10])}). Add them, or correct recipe.params.",
             )
 
 
 def _check_people(project: Project) -> Iterator[Finding]:
     labels, approval = project.labels, project.approval
     for name in sorted({*labels.trusted} & {*labels.excluded}):
-        yield (
-            ("labels", "trusted"),
-            f"labels.trusted must name nobody whom labels.excluded names (got {shown(name)} in both). Remove one.",
+        yield finding(
+            "labels.trusted", f"must name nobody whom labels.excluded names (got {shown(name)} in both). Remove one."
         )
     for key in ("trusted", "excluded"):
         for index, name in enumerate(getattr(labels, key)):
             if not name.strip() or not name.isprintable():
                 text = "must be the address of an account, such as ann@example.com"
-                yield ("labels", key, index), f"labels.{key}[{index}] {text} (got {shown(name)})."
+                yield finding(f"labels.{key}[{index}]", f"{text} (got {shown(name)}).")
     if labels.imported_in_exam and labels.imported == "ignore":
-        yield (
-            ("labels", "imported_in_exam"),
-            (
-                "labels.imported_in_exam must be false where labels.imported is ignore (got true). Set labels.imported "
-                "to accept, or leave imported_in_exam out."
-            ),
+        yield finding(
+            "labels.imported_in_exam",
+            "must be false where labels.imported is ignore (got true). Set labels.imported "
+            "to accept, or leave imported_in_exam out.",
         )
     if labels.exam_annotators < labels.annotators:
-        yield (
-            ("labels", "exam_annotators"),
-            (
-                f"labels.exam_annotators must be at least labels.annotators (got {labels.exam_annotators} and "
-                f"{labels.annotators}): the exam needs the surer labels."
-            ),
+        yield finding(
+            "labels.exam_annotators",
+            f"must be at least labels.annotators (got {labels.exam_annotators} and "
+            f"{labels.annotators}): the exam needs the surer labels.",
         )
     if approval.four_eyes and approval.when == "never":
-        yield ("approval", "four_eyes"), "approval.four_eyes must be false where approval.when is never (got true)."
+        yield finding("approval.four_eyes", "must be false where approval.when is never (got true).")
 
 
 def _check_exam(project: Project) -> Iterator[Finding]:
     exam = project.gate.exam
     if exam.window_items < exam.min_items:
-        yield (
-            ("gate", "exam", "window_items"),
-            (
-                f"gate.exam.window_items must be at least gate.exam.min_items (got {exam.window_items} and "
-                f"{exam.min_items}): a window holds one epoch or more."
-            ),
+        yield finding(
+            "gate.exam.window_items",
+            f"must be at least gate.exam.min_items (got {exam.window_items} and "
+            f"{exam.min_items}): a window holds one epoch or more.",
         )
 
 
 def _check_limits(project: Project) -> Iterator[Finding]:
     classes, checks, monitor = len(project.labels.classes), project.checks, project.monitor
     if checks.max_class_share < 1 / classes:
-        yield (
-            ("checks", "max_class_share"),
-            (
-                f"checks.max_class_share must be at least 1/{classes}, the share in a balanced set of labels.classes "
-                f"(got {checks.max_class_share})."
-            ),
+        yield finding(
+            "checks.max_class_share",
+            f"must be at least 1/{classes}, the share in a balanced set of labels.classes "
+            f"(got {checks.max_class_share}).",
         )
     if checks.min_side_pixels**2 > checks.max_pixels:
-        yield (
-            ("checks", "min_side_pixels"),
-            (
-                f"checks.min_side_pixels squared must be at most checks.max_pixels (got {checks.min_side_pixels} and "
-                f"{checks.max_pixels}): no image could pass."
-            ),
+        yield finding(
+            "checks.min_side_pixels",
+            f"squared must be at most checks.max_pixels (got {checks.min_side_pixels} and "
+            f"{checks.max_pixels}): no image could pass.",
         )
     if monitor.max_audits and monitor.audit_share and monitor.min_audited > monitor.max_audits:
-        yield (
-            ("monitor", "min_audited"),
-            (
-                f"monitor.min_audited must be at most monitor.max_audits (got {monitor.min_audited} and "
-                f"{monitor.max_audits}): quality could never be judged."
-            ),
+        yield finding(
+            "monitor.min_audited",
+            f"must be at most monitor.max_audits (got {monitor.min_audited} and "
+            f"{monitor.max_audits}): quality could never be judged.",
         )
 
 
@@ -239,19 +216,16 @@ def _check_serving(project: Project) -> Iterator[Finding]:
     serving, classes = project.serving, project.labels.classes
     yield from check_images(serving)
     if serving.top_k > len(classes):
-        yield (
-            ("serving", "top_k"),
-            f"serving.top_k must be at most the number of labels.classes (got {serving.top_k} and {len(classes)}).",
+        yield finding(
+            "serving.top_k", f"must be at most the number of labels.classes (got {serving.top_k} and {len(classes)})."
         )
     recipe = project.recipe
     needed = recipe.stock and recipe.stock.int8_needs
     if serving.runtime == "onnx-int8" and needed and not recipe.params.get(needed):
-        yield (
-            ("serving", "runtime"),
-            (
-                f"serving.runtime must be eager, amp or onnx for {recipe.name} without recipe.params.{needed} "
-                "(got onnx-int8): it has no layer to quantize."
-            ),
+        yield finding(
+            "serving.runtime",
+            f"must be eager, amp or onnx for {recipe.name} without recipe.params.{needed} "
+            "(got onnx-int8): it has no layer to quantize.",
         )
     for key in ("thresholds", "business_labels"):
         for name in getattr(serving, key):
@@ -262,30 +236,23 @@ def _check_serving(project: Project) -> Iterator[Finding]:
                 )
     for name, text in serving.business_labels.items():
         if not 1 <= len(text) <= 100 or not text.isprintable() or text != text.strip():
-            yield (
-                ("serving", "business_labels", name),
-                (
-                    f"serving.business_labels.{name} must be 1 to 100 visible characters without space at the ends "
-                    f"(got {shown(text)})."
-                ),
-            )
+            key = f"serving.business_labels.{name}"
+            rule = "must be 1 to 100 visible characters without space at the ends"
+            yield ("serving", "business_labels", name), f"{key} {rule} (got {shown(text)})."
 
 
 def _check_rollout(project: Project) -> Iterator[Finding]:
     rollout = project.serving.rollout
     if sorted(set(rollout.steps)) != rollout.steps:
-        yield (
-            ("serving", "rollout", "steps"),
-            f"serving.rollout.steps must rise, each once (got {shown(rollout.steps)}). Example: [5, 25, 50].",
+        yield finding(
+            "serving.rollout.steps", f"must rise, each once (got {shown(rollout.steps)}). Example: [5, 25, 50]."
         )
     shortest = rollout.shadow_seconds + rollout.bake_seconds * len(rollout.steps)
     if rollout.strategy == "canary" and shortest >= rollout.deadline_seconds:
-        yield (
-            ("serving", "rollout", "deadline_seconds"),
-            (
-                f"serving.rollout.deadline_seconds must be more than shadow_seconds and bake_seconds of every step "
-                f"together (got {rollout.deadline_seconds:g} and {shortest:g}): no rollout could end well."
-            ),
+        yield finding(
+            "serving.rollout.deadline_seconds",
+            "must be more than shadow_seconds and bake_seconds of every step "
+            f"together (got {rollout.deadline_seconds:g} and {shortest:g}): no rollout could end well.",
         )
 
 
@@ -293,12 +260,10 @@ def _check_schedules(project: Project) -> Iterator[Finding]:
     for name in type(project.schedules).model_fields:
         expression = getattr(project.schedules, name)
         if expression is not None and not is_cron(expression):
-            yield (
-                ("schedules", name),
-                (
-                    f"schedules.{name} must be a cron expression of five fields, or null (got {shown(expression)}). "
-                    'Example: "*/15 * * * *".'
-                ),
+            yield finding(
+                f"schedules.{name}",
+                f"must be a cron expression of five fields, or null (got {shown(expression)}). "
+                'Example: "*/15 * * * *".',
             )
 
 

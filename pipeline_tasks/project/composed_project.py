@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,13 +12,13 @@ from pipeline_tasks.contracts import REQUEST, Graph, GraphNode
 from pipeline_tasks.project.schema import Modality
 from pipeline_tasks.project.section import NAME_PATTERN, Section
 from pipeline_tasks.project.serving_schema import ROUTE
+from pipeline_tasks.project.yaml_reader import Finding
 
 MAX_NODES = 8
 MAX_DEPTH = 4
 PROBABILITIES = ".probabilities"
 TENSOR_DTYPE = "float32"
 NODE_PATTERN = r"^[a-z][a-z0-9_]{0,38}$"
-Problems = list[tuple[tuple[str | int, ...], str]]
 NodeName = Annotated[str, Field(pattern=NODE_PATTERN)]
 
 
@@ -103,7 +103,7 @@ def in_order(section: GraphSection) -> list[str]:
     return ordered
 
 
-def shape_problems(section: GraphSection) -> Problems:
+def shape_problems(section: GraphSection) -> list[Finding]:
     """Return what is wrong with a graph whatever the projects are: (key, message) pairs."""
     problems = [*_name_problems(section), *_project_problems(section)]
     if problems:
@@ -116,54 +116,36 @@ def shape_problems(section: GraphSection) -> Problems:
     return [*_depth_problems(section, ordered), *_use_problems(section), *_output_problems(section)]
 
 
-def _name_problems(section: GraphSection) -> Problems:
+def _name_problems(section: GraphSection) -> Iterator[Finding]:
     known = ", ".join(section.nodes)
-    problems: Problems = []
     if REQUEST in section.nodes:
-        problems.append((("graph", "nodes", REQUEST), "a node must not be called request: that is the caller's item."))
+        yield ("graph", "nodes", REQUEST), "a node must not be called request: that is the caller's item."
     for name, node in section.nodes.items():
         key = ("graph", "nodes", name)
         if node.source != REQUEST and node.source not in section.nodes:
-            problems.append(
-                (
-                    (*key, "input"),
-                    f"input must be request or a node of this graph (got {node.source!r}; known: {known}).",
-                )
-            )
+            text = f"input must be request or a node of this graph (got {node.source!r}; known: {known})."
+            yield (*key, "input"), text
         if node.when and node.when.node not in section.nodes:
-            problems.append(
-                (
-                    (*key, "when", "node"),
-                    f"when.node must be a node of this graph (got {node.when.node!r}; known: {known}).",
-                )
-            )
+            text = f"when.node must be a node of this graph (got {node.when.node!r}; known: {known})."
+            yield (*key, "when", "node"), text
         if node.when and not node.when.label_in and node.when.confidence_below is None:
-            problems.append(
-                (
-                    (*key, "when"),
-                    "when must have label_in or confidence_below (got neither). Without a condition, leave `when` out.",
-                )
-            )
+            text = "when must have label_in or confidence_below (got neither). Without a condition, leave `when` out."
+            yield (*key, "when"), text
     for index, name in enumerate(section.output):
         if name not in section.nodes:
-            problems.append(
-                (("graph", "output", index), f"output must be nodes of this graph (got {name!r}; known: {known}).")
-            )
-    return problems
+            yield ("graph", "output", index), f"output must be nodes of this graph (got {name!r}; known: {known})."
 
 
-def _project_problems(section: GraphSection) -> Problems:
+def _project_problems(section: GraphSection) -> Iterator[Finding]:
     """One node a project: a prediction stands in a project's log once under its id."""
     first: dict[str, str] = {}
-    problems: Problems = []
     for name, node in section.nodes.items():
         if first.setdefault(node.project, name) != name:
-            message = f"project must be in one node only (got {node.project!r} in {first[node.project]} too)."
-            problems.append((("graph", "nodes", name, "project"), message))
-    return problems
+            text = f"project must be in one node only (got {node.project!r} in {first[node.project]} too)."
+            yield ("graph", "nodes", name, "project"), text
 
 
-def _depth_problems(section: GraphSection, ordered: Sequence[str]) -> Problems:
+def _depth_problems(section: GraphSection, ordered: Sequence[str]) -> list[Finding]:
     depth: dict[str, int] = {}
     for name in ordered:
         depth[name] = 1 + max((depth[other] for other in needs(section.nodes[name])), default=0)
@@ -172,13 +154,13 @@ def _depth_problems(section: GraphSection, ordered: Sequence[str]) -> Problems:
     return [(("graph", "nodes", name), message.format(depth[name])) for name in deep[:1]]
 
 
-def _use_problems(section: GraphSection) -> Problems:
+def _use_problems(section: GraphSection) -> list[Finding]:
     used = {name for node in section.nodes.values() for name in needs(node)} | set(section.output)
     message = "a node must be in output or be needed by another one (got one that nobody reads). Remove it."
     return [(("graph", "nodes", name), message) for name in section.nodes if name not in used]
 
 
-def _output_problems(section: GraphSection) -> Problems:
+def _output_problems(section: GraphSection) -> list[Finding]:
     if len(set(section.output)) != len(section.output):
         return [(("graph", "output"), "output must name each node once.")]
     name = last = section.output[-1]
@@ -191,9 +173,9 @@ def _output_problems(section: GraphSection) -> Problems:
     return []
 
 
-def resolve(section: GraphSection, facts: Mapping[str, NodeFacts]) -> tuple[Graph, Problems]:
+def resolve(section: GraphSection, facts: Mapping[str, NodeFacts]) -> tuple[Graph, list[Finding]]:
     """Return the graph as the gateway runs it, and where the nodes' types do not match; `facts` are by project."""
-    problems: Problems = []
+    problems: list[Finding] = []
     nodes = []
     entered = [name for name, node in section.nodes.items() if node.source == REQUEST]
     modality = facts[section.nodes[entered[0]].project].modality

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline_tasks.project.columns_schema import ColumnConfig
-from pipeline_tasks.project.image_checks import Finding
 from pipeline_tasks.project.schema import Project
-from pipeline_tasks.project.yaml_reader import shown
+from pipeline_tasks.project.yaml_reader import Finding, finding, shown
 
 INPUTS = {
     "numbers": ("number", "decimal"),
@@ -52,13 +51,13 @@ def recipe_inputs(columns: list[ColumnConfig]) -> dict[str, Any]:
 def check_columns(project: Project) -> Iterator[Finding]:
     """Yield what contradicts the declared columns, as (path of the key, message)."""
     if project.columns and project.modality != "tabular":
-        text = f"columns must be left out for the modality {project.modality} (got some): they are those of rows."
-        yield ("columns",), text
+        text = f"must be left out for the modality {project.modality} (got some): they are those of rows."
+        yield finding("columns", text)
         return
     counts = Counter(column.name for column in project.columns)
     for index, column in enumerate(project.columns):
         for key, message in _check_column(column, count=counts[column.name]):
-            yield ("columns", index, key), f"columns[{index}].{key} {message}"
+            yield finding(f"columns[{index}].{key}", message)
     yield from _check_sources(project)
     yield from _check_inputs(project)
 
@@ -105,19 +104,14 @@ def _check_sources(project: Project) -> Iterator[Finding]:
     for index, source in enumerate(project.sources):
         if source.item_columns is None:
             continue
-        key, got = ("sources", index, "content_columns"), set(source.item_columns)
+        key, got = f"sources[{index}].content_columns", set(source.item_columns)
         if not got:
             advice = "Name them, or declare `columns` (docs/tables.md)."
-            yield key, f"sources[{index}].content_columns must be a list of at least 1 column (got none). {advice}"
+            yield finding(key, f"must be a list of at least 1 column (got none). {advice}")
         elif declared and got != declared:
             more = ", ".join(sorted(got ^ declared)[:10])
-            yield (
-                key,
-                (
-                    f"sources[{index}].content_columns must be the names in columns (got a difference: {more}). "
-                    "Leave content_columns out."
-                ),
-            )
+            text = f"must be the names in columns (got a difference: {more}). Leave content_columns out."
+            yield finding(key, text)
 
 
 def _check_inputs(project: Project) -> Iterator[Finding]:
@@ -128,21 +122,17 @@ def _check_inputs(project: Project) -> Iterator[Finding]:
     for param, fitting in INPUTS.items():
         for name in _names(project.recipe.params.get(param)):
             if name in types and types[name] not in fitting:
-                yield (
-                    ("recipe", "params", param),
-                    (
-                        f"recipe.params.{param} must name columns of the type {' or '.join(fitting)} "
-                        f"(got {shown(name)}, declared as {types[name]})."
-                    ),
+                yield finding(
+                    f"recipe.params.{param}",
+                    f"must name columns of the type {' or '.join(fitting)} "
+                    f"(got {shown(name)}, declared as {types[name]}).",
                 )
     for index, column in enumerate(project.columns):
         if column.type == "category" and not column.values and _is_derived(project, column.name):
-            yield (
-                ("columns", index, "values"),
-                (
-                    f"columns[{index}].values must list the values that the model tells apart (got none). "
-                    f"`dethrone project columns {project.name}` shows those in the data."
-                ),
+            yield finding(
+                f"columns[{index}].values",
+                "must list the values that the model tells apart (got none). "
+                f"`dethrone project columns {project.name}` shows those in the data.",
             )
 
 

@@ -6,13 +6,11 @@ import re
 from collections.abc import Iterator
 
 from pipeline_tasks.project.serving_schema import DockerServing, Images, KubernetesServing, Serving
-from pipeline_tasks.project.yaml_reader import Path_, shown
+from pipeline_tasks.project.yaml_reader import Finding, finding, shown
 
 GPU_RUNTIMES = ("eager", "amp")
 _REPOSITORY = re.compile(r"(?P<host>[a-z0-9.-]+(?::[0-9]{1,5})?)/[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
 _DOCKER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-
-Finding = tuple[Path_, str]
 
 
 def check_images(serving: Serving) -> Iterator[Finding]:
@@ -25,59 +23,48 @@ def check_images(serving: Serving) -> Iterator[Finding]:
 
 def _check_images(section: str, images: Images, *, wants_gpus: bool, runtime: str) -> Iterator[Finding]:
     if not is_repository(images.repository):
-        yield (
-            ("serving", section, "repository"),
-            (
-                f"serving.{section}.repository must be <registry host>/<path> in lower case, without a tag "
-                f"(got {shown(images.repository)}). Example: localhost:5000/dethrone."
-            ),
+        yield finding(
+            f"serving.{section}.repository",
+            "must be <registry host>/<path> in lower case, without a tag "
+            f"(got {shown(images.repository)}). Example: localhost:5000/dethrone.",
         )
     if images.connection is not None and not _DOCKER_NAME.fullmatch(images.connection):
-        yield (
-            ("serving", section, "connection"),
-            f"serving.{section}.connection must be letters, digits and _.- (got {shown(images.connection)}).",
+        yield finding(
+            f"serving.{section}.connection", f"must be letters, digits and _.- (got {shown(images.connection)})."
         )
     if wants_gpus and images.base != "cuda":
-        text = f"serving.{section}.base must be cuda where gpus are asked for (got {images.base}): its torch sees none."
-        yield ("serving", section, "base"), text
+        text = f"must be cuda where gpus are asked for (got {images.base}): its torch sees none."
+        yield finding(f"serving.{section}.base", text)
     if wants_gpus and runtime not in GPU_RUNTIMES:
-        text = f"serving.{section}.gpus must be 0 with serving.runtime {runtime} (got some): it runs on the CPU."
-        yield ("serving", section, "gpus"), text
+        text = f"must be 0 with serving.runtime {runtime} (got some): it runs on the CPU."
+        yield finding(f"serving.{section}.gpus", text)
 
 
 def _check_docker(docker: DockerServing | None, *, runtime: str) -> Iterator[Finding]:
     if docker is None:
-        yield (
-            ("serving", "docker"),
-            (
-                "serving.docker must be set when serving.target is docker (got nothing). "
-                "Example: docker: {repository: localhost:5000/dethrone}."
-            ),
+        yield finding(
+            "serving.docker",
+            "must be set when serving.target is docker (got nothing). "
+            "Example: docker: {repository: localhost:5000/dethrone}.",
         )
         return
     yield from _check_images("docker", docker, wants_gpus=docker.gpus != 0, runtime=runtime)
     if isinstance(docker.gpus, int) and docker.gpus < 0:
-        yield (("serving", "docker", "gpus"), f"serving.docker.gpus must be 0 or more, or all (got {docker.gpus}).")
+        yield finding("serving.docker.gpus", f"must be 0 or more, or all (got {docker.gpus}).")
     if docker.network is not None and not _DOCKER_NAME.fullmatch(docker.network):
-        yield (
-            ("serving", "docker", "network"),
-            f"serving.docker.network must be letters, digits and _.- (got {shown(docker.network)}).",
-        )
+        yield finding("serving.docker.network", f"must be letters, digits and _.- (got {shown(docker.network)}).")
 
 
 def _check_kubernetes(kubernetes: KubernetesServing | None, *, runtime: str) -> Iterator[Finding]:
     if kubernetes is None:
-        text = "serving.kubernetes must be set when serving.target is kubernetes (got nothing)."
-        yield ("serving", "kubernetes"), f"{text} Example: kubernetes: {{namespace: dethrone, repository: ...}}."
+        text = "must be set when serving.target is kubernetes (got nothing)."
+        yield finding("serving.kubernetes", f"{text} Example: kubernetes: {{namespace: dethrone, repository: ...}}.")
         return
     yield from _check_images("kubernetes", kubernetes, wants_gpus=kubernetes.gpus > 0, runtime=runtime)
     if kubernetes.max_replicas < kubernetes.min_replicas:
-        yield (
-            ("serving", "kubernetes", "max_replicas"),
-            (
-                f"serving.kubernetes.max_replicas must be at least min_replicas, {kubernetes.min_replicas} "
-                f"(got {kubernetes.max_replicas})."
-            ),
+        yield finding(
+            "serving.kubernetes.max_replicas",
+            f"must be at least min_replicas, {kubernetes.min_replicas} (got {kubernetes.max_replicas}).",
         )
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline_tasks.guards.personal import REMOVED, deny_list
-from pipeline_tasks.project.image_checks import Finding
-from pipeline_tasks.project.yaml_reader import shown
+from pipeline_tasks.project.yaml_reader import Finding, finding, shown
 
 if TYPE_CHECKING:
     from pipeline_tasks.project.schema import Project
@@ -24,22 +23,18 @@ def check_privacy(project: Project) -> Iterator[Finding]:
     used = _used_columns(project)
     if deny.columns and all(source.item_columns is None for source in project.sources):
         text = "must be left out where no source has rows (got some): a file has no fields. Use patterns."
-        yield ("privacy", "deny", "columns"), f"privacy.deny.columns {text}"
+        yield finding("privacy.deny.columns", text)
     for index, name in enumerate(deny.columns):
         if name in used:
             text = f"must be used for nothing else (got {shown(name)}, named in {used[name]}): it is dropped before"
-            yield (
-                ("privacy", "deny", "columns", index),
-                f"privacy.deny.columns[{index}] {text} anything reads it. Take it out of one of the two.",
-            )
+            yield finding(f"privacy.deny.columns[{index}]", f"{text} anything reads it. Take it out of one of the two.")
     bad = False
     if len(deny.patterns) > MAX_PATTERNS:
-        text = f"privacy.deny.patterns must be a list of at most {MAX_PATTERNS} (got {len(deny.patterns)})."
-        yield ("privacy", "deny", "patterns"), text
+        yield finding("privacy.deny.patterns", f"must be a list of at most {MAX_PATTERNS} (got {len(deny.patterns)}).")
         bad = True
     for index, pattern in enumerate(deny.patterns):
         for message in _pattern_problems(pattern):
-            yield ("privacy", "deny", "patterns", index), f"privacy.deny.patterns[{index}] {message}"
+            yield finding(f"privacy.deny.patterns[{index}]", message)
             bad = True
     if not bad:
         yield from _check_values(project)
@@ -105,12 +100,12 @@ def _check_values(project: Project) -> Iterator[Finding]:
     deny = deny_list(project.privacy.deny.model_dump())
     for index, name in enumerate(project.labels.classes):
         if deny.is_in(name):
-            text = f"labels.classes[{index}] must match none of privacy.deny.patterns (got {shown(name)})."
-            yield ("labels", "classes", index), text
+            text = f"must match none of privacy.deny.patterns (got {shown(name)})."
+            yield finding(f"labels.classes[{index}]", text)
     if deny.clean(project.recipe.params) != project.recipe.params:
-        text = "recipe.params must have no value that privacy.deny names (got one). It would never be met."
-        yield ("recipe", "params"), text
+        text = "must have no value that privacy.deny names (got one). It would never be met."
+        yield finding("recipe.params", text)
     for index, column in enumerate(project.columns):
         if deny.clean(column.values or []) != (column.values or []):
-            text = f"columns[{index}].values must match none of privacy.deny.patterns (got one that does)."
-            yield ("columns", index, "values"), text
+            text = "must match none of privacy.deny.patterns (got one that does)."
+            yield finding(f"columns[{index}].values", text)

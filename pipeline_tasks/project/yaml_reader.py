@@ -19,6 +19,8 @@ MAX_SHOWN = 10
 _TAG = "tag:yaml.org,2002:"
 
 Path_ = tuple[str | int, ...]
+Finding = tuple[Path_, str]
+_PART = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,6 +88,12 @@ def dotted(path: Path_) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text or "the file"
+
+
+def finding(key: str, text: str) -> Finding:
+    """Return what is wrong with a key, in words that begin with it."""
+    parts = (int(index) if index else name for index, name in _PART.findall(key))
+    return tuple(parts), f"{key} {text}"
 
 
 def shown(value: Any, *, limit: int = 60) -> str:

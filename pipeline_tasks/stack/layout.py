@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline_tasks.core.below import Below
 from pipeline_tasks.errors import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 100  # Linux allows 107; the supervisor adds a suffix of its own while it binds
@@ -29,41 +30,28 @@ class StackLayout:
     home: Path
     root: Path
 
-    @property
-    def stack_file(self) -> Path:
-        return self.home / "stack.json"
-
-    @property
-    def lock_file(self) -> Path:
-        return self.home / "up.lock"
-
-    @property
-    def deploy_lock_file(self) -> Path:
-        return self.supervisor_dir / "deploy.lock"
-
-    @property
-    def secrets_dir(self) -> Path:
-        return self.home / "secrets"
-
-    @property
-    def logs_dir(self) -> Path:
-        return self.home / "logs"
-
-    @property
-    def supervisor_dir(self) -> Path:
-        return self.home / "supervisor"
-
-    @property
-    def supervisor_conf(self) -> Path:
-        return self.supervisor_dir / "supervisord.conf"
-
-    @property
-    def programs_dir(self) -> Path:
-        return self.supervisor_dir / "conf.d"
-
-    @property
-    def supervisor_pid_file(self) -> Path:
-        return self.supervisor_dir / "supervisord.pid"
+    stack_file = Below("home", "stack.json")
+    lock_file = Below("home", "up.lock")
+    deploy_lock_file = Below("supervisor_dir", "deploy.lock")
+    secrets_dir = Below("home", "secrets")
+    logs_dir = Below("home", "logs")
+    supervisor_dir = Below("home", "supervisor")
+    supervisor_conf = Below("supervisor_dir", "supervisord.conf")
+    programs_dir = Below("supervisor_dir", "conf.d")
+    supervisor_pid_file = Below("supervisor_dir", "supervisord.pid")
+    socket = Below("runtime_dir", "supervisor.sock")
+    s3_dir = Below("home", "s3")
+    s3_identities_file = Below("supervisor_dir", "s3.json")  # whom the store's S3 port lets in
+    s3_identity_file = Below("secrets_dir", "s3_identity")  # certificate and key of the store's own parts
+    label_studio_dir = Below("home", "label-studio")
+    label_studio_stamp = Below("label_studio_dir", "first-start-done")
+    label_studio_template = Below("root", ".venv-label-studio", "template", "label_studio.sqlite3")
+    airflow_home = Below("home", "airflow")
+    airflow_cfg = Below("airflow_home", "airflow.cfg")
+    airflow_template = Below("root", "airflow.cfg.template")
+    passwords_file = Below("airflow_home", "passwords.json")
+    bentoml_home = Below("home", "bentoml")
+    label_studio_bin = Below("root", ".venv-label-studio", "bin")
 
     @property
     def runtime_dir(self) -> Path:
@@ -73,59 +61,6 @@ class StackLayout:
             return inside
         digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"dethrone-{digest}"
-
-    @property
-    def socket(self) -> Path:
-        return self.runtime_dir / "supervisor.sock"
-
-    @property
-    def s3_dir(self) -> Path:
-        return self.home / "s3"
-
-    @property
-    def s3_identities_file(self) -> Path:
-        return self.supervisor_dir / "s3.json"
-
-    @property
-    def s3_identity_file(self) -> Path:
-        """Certificate and key of the store's own parts, unlike the identities that its S3 port lets in."""
-        return self.secrets_dir / "s3_identity"
-
-    @property
-    def label_studio_dir(self) -> Path:
-        return self.home / "label-studio"
-
-    @property
-    def label_studio_stamp(self) -> Path:
-        return self.label_studio_dir / "first-start-done"
-
-    @property
-    def label_studio_template(self) -> Path:
-        return self.root / ".venv-label-studio" / "template" / "label_studio.sqlite3"
-
-    @property
-    def airflow_home(self) -> Path:
-        return self.home / "airflow"
-
-    @property
-    def airflow_cfg(self) -> Path:
-        return self.airflow_home / "airflow.cfg"
-
-    @property
-    def airflow_template(self) -> Path:
-        return self.root / "airflow.cfg.template"
-
-    @property
-    def passwords_file(self) -> Path:
-        return self.airflow_home / "passwords.json"
-
-    @property
-    def bentoml_home(self) -> Path:
-        return self.home / "bentoml"
-
-    @property
-    def label_studio_bin(self) -> Path:
-        return self.root / ".venv-label-studio" / "bin"
 
     @property
     def label_studio_packages(self) -> list[Path]:

@@ -88,10 +88,7 @@ def after_alarm(database: Database, project: str, gate: Gate) -> AfterAlarm | No
     standing = MonitoringRepository(database).standing_alarm(project)
     if standing is None:
         return None
-    with database.read() as connection:
-        rows = [
-            (str(row[0]), str(row[1]), int(row[2])) for row in connection.execute(_items_since(project, standing.since))
-        ]
+    rows = [(str(row[0]), str(row[1]), int(row[2])) for row in database.rows(_items_since(project, standing.since))]
     in_exam, labeled, asked = tally(rows, most=gate.exam.max_group_items)
     needed = Counted(gate.exam.min_items, min(MIN_GROUPS, gate.exam.min_items))
     return AfterAlarm(standing.since, standing.of_quality, needed, in_exam, labeled, asked)

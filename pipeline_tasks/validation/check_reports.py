@@ -11,7 +11,8 @@ from pathlib import Path
 
 from data_checks.report import IndexEntry, render_check, render_index, render_root
 from data_checks.result import CheckResult
-from pipeline_tasks.catalog.datasets import BadRow, CheckRecord, DatasetRepository
+from pipeline_tasks.catalog.datasets import CheckRecord, DatasetRepository
+from pipeline_tasks.catalog.set_aside import BadRow
 from pipeline_tasks.contracts import Fence, sha256_hex
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import ObjectStore

@@ -15,8 +15,8 @@ from data_checks.overrides import project_rules
 from data_checks.result import CheckResult
 from data_checks.rules import Suite, extend
 from data_checks.suites import items_suite
-from pipeline_tasks.catalog.datasets import BadRow, Columns
-from pipeline_tasks.catalog.set_aside import ITEM_STAGE, SetAsideRepository
+from pipeline_tasks.catalog.datasets import Columns
+from pipeline_tasks.catalog.set_aside import ITEM_STAGE, BadRow, SetAsideRepository
 from pipeline_tasks.contracts import UNDECODABLE
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import printable

@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 
 from data_checks.result import RuleResult
 from data_checks.rules import Policy
-from pipeline_tasks.catalog.datasets import BadRow, Columns
+from pipeline_tasks.catalog.datasets import Columns
+from pipeline_tasks.catalog.newest_annotations import answers_of, num_labelers
+from pipeline_tasks.catalog.set_aside import BadRow
 from pipeline_tasks.contracts import content_id
 from pipeline_tasks.errors import printable
 from pipeline_tasks.project.schema import LoadedProject, Project
@@ -67,9 +69,9 @@ def held_labelers(project: LoadedProject, *, context: CheckContext) -> HeldLabel
     labels, policy = project.config.labels, project.config.checks.labelers
     why = "whom labels.excluded of project.yaml names"
     reasons = dict.fromkeys(labels.excluded, (LABELER_EXCLUDED, why))
-    if context.datasets.num_labelers(project.name) == 0:
+    if num_labelers(context.datasets.database, project.name) == 0:
         return HeldLabelers(reasons)
-    answers = context.datasets.answers(project.name)
+    answers = answers_of(context.datasets.database, project.name)
     _say_unknown(project, {labeler for _, labeler, _ in answers})
     if policy == "off":
         return HeldLabelers(reasons)

@@ -16,7 +16,8 @@ from data_checks.result import CheckResult, RuleResult
 from data_checks.rules import Suite, extend
 from data_checks.runner import judge
 from data_checks.suites import EQUAL_TO_EXAM, NEAR_DUPLICATE_OF_EXAM, dataset_suite, labels_suite
-from pipeline_tasks.catalog.datasets import ROWS_AT_ONCE, BadRow, Columns, DatasetRepository
+from pipeline_tasks.catalog.datasets import ROWS_AT_ONCE, Columns, DatasetRepository
+from pipeline_tasks.catalog.set_aside import BadRow
 from pipeline_tasks.contracts import CheckReport, Fence, Leak, canonical_json, content_id
 from pipeline_tasks.project.schema import LoadedProject
 from pipeline_tasks.validation import check_tables

@@ -81,7 +81,7 @@ def test_quarantine_takes_any_text_counts_and_pages(items, fence):
 
 def test_pages_hold_everything_once(items, fence, monkeypatch):
     monkeypatch.setattr("pipeline_tasks.catalog.items.PAGE_ROWS", 7)
-    monkeypatch.setattr("pipeline_tasks.catalog.items.LOOKUP_ROWS", 5)
+    monkeypatch.setattr("pipeline_tasks.catalog.database.SLICE_ROWS", 5)
     everything = [item(n, split="exam" if n % 4 == 0 else "train") for n in range(28)]
     items.record(fence, chunk(*everything))
     assert list(items.iterate("p")) == everything

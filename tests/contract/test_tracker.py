@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_tasks.adapters.wandb_tracker import NullTracker, WandbTracker, worker_environment
+from pipeline_tasks.adapters.wandb_tracker import WandbTracker, worker_environment
 from pipeline_tasks.errors import ConfigError
 from tests import wandb_server
 from tests.fakes_tracking import FakeTracker
@@ -40,11 +40,9 @@ def make(tmp_path):
         tracker.close()
 
 
-@pytest.fixture(params=["fake", "null", "disabled", pytest.param("offline", marks=pytest.mark.integration)])
+@pytest.fixture(params=["fake", "disabled", pytest.param("offline", marks=pytest.mark.integration)])
 def tracker(request, make):
-    if request.param == "fake":
-        return FakeTracker()
-    return NullTracker() if request.param == "null" else make(request.param)
+    return FakeTracker() if request.param == "fake" else make(request.param)
 
 
 def test_a_run_takes_values_and_says_where_it_is(tracker):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline_tasks.catalog import newest_annotations
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import GateClosed
@@ -289,4 +290,4 @@ def test_the_newest_answer_of_each_person_counts(labeled):
     labeled.answer(item_id, "ben@x", "left", annotation_id="3", revision="1")
     labeled.answer(item_id, "ben@x", "left", annotation_id="3", revision="1~deleted", deleted=True)
     labeled.answer(item_id, "cleo@x", None, annotation_id="4", revision="1")
-    assert labeled.datasets.answers("pets") == [(item_id, "ann@x", "right")]
+    assert newest_annotations.answers_of(labeled.datasets.database, "pets") == [(item_id, "ann@x", "right")]

@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline_tasks.adapters.wandb_tracker import NullTracker
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import Chunk, ItemRepository
 from pipeline_tasks.catalog.routes import ServingRepository
@@ -36,6 +35,7 @@ from pipeline_tasks.training import task
 from pipeline_tasks.training.data_loading import LoadPlan, load_data
 from pipeline_tasks.training.dataset import rows_of
 from pipeline_tasks.training.loop import predict
+from tests.fakes_tracking import FakeTracker
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 NUM_ITEMS = 1000
@@ -151,7 +151,7 @@ class Case:
             SnapshotRef(self.name, "s1", "snapshots/s1", NUM_ITEMS, 1),
             self.table,
             store=self.store,
-            tracker=NullTracker(),
+            tracker=FakeTracker(),
             attempt=self._attempt(),
             database=self.database,
             now=NOW,

@@ -84,7 +84,7 @@ class World:
         self.target.addresses[f"fashion-r{version}"] = address
         self._judged(version)
         attempt = Attempt(f"run-{self.num_runs}", "ship")
-        database = self.serving._database
+        database = self.serving.database
         project = s.project(classes=CLASSES, serving={"rollout": ROLLOUT | rollout, "drain_seconds": 5})
         context = task.RouteContext(project, self.serving, self.target, self.gateway, attempt, utc_now)
         shared = {"require_promotable": lambda: None, "fence": database.acquire("fashion/ship", attempt, now=NOW)}
@@ -106,7 +106,7 @@ class World:
             check=lambda *_: None,
             classes_of=lambda _: CLASSES,
             attempt=attempt,
-            fence=lambda: self.serving._database.acquire("fashion/ship", attempt, now=NOW),
+            fence=lambda: self.serving.database.acquire("fashion/ship", attempt, now=NOW),
             clock=utc_now,
         )
         if action == "stop":
@@ -119,7 +119,7 @@ class World:
         facts = {"project": "fashion", "verdict_id": f"verdict-{version}", "contender_version": version}
         facts |= {"answer": "promote", "champion_version": None, "exam_ids": [], "reasons": {}, "policy_id": "p"}
         facts |= {"object_key": "k", "digest": "d", "run_id": "r", "created_at": NOW}
-        with self.serving._database.write() as connection:
+        with self.serving.database.write() as connection:
             connection.execute(t.verdicts.insert(), facts)
 
     @property

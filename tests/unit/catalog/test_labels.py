@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.items import Chunk, KnownItem
-from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository, RejectedAnnotation
+from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository
+from pipeline_tasks.catalog.set_aside import BadRow
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import StaleAttempt
 from tests.fakes_labeling import FakeLabelStudio
@@ -187,7 +188,7 @@ def test_a_stale_attempt_writes_nothing(case, labels):
     (item_id,) = case.add(make_item(1, label="cat"))
     old = case.database.acquire("stage", Attempt("r", "t", 1), now=NOW)
     case.database.acquire("stage", Attempt("r", "t", 2), now=NOW)
-    refusal = RejectedAnnotation("s", "k", item_id, "X", "x")
+    refusal = BadRow("s", "k", item_id, "X", "x")
     calls = [
         lambda: labels.commit(NAME, annotations=[annotation(1, item_id)], refusals=[refusal], now=NOW, fence=old),
         lambda: labels.accept_imported(NAME, classes=CLASSES, schema_version=1, now=NOW, fence=old),

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline_tasks.adapters.wandb_tracker import NullTracker
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.model_versions import ModelRepository
 from pipeline_tasks.contracts import Attempt, SnapshotRef, content_id, sha256_hex
 from pipeline_tasks.project.schema import LoadedProject, Project
 from pipeline_tasks.training import task
+from tests.fakes_tracking import FakeTracker
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 CLASSES = ("across", "down", "flat")
@@ -96,7 +96,7 @@ class Scene:
         self.project = project_of(folder, **project)
         self.manifest = fill(store)
         self.models = ModelRepository(database)
-        self.tracker = NullTracker()
+        self.tracker = FakeTracker()
 
     def train(self, *, number: int = 1, run_id: str = "run-1", params=None, **overrides):
         project = project_of(
