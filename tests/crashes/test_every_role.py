@@ -14,7 +14,7 @@ from tests.services import PostgresServer, postgres_bin, running
 
 pytestmark = [pytest.mark.crashes, pytest.mark.timeout(3600)]
 SECONDS_BETWEEN = 8.0
-SECONDS_LATER = 90.0  # once every role was killed: the loop has to get on
+SECONDS_AGAIN = 90.0  # to the kill of a role that was killed before: the loop has to get on
 UNANSWERED = {"no answer", "502", "503"}  # what callers of a killed gateway or of a killed server without a standby get
 # The roles and what their processes are called; those of Airflow are the titles that it gives itself.
 ROLES = {
@@ -43,13 +43,17 @@ class Killer:
         self.killed: list[str] = []
 
     def run(self) -> None:
-        while not self._stop_it.wait(SECONDS_BETWEEN if self.missing else SECONDS_LATER):
+        last = time.monotonic()
+        while not self._stop_it.wait(SECONDS_BETWEEN):
             by_role = self._running()
-            fresh = sorted(set(by_role) - set(self.killed)) or sorted(set(by_role) - set(self.killed[-4:]))
-            if fresh:
-                role = self._generator.choice(fresh)
+            roles = sorted(set(by_role) - set(self.killed))
+            if not roles and time.monotonic() > last + SECONDS_AGAIN:
+                roles = sorted(set(by_role) - set(self.killed[-4:]))
+            if roles:
+                role = self._generator.choice(roles)
                 if self._kill(role, by_role[role]):
                     self.killed.append(role)
+                    last = time.monotonic()
 
     def stop(self) -> None:
         self._stop_it.set()
