@@ -20,6 +20,7 @@ from pipeline_tasks.catalog.labeling_tasks import (
     queue_of_split,
     slices,
 )
+from pipeline_tasks.catalog.schema_versions import SchemaRepository, SchemaVersion, record_version, same_classes
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Fence, Queue
 
@@ -88,9 +89,16 @@ class LabelRepository(LabelingTaskRepository):
     ) -> int:
         """Make a decision of the label that each good item's source gave: version 1, and after a correction the next.
 
-        Exam items are decided so only `in_exam`. A decision that people made stays. Items whose source label is not a
-        class go to the quarantine of the stage `labels`, and to people. Returns how many decisions are new.
+        Exam items are decided so only `in_exam`. A decision that people made stays. A source's label of an
+        earlier class list is read as what it stands for now; items whose source label is no class go to the quarantine
+        of the stage `labels`, and to people. Returns how many decisions are new.
         """
+        former = {name: to for name, to in SchemaRepository(self.database).names_now(project).items() if to is not None}
+        told = (
+            sa.case(former, value=t.items.c.source_label, else_=t.items.c.source_label)
+            if former
+            else t.items.c.source_label
+        )
         unlabeled = (
             t.items.c.project == project,
             t.items.c.source_label.is_not(None),
@@ -98,13 +106,13 @@ class LabelRepository(LabelingTaskRepository):
             ~has_decision(),
         )
         taken = () if in_exam else (t.items.c.split != "exam",)
-        known = t.items.c.source_label.in_(classes)
+        known = told.in_(classes)
         values: dict[str, sa.ColumnElement[Any]] = {
             "project": t.items.c.project,
             "item_id": t.items.c.item_id,
             "version": sa.literal(1),
             "status": sa.literal("decided"),
-            "label": t.items.c.source_label,
+            "label": told,
             "method": sa.literal("imported"),
             "annotation_ids": sa.literal([], sa.JSON),
             "annotators": sa.literal([], sa.JSON),
@@ -117,7 +125,7 @@ class LabelRepository(LabelingTaskRepository):
             num_new = _insert_from(connection, t.label_decisions, values, [*unlabeled, known, *taken])
             newest = t.label_decisions.alias("newest")
             values |= {"version": newest.c.version + 1}
-            corrected = [known, *taken, *_is_corrected(project, newest)]
+            corrected = [known, *taken, *_is_corrected(project, newest, told)]
             return num_new + _insert_from(connection, t.label_decisions, values, corrected)
 
     def commit(
@@ -147,7 +155,7 @@ class LabelRepository(LabelingTaskRepository):
                 insert_ignore(connection, t.annotations, some)
             if decided:
                 connection.execute(
-                    t.label_decisions.insert(), [_decision_values(project, decision) for decision in decided]
+                    t.label_decisions.insert(), [decision_values(project, decision) for decision in decided]
                 )
             insert_ignore(connection, t.quarantine, refused)
             done = [
@@ -190,7 +198,7 @@ class LabelRepository(LabelingTaskRepository):
             for some in slices(sorted(set(item_ids))):
                 query = newest_decisions(project).where(t.label_decisions.c.item_id.in_(some))
                 for row in connection.execute(query).mappings():
-                    rows[row["item_id"]] = _decision_row(row)
+                    rows[row["item_id"]] = decision_of(row)
         return rows
 
     def history(self, project: str, item_id: str) -> list[DecisionRow]:
@@ -198,7 +206,7 @@ class LabelRepository(LabelingTaskRepository):
         decision = t.label_decisions.c
         query = sa.select(t.label_decisions).where(decision.project == project, decision.item_id == item_id)
         with self.database.read() as connection:
-            return [_decision_row(row) for row in connection.execute(query.order_by(decision.version)).mappings()]
+            return [decision_of(row) for row in connection.execute(query.order_by(decision.version)).mappings()]
 
     def live_counts(self, project: str, queue: Queue, *, collected_since: dt.datetime | None = None) -> dict[str, int]:
         """Return the number of annotations, skips too, that are not deleted of each item of a queue that has any."""
@@ -263,20 +271,26 @@ class LabelRepository(LabelingTaskRepository):
         now: dt.datetime,
         fence: Fence | None = None,
     ) -> None:
-        """Keep a project's classes and Label Studio projects.
+        """Keep a project's classes and Label Studio projects; other classes than before need a version of their own.
 
-        With other classes than before, source labels that were refused for the old ones are judged anew.
+        With them, source labels that were refused for the old ones are judged anew.
         """
         values = {"labels": list(classes), "schema_version": schema_version, "ls_project_ids": dict(ls_project_ids)}
         new = {"project": project, "split_key": "", "created_at": now, **values}
         with self.database.write(fence) as connection:
             before = connection.execute(sa.select(t.projects.c.labels).where(t.projects.c.project == project)).scalar()
-            if before is not None and set(before) != set(classes):
-                bad = t.quarantine.c
-                stale = (bad.project == project, bad.stage == STAGE, bad.code == "UNKNOWN_CLASS")
-                connection.execute(t.quarantine.delete().where(*stale))
+            if before is not None and not same_classes(before, classes):
+                forget_unknown_classes(connection, project)
+            record_version(connection, project, SchemaVersion(schema_version, tuple(classes), now))
             insert_ignore(connection, t.projects, [new])
             connection.execute(t.projects.update().where(t.projects.c.project == project).values(**values))
+
+
+def forget_unknown_classes(connection: sa.Connection, project: str) -> None:
+    """Let go of what was refused for the class list before."""
+    bad = t.quarantine.c
+    stale = (bad.project == project, bad.stage == STAGE, bad.code == "UNKNOWN_CLASS")
+    connection.execute(t.quarantine.delete().where(*stale))
 
 
 def _insert_from(
@@ -288,7 +302,7 @@ def _insert_from(
     return int(connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount)
 
 
-def _is_corrected(project: str, newest: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+def _is_corrected(project: str, newest: sa.FromClause, told: sa.ColumnElement[Any]) -> list[sa.ColumnElement[bool]]:
     """The conditions that an item's newest decision is its source's, with another label than the source gives now."""
     later = t.label_decisions.alias("later")
     same_item = (later.c.project == newest.c.project, later.c.item_id == newest.c.item_id)
@@ -297,7 +311,7 @@ def _is_corrected(project: str, newest: sa.FromClause) -> list[sa.ColumnElement[
         newest.c.project == t.items.c.project,
         newest.c.item_id == t.items.c.item_id,
         newest.c.method == "imported",
-        newest.c.label != t.items.c.source_label,
+        newest.c.label != told,
         ~sa.exists().where(*same_item, later.c.version > newest.c.version),
         is_usable(project),
     ]
@@ -353,14 +367,16 @@ def _annotation_row(row: sa.RowMapping) -> AnnotationRow:
     return AnnotationRow(**{field.name: row[field.name] for field in dataclasses.fields(AnnotationRow)})
 
 
-def _decision_row(row: sa.RowMapping) -> DecisionRow:
+def decision_of(row: sa.RowMapping) -> DecisionRow:
+    """Return the decision in a row of its table."""
     values = {field.name: row[field.name] for field in dataclasses.fields(DecisionRow)}
     return DecisionRow(
         **(values | {"annotation_ids": tuple(row["annotation_ids"]), "annotators": tuple(row["annotators"])})
     )
 
 
-def _decision_values(project: str, row: DecisionRow) -> dict[str, Any]:
+def decision_values(project: str, row: DecisionRow) -> dict[str, Any]:
+    """Return the row of a decision."""
     lists = {"annotation_ids": list(row.annotation_ids), "annotators": list(row.annotators)}
     return {"project": project, **dataclasses.asdict(row), **lists}
 

@@ -200,11 +200,20 @@ def _add_projects(add: Add) -> None:
         "--labels", type=int, default=1000, help="about how many labels you will have: sizes of exams (default 1000)"
     )
     project = add(
-        "project", project_commands.project, "validate, list or remove projects, or look at the columns of their tables"
+        "project",
+        project_commands.project,
+        "validate, list or remove projects, change their classes or the columns of their tables",
     )
-    project.add_argument("action", choices=["validate", "list", "schema", "remove", "columns"])
+    project.add_argument("action", choices=["validate", "list", "schema", "remove", "columns", "migrate"])
     project.add_argument("name", nargs="?")
-    project.add_argument("--yes", action="store_true", help="remove: do not ask")
+    project.add_argument("--yes", action="store_true", help="remove, migrate: do not ask")
+    of_classes = project.add_argument_group("migrate: what becomes of the classes that project.yaml no longer has")
+    of_classes.add_argument("--rename", action="append", default=[], metavar="OLD=NEW")
+    of_classes.add_argument("--merge", action="append", default=[], metavar="A,B=NEW")
+    of_classes.add_argument("--remove", action="append", default=[], metavar="CLASS")
+    of_classes.add_argument("--move-to", metavar="CLASS", help="what the labels of removed classes become")
+    of_classes.add_argument("--drop", action="store_true", help="removed classes: their items have no label any more")
+    of_classes.add_argument("--undo", action="store_true", help="back to the schema version before")
     project.add_argument("--write", action="store_true", help="columns: put them into project.yaml")
 
 

@@ -53,6 +53,7 @@ class CanaryRollout:
     """One release on its way beside the champion, and what it works on.
 
     `pause` waits between two looks; `traffic` is asked for the requests of the newest day, None where nobody knows.
+    `learned` are the release's classes, none: those of project.yaml.
     """
 
     project: LoadedProject
@@ -67,6 +68,7 @@ class CanaryRollout:
     clock: Callable[[], dt.datetime]
     pause: Callable[[float], None] = time.sleep
     traffic: Callable[[], Traffic | None] = lambda: None
+    learned: Sequence[str] = ()
 
     @property
     def deployment_id(self) -> str:
@@ -265,7 +267,7 @@ def _commit(
         attempt=rollout.attempt,
         actor="gate",
         reason=reason,
-        classes=rollout.project.config.labels.classes,
+        classes=rollout.learned or rollout.project.config.labels.classes,
         approval=rollout.project.config.approval.when,
         fence=rollout.fence,
         at=rollout.clock(),

@@ -28,6 +28,7 @@ from pipeline_tasks.errors import GateClosed, InputError, PermanentError, Pipeli
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.verdict_consistency import judged_weights
 from pipeline_tasks.ingest.item_reader import read_items
+from pipeline_tasks.models.artifact import MANIFEST_NAME, read_manifest
 from pipeline_tasks.monitoring.daily_traffic import newest_day
 from pipeline_tasks.orchestration.evaluate import items_of, model_of, verdict_record
 from pipeline_tasks.orchestration.golden_cache import keep_golden, kept_golden
@@ -176,6 +177,7 @@ def ship_release(parts: Resources, project: str, *, attempt: Attempt, release_id
     facts = release_facts(parts, project, release_id)
     release = ReleaseRef(**{field.name: facts[field.name] for field in dataclasses.fields(ReleaseRef)})
     restore_bento(parts, release)
+    learned = learned_classes(parts, project, release.model_version)
     shared: dict[str, Any] = {
         "serving": ServingRepository(parts.database),
         "target": target_of(parts, loaded),
@@ -191,15 +193,23 @@ def ship_release(parts: Resources, project: str, *, attempt: Attempt, release_id
             release=release,
             check=functools.partial(check_answers, parts),
             traffic=lambda: newest_day(parts.store, project, now=utc_now()),
+            learned=learned,
             **shared,
         )
         note = roll_out(rollout)
-        route = deployment_task.ship(loaded, release, route_config=route_config(loaded), note=note, **shared)
+        settings = route_config(loaded, learned=learned)
+        route = deployment_task.ship(loaded, release, route_config=settings, note=note, **shared)
         with contextlib.suppress(PipelineError, KeyError):  # for a rollback while the store is away
             golden_again(parts, release, store=parts.store)
         return route
     finally:
         note_head(parts, project)
+
+
+def learned_classes(parts: Resources, project: str, version: str) -> Sequence[str]:
+    """Return the classes that a version learned; those of project.yaml may be others by now."""
+    key = model_of(parts, project, version).object_key.rstrip("/")
+    return read_manifest(parts.store.get(f"{key}/{MANIFEST_NAME}")).config.classes
 
 
 def end_abandoned_rollout(parts: Resources, project: str, *, attempt: Attempt) -> None:
