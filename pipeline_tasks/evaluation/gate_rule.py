@@ -21,6 +21,7 @@ from pipeline_tasks.evaluation.gate_rule_checks import (
     check_validity,
     conclude,
     note_alarm,
+    note_former,
     note_left_out,
 )
 from pipeline_tasks.evaluation.gate_rule_slices import check_slices
@@ -47,7 +48,7 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     reasons += check_slices(policy, evidence.current)
     reasons += _beside_constant(policy, evidence)
     reasons += [*check_champion_leaks(evidence), *note_left_out(evidence), *note_alarm(evidence)]
-    reasons += note_labels(evidence.labels, evidence.current)
+    reasons += [*note_labels(evidence.labels, evidence.current), *note_former(evidence)]
     return conclude(reasons, first=is_first)
 
 

@@ -14,15 +14,7 @@ from typing import Any
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.exam_window import ExamLabels, window
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import (
-    Attempt,
-    ExamRef,
-    Fence,
-    Leak,
-    ModelRef,
-    VerdictRef,
-    sha256_hex,
-)
+from pipeline_tasks.contracts import Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
@@ -30,6 +22,7 @@ from pipeline_tasks.evaluation import approval, scoring
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.error_budget import newest_level
 from pipeline_tasks.evaluation.evidence import ExamAnswers, LeftOut
+from pipeline_tasks.evaluation.former_classes import exams_of_now, model_of_now, names_used
 from pipeline_tasks.evaluation.leaving_out import undecodable, without_retired
 from pipeline_tasks.evaluation.report import page as report
 from pipeline_tasks.evaluation.report.leaks import FindItems
@@ -61,6 +54,7 @@ class _Scored:
     champion_leaks: tuple[Leak, ...]
     left_out: tuple[LeftOut, ...]
     labels: ExamLabels
+    former: Mapping[str, str | None] | None
 
 
 def judge(
@@ -76,6 +70,7 @@ def judge(
     find_groups: FindGroups,
     find_labels: FindLabels = lambda _exams: ExamLabels(),
     retired: Mapping[str, str] = MappingProxyType({}),
+    former: Mapping[str, str | None] = MappingProxyType({}),
     verdicts: VerdictRepository,
     store: ObjectStore,
     database: Database,
@@ -96,8 +91,10 @@ def judge(
     items by id (asked for the leaks that the report shows, and for slices by key_pattern), `find_groups` the group of
     each item of an exam by item id: near duplicates are of one group, `find_labels` facts of the exams' labels, which
     the verdict tells. Items that are `retired` (item id -> who, when and why) and items that cannot be decoded are left
-    out for both models, and the verdict says so. `alarm` says that one stands and how far the exam is after it, for the
-    verdict's note; `awaited` is why a new question waits.
+    out for both models, and the verdict says so. `former` says what class names from before a migration stand for
+    (None: removed): exams and the champion's answers are read through it, the contender has to know the names of now.
+    `alarm` says that one stands and how far the exam is after it, for the verdict's note; `awaited` is why a new
+    question waits.
 
     Raises:
         InputError: EXAM_MISSING, there is no exam yet.
@@ -136,6 +133,7 @@ def judge(
         find_groups=find_groups,
         find_labels=find_labels,
         retired=retired,
+        former=former,
         store=store,
         timer=timer,
     )
@@ -186,6 +184,7 @@ def _score(
     find_groups: FindGroups,
     find_labels: FindLabels,
     retired: Mapping[str, str],
+    former: Mapping[str, str | None],
     store: ObjectStore,
     timer: Callable[[], float],
 ) -> _Scored:
@@ -193,6 +192,10 @@ def _score(
     models = {"contender": scoring.load_model(contender, role="contender", load=load)}
     if champion is not None:
         models["champion"] = scoring.load_model(champion, role="champion", load=load)
+    used = names_used(former, frozen, models.get("champion"))
+    frozen, removed = exams_of_now(frozen, former)
+    if champion is not None:
+        models["champion"] = model_of_now(models["champion"], former)
     judged = [
         _answer(exam, models, slices=policy.slices, deny=deny, read=read, find_items=find_items, retired=retired)
         for exam in frozen
@@ -202,7 +205,7 @@ def _score(
     answers = tuple(
         dataclasses.replace(exam, groups=groups) for (_, exam, _), groups in zip(judged, numbers, strict=True)
     )
-    left_out = tuple(item for _, _, items in judged for item in items)
+    left_out = (*removed, *(item for _, _, items in judged for item in items))
     payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=read)
     measured = scoring.measure_latency(
         models, payloads, is_enough=lambda timed: _within_limits(policy, timed["contender"]), timer=timer
@@ -227,6 +230,7 @@ def _score(
         champion_leaks=_leaks_of(champion, refs, find_leaks=find_leaks, left_out=left_out),
         left_out=left_out,
         labels=find_labels(refs),
+        former=used,
     )
 
 
@@ -310,6 +314,7 @@ def _publish(
         epoch_level=level,
         labels=scored.labels,
         alarm=alarm,
+        former=scored.former,
     )
     evidence = vd.evidence_table(scored.exams, scored.answers, question=question)
     document = vd.build_document(

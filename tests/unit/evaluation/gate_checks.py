@@ -216,7 +216,7 @@ def rule_needs_known_classes(rule):
 
 def rule_needs_a_champion_that_knows_the_exam(rule):
     evidence = s.evidence(champion=s.facts(version="old", classes=("shirt",)))
-    assert decided(rule, evidence) == ("keep", "CHAMPION_CLASSES")
+    assert decided(rule, evidence, new_classes="keep") == ("keep", "CHAMPION_CLASSES")
 
 
 def rule_holds_the_first_models_floor(rule):
@@ -429,6 +429,7 @@ def scored(task: ModuleType, *, leaks=()):
         find_groups=lambda _: {},
         find_labels=lambda _: ExamLabels(),
         retired={},
+        former={},
         load=lambda ref: s.TableModel(tables[ref.version]),
         read=lambda locations: [store.get_range(location) for location in locations],
         find_leaks=lambda snapshot_id, exams: dict(leaks).get((snapshot_id, exams[0].epoch), ()),
