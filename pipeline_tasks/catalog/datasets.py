@@ -16,6 +16,7 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.catalog.labeling_tasks import slices
 from pipeline_tasks.catalog.labels import newest_decisions
+from pipeline_tasks.catalog.schema_versions import SchemaRepository, counts_now
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
 from pipeline_tasks.errors import ConfigError, LostRace
@@ -239,11 +240,10 @@ class DatasetRepository:
             return cast("str | None", connection.execute(query).scalar_one())
 
     def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
-        """Return rows per class of a snapshot."""
-        where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
+        """Return rows per class of a snapshot, under the class names of now."""
+        query = sa.select(t.snapshots.c.class_counts).filter_by(project=project, snapshot_id=snapshot_id)
         with self._database.read() as connection:
-            counts = connection.execute(sa.select(t.snapshots.c.class_counts).where(where)).scalar_one()
-        return {str(name): int(count) for name, count in counts.items()}
+            return counts_now(connection.scalars(query).one(), SchemaRepository(self._database).names_now(project))
 
     def champion_snapshot(self, project: str) -> SnapshotRef | None:
         """Return what the serving champion was trained on, or None while nothing serves."""

@@ -14,6 +14,7 @@ from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database, insert_ignore
 from pipeline_tasks.catalog.labeling_tasks import slices
 from pipeline_tasks.catalog.labels import newest_decisions
+from pipeline_tasks.catalog.schema_versions import SchemaRepository
 from pipeline_tasks.contracts import Fence
 
 PickKind = Literal["audit", "uncertain"]
@@ -203,8 +204,10 @@ class MonitoringRepository:
     def audited(self, project: str, *, imported: bool = False) -> list[AuditedPrediction]:
         """Return the random audits whose items have a decided label now, oldest prediction first.
 
-        A label that came with the source counts only where it decides exam items too (`imported`).
+        A label that came with the source counts only where it decides exam items too (`imported`). What a model
+        predicted is under the class names of now.
         """
+        former = SchemaRepository(self._database).names_now(project)
         audit, decision = t.audits.c, t.label_decisions.c
         is_decided = decision.status == "decided"
         if not imported:
@@ -230,6 +233,8 @@ class MonitoringRepository:
         )
         with self._database.read() as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]
+        for row in rows:
+            row["predicted_label"] = former.get(row["predicted_label"]) or row["predicted_label"]
         return [
             AuditedPrediction(known_at=max(row.pop("picked_at"), row.pop("first_at")), **row)  # the label may be older
             for row in rows
