@@ -7,6 +7,8 @@ from pipeline_tasks.annotation.class_plan import ClassOptions
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.class_migrations import ClassMigrations, ClassUse
 from pipeline_tasks.catalog.labels import DecisionRow
+from pipeline_tasks.catalog.monitoring import AuditRow, MonitoringRepository
+from pipeline_tasks.catalog.newest_annotations import answers_of
 from pipeline_tasks.catalog.schema_versions import SchemaRepository
 from pipeline_tasks.errors import ConfigError, GateClosed, StaleAttempt
 from tests.fakes_labeling import FakeLabelStudio
@@ -169,6 +171,27 @@ def test_what_somebody_has_changed_in_label_studio_is_kept_by_a_migration_or_put
 def test_the_versions_cannot_be_changed(case):
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), case.database.engine.begin() as connection:
         connection.execute(t.schema_versions.update().values(changed_by="me"))
+
+
+def test_an_audit_of_a_model_that_knows_the_former_names_is_right_where_they_stand_for_the_label(case):
+    monitoring = MonitoringRepository(case.database)
+    fence = case.database.acquire("monitor", case.attempt("monitor"), now=NOW)
+    said = zip(case.train[:3], ["cat", "dog", "owl"], strict=True)
+    picks = [AuditRow(f"p-{label}", item_id, "m1", label, 0.9, "audit", NOW) for item_id, label in said]
+    monitoring.record_picks(NAME, picks, now=NOW, fence=fence)
+    before = {audit.prediction_id: audit.is_right for audit in monitoring.audited(NAME)}
+    assert before == {"p-cat": True, "p-dog": False, "p-owl": False}
+    case.migrate(MERGED, MERGE)
+    after = {audit.prediction_id: audit.is_right for audit in monitoring.audited(NAME)}
+    assert after == {"p-cat": True, "p-dog": True, "p-owl": False}
+
+
+def test_labelers_are_compared_under_the_names_of_now(case):
+    case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), move_to="owl"))
+    assert {label for _, _, label in answers_of(case.database, NAME)} == {"cat", "owl"}
+    case.migrate(CLASSES, ClassOptions(), undo=True)
+    case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), drop=True))
+    assert {label for _, _, label in answers_of(case.database, NAME)} == {"cat"}
 
 
 def test_decisions_of_others_are_left_alone(case):

@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.catalog.schema_versions import SchemaVersion, names_now
+from pipeline_tasks.catalog.schema_versions import SchemaVersion, counts_now, names_now
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
@@ -39,3 +39,8 @@ PET, NO_OWL = (["pet", "owl"], {"cat": "pet", "dog": "pet"}), (["cat", "dog"], {
 )  # fmt: skip
 def test_each_name_is_read_by_what_the_versions_after_it_made_of_it(versions, expected):
     assert names_now(history(*versions)) == expected
+
+
+def test_counts_by_class_are_added_up_under_the_names_of_now():
+    former = {"cat": "pet", "dog": "pet", "owl": None}
+    assert counts_now({"cat": 2, "dog": 3, "owl": 4, "bat": 5}, former) == {"pet": 5, "bat": 5}
