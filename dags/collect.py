@@ -17,8 +17,8 @@ Reads what changed in Label Studio since the last run, decides each item's label
 the history. Label Studio's webhook wakes it, and so does a start of the api-server, which was away for some; the
 schedule sweeps what a lost webhook missed.
 
-**When it fails.** `SCHEMA_DRIFT`: labels were collected, and the classes of project.yaml or of Label Studio are no
-longer those that they were given with; the message names them.
+**When it fails.** `SCHEMA_DRIFT`: a class is gone from project.yaml that labels may have, or somebody has changed the
+classes in Label Studio; the message names them, and `dethrone project migrate` says what may become of them.
 Everything else is retried; nothing is read twice.
 """
 

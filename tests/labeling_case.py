@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
+from pipeline_tasks.annotation import class_migration
+from pipeline_tasks.annotation.class_plan import ClassOptions
 from pipeline_tasks.annotation.task import annotate, collect
 from pipeline_tasks.catalog.database import Database, create_engine
 from pipeline_tasks.catalog.items import Chunk, ItemRepository
@@ -35,6 +37,12 @@ def make_project(*, modality="image", xml=XML, classes=CLASSES, **labels) -> Loa
         }
     )
     return LoadedProject(config=config, folder=Path("projects") / NAME, labeling_xml=xml)
+
+
+def with_classes(classes, **labels) -> LoadedProject:
+    choices = "".join(f'<Choice value="{label}"/>' for label in classes)
+    xml = f'<View><Image name="image" value="$image"/><Choices name="label" toName="image">{choices}</Choices></View>'
+    return make_project(classes=classes, xml=xml, **labels)
 
 
 def region(value="cat", *, name="label", kind="choices", key="choices", to="image"):
@@ -132,6 +140,32 @@ class Case:
             now=now or NOW + dt.timedelta(seconds=self.attempts),
         )
 
+    def attempt(self, task: str) -> Attempt:
+        self.attempts += 1
+        return Attempt("run", task, self.attempts)
+
+    def prepare(self, classes, options, *, undo=False):
+        project, now = with_classes(classes), NOW + dt.timedelta(seconds=self.attempts + 1)
+        return class_migration.prepare(project, options, undo=undo, database=self.database, by="ann", now=now)
+
+    def migrate(self, classes, options, *, undo=False):
+        """Migrate to a class list, which is the project's from then on."""
+        attempt = self.attempt("migrate")
+        migration = class_migration.migrate(
+            with_classes(classes),
+            options,
+            undo=undo,
+            labels=self.labels,
+            labeling=self.labeling,
+            installation=self.installation,
+            attempt=attempt,
+            database=self.database,
+            by="ann",
+            now=NOW + dt.timedelta(seconds=self.attempts),
+        )
+        self.project = with_classes(classes)
+        return migration
+
     def ls_project(self, queue="label") -> int:
         return self.labels.registration(NAME)[2][queue]
 
@@ -153,5 +187,9 @@ def child(stage: str, folder: str, crash_at: str, trace: str) -> None:
     case = Case(Database(engine), FakeLabelStudio(Path(folder) / "ls.json"), store=store)
     if stage == "annotate":
         case.annotate(chunk_items=3)
+    elif stage == "migrate":
+        case.migrate(["pet", "owl"], ClassOptions(merges=("cat,dog=pet",)))
+    elif stage == "undo":
+        case.migrate(CLASSES, ClassOptions(), undo=True)
     else:
         case.collect()

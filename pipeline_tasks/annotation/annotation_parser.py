@@ -88,8 +88,12 @@ def _read_class(annotation: LabelingAnnotation, answers: Sequence[Any], config: 
     if len(values) != 1 or not isinstance(values[0], list) or len(values[0]) != 1:
         return _refused(annotation, "SCHEMA_MISMATCH", "choices", "one class", values)
     label = values[0][0]
+    is_former = isinstance(label, str) and label in config.former
+    if is_former and config.former[label] is not None:
+        return Reading(label=label)
     if label not in config.choices:
-        return _refused(annotation, "UNKNOWN_CLASS", "label", f"one of {', '.join(config.choices)}", label)
+        refused = _refused(annotation, "UNKNOWN_CLASS", "label", f"one of {', '.join(config.choices)}", label)
+        return dataclasses.replace(refused, label=label if is_former else None)
     return Reading(label=label)
 
 

@@ -24,7 +24,7 @@ from pipeline_tasks.annotation.annotation_parser import (
     tombstone,
     unknown_item,
 )
-from pipeline_tasks.annotation.consensus import ConsensusRule, asks_further, next_decision, people_wanted
+from pipeline_tasks.annotation.consensus import ConsensusRule, asks_further, next_decision, people_wanted, read_through
 from pipeline_tasks.catalog.database import slices
 from pipeline_tasks.catalog.disputes import DisputeRepository
 from pipeline_tasks.catalog.items import ItemRepository
@@ -266,7 +266,9 @@ class Collection:
         disputes = DisputeRepository(self._labels.database)
         disputed = disputes.disputed(name, queue)
         answers = self._labels.annotations(name, [row.item_id for row in disputed])
-        asked = {row.item_id: row for row in disputed if asks_further(answers.get(row.item_id, []), rule)}
+        asked = {
+            row.item_id: row for row in disputed if asks_further(self._read_through(answers.get(row.item_id, [])), rule)
+        }
         opened = [row.item_id for row in asked.values() if not row.is_open]
         settled = [row.item_id for row in disputed if row.is_open and row.item_id not in asked]
         crash_point("collect.further.before")
@@ -322,9 +324,12 @@ class Collection:
             self._counts[decision.status] += 1
 
     def _rule(self, queue: Queue) -> ConsensusRule:
-        wanted = self._project.config.labels
-        needed = wanted.exam_annotators if queue == "exam" else wanted.annotators
-        return ConsensusRule(needed, min_agreement=wanted.min_agreement, further_people=wanted.further_people)
+        return ConsensusRule.of(self._project.config.labels, queue)
+
+    def _read_through(
+        self, stored: Iterable[AnnotationRow], coming: Iterable[AnnotationRow] = ()
+    ) -> list[AnnotationRow]:
+        return read_through(_newest_of(stored, coming), self._config.former)
 
     def _decisions(self, queue: Queue, item_ids: Sequence[str], rows: Sequence[AnnotationRow]) -> list[DecisionRow]:
         name, rule = self._project.name, self._rule(queue)
@@ -334,7 +339,7 @@ class Collection:
         decisions = [
             next_decision(
                 item_id,
-                _newest_of(stored.get(item_id, []), [row for row in rows if row.item_id == item_id]),
+                self._read_through(stored.get(item_id, []), [row for row in rows if row.item_id == item_id]),
                 rule=rule,
                 previous=previous.get(item_id),
                 schema_version=self._schema_version,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, Method, Status
+from pipeline_tasks.contracts import Queue
+from pipeline_tasks.project.schema import Labels
 
 HUMAN_METHODS = ("single", "consensus")
 PAIR = 2  # the fewest who can differ
@@ -21,6 +24,12 @@ class ConsensusRule:
     min_agreement: float
     further_people: int = 0
 
+    @classmethod
+    def of(cls, wanted: Labels, queue: Queue) -> Self:
+        """Return the rule of a project's queue."""
+        needed = wanted.exam_annotators if queue == "exam" else wanted.annotators
+        return cls(needed, min_agreement=wanted.min_agreement, further_people=wanted.further_people)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Consensus:
@@ -32,6 +41,14 @@ class Consensus:
     annotation_ids: tuple[str, ...]
     annotators: tuple[str, ...]
     agreement: float
+
+
+def read_through(annotations: Iterable[AnnotationRow], former: Mapping[str, str | None]) -> list[AnnotationRow]:
+    """Return annotations under the class names of now; a class that was removed is no answer."""
+    return [
+        row if row.label is None else dataclasses.replace(row, label=former.get(row.label, row.label))
+        for row in annotations
+    ]
 
 
 def counted_answers(annotations: Iterable[AnnotationRow]) -> list[AnnotationRow]:

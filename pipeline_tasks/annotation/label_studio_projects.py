@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline_tasks.annotation.task_rendering import answer
 from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.schema_versions import SchemaRepository, names_now, same_classes
 from pipeline_tasks.contracts import Fence, Queue
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import LabelingProject, LabelingTool
@@ -25,6 +26,7 @@ from pipeline_tasks.project.schema import LoadedProject
 from pipeline_tasks.project.yaml_reader import Problem, ProjectError
 
 FIRST_SCHEMA_VERSION = 1
+SCHEMA_DRIFT = "SCHEMA_DRIFT"
 QUEUES: tuple[Queue, ...] = ("label", "exam")
 EXAMPLE_DATA: Mapping[str, Any] = {
     "image": "data:image/png;base64,AA==",
@@ -66,15 +68,18 @@ def ensure(
     installation: str,
     now: dt.datetime,
     shows_objects: bool = False,
+    takes_back: bool = False,
     fence: Fence | None = None,
 ) -> dict[Queue, int]:
     """Create or update the two Label Studio projects and return their ids by queue.
 
-    Exam annotators see no suggestion. A class list without collected labels is taken as it is. The same call again
-    changes nothing.
+    Exam annotators see no suggestion. Classes that were added are taken, as a schema version of their own; a class list
+    without collected labels is taken as it is. The same call again changes nothing. `takes_back`: what somebody has
+    changed in Label Studio itself is overwritten.
 
     Raises:
-        GateClosed: SCHEMA_DRIFT: the classes are others than those that the collected labels were given with.
+        GateClosed: SCHEMA_DRIFT: a class is gone that labels may have, or somebody has changed the classes in Label
+            Studio itself.
     """
     name, wanted = project.name, project.config.labels
     parsed = labeling_config(project)
@@ -87,7 +92,8 @@ def ensure(
     if any(ls_project is None or ls_project.label_config != parsed.xml for ls_project in there.values()):
         check_with_label_studio(parsed, file=str(project.folder / LABELING_FILE))
     if registered is not None:
-        _check_classes(project, parsed, registered=registered[0], there=there, labels=labels, labeling=labeling)
+        edited = {} if takes_back else there
+        _check_classes(project, parsed, registered=registered[0], there=edited, labels=labels, labeling=labeling)
     crash_point("annotate.project.before")
     people: Mapping[Queue, int] = {"label": wanted.annotators, "exam": wanted.exam_annotators}
     ids: dict[Queue, int] = {}
@@ -112,8 +118,9 @@ def ensure(
         for project_id in ids.values():
             labeling.connect_objects(project_id)
     crash_point("annotate.project.after")
-    if registered is None or registered[2] != ids or set(registered[0]) != set(wanted.classes):
-        version = FIRST_SCHEMA_VERSION if registered is None else registered[1]
+    is_same = registered is not None and same_classes(registered[0], wanted.classes)
+    if registered is None or registered[2] != ids or not is_same:
+        version = FIRST_SCHEMA_VERSION if registered is None else registered[1] + (not is_same)
         by_queue = {str(queue): project_id for queue, project_id in ids.items()}
         labels.register(
             name, classes=wanted.classes, schema_version=version, ls_project_ids=by_queue, now=now, fence=fence
@@ -180,19 +187,9 @@ def _check_classes(
     labels: LabelRepository,
     labeling: LabelingTool,
 ) -> None:
-    """Refuse other classes than those that labels were given with, in project.yaml or in Label Studio itself."""
-    classes = project.config.labels.classes
-    subjects: list[tuple[str, Collection[str], Collection[str]]] = []
-    if set(registered) != set(classes):
-        subjects.append((f"labels.classes of {project.name}", registered, classes))
-    else:
-        for ls_project in there.values():
-            if ls_project is None or ls_project.label_config == parsed.xml:
-                continue
-            answers = answers_of(ls_project.label_config, choices_name=parsed.choices_name, file=ls_project.title)
-            if set(answers) != set(classes):
-                subjects.append((f"the choices of the Label Studio project {ls_project.title!r}", classes, answers))
-    if not subjects:
+    """Refuse a list without a class that labels may have, and classes that somebody has changed in Label Studio."""
+    refusal = _refusal_of_classes(project, parsed, registered=registered, there=there, labels=labels)
+    if refusal is None:
         return
     num_labels = labels.num_labeled(project.name) or sum(
         1
@@ -202,19 +199,45 @@ def _check_classes(
         if annotation.result and not annotation.cancelled
     )
     if num_labels:
-        raise drift(*subjects[0], num_labels=num_labels)
+        raise GateClosed(f"{refusal} Labels of {num_labels} items were collected.", code=SCHEMA_DRIFT)
 
 
-def drift(what: str, expected: Collection[str], got: Collection[str], *, num_labels: int) -> GateClosed:
-    """Return the refusal of changed classes, with what was added and removed."""
+def _refusal_of_classes(
+    project: LoadedProject,
+    parsed: LabelingConfig,
+    *,
+    registered: Collection[str],
+    there: Mapping[Queue, LabelingProject | None],
+    labels: LabelRepository,
+) -> str | None:
+    name, classes = project.name, project.config.labels.classes
+    history = SchemaRepository(labels.database).history(name)
+    former = names_now(history)
+    taken = [label for label in classes if label not in registered and former.get(label) is not None]
+    if taken or not set(registered) <= set(classes):
+        return (
+            f"labels.classes of {name} must have every class that labels were given with, and no name of a former one: "
+            f"{_difference(registered, classes)}. `dethrone project migrate {name}` prints what may become of them."
+        )
+    known = [set(classes), *(set(version.classes) for version in history)]
+    for ls_project in there.values():
+        if ls_project is None or ls_project.label_config == parsed.xml:
+            continue
+        answers = answers_of(ls_project.label_config, choices_name=parsed.choices_name, file=ls_project.title)
+        if set(answers) not in known:
+            return (
+                f"the choices of the Label Studio project {ls_project.title!r} must be labels.classes: "
+                f"{_difference(classes, answers)}. Somebody has changed them there. To keep them, write them into "
+                f"labels.classes of {name}; `dethrone project migrate {name}` prints the plan, or puts the list of "
+                "project.yaml back there."
+            )
+    return None
+
+
+def _difference(expected: Collection[str], got: Collection[str]) -> str:
     before, after = set(expected), set(got)
     added, removed = ", ".join(sorted(after - before)) or "none", ", ".join(sorted(before - after)) or "none"
-    return GateClosed(
-        f"{what} must stay as the {num_labels} collected labels were given: {', '.join(sorted(before))} "
-        f"(got: added {added}; removed {removed}). A class list with collected labels cannot change yet: put it back "
-        "there. Other classes need a project of their own.",
-        code="SCHEMA_DRIFT",
-    )
+    return f"{', '.join(sorted(before))} (got: added {added}; removed {removed})"
 
 
 def check_with_label_studio(config: LabelingConfig, *, file: str) -> None:

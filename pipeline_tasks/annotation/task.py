@@ -15,6 +15,7 @@ from pipeline_tasks.annotation.task_rendering import is_suggestion
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.schema_versions import SchemaRepository
 from pipeline_tasks.contracts import AnnotateReport, Attempt, CollectReport, Fence, Item
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.object_keys import ITEMS
@@ -64,7 +65,7 @@ def annotate(
         shows_objects=shows_objects,
         fence=fence,
     )
-    config = labeling_config(project)
+    config = _config_of(project, database)
     crash_point("annotate.request.before")
     num_imported = _accept_imported(project, labels=labels, now=now, fence=fence)
     in_exam = project.config.labels.imported_in_exam
@@ -126,7 +127,7 @@ def collect(
     ids = ensure(project, labels=labels, labeling=labeling, installation=installation, now=now, fence=fence)
     run = Collection(
         project=project,
-        config=labeling_config(project),
+        config=_config_of(project, database),
         labels=labels,
         items=items,
         labeling=labeling,
@@ -137,6 +138,10 @@ def collect(
         run.collect_queue(queue, ls_project_id=ids[queue])
     note = missing_people(project, labels=labels, labeling=labeling)
     return dataclasses.replace(run.report(), note=note)
+
+
+def _config_of(project: LoadedProject, database: Database) -> LabelingConfig:
+    return dataclasses.replace(labeling_config(project), former=SchemaRepository(database).names_now(project.name))
 
 
 def _accept_imported(project: LoadedProject, *, labels: LabelRepository, now: dt.datetime, fence: Fence) -> int:

@@ -64,13 +64,17 @@ def suggestion(config: LabelingConfig, prediction: Mapping[str, Any]) -> dict[st
     """
     if not is_suggestion(config, prediction):
         return None
-    return {"score": float(prediction["score"]), "result": answer(config, prediction["label"])}
+    return {"score": float(prediction["score"]), "result": answer(config, _named_now(config, prediction["label"]))}
 
 
 def is_suggestion(config: LabelingConfig, prediction: Mapping[str, Any]) -> bool:
     """Tell whether a prediction names a class of the project with a score from 0 to 1."""
     score = float(prediction["score"])
-    return prediction["label"] in config.choices and math.isfinite(score) and 0.0 <= score <= 1.0
+    return _named_now(config, prediction["label"]) in config.choices and math.isfinite(score) and 0.0 <= score <= 1.0
+
+
+def _named_now(config: LabelingConfig, label: str) -> Any:
+    return config.former.get(label, label)
 
 
 def shown(value: Any) -> Any:

@@ -72,8 +72,8 @@ class Database:
         self.engine = engine
 
     @contextmanager
-    def write(self, fence: Fence | None = None) -> Iterator[sa.Connection]:
-        """Open a transaction that commits at the end; with a fence, only while its lease is the newest.
+    def write(self, *fences: Fence | None) -> Iterator[sa.Connection]:
+        """Open a transaction that commits at the end; with fences, only while their leases are the newest.
 
         Raises:
             StaleAttempt: a newer attempt holds the lease; nothing is written.
@@ -81,7 +81,7 @@ class Database:
                 caller's: a key that is taken decides races.
         """
         with in_words(self.engine), self.engine.begin() as connection:
-            if fence is not None:
+            for fence in filter(None, fences):
                 self._check(connection, fence)
             yield connection
 

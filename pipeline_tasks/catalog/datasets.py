@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore, slices
 from pipeline_tasks.catalog.labels import newest_decisions
+from pipeline_tasks.catalog.schema_versions import SchemaRepository, counts_now
 from pipeline_tasks.catalog.set_aside import BadRow, is_usable, put_aside
 from pipeline_tasks.contracts import ExamRef, Fence, Queue, SnapshotRef, Split
 from pipeline_tasks.errors import ConfigError, LostRace
@@ -203,10 +204,10 @@ class DatasetRepository(Repository):
         return cast("str | None", self.database.scalar(query))
 
     def class_counts(self, project: str, snapshot_id: str) -> dict[str, int]:
-        """Return rows per class of a snapshot."""
+        """Return rows per class of a snapshot, under the class names of now."""
         where = sa.and_(t.snapshots.c.project == project, t.snapshots.c.snapshot_id == snapshot_id)
         counts = self.database.scalar(sa.select(t.snapshots.c.class_counts).where(where))
-        return {str(name): int(count) for name, count in counts.items()}
+        return counts_now(counts, SchemaRepository(self.database).names_now(project))
 
     def champion_snapshot(self, project: str) -> SnapshotRef | None:
         """Return what the serving champion was trained on, or None while nothing serves."""

@@ -19,6 +19,7 @@ from pipeline_tasks.catalog.labeling_tasks import (
     plan_for_bulk,
     queue_of_split,
 )
+from pipeline_tasks.catalog.schema_versions import SchemaRepository, SchemaVersion, record_version, same_classes
 from pipeline_tasks.catalog.set_aside import BadRow, is_usable, put_aside
 from pipeline_tasks.contracts import Fence, Queue
 
@@ -61,7 +62,7 @@ class DecisionRow:
     decided_at: dt.datetime
 
 
-_DECISION = columns_of(t.label_decisions, DecisionRow)
+DECISION = columns_of(t.label_decisions, DecisionRow)
 
 
 class LabelRepository(LabelingTaskRepository):
@@ -79,9 +80,16 @@ class LabelRepository(LabelingTaskRepository):
     ) -> int:
         """Make a decision of the label that each good item's source gave: version 1, and after a correction the next.
 
-        Exam items are decided so only `in_exam`. A decision that people made stays. Items whose source label is not a
-        class go to the quarantine of the stage `labels`, and to people. Returns how many decisions are new.
+        Exam items are decided so only `in_exam`. A decision that people made stays. A source's label of an
+        earlier class list is read as what it stands for now; items whose source label is no class go to the quarantine
+        of the stage `labels`, and to people. Returns how many decisions are new.
         """
+        former = {name: to for name, to in SchemaRepository(self.database).names_now(project).items() if to is not None}
+        told = (
+            sa.case(former, value=t.items.c.source_label, else_=t.items.c.source_label)
+            if former
+            else t.items.c.source_label
+        )
         unlabeled = (
             t.items.c.project == project,
             t.items.c.source_label.is_not(None),
@@ -89,13 +97,13 @@ class LabelRepository(LabelingTaskRepository):
             ~has_decision(),
         )
         taken = () if in_exam else (t.items.c.split != "exam",)
-        known = t.items.c.source_label.in_(classes)
+        known = told.in_(classes)
         values: dict[str, sa.ColumnElement[Any]] = {
             "project": t.items.c.project,
             "item_id": t.items.c.item_id,
             "version": sa.literal(1),
             "status": sa.literal("decided"),
-            "label": t.items.c.source_label,
+            "label": told,
             "method": sa.literal("imported"),
             "annotation_ids": sa.literal([], sa.JSON),
             "annotators": sa.literal([], sa.JSON),
@@ -108,7 +116,7 @@ class LabelRepository(LabelingTaskRepository):
             num_new = _insert_from(connection, t.label_decisions, values, [*unlabeled, known, *taken])
             newest = t.label_decisions.alias("newest")
             values |= {"version": newest.c.version + 1}
-            corrected = [known, *taken, *_is_corrected(project, newest)]
+            corrected = [known, *taken, *_is_corrected(project, newest, told)]
             return num_new + _insert_from(connection, t.label_decisions, values, corrected)
 
     def commit(
@@ -137,7 +145,7 @@ class LabelRepository(LabelingTaskRepository):
                 insert_ignore(connection, t.annotations, some)
             if decided:
                 connection.execute(
-                    t.label_decisions.insert(), [_decision_values(project, decision) for decision in decided]
+                    t.label_decisions.insert(), [decision_values(project, decision) for decision in decided]
                 )
             put_aside(connection, project, STAGE, refusals, at=now)
             done = [
@@ -171,15 +179,15 @@ class LabelRepository(LabelingTaskRepository):
 
     def decisions(self, project: str, item_ids: Iterable[str]) -> dict[str, DecisionRow]:
         """Return the newest decision of each item that has one, of any status."""
-        query = newest_decisions(project).with_only_columns(*_DECISION, maintain_column_froms=True)
+        query = newest_decisions(project).with_only_columns(*DECISION, maintain_column_froms=True)
         rows = self.database.rows_among(query, t.label_decisions.c.item_id, item_ids)
-        return {row.item_id: _decision_row(**row._asdict()) for row in rows}
+        return {row.item_id: decision_row(**row._asdict()) for row in rows}
 
     def history(self, project: str, item_id: str) -> list[DecisionRow]:
         """Return every decision on an item, oldest first."""
         decision = t.label_decisions.c
-        query = sa.select(*_DECISION).where(decision.project == project, decision.item_id == item_id)
-        return self.database.records(_decision_row, query.order_by(decision.version))
+        query = sa.select(*DECISION).where(decision.project == project, decision.item_id == item_id)
+        return self.database.records(decision_row, query.order_by(decision.version))
 
     def live_counts(self, project: str, queue: Queue, *, collected_since: dt.datetime | None = None) -> dict[str, int]:
         """Return the number of annotations, skips too, that are not deleted of each item of a queue that has any."""
@@ -235,20 +243,26 @@ class LabelRepository(LabelingTaskRepository):
         now: dt.datetime,
         fence: Fence | None = None,
     ) -> None:
-        """Keep a project's classes and Label Studio projects.
+        """Keep a project's classes and Label Studio projects; other classes than before need a version of their own.
 
-        With other classes than before, source labels that were refused for the old ones are judged anew.
+        With them, source labels that were refused for the old ones are judged anew.
         """
         values = {"labels": list(classes), "schema_version": schema_version, "ls_project_ids": dict(ls_project_ids)}
         new = {"project": project, "split_key": "", "created_at": now, **values}
         with self.database.write(fence) as connection:
             before = connection.execute(sa.select(t.projects.c.labels).where(t.projects.c.project == project)).scalar()
-            if before is not None and set(before) != set(classes):
-                bad = t.quarantine.c
-                stale = (bad.project == project, bad.stage == STAGE, bad.code == "UNKNOWN_CLASS")
-                connection.execute(t.quarantine.delete().where(*stale))
+            if before is not None and not same_classes(before, classes):
+                forget_unknown_classes(connection, project)
+            record_version(connection, project, SchemaVersion(schema_version, tuple(classes), now))
             insert_ignore(connection, t.projects, [new])
             connection.execute(t.projects.update().where(t.projects.c.project == project).values(**values))
+
+
+def forget_unknown_classes(connection: sa.Connection, project: str) -> None:
+    """Let go of what was refused for the class list before."""
+    bad = t.quarantine.c
+    stale = (bad.project == project, bad.stage == STAGE, bad.code == "UNKNOWN_CLASS")
+    connection.execute(t.quarantine.delete().where(*stale))
 
 
 def _insert_from(
@@ -260,7 +274,7 @@ def _insert_from(
     return int(connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount)
 
 
-def _is_corrected(project: str, newest: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+def _is_corrected(project: str, newest: sa.FromClause, told: sa.ColumnElement[Any]) -> list[sa.ColumnElement[bool]]:
     """The conditions that an item's newest decision is its source's, with another label than the source gives now."""
     later = t.label_decisions.alias("later")
     same_item = (later.c.project == newest.c.project, later.c.item_id == newest.c.item_id)
@@ -269,7 +283,7 @@ def _is_corrected(project: str, newest: sa.FromClause) -> list[sa.ColumnElement[
         newest.c.project == t.items.c.project,
         newest.c.item_id == t.items.c.item_id,
         newest.c.method == "imported",
-        newest.c.label != t.items.c.source_label,
+        newest.c.label != told,
         ~sa.exists().where(*same_item, later.c.version > newest.c.version),
         is_usable(project),
     ]
@@ -321,10 +335,12 @@ def _by_id(row: AnnotationRow) -> tuple[int, str]:
     return len(row.annotation_id), row.annotation_id
 
 
-def _decision_row(annotation_ids: Sequence[str], annotators: Sequence[str], **fields: Any) -> DecisionRow:
+def decision_row(annotation_ids: Sequence[str], annotators: Sequence[str], **fields: Any) -> DecisionRow:
+    """Return the decision in a row of the columns DECISION."""
     return DecisionRow(annotation_ids=tuple(annotation_ids), annotators=tuple(annotators), **fields)
 
 
-def _decision_values(project: str, row: DecisionRow) -> dict[str, Any]:
+def decision_values(project: str, row: DecisionRow) -> dict[str, Any]:
+    """Return the row of a decision."""
     lists = {"annotation_ids": list(row.annotation_ids), "annotators": list(row.annotators)}
     return {"project": project, **dataclasses.asdict(row), **lists}

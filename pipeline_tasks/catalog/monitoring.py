@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Repository, columns_of, insert_ignore, slices
 from pipeline_tasks.catalog.labels import newest_decisions
+from pipeline_tasks.catalog.schema_versions import SchemaRepository
 from pipeline_tasks.contracts import Fence
 
 PickKind = Literal["audit", "uncertain"]
@@ -194,8 +195,10 @@ class MonitoringRepository(Repository):
     def audited(self, project: str, *, imported: bool = False) -> list[AuditedPrediction]:
         """Return the random audits whose items have a decided label now, oldest prediction first.
 
-        A label that came with the source counts only where it decides exam items too (`imported`).
+        A label that came with the source counts only where it decides exam items too (`imported`). What a model
+        predicted is under the class names of now.
         """
+        former = SchemaRepository(self.database).names_now(project)
         audit, decision = t.audits.c, t.label_decisions.c
         is_decided = decision.status == "decided"
         if not imported:
@@ -220,6 +223,8 @@ class MonitoringRepository(Repository):
             .order_by(audit.predicted_at, audit.prediction_id)
         )
         rows: list[dict[str, Any]] = self.database.records(dict, query)
+        for row in rows:
+            row["predicted_label"] = former.get(row["predicted_label"]) or row["predicted_label"]
         return [
             AuditedPrediction(known_at=max(row.pop("picked_at"), row.pop("first_at")), **row)  # the label may be older
             for row in rows

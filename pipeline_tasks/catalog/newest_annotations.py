@@ -11,18 +11,24 @@ import sqlalchemy as sa
 from pipeline_tasks.catalog import tables as t
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.labels import newest_annotations
+from pipeline_tasks.catalog.schema_versions import SchemaRepository
 
 ROWS_AT_ONCE = 10_000
 
 
 def answers_of(database: Database, project: str) -> list[tuple[str, str, str]]:
-    """Return (item id, labeler, label) of both queues, sorted; deleted, skipped and refused answers are none."""
+    """Return (item id, labeler, label) of both queues, sorted; deleted, skipped and refused answers are none.
+
+    Labels are under the class names of now; an answer of a removed class is none.
+    """
+    former = SchemaRepository(database).names_now(project)
     newest: dict[tuple[str, str], tuple[str, str, str]] = {}
     with database.read() as connection:
         for row in connection.execution_options(yield_per=ROWS_AT_ONCE).execute(_newest_revisions(project)):
             key, rows = (row.item_id, row.annotator), (row.revision, row.annotation_id, row.label)
             newest[key] = max(newest.get(key, rows), rows)
-    return sorted((item_id, labeler, label) for (item_id, labeler), (_, _, label) in newest.items())
+    named = ((*key, former.get(label, label)) for key, (_, _, label) in newest.items())
+    return sorted((item_id, labeler, label) for item_id, labeler, label in named if label is not None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

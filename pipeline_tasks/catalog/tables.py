@@ -86,6 +86,18 @@ projects = sa.Table(
     _time("created_at"),
 )
 
+schema_versions = sa.Table(
+    "schema_versions",
+    metadata,
+    _key("project"),
+    sa.Column("version", sa.BigInteger, primary_key=True),
+    _json("classes"),
+    _json("mapping"),  # class of the version before that is none any more -> class now, null: removed
+    _integer("undoes", nullable=True),
+    _text("changed_by"),
+    _time("created_at"),
+)
+
 items = sa.Table(
     "items",
     metadata,
@@ -469,6 +481,7 @@ api_keys = sa.Table(
 )
 
 APPEND_ONLY = (
+    schema_versions,
     item_retirements,
     annotations,
     label_decisions,

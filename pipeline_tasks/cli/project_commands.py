@@ -1,4 +1,4 @@
-"""`dethrone project`: validate, list, remove, columns, and the schema of project.yaml."""
+"""`dethrone project`: validate, list, remove, migrate, columns, and the schema of project.yaml."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ def validate(arguments: argparse.Namespace) -> Answer:
     from pipeline_tasks.ingest.source_check import check_sources
     from pipeline_tasks.orchestration.project_notes import catalog_there, project_notes
     from pipeline_tasks.orchestration.rollout_warnings import rollout_warnings
-    from pipeline_tasks.project.checks import deprecations
     from pipeline_tasks.project.loader import is_composed, load_composed, load_project, read_document
 
     name = arguments.name
@@ -49,7 +48,6 @@ def validate(arguments: argparse.Namespace) -> Answer:
     findings = [check_sources(checked, environment=process_environment()) for checked in chosen]
     errors = [*refused, *(problem for finding in findings for problem in finding.problems)]
     warnings = [warning for finding in findings for warning in finding.warnings]
-    warnings += [text for checked in chosen for text in deprecations(checked.config)]
     for loaded in chosen if name else ():
         check_with_label_studio(labeling_config(loaded), file=str(loaded.folder / "labeling.xml"))
     warnings += [*(text for checked in chosen for text in exam_warnings(checked.config)), *rollout_warnings(chosen)]
@@ -86,6 +84,37 @@ def remove(arguments: argparse.Namespace) -> Answer:
         return Answer({"message": "Nothing was changed."}, ("Nothing was changed.",), code=1)
     removed = project_removal.remove(build_resources(), name, now=utc_now())
     return Answer(dataclasses.asdict(removed), (removed.as_text(),))
+
+
+def migrate(arguments: argparse.Namespace) -> Answer:
+    """Take a changed class list over, with what becomes of the labels of classes that are gone; or take it back."""
+    from pipeline_tasks.annotation.class_migration import as_json, as_lines
+    from pipeline_tasks.annotation.class_plan import ClassOptions
+    from pipeline_tasks.cli.output import confirmed, shell_attempt
+    from pipeline_tasks.orchestration import project_classes
+    from pipeline_tasks.orchestration.resources import build_resources
+
+    name = arguments.name
+    if not name:
+        raise ConfigError("name must be given with migrate (got none). `dethrone project list` shows them.")
+    parts = build_resources()
+    options = ClassOptions(
+        renames=tuple(arguments.rename),
+        merges=tuple(arguments.merge),
+        removed=tuple(arguments.remove),
+        move_to=arguments.move_to,
+        drop=arguments.drop,
+    )
+    migration = project_classes.prepare(parts, name, options, undo=arguments.undo)
+    lines, data = as_lines(migration), as_json(migration)
+    if not migration.plan.is_empty and not arguments.yes:
+        print("\n".join(lines), file=sys.stderr)  # noqa: T201
+        if not sys.stdin.isatty() or not confirmed("Carry this out?", yes=False):
+            text = "Nothing was changed. Give --yes where nobody can be asked."
+            return Answer({**data, "message": text}, (text,), code=1)
+    migration = project_classes.migrate(parts, name, options, undo=arguments.undo, attempt=shell_attempt("migrate"))
+    text = f"{name} has schema version {migration.version.version}. `--undo` takes a migration back."
+    return Answer({**data, "message": text}, ("\n".join([*lines, text]),))
 
 
 def columns(arguments: argparse.Namespace) -> Answer:
@@ -164,13 +193,19 @@ def init(arguments: argparse.Namespace) -> str:
 
 
 @command(
-    argument("action", choices=["validate", "list", "schema", "remove", "columns"]),
+    argument("action", choices=["validate", "list", "schema", "remove", "columns", "migrate"]),
     argument("name", nargs="?"),
-    argument("--yes", action="store_true", help="remove: do not ask"),
+    argument("--yes", action="store_true", help="remove, migrate: do not ask"),
+    argument("--rename", action="append", default=[], metavar="OLD=NEW", help="migrate: a class with another name"),
+    argument("--merge", action="append", default=[], metavar="A,B=NEW", help="migrate: classes that become one"),
+    argument("--remove", action="append", default=[], metavar="CLASS", help="migrate: with --move-to or --drop"),
+    argument("--move-to", metavar="CLASS", help="migrate: what the labels of removed classes become"),
+    argument("--drop", action="store_true", help="migrate: items of removed classes have no label any more"),
+    argument("--undo", action="store_true", help="migrate: back to the schema version before"),
     argument("--write", action="store_true", help="columns: put them into project.yaml"),
 )
 def project(arguments: argparse.Namespace) -> Any:
-    """Validate, list or remove projects, or look at the columns of their tables.
+    """Validate, list or remove projects, change their classes or the columns of their tables.
 
     Or print the JSON schema of project.yaml.
     """

@@ -51,6 +51,7 @@ class CanaryRollout(RouteContext):
     """One release on its way beside the champion.
 
     `pause` waits between two looks; `traffic` is asked for the requests of the newest day, None where nobody knows.
+    `learned` are the release's classes, none: those of project.yaml.
     """
 
     release: ReleaseRef
@@ -59,6 +60,7 @@ class CanaryRollout(RouteContext):
     fence: Fence
     pause: Callable[[float], None] = time.sleep
     traffic: Callable[[], Traffic | None] = lambda: None
+    learned: Sequence[str] = ()
 
     @property
     def deployment_id(self) -> str:
@@ -257,7 +259,7 @@ def _commit(
         attempt=rollout.attempt,
         actor="gate",
         reason=reason,
-        classes=rollout.project.config.labels.classes,
+        classes=rollout.learned or rollout.project.config.labels.classes,
         approval=rollout.project.config.approval.when,
         fence=rollout.fence,
         at=rollout.clock(),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline_tasks.contracts import ServingSettings
 from pipeline_tasks.project.schema import LoadedProject, Project
 
 
-def route_config(loaded: LoadedProject) -> dict[str, Any]:
+def route_config(loaded: LoadedProject, *, learned: Sequence[str] = ()) -> dict[str, Any]:
     """Return what the gateway has to know with a route: limits, threshold, classes, what an item looks like.
 
-    `approval` is for whoever looks back: the rule may be another one by then.
+    `learned` are the model's own classes: it may be older than a class of project.yaml. `approval` is for whoever looks
+    back: the rule may be another one by then.
     """
     config = loaded.config
     settings = ServingSettings(
         **config.serving.routed(),
-        classes=tuple(config.labels.classes),
+        classes=tuple(learned or config.labels.classes),
         modality=config.modality,
         recipe=config.recipe.name,
         preprocess={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -98,7 +98,8 @@ class Evidence:
     that were `left_out` neither model is judged. `previous` is what rules 3 and 4 looked at; from rule 5 on `current`
     is the whole window, `epochs` are its parts (newest first), and `epoch_level` is the error that all uses of the
     newest epoch may spend. `labels` tells of the exam's labels, and `alarm` of one that
-    stood; both are None in verdicts from before they were told.
+    stood; both are None in verdicts from before they were told. `former` are class names from before a migration that
+    exam or champion have, with what they stand for.
     """
 
     project_classes: tuple[str, ...]
@@ -114,6 +115,7 @@ class Evidence:
     epoch_level: float | None = None
     labels: ExamLabels | None = None
     alarm: str | None = None
+    former: Mapping[str, str | None] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from pipeline_tasks.evaluation.gate_rule_checks import (
     check_validity,
     conclude,
     note_alarm,
+    note_former,
     note_left_out,
 )
 from pipeline_tasks.evaluation.gate_rule_slices import check_slices
@@ -52,7 +53,7 @@ def decide(policy: Gate, evidence: Evidence) -> Decision:
     model = evidence.current.contender.figures[policy.metric].estimate
     reasons += beside(policy, evidence.current.constant, model=model, exam=exam_text(evidence), is_first=is_first)
     reasons += [*check_champion_leaks(evidence), *note_left_out(evidence), *note_alarm(evidence)]
-    reasons += note_labels(evidence.labels, evidence.current)
+    reasons += [*note_labels(evidence.labels, evidence.current), *note_former(evidence)]
     return conclude(reasons, first=is_first)
 
 

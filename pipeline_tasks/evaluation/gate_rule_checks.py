@@ -24,6 +24,8 @@ FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", 
 RETIRED = "RETIRED"
 PLAIN = frozenset({"ALARM_STANDS", "CHAMPION_CLASSES", "CHAMPION_EXAM_LEAK", "CONTENDER_CLASSES"})  # as in gate_rule
 PLAIN |= {"EXAM_CLASS_MISSING", "EXAM_LEAK", "ITEMS_LEFT_OUT"}
+CLASS_REMOVED = "CLASS_REMOVED"
+LEFT_OUT_WORDS = {RETIRED: "retired", CLASS_REMOVED: "of a removed class"}
 Hold = Callable[[PairedGain, str, str], Reason]  # of a gain, where it was seen, and the code of the finding
 
 
@@ -59,11 +61,20 @@ def note_left_out(evidence: Evidence) -> list[Reason]:
     """Tell of exam items that neither model is judged on; the rule counts the others alone."""
     if not evidence.left_out:
         return []
-    kinds = Counter("retired" if item.code == RETIRED else "cannot be decoded" for item in evidence.left_out)
+    kinds = Counter(LEFT_OUT_WORDS.get(item.code, "cannot be decoded") for item in evidence.left_out)
     counts = " and ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     named = names([item.item_id[:12] for item in evidence.left_out])
     text = f"{len(evidence.left_out)} exam items are left out for every model ({counts}): {named}."
     return [Reason("ITEMS_LEFT_OUT", "note", text)]
+
+
+def note_former(evidence: Evidence) -> list[Reason]:
+    """Tell which classes the exam or the champion has under names from before a migration."""
+    if not evidence.former:
+        return []
+    told = names([f"{name} as {to}" if to else f"{name} as removed" for name, to in evidence.former.items()])
+    text = f"the classes were changed since: exam and champion are read through that, {told}."
+    return [Reason("CLASSES_MIGRATED", "note", text)]
 
 
 def note_alarm(evidence: Evidence) -> list[Reason]:

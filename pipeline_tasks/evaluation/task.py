@@ -13,15 +13,7 @@ from typing import Any
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.exam_window import ExamLabels, window
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
-from pipeline_tasks.contracts import (
-    Attempt,
-    ExamRef,
-    Fence,
-    Leak,
-    ModelRef,
-    VerdictRef,
-    sha256_hex,
-)
+from pipeline_tasks.contracts import Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import ObjectStore
 from pipeline_tasks.errors import DataCorrupt, GateClosed, InputError, LostRace
@@ -29,6 +21,7 @@ from pipeline_tasks.evaluation import approval, scoring
 from pipeline_tasks.evaluation import verdict as vd
 from pipeline_tasks.evaluation.error_budget import newest_level
 from pipeline_tasks.evaluation.evidence import ExamAnswers, LeftOut
+from pipeline_tasks.evaluation.former_classes import exams_of_now, model_of_now, names_used
 from pipeline_tasks.evaluation.leaving_out import undecodable, without_retired
 from pipeline_tasks.evaluation.report import page as report
 from pipeline_tasks.evaluation.report.leaks import FindItems
@@ -54,7 +47,9 @@ class GateContext:
     snapshot trains on, exactly or nearly, `find_items` items by id (for the leaks that the report shows, and slices by
     key_pattern), `find_groups` the group of each item of an exam by item id: near duplicates are of one group,
     `find_labels` facts of the exams' labels, which the verdict tells. Items that are `retired` (item id -> who, when
-    and why) are left out for both models, and the verdict says so.
+    and why) are left out for both models, and the verdict says so. `former` says what class names from before a
+    migration stand for (None: removed): exams and the champion's answers are read through it, the contender has to know
+    the names of now.
     """
 
     load: Callable[[ModelRef], ScoringModel]
@@ -68,6 +63,7 @@ class GateContext:
     now: dt.datetime
     find_labels: FindLabels = lambda _exams: ExamLabels()
     retired: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    former: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     timer: Callable[[], float] = time.perf_counter
 
     @property
@@ -88,6 +84,7 @@ class _Scored:
     champion_leaks: tuple[Leak, ...]
     left_out: tuple[LeftOut, ...]
     labels: ExamLabels
+    former: Mapping[str, str | None] | None
 
 
 def judge(
@@ -166,13 +163,17 @@ def _score(
     models = {"contender": scoring.load_model(contender, role="contender", load=load)}
     if champion is not None:
         models["champion"] = scoring.load_model(champion, role="champion", load=load)
+    used = names_used(context.former, frozen, models.get("champion"))
+    frozen, removed = exams_of_now(frozen, context.former)
+    if champion is not None:
+        models["champion"] = model_of_now(models["champion"], context.former)
     judged = [_answer(exam, models, project=project, context=context) for exam in frozen]
     exams = tuple(exam for exam, _, _ in judged)
     numbers = scoring.group_numbers(exams, [context.find_groups(ref) for ref in refs])
     answers = tuple(
         dataclasses.replace(exam, groups=groups) for (_, exam, _), groups in zip(judged, numbers, strict=True)
     )
-    left_out = tuple(item for _, _, items in judged for item in items)
+    left_out = (*removed, *(item for _, _, items in judged for item in items))
     payloads = scoring.read_checked(exams[0].items[: scoring.NUM_TIMED], read=context.read)
     measured = scoring.measure_latency(
         models, payloads, is_enough=lambda timed: _within_limits(policy, timed["contender"]), timer=context.timer
@@ -197,6 +198,7 @@ def _score(
         champion_leaks=_leaks_of(champion, refs, find_leaks=context.find_leaks, left_out=left_out),
         left_out=left_out,
         labels=context.find_labels(refs),
+        former=used,
     )
 
 
@@ -259,6 +261,7 @@ def _question(
         epoch_level=level,
         labels=scored.labels,
         alarm=alarm,
+        former=scored.former,
     )
 
 

@@ -80,7 +80,9 @@ class VerdictInputs:
     `left_out` are the items of the exams that neither model is judged on. `epoch_level` is the error that all
     comparisons on the current exam's epoch may spend; None in verdicts of rules that had no yearly budget. `labels`
     are facts of the exam's labels, `alarm` is the one that stood and how far the exam was after it, in words: both are
-    told and decide nothing; None in verdicts from before they were told.
+    told and decide nothing; None in verdicts from before they were told. `former` are the class names from before a
+    migration that the exams or the champion have, with what they stand for now (None: removed): the labels and answers
+    of the evidence are under the names of now.
     """
 
     project: str
@@ -97,6 +99,7 @@ class VerdictInputs:
     epoch_level: float | None = None
     labels: ExamLabels | None = None
     alarm: str | None = None
+    former: Mapping[str, str | None] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the question as JSON values; without `left_out` where nothing is, as before there was such a thing."""
@@ -104,7 +107,7 @@ class VerdictInputs:
         plain = {name: value.as_json() if isinstance(value, Party) else _plain(value) for name, value in fields.items()}
         if not self.left_out:
             del plain["left_out"]
-        for name in ("epoch_level", "labels", "alarm"):
+        for name in ("epoch_level", "labels", "alarm", "former"):
             if plain[name] is None:
                 del plain[name]
         # A setting that came with a later release is not in an older verdict, and must not appear in its replay.
@@ -208,6 +211,7 @@ def build_evidence(
         epoch_level=question.epoch_level,
         labels=question.labels,
         alarm=question.alarm,
+        former=question.former,
     )
 
 
@@ -356,6 +360,8 @@ def _plain(value: Any) -> Any:
         return {name: _plain(element) for name, element in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(element) for element in value]
+    if isinstance(value, Mapping):
+        return dict(value)
     if isinstance(value, float):
         return round(value, DIGITS) if math.isfinite(value) else None
     return value

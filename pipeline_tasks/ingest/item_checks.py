@@ -173,7 +173,7 @@ def check_label(label: str | None, *, project: Project) -> str | None:
         allowed = ", ".join(project.labels.classes[:50])
         raise InputError(
             f"a label must be one of labels.classes: {allowed} (got {label[:60]!r}). "
-            "Upper and lower case and spaces count. Correct the label (classes can be added until the first labeling).",
+            "Upper and lower case and spaces count. Correct the label, or add the class.",
             code="UNKNOWN_CLASS",
         )
     return label

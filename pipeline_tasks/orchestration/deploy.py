@@ -28,6 +28,7 @@ from pipeline_tasks.errors import GateClosed, InputError, PermanentError, Pipeli
 from pipeline_tasks.evaluation import approval
 from pipeline_tasks.evaluation.verdict_consistency import judged_weights
 from pipeline_tasks.ingest.item_reader import read_items
+from pipeline_tasks.models.artifact import MANIFEST_NAME, read_manifest
 from pipeline_tasks.monitoring.daily_traffic import newest_day
 from pipeline_tasks.orchestration.evaluate import items_of, model_of, verdict_record
 from pipeline_tasks.orchestration.golden_cache import keep_golden, kept_golden
@@ -176,6 +177,7 @@ def ship_release(parts: Resources, project: str, *, attempt: Attempt, release_id
     facts = release_facts(parts, project, release_id)
     release = ReleaseRef(**{field.name: facts[field.name] for field in dataclasses.fields(ReleaseRef)})
     restore_bento(parts, release)
+    learned = learned_classes(parts, project, release.model_version)
     rollout = CanaryRollout(
         project=loaded,
         serving=ServingRepository(parts.database),
@@ -188,6 +190,7 @@ def ship_release(parts: Resources, project: str, *, attempt: Attempt, release_id
         check=functools.partial(check_answers, parts),
         fence=parts.fence(project, "ship", attempt),
         traffic=lambda: newest_day(parts.store, project, now=utc_now()),
+        learned=learned,
     )
     try:
         note = roll_out(rollout)
@@ -195,7 +198,7 @@ def ship_release(parts: Resources, project: str, *, attempt: Attempt, release_id
             rollout,
             release,
             require_promotable=rollout.require_promotable,
-            route_config=route_config(loaded),
+            route_config=route_config(loaded, learned=learned),
             fence=rollout.fence,
             note=note,
         )
@@ -204,6 +207,12 @@ def ship_release(parts: Resources, project: str, *, attempt: Attempt, release_id
         return route
     finally:
         note_head(parts, project)
+
+
+def learned_classes(parts: Resources, project: str, version: str) -> Sequence[str]:
+    """Return the classes that a version learned; those of project.yaml may be others by now."""
+    key = model_of(parts, project, version).object_key.rstrip("/")
+    return read_manifest(parts.store.get(f"{key}/{MANIFEST_NAME}")).config.classes
 
 
 def end_abandoned_rollout(parts: Resources, project: str, *, attempt: Attempt) -> None:

@@ -11,6 +11,7 @@ from pipeline_tasks.catalog.exam_window import ExamLabels
 from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.model_versions import ModelRepository
 from pipeline_tasks.catalog.routes import ServingRepository
+from pipeline_tasks.catalog.schema_versions import SchemaRepository
 from pipeline_tasks.catalog.set_aside import SetAsideRepository
 from pipeline_tasks.catalog.verdicts import ApprovalRecord, ApprovalRepository, VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import Attempt, ExamRef, Item, Leak, ModelRef, VerdictRef
@@ -45,6 +46,7 @@ def judge_contender(
         find_groups=lambda ref: leakage.exam_groups(parts.project(project), ref, store=parts.store),
         find_labels=lambda refs: _labels(parts, project, refs),
         retired=retired_items(parts, project),
+        former=SchemaRepository(parts.database).names_now(project),
         store=parts.store,
         database=parts.database,
         attempt=attempt,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
@@ -13,16 +12,15 @@ from pipeline_tasks.deployment import experiment as experiment_task
 from pipeline_tasks.deployment.experiment_analysis import check_window, compare_arms
 from pipeline_tasks.errors import PipelineError
 from pipeline_tasks.guards.reason import stated
-from pipeline_tasks.models.artifact import MANIFEST_NAME, read_manifest
 from pipeline_tasks.monitoring.experiment_log import read_log
 from pipeline_tasks.orchestration.deploy import (
     check_answers,
+    learned_classes,
     release_of_version,
     require_promotable_after,
     restore_bento,
     target_of,
 )
-from pipeline_tasks.orchestration.evaluate import model_of
 from pipeline_tasks.orchestration.ledger_anchors import note_head
 from pipeline_tasks.orchestration.resources import Resources
 
@@ -109,7 +107,7 @@ def _outside(parts: Resources, project: str, *, attempt: Attempt) -> experiment_
         gateway=parts.gateway,
         release_of=functools.partial(_release_of, parts, project),
         check=functools.partial(check_answers, parts),
-        classes_of=functools.partial(_classes_of, parts, project),
+        classes_of=functools.partial(learned_classes, parts, project),
         attempt=attempt,
         fence=lambda: parts.fence(project, "ship", attempt),
         clock=utc_now,
@@ -127,9 +125,3 @@ def _release_of(parts: Resources, project: str, version: str) -> ReleaseRef:
         require_promotable_after(parts, parts.project(project), release.verdict_id, head_version=version)
     restore_bento(parts, release)
     return release
-
-
-def _classes_of(parts: Resources, project: str, version: str) -> Sequence[str]:
-    """Return the classes that a version learned; those of project.yaml may be others by now."""
-    key = model_of(parts, project, version).object_key.rstrip("/")
-    return read_manifest(parts.store.get(f"{key}/{MANIFEST_NAME}")).config.classes

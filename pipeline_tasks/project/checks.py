@@ -40,15 +40,6 @@ def check_project(project: Project, *, folder: Path) -> list[Finding]:
     ]
 
 
-def deprecations(project: Project) -> list[str]:
-    """Return what a project's file says without effect, in words; it loads all the same."""
-    if "new_classes" not in project.gate.model_fields_set:
-        return []
-    return [
-        "gate.new_classes has no effect: the classes of a project stay as they were at its first labeling. Remove it."
-    ]
-
-
 def _check_classes(project: Project) -> Iterator[Finding]:
     counts = Counter(project.labels.classes)
     for index, name in enumerate(project.labels.classes):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -50,7 +50,8 @@ class Element:
 class LabelingConfig:
     """The labeling page as the annotation stages use it: tag of the item, control of the answer, answers.
 
-    `xml` is what Label Studio gets: the file with the choices filled in and an answer required.
+    `xml` is what Label Studio gets: the file with the choices filled in and an answer required. `former` says what the
+    names of earlier class lists stand for, None: removed.
     """
 
     object_name: str
@@ -59,6 +60,7 @@ class LabelingConfig:
     choices_name: str
     choices: tuple[str, ...]
     xml: str
+    former: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 def stock_labeling(modality: Modality) -> str:

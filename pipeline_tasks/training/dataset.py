@@ -133,8 +133,7 @@ def class_indices(rows: TrainingRows, classes: Sequence[str]) -> npt.NDArray[np.
     if unknown:
         raise GateClosed(
             f"labels.classes must hold every label of the snapshot (got also {', '.join(unknown[:10])}). "
-            "A project's classes stay as they were at its first labeling: restore them in project.yaml, or withdraw "
-            "these labels in Label Studio.",
+            "The classes were changed after it was taken: take a new one with `dethrone train`.",
             code="UNKNOWN_LABEL",
         )
     return np.asarray(position_n.to_numpy(), dtype=np.int64)

@@ -39,6 +39,7 @@ def whole_world() -> World:
         row["report_digest"] = sha256_hex(PAGE)
     world.predictions([logged("p7", "v4", 55)])
     world.add("seen_objects", source="folder", key="a", fingerprint="f")
+    world.add("schema_versions", version=1, classes=["cat"], mapping={}, undoes=None, changed_by="", created_at=at(1))
     world.add("item_retirements", item_id="b", reason="blurred", by="ann", at=at(3))
     bad = {"key": "k", "digest": "d", "code": "DARK", "reason": "too dark", "object_key": None, "at": at(1)}
     world.add("quarantine", stage="labels", source="folder", **bad)

@@ -18,7 +18,7 @@ from pipeline_tasks.errors import GateClosed, PermanentError, ServiceUnavailable
 from pipeline_tasks.project.loader import load_project
 from pipeline_tasks.project.scaffold import init_project
 from pipeline_tasks.project.schema import Labels
-from tests.labeling_case import CLASSES, NAME, Case, codes_of, make_project, texts_of
+from tests.labeling_case import CLASSES, NAME, Case, codes_of, make_project, texts_of, with_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -169,12 +169,6 @@ def test_c3_two_installations_that_shared_a_project_are_parted_and_lose_no_label
 # Classes that are not frozen by a slot of Airflow
 
 
-def with_classes(classes, **labels):
-    choices = "".join(f'<Choice value="{label}"/>' for label in classes)
-    xml = f'<View><Image name="image" value="$image"/><Choices name="label" toName="image">{choices}</Choices></View>'
-    return make_project(classes=classes, xml=xml, **labels)
-
-
 NEW = ["boot", "dog", "shoe"]
 
 
@@ -241,8 +235,9 @@ def test_e1_with_a_label_the_list_stays_and_the_message_is_true(case, given, sta
     project = case.project
     case.project = with_classes(NEW)
     expected = (
-        r"labels.classes of pets must stay as the 1 collected labels were given: cat, dog, owl "
-        r"\(got: added boot, shoe; removed cat, owl\). A class list with collected labels cannot change yet"
+        r"labels.classes of pets must have every class that labels were given with, and no name of a former one: "
+        r"cat, dog, owl \(got: added boot, shoe; removed cat, owl\). `dethrone project migrate pets` prints "
+        r"what may become of them. Labels of 1 items were collected."
     )
     with pytest.raises(GateClosed, match=expected) as caught:
         getattr(case, stage)()

@@ -20,7 +20,6 @@ from pipeline_tasks.errors import ConfigError
 from pipeline_tasks.models.registry import find_recipe
 from pipeline_tasks.orchestration import local_pipeline, resources
 from pipeline_tasks.orchestration.local_pipeline import closing_lines, figures_of
-from pipeline_tasks.project.scaffold import init_project
 from pipeline_tasks.training import data_loading, decoded_inputs, loop
 from pipeline_tasks.training import task as training_task
 from pipeline_tasks.training.dataset import rows_of
@@ -129,24 +128,6 @@ def test_offline_runs_are_uploaded_by_a_command(monkeypatch, capsys, waiting, sa
     monkeypatch.setattr(resources, "build_resources", lambda: SimpleNamespace(tracker=tracker))
     assert main.main(["wandb", "sync"]) == 0
     assert capsys.readouterr().out.strip() == said
-
-
-# A setting and advice that cannot be followed
-
-
-def test_a_project_that_sets_new_classes_loads_and_is_told(tmp_path, monkeypatch, capsys):
-    """`gate.new_classes` can never act: the classes of a project stay as they were at its first labeling."""
-    folder = init_project(tmp_path, name="my_project", template="image-classification")
-    text = (folder / "project.yaml").read_text()
-    (folder / "project.yaml").write_text(text.replace("gate:\n", "gate:\n  new_classes: judge\n", 1))
-    monkeypatch.setenv("DETHRONE_PROJECTS", str(tmp_path))
-    assert main.main(["project", "validate", "my_project"]) == 0
-    said = capsys.readouterr()
-    assert "my_project is valid" in said.out
-    assert "gate.new_classes has no effect" in said.err
-    (folder / "project.yaml").write_text(text)
-    assert main.main(["project", "validate", "my_project"]) == 0
-    assert "new_classes" not in capsys.readouterr().err
 
 
 # Point 9: progress, and the figures at the end

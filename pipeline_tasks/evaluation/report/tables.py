@@ -185,8 +185,7 @@ def open_labels(open_items: Mapping[str, Any] | None) -> Mapping[str, Any] | Non
 
 def settings(document: Document) -> list[tuple[str, Any]]:
     """Return the settings that this verdict rests on."""
-    flat = sorted(_flat(document["question"]["policy"]).items())
-    return [(name, value) for name, value in flat if name != "new_classes"]  # deprecated: without effect
+    return sorted(_flat(document["question"]["policy"]).items())
 
 
 def digests(document: Document) -> list[tuple[str, str]]:

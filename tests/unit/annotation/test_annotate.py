@@ -3,10 +3,11 @@
 import pytest
 
 from pipeline_tasks.annotation import push as push_module
+from pipeline_tasks.catalog.schema_versions import SchemaRepository
 from pipeline_tasks.contracts import Attempt
 from pipeline_tasks.errors import ServiceUnavailable, StaleAttempt
 from tests.fakes_labeling import FakeLabelStudio
-from tests.labeling_case import NAME, NOW, XML, Case, content_of, make_item, make_project
+from tests.labeling_case import CLASSES, NAME, NOW, XML, Case, content_of, make_item, make_project, with_classes
 
 
 @pytest.fixture
@@ -229,3 +230,33 @@ def _copies(case, item_ids):
     from pipeline_tasks.core.ports import LabelingTask
 
     return [LabelingTask(item_id, {"image": "x"}) for item_id in item_ids]
+
+
+def test_classes_are_added_as_a_version_of_their_own_and_labels_stay(case):
+    train = case.add_numbers(range(3))
+    case.annotate()
+    case.labeling.answer(case.ls_project(), train[0], "cat")
+    case.collect()
+    case.project = with_classes([*CLASSES, "bat"])
+    case.annotate()
+    case.annotate()
+    assert case.labels.registration(NAME)[:2] == ([*CLASSES, "bat"], 2)
+    assert [len(version.classes) for version in SchemaRepository(case.database).history(NAME)] == [3, 4]
+    assert all('"bat"' in case.labeling.project(case.ls_project(queue)).label_config for queue in ("label", "exam"))
+    case.labeling.answer(case.ls_project(), train[1], "bat")
+    assert case.collect().num_decided == 1
+    decided = case.labels.decisions(NAME, train)
+    assert {(row.label, row.version, row.schema_version) for row in decided.values()} == {("cat", 1, 1), ("bat", 1, 2)}
+
+
+def test_a_config_of_an_earlier_version_in_label_studio_is_brought_up_to_date(case):
+    (item,) = case.add_numbers([1])
+    case.annotate()
+    case.labeling.answer(case.ls_project(), item, "cat")
+    case.collect()
+    before = case.labeling.project(case.ls_project()).label_config
+    case.project = with_classes([*CLASSES, "bat"])
+    case.annotate()
+    case.labeling.set_config(case.ls_project(), before)  # killed between the catalog and Label Studio
+    case.annotate()
+    assert '"bat"' in case.labeling.project(case.ls_project()).label_config

@@ -91,6 +91,7 @@ def test_every_point_is_passed(case):
     assert run("annotate", case.folder, trace=trace) == 0
     with_answers(reopened(case))
     assert run("collect", case.folder, trace=trace) == 0
+    assert run("migrate", case.folder, trace=trace) == 0
     assert sorted(set(trace.read_text().split())) == POINTS
 
 
@@ -121,3 +122,18 @@ def test_collect_killed_anywhere_decides_each_item_once(case, point):
     assert [after.label_of(item_id) for item_id in case.exam] == [(1, "decided", "owl"), (1, "disputed", None)]
     assert after.labeling.shown_to(after.ls_project("exam"), "c@x") == case.exam[1:]
     assert after.collect().num_annotations == 0
+
+
+@pytest.mark.parametrize("point", [*points_of("migrate"), "annotate.project.before", "annotate.project.after"])
+def test_a_migration_and_its_undo_killed_anywhere_end_the_same(case, point):
+    with_answers(case)
+    case.collect()
+    for stage in ("migrate", "undo"):
+        assert run(stage, case.folder, crash_at=point) == KILLED
+        assert run(stage, case.folder) == 0
+    after = reopened(case)
+    labels = [[row.label for row in after.labels.history("pets", item_id)] for item_id in case.train[1:]]
+    assert labels == [["dog", "pet", "dog"]] * 4
+    assert after.labels.registration("pets")[1] == 3
+    assert '"dog"' in after.labeling.project(after.ls_project()).label_config
+    assert after.collect().num_decided == 0

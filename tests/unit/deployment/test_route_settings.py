@@ -82,3 +82,9 @@ def test_keys_of_project_yaml_have_the_defaults_of_the_contract(section):
 def test_an_empty_deny_list_denies_nothing(privacy, denied):
     preprocess = {} if privacy is None else {"privacy": privacy}
     assert ServingSettings(preprocess=preprocess).deny == denied
+
+
+def test_a_model_that_is_older_than_a_class_serves_the_classes_that_it_learned(tmp_path):
+    project = loaded_project(tmp_path / "pets")
+    learned = project.config.labels.classes[:-1]
+    assert route_config(project, learned=learned)["classes"] == list(learned)

@@ -206,7 +206,7 @@ def rule_needs_known_classes(rule):
 
 def rule_needs_a_champion_that_knows_the_exam(rule):
     evidence = s.evidence(champion=s.facts(classes=("shirt",)))
-    assert decided(rule, evidence) == ("keep", "CHAMPION_CLASSES")
+    assert decided(rule, evidence, new_classes="keep") == ("keep", "CHAMPION_CLASSES")
 
 
 def rule_holds_the_first_models_floor(rule):

@@ -31,7 +31,7 @@ RULE_MUTATIONS = [
     ("eager never", "if policy.mode == EAGER_MODE:", "if False:", check.rule_is_eager_only_where_it_is_asked),
     (
         "open items not told",
-        "    reasons += note_labels(evidence.labels, evidence.current)\n",
+        "*note_labels(evidence.labels, evidence.current), ",
         "",
         check.rule_tells_what_is_open_and_decides_as_without,
     ),

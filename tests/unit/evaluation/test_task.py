@@ -264,9 +264,9 @@ def test_a_champion_without_a_class_of_the_exam(run, world, object_store):
     world.models["old"].answers |= {s.payload(2, index): 0 for index in range(120, 150)}
     gate = {"exam": {"min_items": 10}}
     classes = (*s.CLASSES, "hat")
-    ref = run(exams=exams, project=s.project(gate=gate, classes=classes))
+    ref = run(exams=exams, project=s.project(gate={**gate, "new_classes": "keep"}, classes=classes))
     assert (ref.answer, ref.code) == ("keep", "CHAMPION_CLASSES")
-    ref = run(exams=exams, project=s.project(gate={**gate, "new_classes": "judge"}, classes=classes))
+    ref = run(exams=exams, project=s.project(gate=gate, classes=classes))
     assert ref.answer == "promote"
     shared = document_of(object_store, ref)["evidence"]["current"]["shared_gain"]
     assert (shared["num_items"], shared["num_wins"]) == (240, 24)

@@ -84,6 +84,7 @@ def moving(parts, monkeypatch):
     parts.project, parts.fence = lambda _: s.project(), lambda *_: None
     parts.target, parts.gateway = types.SimpleNamespace(list=dict), None
     monkeypatch.setattr(deploy, "restore_bento", lambda *_: None)
+    monkeypatch.setattr(deploy, "learned_classes", lambda *_: s.CLASSES)
     monkeypatch.setattr(rollback, "restore_bento", lambda *_, **__: None)
     monkeypatch.setattr(task, "ship", lambda *_, **__: case.move("m1"))
     monkeypatch.setattr(task, "rollback", lambda *_, **__: case.move("m1", action="rollback", verdict_id="v1"))

@@ -12,7 +12,7 @@ from pipeline_tasks.cli import main
 from pipeline_tasks.contracts import Attempt, RouteEntry
 from pipeline_tasks.deployment import experiment
 from pipeline_tasks.errors import ConfigError, GateClosed, ServiceUnavailable
-from pipeline_tasks.orchestration import experiments, resources
+from pipeline_tasks.orchestration import deploy, experiments, resources
 from tests.ledger_case import Case, minutes
 from tests.service.servers import write_model
 from tests.unit.evaluation import support as s
@@ -115,8 +115,8 @@ def test_an_arm_has_the_classes_that_it_learned_whatever_the_project_has_by_now(
     write_model(tmp_path / "v2", version="v2", classes=("cat", "lynx"))
     parts.store.put("models/pets/v2/model.json", (tmp_path / "v2" / "model.json").read_bytes())
     model = types.SimpleNamespace(object_key="models/pets/v2")
-    monkeypatch.setattr(experiments, "model_of", lambda *_: model)
-    assert experiments._classes_of(parts, "pets", "v2") == ("cat", "lynx")
+    monkeypatch.setattr(deploy, "model_of", lambda *_: model)
+    assert experiments.learned_classes(parts, "pets", "v2") == ("cat", "lynx")
 
 
 @pytest.fixture

@@ -1,0 +1,201 @@
+"""Migrations of classes on SQLite and PostgreSQL: new versions, nothing overwritten, and back."""
+
+import pytest
+import sqlalchemy as sa
+
+from pipeline_tasks.annotation.class_plan import ClassOptions
+from pipeline_tasks.catalog import tables as t
+from pipeline_tasks.catalog.class_migrations import ClassMigrations, ClassUse
+from pipeline_tasks.catalog.labels import DecisionRow
+from pipeline_tasks.catalog.monitoring import AuditRow, MonitoringRepository
+from pipeline_tasks.catalog.newest_annotations import answers_of
+from pipeline_tasks.catalog.schema_versions import SchemaRepository
+from pipeline_tasks.errors import ConfigError, GateClosed, StaleAttempt
+from tests.fakes_labeling import FakeLabelStudio
+from tests.labeling_case import CLASSES, NAME, NOW, Case, codes_of, make_item, with_classes
+
+MERGED = ["pet", "owl"]
+MERGE = ClassOptions(merges=("cat,dog=pet",))
+
+
+@pytest.fixture
+def case(database):
+    """Six labeled items, two of each class, two labels of the source among them, and a disputed exam item."""
+    case = Case(database, FakeLabelStudio())
+    case.train = case.add_numbers(range(4)) + case.add_numbers([4, 5], label="owl")
+    (case.exam,) = case.add_numbers([6], split="exam")
+    case.annotate()
+    for item_id, label in zip(case.train[:4], ["cat", "cat", "dog", "dog"], strict=True):
+        case.labeling.answer(case.ls_project(), item_id, label)
+    for label, person in (("cat", "ann@x"), ("dog", "ben@x")):
+        case.labeling.answer(case.ls_project("exam"), case.exam, label, by=person)
+    case.collect()
+    return case
+
+
+def labels_of(case):
+    decisions = case.labels.decisions(NAME, [*case.train, case.exam])
+    return [decisions[item_id].label for item_id in case.train]
+
+
+def test_a_merge_gives_each_label_a_new_version_and_settles_disputes(case):
+    before = case.labels.annotations(NAME, [*case.train, case.exam])
+    migration = case.migrate(MERGED, MERGE)
+    assert labels_of(case) == ["pet"] * 4 + ["owl"] * 2
+    assert case.labels.registration(NAME)[:2] == (MERGED, 2)
+    assert [row.label for row in case.labels.history(NAME, case.train[0])] == ["cat", "pet"]
+    assert case.label_of(case.exam) == (2, "decided", "pet")
+    assert case.labels.annotations(NAME, [*case.train, case.exam]) == before
+    assert '"pet"' in case.labeling.project(case.ls_project("exam")).label_config
+    assert len(migration.decisions) == 5
+    assert case.labels.counts(NAME)["exam"].done == 1
+
+
+def test_what_is_answered_under_a_former_name_is_read_as_what_it_stands_for(case):
+    (late,) = case.add_numbers([7])
+    case.annotate()
+    case.migrate(MERGED, MERGE)
+    case.labeling.answer(case.ls_project(), late, "dog")  # the page was open since before
+    edited = case.labels.annotations(NAME, case.train[:1])[case.train[0]][0].annotation_id.partition("@")[0]
+    case.labeling.edit(edited, "dog")
+    case.add(make_item(8, label="cat"))
+    case.collect()
+    case.annotate()
+    assert case.label_of(late)[1:] == ("decided", "pet")
+    assert case.label_of(case.train[0])[2] == "pet"
+    assert case.labels.decisions(NAME, [make_item(8).item_id])[make_item(8).item_id].label == "pet"
+    assert codes_of(case) == []
+    assert case.collect().num_decided == 0
+
+
+def test_a_suggestion_of_a_model_that_knows_the_former_names_is_shown_under_that_of_now(case):
+    case.migrate(MERGED, MERGE)
+    (new,) = case.add_numbers([9])
+    case.annotate(suggestions=lambda items: {item.item_id: {"label": "dog", "score": 0.9} for item in items})
+    (task,) = [task for task in case.labeling.tasks_of(case.ls_project()) if task["data"]["item_id"] == new]
+    assert task["predictions"][0]["result"][0]["value"] == {"choices": ["pet"]}
+
+
+def test_an_undo_gives_each_label_back(case):
+    case.migrate(MERGED, MERGE)
+    case.migrate(CLASSES, ClassOptions(), undo=True)
+    assert labels_of(case) == ["cat", "cat", "dog", "dog", "owl", "owl"]
+    assert case.label_of(case.exam) == (3, "disputed", None)
+    assert case.labels.registration(NAME)[:2] == (CLASSES, 3)
+    assert [version.undoes for version in SchemaRepository(case.database).history(NAME)] == [None, None, 2]
+    assert case.collect().num_decided == 0
+    assert '"cat"' in case.labeling.project(case.ls_project()).label_config
+
+
+def test_an_undo_asks_what_becomes_of_the_labels_that_were_given_since(case):
+    (late,) = case.add_numbers([7])
+    case.annotate()
+    case.migrate(MERGED, MERGE)
+    case.labeling.answer(case.ls_project(), late, "pet")
+    case.collect()
+    with pytest.raises(
+        ConfigError, match=r"got nothing of pet: .* 1 items would be orphaned: .*Give --move-to"
+    ) as caught:
+        case.migrate(CLASSES, ClassOptions(), undo=True)
+    assert caught.value.code == "CLASSES_ORPHANED"
+    assert case.labels.registration(NAME)[:2] == (MERGED, 2)
+    case.migrate(CLASSES, ClassOptions(move_to="cat"), undo=True)
+    assert labels_of(case)[:4] == ["cat", "cat", "dog", "dog"]
+    assert case.label_of(late) == (2, "decided", "cat")
+    assert case.collect().num_decided == 0
+
+
+def test_a_class_that_is_removed_takes_its_labels_along_or_moves_them(case):
+    with pytest.raises(ConfigError, match=r"got nothing of dog: 3 annotations and 3 items would be orphaned"):
+        case.migrate(["cat", "owl"], ClassOptions())
+    case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), drop=True))
+    assert labels_of(case) == ["cat", "cat", None, None, "owl", "owl"]
+    assert case.label_of(case.train[2]) == (2, "withdrawn", None)
+    assert case.labels.annotations(NAME, case.train[2:3])[case.train[2]][0].label == "dog"
+    case.annotate()
+    case.collect()
+    assert labels_of(case) == ["cat", "cat", None, None, "owl", "owl"]
+    case.migrate(CLASSES, ClassOptions(), undo=True)
+    assert labels_of(case) == ["cat", "cat", "dog", "dog", "owl", "owl"]
+    case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), move_to="owl"))
+    assert labels_of(case) == ["cat", "cat", "owl", "owl", "owl", "owl"]
+
+
+def test_uses_are_counted_under_the_names_of_now(case):
+    uses = ClassMigrations(case.database).uses(NAME)
+    assert uses["cat"] == ClassUse(decided=2, annotations=3)
+    assert uses["owl"] == ClassUse(decided=2, source_labels=2)
+    case.migrate(MERGED, MERGE)
+    assert ClassMigrations(case.database).uses(NAME)["pet"] == ClassUse(decided=5, annotations=6)
+
+
+def test_the_same_command_again_changes_nothing(case):
+    for _ in range(2):
+        case.migrate(MERGED, MERGE)
+    assert case.labels.registration(NAME)[1] == 2
+    for _ in range(2):
+        case.migrate(CLASSES, ClassOptions(), undo=True)
+    assert case.labels.registration(NAME)[1] == 3
+    assert [row.label for row in case.labels.history(NAME, case.train[0])] == ["cat", "pet", "cat"]
+
+
+def test_a_migration_and_an_older_collect_do_not_meet(case):
+    case.database.acquire(f"{NAME}/collect", case.attempt("collect"), now=NOW)
+    prepared = case.prepare(MERGED, MERGE)
+    fences = [case.database.acquire(f"{NAME}/{stage}", case.attempt("m"), now=NOW) for stage in ("annotate", "collect")]
+    case.database.acquire(f"{NAME}/collect", case.attempt("collect"), now=NOW)
+    with pytest.raises(StaleAttempt):
+        ClassMigrations(case.database).apply(NAME, prepared.version, prepared.decisions, fences=fences)
+    assert case.labels.registration(NAME)[:2] == (CLASSES, 1)
+    assert len(SchemaRepository(case.database).history(NAME)) == 1
+
+
+def test_until_it_is_migrated_annotate_and_collect_stop(case):
+    case.project = with_classes(MERGED)
+    for stage in (case.annotate, case.collect):
+        with pytest.raises(GateClosed, match="`dethrone project migrate pets` prints what may become of them"):
+            stage()
+
+
+def test_what_somebody_has_changed_in_label_studio_is_kept_by_a_migration_or_put_back(case):
+    edited = case.labeling.project(case.ls_project()).label_config.replace('"owl"', '"eagle"')
+    case.labeling.set_config(case.ls_project(), edited)
+    case.migrate(CLASSES, ClassOptions())  # nothing changes in project.yaml: its list is put back
+    assert '"owl"' in case.labeling.project(case.ls_project()).label_config
+    case.labeling.set_config(case.ls_project(), edited)
+    case.migrate(["cat", "dog", "eagle"], ClassOptions(renames=("owl=eagle",)))
+    assert labels_of(case)[4:] == ["eagle", "eagle"]
+    assert case.annotate().num_pushed == 0
+
+
+def test_the_versions_cannot_be_changed(case):
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), case.database.engine.begin() as connection:
+        connection.execute(t.schema_versions.update().values(changed_by="me"))
+
+
+def test_an_audit_of_a_model_that_knows_the_former_names_is_right_where_they_stand_for_the_label(case):
+    monitoring = MonitoringRepository(case.database)
+    fence = case.database.acquire("monitor", case.attempt("monitor"), now=NOW)
+    said = zip(case.train[:3], ["cat", "dog", "owl"], strict=True)
+    picks = [AuditRow(f"p-{label}", item_id, "m1", label, 0.9, "audit", NOW) for item_id, label in said]
+    monitoring.record_picks(NAME, picks, now=NOW, fence=fence)
+    before = {audit.prediction_id: audit.is_right for audit in monitoring.audited(NAME)}
+    assert before == {"p-cat": True, "p-dog": False, "p-owl": False}
+    case.migrate(MERGED, MERGE)
+    after = {audit.prediction_id: audit.is_right for audit in monitoring.audited(NAME)}
+    assert after == {"p-cat": True, "p-dog": True, "p-owl": False}
+
+
+def test_labelers_are_compared_under_the_names_of_now(case):
+    case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), move_to="owl"))
+    assert {label for _, _, label in answers_of(case.database, NAME)} == {"cat", "owl"}
+    case.migrate(CLASSES, ClassOptions(), undo=True)
+    case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), drop=True))
+    assert {label for _, _, label in answers_of(case.database, NAME)} == {"cat"}
+
+
+def test_decisions_of_others_are_left_alone(case):
+    row = DecisionRow(case.train[0], 1, "decided", "cat", "single", ("1",), ("ann@x",), 1.0, 1, NOW)
+    case.labels.commit("others", decisions=[row], now=NOW)
+    case.migrate(MERGED, MERGE)
+    assert [entry.label for entry in case.labels.history("others", case.train[0])] == ["cat"]
