@@ -162,7 +162,7 @@ class Database:
 
 
 class Repository:
-    """What a part of the catalog is read and written by."""
+    """A part of the catalog, and the database that it is in."""
 
     def __init__(self, database: Database) -> None:
         self.database = database

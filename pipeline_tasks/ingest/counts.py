@@ -10,7 +10,7 @@ from pipeline_tasks.ingest.item_checks import RejectedRow
 
 @dataclasses.dataclass(slots=True)
 class Counts:
-    """What was taken and what was not; `reasons` counts the refusals that were not in quarantine before.
+    """Numbers of what was taken and of what was not; `reasons` counts the refusals that were not in quarantine before.
 
     `num_reread` rows are an item of an earlier reading, of which `num_renewed` had bytes of another content.
     """
