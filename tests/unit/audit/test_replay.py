@@ -29,24 +29,8 @@ def judged(database, object_store):
         new = s.answers(1, s.LABELS, wrong=range(10)) | s.answers(2, s.LABELS)
         world = s.World(object_store, {"old": s.TableModel(old), version: s.TableModel(new)}, exams)
         ticks = itertools.count()
-        return judge(
-            s.project(),
-            s.put_model(object_store, version),
-            exams,
-            champion=s.put_model(object_store, "old"),
-            load=world.load,
-            read=world.read,
-            find_leaks=world.find_leaks,
-            find_items=world.find_items,
-            find_groups=lambda _ref: {},
-            verdicts=VerdictRepository(database),
-            store=object_store,
-            database=database,
-            attempt=s.attempt(),
-            run_id="run-1",
-            now=s.NOW,
-            timer=lambda: next(ticks) / 1000,
-        )
+        contender, champion = s.put_model(object_store, version), s.put_model(object_store, "old")
+        return judge(s.project(), contender, exams, champion=champion, context=world.context(database))
 
     return give
 
