@@ -17,7 +17,7 @@ from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.scores import SEED, ModelScores, score
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceValues, score_slices
 from pipeline_tasks.evaluation.statistics import PairedGain
-from pipeline_tasks.project.gate_schema import Gate
+from pipeline_tasks.project.gate_schema import LEAVE_OUT, Gate
 
 NO_ANSWER = -1
 LOSS_ALPHA = 0.05  # a loss on one epoch vetoes what the window shows, so it is shown at this level or a lower one
@@ -229,8 +229,8 @@ def build_exam_evidence(
     comparable = champion is not None and contender.accuracy.is_finite and champion.accuracy.is_finite
     gain, shared_gain = None, None
     if comparable and champion_n is not None and champion_classes is not None:
-        gain = _compare(coded, champion_n, metric=policy.metric, alpha=alpha)
-        shared_n = np.isin(truth_n, [coded.classes.index(label) for label in champion_classes])
+        shared_n = _known_to(champion_classes, coded)
+        gain = _compare_where(_compared(policy, shared_n), coded, champion_n, metric=policy.metric, alpha=alpha)
         if shared_n.any() and not shared_n.all():
             shared_gain = _compare(
                 coded, champion_n, metric=policy.metric, alpha=1 - policy.confidence, chosen_n=shared_n
@@ -282,7 +282,7 @@ def build_epoch_evidence(
     champion_classes: Sequence[str] | None,
     with_loss: bool = True,
 ) -> EpochEvidence:
-    """Compute what one epoch says by itself, at 1 - confidence; the gain is None where the answers are no figures."""
+    """Compute what one epoch says by itself, at 1 - confidence; the gain is None where there is nothing to compare."""
     coded = _coded(
         answers,
         project_classes=project_classes,
@@ -290,14 +290,18 @@ def build_epoch_evidence(
         champion_classes=champion_classes,
     )
     counts_c = np.bincount(coded.truth_n, minlength=1)
-    comparable = len(coded.truth_n) > 0 and coded.champion_n is not None
     gain, at_most, alpha = None, None, 1 - policy.confidence
-    if comparable and coded.champion_n is not None:
-        gain = _compare(coded, coded.champion_n, metric=policy.metric, alpha=alpha)
+    chosen_n = _compared(policy, _known_to(champion_classes or (), coded))
+    if len(coded.truth_n) > 0 and coded.champion_n is not None:
+        gain = _compare_where(chosen_n, coded, coded.champion_n, metric=policy.metric, alpha=alpha)
     if gain is not None and coded.champion_n is not None and with_loss:
         is_strict = alpha < LOSS_ALPHA or math.isclose(alpha, LOSS_ALPHA)  # 1 - 0.95 is a little more than 0.05
-        strict = gain if is_strict else _compare(coded, coded.champion_n, metric=policy.metric, alpha=LOSS_ALPHA)
-        at_most = strict.high
+        strict = (
+            gain
+            if is_strict
+            else _compare_where(chosen_n, coded, coded.champion_n, metric=policy.metric, alpha=LOSS_ALPHA)
+        )
+        at_most = strict.high if strict is not None else None
     return EpochEvidence(
         exam_id=answers.exam_id,
         epoch=answers.epoch,
@@ -348,6 +352,24 @@ def answered_classes(probabilities_nc: Array, *, classes: Sequence[str], positio
     finite_n = np.asarray(np.isfinite(probabilities_nc).all(axis=1))
     filled_nc = np.where(finite_n[:, None], probabilities_nc, 0)
     return np.where(finite_n, index_c[filled_nc.argmax(axis=1)], NO_ANSWER)
+
+
+def _known_to(classes: Sequence[str], coded: _Coded) -> Array:
+    """Return which items are of a class that a model has learned."""
+    return np.isin(coded.truth_n, [coded.classes.index(label) for label in classes])
+
+
+def _compared(policy: Gate, known_n: Array) -> Array | None:
+    """Return the items on which the models are compared, None for all."""
+    return known_n if policy.new_classes == LEAVE_OUT and not known_n.all() else None
+
+
+def _compare_where(
+    chosen_n: Array | None, coded: _Coded, champion_n: Array, *, metric: str, alpha: float
+) -> PairedGain | None:
+    if chosen_n is not None and not chosen_n.any():
+        return None
+    return _compare(coded, champion_n, metric=metric, alpha=alpha, chosen_n=chosen_n)
 
 
 def _compare(
