@@ -67,7 +67,10 @@ def prepare(
     )
     migrations = ClassMigrations(database)
     uses = migrations.uses(name)
-    restored = migrations.made_by(name, history[plan.undoes - 1]) if plan.undoes is not None else {}
+    restored: Mapping[str, DecisionRow] = {}
+    if plan.undoes is not None:
+        undos = [later for later in history if later.undoes is not None]
+        restored = migrations.made_by(name, history[plan.undoes - 1], undos=undos)
     lost = {old for old, to in names_now(history).items() if to in plan.unexplained and old not in classes}
     items, num_annotations = migrations.under(name, lost.union(plan.unexplained))
     orphans = [item_id for item_id in items if item_id not in restored]
@@ -75,7 +78,7 @@ def prepare(
     former = names_now([*history, version])
     touched = [] if plan.is_empty else migrations.touched(name, {*plan.mapping, *plan.unexplained})
     answers = LabelRepository(database).annotations(name, [row.item_id for row in touched if row.status == "disputed"])
-    changed = [_restored(previous, newest=previous.version + 1, version=version) for previous in restored.values()]
+    changed = [_restored(before, version) for before in restored.values()]
     changed += [
         row
         for newest in touched
@@ -180,10 +183,10 @@ def _migrated(
     )
 
 
-def _restored(before: DecisionRow, *, newest: int, version: SchemaVersion) -> DecisionRow:
-    """Return a decision as it was, as the newest version."""
+def _restored(before: DecisionRow, version: SchemaVersion) -> DecisionRow:
+    """Return a decision as it was, as the next version of the newest."""
     return dataclasses.replace(
-        before, version=newest + 1, schema_version=version.version, decided_at=version.created_at
+        before, version=before.version + 1, schema_version=version.version, decided_at=version.created_at
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -85,17 +87,33 @@ class ClassMigrations:
         mine = sa.or_(decision.status == "disputed", decision.label.in_(sorted(labels)))
         return self._decisions(newest_decisions(project).where(mine))
 
-    def made_by(self, project: str, version: SchemaVersion) -> dict[str, DecisionRow]:
-        """Return what a version's migration changed and nothing has changed since: the decision before, by item id."""
-        newest, before = newest_decisions(project).subquery(), t.label_decisions
-        same = sa.and_(
-            before.c.project == newest.c.project,
-            before.c.item_id == newest.c.item_id,
-            before.c.version == newest.c.version - 1,
+    def made_by(
+        self, project: str, version: SchemaVersion, *, undos: Iterable[SchemaVersion]
+    ) -> dict[str, DecisionRow]:
+        """Return the decision that each item had before a version's migration changed it, as of its newest version.
+
+        Items that something else has changed since are left out; `undos` are versions that took later ones back.
+        """
+        later = {_stamp(undo) for undo in undos}
+        decision = t.label_decisions.c
+        made = [
+            sa.and_(decision.schema_version == number, decision.decided_at == at)
+            for number, at in (*later, _stamp(version))
+        ]
+        items = (
+            newest_decisions(project)
+            .where(sa.or_(*made))
+            .with_only_columns(decision.item_id, maintain_column_froms=True)
         )
-        made = (newest.c.schema_version == version.version, newest.c.decided_at == version.created_at)
-        rows = self._decisions(sa.select(before).join(newest, same).where(*made))
-        return {row.item_id: row for row in rows}
+        query = sa.select(t.label_decisions).where(decision.project == project, decision.item_id.in_(items))
+        rows = self._decisions(query.order_by(decision.item_id, decision.version))
+        before = {}
+        for item_id, line in itertools.groupby(rows, key=lambda row: row.item_id):
+            history = list(line)
+            previous = _before(history, _stamp(version), later)
+            if previous is not None:
+                before[item_id] = dataclasses.replace(previous, version=history[-1].version)
+        return before
 
     def apply(
         self, project: str, version: SchemaVersion, decisions: Sequence[DecisionRow], *, fences: Sequence[Fence]
@@ -118,3 +136,25 @@ class ClassMigrations:
 
     def _decisions(self, query: sa.Select[Any]) -> list[DecisionRow]:
         return self.database.records(decision_row, query.with_only_columns(*DECISION, maintain_column_froms=True))
+
+
+def _stamp(version: SchemaVersion) -> tuple[int, dt.datetime]:
+    return version.version, version.created_at
+
+
+def _before(
+    history: Sequence[DecisionRow], stamp: tuple[int, dt.datetime], undos: Collection[tuple[int, dt.datetime]]
+) -> DecisionRow | None:
+    """Return the decision before the one of this stamp, where that is the newest but for what was taken back since."""
+    at = len(history) - 1
+    while at > 1 and _stamp_of(history[at]) in undos and _what(history[at]) == _what(history[at - 2]):
+        at -= 2
+    return history[at - 1] if at > 0 and _stamp_of(history[at]) == stamp else None
+
+
+def _stamp_of(row: DecisionRow) -> tuple[int, dt.datetime]:
+    return row.schema_version, row.decided_at
+
+
+def _what(row: DecisionRow) -> tuple[object, ...]:
+    return row.status, row.label, row.method, row.annotation_ids

@@ -72,6 +72,11 @@ class SchemaRepository:
         """Return what each former class of a project stands for."""
         return names_now(self.history(project))
 
+    def names_told(self, project: str, classes: Sequence[str]) -> list[str]:
+        """Return what a source may call a class: the classes, and every former name that stands for one."""
+        former = self.names_now(project)
+        return [*classes, *sorted(name for name, to in former.items() if to is not None)]
+
 
 def record_version(connection: sa.Connection, project: str, version: SchemaVersion) -> bool:
     """Record a version unless it is there; tell whether it is new."""

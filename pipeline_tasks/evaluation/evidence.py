@@ -17,7 +17,7 @@ from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.scores import ModelScores, score
 from pipeline_tasks.evaluation.slices import SliceEvidence, SliceValues, score_slices
 from pipeline_tasks.evaluation.statistics import PairedGain
-from pipeline_tasks.project.gate_schema import Gate
+from pipeline_tasks.project.gate_schema import LEAVE_OUT, Gate
 
 NO_ANSWER = -1
 LOSS_ALPHA = 0.05  # a loss on one epoch vetoes what the window shows, so it is shown at this level or a lower one
@@ -188,6 +188,19 @@ class _Coded:
         """Compare the contender's answers with others."""
         return METRICS[metric].compare(self.truth, self.contender_n, champion_n, alpha)
 
+    def compare_where(
+        self, chosen_n: Array | None, champion_n: Array, *, metric: str, alpha: float
+    ) -> PairedGain | None:
+        """Compare on the chosen items (None: all); None where there is none."""
+        if chosen_n is None:
+            return self.compare(champion_n, metric=metric, alpha=alpha)
+        chosen = _Coded(self.truth.of(chosen_n), self.contender_n[chosen_n], None)
+        return chosen.compare(champion_n[chosen_n], metric=metric, alpha=alpha) if chosen_n.any() else None
+
+    def known_to(self, classes: Sequence[str]) -> Array:
+        """Return which items are of a class that a model has learned."""
+        return np.isin(self.truth.truth_n, [self.truth.classes.index(label) for label in classes])
+
     def figure(self, answer_n: Array, *, metric: str) -> float:
         """Return what answers are worth; NaN without items."""
         return METRICS[metric].figure(self.truth, answer_n) if len(self.truth.truth_n) else math.nan
@@ -230,8 +243,11 @@ def build_exam_evidence(
         champion = score(answers.champion_nc, champion_n, truth, metric=policy.metric)
     gain, shared_gain = None, None
     if champion is not None and champion_n is not None and contender.is_finite and champion.is_finite:
-        gain = coded.compare(champion_n, metric=policy.metric, alpha=alpha)
-        shared_gain = _shared_gain(coded, champion_n, learned.champion or (), policy=policy)
+        shared_n = coded.known_to(learned.champion or ())
+        gain = coded.compare_where(_compared(policy, shared_n), champion_n, metric=policy.metric, alpha=alpha)
+        if shared_n.any() and not shared_n.all():
+            level = 1 - policy.confidence
+            shared_gain = coded.compare_where(shared_n, champion_n, metric=policy.metric, alpha=level)
     slices: tuple[SliceEvidence, ...] = ()
     recalls: tuple[PartShare, ...] = ()
     if contender.is_finite:
@@ -265,17 +281,6 @@ def build_exam_evidence(
     )
 
 
-def _shared_gain(
-    coded: _Coded, champion_n: Array, champion_classes: Sequence[str], *, policy: Gate
-) -> PairedGain | None:
-    """Return the gain on the items whose class the champion knows; None where those are all, or none."""
-    shared_n = np.isin(coded.truth.truth_n, [coded.truth.classes.index(label) for label in champion_classes])
-    if not shared_n.any() or shared_n.all():
-        return None
-    shared = _Coded(coded.truth.of(shared_n), coded.contender_n[shared_n], None)
-    return shared.compare(champion_n[shared_n], metric=policy.metric, alpha=1 - policy.confidence)
-
-
 def build_epoch_evidence(
     answers: ExamAnswers,
     learned: ClassLists,
@@ -283,17 +288,20 @@ def build_epoch_evidence(
     policy: Gate,
     with_loss: bool = True,
 ) -> EpochEvidence:
-    """Compute what one epoch says by itself, at 1 - confidence; the gain is None where the answers are no figures."""
+    """Compute what one epoch says by itself, at 1 - confidence; the gain is None where there is nothing to compare."""
     coded = _coded(answers, learned)
     champion_n, num_items = coded.champion_n, len(answers.item_ids)
     counts_c = np.bincount(coded.truth.truth_n, minlength=1)
     gain, at_most, alpha = None, None, 1 - policy.confidence
+    chosen_n = _compared(policy, coded.known_to(learned.champion or ()))
     if num_items and champion_n is not None:
-        gain = coded.compare(champion_n, metric=policy.metric, alpha=alpha)
+        gain = coded.compare_where(chosen_n, champion_n, metric=policy.metric, alpha=alpha)
     if gain is not None and champion_n is not None and with_loss:
         is_strict = alpha < LOSS_ALPHA or math.isclose(alpha, LOSS_ALPHA)  # 1 - 0.95 is a little more than 0.05
-        strict = gain if is_strict else coded.compare(champion_n, metric=policy.metric, alpha=LOSS_ALPHA)
-        at_most = strict.high
+        strict = (
+            gain if is_strict else coded.compare_where(chosen_n, champion_n, metric=policy.metric, alpha=LOSS_ALPHA)
+        )
+        at_most = strict.high if strict is not None else None
     return EpochEvidence(
         exam_id=answers.exam_id,
         epoch=answers.epoch,
@@ -332,3 +340,8 @@ def answered_classes(probabilities_nc: Array, *, classes: Sequence[str], positio
     finite_n = np.asarray(np.isfinite(probabilities_nc).all(axis=1))
     filled_nc = np.where(finite_n[:, None], probabilities_nc, 0)
     return np.where(finite_n, index_c[filled_nc.argmax(axis=1)], NO_ANSWER)
+
+
+def _compared(policy: Gate, known_n: Array) -> Array | None:
+    """Return the items on which the models are compared, None for all."""
+    return known_n if policy.new_classes == LEAVE_OUT and not known_n.all() else None

@@ -217,6 +217,8 @@ def _check_gain(policy: Gate, evidence: Evidence) -> list[Reason]:
         f"{percent(exam.contender.figures[policy.metric].estimate)} for the contender and "
         f"{percent(exam.champion.figures[policy.metric].estimate)} for the champion"
     )
+    if gain.num_items < exam.num_items:
+        scores += f" (compared on the {gain.num_items:,} items of classes that the champion knows)"
     if policy.mode == EAGER_MODE:
         return [_eager(policy, gain, scores=scores)]
     sure = f"{_confidence(gain)} confidence (use {evidence.exam_use} of this exam)"

@@ -17,7 +17,7 @@ from pipeline_tasks.evaluation.gate_metrics import METRICS
 from pipeline_tasks.evaluation.reasons import Reason, Stand, names
 from pipeline_tasks.evaluation.scores import ModelScores
 from pipeline_tasks.evaluation.statistics import PairedGain
-from pipeline_tasks.project.gate_schema import Gate
+from pipeline_tasks.project.gate_schema import LEAVE_OUT, Gate
 
 WORDS = {"promote": "Promote the contender", "keep": "Keep the champion", "inconclusive": "Inconclusive"}
 FIRST_WORDS = {"promote": "Promote the first model", "keep": "No champion yet", "inconclusive": "Inconclusive"}
@@ -181,6 +181,9 @@ def check_classes(policy: Gate, evidence: Evidence, *, exam: str, hold: Hold) ->
             "about the other classes."
         )
         reasons.append(Reason("CHAMPION_CLASSES", "against", text))
+    elif unknown and policy.new_classes == LEAVE_OUT:
+        text = f"the champion has never learned {names(unknown)}; the two are compared on the other classes alone."
+        reasons.append(Reason("CHAMPION_CLASSES", "note", text))
     elif unknown:
         text = f"the champion has never learned {names(unknown)}; its answers there count as wrong."
         reasons.append(Reason("CHAMPION_CLASSES", "note", text))

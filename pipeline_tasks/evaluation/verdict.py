@@ -26,7 +26,7 @@ from pipeline_tasks.evaluation import gate_rule, gate_rule_4
 from pipeline_tasks.evaluation.metrics import Array
 from pipeline_tasks.evaluation.open_items import label_evidence
 from pipeline_tasks.evaluation.scoring import Exam, Measured
-from pipeline_tasks.project.gate_schema import Gate
+from pipeline_tasks.project.gate_schema import LEAVE_OUT, Gate
 
 RULE_VERSION = 6
 REPLAYED = (3, 4, 5, 6)  # the rules of verdicts that this release computes
@@ -197,6 +197,8 @@ def build_evidence(
     with_loss = question.rule_version >= LOSS_SINCE
     judged = answers if with_window else ()
     epochs = [ev.build_epoch_evidence(exam, learned, policy=policy, with_loss=with_loss) for exam in judged]
+    if policy.new_classes == LEAVE_OUT and question.champion is not None:  # an epoch of new classes alone says nothing
+        epochs = [epoch for epoch in epochs if epoch.gain is not None]
     return ev.Evidence(
         project_classes=question.project_classes,
         contender=_facts(question.contender, measured["contender"]),

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
+from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.items import Cursor, ItemRepository
+from pipeline_tasks.catalog.schema_versions import SchemaRepository
 from pipeline_tasks.contracts import Attempt, Fence, IngestReport, Split
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import ObjectStore
@@ -76,6 +78,7 @@ def run(
     """
     started = clock()
     fence = items.database.acquire(f"{project.name}/ingest", attempt, now=now)
+    project = _with_names_told(project, items.database)
     context = _Context(project, items, store, fence, environment, own_s3, batch_id, split_key, now)
     context, news = _begin_reading(context)
     tally = Counts()
@@ -104,6 +107,14 @@ def run(
         warnings=tuple(tally.warnings),
         reading=told,
     )
+
+
+def _with_names_told(project: LoadedProject, database: Database) -> LoadedProject:
+    """Return the project as a source may speak of it: with the former names of its classes."""
+    labels = project.config.labels
+    told = SchemaRepository(database).names_told(project.name, labels.classes)
+    config = project.config.model_copy(update={"labels": labels.model_copy(update={"classes": told})})
+    return project if told == labels.classes else project.model_copy(update={"config": config})
 
 
 def _begin_reading(context: _Context) -> tuple[_Context, Literal["first", "changed"] | None]:

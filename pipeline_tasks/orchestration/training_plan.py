@@ -13,6 +13,7 @@ from pipeline_tasks.catalog.datasets import DatasetRepository
 from pipeline_tasks.catalog.labeling_tasks import has_decision
 from pipeline_tasks.catalog.monitoring import MonitoringRepository
 from pipeline_tasks.catalog.runs import RunRepository
+from pipeline_tasks.catalog.schema_versions import SchemaRepository
 from pipeline_tasks.catalog.set_aside import is_usable
 from pipeline_tasks.contracts import Attempt, Queue
 from pipeline_tasks.core.clock import utc_now
@@ -105,7 +106,7 @@ def num_waiting_labels(database: Database, project: LoadedProject) -> int:
         return 0
     waiting = (
         item.project == project.name,
-        item.source_label.in_(labels.classes),
+        item.source_label.in_(SchemaRepository(database).names_told(project.name, labels.classes)),
         is_usable(project.name),
         ~has_decision(),
         *(() if labels.imported_in_exam else (item.split != "exam",)),

@@ -23,6 +23,7 @@ AccuracyFloor = Annotated[
 
 
 EAGER_MODE = "eager"
+LEAVE_OUT: Literal["leave_out"] = "leave_out"
 
 
 class Floors(Section):
@@ -159,11 +160,12 @@ class Gate(Section):
         description="Non-inferiority margin on the epoch before the newest, where that one is large enough to show it: "
         "6.2 times the share of items on which the models differ, over the margin squared. Else it is only told.",
     )
-    new_classes: Literal["judge", "keep"] = Field(
+    new_classes: Literal["judge", "leave_out", "keep"] = Field(
         "judge",
         description="Exam items of classes that the champion never learned, since they were added later. judge: its "
         "answers there count as wrong, and on the other classes the contender may be worse by previous_margin at most; "
-        "keep: while the exam has such items, no contender is promoted.",
+        "leave_out: the two are compared on the other classes alone; keep: while the exam has such items, no contender "
+        "is promoted.",
     )
     floors: Floors = Floors()
     limits: Limits = Limits()

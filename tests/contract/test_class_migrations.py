@@ -87,6 +87,21 @@ def test_an_undo_gives_each_label_back(case):
     assert '"cat"' in case.labeling.project(case.ls_project()).label_config
 
 
+def test_undos_one_after_the_other_give_each_label_back(case):
+    case.migrate(MERGED, MERGE)
+    case.migrate(["animal", "owl"], ClassOptions(renames=("pet=animal",)))
+    assert labels_of(case)[:4] == ["animal"] * 4
+    case.labeling.answer(case.ls_project(), case.train[1], "owl", by="ben@x")
+    case.collect()  # two who differ: the item is no longer as the migration left it
+    case.migrate(MERGED, ClassOptions(), undo=True)
+    assert labels_of(case) == ["pet", None, "pet", "pet", "owl", "owl"]
+    case.migrate(CLASSES, ClassOptions(), undo=True)
+    assert labels_of(case) == ["cat", None, "dog", "dog", "owl", "owl"]
+    assert len(case.labels.history(NAME, case.train[0])) == 5
+    with pytest.raises(ConfigError, match="--undo needs a schema version after the first that is not undone"):
+        case.migrate(MERGED, ClassOptions(), undo=True)
+
+
 def test_an_undo_asks_what_becomes_of_the_labels_that_were_given_since(case):
     (late,) = case.add_numbers([7])
     case.annotate()

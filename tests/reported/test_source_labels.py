@@ -3,7 +3,9 @@
 import pytest
 
 from pipeline_tasks.annotation.task import _accept_imported
+from pipeline_tasks.catalog.class_migrations import ClassMigrations
 from pipeline_tasks.catalog.labels import LabelRepository
+from pipeline_tasks.catalog.schema_versions import SchemaVersion
 from pipeline_tasks.contracts import Attempt
 from tests.reported.sources_case import add_case
 from tests.unit.ingest.conftest import NOW, png
@@ -162,3 +164,23 @@ def test_a_label_pattern_that_changed_is_a_correction(images):
     images.edit(r"^labeled/(?P<label>[^/]+)/", r"^labeled/[^/]+/(?P<label>[^/]+)-")
     assert images.run(batch="second").num_labels_corrected == 1
     assert decided(images) == {"labeled/cat/dog-1.png": ("dog", 1)}
+
+
+def test_a_source_that_goes_on_with_a_former_name_is_understood(texts):
+    """A class is renamed in project.yaml; the source tells the old name of new rows, and of those it had."""
+    texts.write("a.csv", "id,text,label\n1,film,positive\n2,play,negative\n")
+    texts.run()
+    assert decided(texts) == {"1": ("positive", 1), "2": ("negative", 1)}
+    database, name = texts.items.database, texts.folder.name
+    renamed = SchemaVersion(2, ("negative", "good"), NOW, {"positive": "good"})
+    fence = database.acquire("m", Attempt("r", "m"), now=NOW)
+    assert ClassMigrations(database).apply(name, renamed, [], fences=[fence])
+    texts.edit("positive", "good")
+    texts.write("b.csv", "id,text,label\n3,book,positive\n4,song,good\n5,opera,bad\n")
+    report = texts.run(batch="second")
+    assert (report.num_quarantined, texts.refused()) == (1, {"5": "UNKNOWN_CLASS"})
+    labels = LabelRepository(database)
+    labels.accept_imported(name, classes=["negative", "good"], schema_version=2, now=NOW)
+    items = {item.key: item.item_id for item in texts.items.iterate(name)}
+    newest = labels.decisions(name, items.values())
+    assert [newest[items[key]].label for key in "1234"] == ["good", "negative", "good", "good"]

@@ -1,7 +1,6 @@
 """Verdicts computed again, from functions and from the shell."""
 
 import dataclasses
-import itertools
 import json
 
 import pytest
@@ -28,7 +27,6 @@ def judged(database, object_store):
         old = s.answers(1, s.LABELS, wrong=range(10)) | s.answers(2, s.LABELS, wrong=range(24))
         new = s.answers(1, s.LABELS, wrong=range(10)) | s.answers(2, s.LABELS)
         world = s.World(object_store, {"old": s.TableModel(old), version: s.TableModel(new)}, exams)
-        ticks = itertools.count()
         contender, champion = s.put_model(object_store, version), s.put_model(object_store, "old")
         return judge(s.project(), contender, exams, champion=champion, context=world.context(database))
 

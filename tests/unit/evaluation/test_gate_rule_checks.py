@@ -116,6 +116,7 @@ def test_a_class_that_the_contender_never_learned_keeps_the_champion():
         ("judge", s.gain(-0.05, low=-0.07, high=-0.04, alpha=0.05), ("keep", "SHARED_CLASSES_WORSE")),
         ("judge", s.gain(-0.01, low=-0.04, alpha=0.05), ("inconclusive", "SHARED_CLASSES_UNCERTAIN")),
         ("judge", None, ("keep", "METRIC_INVALID")),
+        ("leave_out", None, ("promote", "GAIN_SHOWN")),
     ],
 )
 def test_a_class_that_the_champion_never_learned(new_classes, shared, expected):

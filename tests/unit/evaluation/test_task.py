@@ -272,6 +272,26 @@ def test_a_champion_without_a_class_of_the_exam(run, world, object_store):
     assert (shared["num_items"], shared["num_wins"]) == (240, 24)
 
 
+def test_classes_that_the_champion_never_learned_are_left_out_of_the_comparison(run, world, object_store):
+    hats = [["hat"] * 30, [*s.LABELS, *["hat"] * 30]]
+    exams = [s.put_exam(object_store, epoch=epoch, labels=labels) for epoch, labels in enumerate(hats, 1)]
+    classes = (*s.CLASSES, "hat")
+    wrong = {s.payload(2, index): 0 for index in range(120, 150)} | {s.payload(1, index): 0 for index in range(30)}
+    world.models["new"] = s.TableModel(world.models["new"].answers | wrong, classes=classes)
+    world.models["old"].answers |= wrong
+    gate = {"exam": {"min_items": 10}, "new_classes": "leave_out"}
+    ref = run(exams=exams, project=s.project(gate=gate, classes=classes))
+    document = document_of(object_store, ref)
+    gain, epochs = document["evidence"]["current"]["gain"], document["evidence"]["epochs"]
+    assert ref.answer == "promote"
+    assert (gain["num_items"], gain["num_wins"], document["evidence"]["current"]["num_items"]) == (120, 24, 180)
+    assert [(epoch["epoch"], epoch["gain"]["num_items"]) for epoch in epochs] == [(2, 120)]
+    assert "(compared on the 120 items of classes that the champion knows)" in document["decision"]["headline"]
+    stored = object_store.get(f"{ref.object_key}/verdict.json")
+    again = vd.replay(json.loads(stored), object_store.get(f"{ref.object_key}/evidence.parquet"))
+    assert vd.document_bytes(again) == stored
+
+
 def test_macro_f1_is_compared_by_bootstrap(run, object_store):
     ref = run(project=s.project(gate={"metric": "macro_f1", "exam": {"min_items": 10}}))
     gain = document_of(object_store, ref)["evidence"]["current"]["gain"]
