@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline_tasks.core.ports import AnnotatedTask, LabelingAnnotation, LabelingProject, LabelingTask
+from pipeline_tasks.core.ports import AnnotatedTask, AnnotationCount, LabelingAnnotation, LabelingProject, LabelingTask
 
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 BUCKET = "bucket"
@@ -26,6 +26,7 @@ class FakeLabelStudio:
         self.people = ["ann@x", "ben@x", "cleo@x"]
         self.calls: dict[str, int] = defaultdict(int)
         self._planned: dict[str, deque[tuple[Exception, bool]]] = defaultdict(deque)
+        self.clock_error = dt.timedelta(0)  # what the server's clock is off by, against ours
         self.state = {"projects": {}, "tasks": {}, "annotations": {}, "next_id": 1, "tick": 0}
         if path is not None and path.exists():
             self.state = json.loads(path.read_text())
@@ -180,6 +181,13 @@ class FakeLabelStudio:
         self._project(project_id)
         return len(self.tasks_of(project_id))
 
+    def annotation_count(self, project_id: int) -> AnnotationCount:
+        self._before("annotation_count")
+        self._project(project_id)
+        mine = {task["id"] for task in self.tasks_of(project_id)}
+        num_annotations = sum(one["task"] in mine for one in self.state["annotations"].values())
+        return AnnotationCount(num_annotations, self._now(), self.clock_error.total_seconds())
+
     def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
         self._before("task_ids")
         self._project(project_id)
@@ -222,7 +230,7 @@ class FakeLabelStudio:
         for task in sorted(tasks, key=lambda row: row["changed_at"]):
             yield from (self._annotation(task, answer) for answer in self._of_task(task["id"]))
 
-    def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
+    def annotated_tasks(self, project_id: int, task_ids: Sequence[int] | None = None) -> list[AnnotatedTask]:
         self._before("annotated_tasks")
         self._project(project_id)
         counted = [
@@ -234,7 +242,8 @@ class FakeLabelStudio:
             )
             for task in self.tasks_of(project_id)
         ]
-        return [task for task in counted if task.num_annotations]
+        wanted = {task.task_id for task in counted} if task_ids is None else set(task_ids)
+        return [task for task in counted if task.num_annotations and task.task_id in wanted]
 
     def ask_people(self, task_id: int, num_people: int) -> None:
         self._before("ask_people")
@@ -273,9 +282,12 @@ class FakeLabelStudio:
 
     def _tick(self, task_id: int) -> str:
         self.state["tick"] += 1
-        now = (EPOCH + dt.timedelta(seconds=self.state["tick"])).isoformat()
+        now = self._now().isoformat()
         self.state["tasks"][str(task_id)]["changed_at"] = now
         return now
+
+    def _now(self) -> dt.datetime:
+        return EPOCH + dt.timedelta(seconds=self.state["tick"]) + self.clock_error
 
     def _before(self, method: str) -> None:
         self.calls[method] += 1

@@ -86,6 +86,10 @@ class LabelStudioServer:
             )  # fmt: skip
         wait_until(lambda: answers(f"{self.url}/health"), timeout_seconds=600, what="Label Studio")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         """End the server as kill -9 does."""
         self._process.send_signal(signal.SIGKILL)

@@ -10,7 +10,7 @@ import dataclasses
 import datetime as dt
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline_tasks.catalog.labels import DELETED, AnnotationRow
@@ -111,12 +111,20 @@ def kept_result(annotation: LabelingAnnotation, config: LabelingConfig) -> list[
     return [{"type": "left out"}]  # an empty one is an empty submit
 
 
-def revision_of(annotation: LabelingAnnotation, known: AnnotationRow | None) -> str | None:
-    """Return the name of the revision to record, or None when it is recorded already."""
+def revision_of(
+    annotation: LabelingAnnotation, known: AnnotationRow | None, *, is_recorded: Callable[[str], bool]
+) -> str | None:
+    """Return the name of the revision to record, or None when it is recorded already.
+
+    It sorts after the newest known one, also where the server's clock went back between them. What `is_recorded` knows
+    is an earlier state: of a server that was set back to a backup.
+    """
     moment = annotation.updated_at.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     if known is None or known.revision < moment:
         return moment
-    return known.revision + RESTORED if known.deleted else None
+    if moment in known.revision.split("~") or is_recorded(moment):
+        return known.revision + RESTORED if known.deleted else None
+    return f"{known.revision}~{moment}"
 
 
 def annotation_row(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Collection as Ids
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
+from pipeline_tasks.annotation.annotation_cursor import OVERLAP, AnnotationCursor
 from pipeline_tasks.annotation.annotation_parser import (
     ITEM_CHANGED,
     Reading,
@@ -42,8 +44,9 @@ logger = logging.getLogger(__name__)
 BATCH_ANNOTATIONS = 500
 MAX_DELETIONS = 20
 MAX_DELETED_SHARE = 0.5
-# A change is visible when its transaction ends, its time is from before: read again what is this much older.
-OVERLAP = dt.timedelta(seconds=120)
+MAX_READINGS = 3
+
+Owned = tuple[LabelingAnnotation, str]  # an annotation, and the item that its task was pushed for
 
 
 class Collection:
@@ -71,8 +74,8 @@ class Collection:
         self._schema_version = 1 if registered is None else registered[1]
         self._counts: Counter[str] = Counter()
         self._waiting: set[str] = set()  # annotations of tasks that somebody has changed
-        self._owners: dict[int, str] = {}  # by task id of the queue at hand
-        self._began_at: dt.datetime | None = None  # of the queue's Label Studio project, where it replaced another
+        self._ls_project_id = 0  # of the queue at hand, as the next one
+        self._began_at: dt.datetime | None = None  # where that project replaced another
 
     def report(self) -> CollectReport:
         count = self._counts
@@ -97,96 +100,95 @@ class Collection:
         """
         name = f"annotations/{queue}"
         cursor = self._items.cursor(self._project.name, name)
-        known = cursor.value if cursor else {}
-        since = self._start(queue, known, ls_project_id=ls_project_id)
-        touched, newest = self._record_changes(queue, ls_project_id=ls_project_id, since=since)
-        there = self._annotated(ls_project_id)
-        corrected = self._settle_differences(queue, there, ls_project_id=ls_project_id)
+        known = AnnotationCursor.of(cursor.value if cursor else {})
+        before = self._labeling.annotation_count(ls_project_id)
+        start = known.start(ls_project_id, before, now=self._now)
+        self._ls_project_id, self._began_at = ls_project_id, start.began_at
+        touched, newest, is_equal = self._record_changes(queue, since=start.changed_at)
+        compared_at, corrected = start.compared_at, set[str]()
+        if not is_equal or (start.changed_at is not None and start.is_comparison_due(now=self._now)):
+            corrected, compared_at = self._settle_differences(queue), self._now
+        elif start.changed_at is None:  # all that is there was read, and no more is recorded
+            compared_at = self._now
         crash_point("collect.decisions.before")
         for some in slices(sorted(touched - corrected)):
             self._commit(queue, some, rows=[], refusals=[])
         crash_point("collect.decisions.recorded")
-        self._ask_further(queue, there, ls_project_id=ls_project_id)
+        self._ask_further(queue)
         self._ask_again(queue)
-        value = {"ls_project_id": ls_project_id, "changed_at": (newest or since or self._now).isoformat()}
-        if self._began_at is not None:
-            value["began_at"] = self._began_at.isoformat()
-        if newest is not None and value != known:
+        end = start if newest is None else start.end(newest, before, compared_at=compared_at)
+        if newest is not None and end != known:
             self._items.move_cursor(
-                self._fence, project=self._project.name, name=name, value=value, after=cursor, now=self._now
+                self._fence, project=self._project.name, name=name, value=end.value(), after=cursor, now=self._now
             )
         crash_point("collect.cursor.recorded")
 
-    def _start(self, queue: Queue, known: Mapping[str, Any], *, ls_project_id: int) -> dt.datetime | None:
-        """Look up the queue's tasks and return the time to read from.
+    def _record_changes(self, queue: Queue, *, since: dt.datetime | None) -> tuple[set[str], dt.datetime | None, bool]:
+        """Record the revisions since a time, until as many annotations are recorded as Label Studio has.
 
-        A Label Studio project that was made anew is read from its start, and lacks no annotation of the one before.
+        People go on while it is read, so what changed is read again before the counts are believed to differ. Returns
+        the items that were touched, the time of the newest change, and whether the counts are equal.
         """
-        recorded = self._labels.recorded_tasks(self._project.name, queue, ls_project_id=ls_project_id)
-        owners: dict[int, list[str]] = {}
-        for item_id, task_id in recorded.items():
-            owners.setdefault(task_id, []).append(item_id)
-        self._owners = {task_id: items[0] for task_id, items in owners.items() if len(items) == 1}
-        began_at = known.get("began_at")
-        self._began_at = dt.datetime.fromisoformat(began_at) if began_at else None
-        if known.get("ls_project_id") == ls_project_id:
-            return dt.datetime.fromisoformat(known["changed_at"])
-        if known.get("ls_project_id") is not None:
-            self._began_at = self._now
-        return None
-
-    def _owner(self, task_id: int, claimed: str) -> str:
-        """Return the item that a task was pushed for, or what it says where the catalog does not know the task."""
-        return self._owners.get(task_id, claimed)
-
-    def _record_changes(
-        self, queue: Queue, *, ls_project_id: int, since: dt.datetime | None
-    ) -> tuple[set[str], dt.datetime | None]:
-        """Record the revisions since the cursor; return the items they touch and the time of the newest change."""
         touched: set[str] = set()
         newest = since
-        batch: list[LabelingAnnotation] = []
-        overlap_start = None if since is None else since - OVERLAP
-        for annotation in map(received, self._labeling.annotations(ls_project_id, updated_since=overlap_start)):
-            batch.append(annotation)
-            touched.add(self._owner(annotation.task_id, annotation.item_id))
-            newest = annotation.updated_at if newest is None else max(newest, annotation.updated_at)
-            if len(batch) == BATCH_ANNOTATIONS:
-                self._record(queue, batch)
-                batch = []
-        self._record(queue, batch)
-        return touched, newest
+        for _ in range(MAX_READINGS):
+            start = None if newest is None else newest - OVERLAP
+            changes = map(received, self._labeling.annotations(self._ls_project_id, updated_since=start))
+            while batch := list(itertools.islice(changes, BATCH_ANNOTATIONS)):
+                touched |= self._record(queue, batch)
+                last = max(annotation.updated_at for annotation in batch)
+                newest = last if newest is None else max(newest, last)
+            recorded = self._labels.num_live(self._project.name, queue, collected_since=self._began_at)
+            if self._labeling.annotation_count(self._ls_project_id).num_annotations == recorded:
+                return touched, newest, True
+        return touched, newest, False
 
-    def _record(self, queue: Queue, batch: Sequence[LabelingAnnotation]) -> None:
-        if not batch:
-            return
-        rows, refusals = self._new_revisions(queue, batch)
+    def _record(self, queue: Queue, batch: Sequence[LabelingAnnotation]) -> set[str]:
+        owned = self._owned(queue, batch)
+        rows, refusals = self._new_revisions(queue, owned)
         crash_point("collect.annotations.before")
         self._labels.commit(self._project.name, annotations=rows, refusals=refusals, now=self._now, fence=self._fence)
         crash_point("collect.annotations.recorded")
+        return {item_id for _, item_id in owned}
 
-    def _new_revisions(
-        self, queue: Queue, batch: Sequence[LabelingAnnotation]
-    ) -> tuple[list[AnnotationRow], list[BadRow]]:
-        item_ids = {self._owner(answer.task_id, answer.item_id) for answer in batch}
+    def _owned(self, queue: Queue, batch: Sequence[LabelingAnnotation]) -> list[Owned]:
+        """Return each annotation with the item that its task was pushed for.
+
+        That is what the task says itself where the catalog does not know it.
+        """
+        owners = self._owners(queue, sorted({annotation.task_id for annotation in batch}))
+        return [(annotation, owners.get(annotation.task_id, annotation.item_id)) for annotation in batch]
+
+    def _owners(self, queue: Queue, task_ids: Sequence[int] | None = None) -> dict[int, str]:
+        """Return the item of each recorded task, or of each of the named, that is recorded for one item alone."""
+        recorded = self._labels.recorded_tasks(
+            self._project.name, queue, ls_project_id=self._ls_project_id, task_ids=task_ids
+        )
+        num_items = Counter(recorded.values())
+        return {task_id: item_id for item_id, task_id in recorded.items() if num_items[task_id] == 1}
+
+    def _new_revisions(self, queue: Queue, owned: Sequence[Owned]) -> tuple[list[AnnotationRow], list[BadRow]]:
+        item_ids = {item_id for _, item_id in owned}
         ours = self._labels.known_items(self._project.name, item_ids, queue=queue)
         known = self._known_revisions(item_ids)
         rows: list[AnnotationRow] = []
         refusals: list[BadRow] = []
-        for annotation in map(self._cleaned, {answer.annotation_id: answer for answer in batch}.values()):
-            revision = revision_of(annotation, known.get(annotation.annotation_id))
+        newest = {annotation.annotation_id: (self._cleaned(annotation), item_id) for annotation, item_id in owned}
+        for annotation, item_id in newest.values():
+            is_recorded = functools.partial(self._labels.has_revision, self._project.name, annotation.annotation_id)
+            revision = revision_of(annotation, known.get(annotation.annotation_id), is_recorded=is_recorded)
             if revision is None:
                 continue
-            reading = self._read(annotation, ours)
-            owned = dataclasses.replace(annotation, item_id=self._owner(annotation.task_id, annotation.item_id))
-            refused = refusal(owned, reading)
+            reading = self._read(annotation, item_id, ours)
+            mine = dataclasses.replace(annotation, item_id=item_id)
+            refused = refusal(mine, reading)
             refusals += [] if refused is None else [refused]
             if reading.code == ITEM_CHANGED:  # it is read again, until the task is right
                 self._waiting.add(annotation.annotation_id)
                 continue
             self._counts[_kind(reading)] += 1
             kept = kept_result(annotation, self._config)
-            rows.append(annotation_row(owned, revision=revision, queue=queue, label=reading.label, result=kept))
+            rows.append(annotation_row(mine, revision=revision, queue=queue, label=reading.label, result=kept))
         self._counts["annotations"] += len(rows)
         return rows, refusals
 
@@ -195,8 +197,7 @@ class Collection:
         deny = self._project.config.deny_list
         return dataclasses.replace(annotation, result=deny.clean_texts(annotation.result)) if deny else annotation
 
-    def _read(self, annotation: LabelingAnnotation, ours: Ids[str]) -> Reading:
-        owner = self._owner(annotation.task_id, annotation.item_id)
+    def _read(self, annotation: LabelingAnnotation, owner: str, ours: Ids[str]) -> Reading:
         if owner != annotation.item_id:
             return changed_item(annotation, owner)
         return read_answer(annotation, self._config) if owner in ours else unknown_item(annotation)
@@ -207,17 +208,19 @@ class Collection:
         by_item = self._labels.annotations(self._project.name, item_ids, collected_since=collected_since)
         return {row.annotation_id: row for rows in by_item.values() for row in rows}
 
-    def _annotated(self, ls_project_id: int) -> list[AnnotatedTask]:
+    def _annotated(self, queue: Queue) -> list[AnnotatedTask]:
+        owners = self._owners(queue)
         return [
-            dataclasses.replace(task, item_id=self._owner(task.task_id, storable(task.item_id)))
-            for task in self._labeling.annotated_tasks(ls_project_id)
+            dataclasses.replace(task, item_id=owners.get(task.task_id, storable(task.item_id)))
+            for task in self._labeling.annotated_tasks(self._ls_project_id)
         ]
 
-    def _settle_differences(self, queue: Queue, there: Sequence[AnnotatedTask], *, ls_project_id: int) -> set[str]:
+    def _settle_differences(self, queue: Queue) -> set[str]:
         """Bury annotations that are gone, take up those that the changes missed, and decide anew in one transaction.
 
         A request that was killed halfway leaves an annotation without touching its task: only the count shows it.
         """
+        there = self._annotated(queue)
         counts: Counter[str] = Counter()
         for task in there:
             counts[task.item_id] += task.num_annotations
@@ -228,15 +231,15 @@ class Collection:
         if is_doubtful(num_gone, num_recorded=sum(recorded.values())):
             logger.error(
                 "Label Studio project %d lacks %d of %d collected annotations: taken for a loss there, labels stay",
-                ls_project_id,
+                self._ls_project_id,
                 num_gone,
                 sum(recorded.values()),
             )
             self._counts["held"] += num_gone
             return set()
         for some in slices(differing):
-            present = self._present(ls_project_id, there, some)
-            rows, refusals = self._new_revisions(queue, present)
+            present = self._present(there, some)
+            rows, refusals = self._new_revisions(queue, self._owned(queue, present))
             alive = {annotation.annotation_id for annotation in present}
             gone = [
                 tombstone(row)
@@ -249,15 +252,11 @@ class Collection:
             crash_point("collect.differences.recorded")
         return set(differing)
 
-    def _present(
-        self, ls_project_id: int, there: Iterable[AnnotatedTask], item_ids: Sequence[str]
-    ) -> list[LabelingAnnotation]:
+    def _present(self, there: Iterable[AnnotatedTask], item_ids: Sequence[str]) -> list[LabelingAnnotation]:
         task_ids = [task.task_id for task in there if task.item_id in set(item_ids)]
-        return [
-            received(annotation) for annotation in self._labeling.annotations(ls_project_id, task_ids=task_ids or [])
-        ]
+        return list(map(received, self._labeling.annotations(self._ls_project_id, task_ids=task_ids)))
 
-    def _ask_further(self, queue: Queue, there: Iterable[AnnotatedTask], *, ls_project_id: int) -> None:
+    def _ask_further(self, queue: Queue) -> None:
         """Open the tasks of disputed items for one more person each, those that earlier releases closed too.
 
         What Label Studio says of a task is compared each time: a change of the project's settings sets all tasks back.
@@ -276,15 +275,14 @@ class Collection:
             disputes.set_open(name, asked=opened, settled=settled, fence=self._fence)
         self._counts["asked"] += len(asked)
         here = self._labels.annotations(name, asked, collected_since=self._began_at)
-        shown = {task.task_id: task.num_people for task in there}
-        for dispute in asked.values():
-            num_people = people_wanted(here.get(dispute.item_id, []))
-            if (
-                dispute.ls_project_id == ls_project_id
-                and dispute.ls_task_id in shown
-                and shown[dispute.ls_task_id] < num_people
-            ):
-                self._labeling.ask_people(dispute.ls_task_id, num_people)
+        wanted = {
+            dispute.ls_task_id: people_wanted(here.get(dispute.item_id, []))
+            for dispute in asked.values()
+            if dispute.ls_project_id == self._ls_project_id and dispute.ls_task_id is not None
+        }
+        for task in self._labeling.annotated_tasks(self._ls_project_id, sorted(wanted)):
+            if task.num_people < wanted[task.task_id]:
+                self._labeling.ask_people(task.task_id, wanted[task.task_id])
         crash_point("collect.further.after")
 
     def _ask_again(self, queue: Queue) -> None:

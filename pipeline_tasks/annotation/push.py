@@ -80,11 +80,12 @@ class QueuePush:
         return len(created)
 
     def _reconcile(self) -> PushCounts:
-        """Remove doubles and put back items whose task is gone; costs one number when the counts agree."""
-        recorded = self.labels.recorded_tasks(self.project, self.queue, ls_project_id=self.ls_project_id)
+        """Remove doubles and put back items whose task is gone; costs two numbers when the counts agree."""
+        num_recorded = self.labels.num_recorded_tasks(self.project, self.queue, ls_project_id=self.ls_project_id)
         refused = self.labels.with_changed_task(self.project, self.queue)
-        if not refused and self.labeling.task_count(self.ls_project_id) == len(recorded):
+        if not refused and self.labeling.task_count(self.ls_project_id) == num_recorded:
             return PushCounts()
+        recorded = self.labels.recorded_tasks(self.project, self.queue, ls_project_id=self.ls_project_id)
         present = self.labeling.task_ids(self.ls_project_id)
         if self._set_right(changed_tasks(present, recorded)):
             present = self.labeling.task_ids(self.ls_project_id)

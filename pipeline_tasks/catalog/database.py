@@ -104,7 +104,7 @@ class Database:
         with self.read() as connection:
             return connection.execute(query).mappings().all()
 
-    def rows_among(self, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[str]) -> list[Row]:
+    def rows_among(self, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]) -> list[Row]:
         """Return the rows of a query whose `column` is one of these values, of which there may be very many."""
         with self.read() as connection:
             parts = [connection.execute(query.where(column.in_(some))).all() for some in slices(sorted(set(values)))]

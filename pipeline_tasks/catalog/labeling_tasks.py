@@ -222,16 +222,22 @@ class LabelingTaskRepository(Repository):
         query = sa.select(task.item_id).where(task.project == project, task.queue == queue, task.state == state)
         return list(self.database.scalars(query.order_by(task.item_id)))
 
-    def recorded_tasks(self, project: str, queue: Queue, *, ls_project_id: int) -> dict[str, int]:
-        """Return item id -> Label Studio task id of everything that was pushed into that project."""
+    def recorded_tasks(
+        self, project: str, queue: Queue, *, ls_project_id: int, task_ids: Sequence[int] | None = None
+    ) -> dict[str, int]:
+        """Return item id -> Label Studio task id of what was pushed into that project, of all tasks or the named."""
         task = t.labeling_tasks.c
-        query = sa.select(task.item_id, task.ls_task_id).where(
-            task.project == project,
-            task.queue == queue,
-            task.ls_project_id == ls_project_id,
-            task.ls_task_id.is_not(None),
-        )
-        return {row.item_id: row.ls_task_id for row in self.database.rows(query)}
+        query = sa.select(task.item_id, task.ls_task_id).where(*_recorded(project, queue, ls_project_id))
+        if task_ids is None:
+            rows = self.database.rows(query)
+        else:
+            rows = self.database.rows_among(query, task.ls_task_id, task_ids)
+        return {row.item_id: row.ls_task_id for row in rows}
+
+    def num_recorded_tasks(self, project: str, queue: Queue, *, ls_project_id: int) -> int:
+        """Return how many tasks of that project are recorded."""
+        query = sa.select(sa.func.count()).where(*_recorded(project, queue, ls_project_id))
+        return int(self.database.scalar(query))
 
     def pushed_elsewhere(self, project: str, queue: Queue, *, ls_project_id: int) -> list[str]:
         """Return items waiting in another Label Studio project than the present one (it was deleted or replaced)."""
@@ -301,6 +307,12 @@ def _reopen_imported(connection: sa.Connection, project: str) -> None:
     again = sa.case((task.ls_task_id.is_(None), "pending"), else_="pushed")
     mine = (task.project == project, task.queue == "exam", task.state == "done", task.item_id.in_(decided))
     connection.execute(t.labeling_tasks.update().where(*mine).values(state=again))
+
+
+def _recorded(project: str, queue: Queue, ls_project_id: int) -> list[sa.ColumnElement[bool]]:
+    task = t.labeling_tasks.c
+    in_project = (task.ls_project_id == ls_project_id, task.ls_task_id.is_not(None))
+    return [task.project == project, task.queue == queue, *in_project]
 
 
 def _queued(project: str) -> sa.Select[Any]:

@@ -177,6 +177,12 @@ class LabelRepository(LabelingTaskRepository):
                 known[row.annotation_id] = AnnotationRow(*row)
         return {item_id: sorted(known.values(), key=_by_id) for item_id, known in rows.items()}
 
+    def has_revision(self, project: str, annotation_id: str, revision: str) -> bool:
+        """Tell whether this revision of an annotation is recorded, the newest or an earlier one."""
+        column = t.annotations.c
+        this = (column.project == project, column.annotation_id == annotation_id, column.revision == revision)
+        return bool(self.database.scalar(sa.select(sa.exists().where(*this))))
+
     def decisions(self, project: str, item_ids: Iterable[str]) -> dict[str, DecisionRow]:
         """Return the newest decision of each item that has one, of any status."""
         query = newest_decisions(project).with_only_columns(*DECISION, maintain_column_froms=True)
@@ -191,22 +197,21 @@ class LabelRepository(LabelingTaskRepository):
 
     def live_counts(self, project: str, queue: Queue, *, collected_since: dt.datetime | None = None) -> dict[str, int]:
         """Return the number of annotations, skips too, that are not deleted of each item of a queue that has any."""
-        column = t.annotations.c
-        alive = newest_annotations(project, queue).where(column.deleted.is_(False))
-        if collected_since is not None:
-            alive = alive.where(column.collected_at >= collected_since)
-        query = alive.with_only_columns(column.item_id, sa.func.count()).group_by(column.item_id)
+        item_id = t.annotations.c.item_id
+        query = _alive(project, queue, collected_since).with_only_columns(item_id, sa.func.count()).group_by(item_id)
         return {row[0]: row[1] for row in self.database.rows(query)}
+
+    def num_live(self, project: str, queue: Queue, *, collected_since: dt.datetime | None = None) -> int:
+        """Return the number of annotations, skips too, of a queue that are not deleted."""
+        return int(self.database.scalar(_alive(project, queue, collected_since).with_only_columns(sa.func.count())))
 
     def empty_answers(self, project: str, queue: Queue, *, collected_since: dt.datetime | None) -> list[str]:
         """Return the ids of the empty submits that are there and whose items wait for an answer."""
         column, task = t.annotations.c, t.labeling_tasks.c
         waiting = (task.project == project, task.item_id == column.item_id, task.queue == queue, task.state == "pushed")
-        query = newest_annotations(project, queue).where(
-            column.deleted.is_(False), column.cancelled.is_(False), column.label.is_(None), sa.exists().where(*waiting)
+        query = _alive(project, queue, collected_since).where(
+            column.cancelled.is_(False), column.label.is_(None), sa.exists().where(*waiting)
         )
-        if collected_since is not None:
-            query = query.where(column.collected_at >= collected_since)
         return [row.annotation_id for row in self.database.rows(query) if not row.result]
 
     def known_items(self, project: str, item_ids: Iterable[str], *, queue: Queue) -> set[str]:
@@ -306,29 +311,28 @@ def _unknown_class(classes: Sequence[str], now: dt.datetime) -> dict[str, sa.Col
 
 def newest_decisions(project: str) -> sa.Select[Any]:
     """Return the query of each item's newest decision."""
-    decision = t.label_decisions.c
-    newest = (
-        sa.select(decision.item_id, sa.func.max(decision.version).label("version"))
-        .where(decision.project == project)
-        .group_by(decision.item_id)
-        .subquery()
-    )
-    match = (decision.item_id == newest.c.item_id) & (decision.version == newest.c.version)
-    return sa.select(t.label_decisions).join(newest, match).where(decision.project == project)
+    decision, later = t.label_decisions.c, t.label_decisions.alias().c
+    same = (later.project == decision.project, later.item_id == decision.item_id)
+    is_replaced = sa.exists().where(*same, later.version > decision.version)
+    return sa.select(t.label_decisions).where(decision.project == project, ~is_replaced)
 
 
 def newest_annotations(project: str, queue: Queue | None = None) -> sa.Select[Any]:
     """Return the query of each annotation's newest revision, of one queue or of both."""
+    column, later = t.annotations.c, t.annotations.alias().c
+    same = [later.project == column.project, later.annotation_id == column.annotation_id]
+    mine = [column.project == project]
+    if queue is not None:
+        same.append(later.queue == queue)
+        mine.append(column.queue == queue)
+    is_replaced = sa.exists().where(*same, later.revision > column.revision)
+    return sa.select(t.annotations).where(*mine, ~is_replaced)
+
+
+def _alive(project: str, queue: Queue, collected_since: dt.datetime | None) -> sa.Select[Any]:
     column = t.annotations.c
-    of_queue = () if queue is None else (column.queue == queue,)
-    newest = (
-        sa.select(column.annotation_id, sa.func.max(column.revision).label("revision"))
-        .where(column.project == project, *of_queue)
-        .group_by(column.annotation_id)
-        .subquery()
-    )
-    match = (column.annotation_id == newest.c.annotation_id) & (column.revision == newest.c.revision)
-    return sa.select(t.annotations).join(newest, match).where(column.project == project)
+    alive = newest_annotations(project, queue).where(column.deleted.is_(False))
+    return alive if collected_since is None else alive.where(column.collected_at >= collected_since)
 
 
 def _by_id(row: AnnotationRow) -> tuple[int, str]:

@@ -99,6 +99,15 @@ class AnnotatedTask:
     num_people: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class AnnotationCount:
+    """The number of annotations of a project, skips too, and the labeling tool's clock as they were counted."""
+
+    num_annotations: int
+    at: dt.datetime
+    ahead_seconds: float  # of our own clock
+
+
 class LabelingTool(Protocol):
     """Label Studio, as far as the stages know it.
 
@@ -154,6 +163,9 @@ class LabelingTool(Protocol):
     def task_count(self, project_id: int) -> int:
         """Return how many tasks the project has."""
 
+    def annotation_count(self, project_id: int) -> AnnotationCount:
+        """Return how many annotations are stored now: what finds deletions, and one that no change of a task shows."""
+
     def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
         """Return the ids of the tasks of each item (more than one = duplicates), for all items or the named."""
 
@@ -177,8 +189,8 @@ class LabelingTool(Protocol):
     def delete_annotation(self, annotation_id: str) -> None:
         """Remove the annotation of this id, and no other of its number; no error when it is gone."""
 
-    def annotated_tasks(self, project_id: int) -> list[AnnotatedTask]:
-        """Return the tasks that have an annotation now: what finds deletions."""
+    def annotated_tasks(self, project_id: int, task_ids: Sequence[int] | None = None) -> list[AnnotatedTask]:
+        """Return the tasks that have an annotation now, all of them or those of the named."""
 
     def ask_people(self, task_id: int, num_people: int) -> None:
         """Show one task until so many different people have answered it; nobody sees it who has."""

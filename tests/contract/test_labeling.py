@@ -158,6 +158,7 @@ def test_one_annotation_is_removed_and_its_task_is_open_again(tool, people, proj
     [
         lambda tool: tool.project(999_999),
         lambda tool: tool.task_count(999_999),
+        lambda tool: tool.annotation_count(999_999),
         lambda tool: tool.task_ids(999_999),
         lambda tool: tool.import_tasks(999_999, tasks("a")),
         lambda tool: list(tool.annotations(999_999)),
@@ -171,6 +172,7 @@ def test_an_unknown_project_is_a_key_error(tool, call):
 
 def test_a_project_without_tasks_has_nothing(tool, project_id):
     assert tool.task_count(project_id) == 0
+    assert tool.annotation_count(project_id).num_annotations == 0
     assert tool.task_ids(project_id) == {}
     assert list(tool.annotations(project_id)) == []
     assert list(tool.annotations(project_id, task_ids=[1])) == []
@@ -215,6 +217,22 @@ def test_annotations_come_with_item_person_and_times(tool, people, project_id):
         (ids[1], "b", 1),
         (ids[2], "c", 1),
     ]
+
+
+def test_annotations_are_counted_with_skips_and_by_the_clock_of_their_times(tool, people, project_id):
+    ids = tool.import_tasks(project_id, tasks("a", "b", "c"))
+    first = people.answer(project_id, "a", "dog")
+    people.answer(project_id, "a", "cat")
+    people.answer(project_id, "b", None)
+    counted = tool.annotation_count(project_id)
+    assert counted.num_annotations == 3
+    newest = max(one.updated_at for one in tool.annotations(project_id))
+    assert abs(counted.at - newest) < dt.timedelta(seconds=60)
+    assert abs(counted.ahead_seconds) < 60
+    people.delete_annotation(first)
+    assert tool.annotation_count(project_id).num_annotations == 2
+    assert [one.task_id for one in tool.annotated_tasks(project_id, ids[1:])] == [ids[1]]
+    assert tool.annotated_tasks(project_id, []) == []
 
 
 def test_annotations_are_read_from_a_time_on_oldest_change_first(tool, people, project_id):
