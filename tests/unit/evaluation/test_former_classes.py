@@ -28,7 +28,7 @@ def renamed(world, classes):
 def test_a_renamed_class_changes_no_figure(run, world, object_store):
     before = document_of(object_store, run())["evidence"]
     renamed(world, ("shirt", "boot"))
-    ref = run(project=s.project(gate=GATE, classes=("shirt", "boot")), former={"shoe": "boot"}, run_id="run-2")
+    ref = run(project=s.project(gate=GATE, classes=("shirt", "boot")), former={"shoe": "boot"})
     document = document_of(object_store, ref)
     after = document["evidence"]["current"]
     assert (ref.answer, ref.code) == ("promote", "GAIN_SHOWN")
