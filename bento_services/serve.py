@@ -67,22 +67,21 @@ def bounded_head() -> type[Any]:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     class BoundedHead(HttpToolsProtocol):
-        _num_head_bytes, _is_in_head = 0, True
+        _num_bytes = 0  # since the last one of a body: of a head, or of the trailer behind one
 
         def data_received(self, data: bytes) -> None:
-            if self._is_in_head:
-                if self._num_head_bytes > MAX_HEAD_BYTES:
-                    self.transport.abort()  # nothing was read that could have an answer
-                    return
-                self._num_head_bytes += len(data)
+            if self._num_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+                return
+            self._num_bytes += len(data)
             super().data_received(data)
 
-        def on_headers_complete(self) -> None:
-            self._is_in_head = False
-            super().on_headers_complete()
+        def on_body(self, body: bytes) -> None:
+            self._num_bytes = 0
+            super().on_body(body)
 
         def on_message_complete(self) -> None:
-            self._is_in_head, self._num_head_bytes = True, 0
+            self._num_bytes = 0
             super().on_message_complete()
 
     return BoundedHead
@@ -99,6 +98,7 @@ def answer(bento: str, listening: socket.socket) -> None:
     context.worker_index = 1
     service: Any = bentoml.load(bento, standalone_load=True)
     context.service_type, context.service_name = "entry_service", service.name
+    context.service_routes = [method.route for method in service.apis.values()]
     if service.bento is not None:
         context.bento_name, context.bento_version = service.bento.tag.name, service.bento.tag.version
     config = uvicorn.Config(

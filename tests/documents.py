@@ -17,11 +17,13 @@ def verdict_document(
     answer: str = "promote",
     evidence: bytes = b"answers",
     weights: str = "digest",
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return a document that a row with these facts does not contradict."""
     return {
         "question": {
             "project": project,
+            "project_classes": list(classes),
             "contender": {"version": contender, "digest": weights},
             "champion": None if champion is None else {"version": champion},
             "exams": [{"exam_id": exam_id} for exam_id in exam_ids],

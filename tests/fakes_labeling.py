@@ -185,7 +185,7 @@ class FakeLabelStudio:
         self._before("annotation_count")
         self._project(project_id)
         mine = {task["id"] for task in self.tasks_of(project_id)}
-        num_annotations = sum(one["task"] in mine for one in self.state["annotations"].values())
+        num_annotations = sum(annotation["task"] in mine for annotation in self.state["annotations"].values())
         return AnnotationCount(num_annotations, self._now(), self.clock_error.total_seconds())
 
     def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:

@@ -59,14 +59,21 @@ class NodeResult:
 
 
 def is_due(node: GraphNode, ran: Mapping[str, NodeResult]) -> bool:
-    """Tell whether a node runs, by what has run before it: what follows a node that did not run does not run either."""
+    """Tell whether a node runs, by what has run before it: what follows a node that did not run does not run either.
+
+    Raises:
+        ApiError: 503, a champion came since the graph was applied that can give none of the labels it waits for.
+    """
     if node.source != REQUEST and node.source not in ran:
         return False
     if node.when is None:
         return True
     if node.when not in ran:
         return False
-    said = ran[node.when].finished
+    said, known = ran[node.when].finished, ran[node.when].route.settings.classes
+    if node.label_in and known and not set(node.label_in) & set(known):
+        message = f"label_in must hold classes of {ran[node.when].node.project} (got none). Apply the graph again."
+        raise ApiError(503, "GRAPH_OUTDATED", message, retry_after_seconds=5)
     fits = not node.label_in or said.model_label in node.label_in
     return fits and (node.confidence_below is None or said.model_confidence < node.confidence_below)
 
@@ -88,16 +95,14 @@ async def compose(
         )
     ran: dict[str, NodeResult] = {}
     for node in graph.nodes:
-        if is_due(node, ran):
-            mine = dataclasses.replace(trace, project=node.project)
-            try:
+        mine = dataclasses.replace(trace, project=node.project)
+        try:
+            if is_due(node, ran):
                 ran[node.name] = await _ask(composition, mine, graph, node, ran, item=item)
-            except ApiError as error:
-                _log_nodes(composition, ran, prediction_id=composition.recorder.new_id())
-                composition.recorder.log_error(
-                    dataclasses.replace(mine, started=trace.started, prediction_id=None), error
-                )
-                raise _named(error, node) from None
+        except ApiError as error:
+            _log_nodes(composition, ran, prediction_id=composition.recorder.new_id())
+            composition.recorder.log_error(dataclasses.replace(mine, started=trace.started, prediction_id=None), error)
+            raise _named(error, node) from None
     prediction_id = trace.prediction_id or composition.recorder.new_id()
     item_id = request_validation.item_id(item, route.settings)  # before anything is in the log as answered
     _log_nodes(composition, ran, prediction_id=prediction_id)

@@ -128,10 +128,10 @@ def migrate(
     name = project.name
     fences = [database.acquire(f"{name}/{stage}", attempt, now=now) for stage in ("annotate", "collect")]
     migration = prepare(project, options, undo=undo, database=database, by=by, now=now)
-    crash_point("migrate.before")
+    crash_point("migrate.classes.before")
     if not migration.plan.is_empty:
         ClassMigrations(database).apply(name, migration.version, migration.decisions, fences=fences)
-    crash_point("migrate.recorded")
+    crash_point("migrate.classes.recorded")
     ensure(
         project,
         labels=labels,
@@ -141,7 +141,7 @@ def migrate(
         fence=fences[0],
         takes_back=True,
     )
-    crash_point("migrate.after")
+    crash_point("migrate.project.after")
     return migration
 
 

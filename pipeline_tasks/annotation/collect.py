@@ -139,7 +139,8 @@ class Collection:
                 last = max(annotation.updated_at for annotation in batch)
                 newest = last if newest is None else max(newest, last)
             recorded = self._labels.num_live(self._project.name, queue, collected_since=self._began_at)
-            if self._labeling.annotation_count(self._ls_project_id).num_annotations == recorded:
+            present = self._labeling.annotation_count(self._ls_project_id).num_annotations
+            if present == recorded and not self._waiting:  # what waits is there and is not recorded
                 return touched, newest, True
         return touched, newest, False
 

@@ -48,7 +48,11 @@ class Person:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabelingReport:
-    """A project's labeling until now. `alpha` is Krippendorff's, over the `num_shared` items of several people."""
+    """A project's labeling until now.
+
+    `alpha` is Krippendorff's, over the `num_shared` items of several people; `people` is None where their figures are
+    not for the reader.
+    """
 
     project: str
     state: LabelingState
@@ -58,7 +62,7 @@ class LabelingReport:
     alpha: float | None
     num_shared: int
     choice: MethodChoice
-    people: tuple[Person, ...]
+    people: tuple[Person, ...] | None
     note: str
 
 
@@ -164,7 +168,7 @@ def as_text(report: LabelingReport) -> str:
         f"  {person.name}: {person.num_answers} answers, {person.num_skipped} skipped, last {person.last_at:%Y-%m-%d}, "
         f"{seconds_text(person.median_seconds)} a task; as others {share_text(person.agreement)}, "
         f"right {share_text(person.reliability)}"
-        for person in report.people
+        for person in report.people or ()
     ]
     lines += [report.note] if report.note else []
     return "\n".join(lines)

@@ -76,8 +76,8 @@ class Settings:
     @property
     def label_studio_s3_keys(self) -> tuple[str, str]:
         """Return the keys with which Label Studio reads items; our own where a store was given without others."""
-        given = [user for user in ("LABEL_STUDIO_S3", "S3") if self._is_given(f"DETHRONE_{user}_ACCESS_KEY")]
-        if given[:1] != ["S3"]:
+        is_given = self._is_given
+        if is_given("DETHRONE_LABEL_STUDIO_S3_ACCESS_KEY") or not is_given("DETHRONE_S3_ACCESS_KEY"):
             with contextlib.suppress(ConfigError):
                 return self.secret("label_studio_s3_access_key"), self.secret("label_studio_s3_secret_key")
         return self.s3_access_key, self.s3_secret_key

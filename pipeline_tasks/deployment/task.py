@@ -44,6 +44,7 @@ Clock = Callable[[], dt.datetime]  # asked at the commit: starting a server can 
 
 READY_TIMEOUT_SECONDS = 120.0
 FOLLOW_TIMEOUT_SECONDS = 60.0
+AGAIN_WITHIN = dt.timedelta(minutes=15)
 
 
 class GatewayAdmin(Protocol):
@@ -234,14 +235,18 @@ def _already_rolled_back(
         return None
     head, attempt = records[-1], context.attempt
     is_mine = head.attempt.startswith(f"{attempt.run_id}/{attempt.task}/")
-    is_again = to_version is None and attempt.is_of_a_shell and is_given_again(head, actor=actor, reason=reason)
+    is_again = attempt.is_of_a_shell and is_given_again(head, actor=actor, reason=reason, now=context.clock())
+    is_again = is_again and to_version is None
     return head.route if is_mine or is_again else None
 
 
-def is_given_again(head: RouteRecord, *, actor: str, reason: str) -> bool:
-    """Return whether a rollback command is the one that moved the route last, given again after it was cut short."""
+def is_given_again(head: RouteRecord, *, actor: str, reason: str, now: dt.datetime) -> bool:
+    """Return whether a rollback command is the one that moved the route last, given again after it was cut short.
+
+    After a quarter of an hour the same words are of another incident.
+    """
     is_same = (head.action, head.actor, head.reason) == ("rollback", actor, reason)
-    return is_same and head.attempt.startswith(SHELL_RUN)
+    return is_same and head.attempt.startswith(SHELL_RUN) and now - head.created_at < AGAIN_WITHIN
 
 
 def _commit(

@@ -91,8 +91,8 @@ def require_promotable(
     """Return the verdict if it may become a release now; `head_version` is the champion that serves (None: nobody).
 
     Raises:
-        GateClosed: VERDICT_UNKNOWN, NOT_IN_LEDGER, NOT_PROMOTE, STALE_BASELINE, APPROVAL_MISSING, APPROVAL_REJECTED,
-            APPROVAL_EXPIRED or SELF_APPROVAL.
+        GateClosed: VERDICT_UNKNOWN, NOT_IN_LEDGER, NOT_PROMOTE, STALE_BASELINE, CLASSES_CHANGED, APPROVAL_MISSING,
+            APPROVAL_REJECTED, APPROVAL_EXPIRED or SELF_APPROVAL.
         DataCorrupt: the stored verdict is not the one that was given, or speaks of another comparison than its row.
     """
     record = _known(verdicts, project.name, verdict_id)
@@ -108,6 +108,11 @@ def require_promotable(
         compared = record.ref.champion_version or "nobody"
         text = f"the champion must still be {compared}, with which it was compared (got {head_version or 'nobody'})"
         raise _closed("STALE_BASELINE", record.ref, text)
+    gone = set(document["question"].get("project_classes", ())) - set(project.config.labels.classes)
+    if gone and head_version != record.ref.contender_version:
+        lost = ", ".join(sorted(gone))
+        text = f"the classes that it was judged on must be the project's (it has no {lost} any more). Train again"
+        raise _closed("CLASSES_CHANGED", record.ref, text)
     if approval_needed(project.config.approval, record.ref):
         _require_yes(project.config.approval, record.ref, answer=approvals.latest(project.name, verdict_id))
     return record.ref

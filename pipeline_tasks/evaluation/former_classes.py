@@ -32,7 +32,7 @@ class _Renamed:
     def predict(self, inputs: list[Any]) -> Array:
         answers_nc = np.asarray(self._model.predict(inputs), dtype=np.float32)
         fits = answers_nc.ndim == 2 and answers_nc.shape[1] == len(self._sums_cc)
-        return answers_nc @ self._sums_cc if fits else answers_nc[:, :0]
+        return answers_nc @ self._sums_cc if fits else np.empty((0, 0), dtype=np.float32)
 
 
 def model_of_now(model: ScoringModel, former: Names) -> ScoringModel:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline_tasks.catalog.database import Database
 from pipeline_tasks.catalog.exam_window import ExamLabels, window
+from pipeline_tasks.catalog.schema_versions import counts_now
 from pipeline_tasks.catalog.verdicts import VerdictRecord, VerdictRepository
 from pipeline_tasks.contracts import Attempt, ExamRef, Fence, Leak, ModelRef, VerdictRef, sha256_hex
 from pipeline_tasks.core.crash_points import crash_point
@@ -115,7 +116,7 @@ def judge(
     """
     chosen = _newest(exams, policy=project.config.gate)
     level = round(newest_level(project.config.gate, opened or [context.now]), vd.DIGITS)
-    policy_id = vd.policy_id(project.config.gate, project.config.labels.classes)
+    policy_id = vd.policy_id(project.config.gate, project.config.labels.classes, former=context.former)
     # The lease comes first: else an attempt that looks before an earlier one records would use the exam twice.
     fence = context.database.acquire(f"judge/{project.name}/{contender.version}", context.attempt, now=context.now)
     known = context.verdicts.find_same_question(
@@ -290,7 +291,7 @@ def _publish(
     page = report.render(
         document,
         evidence,
-        counts=_counts(verdicts, project.name, scored),
+        counts=_counts(project.name, scored, context),
         read=_as_shown(context.read, project),
         find_items=context.find_items,
     )
@@ -317,12 +318,15 @@ def _adopt(store: ObjectStore, key: str, document: dict[str, Any]) -> dict[str, 
     return stored
 
 
-def _counts(verdicts: VerdictRepository, project: str, scored: _Scored) -> dict[str, Mapping[str, int]]:
+def _counts(project: str, scored: _Scored, context: GateContext) -> dict[str, Mapping[str, int]]:
+    """Return the rows per class that each model was trained on, under the class names of now."""
     parties = {"contender": scored.contender, "champion": scored.champion}
     by_role = {
-        role: verdicts.class_counts(project, party.snapshot_id) for role, party in parties.items() if party is not None
+        role: context.verdicts.class_counts(project, party.snapshot_id)
+        for role, party in parties.items()
+        if party is not None
     }
-    return {role: counts for role, counts in by_role.items() if counts is not None}
+    return {role: counts_now(counts, context.former) for role, counts in by_role.items() if counts is not None}
 
 
 def _record(

@@ -11,6 +11,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -130,8 +131,10 @@ def spelled_out(policy: Gate) -> Gate:
     return Gate.model_validate(policy.model_dump(mode="json"))
 
 
-def policy_id(policy: Gate, classes: Sequence[str]) -> str:
+def policy_id(policy: Gate, classes: Sequence[str], *, former: Mapping[str, str | None] = MappingProxyType({})) -> str:
     """Return the hash of everything that rules a comparison: the gate's settings, the classes, the rule's version.
+
+    And what former class names stand for, where there are any.
 
     Settings at their defaults are left out: a release that brings a new one asks no question anew. So are those that
     change no answer: what is told, and when it is judged.
@@ -140,7 +143,8 @@ def policy_id(policy: Gate, classes: Sequence[str]) -> str:
     gate = policy.model_dump(mode="json", exclude_defaults=True, exclude=unasked)
     if gate.get("exam") == {}:
         del gate["exam"]
-    return content_id({"gate": gate, "classes": list(classes), "rule": RULE_VERSION})
+    names = {"former": dict(former)} if former else {}
+    return content_id({"gate": gate, "classes": list(classes), "rule": RULE_VERSION, **names})
 
 
 def build_document(
@@ -362,8 +366,6 @@ def _plain(value: Any) -> Any:
         return {name: _plain(element) for name, element in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(element) for element in value]
-    if isinstance(value, Mapping):
-        return dict(value)
     if isinstance(value, float):
         return round(value, DIGITS) if math.isfinite(value) else None
     return value

@@ -108,13 +108,13 @@ def _may_approve(user: Any, project: str) -> bool:
 
 
 @app.get("/labels/{project}")
-def labels(project: str, user: GetUserDep) -> Response:  # noqa: ARG001
-    """Show how a project's labeling goes."""
+def labels(project: str, user: GetUserDep) -> Response:
+    """Show how a project's labeling goes; figures of persons are for whoever may answer requests for approval."""
     from pipeline_tasks.orchestration.overview import labels_html
 
     if project not in _known_projects():
         raise HTTPException(404, "no such project")
-    return _page(labels_html(project).encode())
+    return _page(labels_html(project, people=_may_approve(user, project)).encode())
 
 
 @app.get("/data-docs/{path:path}")

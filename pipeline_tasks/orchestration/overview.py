@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
 import itertools
 import re
+import threading
+import time
 from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
@@ -165,9 +168,19 @@ def labeling_of(parts: Resources, project: str) -> LabelingReport:
     return labeling_report(parts.project(project), labels=LabelRepository(parts.database), now=utc_now())
 
 
-def labels_html(project: str) -> str:
-    """Return the page of a project's labeling."""
-    return as_page(labeling_of(_shared_parts(), project))
+def labels_html(project: str, *, people: bool) -> str:
+    """Return the page of a project's labeling, with or without the figures of persons; of the last minute at most."""
+    with _one_at_a_time:
+        report = _labeling_of_minute(project, int(time.monotonic() // 60))
+    return as_page(report if people else dataclasses.replace(report, people=None))
+
+
+_one_at_a_time = threading.Lock()  # the estimate of who is right takes seconds on tens of thousands of answers
+
+
+@functools.lru_cache(maxsize=16)
+def _labeling_of_minute(project: str, minute: int) -> LabelingReport:  # noqa: ARG001 - the key of the cache
+    return labeling_of(_shared_parts(), project)
 
 
 def project_of(key: str) -> str | None:

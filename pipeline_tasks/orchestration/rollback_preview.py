@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from pipeline_tasks.catalog.routes import RouteRecord, ServingRepository
+from pipeline_tasks.core.clock import utc_now
 from pipeline_tasks.deployment.route_plan import rollback_target
 from pipeline_tasks.deployment.task import is_given_again
 from pipeline_tasks.guards.reason import stated
@@ -20,7 +21,7 @@ def preview(parts: Resources, project: str, *, to_version: str | None, actor: st
     """
     why = stated(reason)
     records = ServingRepository(parts.database).records(project)
-    if records and to_version is None and is_given_again(records[-1], actor=actor, reason=why):
+    if records and to_version is None and is_given_again(records[-1], actor=actor, reason=why, now=utc_now()):
         again = records[-1].route.champion_version
         return (
             f"{project}: {again} is champion again since {records[-1].created_at:%Y-%m-%d %H:%M} UTC by "

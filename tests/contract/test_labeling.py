@@ -226,12 +226,12 @@ def test_annotations_are_counted_with_skips_and_by_the_clock_of_their_times(tool
     people.answer(project_id, "b", None)
     counted = tool.annotation_count(project_id)
     assert counted.num_annotations == 3
-    newest = max(one.updated_at for one in tool.annotations(project_id))
+    newest = max(annotation.updated_at for annotation in tool.annotations(project_id))
     assert abs(counted.at - newest) < dt.timedelta(seconds=60)
     assert abs(counted.ahead_seconds) < 60
     people.delete_annotation(first)
     assert tool.annotation_count(project_id).num_annotations == 2
-    assert [one.task_id for one in tool.annotated_tasks(project_id, ids[1:])] == [ids[1]]
+    assert [task.task_id for task in tool.annotated_tasks(project_id, ids[1:])] == [ids[1]]
     assert tool.annotated_tasks(project_id, []) == []
 
 

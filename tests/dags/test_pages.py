@@ -63,7 +63,7 @@ def site(monkeypatch, tmp_path):
     monkeypatch.setattr(airflow_plugin, "get_auth_manager", SimpleAuthManager)
     monkeypatch.setattr("pipeline_tasks.core.settings.load_settings", lambda: settings)
     monkeypatch.setattr(overview, "overview_html", lambda: "<p>overview</p>")
-    monkeypatch.setattr(overview, "labels_html", lambda project: f"<p>{project}</p>")
+    monkeypatch.setattr(overview, "labels_html", lambda project, *, people: f"<p>{project}, {people}</p>")
     monkeypatch.setattr(airflow_plugin, "_known_projects", lambda: {"fashion"})
     monkeypatch.setitem(
         airflow_plugin.app.dependency_overrides, get_user, lambda: SimpleAuthManagerUser(username="alice", role="user")
@@ -85,8 +85,15 @@ def site(monkeypatch, tmp_path):
     return SimpleNamespace(get=get, settings=settings, docs=settings.docs_dir, app=airflow_plugin.app, asked=asked)
 
 
-def test_the_labeling_of_a_known_project_has_a_page(site):
-    assert site.get(f"{AIRFLOW}{PREFIX}/labels/fashion").text == "<p>fashion</p>"
+@pytest.mark.parametrize(("role", "people"), [("viewer", False), ("user", True)])
+def test_the_labeling_of_a_known_project_has_a_page(site, monkeypatch, role, people):
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from airflow.api_fastapi.core_api.security import get_user
+
+    monkeypatch.setitem(
+        site.app.dependency_overrides, get_user, lambda: SimpleAuthManagerUser(username="ann", role=role)
+    )
+    assert site.get(f"{AIRFLOW}{PREFIX}/labels/fashion").text == f"<p>fashion, {people}</p>"
     assert site.get(f"{AIRFLOW}{PREFIX}/labels/dogs").status_code == 404
 
 

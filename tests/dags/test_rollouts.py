@@ -126,6 +126,7 @@ def loop_of(tmp_path, database, object_store, monkeypatch):
         monkeypatch.setattr(airflow_operators, "die_with_parent", lambda: None)
         monkeypatch.setattr(deploy, "restore_bento", lambda *_: None)
         monkeypatch.setattr(deploy, "check_answers", lambda *_: None)
+        monkeypatch.setattr(deploy, "learned_classes", lambda *_: ("cat", "dog"))
         monkeypatch.setattr(canary, "LOOK_SECONDS", 0.01)
         return loop
 

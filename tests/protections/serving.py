@@ -219,7 +219,7 @@ PROTECTIONS = [
         "the length of a head of an inference service",
         "a head without an end is closed before it is held, key or no key",
         "bento_services/serve.py",
-        "if self._num_head_bytes > MAX_HEAD_BYTES:",
+        "if self._num_bytes > MAX_HEAD_BYTES:",
         "if False:",
         (
             "tests/service/test_bent_http.py::test_a_head_without_end_and_without_a_key_is_closed_before_it_is_held[inference-value]",

@@ -244,13 +244,14 @@ def test_e6_a_preview_says_from_where_to_where_and_since_when(installation):
     )
 
 
-def test_e6_a_preview_says_that_the_same_rollback_was_done_already(installation):
+def test_e6_a_preview_says_that_the_same_rollback_was_done_already(installation, monkeypatch):
     """Killed before it printed, and given again, it went one champion further."""
     case = Case(installation.parts.database, installation.store, project=NAME)
     for at, version in enumerate(("v1", "v2"), start=1):
         case.judge(version, at=at)
         case.move(version, at=at)
     case.move("v1", at=3, action="rollback", run="shell__1")
+    monkeypatch.setattr(rollback_preview, "utc_now", lambda: minutes(4))
     preview = rollback_preview.preview(installation.parts, NAME, to_version=None, actor="ops", reason="complaints")
     assert preview == (
         f"{NAME}: v1 is champion again since {minutes(3):%Y-%m-%d %H:%M} UTC by this same rollback (complaints). "

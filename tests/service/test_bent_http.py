@@ -92,8 +92,13 @@ def test_what_is_no_request_is_refused_without_a_trace(running):
 
 @pytest.mark.parametrize(
     ("start", "more"),
-    [(b"GET / HTTP/1.1\r\nX: ", b"a"), (b"GET / HTTP/1.1\r\n", b"a: b\r\n"), (b"GET /", b"a")],
-    ids=["value", "many", "target"],
+    [
+        (b"GET / HTTP/1.1\r\nX: ", b"a"),
+        (b"GET / HTTP/1.1\r\n", b"a: b\r\n"),
+        (b"GET /", b"a"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n"),
+    ],
+    ids=["value", "many", "target", "trailer"],
 )
 def test_a_head_without_end_and_without_a_key_is_closed_before_it_is_held(running, start, more):
     sent = 0
@@ -110,7 +115,7 @@ def test_a_head_without_end_and_without_a_key_is_closed_before_it_is_held(runnin
 
 
 def test_the_inference_service_is_read_with_a_bound_on_heads(monkeypatch):
-    loaded = types.SimpleNamespace(name="inference", bento=None, to_asgi=lambda: print)
+    loaded = types.SimpleNamespace(name="inference", bento=None, apis={}, to_asgi=lambda: print)
     configs = []
     monkeypatch.setattr(bentoml, "server_context", types.SimpleNamespace())
     monkeypatch.setattr(bentoml, "load", lambda bento, **_: {"a:r1": loaded}[bento])

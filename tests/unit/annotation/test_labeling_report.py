@@ -108,6 +108,7 @@ def test_the_page_escapes_names_and_has_a_bar_for_a_day_with_answers():
     assert "&lt;b&gt;ben&lt;/b&gt;@x" in page
     assert page.count("<rect ") == 2
     assert "Nobody has answered" in as_page(report_of(people=(), days=()))
+    assert "ann@x" not in as_page(report_of(people=None))
 
 
 def test_the_document_is_json_without_nan():

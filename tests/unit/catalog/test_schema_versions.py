@@ -1,4 +1,4 @@
-"""What a class name of any schema version stands for now."""
+"""Class names of every schema version, and what they stand for now."""
 
 import datetime as dt
 

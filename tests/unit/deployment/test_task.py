@@ -215,6 +215,14 @@ def test_the_same_words_in_a_later_incident_are_another_rollback(yard):
     assert yard.rollback(attempt=Attempt("shell__2", "rollback")).champion_version == "a"
 
 
+def test_the_same_words_an_hour_later_are_another_rollback(yard, monkeypatch):
+    for version in ("a", "b", "c"):
+        yard.ship(version)
+    yard.rollback(attempt=Attempt("shell__1", "rollback"))
+    monkeypatch.setattr(task, "AGAIN_WITHIN", dt.timedelta(0))
+    assert yard.rollback(attempt=Attempt("shell__2", "rollback")).champion_version == "a"
+
+
 def test_back_to_a_named_version_that_runs_no_more(yard):
     for version in ("a", "b", "c"):
         yard.ship(version)

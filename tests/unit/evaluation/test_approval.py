@@ -33,8 +33,8 @@ def approvals(database):
 
 @pytest.fixture
 def given(database, verdicts, object_store):
-    def give(answer="promote", champion="old", contender="new"):
-        document = verdict_document(contender=contender, champion=champion, answer=answer)
+    def give(answer="promote", champion="old", contender="new", classes=()):
+        document = verdict_document(contender=contender, champion=champion, answer=answer, classes=classes)
         verdict_id = vd.verdict_id_of(document)
         key = f"verdicts/fashion/{verdict_id}"
         data = vd.document_bytes(document)
@@ -117,6 +117,15 @@ def test_another_projects_verdict_does_not_ship(given, require):
 def test_a_champion_that_moved_makes_the_verdict_stale(given, require, compared, head):
     message = closed(require, given(champion=compared).verdict_id, head=head, code="STALE_BASELINE")
     assert f"the champion must still be {compared or 'nobody'}" in message
+
+
+def test_a_verdict_from_before_a_migration_of_its_classes_does_not_ship(given, require):
+    now = s.project(classes=("shirt", "boot"))
+    verdict_id = given(classes=s.CLASSES).verdict_id
+    message = closed(require, verdict_id, project=now, code="CLASSES_CHANGED")
+    assert "the classes that it was judged on must be the project's (it has no shoe any more). Train again" in message
+    with_another = s.project(classes=(*s.CLASSES, "boot"))
+    assert require(verdict_id, project=with_another).answer == "promote"
 
 
 def test_a_promotion_that_went_through_can_be_repeated(given, require):

@@ -1,10 +1,12 @@
 """A comparison after a migration of classes: both models are judged on the new labels."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline_tasks.evaluation import verdict as vd
+from pipeline_tasks.evaluation.former_classes import model_of_now
 from tests.unit.evaluation import support as s
 
 GATE = {"exam": {"min_items": 10}}
@@ -89,3 +91,8 @@ def test_a_broken_champion_is_no_less_broken_under_other_names(run, world):
 def test_nothing_is_said_where_no_former_name_occurs(run, object_store):
     document = document_of(object_store, run(former={"hat": "shoe"}))
     assert "former" not in document["question"]
+
+
+def test_a_champion_without_a_row_for_each_item_has_no_answers_under_other_names():
+    flat = SimpleNamespace(classes=("shirt", "shoe"), runtime="torch", decoding=None, predict=lambda _: [0.5, 0.5])
+    assert model_of_now(flat, {"shoe": "boot"}).predict([1, 2]).shape == (0, 0)

@@ -15,10 +15,10 @@ from pipeline_tasks.evaluation.report.markdown import markdown_summary
 from pipeline_tasks.evaluation.scoring import Measured
 from pipeline_tasks.project.gate_schema import Gate
 from pipeline_tasks.training.metrics import validation_metrics
-from tests.unit.evaluation import gate_checks
+from tests.unit.evaluation import evidence_checks
 from tests.unit.evaluation import support as s
 
-GROUPS = [None, np.arange(gate_checks.NUM_ITEMS), np.arange(gate_checks.NUM_ITEMS) // 3]
+GROUPS = [None, np.arange(evidence_checks.NUM_ITEMS), np.arange(evidence_checks.NUM_ITEMS) // 3]
 MEASURED = {"contender": Measured(1.0, 2.0), "champion": Measured(3.0, 4.0)}
 
 
@@ -27,17 +27,17 @@ def test_the_schema_offers_what_the_table_has():
 
 
 def test_a_search_can_go_by_every_metric():
-    probabilities_nc = gate_checks.probabilities(gate_checks.BETTER)
-    assert METRICS.keys() <= validation_metrics(probabilities_nc, gate_checks.TRUTH, s.CLASSES).keys()
+    probabilities_nc = evidence_checks.probabilities(evidence_checks.BETTER)
+    assert METRICS.keys() <= validation_metrics(probabilities_nc, evidence_checks.TRUTH, s.CLASSES).keys()
 
 
 @pytest.mark.parametrize("group_n", GROUPS, ids=["no groups", "single", "of three"])
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_figure_interval_and_difference_are_of_one_thing(metric, group_n):
-    truth = Truth(s.CLASSES, gate_checks.TRUTH, group_n)
-    better, worse = (metric.figure(truth, answer_n) for answer_n in (gate_checks.BETTER, gate_checks.WORSE))
-    interval = metric.interval(truth, gate_checks.BETTER)
-    gain = metric.compare(truth, gate_checks.BETTER, gate_checks.WORSE, 0.03)
+    truth = Truth(s.CLASSES, evidence_checks.TRUTH, group_n)
+    better, worse = (metric.figure(truth, answer_n) for answer_n in (evidence_checks.BETTER, evidence_checks.WORSE))
+    interval = metric.interval(truth, evidence_checks.BETTER)
+    gain = metric.compare(truth, evidence_checks.BETTER, evidence_checks.WORSE, 0.03)
     assert interval.estimate == pytest.approx(better)
     assert interval.low < better < interval.high
     assert (gain.metric, gain.alpha) == (metric.name, 0.03)
@@ -67,9 +67,11 @@ WORST_RECALL = GateMetric(
 
 def verdict_by(metric: str) -> dict:
     policy = vd.spelled_out(s.policy()).model_copy(update={"metric": metric})
-    better, worse = (gate_checks.probabilities(answer_n) for answer_n in (gate_checks.BETTER, gate_checks.WORSE))
-    answers = [gate_checks.raw_answers(better, worse)]
-    question = gate_checks.question(policy=policy, exams=(vd.ExamName("exam2", 2, 300, "exams/2", "d"),))
+    better, worse = (
+        evidence_checks.probabilities(answer_n) for answer_n in (evidence_checks.BETTER, evidence_checks.WORSE)
+    )
+    answers = [evidence_checks.raw_answers(better, worse)]
+    question = evidence_checks.question(policy=policy, exams=(vd.ExamName("exam2", 2, 300, "exams/2", "d"),))
     return json.loads(vd.document_bytes(vd.build_document(question, answers, measured=MEASURED, evidence_digest="d")))
 
 
