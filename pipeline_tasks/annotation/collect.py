@@ -327,7 +327,7 @@ class Collection:
     def _read_through(
         self, stored: Iterable[AnnotationRow], coming: Iterable[AnnotationRow] = ()
     ) -> list[AnnotationRow]:
-        return read_through(_newest_of(stored, coming), self._config.former)
+        return read_through(_newest_of(stored, coming), self._config.former, self._config.choices)
 
     def _decisions(self, queue: Queue, item_ids: Sequence[str], rows: Sequence[AnnotationRow]) -> list[DecisionRow]:
         name, rule = self._project.name, self._rule(queue)

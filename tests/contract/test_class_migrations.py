@@ -120,6 +120,47 @@ def test_an_undo_asks_what_becomes_of_the_labels_that_were_given_since(case):
     assert case.collect().num_decided == 0
 
 
+def edit_answer(case, item_id, label):
+    """Answer anew, as the person who has answered."""
+    (row,) = case.labels.annotations(NAME, [item_id])[item_id]
+    case.labeling.edit(row.annotation_id.partition("@")[0], label)
+
+
+@pytest.mark.parametrize(
+    ("options", "label"), [(ClassOptions(move_to="dog"), "dog"), (ClassOptions(drop=True), None)], ids=["move", "drop"]
+)
+def test_an_undo_asks_what_becomes_of_a_label_that_its_person_has_given_anew(case, options, label):
+    case.migrate(MERGED, MERGE)
+    edit_answer(case, case.train[0], "pet")
+    assert case.collect().num_decided == 0  # it is "pet" already
+    with pytest.raises(ConfigError, match=r"got nothing of pet: 1 annotations and 1 items would be orphaned"):
+        case.migrate(CLASSES, ClassOptions(), undo=True)
+    case.migrate(CLASSES, options, undo=True)
+    assert labels_of(case) == [label, "cat", "dog", "dog", "owl", "owl"]
+    edit_answer(case, case.train[0], "pet")  # the page was open since before: read as what was said of its name
+    case.collect()
+    assert labels_of(case) == [label, "cat", "dog", "dog", "owl", "owl"]
+
+
+def test_an_undo_decides_by_what_people_have_answered_since(case):
+    case.migrate(MERGED, MERGE)
+    edit_answer(case, case.train[0], "dog")  # the page was open since before
+    case.collect()
+    case.migrate(CLASSES, ClassOptions(), undo=True)
+    assert labels_of(case)[:4] == ["dog", "cat", "dog", "dog"]
+    assert case.collect().num_decided == 0
+
+
+def test_an_undo_gives_the_names_of_before_their_meaning_of_then(case):
+    case.migrate(["feline", "dog", "owl"], ClassOptions(renames=("cat=feline",)))
+    case.migrate(MERGED, ClassOptions(merges=("feline,dog=pet",)))
+    case.migrate(["feline", "dog", "owl"], ClassOptions(), undo=True)
+    edit_answer(case, case.train[0], "cat")
+    edit_answer(case, case.train[2], "dog")
+    case.collect()
+    assert labels_of(case)[:4] == ["feline", "feline", "dog", "dog"]
+
+
 def test_a_class_that_is_removed_takes_its_labels_along_or_moves_them(case):
     with pytest.raises(ConfigError, match=r"got nothing of dog: 3 annotations and 3 items would be orphaned"):
         case.migrate(["cat", "owl"], ClassOptions())
