@@ -177,6 +177,20 @@ def test_a_class_that_is_removed_takes_its_labels_along_or_moves_them(case):
     assert labels_of(case) == ["cat", "cat", "owl", "owl", "owl", "owl"]
 
 
+def test_a_source_that_corrects_a_label_after_its_class_was_dropped_is_heard(case):
+    without_owl = ["cat", "dog"]
+    case.migrate(without_owl, ClassOptions(removed=("owl",), drop=True))
+    with case.database.engine.begin() as connection:
+        mine = t.items.c.item_id == case.train[4]
+        connection.execute(t.items.update().where(mine).values(source_label="cat"))
+    for num_corrected in (1, 0):
+        assert case.annotate().num_imported_labels == num_corrected
+        assert labels_of(case)[4:] == ["cat", None]
+    case.project = with_classes(CLASSES)  # the class comes back: what was dropped stays so
+    assert case.annotate().num_imported_labels == 0
+    assert labels_of(case)[4:] == ["cat", None]
+
+
 def test_uses_are_counted_under_the_names_of_now(case):
     uses = ClassMigrations(case.database).uses(NAME)
     assert uses["cat"] == ClassUse(decided=2, annotations=3)
