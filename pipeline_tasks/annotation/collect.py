@@ -359,6 +359,6 @@ def _newest_of(stored: Iterable[AnnotationRow], coming: Iterable[AnnotationRow])
 
 
 def _kind(reading: Reading) -> str:
-    if reading.label is not None:
+    if reading.label is not None and reading.code != "UNKNOWN_CLASS":  # one of a class that was removed keeps its name
         return "labeled"
     return {None: "skipped", "NO_ANSWER": "empty"}.get(reading.code, "refused")

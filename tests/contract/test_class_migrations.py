@@ -191,6 +191,16 @@ def test_a_source_that_corrects_a_label_after_its_class_was_dropped_is_heard(cas
     assert labels_of(case)[4:] == ["cat", None]
 
 
+def test_a_late_answer_of_a_class_that_was_dropped_counts_as_refused(case):
+    (late,) = case.add_numbers([7])
+    case.annotate()
+    case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), drop=True))
+    case.labeling.answer(case.ls_project(), late, "dog")
+    report = case.collect()
+    assert (report.num_annotations, report.num_refused, codes_of(case)) == (1, 1, ["UNKNOWN_CLASS"])
+    assert case.label_of(late) is None
+
+
 def test_uses_are_counted_under_the_names_of_now(case):
     uses = ClassMigrations(case.database).uses(NAME)
     assert uses["cat"] == ClassUse(decided=2, annotations=3)
