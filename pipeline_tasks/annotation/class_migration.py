@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 
 from pipeline_tasks.annotation.class_plan import ClassOptions, ClassPlan, plan_classes, plan_undo, refuse_orphans
-from pipeline_tasks.annotation.consensus import ConsensusRule, next_decision, read_through
+from pipeline_tasks.annotation.consensus import HUMAN_METHODS, ConsensusRule, next_decision, read_through
 from pipeline_tasks.annotation.label_studio_projects import ensure
 from pipeline_tasks.catalog.class_migrations import ClassMigrations, ClassUse
 from pipeline_tasks.catalog.database import Database
@@ -67,26 +67,39 @@ def prepare(
     )
     migrations = ClassMigrations(database)
     uses = migrations.uses(name)
-    restored: Mapping[str, DecisionRow] = {}
-    if plan.undoes is not None:
-        undos = [later for later in history if later.undoes is not None]
-        restored = migrations.made_by(name, history[plan.undoes - 1], undos=undos)
-    lost = {old for old, to in names_now(history).items() if to in plan.unexplained and old not in classes}
-    items, num_annotations = migrations.under(name, lost.union(plan.unexplained))
-    orphans = [item_id for item_id in items if item_id not in restored]
-    refuse_orphans(plan, orphans, num_annotations=num_annotations, project=name)
     former = names_now([*history, version])
-    touched = [] if plan.is_empty else migrations.touched(name, {*plan.mapping, *plan.unexplained})
-    answers = LabelRepository(database).annotations(name, [row.item_id for row in touched if row.status == "disputed"])
+    restored, anew = _undone(migrations, name, history, plan)
+    lost = {*names_now(history), *plan.before}.difference(former, plan.classes).union(plan.unexplained)
+    answered = migrations.answered(name, lost)
+    orphans = sorted((migrations.decided(name, lost) - restored.keys() - anew).union(answered))
+    refuse_orphans(plan, orphans, num_annotations=answered.total(), project=name)
     changed = [_restored(before, version) for before in restored.values()]
-    changed += [
-        row
-        for newest in touched
-        if newest.item_id not in restored
-        and (row := _migrated(newest, answers.get(newest.item_id, []), former, version, rules=_rules(project)))
-        is not None
-    ]
+    if not plan.is_empty:
+        labels = LabelRepository(database)
+        touched = {row.item_id: row for row in migrations.touched(name, {*plan.mapping, *plan.unexplained})}
+        touched |= labels.decisions(name, anew)
+        disputed = {row.item_id for row in touched.values() if row.status == "disputed"}
+        answers = labels.annotations(name, disputed | anew)
+        changed += [
+            row
+            for item_id in sorted(touched.keys() - restored.keys())
+            if (row := _migrated(touched[item_id], answers.get(item_id, []), former, version, rules=_rules(project)))
+            is not None
+        ]
     return Migration(name, plan, version, uses, tuple(sorted(changed, key=lambda row: row.item_id)))
+
+
+def _undone(
+    migrations: ClassMigrations, project: str, history: Sequence[SchemaVersion], plan: ClassPlan
+) -> tuple[dict[str, DecisionRow], set[str]]:
+    """Return the decisions that an undo gives back, by item, and the items whose people have answered anew since."""
+    if plan.undoes is None:
+        return {}, set()
+    undone = history[plan.undoes - 1]
+    made = migrations.made_by(project, undone, undos=[later for later in history if later.undoes is not None])
+    answered = migrations.answered(project, [*plan.mapping, *plan.unexplained], since=undone.created_at)
+    anew = {item_id for item_id, row in made.items() if item_id in answered and row.method in HUMAN_METHODS}
+    return {item_id: row for item_id, row in made.items() if item_id not in anew}, anew
 
 
 def _is_done(history: Sequence[SchemaVersion], classes: Sequence[str], options: ClassOptions, *, undo: bool) -> bool:
@@ -158,13 +171,11 @@ def _migrated(
     *,
     rules: Rules,
 ) -> DecisionRow | None:
-    """Return the next version of a decision under the new classes; a dispute may be none any more."""
-    if newest.status == "disputed":
-        if not answers:
-            return None
+    """Return the next version of a decision under the new classes; one with `answers` is decided by them anew."""
+    if answers:
         return next_decision(
             newest.item_id,
-            read_through(answers, former),
+            read_through(answers, former, version.classes),
             rule=rules[answers[0].queue],
             previous=newest,
             schema_version=version.version,

@@ -328,7 +328,7 @@ class Collection:
     def _read_through(
         self, stored: Iterable[AnnotationRow], coming: Iterable[AnnotationRow] = ()
     ) -> list[AnnotationRow]:
-        return read_through(_newest_of(stored, coming), self._config.former)
+        return read_through(_newest_of(stored, coming), self._config.former, self._config.choices)
 
     def _decisions(self, queue: Queue, item_ids: Sequence[str], rows: Sequence[AnnotationRow]) -> list[DecisionRow]:
         name, rule = self._project.name, self._rule(queue)
@@ -360,6 +360,6 @@ def _newest_of(stored: Iterable[AnnotationRow], coming: Iterable[AnnotationRow])
 
 
 def _kind(reading: Reading) -> str:
-    if reading.label is not None:
+    if reading.label is not None and reading.code != "UNKNOWN_CLASS":  # one of a class that was removed keeps its name
         return "labeled"
     return {None: "skipped", "NO_ANSWER": "empty"}.get(reading.code, "refused")

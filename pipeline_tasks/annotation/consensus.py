@@ -43,12 +43,12 @@ class Consensus:
     agreement: float
 
 
-def read_through(annotations: Iterable[AnnotationRow], former: Mapping[str, str | None]) -> list[AnnotationRow]:
-    """Return annotations under the class names of now; a class that was removed is no answer."""
-    return [
-        row if row.label is None else dataclasses.replace(row, label=former.get(row.label, row.label))
-        for row in annotations
-    ]
+def read_through(
+    annotations: Iterable[AnnotationRow], former: Mapping[str, str | None], classes: Iterable[str]
+) -> list[AnnotationRow]:
+    """Return annotations under the class names of now; a class that was removed, or never was, is no answer."""
+    names = {**former, **{name: name for name in classes}}
+    return [row if row.label is None else dataclasses.replace(row, label=names.get(row.label)) for row in annotations]
 
 
 def counted_answers(annotations: Iterable[AnnotationRow]) -> list[AnnotationRow]:

@@ -69,17 +69,19 @@ class ClassMigrations:
                         counts.setdefault(now, Counter())[kind] += count
         return {name: ClassUse(**count) for name, count in counts.items()}
 
-    def under(self, project: str, names: Iterable[str]) -> tuple[list[str], int]:
-        """Return the items with a decided label or an annotation under one of the names, and how many annotations."""
-        chosen = sorted(names)
-        decision, annotation = t.label_decisions.c, t.annotations.c
-        decided = newest_decisions(project).where(decision.status == "decided", decision.label.in_(chosen))
-        there = (annotation.deleted.is_(False), annotation.cancelled.is_(False), annotation.label.in_(chosen))
-        given = newest_annotations(project).where(*there)
-        with self.database.read() as connection:
-            items = set(connection.scalars(decided.with_only_columns(decision.item_id, maintain_column_froms=True)))
-            answered = connection.scalars(given.with_only_columns(annotation.item_id, maintain_column_froms=True)).all()
-        return sorted(items.union(answered)), len(answered)
+    def decided(self, project: str, names: Iterable[str]) -> set[str]:
+        """Return the items with a decided label under one of the names."""
+        decision = t.label_decisions.c
+        query = newest_decisions(project).where(decision.status == "decided", decision.label.in_(sorted(names)))
+        return set(self.database.scalars(query.with_only_columns(decision.item_id, maintain_column_froms=True)))
+
+    def answered(self, project: str, names: Iterable[str], *, since: dt.datetime | None = None) -> Counter[str]:
+        """Return the number of annotations that are there under one of the names, or were collected since, by item."""
+        annotation = t.annotations.c
+        mine = [annotation.label.in_(sorted(names)), *([] if since is None else [annotation.collected_at >= since])]
+        there = (annotation.deleted.is_(False), annotation.cancelled.is_(False), sa.or_(*mine))
+        query = newest_annotations(project).where(*there)
+        return Counter(self.database.scalars(query.with_only_columns(annotation.item_id, maintain_column_froms=True)))
 
     def touched(self, project: str, labels: Iterable[str]) -> list[DecisionRow]:
         """Return the newest decision of each item that has one of the labels or is disputed."""

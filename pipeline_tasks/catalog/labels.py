@@ -280,15 +280,20 @@ def _insert_from(
 
 
 def _is_corrected(project: str, newest: sa.FromClause, told: sa.ColumnElement[Any]) -> list[sa.ColumnElement[bool]]:
-    """The conditions that an item's newest decision is its source's, with another label than the source gives now."""
-    later = t.label_decisions.alias("later")
+    """The conditions that an item's newest decision is its source's, with another label than the source gives now.
+
+    One that was dropped with its class is compared by the label that it had.
+    """
+    later, dropped = t.label_decisions.alias("later"), t.label_decisions.alias("dropped")
     same_item = (later.c.project == newest.c.project, later.c.item_id == newest.c.item_id)
+    same_line = (dropped.c.project == newest.c.project, dropped.c.item_id == newest.c.item_id)
+    had_other = sa.exists().where(*same_line, dropped.c.version == newest.c.version - 1, dropped.c.label != told)
     return [
         t.items.c.project == project,
         newest.c.project == t.items.c.project,
         newest.c.item_id == t.items.c.item_id,
         newest.c.method == "imported",
-        newest.c.label != told,
+        sa.or_(newest.c.label != told, sa.and_(newest.c.label.is_(None), had_other)),
         ~sa.exists().where(*same_item, later.c.version > newest.c.version),
         is_usable(project),
     ]

@@ -31,12 +31,20 @@ class SchemaVersion:
 
 
 def names_now(history: Iterable[SchemaVersion]) -> dict[str, str | None]:
-    """Return what each name that is no class any more stands for, of versions oldest first."""
+    """Return what each name that is no class any more stands for, of versions oldest first.
+
+    An undo gives the names that were there before what it undoes their meaning of then.
+    """
     now: dict[str, str | None] = {}
     classes: tuple[str, ...] = ()
+    after: dict[int, dict[str, str | None]] = {}
     for version in history:
         classes = version.classes
-        now = {name: _next(to, version.mapping) for name, to in now.items()} | {name: name for name in classes}
+        before = {} if version.undoes is None else after.get(version.undoes - 1, {})
+        restored = {name: to for name, to in before.items() if name not in version.mapping}
+        now = {name: _next(to, version.mapping) for name, to in now.items()} | restored
+        now |= {name: name for name in classes}
+        after[version.version] = now
     known = {*classes, None}
     return {name: to for name, to in now.items() if name not in classes and to in known}
 

@@ -120,6 +120,47 @@ def test_an_undo_asks_what_becomes_of_the_labels_that_were_given_since(case):
     assert case.collect().num_decided == 0
 
 
+def edit_answer(case, item_id, label):
+    """Answer anew, as the person who has answered."""
+    (row,) = case.labels.annotations(NAME, [item_id])[item_id]
+    case.labeling.edit(row.annotation_id.partition("@")[0], label)
+
+
+@pytest.mark.parametrize(
+    ("options", "label"), [(ClassOptions(move_to="dog"), "dog"), (ClassOptions(drop=True), None)], ids=["move", "drop"]
+)
+def test_an_undo_asks_what_becomes_of_a_label_that_its_person_has_given_anew(case, options, label):
+    case.migrate(MERGED, MERGE)
+    edit_answer(case, case.train[0], "pet")
+    assert case.collect().num_decided == 0  # it is "pet" already
+    with pytest.raises(ConfigError, match=r"got nothing of pet: 1 annotations and 1 items would be orphaned"):
+        case.migrate(CLASSES, ClassOptions(), undo=True)
+    case.migrate(CLASSES, options, undo=True)
+    assert labels_of(case) == [label, "cat", "dog", "dog", "owl", "owl"]
+    edit_answer(case, case.train[0], "pet")  # the page was open since before: read as what was said of its name
+    case.collect()
+    assert labels_of(case) == [label, "cat", "dog", "dog", "owl", "owl"]
+
+
+def test_an_undo_decides_by_what_people_have_answered_since(case):
+    case.migrate(MERGED, MERGE)
+    edit_answer(case, case.train[0], "dog")  # the page was open since before
+    case.collect()
+    case.migrate(CLASSES, ClassOptions(), undo=True)
+    assert labels_of(case)[:4] == ["dog", "cat", "dog", "dog"]
+    assert case.collect().num_decided == 0
+
+
+def test_an_undo_gives_the_names_of_before_their_meaning_of_then(case):
+    case.migrate(["feline", "dog", "owl"], ClassOptions(renames=("cat=feline",)))
+    case.migrate(MERGED, ClassOptions(merges=("feline,dog=pet",)))
+    case.migrate(["feline", "dog", "owl"], ClassOptions(), undo=True)
+    edit_answer(case, case.train[0], "cat")
+    edit_answer(case, case.train[2], "dog")
+    case.collect()
+    assert labels_of(case)[:4] == ["feline", "feline", "dog", "dog"]
+
+
 def test_a_class_that_is_removed_takes_its_labels_along_or_moves_them(case):
     with pytest.raises(ConfigError, match=r"got nothing of dog: 3 annotations and 3 items would be orphaned"):
         case.migrate(["cat", "owl"], ClassOptions())
@@ -134,6 +175,30 @@ def test_a_class_that_is_removed_takes_its_labels_along_or_moves_them(case):
     assert labels_of(case) == ["cat", "cat", "dog", "dog", "owl", "owl"]
     case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), move_to="owl"))
     assert labels_of(case) == ["cat", "cat", "owl", "owl", "owl", "owl"]
+
+
+def test_a_source_that_corrects_a_label_after_its_class_was_dropped_is_heard(case):
+    without_owl = ["cat", "dog"]
+    case.migrate(without_owl, ClassOptions(removed=("owl",), drop=True))
+    with case.database.engine.begin() as connection:
+        mine = t.items.c.item_id == case.train[4]
+        connection.execute(t.items.update().where(mine).values(source_label="cat"))
+    for num_corrected in (1, 0):
+        assert case.annotate().num_imported_labels == num_corrected
+        assert labels_of(case)[4:] == ["cat", None]
+    case.project = with_classes(CLASSES)  # the class comes back: what was dropped stays so
+    assert case.annotate().num_imported_labels == 0
+    assert labels_of(case)[4:] == ["cat", None]
+
+
+def test_a_late_answer_of_a_class_that_was_dropped_counts_as_refused(case):
+    (late,) = case.add_numbers([7])
+    case.annotate()
+    case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), drop=True))
+    case.labeling.answer(case.ls_project(), late, "dog")
+    report = case.collect()
+    assert (report.num_annotations, report.num_refused, codes_of(case)) == (1, 1, ["UNKNOWN_CLASS"])
+    assert case.label_of(late) is None
 
 
 def test_uses_are_counted_under_the_names_of_now(case):

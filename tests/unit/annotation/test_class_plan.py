@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 
 from pipeline_tasks.annotation.class_plan import ClassOptions, plan_classes, plan_undo, refuse_orphans, undoable
-from pipeline_tasks.catalog.schema_versions import SchemaVersion
+from pipeline_tasks.catalog.schema_versions import SchemaVersion, names_now
 from pipeline_tasks.errors import ConfigError
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
@@ -121,6 +121,17 @@ def test_undos_go_back_one_version_each():
     assert undoable(line) is None
     with pytest.raises(ConfigError, match="--undo needs a schema version after the first that is not undone"):
         plan_undo(line, FIRST, ClassOptions())
+
+
+def test_an_undo_gives_names_their_meaning_of_before():
+    line = history(
+        (FIRST, {}), (["feline", "dog", "owl"], {"cat": "feline"}), (["pet", "owl"], {"feline": "pet", "dog": "pet"})
+    )
+    assert names_now(line) == {"cat": "pet", "feline": "pet", "dog": "pet"}
+    moved = history(*[(row.classes, row.mapping) for row in line], (line[1].classes, {"pet": "dog"}, 3))
+    assert names_now(moved) == {"cat": "feline", "pet": "dog"}
+    back = history((FIRST, {}), (["cat", "dog"], {"owl": None}), (FIRST, {}), (["cat", "dog"], {"owl": "cat"}, 3))
+    assert names_now(back) == {"owl": "cat"}  # what was said of the name at last
 
 
 def test_an_undo_needs_the_list_to_go_back_to():

@@ -3,7 +3,7 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.annotation.consensus import Consensus, ConsensusRule, decide, next_decision
+from pipeline_tasks.annotation.consensus import Consensus, ConsensusRule, decide, next_decision, read_through
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -42,6 +42,12 @@ def test_two_who_agree_decide():
     assert decide([row(1, "cat"), row(2, "cat")], TWO) == Consensus(
         "decided", "cat", "consensus", ("1", "2"), ("p1", "p2"), 1.0
     )
+
+
+def test_an_answer_under_a_name_that_is_no_class_is_none():
+    answers = [row(1, "cat"), row(2, "dog"), row(3, "pet"), row(4, None)]
+    read = read_through(answers, {"dog": "cat", "owl": None}, ["cat"])
+    assert [answer.label for answer in read] == ["cat", "cat", None, None]
 
 
 def test_two_who_disagree_are_disputed():
