@@ -142,6 +142,27 @@ def test_an_undo_asks_what_becomes_of_a_label_that_its_person_has_given_anew(cas
     assert labels_of(case) == [label, "cat", "dog", "dog", "owl", "owl"]
 
 
+def test_an_undo_takes_up_what_is_not_collected_yet(case):
+    (late,) = case.add_numbers([7])
+    case.annotate()
+    case.migrate(MERGED, MERGE)
+    case.labeling.answer(case.ls_project(), late, "pet")
+    with pytest.raises(ConfigError, match=r"got nothing of pet: 1 annotations and 1 items would be orphaned"):
+        case.migrate(CLASSES, ClassOptions(), undo=True)
+    edit_answer(case, case.train[2], "pet")
+    case.migrate(CLASSES, ClassOptions(move_to="cat"), undo=True)
+    assert labels_of(case)[:4] == ["cat", "cat", "cat", "dog"]
+    assert case.label_of(late)[1:] == ("decided", "cat")
+    assert (case.collect().num_decided, codes_of(case)) == (0, [])
+
+
+def test_an_undo_needs_no_project_in_label_studio_that_somebody_has_deleted(case):
+    case.migrate(MERGED, MERGE)
+    case.labeling.drop_project(case.ls_project())
+    case.migrate(CLASSES, ClassOptions(), undo=True)
+    assert labels_of(case)[:4] == ["cat", "cat", "dog", "dog"]
+
+
 def test_an_undo_decides_by_what_people_have_answered_since(case):
     case.migrate(MERGED, MERGE)
     edit_answer(case, case.train[0], "dog")  # the page was open since before
