@@ -148,11 +148,12 @@ class Case:
         project, now = with_classes(classes), NOW + dt.timedelta(seconds=self.attempts + 1)
         return class_migration.prepare(project, options, undo=undo, database=self.database, by="ann", now=now)
 
-    def migrate(self, classes, options, *, undo=False):
+    def migrate(self, classes, options, *, undo=False, **labels):
         """Migrate to a class list, which is the project's from then on."""
+        project = with_classes(classes, **labels)
         attempt = self.attempt("migrate")
         migration = class_migration.migrate(
-            with_classes(classes),
+            project,
             options,
             undo=undo,
             labels=self.labels,
@@ -163,7 +164,7 @@ class Case:
             by="ann",
             now=NOW + dt.timedelta(seconds=self.attempts),
         )
-        self.project = with_classes(classes)
+        self.project = project
         return migration
 
     def ls_project(self, queue="label") -> int:

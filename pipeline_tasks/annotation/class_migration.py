@@ -12,13 +12,15 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 
 from pipeline_tasks.annotation.class_plan import ClassOptions, ClassPlan, plan_classes, plan_undo, refuse_orphans
+from pipeline_tasks.annotation.collect import Collection
 from pipeline_tasks.annotation.consensus import HUMAN_METHODS, ConsensusRule, next_decision, read_through
-from pipeline_tasks.annotation.label_studio_projects import ensure
+from pipeline_tasks.annotation.label_studio_projects import QUEUES, ensure, labeling_config
 from pipeline_tasks.catalog.class_migrations import ClassMigrations, ClassUse
 from pipeline_tasks.catalog.database import Database
+from pipeline_tasks.catalog.items import ItemRepository
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow, LabelRepository
 from pipeline_tasks.catalog.schema_versions import SchemaRepository, SchemaVersion, names_now, same_classes
-from pipeline_tasks.contracts import Attempt, Queue
+from pipeline_tasks.contracts import Attempt, Fence, Queue
 from pipeline_tasks.core.crash_points import crash_point
 from pipeline_tasks.core.ports import LabelingTool
 from pipeline_tasks.errors import ConfigError
@@ -134,12 +136,16 @@ def migrate(
 ) -> Migration:
     """Carry a migration out and return it; given again after it was killed, it ends the same.
 
+    An undo collects first: a name that goes has to be explained while it stands in an answer that is not here yet.
+
     Raises:
         ConfigError: as in `prepare`.
         StaleAttempt: an annotate, a collect or another migration has begun meanwhile; nothing is written.
     """
     name = project.name
     fences = [database.acquire(f"{name}/{stage}", attempt, now=now) for stage in ("annotate", "collect")]
+    if undo:
+        _collect_under_names_of_now(project, labels=labels, labeling=labeling, fence=fences[1], now=now)
     migration = prepare(project, options, undo=undo, database=database, by=by, now=now)
     crash_point("migrate.classes.before")
     if not migration.plan.is_empty:
@@ -156,6 +162,32 @@ def migrate(
     )
     crash_point("migrate.project.after")
     return migration
+
+
+def _collect_under_names_of_now(
+    project: LoadedProject, *, labels: LabelRepository, labeling: LabelingTool, fence: Fence, now: dt.datetime
+) -> None:
+    """Collect under the classes in the catalog: project.yaml has those to go back to."""
+    registered = labels.registration(project.name)
+    if registered is None:
+        return
+    classes, _, ls_project_ids = registered
+    former = SchemaRepository(labels.database).names_now(project.name)
+    run = Collection(
+        project=project,
+        config=dataclasses.replace(labeling_config(project), choices=tuple(classes), former=former),
+        labels=labels,
+        items=ItemRepository(labels.database),
+        labeling=labeling,
+        fence=fence,
+        now=now,
+    )
+    for queue in QUEUES:
+        try:
+            labeling.project(ls_project_ids[queue])
+        except KeyError:
+            continue  # deleted there, with what was not collected; it is made anew
+        run.collect_queue(queue, ls_project_id=ls_project_ids[queue])
 
 
 def _rules(project: LoadedProject) -> Rules:

@@ -14,6 +14,7 @@ from pipeline_tasks.project.schema import Labels
 
 HUMAN_METHODS = ("single", "consensus")
 PAIR = 2  # the fewest who can differ
+REMOVED = "\0"  # begins the label of an answer under a class that was removed; no name has it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,8 +47,12 @@ class Consensus:
 def read_through(
     annotations: Iterable[AnnotationRow], former: Mapping[str, str | None], classes: Iterable[str]
 ) -> list[AnnotationRow]:
-    """Return annotations under the class names of now; a class that was removed, or never was, is no answer."""
-    names = {**former, **{name: name for name in classes}}
+    """Return annotations under the class names of now; a name that never was one is no answer.
+
+    Under a class that was removed somebody has answered, but no label can come of it.
+    """
+    names = {name: REMOVED + name if to is None else to for name, to in former.items()}
+    names |= {name: name for name in classes}
     return [row if row.label is None else dataclasses.replace(row, label=names.get(row.label)) for row in annotations]
 
 
@@ -65,10 +70,21 @@ def decide(annotations: Iterable[AnnotationRow], rule: ConsensusRule) -> Consens
 
     The label of the most people wins when their share is above `min_agreement` (or all agree); otherwise, and when
     two labels share the lead, the item is disputed: `asks_further` says whether one more person is asked of it.
+
+    Whoever answered a class that was removed counts among them: a decision does not fall with an answer that was not
+    for it. Where they decide nothing, enough others decide alone; an item of a removed class has no decision.
     """
-    answers = counted_answers(annotations)
-    if len(answers) < rule.annotators_needed:
+    people = counted_answers(annotations)
+    answers = _under_classes(people)
+    if len(people) < rule.annotators_needed or not answers:
         return None
+    outcome = _vote(people, rule)
+    if _is_removed(outcome.label):
+        return None
+    return _vote(answers, rule) if outcome.label is None and len(answers) >= rule.annotators_needed else outcome
+
+
+def _vote(answers: Sequence[AnnotationRow], rule: ConsensusRule) -> Consensus:
     ranking = Counter(answer.label for answer in answers).most_common()
     label, num_votes = ranking[0]
     agreement = num_votes / len(answers)
@@ -84,17 +100,27 @@ def decide(annotations: Iterable[AnnotationRow], rule: ConsensusRule) -> Consens
     )
 
 
+def _under_classes(answers: Iterable[AnnotationRow]) -> list[AnnotationRow]:
+    return [answer for answer in answers if not _is_removed(answer.label)]
+
+
+def _is_removed(label: str | None) -> bool:
+    return label is not None and label.startswith(REMOVED)
+
+
 def asks_further(annotations: Iterable[AnnotationRow], rule: ConsensusRule) -> bool:
     """Return whether a disputed item is asked of one more person: one is left, and those left could decide it.
 
-    Whoever has answered counts once, however often; two who differ where one was asked are a tie like any other.
+    Whoever has answered counts once, however often, and for a class that was removed not at all; two who differ where
+    one was asked are a tie like any other.
     """
     outcome = decide(annotations := list(annotations), rule)
     if outcome is None or outcome.status != "disputed":
         return False
-    num_answers = len(outcome.annotators)
+    answers = _under_classes(counted_answers(annotations))
+    num_answers = len(answers)
     num_left = max(rule.annotators_needed, PAIR) + rule.further_people - num_answers
-    most = max(Counter(answer.label for answer in counted_answers(annotations)).values())
+    most = max(Counter(answer.label for answer in answers).values())
     return num_left > 0 and (most + num_left) / (num_answers + num_left) > rule.min_agreement
 
 

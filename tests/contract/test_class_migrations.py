@@ -142,6 +142,27 @@ def test_an_undo_asks_what_becomes_of_a_label_that_its_person_has_given_anew(cas
     assert labels_of(case) == [label, "cat", "dog", "dog", "owl", "owl"]
 
 
+def test_an_undo_takes_up_what_is_not_collected_yet(case):
+    (late,) = case.add_numbers([7])
+    case.annotate()
+    case.migrate(MERGED, MERGE)
+    case.labeling.answer(case.ls_project(), late, "pet")
+    with pytest.raises(ConfigError, match=r"got nothing of pet: 1 annotations and 1 items would be orphaned"):
+        case.migrate(CLASSES, ClassOptions(), undo=True)
+    edit_answer(case, case.train[2], "pet")
+    case.migrate(CLASSES, ClassOptions(move_to="cat"), undo=True)
+    assert labels_of(case)[:4] == ["cat", "cat", "cat", "dog"]
+    assert case.label_of(late)[1:] == ("decided", "cat")
+    assert (case.collect().num_decided, codes_of(case)) == (0, [])
+
+
+def test_an_undo_needs_no_project_in_label_studio_that_somebody_has_deleted(case):
+    case.migrate(MERGED, MERGE)
+    case.labeling.drop_project(case.ls_project())
+    case.migrate(CLASSES, ClassOptions(), undo=True)
+    assert labels_of(case)[:4] == ["cat", "cat", "dog", "dog"]
+
+
 def test_an_undo_decides_by_what_people_have_answered_since(case):
     case.migrate(MERGED, MERGE)
     edit_answer(case, case.train[0], "dog")  # the page was open since before
@@ -175,6 +196,63 @@ def test_a_class_that_is_removed_takes_its_labels_along_or_moves_them(case):
     assert labels_of(case) == ["cat", "cat", "dog", "dog", "owl", "owl"]
     case.migrate(["cat", "owl"], ClassOptions(removed=("dog",), move_to="owl"))
     assert labels_of(case) == ["cat", "cat", "owl", "owl", "owl", "owl"]
+
+
+WITHOUT_DOG, DROP_DOG = ["cat", "owl"], ClassOptions(removed=("dog",), drop=True)
+
+
+def test_a_drop_leaves_decisions_of_other_classes_as_they_are(database):
+    case = Case(database, FakeLabelStudio(), project=with_classes(CLASSES, annotators=3))
+    cat, dog, both = case.add_numbers(range(3))
+    case.annotate()
+    for item_id, votes in ((cat, ["cat", "cat", "dog"]), (dog, ["cat", "dog", "dog"]), (both, ["cat", "dog", "owl"])):
+        for label, person in zip(votes, case.labeling.people, strict=True):
+            case.labeling.answer(case.ls_project(), item_id, label, by=person)
+    case.collect()
+    migration = case.migrate(WITHOUT_DOG, DROP_DOG, annotators=3)
+    assert [row.item_id for row in migration.decisions] == [dog]
+    case.labeling.people.append("dan@x")
+    for item_id in (cat, dog):
+        case.labeling.answer(case.ls_project(), item_id, None, by="dan@x")  # a skip: collect decides anew
+    case.collect()
+    assert [case.label_of(item_id) for item_id in (cat, dog)] == [(1, "decided", "cat"), (2, "withdrawn", None)]
+    assert case.labeling.shown_to(case.ls_project(), "dan@x") == [both]
+    case.labeling.answer(case.ls_project(), both, "owl", by="dan@x")
+    case.collect()
+    assert case.label_of(both)[1:] == ("decided", "owl")
+    case.migrate(CLASSES, ClassOptions(), undo=True, annotators=3)
+    case.collect()
+    assert [case.label_of(item_id) for item_id in (cat, dog)] == [(1, "decided", "cat"), (3, "decided", "dog")]
+
+
+def test_a_dispute_with_a_class_that_was_dropped_asks_one_more_person(case):
+    case.collect()
+    (third,) = case.labeling.shown_to(case.ls_project("exam"), "cleo@x")
+    assert third == case.exam
+    case.labeling.answer(case.ls_project("exam"), case.exam, "owl", by="cleo@x")
+    case.collect()
+    assert case.labels.counts(NAME)["exam"].done == 1  # three labels of three people: nobody is asked any more
+    case.migrate(WITHOUT_DOG, DROP_DOG)
+    assert case.label_of(case.exam)[1:] == ("disputed", None)
+    assert case.collect().num_asked == 1
+    assert case.labeling.shown_to(case.ls_project("exam"), "dan@x") == [case.exam]
+    case.labeling.answer(case.ls_project("exam"), case.exam, "cat", by="dan@x")
+    case.collect()
+    assert case.label_of(case.exam)[1:] == ("decided", "cat")
+
+
+def test_a_dispute_of_two_is_decided_by_the_next_person_where_one_class_was_dropped(case):
+    case.migrate(WITHOUT_DOG, DROP_DOG, further_people=0)
+    assert case.collect().num_asked == 1
+    case.labeling.answer(case.ls_project("exam"), case.exam, "cat", by="cleo@x")
+    case.collect()
+    assert case.label_of(case.exam)[1:] == ("decided", "cat")
+
+
+def test_a_dispute_of_dropped_classes_alone_is_over(case):
+    case.migrate(["owl", "bat"], ClassOptions(removed=("cat", "dog"), drop=True))
+    assert case.label_of(case.exam)[1:] == ("withdrawn", None)
+    assert case.collect().num_asked == 0
 
 
 def test_a_source_that_corrects_a_label_after_its_class_was_dropped_is_heard(case):

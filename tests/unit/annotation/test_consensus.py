@@ -3,7 +3,15 @@ import datetime as dt
 
 import pytest
 
-from pipeline_tasks.annotation.consensus import Consensus, ConsensusRule, decide, next_decision, read_through
+from pipeline_tasks.annotation.consensus import (
+    REMOVED,
+    Consensus,
+    ConsensusRule,
+    asks_further,
+    decide,
+    next_decision,
+    read_through,
+)
 from pipeline_tasks.catalog.labels import AnnotationRow, DecisionRow
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -45,9 +53,47 @@ def test_two_who_agree_decide():
 
 
 def test_an_answer_under_a_name_that_is_no_class_is_none():
-    answers = [row(1, "cat"), row(2, "dog"), row(3, "pet"), row(4, None)]
+    answers = [row(1, "cat"), row(2, "dog"), row(3, "pet"), row(4, None), row(5, "owl")]
     read = read_through(answers, {"dog": "cat", "owl": None}, ["cat"])
-    assert [answer.label for answer in read] == ["cat", "cat", None, None]
+    assert [answer.label for answer in read] == ["cat", "cat", None, None, REMOVED + "owl"]
+
+
+def after_a_removal(votes, needed, min_agreement=0.5):
+    answers = [row(number, label) for number, label in enumerate(votes)]
+    return read_through(answers, {"dog": None, "cow": None}, ["cat", "owl"]), ConsensusRule(needed, min_agreement, 1)
+
+
+@pytest.mark.parametrize(
+    ("votes", "needed", "expected", "asks"),
+    [
+        (["cat", "cat", "dog"], 3, ("decided", "cat", 3), False),
+        (["cat", "cat", "dog"], 2, ("decided", "cat", 3), False),
+        (["cat", "dog"], 2, ("disputed", None, 2), True),
+        (["cat", "dog", "cat"], 2, ("decided", "cat", 3), False),
+        (["cat", "dog", "owl"], 2, ("disputed", None, 2), True),
+        (["cat", "dog", "owl", "owl"], 2, ("decided", "owl", 3), False),
+        (["cat", "dog", "cow"], 3, ("disputed", None, 3), True),
+        (["cat", "dog"], 3, None, False),
+        (["dog"], 1, None, False),
+        (["dog", "cow"], 2, None, False),
+        (["cat", "dog", "dog"], 3, None, False),  # it was a dog, and dropped
+        (["cat", "dog", "dog", "cat"], 2, ("decided", "cat", 2), False),
+    ],
+)
+def test_an_answer_under_a_class_that_was_removed_counts_among_the_people_and_gives_no_label(
+    votes, needed, expected, asks
+):
+    answers, rule = after_a_removal(votes, needed)
+    outcome = decide(answers, rule)
+    assert expected == (outcome and (outcome.status, outcome.label, len(outcome.annotation_ids)))
+    assert asks_further(answers, rule) is asks
+
+
+def test_few_who_must_agree_decide_as_before_the_removal():
+    answers, rule = after_a_removal(["cat", "cat", "dog", "cow"], 4, min_agreement=0.4)
+    assert decide(answers, rule).label == "cat"
+    answers, rule = after_a_removal(["cat", "dog"], 2, min_agreement=0.4)
+    assert decide(answers, rule).status == "disputed"
 
 
 def test_two_who_disagree_are_disputed():
