@@ -197,7 +197,10 @@ class LabelStudio:
         answer = self._project(project_id, "total_annotations_number,skipped_annotations_number")
         counted, now = answer.data, utc_now()
         num_annotations = int(counted.total_annotations_number or 0) + int(counted.skipped_annotations_number or 0)
-        at = _server_time(answer.headers.get("date", "")) or now
+        try:
+            at = parsedate_to_datetime(answer.headers["date"]).astimezone(dt.UTC)
+        except (LookupError, ValueError, TypeError):
+            at = now
         return AnnotationCount(num_annotations, at, (at - now).total_seconds())
 
     def task_ids(self, project_id: int, item_ids: Iterable[str] | None = None) -> dict[str, list[int]]:
@@ -340,14 +343,6 @@ class LabelStudio:
             self._emails = {int(user.id): str(user.email) for user in self._sdk.users.list()}
             self._emails.setdefault(user_id, f"user {user_id}")
         return self._emails[user_id]
-
-
-def _server_time(date: str) -> dt.datetime | None:
-    """Return the time in a header, or None where it is none with a time zone."""
-    with contextlib.suppress(ValueError, TypeError):
-        at = parsedate_to_datetime(date)
-        return at if at.tzinfo is not None else None
-    return None
 
 
 def _project(project: Any) -> LabelingProject:
