@@ -23,7 +23,7 @@ def verdict_document(
     return {
         "question": {
             "project": project,
-            "project_classes": list(classes),
+            **({"project_classes": list(classes)} if classes else {}),
             "contender": {"version": contender, "digest": weights},
             "champion": None if champion is None else {"version": champion},
             "exams": [{"exam_id": exam_id} for exam_id in exam_ids],
