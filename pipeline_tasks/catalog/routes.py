@@ -112,10 +112,6 @@ class ServingRepository(Repository):
         """Return the serving settings that were committed with a generation."""
         return dict(self._generation(project, generation).serving)
 
-    def attempt_of(self, project: str, generation: int) -> str:
-        """Return the holder (run/task/try) that committed a generation."""
-        return self._generation(project, generation).attempt
-
     def commit_route(
         self,
         route: Route,

@@ -199,8 +199,8 @@ def rollback(
         LostRace: somebody else moved the route first.
     """
     project, serving, target = context.project, context.serving, context.target
-    history = serving.history(project.name)
     records = serving.records(project.name)
+    history = [record.route for record in records]
     committed = _already_rolled_back(context, records, to_version=to_version, actor=actor, reason=reason)
     if committed is None:
         running = target.list() if to_version is not None else None
@@ -235,17 +235,18 @@ def _already_rolled_back(
         return None
     head, attempt = records[-1], context.attempt
     is_mine = head.attempt.startswith(f"{attempt.run_id}/{attempt.task}/")
-    is_again = attempt.is_of_a_shell and is_given_again(head, actor=actor, reason=reason, now=context.clock())
-    is_again = is_again and to_version is None
+    is_again = attempt.is_of_a_shell and is_given_again(
+        head, to_version=to_version, actor=actor, reason=reason, now=context.clock()
+    )
     return head.route if is_mine or is_again else None
 
 
-def is_given_again(head: RouteRecord, *, actor: str, reason: str, now: dt.datetime) -> bool:
+def is_given_again(head: RouteRecord, *, to_version: str | None, actor: str, reason: str, now: dt.datetime) -> bool:
     """Return whether a rollback command is the one that moved the route last, given again after it was cut short.
 
-    After a quarter of an hour the same words are of another incident.
+    A named version is no repeat; after a quarter of an hour the same words are of another incident.
     """
-    is_same = (head.action, head.actor, head.reason) == ("rollback", actor, reason)
+    is_same = to_version is None and (head.action, head.actor, head.reason) == ("rollback", actor, reason)
     return is_same and head.attempt.startswith(SHELL_RUN) and now - head.created_at < AGAIN_WITHIN
 
 

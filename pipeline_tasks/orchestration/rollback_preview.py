@@ -21,7 +21,7 @@ def preview(parts: Resources, project: str, *, to_version: str | None, actor: st
     """
     why = stated(reason)
     records = ServingRepository(parts.database).records(project)
-    if records and to_version is None and is_given_again(records[-1], actor=actor, reason=why, now=utc_now()):
+    if records and is_given_again(records[-1], to_version=to_version, actor=actor, reason=why, now=utc_now()):
         again = records[-1].route.champion_version
         return (
             f"{project}: {again} is champion again since {records[-1].created_at:%Y-%m-%d %H:%M} UTC by "

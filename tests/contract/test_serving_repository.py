@@ -73,7 +73,7 @@ def test_a_generation_keeps_who_moved_it_why_and_its_settings(serving):
     assert (record.action, record.actor, record.reason, record.created_at) == ("rollback", "ops", "bad day", NOW)
     assert serving.verdict_of("fashion", 1) == "v9"
     assert serving.route_config("fashion", 1) == {"top_k": 3}
-    assert serving.attempt_of("fashion", 1) == "run-1/ship/1"
+    assert serving.records("fashion")[0].attempt == "run-1/ship/1"
 
 
 def test_asking_for_a_generation_that_is_not_there_names_it(serving):
